@@ -13,7 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
-from router.config import RedisSettings
+from router.settings import RedisSettings
 
 AnyRedis = Redis | RedisCluster
 

@@ -1,16 +1,20 @@
 -- The one atomic step: ends leases, drops those past their moment, gives room to jobs in order of arrival.
--- policy/exchange.py is its twin, line for line in what it decides; hypothesis runs the two against each other.
+-- policy/exchange.py is its twin, line for line in what it decides; hypothesis runs the two against each other. Health
+-- checks alone have no twin: they need Redis.
 -- KEYS: plan (it names the Cluster slot; all keys share the prefix).  ARGV: prefix, Call as JSON, Rules as JSON,
--- PROCESS_TTL_MS, CLAIM_WITHIN_MS, PASSED_OVER_AT_MOST, SETTLE_MS.  Returns Reply as JSON.  See router/fleet/exchange.py.
+-- PROCESS_TTL_MS, CLAIM_WITHIN_MS, PASSED_OVER_AT_MOST, SETTLE_MS, BUDGET_WINDOW_MS, BROKEN_WITHIN_MS, ENOUGH_EVIDENCE. Returns Reply as JSON.  See router/fleet/exchange.py.
 --
 -- Cost does not grow with the fleet: ROOM indexes the workers that have room (by place in the ring, or by load), LAPSE
 -- those whose leases may pass next. Only a change of the fleet walks all workers, to make the plan anew.
 local prefix, call, rules = ARGV[1], cjson.decode(ARGV[2]), cjson.decode(ARGV[3])
 local process_ttl, claim_within = tonumber(ARGV[4]), tonumber(ARGV[5])
 local passed_over, settle = tonumber(ARGV[6]), tonumber(ARGV[7])
-local PLAN, ROOM, LAPSE = KEYS[1], prefix .. ':room', prefix .. ':lapse'
+local budget_window, broken_within, enough_evidence = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
+local PLAN, HEAD = KEYS[1], prefix .. ':plan:head' -- apart: what each call reads stays a small hash
+local ROOM, LAPSE = prefix .. ':room', prefix .. ':lapse'
 local QUEUE, WAITING, TICKET = prefix .. ':queue', prefix .. ':waiting', prefix .. ':ticket'
 local EJECTED, PROCESSES = prefix .. ':ejected', prefix .. ':processes'
+local FINISHED, BUDGET, QUARANTINE = prefix .. ':finished', prefix .. ':budget', prefix .. ':quarantine'
 local TRIAL = -1 -- the cap of a worker that may get one job, fleet-wide, to show that it is well again
 -- With `random`, the jobs of one call share a random number; this factor sets their starts apart.
 local SPREAD = 40503
@@ -96,6 +100,9 @@ local function candidates()
   for _, url in ipairs(redis.call('ZRANGE', EJECTED, 0, -1)) do
     if not is_known[url] then forget(url) end
   end
+  for _, url in ipairs(redis.call('ZRANGE', FINISHED, 0, -1)) do
+    if not is_known[url] then redis.call('ZREM', FINISHED, url) end
+  end
   return #by_health.healthy > 0 and by_health.healthy or by_health.unknown
 end
 
@@ -133,7 +140,7 @@ local function lay_ring(workers)
 end
 
 local function make_plan(fleet_print)
-  redis.call('DEL', PLAN, ROOM)
+  redis.call('DEL', PLAN, HEAD, ROOM)
   local workers = candidates()
   ring_length = lay_ring(workers)
   for _, worker in ipairs(workers) do
@@ -141,8 +148,8 @@ local function make_plan(fleet_print)
     redis.call('HSET', PLAN, worker.url, worker.cap .. ' ' .. worker.weight .. ' ' .. places)
     set_room(worker.url, worker.cap, worker.weight, places, has_room(worker.url, worker.cap))
   end
-  redis.call('HSET', PLAN, '=ring', ring_length, '=workers', #workers, '=strategy', rules.strategy, '=print', fleet_print)
-  if settles_at then redis.call('HSET', PLAN, '=settles_at', string.format('%.0f', settles_at)) end
+  redis.call('HSET', HEAD, 'ring', ring_length, 'workers', #workers, 'strategy', rules.strategy, 'print', fleet_print)
+  if settles_at then redis.call('HSET', HEAD, 'settles_at', string.format('%.0f', settles_at)) end
   reply.routable = #workers
 end
 
@@ -231,6 +238,13 @@ local function eject(url, times)
 end
 
 local function open_trial(url)
+  local cap = tonumber(redis.call('HGET', prefix .. ':worker:' .. url, 'max_concurrency')) or 0
+  if cap > 0 and redis.call('ZCARD', leases(url)) >= cap then -- with what timed out there and still runs; later, then
+    local moment = redis.call('ZRANGE', leases(url), 0, 0, 'WITHSCORES')[2]
+    redis.call('HSET', breaker(url), 'trial', '', 'ejected_until', string.format('%.3f', moment / 1000))
+    redis.call('ZADD', EJECTED, moment, url)
+    return
+  end
   redis.call('HSET', breaker(url), 'trial', 'open')
   redis.call('ZADD', EJECTED, '+inf', url)
   is_stale = true
@@ -241,26 +255,84 @@ local function may_eject_another()
   return (redis.call('ZCARD', EJECTED) + 1) * 100 <= rules.max_ejected_percent * fleet
 end
 
-local function judge(url, name, blame)
-  local held = redis.call('HMGET', breaker(url), 'times', 'trial', 'failures')
+local function judge(url, name, blame, job)
+  local held = redis.call('HMGET', breaker(url), 'times', 'trial', 'failures', 'last_error_of')
   local times, trial, failures = held[1], held[2], held[3]
   if trial == name then
     if blame == 'ok' then
       forget(url)
       is_stale = true
-    elseif blame == 'fault' then
-      eject(url, times + 1)
-    else
+    elseif blame == 'none' then
       open_trial(url)
+    else
+      eject(url, times + 1)
     end
   elseif times then
     return -- ejected: what ran there before says nothing new
   elseif blame == 'ok' and failures then
     redis.call('DEL', breaker(url))
-  elseif blame == 'fault' then
+  elseif blame ~= 'ok' and blame ~= 'none' then
+    if blame == 'error' then
+      if held[4] == job then return end -- one bad job, sent again and again, is no bad worker
+      redis.call('HSET', breaker(url), 'last_error_of', job)
+    end
     local in_a_row = redis.call('HINCRBY', breaker(url), 'failures', 1)
     redis.call('PEXPIRE', breaker(url), 2 * rules.max_ms) -- what was so long ago is no row
     if in_a_row >= rules.failures and may_eject_another() then eject(url, 1) end
+  end
+end
+
+-- Retries ------------------------------------------------------------------------------------------------------------
+-- BUDGET: what is saved up, until when that is counted, and the ticket then.  QUARANTINE: jobs by until when.
+
+local function written(number) return string.format('%.3f', number) end
+
+-- Fill the bucket by the tickets and the time since; take one retry out where `is_retry`, and return whether it had one.
+local function fill_budget(is_retry)
+  local held = redis.call('HMGET', BUDGET, 'saved', 'tickets', 'filled_at')
+  local tickets, saved = tonumber(redis.call('GET', TICKET) or 0), rules.budget_per_second
+  if held[1] then
+    local elapsed = now - held[3]
+    local earned = math.max(0, tickets - held[2]) * rules.budget_percent / 100
+    saved = held[1] * math.max(0, 1 - elapsed / budget_window) + earned + elapsed * rules.budget_per_second / 1000
+    saved = tonumber(written(saved))
+  end
+  local has_one = saved >= 1
+  if is_retry and has_one then saved = saved - 1 end
+  redis.call('HSET', BUDGET, 'saved', written(saved), 'tickets', tickets, 'filled_at', now)
+  return has_one
+end
+
+-- A connection died: evidence of 1 against the jobs that the worker ran, shared among them.
+local function hear_of_death(job, url, name)
+  local broken, suspect = prefix .. ':broken:' .. url, prefix .. ':suspect:' .. job
+  redis.call('ZREMRANGEBYSCORE', broken, '-inf', now - broken_within)
+  redis.call('ZADD', broken, now, name)
+  redis.call('PEXPIRE', broken, broken_within)
+  local shared = redis.call('ZCARD', leases(url)) + redis.call('ZCARD', broken)
+  local before = tonumber(redis.call('HGET', suspect, url) or 0)
+  redis.call('HSET', suspect, url, written(math.max(before, 1 / shared)))
+  redis.call('PEXPIRE', suspect, rules.quarantine_ms)
+  local evidence = 0
+  for _, share in ipairs(redis.call('HVALS', suspect)) do evidence = evidence + share end
+  if evidence >= enough_evidence and redis.call('ZADD', QUARANTINE, now + rules.quarantine_ms, job) == 1 then
+    redis.call('PUBLISH', prefix .. ':changes', 'quarantine') -- before its client sends it again
+  end
+end
+
+-- It has been done well: what died under it before died of something else.
+local function exonerate(job)
+  redis.call('DEL', prefix .. ':suspect:' .. job)
+  redis.call('ZREM', QUARANTINE, job)
+end
+
+local function may_retry(number, job)
+  if tonumber(redis.call('ZSCORE', QUARANTINE, job) or 0) > now then
+    tell('quarantined', number)
+  elseif not fill_budget(true) then
+    tell('unfunded', number)
+  else
+    return true
   end
 end
 
@@ -342,11 +414,14 @@ local function arrive(arrivals)
   local waiting = redis.call('ZCARD', QUEUE)
   for _, arrival in ipairs(arrivals) do
     local name, bound = holder(arrival[1]), arrival[2]
-    local its = arrival[4]
+    local its, retry_of = arrival[4], arrival[6]
     if its == 0 then ticket = ticket + 1; its = ticket end
+    local may_go = retry_of == '' or may_retry(arrival[1], retry_of)
     local url, cap
-    if waiting == 0 then url, cap = pick(its, arrival[5]) end
-    if url then
+    if may_go and waiting == 0 then url, cap = pick(its, arrival[5]) end
+    if not may_go then
+      -- It has been told.
+    elseif url then
       grant(name, its, url, cap, bound)
     elseif ring_length > 0 and is_exhausted(arrival[5]) then
       tell('exhausted', arrival[1])
@@ -359,6 +434,18 @@ local function arrive(arrivals)
       tell('queued', arrival[1], its)
       waiting = waiting + 1
     end
+  end
+end
+
+-- Give a health check a lease on just its worker, routable or not; none where that is full, and none where the breaker
+-- keeps it out, for then its trial is the check.
+local function check(number, url, bound)
+  local cap = tonumber(redis.call('HGET', prefix .. ':worker:' .. url, 'max_concurrency')) or 0
+  if has_room(url, cap) and not redis.call('ZSCORE', EJECTED, url) then
+    lease(url, cap, holder(number), now + bound)
+    tell('granted', {number, url, 0})
+  else
+    tell('refused', number)
   end
 end
 
@@ -379,12 +466,14 @@ local function drop_unheld(held)
   end
 end
 
-local function hear_beat(held, waiting, oldest, is_return)
+local function hear_beat(running, waiting, oldest, held, is_return)
+  fill_budget(false)
+  redis.call('ZREMRANGEBYSCORE', QUARANTINE, '-inf', now)
   redis.call('ZADD', PROCESSES, now, call.process)
   redis.call('ZREMRANGEBYSCORE', PROCESSES, '-inf', now - process_ttl)
   reply.processes = redis.call('ZCARD', PROCESSES)
   local key = prefix .. ':process:' .. call.process
-  redis.call('HSET', key, 'heartbeat', time[1], 'leases', #held, 'waiting', waiting)
+  redis.call('HSET', key, 'heartbeat', time[1], 'leases', running, 'waiting', waiting)
   redis.call('PEXPIRE', key, process_ttl)
   if is_return then drop_unheld(held) end
   for _, item in ipairs(held) do
@@ -401,20 +490,25 @@ end
 if redis.call('HEXISTS', prefix .. ':fleet', 'written_at') == 0 then return '{"has_fleet":false}' end
 call.seed = call.seed or 0
 
-local plan = redis.call('HMGET', PLAN, '=ring', '=workers', '=strategy', '=print', '=stale', '=settles_at')
-local fleet_print = plan[4] or ''
-ring_length, reply.routable = tonumber(plan[1]) or 0, tonumber(plan[2]) or 0
+local head = redis.call('HMGET', HEAD, 'ring', 'workers', 'strategy', 'print', 'stale', 'settles_at')
+local fleet_print = head[4] or ''
+ring_length, reply.routable = tonumber(head[1]) or 0, tonumber(head[2]) or 0
 if call.fleet_print and call.fleet_print ~= fleet_print then fleet_print, is_stale = call.fleet_print, true end
-if not plan[1] or plan[5] or plan[3] ~= rules.strategy then is_stale = true end
-settles_at = plan[1] and tonumber(plan[6]) or not plan[1] and now + settle or nil
+if not head[1] or head[5] or head[3] ~= rules.strategy then is_stale = true end
+settles_at = head[1] and tonumber(head[6]) or not head[1] and now + settle or nil
 if settles_at and settles_at <= now then settles_at, is_stale = nil, true end
 if is_stale then make_plan(fleet_print); is_stale = false end
 
+local has_finished = {}
 for _, ended in ipairs(call.ended or {}) do
   local url, name = ended[1], holder(ended[2])
   if ended[4] and redis.call('ZREM', leases(url), name) == 1 then update_room(url) end
-  judge(url, name, ended[3])
+  judge(url, name, ended[3], ended[5])
+  if ended[3] == 'died' then hear_of_death(ended[5], url, name) end
+  if ended[3] == 'ok' and ended[5] ~= '' then exonerate(ended[5]) end
+  if ended[3] == 'ok' then has_finished[url] = true end
 end
+for url in pairs(has_finished) do redis.call('ZADD', FINISHED, now, url) end -- for the sidecar: busy is not dead
 for _, claim in ipairs(call.claims or {}) do
   local url, name = claim[1], holder(claim[2])
   if redis.call('ZSCORE', leases(url), name) then
@@ -436,4 +530,6 @@ if call.arrived then
   arrive(call.arrived)
   serve_queue()
 end
+for _, wanted in ipairs(call.checks or {}) do check(unpack(wanted)) end
+reply.waiting, reply.settles = redis.call('ZCARD', QUEUE), settles_at ~= nil
 return cjson.encode(reply)

@@ -8,6 +8,8 @@ from enum import StrEnum
 
 import msgspec
 
+from router.settings import Settings
+
 # Without a heartbeat for so long a process is dead, and its waiting jobs block nobody any more.
 PROCESS_TTL_MS = 2000
 # A grant that its process does not claim within this is taken back. Together with the above: 3 s.
@@ -15,8 +17,24 @@ CLAIM_WITHIN_MS = 1000
 # When its memory begins empty, the exchange gives workers with a cap nothing for so long: every process sees within a
 # second that Redis is back, and hands in what it holds at its next heartbeat.
 SETTLE_MS = 2000
+# What retries are saved up runs off over this time.
+BUDGET_WINDOW_MS = 10_000
+# Connections to one worker that die within this time died together: of one cause.
+BROKEN_WITHIN_MS = 2000
+# As many workers broken by a job alone are no chance. A little less than 2: shares of evidence are rounded.
+ENOUGH_EVIDENCE = 1.99
 # How many heads of the queue are passed over at most, where the workers with room are those that they have tried.
 PASSED_OVER_AT_MOST = 16
+# As the script takes them.
+CONSTANTS = (
+    PROCESS_TTL_MS,
+    CLAIM_WITHIN_MS,
+    PASSED_OVER_AT_MOST,
+    SETTLE_MS,
+    BUDGET_WINDOW_MS,
+    BROKEN_WITHIN_MS,
+    ENOUGH_EVIDENCE,
+)
 
 
 class Strategy(StrEnum):
@@ -28,10 +46,16 @@ class Strategy(StrEnum):
 
 
 class Blame(StrEnum):
-    """What an attempt says of its worker: it did well, it is at fault, or neither."""
+    """What an attempt says of its worker.
+
+    It did well; it is at fault; its connection died while it ran the job, which may be the job's doing; it had an error
+    that may be the job's own; or nothing.
+    """
 
     OK = "ok"
     FAULT = "fault"
+    DIED = "died"
+    ERROR = "error"
     NONE = "none"
 
 
@@ -44,12 +68,31 @@ class Rules(msgspec.Struct, frozen=True):
     base_ms: int = 30_000
     max_ms: int = 300_000
     max_ejected_percent: float = 50.0
+    budget_percent: float = 20.0
+    budget_per_second: float = 10.0
+    quarantine_ms: int = 300_000
+
+
+def configured_rules(settings: Settings) -> Rules:
+    """Return what config.yaml wants the exchange to go by."""
+    return Rules(
+        strategy=Strategy(settings.routing_strategy),
+        max_waiting=settings.queue.max_waiting,
+        failures=settings.breaker.failures,
+        base_ms=int(settings.breaker.base_seconds * 1000),
+        max_ms=int(settings.breaker.max_seconds * 1000),
+        max_ejected_percent=settings.breaker.max_ejected_percent,
+        budget_percent=settings.retry.budget_percent,
+        budget_per_second=settings.retry.budget_per_second,
+        quarantine_ms=int(settings.quarantine_seconds * 1000),
+    )
 
 
 class Arrival(msgspec.Struct, frozen=True, array_like=True):
     """A job that wants a lease for `bound_ms`, and waits for it `wait_ms` at most.
 
     `ticket` 0: a new one is taken. With a ticket of its own, as on a retry, a job keeps its place in the line.
+    `retry_of` names the job, by a hash of what it sends, where this is a new attempt: those are counted.
     """
 
     number: int
@@ -57,15 +100,20 @@ class Arrival(msgspec.Struct, frozen=True, array_like=True):
     wait_ms: int
     ticket: int = 0
     tried: tuple[str, ...] = ()
+    retry_of: str = ""
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True):
-    """What became of a lease. `is_over` False: the worker still runs the job, so the lease stays to its moment."""
+    """What became of a lease. `is_over` False: the worker still runs the job, so the lease stays to its moment.
+
+    `job` names the job as `Arrival.retry_of` does, where the blame may be its own (DIED, ERROR) or is lifted (OK).
+    """
 
     url: str
     number: int
     blame: Blame
     is_over: bool = True
+    job: str = ""
 
 
 class Held(msgspec.Struct, frozen=True, array_like=True):
@@ -84,16 +132,25 @@ class Claim(msgspec.Struct, frozen=True, array_like=True):
     bound_ms: int
 
 
+class Check(msgspec.Struct, frozen=True, array_like=True):
+    """A health check that wants a lease for `bound_ms` on just this worker, routable or not: granted or refused."""
+
+    number: int
+    url: str
+    bound_ms: int
+
+
 class Beat(msgspec.Struct, frozen=True, array_like=True):
-    """A heartbeat and all that a process checks with it: what it holds, and whether its oldest jobs still wait.
+    """A heartbeat and what a process checks with it: whether its oldest jobs still wait, at times all that it holds.
 
     `is_return` after a time without the store: leases of this process that it does not hold are dropped, be they given
     by a call whose reply was lost, or ended while nobody could be told.
     """
 
-    held: tuple[Held, ...] = ()
+    running: int = 0
     waiting: int = 0
     oldest: tuple[int, ...] = ()
+    held: tuple[Held, ...] = ()
     is_return: bool = False
 
 
@@ -109,6 +166,7 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     ended: tuple[Ended, ...] = ()
     claims: tuple[Claim, ...] = ()
     left: tuple[int, ...] = ()
+    checks: tuple[Check, ...] = ()
     beat: Beat | None = None
     fleet_print: str = ""
     seed: int = 0
@@ -125,9 +183,11 @@ class Grant(msgspec.Struct, frozen=True, array_like=True):
 class Reply(msgspec.Struct, frozen=True):
     """What the exchange answers. `has_fleet` False: no sidecar has written, and nothing was done.
 
-    `queued` gives numbers and their tickets in turn; `refused` had no place in the queue; `exhausted` have tried every
-    worker; `lost` claims came too late; `missing` jobs are not in the queue any more. `routable` counts the workers
-    that may get jobs; with 0 of them arrivals are refused.
+    `queued` gives numbers and their tickets in turn; `refused` had no place in the queue, or, as checks, no room;
+    `exhausted` have tried every worker; `lost` claims came too late; `missing` jobs are not in the queue any more;
+    `unfunded` retries are more than the fleet's budget; `quarantined` ones are of jobs that break workers.
+    `routable` counts the workers that may get jobs; with 0 of them arrivals are refused. `waiting` counts all
+    processes' waiting jobs. `settles`: the memory began empty, and wants to be told what runs.
     """
 
     has_fleet: bool = True
@@ -140,3 +200,7 @@ class Reply(msgspec.Struct, frozen=True):
     claimed: tuple[int, ...] = ()
     lost: tuple[int, ...] = ()
     missing: tuple[int, ...] = ()
+    unfunded: tuple[int, ...] = ()
+    quarantined: tuple[int, ...] = ()
+    waiting: int = 0
+    settles: bool = False

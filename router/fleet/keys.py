@@ -30,7 +30,7 @@ SCHEMA = (
     Key(
         "sfr:leases:<url>",
         "zset",
-        "routers",
+        "routers; the sidecar for deep checks",
         "running leases, `process:number`, scored by the moment they end at the latest (Unix ms)",
     ),
     Key(
@@ -55,9 +55,30 @@ SCHEMA = (
         "sfr:breaker:<url>",
         "hash",
         "routers",
-        "failures (in a row), times (ejected), ejected_until (Unix s), trial; absent for a worker without trouble",
+        "failures (in a row), last_error_of (a job), times (ejected), ejected_until (Unix s), trial; absent for a "
+        "worker without trouble",
     ),
     Key("sfr:ejected", "zset", "routers", "URLs that the breaker keeps out, scored by when that ends (Unix ms)"),
+    Key("sfr:finished", "zset", "routers", "URLs scored by when a job last ended well there (Unix ms)"),
+    Key(
+        "sfr:budget",
+        "hash",
+        "routers",
+        "what the fleet may retry: saved (retries), tickets (counted so far), filled_at (Unix ms)",
+    ),
+    Key("sfr:quarantine", "zset", "routers", "jobs that break workers, by hash, scored by until when (Unix ms)"),
+    Key(
+        "sfr:suspect:<job>",
+        "hash with TTL",
+        "routers",
+        "the evidence that this job breaks workers, by URL: 1 where it ran alone",
+    ),
+    Key(
+        "sfr:broken:<url>",
+        "zset with TTL",
+        "routers",
+        "leases whose connections have just died on this worker, scored by when (Unix ms)",
+    ),
     Key("sfr:drain", "set", "operator, by CLI or API", "URLs that get no new job"),
     Key("sfr:process:<id>", "hash with TTL", "that router process", "heartbeat (Unix s), leases, waiting"),
     Key("sfr:processes", "zset", "routers", "living router processes, scored by their last heartbeat (Unix ms)"),
@@ -66,6 +87,12 @@ SCHEMA = (
         "hash",
         "routers",
         "each routable worker's cap, weight and places in the ring; made anew at a change",
+    ),
+    Key(
+        "sfr:plan:head",
+        "hash",
+        "routers, stale by the sidecar",
+        "ring (its length), workers, strategy, print (of the fleet it was made for), settles_at (Unix ms), stale",
     ),
     Key("sfr:room", "zset", "routers", "the workers that have room: by place in the ring, or by load"),
     Key("sfr:lapse", "zset", "routers", "workers with leases, scored by when the first of them may pass (Unix ms)"),
@@ -82,8 +109,11 @@ class Keys:
         self.workers = f"{prefix}:workers"
         self.ticket = f"{prefix}:ticket"
         self.plan = f"{prefix}:plan"
+        self.plan_head = f"{prefix}:plan:head"
         self.drain = f"{prefix}:drain"
         self.ejected = f"{prefix}:ejected"
+        self.finished = f"{prefix}:finished"
+        self.quarantine = f"{prefix}:quarantine"
         self.sidecar = f"{prefix}:sidecar"
         self.fleet = f"{prefix}:fleet"
         # Not a key but a channel: the sidecar says there that the fleet or somebody's health has changed.

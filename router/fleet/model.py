@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from router.config import Settings
+from router.settings import Settings
 
 
 class Health(StrEnum):
@@ -42,11 +42,15 @@ def configured_workers(settings: Settings) -> list[Worker]:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One health check's outcome; `error` is None where the worker was well."""
+    """One health check's outcome; `error` is None where the worker was well.
+
+    `is_outvoted`: something else speaks against it, so that it counts neither for the worker nor against it.
+    """
 
     checked_at: datetime
     latency_ms: float
     error: str | None = None
+    is_outvoted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
 -- Write what the leading sidecar saw, all or nothing; returns 0 and writes nothing where it no longer leads.
--- KEYS: sidecar, fleet, workers, plan, then one worker hash for each entry.
+-- KEYS: sidecar, fleet, workers, plan:head, then one worker hash for each entry.
 -- ARGV: '<token> <name>' of the writer, its time (ISO 8601), the channel to tell of a change ('' for none), then for
 -- each entry its URL and a JSON list of fields and values in turn; an empty list: the worker has left the fleet.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
@@ -17,7 +17,7 @@ for entry = 1, #KEYS - 4 do
 end
 redis.call('HSET', KEYS[2], 'written_at', ARGV[2])
 if ARGV[3] ~= '' then
-  redis.call('HSET', KEYS[4], '=stale', 1) -- the next exchange makes the plan anew
+  redis.call('HSET', KEYS[4], 'stale', 1) -- the next exchange makes the plan anew
   redis.call('PUBLISH', ARGV[3], ARGV[1])
 end
 return 1

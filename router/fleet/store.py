@@ -15,13 +15,9 @@ from typing import Any, Self, TypeVar
 import msgspec
 from redis.exceptions import RedisError
 
-from router.config import RedisSettings
 from router.fleet.connection import AnyRedis, connect
 from router.fleet.exchange import (
-    CLAIM_WITHIN_MS,
-    PASSED_OVER_AT_MOST,
-    PROCESS_TTL_MS,
-    SETTLE_MS,
+    CONSTANTS,
     Call,
     Grant,
     Reply,
@@ -29,6 +25,7 @@ from router.fleet.exchange import (
 )
 from router.fleet.keys import Keys
 from router.fleet.model import Worker, WorkerRecord
+from router.settings import RedisSettings
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +37,7 @@ RECORDS_A_CALL = 500
 LAST_LOOK_S = 0.01
 # How long one wait for a grant lasts before it is renewed.
 GRANTS_WAIT_S = 5
+GRANTS_A_WAIT = 1000
 
 _Value = TypeVar("_Value")
 
@@ -52,7 +50,8 @@ class StoreUnavailable(Exception):
 class FleetState:
     """All that Redis holds of the fleet. `written_at` is None where no sidecar has written yet.
 
-    `records` are in the order of their URLs, which all processes share. `ejected` are those that the breaker keeps out.
+    `records` are in the order of their URLs, which all processes share. `ejected` are those that the breaker keeps out;
+    `quarantined` are hashes of jobs that break workers.
     """
 
     records: tuple[WorkerRecord, ...]
@@ -60,6 +59,7 @@ class FleetState:
     leader: str | None = None
     draining: frozenset[str] = frozenset()
     ejected: frozenset[str] = frozenset()
+    quarantined: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,7 @@ class Store:
         self._timeout_s = timeout_s
         self._lead = client.register_script(_script("lead.lua"))
         self._exchange = client.register_script(_script("exchange.lua"))
+        self._finished = client.register_script(_script("finished.lua"))
         self._record = client.register_script(_script("record.lua"))
         self._resign = client.register_script(_script("resign.lua"))
 
@@ -104,17 +105,20 @@ class Store:
 
     async def exchange(self, call: Call, rules: Rules) -> Reply:
         """Do all that `call` says, in one atomic step (exchange.lua). Raises StoreUnavailable."""
-        args: list[str | bytes | int] = [self.keys.prefix, _encode(call), _encode(rules)]
-        args += [PROCESS_TTL_MS, CLAIM_WITHIN_MS, PASSED_OVER_AT_MOST, SETTLE_MS]
+        args: list[str | bytes | float] = [self.keys.prefix, _encode(call), _encode(rules), *CONSTANTS]
         return _decode_reply(await self._ask(self._exchange(keys=[self.keys.plan], args=args)))
 
-    async def grants(self, process: str) -> AsyncIterator[Grant]:
+    async def grants(self, process: str) -> AsyncIterator[list[Grant]]:
         """Yield the leases that other processes' calls give to jobs of `process`. Raises StoreUnavailable."""
         try:
             while True:
                 # A wait without end would not notice a connection that is dead without a word.
-                if given := await self._client.blpop([self.keys.grants(process)], timeout=GRANTS_WAIT_S):
-                    yield _decode_grant(given[1])
+                keys = [self.keys.grants(process)]
+                given = await self._client.blmpop(
+                    GRANTS_WAIT_S, len(keys), *keys, direction="LEFT", count=GRANTS_A_WAIT
+                )
+                if given:
+                    yield [_decode_grant(str(text)) for text in given[1]]
         except (RedisError, OSError) as error:
             raise StoreUnavailable(str(error)) from error
 
@@ -155,13 +159,18 @@ class Store:
                 self.keys.sidecar,
                 self.keys.fleet,
                 self.keys.workers,
-                self.keys.plan,
+                self.keys.plan_head,
                 *(self.keys.worker(url) for url, _ in part),
             ]
             args = [str(term), written_at.isoformat(timespec="milliseconds"), channel]
             if not await self._ask(self._record(keys=keys, args=[*args, *(text for entry in part for text in entry)])):
                 return False
         return True
+
+    async def finished_s_ago(self, worker_url: str) -> float | None:
+        """Return how long ago a job last ended well on the worker, None where none has. Raises StoreUnavailable."""
+        ago_ms = await self._ask(self._finished(keys=[self.keys.finished], args=[worker_url]))
+        return None if ago_ms < 0 else ago_ms / 1000
 
     async def command(self, words: Sequence[str]) -> Any:
         """Send one command as an operator typed it. Raises StoreUnavailable, also where Redis refuses it."""
@@ -174,7 +183,8 @@ class Store:
         pipeline.get(self.keys.sidecar)
         pipeline.smembers(self.keys.drain)
         pipeline.zrange(self.keys.ejected, 0, -1)
-        members, written_at, leader, draining, ejected = await pipeline.execute()
+        pipeline.zrange(self.keys.quarantine, 0, -1)
+        members, written_at, leader, draining, ejected, quarantined = await pipeline.execute()
         urls = sorted(members)
         pipeline = self._client.pipeline(transaction=False)
         for url in urls:
@@ -182,7 +192,7 @@ class Store:
         hashes = await pipeline.execute() if urls else []
         records = tuple(_read(url, fields) for url, fields in zip(urls, hashes, strict=True))
         moment = datetime.fromisoformat(written_at) if written_at else None
-        return FleetState(records, moment, leader, frozenset(draining), frozenset(ejected))
+        return FleetState(records, moment, leader, frozenset(draining), frozenset(ejected), frozenset(quarantined))
 
     async def _ask(self, call: Awaitable[_Value]) -> _Value:
         loop = asyncio.get_running_loop()

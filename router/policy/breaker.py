@@ -7,10 +7,10 @@ because the last workers of a bad day are all that is left. exchange.lua decides
 """
 
 import math
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 
-from router.fleet.exchange import Blame, Rules
+from router.fleet.exchange import Blame, Ended, Rules
 
 OPEN_TRIAL = "open"
 
@@ -22,16 +22,21 @@ class Breaker:
     failures: int = 0
     times: int = 0
     trial: str = ""
+    last_error_of: str = ""
     until_ms: float = math.inf
 
 
 class Breakers:
-    """The breakers of a fleet. Workers without trouble have none; `has_changed` says that who may get jobs has."""
+    """The breakers of a fleet. Workers without trouble have none; `has_changed` says that who may get jobs has.
 
-    def __init__(self, rules: Rules) -> None:
+    `full_until` gives the moment at which a worker without room will have some; None where it has room.
+    """
+
+    def __init__(self, rules: Rules, full_until: Callable[[str], int | None]) -> None:
         self.by_url: dict[str, Breaker] = {}
         self.has_changed = False
         self._rules = rules
+        self._full_until = full_until
 
     def is_ejected(self, url: str) -> bool:
         """Whether the worker is out, be it that a trial is open or under way."""
@@ -52,16 +57,17 @@ class Breakers:
 
     def open_trials(self, now: int) -> None:
         """Let those whose time is over have one job."""
-        for breaker in self.by_url.values():
+        for url, breaker in self.by_url.items():
             if breaker.times and breaker.until_ms <= now:
-                self._open_trial(breaker)
+                self._open_trial(url, breaker)
 
     def forget_ejected_but(self, well: Container[str]) -> None:
         """Drop the ejections of all but these: who has left the fleet, or is out as unhealthy, comes back anew."""
         self.by_url = {url: breaker for url, breaker in self.by_url.items() if url in well or not self.is_ejected(url)}
 
-    def judge(self, url: str, name: str, blame: Blame, now: int, fleet_size: int) -> None:
+    def judge(self, ended: Ended, name: str, now: int, fleet_size: int) -> None:
         """Take in what the attempt under the lease `name` says of its worker."""
+        url, blame = ended.url, ended.blame
         breaker = self.by_url.get(url)
         if breaker and breaker.trial == name:
             self._judge_trial(url, breaker, blame, now)
@@ -69,8 +75,12 @@ class Breakers:
             return  # ejected: what ran there before says nothing new
         elif blame is Blame.OK:
             self.by_url.pop(url, None)
-        elif blame is Blame.FAULT:
+        elif blame is not Blame.NONE:
             breaker = self.by_url.setdefault(url, Breaker())
+            if blame is Blame.ERROR:
+                if breaker.last_error_of == ended.job:
+                    return  # one bad job, sent again and again, is no bad worker
+                breaker.last_error_of = ended.job
             breaker.failures += 1
             if breaker.failures >= self._rules.failures and self._may_eject_another(fleet_size):
                 self._eject(breaker, now)
@@ -79,10 +89,10 @@ class Breakers:
         if blame is Blame.OK:
             del self.by_url[url]
             self.has_changed = True
-        elif blame is Blame.FAULT:
-            self._eject(breaker, now)
+        elif blame is Blame.NONE:
+            self._open_trial(url, breaker)
         else:
-            self._open_trial(breaker)
+            self._eject(breaker, now)
 
     def _may_eject_another(self, fleet_size: int) -> bool:
         ejected = sum(self.is_ejected(url) for url in self.by_url)
@@ -94,6 +104,9 @@ class Breakers:
         breaker.until_ms = now + min(self._rules.base_ms * 2 ** (breaker.times - 1), self._rules.max_ms)
         self.has_changed = True
 
-    def _open_trial(self, breaker: Breaker) -> None:
+    def _open_trial(self, url: str, breaker: Breaker) -> None:
+        if (moment := self._full_until(url)) is not None:  # with what timed out there and still runs
+            breaker.trial, breaker.until_ms = "", moment
+            return
         breaker.trial, breaker.until_ms = OPEN_TRIAL, math.inf
         self.has_changed = True

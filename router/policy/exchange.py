@@ -5,7 +5,7 @@ the script against. It decides and keeps state; clock and randomness come in.
 """
 
 from bisect import insort
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from router.fleet.exchange import (
@@ -14,44 +14,18 @@ from router.fleet.exchange import (
     PROCESS_TTL_MS,
     Arrival,
     Beat,
+    Blame,
     Call,
     Claim,
     Ended,
     Grant,
     Reply,
     Rules,
-    Strategy,
 )
-from router.fleet.model import Health, Worker
 from router.policy.breaker import Breakers
-from router.policy.selection import places_in_ring
-
-TRIAL = -1
-# With `random`, the jobs of one call share a random number; this factor sets their starts apart.
-SPREAD = 40_503
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A worker of the fleet as the exchange sees it; `cap` 0: none."""
-
-    worker: Worker
-    health: Health = Health.HEALTHY
-    is_draining: bool = False
-
-    @property
-    def cap(self) -> int:
-        """How many jobs it may run at once; 0: any number."""
-        return self.worker.max_concurrency or 0
-
-
-@dataclass(slots=True)
-class Planned:
-    """A worker that may get jobs: its cap, weight and places in the ring."""
-
-    cap: int
-    weight: int
-    places: list[int]
+from router.policy.budget import RetryBudget
+from router.policy.plan import TRIAL, Member, Plan
+from router.policy.quarantine import Quarantine
 
 
 @dataclass(slots=True)
@@ -63,6 +37,8 @@ class _Told:
     claimed: list[int] = field(default_factory=list)
     lost: list[int] = field(default_factory=list)
     missing: list[int] = field(default_factory=list)
+    unfunded: list[int] = field(default_factory=list)
+    quarantined: list[int] = field(default_factory=list)
 
 
 class Exchange:
@@ -74,33 +50,31 @@ class Exchange:
         self._settles_at: int | None = None
         self._has_begun = False
         self.leases: dict[str, dict[str, int]] = {}
-        self.breakers = Breakers(rules)
+        self.breakers = Breakers(rules, self._full_until)
         self.waiting: list[tuple[int, str, int, int, tuple[str, ...]]] = []  # ticket, name, bound, deadline, tried
         self.outbox: dict[str, list[Grant]] = {}
         self.ticket = 0
         self._seed = 0
-        self._fleet: dict[str, Member] = {}
-        self._plan: dict[str, Planned] = {}
-        self._ring: list[str] = []
+        self._plan = Plan(rules, self.breakers)
+        self._budget = RetryBudget(rules)
+        self.quarantine = Quarantine(rules)
         self._beats: dict[str, int] = {}
-        self._is_stale = True
 
     def set_fleet(self, members: Iterable[Member]) -> None:
         """Take over who belongs to the fleet, and in what condition."""
-        self._fleet = {member.worker.url: member for member in members}
-        self._is_stale = True
+        self._plan.set_fleet(members)
 
     def exchange(self, call: Call, now: int) -> Reply:
         """Do all that `call` asks at the moment `now` (ms of any clock that does not go back), as one step."""
         told = _Told()
         self._seed = call.seed
         self._settle(now)
-        self._make_plan_if_stale()
+        self._plan.make_if_stale()
         self._end(call.process, call.ended, now)
         self._claim(call.process, call.claims, now, told)
         self._drop_lapsed(now)
         self.breakers.open_trials(now)
-        self._make_plan_if_stale()
+        self._plan.make_if_stale()
         processes = self._hear_beat(call.process, call.beat, now, told) if call.beat else 0
         for number in call.left:
             self._leave(f"{call.process}:{number}")
@@ -108,7 +82,7 @@ class Exchange:
         self._arrive(call.process, call.arrived, now, told)
         self._serve_queue(call.process, now, told)
         return Reply(
-            routable=len(self._plan),
+            routable=len(self._plan.by_url),
             processes=processes,
             granted=tuple(told.granted),
             queued=tuple(told.queued),
@@ -117,11 +91,15 @@ class Exchange:
             claimed=tuple(told.claimed),
             lost=tuple(told.lost),
             missing=tuple(told.missing),
+            unfunded=tuple(told.unfunded),
+            quarantined=tuple(told.quarantined),
+            waiting=len(self.waiting),
+            settles=self._settles_at is not None,
         )
 
     def has_room(self, url: str) -> bool:
         """Whether the worker may get one more job now."""
-        planned = self._plan.get(url)
+        planned = self._plan.by_url.get(url)
         if planned is None:
             return False
         if planned.cap == TRIAL:
@@ -135,65 +113,18 @@ class Exchange:
         if self._settles_at is not None and self._settles_at <= now:
             self._settles_at = None
 
-    # The plan
-
-    def _make_plan_if_stale(self) -> None:
-        if not (self._is_stale or self.breakers.has_changed):
-            return
-        self._is_stale = self.breakers.has_changed = False
-        unhealthy = {url for url, member in self._fleet.items() if member.health is Health.UNHEALTHY}
-        self.breakers.forget_ejected_but(self._fleet.keys() - unhealthy)
-        chosen = self._candidates(Health.HEALTHY) or self._candidates(Health.UNKNOWN)
-        self._ring, places = places_in_ring([member.worker for member in chosen])
-        self._plan = {
-            member.worker.url: Planned(
-                TRIAL if self.breakers.is_ejected(member.worker.url) else member.cap,
-                member.worker.weight,
-                places[member.worker.url],
-            )
-            for member in chosen
-        }
-
-    def _candidates(self, health: Health) -> list[Member]:
-        return [
-            member
-            for url, member in sorted(self._fleet.items())
-            if member.health is health and not member.is_draining and self.breakers.allows(url)
-        ]
-
-    # Selection
-
     def _pick(self, ticket: int, tried: Collection[str]) -> str | None:
-        if not self._ring:
-            return None
-        open_to_it = (url for url in self._in_order(ticket) if url not in tried and self.has_room(url))
-        return next(open_to_it, None)
+        open_to_it = (url for url in self._plan.in_order(ticket, self._seed, self._load) if url not in tried)
+        return next((url for url in open_to_it if self.has_room(url)), None)
 
-    def _in_order(self, ticket: int) -> Iterator[str]:
-        """Yield the workers in the order in which this ticket asks them; only those with room matter."""
-        if self.rules.strategy is Strategy.LEAST_LOADED:
-            yield from self._by_load(ticket)
-            return
-        start = (self._seed + SPREAD * ticket if self.rules.strategy is Strategy.RANDOM else ticket) % len(self._ring)
-        yield from self._ring[start:]
-        yield from self._ring[:start]
-
-    def _by_load(self, ticket: int) -> Iterator[str]:
-        by_load: dict[float, list[tuple[str, str]]] = {}
-        for url, planned in self._plan.items():
-            if self.has_room(url):
-                load = len(self.leases.get(url, ())) / planned.weight
-                by_load.setdefault(load, []).append((f"0 {planned.cap} {planned.weight} {url}", url))
-        for _, ties in sorted(by_load.items()):
-            ties.sort()
-            first = ticket % len(ties)
-            yield from (url for _, url in ties[first:] + ties[:first])
+    def _load(self, url: str) -> float | None:
+        return len(self.leases.get(url, ())) / self._plan.by_url[url].weight if self.has_room(url) else None
 
     # Leases
 
     def _lease(self, url: str, name: str, moment: int) -> None:
         self.leases.setdefault(url, {})[name] = moment
-        if self._plan[url].cap == TRIAL:
+        if self._plan.by_url[url].cap == TRIAL:
             self.breakers.begin_trial(url, name, moment)
 
     def _end(self, process: str, ended: Sequence[Ended], now: int) -> None:
@@ -201,7 +132,16 @@ class Exchange:
             name = f"{process}:{item.number}"
             if item.is_over:
                 self.leases.get(item.url, {}).pop(name, None)
-            self.breakers.judge(item.url, name, item.blame, now, len(self._fleet))
+            self.breakers.judge(item, name, now, len(self._plan.fleet))
+            if item.blame is Blame.DIED:
+                others = len(self.leases.get(item.url, ()))
+                self.quarantine.hear_of_death(item.job, item.url, name, others, now)
+            elif item.blame is Blame.OK:
+                self.quarantine.exonerate(item.job)
+
+    def _full_until(self, url: str) -> int | None:
+        held, cap = self.leases.get(url, {}), self._plan.fleet[url].cap if url in self._plan.fleet else 0
+        return min(held.values()) if cap and len(held) >= cap else None
 
     def _claim(self, process: str, claims: Sequence[Claim], now: int, told: _Told) -> None:
         for claim in claims:
@@ -240,7 +180,7 @@ class Exchange:
     def _serve_queue(self, own: str, now: int, told: _Told) -> None:
         passed = 0
         while passed < PASSED_OVER_AT_MOST and passed < len(self.waiting):
-            if not any(self.has_room(url) for url in self._plan):
+            if not any(self.has_room(url) for url in self._plan.by_url):
                 return
             ticket, name, bound_ms, deadline, tried = self.waiting[passed]
             if deadline <= now or not self._is_alive(name.rpartition(":")[0], own, now):
@@ -264,21 +204,33 @@ class Exchange:
             if not ticket:
                 ticket, fresh = fresh, fresh + 1
             name = f"{process}:{arrival.number}"
+            if arrival.retry_of and not self._may_retry(arrival, now, told):
+                continue
             url = None if self.waiting else self._pick(ticket, arrival.tried)
             if url:
                 self._grant(process, name, ticket, url, arrival.bound_ms, now, told)
-            elif self._plan and self._plan.keys() <= set(arrival.tried):
+            elif self._plan.by_url and self._plan.by_url.keys() <= set(arrival.tried):
                 told.exhausted.append(arrival.number)
-            elif len(self.waiting) >= self.rules.max_waiting or not self._ring:
+            elif len(self.waiting) >= self.rules.max_waiting or not self._plan.ring:
                 told.refused.append(arrival.number)
             else:
                 self._leave(name)
                 insort(self.waiting, (ticket, name, arrival.bound_ms, now + arrival.wait_ms, arrival.tried))
                 told.queued += [arrival.number, ticket]
 
+    def _may_retry(self, arrival: Arrival, now: int, told: _Told) -> bool:
+        if self.quarantine.holds(arrival.retry_of, now):
+            told.quarantined.append(arrival.number)
+        elif not self._budget.take(now, self.ticket):
+            told.unfunded.append(arrival.number)
+        else:
+            return True
+        return False
+
     # Heartbeats
 
     def _hear_beat(self, process: str, beat: Beat, now: int, told: _Told) -> int:
+        self._budget.fill(now, self.ticket)
         self._beats[process] = now
         self._beats = {name: at for name, at in self._beats.items() if now - at < PROCESS_TTL_MS}
         if beat.is_return:
@@ -290,7 +242,7 @@ class Exchange:
         return len(self._beats)
 
     def _drop_unheld(self, process: str, held: Collection[tuple[str, str]]) -> None:
-        for url in self._fleet:
+        for url in self._plan.fleet:
             self.leases[url] = {
                 name: moment
                 for name, moment in self.leases.get(url, {}).items()

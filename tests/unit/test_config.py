@@ -12,10 +12,12 @@ def test_empty_file_gives_the_defaults() -> None:
     settings = parse("", "config.yaml")
     assert settings.workers == ()
     assert (settings.timeout, settings.health_check_interval, settings.max_body_mb) == (300, 30, 128)
+    assert (settings.max_buffered_mb, settings.client_body_timeout, settings.client_read_timeout) == (1024, 30, 60)
     assert settings.routing_strategy == "round_robin"
     assert (settings.redis.url, settings.redis.prefix) == ("redis://localhost:6379/0", "sfr")
     check = settings.health_check
     assert (check.path, check.timeout, check.rise, check.fall) == ("/v1/ping", 5, 1, 2)
+    assert (check.deep, check.deep_every) == (False, 4)
 
 
 def test_worker_is_a_url_or_a_mapping() -> None:
@@ -38,7 +40,7 @@ def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("timeouts: 3", "timeouts: unknown key; expected one of breaker, default_max_concurrency"),
+        ("timeouts: 3", "timeouts: unknown key; expected one of breaker, client_body_timeout"),
         ("redis: {host: x}", "redis.host: unknown key; expected one of cluster, prefix, url"),
         ("workers: [{url: 'http://a', wight: 2}]", "workers[0].wight: unknown key; expected one of max_concurrency"),
         ("workers: [ftp://a]", "workers[0].url: expected a URL such as http://server1:8080, got 'ftp://a'"),
@@ -55,8 +57,14 @@ def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> N
         ("workers: [{url: 'http://a', max_concurrency: 0}]", "workers[0].max_concurrency: expected greater than"),
         ("timeout: -1", "timeout: expected greater than 0, got -1"),
         ("timeout: '5'", "timeout: expected a valid number, got '5'"),
+        ("max_body_mb: 2000", "max_buffered_mb: expected at least max_body_mb, which is 2000, got 1024.0"),
+        ("max_buffered_mb: 2", "max_buffered_mb: expected at least max_body_mb, which is 128, got 2"),
+        ("{max_body_mb: 2, max_buffered_mb: 1.5}", "max_buffered_mb: expected at least max_body_mb, which is 2, got"),
+        ("client_body_timeout: 0", "client_body_timeout: expected greater than 0, got 0"),
         ("timeout: .inf", "timeout: expected a finite number"),
         ("health_check: {fall: 0}", "health_check.fall: expected greater than or equal to 1, got 0"),
+        ("health_check: {deep_every: 0}", "health_check.deep_every: expected greater than or equal to 1, got 0"),
+        ("health_check: {deep: 1}", "health_check.deep: expected a valid boolean, got 1"),
         ("health_check: {path: v1}", "health_check.path: "),
         ("routing_strategy: best", "routing_strategy: expected 'round_robin', 'random' or 'least_loaded', got 'best'"),
         ("redis: {url: 'http://x'}", "redis.url: expected a URL such as redis://localhost:6379/0"),
@@ -64,6 +72,8 @@ def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> N
         ("redis: {url: 'redis+sentinel://a'}", "redis.url: expected a URL such as redis+sentinel://host1:26379"),
         ("queue: {max_waiting: -1}", "queue.max_waiting: expected greater than or equal to 0, got -1"),
         ("breaker: {max_ejected_percent: 101}", "breaker.max_ejected_percent: expected less than or equal to 100"),
+        ("tls: {crt: x}", "tls.crt: unknown key; expected one of ca, verify"),
+        ("tls: {ca: ''}", "tls.ca: "),
         ("redis: 5", "redis: expected"),
         ("- a", "expected keys and values such as `timeout: 300`, got a list"),
         ("workers: [1, 2", "not valid YAML: line 1, column 15: expected ',' or ']'"),

@@ -103,6 +103,16 @@ async def test_outdated_leader_writes_nothing(store: Store, term: Term) -> None:
     assert await store.record(successor, NOW, [SEEN], [], changed=True)
 
 
+async def test_last_finished_job_is_told_by_redis_own_clock(store: Store, client: FakeAsyncRedis) -> None:
+    """How long ago, not when: nobody compares two clocks."""
+    assert await store.finished_s_ago("http://a:1") is None
+    seconds, _ = await client.time()
+    await client.zadd("sfr:finished", {"http://a:1": (seconds - 50) * 1000})
+    ago_s = await store.finished_s_ago("http://a:1")
+    assert ago_s is not None
+    assert 50 <= ago_s < 60
+
+
 async def test_every_key_has_the_prefix(client: FakeAsyncRedis) -> None:
     """Two fleets share a Redis by their prefixes."""
     store = Store(client, "{mine}", timeout_s=5)

@@ -1,0 +1,139 @@
+"""exchange.lua on a real Valkey, under a clock that the test sets."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from redis import Redis
+
+from router.fleet.exchange import (
+    CONSTANTS,
+    Call,
+    Grant,
+    Reply,
+    Rules,
+)
+from router.policy.plan import Member
+
+SCRIPT = (Path(__file__).parents[1] / "router" / "fleet" / "exchange.lua").read_text()
+CLOCK = "local time = redis.call('TIME')"
+assert CLOCK in SCRIPT
+TIMED_SCRIPT = SCRIPT.replace(CLOCK, "local time = {math.floor(ARGV[#ARGV] / 1000), ARGV[#ARGV] % 1000 * 1000}")
+URLS = tuple(f"http://w{number}" for number in range(5))
+PROCESSES = ("p", "q", "r")
+JOBS = ("a", "b", "c")
+RULES = {
+    "max_waiting": 12,
+    "failures": 2,
+    "base_ms": 1000,
+    "max_ms": 3000,
+    "max_ejected_percent": 50.0,
+    "budget_per_second": 2.0,
+    "quarantine_ms": 5000,
+}
+
+
+@dataclass(frozen=True)
+class State:
+    """What is in Redis: leases by URL with their moments, the line, and failures, times and trial of the breakers.
+
+    `until` and `ejected` say when ejections end, once to be read by people, once for the script; the latter also when
+    a trial that is not heard of ends. `room` and `lapse` are the indexes: who has room, whose leases pass when.
+    `quarantined` are jobs and until when.
+    """
+
+    leases: dict[str, dict[str, int]]
+    queue: list[tuple[int, str]]
+    asked: set[str]
+    ticket: int
+    breakers: dict[str, tuple[int, int, str]]
+    until: dict[str, float]
+    ejected: dict[str, float]
+    room: set[str]
+    lapse: dict[str, float]
+    quarantined: dict[str, float]
+
+
+class Script:
+    """exchange.lua with a settable clock."""
+
+    def __init__(self, redis: "Redis", rules: Rules) -> None:
+        self.redis = redis
+        self.rules = rules
+        self._script = redis.register_script(TIMED_SCRIPT)
+
+    def exchange(self, call: Call, now: int) -> Reply:
+        """Run it once."""
+        args: list[Any] = ["sfr", msgspec.json.encode(call), msgspec.json.encode(self.rules), *CONSTANTS, now]
+        return msgspec.json.decode(self._script(keys=["sfr:plan"], args=args), type=Reply)
+
+    def set_fleet(self, members: list[Member]) -> None:
+        """Write the fleet as the sidecar and the operator do; the sidecar says that it has changed."""
+        self.set_drain(members)
+        redis = self.redis
+        redis.delete("sfr:workers")
+        for member in reversed(members):
+            redis.sadd("sfr:workers", member.worker.url)
+            fields: dict[Any, Any] = {
+                "health": member.health.value,
+                "weight": member.worker.weight,
+                "max_concurrency": member.cap or "",
+            }
+            redis.hset(f"sfr:worker:{member.worker.url}", mapping=fields)
+        redis.hset("sfr:fleet", "written_at", "now")
+        redis.hset("sfr:plan:head", "stale", 1)
+
+    def set_drain(self, members: list[Member]) -> None:
+        """Write who is draining, as the operator does, who tells nobody."""
+        self.redis.delete("sfr:drain")
+        for member in members:
+            if member.is_draining:
+                self.redis.sadd("sfr:drain", member.worker.url)
+
+    def state(self) -> State:
+        """Read leases, line and breakers, in one round trip."""
+        pipeline = self.redis.pipeline(transaction=False)
+        for url in URLS:
+            pipeline.zrange(f"sfr:leases:{url}", 0, -1, withscores=True)
+            pipeline.hgetall(f"sfr:breaker:{url}")
+        for index in ("queue", "ejected", "lapse", "room", "quarantine"):
+            pipeline.zrange(f"sfr:{index}", 0, -1, withscores=True)
+        pipeline.hkeys("sfr:waiting")
+        pipeline.get("sfr:ticket")
+        *by_url, queue, ejected, lapse, room, quarantined, asked, ticket = pipeline.execute()
+        leases = {
+            url: {name: int(at) for name, at in held} for url, held in zip(URLS, by_url[::2], strict=True) if held
+        }
+        breakers = {
+            url: (int(fields.get("failures", 0)), int(fields.get("times", 0)), fields.get("trial", ""))
+            for url, fields in zip(URLS, by_url[1::2], strict=True)
+            if fields
+        }
+        until = {
+            url: float(fields["ejected_until"]) * 1000
+            for url, fields in zip(URLS, by_url[1::2], strict=True)
+            if fields.get("trial") == ""
+        }
+        return State(
+            leases,
+            [(int(ticket), name) for name, ticket in queue],
+            set(asked),
+            int(ticket or 0),
+            breakers,
+            until,
+            dict(ejected),
+            {member.rpartition(" ")[2] for member, _ in room},
+            dict(lapse),
+            dict(quarantined),
+        )
+
+    def grants(self) -> dict[str, list[Grant]]:
+        """Take what lies in the processes' grant lists."""
+        pipeline = self.redis.pipeline(transaction=False)
+        for process in PROCESSES:
+            pipeline.lrange(f"sfr:grants:{process}", 0, -1)
+        pipeline.delete(*(f"sfr:grants:{process}" for process in PROCESSES))
+        *lists, _ = pipeline.execute()
+        given = zip(PROCESSES, lists, strict=True)
+        return {process: [msgspec.json.decode(text, type=Grant) for text in texts] for process, texts in given if texts}

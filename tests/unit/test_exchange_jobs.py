@@ -1,0 +1,143 @@
+"""What the exchange makes of single jobs and of retries, in the script and in its twin."""
+
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import pytest
+from redis import Redis
+
+from router.fleet.exchange import BROKEN_WITHIN_MS, SETTLE_MS, Arrival, Blame, Call, Ended, Reply, Rules
+from router.fleet.model import Worker
+from router.policy.exchange import Exchange
+from router.policy.plan import Member
+from tests.exchanges import Script
+from tests.programs import Valkey
+
+A, B, C = URLS = ("http://a", "http://b", "http://c")
+START = 1_000_000
+NUMBERS = count(1)
+
+Ask = Callable[[Call, int], Reply]
+
+
+@pytest.fixture(params=["script", "twin"])
+def make(request: pytest.FixtureRequest, valkey: Valkey) -> Iterator[Callable[[Rules, int], Ask]]:
+    """Make an exchange of three workers with these rules and this cap, its memory settled."""
+    with Redis.from_url(valkey.url, decode_responses=True) as redis:
+
+        def made(rules: Rules, cap: int = 0) -> Ask:
+            members = [Member(Worker(url, max_concurrency=cap or None)) for url in URLS]
+            exchange = Script(redis, rules) if request.param == "script" else Exchange(rules, SETTLE_MS)
+            exchange.set_fleet(members)
+            exchange.exchange(Call("p"), START - SETTLE_MS)
+            return exchange.exchange
+
+        yield made
+
+
+def begin(ask: Ask, now: int, *tried: str, retry_of: str = "") -> Reply:
+    """Let one job come, a retry where it has a name."""
+    ticket = 1 if retry_of else 0
+    return ask(Call("p", arrived=(Arrival(next(NUMBERS), 60_000, 1, ticket, tried, retry_of),)), now)
+
+
+def end(ask: Ask, now: int, url: str, blame: Blame, job: str = "", *, is_over: bool = True) -> None:
+    """Run a job on the worker at `url` and let it end."""
+    (grant,) = begin(ask, now, *(other for other in URLS if other != url)).granted
+    assert grant.url == url
+    ask(Call("p", ended=(Ended(url, grant.number, blame, is_over, job),)), now)
+
+
+def looked_at(ask: Ask, now: int, *tried: str, retry_of: str = "") -> Reply:
+    """Return what a job is told, and give its lease back."""
+    reply = begin(ask, now, *tried, retry_of=retry_of)
+    for grant in reply.granted:
+        ask(Call("p", ended=(Ended(grant.url, grant.number, Blame.NONE),)), now)
+    return reply
+
+
+def is_ejected(ask: Ask, now: int, url: str) -> bool:
+    """Whether the worker gets no job."""
+    return not looked_at(ask, now, *(other for other in URLS if other != url)).granted
+
+
+def test_trial_waits_for_what_timed_out_and_still_runs(make: Callable[[Rules, int], Ask]) -> None:
+    """A job that runs on when the ejection is over takes the slot; the trial has it after that, and none before."""
+    ask = make(Rules(failures=1, base_ms=1000), 1)
+    end(ask, START, A, Blame.FAULT, is_over=False)  # its lease stays for 60 s
+    assert is_ejected(ask, START + 1001, A)
+    assert is_ejected(ask, START + 59_000, A)
+    assert not is_ejected(ask, START + 60_001, A)
+
+
+def test_errors_of_one_job_count_once_and_of_many_eject(make: Callable[[Rules, int], Ask]) -> None:
+    """A bad job sent again and again is no bad worker; errors of different jobs in a row are."""
+    ask = make(Rules(failures=3), 0)
+    for _ in range(10):
+        end(ask, START, A, Blame.ERROR, "bad")
+    assert not is_ejected(ask, START, A)
+    for job in ("other", "third"):
+        end(ask, START, A, Blame.ERROR, job)
+    assert is_ejected(ask, START, A)
+    for job in ("one", "two", "three"):
+        end(ask, START, B, Blame.ERROR, job)
+        end(ask, START, B, Blame.OK)
+    assert not is_ejected(ask, START, B)
+
+
+def is_refused(ask: Ask, now: int, job: str) -> bool:
+    """Whether a retry of the job is refused as one that breaks workers."""
+    reply = looked_at(ask, now, retry_of=job)
+    assert bool(reply.quarantined) != bool(reply.granted)
+    return bool(reply.quarantined)
+
+
+def test_two_workers_broken_alone_convict_for_a_while(make: Callable[[Rules, int], Ask]) -> None:
+    """Two on one worker do not; on two they do, until the quarantine is over."""
+    ask = make(Rules(quarantine_ms=5000), 0)
+    end(ask, START, A, Blame.DIED, "bad")
+    end(ask, START + 2 * BROKEN_WITHIN_MS, A, Blame.DIED, "bad")
+    assert not is_refused(ask, START + 4100, "bad")
+    end(ask, START + 4200, B, Blame.DIED, "bad")
+    assert is_refused(ask, START + 4300, "bad")
+    assert not is_refused(ask, START + 4300, "good")
+    assert not is_refused(ask, START + 9300, "bad")
+
+
+def test_job_done_well_elsewhere_is_no_suspect(make: Callable[[Rules, int], Ask]) -> None:
+    """What died under it before died of something else."""
+    ask = make(Rules(), 0)
+    end(ask, START, A, Blame.DIED, "fine")
+    end(ask, START, C, Blame.OK, "fine")
+    end(ask, START, B, Blame.DIED, "fine")
+    assert not is_refused(ask, START, "fine")
+
+
+def test_evidence_is_shared_by_those_that_ran_together(make: Callable[[Rules, int], Ask]) -> None:
+    """Two jobs on each of two workers that break: half of each is not enough, whether they still run or just died."""
+    ask = make(Rules(), 0)
+    for url in (A, B):
+        others = [other for other in URLS if other != url]
+        ran = [begin(ask, START, *others).granted[0] for _ in range(2)]
+        for grant, job in zip(ran, (f"neighbour of it on {url}", "bad"), strict=True):
+            ask(Call("p", ended=(Ended(url, grant.number, Blame.DIED, job=job),)), START)
+    assert not is_refused(ask, START, "bad")
+
+
+def test_budget_is_a_second_s_worth_at_first_and_then_what_comes_in(make: Callable[[Rules, int], Ask]) -> None:
+    """10 at once, then 10 a second and 20 % of the jobs; what is saved runs off within ten seconds."""
+    ask = make(Rules(budget_percent=20, budget_per_second=10), 0)
+
+    def retries(now: int) -> int:
+        return next(made for made in count() if begin(ask, now, retry_of="job").unfunded)
+
+    assert retries(START) == 10
+    assert retries(START + 500) == 5
+    for _ in range(50):
+        begin(ask, START + 500)
+    assert retries(START + 500) == 10
+    for second in range(1, 61):  # somebody looks once a second, and saves
+        ask(
+            Call("p", ended=(), beat=None, arrived=(Arrival(next(NUMBERS), 1, 1, 1, (), "job"),)), START + second * 1000
+        )
+    assert 80 <= retries(START + 61_000) <= 100
