@@ -1,39 +1,105 @@
-"""What a worker's answer means for the job.
+"""What became of an attempt: the job's result, or a failure, and whose.
 
-An answer is either the job's result, good or bad, or the worker's failure to produce one. This room reads statuses
-alone and knows no worker, no clock and no retry.
+An attempt either brought an answer, which is read here, or broke, which upstream tells. This room knows no worker, no
+clock and no retry; policy/retry.py decides what follows.
 """
 
+import re
+from dataclasses import dataclass
+from enum import StrEnum
 from http import HTTPStatus
+
+import msgspec
 
 from router.fleet.exchange import Blame
 
-_FIRST_CLIENT_ERROR = 400
-_FIRST_SERVER_ERROR = 500
+
+class Kind(StrEnum):
+    """What an attempt is to its job."""
+
+    RESULT = "result"  # good or bad, it is the job's own
+    NOT_SENT = "not_sent"  # the worker could not be reached
+    DIED = "died"  # the connection closed while the job ran
+    FAULT = "fault"  # the worker's, without a doubt
+    TIMED_OUT = "timed_out"  # beyond all that the job may take; it may run on
+    BUSY = "busy"  # it wants no more now
+    ERROR = "error"  # an answer 500: the worker's fault or the job's
+    SANDBOX_ERROR = "sandbox_error"  # a 200 that says the same
 
 
-def fault(status: int) -> str | None:
-    """Return why an answer with `status` is the worker's failure, None where it is the job's result.
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`cause` is prose without its subject, such as `returned 503: Service Unavailable`; None for a result."""
 
-    >>> fault(503)
-    'returned 503: Service Unavailable'
-    >>> fault(422)
+    kind: Kind
+    blame: Blame
+    cause: str | None = None
+
+
+_WELL = Verdict(Kind.RESULT, Blame.OK)
+_CLIENTS_OWN = Verdict(Kind.RESULT, Blame.NONE)  # as 4xx is, which says nothing of the worker
+_SANDBOX_ERROR = Verdict(Kind.SANDBOX_ERROR, Blame.ERROR, "returned SandboxError")
+_NO_OBJECT = Verdict(Kind.FAULT, Blame.FAULT, "answered 200 with something that is no JSON object")
+_NO_JSON = Verdict(Kind.FAULT, Blame.FAULT, "answered 200 with something that is no JSON")
+
+# These answer with an object that begins with its status; the others with other JSON.
+_RUNS = frozenset({"/run_code", "/run_jupyter"})
+_SAYS_SANDBOX_ERROR = b'"SandboxError"'  # within a string of the job's own, its quotes are escaped
+_STATUS_FIRST = re.compile(rb'\s*\{\s*"status"\s*:\s*"SandboxError"')
+_BEGINS_AS_JSON = re.compile(rb'[ \t\r\n]*[\[{"\-0-9tfn]')
+_SPACE = b" \t\r\n"
+_BAD_GATEWAYS = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
+
+
+class _Status(msgspec.Struct):
+    status: str = ""
+
+
+_read_status = msgspec.json.Decoder(_Status).decode
+
+
+def of_answer(path: str, status: int, body: bytes, *, is_whole: bool = True, is_packed: bool = False) -> Verdict:
+    """Return what an answer means; of one that is not `is_whole`, `body` is the beginning.
+
+    One that `is_packed` (by a content-encoding that nobody asked for) is not looked into.
+
+    >>> of_answer("/run_code", 200, b'{"status": "Success"}').kind
+    <Kind.RESULT: 'result'>
+    >>> of_answer("/run_code", 200, b"<html>").cause
+    'answered 200 with something that is no JSON object'
     """
-    if status < _FIRST_SERVER_ERROR:
-        return None
+    if status == HTTPStatus.OK:
+        return _WELL if is_packed else _of_body(path, body, is_whole=is_whole)
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return Verdict(Kind.BUSY, Blame.NONE, _returned(status))
+    if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return _CLIENTS_OWN
+    if status in _BAD_GATEWAYS:
+        return Verdict(Kind.FAULT, Blame.FAULT, _returned(status))
+    return Verdict(Kind.ERROR, Blame.ERROR, _returned(status))
+
+
+def _of_body(path: str, body: bytes, *, is_whole: bool) -> Verdict:
+    # Not parsed, for that is done a million times over: a cut or foreign body shows at its ends.
+    if path not in _RUNS:
+        return _WELL if _BEGINS_AS_JSON.match(body) else _NO_JSON
+    text = body.strip(_SPACE)
+    if not text.startswith(b"{") or (is_whole and not text.endswith(b"}")):
+        return _NO_OBJECT
+    return _SANDBOX_ERROR if _SAYS_SANDBOX_ERROR in body and _is_sandbox_error(body, is_whole=is_whole) else _WELL
+
+
+def _is_sandbox_error(body: bytes, *, is_whole: bool) -> bool:
+    if not is_whole:
+        return _STATUS_FIRST.match(body) is not None
     try:
-        phrase = HTTPStatus(status).phrase
+        return _read_status(body).status == "SandboxError"
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+
+
+def _returned(status: int) -> str:
+    try:
+        return f"returned {status}: {HTTPStatus(status).phrase}"
     except ValueError:
-        phrase = "no standard status"
-    return f"returned {status}: {phrase}"
-
-
-def blame(status: int) -> Blame:
-    """Return what an answer with `status` says of its worker. 4xx is the client's, and says nothing.
-
-    >>> blame(200), blame(502), blame(422)
-    (<Blame.OK: 'ok'>, <Blame.FAULT: 'fault'>, <Blame.NONE: 'none'>)
-    """
-    if status >= _FIRST_SERVER_ERROR:
-        return Blame.FAULT
-    return Blame.NONE if status >= _FIRST_CLIENT_ERROR else Blame.OK
+        return f"returned {status}: no standard status"

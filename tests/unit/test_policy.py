@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from router.fleet.model import Health, Worker, WorkerRecord
 from router.policy.selection import places_in_ring, routable, weighted_ring
-from router.policy.verdict import fault
 
 weights = st.lists(st.integers(1, 12), min_size=1, max_size=12)
 
@@ -60,10 +59,3 @@ def test_only_healthy_workers_get_jobs_and_unchecked_ones_where_none_is_healthy(
     assert routable([healthy, unknown, *out]) == [healthy[0].worker]
     assert routable([unknown, *out]) == [unknown[0].worker]
     assert routable(out) == []
-
-
-def test_server_errors_are_the_worker_s_and_all_else_is_the_job_s() -> None:
-    """5xx is a fault, whatever its number; everything below is a result."""
-    assert fault(500) == "returned 500: Internal Server Error"
-    assert fault(599) == "returned 599: no standard status"
-    assert [fault(status) for status in (200, 204, 404, 413, 422, 429)] == [None] * 6

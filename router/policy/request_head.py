@@ -1,0 +1,63 @@
+"""What a request's head must not be, beyond what the parser (llhttp) refuses by itself.
+
+llhttp refuses what two readers could cut into requests differently: Content-Length next to Transfer-Encoding, twice,
+or no plain number; folded lines, bare LF, spaces before a colon, control characters. What it lets through because it
+reads no meaning, or sets no limit, is refused here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+
+# As much as nginx takes by default (4 buffers of 8 KiB). The head of a job is about 300 bytes.
+MAX_HEAD_BYTES = 32 * 1024
+# What a header line has beside name and value: a colon, a space, CR and LF.
+_LINE_EXTRA_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request is not served."""
+
+    status: HTTPStatus
+    detail: str
+
+
+def malformed(reason: str) -> Refusal:
+    """Return the refusal of a request that is not HTTP as all read it."""
+    return Refusal(HTTPStatus.BAD_REQUEST, f"Malformed request: {reason}")
+
+
+HEAD_TOO_LARGE = Refusal(
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"The request's head is larger than {MAX_HEAD_BYTES // 1024} kB"
+)
+NO_UPGRADE = Refusal(HTTPStatus.NOT_IMPLEMENTED, "Upgrade and CONNECT are not supported")
+
+
+def refusal(version: str, headers: Sequence[tuple[bytes, bytes]]) -> Refusal | None:
+    """Return why a request with this head is refused, or None; names are in lower case.
+
+    >>> refusal("1.1", [(b"host", b"a"), (b"host", b"a")]).detail
+    'Malformed request: more than one Host'
+    """
+    if version not in ("1.1", "1.0"):
+        return malformed(f"HTTP/{version}")
+    hosts = 0
+    for name, value in headers:
+        if name == b"host":
+            hosts += 1
+        elif name == b"transfer-encoding":
+            if version == "1.0":  # RFC 9112 §6.1: its framing is faulty, for a 1.0 reader does not know the field
+                return malformed("Transfer-Encoding in HTTP/1.0")
+            if value.strip(b" \t").lower() != b"chunked":
+                return malformed("Transfer-Encoding other than chunked")
+    if hosts > 1:
+        return malformed("more than one Host")
+    if hosts == 0 and version == "1.1":
+        return malformed("no Host")
+    return None
+
+
+def head_bytes(target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> int:
+    """Return how long a head with these fields is, but for its method, version and optional spaces."""
+    return len(target) + sum(len(name) + len(value) + _LINE_EXTRA_BYTES for name, value in headers)

@@ -1,0 +1,174 @@
+"""What an answer means, how long a job may take, and whether it is tried again: the tables of policy."""
+
+import pytest
+
+from router.fleet.exchange import Blame, Rules
+from router.policy.budget import RetryBudget
+from router.policy.deadline import limits_of, longest_run_s
+from router.policy.quarantine import Quarantine
+from router.policy.retry import RetryRules, is_worth_another
+from router.policy.verdict import Kind, of_answer
+
+RUN = "/run_code"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "body", "kind", "blame"),
+    [
+        (RUN, 200, b'{"status": "Success"}', Kind.RESULT, Blame.OK),
+        (RUN, 200, b'{"status":"Failed","run_result":{"status":"TimeLimitExceeded"}}\n', Kind.RESULT, Blame.OK),
+        (RUN, 200, b'{"status": "SandboxError", "message": "x"}', Kind.SANDBOX_ERROR, Blame.ERROR),
+        (RUN, 200, b' {"message": "", "status" : "SandboxError"}', Kind.SANDBOX_ERROR, Blame.ERROR),
+        ("/run_jupyter", 200, b'{"status": "SandboxError"}', Kind.SANDBOX_ERROR, Blame.ERROR),
+        (RUN, 200, b'{"status": "Success", "message": "\\"SandboxError\\""}', Kind.RESULT, Blame.OK),
+        (RUN, 200, b'{"status": "Success", "files": {"a": "SandboxError"}}', Kind.RESULT, Blame.OK),
+        (RUN, 200, b"", Kind.FAULT, Blame.FAULT),
+        (RUN, 200, b"<html>ok</html>", Kind.FAULT, Blame.FAULT),
+        (RUN, 200, b'["Success"]', Kind.FAULT, Blame.FAULT),
+        (RUN, 200, b'{"status": "Success", "message": "cut he', Kind.FAULT, Blame.FAULT),
+        ("/list_datasets", 200, b'["a", "b"]', Kind.RESULT, Blame.OK),
+        ("/list_datasets", 200, b"<html>", Kind.FAULT, Blame.FAULT),
+        ("/list_datasets", 200, b"", Kind.FAULT, Blame.FAULT),
+        (RUN, 302, b"", Kind.RESULT, Blame.NONE),
+        (RUN, 422, b'{"detail": []}', Kind.RESULT, Blame.NONE),
+        (RUN, 404, b"", Kind.RESULT, Blame.NONE),
+        (RUN, 429, b"", Kind.BUSY, Blame.NONE),
+        (RUN, 500, b'{"detail": "x", "traceback": []}', Kind.ERROR, Blame.ERROR),
+        (RUN, 501, b"", Kind.ERROR, Blame.ERROR),
+        (RUN, 502, b"", Kind.FAULT, Blame.FAULT),
+        (RUN, 503, b"", Kind.FAULT, Blame.FAULT),
+        (RUN, 504, b"", Kind.FAULT, Blame.FAULT),
+        (RUN, 599, b"", Kind.ERROR, Blame.ERROR),
+    ],
+)
+def test_answers(path: str, status: int, body: bytes, kind: Kind, blame: Blame) -> None:
+    """Each answer is the job's result or somebody's failure, and says something of its worker, or nothing."""
+    verdict = of_answer(path, status, body)
+    assert (verdict.kind, verdict.blame) == (kind, blame)
+    assert (verdict.cause is None) == (kind is Kind.RESULT)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b'{"status": "Success", "message": "cut he', Kind.RESULT),
+        (b'{"status": "SandboxError", "message": "cut he', Kind.SANDBOX_ERROR),
+        (b'{"status": "Success", "files": {"a": "SandboxError", "b": "', Kind.RESULT),
+        (b"<html>", Kind.FAULT),
+    ],
+)
+def test_beginning_of_a_large_answer(body: bytes, kind: Kind) -> None:
+    """Of an answer that is not all there, its status and its first byte tell."""
+    assert of_answer(RUN, 200, body, is_whole=False).kind is kind
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "seconds"),
+    [
+        (RUN, b'{"code": "x"}', 20),
+        (RUN, b'{"code": "x", "run_timeout": 3}', 13),
+        (RUN, b'{"code": "x", "compile_timeout": 1.5, "run_timeout": 60}', 61.5),
+        (RUN, b'{"compile_timeout": null, "run_timeout": null}', 20),
+        ("/run_jupyter", b'{"cells": []}', 55),
+        ("/run_jupyter", b'{"cells": [], "total_timeout": 5}', 15),
+        (RUN, b'{"run_timeout": "3"}', None),
+        (RUN, b'{"run_timeout": -30}', None),
+        (RUN, b'{"run_timeout": NaN}', None),
+        (RUN, b"[1, 2]", None),
+        (RUN, b"no JSON", None),
+        (RUN, b'{"code": "\xff"}', 20),
+        ("/submit", b'{"run_timeout": 3}', None),
+        ("/list_datasets", b"", None),
+    ],
+)
+def test_longest_run_is_read_from_the_body(path: str, body: bytes, seconds: float | None) -> None:
+    """By the worker's own limits and defaults; a body that makes no sense has none."""
+    assert longest_run_s(path, body) == seconds
+
+
+@pytest.mark.parametrize(
+    ("longest_s", "client_s", "by_job", "bound_s", "ceiling_s"),
+    [
+        (20, None, False, 30, 300),
+        (20, None, True, 30, 29.5),
+        (20, 5, True, 30, 4.5),
+        (20, 5, False, 30, 4.5),
+        (20, 0.1, False, 30, 0),
+        (600, None, False, 610, 300),
+        (600, 1000, False, 610, 300),
+        (None, None, True, 300, 300),
+        (None, 5, False, 300, 4.5),
+    ],
+)
+def test_limits(
+    longest_s: float | None, client_s: float | None, by_job: bool, bound_s: float, ceiling_s: float
+) -> None:
+    """The bound is the job's and a grace; the answer comes before its client gives up, by `timeout` at the latest."""
+    found = limits_of(longest_s, client_s, grace_s=10, timeout_s=300, is_budget_by_job=by_job)
+    assert (found.bound_s, found.ceiling_s) == (bound_s, ceiling_s)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "again"),
+    [
+        ([Kind.NOT_SENT], True),
+        ([Kind.DIED, Kind.TIMED_OUT], True),
+        ([Kind.FAULT, Kind.FAULT, Kind.FAULT], False),
+        ([Kind.BUSY], True),
+        ([Kind.SANDBOX_ERROR], True),
+        ([Kind.SANDBOX_ERROR, Kind.SANDBOX_ERROR], False),
+        ([Kind.FAULT, Kind.SANDBOX_ERROR], True),
+        ([Kind.ERROR], True),
+        ([Kind.ERROR, Kind.ERROR], False),
+        ([Kind.SANDBOX_ERROR, Kind.ERROR], True),
+    ],
+)
+def test_retries_of_one_job(kinds: list[Kind], again: bool) -> None:
+    """Up to its attempts; what may be the job's own doing once."""
+    assert is_worth_another(kinds, RetryRules(attempts=3, sandbox_errors=1)) is again
+
+
+def test_no_sandbox_error_is_retried_where_none_may_be() -> None:
+    """`retry.sandbox_error: 0` hands the worker's own answer back at once."""
+    assert not is_worth_another([Kind.SANDBOX_ERROR], RetryRules(sandbox_errors=0))
+
+
+def test_budget_is_a_share_of_jobs_and_some_a_second() -> None:
+    """Under a load that always wants to retry, 20 % of the jobs and 10 a second are retried, over any time."""
+    budget = RetryBudget(Rules())
+    taken = 0
+    for tick in range(600):  # 50 jobs a tick of 100 ms
+        taken += sum(budget.take(tick * 100, tick * 50) for _ in range(50))
+    assert 0.95 <= taken / (0.2 * 600 * 50 + 10 * 60) <= 1.01
+
+
+def test_saved_retries_run_off() -> None:
+    """An hour of good jobs pays for no more than its last seconds."""
+    budget = RetryBudget(Rules())
+    for second in range(3600):
+        budget.fill(second * 1000, second * 100)
+    taken = sum(budget.take(3600 * 1000, 3600 * 100) for _ in range(10_000))
+    assert 0.9 <= taken / (0.2 * 100 * 10 + 10 * 10) <= 1.1
+
+
+def test_job_that_breaks_two_workers_alone_is_refused_for_a_while() -> None:
+    """The first may be chance; after the second it is in quarantine, which ends."""
+    quarantine = Quarantine(Rules(quarantine_ms=1000))
+    quarantine.hear_of_death("bad", "http://a", "p:1", 0, now=0)
+    assert not quarantine.holds("bad", 1)
+    quarantine.hear_of_death("bad", "http://b", "p:2", 0, now=10)
+    assert quarantine.holds("bad", 11)
+    assert not quarantine.holds("bad", 1010)
+
+
+def test_innocent_neighbours_are_not_convicted() -> None:
+    """One job breaks worker after worker, each with three neighbours of it that change: it alone is convicted."""
+    quarantine = Quarantine(Rules())
+    neighbours = iter(range(1000))
+    now = 0
+    while not quarantine.holds("bad", now):
+        now += 5000
+        for others, job in enumerate(["bad", *(f"good-{next(neighbours)}" for _ in range(3))]):
+            quarantine.hear_of_death(job, f"http://{now}", f"p:{now}-{others}", 3 - others, now)
+    assert now == 8 * 5000
+    assert quarantine.held(now) == {"bad"}
