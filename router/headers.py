@@ -7,6 +7,9 @@ from collections.abc import Iterable
 
 Headers = list[tuple[bytes, bytes]]
 
+# How many milliseconds the client waits for its answer.
+DEADLINE = b"x-router-deadline-ms"
+
 # RFC 9110 §7.6.1: these concern one connection, as do those that Connection names.
 _HOP_BY_HOP = frozenset(
     {
@@ -22,8 +25,9 @@ _HOP_BY_HOP = frozenset(
     }
 )
 # Made anew for the worker: its own address, the length of the body in hand, an answer that can be added to
-# (accept-encoding), no wait for a 100 that uvicorn has given already (expect), and the id that the job goes by.
-_NOT_FOR_WORKER = _HOP_BY_HOP | {b"host", b"content-length", b"accept-encoding", b"expect", b"x-request-id"}
+# (accept-encoding), no wait for a 100 that uvicorn has given already (expect), and the id that the job goes by. The
+# deadline is the router's to keep.
+_NOT_FOR_WORKER = _HOP_BY_HOP | {b"host", b"content-length", b"accept-encoding", b"expect", b"x-request-id", DEADLINE}
 # uvicorn writes its own date and server.
 _NOT_FOR_CLIENT = _HOP_BY_HOP | {
     b"content-length",
@@ -59,3 +63,8 @@ def _end_to_end(headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[bytes
         if name == b"connection":
             dropped |= {token.strip().lower() for token in value.split(b",")}
     return [(name, value) for name, value in headers if name not in dropped]
+
+
+def is_packed(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a content-encoding stands between the body and what it says."""
+    return any(name == b"content-encoding" and value != b"identity" for name, value in headers)

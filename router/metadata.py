@@ -6,6 +6,8 @@ Parsing and dumping would cost more than all else the router does, and would cha
 import json
 
 _SPACE = b" \t\n\r"
+# As much space as may follow an object's last brace. A stream holds back what may turn out to be its end: so much.
+_MOST_SPACE = 4096
 
 
 def member(worker_url: str, attempt: int, queue_ms: int) -> bytes:
@@ -30,5 +32,50 @@ def splice(body: bytes, added: bytes) -> bytes:
     if not (text.startswith(b"{") and text.endswith(b"}")):
         return body
     end = body.rindex(b"}")
+    if len(body) - end > _MOST_SPACE + 1:
+        return body
     is_empty = not text[1:-1].strip(_SPACE)
     return b"".join((body[:end], b"" if is_empty else b",", added, body[end:]))
+
+
+class Splicer:
+    """`splice` for a body that comes in parts: all that `feed` and `end` return, joined, is what it makes of the whole.
+
+    >>> splicer = Splicer(b'"a":1')
+    >>> splicer.feed(b'{"status": "Suc'), splicer.feed(b'cess"}'), splicer.end()
+    (b'{"status": "Suc', b'cess"', b',"a":1}')
+    """
+
+    def __init__(self, added: bytes) -> None:
+        self._added = added
+        self._is_object: bool | None = None  # None: only space has come
+        self._is_empty = True
+        self._held = b""  # the last brace, if that is what it is, and the space after it
+
+    def feed(self, part: bytes) -> bytes:
+        """Return what can go on of `part` and of what was held back."""
+        if self._is_object is None:
+            text = part.lstrip(_SPACE)
+            if not text:
+                return part
+            self._is_object = text.startswith(b"{")
+            if self._is_object:
+                start = len(part) - len(text) + 1
+                return part[:start] + self.feed(part[start:])
+        return self._pass(part) if self._is_object else part
+
+    def end(self) -> bytes:
+        """Return what is left, once the body has ended."""
+        if not self._held:
+            return b""
+        return b"".join((b"" if self._is_empty else b",", self._added, self._held))
+
+    def _pass(self, part: bytes) -> bytes:
+        part = self._held + part
+        text = part.rstrip(_SPACE)
+        may_end = text.endswith(b"}") and len(part) - len(text) <= _MOST_SPACE
+        place = len(text) - 1 if may_end else len(part)
+        self._held = part[place:]
+        passed = part[:place]
+        self._is_empty = self._is_empty and not passed.strip(_SPACE)
+        return passed

@@ -1,4 +1,4 @@
-"""HTTP/1.1 to workers: one attempt is one `send`, over pooled connections that httptools parses.
+"""HTTP/1.1 to workers: one attempt is one `send`, over pooled connections.
 
 Our own, because it is what this project exists for, and because it costs a third of a client library (33 instead of
 105 µs of CPU a request). It decides nothing about the job: it returns the answer, or raises how the attempt failed.
@@ -7,15 +7,13 @@ Our own, because it is what this project exists for, and because it costs a thir
 import asyncio
 import ssl
 import time
-from dataclasses import dataclass
-from enum import StrEnum
-from functools import lru_cache
-from typing import cast
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Self
 from urllib.parse import urlsplit
 
-import httptools
-
-from router.headers import Headers
+from router.settings import TlsSettings
+from router.wire import Broken, Connection, Phase, Response, Stale
 
 # Long enough for a lost SYN and its second try (1 s, RFC 6298 §2), short enough that a dead host costs little.
 CONNECT_TIMEOUT_S = 5.0
@@ -23,19 +21,8 @@ CONNECT_TIMEOUT_S = 5.0
 MAX_IDLE_S = 4.0
 
 
-class Phase(StrEnum):
-    """How an attempt failed.
-
-    CONNECT: the job was never sent. ANSWER: it was, and no whole answer came. TIMED_OUT: it was, and may still run.
-    """
-
-    CONNECT = "connect"
-    ANSWER = "answer"
-    TIMED_OUT = "timed out"
-
-
 class UpstreamFailed(Exception):
-    """An attempt brought no answer; `cause` is prose without its subject, such as `timed out`."""
+    """An attempt brought no whole answer; `cause` is prose without its subject, such as `timed out`."""
 
     def __init__(self, worker_url: str, phase: Phase, cause: str) -> None:
         super().__init__(f"Worker {worker_url} {cause}")
@@ -55,19 +42,10 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Response:
-    """A worker's whole answer; header names are in lower case."""
-
-    status: int
-    headers: Headers
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class _Origin:
     host: str
     port: int
-    tls: ssl.SSLContext | None
+    is_tls: bool
     authority: bytes
     path: bytes
 
@@ -75,38 +53,44 @@ class _Origin:
 class Upstream:
     """The connections from this process to all workers."""
 
-    def __init__(self) -> None:
-        self._idle: dict[str, list[_Connection]] = {}
+    def __init__(self, tls: TlsSettings) -> None:
+        self._tls = tls
+        self._idle: dict[str, list[Connection]] = {}
 
     async def send(self, worker_url: str, request: Request, timeout_s: float) -> Response:
         """Send `request` to one worker and return its answer, within `timeout_s` seconds.
 
-        A kept-alive connection that turns out to be closed is replaced by a fresh one; that is no failed attempt.
-        Raises UpstreamFailed.
+        Of a large answer the rest is yet to be read: it raises UpstreamFailed, too, and what was left of `timeout_s` is
+        for the waits for the worker, not for its reader's. A kept-alive connection that turns out to be closed is
+        replaced by a fresh one; that is no failed attempt. Raises UpstreamFailed.
         """
-        phase = Phase.CONNECT
-        connection: _Connection | None = None
+        unsent = Phase.CONNECT
+        connection: Connection | None = None
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s) as limit:
                 origin = _origin(worker_url)
                 message = _message(origin, request)
                 if connection := self._take_idle(worker_url):
-                    phase = Phase.ANSWER
                     try:
-                        return await connection.exchange(message)
-                    except _StaleConnection:
-                        phase = Phase.CONNECT
-                connection = await self._connect(worker_url, origin)
-                phase = Phase.ANSWER
-                return await connection.exchange(message)
+                        return self._answered(worker_url, connection, await connection.exchange(message), limit)
+                    except Stale:
+                        connection = None
+                        unsent = Phase.DIED  # it may have run, and have taken the worker with it
+                connection = await self._connect(origin)
+                return self._answered(worker_url, connection, await connection.exchange(message), limit)
         except TimeoutError as error:
-            phase = Phase.TIMED_OUT if phase is Phase.ANSWER else phase
-            raise UpstreamFailed(worker_url, phase, "timed out") from error
-        except (_BrokenAnswer, OSError) as error:
-            raise UpstreamFailed(worker_url, phase, str(error)) from error
-        finally:
-            if connection is not None:
-                self._give_back(worker_url, connection)
+            raise UpstreamFailed(worker_url, Phase.TIMED_OUT if connection else unsent, "timed out") from error
+        except Broken as broken:
+            phase = unsent if broken.phase is Phase.CONNECT else broken.phase
+            raise UpstreamFailed(worker_url, phase, broken.cause) from broken
+
+    def give_back(self, worker_url: str, connection: Connection) -> None:
+        """Keep a connection for the next request, where it may be used again."""
+        if connection.is_reusable:
+            connection.idle_since = time.monotonic()
+            self._idle.setdefault(worker_url, []).append(connection)
+        else:
+            connection.abort()
 
     def close(self) -> None:
         """Close the connections that are idle; those in use close when their answers are in."""
@@ -115,7 +99,16 @@ class Upstream:
                 connection.abort()
         self._idle.clear()
 
-    def _take_idle(self, worker_url: str) -> "_Connection | None":
+    def _answered(
+        self, worker_url: str, connection: Connection, response: Response, limit: asyncio.Timeout
+    ) -> Response:
+        if connection.is_streaming:
+            left_s = (limit.when() or 0.0) - asyncio.get_running_loop().time()
+            return replace(response, rest=Rest(self, worker_url, connection, left_s))
+        self.give_back(worker_url, connection)
+        return response
+
+    def _take_idle(self, worker_url: str) -> Connection | None:
         # Last in, first out: few connections stay warm, and the surplus grows old and goes.
         connections = self._idle.get(worker_url)
         oldest = time.monotonic() - MAX_IDLE_S
@@ -126,136 +119,64 @@ class Upstream:
             connection.abort()
         return None
 
-    async def _connect(self, worker_url: str, origin: _Origin) -> "_Connection":
+    async def _connect(self, origin: _Origin) -> Connection:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                _, connection = await loop.create_connection(_Connection, origin.host, origin.port, ssl=origin.tls)
+                tls = self._tls_context if origin.is_tls else None
+                _, connection = await loop.create_connection(Connection, origin.host, origin.port, ssl=tls)
         except TimeoutError as error:
-            raise UpstreamFailed(worker_url, Phase.CONNECT, "cannot be reached: connecting timed out") from error
-        except OSError as error:
-            raise UpstreamFailed(worker_url, Phase.CONNECT, f"cannot be reached: {error.strerror or error}") from error
+            raise Broken(Phase.CONNECT, "cannot be reached: connecting timed out") from error
+        except (OSError, UnicodeError) as error:  # UnicodeError: no name that DNS could know
+            reason = getattr(error, "strerror", None) or error
+            raise Broken(Phase.CONNECT, f"cannot be reached: {reason}") from error
         return connection
 
-    def _give_back(self, worker_url: str, connection: "_Connection") -> None:
-        if connection.is_reusable:
-            connection.idle_since = time.monotonic()
-            self._idle.setdefault(worker_url, []).append(connection)
-        else:
-            connection.abort()
+    @cached_property
+    def _tls_context(self) -> ssl.SSLContext:
+        # Not before it is needed: the system's CAs take 30 ms and 2 MB.
+        return self._tls.context()
 
 
-class _BrokenAnswer(Exception):
-    """The worker closed, reset or garbled its answer; the message says which."""
+class Rest:
+    """The rest of a large answer, read from its worker as it is asked for."""
 
+    def __init__(self, upstream: Upstream, worker_url: str, connection: Connection, left_s: float) -> None:
+        self._upstream = upstream
+        self._worker_url = worker_url
+        self._connection: Connection | None = connection
+        self._left_s = left_s
 
-class _StaleConnection(_BrokenAnswer):
-    """A kept-alive connection closed before any byte of an answer."""
+    def __aiter__(self) -> Self:
+        return self
 
-
-class _Connection(asyncio.Protocol):
-    """One connection: a request out, its response in, and again while both sides keep it alive."""
-
-    def __init__(self) -> None:
-        self.idle_since = 0.0
-        self._transport: asyncio.Transport
-        self._parser = httptools.HttpResponseParser(self)
-        self._answer: asyncio.Future[Response] | None = None
-        self._served = 0
-        self._is_closed = False
-        self._start_message()
-
-    @property
-    def is_reusable(self) -> bool:
-        """Whether another request may be sent: the last answer is whole, and both sides kept the connection."""
-        return self._answer is None and self._served > 0 and not self._is_closed
-
-    async def exchange(self, message: bytes) -> Response:
-        """Send one request and return its response. Raises _BrokenAnswer."""
-        if self._is_closed:
-            raise _StaleConnection
-        self._answer = asyncio.get_running_loop().create_future()
-        self._start_message()
-        self._heard = False
-        self._transport.write(message)
-        return await self._answer
-
-    def abort(self) -> None:
-        """Close at once, whatever is under way."""
-        self._is_closed = True
-        self._transport.abort()
-
-    # asyncio's side
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # TCP gives nothing else
-
-    def data_received(self, data: bytes) -> None:
-        self._heard = True
-        if self._answer is None:
-            self.abort()  # nobody asked
-            return
+    async def __anext__(self) -> bytes:
+        """Return the next part. Raises UpstreamFailed."""
+        if self._connection is None:
+            raise StopAsyncIteration
+        loop = asyncio.get_running_loop()
+        since = loop.time()
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self._fail(_BrokenAnswer(f"sent an answer that is not HTTP: {error}"))
-        except httptools.HttpParserUpgrade:
-            self._fail(_BrokenAnswer("answered with an upgrade that nobody asked for"))
+            async with asyncio.timeout(self._left_s):
+                part = await self._connection.read()
+        except TimeoutError as error:
+            await self.aclose()
+            raise UpstreamFailed(self._worker_url, Phase.TIMED_OUT, "timed out in mid-answer") from error
+        except Broken as broken:
+            await self.aclose()
+            raise UpstreamFailed(self._worker_url, broken.phase, broken.cause) from broken
+        self._left_s -= loop.time() - since
+        if not part:
+            self._upstream.give_back(self._worker_url, self._connection)
+            self._connection = None
+            raise StopAsyncIteration
+        return part
 
-    def connection_lost(self, error: Exception | None) -> None:
-        self._is_closed = True
-        if self._answer is None:
-            return
-        if self._has_headers and not self._has_length and error is None:
-            self.on_message_complete()  # RFC 9112 §6.3: without a length, the answer ends with the connection
-        elif self._heard:
-            self._fail(_BrokenAnswer("closed the connection in mid-answer"))
-        elif self._served:
-            self._fail(_StaleConnection("closed a kept-alive connection"))
-        else:
-            self._fail(_BrokenAnswer("closed the connection without an answer"))
-
-    # httptools' side
-
-    def on_message_begin(self) -> None:
-        if self._answer is None:
-            self._is_closed = True  # more than was asked for: the connection is not to be trusted again
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        if name in (b"content-length", b"transfer-encoding"):
-            self._has_length = True
-        self._headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        self._has_headers = True
-
-    def on_body(self, part: bytes) -> None:
-        self._body.append(part)
-
-    def on_message_complete(self) -> None:
-        status = self._parser.get_status_code()
-        if status < 200:  # noqa: PLR2004  (1xx: interim, the answer follows; RFC 9110 §15.2)
-            self._start_message()
-            return
-        self._served += 1
-        if not (self._has_length and self._parser.should_keep_alive()):
-            self._is_closed = True
-        answer, self._answer = self._answer, None
-        if answer is not None and not answer.done():
-            answer.set_result(Response(status, self._headers, b"".join(self._body)))
-
-    def _start_message(self) -> None:
-        self._headers: Headers = []
-        self._body: list[bytes] = []
-        self._has_headers = False
-        self._has_length = False
-
-    def _fail(self, error: _BrokenAnswer) -> None:
-        self.abort()
-        answer, self._answer = self._answer, None
-        if answer is not None and not answer.done():
-            answer.set_exception(error)
+    async def aclose(self) -> None:
+        """Close the connection, unless the answer has been read to its end."""
+        if self._connection is not None:
+            self._connection.abort()
+            self._connection = None
 
 
 @lru_cache(maxsize=10_000)
@@ -265,15 +186,10 @@ def _origin(worker_url: str) -> _Origin:
     return _Origin(
         host=parts.hostname or "",
         port=parts.port or (443 if is_tls else 80),
-        tls=_tls() if is_tls else None,
+        is_tls=is_tls,
         authority=parts.netloc.encode("ascii"),
         path=parts.path.encode("ascii"),
     )
-
-
-@lru_cache(maxsize=1)
-def _tls() -> ssl.SSLContext:
-    return ssl.create_default_context()
 
 
 def _message(origin: _Origin, request: Request) -> bytes:

@@ -12,6 +12,10 @@ json_values = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=10,
 )
+# Runs of space as long as the longest that may follow an object, one shorter, one longer.
+pieces = st.sampled_from(
+    [b"{", b"}", b"{}", b" ", b"\n", b",", b'"a":1', b"[1]", b"", b" " * 4095, b"\t" * 4096, b" " * 4097]
+)
 ADDED = metadata.member("http://a:1", 2, 34)
 METADATA = {"worker_url": "http://a:1", "attempt": 2, "queue_ms": 34}
 
@@ -31,6 +35,21 @@ def test_what_is_no_object_is_left_alone(value: object) -> None:
     """Lists, strings and numbers come back byte for byte."""
     body = json.dumps(value).encode()
     assert metadata.splice(body, ADDED) == body
+
+
+@given(
+    st.lists(pieces, max_size=12)
+    | json_values.map(lambda value: [bytes([byte]) for byte in json.dumps(value).encode()])
+)
+def test_body_in_parts_is_spliced_like_the_whole(parts: list[bytes]) -> None:
+    """However it is cut; and little of it is held back."""
+    splicer = metadata.Splicer(ADDED)
+    passed: list[bytes] = []
+    for number, part in enumerate(parts, start=1):
+        passed.append(splicer.feed(part))
+        assert len(b"".join(parts[:number])) - len(b"".join(passed)) <= 4097
+    passed.append(splicer.end())
+    assert b"".join(passed) == metadata.splice(b"".join(parts), ADDED)
 
 
 def test_hop_by_hop_fields_end_here_both_ways() -> None:

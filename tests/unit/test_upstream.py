@@ -6,11 +6,14 @@ from collections.abc import AsyncIterator
 import pytest
 
 from router.processes import free_port
-from router.upstream import Phase, Request, Upstream, UpstreamFailed
+from router.settings import TlsSettings
+from router.upstream import Request, Upstream, UpstreamFailed
+from router.wire import MAX_HEAD_BYTES, STALE_WITHIN_S, Phase
 from tests.worker import Exchange, Script, ScriptedWorker, hang
 
 REQUEST = Request(b"POST", b"/run_code", b"content-length: 2\r\n\r\n", b"{}")
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ async def worker() -> AsyncIterator[ScriptedWorker]:
 @pytest.fixture
 async def upstream() -> AsyncIterator[Upstream]:
     """Connections, closed after the test."""
-    connections = Upstream()
+    connections = Upstream(TlsSettings())
     yield connections
     connections.close()
 
@@ -44,27 +47,63 @@ def says(*parts: bytes, then: str = "stay") -> Script:
 
 
 @pytest.mark.parametrize(
-    ("script", "body"),
+    "script",
     [
-        (says(OK), b"ok"),
-        (says(*(OK[place : place + 1] for place in range(len(OK)))), b"ok"),
-        (says(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"), b"ok"),
-        (says(b"HTTP/1.1 200 OK\r\n\r\no", b"k", then="close"), b"ok"),
-        (says(b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok", then="close"), b"ok"),
-        (says(b"HTTP/1.1 100 Continue\r\n\r\n", OK), b"ok"),
-        (says(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + OK), b"ok"),
-        (says(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok", then="close"), b"ok"),
+        says(OK),
+        says(*(OK[place : place + 1] for place in range(len(OK)))),
+        says(CHUNKED + b"2\r\nok\r\n0\r\n\r\n"),
+        says(CHUNKED + b'1;a=b\r\no\r\n001;c="d"\r\nk\r\n0;e\r\nx-trailer: 1\r\ncontent-type: no\r\n\r\n'),
+        says(b"HTTP/1.1 200 OK\r\n\r\no", b"k", then="close"),
+        says(b"HTTP/1.0 200 OK\r\n\r\no", b"k", then="close"),
+        says(b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok", then="close"),
+        says(b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok"),
+        says(b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 2\r\n\r\nok"),
+        says(b"HTTP/1.1 100 Continue\r\n\r\n", OK),
+        says(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + OK),
+        says(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n", b"HTTP/1.1 103 X\r\n\r\n" + OK),
+        says(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok", then="close"),
+        says(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"),
+        says(b"HTTP/1.1 200 OK\r\nx: %s\r\n" % (b"x" * 60_000) + OK.partition(b"\r\n")[2]),
     ],
-    ids=["length", "byte by byte", "chunked", "no length", "1.0", "100", "103", "close"],
+    ids=[
+        "length",
+        "byte by byte",
+        "chunked",
+        "chunked with extensions and trailers",
+        "no length",
+        "1.0, no length",
+        "1.0",
+        "1.0, not closed",
+        "1.0, kept alive",
+        "100",
+        "103",
+        "three interim ones",
+        "close",
+        "close, not closed",
+        "60 kB of headers",
+    ],
 )
-async def test_every_form_of_a_whole_answer_is_read(
-    worker: ScriptedWorker, upstream: Upstream, script: Script, body: bytes
-) -> None:
+async def test_every_form_of_a_whole_answer_is_read(worker: ScriptedWorker, upstream: Upstream, script: Script) -> None:
     """Twice in a row, so that what is left on a connection would show."""
     worker.script = script
     for _ in range(2):
         response = await upstream.send(worker.url, REQUEST, timeout_s=5)
-        assert (response.status, response.body) == (200, body)
+        assert (response.status, response.body, response.rest) == (200, b"ok", None)
+        assert all(
+            name in (b"content-length", b"transfer-encoding", b"connection", b"x") for name, _ in response.headers
+        )
+
+
+@pytest.mark.parametrize("status", [204, 304])
+async def test_answer_without_a_body_ends_with_its_headers(
+    worker: ScriptedWorker, upstream: Upstream, status: int
+) -> None:
+    """Whatever length they speak of; and its connection is used again."""
+    worker.script = says(b"HTTP/1.1 %d X\r\ncontent-length: 2\r\n\r\n" % status)
+    for _ in range(2):
+        response = await upstream.send(worker.url, REQUEST, timeout_s=5)
+        assert (response.status, response.body) == (status, b"")
+    assert worker.connections == 1
 
 
 @pytest.mark.parametrize(
@@ -75,23 +114,88 @@ async def test_every_form_of_a_whole_answer_is_read(
         (says(OK[:-1], then="close"), "closed the connection in mid-answer"),
         (says(OK[:-1], then="reset"), "closed the connection in mid-answer"),
         (says(OK[:20], then="close"), "closed the connection in mid-answer"),
-        (says(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n", then="close"), "in mid-answer"),
-        (says(b"garbage\r\n\r\n"), "sent an answer that is not HTTP"),
-        (says(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"), "sent an answer that is not HTTP"),
-        (says(b"HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n"), "upgrade that nobody asked for"),
+        (says(b"HTTP/1.1 100 Continue\r\n\r\n", then="close"), "closed the connection in mid-answer"),
+        (says(CHUNKED + b"2\r\nok\r\n", then="close"), "closed the connection in mid-answer"),
+        (says(CHUNKED + b"2\r\nok\r\n0\r\n", then="close"), "closed the connection in mid-answer"),
+        (says(b"HTTP/1.1 200 OK\r\n\r\nok", then="reset"), "closed the connection in mid-answer"),
+        (says(OK.replace(b": 2", b": 3"), then="close"), "closed the connection in mid-answer"),
     ],
-    ids=["close", "reset", "short", "short reset", "half headers", "no last chunk", "garbage", "bad chunk", "101"],
+    ids=[
+        "close",
+        "reset",
+        "short",
+        "short reset",
+        "half headers",
+        "100 only",
+        "no last chunk",
+        "half trailers",
+        "no length, reset",
+        "length too long",
+    ],
 )
-async def test_every_form_of_a_broken_answer_is_the_worker_s_failure(
+async def test_worker_that_closes_before_a_whole_answer_has_died(
     worker: ScriptedWorker, upstream: Upstream, script: Script, cause: str
 ) -> None:
-    """The job was sent and no whole answer came: phase ANSWER, and the cause in words."""
+    """The job was sent: phase DIED, and the cause in words."""
     worker.script = script
     with pytest.raises(UpstreamFailed) as caught:
         await upstream.send(worker.url, REQUEST, timeout_s=5)
-    assert caught.value.phase is Phase.ANSWER
-    assert cause in caught.value.cause
+    assert (caught.value.phase, caught.value.cause) == (Phase.DIED, cause)
     assert worker.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        (b"garbage\r\n\r\n", "sent an answer that is not HTTP: "),
+        (b"<html>no</html>", "sent an answer that is not HTTP: "),
+        (b"HTTP/1.1 099 X\r\n\r\n", "sent an answer that is not HTTP: status 99"),
+        (CHUNKED + b"zz\r\n", "sent an answer that is not HTTP: "),
+        (CHUNKED + b"2\r\nokay\r\n0\r\n\r\n", "sent an answer that is not HTTP: "),
+        (OK.replace(b"\r\n\r\n", b"\r\ntransfer-encoding: chunked\r\n\r\n"), "sent an answer that is not HTTP: "),
+        (OK.replace(b"\r\n\r\n", b"\r\ncontent-length: 3\r\n\r\n"), "sent an answer that is not HTTP: "),
+        (CHUNKED.replace(b"chunked", b"gzip, chunked") + b"0\r\n\r\n", "in a transfer encoding that nobody asked for"),
+        (
+            b"HTTP/1.1 101 X\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n",
+            "answered with an upgrade that nobody asked for",
+        ),
+        (b"HTTP/1.1 101 X\r\n\r\n", "answered with an upgrade that nobody asked for"),
+        (b"HTTP/1.1 200 OK\r\nx: %s" % (b"x" * MAX_HEAD_BYTES), "sent a header block of more than 64 kB"),
+        (b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * MAX_HEAD_BYTES, "sent a header block of more than 64 kB"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 4000 + OK, "sent a header block of more than 64 kB"),
+        (CHUNKED + b"2\r\nok\r\n0\r\n" + b"x: y\r\n" * MAX_HEAD_BYTES, "sent a header block of more than 64 kB"),
+        (OK + b"surplus", "sent more than its answer's length"),
+    ],
+    ids=[
+        "garbage",
+        "html",
+        "status 99",
+        "bad chunk",
+        "chunk too short",
+        "length and chunked",
+        "two lengths",
+        "gzip",
+        "101",
+        "101 without upgrade",
+        "endless field",
+        "endless fields",
+        "endless interim ones",
+        "endless trailers",
+        "length too short",
+    ],
+)
+async def test_what_is_no_right_http_answer_is_garbled(
+    worker: ScriptedWorker, upstream: Upstream, text: bytes, cause: str
+) -> None:
+    """The job was sent: phase GARBLED, the cause in words; and nothing of it is left for the next request."""
+    worker.script = says(text)
+    with pytest.raises(UpstreamFailed) as caught:
+        await upstream.send(worker.url, REQUEST, timeout_s=5)
+    assert caught.value.phase is Phase.GARBLED
+    assert cause in caught.value.cause
+    worker.script = says(OK)
+    assert (await upstream.send(worker.url, REQUEST, timeout_s=5)).body == b"ok"
+    assert worker.connections == 2
 
 
 async def test_refused_connection_was_never_sent(upstream: Upstream) -> None:
@@ -102,10 +206,11 @@ async def test_refused_connection_was_never_sent(upstream: Upstream) -> None:
     assert caught.value.phase is Phase.CONNECT
 
 
-async def test_unknown_host_was_never_sent(upstream: Upstream) -> None:
-    """A name that leads nowhere is unreachable, too."""
+@pytest.mark.parametrize("url", ["http://nobody.invalid:80", "http://no..name", f"http://{'x' * 64}"])
+async def test_unknown_host_was_never_sent(upstream: Upstream, url: str) -> None:
+    """A name that leads nowhere, or can't, is unreachable, too."""
     with pytest.raises(UpstreamFailed, match="cannot be reached: ") as caught:
-        await upstream.send("http://nobody.invalid:80", REQUEST, timeout_s=5)
+        await upstream.send(url, REQUEST, timeout_s=5)
     assert caught.value.phase is Phase.CONNECT
 
 
@@ -145,6 +250,63 @@ async def test_kept_connection_that_turns_out_closed_costs_no_attempt(
     await upstream.send(worker.url, REQUEST, timeout_s=5)
     assert (await upstream.send(worker.url, REQUEST, timeout_s=5)).status == 200
     assert (worker.connections, len(worker.jobs)) == (2, 3)
+
+
+async def test_worker_that_dies_while_it_runs_the_job_of_a_kept_connection_has_died(
+    worker: ScriptedWorker, upstream: Upstream
+) -> None:
+    """A connection that closes long after the job went out was not stale: the job is not run there once more."""
+    await upstream.send(worker.url, REQUEST, timeout_s=5)
+
+    async def die(exchange: Exchange) -> None:
+        await asyncio.sleep(STALE_WITHIN_S)
+        exchange.reset()
+
+    worker.script = die
+    with pytest.raises(UpstreamFailed, match="closed the connection without an answer") as caught:
+        await upstream.send(worker.url, REQUEST, timeout_s=5)
+    assert caught.value.phase is Phase.DIED
+    assert len(worker.jobs) == 2
+
+
+async def test_kept_connection_closed_by_a_worker_that_is_gone_has_died(
+    worker: ScriptedWorker, upstream: Upstream
+) -> None:
+    """The job may have been what took the worker away: it is not called unsent."""
+    await upstream.send(worker.url, REQUEST, timeout_s=5)
+
+    async def die(_: Exchange) -> None:
+        await worker.die()
+
+    worker.script = die
+    with pytest.raises(UpstreamFailed, match="cannot be reached: ") as caught:
+        await upstream.send(worker.url, REQUEST, timeout_s=5)
+    assert caught.value.phase is Phase.DIED
+
+
+async def test_answer_before_the_request_has_been_read_spoils_the_connection(
+    upstream: Upstream,
+) -> None:
+    """The worker would take the rest of the one body for the next request."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(OK.replace(b"200 OK", b"413 X"))
+
+    connections: list[asyncio.StreamWriter] = []
+    body = b"x" * 2**25  # more than the kernel holds for a reader that does not read
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0, limit=2**10)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    request = Request(b"POST", b"/run_code", b"content-length: %d\r\n\r\n" % len(body), body)
+    try:
+        for _ in range(2):
+            assert (await upstream.send(url, request, timeout_s=5)).status == 413
+        assert len(connections) == 2
+    finally:
+        server.close()
+        for writer in connections:
+            writer.transport.abort()
 
 
 async def test_more_than_was_asked_for_spoils_the_connection_and_not_the_answer(

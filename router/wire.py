@@ -1,0 +1,260 @@
+"""One connection to a worker: a request's bytes go out, what comes back is parsed by httptools into a response.
+
+It knows no address, no pool and no time limit; upstream.py does. An answer is held up to HOLD_BYTES and handed over
+whole; of a larger one the rest is read from the socket only as it is asked for.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol, Self, cast
+
+import httptools
+
+from router.headers import Headers
+
+# An answer up to this size can be judged, and its job be tried elsewhere, before the client has seen a byte of it.
+HOLD_BYTES = 2**20
+# What comes before the body (interim answers included), and what stands between or after its chunks.
+MAX_HEAD_BYTES = 2**16
+# A worker that had closed the connection before the request came says so within a round trip, its second try included
+# (1 s, RFC 6298 §2). One that closes it later has had the job.
+STALE_WITHIN_S = 1.0
+
+_FIRST_STATUS, _UPGRADE, _FIRST_FINAL_STATUS = 100, 101, 200
+
+
+class Phase(StrEnum):
+    """How an attempt failed.
+
+    CONNECT: the job was never sent. DIED: it was, and the connection closed before a whole answer had come. GARBLED: it
+    was, and what came is no right HTTP answer. TIMED_OUT: it was, and may still run.
+    """
+
+    CONNECT = "connect"
+    DIED = "died"
+    GARBLED = "garbled"
+    TIMED_OUT = "timed out"
+
+
+class Broken(Exception):
+    """No whole answer comes over this connection any more; `cause` is prose without its subject."""
+
+    def __init__(self, phase: Phase, cause: str) -> None:
+        super().__init__(cause)
+        self.phase = phase
+        self.cause = cause
+
+
+class Stale(Broken):
+    """A kept-alive connection that the worker had closed when the request came."""
+
+
+class Parts(Protocol):
+    """What follows the held part of a large answer. Whoever has it reads it to its end or closes it."""
+
+    def __aiter__(self) -> Self: ...
+
+    async def __anext__(self) -> bytes:
+        """Return the next part."""
+
+    async def aclose(self) -> None:
+        """Read no further."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A worker's answer; header names are in lower case. `rest` is None where `body` is all of it."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    rest: Parts | None = None
+
+
+class Connection(asyncio.Protocol):
+    """One connection: a request out, its response in, and again while both sides keep it alive."""
+
+    def __init__(self) -> None:
+        self.idle_since = 0.0
+        self.is_streaming = False  # the response that was handed over lacks what `read` gives
+        self._transport: asyncio.Transport
+        self._parser = httptools.HttpResponseParser(self)
+        self._is_busy = False  # an answer is due, or on its way
+        self._is_spent = False  # no other request may go over it
+        self._is_kept = False  # it has carried an answer before
+        self._answer: asyncio.Future[Response] | None = None
+        self._more: asyncio.Future[None] | None = None
+        self._failure: Broken | None = None
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether another request may be sent: the last answer is whole, and both sides kept the connection."""
+        return not self._is_busy and not self._is_spent
+
+    async def exchange(self, message: bytes) -> Response:
+        """Send one request and return its response; where `is_streaming` is set then, without its rest.
+
+        Raises Broken: Stale where a fresh connection is worth a try.
+        """
+        if self._is_spent:
+            raise Broken(Phase.CONNECT, "closed the connection before it was used")
+        self._answer = asyncio.get_running_loop().create_future()
+        self._is_busy = True
+        self.is_streaming = False
+        self._has_head = False
+        self._has_length = False
+        self._headers: Headers = []
+        self._body: list[bytes] = []
+        self._held_bytes = 0
+        self._bytes_without_body = 0
+        self._sent_at = time.monotonic()
+        self._transport.write(message)
+        try:
+            return await self._answer
+        except asyncio.CancelledError:
+            self.abort()
+            raise
+
+    async def read(self) -> bytes:
+        """Return the next part of the answer, b"" at its end. Raises Broken."""
+        if not self._body and self._is_busy:
+            self._more = asyncio.get_running_loop().create_future()
+            self._transport.resume_reading()
+            await self._more
+        part = b"".join(self._body)
+        self._body.clear()
+        if not part and self._failure:
+            raise self._failure
+        return part
+
+    def abort(self) -> None:
+        """Close at once, whatever is under way."""
+        self._is_spent = True
+        self._transport.abort()
+
+    # asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._transport = cast("asyncio.Transport", transport)  # TCP gives nothing else
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has come."""
+        if not self._is_busy:
+            self.abort()  # nobody asked
+            return
+        room = MAX_HEAD_BYTES - self._bytes_without_body
+        self._bytes_without_body += len(data)
+        try:
+            if self._has_head or len(data) <= room:
+                self._parser.feed_data(data)
+            else:
+                self._parser.feed_data(data[:room])
+                if self._has_head:
+                    self._parser.feed_data(data[room:])
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            what = f"an answer that is not HTTP: {error}" if self._is_busy else "more than its answer's length"
+            self._fail(Broken(Phase.GARBLED, f"sent {what}"))
+        if self._bytes_without_body > MAX_HEAD_BYTES:
+            self._fail(Broken(Phase.GARBLED, f"sent a header block of more than {MAX_HEAD_BYTES // 1024} kB"))
+        if not self._is_busy:
+            self._settle()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Say what a closed connection means for the answer that is due."""
+        self._is_spent = True
+        if not self._is_busy:
+            return
+        if self._has_head and not self._has_length and error is None:
+            self._is_busy = False  # RFC 9112 §6.3: without a length, the answer ends with the connection
+        elif self._has_head or self._bytes_without_body:
+            self._fail(Broken(Phase.DIED, "closed the connection in mid-answer"))
+        elif self._is_kept and time.monotonic() - self._sent_at < STALE_WITHIN_S:
+            self._fail(Stale(Phase.DIED, "closed a kept-alive connection"))
+        else:
+            self._fail(Broken(Phase.DIED, "closed the connection without an answer"))
+        self._settle()
+
+    # httptools' side
+
+    def on_message_begin(self) -> None:
+        """Notice an answer that nobody waits for."""
+        if not self._is_busy:
+            self._is_spent = True  # more than was asked for: the connection is not to be trusted again
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header field."""
+        if self._has_head:
+            return  # a trailer's
+        name = name.lower()
+        if name == b"content-length":
+            self._has_length = True
+        elif name == b"transfer-encoding":
+            self._has_length = True
+            if value.strip().lower() != b"chunked":
+                self._fail(Broken(Phase.GARBLED, "sent an answer in a transfer encoding that nobody asked for"))
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Tell an interim answer from the one that is due."""
+        status = self._parser.get_status_code()
+        if self._has_head:
+            pass  # of an answer that nobody waits for
+        elif status >= _FIRST_FINAL_STATUS:
+            self._has_head = True
+            self._status = status
+        elif status == _UPGRADE:
+            self._fail(Broken(Phase.GARBLED, "answered with an upgrade that nobody asked for"))
+        elif status < _FIRST_STATUS:
+            self._fail(Broken(Phase.GARBLED, f"sent an answer that is not HTTP: status {status}"))
+
+    def on_body(self, part: bytes) -> None:
+        """Hold a part of the body, or stop reading until it is asked for."""
+        if not (self._has_head and self._is_busy):
+            return  # an interim answer's, or one's that nobody waits for
+        self._bytes_without_body = 0
+        self._body.append(part)
+        self._held_bytes += len(part)
+        if self._held_bytes > HOLD_BYTES:
+            self._transport.pause_reading()
+            self.is_streaming = True
+            self._hand_over()
+
+    def on_message_complete(self) -> None:
+        """End an interim answer, or the one that was due."""
+        if not self._has_head:  # the answer follows (RFC 9110 §15.2)
+            self._headers = []
+            self._has_length = False
+            return
+        self._is_busy = False
+        self._is_kept = True
+        # A worker that answers before it has read all may take the rest for the next request.
+        if not self._parser.should_keep_alive() or self._transport.get_write_buffer_size():
+            self._is_spent = True
+
+    def _fail(self, failure: Broken) -> None:
+        self._failure = self._failure or failure
+        self._is_busy = False
+        self.abort()
+
+    def _settle(self) -> None:
+        """Say that no more comes of the answer, well or badly."""
+        if self.is_streaming:
+            self._transport.resume_reading()
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give whoever waits the answer, its beginning, or the news that there is more of it."""
+        answer, self._answer = self._answer, None
+        if answer is None:
+            if self._more is not None and not self._more.done():
+                self._more.set_result(None)
+        elif answer.done():
+            pass  # nobody waits any more
+        elif self._failure:
+            answer.set_exception(self._failure)
+        else:
+            answer.set_result(Response(self._status, self._headers, b"".join(self._body)))
+            self._body.clear()
