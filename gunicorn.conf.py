@@ -7,19 +7,18 @@ from gunicorn.workers.base import Worker
 
 from router import logs
 from router.config import load_or_exit
-from router.dispatch import MAX_ATTEMPTS
 from router.processes import die_with_parent
 
 settings = load_or_exit()
 
 wsgi_app = "router:app"
-worker_class = "uvicorn_worker.UvicornWorker"
+worker_class = "router.gunicorn_worker.RouterWorker"
 bind = "0.0.0.0:8000"
 workers = int(os.environ.get("WEB_CONCURRENCY") or os.cpu_count() or 1)
 proc_name = "sandboxfusion-router"
 
-# A worker told to stop finishes the jobs it has: the longest one fails everywhere at the last moment.
-graceful_timeout = int(MAX_ATTEMPTS * settings.timeout) + 10
+# A worker told to stop finishes the jobs it has: none takes longer than this, queue and retries included.
+graceful_timeout = int(settings.timeout) + 10
 # Longer than the idle time of common clients' and balancers' pools, so that it is they who close.
 keepalive = 75
 backlog = 2048

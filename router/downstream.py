@@ -1,0 +1,284 @@
+"""HTTP/1.1 from clients: uvicorn's protocol, made strict about what it is sent, and impatient.
+
+Malformed requests end here, with 400 and a reason. So do clients that send too slowly (408) or read nothing of their
+answer (the connection is cut). What is malformed stands in policy/request_head, what is slow in policy/patience; this
+room knows how uvicorn is told.
+"""
+
+import asyncio
+import fcntl
+import logging
+import socket
+import struct
+import sys
+import termios
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from http import HTTPStatus
+from typing import Any, cast
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from router.answers import Answer, problem
+from router.policy.patience import ClientTimeouts, Owed, Patience
+from router.policy.request_head import (
+    HEAD_TOO_LARGE,
+    MAX_HEAD_BYTES,
+    NO_UPGRADE,
+    Refusal,
+    head_bytes,
+    malformed,
+    refusal,
+)
+
+log = logging.getLogger(__name__)
+
+# The lifespan state's entry by which the application hands ClientTimeouts to this class, which uvicorn makes.
+TIMEOUTS = "client_timeouts"
+_CLOSE = (b"connection", b"close")
+
+
+class _Refused(Exception):
+    def __init__(self, reason: Refusal) -> None:
+        self.reason = reason
+
+
+class ClientConnection(HttpToolsProtocol):
+    """One client's connection; for `uvicorn --http router.downstream:ClientConnection`."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._patience = Patience(app_state.get(TIMEOUTS) or ClientTimeouts())
+        self._watch: asyncio.TimerHandle | None = None
+        # What has come since a head began, or since the last bytes of a body: fields, trailers, extensions of a chunk.
+        self._loose_bytes = 0
+        self._is_deaf = False  # nothing more is read from this client
+
+    # The connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for the first request."""
+        super().connection_made(cast("asyncio.Transport", transport))
+        now = self.loop.time()
+        self._patience.begin(Owed.HEAD, now)
+        self._look_in_time(now)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop watching."""
+        if self._watch:
+            self._watch.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; at the first malformed byte, refuse."""
+        if self._is_deaf:
+            return
+        self._unset_keepalive_if_required()
+        patience = self._patience
+        if patience.owed is None:
+            patience.begin(Owed.HEAD, self.loop.time())
+        self._loose_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._refuse(_reason(error))
+            return
+        if patience.owed is not None:
+            self._expect_more()
+
+    def _expect_more(self) -> None:
+        """Go on with a request that has not come in one piece."""
+        if self._loose_bytes > MAX_HEAD_BYTES:
+            self._refuse(HEAD_TOO_LARGE)
+        elif self._patience.owed is Owed.BODY and self.cycle.transport is self.transport:
+            self._patience.begin(Owed.BODY, self.loop.time())
+            self.cycle.transport = _LingeringTransport(self.transport, self._close_after_answer)
+
+    # The parser's callbacks: for every request, so without super(), which would cost a microsecond in all
+
+    def on_headers_complete(self) -> None:
+        """Start the application, if the head is good. Raises _Refused."""
+        if self.parser.should_upgrade():
+            raise _Refused(NO_UPGRADE)
+        if self._loose_bytes > MAX_HEAD_BYTES and head_bytes(self.url, self.headers) > MAX_HEAD_BYTES:
+            raise _Refused(HEAD_TOO_LARGE)
+        if reason := refusal(self.parser.get_http_version(), self.headers):
+            raise _Refused(reason)
+        HttpToolsProtocol.on_headers_complete(self)
+        # Trailers are dropped (RFC 9110 §6.5.1): the application has the list that has been filled so far.
+        self.headers = []
+        self._loose_bytes = 0
+        self._patience.owed = Owed.BODY
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._loose_bytes = 0
+        self._patience.body_bytes += len(body)
+        HttpToolsProtocol.on_body(self, body)
+
+    def on_message_complete(self) -> None:
+        """End a request."""
+        self._loose_bytes = 0
+        self._patience.owed = None
+        HttpToolsProtocol.on_message_complete(self)
+
+    # Time
+
+    def resume_writing(self) -> None:
+        """Go on writing: the client has read."""
+        self._patience.has_read()
+        super().resume_writing()
+
+    def _look(self) -> None:
+        now = self.loop.time()
+        patience = self._patience
+        if self.flow.read_paused:
+            patience.since = now  # it is not the client who does not send
+        if patience.has_stalled(self._unread_bytes(), now):
+            self._cut()
+            return
+        if now >= patience.due:
+            self._end_wait()
+        self._look_in_time(now)
+
+    def _cut(self) -> None:
+        log.info("Cut %s off: it read nothing for %g s", self._client_name(), self._patience.timeouts.read_s)
+        # A reset, for what the kernel holds for this client would otherwise stay there for minutes.
+        sock = self.transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+    def _look_in_time(self, now: float) -> None:
+        if self._watch:
+            self._watch.cancel()
+        delay_s = min(self._patience.timeouts.look_every_s, self._patience.due - now)
+        self._watch = self.loop.call_later(delay_s, self._look)
+
+    def _unread_bytes(self) -> int:
+        """Return what the client has not read; 0 while the application may be adding to it unasked."""
+        is_being_written = self.cycle is not None and not self.cycle.response_complete
+        if is_being_written and not self.flow.write_paused:
+            return 0
+        in_kernel = _bytes_in_kernel(self.transport.get_extra_info("socket"))
+        return self.transport.get_write_buffer_size() + in_kernel
+
+    def _end_wait(self) -> None:
+        timeout_s = self._patience.timeouts.body_s
+        match self._patience.owed:
+            case Owed.HEAD if self._loose_bytes:
+                self._refuse(Refusal(HTTPStatus.REQUEST_TIMEOUT, f"No whole request head within {timeout_s:g} s"))
+            case Owed.BODY:
+                detail = f"No whole request body within {timeout_s:g} s and 1 s for each 100 kB"
+                self._refuse(Refusal(HTTPStatus.REQUEST_TIMEOUT, detail))
+            case _:
+                self._patience.owed = None
+                self.transport.close()
+
+    # Refusing
+
+    def _refuse(self, reason: Refusal) -> None:
+        """Answer the request that is being read, after those before it, and close the connection."""
+        log.info("Refused %s: %d %s", self._client_name(), reason.status, reason.detail)
+        self._is_deaf = True
+        is_in_body = self._patience.owed is Owed.BODY
+        self._patience.owed = None
+        answer = problem(reason.status, reason.detail, uuid.uuid4().hex.encode("ascii"))
+        answer.headers.append(_CLOSE)
+        cycle = self.cycle  # the latest request whose head was whole
+        if is_in_body and self.pipeline:
+            self.pipeline[0] = (cycle, _application(answer))
+        elif is_in_body:
+            cycle.disconnected = True
+            cycle.waiting_for_100_continue = False
+            cycle.message_event.set()
+            if not cycle.response_started:
+                self._write(answer)
+            self._close()
+        elif cycle is not None and not cycle.response_complete:
+            cycle.keep_alive = False  # its answer is the last one
+        else:
+            self._write(answer)
+            self._close()
+
+    def _write(self, answer: Answer) -> None:
+        fields = [*self.server_state.default_headers, *answer.headers]
+        lines = [STATUS_LINE[answer.status], *(b"%s: %s\r\n" % field for field in fields), b"\r\n", answer.body]
+        self.transport.write(b"".join(lines))
+
+    def _client_name(self) -> str:
+        return f"{self.client[0]}:{self.client[1]}" if self.client else "a client"
+
+    def _close_after_answer(self) -> None:
+        if self._patience.owed is Owed.BODY:
+            self._close()
+        else:
+            self.transport.close()
+
+    def _close(self) -> None:
+        """Close the connection once the client has stopped sending, or soon."""
+        self._is_deaf = True
+        if self.transport.is_closing() or not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        self.flow.resume_reading()
+        self.transport.write_eof()
+        now = self.loop.time()
+        self._patience.begin(Owed.END, now)
+        self._look_in_time(now)
+
+
+class _LingeringTransport(asyncio.Transport):
+    """What an answer is written to while its request is still being sent."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        super().__init__()
+        self._transport = transport
+        self._close = close
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        self._close()
+
+
+def _bytes_in_kernel(sock: socket.socket) -> int:
+    """Return how much of what was written the kernel still has, for the other side has not acknowledged it.
+
+    Megabytes go there, and the transport hears of them a third at a time: a slow reader would seem to read nothing.
+    """
+    count = bytearray(4)
+    with suppress(OSError):  # not every system knows it of sockets
+        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, count)
+    return int.from_bytes(count, sys.byteorder)
+
+
+def _reason(error: httptools.HttpParserError) -> Refusal:
+    if isinstance(error.__context__, _Refused):
+        return error.__context__.reason
+    if isinstance(error, httptools.HttpParserCallbackError):  # what else a head's end does is to parse the target
+        return malformed("invalid target")
+    return malformed(str(error))
+
+
+def _application(answer: Answer) -> Callable[..., Awaitable[None]]:
+    """Return an ASGI application that gives this answer to whatever it is asked."""
+
+    async def application(_scope: object, _receive: object, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+        await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+        await send({"type": "http.response.body", "body": answer.body})
+
+    return application

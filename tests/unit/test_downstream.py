@@ -1,0 +1,342 @@
+"""The client's connection, byte by byte and second by second: what is malformed, what is slow."""
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable
+from http import HTTPStatus
+from itertools import pairwise
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from router.asgi import Receive, Scope, Send
+from router.downstream import TIMEOUTS, ClientConnection
+from router.policy.patience import LINGER_S, ClientTimeouts
+from tests.malformed import MALFORMED, WELL_FORMED
+from tests.serving import served
+
+# As much as uvloop reads at once.
+READ_BYTES = 256_000
+
+
+class Wire(asyncio.Transport):
+    """A transport that keeps what is written, and how it ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.unread_bytes = 0
+        self.end = ""
+        self._socket = socket.socket()
+
+    def __del__(self) -> None:
+        self._socket.close()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Keep it."""
+        assert not self.end
+        self.written += bytes(data)
+
+    def get_write_buffer_size(self) -> int:
+        """Return what the test says."""
+        return self.unread_bytes
+
+    def write_eof(self) -> None:
+        """Close the way out."""
+        self.end = "eof"
+
+    def can_write_eof(self) -> bool:
+        """As TCP can."""
+        return True
+
+    def close(self) -> None:
+        """Close it."""
+        self.end = "closed"
+
+    def abort(self) -> None:
+        """Cut it."""
+        self.end = "cut"
+
+    def is_closing(self) -> bool:
+        """Half closed is not closing."""
+        return self.end in ("closed", "cut")
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Give a socket without a connection."""
+        return self._socket if name == "socket" else default
+
+    def pause_reading(self) -> None:
+        """Go on; the test sends what it sends."""
+
+    def resume_reading(self) -> None:
+        """Go on."""
+
+
+class Application:
+    """Reads each request to its end, then answers with an empty object; `bodies` are those that came whole."""
+
+    def __init__(self, *, is_hasty: bool = False) -> None:
+        self.bodies: list[bytes] = []
+        self.header_names: set[bytes] = set()
+        self.running = 0
+        self._is_hasty = is_hasty
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; in haste, without its body."""
+        self.running += 1
+        if self._is_hasty or await self._read(receive):
+            self.header_names |= {name for name, _ in scope["headers"]}
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+            await send({"type": "http.response.body", "body": b"{}"})
+        self.running -= 1
+
+    async def _read(self, receive: Receive) -> bool:
+        body = b""
+        while (message := await receive())["type"] != "http.disconnect":
+            body += message["body"]
+            if not message["more_body"]:
+                self.bodies.append(body)
+                return True
+        return False
+
+
+class Clock:
+    """The loop's timers by a clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self._timers: dict[asyncio.TimerHandle, Callable[[], None]] = {}
+
+    def time(self) -> float:
+        """Return the moment."""
+        return self.now
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call back when the clock has come there."""
+        loop = cast("asyncio.AbstractEventLoop", self)
+        timer = asyncio.TimerHandle(self.now + delay_s, callback, (), loop)
+        self._timers[timer] = callback
+        return timer
+
+    def get_debug(self) -> bool:
+        """Keep no tracebacks."""
+        return False
+
+    def _timer_handle_cancelled(self, timer: asyncio.TimerHandle) -> None:
+        self._timers.pop(timer, None)
+
+    def create_task(self, coroutine: Any) -> asyncio.Task[None]:
+        """Leave tasks to the real loop."""
+        return asyncio.get_running_loop().create_task(coroutine)
+
+    def move(self, seconds: float) -> None:
+        """Let time pass."""
+        end = self.now + seconds
+        while due := [timer for timer in self._timers if timer.when() <= end]:
+            timer = min(due, key=lambda timer: timer.when())
+            self.now = timer.when()
+            self._timers.pop(timer)()
+        self.now = end
+
+
+class Connected:
+    """A connection on a wire, and the application behind it."""
+
+    def __init__(self, *, is_hasty: bool = False) -> None:
+        self.application = Application(is_hasty=is_hasty)
+        config = Config(self.application, log_config=None, access_log=False, lifespan="off", proxy_headers=False)
+        config.timeout_keep_alive = 10_000
+        self.wire = Wire()
+        self.clock = Clock()
+        loop = cast("asyncio.AbstractEventLoop", self.clock)
+        self.protocol = ClientConnection(config, ServerState(), {}, loop)
+        self.protocol.connection_made(self.wire)
+
+    async def receive(self, *pieces: bytes) -> None:
+        """Receive these pieces, one at a time, and let the application come to rest."""
+        for piece in pieces:
+            self.protocol.data_received(piece)
+            await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    @property
+    def statuses(self) -> list[int]:
+        """The status of each answer."""
+        return [int(part[:3]) for part in self.wire.written.split(b"HTTP/1.1 ")[1:]]
+
+
+def received(pieces: list[bytes], *, is_hasty: bool = False) -> Connected:
+    """Return a new connection that has received these pieces."""
+
+    async def receive() -> Connected:
+        connected = Connected(is_hasty=is_hasty)
+        await connected.receive(*pieces)
+        return connected
+
+    return asyncio.run(receive())
+
+
+def cut(request: bytes, places: list[float]) -> list[bytes]:
+    """Return `request` in pieces, cut at these shares of its length, and none longer than uvloop reads at once."""
+    at = sorted({*(int(place * len(request)) for place in places), *range(0, len(request), READ_BYTES), len(request)})
+    return [request[start:end] for start, end in pairwise(at)]
+
+
+cuts = st.lists(st.floats(0, 1), max_size=4)
+
+
+@settings(max_examples=1000)
+@given(st.sampled_from(sorted(MALFORMED)), cuts)
+def test_malformed_requests_are_refused_however_they_are_cut(name: str, places: list[float]) -> None:
+    """The same status, one JSON answer, and nothing for the application, wherever packets begin and end."""
+    request, status = MALFORMED[name]
+    connected = received(cut(request, places))
+    assert connected.statuses == [status]
+    head, _, body = connected.wire.written.partition(b"\r\n\r\n")
+    assert b"connection: close" in head
+    assert json.loads(body)["detail"]
+    assert connected.wire.end == "eof"
+    assert (connected.application.bodies, connected.application.running) == ([], 0)
+
+
+@given(st.sampled_from(sorted(WELL_FORMED)), cuts)
+def test_good_requests_are_served_however_they_are_cut(name: str, places: list[float]) -> None:
+    """What is well formed is not refused, be it unusual; trailers are dropped."""
+    connected = received(cut(WELL_FORMED[name], places))
+    assert (connected.statuses, connected.application.bodies) == ([200], [b"{}"])
+    assert b"x-trailer" not in connected.application.header_names
+
+
+@pytest.mark.parametrize("name", ["two Hosts", "chunk size g", "long trailer"])
+@given(cuts)
+def test_request_before_a_malformed_one_is_answered_first(name: str, places: list[float]) -> None:
+    """Pipelined behind a good request, a malformed one costs that one nothing."""
+    connected = received(cut(WELL_FORMED["plain"] + MALFORMED[name][0], places))
+    assert connected.statuses in ([200], [200, MALFORMED[name][1]])
+    assert connected.application.bodies == [b"{}"]
+    assert connected.wire.end
+
+
+def test_application_that_does_not_wait_for_a_malformed_body_answers_nothing() -> None:
+    """The refusal is the only answer, also where the application has one ready."""
+    connected = received([MALFORMED["chunk size g"][0]], is_hasty=True)
+    assert connected.statuses == [HTTPStatus.BAD_REQUEST]
+
+
+def test_pipelined_requests_are_all_answered_in_order() -> None:
+    """Three requests in one packet, the last one not whole."""
+    last = WELL_FORMED["plain"]
+    connected = received([WELL_FORMED["plain"] + WELL_FORMED["chunked"] + last[:9], last[9:]])
+    assert (connected.statuses, connected.application.bodies) == ([200] * 3, [b"{}"] * 3)
+
+
+# Time
+
+REQUEST = WELL_FORMED["plain"]
+HEAD = REQUEST.removesuffix(b"{}")
+
+
+async def test_connection_that_sends_nothing_is_closed_without_a_word() -> None:
+    """There is no request to answer."""
+    connected = Connected()
+    connected.clock.move(29.9)
+    assert connected.wire.end == ""
+    connected.clock.move(0.1)
+    assert (connected.wire.end, connected.wire.written) == ("closed", b"")
+
+
+async def test_head_is_due_from_a_fresh_connection_s_opening_and_then_from_its_first_byte() -> None:
+    """A pause between two requests is no slowness; one in a head is."""
+    connected = Connected()
+    connected.clock.move(29)
+    await connected.receive(REQUEST)
+    connected.clock.move(60)
+    await connected.receive(REQUEST[:9])
+    connected.clock.move(29)
+    await connected.receive(REQUEST[9:])
+    connected.clock.move(60)
+    assert (connected.statuses, connected.wire.end) == ([200, 200], "")
+    await connected.receive(REQUEST[:9])
+    connected.clock.move(30)
+    assert (connected.statuses, connected.wire.end) == ([200, 200, 408], "eof")
+
+
+async def test_body_is_due_from_its_head_s_end() -> None:
+    """A slow head leaves its body the whole time; what comes after the refusal is not read."""
+    connected = Connected()
+    await connected.receive(HEAD[:9])
+    connected.clock.move(29)
+    await connected.receive(HEAD[9:])
+    connected.clock.move(29)
+    await connected.receive(b"{")
+    assert connected.statuses == []
+    connected.clock.move(1.1)
+    assert (connected.statuses, connected.wire.end) == ([408], "eof")
+    await connected.receive(b"}", REQUEST)
+    assert connected.statuses == [408]
+    assert (connected.application.bodies, connected.application.running) == ([], 0)
+
+
+async def test_refused_client_is_given_a_moment_to_stop() -> None:
+    """Closed at once, the connection would be reset by what the client still sends, and its answer with it."""
+    connected = Connected()
+    await connected.receive(MALFORMED["two Hosts"][0])
+    connected.clock.move(LINGER_S - 0.1)
+    assert connected.wire.end == "eof"
+    connected.clock.move(0.1)
+    assert connected.wire.end == "closed"
+
+
+async def test_answer_of_which_nothing_is_read_is_cut() -> None:
+    """After a minute and the time between two looks."""
+    connected = Connected()
+    await connected.receive(REQUEST)
+    connected.wire.unread_bytes = 100_000
+    connected.clock.move(60)
+    assert connected.wire.end == ""
+    connected.clock.move(15)
+    assert connected.wire.end == "cut"
+
+
+async def test_reader_that_caught_up_between_two_looks_is_not_cut() -> None:
+    """It is not taken for one that does not read because at each look as much is unread."""
+    connected = Connected()
+    await connected.receive(REQUEST)
+    connected.wire.unread_bytes = 100_000
+    connected.protocol.pause_writing()
+    connected.clock.move(50)
+    connected.protocol.resume_writing()
+    connected.protocol.pause_writing()
+    connected.clock.move(60)
+    assert connected.wire.end == ""
+
+
+async def test_streamed_answer_that_is_not_read_is_cut() -> None:
+    """An application that waits for its reader is let go when nothing was read for half a second."""
+    is_let_go = asyncio.Event()
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            scope["state"][TIMEOUTS] = ClientTimeouts(read_s=0.5)
+            for phase in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{phase}.complete"})
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(1000):
+            await send({"type": "http.response.body", "body": b"x" * 65_536, "more_body": True})
+        is_let_go.set()
+
+    async with served(application) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]), limit=1)
+        writer.write(REQUEST)
+        await is_let_go.wait()
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.close()

@@ -1,0 +1,112 @@
+"""How long a client may take, by the clock; and which heads are refused beyond what the parser refuses."""
+
+import math
+
+import pytest
+
+from router.policy.patience import LINGER_S, MIN_BODY_BYTES_A_SECOND, ClientTimeouts, Owed, Patience
+from router.policy.request_head import head_bytes, refusal
+
+TIMEOUTS = ClientTimeouts(body_s=30, read_s=60)
+
+
+@pytest.mark.parametrize(
+    ("owed", "body_bytes", "due"),
+    [
+        (Owed.HEAD, 0, 130),
+        (Owed.BODY, 0, 130),
+        (Owed.BODY, MIN_BODY_BYTES_A_SECOND, 131),
+        (Owed.BODY, 128 * 2**20, 130 + 1342.17728),
+        (Owed.END, 0, 100 + LINGER_S),
+    ],
+)
+def test_what_is_owed_is_due_in_time(owed: Owed, body_bytes: int, due: float) -> None:
+    """Thirty seconds, and a second more for each 100 kB of the body; two seconds to close."""
+    patience = Patience(TIMEOUTS)
+    patience.begin(owed, now=100)
+    patience.body_bytes += body_bytes
+    assert patience.due == pytest.approx(due)
+
+
+def test_nothing_owed_is_never_due() -> None:
+    """A client whose job runs, or whose kept-alive connection rests, is in no hurry."""
+    assert Patience(TIMEOUTS).due == math.inf
+
+
+def test_next_request_starts_without_the_last_one_s_credit() -> None:
+    """What a large body earned ends with it."""
+    patience = Patience(TIMEOUTS)
+    patience.begin(Owed.BODY, now=0)
+    patience.body_bytes += 10 * MIN_BODY_BYTES_A_SECOND
+    patience.begin(Owed.HEAD, now=20)
+    patience.begin(Owed.BODY, now=21)
+    assert patience.due == 51
+
+
+@pytest.mark.parametrize(
+    ("looks", "has_stalled"),
+    [
+        ([(0, 0), (59, 0), (61, 0)], False),  # nothing to read
+        ([(0, 9), (59, 9)], False),
+        ([(0, 9), (60, 9)], True),
+        ([(0, 9), (30, 8), (60, 8)], False),  # read one byte at 30 s at the latest
+        ([(0, 9), (30, 8), (90, 8)], True),
+        ([(0, 9), (30, 12), (60, 12)], True),  # another answer was added
+        ([(0, 9), (30, 0), (31, 9), (90, 9)], False),
+        ([(0, 9), (30, 0), (31, 9), (91, 9)], True),
+    ],
+)
+def test_reader_without_progress_has_stalled(looks: list[tuple[float, int]], has_stalled: bool) -> None:
+    """It is the bytes not read that tell: fewer of them, or none, is progress."""
+    patience = Patience(TIMEOUTS)
+    told = [patience.has_stalled(unread_bytes, now) for now, unread_bytes in looks]
+    assert told[-1] is has_stalled
+    assert not any(told[:-1])
+
+
+def test_reader_that_caught_up_between_two_looks_has_not_stalled() -> None:
+    """As much unread as before may be another answer's."""
+    patience = Patience(TIMEOUTS)
+    patience.has_stalled(9, now=0)
+    patience.has_read()
+    assert not patience.has_stalled(9, now=60)
+
+
+@pytest.mark.parametrize("timeouts", [TIMEOUTS, ClientTimeouts(1, 60), ClientTimeouts(60, 1)])
+def test_looks_come_in_time_for_what_begins_between_them(timeouts: ClientTimeouts) -> None:
+    """Nothing begun after a look is due before the next one; and a reader is looked at several times."""
+    assert timeouts.look_every_s <= timeouts.body_s
+    assert timeouts.look_every_s <= timeouts.read_s / 4
+
+
+HOST = (b"host", b"router")
+
+
+@pytest.mark.parametrize(
+    ("version", "headers", "reason"),
+    [
+        ("1.1", [HOST], None),
+        ("1.0", [], None),
+        ("1.0", [HOST], None),
+        ("1.1", [HOST, (b"transfer-encoding", b" Chunked\t")], None),
+        ("1.1", [], "no Host"),
+        ("1.1", [HOST, HOST], "more than one Host"),
+        ("1.0", [HOST, HOST], "more than one Host"),
+        ("1.1", [HOST, (b"transfer-encoding", b"gzip, chunked")], "Transfer-Encoding other than chunked"),
+        ("1.1", [HOST, (b"transfer-encoding", b"")], "Transfer-Encoding other than chunked"),
+        ("1.0", [HOST, (b"transfer-encoding", b"chunked")], "Transfer-Encoding in HTTP/1.0"),
+        ("0.9", [], "HTTP/0.9"),
+        ("2.0", [HOST], "HTTP/2.0"),
+    ],
+)
+def test_head_is_refused_with_a_reason(version: str, headers: list[tuple[bytes, bytes]], reason: str | None) -> None:
+    """Hosts, codings and versions are counted and named."""
+    refused = refusal(version, headers)
+    assert (refused and (refused.status, refused.detail)) == (reason and (400, f"Malformed request: {reason}"))
+
+
+def test_head_s_length_is_that_of_its_lines() -> None:
+    """Names, values, and what stands between and after them."""
+    head = b"POST /run_code HTTP/1.1\r\nhost: router\r\nx: y\r\n\r\n"
+    rest = len(b"POST  HTTP/1.1\r\n\r\n")
+    assert head_bytes(b"/run_code", [HOST, (b"x", b"y")]) == len(head) - rest
