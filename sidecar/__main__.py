@@ -9,7 +9,9 @@ from contextlib import suppress
 
 from router import logs
 from router.config import config_path, load_or_exit
+from router.fleet.exchange import configured_rules
 from router.fleet.store import Store
+from sidecar.deep import DeepCheck
 from sidecar.loop import Sidecar
 from sidecar.membership import ConfigFile
 from sidecar.probe import Probe
@@ -24,8 +26,9 @@ async def run() -> None:
     store = Store.connect(settings.redis, REDIS_TIMEOUT_S)
     # Unique for each process, also where containers share a host name and a process id.
     name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-    async with Probe() as probe:
-        sidecar = Sidecar(name, settings, ConfigFile(config_path()), store, probe)
+    async with Probe(settings.tls) as probe:
+        deep = DeepCheck(f"sidecar-{name}", configured_rules(settings), store, probe)
+        sidecar = Sidecar(name, settings, ConfigFile(config_path()), store, probe, deep)
         running = asyncio.create_task(sidecar.run())
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, running.cancel)

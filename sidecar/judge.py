@@ -9,15 +9,17 @@ def judge(record: WorkerRecord, seen: Observation, rise: int, fall: int) -> Work
     """Return `record` after `seen`.
 
     A worker of which nothing is known is what its first check says; later, `rise` good checks in a row make it
-    healthy, `fall` bad ones unhealthy, so that one late answer takes nobody out.
+    healthy, `fall` bad ones unhealthy, so that one late answer takes nobody out. An outvoted check changes no health
+    and begins both rows anew.
     """
-    is_well = seen.error is None
+    is_well = seen.error is None and not seen.is_outvoted
+    is_ill = seen.error is not None and not seen.is_outvoted
     successes = record.successes + 1 if is_well else 0
-    failures = 0 if is_well else record.failures + 1
+    failures = record.failures + 1 if is_ill else 0
     health = record.health
     if is_well and (successes >= rise or health is Health.UNKNOWN):
         health = Health.HEALTHY
-    elif not is_well and (failures >= fall or health is Health.UNKNOWN):
+    elif is_ill and (failures >= fall or health is Health.UNKNOWN):
         health = Health.UNHEALTHY
     return replace(
         record,

@@ -12,9 +12,11 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from router.config import Settings
 from router.fleet.model import Health, Worker, WorkerRecord, configured_workers
 from router.fleet.store import Store, StoreUnavailable, Term
+from router.settings import Settings
+from sidecar.checkup import Checkup
+from sidecar.deep import DeepCheck
 from sidecar.judge import judge
 from sidecar.membership import ConfigFile
 from sidecar.probe import Probe
@@ -26,7 +28,7 @@ RENEW_S = 1.0
 LEAD_TTL_S = 3 * RENEW_S
 # Results that come within this time are written together.
 GATHER_S = 0.05
-# A worker whose last check failed is asked again this soon: it is out soon, and back soon.
+# A worker whose last check failed, outvoted or not, is asked again this soon: it is out soon, and back soon.
 RECHECK_S = 2.0
 # Checks of one worker drift by up to a tenth, so that those of many stay spread over the interval.
 DRIFT = 0.1
@@ -39,12 +41,15 @@ class _LeadLost(Exception):
 class Sidecar:
     """One sidecar process. `run` ends only by cancellation."""
 
-    def __init__(self, name: str, settings: Settings, config_file: ConfigFile, store: Store, probe: Probe) -> None:
+    def __init__(
+        self, name: str, settings: Settings, config_file: ConfigFile, store: Store, probe: Probe, deep: DeepCheck
+    ) -> None:
         self._name = name
         self._settings = settings
         self._config_file = config_file
         self._store = store
         self._probe = probe
+        self._deep = deep
         self._records: dict[str, WorkerRecord] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
         # What Redis does not hold yet.
@@ -137,16 +142,18 @@ class Sidecar:
 
     async def _watch(self, url: str) -> None:
         """Check one worker at once, then at a place of its own in each interval, and sooner while it fails."""
+        checkup = Checkup(url, self._store, self._probe, self._deep)
         wait = random.random()
         while True:
-            seen = await self._probe.check(url, self._settings.health_check)
+            seen = await checkup.look(self._records[url].health, self._settings.health_check)
             before = self._records[url]
             after = judge(before, seen, self._settings.health_check.rise, self._settings.health_check.fall)
             if after.health is not before.health:
                 _log_health(after)
             self._note(after, is_change=after.health is not before.health)
             interval = self._settings.health_check_interval
-            await asyncio.sleep(wait * (min(interval, RECHECK_S) if after.failures else interval))
+            is_in_doubt = after.failures or seen.is_outvoted
+            await asyncio.sleep(wait * (min(interval, RECHECK_S) if is_in_doubt else interval))
             wait = random.uniform(1 - DRIFT, 1 + DRIFT)
 
     def _note(self, record: WorkerRecord, *, is_change: bool) -> None:

@@ -3,7 +3,8 @@
 import logging
 from pathlib import Path
 
-from router.config import ConfigError, Settings, load
+from router.config import ConfigError, load
+from router.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""One health check: GET the ping, see whether `pong` comes back in time."""
+"""What a worker is asked over HTTP: whether `pong` comes back in time, and whether a job of one line does."""
 
 import asyncio
 import time
@@ -8,25 +8,43 @@ from types import TracebackType
 from typing import Self
 
 import aiohttp
+import msgspec
 
-from router.config import HealthCheckSettings
 from router.fleet.model import Observation
+from router.settings import HealthCheckSettings, TlsSettings
 
 # SandboxFusion answers the JSON string, quotes included; a bare pong is as good.
 PONGS = (b'"pong"', b"pong")
-_READ_AT_MOST = 256
+PRINTED = "1\n"
+JOB = {"code": "print(1)", "language": "python"}
+# By this a worker's own log tells checks from jobs. What comes back is read as it is, so it must not be compressed.
+HEADERS = {"User-Agent": "sandboxfusion-router-sidecar", "Accept-Encoding": "identity"}
+# A pong, a result of JOB and a failure's traceback are smaller.
+_READ_AT_MOST = 65_536
+_TOLD_AT_MOST = 200
+
+
+class _Ran(msgspec.Struct):
+    stdout: str | None = None
+
+
+class _Result(msgspec.Struct):
+    status: str
+    message: str | None = None
+    run_result: _Ran | None = None
 
 
 class Probe:
     """Asks workers over connections of their own, so that each check also shows whether one can connect."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: TlsSettings) -> None:
+        self._tls = tls
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
         # No limit: a check that waits for its turn would count the waiting as the worker's.
-        connector = aiohttp.TCPConnector(limit=0, force_close=True)
-        self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
+        connector = aiohttp.TCPConnector(limit=0, force_close=True, ssl=self._tls.context())
+        self._session = aiohttp.ClientSession(connector=connector, headers=HEADERS, auto_decompress=False)
         return self
 
     async def __aexit__(
@@ -34,24 +52,62 @@ class Probe:
     ) -> None:
         await self._session.close()
 
-    async def check(self, worker_url: str, settings: HealthCheckSettings) -> Observation:
+    async def ping(self, worker_url: str, settings: HealthCheckSettings) -> Observation:
         """Ask the worker at `worker_url` once. Never raises: what goes wrong is the observation."""
         checked_at = datetime.now(UTC)
         start = time.monotonic()
         try:
-            async with asyncio.timeout(settings.timeout):
-                error = await self._ask(worker_url + settings.path)
+            body, error = await self._ask("GET", worker_url + settings.path, None, settings.timeout)
+            if error is None and body.strip() not in PONGS:
+                error = f"answered {body[:40]!r} instead of pong"
         except TimeoutError:
             error = f"timed out after {settings.timeout:g} s"
-        except (aiohttp.ClientError, OSError) as failure:
-            error = f"cannot be reached: {failure}"
         return Observation(checked_at, (time.monotonic() - start) * 1000, error)
 
-    async def _ask(self, url: str) -> str | None:
-        async with self._session.get(url, allow_redirects=False) as response:
-            if response.status != HTTPStatus.OK:
-                return f"returned {response.status}: {response.reason or 'no reason'}"
-            body = await response.content.read(_READ_AT_MOST)
-        if body.strip() in PONGS:
-            return None
-        return f"answered {body[:40]!r} instead of pong"
+    async def run_job(self, worker_url: str, timeout_s: float) -> str | None:
+        """Let the worker run one line of Python; return what is wrong with its answer, None where nothing is.
+
+        Raises TimeoutError.
+        """
+        job = {**JOB, "run_timeout": timeout_s}
+        body, error = await self._ask("POST", f"{worker_url}/run_code", job, timeout_s)
+        return error or _failure(body)
+
+    async def _ask(self, method: str, url: str, json: object, timeout_s: float) -> tuple[bytes, str | None]:
+        """Return the start of a good answer's body, or why there is none. Raises TimeoutError."""
+        async with asyncio.timeout(timeout_s):
+            try:
+                async with self._session.request(method, url, json=json, allow_redirects=False) as response:
+                    if response.status != HTTPStatus.OK:
+                        return b"", f"returned {response.status}: {response.reason or 'no reason'}"
+                    return await _start_of(response.content), None
+            except aiohttp.ClientConnectorError as failure:
+                return b"", f"cannot be reached: {failure}"
+            except (aiohttp.ClientError, OSError) as failure:
+                return b"", f"gave no whole answer: {failure}"
+
+
+async def _start_of(content: aiohttp.StreamReader) -> bytes:
+    body = b""
+    while len(body) < _READ_AT_MOST and (part := await content.read(_READ_AT_MOST - len(body))):
+        body += part
+    return body
+
+
+def _failure(body: bytes) -> str | None:
+    r"""Return why `body` is not the result of JOB.
+
+    >>> _failure(b'{"status": "Success", "run_result": {"stdout": "1\\n"}}')
+    >>> _failure(b'{"status": "SandboxError", "message": "no space left"}')
+    'SandboxError: no space left'
+    """
+    try:
+        result = msgspec.json.decode(body, type=_Result)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return f"answered {body[:40]!r} instead of a result"
+    printed = result.run_result.stdout if result.run_result else None
+    if result.status == "Success" and printed == PRINTED:
+        return None
+    if result.message:
+        return f"{result.status}: {' '.join(result.message[:_TOLD_AT_MOST].split())}"
+    return f"{result.status[:_TOLD_AT_MOST]}, and printed {(printed or '')[:40]!r} instead of {PRINTED!r}"

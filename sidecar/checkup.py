@@ -1,0 +1,69 @@
+"""One worker's health checks, one after another: the ping, now and then a job, and what finished jobs say for it."""
+
+import asyncio
+from dataclasses import replace
+
+from router.fleet.model import Health, Observation
+from router.fleet.store import Store, StoreUnavailable
+from router.settings import HealthCheckSettings
+from sidecar.deep import DeepCheck, NoRoom
+from sidecar.probe import Probe
+
+
+class Checkup:
+    """The checks of one worker. It remembers when there was last a sign of life: a good ping or a finished job."""
+
+    def __init__(self, worker_url: str, store: Store, probe: Probe, deep: DeepCheck) -> None:
+        self._url = worker_url
+        self._store = store
+        self._probe = probe
+        self._deep = deep
+        self._clock = asyncio.get_running_loop().time
+        # Before its first check nothing is known; jobs that end during that one count.
+        self._alive_at = self._clock()
+        self._until_deep = 0
+        self._has_failed_job = False
+
+    async def look(self, health: Health, settings: HealthCheckSettings) -> Observation:
+        """Check the worker, so far known as `health`, once. Never raises: what goes wrong is the observation."""
+        seen = await self._probe.ping(self._url, settings)
+        if seen.error is not None:
+            return await self._unless_busy(seen, seen.error)
+        self._alive_at = self._clock()
+        if not settings.deep:
+            return seen
+        # Who was found sick comes back by a job that it did, not by a ping.
+        must_work = self._has_failed_job or health is Health.UNHEALTHY
+        if self._until_deep > 0 and not must_work:
+            self._until_deep -= 1
+            return seen
+        return await self._look_deep(seen, settings, must_work=must_work)
+
+    async def _look_deep(self, seen: Observation, settings: HealthCheckSettings, *, must_work: bool) -> Observation:
+        try:
+            reason = await self._deep.run(self._url, settings.timeout)
+        except NoRoom:  # it is asked again at its next check
+            return replace(seen, is_outvoted=must_work)
+        except TimeoutError:
+            error = f"answers pings and timed out on a job after {settings.timeout:g} s"
+            seen = await self._unless_busy(seen, error)
+            self._has_failed_job = not seen.is_outvoted
+            return seen
+        self._until_deep = settings.deep_every - 1
+        self._has_failed_job = reason is not None
+        return seen if reason is None else replace(seen, error=f"answers pings, but failed a job: {reason}")
+
+    async def _unless_busy(self, seen: Observation, error: str) -> Observation:
+        """Let a job that the worker finished since the last sign of life outvote `error`.
+
+        Each job speaks once, so that a worker that died at its work is out as soon as any other, one check later.
+        """
+        now = self._clock()
+        try:
+            ago_s = await self._store.finished_s_ago(self._url)
+        except StoreUnavailable:
+            return replace(seen, error=error)
+        if ago_s is None or now - ago_s <= self._alive_at:
+            return replace(seen, error=error)
+        self._alive_at = now
+        return replace(seen, error=f"{error}, but it finished a job {ago_s:.1f} s ago", is_outvoted=True)
