@@ -24,7 +24,7 @@ from tempfile import TemporaryDirectory
 import aiohttp
 
 from bench.report import percentile, save, show
-from router.processes import free_port
+from router.processes import accepts, free_port
 from tests.programs import Program, System, Valkey, get_json
 from tests.waiting import eventually
 
@@ -116,7 +116,7 @@ async def haproxies(hosts: int, maxconn: int, folder: Path, workers: Sequence[st
         for program in programs:
             tasks.create_task(program.start())
     try:
-        await asyncio.gather(*(eventually(partial(_accepts, port), what="HAProxy") for port in ports))
+        await asyncio.gather(*(eventually(partial(accepts, port), what="HAProxy") for port in ports))
         yield ports
     finally:
         for program in programs:
@@ -131,15 +131,6 @@ SETUPS: dict[str, Setup] = {
     "two HAProxies, maxconn 2 each": partial(haproxies, 2, 2),
 }
 REFERENCE = "one HAProxy, maxconn 4"
-
-
-async def _accepts(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
 
 
 def _message(work_s: float) -> bytes:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from router.config import RedisSettings
 from router.fleet.model import Health, Worker, WorkerRecord
 from router.fleet.store import Store
+from router.settings import RedisSettings
 
 # The lead is needed for one write.
 _LEAD_S = 60.0

@@ -5,17 +5,18 @@ it.
 """
 
 import asyncio
+import gc
 import os
 import random
 import sys
 
 import uvloop
 
-from router.config import RedisSettings
 from router.either_exchange import EitherExchange
 from router.fleet.exchange import Blame, Rules
 from router.fleet.store import Store
 from router.leases import Leases
+from router.settings import RedisSettings
 from router.view import FleetView
 
 # What is measured is Redis: a process that waits long for it is no reason to go on alone.
@@ -36,6 +37,8 @@ async def start_leases(redis_url: str, process: str) -> tuple[Leases, list[async
     view = FleetView(store, ())
     leases = Leases(EitherExchange(store, view, RULES, 1), store, view, process)
     await view.refresh()
+    gc.collect()
+    gc.freeze()
     return leases, [asyncio.create_task(view.run()), asyncio.create_task(leases.run())]
 
 

@@ -4,9 +4,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Self
 
 from router import headers, metadata
-from router.upstream import Response
+from router.policy.verdict import Kind
+from router.wire import Parts, Response
 
 # What is full now may have room in a moment; who comes back at once only makes the line longer.
 RETRY_AFTER_S = 1
@@ -15,76 +17,129 @@ _JSON = (b"content-type", b"application/json")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A status, header fields with lower-case names (content-length among them) and a body."""
+    """A status, header fields with lower-case names, and a body; a large one goes on in `rest`."""
 
     status: int
     headers: headers.Headers
     body: bytes
+    rest: Parts | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FailedAttempt:
-    """One attempt that brought no result; `cause` is prose such as `timed out`."""
+    """One attempt that brought no result; `cause` is prose such as `timed out`. `response` is what the worker said."""
 
     worker_url: str
     cause: str
+    kind: Kind
+    response: Response | None = None
+
+
+class _Spliced:
+    """The rest of a large JSON object, with its metadata at the end."""
+
+    def __init__(self, rest: Parts, splicer: metadata.Splicer) -> None:
+        self._rest = rest
+        self._splicer = splicer
+        self._has_ended = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._has_ended:
+            raise StopAsyncIteration
+        try:
+            return self._splicer.feed(await anext(self._rest))
+        except StopAsyncIteration:
+            self._has_ended = True
+            return self._splicer.end()
+
+    async def aclose(self) -> None:
+        await self._rest.aclose()
 
 
 def from_worker(response: Response, worker_url: str, attempt: int, queue_ms: int, request_id: bytes) -> Answer:
     """Return the worker's own answer; into a JSON object, `router_metadata` is spliced."""
     fields = headers.for_client(response.headers)
-    body = response.body
+    body, rest = response.body, response.rest
     if _is_plain_json(fields):
-        body = metadata.splice(body, metadata.member(worker_url, attempt, queue_ms))
+        added = metadata.member(worker_url, attempt, queue_ms)
+        if rest is None:
+            body = metadata.splice(body, added)
+        else:
+            splicer = metadata.Splicer(added)
+            body, rest = splicer.feed(body), _Spliced(rest, splicer)
+    elif rest is not None:
+        fields += [field for field in response.headers if field[0] == b"content-length"]
+    if rest is None:
+        fields.append((b"content-length", b"%d" % len(body)))
     fields += [
-        (b"content-length", b"%d" % len(body)),
         (b"x-router-worker", worker_url.encode("ascii")),
         (b"x-router-attempt", b"%d" % attempt),
         (b"x-router-queue-ms", b"%d" % queue_ms),
         (b"x-request-id", request_id),
     ]
-    return Answer(response.status, fields, body)
+    return Answer(response.status, fields, body, rest)
 
 
-def problem(status: HTTPStatus, detail: str, request_id: bytes, **more: object) -> Answer:
+def problem(status: int, detail: str, request_id: bytes, **more: object) -> Answer:
     """Return an error of the router's own: `{"detail": …}` with whatever else helps."""
     body = json.dumps({"detail": detail, **more}).encode()
     fields = [_JSON, (b"content-length", b"%d" % len(body)), (b"x-request-id", request_id)]
     return Answer(status, fields, body)
 
 
-def no_healthy_workers(request_id: bytes) -> Answer:
+def no_healthy_workers(status: int, request_id: bytes) -> Answer:
     """Return the answer where there is nobody to send a job to."""
-    return problem(HTTPStatus.SERVICE_UNAVAILABLE, "No healthy workers available", request_id)
+    return problem(status, "No healthy workers available", request_id)
 
 
-def queue_full(max_waiting: int, request_id: bytes) -> Answer:
+def queue_full(status: int, max_waiting: int, request_id: bytes) -> Answer:
     """Return the answer where no more jobs may wait."""
-    answer = problem(HTTPStatus.SERVICE_UNAVAILABLE, f"{max_waiting} jobs wait already", request_id)
-    return _with_retry_after(answer)
+    return _with_retry_after(problem(status, f"{max_waiting} jobs wait already", request_id))
 
 
-def queue_timeout(timeout_s: float, request_id: bytes) -> Answer:
+def buffers_full(status: int, max_bytes: int, request_id: bytes) -> Answer:
+    """Return the answer to a job whose body this process has no room for."""
+    detail = f"{max_bytes / 2**20:g} MB of request bodies are held already"
+    return _with_retry_after(problem(status, detail, request_id))
+
+
+def queue_timeout(status: int, waited_s: float, request_id: bytes) -> Answer:
     """Return the answer to a job that has waited long enough."""
-    return _with_retry_after(
-        problem(HTTPStatus.GATEWAY_TIMEOUT, f"No worker had room within {timeout_s:g} s", request_id)
-    )
+    return _with_retry_after(problem(status, f"No worker had room within {waited_s:g} s", request_id))
 
 
-def _with_retry_after(answer: Answer) -> Answer:
-    answer.headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
-    return answer
+def deadline_passed(status: int, within_s: float, request_id: bytes) -> Answer:
+    """Return the answer to a job whose client would soon give up."""
+    return _with_retry_after(problem(status, f"No result within {within_s:g} s", request_id))
 
 
-def all_failed(attempts: Sequence[FailedAttempt], request_id: bytes) -> Answer:
-    """Return the answer to a job that no worker could do, with each attempt's worker and cause."""
+def quarantined(seconds: float, request_id: bytes) -> Answer:
+    """Return the answer to a job that has broken workers."""
+    detail = f"Workers broke down while they ran this job; it is refused for {seconds:g} s"
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, request_id)
+
+
+def all_failed(status: int, attempts: Sequence[FailedAttempt], request_id: bytes, *, is_unfunded: bool) -> Answer:
+    """Return the answer to a job that no worker could do, with each attempt's worker and cause.
+
+    `is_unfunded`: it might have been tried once more.
+    """
     made = f"{len(attempts)} attempt{'s' if len(attempts) > 1 else ''}"
     told = [
         {"attempt": number, "worker_url": attempt.worker_url, "cause": attempt.cause}
         for number, attempt in enumerate(attempts, start=1)
     ]
-    answer = problem(HTTPStatus.SERVICE_UNAVAILABLE, f"All workers failed after {made}", request_id, attempts=told)
+    more = "; the fleet's budget for retries is spent" if is_unfunded else ""
+    answer = problem(status, f"All workers failed after {made}{more}", request_id, attempts=told)
     answer.headers.append((b"x-router-attempt", b"%d" % len(attempts)))
+    return answer
+
+
+def _with_retry_after(answer: Answer) -> Answer:
+    answer.headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
     return answer
 
 

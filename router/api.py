@@ -63,6 +63,7 @@ class HealthStatus(BaseModel):
     status: str = Field(examples=["healthy"])
     total_workers: int
     healthy_workers: int
+    quarantined_jobs: int
     redis: str = Field(description="available or unavailable", examples=["available"])
     sidecar: SidecarStatus
 
@@ -97,6 +98,7 @@ def create_api(view: FleetView, store: Store, lifespan: Lifespan[FastAPI]) -> Fa
             status="healthy" if snapshot.routable else "unhealthy",
             total_workers=len(snapshot.conditions),
             healthy_workers=sum(condition is Health.HEALTHY for _, condition in snapshot.conditions),
+            quarantined_jobs=len(snapshot.state.quarantined),
             redis=_redis_state(store),
             sidecar=_sidecar_status(snapshot),
         )
@@ -156,8 +158,10 @@ def _job_descriptions() -> APIRouter:
     described = APIRouter(
         tags=["jobs"],
         responses={
+            400: {"model": Problem, "description": "The request is malformed"},
+            408: {"model": Problem, "description": "The request did not arrive within client_body_timeout"},
             413: {"model": Problem, "description": "The body is over max_body_mb"},
-            503: {"model": Problem, "description": "No healthy worker, or all that were tried failed, or a full queue"},
+            503: {"model": Problem, "description": "No healthy worker, or all failed, or a queue or buffer is full"},
             504: {"model": Problem, "description": "No worker had room within queue.timeout"},
         },
     )

@@ -1,25 +1,30 @@
 """The composition root: builds the router's parts and connects them. It decides nothing."""
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import secrets
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 
 from router import logs
 from router.api import create_api
 from router.asgi import Application, JobDoor
-from router.config import Settings
+from router.bodies import Buffers
 from router.dispatch import Dispatcher
+from router.downstream import TIMEOUTS
 from router.either_exchange import EitherExchange
-from router.fleet.exchange import Rules, Strategy
+from router.fleet.exchange import configured_rules
 from router.fleet.model import configured_workers
 from router.fleet.store import Store
 from router.leases import Leases
+from router.policy.patience import ClientTimeouts
+from router.settings import Settings
 from router.upstream import Upstream
 from router.view import FleetView
 
@@ -32,17 +37,21 @@ def create_app(settings: Settings) -> Application:
     store = Store.connect(settings.redis, REDIS_TIMEOUT_S)
     view = FleetView(store, configured_workers(settings))
     processes = int(os.environ.get("WEB_CONCURRENCY") or 1)
-    leases = Leases(EitherExchange(store, view, rules(settings), processes), store, view, process_name())
-    upstream = Upstream()
-    dispatcher = Dispatcher(leases, upstream, settings.timeout, settings.queue)
+    leases = Leases(EitherExchange(store, view, configured_rules(settings), processes), store, view, process_name())
+    upstream = Upstream(settings.tls)
+    dispatcher = Dispatcher(leases, upstream, view, settings)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        logs.expect_cut_answers()
         if not _is_announced_elsewhere():
             logs.announce(settings)
         await view.refresh()
         running = [asyncio.create_task(view.run()), asyncio.create_task(leases.run())]
-        yield
+        # What is there now stays: the garbage collector need not walk it again (130 ms with 11,000 jobs waiting).
+        gc.collect()
+        gc.freeze()
+        yield {TIMEOUTS: ClientTimeouts(settings.client_body_timeout, settings.client_read_timeout)}
         await leases.flush()
         for task in running:
             task.cancel()
@@ -50,19 +59,8 @@ def create_app(settings: Settings) -> Application:
         upstream.close()
         await store.close()
 
-    return JobDoor(dispatcher, create_api(view, store, lifespan), max_body_bytes=int(settings.max_body_mb * 2**20))
-
-
-def rules(settings: Settings) -> Rules:
-    """Return what the exchange is to go by."""
-    return Rules(
-        strategy=Strategy(settings.routing_strategy),
-        max_waiting=settings.queue.max_waiting,
-        failures=settings.breaker.failures,
-        base_ms=int(settings.breaker.base_seconds * 1000),
-        max_ms=int(settings.breaker.max_seconds * 1000),
-        max_ejected_percent=settings.breaker.max_ejected_percent,
-    )
+    buffers = Buffers(int(settings.max_buffered_mb * 2**20))
+    return JobDoor(dispatcher, create_api(view, store, lifespan), buffers, settings)
 
 
 def process_name() -> str:

@@ -89,8 +89,9 @@ def redis(
     url: Annotated[str | None, typer.Option(help="Redis' URL, instead of the configured one.")] = None,
 ) -> None:
     """Send one command to the configured Redis: `sfr redis HGETALL sfr:worker:http://server1:8080`."""
-    from router.config import RedisSettings, load_or_exit
+    from router.config import load_or_exit
     from router.fleet.store import Store, StoreUnavailable
+    from router.settings import RedisSettings
 
     settings = RedisSettings(url=url) if url else load_or_exit().redis
 

@@ -1,94 +1,209 @@
-"""A job's way, from start to end: a lease, a worker, its answer; or the next worker; or an error that says why.
+"""A job's way, from start to end: its limits, a lease, a worker, its answer; or the next worker; or an error.
 
 Read top to bottom, nothing walks back. It waits for leases and workers, and decides nothing itself: who gets the job
-stands in the exchange, what an answer means in policy/verdict.
+stands in the exchange; how long it may take, what an answer means and whether it is tried again, in policy.
 """
 
+import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from router import answers, headers
 from router.answers import Answer, FailedAttempt
-from router.config import QueueSettings
 from router.fleet.exchange import Blame
+from router.job import MAY_BE_THE_JOBS, Job, LeasedParts
 from router.leases import Leases
-from router.policy.verdict import blame, fault
-from router.upstream import Phase, Request, Response, Upstream, UpstreamFailed
-from router.waiter import Exhausted, Lease, NoWorkers, QueueFull, QueueTimeout
+from router.policy.deadline import Limits, limits_of, longest_run_s
+from router.policy.retry import RetryRules, is_jobs_own, is_worth_another
+from router.policy.verdict import Kind, Verdict, of_answer
+from router.settings import Settings
+from router.upstream import Request, Upstream, UpstreamFailed
+from router.view import FleetView
+from router.waiter import (
+    ClientLeft,
+    Exhausted,
+    Lease,
+    NoWorkers,
+    Quarantined,
+    QueueFull,
+    QueueTimeout,
+    Unfunded,
+)
+from router.wire import Phase, Response
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 3
 # A lease is a little longer than the attempt that it is for, so that none passes while its attempt still runs.
 LEASE_MARGIN_S = 1.0
 
+_BROKEN = {
+    Phase.CONNECT: (Kind.NOT_SENT, Blame.FAULT),
+    Phase.DIED: (Kind.DIED, Blame.DIED),
+    Phase.GARBLED: (Kind.FAULT, Blame.FAULT),
+    Phase.TIMED_OUT: (Kind.TIMED_OUT, Blame.FAULT),
+}
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One client's request, read to its end; header names are in lower case. `has_left` returns when it hangs up."""
 
-    method: bytes
-    target: bytes
-    headers: headers.Headers
-    body: bytes
-    request_id: bytes
-    has_left: Callable[[], Coroutine[None, None, None]]
+class DeadlinePassed(Exception):
+    """The job's client waits no longer."""
+
+
+@dataclass(slots=True)
+class _Course:
+    """How far a job has come. `ends_at` (the loop's clock) its client has its answer, whatever it is."""
+
+    job: Job
+    request: Request
+    limits: Limits
+    ends_at: float
+    ticket: int = 0
+    queue_ms: int = 0
+    failed: list[FailedAttempt] = field(default_factory=list)
+
+    @property
+    def left_s(self) -> float:
+        """For how long its client waits yet."""
+        return self.ends_at - asyncio.get_running_loop().time()
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether a worker has broken down while it ran this job."""
+        return any(attempt.kind is Kind.DIED for attempt in self.failed)
 
 
 class Dispatcher:
     """Brings jobs to workers."""
 
-    def __init__(self, leases: Leases, upstream: Upstream, timeout_s: float, queue: QueueSettings) -> None:
+    def __init__(self, leases: Leases, upstream: Upstream, view: FleetView, settings: Settings) -> None:
         self._leases = leases
         self._upstream = upstream
-        self._timeout_s = timeout_s
-        self._queue = queue
+        self._view = view
+        self._settings = settings
+        self._retry = RetryRules(settings.retry.attempts, settings.retry.sandbox_error)
+        # Attempts whose clients have been told that it takes too long.
+        self._late: set[asyncio.Task[None]] = set()
 
     async def run(self, job: Job) -> Answer:
-        """Return the answer to `job`. A failed attempt goes on to a worker not tried yet, up to MAX_ATTEMPTS.
+        """Return the answer to `job`. A failed attempt goes on to a worker not tried yet.
 
         Raises ClientLeft.
         """
+        settings, statuses = self._settings, self._settings.error_status
+        limits = self._limits(job)
         try:
-            return await self._run(job)
+            if (known := self._view.snapshot.state.quarantined) and job.name in known:
+                raise Quarantined
+            block = headers.for_worker(job.headers, job.body, job.request_id)
+            ends_at = asyncio.get_running_loop().time() + limits.ceiling_s
+            return await self._run(_Course(job, Request(job.method, job.target, block, job.body), limits, ends_at))
         except NoWorkers:
-            return answers.no_healthy_workers(job.request_id)
+            return answers.no_healthy_workers(statuses.no_workers, job.request_id)
         except QueueFull:
-            return answers.queue_full(self._queue.max_waiting, job.request_id)
+            return answers.queue_full(statuses.queue_full, settings.queue.max_waiting, job.request_id)
         except QueueTimeout:
-            return answers.queue_timeout(self._queue.timeout, job.request_id)
+            waited_s = min(settings.queue.timeout, limits.ceiling_s)
+            return answers.queue_timeout(statuses.queue_timeout, waited_s, job.request_id)
+        except DeadlinePassed:
+            return answers.deadline_passed(statuses.queue_timeout, limits.ceiling_s, job.request_id)
+        except Quarantined:
+            return answers.quarantined(settings.quarantine_seconds, job.request_id)
 
-    async def _run(self, job: Job) -> Answer:
-        request = Request(job.method, job.target, headers.for_worker(job.headers, job.body, job.request_id), job.body)
-        failed: list[FailedAttempt] = []
-        ticket, queue_ms = 0, 0
-        while len(failed) < MAX_ATTEMPTS:
-            tried = tuple(attempt.worker_url for attempt in failed)
-            bound_s = self._timeout_s + LEASE_MARGIN_S
+    def _limits(self, job: Job) -> Limits:
+        settings = self._settings
+        return limits_of(
+            longest_run_s(job.path, job.body),
+            job.client_s,
+            grace_s=settings.job_grace,
+            timeout_s=settings.timeout,
+            is_budget_by_job=settings.client_budget == "job",
+        )
+
+    async def _run(self, course: _Course) -> Answer:
+        failed, request_id = course.failed, course.job.request_id
+        is_unfunded = False
+        while True:
             try:
-                lease = await self._leases.lease(bound_s, self._queue.timeout, job.has_left, ticket, tried)
-            except Exhausted:
+                lease = await self._lease(course)
+            except Unfunded:
+                is_unfunded = True
                 break
-            ticket, queue_ms = lease.ticket, queue_ms + lease.waited_ms
-            outcome = await self._attempt(lease, request)
+            outcome = await self._attempt_in_time(course, lease)
             if isinstance(outcome, Response):
-                return answers.from_worker(outcome, lease.url, len(failed) + 1, queue_ms, job.request_id)
+                return answers.from_worker(outcome, lease.url, len(failed) + 1, course.queue_ms, request_id)
             failed.append(outcome)
-        return answers.all_failed(failed, job.request_id)
+            if not is_worth_another([attempt.kind for attempt in failed], self._retry):
+                break
+            if await course.job.is_abandoned():
+                raise ClientLeft
+        last = failed[-1]
+        if last.response is not None and is_jobs_own([attempt.kind for attempt in failed], self._retry):
+            return answers.from_worker(last.response, last.worker_url, len(failed), course.queue_ms, request_id)
+        status = self._settings.error_status.all_failed
+        return answers.all_failed(status, failed, request_id, is_unfunded=is_unfunded)
 
-    async def _attempt(self, lease: Lease, request: Request) -> Response | FailedAttempt:
-        """Make one attempt, and say in the exchange how it went."""
+    async def _lease(self, course: _Course) -> Lease:
+        """Return a lease on a worker not tried yet; where none is left, on any."""
+        if course.left_s <= 0:
+            raise DeadlinePassed
+        job, wait_s = course.job, min(self._settings.queue.timeout, course.left_s)
+        bound_s = course.limits.bound_s + LEASE_MARGIN_S
+        tried = tuple(attempt.worker_url for attempt in course.failed)
+        retry_of = job.name if tried else ""
         try:
-            response = await self._upstream.send(lease.url, request, self._timeout_s)
+            lease = await self._leases.lease(bound_s, wait_s, job.has_left, course.ticket, tried, retry_of)
+        except Exhausted:  # by then the retry has been counted
+            lease = await self._leases.lease(bound_s, wait_s, job.has_left, course.ticket)
+        course.ticket = lease.ticket
+        course.queue_ms += lease.waited_ms
+        return lease
+
+    async def _attempt_in_time(self, course: _Course, lease: Lease) -> Response | FailedAttempt:
+        """Make one attempt. Where its client stops waiting first, it goes on by itself, and its lease with it.
+
+        Raises DeadlinePassed.
+        """
+        if course.left_s >= course.limits.bound_s:
+            return await self._attempt(course, lease)
+        attempt = asyncio.create_task(self._attempt(course, lease))
+        await asyncio.wait((attempt,), timeout=max(0.0, course.left_s))
+        if attempt.done():
+            return attempt.result()
+        late = asyncio.create_task(_let_end(attempt))
+        self._late.add(late)
+        late.add_done_callback(self._late.discard)
+        raise DeadlinePassed
+
+    async def _attempt(self, course: _Course, lease: Lease) -> Response | FailedAttempt:
+        """Make one attempt, and say in the exchange how it went."""
+        job, response = course.job, None
+        try:
+            response = await self._upstream.send(lease.url, course.request, course.limits.bound_s)
         except UpstreamFailed as failure:
-            # A worker that timed out still runs the job: its lease stays to the end of its moment.
-            self._leases.end(lease, Blame.FAULT, is_over=failure.phase is not Phase.TIMED_OUT)
-            cause = failure.cause
+            kind, blame = _BROKEN[failure.phase]
+            verdict = Verdict(kind, blame, failure.cause)
         else:
-            self._leases.end(lease, blame(response.status))
-            if (reason := fault(response.status)) is None:
-                return response
-            cause = reason
-        log.warning("Worker %s %s", lease.url, cause)
-        return FailedAttempt(lease.url, cause)
+            verdict = _verdict(job, response)
+            if response.rest is not None and verdict.cause is None:
+                return replace(response, rest=LeasedParts(response.rest, self._leases, lease, verdict.blame, job))
+            if response.rest is not None:
+                await response.rest.aclose()
+        is_named = verdict.blame in MAY_BE_THE_JOBS or course.is_suspect
+        # A worker that timed out still runs the job: its lease stays to the end of its moment.
+        is_over = verdict.kind is not Kind.TIMED_OUT
+        self._leases.end(lease, verdict.blame, is_over=is_over, job=job.name if is_named else "")
+        if response is not None and verdict.cause is None:
+            return response
+        log.warning("Worker %s %s", lease.url, verdict.cause)
+        own = response if response is not None and response.rest is None else None
+        return FailedAttempt(lease.url, verdict.cause or "", verdict.kind, own)
+
+
+def _verdict(job: Job, response: Response) -> Verdict:
+    is_packed, is_whole = headers.is_packed(response.headers), response.rest is None
+    return of_answer(job.path, response.status, response.body, is_whole=is_whole, is_packed=is_packed)
+
+
+async def _let_end(attempt: asyncio.Task[Response | FailedAttempt]) -> None:
+    outcome = await attempt
+    if isinstance(outcome, Response) and outcome.rest is not None:
+        await outcome.rest.aclose()

@@ -11,9 +11,12 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import msgspec
+
 from router.fleet.exchange import Call, Reply, Rules
 from router.fleet.store import Store, StoreUnavailable
-from router.policy.exchange import Exchange, Member
+from router.policy.exchange import Exchange
+from router.policy.plan import Member
 from router.view import FleetView, Snapshot
 
 log = logging.getLogger(__name__)
@@ -49,7 +52,10 @@ class EitherExchange:
             if reply is not None:
                 return reply
             log.warning("Leases are given by this process alone, with 1/%d of each cap", self._processes)
-            self._local, self._local_fleet = Exchange(self._rules), None
+            own = msgspec.structs.replace(
+                self._rules, budget_per_second=self._rules.budget_per_second / self._processes
+            )
+            self._local, self._local_fleet = Exchange(own), None
             return self._ask_locally(self._local, say_all_again(call))
         # Only a heartbeat looks whether Redis is back, and only when the last load of the fleet found it well: jobs
         # share this call, and must not wait.

@@ -19,8 +19,9 @@ from urllib.request import urlopen
 
 from rich.console import Console
 
-from router.config import CONFIG_VARIABLE, REDIS_VARIABLE, ConfigError, Settings, config_path, load
-from router.processes import free_port, is_free
+from router.config import CONFIG_VARIABLE, REDIS_VARIABLE, ConfigError, config_path, load
+from router.processes import accepts, free_port, is_free
+from router.settings import Settings
 from router.supervisor import Program, Supervisor
 
 # On loopback a check costs nothing, and a worker that was started again is soon back.
@@ -88,7 +89,7 @@ class Embedded:
 
     async def _start(self) -> None:
         python = [sys.executable, "-m"]
-        await self._start_program(VALKEY, self._valkey_argv(), partial(_listens, self._redis_port))
+        await self._start_program(VALKEY, self._valkey_argv(), partial(accepts, self._redis_port))
         for number, port in enumerate(self._worker_ports, start=1):
             argv = [*python, "router.cli", "worker", "--port", str(port)]
             await self._start_program(f"local worker {number}", argv)
@@ -99,7 +100,9 @@ class Embedded:
         gunicorn = [*python, "gunicorn", "-c", str(_GUNICORN_CONF), "-b", bind, "-w", str(self._plan.processes)]
         # Local workers' jobs take a while; the router is healthy once the sidecar has seen one of them.
         ready = "/health" if self._worker_ports else "/v1/ping"
-        await self._start_program("router", gunicorn, partial(_serves, self._url(ready)), self._settings.timeout)
+        # A little more than gunicorn gives its workers (gunicorn.conf.py), so that it is gunicorn that ends them.
+        stop_timeout_s = self._settings.timeout + 15
+        await self._start_program("router", gunicorn, partial(_serves, self._url(ready)), stop_timeout_s)
 
     async def _start_program(
         self,
@@ -206,15 +209,6 @@ async def _told_to_stop(supervisor: Supervisor) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
     await told.wait()
-
-
-async def _listens(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
 
 
 async def _serves(url: str) -> bool:

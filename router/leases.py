@@ -6,20 +6,26 @@ shares the next one. Which exchange that is, Redis' or the one in this process, 
 
 import asyncio
 import itertools
+import logging
 import random
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from functools import partial
 
 import msgspec
 
+from router.calls import Calls
 from router.either_exchange import EitherExchange
 from router.fleet.exchange import Arrival, Beat, Blame, Call, Claim, Ended, Grant, Held, Reply
 from router.fleet.store import Store, StoreUnavailable
 from router.view import FleetView
-from router.waiter import ClientLeft, Exhausted, Lease, NoRoom, NoWorkers, QueueFull, QueueTimeout, Waiter
+from router.waiter import ClientLeft, Exhausted, Lease, NoRoom, QueueTimeout, Waiter, refusals
+
+log = logging.getLogger(__name__)
 
 BEAT_S = 0.5
+# Every so many heartbeats, 2 s, all held leases are handed in, should a Redis that failed over have lost some; and at
+# once where it says that its memory began empty. Each time: 5 µs of Redis' time a lease.
+HAND_IN_EVERY = 4
 # How many of the oldest waiting jobs each heartbeat looks after: they are next, and if they are lost, all may be.
 LOOK_AFTER = 10
 _RANDOM_BITS = 32
@@ -43,12 +49,13 @@ class Leases:
         self._left: list[int] = []
         self._beat_is_due = False
         self._told_print = ""
-        self._call: asyncio.Task[None] | None = None
-
-    @property
-    def waiting(self) -> int:
-        """How many of this process' jobs have no lease yet."""
-        return len(self._waiters)
+        # What the last reply told.
+        self._others_wait = False
+        self._redis_settles = False
+        self._missed: frozenset[int] = frozenset()  # waiting jobs that the last heartbeat did not find in the queue
+        self._beats = itertools.count()
+        self._routable_then: frozenset[str] = frozenset()
+        self._calls = Calls(self._call_once, self._is_urgent, lambda: bool(self._ended))
 
     async def run(self) -> None:
         """Beat, and listen for grants, until cancelled."""
@@ -61,8 +68,7 @@ class Leases:
 
     async def flush(self) -> None:
         """Say what there is to say, before the process ends."""
-        while self._call is not None:
-            await self._call
+        await self._calls.flush()
 
     async def lease(
         self,
@@ -71,49 +77,50 @@ class Leases:
         has_left: Callable[[], Coroutine[None, None, None]],
         ticket: int = 0,
         tried: tuple[str, ...] = (),
+        retry_of: str = "",
     ) -> Lease:
         """Return a lease for `bound_s` seconds, after a wait of `wait_s` at most.
 
         `has_left` returns when the client has hung up; it is awaited only where the job must wait, and then the job
-        gives up its place, as it does when cancelled. Raises NoRoom: NoWorkers, Exhausted, QueueFull,
-        QueueTimeout, ClientLeft.
+        gives up its place, as it does when cancelled. `retry_of` names the job where it has been tried before. Raises
+        NoRoom: NoWorkers, Exhausted, Unfunded, Quarantined, QueueFull, QueueTimeout, ClientLeft.
         """
         loop = asyncio.get_running_loop()
         number = next(self._numbers)
-        arrival = Arrival(number, int(bound_s * 1000), int(wait_s * 1000), ticket, tried)
+        arrival = Arrival(number, int(bound_s * 1000), int(wait_s * 1000), ticket, tried, retry_of)
         waiter = self._waiters[number] = Waiter(arrival, loop.time(), has_left)
         self._arrived.append(number)
-        self._kick()
+        self._calls.now()
         try:
             return await waiter.future
         except asyncio.CancelledError:
             self._give_up(waiter)
             raise
 
-    def end(self, lease: Lease, blame: Blame, *, is_over: bool = True) -> None:
-        """Say what the attempt makes of its worker, and, unless the worker still runs the job, give the lease back."""
+    def end(self, lease: Lease, blame: Blame, *, is_over: bool = True, job: str = "") -> None:
+        """Say what the attempt makes of its worker, and, unless the worker still runs the job, give the lease back.
+
+        `job` names the job where the blame may be its own.
+        """
         if is_over:
             self._held.pop(lease.number, None)
-        self._ended.append(Ended(lease.url, lease.number, blame, is_over))
-        self._kick()
+        self._ended.append(Ended(lease.url, lease.number, blame, is_over, job))
+        self._calls.soon()
 
     # One call
 
     def _beat_now(self) -> None:
         self._beat_is_due = True
-        self._kick()
+        self._calls.now()
 
-    def _kick(self) -> None:
-        if self._call is None:
-            self._call = asyncio.create_task(self._talk())
+    async def _call_once(self) -> None:
+        call = self._compose()
+        self._apply(call, await self._exchange(call, self._say_all_again))
 
-    async def _talk(self) -> None:
-        try:
-            while self._arrived or self._ended or self._claims or self._left or self._beat_is_due:
-                call = self._compose()
-                self._apply(call, await self._exchange(call, self._say_all_again))
-        finally:
-            self._call = None
+    def _is_urgent(self) -> bool:
+        # An end is urgent where somebody waits for the room that it gives.
+        ends_press = self._others_wait and self._ended
+        return bool(self._arrived or self._claims or self._left or self._beat_is_due or ends_press)
 
     def _compose(self) -> Call:
         """Take all that is to be said."""
@@ -132,18 +139,25 @@ class Leases:
         return call
 
     def _beat(self, *, is_return: bool) -> Beat:
-        now = asyncio.get_running_loop().time()
         self._let_go_of_the_exhausted()
-        self._held = {number: held for number, held in self._held.items() if held[1] > now}
-        held = (Held(url, number, int((moment - now) * 1000)) for number, (url, moment) in self._held.items())
         # Those that have been said to wait; the newest may still be on their way.
         queued = (number for number, waiter in self._waiters.items() if waiter.timer)
         oldest = tuple(itertools.islice(queued, LOOK_AFTER))
-        return Beat(tuple(held), len(self._waiters), oldest, is_return)
+        is_whole = is_return or self._redis_settles or next(self._beats) % HAND_IN_EVERY == 0
+        held = self._still_held() if is_whole else ()
+        return Beat(len(self._held), len(self._waiters), oldest, held, is_return)
+
+    def _still_held(self) -> tuple[Held, ...]:
+        now = asyncio.get_running_loop().time()
+        self._held = {number: held for number, held in self._held.items() if held[1] > now}
+        return tuple(Held(url, number, int((moment - now) * 1000)) for number, (url, moment) in self._held.items())
 
     def _let_go_of_the_exhausted(self) -> None:
-        """End the wait of retries for which no worker is left, since the fleet has shrunk while they waited."""
-        routable = self._view.snapshot.routable
+        """End the wait of retries for which no worker is left, where the fleet has shrunk while they waited."""
+        before, routable = self._routable_then, self._view.snapshot.routable
+        if before == routable:
+            return
+        self._routable_then = routable
         for number, waiter in list(self._waiters.items()):
             if waiter.arrival.tried and waiter.timer and routable.issubset(waiter.arrival.tried):
                 self._fail(number, Exhausted())
@@ -174,7 +188,7 @@ class Leases:
         """
         waiter = self._waiters.pop(number)
         again = next(self._numbers)
-        waiter.arrival = msgspec.structs.replace(waiter.arrival, number=again, ticket=ticket)
+        waiter.arrival = msgspec.structs.replace(waiter.arrival, number=again, ticket=ticket, retry_of="")
         self._waiters[again] = waiter
         self._arrived.append(again)
         self._left.append(number)
@@ -182,21 +196,27 @@ class Leases:
     # What comes back
 
     def _apply(self, call: Call, reply: Reply) -> None:
+        self._others_wait, self._redis_settles = reply.waiting > 0, reply.settles
         for number, ticket in zip(reply.queued[::2], reply.queued[1::2], strict=True):
             self._wait_on(number, ticket)
         for grant in reply.granted:
             self._take(grant)
-        for number in reply.refused:
-            self._fail(number, QueueFull() if reply.routable else NoWorkers())
-        for number in reply.exhausted:
-            self._fail(number, Exhausted())
+        for number, reason in refusals(reply):
+            self._fail(number, reason)
         claimed = set(reply.claimed)
         for claim in call.claims:
             if claim.number in claimed:
                 self._take(Grant(claim.number, claim.url, 0))
-        for number in (*reply.lost, *reply.missing):
+        for number in (*reply.lost, *self._twice_missing(call, reply)):
             if waiting := self._waiters.get(number):
                 self._arrive_again(number, waiting.arrival.ticket)
+
+    def _twice_missing(self, call: Call, reply: Reply) -> frozenset[int]:
+        """Return the jobs that two heartbeats in a row did not find: at the first, a grant may be on its way."""
+        if call.beat is None:
+            return frozenset()
+        before, self._missed = self._missed, frozenset(reply.missing)
+        return before & self._missed
 
     def _wait_on(self, number: int, ticket: int) -> None:
         waiter = self._waiters.get(number)
@@ -236,7 +256,7 @@ class Leases:
         number = waiter.arrival.number
         self._fail(number, reason)
         self._left.append(number)
-        self._kick()
+        self._calls.now()
 
     def _give_up(self, waiter: Waiter) -> None:
         number = waiter.arrival.number
@@ -245,16 +265,23 @@ class Leases:
             self._left.append(number)
         elif held := self._held.pop(number, None):  # granted at the same moment
             self._ended.append(Ended(held[0], number, Blame.NONE))
-        self._kick()
+        self._calls.now()
+
+    def _claim(self, grant: Grant) -> None:
+        if (waiter := self._waiters.get(grant.number)) is not None:
+            self._claims.append(Claim(grant.url, grant.number, waiter.arrival.bound_ms))
+        else:
+            self._ended.append(Ended(grant.url, grant.number, Blame.NONE))
 
     async def _listen(self) -> None:
         """Claim the leases that other processes' calls have given to jobs of this one."""
         while True:
-            with suppress(StoreUnavailable):
-                async for grant in self._store.grants(self._process):
-                    if (waiter := self._waiters.get(grant.number)) is not None:
-                        self._claims.append(Claim(grant.url, grant.number, waiter.arrival.bound_ms))
-                    else:
-                        self._ended.append(Ended(grant.url, grant.number, Blame.NONE))
-                    self._kick()
+            try:
+                async for grants in self._store.grants(self._process):
+                    for grant in grants:
+                        self._claim(grant)
+                    self._calls.now()
+            except StoreUnavailable as error:
+                if self._store.available:
+                    log.warning("Grants from other processes cannot be read: %s", error)
             await asyncio.sleep(BEAT_S)

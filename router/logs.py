@@ -7,7 +7,7 @@ import logging.config
 import os
 from typing import Any
 
-from router.config import Settings
+from router.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,15 @@ def log_config() -> dict[str, Any]:
 def set_up() -> None:
     """Send this process' log to stdout, as `log_config` says."""
     logging.config.dictConfig(log_config())
+
+
+def expect_cut_answers() -> None:
+    """Keep uvicorn from calling an unfinished answer a defect: which worker broke it off has been logged by then."""
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cut_answer)
+
+
+def _is_no_cut_answer(record: logging.LogRecord) -> bool:
+    return record.msg != "ASGI callable returned without completing response."
 
 
 def announce(settings: Settings) -> None:

@@ -1,5 +1,6 @@
 """What the programs that start other programs share: no child outlives its parent, no port is taken twice."""
 
+import asyncio
 import ctypes
 import signal
 import socket
@@ -33,3 +34,13 @@ def is_free(host: str, port: int) -> bool:
             return True
     except OSError:
         return False
+
+
+async def accepts(port: int) -> bool:
+    """Whether a server on 127.0.0.1 accepts connections there."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True

@@ -13,7 +13,7 @@ from functools import cached_property
 
 from router.fleet.model import Health, Worker, WorkerRecord
 from router.fleet.store import FleetState, Store, StoreUnavailable
-from router.policy.exchange import Member
+from router.policy.plan import Member
 from router.policy.selection import routable
 
 REFRESH_S = 1.0

@@ -1,10 +1,10 @@
 """A job that waits for its lease, and the ways in which that ends."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 
-from router.fleet.exchange import Arrival
+from router.fleet.exchange import Arrival, Reply
 
 
 class NoRoom(Exception):
@@ -19,6 +19,14 @@ class Exhausted(NoRoom):
     """The job has tried every worker that may get jobs."""
 
 
+class Unfunded(NoRoom):
+    """The fleet's budget for retries is spent."""
+
+
+class Quarantined(NoRoom):
+    """The job breaks workers."""
+
+
 class QueueFull(NoRoom):
     """As many jobs wait as may."""
 
@@ -29,6 +37,14 @@ class QueueTimeout(NoRoom):
 
 class ClientLeft(NoRoom):
     """The client hung up while its job waited."""
+
+
+def refusals(reply: Reply) -> Iterator[tuple[int, NoRoom]]:
+    """Yield the jobs that get no lease by this reply, and why."""
+    yield from ((number, QueueFull() if reply.routable else NoWorkers()) for number in reply.refused)
+    yield from ((number, Exhausted()) for number in reply.exhausted)
+    yield from ((number, Unfunded()) for number in reply.unfunded)
+    yield from ((number, Quarantined()) for number in reply.quarantined)
 
 
 @dataclass(frozen=True, slots=True)

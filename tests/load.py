@@ -54,14 +54,14 @@ async def steady_load(router_url: str, at_once: int) -> AsyncIterator[list[Answe
             is_over.set()
 
 
-async def post_job(router_url: str) -> Answered:
-    """Send one job over a connection of its own."""
-    (answer,) = await post_jobs(router_url, 1, 1)
-    return answer
+async def post_job(router_url: str, **more: Any) -> Answered:
+    """Send one job over a connection of its own; `more` goes into its body."""
+    async with aiohttp.ClientSession() as session:
+        return await _post(session, router_url, {**JOB, **more})
 
 
-async def _post(session: aiohttp.ClientSession, router_url: str) -> Answered:
+async def _post(session: aiohttp.ClientSession, router_url: str, job: Mapping[str, Any] = JOB) -> Answered:
     start = asyncio.get_running_loop().time()
-    async with session.post(f"{router_url}/run_code", json=JOB) as response:
+    async with session.post(f"{router_url}/run_code", json=job) as response:
         body = await response.json()
     return Answered(response.status, body, asyncio.get_running_loop().time() - start, response.headers)

@@ -7,13 +7,15 @@ from contextlib import asynccontextmanager
 import uvicorn
 
 from router.asgi import Application
+from router.downstream import ClientConnection
 from tests.waiting import eventually
 
 
 @asynccontextmanager
 async def served(app: Application) -> AsyncIterator[str]:
     """Serve `app` by uvicorn while the block runs; gives its URL."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, workers=1, lifespan="on"))
+    config = uvicorn.Config(app, http=ClientConnection, port=0, log_config=None, workers=1, lifespan="on")
+    server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     await eventually(lambda: server.started, what="uvicorn's start")
     port = server.servers[0].sockets[0].getsockname()[1]

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 import struct
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -64,6 +65,11 @@ async def well(exchange: Exchange) -> None:
     await exchange.answer()
 
 
+async def pong(exchange: Exchange) -> None:
+    """Answer a ping as the real worker does, quotes included."""
+    await exchange.answer(200, b'"pong"')
+
+
 def takes(seconds: float) -> Script:
     """Return a script that answers well after so long."""
 
@@ -95,6 +101,11 @@ async def hang(exchange: Exchange) -> None:
     await exchange.until_closed()
 
 
+async def reset(exchange: Exchange) -> None:
+    """Reset the connection instead of an answer."""
+    exchange.reset()
+
+
 def always(status: int, body: object = RESULT, *headers: str) -> Script:
     """Return a script that answers so every time."""
 
@@ -106,10 +117,11 @@ def always(status: int, body: object = RESULT, *headers: str) -> Script:
 
 @dataclass
 class ScriptedWorker:
-    """Answers pings while `is_well`, and jobs by `script`. Counts what it is sent."""
+    """Answers jobs by `script` and pings by `ping`. Counts what it is sent."""
 
     script: Script = well
-    is_well: bool = True
+    ping: Script = pong
+    tls: ssl.SSLContext | None = None
     jobs: list[Received] = field(default_factory=list)
     pings: int = 0
     running: int = 0
@@ -120,7 +132,7 @@ class ScriptedWorker:
     @property
     def url(self) -> str:
         """The address by which the fleet knows this worker."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
         self._open: set[asyncio.StreamWriter] = set()
@@ -134,7 +146,7 @@ class ScriptedWorker:
 
     async def listen(self) -> None:
         """Accept connections, on the same port as before where there was one."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=2**22)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=2**22, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def die(self) -> None:
@@ -153,7 +165,7 @@ class ScriptedWorker:
                 exchange = Exchange(request, reader, writer)
                 if request.target == "/v1/ping":
                     self.pings += 1
-                    await exchange.answer(200 if self.is_well else 500, b'"pong"' if self.is_well else b"{}")
+                    await self.ping(exchange)
                 else:
                     self.jobs.append(request)
                     await self._run(exchange)

@@ -15,7 +15,7 @@ import pytest
 from sandbox_fusion import RunCodeRequest, RunStatus, run_code, run_code_async, run_concurrent
 
 from router.processes import free_port
-from tests.programs import Program, System
+from tests.programs import Program, System, Valkey
 from tests.waiting import eventually
 
 
@@ -190,6 +190,21 @@ async def test_job_sees_nothing_of_the_worker_s_environment(tmp_path: Path) -> N
             assert response.status == 404
         program.send(signal.SIGTERM)
         await program.ended()
+
+
+async def test_local_worker_passes_a_deep_check(system: System, valkey: Valkey, tmp_path: Path) -> None:
+    """Found away, it must do a job to be healthy again, and does it."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    system.configure([url], health_check_interval=0.2, health_check={"timeout": 5, "deep": True})
+    async with system.sidecar(), valkey.client() as redis:
+
+        async def is_found(health: str) -> bool:
+            return await redis.hget(f"sfr:worker:{url}", "health") == health
+
+        await eventually(lambda: is_found("unhealthy"), what="its absence found")
+        async with local_worker(tmp_path, port):
+            await eventually(lambda: is_found("healthy"), what="its health found")
 
 
 async def test_job_ends_with_a_killed_worker(tmp_path: Path) -> None:

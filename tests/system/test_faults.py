@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from tests.load import Answered, post_jobs, steady_load
 from tests.programs import System, Valkey
 from tests.waiting import eventually
-from tests.worker import Exchange, ScriptedWorker
+from tests.worker import Gate, ScriptedWorker
 
 
 def statuses(answers: list[Answered]) -> Counter[int]:
@@ -29,7 +29,7 @@ async def more(answers: list[Answered], count: int = 100) -> None:
 async def test_killed_worker_leaves_within_two_checks_and_no_job_is_lost(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """Jobs that meet the dead worker go elsewhere; its second failed check takes it out, its return brings it in."""
+    """Jobs that meet the dead worker go elsewhere; the second check without a sign of life takes it out."""
     system.configure([worker.url for worker in workers])
     async with system.sidecar() as sidecar, system.router() as router, valkey.client() as redis:
         await router.sees(healthy=3)
@@ -165,14 +165,9 @@ async def test_sigkilled_router_process_is_replaced_and_only_its_own_jobs_are_cu
 ) -> None:
     """Killing one of four processes cuts the connections that it held, and no other job."""
     system.configure([worker.url for worker in workers])
-    held = asyncio.Event()
-
-    async def slow(exchange: Exchange) -> None:
-        await held.wait()
-        await exchange.answer()
-
+    gate = Gate()
     for worker in workers:
-        worker.script = slow
+        worker.script = gate
     async with system.sidecar(), system.router() as router:
         await router.sees(healthy=3)
         before = router.children()
@@ -180,7 +175,7 @@ async def test_sigkilled_router_process_is_replaced_and_only_its_own_jobs_are_cu
         await eventually(lambda: sum(len(worker.jobs) for worker in workers) == 40, what="40 jobs under way")
         os.kill(before[0], signal.SIGKILL)
         await eventually(lambda: len(router.children()) == 4 and before[0] not in router.children(), what="a new one")
-        held.set()
+        gate.open()
         results = await asyncio.gather(*jobs, return_exceptions=True)
         cut = [result for result in results if isinstance(result, BaseException)]
         whole = [result[0] for result in results if not isinstance(result, BaseException)]
@@ -193,21 +188,16 @@ async def test_sigkilled_router_process_is_replaced_and_only_its_own_jobs_are_cu
 async def test_sigterm_answers_all_running_jobs(system: System, workers: list[ScriptedWorker]) -> None:
     """Told to stop, the router takes no new connection, answers every job that it has, and ends with status 0."""
     system.configure([worker.url for worker in workers])
-    held = asyncio.Event()
-
-    async def slow(exchange: Exchange) -> None:
-        await held.wait()
-        await exchange.answer()
-
+    gate = Gate()
     for worker in workers:
-        worker.script = slow
+        worker.script = gate
     async with system.sidecar(), system.router() as router:
         await router.sees(healthy=3)
         jobs = asyncio.create_task(post_jobs(router.url, 40, 40))
         await eventually(lambda: sum(len(worker.jobs) for worker in workers) == 40, what="40 jobs under way")
         router.send(signal.SIGTERM)
         await eventually(lambda: router.output.count("Shutting down") >= router.processes, what="the stop")
-        held.set()
+        gate.open()
         assert statuses(await jobs) == {200: 40}
         assert await router.ended() == 0
 

@@ -4,6 +4,9 @@ import asyncio
 import os
 import signal
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 
 import aiohttp
 import pytest
@@ -20,6 +23,10 @@ def statuses(answers: list[Answered]) -> Counter[int]:
     return Counter(answer.status for answer in answers)
 
 
+# A job's own limits, where a test waits for its lease to pass.
+LIMITS = {"compile_timeout": 0.1, "run_timeout": 0.1}
+
+
 async def leases(redis: Redis) -> int:
     """Return how many leases Redis holds."""
     return sum([await redis.zcard(key) for key in await redis.keys("sfr:leases:*")])
@@ -32,6 +39,46 @@ async def waiting(redis: Redis, count: int) -> None:
         return await redis.zcard("sfr:queue") == count
 
     await eventually(is_so, what=f"{count} jobs in the queue")
+
+
+async def settled(redis: Redis) -> None:
+    """Wait until a memory that began empty gives workers with a cap their first job."""
+
+    async def is_so() -> bool:
+        workers, settles_at = await redis.hmget("sfr:plan:head", ["workers", "settles_at"])
+        return workers is not None and settles_at is None
+
+    await eventually(is_so, what="the first leases")
+
+
+@dataclass
+class OneSlot:
+    """A worker for one job at a time, which runs `first` until `gate` is opened; and the hosts before it."""
+
+    worker: ScriptedWorker
+    gate: Gate
+    hosts: list[Router]
+    redis: Redis
+    first: asyncio.Task[Answered]
+
+
+@asynccontextmanager
+async def taken_slot(
+    system: System, worker: ScriptedWorker, valkey: Valkey, processes: tuple[int, ...] = (1,), **settings: object
+) -> AsyncIterator[OneSlot]:
+    """Start a host for each of `processes`, with so many router processes; the last host has the first job."""
+    worker.script = gate = Gate()
+    system.configure([worker.url], default_max_concurrency=1, **settings)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(system.sidecar())
+        hosts = [await stack.enter_async_context(system.router(count)) for count in processes]
+        redis = await stack.enter_async_context(valkey.client())
+        for host in hosts:
+            await host.sees(healthy=1)
+        await settled(redis)
+        first = asyncio.create_task(post_job(hosts[-1].url))
+        await eventually(lambda: worker.running, what="the first job")
+        yield OneSlot(worker, gate, hosts, redis, first)
 
 
 @pytest.mark.parametrize("strategy", ["round_robin", "random", "least_loaded"])
@@ -61,27 +108,18 @@ async def test_jobs_wait_in_one_line_over_two_hosts(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
     """First come, first served, whichever host a job came to; the answer tells how long it waited."""
-    worker = workers[0]
-    gate = Gate()
-    worker.script = gate
-    system.configure([worker.url], default_max_concurrency=1)
-    async with system.sidecar(), system.router(1) as one, system.router(1) as other, valkey.client() as redis:
-        await one.sees(healthy=1)
-        await other.sees(healthy=1)
+    async with taken_slot(system, workers[0], valkey, processes=(1, 1)) as slot:
         jobs = []
-        for number in range(9):
-            url = (one.url, other.url)[number % 2] + f"/run_code?number={number}"
+        for number in range(1, 9):
+            url = slot.hosts[number % 2].url + f"/run_code?number={number}"
             jobs.append(asyncio.create_task(_post(url)))
-            if number == 0:
-                await eventually(lambda: worker.running, what="the first job")
-            else:
-                await waiting(redis, number)
-        gate.open()
+            await waiting(slot.redis, number)
+        slot.gate.open()
         headers = await asyncio.gather(*jobs)
-    assert [job.target for job in worker.jobs] == [f"/run_code?number={number}" for number in range(9)]
-    assert worker.most_at_once == 1
-    waits = [int(header["x-router-queue-ms"]) for header in headers]
-    assert min(waits[1:]) > 0
+    targets = [job.target for job in slot.worker.jobs]
+    assert targets == ["/run_code", *(f"/run_code?number={number}" for number in range(1, 9))]
+    assert slot.worker.most_at_once == 1
+    assert min(int(header["x-router-queue-ms"]) for header in headers) > 0
 
 
 async def _post(url: str) -> dict[str, str]:
@@ -94,70 +132,52 @@ async def _post(url: str) -> dict[str, str]:
 
 async def test_full_queue_and_long_wait_are_said(system: System, workers: list[ScriptedWorker], valkey: Valkey) -> None:
     """Past queue.timeout 504 with Retry-After; past queue.max_waiting 503 at once; neither reaches a worker."""
-    worker = workers[0]
-    gate = Gate()
-    worker.script = gate
-    system.configure([worker.url], default_max_concurrency=1, queue={"timeout": 2, "max_waiting": 1})
-    async with system.sidecar(), system.router(2) as router, valkey.client() as redis:
-        await router.sees(healthy=1)
-        running = asyncio.create_task(post_job(router.url))
-        await eventually(lambda: worker.running, what="the first job")
-        late = asyncio.create_task(post_job(router.url))
-        await waiting(redis, 1)
-        full = await post_job(router.url)
+    queue = {"timeout": 2, "max_waiting": 1}
+    async with taken_slot(system, workers[0], valkey, processes=(2,), queue=queue) as slot:
+        url = slot.hosts[0].url
+        late = asyncio.create_task(post_job(url))
+        await waiting(slot.redis, 1)
+        full = await post_job(url)
         assert (full.status, full.body) == (503, {"detail": "1 jobs wait already"})
         assert full.headers["retry-after"] == "1"
         timed_out = await late
         assert (timed_out.status, timed_out.body) == (504, {"detail": "No worker had room within 2 s"})
         assert timed_out.headers["retry-after"] == "1"
         assert timed_out.seconds >= 2
-        await waiting(redis, 0)
-        gate.open()
-        assert (await running).status == 200
-    assert len(worker.jobs) == 1
+        await waiting(slot.redis, 0)
+        slot.gate.open()
+        assert (await slot.first).status == 200
+    assert len(slot.worker.jobs) == 1
 
 
 async def test_client_that_leaves_while_waiting_gives_up_its_place(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
     """Its job is never run."""
-    worker = workers[0]
-    gate = Gate()
-    worker.script = gate
-    system.configure([worker.url], default_max_concurrency=1)
-    async with system.sidecar(), system.router(1) as router, valkey.client() as redis:
-        await router.sees(healthy=1)
-        running = asyncio.create_task(post_job(router.url))
-        await eventually(lambda: worker.running, what="the first job")
-        leaving = asyncio.create_task(post_job(router.url))
-        await waiting(redis, 1)
+    async with taken_slot(system, workers[0], valkey) as slot:
+        url = slot.hosts[0].url
+        leaving = asyncio.create_task(post_job(url))
+        await waiting(slot.redis, 1)
         leaving.cancel()
-        await waiting(redis, 0)
-        gate.open()
-        assert (await running).status == 200
-        assert (await post_job(router.url)).status == 200
-    assert len(worker.jobs) == 2
+        await waiting(slot.redis, 0)
+        slot.gate.open()
+        assert (await slot.first).status == 200
+        assert (await post_job(url)).status == 200
+    assert len(slot.worker.jobs) == 2
 
 
 async def test_lease_of_a_client_that_left_stays_until_the_worker_answers(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
     """The worker runs on, whoever hung up: nobody else gets its slot meanwhile."""
-    worker = workers[0]
-    gate = Gate()
-    worker.script = gate
-    system.configure([worker.url], default_max_concurrency=1)
-    async with system.sidecar(), system.router(1) as router, valkey.client() as redis:
-        await router.sees(healthy=1)
-        leaving = asyncio.create_task(post_job(router.url))
-        await eventually(lambda: worker.running, what="the first job")
-        leaving.cancel()
-        second = asyncio.create_task(post_job(router.url))
-        await waiting(redis, 1)
-        assert await leases(redis) == 1
-        gate.open()
+    async with taken_slot(system, workers[0], valkey) as slot:
+        slot.first.cancel()
+        second = asyncio.create_task(post_job(slot.hosts[0].url))
+        await waiting(slot.redis, 1)
+        assert await leases(slot.redis) == 1
+        slot.gate.open()
         assert (await second).status == 200
-    assert worker.most_at_once == 1
+    assert slot.worker.most_at_once == 1
 
 
 async def test_lease_of_a_timed_out_attempt_stays_to_its_moment(
@@ -166,10 +186,10 @@ async def test_lease_of_a_timed_out_attempt_stays_to_its_moment(
     """The answer is 503 when the attempt times out; the lease passes a margin later, and the next job runs."""
     worker = workers[0]
     worker.script = hang
-    system.configure([worker.url], default_max_concurrency=1, timeout=0.5)
+    system.configure([worker.url], default_max_concurrency=1, job_grace=0.3, retry={"attempts": 1})
     async with system.sidecar(), system.router(1) as router, valkey.client() as redis:
         await router.sees(healthy=1)
-        timed_out = await post_job(router.url)
+        timed_out = await post_job(router.url, **LIMITS)
         assert (timed_out.status, timed_out.body["detail"]) == (503, "All workers failed after 1 attempt")
         assert await leases(redis) == 1
         worker.script = well
@@ -184,11 +204,11 @@ async def test_leases_of_a_killed_router_pass_by_themselves(
     """SIGKILL to a whole host with running jobs: its leases pass at their moment, and others go on."""
     worker = workers[0]
     worker.script = hang
-    system.configure([worker.url], default_max_concurrency=2, timeout=3)
+    system.configure([worker.url], default_max_concurrency=2, job_grace=2)
     async with system.sidecar(), system.router(1) as doomed, system.router(1) as other, valkey.client() as redis:
         await doomed.sees(healthy=1)
         await other.sees(healthy=1)
-        lost = asyncio.gather(post_job(doomed.url), post_job(doomed.url), return_exceptions=True)
+        lost = asyncio.gather(*(post_job(doomed.url, **LIMITS) for _ in range(2)), return_exceptions=True)
         await eventually(lambda: worker.running == 2, what="two jobs")
         await doomed.kill()
         assert all(isinstance(result, aiohttp.ClientError) for result in await lost)
@@ -203,27 +223,20 @@ async def test_waiting_jobs_of_a_killed_process_block_nobody_for_over_3_s(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
     """Ten dead jobs stand before a living one: it runs within 3 s of their process' death."""
-    worker = workers[0]
-    gate = Gate()
-    worker.script = gate
-    system.configure([worker.url], default_max_concurrency=1, timeout=20)
-    async with system.sidecar(), system.router(1) as doomed, system.router(1) as other, valkey.client() as redis:
-        await doomed.sees(healthy=1)
-        await other.sees(healthy=1)
-        first = asyncio.create_task(post_job(other.url))
-        await eventually(lambda: worker.running, what="the first job")
+    async with taken_slot(system, workers[0], valkey, processes=(1, 1)) as slot:
+        doomed, other = slot.hosts
         lost = asyncio.gather(*(post_job(doomed.url) for _ in range(10)), return_exceptions=True)
-        await waiting(redis, 10)
+        await waiting(slot.redis, 10)
         last = asyncio.create_task(post_job(other.url))
-        await waiting(redis, 11)
+        await waiting(slot.redis, 11)
         await doomed.kill()
         killed_at = asyncio.get_running_loop().time()
-        gate.open()
-        assert (await first).status == 200
+        slot.gate.open()
+        assert (await slot.first).status == 200
         assert (await last).status == 200
         assert asyncio.get_running_loop().time() - killed_at < 3.5  # 3 s, and the test's own slowness
         await lost
-    assert len(worker.jobs) == 2
+    assert len(slot.worker.jobs) == 2
 
 
 async def test_breaker_ejects_tries_and_closes_for_the_whole_fleet(
@@ -367,7 +380,7 @@ async def test_sigkilled_process_under_load_frees_its_slots(
     """One of four processes dies under load: caps hold throughout, and all slots are in use again."""
     for worker in workers:
         worker.script = takes(0.05)
-    system.configure([worker.url for worker in workers], default_max_concurrency=2, timeout=3)
+    system.configure([worker.url for worker in workers], default_max_concurrency=2, job_grace=2)
     async with system.sidecar(), system.router(4) as router, valkey.client() as redis:
         await router.sees(healthy=3)
         load = asyncio.gather(*(_try(router) for _ in range(300)))
@@ -384,6 +397,6 @@ async def test_sigkilled_process_under_load_frees_its_slots(
 async def _try(router: Router) -> int:
     """Return the job's status, 0 where its connection was cut."""
     try:
-        return (await post_job(router.url)).status
+        return (await post_job(router.url, **LIMITS)).status
     except aiohttp.ClientError:
         return 0

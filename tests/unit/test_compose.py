@@ -12,9 +12,10 @@ import typer
 import yaml
 
 from router import cli
-from router.config import CONFIG_VARIABLE, REDIS_VARIABLE, Settings, load
+from router.config import CONFIG_VARIABLE, REDIS_VARIABLE, load
 from router.fleet.keys import Keys
 from router.logs import LOG_FORMAT_VARIABLE
+from router.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 BASE = "docker-compose.yml"
@@ -112,8 +113,10 @@ def test_router_has_four_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_router_is_given_the_time_to_finish_its_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Docker kills no gunicorn that still waits for its workers."""
-    assert seconds(services(BASE)["router"]["stop_grace_period"]) > gunicorn(monkeypatch)["graceful_timeout"]
+    """Docker kills no gunicorn that waits for its workers, nor gunicorn one that has a job yet."""
+    longest_job_s = settings().timeout  # the ceiling on a whole job, queue and retries included
+    graceful_s = gunicorn(monkeypatch)["graceful_timeout"]
+    assert seconds(services(BASE)["router"]["stop_grace_period"]) > graceful_s > longest_job_s
 
 
 def test_sidecar_s_command_is_a_module() -> None:

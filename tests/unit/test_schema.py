@@ -4,10 +4,12 @@ import asyncio
 import re
 from pathlib import Path
 
+import aiohttp
 from redis.asyncio import Redis
 
 from router.fleet.keys import SCHEMA, Keys
-from tests.load import post_jobs
+from tests.faults import close_at_once
+from tests.load import post_job, post_jobs
 from tests.programs import System, Valkey
 from tests.waiting import eventually
 from tests.worker import ScriptedWorker, always, hang
@@ -25,24 +27,22 @@ def test_keys_make_the_schema_s_names() -> None:
     """With the default prefix, `Keys` gives what the table shows."""
     keys = Keys("sfr")
     made = {keys.workers, keys.ticket, keys.sidecar, keys.fleet, keys.worker("<url>"), keys.plan, keys.drain}
-    made |= {keys.ejected, keys.grants("<process>")}
+    made |= {keys.plan_head, keys.ejected, keys.finished, keys.grants("<process>")}
     scripts = "".join(path.read_text() for path in (README.parent / "router" / "fleet").glob("*.lua"))
-    in_scripts = {f"sfr:{name}" for name in re.findall(r"prefix \.\. ':([a-z]+)'", scripts)}
+    in_scripts = {f"sfr:{name}" for name in re.findall(r"prefix \.\. ':([a-z:]+[a-z])'", scripts)}
     in_scripts |= {f"sfr:{name}:<url>" for name in re.findall(r"prefix \.\. ':([a-z]+):' \.\. url", scripts)}
     in_scripts |= {f"sfr:{name}:<url>" for name in re.findall(r"prefix \.\. ':([a-z]+):' \.\. (?:url|worker)", scripts)}
     in_scripts |= {f"sfr:{name}:<process>" for name in re.findall(r"prefix \.\. ':([a-z]+):' \.\. process", scripts)}
+    in_scripts |= {f"sfr:{name}:<job>" for name in re.findall(r"prefix \.\. ':([a-z]+):' \.\. job", scripts)}
     in_scripts |= {f"sfr:{name}:<id>" for name in re.findall(r"prefix \.\. ':([a-z]+):' \.\. call\.process", scripts)}
-    assert made | in_scripts == {key.name for key in SCHEMA}
+    assert (made | in_scripts) - {keys.changes} == {key.name for key in SCHEMA}
 
 
 async def test_live_redis_holds_the_schema_and_nothing_else(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """With jobs that run, wait and fail, each key of the schema is there, of its type and with its time to live."""
+    """With jobs that run, wait, end and fail, each key of the schema is there, of its type, with its time to live."""
     first, second, third = workers
-    first.script = hang
-    second.script = hang
-    third.script = always(500)
     system.configure([worker.url for worker in workers], default_max_concurrency=1, breaker={"failures": 1})
     async with system.sidecar(), system.router(1) as router, valkey.client() as redis:
         await router.sees(healthy=3)
@@ -54,6 +54,12 @@ async def test_live_redis_holds_the_schema_and_nothing_else(
         await redis.zadd("sfr:processes", {"other": now_ms + 60_000})
         await redis.zadd("sfr:queue", {"other:1": 0})
         await redis.hset("sfr:waiting", "other:1", f"5000 {now_ms + 60_000} ")
+        assert (await post_job(router.url)).status == 200
+        first.script = second.script = third.script = close_at_once
+        await eventually(lambda: _is_refused(router.url), what="a job that breaks workers")
+        await _gather(redis, held, set())
+        first.script = second.script = hang
+        third.script = always(500)
         jobs = asyncio.create_task(post_jobs(router.url, 6, 6))
         try:
             await eventually(lambda: _gather(redis, held, {key.name for key in SCHEMA}), what="every key")
@@ -66,12 +72,18 @@ async def test_live_redis_holds_the_schema_and_nothing_else(
     assert fields == set(re.sub(r" \([^)]*\)", "", row.holds).split(", "))
 
 
+async def _is_refused(url: str) -> bool:
+    async with aiohttp.ClientSession() as session, session.post(f"{url}/run_code", json={"code": "bad"}) as response:
+        return response.status == 422
+
+
 async def _gather(redis: Redis, held: dict[str, str], wanted: set[str]) -> bool:
     """Add to `held` the keys that are there now, by their names in the schema; return whether all have been seen."""
     await redis.sadd("sfr:drain", "http://nobody")
     for key in await redis.keys("*"):
         kind, is_passing = str(await redis.type(key)), await redis.ttl(key) > 0
         name = re.sub(r":http://.*", ":<url>", str(key))
+        name = re.sub(r":suspect:.*", ":suspect:<job>", name)
         name = re.sub(r":grants:.*", ":grants:<process>", re.sub(r":process:.*", ":process:<id>", name))
         if kind != "none":
             held[name] = kind + (" with TTL" if is_passing else "")

@@ -1,0 +1,89 @@
+"""One client's request on its way, and what of a large answer is still to come."""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+from router import headers
+from router.fleet.exchange import Blame
+from router.leases import Leases
+from router.upstream import UpstreamFailed
+from router.waiter import Lease
+from router.wire import Parts, Phase
+
+log = logging.getLogger(__name__)
+
+_NAME_BYTES = 8
+# Where the blame may be the job's own, the exchange is told which one it was: that takes reading its whole body.
+MAY_BE_THE_JOBS = (Blame.DIED, Blame.ERROR)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One client's request, read to its end; header names are in lower case.
+
+    `client_s` is how long its client says that it waits. `has_left` returns when it hangs up.
+    """
+
+    method: bytes
+    path: str
+    target: bytes
+    headers: headers.Headers
+    body: bytes
+    request_id: bytes
+    has_left: Callable[[], Coroutine[None, None, None]]
+    client_s: float | None = None
+
+    @cached_property
+    def name(self) -> str:
+        """A hash of what is asked: the same whenever it is sent again."""
+        return hashlib.blake2b(self.body, digest_size=_NAME_BYTES, key=self.target[:64]).hexdigest()
+
+    async def is_abandoned(self) -> bool:
+        """Whether its client has hung up by now."""
+        watch = asyncio.create_task(self.has_left())
+        await asyncio.wait((watch,), timeout=0)
+        return watch.done() or not watch.cancel()
+
+
+class LeasedParts:
+    """The rest of a large answer. Its lease ends with it: read to its end, broken off by the worker, or not wanted."""
+
+    def __init__(self, rest: Parts, leases: Leases, lease: Lease, blame_at_end: Blame, job: Job) -> None:
+        self._rest = rest
+        self._leases = leases
+        self._lease: Lease | None = lease
+        self._blame_at_end = blame_at_end
+        self._job = job
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next part."""
+        try:
+            return await anext(self._rest)
+        except StopAsyncIteration:
+            self._end(self._blame_at_end)
+            raise
+        except UpstreamFailed as failure:
+            log.warning("%s, when a part of its answer had gone to the client", failure)
+            has_died = failure.phase is Phase.DIED
+            self._end(Blame.DIED if has_died else Blame.FAULT, is_over=failure.phase is not Phase.TIMED_OUT)
+            raise
+
+    async def aclose(self) -> None:
+        """Read no further."""
+        await self._rest.aclose()
+        self._end(Blame.NONE)
+
+    def _end(self, blame: Blame, *, is_over: bool = True) -> None:
+        if self._lease is not None:
+            self._leases.end(
+                self._lease, blame, is_over=is_over, job=self._job.name if blame in MAY_BE_THE_JOBS else ""
+            )
+            self._lease = None
