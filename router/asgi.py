@@ -77,7 +77,7 @@ class JobDoor:
             try:
                 with self._buffers.share() as share:
                     body = await _read_body(scope["headers"], receive, self._max_body_bytes, share)
-                    answer = await self._dispatcher.run(_job(scope, method, body, request_id, receive))
+                    answer = await self._dispatcher.run(_job(scope, method, body, request_id, receive, share))
             except ClientLeft:
                 return
             except BadDeadline:
@@ -98,13 +98,14 @@ async def _leaving(receive: Receive) -> None:
         pass
 
 
-def _job(scope: Scope, method: str, body: bytes, request_id: bytes, receive: Receive) -> Job:
+def _job(scope: Scope, method: str, body: bytes, request_id: bytes, receive: Receive, share: Share) -> Job:
     target = scope["path"].encode("ascii")
     if query := scope["query_string"]:
         target += b"?" + query
     client_s = _client_s(scope["headers"])
     has_left = partial(_leaving, receive)
-    return Job(method.encode("ascii"), scope["path"], target, scope["headers"], body, request_id, has_left, client_s)
+    verb, path, fields = method.encode("ascii"), scope["path"], scope["headers"]
+    return Job(verb, path, target, fields, body, request_id, has_left, share, client_s)
 
 
 def _client_s(headers: Headers) -> float | None:

@@ -44,6 +44,12 @@ class Share:
         self._buffers.held_bytes += count
         self._bytes += count
 
+    def hand_over(self) -> "Share":
+        """Return a share that has all that this one had: for what outlives its request."""
+        heir = Share(self._buffers)
+        heir._bytes, self._bytes = self._bytes, 0
+        return heir
+
     def give_back(self) -> None:
         """Give back all; what has been given back is not given back again."""
         self._buffers.held_bytes -= self._bytes

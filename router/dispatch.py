@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from router import answers, headers
 from router.answers import Answer, FailedAttempt
+from router.bodies import Share
 from router.fleet.exchange import Blame
 from router.job import MAY_BE_THE_JOBS, Job, LeasedParts
 from router.leases import Leases
@@ -168,7 +169,7 @@ class Dispatcher:
         await asyncio.wait((attempt,), timeout=max(0.0, course.left_s))
         if attempt.done():
             return attempt.result()
-        late = asyncio.create_task(_let_end(attempt))
+        late = asyncio.create_task(_let_end(attempt, course.job.share.hand_over()))
         self._late.add(late)
         late.add_done_callback(self._late.discard)
         raise DeadlinePassed
@@ -203,7 +204,8 @@ def _verdict(job: Job, response: Response) -> Verdict:
     return of_answer(job.path, response.status, response.body, is_whole=is_whole, is_packed=is_packed)
 
 
-async def _let_end(attempt: asyncio.Task[Response | FailedAttempt]) -> None:
-    outcome = await attempt
-    if isinstance(outcome, Response) and outcome.rest is not None:
-        await outcome.rest.aclose()
+async def _let_end(attempt: asyncio.Task[Response | FailedAttempt], share: Share) -> None:
+    with share:  # it holds the body to its end
+        outcome = await attempt
+        if isinstance(outcome, Response) and outcome.rest is not None:
+            await outcome.rest.aclose()

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Self
 
 from router import headers
+from router.bodies import Share
 from router.fleet.exchange import Blame
 from router.leases import Leases
 from router.upstream import UpstreamFailed
@@ -26,7 +27,7 @@ MAY_BE_THE_JOBS = (Blame.DIED, Blame.ERROR)
 class Job:
     """One client's request, read to its end; header names are in lower case.
 
-    `client_s` is how long its client says that it waits. `has_left` returns when it hangs up.
+    `client_s` is how long its client says that it waits. `has_left` returns when it hangs up. `share` counts its body.
     """
 
     method: bytes
@@ -36,6 +37,7 @@ class Job:
     body: bytes
     request_id: bytes
     has_left: Callable[[], Coroutine[None, None, None]]
+    share: Share
     client_s: float | None = None
 
     @cached_property

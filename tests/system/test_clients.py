@@ -210,6 +210,20 @@ async def test_bodies_over_max_buffered_mb_get_503_until_there_is_room(system: S
         assert (await third.answer())[0] == 200
 
 
+async def test_body_of_a_job_that_runs_on_after_its_504_is_held(system: System, worker: ScriptedWorker) -> None:
+    """Its client has its answer, but the body is in memory until the worker is done with it."""
+    gate = Gate()
+    worker.script = gate
+    impatient = HEAD % MB + b"x-router-deadline-ms: 800\r\n\r\n" + b"x" * MB
+    async with routed(system, worker, max_body_mb=1, max_buffered_mb=1) as router, client(router) as connection:
+        await connection.send(impatient)
+        assert (await connection.answer())[0] == 504
+        assert worker.running == 1
+        assert not await _takes(router, MB)
+        gate.open()
+        await eventually(lambda: _takes(router, MB), what="room for the largest body")
+
+
 async def test_bodies_of_clients_that_left_make_room_again(system: System, worker: ScriptedWorker) -> None:
     """Half bodies, malformed ends and time-outs: what was held for them is free when they are gone."""
     small = 2**16

@@ -51,3 +51,15 @@ def test_body_as_large_as_the_buffers_fits_alone() -> None:
     """Nothing is kept free: one request always fits where there is no other."""
     with Buffers(10).share() as share:
         share.grow(10)
+
+
+def test_share_handed_over_is_held_until_its_heir_gives_it_back() -> None:
+    """As for an attempt whose client has been told that it takes too long."""
+    buffers = Buffers(10)
+    with buffers.share() as share:
+        share.grow(7)
+        heir = share.hand_over()
+    assert buffers.held_bytes == 7
+    with heir:
+        pass
+    assert buffers.held_bytes == 0
