@@ -116,20 +116,6 @@ def sandbox_error_at_first() -> Script:
     return script
 
 
-def busy_beyond_one() -> Script:
-    """Return a script that does one job at a time, and answers 429 to those that come meanwhile."""
-    slot = asyncio.Semaphore(1)
-
-    async def script(exchange: Exchange) -> None:
-        if slot.locked():
-            await exchange.answer(429, {"detail": "busy"})
-            return
-        async with slot:
-            await echo(exchange)
-
-    return script
-
-
 def flapping() -> Script:
     """Return a script that fails every second job."""
     jobs = count()
@@ -162,7 +148,7 @@ FAULTS: dict[str, tuple[Callable[[], Script], bool]] = {
     "502": (lambda: always(502), False),
     "503": (lambda: always(503), False),
     "504": (lambda: always(504), False),
-    "429": (busy_beyond_one, True),
+    "429": (lambda: always(429), True),
     "SandboxError at first": (sandbox_error_at_first, True),
     "SandboxError always": (lambda: always(200, {"status": "SandboxError", "message": ""}), False),
     "flapping": (flapping, True),

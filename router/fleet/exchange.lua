@@ -2,7 +2,8 @@
 -- policy/exchange.py is its twin, line for line in what it decides; hypothesis runs the two against each other. Health
 -- checks alone have no twin: they need Redis.
 -- KEYS: plan (it names the Cluster slot; all keys share the prefix).  ARGV: prefix, Call as JSON, Rules as JSON,
--- PROCESS_TTL_MS, CLAIM_WITHIN_MS, PASSED_OVER_AT_MOST, SETTLE_MS, BUDGET_WINDOW_MS, BROKEN_WITHIN_MS, ENOUGH_EVIDENCE. Returns Reply as JSON.  See router/fleet/exchange.py.
+-- PROCESS_TTL_MS, CLAIM_WITHIN_MS, PASSED_OVER_AT_MOST, SETTLE_MS, BUDGET_WINDOW_MS, BROKEN_WITHIN_MS, ENOUGH_EVIDENCE,
+-- BUSY_MS. Returns Reply as JSON.  See router/fleet/exchange.py.
 --
 -- Cost does not grow with the fleet: ROOM indexes the workers that have room (by place in the ring, or by load), LAPSE
 -- those whose leases may pass next. Only a change of the fleet walks all workers, to make the plan anew.
@@ -10,10 +11,11 @@ local prefix, call, rules = ARGV[1], cjson.decode(ARGV[2]), cjson.decode(ARGV[3]
 local process_ttl, claim_within = tonumber(ARGV[4]), tonumber(ARGV[5])
 local passed_over, settle = tonumber(ARGV[6]), tonumber(ARGV[7])
 local budget_window, broken_within, enough_evidence = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
+local busy_ms = tonumber(ARGV[11])
 local PLAN, HEAD = KEYS[1], prefix .. ':plan:head' -- apart: what each call reads stays a small hash
 local ROOM, LAPSE = prefix .. ':room', prefix .. ':lapse'
 local QUEUE, WAITING, TICKET = prefix .. ':queue', prefix .. ':waiting', prefix .. ':ticket'
-local EJECTED, PROCESSES = prefix .. ':ejected', prefix .. ':processes'
+local EJECTED, BUSY, PROCESSES = prefix .. ':ejected', prefix .. ':busy', prefix .. ':processes'
 local FINISHED, BUDGET, QUARANTINE = prefix .. ':finished', prefix .. ':budget', prefix .. ':quarantine'
 local TRIAL = -1 -- the cap of a worker that may get one job, fleet-wide, to show that it is well again
 -- With `random`, the jobs of one call share a random number; this factor sets their starts apart.
@@ -65,11 +67,18 @@ local function set_room(url, cap, weight, places, is_open)
 end
 
 local function has_room(url, cap)
+  if redis.call('ZSCORE', BUSY, url) then return false end
   if cap <= 0 then return true end
   return not settles_at and redis.call('ZCARD', leases(url)) < cap
 end
 
--- Make ROOM right for a worker whose number of leases has changed.
+-- Make ROOM right for a worker that may have room now, or none any more.
+local function set_room_anew(url)
+  local cap, weight, places = planned(url)
+  if cap and cap ~= TRIAL then set_room(url, cap, weight, places, has_room(url, cap)) end
+end
+
+-- The same, where only its number of leases has changed.
 local function update_room(url)
   local cap, weight, places = planned(url)
   if cap and cap ~= TRIAL and (cap > 0 or is_by_load) then
@@ -219,9 +228,13 @@ end
 local function drop_lapsed()
   for _, url in ipairs(redis.call('ZRANGEBYSCORE', LAPSE, '-inf', now)) do
     redis.call('ZREMRANGEBYSCORE', leases(url), '-inf', now)
-    local next_one = redis.call('ZRANGE', leases(url), 0, 0, 'WITHSCORES')
-    if next_one[2] then redis.call('ZADD', LAPSE, next_one[2], url) else redis.call('ZREM', LAPSE, url) end
-    update_room(url)
+    redis.call('ZREMRANGEBYSCORE', BUSY, '-inf', now)
+    local next_one = redis.call('ZRANGE', leases(url), 0, 0, 'WITHSCORES')[2]
+    local busy_until = redis.call('ZSCORE', BUSY, url)
+    redis.call('ZREM', LAPSE, url)
+    if next_one then redis.call('ZADD', LAPSE, next_one, url) end
+    if busy_until then redis.call('ZADD', LAPSE, 'LT', busy_until, url) end
+    set_room_anew(url)
   end
 end
 
@@ -234,15 +247,19 @@ local function eject(url, times)
   redis.call('HSET', breaker(url), 'times', times, 'ejected_until', string.format('%.3f', moment / 1000), 'trial', '')
   redis.call('PERSIST', breaker(url))
   redis.call('ZADD', EJECTED, moment, url)
+  redis.call('ZREM', BUSY, url)
   is_stale = true
+end
+
+local function postpone_trial(url, moment)
+  redis.call('HSET', breaker(url), 'trial', '', 'ejected_until', string.format('%.3f', moment / 1000))
+  redis.call('ZADD', EJECTED, moment, url)
 end
 
 local function open_trial(url)
   local cap = tonumber(redis.call('HGET', prefix .. ':worker:' .. url, 'max_concurrency')) or 0
-  if cap > 0 and redis.call('ZCARD', leases(url)) >= cap then -- with what timed out there and still runs; later, then
-    local moment = redis.call('ZRANGE', leases(url), 0, 0, 'WITHSCORES')[2]
-    redis.call('HSET', breaker(url), 'trial', '', 'ejected_until', string.format('%.3f', moment / 1000))
-    redis.call('ZADD', EJECTED, moment, url)
+  if cap > 0 and redis.call('ZCARD', leases(url)) >= cap then -- with what timed out there and still runs
+    postpone_trial(url, redis.call('ZRANGE', leases(url), 0, 0, 'WITHSCORES')[2])
     return
   end
   redis.call('HSET', breaker(url), 'trial', 'open')
@@ -264,11 +281,17 @@ local function judge(url, name, blame, job)
       is_stale = true
     elseif blame == 'none' then
       open_trial(url)
+    elseif blame == 'busy' then
+      postpone_trial(url, now + busy_ms)
     else
       eject(url, times + 1)
     end
   elseif times then
     return -- ejected: what ran there before says nothing new
+  elseif blame == 'busy' then
+    redis.call('ZADD', BUSY, now + busy_ms, url)
+    redis.call('ZADD', LAPSE, 'LT', now + busy_ms, url)
+    set_room_anew(url)
   elseif blame == 'ok' and failures then
     redis.call('DEL', breaker(url))
   elseif blame ~= 'ok' and blame ~= 'none' then

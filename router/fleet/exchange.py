@@ -25,6 +25,8 @@ BROKEN_WITHIN_MS = 2000
 ENOUGH_EVIDENCE = 1.99
 # How many heads of the queue are passed over at most, where the workers with room are those that they have tried.
 PASSED_OVER_AT_MOST = 16
+# So long a worker that answered 429 gets no job.
+BUSY_MS = 1000
 # As the script takes them.
 CONSTANTS = (
     PROCESS_TTL_MS,
@@ -34,6 +36,7 @@ CONSTANTS = (
     BUDGET_WINDOW_MS,
     BROKEN_WITHIN_MS,
     ENOUGH_EVIDENCE,
+    BUSY_MS,
 )
 
 
@@ -49,13 +52,14 @@ class Blame(StrEnum):
     """What an attempt says of its worker.
 
     It did well; it is at fault; its connection died while it ran the job, which may be the job's doing; it had an error
-    that may be the job's own; or nothing.
+    that may be the job's own; it wants no more for the moment; or nothing.
     """
 
     OK = "ok"
     FAULT = "fault"
     DIED = "died"
     ERROR = "error"
+    BUSY = "busy"
     NONE = "none"
 
 

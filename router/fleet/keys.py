@@ -53,12 +53,13 @@ SCHEMA = (
     ),
     Key(
         "sfr:breaker:<url>",
-        "hash",
+        "hash with TTL until ejected",
         "routers",
         "failures (in a row), last_error_of (a job), times (ejected), ejected_until (Unix s), trial; absent for a "
         "worker without trouble",
     ),
     Key("sfr:ejected", "zset", "routers", "URLs that the breaker keeps out, scored by when that ends (Unix ms)"),
+    Key("sfr:busy", "zset", "routers", "URLs that answered 429, scored by until when they get no job (Unix ms)"),
     Key("sfr:finished", "zset", "routers", "URLs scored by when a job last ended well there (Unix ms)"),
     Key(
         "sfr:budget",

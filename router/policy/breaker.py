@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 
-from router.fleet.exchange import Blame, Ended, Rules
+from router.fleet.exchange import BUSY_MS, Blame, Ended, Rules
 
 OPEN_TRIAL = "open"
 
@@ -75,7 +75,7 @@ class Breakers:
             return  # ejected: what ran there before says nothing new
         elif blame is Blame.OK:
             self.by_url.pop(url, None)
-        elif blame is not Blame.NONE:
+        elif blame not in (Blame.NONE, Blame.BUSY):
             breaker = self.by_url.setdefault(url, Breaker())
             if blame is Blame.ERROR:
                 if breaker.last_error_of == ended.job:
@@ -91,6 +91,8 @@ class Breakers:
             self.has_changed = True
         elif blame is Blame.NONE:
             self._open_trial(url, breaker)
+        elif blame is Blame.BUSY:
+            breaker.trial, breaker.until_ms = "", now + BUSY_MS
         else:
             self._eject(breaker, now)
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from router.fleet.exchange import (
+    BUSY_MS,
     CLAIM_WITHIN_MS,
     PASSED_OVER_AT_MOST,
     PROCESS_TTL_MS,
@@ -50,6 +51,7 @@ class Exchange:
         self._settles_at: int | None = None
         self._has_begun = False
         self.leases: dict[str, dict[str, int]] = {}
+        self._busy_until: dict[str, int] = {}
         self.breakers = Breakers(rules, self._full_until)
         self.waiting: list[tuple[int, str, int, int, tuple[str, ...]]] = []  # ticket, name, bound, deadline, tried
         self.outbox: dict[str, list[Grant]] = {}
@@ -104,6 +106,8 @@ class Exchange:
             return False
         if planned.cap == TRIAL:
             return self.breakers.allows(url)
+        if url in self._busy_until:
+            return False
         return planned.cap == 0 or (self._settles_at is None and len(self.leases.get(url, ())) < planned.cap)
 
     def _settle(self, now: int) -> None:
@@ -133,11 +137,18 @@ class Exchange:
             if item.is_over:
                 self.leases.get(item.url, {}).pop(name, None)
             self.breakers.judge(item, name, now, len(self._plan.fleet))
+            self._hear_busy(item, now)
             if item.blame is Blame.DIED:
                 others = len(self.leases.get(item.url, ()))
                 self.quarantine.hear_of_death(item.job, item.url, name, others, now)
             elif item.blame is Blame.OK:
                 self.quarantine.exonerate(item.job)
+
+    def _hear_busy(self, item: Ended, now: int) -> None:
+        if self.breakers.is_ejected(item.url):
+            self._busy_until.pop(item.url, None)
+        elif item.blame is Blame.BUSY:
+            self._busy_until[item.url] = now + BUSY_MS
 
     def _full_until(self, url: str) -> int | None:
         held, cap = self.leases.get(url, {}), self._plan.fleet[url].cap if url in self._plan.fleet else 0
@@ -158,6 +169,7 @@ class Exchange:
     def _drop_lapsed(self, now: int) -> None:
         for url, held in self.leases.items():
             self.leases[url] = {name: moment for name, moment in held.items() if moment > now}
+        self._busy_until = {url: moment for url, moment in self._busy_until.items() if moment > now}
 
     # The queue
 

@@ -71,7 +71,7 @@ def of_answer(path: str, status: int, body: bytes, *, is_whole: bool = True, is_
     if status == HTTPStatus.OK:
         return _WELL if is_packed else _of_body(path, body, is_whole=is_whole)
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return Verdict(Kind.BUSY, Blame.NONE, _returned(status))
+        return Verdict(Kind.BUSY, Blame.BUSY, _returned(status))
     if status < HTTPStatus.INTERNAL_SERVER_ERROR:
         return _CLIENTS_OWN
     if status in _BAD_GATEWAYS:

@@ -3,10 +3,11 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import aiohttp
 import pytest
@@ -19,6 +20,8 @@ from tests.waiting import eventually
 from tests.worker import ScriptedWorker, always
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CutOff = Callable[[ScriptedWorker], AbstractAsyncContextManager[None]]
 
 JOBS, AT_ONCE = 200, 16
 # Short limits, so that a worker that hangs costs a second: 0.4 s of the job's own and 0.4 s of grace.
@@ -41,7 +44,7 @@ class Pool:
             worker.script = echo
             worker.jobs.clear()
         await eventually(self.no_lease, what="the last row's leases to end")
-        for key in await self.redis.keys("sfr:breaker:*") + ["sfr:ejected", "sfr:quarantine", "sfr:budget"]:
+        for key in await self.redis.keys("sfr:breaker:*") + ["sfr:ejected", "sfr:busy", "sfr:quarantine", "sfr:budget"]:
             await self.redis.delete(key)
         await self.redis.hset("sfr:plan:head", "stale", "1")
 
@@ -138,31 +141,50 @@ async def test_one_bad_worker_costs_no_job(pool: Pool, fault: str) -> None:
     await check_row(pool, is_sound=is_sound)
 
 
-async def test_worker_that_refuses_connections_costs_no_job(pool: Pool) -> None:
+@asynccontextmanager
+async def refusing(worker: ScriptedWorker) -> AsyncIterator[None]:
     """Nothing listens there any more, and the sidecar has not noticed yet."""
-    await pool.workers[0].die()
-    try:
-        await check_row(pool, is_sound=False)
-    finally:
-        await pool.workers[0].listen()
-
-
-async def test_worker_that_answers_no_syn_costs_no_job(pool: Pool) -> None:
-    """Connecting takes for ever, as to a host that is off: its queue of connections is full."""
-    worker = pool.workers[0]
     await worker.die()
-    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
-        full.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        full.bind(("127.0.0.1", worker.port))
-        full.listen(0)
-        for filler in (first, second):
-            filler.setblocking(False)
-            filler.connect_ex(full.getsockname())
-        try:
-            await check_row(pool, is_sound=False)
-        finally:
-            full.close()
-            await worker.listen()
+    try:
+        yield
+    finally:
+        await worker.listen()
+
+
+@asynccontextmanager
+async def answering_no_syn(worker: ScriptedWorker) -> AsyncIterator[None]:
+    """Connecting takes for ever, as to a host that is off: its queue of connections is full."""
+    async with refusing(worker):
+        with socket.socket() as full, socket.socket() as first, socket.socket() as second:
+            full.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            full.bind(("127.0.0.1", worker.port))
+            full.listen(0)
+            for filler in (first, second):
+                filler.setblocking(False)
+                filler.connect_ex(full.getsockname())
+            yield
+
+
+@pytest.mark.parametrize("cut_off", [refusing, answering_no_syn])
+async def test_one_worker_that_cannot_be_reached_costs_no_job(pool: Pool, cut_off: CutOff) -> None:
+    """As where its machine or its program has just gone."""
+    async with cut_off(pool.workers[0]):
+        await check_row(pool, is_sound=False)
+
+
+@pytest.mark.parametrize("cut_off", [refusing, answering_no_syn])
+async def test_when_none_can_be_reached_retries_keep_to_the_budget(pool: Pool, cut_off: CutOff) -> None:
+    """No job is sent; each client has its 503, in which the attempts are named."""
+    async with AsyncExitStack() as stack:
+        for worker in pool.workers:
+            await stack.enter_async_context(cut_off(worker))
+        start = asyncio.get_running_loop().time()
+        answers = await answers_to(pool.router.url, at_once=JOBS)
+        seconds = asyncio.get_running_loop().time() - start
+    assert {status for _, status, _ in answers} == {503}
+    attempts = sum(len(cast(list[object], body["attempts"])) for _, _, body in answers)
+    assert JOBS <= attempts <= JOBS * (1 + BUDGET_PERCENT / 100) + BUDGET_A_SECOND * (seconds + 1)
+    await eventually(pool.no_lease, what="the last lease's end")
 
 
 async def test_422_is_the_job_s_own(pool: Pool) -> None:
@@ -175,7 +197,7 @@ async def test_422_is_the_job_s_own(pool: Pool) -> None:
     assert not await pool.redis.exists(f"sfr:breaker:{pool.workers[0].url}")
 
 
-@pytest.mark.parametrize("fault", [fault for fault, (_, is_sound) in FAULTS.items() if not is_sound])
+@pytest.mark.parametrize("fault", [*(fault for fault, (_, is_sound) in FAULTS.items() if not is_sound), "429"])
 async def test_when_all_fail_retries_keep_to_the_budget(pool: Pool, fault: str) -> None:
     """Attempts are 1.2 times the jobs and 10 a second at most; each client has one answer, and it says what was."""
     make_script, _ = FAULTS[fault]

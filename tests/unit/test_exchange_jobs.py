@@ -6,7 +6,7 @@ from itertools import count
 import pytest
 from redis import Redis
 
-from router.fleet.exchange import BROKEN_WITHIN_MS, SETTLE_MS, Arrival, Blame, Call, Ended, Reply, Rules
+from router.fleet.exchange import BROKEN_WITHIN_MS, BUSY_MS, SETTLE_MS, Arrival, Blame, Call, Ended, Reply, Rules
 from router.fleet.model import Worker
 from router.policy.exchange import Exchange
 from router.policy.plan import Member
@@ -68,6 +68,28 @@ def test_trial_waits_for_what_timed_out_and_still_runs(make: Callable[[Rules, in
     assert is_ejected(ask, START + 1001, A)
     assert is_ejected(ask, START + 59_000, A)
     assert not is_ejected(ask, START + 60_001, A)
+
+
+@pytest.mark.parametrize("cap", [0, 2])
+def test_busy_worker_gets_no_job_for_a_moment(make: Callable[[Rules, int], Ask], cap: int) -> None:
+    """Capped or not; it is not ejected for it, and those that wait get it as soon as it is over."""
+    ask = make(Rules(failures=1), cap)
+    end(ask, START, A, Blame.BUSY)
+    assert is_ejected(ask, START + BUSY_MS - 1, A)
+    queued = ask(Call("p", arrived=(Arrival(next(NUMBERS), 60_000, 5000, 0, (B, C)),)), START + BUSY_MS - 1).queued
+    assert queued
+    (granted,) = ask(Call("p"), START + BUSY_MS).granted
+    assert (granted.number, granted.url) == (queued[0], A)
+
+
+def test_busy_at_its_trial_is_tried_again_a_moment_later(make: Callable[[Rules, int], Ask]) -> None:
+    """That says neither that it is well nor that it is not: it is not kept out for longer."""
+    ask = make(Rules(failures=1, base_ms=1000), 0)
+    end(ask, START, A, Blame.FAULT)
+    end(ask, START + 1000, A, Blame.BUSY)
+    assert is_ejected(ask, START + 1000 + BUSY_MS - 1, A)
+    end(ask, START + 1000 + BUSY_MS, A, Blame.OK)
+    assert not is_ejected(ask, START + 1000 + BUSY_MS, A)
 
 
 def test_errors_of_one_job_count_once_and_of_many_eject(make: Callable[[Rules, int], Ask]) -> None:

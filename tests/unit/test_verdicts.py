@@ -32,7 +32,7 @@ RUN = "/run_code"
         (RUN, 302, b"", Kind.RESULT, Blame.NONE),
         (RUN, 422, b'{"detail": []}', Kind.RESULT, Blame.NONE),
         (RUN, 404, b"", Kind.RESULT, Blame.NONE),
-        (RUN, 429, b"", Kind.BUSY, Blame.NONE),
+        (RUN, 429, b"", Kind.BUSY, Blame.BUSY),
         (RUN, 500, b'{"detail": "x", "traceback": []}', Kind.ERROR, Blame.ERROR),
         (RUN, 501, b"", Kind.ERROR, Blame.ERROR),
         (RUN, 502, b"", Kind.FAULT, Blame.FAULT),
