@@ -93,7 +93,7 @@ async def one_process(
 ) -> AsyncIterator[tuple[int, int]]:
     """Run a sidecar and gunicorn with one process from `checkout`; yields its port and its process id."""
     system = System(folder, redis_url)
-    system.configure(workers, health_check_interval=30.0)
+    system.configure(workers, health_check_interval=30.0, timeout=300)
     port = free_port()
     sidecar = Program(_on_cpu(OTHER_CPU, sys.executable, "-m", "sidecar"), folder / "sidecar.log", system.env, checkout)
     argv = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "-b", f"127.0.0.1:{port}", "-w", "1"]

@@ -17,7 +17,7 @@ from router.api import create_api
 from router.asgi import Application, JobDoor
 from router.bodies import Buffers
 from router.dispatch import Dispatcher
-from router.downstream import TIMEOUTS
+from router.downstream import DOOR, TIMEOUTS
 from router.either_exchange import EitherExchange
 from router.fleet.exchange import configured_rules
 from router.fleet.model import configured_workers
@@ -51,7 +51,7 @@ def create_app(settings: Settings) -> Application:
         # What is there now stays: the garbage collector need not walk it again (130 ms with 11,000 jobs waiting).
         gc.collect()
         gc.freeze()
-        yield {TIMEOUTS: ClientTimeouts(settings.client_body_timeout, settings.client_read_timeout)}
+        yield {TIMEOUTS: ClientTimeouts(settings.client_body_timeout, settings.client_read_timeout), DOOR: door}
         await leases.flush()
         for task in running:
             task.cancel()
@@ -60,7 +60,8 @@ def create_app(settings: Settings) -> Application:
         await store.close()
 
     buffers = Buffers(int(settings.max_buffered_mb * 2**20))
-    return JobDoor(dispatcher, create_api(view, store, lifespan), buffers, settings)
+    door = JobDoor(dispatcher, create_api(view, store, lifespan), buffers, settings)
+    return door
 
 
 def process_name() -> str:

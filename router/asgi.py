@@ -5,10 +5,11 @@ on to it unchanged.
 """
 
 import asyncio
+import random
 import re
-import uuid
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -53,6 +54,16 @@ class BodyTooLarge(Exception):
     """The request's body is longer than the limit."""
 
 
+@dataclass(slots=True)
+class Asked:
+    """The head of a request for a job; header names are in lower case."""
+
+    method: str
+    path: str
+    query: bytes
+    headers: Headers
+
+
 class JobDoor:
     """An ASGI application that takes jobs, and hands all else to `rest`."""
 
@@ -65,32 +76,44 @@ class JobDoor:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        method = JOB_ENDPOINTS.get(scope["path"]) if scope["type"] == "http" else None
-        if method is None:
+        if scope["type"] != "http" or scope["path"] not in JOB_ENDPOINTS:
             await self._rest(scope, receive, send)
             return
-        request_id = _request_id(scope["headers"])
-        if scope["method"] != method:
+        asked = Asked(scope["method"], scope["path"], scope["query_string"], scope["headers"])
+        answer = await self.answer(asked, receive)
+        if answer is not None:
+            await send_answer(answer, receive, send)
+
+    async def answer(self, asked: Asked, receive: Receive) -> Answer | None:
+        """Return the answer to a request for one of JOB_ENDPOINTS; None where its client has left."""
+        request_id = _request_id(asked.headers)
+        method = JOB_ENDPOINTS[asked.path]
+        if asked.method != method:
             answer = problem(HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed", request_id)
             answer.headers.append((b"allow", method.encode("ascii")))
-        else:
-            try:
-                with self._buffers.share() as share:
-                    body = await _read_body(scope["headers"], receive, self._max_body_bytes, share)
-                    answer = await self._dispatcher.run(_job(scope, method, body, request_id, receive, share))
-            except ClientLeft:
-                return
-            except BadDeadline:
-                wanted = f"{DEADLINE.decode()}: expected a whole number of milliseconds above 0"
-                answer = problem(HTTPStatus.BAD_REQUEST, wanted, request_id)
-            except BodyTooLarge:
-                limit = f"Request body is larger than {self._max_body_bytes / 2**20:g} MB"
-                answer = problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit, request_id)
-            except BuffersFull:
-                answer = buffers_full(self._full_status, self._buffers.max_bytes, request_id)
-        await _send(answer, send)
-        if answer.rest is not None:
-            await _send_rest(answer.rest, send, _leaving(receive))
+            return answer
+        try:
+            with self._buffers.share() as share:
+                body = await _read_body(asked.headers, receive, self._max_body_bytes, share)
+                return await self._dispatcher.run(_job(asked, body, request_id, receive, share))
+        except ClientLeft:
+            return None
+        except BadDeadline:
+            wanted = f"{DEADLINE.decode()}: expected a whole number of milliseconds above 0"
+            return problem(HTTPStatus.BAD_REQUEST, wanted, request_id)
+        except BodyTooLarge:
+            limit = f"Request body is larger than {self._max_body_bytes / 2**20:g} MB"
+            return problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit, request_id)
+        except BuffersFull:
+            return buffers_full(self._full_status, self._buffers.max_bytes, request_id)
+
+
+async def send_answer(answer: Answer, receive: Receive, send: Send) -> None:
+    """Send an answer by ASGI's messages, a large one for as long as its client is there."""
+    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+    await send({"type": "http.response.body", "body": answer.body, "more_body": answer.rest is not None})
+    if answer.rest is not None:
+        await _send_rest(answer.rest, send, _leaving(receive))
 
 
 async def _leaving(receive: Receive) -> None:
@@ -98,14 +121,21 @@ async def _leaving(receive: Receive) -> None:
         pass
 
 
-def _job(scope: Scope, method: str, body: bytes, request_id: bytes, receive: Receive, share: Share) -> Job:
-    target = scope["path"].encode("ascii")
-    if query := scope["query_string"]:
-        target += b"?" + query
-    client_s = _client_s(scope["headers"])
-    has_left = partial(_leaving, receive)
-    verb, path, fields = method.encode("ascii"), scope["path"], scope["headers"]
-    return Job(verb, path, target, fields, body, request_id, has_left, share, client_s)
+def _job(asked: Asked, body: bytes, request_id: bytes, receive: Receive, share: Share) -> Job:
+    target = asked.path.encode("ascii")
+    if asked.query:
+        target += b"?" + asked.query
+    return Job(
+        method=asked.method.encode("ascii"),
+        path=asked.path,
+        target=target,
+        headers=asked.headers,
+        body=body,
+        request_id=request_id,
+        has_left=partial(_leaving, receive),
+        share=share,
+        client_s=_client_s(asked.headers),
+    )
 
 
 def _client_s(headers: Headers) -> float | None:
@@ -137,11 +167,6 @@ async def _read_body(headers: Headers, receive: Receive, limit: int, share: Shar
             return b"".join(parts)
 
 
-async def _send(answer: Answer, send: Send) -> None:
-    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-    await send({"type": "http.response.body", "body": answer.body, "more_body": answer.rest is not None})
-
-
 async def _send_rest(rest: Parts, send: Send, leaving: Coroutine[None, None, None]) -> None:
     """Send what follows, for as long as the client is there.
 
@@ -171,4 +196,9 @@ def _request_id(headers: Headers) -> bytes:
     for name, value in headers:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return value
-    return uuid.uuid4().hex.encode("ascii")
+    return new_request_id()
+
+
+def new_request_id() -> bytes:
+    """Return an id that no other request has."""
+    return b"%032x" % random.getrandbits(128)

