@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Self
+
+import msgspec
 
 from router import headers, metadata
 from router.policy.verdict import Kind
@@ -13,10 +15,11 @@ from router.wire import Parts, Response
 # What is full now may have room in a moment; who comes back at once only makes the line longer.
 RETRY_AFTER_S = 1
 _JSON = (b"content-type", b"application/json")
+# As they mostly are; made once.
+_FIRST_ATTEMPT, _NO_WAIT = (b"x-router-attempt", b"1"), (b"x-router-queue-ms", b"0")
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A status, header fields with lower-case names, and a body; a large one goes on in `rest`."""
 
     status: int
@@ -25,8 +28,7 @@ class Answer:
     rest: Parts | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FailedAttempt:
+class FailedAttempt(msgspec.Struct, frozen=True):
     """One attempt that brought no result; `cause` is prose such as `timed out`. `response` is what the worker said."""
 
     worker_url: str
@@ -74,13 +76,16 @@ def from_worker(response: Response, worker_url: str, attempt: int, queue_ms: int
         fields += [field for field in response.headers if field[0] == b"content-length"]
     if rest is None:
         fields.append((b"content-length", b"%d" % len(body)))
-    fields += [
-        (b"x-router-worker", worker_url.encode("ascii")),
-        (b"x-router-attempt", b"%d" % attempt),
-        (b"x-router-queue-ms", b"%d" % queue_ms),
-        (b"x-request-id", request_id),
-    ]
+    fields.append(_worker_field(worker_url))
+    fields.append(_FIRST_ATTEMPT if attempt == 1 else (b"x-router-attempt", b"%d" % attempt))
+    fields.append(_NO_WAIT if queue_ms == 0 else (b"x-router-queue-ms", b"%d" % queue_ms))
+    fields.append((b"x-request-id", request_id))
     return Answer(response.status, fields, body, rest)
+
+
+@lru_cache(maxsize=10_000)
+def _worker_field(worker_url: str) -> tuple[bytes, bytes]:
+    return b"x-router-worker", worker_url.encode("ascii")
 
 
 def problem(status: int, detail: str, request_id: bytes, **more: object) -> Answer:
@@ -144,7 +149,10 @@ def _with_retry_after(answer: Answer) -> Answer:
 
 
 def _is_plain_json(fields: headers.Headers) -> bool:
-    kinds = dict(fields)
-    media_type = kinds.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    # What a worker compressed unasked cannot be added to.
-    return media_type == b"application/json" and kinds.get(b"content-encoding", b"identity") == b"identity"
+    is_json = False
+    for name, value in fields:
+        if name == b"content-type":
+            is_json = value.partition(b";")[0].strip().lower() == b"application/json"
+        elif name == b"content-encoding" and value != b"identity":
+            return False  # what a worker compressed unasked cannot be added to
+    return is_json

@@ -30,6 +30,7 @@ from router.view import FleetView
 
 # No request waits longer for Redis.
 REDIS_TIMEOUT_S = 0.25
+_GARBAGE_AFTER = 20_000
 
 
 def create_app(settings: Settings) -> Application:
@@ -48,9 +49,11 @@ def create_app(settings: Settings) -> Application:
             logs.announce(settings)
         await view.refresh()
         running = [asyncio.create_task(view.run()), asyncio.create_task(leases.run())]
-        # What is there now stays: the garbage collector need not walk it again (130 ms with 11,000 jobs waiting).
+        # What is there now stays: the garbage collector need not walk it again (130 ms with 11,000 jobs waiting). And
+        # jobs leave no circles behind: to look for them after each 700 new objects costs a job 2 µs.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(_GARBAGE_AFTER)
         yield {TIMEOUTS: ClientTimeouts(settings.client_body_timeout, settings.client_read_timeout), DOOR: door}
         await leases.flush()
         for task in running:

@@ -9,10 +9,11 @@ import random
 import re
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import Any
+
+import msgspec
 
 from router.answers import Answer, buffers_full, problem
 from router.bodies import Buffers, BuffersFull, Share
@@ -54,8 +55,7 @@ class BodyTooLarge(Exception):
     """The request's body is longer than the limit."""
 
 
-@dataclass(slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """The head of a request for a job; header names are in lower case."""
 
     method: str
@@ -84,8 +84,11 @@ class JobDoor:
         if answer is not None:
             await send_answer(answer, receive, send)
 
-    async def answer(self, asked: Asked, receive: Receive) -> Answer | None:
-        """Return the answer to a request for one of JOB_ENDPOINTS; None where its client has left."""
+    async def answer(self, asked: Asked, receive: Receive, whole: bytes | None = None) -> Answer | None:
+        """Return the answer to a request for one of JOB_ENDPOINTS; None where its client has left.
+
+        `whole` is its body where that has come already.
+        """
         request_id = _request_id(asked.headers)
         method = JOB_ENDPOINTS[asked.path]
         if asked.method != method:
@@ -94,7 +97,10 @@ class JobDoor:
             return answer
         try:
             with self._buffers.share() as share:
-                body = await _read_body(asked.headers, receive, self._max_body_bytes, share)
+                if whole is None:
+                    body = await _read_body(asked.headers, receive, self._max_body_bytes, share)
+                else:
+                    body = _admitted(whole, self._max_body_bytes, share)
                 return await self._dispatcher.run(_job(asked, body, request_id, receive, share))
         except ClientLeft:
             return None
@@ -114,6 +120,15 @@ async def send_answer(answer: Answer, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": answer.body, "more_body": answer.rest is not None})
     if answer.rest is not None:
         await _send_rest(answer.rest, send, _leaving(receive))
+
+
+def answering(answer: Answer) -> Application:
+    """Return an application that gives this answer to whatever it is asked."""
+
+    async def application(_scope: Scope, receive: Receive, send: Send) -> None:
+        await send_answer(answer, receive, send)
+
+    return application
 
 
 async def _leaving(receive: Receive) -> None:
@@ -146,6 +161,13 @@ def _client_s(headers: Headers) -> float | None:
                 raise BadDeadline
             return int(value) / 1000
     return None
+
+
+def _admitted(body: bytes, limit: int, share: Share) -> bytes:
+    if len(body) > limit:
+        raise BodyTooLarge
+    share.grow(len(body))
+    return body
 
 
 async def _read_body(headers: Headers, receive: Receive, limit: int, share: Share) -> bytes:

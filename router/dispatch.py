@@ -6,7 +6,8 @@ stands in the exchange; how long it may take, what an answer means and whether i
 
 import asyncio
 import logging
-from dataclasses import dataclass, field, replace
+
+import msgspec
 
 from router import answers, headers
 from router.answers import Answer, FailedAttempt
@@ -49,8 +50,7 @@ class DeadlinePassed(Exception):
     """The job's client waits no longer."""
 
 
-@dataclass(slots=True)
-class _Course:
+class _Course(msgspec.Struct):
     """How far a job has come. `ends_at` (the loop's clock) its client has its answer, whatever it is."""
 
     job: Job
@@ -59,7 +59,7 @@ class _Course:
     ends_at: float
     ticket: int = 0
     queue_ms: int = 0
-    failed: list[FailedAttempt] = field(default_factory=list)
+    failed: list[FailedAttempt] = []
 
     @property
     def left_s(self) -> float:
@@ -144,11 +144,12 @@ class Dispatcher:
 
     async def _lease(self, course: _Course) -> Lease:
         """Return a lease on a worker not tried yet; where none is left, on any."""
-        if course.left_s <= 0:
+        left_s = course.left_s
+        if left_s <= 0:
             raise DeadlinePassed
-        job, wait_s = course.job, min(self._settings.queue.timeout, course.left_s)
+        job, wait_s = course.job, min(self._settings.queue.timeout, left_s)
         bound_s = course.limits.bound_s + LEASE_MARGIN_S
-        tried = tuple(attempt.worker_url for attempt in course.failed)
+        tried = tuple([attempt.worker_url for attempt in course.failed])
         retry_of = job.name if tried else ""
         try:
             lease = await self._leases.lease(bound_s, wait_s, job.has_left, course.ticket, tried, retry_of)
@@ -185,7 +186,8 @@ class Dispatcher:
         else:
             verdict = _verdict(job, response)
             if response.rest is not None and verdict.cause is None:
-                return replace(response, rest=LeasedParts(response.rest, self._leases, lease, verdict.blame, job))
+                rest = LeasedParts(response.rest, self._leases, lease, verdict.blame, job)
+                return msgspec.structs.replace(response, rest=rest)
             if response.rest is not None:
                 await response.rest.aclose()
         is_named = verdict.blame in MAY_BE_THE_JOBS or course.is_suspect

@@ -6,24 +6,20 @@ room knows how uvicorn is told.
 """
 
 import asyncio
-import fcntl
 import logging
 import socket
 import struct
-import sys
-import termios
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, cast
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from router.answers import Answer, problem
-from router.asgi import JOB_ENDPOINTS, Asked, JobDoor, new_request_id
+from router.asgi import JOB_ENDPOINTS, Asked, JobDoor, answering, new_request_id
+from router.client_socket import LingeringTransport, bytes_in_kernel
 from router.job_cycle import CLOSE, JobCycle, rendered
 from router.policy.patience import ClientTimeouts, Owed, Patience
 from router.policy.request_head import (
@@ -61,12 +57,13 @@ class ClientConnection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._patience = Patience(app_state.get(TIMEOUTS) or ClientTimeouts())
+        self._patience = Patience(app_state.get(TIMEOUTS) or ClientTimeouts(), config.timeout_keep_alive)
         self._door: JobDoor | None = app_state.get(DOOR)
         self._watch: asyncio.TimerHandle | None = None
         # What has come since a head began, or since the last bytes of a body: fields, trailers, extensions of a chunk.
         self._loose_bytes = 0
         self._is_deaf = False  # nothing more is read from this client
+        self._unstarted: JobCycle | None = None  # until its body has come, or has not come in one piece with its head
 
     # The connection
 
@@ -87,9 +84,8 @@ class ClientConnection(HttpToolsProtocol):
         """Parse what came; at the first malformed byte, refuse."""
         if self._is_deaf:
             return
-        self._unset_keepalive_if_required()
         patience = self._patience
-        if patience.owed is None:
+        if patience.owed is None or patience.owed is Owed.REQUEST:
             patience.begin(Owed.HEAD, self.loop.time())
         self._loose_bytes += len(data)
         try:
@@ -100,13 +96,31 @@ class ClientConnection(HttpToolsProtocol):
         if patience.owed is not None:
             self._expect_more()
 
+    def on_response_complete(self) -> None:
+        """Go on with the next request, or wait for it; uvicorn's timer for that costs a microsecond."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._patience.owed is None:
+            self._patience.begin(Owed.REQUEST, self.loop.time())
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if isinstance(cycle, JobCycle):
+            cycle.start(self.loop, self.tasks)
+        else:
+            super()._start_asgi_task(cycle, app)
+
     def _expect_more(self) -> None:
         """Go on with a request that has not come in one piece."""
+        self._start_job()
         if self._loose_bytes > MAX_HEAD_BYTES:
             self._refuse(HEAD_TOO_LARGE)
         elif self._patience.owed is Owed.BODY and self.cycle.transport is self.transport:
             self._patience.begin(Owed.BODY, self.loop.time())
-            self.cycle.transport = _LingeringTransport(self.transport, self._close_after_answer)
+            self.cycle.transport = LingeringTransport(self.transport, self._close_after_answer)
 
     # The parser's callbacks: for every request, so without super(), which would cost a microsecond in all
 
@@ -127,7 +141,7 @@ class ClientConnection(HttpToolsProtocol):
             raise _Refused(reason)
         path = _JOB_TARGETS.get(self.url)
         if self._door is not None and path is not None and self.parser.get_method() == b"POST":
-            self._start_job(self._door, path, version)
+            self._begin_job(self._door, path, version)
         else:
             self._start_application()
         # Trailers are dropped (RFC 9110 §6.5.1): the application has the list that has been filled so far.
@@ -135,14 +149,19 @@ class ClientConnection(HttpToolsProtocol):
         self._loose_bytes = 0
         self._patience.owed = Owed.BODY
 
-    def _start_job(self, door: JobDoor, path: str, version: str) -> None:
+    def _begin_job(self, door: JobDoor, path: str, version: str) -> None:
         previous = self.cycle
-        self.cycle = JobCycle(self, door, Asked("POST", path, b"", self.headers), version)
+        self.cycle = cycle = JobCycle(self, door, Asked("POST", path, b"", self.headers), version)
         if previous is None or previous.response_complete:
-            self._start_asgi_task(self.cycle, self.app)
+            self._unstarted = cycle
         else:
             self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, self.app))
+            self.pipeline.appendleft((cycle, self.app))
+
+    def _start_job(self) -> None:
+        if self._unstarted is not None:
+            self._unstarted.start(self.loop, self.tasks)
+            self._unstarted = None
 
     def _start_application(self) -> None:
         url, expects, headers = self.url, self.expect_100_continue, self.headers
@@ -162,6 +181,9 @@ class ClientConnection(HttpToolsProtocol):
         self._loose_bytes = 0
         self._patience.owed = None
         HttpToolsProtocol.on_message_complete(self)
+        self._start_job()
+        if self.cycle.response_complete:
+            self._patience.begin(Owed.REQUEST, self.loop.time())
 
     # Time
 
@@ -200,7 +222,7 @@ class ClientConnection(HttpToolsProtocol):
         is_being_written = self.cycle is not None and not self.cycle.response_complete
         if is_being_written and not self.flow.write_paused:
             return 0
-        in_kernel = _bytes_in_kernel(self.transport.get_extra_info("socket"))
+        in_kernel = bytes_in_kernel(self.transport.get_extra_info("socket"))
         return self.transport.get_write_buffer_size() + in_kernel
 
     def _end_wait(self) -> None:
@@ -223,11 +245,12 @@ class ClientConnection(HttpToolsProtocol):
         self._is_deaf = True
         is_in_body = self._patience.owed is Owed.BODY
         self._patience.owed = None
+        self._unstarted = None
         answer = problem(reason.status, reason.detail, new_request_id())
         answer.headers.append(CLOSE)
         cycle = self.cycle  # the latest request whose head was whole
         if is_in_body and self.pipeline:
-            self.pipeline[0] = (cycle, _application(answer))
+            self.pipeline[0] = (cycle, cast("Any", answering(answer)))
         elif is_in_body:
             cycle.disconnected = True
             cycle.waiting_for_100_continue = False
@@ -266,48 +289,9 @@ class ClientConnection(HttpToolsProtocol):
         self._look_in_time(now)
 
 
-class _LingeringTransport(asyncio.Transport):
-    """What an answer is written to while its request is still being sent."""
-
-    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
-        super().__init__()
-        self._transport = transport
-        self._close = close
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self._transport.write(data)
-
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
-
-    def close(self) -> None:
-        self._close()
-
-
-def _bytes_in_kernel(sock: socket.socket) -> int:
-    """Return how much of what was written the kernel still has, for the other side has not acknowledged it.
-
-    Megabytes go there, and the transport hears of them a third at a time: a slow reader would seem to read nothing.
-    """
-    count = bytearray(4)
-    with suppress(OSError):  # not every system knows it of sockets
-        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, count)
-    return int.from_bytes(count, sys.byteorder)
-
-
 def _reason(error: httptools.HttpParserError) -> Refusal:
     if isinstance(error.__context__, _Refused):
         return error.__context__.reason
     if isinstance(error, httptools.HttpParserCallbackError):  # what else a head's end does is to parse the target
         return malformed("invalid target")
     return malformed(str(error))
-
-
-def _application(answer: Answer) -> Callable[..., Awaitable[None]]:
-    """Return an ASGI application that gives this answer to whatever it is asked."""
-
-    async def application(_scope: object, _receive: object, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
-        await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-        await send({"type": "http.response.body", "body": answer.body})
-
-    return application

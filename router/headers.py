@@ -3,8 +3,6 @@
 What is forwarded is rebuilt from parsed fields, never copied. This room knows bytes alone, no connection.
 """
 
-from collections.abc import Iterable
-
 Headers = list[tuple[bytes, bytes]]
 
 # How many milliseconds the client waits for its answer.
@@ -40,7 +38,7 @@ _NOT_FOR_CLIENT = _HOP_BY_HOP | {
 }
 
 
-def for_worker(headers: Iterable[tuple[bytes, bytes]], body: bytes, request_id: bytes) -> bytes:
+def for_worker(headers: Headers, body: bytes, request_id: bytes) -> bytes:
     """Return the header block of the request to a worker, all but its first line and Host, with the empty last line.
 
     `headers` have lower-case names, as ASGI gives them.
@@ -52,19 +50,18 @@ def for_worker(headers: Iterable[tuple[bytes, bytes]], body: bytes, request_id: 
     return b"".join(lines)
 
 
-def for_client(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+def for_client(headers: Headers) -> Headers:
     """Return the worker's fields that the client gets; `headers` have lower-case names."""
     return _end_to_end(headers, _NOT_FOR_CLIENT)
 
 
-def _end_to_end(headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[bytes]) -> Headers:
-    headers = list(headers)
+def _end_to_end(headers: Headers, dropped: frozenset[bytes]) -> Headers:
     for name, value in headers:
         if name == b"connection":
             dropped |= {token.strip().lower() for token in value.split(b",")}
-    return [(name, value) for name, value in headers if name not in dropped]
+    return [field for field in headers if field[0] not in dropped]
 
 
-def is_packed(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+def is_packed(headers: Headers) -> bool:
     """Whether a content-encoding stands between the body and what it says."""
     return any(name == b"content-encoding" and value != b"identity" for name, value in headers)

@@ -4,8 +4,9 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Self
+
+import msgspec
 
 from router import headers
 from router.bodies import Share
@@ -22,8 +23,7 @@ _NAME_BYTES = 8
 MAY_BE_THE_JOBS = (Blame.DIED, Blame.ERROR)
 
 
-@dataclass(slots=True)
-class Job:
+class Job(msgspec.Struct, frozen=True):
     """One client's request, read to its end; header names are in lower case.
 
     `client_s` is how long its client says that it waits. `has_left` returns when it hangs up. `share` counts its body.

@@ -15,7 +15,7 @@ CLOSE = (b"connection", b"close")
 
 
 class JobCycle(RequestResponseCycle):
-    """A job's way to the door and back: uvicorn's cycle without ASGI's scope, and with one write an answer."""
+    """uvicorn's cycle of request and response, for a job: without ASGI's scope, and with one write an answer."""
 
     def __init__(self, connection: HttpToolsProtocol, door: JobDoor, asked: Asked, version: str) -> None:
         super().__init__(
@@ -41,12 +41,22 @@ class JobCycle(RequestResponseCycle):
         self._door = door
         self._asked = asked
 
-    async def run_asgi(self, app: object) -> None:  # noqa: ARG002  (the door stands before it)
-        """Serve the job, with uvicorn's care for what goes wrong."""
-        await super().run_asgi(self._serve)  # type: ignore[arg-type]
+    def start(self, loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[None]]) -> None:
+        """Serve the job in a task that is one of `tasks` until it has ended."""
 
-    async def _serve(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        answer = await self._door.answer(self._asked, receive)
+        async def serve(_scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await self._serve(receive, send)
+            finally:
+                tasks.discard(task)  # a callback of its own would be another turn of the loop
+
+        # uvicorn's care for what goes wrong is kept.
+        task = loop.create_task(self.run_asgi(serve))  # type: ignore[arg-type]
+        tasks.add(task)
+
+    async def _serve(self, receive: Receive, send: Send) -> None:
+        whole = None if self.more_body else bytes(self.body)
+        answer = await self._door.answer(self._asked, receive, whole)
         if answer is None or self.disconnected:
             return
         if answer.rest is not None or self.access_log or self.flow.write_paused:

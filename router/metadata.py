@@ -4,6 +4,7 @@ Parsing and dumping would cost more than all else the router does, and would cha
 """
 
 import json
+from functools import lru_cache
 
 _SPACE = b" \t\n\r"
 # As much space as may follow an object's last brace. A stream holds back what may turn out to be its end: so much.
@@ -16,8 +17,12 @@ def member(worker_url: str, attempt: int, queue_ms: int) -> bytes:
     >>> member("http://server1:8080", 1, 12)
     b'"router_metadata":{"worker_url":"http://server1:8080","attempt":1,"queue_ms":12}'
     """
-    told = (json.dumps(worker_url).encode(), attempt, queue_ms)
-    return b'"router_metadata":{"worker_url":%s,"attempt":%d,"queue_ms":%d}' % told
+    return b'"router_metadata":{"worker_url":%s,"attempt":%d,"queue_ms":%d}' % (_as_json(worker_url), attempt, queue_ms)
+
+
+@lru_cache(maxsize=10_000)
+def _as_json(text: str) -> bytes:
+    return json.dumps(text).encode()
 
 
 def splice(body: bytes, added: bytes) -> bytes:

@@ -7,10 +7,12 @@ Our own, because it is what this project exists for, and because it costs a thir
 import asyncio
 import ssl
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Self
 from urllib.parse import urlsplit
+
+import msgspec
 
 from router.settings import TlsSettings
 from router.wire import Broken, Connection, Phase, Response, Stale
@@ -31,8 +33,7 @@ class UpstreamFailed(Exception):
         self.cause = cause
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """What goes to whichever worker: `headers` is the block that `headers.for_worker` built."""
 
     method: bytes
@@ -98,7 +99,7 @@ class Upstream:
     def _answered(self, worker_url: str, connection: Connection, response: Response, due: float) -> Response:
         if connection.is_streaming:
             left_s = due - asyncio.get_running_loop().time()
-            return replace(response, rest=Rest(self, worker_url, connection, left_s))
+            return msgspec.structs.replace(response, rest=Rest(self, worker_url, connection, left_s))
         self.give_back(worker_url, connection)
         return response
 

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from router.fleet.exchange import Arrival, Reply
 
@@ -47,8 +48,7 @@ def refusals(reply: Reply) -> Iterator[tuple[int, NoRoom]]:
     yield from ((number, Quarantined()) for number in reply.quarantined)
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(msgspec.Struct, frozen=True):
     """The right to run one job on the worker at `url`. `ticket` is the job's place in the line, for a retry."""
 
     number: int

@@ -6,11 +6,11 @@ whole; of a larger one the rest is read from the socket only as it is asked for.
 
 import asyncio
 import time
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, Self, cast
 
 import httptools
+import msgspec
 
 from router.headers import Headers
 
@@ -63,8 +63,7 @@ class Parts(Protocol):
         """Read no further."""
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(msgspec.Struct, frozen=True):
     """A worker's answer; header names are in lower case. `rest` is None where `body` is all of it."""
 
     status: int

@@ -4,14 +4,18 @@ redis-py's own retries are off: a caller that may not wait has something better 
 time-out is off, too: the store bounds each call, and a subscription waits as long as it must.
 """
 
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError
 
 from router.settings import RedisSettings
 
@@ -34,6 +38,49 @@ def connect(settings: RedisSettings, timeout_s: float) -> AnyRedis:
     if settings.url.startswith("redis+sentinel://"):
         return _master(settings.url, options)
     return Redis.from_url(settings.url, **options)
+
+
+class Script:
+    """A Lua script, called over a connection that is kept for it.
+
+    What redis-py's client does around each call (pool, retries, metrics) costs 80 µs of CPU; its connection, 35.
+    """
+
+    def __init__(self, client: Redis, text: str) -> None:
+        self._pool = client.connection_pool
+        self._text = text
+        self._sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        self._kept: Connection | None = None
+
+    async def __call__(self, keys: Sequence[str], args: Sequence[str | bytes | float]) -> Any:
+        """Return the script's reply. Raises RedisError and OSError."""
+        connection, self._kept = self._kept, None
+        if connection is None:
+            connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+        try:
+            try:
+                reply = await _called(connection, "EVALSHA", self._sha, len(keys), *keys, *args)
+            except NoScriptError:
+                reply = await _called(connection, "EVAL", self._text, len(keys), *keys, *args)
+        except BaseException:
+            await connection.disconnect(nowait=True)  # its reply may still come
+            await self._pool.release(connection)
+            raise
+        if self._kept is None:
+            self._kept = connection
+        else:
+            await self._pool.release(connection)
+        return reply
+
+
+async def _called(connection: Connection, *words: str | bytes | float) -> Any:
+    await connection.send_packed_command(connection.pack_command(*words), check_health=False)
+    return await connection.read_response()
+
+
+def script(client: AnyRedis, text: str) -> Callable[..., Awaitable[Any]]:
+    """Return the script, to be called with `keys` and `args`. In a Cluster, redis-py finds the node of their slot."""
+    return Script(client, text) if isinstance(client, Redis) else client.register_script(text)
 
 
 def _master(url: str, options: dict[str, Any]) -> Redis:

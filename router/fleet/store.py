@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 import msgspec
 from redis.exceptions import RedisError
 
-from router.fleet.connection import AnyRedis, connect
+from router.fleet.connection import AnyRedis, connect, script
 from router.fleet.exchange import (
     CONSTANTS,
     Call,
@@ -82,7 +82,7 @@ class Store:
         self._client = client
         self._timeout_s = timeout_s
         self._lead = client.register_script(_script("lead.lua"))
-        self._exchange = client.register_script(_script("exchange.lua"))
+        self._exchange = script(client, _script("exchange.lua"))
         self._finished = client.register_script(_script("finished.lua"))
         self._record = client.register_script(_script("record.lua"))
         self._resign = client.register_script(_script("resign.lua"))

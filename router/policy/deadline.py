@@ -4,8 +4,6 @@ A worker ends a job at its own limits, which stand in the body; what runs longer
 well. A body that cannot be read has no limits of its own: the worker will refuse it, or the ceiling ends it.
 """
 
-from dataclasses import dataclass
-
 import msgspec
 
 # SandboxFusion's own, where the body says nothing (FACTS: RunCodeRequest, RunJupyterRequest).
@@ -18,8 +16,7 @@ _OVERHEAD_S = 10.0
 CLIENT_MARGIN_S = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """`bound_s`: a worker that has not answered by then is at fault. `ceiling_s`: then the client has its answer."""
 
     bound_s: float

@@ -18,6 +18,7 @@ LINGER_S = 2.0
 class Owed(Enum):
     """What the client has to send now."""
 
+    REQUEST = auto()  # the next one, if it wants to
     HEAD = auto()
     BODY = auto()
     END = auto()  # of the connection: it was told that nothing more is read
@@ -32,17 +33,18 @@ class ClientTimeouts:
 
     @property
     def look_every_s(self) -> float:
-        """How often to look. No `due` is missed: none comes to be less than body_s ahead."""
+        """How often to look. No `due` is missed, but a short keep-alive's: none comes to be less than body_s ahead."""
         return min(self.body_s, self.read_s / 4)
 
 
 class Patience:
     """What one client owes, until when; and since when it has read nothing."""
 
-    __slots__ = ("_unread_bytes", "_unread_since", "body_bytes", "owed", "since", "timeouts")
+    __slots__ = ("_unread_bytes", "_unread_since", "body_bytes", "keep_alive_s", "owed", "since", "timeouts")
 
-    def __init__(self, timeouts: ClientTimeouts) -> None:
+    def __init__(self, timeouts: ClientTimeouts, keep_alive_s: float) -> None:
         self.timeouts = timeouts
+        self.keep_alive_s = keep_alive_s
         self.owed: Owed | None = None
         self.since = 0.0
         self.body_bytes = 0
@@ -62,6 +64,8 @@ class Patience:
         match self.owed:
             case None:
                 return math.inf
+            case Owed.REQUEST:
+                return self.since + self.keep_alive_s
             case Owed.END:
                 return self.since + LINGER_S
             case _:

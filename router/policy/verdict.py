@@ -5,7 +5,6 @@ clock and no retry; policy/retry.py decides what follows.
 """
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
 
@@ -27,8 +26,7 @@ class Kind(StrEnum):
     SANDBOX_ERROR = "sandbox_error"  # a 200 that says the same
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """`cause` is prose without its subject, such as `returned 503: Service Unavailable`; None for a result."""
 
     kind: Kind

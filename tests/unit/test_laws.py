@@ -36,7 +36,8 @@ SHARED = ("router.fleet", "router.config", "router.settings", "router.logs")
 PURE = [name for name in MODULES if name.startswith("router.policy")] + ["sidecar.judge", "router.metadata"]
 HARMLESS = {
     *("bisect", "collections", "dataclasses", "datetime", "enum", "heapq", "http", "json", "math", "re", "typing"),
-    "msgspec",  # as json: bytes to values
+    "msgspec",  # as json: bytes to values; and for structs
+    "functools",  # for what is made once
 }
 
 

@@ -8,6 +8,7 @@ from router.policy.patience import LINGER_S, MIN_BODY_BYTES_A_SECOND, ClientTime
 from router.policy.request_head import head_bytes, refusal
 
 TIMEOUTS = ClientTimeouts(body_s=30, read_s=60)
+KEEP_ALIVE_S = 75.0
 
 
 @pytest.mark.parametrize(
@@ -18,11 +19,12 @@ TIMEOUTS = ClientTimeouts(body_s=30, read_s=60)
         (Owed.BODY, MIN_BODY_BYTES_A_SECOND, 131),
         (Owed.BODY, 128 * 2**20, 130 + 1342.17728),
         (Owed.END, 0, 100 + LINGER_S),
+        (Owed.REQUEST, 0, 100 + KEEP_ALIVE_S),
     ],
 )
 def test_what_is_owed_is_due_in_time(owed: Owed, body_bytes: int, due: float) -> None:
     """Thirty seconds, and a second more for each 100 kB of the body; two seconds to close."""
-    patience = Patience(TIMEOUTS)
+    patience = Patience(TIMEOUTS, KEEP_ALIVE_S)
     patience.begin(owed, now=100)
     patience.body_bytes += body_bytes
     assert patience.due == pytest.approx(due)
@@ -30,12 +32,12 @@ def test_what_is_owed_is_due_in_time(owed: Owed, body_bytes: int, due: float) ->
 
 def test_nothing_owed_is_never_due() -> None:
     """A client whose job runs, or whose kept-alive connection rests, is in no hurry."""
-    assert Patience(TIMEOUTS).due == math.inf
+    assert Patience(TIMEOUTS, KEEP_ALIVE_S).due == math.inf
 
 
 def test_next_request_starts_without_the_last_one_s_credit() -> None:
     """What a large body earned ends with it."""
-    patience = Patience(TIMEOUTS)
+    patience = Patience(TIMEOUTS, KEEP_ALIVE_S)
     patience.begin(Owed.BODY, now=0)
     patience.body_bytes += 10 * MIN_BODY_BYTES_A_SECOND
     patience.begin(Owed.HEAD, now=20)
@@ -58,7 +60,7 @@ def test_next_request_starts_without_the_last_one_s_credit() -> None:
 )
 def test_reader_without_progress_has_stalled(looks: list[tuple[float, int]], has_stalled: bool) -> None:
     """It is the bytes not read that tell: fewer of them, or none, is progress."""
-    patience = Patience(TIMEOUTS)
+    patience = Patience(TIMEOUTS, KEEP_ALIVE_S)
     told = [patience.has_stalled(unread_bytes, now) for now, unread_bytes in looks]
     assert told[-1] is has_stalled
     assert not any(told[:-1])
@@ -66,7 +68,7 @@ def test_reader_without_progress_has_stalled(looks: list[tuple[float, int]], has
 
 def test_reader_that_caught_up_between_two_looks_has_not_stalled() -> None:
     """As much unread as before may be another answer's."""
-    patience = Patience(TIMEOUTS)
+    patience = Patience(TIMEOUTS, KEEP_ALIVE_S)
     patience.has_stalled(9, now=0)
     patience.has_read()
     assert not patience.has_stalled(9, now=60)
