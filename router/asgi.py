@@ -18,7 +18,7 @@ import msgspec
 from router.answers import Answer, buffers_full, problem
 from router.bodies import Buffers, BuffersFull, Share
 from router.dispatch import Dispatcher
-from router.headers import DEADLINE, Headers
+from router.headers import DEADLINE, Head, Headers, read_head
 from router.job import Job
 from router.settings import Settings
 from router.upstream import UpstreamFailed
@@ -89,7 +89,8 @@ class JobDoor:
 
         `whole` is its body where that has come already.
         """
-        request_id = _request_id(asked.headers)
+        head = read_head(asked.headers)
+        request_id = _request_id(head)
         method = JOB_ENDPOINTS[asked.path]
         if asked.method != method:
             answer = problem(HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed", request_id)
@@ -98,10 +99,10 @@ class JobDoor:
         try:
             with self._buffers.share() as share:
                 if whole is None:
-                    body = await _read_body(asked.headers, receive, self._max_body_bytes, share)
+                    body = await _read_body(head, receive, self._max_body_bytes, share)
                 else:
                     body = _admitted(whole, self._max_body_bytes, share)
-                return await self._dispatcher.run(_job(asked, body, request_id, receive, share))
+                return await self._dispatcher.run(_job(asked, head, body, request_id, receive, share))
         except ClientLeft:
             return None
         except BadDeadline:
@@ -136,7 +137,7 @@ async def _leaving(receive: Receive) -> None:
         pass
 
 
-def _job(asked: Asked, body: bytes, request_id: bytes, receive: Receive, share: Share) -> Job:
+def _job(asked: Asked, head: Head, body: bytes, request_id: bytes, receive: Receive, share: Share) -> Job:
     target = asked.path.encode("ascii")
     if asked.query:
         target += b"?" + asked.query
@@ -144,23 +145,20 @@ def _job(asked: Asked, body: bytes, request_id: bytes, receive: Receive, share: 
         method=asked.method.encode("ascii"),
         path=asked.path,
         target=target,
-        headers=asked.headers,
+        lines=head.lines,
         body=body,
         request_id=request_id,
         has_left=partial(_leaving, receive),
         share=share,
-        client_s=_client_s(asked.headers),
+        client_s=_client_s(head.deadline) if head.deadline is not None else None,
     )
 
 
-def _client_s(headers: Headers) -> float | None:
-    """Return for how many seconds the client waits, where it says so."""
-    for name, value in headers:
-        if name == DEADLINE:
-            if not value.isdigit() or int(value) == 0:
-                raise BadDeadline
-            return int(value) / 1000
-    return None
+def _client_s(deadline: bytes) -> float:
+    """Return for how many seconds the client waits."""
+    if not deadline.isdigit() or int(deadline) == 0:
+        raise BadDeadline
+    return int(deadline) / 1000
 
 
 def _admitted(body: bytes, limit: int, share: Share) -> bytes:
@@ -170,9 +168,8 @@ def _admitted(body: bytes, limit: int, share: Share) -> bytes:
     return body
 
 
-async def _read_body(headers: Headers, receive: Receive, limit: int, share: Share) -> bytes:
-    declared = next((value for name, value in headers if name == b"content-length"), b"0")
-    if int(declared) > limit:  # before a byte of it is read, and before uvicorn answers `Expect: 100-continue`
+async def _read_body(head: Head, receive: Receive, limit: int, share: Share) -> bytes:
+    if head.content_length > limit:  # before a byte of it is read, and before uvicorn answers `Expect: 100-continue`
         raise BodyTooLarge
     parts: list[bytes] = []
     length = 0
@@ -213,12 +210,10 @@ async def _send_rest(rest: Parts, send: Send, leaving: Coroutine[None, None, Non
         await rest.aclose()
 
 
-def _request_id(headers: Headers) -> bytes:
+def _request_id(head: Head) -> bytes:
     """Return the client's x-request-id where it can stand in a header and a log line, else a new one."""
-    for name, value in headers:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return value
-    return new_request_id()
+    given = head.request_id
+    return given if given is not None and _REQUEST_ID.fullmatch(given) else new_request_id()
 
 
 def new_request_id() -> bytes:

@@ -6,6 +6,7 @@ stands in the exchange; how long it may take, what an answer means and whether i
 
 import asyncio
 import logging
+import time
 
 import msgspec
 
@@ -51,7 +52,7 @@ class DeadlinePassed(Exception):
 
 
 class _Course(msgspec.Struct):
-    """How far a job has come. `ends_at` (the loop's clock) its client has its answer, whatever it is."""
+    """How far a job has come. `ends_at` (time.monotonic) its client has its answer, whatever it is."""
 
     job: Job
     request: Request
@@ -64,12 +65,12 @@ class _Course(msgspec.Struct):
     @property
     def left_s(self) -> float:
         """For how long its client waits yet."""
-        return self.ends_at - asyncio.get_running_loop().time()
+        return self.ends_at - time.monotonic()
 
     @property
     def is_suspect(self) -> bool:
         """Whether a worker has broken down while it ran this job."""
-        return any(attempt.kind is Kind.DIED for attempt in self.failed)
+        return bool(self.failed) and any(attempt.kind is Kind.DIED for attempt in self.failed)
 
 
 class Dispatcher:
@@ -94,8 +95,8 @@ class Dispatcher:
         try:
             if (known := self._view.snapshot.state.quarantined) and job.name in known:
                 raise Quarantined
-            block = headers.for_worker(job.headers, job.body, job.request_id)
-            ends_at = asyncio.get_running_loop().time() + limits.ceiling_s
+            block = headers.for_worker(job.lines, job.body, job.request_id)
+            ends_at = time.monotonic() + limits.ceiling_s
             return await self._run(_Course(job, Request(job.method, job.target, block, job.body), limits, ends_at))
         except NoWorkers:
             return answers.no_healthy_workers(statuses.no_workers, job.request_id)

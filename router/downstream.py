@@ -14,13 +14,14 @@ from typing import Any, cast
 
 import httptools
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from router.answers import Answer, problem
-from router.asgi import JOB_ENDPOINTS, Asked, JobDoor, answering, new_request_id
+from router.asgi import Asked, JobDoor, answering, new_request_id
 from router.client_socket import LingeringTransport, bytes_in_kernel
-from router.job_cycle import CLOSE, JobCycle, rendered
+from router.job_cycle import CLOSE, JOB_TARGETS, JobCycle, rendered
 from router.policy.patience import ClientTimeouts, Owed, Patience
 from router.policy.request_head import (
     HEAD_TOO_LARGE,
@@ -28,22 +29,15 @@ from router.policy.request_head import (
     NO_UPGRADE,
     Refusal,
     head_bytes,
-    malformed,
     refusal,
 )
+from router.refused import Refused, reason_of
 
 log = logging.getLogger(__name__)
 
 # The lifespan state's entries by which the application hands ClientTimeouts and JobDoor to this class, which uvicorn
 # makes.
 TIMEOUTS, DOOR = "client_timeouts", "job_door"
-# A job's target as it mostly is; with a query, or percent-encoded, ASGI's way is good enough.
-_JOB_TARGETS = {path.encode("ascii"): path for path, method in JOB_ENDPOINTS.items() if method == "POST"}
-
-
-class _Refused(Exception):
-    def __init__(self, reason: Refusal) -> None:
-        self.reason = reason
 
 
 class ClientConnection(HttpToolsProtocol):
@@ -91,7 +85,7 @@ class ClientConnection(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._refuse(_reason(error))
+            self._refuse(reason_of(error))
             return
         if patience.owed is not None:
             self._expect_more()
@@ -131,15 +125,15 @@ class ClientConnection(HttpToolsProtocol):
         self.headers = []
 
     def on_headers_complete(self) -> None:
-        """Start the job, or the application, if the head is good. Raises _Refused."""
+        """Start the job, or the application, if the head is good. Raises Refused."""
         if self.parser.should_upgrade():
-            raise _Refused(NO_UPGRADE)
+            raise Refused(NO_UPGRADE)
         if self._loose_bytes > MAX_HEAD_BYTES and head_bytes(self.url, self.headers) > MAX_HEAD_BYTES:
-            raise _Refused(HEAD_TOO_LARGE)
+            raise Refused(HEAD_TOO_LARGE)
         version = self.parser.get_http_version()
         if reason := refusal(version, self.headers):
-            raise _Refused(reason)
-        path = _JOB_TARGETS.get(self.url)
+            raise Refused(reason)
+        path = JOB_TARGETS.get(self.url)
         if self._door is not None and path is not None and self.parser.get_method() == b"POST":
             self._begin_job(self._door, path, version)
         else:
@@ -174,16 +168,24 @@ class ClientConnection(HttpToolsProtocol):
         """Take a part of the body."""
         self._loose_bytes = 0
         self._patience.body_bytes += len(body)
-        HttpToolsProtocol.on_body(self, body)
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """End a request."""
         self._loose_bytes = 0
         self._patience.owed = None
-        HttpToolsProtocol.on_message_complete(self)
-        self._start_job()
         if self.cycle.response_complete:
             self._patience.begin(Owed.REQUEST, self.loop.time())
+            return
+        self.cycle.more_body = False
+        self.cycle.message_event.set()
+        self._start_job()
 
     # Time
 
@@ -287,11 +289,3 @@ class ClientConnection(HttpToolsProtocol):
         now = self.loop.time()
         self._patience.begin(Owed.END, now)
         self._look_in_time(now)
-
-
-def _reason(error: httptools.HttpParserError) -> Refusal:
-    if isinstance(error.__context__, _Refused):
-        return error.__context__.reason
-    if isinstance(error, httptools.HttpParserCallbackError):  # what else a head's end does is to parse the target
-        return malformed("invalid target")
-    return malformed(str(error))

@@ -8,7 +8,6 @@ from typing import Self
 
 import msgspec
 
-from router import headers
 from router.bodies import Share
 from router.fleet.exchange import Blame
 from router.leases import Leases
@@ -24,7 +23,7 @@ MAY_BE_THE_JOBS = (Blame.DIED, Blame.ERROR)
 
 
 class Job(msgspec.Struct, frozen=True):
-    """One client's request, read to its end; header names are in lower case.
+    """One client's request, read to its end; `lines` are those of its header fields that go on to the worker.
 
     `client_s` is how long its client says that it waits. `has_left` returns when it hangs up. `share` counts its body.
     """
@@ -32,7 +31,7 @@ class Job(msgspec.Struct, frozen=True):
     method: bytes
     path: str
     target: bytes
-    headers: headers.Headers
+    lines: bytes
     body: bytes
     request_id: bytes
     has_left: Callable[[], Coroutine[None, None, None]]

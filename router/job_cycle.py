@@ -8,10 +8,12 @@ import asyncio
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from router.answers import Answer
-from router.asgi import Asked, JobDoor, Receive, Scope, Send, send_answer
+from router.asgi import JOB_ENDPOINTS, Asked, JobDoor, Receive, Scope, Send, send_answer
 from router.headers import Headers
 
 CLOSE = (b"connection", b"close")
+# A job's target as it mostly is; with a query, or percent-encoded, ASGI's way is good enough.
+JOB_TARGETS = {path.encode("ascii"): path for path, method in JOB_ENDPOINTS.items() if method == "POST"}
 
 
 class JobCycle(RequestResponseCycle):

@@ -8,6 +8,7 @@ import asyncio
 import itertools
 import logging
 import random
+import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 
@@ -85,10 +86,9 @@ class Leases:
         gives up its place, as it does when cancelled. `retry_of` names the job where it has been tried before. Raises
         NoRoom: NoWorkers, Exhausted, Unfunded, Quarantined, QueueFull, QueueTimeout, ClientLeft.
         """
-        loop = asyncio.get_running_loop()
         number = next(self._numbers)
         arrival = Arrival(number, int(bound_s * 1000), int(wait_s * 1000), ticket, tried, retry_of)
-        waiter = self._waiters[number] = Waiter(arrival, loop.time(), has_left)
+        waiter = self._waiters[number] = Waiter(arrival, time.monotonic(), has_left)
         self._arrived.append(number)
         self._calls.now()
         try:
@@ -148,7 +148,7 @@ class Leases:
         return Beat(len(self._held), len(self._waiters), oldest, held, is_return)
 
     def _still_held(self) -> tuple[Held, ...]:
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         self._held = {number: held for number, held in self._held.items() if held[1] > now}
         return tuple(Held(url, number, int((moment - now) * 1000)) for number, (url, moment) in self._held.items())
 
@@ -232,7 +232,7 @@ class Leases:
 
     def _take(self, grant: Grant) -> None:
         """Hand a lease to the job that waits for it; where nobody does, give it back."""
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         waiter = self._waiters.pop(grant.number, None)
         if waiter is None or waiter.future.done():
             self._ended.append(Ended(grant.url, grant.number, Blame.NONE))

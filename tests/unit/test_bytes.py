@@ -65,7 +65,7 @@ def test_hop_by_hop_fields_end_here_both_ways() -> None:
         (b"x-theirs", b"2"),
     ]
     assert headers.for_client(fields) == [(b"x-theirs", b"2")]
-    block = headers.for_worker(fields, b"{}", b"id-1")
+    block = headers.for_worker(headers.read_head(fields).lines, b"{}", b"id-1")
     assert block.split(b"\r\n") == [
         b"x-theirs: 2",
         b"accept-encoding: identity",
@@ -86,7 +86,7 @@ def test_host_length_encoding_and_id_are_made_anew_for_the_worker() -> None:
         (b"x-request-id", b"forged"),
         (b"content-type", b"application/json"),
     ]
-    block = headers.for_worker(fields, b"abc", b"mine")
+    block = headers.for_worker(headers.read_head(fields).lines, b"abc", b"mine")
     assert block == (
         b"content-type: application/json\r\n"
         b"accept-encoding: identity\r\nx-request-id: mine\r\ncontent-length: 3\r\n\r\n"

@@ -23,7 +23,7 @@ DOORS = {
     "fastapi": {"router.api", "router.app", "router.localworker"},
     "starlette": {"router.api"},
     "yaml": {"router.config"},
-    "httptools": {"router.wire", "router.downstream"},
+    "httptools": {"router.wire", "router.downstream", "router.refused"},
     "typer": {"router.cli"},
     "rich": {"router.embedded"},
     "uvicorn": {"router.cli", "router.downstream", "router.job_cycle"},
