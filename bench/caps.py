@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,8 +23,9 @@ from tempfile import TemporaryDirectory
 
 import aiohttp
 
+from bench import configs
+from bench.proxies import peer
 from bench.report import percentile, save, show
-from router.processes import accepts, free_port
 from tests.programs import Program, System, Valkey, get_json
 from tests.waiting import eventually
 
@@ -82,45 +83,10 @@ async def routers(strategy: str, folder: Path, workers: Sequence[str]) -> AsyncI
 @asynccontextmanager
 async def haproxies(hosts: int, maxconn: int, folder: Path, workers: Sequence[str]) -> AsyncIterator[Sequence[int]]:
     """So many HAProxies, each allowing `maxconn` jobs at once on each worker; yields their ports."""
-    ports = [free_port() for _ in range(hosts)]
-    servers = [
-        f"  server w{number} {url.removeprefix('http://')} maxconn {maxconn} check inter 5s"
-        for number, url in enumerate(workers)
-    ]
-    programs = []
-    for port in ports:
-        config = folder / f"haproxy-{port}.cfg"
-        config.write_text(
-            "\n".join(
-                [
-                    # Threads of one HAProxy now and then let one job more through than maxconn says.
-                    "global",
-                    "  nbthread 1",
-                    "defaults",
-                    "  mode http",
-                    "  timeout connect 5s",
-                    "  timeout client 10m",
-                    "  timeout server 10m",
-                    "  timeout queue 10m",
-                    "listen jobs",
-                    f"  bind 127.0.0.1:{port}",
-                    "  balance leastconn",
-                    "  option httpchk GET /v1/ping",
-                    *servers,
-                    "",
-                ]
-            )
-        )
-        programs.append(Program(["haproxy", "-db", "-f", str(config)], folder / f"haproxy-{port}.log"))
-    async with asyncio.TaskGroup() as tasks:
-        for program in programs:
-            tasks.create_task(program.start())
-    try:
-        await asyncio.gather(*(eventually(partial(accepts, port), what="HAProxy") for port in ports))
-        yield ports
-    finally:
-        for program in programs:
-            await program.kill()
+    config = partial(configs.haproxy, balance="leastconn", maxconn=maxconn)
+    async with AsyncExitStack() as stack:
+        started = [await stack.enter_async_context(peer(config, "haproxy", folder, workers)) for _ in range(hosts)]
+        yield [proxy.port for proxy in started]
 
 
 SETUPS: dict[str, Setup] = {

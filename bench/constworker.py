@@ -1,4 +1,4 @@
-"""A worker that costs next to nothing: it answers every request at once with the same 0.4 kB.
+"""A worker that costs next to nothing: it answers each job at once, with 0.4 kB or what `?answer=BYTES` asks for.
 
 `python -m bench.constworker COUNT` listens on COUNT free ports and prints their URLs as one line of JSON.
 """
@@ -6,21 +6,43 @@
 import asyncio
 import json
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+from pathlib import Path
 from typing import cast
+from urllib.parse import parse_qs, urlsplit
 
 import httptools
 import uvloop
 
-_RUN_RESULT = {"status": "Finished", "execution_time": 0.03, "return_code": 0, "stdout": "1\n" * 70, "stderr": ""}
-_BODY = json.dumps({"status": "Success", "message": "", "compile_result": None, "run_result": _RUN_RESULT}).encode()
-_ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
-_JOB_ANSWER = _ANSWER % (len(_BODY), _BODY)
-_PONG = _ANSWER % (6, b'"pong"')
+from tests.programs import Program
+from tests.waiting import eventually
+
+_ANSWER_BYTES = 400
+
+
+@cache
+def _answer(target: bytes) -> bytes:
+    """Return the answer to a job that was sent to `target`."""
+    (length,) = parse_qs(urlsplit(target.decode()).query).get("answer", [str(_ANSWER_BYTES)])
+    result = {"status": "Finished", "execution_time": 0.03, "return_code": 0, "stdout": "", "stderr": ""}
+    answer = {"status": "Success", "message": "", "compile_result": None, "run_result": result}
+    result["stdout"] = "1" * (int(length) - len(json.dumps(answer)))
+    return _message(json.dumps(answer).encode())
+
+
+def _message(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+
+
+_PONG = _message(b'"pong"')
 
 
 class _Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self._parser = httptools.HttpRequestParser(self)
+        self._target = b""
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -29,8 +51,12 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
 
+    def on_url(self, part: bytes) -> None:
+        self._target += part
+
     def on_message_complete(self) -> None:
-        self._transport.write(_JOB_ANSWER if self._parser.get_method() == b"POST" else _PONG)
+        target, self._target = self._target, b""
+        self._transport.write(_answer(target) if self._parser.get_method() == b"POST" else _PONG)
 
 
 async def serve(count: int) -> None:
@@ -40,6 +66,15 @@ async def serve(count: int) -> None:
     ports = [server.sockets[0].getsockname()[1] for server in servers]
     print(json.dumps([f"http://127.0.0.1:{port}" for port in ports]), flush=True)
     await asyncio.Event().wait()
+
+
+@asynccontextmanager
+async def constant_workers(count: int, folder: Path) -> AsyncIterator[list[str]]:
+    """Run so many in a process of their own; yields their URLs."""
+    argv = [sys.executable, "-m", "bench.constworker", str(count)]
+    async with Program(argv, folder / "constworker.log") as program:
+        await eventually(lambda: "\n" in program.output, what="the workers")
+        yield json.loads(program.output)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What a lease costs: the router process' CPU against one INCR a batch, and Redis' CPU over fleets and processes.
 
 1. CPU a request of one router process at 64 connections, with leases and always room, against the last revision that
-   took tickets by one INCRBY a batch (found in git's history), in turn in each round. The router has CPU 0 for itself,
-   all else shares CPU 1.
+   took tickets by one INCRBY a batch (found in git's history), in turn in each round. The router has one CPU,
+   all else another.
 2. Redis' CPU a job for fleets of 10 to 1,000 workers and for 1 to 16 router processes, at the same total load: with
    room for all, and with all slots taken, where each end grants a waiting job. `calls/job` tells how well calls were
    shared: two, one to arrive and one to end, is no sharing at all; a grant to another process adds its claim.
@@ -12,9 +12,7 @@
 
 import asyncio
 import io
-import json
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -26,20 +24,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from bench.constworker import constant_workers
 from bench.fleet import urls, write_fleet
+from bench.load import Load, send
+from bench.meter import cpu_s, pin, two_cpus
 from bench.report import save, show
 from router.fleet.model import Worker
 from router.processes import free_port
-from tests.programs import ROOT, Program, System, Valkey, children_of
+from tests.programs import ROOT, Program, System, Valkey
 from tests.waiting import eventually
 
 DEFAULT_ROUNDS = 5
-ROUTER_CPU, OTHER_CPU = 0, 1
 
 # Part 1. Clock ticks are 10 ms: four seconds of a busy process are known to a quarter of a per cent.
 LOAD_S = 4
 CONNECTIONS, UPSTREAMS = 64, 4
-JOB_BODY_BYTES = 1200
 
 # Part 2. A load that one router process carries with ease; and as much as all of them carry on one core.
 JOBS_A_SECOND = 2000
@@ -60,7 +59,7 @@ CASES = ((10, 4), (100, 4), (1000, 4), (100, 1), (100, 16))  # workers, processe
 
 
 @dataclass(frozen=True)
-class Load:
+class Cost:
     """One run of the load generator."""
 
     requests: int
@@ -83,84 +82,52 @@ def _git(*words: str) -> bytes:
     return subprocess.run(["git", *words], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
 
 
-def _on_cpu(cpu: int, *argv: str) -> list[str]:
-    return ["taskset", "-c", str(cpu), *argv]
-
-
 @asynccontextmanager
 async def one_process(
-    checkout: Path, folder: Path, workers: Sequence[object], redis_url: str
+    checkout: Path, folder: Path, workers: Sequence[object], redis_url: str, router_cpu: int
 ) -> AsyncIterator[tuple[int, int]]:
     """Run a sidecar and gunicorn with one process from `checkout`; yields its port and its process id."""
     system = System(folder, redis_url)
     system.configure(workers, health_check_interval=30.0, timeout=300)
     port = free_port()
-    sidecar = Program(_on_cpu(OTHER_CPU, sys.executable, "-m", "sidecar"), folder / "sidecar.log", system.env, checkout)
+    sidecar = Program([sys.executable, "-m", "sidecar"], folder / "sidecar.log", system.env, checkout)
     argv = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "-b", f"127.0.0.1:{port}", "-w", "1"]
-    gunicorn = Program(_on_cpu(ROUTER_CPU, *argv), folder / "router.log", system.env, checkout)
+    gunicorn = Program(argv, folder / "router.log", system.env, checkout)
     async with sidecar, gunicorn:
         await eventually(lambda: "startup complete" in gunicorn.output, 30, f"the router\n{gunicorn.output}")
-        yield port, children_of(gunicorn.pid)[0]
+        pin(gunicorn.pid, router_cpu)
+        yield port, gunicorn.children()[0]
 
 
-def cpu_s(pid: int) -> float:
-    """Return what process `pid` has used so far, user and system."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-async def put_under_load(port: int, pid: int, script: Path, seconds: int = LOAD_S) -> Load:
+async def put_under_load(port: int, pid: int) -> Cost:
     """Have wrk send jobs for some seconds."""
-    url = f"http://127.0.0.1:{port}/run_code"
-    argv = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script), url]
-    before = cpu_s(pid)
-    wrk = await asyncio.create_subprocess_exec(*_on_cpu(OTHER_CPU, *argv), stdout=subprocess.PIPE)
-    try:
-        output = (await wrk.communicate())[0].decode()
-    finally:
-        if wrk.returncode is None:
-            wrk.kill()
-    used_s = cpu_s(pid) - before
-    if "Non-2xx" in output or "Socket errors" in output:
-        raise AssertionError(output)
-    requests = int(_number(r"(\d+) requests in", output))
-    return Load(requests, used_s / requests * 1e6, _number(r"Requests/sec:\s+([\d.]+)", output))
+    before = cpu_s([pid])
+    outcome = await send(Load(CONNECTIONS), port, LOAD_S)
+    used_s = cpu_s([pid]) - before
+    if outcome.errors:
+        raise AssertionError(outcome)
+    return Cost(outcome.requests, used_s / outcome.requests * 1e6, outcome.requests / outcome.seconds)
 
 
-def _number(pattern: str, text: str) -> float:
-    found = re.search(pattern, text)
-    assert found is not None, text
-    return float(found[1])
-
-
-async def compare_routers(rounds: int) -> dict[str, list[Load]]:
+async def compare_routers(rounds: int, router_cpu: int) -> dict[str, list[Cost]]:
     """Measure both revisions in turn."""
-    loads: dict[str, list[Load]] = {"one INCRBY a batch": [], "leases": []}
+    loads: dict[str, list[Cost]] = {"one INCRBY a batch": [], "leases": []}
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         before = folder / "before"
         check_out(revision_before_leases(), before)
-        script = folder / "post.lua"
-        body = json.dumps({"language": "python", "code": "x" * (JOB_BODY_BYTES - 40)})
-        script.write_text(
-            f"wrk.method = 'POST'\nwrk.headers['content-type'] = 'application/json'\nwrk.body = '{body}'\n"
-        )
-        argv = _on_cpu(OTHER_CPU, sys.executable, "-m", "bench.constworker", str(UPSTREAMS))
-        constant = await stack.enter_async_context(Program(argv, folder / "constworker.log"))
-        await eventually(lambda: "\n" in constant.output, what="the workers")
-        workers: list[str] = json.loads(constant.output)
+        workers = await stack.enter_async_context(constant_workers(UPSTREAMS, folder))
         capped = [{"url": url, "max_concurrency": 2 * CONNECTIONS} for url in workers]
         routers = []
         for checkout, fleet in ((before, workers), (ROOT, capped)):
             own = Path(stack.enter_context(TemporaryDirectory()))
             valkey = await stack.enter_async_context(Valkey(own))
-            os.sched_setaffinity(valkey.pid, {OTHER_CPU})
-            routers.append(await stack.enter_async_context(one_process(checkout, own, fleet, valkey.url)))
+            routers.append(await stack.enter_async_context(one_process(checkout, own, fleet, valkey.url, router_cpu)))
         for port, pid in routers:  # connections open, leases given, code warm
-            await put_under_load(port, pid, script)
+            await put_under_load(port, pid)
         for _ in range(rounds):
             for of, (port, pid) in zip(loads.values(), routers, strict=True):
-                of.append(await put_under_load(port, pid, script))
+                of.append(await put_under_load(port, pid))
     return loads
 
 
@@ -189,12 +156,11 @@ async def _counts(client: Any) -> tuple[int, int, float]:
     return tickets, stats["cmdstat_evalsha"]["calls"], cpu["used_cpu_user"] + cpu["used_cpu_sys"]
 
 
-async def cost_of(workers: int, processes: int, *, is_full: bool, hold_s: float) -> RedisCost:
+async def cost_of(workers: int, processes: int, *, is_full: bool, hold_s: float, router_cpu: int) -> RedisCost:
     """Start a Redis with so many workers in it, so many processes, and measure a while."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         valkey = await stack.enter_async_context(Valkey(folder))
-        os.sched_setaffinity(valkey.pid, {OTHER_CPU})
         client = await stack.enter_async_context(valkey.client())
         in_flight = IN_FLIGHT_WHEN_FULL // processes if is_full else IN_FLIGHT
         cap = USUAL_CAP if is_full else max(USUAL_CAP, SLOTS // workers)
@@ -205,7 +171,8 @@ async def cost_of(workers: int, processes: int, *, is_full: bool, hold_s: float)
         await write_fleet(valkey.url, [Worker(url, max_concurrency=cap) for url in urls(workers)])
         for number in range(processes):
             argv = [sys.executable, "-m", "bench.leaseload", valkey.url, str(in_flight), str(hold_s)]
-            await stack.enter_async_context(Program(_on_cpu(ROUTER_CPU, *argv), folder / f"load-{number}.log"))
+            load = await stack.enter_async_context(Program(argv, folder / f"load-{number}.log"))
+            pin(load.pid, router_cpu)
 
         async def is_steady() -> bool:
             at_work: int = await client.zcard("sfr:processes")
@@ -232,7 +199,7 @@ async def cost_of(workers: int, processes: int, *, is_full: bool, hold_s: float)
     )
 
 
-async def redis_costs(rounds: int) -> list[list[RedisCost]]:
+async def redis_costs(rounds: int, router_cpu: int) -> list[list[RedisCost]]:
     """Measure all cases in each round; one list for each case."""
     cases = []
     for is_full in (False, True):
@@ -243,18 +210,20 @@ async def redis_costs(rounds: int) -> list[list[RedisCost]]:
     costs: list[list[RedisCost]] = [[] for _ in cases]
     for _ in range(rounds):
         for place, (workers, processes, is_full, hold_s) in enumerate(cases):
-            costs[place].append(await cost_of(workers, processes, is_full=is_full, hold_s=hold_s))
+            costs[place].append(
+                await cost_of(workers, processes, is_full=is_full, hold_s=hold_s, router_cpu=router_cpu)
+            )
     return costs
 
 
-def show_routers(loads: dict[str, list[Load]]) -> None:
+def show_routers(loads: dict[str, list[Cost]]) -> None:
     """Print medians, and the ratio that is the claim."""
     rows = [
-        [name, statistics.median(load.cpu_us for load in of), statistics.median(load.requests_a_second for load in of)]
+        [name, statistics.median(cost.cpu_us for cost in of), statistics.median(cost.requests_a_second for cost in of)]
         for name, of in loads.items()
     ]
     show(["one router process, 64 connections", "CPU µs/request", "requests/s"], rows)
-    plain, leased = (statistics.median(load.cpu_us for load in of) for of in loads.values())
+    plain, leased = (statistics.median(cost.cpu_us for cost in of) for of in loads.values())
     print(f"Leases add {leased / plain - 1:+.1%}.\n")
 
 
@@ -282,13 +251,15 @@ def show_redis(costs: Sequence[Sequence[RedisCost]]) -> None:
 
 async def main(rounds: int) -> None:
     """Measure both parts."""
-    loads = await compare_routers(rounds)
+    router_cpu, other_cpu = two_cpus()
+    os.sched_setaffinity(0, {other_cpu})
+    loads = await compare_routers(rounds, router_cpu)
     show_routers(loads)
-    costs = await redis_costs(max(1, rounds // 2))
+    costs = await redis_costs(max(1, rounds // 2), router_cpu)
     show_redis(costs)
     save(
         "lease_cost",
-        router={name: [asdict(load) for load in of] for name, of in loads.items()},
+        router={name: [asdict(cost) for cost in of] for name, of in loads.items()},
         redis=[asdict(cost) for of in costs for cost in of],
     )
 

@@ -1,0 +1,132 @@
+"""The peers' configurations: one process or thread each, connections to workers kept, no log of requests.
+
+Each function takes the port to listen on, the workers' URLs and the folder for files, and returns the text.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from pwd import getpwuid
+
+# More than any benchmark opens; so that none waits for another.
+MOST_CONNECTIONS = 8192
+
+Config = Callable[[int, Sequence[str], Path], str]
+
+
+def haproxy(port: int, workers: Sequence[str], _: Path, balance: str = "roundrobin", maxconn: int | None = None) -> str:
+    """Return a configuration for one thread; with `maxconn`, no worker gets more jobs at once."""
+    cap = f" maxconn {maxconn}" if maxconn else ""
+    servers = [f"  server w{number} {url.removeprefix('http://')} check{cap}" for number, url in enumerate(workers)]
+    return "\n".join(
+        [
+            # Threads of one HAProxy now and then let one job more through than maxconn says.
+            "global",
+            "  nbthread 1",
+            f"  maxconn {MOST_CONNECTIONS}",
+            "defaults",
+            "  mode http",
+            "  http-reuse always",
+            "  timeout connect 5s",
+            "  timeout client 10m",
+            "  timeout server 10m",
+            "  timeout queue 10m",
+            "listen jobs",
+            f"  bind 127.0.0.1:{port}",
+            f"  balance {balance}",
+            "  option httpchk GET /v1/ping",
+            "  default-server inter 5s",
+            *servers,
+            "",
+        ]
+    )
+
+
+def nginx(port: int, workers: Sequence[str], folder: Path) -> str:
+    """Return a configuration for one worker process; temporary files, which it should not need, go to `folder`."""
+    places = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    temporary = "\n".join(f"  {place}_temp_path {folder}/nginx-{place};" for place in places)
+    servers = "\n".join(f"    server {url.removeprefix('http://')};" for url in workers)
+    return f"""\
+user {getpwuid(os.geteuid()).pw_name};
+worker_processes 1;
+daemon off;
+pid {folder}/nginx.pid;
+error_log stderr;
+events {{ worker_connections {MOST_CONNECTIONS}; }}
+http {{
+{temporary}
+  access_log off;
+  keepalive_requests 1000000000;
+  client_max_body_size 128m;
+  client_body_buffer_size 8m;
+  upstream workers {{
+{servers}
+    keepalive 512;
+    keepalive_requests 1000000000;
+  }}
+  server {{
+    listen 127.0.0.1:{port} backlog=2048;
+    location / {{
+      proxy_pass http://workers;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_max_temp_file_size 0;
+      proxy_read_timeout 10m;
+    }}
+  }}
+}}
+"""
+
+
+def envoy(port: int, workers: Sequence[str], _: Path) -> str:
+    """Return a configuration: YAML takes JSON."""
+
+    def address(number: int) -> dict[str, object]:
+        return {"address": {"socket_address": {"address": "127.0.0.1", "port_value": number}}}
+
+    types = "type.googleapis.com/envoy.extensions"
+    route = {"match": {"prefix": "/"}, "route": {"cluster": "workers", "timeout": "600s"}}
+    manager = {
+        "@type": f"{types}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "jobs",
+        "route_config": {"virtual_hosts": [{"name": "jobs", "domains": ["*"], "routes": [route]}]},
+        "http_filters": [
+            {"name": "router", "typed_config": {"@type": f"{types}.filters.http.router.v3.Router"}},
+        ],
+    }
+    endpoints = [{"endpoint": address(int(url.rpartition(":")[2]))} for url in workers]
+    most = {f"max_{what}": MOST_CONNECTIONS for what in ("connections", "pending_requests", "requests")}
+    resources = {
+        "listeners": [{**address(port), "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}]}],
+        "clusters": [
+            {
+                "name": "workers",
+                "type": "STATIC",
+                "lb_policy": "ROUND_ROBIN",
+                "circuit_breakers": {"thresholds": [most]},
+                "load_assignment": {"cluster_name": "workers", "endpoints": [{"lb_endpoints": endpoints}]},
+            }
+        ],
+    }
+    return json.dumps({"static_resources": resources})
+
+
+def caddy(port: int, workers: Sequence[str], _: Path) -> str:
+    """Return a Caddyfile."""
+    return f"""\
+{{
+  admin off
+  auto_https off
+  persist_config off
+}}
+http://127.0.0.1:{port} {{
+  reverse_proxy {" ".join(workers)} {{
+    lb_policy round_robin
+    transport http {{
+      keepalive_idle_conns_per_host 512
+    }}
+  }}
+}}
+"""
