@@ -171,8 +171,12 @@ class ClientConnection(HttpToolsProtocol):
         cycle = self.cycle
         if cycle.response_complete:
             return
-        cycle.body += body
-        if len(cycle.body) > HIGH_WATER_LIMIT:
+        if isinstance(cycle, JobCycle):
+            unread = cycle.take(body)
+        else:
+            cycle.body += body
+            unread = len(cycle.body)
+        if unread > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
         cycle.message_event.set()
 

@@ -4,6 +4,7 @@ uvicorn's cycle as it is, but for what it costs: the scope, its copies and the c
 """
 
 import asyncio
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
@@ -42,6 +43,7 @@ class JobCycle(RequestResponseCycle):
         )
         self._door = door
         self._asked = asked
+        self._parts: list[bytes] = []
 
     def start(self, loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[None]]) -> None:
         """Serve the job in a task that is one of `tasks` until it has ended."""
@@ -56,8 +58,21 @@ class JobCycle(RequestResponseCycle):
         task = loop.create_task(self.run_asgi(serve))  # type: ignore[arg-type]
         tasks.add(task)
 
+    def take(self, part: bytes) -> int:
+        """Take a part of the body, uncopied; return how many bytes nobody has asked for yet."""
+        self._parts.append(part)
+        return sum(map(len, self._parts))
+
+    async def receive(self) -> Any:
+        """Return what has come of the body, or the news that the client has left."""
+        message = await super().receive()
+        if message["type"] == "http.request":
+            message["body"] = b"".join(self._parts)
+            self._parts.clear()
+        return message
+
     async def _serve(self, receive: Receive, send: Send) -> None:
-        whole = None if self.more_body else bytes(self.body)
+        whole = None if self.more_body else b"".join(self._parts)
         answer = await self._door.answer(self._asked, receive, whole)
         if answer is None or self.disconnected:
             return

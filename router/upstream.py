@@ -66,7 +66,7 @@ class Upstream:
         replaced by a fresh one; that is no failed attempt. Raises UpstreamFailed.
         """
         origin = _origin(worker_url)
-        message = _message(origin, request)
+        message = (_head(origin, request), request.body)
         due = asyncio.get_running_loop().time() + timeout_s
         unsent = Phase.CONNECT
         try:
@@ -187,6 +187,6 @@ def _origin(worker_url: str) -> _Origin:
     )
 
 
-def _message(origin: _Origin, request: Request) -> bytes:
+def _head(origin: _Origin, request: Request) -> bytes:
     start = b"%s %s%s HTTP/1.1\r\nhost: %s\r\n" % (request.method, origin.path, request.target, origin.authority)
-    return b"".join((start, request.headers, request.body))
+    return start + request.headers

@@ -94,8 +94,8 @@ class Connection(asyncio.Protocol):
         """Whether another request may be sent: the last answer is whole, and both sides kept the connection."""
         return not self._is_busy and not self._is_spent
 
-    async def exchange(self, message: bytes, due: float) -> Response:
-        """Send one request and return its response; where `is_streaming` is set then, without its rest.
+    async def exchange(self, message: tuple[bytes, bytes], due: float) -> Response:
+        """Send one request, head and body, and return its response; where `is_streaming` is set then, without its rest.
 
         `due` (the loop's clock) is the moment to wait for it no longer. Raises Broken: Stale where a fresh connection
         is worth a try.
@@ -116,7 +116,7 @@ class Connection(asyncio.Protocol):
         self._held_bytes = 0
         self._bytes_without_body = 0
         self._sent_at = time.monotonic()
-        self._transport.write(message)
+        self._transport.writelines(message)
         try:
             return await self._answer
         except asyncio.CancelledError:
