@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import hiredis
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import Connection
@@ -74,7 +75,8 @@ class Script:
 
 
 async def _called(connection: Connection, *words: str | bytes | float) -> Any:
-    await connection.send_packed_command(connection.pack_command(*words), check_health=False)
+    packed = hiredis.pack_command(words)  # type: ignore[arg-type]  # its stub knows tuples of one
+    await connection.send_packed_command(packed, check_health=False)
     return await connection.read_response()
 
 

@@ -19,6 +19,7 @@ MAX_LINES = 300
 # Which modules may import a library: its one door, and what the door hands it to.
 DOORS = {
     "redis": {"router.fleet.store", "router.fleet.connection"},
+    "hiredis": {"router.fleet.connection"},
     "aiohttp": {"sidecar.probe"},
     "fastapi": {"router.api", "router.app", "router.localworker"},
     "starlette": {"router.api"},
