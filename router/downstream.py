@@ -102,7 +102,7 @@ class ClientConnection(HttpToolsProtocol):
             self._patience.begin(Owed.REQUEST, self.loop.time())
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        if isinstance(cycle, JobCycle):
+        if isinstance(cycle, JobCycle) and app is self.app:  # another one answers what turned out malformed
             cycle.start(self.loop, self.tasks)
         else:
             super()._start_asgi_task(cycle, app)
