@@ -51,7 +51,8 @@ class Model(Exchange):
             held = self.leases.setdefault(check.url, {})
             cap = self._plan.fleet[check.url].cap
             has_room = not cap or (self._settles_at is None and len(held) < cap)
-            if has_room and not self.breakers.is_ejected(check.url):
+            is_left_alone = self.breakers.is_ejected(check.url) or check.url in self._busy_until
+            if has_room and not is_left_alone:
                 held[f"{call.process}:{check.number}"] = now + check.bound_ms
                 granted.append(Grant(check.number, check.url, 0))
             else:
