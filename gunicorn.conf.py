@@ -7,6 +7,7 @@ from gunicorn.workers.base import Worker
 
 from router import logs
 from router.config import load_or_exit
+from router.fleet.workers_file import known_workers
 from router.processes import die_with_parent
 
 settings = load_or_exit()
@@ -30,7 +31,7 @@ logconfig_dict = logs.log_config()
 
 def when_ready(server: Arbiter) -> None:  # noqa: ARG001  (gunicorn's signature)
     """Speak once for all processes."""
-    logs.announce(settings)
+    logs.announce(known_workers(settings))
 
 
 def post_fork(server: Arbiter, worker: Worker) -> None:  # noqa: ARG001  (gunicorn's signature)

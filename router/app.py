@@ -20,8 +20,8 @@ from router.dispatch import Dispatcher
 from router.downstream import DOOR, TIMEOUTS
 from router.either_exchange import EitherExchange
 from router.fleet.exchange import configured_rules
-from router.fleet.model import configured_workers
 from router.fleet.store import Store
+from router.fleet.workers_file import known_workers
 from router.leases import Leases
 from router.policy.patience import ClientTimeouts
 from router.settings import Settings
@@ -36,7 +36,8 @@ _GARBAGE_AFTER = 20_000
 def create_app(settings: Settings) -> Application:
     """Return the router as an ASGI application; it connects to Redis when the server starts it."""
     store = Store.connect(settings.redis, REDIS_TIMEOUT_S)
-    view = FleetView(store, configured_workers(settings))
+    first_workers = known_workers(settings)
+    view = FleetView(store, first_workers)
     processes = int(os.environ.get("WEB_CONCURRENCY") or 1)
     leases = Leases(EitherExchange(store, view, configured_rules(settings), processes), store, view, process_name())
     upstream = Upstream(settings.tls)
@@ -46,7 +47,7 @@ def create_app(settings: Settings) -> Application:
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         logs.expect_cut_answers()
         if not _is_announced_elsewhere():
-            logs.announce(settings)
+            logs.announce(first_workers)
         await view.refresh()
         running = [asyncio.create_task(view.run()), asyncio.create_task(leases.run())]
         # What is there now stays: the garbage collector need not walk it again (130 ms with 11,000 jobs waiting). And

@@ -20,6 +20,27 @@ DEFAULT_CONFIG_FILE = "config.yaml"
 REDIS_VARIABLE = "REDIS_URL"
 
 
+class WatchedFile:
+    """A file that is read again when it has changed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seen: tuple[int, int, int] | None = None
+
+    def has_changed(self) -> bool:
+        """Whether it is another file than at the last call; at the first call: whether there is one."""
+        before, self._seen = self._seen, self._stamp()
+        return self._seen != before
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        # Follows links: Kubernetes changes a mounted ConfigMap by turning a link to another folder.
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 class ConfigError(Exception):
     """The configuration cannot be used; the message names the file, the key and what was expected."""
 

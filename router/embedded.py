@@ -31,6 +31,8 @@ VALKEY = "valkey"
 VALKEY_LOG = "valkey.log"
 _POLL_S = 0.05
 
+# What local workers take the place of.
+_NAMING = {"workers": True, "workers_file": True, "discover": True}
 _HERE = Path(__file__).parent
 # In the wheel it lies beside this module, in a checkout at the top.
 _GUNICORN_CONF = next(path for path in (_HERE / "gunicorn.conf.py", _HERE.parent / "gunicorn.conf.py") if path.exists())
@@ -139,7 +141,7 @@ class Embedded:
         """Return the file that all programs read: the user's own, or one with the local workers in place of its."""
         if self._plan.local_workers is None:
             return config_path().resolve()
-        settings = self._settings.model_dump(mode="json", exclude={"workers": True, "redis": {"url"}})
+        settings = self._settings.model_dump(mode="json", exclude={**_NAMING, "redis": {"url"}})
         settings["workers"] = [f"http://127.0.0.1:{port}" for port in self._worker_ports]
         settings["health_check_interval"] = min(self._settings.health_check_interval, CHECK_INTERVAL_S)
         made = self._folder / "config.yaml"

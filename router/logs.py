@@ -5,9 +5,10 @@ Shared by the router, the sidecar, gunicorn and uvicorn, so that one stream read
 
 import logging.config
 import os
+from collections.abc import Sequence
 from typing import Any
 
-from router.settings import Settings
+from router.fleet.model import Worker
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +53,9 @@ def _is_no_cut_answer(record: logging.LogRecord) -> bool:
     return record.msg != "ASGI callable returned without completing response."
 
 
-def announce(settings: Settings) -> None:
+def announce(workers: Sequence[Worker]) -> None:
     """Say once per start which workers the router begins with."""
-    count = len(settings.workers)
+    count = len(workers)
     log.info("Router started with %d worker%s%s", count, "" if count == 1 else "s", ":" if count else "")
-    for worker in settings.workers:
+    for worker in workers:
         log.info("  %s", worker.url)

@@ -23,7 +23,9 @@ from pydantic_core import PydanticCustomError
 # A weight is a number of turns in the ring: 100 tells the slowest from the fastest worker, and bounds the ring.
 MAX_WEIGHT = 100
 
-_HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_HOST = re.compile(rf"{_NAME.pattern}|\[[0-9A-Fa-f:.]+\]")
+_PORTS = 2**16
 
 
 def worker_url(text: str) -> str:
@@ -146,6 +148,19 @@ class TlsSettings(_Settings):
         return context
 
 
+def _dns_name(text: str) -> str:
+    name, _, port = text.rpartition(":")
+    if not _NAME.fullmatch(name) or not port.isdigit() or not 0 < int(port) < _PORTS:
+        raise PydanticCustomError("dns_name", "expected name:port such as sandbox-workers:8080")
+    return text
+
+
+class DiscoverSettings(_Settings):
+    """Where workers are found that nobody names one by one: `dns`, a name:port with an address for each of them."""
+
+    dns: Annotated[str, AfterValidator(_dns_name)] | None = None
+
+
 class HealthCheckSettings(_Settings):
     """How the sidecar asks a worker whether it is well, and how many answers change its mind."""
 
@@ -202,6 +217,8 @@ class Settings(_Settings):
         BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
         AfterValidator(_unlike),
     ] = ()
+    workers_file: Annotated[str, Field(min_length=1)] | None = None
+    discover: DiscoverSettings = DiscoverSettings()
     default_max_concurrency: Count | None = None
     health_check_interval: PositiveSeconds = 30.0
     timeout: PositiveSeconds = 300.0

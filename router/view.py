@@ -91,7 +91,7 @@ class FleetView:
     async def _listen(self) -> None:
         while True:
             with suppress(StoreUnavailable):
-                async for _ in self._store.changes():
+                async for _ in self._store.heard(self._store.keys.changes):
                     self._changed.set()
             # Redis is away; `refresh` says so and finds out when it is back.
             await asyncio.sleep(REFRESH_S)

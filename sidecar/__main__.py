@@ -13,7 +13,7 @@ from router.fleet.exchange import configured_rules
 from router.fleet.store import Store
 from sidecar.deep import DeepCheck
 from sidecar.loop import Sidecar
-from sidecar.membership import ConfigFile
+from sidecar.membership import Membership
 from sidecar.probe import Probe
 
 # Nobody waits for the sidecar's calls; but a lead that cannot be renewed in time is lost.
@@ -28,7 +28,7 @@ async def run() -> None:
     name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     async with Probe(settings.tls) as probe:
         deep = DeepCheck(f"sidecar-{name}", configured_rules(settings), store, probe)
-        sidecar = Sidecar(name, settings, ConfigFile(config_path()), store, probe, deep)
+        sidecar = Sidecar(name, Membership(config_path(), settings, store), store, probe, deep)
         running = asyncio.create_task(sidecar.run())
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, running.cancel)

@@ -12,13 +12,13 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from router.fleet.model import Health, Worker, WorkerRecord, configured_workers
+from router.fleet.model import Health, Worker, WorkerRecord
 from router.fleet.store import Store, StoreUnavailable, Term
-from router.settings import Settings
+from router.fleet.workers_file import known_workers
 from sidecar.checkup import Checkup
 from sidecar.deep import DeepCheck
 from sidecar.judge import judge
-from sidecar.membership import ConfigFile
+from sidecar.membership import Membership
 from sidecar.probe import Probe
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 # Another sidecar leads at most LEAD_TTL_S + RENEW_S = 4 s after this one died.
 RENEW_S = 1.0
 LEAD_TTL_S = 3 * RENEW_S
+# How often the sources of members are looked at, where nothing tells of a change.
+REREAD_S = 1.0
 # Results that come within this time are written together.
 GATHER_S = 0.05
 # A worker whose last check failed, outvoted or not, is asked again this soon: it is out soon, and back soon.
@@ -41,12 +43,9 @@ class _LeadLost(Exception):
 class Sidecar:
     """One sidecar process. `run` ends only by cancellation."""
 
-    def __init__(
-        self, name: str, settings: Settings, config_file: ConfigFile, store: Store, probe: Probe, deep: DeepCheck
-    ) -> None:
+    def __init__(self, name: str, membership: Membership, store: Store, probe: Probe, deep: DeepCheck) -> None:
         self._name = name
-        self._settings = settings
-        self._config_file = config_file
+        self._membership = membership
         self._store = store
         self._probe = probe
         self._deep = deep
@@ -60,9 +59,15 @@ class Sidecar:
 
     async def run(self) -> None:
         """Lead whenever nobody else does, until cancelled."""
-        log.info("Sidecar %s started with %d workers", self._name, len(self._settings.workers))
+        count = len(known_workers(self._membership.settings))
+        log.info("Sidecar %s started with %d workers", self._name, count)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._membership.run())
+            tasks.create_task(self._lead_in_turn())
+
+    async def _lead_in_turn(self) -> None:
         while True:
-            self._reread()
+            await self._membership.reread()
             term = None
             with suppress(StoreUnavailable):
                 term = await self._store.lead(self._name, LEAD_TTL_S)
@@ -80,15 +85,15 @@ class Sidecar:
 
     async def _lead(self, term: Term) -> None:
         await self._adopt()
+        await self._membership.reread()
         try:
             async with asyncio.TaskGroup() as tasks:
-                self._follow_members(tasks)
                 tasks.create_task(self._write(term))
+                tasks.create_task(self._renew(term))
                 while True:
-                    await asyncio.sleep(RENEW_S)
-                    if self._reread():
-                        self._follow_members(tasks)
-                    await self._renew(term)
+                    self._follow_members(tasks)
+                    await self._membership.news(within_s=REREAD_S)
+                    await self._membership.reread()
         finally:
             self._watches.clear()
 
@@ -101,20 +106,16 @@ class Sidecar:
         self._news.set()
 
     async def _renew(self, term: Term) -> None:
-        # While Redis is away nobody can lead, and the checks go on: what they see is written when it is back.
-        with suppress(StoreUnavailable):
-            if await self._store.lead(self._name, LEAD_TTL_S) != term:
-                raise _LeadLost
-
-    def _reread(self) -> bool:
-        settings = self._config_file.reread()
-        if settings is not None:
-            self._settings = settings
-        return settings is not None
+        while True:
+            await asyncio.sleep(RENEW_S)
+            # While Redis is away nobody can lead, and the checks go on: what they see is written when it is back.
+            with suppress(StoreUnavailable):
+                if await self._store.lead(self._name, LEAD_TTL_S) != term:
+                    raise _LeadLost
 
     def _follow_members(self, tasks: asyncio.TaskGroup) -> None:
         """Make records and watches match the wanted fleet: new ones begin, changed ones change, others end."""
-        wanted = {worker.url: worker for worker in configured_workers(self._settings)}
+        wanted = self._membership.wanted([record.worker for record in self._records.values()])
         for url in self._records.keys() - wanted.keys():
             self._forget(url)
         for url, worker in wanted.items():
@@ -134,7 +135,7 @@ class Sidecar:
         record = self._records.get(worker.url)
         if record is None:
             record = WorkerRecord(worker)
-            log.info("Worker %s has joined the fleet", worker.url)
+            log.info("Worker %s has joined the fleet, named by: %s", worker.url, worker.source)
         elif record.worker == worker:
             return
         self._gone.discard(worker.url)
@@ -145,13 +146,13 @@ class Sidecar:
         checkup = Checkup(url, self._store, self._probe, self._deep)
         wait = random.random()
         while True:
-            seen = await checkup.look(self._records[url].health, self._settings.health_check)
-            before = self._records[url]
-            after = judge(before, seen, self._settings.health_check.rise, self._settings.health_check.fall)
+            seen = await checkup.look(self._records[url].health, self._membership.settings.health_check)
+            before, settings = self._records[url], self._membership.settings
+            after = judge(before, seen, settings.health_check.rise, settings.health_check.fall)
             if after.health is not before.health:
                 _log_health(after)
             self._note(after, is_change=after.health is not before.health)
-            interval = self._settings.health_check_interval
+            interval = settings.health_check_interval
             is_in_doubt = after.failures or seen.is_outvoted
             await asyncio.sleep(wait * (min(interval, RECHECK_S) if is_in_doubt else interval))
             wait = random.uniform(1 - DRIFT, 1 + DRIFT)

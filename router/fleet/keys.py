@@ -81,6 +81,19 @@ SCHEMA = (
         "leases whose connections have just died on this worker, scored by when (Unix ms)",
     ),
     Key("sfr:drain", "set", "operator, by CLI or API", "URLs that get no new job"),
+    Key(
+        "sfr:intent",
+        "hash",
+        "operator, by CLI or API",
+        "`weight <url>` and `max_concurrency <url>` as set at run time: they win over what the worker came with",
+    ),
+    Key("sfr:registered", "set", "agents, by API", "URLs of the workers that registered themselves"),
+    Key(
+        "sfr:registered:<url>",
+        "hash with TTL",
+        "agents, by API",
+        "weight, max_concurrency; the worker stays as long as this is there, without TTL until it is removed",
+    ),
     Key("sfr:process:<id>", "hash with TTL", "that router process", "heartbeat (Unix s), leases, waiting"),
     Key("sfr:processes", "zset", "routers", "living router processes, scored by their last heartbeat (Unix ms)"),
     Key(
@@ -98,7 +111,12 @@ SCHEMA = (
     Key("sfr:room", "zset", "routers", "the workers that have room: by place in the ring, or by load"),
     Key("sfr:lapse", "zset", "routers", "workers with leases, scored by when the first of them may pass (Unix ms)"),
     Key("sfr:sidecar", "string with TTL", "the leading sidecar", "who leads: its fencing token and name"),
-    Key("sfr:fleet", "hash", "sidecar", "token (the last fencing token given), written_at (ISO 8601)"),
+    Key(
+        "sfr:fleet",
+        "hash",
+        "sidecar",
+        "token (the last fencing token given), born (when this memory was, Unix µs), written_at (ISO 8601)",
+    ),
 )
 
 
@@ -112,17 +130,29 @@ class Keys:
         self.plan = f"{prefix}:plan"
         self.plan_head = f"{prefix}:plan:head"
         self.drain = f"{prefix}:drain"
+        self.intent = f"{prefix}:intent"
+        self.registered = f"{prefix}:registered"
         self.ejected = f"{prefix}:ejected"
         self.finished = f"{prefix}:finished"
         self.quarantine = f"{prefix}:quarantine"
         self.sidecar = f"{prefix}:sidecar"
         self.fleet = f"{prefix}:fleet"
-        # Not a key but a channel: the sidecar says there that the fleet or somebody's health has changed.
+        # Not keys but channels. The first tells the routers that the fleet or somebody's health has changed, the second
+        # the sidecar that somebody has registered or left, or has a new weight or cap.
         self.changes = f"{prefix}:changes"
+        self.wishes = f"{prefix}:wishes"
 
     def worker(self, url: str) -> str:
         """Return the key of the hash that holds the worker at `url`."""
         return f"{self.prefix}:worker:{url}"
+
+    def registration(self, url: str) -> str:
+        """Return the key of the hash by which the worker at `url` is registered."""
+        return f"{self.registered}:{url}"
+
+    def leases(self, url: str) -> str:
+        """Return the key of the sorted set of the leases on the worker at `url`."""
+        return f"{self.prefix}:leases:{url}"
 
     def grants(self, process: str) -> str:
         """Return the key of the list through which `process` gets its grants."""

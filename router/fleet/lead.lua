@@ -9,6 +9,11 @@ if held then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
   return tonumber(token)
 end
+local time = redis.call('TIME')
+local now = time[1] .. string.sub('00000' .. time[2], -6)
+redis.call('HSETNX', KEYS[2], 'born', now)
+-- Counted from the time, so that no token is given twice, not even after a loss of all that Redis held.
+redis.call('HSETNX', KEYS[2], 'token', now)
 local token = redis.call('HINCRBY', KEYS[2], 'token', 1)
-redis.call('SET', KEYS[1], token .. ' ' .. ARGV[1], 'PX', ARGV[2])
+redis.call('SET', KEYS[1], string.format('%.0f', token) .. ' ' .. ARGV[1], 'PX', ARGV[2])
 return token

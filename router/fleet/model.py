@@ -24,14 +24,23 @@ class Health(StrEnum):
     DRAINING = "draining"
 
 
+class Source(StrEnum):
+    """What names a worker: config.yaml, its workers_file, its DNS name; or it was registered at run time."""
+
+    CONFIG = "config"
+    REGISTERED = "registered"
+    FILE = "file"
+    DNS = "dns"
+
+
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One worker as it was asked for. `source` tells by what: `config`, for config.yaml."""
+    """One worker as it was asked for. `source` is a Source, or what else stands in Redis."""
 
     url: str
     weight: int = 1
     max_concurrency: int | None = None
-    source: str = "config"
+    source: str = Source.CONFIG
 
 
 def configured_workers(settings: Settings) -> list[Worker]:

@@ -86,6 +86,7 @@ class Store:
         self._finished = client.register_script(_script("finished.lua"))
         self._record = client.register_script(_script("record.lua"))
         self._resign = client.register_script(_script("resign.lua"))
+        self._together = client.register_script(_script("together.lua"))
 
     @classmethod
     def connect(cls, settings: RedisSettings, timeout_s: float) -> Self:
@@ -122,11 +123,12 @@ class Store:
         except (RedisError, OSError) as error:
             raise StoreUnavailable(str(error)) from error
 
-    async def changes(self) -> AsyncIterator[None]:
-        """Yield once when subscribed, then at each change that the sidecar tells of. Raises StoreUnavailable."""
+    async def heard(self, channel: str) -> AsyncIterator[None]:
+        """Yield once when subscribed to the channel, then at each message there. Raises StoreUnavailable."""
         try:
+            await self._client.initialize()  # a Cluster's subscription does not ask for itself where its slots are
             async with self._client.pubsub() as pubsub:
-                await pubsub.subscribe(self.keys.changes)
+                await pubsub.subscribe(channel)
                 async for _ in pubsub.listen():
                     yield
         except (RedisError, OSError) as error:
@@ -160,6 +162,9 @@ class Store:
                 self.keys.fleet,
                 self.keys.workers,
                 self.keys.plan_head,
+                self.keys.drain,
+                self.keys.intent,
+                self.keys.registered,
                 *(self.keys.worker(url) for url, _ in part),
             ]
             args = [str(term), written_at.isoformat(timespec="milliseconds"), channel]
@@ -175,6 +180,17 @@ class Store:
     async def command(self, words: Sequence[str]) -> Any:
         """Send one command as an operator typed it. Raises StoreUnavailable, also where Redis refuses it."""
         return await self._ask(self._client.execute_command(*words))
+
+    async def ask_all(self, *commands: Sequence[str]) -> list[Any]:
+        """Send the commands in one round trip and return their answers. Raises StoreUnavailable."""
+        pipeline = self._client.pipeline(transaction=False)
+        for words in commands:
+            pipeline.execute_command(*words)
+        return await self._ask(pipeline.execute())
+
+    async def together(self, *commands: Sequence[str]) -> Any:
+        """Send the commands in one atomic step and return the last one's answer. Raises StoreUnavailable."""
+        return await self._ask(self._together(keys=[self.keys.fleet], args=[json.dumps(commands)]))
 
     async def _load(self) -> FleetState:
         pipeline = self._client.pipeline(transaction=False)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 from collections import Counter
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import aiohttp
 from redis.asyncio import Redis
 
 from tests.load import Answered, post_jobs, steady_load
-from tests.programs import System, Valkey
+from tests.programs import Program, System, Valkey
 from tests.waiting import eventually
 from tests.worker import Gate, ScriptedWorker
 
@@ -104,6 +105,17 @@ async def test_flushall_under_load_costs_no_job_and_the_fleet_is_written_again(
         assert statuses(answers) == {200: len(answers)}
 
 
+async def test_flushall_in_the_sidecar_s_first_term_brings_the_whole_fleet_back_at_once(
+    system: System, workers: list[ScriptedWorker], valkey: Valkey
+) -> None:
+    """No worker waits for its next health check to be known again."""
+    system.configure([worker.url for worker in workers], health_check_interval=60)
+    async with system.sidecar(), valkey.client() as redis:
+        await eventually(lambda: _is_filled(redis, workers), what="the fleet")
+        await redis.flushall()
+        await eventually(lambda: _is_filled(redis, workers), within_s=5, what="the fleet written again")
+
+
 async def test_sidecar_killed_and_restarted_costs_no_job(system: System, workers: list[ScriptedWorker]) -> None:
     """Without a sidecar the last known state is used and its age shown; a new one leads and makes it fresh."""
     system.configure([worker.url for worker in workers])
@@ -122,6 +134,11 @@ async def test_sidecar_killed_and_restarted_costs_no_job(system: System, workers
         assert statuses(answers) == {200: len(answers)}
 
 
+def tokens(sidecar: Program) -> list[int]:
+    """Return the fencing tokens that the sidecar has led with so far."""
+    return [int(token) for token in re.findall(r"leads, token (\d+)", sidecar.output)]
+
+
 async def test_second_sidecar_takes_over_within_5_seconds(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
@@ -134,13 +151,14 @@ async def test_second_sidecar_takes_over_within_5_seconds(
             await eventually(lambda: "started" in second.output, what="the second sidecar")
             killed_at = clock()
             await first.kill()
-            await eventually(lambda: "leads, token 2" in second.output, what="the second sidecar's lead")
+            await eventually(lambda: "leads, token" in second.output, what="the second sidecar's lead")
             assert clock() - killed_at < 5
             await first.start()
             await eventually(lambda: first.output.count("started with") == 2, what="the first sidecar's return")
             second.send(signal.SIGTERM)
             assert await second.ended() == 0
-            await eventually(lambda: "leads, token 3" in first.output, within_s=2.5, what="the lead handed over")
+            await eventually(lambda: len(tokens(first)) == 2, within_s=2.5, what="the lead handed over")
+            assert tokens(first)[0] < tokens(second)[0] < tokens(first)[1]
 
 
 async def test_paused_leader_writes_nothing_after_its_lead_has_passed(
@@ -152,12 +170,13 @@ async def test_paused_leader_writes_nothing_after_its_lead_has_passed(
         await eventually(lambda: "leads" in first.output, what="the first sidecar's lead")
         first.send(signal.SIGSTOP)
         async with system.sidecar() as second:
-            await eventually(lambda: "leads, token 2" in second.output, what="the second sidecar's lead")
+            await eventually(lambda: "leads, token" in second.output, what="the second sidecar's lead")
             first.send(signal.SIGCONT)
             await eventually(lambda: "no longer leads" in first.output, what="the first one's stepping back")
+            (token,) = tokens(second)
             leader = await redis.get("sfr:sidecar")
-            assert str(leader).startswith("2 ")
-            assert (await redis.hget("sfr:fleet", "token")) == "2"
+            assert str(leader).startswith(f"{token} ")
+            assert (await redis.hget("sfr:fleet", "token")) == str(token)
 
 
 async def test_sigkilled_router_process_is_replaced_and_only_its_own_jobs_are_cut(

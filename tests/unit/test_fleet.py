@@ -48,7 +48,7 @@ async def test_fleet_is_loaded_as_recorded_in_the_order_of_urls(store: Store, te
     assert await store.record(term, NOW, [NEW, SEEN], [], changed=True)
     state = await store.load()
     assert state.records == (SEEN, NEW)
-    assert (state.written_at, state.leader) == (NOW, "1 me")
+    assert (state.written_at, state.leader) == (NOW, f"{term.token} me")
 
 
 async def test_removed_worker_leaves_set_and_hash(store: Store, term: Term, client: FakeAsyncRedis) -> None:
@@ -91,6 +91,14 @@ async def test_one_sidecar_leads_and_renews(store: Store, term: Term) -> None:
     assert await store.lead("other", 3) is None
     await store.resign(term)
     assert await store.lead("other", 3) == Term(term.token + 1, "other")
+
+
+async def test_token_is_never_given_twice(store: Store, term: Term, client: FakeAsyncRedis) -> None:
+    """After a loss of Redis' memory, a sidecar that goes on leading has a new term, and writes all again."""
+    await client.flushall()
+    after = await store.lead("me", 3)
+    assert after is not None
+    assert after.token > term.token
 
 
 async def test_outdated_leader_writes_nothing(store: Store, term: Term) -> None:

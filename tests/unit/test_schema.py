@@ -7,7 +7,9 @@ from pathlib import Path
 import aiohttp
 from redis.asyncio import Redis
 
+from router.fleet.intents import Intents, Registration
 from router.fleet.keys import SCHEMA, Keys
+from router.fleet.store import Store
 from tests.faults import close_at_once
 from tests.load import post_job, post_jobs
 from tests.programs import System, Valkey
@@ -29,6 +31,7 @@ def test_keys_make_the_schema_s_names() -> None:
     """With the default prefix, `Keys` gives what the table shows."""
     keys = Keys("sfr")
     made = {keys.workers, keys.ticket, keys.sidecar, keys.fleet, keys.worker("<url>"), keys.plan, keys.drain}
+    made |= {keys.intent, keys.registered, keys.registration("<url>"), keys.leases("<url>")}
     made |= {keys.plan_head, keys.ejected, keys.finished, keys.grants("<process>")}
     scripts = "".join(path.read_text() for path in (README.parent / "router" / "fleet").glob("*.lua"))
     in_scripts = {f"sfr:{name}" for name in re.findall(r"prefix \.\. ':([a-z:]+[a-z])'", scripts)}
@@ -49,6 +52,9 @@ async def test_live_redis_holds_the_schema_and_nothing_else(
     async with system.sidecar(), system.router(1) as router, valkey.client() as redis:
         await router.sees(healthy=3)
         held: dict[str, str] = {}
+        intents = Intents(Store(redis, "sfr", timeout_s=5))
+        await intents.register(Registration(first.url, ttl_s=60))
+        await intents.override(first.url, {"weight": 2})
         await eventually(lambda: redis.exists("sfr:room"), what="workers with room")
         await _gather(redis, held, set())
         # A process that is alive and never takes what it is given.

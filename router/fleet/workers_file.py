@@ -1,0 +1,61 @@
+"""workers_file: one worker a line, as host lists have them.
+
+Each is a host, host:port or URL, with or without /run_code.
+"""
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from router.fleet.model import Source, Worker, configured_workers
+from router.settings import Settings, worker_url
+
+# SandboxFusion's own.
+DEFAULT_PORT = 8080
+
+_HAS_PORT = re.compile(r".*:\d+")
+
+
+def read(path: Path) -> str:
+    """Return the file's text. Raises OSError, or UnicodeDecodeError (a ValueError)."""
+    return path.read_text(encoding="utf-8-sig")
+
+
+def parse(text: str, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    r"""Return the workers' URLs, each once and in order, and what is wrong with lines that name none.
+
+    `name` is what messages call the file. `#` begins a comment.
+
+    >>> parse("node1  # rack 3\nhttp://node2:9000/run_code\nnode 3", "hosts")
+    (('http://node1:8080', 'http://node2:9000'), ("hosts:3: expected a host, host:port or URL, got 'node 3'",))
+    """
+    urls: dict[str, None] = {}
+    problems = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        named = line.partition("#")[0].strip()
+        if not named:
+            continue
+        try:
+            urls[_url(named)] = None
+        except ValueError:
+            problems.append(f"{name}:{number}: expected a host, host:port or URL, got {named!r}")
+    return tuple(urls), tuple(problems)
+
+
+def known_workers(settings: Settings) -> list[Worker]:
+    """Return the workers that are known without asking anybody: config.yaml's, and the file's where it can be read."""
+    workers = {worker.url: worker for worker in configured_workers(settings)}
+    if settings.workers_file is not None:
+        with suppress(OSError, ValueError):  # the sidecar says what is wrong
+            for url in parse(read(Path(settings.workers_file)), settings.workers_file)[0]:
+                workers.setdefault(url, Worker(url, 1, settings.default_max_concurrency, Source.FILE))
+    return list(workers.values())
+
+
+def _url(named: str) -> str:
+    scheme, colon, rest = named.partition("://")
+    if not colon:
+        address, slash, path = named.partition("/")
+        port = "" if _HAS_PORT.fullmatch(address) else f":{DEFAULT_PORT}"
+        scheme, rest = "http", f"{address}{port}{slash}{path}"
+    return worker_url(f"{scheme}://{rest.rstrip('/').removesuffix('/run_code')}")

@@ -1,0 +1,201 @@
+"""Who is wanted in the fleet: the sources, which of them wins, and what each keeps where it fails. Redis is a fake."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from fakeredis import FakeAsyncRedis
+
+from router.config import load
+from router.fleet.intents import Intents, Registration
+from router.fleet.model import Source, Worker
+from router.fleet.store import Store
+from router.fleet.workers_file import DEFAULT_PORT, known_workers, parse
+from sidecar.membership import Membership
+from sidecar.sources import addresses_of
+from tests.waiting import eventually
+
+A, B, C, D = (f"http://{name}:1" for name in "abcd")
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[Store]:
+    """A store over a fake Redis with Lua, with which a sidecar has led."""
+    async with FakeAsyncRedis(decode_responses=True) as redis:
+        store = Store(redis, "sfr", timeout_s=5)
+        await store.lead("me", 3)
+        yield store
+
+
+class Resolver:
+    """A DNS that answers as it is told, or fails."""
+
+    def __init__(self) -> None:
+        self.addresses: list[str] | None = None
+
+    async def __call__(self, _host: str, _port: int) -> list[str]:
+        """Resolve any name."""
+        if self.addresses is None:
+            raise OSError(-2, "Name or service not known")
+        return self.addresses
+
+
+def membership(folder: Path, store: Store, text: str, resolver: Resolver | None = None) -> Membership:
+    """Return the membership by a config.yaml of this text."""
+    path = folder / "config.yaml"
+    path.write_text(text)
+    return Membership(path, load(path), store, resolver or Resolver())
+
+
+def sources(wanted: dict[str, Worker]) -> dict[str, str]:
+    """Return by what each worker is named."""
+    return {url: worker.source for url, worker in wanted.items()}
+
+
+@pytest.mark.parametrize(
+    ("line", "url"),
+    [
+        ("node1", f"http://node1:{DEFAULT_PORT}"),
+        ("  Node1.example.org:9000 ", "http://node1.example.org:9000"),
+        ("10.0.0.7/run_code", f"http://10.0.0.7:{DEFAULT_PORT}"),
+        ("10.0.0.7:80/run_code/", "http://10.0.0.7:80"),
+        ("[fd00::1]", f"http://[fd00::1]:{DEFAULT_PORT}"),
+        ("[fd00::1]:81", "http://[fd00::1]:81"),
+        ("http://node1", "http://node1"),
+        ("https://node1:8443/box/run_code  # behind a proxy", "https://node1:8443/box"),
+    ],
+)
+def test_line_names_a_worker(line: str, url: str) -> None:
+    """Host, host:port or URL, with or without /run_code; a URL has the port that it says."""
+    assert parse(line, "f") == ((url,), ())
+
+
+@pytest.mark.parametrize("line", ["a b", "node:port", "ftp://a", "http://", "fd00::1", "a:99999", "u:p@a", "a?b", "é"])
+def test_bad_line_is_named_with_file_and_number(line: str) -> None:
+    """Nothing else of the file is lost by it."""
+    urls, (problem,) = parse(f"a:1\r\n# all of them\n\n{line}\nb:1\na:1", "hosts.txt")
+    assert urls == (A, B)
+    assert problem == f"hosts.txt:4: expected a host, host:port or URL, got {line!r}"
+
+
+async def test_file_is_read_again_when_it_changes(
+    tmp_path: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until it is there, those that it named before stay; a bad line is told once; an empty file names nobody."""
+    hosts = tmp_path / "hosts"
+    members = membership(tmp_path, store, f"{{workers_file: {hosts}, default_max_concurrency: 4}}")
+    await members.reread()
+    await members.reread()
+    assert caplog.text.count(f"{hosts} cannot be read: No such file") == 1
+    held = Worker(D, 1, 4, Source.FILE)
+    assert members.wanted([held]) == {D: held}
+    hosts.write_text("a:1\nb b\n")
+    for _ in range(2):
+        await members.reread()
+    assert members.wanted([held]) == {A: Worker(A, 1, 4, Source.FILE)}
+    assert caplog.text.count(f"Line passed over: {hosts}:2: ") == 1
+    hosts.unlink()
+    await members.reread()
+    assert members.wanted([]).keys() == {A}
+    hosts.write_text("# nobody\n")
+    await members.reread()
+    assert members.wanted([held]) == {}
+    hosts.write_text("\n".join("x y" for _ in range(40)))
+    await members.reread()
+    assert f"{hosts}: 30 more such lines" in caplog.text
+
+
+async def test_dns_answer_is_kept_where_a_later_one_fails(
+    tmp_path: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each address is a worker; a failure is told once, by the name, and takes nobody out."""
+    resolver = Resolver()
+    members = membership(tmp_path, store, "discover: {dns: 'boxes.svc:8080'}", resolver)
+    await members.reread()
+    held = Worker("http://10.0.0.9:8080", source=Source.DNS)
+    running = asyncio.create_task(members.run())
+    await eventually(lambda: "boxes.svc:8080 cannot be resolved" in caplog.text, what="the failure told")
+    assert members.wanted([held]) == {held.url: held}
+    resolver.addresses = ["10.0.0.1", "[fd00::2]"]
+    dns = members._dns
+    assert dns is not None
+    assert await dns.look_up()
+    assert sources(members.wanted([held])) == {"http://10.0.0.1:8080": "dns", "http://[fd00::2]:8080": "dns"}
+    resolver.addresses = None
+    assert not await dns.look_up()
+    assert len(members.wanted([])) == 2
+    running.cancel()
+
+
+async def test_name_with_addresses_of_both_kinds_is_one_worker() -> None:
+    """IPv4 where there is one; else IPv6, in brackets."""
+    assert await addresses_of("127.0.0.1", 80) == ["127.0.0.1"]
+    assert await addresses_of("::1", 80) == ["[::1]"]
+    assert await addresses_of("localhost", 80) == ["127.0.0.1"]
+
+
+async def test_first_source_says_weight_and_cap_and_the_operator_over_all(tmp_path: Path, store: Store) -> None:
+    """config.yaml, then registrations, then the file; what an operator has set at run time survives a reread."""
+    (tmp_path / "hosts").write_text("a:1\nb:1\nc:1")
+    text = f"{{workers: [{{url: '{A}', weight: 2}}], workers_file: {tmp_path / 'hosts'}}}"
+    members = membership(tmp_path, store, text)
+    intents = Intents(store)
+    await intents.register(Registration(A, 9))
+    await intents.register(Registration(B, 3, 5))
+    await intents.override(A, {"max_concurrency": 6})
+    await members.reread()
+    expected = {A: Worker(A, 2, 6), B: Worker(B, 3, 5, Source.REGISTERED), C: Worker(C, source=Source.FILE)}
+    assert members.wanted([]) == expected
+    (tmp_path / "config.yaml").write_text(text.replace("weight: 2", "weight: 4"))
+    await members.reread()
+    assert members.wanted([])[A] == Worker(A, 4, 6)
+    await intents.override(A, {"max_concurrency": None})
+    await intents.remove(B)
+    await members.reread()
+    assert (members.wanted([])[A], members.wanted([])[B].source) == (Worker(A, 4), "file")
+
+
+async def test_nobody_leaves_before_redis_has_said_who_is_registered(
+    tmp_path: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a sidecar that cannot read yet nor a Redis that has lost everything empties the fleet."""
+    intents = Intents(store)
+    members = membership(tmp_path, store, f"workers: ['{A}']")
+    held = Worker(B, 3, source=Source.REGISTERED)
+    assert sources(members.wanted([held])) == {A: "config", B: "registered"}
+    await members.reread()
+    assert sources(members.wanted([held])) == {A: "config"}
+    await intents.register(Registration(B))
+    await intents.drain(B)
+    await members.reread()
+    await store.command(["FLUSHALL"])
+    await members.reread()
+    assert sources(members.wanted([])) == {A: "config", B: "registered"}
+    await store.lead("me", 3)
+    await members.reread()
+    assert sources(members.wanted([])) == {A: "config", B: "registered"}
+    assert (await intents.read()).draining == {B}
+    assert caplog.text.count("Redis has lost what it held") == 1
+
+
+async def test_wish_is_heard_at_once(tmp_path: Path, store: Store) -> None:
+    """A registration wakes the sidecar."""
+    members = membership(tmp_path, store, "")
+    running = asyncio.create_task(members.run())
+    await members.news(within_s=1.0)  # subscribed
+    waiting = asyncio.create_task(members.news(within_s=60))
+    await Intents(store).register(Registration(A))
+    await asyncio.wait_for(waiting, 5)
+    running.cancel()
+
+
+def test_router_knows_config_and_file_without_asking_anybody(tmp_path: Path) -> None:
+    """Where it starts without Redis, these are its fleet; a file that is not there names nobody."""
+    (tmp_path / "hosts").write_text("a:1\nbad line\nd:1")
+    path = tmp_path / "config.yaml"
+    text = f"{{workers: [{{url: '{A}', weight: 2}}], workers_file: {tmp_path / 'hosts'}, default_max_concurrency: 3}}"
+    path.write_text(text)
+    assert known_workers(load(path)) == [Worker(A, 2, 3), Worker(D, 1, 3, Source.FILE)]
+    path.write_text(text.replace("hosts", "none"))
+    assert known_workers(load(path)) == [Worker(A, 2, 3)]
