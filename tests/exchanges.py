@@ -118,7 +118,7 @@ class Script:
             if fields
         }
         until = {
-            url: float(fields["ejected_until"]) * 1000
+            url: round(float(fields["ejected_until"]) * 1000, 3)
             for url, fields in zip(URLS, by_url[1::2], strict=True)
             if fields.get("trial") == ""
         }
