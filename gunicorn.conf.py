@@ -6,11 +6,13 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
 from router import logs
-from router.config import load_or_exit
+from router.access import Access
+from router.config import load_or_exit, or_exit
 from router.fleet.workers_file import known_workers
 from router.processes import die_with_parent
 
 settings = load_or_exit()
+or_exit(lambda: Access.load(settings))  # each process reads it for itself; here, so that a mistake ends the start
 
 wsgi_app = "router:app"
 worker_class = "router.gunicorn_worker.RouterWorker"

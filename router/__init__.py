@@ -22,10 +22,15 @@ def __getattr__(name: str) -> "Application":
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from router import logs  # noqa: PLC0415  (lazy imports are this function's purpose)
+    from router.access import Access  # noqa: PLC0415
     from router.app import create_app  # noqa: PLC0415
-    from router.config import load_or_exit  # noqa: PLC0415
+    from router.config import config_path, load, or_exit  # noqa: PLC0415
+
+    def build() -> "Application":
+        settings = load(config_path())
+        return create_app(settings, Access.load(settings))
 
     logs.set_up()
-    app = create_app(load_or_exit(_UVICORN_STARTUP_FAILURE) if parent_process() else load_or_exit())
+    app = or_exit(build, _UVICORN_STARTUP_FAILURE) if parent_process() else or_exit(build)
     globals()["app"] = app
     return app

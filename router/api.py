@@ -86,7 +86,7 @@ def create_api(view: FleetView, store: Store, lifespan: Lifespan[FastAPI]) -> Fa
             version=__version__,
             redis=_redis_state(store),
             sidecar=_sidecar_status(snapshot),
-            workers=[_worker_status(record, condition) for record, condition in snapshot.conditions],
+            workers=[worker_status(record, condition) for record, condition in snapshot.conditions],
         )
 
     @api.get("/health", summary="Can jobs be routed?", tags=["router"], responses={503: {"model": HealthStatus}})
@@ -137,7 +137,8 @@ def _sidecar_status(snapshot: Snapshot) -> SidecarStatus:
     return SidecarStatus(leader=state.leader, age_seconds=round(age_s, 1))
 
 
-def _worker_status(record: WorkerRecord, condition: Health) -> WorkerStatus:
+def worker_status(record: WorkerRecord, condition: Health) -> WorkerStatus:
+    """Return what is shown of one worker."""
     return WorkerStatus(
         url=record.worker.url,
         healthy=condition is Health.HEALTHY,
@@ -159,6 +160,7 @@ def _job_descriptions() -> APIRouter:
         tags=["jobs"],
         responses={
             400: {"model": Problem, "description": "The request is malformed"},
+            401: {"model": Problem, "description": "The API key is missing or unknown, where api_keys is set"},
             408: {"model": Problem, "description": "The request did not arrive within client_body_timeout"},
             413: {"model": Problem, "description": "The body is over max_body_mb"},
             503: {"model": Problem, "description": "No healthy worker, or all failed, or a queue or buffer is full"},

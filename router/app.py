@@ -13,6 +13,8 @@ from typing import Any
 from fastapi import FastAPI
 
 from router import logs
+from router.access import OPEN, Access
+from router.admin import create_admin
 from router.api import create_api
 from router.asgi import Application, JobDoor
 from router.bodies import Buffers
@@ -20,8 +22,10 @@ from router.dispatch import Dispatcher
 from router.downstream import DOOR, TIMEOUTS
 from router.either_exchange import EitherExchange
 from router.fleet.exchange import configured_rules
+from router.fleet.intents import Intents
 from router.fleet.store import Store
 from router.fleet.workers_file import known_workers
+from router.keydoor import KeyDoor
 from router.leases import Leases
 from router.policy.patience import ClientTimeouts
 from router.settings import Settings
@@ -33,7 +37,7 @@ REDIS_TIMEOUT_S = 0.25
 _GARBAGE_AFTER = 20_000
 
 
-def create_app(settings: Settings) -> Application:
+def create_app(settings: Settings, access: Access = OPEN) -> Application:
     """Return the router as an ASGI application; it connects to Redis when the server starts it."""
     store = Store.connect(settings.redis, REDIS_TIMEOUT_S)
     first_workers = known_workers(settings)
@@ -64,7 +68,12 @@ def create_app(settings: Settings) -> Application:
         await store.close()
 
     buffers = Buffers(int(settings.max_buffered_mb * 2**20))
-    door = JobDoor(dispatcher, create_api(view, store, lifespan), buffers, settings)
+    api = create_api(view, store, lifespan)
+    api.include_router(create_admin(Intents(store), view, settings.admin, access.admin_token))
+    if access.api_keys:
+        door: JobDoor = KeyDoor(dispatcher, api, buffers, settings, access.api_keys)
+    else:
+        door = JobDoor(dispatcher, api, buffers, settings)
     return door
 
 

@@ -90,7 +90,7 @@ class JobDoor:
         `whole` is its body where that has come already.
         """
         head = read_head(asked.headers)
-        request_id = _request_id(head)
+        request_id = request_id_of(head)
         method = JOB_ENDPOINTS[asked.path]
         if asked.method != method:
             answer = problem(HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed", request_id)
@@ -210,7 +210,7 @@ async def _send_rest(rest: Parts, send: Send, leaving: Coroutine[None, None, Non
         await rest.aclose()
 
 
-def _request_id(head: Head) -> bytes:
+def request_id_of(head: Head) -> bytes:
     """Return the client's x-request-id where it can stand in a header and a log line, else a new one."""
     given = head.request_id
     return given if given is not None and _REQUEST_ID.fullmatch(given) else new_request_id()

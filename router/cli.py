@@ -14,6 +14,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+key_app = typer.Typer(help="Keys for those who send jobs.", no_args_is_help=True)
+app.add_typer(key_app, name="key")
 
 EXIT_FAILED = 1
 EXIT_BAD_CONFIG = 2
@@ -122,6 +124,20 @@ def check(
     except ConfigError as error:
         _fail(str(error), EXIT_BAD_CONFIG)
     typer.echo(f"{path}: good; {len(settings.workers)} workers, {settings.routing_strategy}")
+
+
+@key_app.command()
+def new(name: Annotated[str, typer.Argument(help="Whose it is, for those who read the file.")] = "") -> None:
+    """Make a key: its line for the `api_keys` file goes to stdout, the key itself to stderr, once.
+
+    Example: sfr key new trainer >> api_keys.txt
+    """
+    import hashlib
+    import secrets
+
+    key = f"sfr_{secrets.token_urlsafe(32)}"
+    typer.echo(f"{hashlib.sha256(key.encode()).hexdigest()}  {' '.join(name.split())}".rstrip())
+    typer.echo(f"The key, which nothing keeps: {key}", err=True)
 
 
 def _fail(message: str, status: int) -> NoReturn:

@@ -6,8 +6,9 @@ sidecar, the CLI and gunicorn.conf.py, so it imports nothing heavy.
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -18,6 +19,8 @@ from router.settings import Settings, WorkerSettings
 CONFIG_VARIABLE = "ROUTER_CONFIG"
 DEFAULT_CONFIG_FILE = "config.yaml"
 REDIS_VARIABLE = "REDIS_URL"
+
+_Value = TypeVar("_Value")
 
 
 class WatchedFile:
@@ -85,10 +88,15 @@ def parse(text: str, name: str) -> Settings:
         raise ConfigError("\n".join(f"{name}: {_problem(detail)}" for detail in error.errors())) from error
 
 
-def load_or_exit(status: int = 2) -> Settings:
-    """Load the configuration for a program's start; where it is bad, say why on stderr and exit with `status`."""
+def load_or_exit() -> Settings:
+    """Load the configuration for a program's start, as `or_exit` does."""
+    return or_exit(lambda: load(config_path()))
+
+
+def or_exit(start: Callable[[], _Value], status: int = 2) -> _Value:
+    """Return what `start` returns; where it raises ConfigError, say why on stderr and exit with `status`."""
     try:
-        return load(config_path())
+        return start()
     except ConfigError as error:
         print(f"configuration error: {error}", file=sys.stderr)  # noqa: T201  (logging is not set up yet)
         sys.exit(status)

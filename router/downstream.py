@@ -18,6 +18,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from router.access import PEER, peer_of
 from router.answers import Answer, problem
 from router.asgi import Asked, JobDoor, answering, new_request_id
 from router.client_socket import LingeringTransport, bytes_in_kernel
@@ -64,6 +65,8 @@ class ClientConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first request."""
         super().connection_made(cast("asyncio.Transport", transport))
+        # uvicorn copies this into each request's scope, where a proxy's word for its client stands instead.
+        self.app_state = {**self.app_state, PEER: peer_of(self.client, self.transport)}
         now = self.loop.time()
         self._patience.begin(Owed.HEAD, now)
         self._look_in_time(now)

@@ -20,6 +20,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from router.policy.allowed import rule
+
 # A weight is a number of turns in the ring: 100 tells the slowest from the fastest worker, and bounds the ring.
 MAX_WEIGHT = 100
 
@@ -161,6 +163,25 @@ class DiscoverSettings(_Settings):
     dns: Annotated[str, AfterValidator(_dns_name)] | None = None
 
 
+def _allowed(text: str) -> str:
+    try:
+        rule(text)
+    except ValueError as error:
+        wanted = "expected a network such as 10.0.0.0/8 or a host pattern such as *.sandbox.svc ({reason})"
+        raise PydanticCustomError("allowed", wanted, {"reason": str(error)}) from error
+    return text
+
+
+class AdminSettings(_Settings):
+    """Who may steer the fleet without the admin token, and what may be added to it at run time."""
+
+    allow_loopback: bool = False
+    allowed_workers: Annotated[
+        tuple[Annotated[str, AfterValidator(_allowed)], ...],
+        BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+    ] = ()
+
+
 class HealthCheckSettings(_Settings):
     """How the sidecar asks a worker whether it is well, and how many answers change its mind."""
 
@@ -233,6 +254,8 @@ class Settings(_Settings):
     redis: RedisSettings = RedisSettings()
     health_check: HealthCheckSettings = HealthCheckSettings()
     tls: TlsSettings = TlsSettings()
+    admin: AdminSettings = AdminSettings()
+    api_keys: Annotated[str, Field(min_length=1)] | None = None
     max_body_mb: Annotated[float, Field(gt=0)] = 128.0
     max_buffered_mb: Annotated[float, Field(gt=0, validate_default=True)] = 1024.0
     client_body_timeout: PositiveSeconds = 30.0

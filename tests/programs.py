@@ -150,9 +150,9 @@ class System:
         """Return a sidecar, not yet started."""
         return Program([sys.executable, "-m", "sidecar"], self._log("sidecar"), self.env)
 
-    def router(self, processes: int = 4) -> "Router":
-        """Return gunicorn with so many router processes, not yet started."""
-        return Router(self._log("router"), self.env, processes)
+    def router(self, processes: int = 4, *binds: str) -> "Router":
+        """Return gunicorn with so many router processes, not yet started; `binds` are sockets besides its port."""
+        return Router(self._log("router"), self.env, processes, binds)
 
     def _log(self, name: str) -> Path:
         self._started += 1
@@ -162,10 +162,11 @@ class System:
 class Router(Program):
     """Gunicorn as in production, on a free port."""
 
-    def __init__(self, log: Path, env: Mapping[str, str], processes: int) -> None:
+    def __init__(self, log: Path, env: Mapping[str, str], processes: int, binds: Sequence[str] = ()) -> None:
         self.port = free_port()
         self.processes = processes
         argv = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "-b", f"127.0.0.1:{self.port}"]
+        argv += [word for bind in binds for word in ("-b", bind)]
         super().__init__(argv, log, {**env, "WEB_CONCURRENCY": str(processes)})
 
     @property

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from router import __version__
+from router.access import ApiKeys
 from router.cli import app
 from tests.programs import Valkey
 
@@ -16,7 +17,7 @@ cli = CliRunner()
 def test_help_names_the_commands() -> None:
     """Who types `sfr` sees what there is."""
     shown = cli.invoke(app, ["--help"]).output
-    assert all(command in shown for command in ("up", "worker", "config", "redis"))
+    assert all(command in shown for command in ("up", "worker", "config", "redis", "key"))
     assert cli.invoke(app, ["--version"]).output == f"sfr {__version__}\n"
 
 
@@ -31,6 +32,22 @@ def test_config_check_tells_good_from_bad(tmp_path: Path, monkeypatch: pytest.Mo
     done = cli.invoke(app, ["config", "check"])
     assert done.exit_code == 2
     assert done.output.startswith(f"{bad}: routing: unknown key; expected one of ")
+
+
+def test_new_key_is_known_by_its_line(tmp_path: Path) -> None:
+    """The file gets the hash, whoever asked gets the key, and no two are alike."""
+    held = tmp_path / "keys"
+    keys = []
+    for name in ("trainer a", ""):
+        done = cli.invoke(app, ["key", "new", *([name] if name else [])])
+        with held.open("a") as file:
+            file.write(done.stdout)
+        keys.append(done.stderr.split()[-1])
+        assert keys[-1] not in done.stdout
+    assert held.read_text().splitlines()[0].endswith("  trainer a")
+    known = ApiKeys(held)
+    assert all(known.knows(key.encode()) for key in keys)
+    assert len(set(keys)) == 2
 
 
 async def test_redis_sends_one_command(valkey: Valkey) -> None:

@@ -40,7 +40,7 @@ def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("timeouts: 3", "timeouts: unknown key; expected one of breaker, client_body_timeout"),
+        ("timeouts: 3", "timeouts: unknown key; expected one of admin, api_keys, breaker"),
         ("redis: {host: x}", "redis.host: unknown key; expected one of cluster, prefix, url"),
         ("workers: [{url: 'http://a', wight: 2}]", "workers[0].wight: unknown key; expected one of max_concurrency"),
         ("workers: [ftp://a]", "workers[0].url: expected a URL such as http://server1:8080, got 'ftp://a'"),
@@ -76,6 +76,16 @@ def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> N
         ("discover: {dns: boxes}", "discover.dns: expected name:port such as sandbox-workers:8080, got 'boxes'"),
         ("discover: {dns: 'http://a:1'}", "discover.dns: expected name:port such as"),
         ("discover: {dns: 'a:0'}", "discover.dns: expected name:port such as"),
+        ("admin: {token: x}", "admin.token: unknown key; expected one of allow_loopback, allowed_workers"),
+        (
+            "admin: {allowed_workers: ['10.0.0.0/33']}",
+            "admin.allowed_workers[0]: expected a network such as 10.0.0.0/8",
+        ),
+        ("admin: {allowed_workers: ['10.0.0.5/8']}", "admin.allowed_workers[0]: expected a network such as 10.0.0.0/8"),
+        ("admin: {allowed_workers: ['10.0.0.*']}", "admin.allowed_workers[0]: expected a network such as 10.0.0.0/8"),
+        ("admin: {allowed_workers: ['http://a']}", "admin.allowed_workers[0]: expected a network such as 10.0.0.0/8"),
+        ("admin: {allowed_workers: ['']}", "admin.allowed_workers[0]: expected a network such as 10.0.0.0/8"),
+        ("admin: {allowed_workers: '*'}", "admin.allowed_workers: expected a valid tuple"),
         ("tls: {crt: x}", "tls.crt: unknown key; expected one of ca, verify"),
         ("tls: {ca: ''}", "tls.ca: "),
         ("redis: 5", "redis: expected"),

@@ -250,7 +250,10 @@ async def test_openapi_describes_all_that_is_served(url: str, session: aiohttp.C
     async with session.get(f"{url}/openapi.json") as response:
         schema = await response.json()
     described = {(path, method.upper()) for path, methods in schema["paths"].items() for method in methods}
-    assert described == {("/", "GET"), ("/health", "GET"), ("/v1/ping", "GET"), *JOB_ENDPOINTS.items()}
+    admin = {("/admin/workers", method) for method in ("GET", "POST", "PATCH", "DELETE")}
+    admin |= {("/admin/workers/drain", "POST"), ("/admin/workers/resume", "POST")}
+    own = {("/", "GET"), ("/health", "GET"), ("/v1/ping", "GET")}
+    assert described == own | admin | set(JOB_ENDPOINTS.items())
     fields = schema["components"]["schemas"]["RunCodeRequest"]["properties"]
     assert {"code", "language", "run_timeout", "compile_timeout", "stdin", "files", "fetch_files"} <= fields.keys()
     async with session.get(f"{url}/docs") as response:

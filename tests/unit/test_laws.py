@@ -21,7 +21,7 @@ DOORS = {
     "redis": {"router.fleet.store", "router.fleet.connection"},
     "hiredis": {"router.fleet.connection"},
     "aiohttp": {"sidecar.probe"},
-    "fastapi": {"router.api", "router.app", "router.localworker"},
+    "fastapi": {"router.admin", "router.api", "router.app", "router.localworker"},
     "starlette": {"router.api"},
     "yaml": {"router.config"},
     "httptools": {"router.wire", "router.downstream", "router.refused"},
@@ -39,6 +39,7 @@ HARMLESS = {
     *("bisect", "collections", "dataclasses", "datetime", "enum", "heapq", "http", "json", "math", "re", "typing"),
     "msgspec",  # as json: bytes to values; and for structs
     "functools",  # for what is made once
+    *("fnmatch", "ipaddress"),
 }
 
 

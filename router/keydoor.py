@@ -1,0 +1,59 @@
+"""The door where `api_keys` is set: who sends a job without a key gets 401, and no worker sees a key.
+
+Without `api_keys` the plain JobDoor stands in its place.
+"""
+
+from http import HTTPStatus
+
+from router.access import ApiKeys, bearer
+from router.answers import Answer, problem
+from router.asgi import JOB_ENDPOINTS, Application, Asked, JobDoor, Receive, Scope, Send, request_id_of, send_answer
+from router.bodies import Buffers
+from router.dispatch import Dispatcher
+from router.headers import Headers, read_head
+from router.settings import Settings
+
+API_KEY = b"x-api-key"
+_CREDENTIALS = frozenset({b"authorization", API_KEY})
+_HOW = "send it as `Authorization: Bearer KEY` or `x-api-key: KEY`"
+# What lies below a job's endpoint takes jobs, too.
+_BELOW = tuple(f"{path}/" for path in JOB_ENDPOINTS)
+
+
+class KeyDoor(JobDoor):
+    """Takes jobs that come with a key, and lets all through that is no job."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, rest: Application, buffers: Buffers, settings: Settings, keys: ApiKeys
+    ) -> None:
+        super().__init__(dispatcher, rest, buffers, settings)
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] == "http" and scope["path"].startswith(_BELOW):
+            if refusal := self._refusal(scope["headers"]):
+                await send_answer(refusal, receive, send)
+                return
+            scope["headers"] = _without_credentials(scope["headers"])
+        await super().__call__(scope, receive, send)
+
+    async def answer(self, asked: Asked, receive: Receive, whole: bytes | None = None) -> Answer | None:
+        """Return the answer to a job; without a key it is 401, and nothing of its body is read."""
+        if refusal := self._refusal(asked.headers):
+            return refusal
+        known = Asked(asked.method, asked.path, asked.query, _without_credentials(asked.headers))
+        return await super().answer(known, receive, whole)
+
+    def _refusal(self, headers: Headers) -> Answer | None:
+        key = next((value for name, value in headers if name == API_KEY), None) or bearer(headers)
+        if key is not None and self._keys.knows(key):
+            return None
+        detail = f"Jobs need an API key: {_HOW}" if key is None else "Unknown API key"
+        answer = problem(HTTPStatus.UNAUTHORIZED, detail, request_id_of(read_head(headers)))
+        answer.headers.append((b"www-authenticate", b"Bearer"))
+        return answer
+
+
+def _without_credentials(headers: Headers) -> Headers:
+    return [field for field in headers if field[0] not in _CREDENTIALS]

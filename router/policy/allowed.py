@@ -1,0 +1,67 @@
+"""Which hosts may be workers when they are named at run time: addresses by network, names by pattern.
+
+So nobody turns the router into a way into the network: what is not listed is not asked for.
+"""
+
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+_PATTERN = re.compile(r"[a-z0-9*?._-]+")
+# What ends in a number is read as an IPv4 address by resolvers, in forms such as 127.1, 0x7f000001 or 2130706433.
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+
+
+def rule(text: str) -> IPv4Network | IPv6Network | str:
+    """Return a network (10.0.0.0/8, fd00::/8, 10.0.0.7) or a pattern for names, with * and ?, in lower case.
+
+    Raises ValueError.
+
+    >>> rule("*.Sandbox.svc"), rule("10.0.0.7")
+    ('*.sandbox.svc', IPv4Network('10.0.0.7/32'))
+    """
+    name = text.lower()
+    has_no_letter = not re.search("[a-z]", name) and name.strip("*?.")  # 10.0.0.*, which is no network
+    if ":" in name or "/" in name or has_no_letter:
+        return ip_network(name)
+    if not _PATTERN.fullmatch(name):
+        raise ValueError("no network, and no pattern for names")
+    return name
+
+
+class Allowed:
+    """The hosts that `rules` allow; without any, none."""
+
+    def __init__(self, rules: Iterable[str]) -> None:
+        parsed = [rule(text) for text in rules]
+        self._networks = [each for each in parsed if not isinstance(each, str)]
+        self._patterns = [each for each in parsed if isinstance(each, str)]
+
+    def permits(self, host: str) -> bool:
+        """Whether `host`, a name or a literal address without brackets, may be a worker's.
+
+        >>> allowed = Allowed(["10.0.0.0/8", "*.svc"])
+        >>> [allowed.permits(host) for host in ("10.1.2.3", "a.svc", "a.svc.evil.org", "11.0.0.1", "167772161")]
+        [True, True, False, False, False]
+        """
+        name = host.lower().removesuffix(".")
+        address = _address(name)
+        if address is not None:
+            return any(address in network for network in self._networks)
+        if _ends_in_number(name):
+            return False
+        return any(fnmatchcase(name, pattern) for pattern in self._patterns)
+
+
+def _address(name: str) -> IPv4Address | IPv6Address | None:
+    try:
+        address = ip_address(name)
+    except ValueError:
+        return None
+    # ::ffff:10.0.0.1 leads where 10.0.0.1 does.
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+
+
+def _ends_in_number(name: str) -> bool:
+    return _NUMBER.fullmatch(name.rpartition(".")[2]) is not None

@@ -1,0 +1,307 @@
+"""The fleet steered by the admin API, while the programs run: real gunicorn, sidecar, Valkey and sockets."""
+
+import asyncio
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from yarl import URL
+
+from router.processes import free_port
+from tests.load import JOB, post_job, post_jobs, steady_load
+from tests.programs import Program, Router, System
+from tests.waiting import eventually
+from tests.worker import Gate, ScriptedWorker
+
+TOKEN = "a-token"
+NOBODY = "http://127.0.0.1:1"
+
+
+@dataclass
+class Admin:
+    """An operator with curl: `ask` gives status and body."""
+
+    session: aiohttp.ClientSession
+    base: str
+
+    async def ask(
+        self,
+        method: str,
+        path: str = "",
+        url: str | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[int, Any]:
+        """Send one request to /admin/workers."""
+        async with self.session.request(
+            method,
+            f"{self.base}/admin/workers{path}",
+            params={} if url is None else {"url": url},
+            json=body,
+            headers=headers,
+        ) as response:
+            return response.status, await response.json() if response.status != 204 else None
+
+
+@asynccontextmanager
+async def operator(base: str, token: str | None = TOKEN, unix: Path | None = None) -> AsyncIterator[Admin]:
+    """An operator of the router at `base`, over a Unix socket where one is given."""
+    connector = aiohttp.UnixConnector(str(unix)) if unix else aiohttp.TCPConnector(force_close=True)
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
+        yield Admin(session, base)
+
+
+def served_by(workers: list[ScriptedWorker]) -> list[int]:
+    """Return how many jobs each worker has had."""
+    return [len(worker.jobs) for worker in workers]
+
+
+async def test_fleet_is_added_weighed_drained_and_removed_at_run_time(
+    system: System, workers: list[ScriptedWorker]
+) -> None:
+    """What is set survives a reread of config.yaml; a drain holds from its answer on; removal takes the worker out."""
+    first, second, third = workers
+    system.env["ADMIN_TOKEN"] = TOKEN
+    settings: dict[str, Any] = {"admin": {"allowed_workers": ["127.0.0.0/8"]}, "health_check_interval": 60}
+    system.configure([first.url], **settings)
+    async with system.sidecar() as sidecar, system.router(2) as router, operator(router.url) as admin:
+        await router.sees(healthy=1)
+
+        status, added = await admin.ask("POST", body={"url": second.url, "weight": 2, "max_concurrency": 4})
+        assert (status, added["registered"], added["expires_in_seconds"]) == (201, True, None)
+        again = {"url": second.url, "weight": 2, "max_concurrency": 4, "ttl_seconds": 60}
+        status, added = await admin.ask("POST", body=again)
+        assert (status, 59 < added["expires_in_seconds"] <= 60) == (200, True)
+        await admin.ask("POST", body={"url": third.url})
+        await router.sees(healthy=3)
+        assert (await admin.ask("GET", url=second.url))[1][0]["source"] == "registered"
+        assert (await admin.ask("GET", url=NOBODY)) == (200, [])
+        await eventually(lambda: _reaches(router, second), what="a new memory's first job for a worker with a cap")
+        before = served_by(workers)
+        await post_jobs(router.url, 40, 1)
+        assert [now - then for now, then in zip(served_by(workers), before, strict=True)] == [10, 20, 10]
+
+        status, changed = await admin.ask("PATCH", url=first.url, body={"weight": 3, "max_concurrency": 7})
+        assert (status, changed["overrides"]) == (200, {"weight": 3, "max_concurrency": 7})
+        await eventually(lambda: _is(admin, first, weight=3, max_concurrency=7), what="the new weight and cap")
+        system.configure([{"url": first.url, "weight": 5}], **settings)
+        await eventually(lambda: "read again" in sidecar.output, what="the reread")
+        await admin.ask("PATCH", url=first.url, body={"max_concurrency": None})
+        await eventually(lambda: _is(admin, first, weight=3, max_concurrency=None), what="the cap taken back")
+
+        async with steady_load(router.url, 8) as answers:
+            await eventually(lambda: len(answers) > 100, what="load")
+            status, drained = await admin.ask("POST", "/drain", url=first.url)
+            assert (status, drained["draining"], drained["health"]) == (200, True, "draining")
+            await eventually(lambda: _is(admin, first, running=0), what="the end of its jobs")
+            goal, had = len(answers) + 200, len(first.jobs)
+            await eventually(lambda: len(answers) > goal, what="more load")
+            assert len(first.jobs) == had
+            status, resumed = await admin.ask("POST", "/resume", url=first.url)
+            assert (status, resumed["draining"], resumed["health"]) == (200, False, "healthy")
+            await eventually(lambda: len(first.jobs) > had, what="jobs again")
+            assert (await admin.ask("DELETE", url=second.url))[0] == 204
+            await eventually(lambda: _is_gone(admin, second), within_s=5, what="its leaving")
+        assert {answer.status for answer in answers} == {200}
+        assert f"Worker {first.url} drained, by 127.0.0.1" in router.output
+        assert TOKEN not in router.output + sidecar.output
+
+
+async def _reaches(router: Router, worker: ScriptedWorker) -> bool:
+    await post_job(router.url)
+    return bool(worker.jobs)
+
+
+async def _is(admin: Admin, worker: ScriptedWorker, **fields: object) -> bool:
+    _, (shown,) = await admin.ask("GET", url=worker.url)
+    return {name: shown[name] for name in fields} == fields
+
+
+async def _is_gone(admin: Admin, worker: ScriptedWorker) -> bool:
+    return worker.url not in [shown["url"] for shown in (await admin.ask("GET"))[1]]
+
+
+async def test_what_cannot_be_done_is_told(system: System, workers: list[ScriptedWorker]) -> None:
+    """Without the right token nothing changes; what is wrong is named, and nobody looks into a body before."""
+    first, second, _ = workers
+    system.env["ADMIN_TOKEN"] = TOKEN
+    hosts = system.folder / "hosts"
+    hosts.write_text(second.url)
+    system.configure([first.url], workers_file=str(hosts), admin={"allowed_workers": ["*.svc"]})
+    async with system.sidecar(), system.router(1) as router:
+        await router.sees(healthy=2)
+        for token in (None, "another"):
+            async with operator(router.url, token) as stranger:
+                assert (await stranger.ask("GET"))[0] == 200
+                for method, path in (
+                    ("POST", ""),
+                    ("DELETE", ""),
+                    ("PATCH", ""),
+                    ("POST", "/drain"),
+                    ("POST", "/resume"),
+                ):
+                    status, body = await stranger.ask(method, path, body={"not": "read"})
+                    assert (status, body["detail"]) == (
+                        401,
+                        "Changes need the admin token, as `Authorization: Bearer TOKEN`",
+                    )
+        async with operator(router.url) as admin:
+            status, body = await admin.ask("POST", body={"url": "http://169.254.169.254/"})
+            wanted = "http://169.254.169.254: admin.allowed_workers in config.yaml allows no 169.254.169.254"
+            assert (status, body["detail"]) == (403, wanted)
+            status, body = await admin.ask("DELETE", url=first.url)
+            assert (status, body["detail"]) == (
+                409,
+                f"{first.url} stands in config.yaml: take it out there, or drain it",
+            )
+            status, body = await admin.ask("DELETE", url=second.url)
+            assert (status, "workers_file" in body["detail"]) == (409, True)
+            for method, path in (("DELETE", ""), ("PATCH", ""), ("POST", "/drain"), ("POST", "/resume")):
+                status, body = await admin.ask(method, path, url=NOBODY, body={"weight": 1})
+                assert (status, body["detail"]) == (404, f"{NOBODY} is not in the fleet")
+            a = "http://a.svc"
+            bodies: list[object] = [{"url": "x"}, {"url": a, "weight": 0}, {"url": a, "ttl": 5}, {}, []]
+            assert {(await admin.ask("POST", body=body))[0] for body in bodies} == {422}
+            bodies = [{}, {"weight": 101}, {"weight": "2"}, {"cap": 1}]
+            assert {(await admin.ask("PATCH", url=first.url, body=body))[0] for body in bodies} == {422}
+
+
+async def test_without_a_token_this_host_may_change_the_fleet_where_that_is_allowed(
+    system: System, workers: list[ScriptedWorker]
+) -> None:
+    """Loopback and Unix sockets; what comes through a proxy, or says that it is local, is not."""
+    url = workers[0].url
+    path = Path(f"/tmp/sfr-{free_port()}.sock")  # a socket's path is short
+    system.configure([url])
+    system.env["FORWARDED_ALLOW_IPS"] = "*"
+    async with system.router(1, f"unix:{path}") as router, operator(router.url, None) as admin:
+        await router.sees_redis("available")
+        status, body = await admin.ask("POST", "/drain", url=url)
+        wanted = "Changes need an admin token, and none is set; set ADMIN_TOKEN for the router"
+        assert (status, body["detail"]) == (403, wanted)
+    system.configure([url], admin={"allow_loopback": True})
+    outside = _own_address()
+    async with system.router(1, f"unix:{path}", f"{outside}:{(port := free_port())}") as router:
+        await router.sees_redis("available")
+        async with operator(router.url, None) as admin:
+            assert (await admin.ask("POST", "/drain", url=url))[0] == 200
+            for headers in (
+                {"x-forwarded-for": "127.0.0.1"},
+                {"origin": "http://evil.example"},
+                {"host": "evil.example"},
+            ):
+                assert (await admin.ask("POST", "/drain", url=url, headers=headers))[0] == 403
+        async with operator("http://sfr", None, path) as admin:
+            assert (await admin.ask("POST", "/resume", url=url))[0] == 200
+        async with operator(f"http://{outside}:{port}", None) as admin:
+            for headers in ({}, {"x-forwarded-for": "127.0.0.1"}, {"host": "localhost"}):
+                status, body = await admin.ask("POST", "/drain", url=url, headers=headers)
+                assert (status, "from this host alone" in body["detail"]) == (403, True)
+    path.unlink(missing_ok=True)
+
+
+def _own_address() -> str:
+    """Return an address of this host that is not loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+        except OSError:
+            pytest.skip("this host has loopback alone")
+        address: str = probe.getsockname()[0]
+        return address
+
+
+async def test_admin_says_when_redis_is_away(system: System, workers: list[ScriptedWorker]) -> None:
+    """503 and why, for looking as for changing; jobs go on."""
+    system.env.update(ADMIN_TOKEN=TOKEN, REDIS_URL="redis://127.0.0.1:1/0")
+    system.configure([workers[0].url])
+    async with system.router(1) as router, operator(router.url) as admin:
+        for method, path in (("GET", ""), ("POST", "/drain")):
+            status, body = await admin.ask(method, path, url=workers[0].url)
+            assert (status, body["detail"].partition(":")[0]) == (503, "Redis is unavailable")
+        assert (await post_job(router.url)).status == 200
+
+
+async def test_jobs_need_a_key_where_keys_are_set(system: System, workers: list[ScriptedWorker]) -> None:
+    """By either header; workers see none, and neither does the log; new keys count at once."""
+    held = system.folder / "keys"
+    held.write_text(f"{sha256(b'first-key').hexdigest()}  trainer\n")
+    system.configure([worker.url for worker in workers], api_keys=str(held))
+    async with system.router(2) as router, aiohttp.ClientSession() as session:
+
+        async def status(headers: Mapping[str, str], path: str = "/run_code") -> int:
+            url = URL(router.url + path, encoded=True)
+            async with session.post(url, json=JOB, headers=headers) as response:
+                if response.status == 401:
+                    assert response.headers["www-authenticate"] == "Bearer"
+                    assert "key" in (await response.json())["detail"].lower()
+                return response.status
+
+        assert await status({"authorization": "Bearer first-key"}) == 200
+        assert await status({"x-api-key": "first-key", "authorization": "Bearer old-key"}) == 200
+        assert await status({"X-API-Key": "first-key", "x-tenant": "me"}, "/submit") == 200
+        assert await status({}) == 401
+        assert await status({"x-api-key": "second-key"}) == 401
+        assert await status({"authorization": "Basic first-key"}) == 401
+        for path in ("/run_code?debug=1", "/run%5Fcode", "/run_code/below", "/run_jupyter"):
+            assert await status({}, path) == 401
+        assert await status({"x-api-key": "first-key"}, "/run_code?debug=1") == 200
+        assert await status({"x-api-key": "first-key"}, "/nothing") == 404
+        async with session.get(f"{router.url}/health") as response:
+            assert response.status == 200
+        held.write_text(f"{sha256(b'second-key').hexdigest()}\n")
+        await eventually(lambda: _all_refuse(router, session), what="the old key refused by all processes")
+        assert await status({"x-api-key": "second-key"}) == 200
+    received = [got for worker in workers for got in worker.jobs]
+    assert len(received) >= 4
+    assert not any({"authorization", "x-api-key"} & got.headers.keys() for got in received)
+    assert any(got.headers.get("x-tenant") == "me" for got in received)
+    assert "-key" not in router.output
+
+
+async def _all_refuse(router: Router, session: aiohttp.ClientSession) -> bool:
+    async def is_refused() -> bool:
+        headers = {"x-api-key": "first-key", "connection": "close"}
+        async with session.post(f"{router.url}/run_code", json=JOB, headers=headers) as response:
+            return response.status == 401
+
+    return all(await asyncio.gather(*(is_refused() for _ in range(16))))
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"ADMIN_TOKEN_FILE": "/nowhere"}, "ADMIN_TOKEN_FILE: /nowhere cannot be read: No such file or directory"),
+        ({}, "api_keys: /nowhere cannot be read: No such file or directory"),
+    ],
+)
+async def test_secret_that_cannot_be_read_ends_the_start(system: System, setting: dict[str, str], told: str) -> None:
+    """Status 2 and one line, from gunicorn and from uvicorn; nobody runs an open router by a slip."""
+    system.configure([], **({} if setting else {"api_keys": "/nowhere"}))
+    for program in (["gunicorn", "-c", "gunicorn.conf.py"], ["uvicorn", "router:app"]):
+        argv = [sys.executable, "-m", *program]
+        async with Program(argv, system.folder / program[0], {**system.env, **setting, "PORT": "0"}) as started:
+            assert await started.ended(30) == 2
+            assert f"configuration error: {told}" in started.output
+            assert "Traceback" not in started.output
+
+
+async def test_busy_worker_shows_what_it_runs(system: System, workers: list[ScriptedWorker]) -> None:
+    """`running` counts the leases, drained or not."""
+    workers[0].script = gate = Gate()
+    system.configure([workers[0].url])
+    async with system.sidecar(), system.router(1) as router, operator(router.url, None) as admin:
+        await router.sees(healthy=1)
+        jobs = asyncio.create_task(post_jobs(router.url, 3, 3))
+        await eventually(lambda: _is(admin, workers[0], running=3), what="three running jobs")
+        gate.open()
+        await jobs
+        await eventually(lambda: _is(admin, workers[0], running=0), what="none")

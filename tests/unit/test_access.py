@@ -1,0 +1,179 @@
+"""Who may send jobs, who may steer the fleet, and which hosts may be added to it."""
+
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from router.access import UNIX_SOCKET, Access, AdminGate, ApiKeys, bearer
+from router.config import ConfigError, parse
+from router.headers import Headers
+from router.policy.allowed import Allowed
+
+HERE = (b"host", b"127.0.0.1:8000")
+
+
+def digest(key: str) -> str:
+    """Return what stands in the file for a key."""
+    return sha256(key.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("rules", "host", "is_allowed"),
+    [
+        ([], "node1", False),
+        (["node*"], "node17", True),
+        (["node*"], "NODE17.", True),
+        (["node*"], "my-node17", False),
+        (["node??"], "node1", False),
+        (["*.svc"], "a.b.svc", True),
+        (["*.svc"], "svc", False),
+        (["*.svc"], "a.svc.example.org", False),
+        (["*"], "anything", True),
+        (["localhost"], "localhost", True),
+        (["10.0.0.0/8"], "10.255.0.1", True),
+        (["10.0.0.0/8"], "11.0.0.1", False),
+        (["10.0.0.7"], "10.0.0.7", True),
+        (["10.0.0.7"], "10.0.0.8", False),
+        (["fd00::/8"], "fd00::1", True),
+        (["fd00::/8"], "fe80::1", False),
+        (["10.0.0.0/8"], "::ffff:10.0.0.1", True),
+        (["::/0"], "::ffff:10.0.0.1", False),
+        # A pattern for names lets no address in, however it is written.
+        (["*"], "127.0.0.1", False),
+        (["*"], "::1", False),
+        (["*"], "2130706433", False),
+        (["*"], "127.1", False),
+        (["*"], "0x7f000001", False),
+        (["*"], "0x7f.1", False),
+        (["*"], "0177.0.0.1", False),
+        (["0.0.0.0/0"], "2130706433", False),
+    ],
+)
+def test_hosts_that_may_be_added(rules: list[str], host: str, is_allowed: bool) -> None:
+    """Names by pattern, addresses by network, and nothing without a rule."""
+    assert Allowed(rules).permits(host) is is_allowed
+
+
+@pytest.mark.parametrize(
+    ("headers", "given"),
+    [
+        ([], None),
+        ([(b"authorization", b"Bearer abc")], b"abc"),
+        ([(b"authorization", b"bearer  abc ")], b"abc"),
+        ([(b"authorization", b"Basic abc")], None),
+        ([(b"authorization", b"abc")], None),
+    ],
+)
+def test_bearer(headers: Headers, given: bytes | None) -> None:
+    """The scheme may be in any case; other schemes give nothing."""
+    assert bearer(headers) == given
+
+
+@pytest.mark.parametrize("peer", ["127.0.0.1", UNIX_SOCKET, "10.0.0.1"])
+@pytest.mark.parametrize("allow_loopback", [False, True])
+def test_with_a_token_all_must_show_it(peer: str, allow_loopback: bool) -> None:
+    """Wherever they are; what is wrong with it is not told."""
+    gate = AdminGate("sécret", allow_loopback=allow_loopback)
+    assert gate.refusal([HERE, (b"authorization", "Bearer sécret".encode())], peer) is None
+    for headers in ([HERE], [HERE, (b"authorization", b"Bearer s")], [HERE, (b"authorization", b"Bearer ")]):
+        refusal = gate.refusal(headers, peer)
+        assert refusal is not None
+        assert refusal[0] == 401
+        assert "secret" not in refusal[1]
+
+
+@pytest.mark.parametrize(
+    ("headers", "peer", "told"),
+    [
+        ([HERE], "127.0.0.1", None),
+        ([HERE], "127.8.8.8", None),
+        ([HERE], "::1", None),
+        ([HERE], "::ffff:127.0.0.1", None),
+        ([(b"host", b"localhost")], "127.0.0.1", None),
+        ([(b"host", b"[::1]:8000")], "::1", None),
+        ([(b"host", b"sfr")], UNIX_SOCKET, None),
+        ([HERE, (b"origin", b"http://localhost:8000")], "127.0.0.1", None),
+        ([HERE], "10.0.0.1", "from this host alone"),
+        ([HERE], "", "from this host alone"),
+        ([HERE, (b"x-forwarded-for", b"127.0.0.1")], "10.0.0.1", "from this host alone"),
+        ([HERE, (b"x-forwarded-for", b"10.0.0.1")], "127.0.0.1", "through a proxy"),
+        ([HERE, (b"forwarded", b"for=127.0.0.1")], UNIX_SOCKET, "through a proxy"),
+        ([HERE, (b"x-real-ip", b"127.0.0.1")], "127.0.0.1", "through a proxy"),
+        ([HERE, (b"via", b"1.1 proxy")], "127.0.0.1", "through a proxy"),
+        ([HERE, (b"origin", b"http://evil.example")], "127.0.0.1", "pages of another site"),
+        ([HERE, (b"origin", b"null")], "127.0.0.1", "pages of another site"),
+        ([(b"host", b"evil.example:8000")], "127.0.0.1", "pages of another site"),
+        ([(b"host", b"evil.example"), (b"origin", b"http://evil.example")], "127.0.0.1", "pages of another site"),
+        ([(b"host", b"[::1")], "127.0.0.1", "pages of another site"),
+    ],
+)
+def test_without_a_token_this_host_s_own_users_may(headers: Headers, peer: str, told: str | None) -> None:
+    """The socket's other end counts: no header makes a stranger local, and one makes a proxy's visitor a stranger."""
+    refusal = AdminGate(None, allow_loopback=True).refusal(headers, peer)
+    assert (refusal is None) is (told is None)
+    if refusal and told:
+        assert refusal[0] == 403
+        assert told in refusal[1]
+        assert refusal[1].endswith("; set ADMIN_TOKEN for the router")
+    refusal = AdminGate(None, allow_loopback=False).refusal(headers, peer)
+    assert refusal == (403, "Changes need an admin token, and none is set; set ADMIN_TOKEN for the router")
+
+
+def test_token_comes_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty is none; a file's last line break is no part of it; one that is empty or cannot be read is a mistake."""
+    settings = parse("", "c")
+    assert Access.load(settings) == Access()
+    held = tmp_path / "token"
+    held.write_text("from-file\n")
+    monkeypatch.setenv("ADMIN_TOKEN_FILE", str(held))
+    monkeypatch.setenv("ADMIN_TOKEN", "")
+    assert Access.load(settings).admin_token == "from-file"
+    monkeypatch.setenv("ADMIN_TOKEN", "from-environment")
+    assert Access.load(settings).admin_token == "from-environment"
+    monkeypatch.delenv("ADMIN_TOKEN")
+    held.write_text(" \n")
+    with pytest.raises(ConfigError, match=r"ADMIN_TOKEN_FILE: .*token is empty"):
+        Access.load(settings)
+    held.unlink()
+    with pytest.raises(ConfigError, match=r"ADMIN_TOKEN_FILE: .*token cannot be read: No such file"):
+        Access.load(settings)
+
+
+def test_api_keys_are_known_by_their_hashes(tmp_path: Path) -> None:
+    """One a line, with a name and comments; nothing but the key itself is one."""
+    held = tmp_path / "keys"
+    held.write_text(f"# who may send jobs\n{digest('first')}  trainer-a\n\n{digest('second').upper()} # b\n")
+    keys = ApiKeys(held)
+    assert [keys.knows(key) for key in (b"first", b"second", b"", b"third")] == [True, True, False, False]
+    assert not keys.knows(digest("first").encode())
+
+
+@pytest.mark.parametrize("line", ["my-secret-key", "abc", digest("x")[:-1], digest("x") + "0"])
+def test_bad_line_among_the_api_keys_is_named_and_never_repeated(tmp_path: Path, line: str) -> None:
+    """It may be a key."""
+    held = tmp_path / "keys"
+    held.write_text(f"\n{line}\n")
+    with pytest.raises(ConfigError, match=r"keys:2: expected a key's SHA-256") as caught:
+        ApiKeys(held)
+    assert line not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"api_keys: .*none cannot be read: No such file"):
+        Access.load(parse(f"api_keys: {tmp_path / 'none'}", "c"))
+
+
+def test_api_keys_are_read_again_when_they_change(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A key that was taken out is refused; a bad file leaves the last good one in force."""
+    held = tmp_path / "keys"
+    held.write_text(digest("first"))
+    keys = ApiKeys(held, reread_s=0)
+    new = tmp_path / "new"
+    new.write_text(digest("second"))
+    new.replace(held)
+    assert [keys.knows(key) for key in (b"first", b"second")] == [False, True]
+    held.write_text("second")
+    assert keys.knows(b"second")
+    assert "API keys not taken over" in caplog.text
+    held.unlink()
+    assert keys.knows(b"second")
+    held.write_text("")
+    assert not keys.knows(b"second")
