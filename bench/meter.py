@@ -1,6 +1,7 @@
 """What processes cost, as /proc sees them: CPU time and memory of a program with all its children, and on which CPU."""
 
 import os
+import resource
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +18,12 @@ def two_cpus() -> tuple[int, int]:
     if len(allowed) < 2:
         raise SystemExit("two CPUs are needed: one for what is measured, one for what puts it under load")
     return allowed[0], allowed[1]
+
+
+def allow_many_files() -> None:
+    """Let this process and what it starts open as many files as the system permits them."""
+    most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
 
 
 def tree(pid: int) -> list[int]:
@@ -57,6 +64,16 @@ def forget_peak(pids: Iterable[int]) -> None:
 def peak_mb(pids: Iterable[int]) -> float:
     """Return the sum of the most memory (resident, 10^6 bytes) that each has held; shared pages count for each."""
     return sum(_status_kib(pid, "VmHWM") for pid in pids) * 1024 / 1e6
+
+
+def resident_mb(pid: int) -> float:
+    """Return the memory (resident, 10^6 bytes) that a process holds now."""
+    return _status_kib(pid, "VmRSS") * 1024 / 1e6
+
+
+def open_files(pid: int) -> int:
+    """Return how many files, sockets among them, a process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def _status_kib(pid: int, field: str) -> int:

@@ -10,7 +10,6 @@ README's table. A round takes two minutes, five of them ten.
 import asyncio
 import os
 import re
-import resource
 import sys
 import time
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 from bench.constworker import constant_workers
 from bench.load import Load, send
-from bench.meter import cpu_s, forget_peak, idle_s, peak_mb, pin, tree, two_cpus
+from bench.meter import allow_many_files, cpu_s, forget_peak, idle_s, peak_mb, pin, tree, two_cpus
 from bench.plot import svg
 from bench.proxies import Proxy, available, find
 from bench.report import machine, save
@@ -106,8 +105,7 @@ async def main(rounds: int) -> None:
         raise SystemExit("wrk is needed to put proxies under load (Debian: apt-get install wrk)")
     proxy_cpu, other_cpu = two_cpus()
     os.sched_setaffinity(0, {other_cpu})
-    most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+    allow_many_files()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         workers = await stack.enter_async_context(constant_workers(WORKERS, folder))

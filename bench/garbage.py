@@ -1,0 +1,81 @@
+"""Whether a router process gathers garbage: its memory and its open files over millions of requests.
+
+wrk sends over kept connections, then over a new one for each job, then large answers, and again. After each turn of the
+three the process is looked at, with all clients gone. What it takes in the first tenth of the requests is warm-up.
+
+`python -m bench.garbage [MILLIONS]`; 2 million by default, which takes some ten minutes.
+"""
+
+import asyncio
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.constworker import constant_workers
+from bench.load import Load, send
+from bench.meter import open_files, resident_mb
+from bench.report import save, show
+from tests.programs import System, Valkey, children_of
+
+DEFAULT_MILLIONS = 2.0
+WARM_UP, MIDDLE = 0.1, 0.55
+WORKERS = 3
+# What is sent in a turn, and for how many seconds. Large: more than is held, so that it streams.
+TURN = ((Load(64), 10.0), (Load(64, reconnects=True), 3.0), (Load(8, answer_bytes=2_000_000), 1.0))
+# Then the last jobs are done, and their connections closed.
+PAUSE_S = 1.0
+ROWS = 10
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the process holds after so many requests."""
+
+    requests: int
+    resident_mb: float
+    files: int
+
+
+async def watch(requests: int) -> tuple[list[Look], int]:
+    """Send so many requests through one router process; return what it held after each turn, and the errors."""
+    looks: list[Look] = []
+    sent = errors = 0
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        async with Valkey(folder) as valkey, constant_workers(WORKERS, folder) as workers:
+            system = System(folder, valkey.url)
+            system.configure(workers)
+            async with system.sidecar(), system.router(1) as router:
+                await router.sees(WORKERS)
+                (pid,) = children_of(router.pid)
+                while sent < requests:
+                    for load, seconds in TURN:
+                        outcome = await send(load, router.port, seconds)
+                        sent += outcome.requests
+                        errors += outcome.errors
+                    await asyncio.sleep(PAUSE_S)
+                    looks.append(Look(sent, resident_mb(pid), open_files(pid)))
+    return looks, errors
+
+
+def report(looks: list[Look], errors: int) -> None:
+    """Print some of the looks, and the least that was held in each half after the warm-up; write all.
+
+    The least, for memory rises until the garbage collector or the allocator has its turn.
+    """
+    total = looks[-1].requests
+    columns = ["after so many requests", "resident MB", "open files"]
+    rows = [[f"{look.requests:,}", look.resident_mb, look.files] for look in looks[:: max(1, len(looks) // ROWS)]]
+    show(columns, rows)
+    for name, start, end in (("first", WARM_UP, MIDDLE), ("second", MIDDLE, 1.0)):
+        half = [look for look in looks if start <= look.requests / total <= end]
+        least_mb, files = min(look.resident_mb for look in half), min(look.files for look in half)
+        print(f"The {name} half, least: {least_mb:.1f} MB, {files} files.")
+    print(f"Errors: {errors}.")
+    save("garbage", errors=errors, looks=[asdict(look) for look in looks])
+
+
+if __name__ == "__main__":
+    millions = float(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_MILLIONS
+    report(*asyncio.run(watch(int(millions * 1e6))))

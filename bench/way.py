@@ -1,0 +1,218 @@
+"""What a job's way through the router costs the process alone: no sockets, no Redis, all else real.
+
+From the bytes of a client's request to the bytes of its answer: ClientConnection, JobDoor, Dispatcher, Leases, Store,
+Upstream, wire.Connection. Transports are made of two callbacks; in place of Redis' connection, a few lines grant every
+lease at once. 64 clients are kept busy.
+
+`python -m bench.way` prints the µs a request, and the functions called. These the regression test counts: they do not
+depend on how fast the machine is, or on what else runs there.
+"""
+
+import asyncio
+import itertools
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import cast
+
+import msgspec
+import uvloop
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from bench.report import show
+from router.asgi import JobDoor
+from router.bodies import Buffers
+from router.dispatch import Dispatcher
+from router.downstream import DOOR, ClientConnection
+from router.either_exchange import EitherExchange
+from router.fleet.connection import AnyRedis
+from router.fleet.exchange import Rules
+from router.fleet.model import Worker
+from router.fleet.store import Store
+from router.leases import Leases
+from router.settings import Settings
+from router.upstream import Upstream
+from router.view import FleetView
+from router.wire import Connection
+from tests.programs import ROOT
+
+CLIENTS = 64
+WARM_UP, COUNTED, TIMED, TIMES = 640, 1280, 2000, 20
+_URLS = tuple(f"http://127.0.0.1:{port}" for port in (30001, 30002, 30003))
+_TIMEOUT_S = 5.0
+_SHOWN = 40
+# Event loops are not counted: the one that counts is not the one that serves.
+_LOOPS = ("/asyncio/base_events.py", "/asyncio/events.py", "/asyncio/selector_events.py", "/selectors.py")
+
+_JOB = json.dumps({"language": "python", "code": "x" * 1160}).encode()
+_REQUEST = (
+    b"POST /run_code HTTP/1.1\r\nhost: 127.0.0.1:8000\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
+    % (len(_JOB), _JOB)
+)
+_RESULT = {"status": "Finished", "execution_time": 0.03, "return_code": 0, "stdout": "1" * 220, "stderr": ""}
+_ANSWER = json.dumps({"status": "Success", "message": "", "compile_result": None, "run_result": _RESULT}).encode()
+_RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (
+    len(_ANSWER),
+    _ANSWER,
+)
+
+
+class _Wire(asyncio.Transport):
+    """A connection whose other side is `on_write`."""
+
+    def __init__(self, on_write: Callable[[bytes], None]) -> None:
+        super().__init__()
+        self._on_write = on_write
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._on_write(bytes(data))
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def pause_reading(self) -> None:
+        """Nothing more comes anyway."""
+
+    def resume_reading(self) -> None:
+        """Nothing more comes anyway."""
+
+
+class _Redis:
+    """Knows one script, and grants a lease to all who arrive."""
+
+    def __init__(self) -> None:
+        self._tickets = itertools.count(1)
+
+    def register_script(self, _text: str) -> Callable[..., Coroutine[None, None, bytes]]:
+        return self._exchange
+
+    async def _exchange(self, keys: Sequence[str], args: Sequence[bytes]) -> bytes:  # noqa: ARG002  (redis-py's names)
+        answer = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(
+            answer.set_result, None
+        )  # as from a socket: not before others had their turn
+        await answer
+        arrived = msgspec.json.decode(args[1]).get("arrived", ())
+        granted = [
+            (job[0], _URLS[ticket % len(_URLS)], ticket) for job, ticket in zip(arrived, self._tickets, strict=False)
+        ]
+        return msgspec.json.encode({"routable": len(_URLS), "processes": 1, "granted": granted})
+
+
+class Way:
+    """A router in this process, and its clients."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        settings = Settings.model_validate({"workers": _URLS})
+        store = Store(cast("AnyRedis", _Redis()), "sfr", _TIMEOUT_S)
+        view = FleetView(store, [Worker(url) for url in _URLS])
+        leases = Leases(EitherExchange(store, view, Rules(), 1), store, view, "way")
+        upstream = Upstream(settings.tls)
+        for url in _URLS:
+            for _ in range(CLIENTS):
+                upstream.give_back(url, self._worker())
+        dispatcher = Dispatcher(leases, upstream, view, settings)
+        door = JobDoor(dispatcher, _no_api, Buffers(2**30), settings)
+        self._left = self._awaited = 0
+        self._is_done = asyncio.Event()
+        config = Config(_no_api, log_config=None, access_log=False, lifespan="off", proxy_headers=False)
+        server = ServerState()
+        server.default_headers = [(b"date", b"Mon, 23 Nov 2026 19:26:02 GMT"), (b"server", b"uvicorn")]
+        self._clients = [
+            self._client(ClientConnection(config, server, {DOOR: door}, self._loop)) for _ in range(CLIENTS)
+        ]
+
+    async def send(self, requests: int) -> None:
+        """Send so many, and return when all are answered. Raises AssertionError at an answer that is not 200."""
+        self._left, self._awaited = requests - CLIENTS, requests
+        self._is_done.clear()
+        for client in self._clients:
+            client.data_received(_REQUEST)
+        await self._is_done.wait()
+
+    def _client(self, client: ClientConnection) -> ClientConnection:
+        def answered(data: bytes) -> None:
+            assert data.startswith(b"HTTP/1.1 200"), data
+            self._awaited -= 1
+            if self._left:
+                self._left -= 1
+                self._loop.call_soon(client.data_received, _REQUEST)
+            elif not self._awaited:
+                self._is_done.set()
+
+        client.connection_made(_Wire(answered))
+        return client
+
+    def _worker(self) -> Connection:
+        connection = Connection()
+
+        def asked(_: bytes) -> None:
+            self._loop.call_soon(connection.data_received, _RESPONSE)
+
+        connection.connection_made(_Wire(asked))
+        return connection
+
+
+async def _no_api(_scope: object, _receive: object, _send: object) -> None:
+    raise AssertionError("only jobs are sent")
+
+
+class _TimelessLoop(asyncio.SelectorEventLoop):
+    """Its timers never run out, so that all happens in the same order each time."""
+
+    def time(self) -> float:
+        return 0.0
+
+
+def calls() -> Counter[str]:
+    """Return how often each function is called for COUNTED requests: Python's, and C's by who calls them."""
+    found: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, function: object) -> None:
+        if event not in ("call", "c_call"):
+            return
+        file = frame.f_code.co_filename
+        if file != __file__ and not file.endswith(_LOOPS):
+            name = f"{file.removeprefix(f'{ROOT}/')}:{frame.f_code.co_qualname}"
+            found[name if event == "call" else f"{name} → {getattr(function, '__qualname__', function)}"] += 1
+
+    async def run() -> None:
+        way = Way()
+        await way.send(WARM_UP)
+        sys.setprofile(count)
+        try:
+            await way.send(COUNTED)
+        finally:
+            sys.setprofile(None)
+
+    with asyncio.Runner(loop_factory=_TimelessLoop) as runner:
+        runner.run(run())
+    return found
+
+
+async def best_us() -> float:
+    """Return the CPU µs of a request in the best of some runs."""
+    way = Way()
+    await way.send(WARM_UP)
+    best_s = float("inf")
+    for _ in range(TIMES):
+        start_s = time.process_time()
+        await way.send(TIMED)
+        best_s = min(best_s, time.process_time() - start_s)
+    return best_s / TIMED * 1e6
+
+
+if __name__ == "__main__":
+    found = calls()
+    rows = [[Path(name).name, count / COUNTED] for name, count in found.most_common(_SHOWN)]
+    show(["function, or the C function that it calls", "calls a request"], rows)
+    print(f"\n{found.total() / COUNTED:.1f} calls a request, {uvloop.run(best_us()):.1f} µs")
