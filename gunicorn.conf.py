@@ -1,6 +1,8 @@
 """What `gunicorn -c gunicorn.conf.py` runs. Command line options and WEB_CONCURRENCY win over what stands here."""
 
 import os
+import shutil
+import tempfile
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
@@ -31,6 +33,16 @@ control_socket_disable = True
 logconfig_dict = logs.log_config()
 
 
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client looks there for what processes share
+
+
+def on_starting(server: Arbiter) -> None:
+    """Make a folder for what the processes count, which nobody else can look into."""
+    folder = tempfile.mkdtemp(prefix="sfr-metrics-")
+    os.chown(folder, server.cfg.uid, server.cfg.gid)
+    os.environ[METRICS_FOLDER] = folder
+
+
 def when_ready(server: Arbiter) -> None:  # noqa: ARG001  (gunicorn's signature)
     """Speak once for all processes."""
     logs.announce(known_workers(settings))
@@ -40,3 +52,16 @@ def post_fork(server: Arbiter, worker: Worker) -> None:  # noqa: ARG001  (gunico
     """Tell the process how many it is one of, and let it not outlive a killed master, as uvicorn's worker would."""
     os.environ["WEB_CONCURRENCY"] = str(server.num_workers)
     die_with_parent()
+
+
+def child_exit(server: Arbiter, worker: Worker) -> None:  # noqa: ARG001  (gunicorn's signature)
+    """Let go of what a process showed of itself while it lived; what it counted stays."""
+    # Not before the folder is made: at its import prometheus_client chooses how it counts.
+    from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415
+
+    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def on_exit(server: Arbiter) -> None:  # noqa: ARG001  (gunicorn's signature)
+    """Remove the folder: the processes have ended."""
+    shutil.rmtree(os.environ[METRICS_FOLDER], ignore_errors=True)

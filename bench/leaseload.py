@@ -17,6 +17,7 @@ from router.fleet.exchange import Blame, Rules
 from router.fleet.store import Store
 from router.leases import Leases
 from router.settings import RedisSettings
+from router.tally import Tally
 from router.view import FleetView
 
 # What is measured is Redis: a process that waits long for it is no reason to go on alone.
@@ -35,7 +36,8 @@ async def start_leases(redis_url: str, process: str) -> tuple[Leases, list[async
     """Return this process' leases, composed as the router does it, and the tasks that keep them alive."""
     store = Store.connect(RedisSettings(url=redis_url), PATIENCE_S)
     view = FleetView(store, ())
-    leases = Leases(EitherExchange(store, view, RULES, 1), store, view, process)
+    tally = Tally()
+    leases = Leases(EitherExchange(store, view, RULES, 1, tally), store, view, process, tally)
     await view.refresh()
     gc.collect()
     gc.freeze()

@@ -36,6 +36,7 @@ from router.fleet.model import Worker
 from router.fleet.store import Store
 from router.leases import Leases
 from router.settings import Settings
+from router.tally import Tally
 from router.upstream import Upstream
 from router.view import FleetView
 from router.wire import Connection
@@ -115,13 +116,14 @@ class Way:
         settings = Settings.model_validate({"workers": _URLS})
         store = Store(cast("AnyRedis", _Redis()), "sfr", _TIMEOUT_S)
         view = FleetView(store, [Worker(url) for url in _URLS])
-        leases = Leases(EitherExchange(store, view, Rules(), 1), store, view, "way")
+        tally = Tally()
+        leases = Leases(EitherExchange(store, view, Rules(), 1, tally), store, view, "way", tally)
         upstream = Upstream(settings.tls)
         for url in _URLS:
             for _ in range(CLIENTS):
                 upstream.give_back(url, self._worker())
-        dispatcher = Dispatcher(leases, upstream, view, settings)
-        door = JobDoor(dispatcher, _no_api, Buffers(2**30), settings)
+        dispatcher = Dispatcher(leases, upstream, view, settings, tally)
+        door = JobDoor(dispatcher, _no_api, Buffers(2**30), settings, tally)
         self._left = self._awaited = 0
         self._is_done = asyncio.Event()
         config = Config(_no_api, log_config=None, access_log=False, lifespan="off", proxy_headers=False)

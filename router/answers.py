@@ -9,13 +9,14 @@ from typing import Self
 import msgspec
 
 from router import headers, metadata
-from router.policy.verdict import Kind
+from router.policy.verdict import Kind, Outcome
 from router.wire import Parts, Response
 
 # What is full now may have room in a moment; who comes back at once only makes the line longer.
 RETRY_AFTER_S = 1
 _JSON = (b"content-type", b"application/json")
 # As they mostly are; made once.
+_RESULT = Outcome.RESULT
 _FIRST_ATTEMPT, _NO_WAIT = (b"x-router-attempt", b"1"), (b"x-router-queue-ms", b"0")
 
 
@@ -25,6 +26,7 @@ class Answer(msgspec.Struct, frozen=True):
     status: int
     headers: headers.Headers
     body: bytes
+    outcome: Outcome
     rest: Parts | None = None
 
 
@@ -80,7 +82,7 @@ def from_worker(response: Response, worker_url: str, attempt: int, queue_ms: int
     fields.append(_FIRST_ATTEMPT if attempt == 1 else (b"x-router-attempt", b"%d" % attempt))
     fields.append(_NO_WAIT if queue_ms == 0 else (b"x-router-queue-ms", b"%d" % queue_ms))
     fields.append((b"x-request-id", request_id))
-    return Answer(response.status, fields, body, rest)
+    return Answer(response.status, fields, body, _RESULT, rest)
 
 
 @lru_cache(maxsize=10_000)
@@ -88,43 +90,46 @@ def _worker_field(worker_url: str) -> tuple[bytes, bytes]:
     return b"x-router-worker", worker_url.encode("ascii")
 
 
-def problem(status: int, detail: str, request_id: bytes, **more: object) -> Answer:
+def problem(
+    status: int, detail: str, request_id: bytes, outcome: Outcome = Outcome.BAD_REQUEST, **more: object
+) -> Answer:
     """Return an error of the router's own: `{"detail": …}` with whatever else helps."""
     body = json.dumps({"detail": detail, **more}).encode()
     fields = [_JSON, (b"content-length", b"%d" % len(body)), (b"x-request-id", request_id)]
-    return Answer(status, fields, body)
+    return Answer(status, fields, body, outcome)
 
 
 def no_healthy_workers(status: int, request_id: bytes) -> Answer:
     """Return the answer where there is nobody to send a job to."""
-    return problem(status, "No healthy workers available", request_id)
+    return problem(status, "No healthy workers available", request_id, Outcome.NO_WORKERS)
 
 
 def queue_full(status: int, max_waiting: int, request_id: bytes) -> Answer:
     """Return the answer where no more jobs may wait."""
-    return _with_retry_after(problem(status, f"{max_waiting} jobs wait already", request_id))
+    return _with_retry_after(problem(status, f"{max_waiting} jobs wait already", request_id, Outcome.QUEUE_FULL))
 
 
 def buffers_full(status: int, max_bytes: int, request_id: bytes) -> Answer:
     """Return the answer to a job whose body this process has no room for."""
     detail = f"{max_bytes / 2**20:g} MB of request bodies are held already"
-    return _with_retry_after(problem(status, detail, request_id))
+    return _with_retry_after(problem(status, detail, request_id, Outcome.BUFFERS_FULL))
 
 
 def queue_timeout(status: int, waited_s: float, request_id: bytes) -> Answer:
     """Return the answer to a job that has waited long enough."""
-    return _with_retry_after(problem(status, f"No worker had room within {waited_s:g} s", request_id))
+    detail = f"No worker had room within {waited_s:g} s"
+    return _with_retry_after(problem(status, detail, request_id, Outcome.QUEUE_TIMEOUT))
 
 
 def deadline_passed(status: int, within_s: float, request_id: bytes) -> Answer:
     """Return the answer to a job whose client would soon give up."""
-    return _with_retry_after(problem(status, f"No result within {within_s:g} s", request_id))
+    return _with_retry_after(problem(status, f"No result within {within_s:g} s", request_id, Outcome.DEADLINE))
 
 
 def quarantined(seconds: float, request_id: bytes) -> Answer:
     """Return the answer to a job that has broken workers."""
     detail = f"Workers broke down while they ran this job; it is refused for {seconds:g} s"
-    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, request_id)
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, request_id, Outcome.QUARANTINED)
 
 
 def all_failed(status: int, attempts: Sequence[FailedAttempt], request_id: bytes, *, is_unfunded: bool) -> Answer:
@@ -138,7 +143,8 @@ def all_failed(status: int, attempts: Sequence[FailedAttempt], request_id: bytes
         for number, attempt in enumerate(attempts, start=1)
     ]
     more = "; the fleet's budget for retries is spent" if is_unfunded else ""
-    answer = problem(status, f"All workers failed after {made}{more}", request_id, attempts=told)
+    detail = f"All workers failed after {made}{more}"
+    answer = problem(status, detail, request_id, Outcome.ALL_FAILED, attempts=told)
     answer.headers.append((b"x-router-attempt", b"%d" % len(attempts)))
     return answer
 

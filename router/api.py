@@ -3,14 +3,15 @@
 Jobs do not pass here. asgi.JobDoor serves them; their endpoints are described below so that /docs shows one whole API.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Response
+from fastapi import APIRouter, FastAPI, Header, Response
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
+from starlette.responses import PlainTextResponse
 from starlette.types import Lifespan
 
 from router import __version__
@@ -74,7 +75,12 @@ class Problem(BaseModel):
     detail: str
 
 
-def create_api(view: FleetView, store: Store, lifespan: Lifespan[FastAPI]) -> FastAPI:
+def create_api(
+    view: FleetView,
+    store: Store,
+    metrics_page: Callable[[str], Awaitable[tuple[bytes, str]]],
+    lifespan: Lifespan[FastAPI],
+) -> FastAPI:
     """Return the FastAPI application behind the job door."""
     api = FastAPI(title=SERVICE, version=__version__, description=DESCRIPTION, lifespan=lifespan)
 
@@ -107,6 +113,11 @@ def create_api(view: FleetView, store: Store, lifespan: Lifespan[FastAPI]) -> Fa
     async def ping() -> str:
         """Answer as a worker does, so that a router can stand behind a router."""
         return "pong"
+
+    @api.get("/metrics", summary="What Prometheus reads", tags=["router"], response_class=PlainTextResponse)
+    async def metrics(accept: Annotated[str, Header()] = "") -> Response:
+        page, content_type = await metrics_page(accept)
+        return Response(page, headers={"content-type": content_type})
 
     described = _job_descriptions()
 

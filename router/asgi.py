@@ -21,6 +21,7 @@ from router.dispatch import Dispatcher
 from router.headers import DEADLINE, Head, Headers, read_head
 from router.job import Job
 from router.settings import Settings
+from router.tally import Tally
 from router.upstream import UpstreamFailed
 from router.waiter import ClientLeft
 from router.wire import Parts
@@ -67,10 +68,13 @@ class Asked(msgspec.Struct, frozen=True):
 class JobDoor:
     """An ASGI application that takes jobs, and hands all else to `rest`."""
 
-    def __init__(self, dispatcher: Dispatcher, rest: Application, buffers: Buffers, settings: Settings) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, rest: Application, buffers: Buffers, settings: Settings, tally: Tally
+    ) -> None:
         self._dispatcher = dispatcher
         self._rest = rest
         self._buffers = buffers
+        self.tally = tally
         self._max_body_bytes = int(settings.max_body_mb * 2**20)
         self._full_status = settings.error_status.queue_full
 
@@ -95,7 +99,7 @@ class JobDoor:
         if asked.method != method:
             answer = problem(HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed", request_id)
             answer.headers.append((b"allow", method.encode("ascii")))
-            return answer
+            return self._refused(asked, answer)
         try:
             with self._buffers.share() as share:
                 if whole is None:
@@ -107,12 +111,17 @@ class JobDoor:
             return None
         except BadDeadline:
             wanted = f"{DEADLINE.decode()}: expected a whole number of milliseconds above 0"
-            return problem(HTTPStatus.BAD_REQUEST, wanted, request_id)
+            return self._refused(asked, problem(HTTPStatus.BAD_REQUEST, wanted, request_id))
         except BodyTooLarge:
             limit = f"Request body is larger than {self._max_body_bytes / 2**20:g} MB"
-            return problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit, request_id)
+            return self._refused(asked, problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit, request_id))
         except BuffersFull:
-            return buffers_full(self._full_status, self._buffers.max_bytes, request_id)
+            return self._refused(asked, buffers_full(self._full_status, self._buffers.max_bytes, request_id))
+
+    def _refused(self, asked: Asked, answer: Answer) -> Answer:
+        """Count the answer to what is no job yet; jobs are the dispatcher's to count."""
+        self.tally.refused(asked.path, answer.status, answer.outcome)
+        return answer
 
 
 async def send_answer(answer: Answer, receive: Receive, send: Send) -> None:

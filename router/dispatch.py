@@ -18,8 +18,9 @@ from router.job import MAY_BE_THE_JOBS, Job, LeasedParts
 from router.leases import Leases
 from router.policy.deadline import Limits, limits_of, longest_run_s
 from router.policy.retry import RetryRules, is_jobs_own, is_worth_another
-from router.policy.verdict import Kind, Verdict, of_answer
+from router.policy.verdict import Kind, Outcome, Verdict, of_answer
 from router.settings import Settings
+from router.tally import Tally
 from router.upstream import Request, Upstream, UpstreamFailed
 from router.view import FleetView
 from router.waiter import (
@@ -36,6 +37,8 @@ from router.wire import Phase, Response
 
 log = logging.getLogger(__name__)
 
+# As nginx counts a client that hung up before its answer: nobody gets it.
+CLIENT_LEFT_STATUS = 499
 # A lease is a little longer than the attempt that it is for, so that none passes while its attempt still runs.
 LEASE_MARGIN_S = 1.0
 
@@ -76,39 +79,46 @@ class _Course(msgspec.Struct):
 class Dispatcher:
     """Brings jobs to workers."""
 
-    def __init__(self, leases: Leases, upstream: Upstream, view: FleetView, settings: Settings) -> None:
+    def __init__(self, leases: Leases, upstream: Upstream, view: FleetView, settings: Settings, tally: Tally) -> None:
         self._leases = leases
         self._upstream = upstream
         self._view = view
         self._settings = settings
+        self._tally = tally
         self._retry = RetryRules(settings.retry.attempts, settings.retry.sandbox_error)
         # Attempts whose clients have been told that it takes too long.
         self._late: set[asyncio.Task[None]] = set()
 
     async def run(self, job: Job) -> Answer:
-        """Return the answer to `job`. A failed attempt goes on to a worker not tried yet.
+        """Return the answer to `job`, and count it. A failed attempt goes on to a worker not tried yet.
 
         Raises ClientLeft.
         """
         settings, statuses = self._settings, self._settings.error_status
+        since = time.monotonic()
         limits = self._limits(job)
         try:
             if (known := self._view.snapshot.state.quarantined) and job.name in known:
                 raise Quarantined
             block = headers.for_worker(job.lines, job.body, job.request_id)
-            ends_at = time.monotonic() + limits.ceiling_s
-            return await self._run(_Course(job, Request(job.method, job.target, block, job.body), limits, ends_at))
+            ends_at = since + limits.ceiling_s
+            answer = await self._run(_Course(job, Request(job.method, job.target, block, job.body), limits, ends_at))
         except NoWorkers:
-            return answers.no_healthy_workers(statuses.no_workers, job.request_id)
+            answer = answers.no_healthy_workers(statuses.no_workers, job.request_id)
         except QueueFull:
-            return answers.queue_full(statuses.queue_full, settings.queue.max_waiting, job.request_id)
+            answer = answers.queue_full(statuses.queue_full, settings.queue.max_waiting, job.request_id)
         except QueueTimeout:
             waited_s = min(settings.queue.timeout, limits.ceiling_s)
-            return answers.queue_timeout(statuses.queue_timeout, waited_s, job.request_id)
+            answer = answers.queue_timeout(statuses.queue_timeout, waited_s, job.request_id)
         except DeadlinePassed:
-            return answers.deadline_passed(statuses.queue_timeout, limits.ceiling_s, job.request_id)
+            answer = answers.deadline_passed(statuses.queue_timeout, limits.ceiling_s, job.request_id)
         except Quarantined:
-            return answers.quarantined(settings.quarantine_seconds, job.request_id)
+            answer = answers.quarantined(settings.quarantine_seconds, job.request_id)
+        except ClientLeft:
+            self._tally.job_ended(job.path, CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, time.monotonic() - since)
+            raise
+        self._tally.job_ended(job.path, answer.status, answer.outcome, time.monotonic() - since)
+        return answer
 
     def _limits(self, job: Job) -> Limits:
         settings = self._settings
@@ -127,8 +137,11 @@ class Dispatcher:
             try:
                 lease = await self._lease(course)
             except Unfunded:
+                self._tally.retry_unfunded()
                 is_unfunded = True
                 break
+            if failed:
+                self._tally.retried(failed[-1].kind)
             outcome = await self._attempt_in_time(course, lease)
             if isinstance(outcome, Response):
                 return answers.from_worker(outcome, lease.url, len(failed) + 1, course.queue_ms, request_id)
@@ -139,7 +152,8 @@ class Dispatcher:
                 raise ClientLeft
         last = failed[-1]
         if last.response is not None and is_jobs_own([attempt.kind for attempt in failed], self._retry):
-            return answers.from_worker(last.response, last.worker_url, len(failed), course.queue_ms, request_id)
+            own = answers.from_worker(last.response, last.worker_url, len(failed), course.queue_ms, request_id)
+            return msgspec.structs.replace(own, outcome=Outcome(last.kind))
         status = self._settings.error_status.all_failed
         return answers.all_failed(status, failed, request_id, is_unfunded=is_unfunded)
 
@@ -178,7 +192,7 @@ class Dispatcher:
 
     async def _attempt(self, course: _Course, lease: Lease) -> Response | FailedAttempt:
         """Make one attempt, and say in the exchange how it went."""
-        job, response = course.job, None
+        job, response, since = course.job, None, time.monotonic()
         try:
             response = await self._upstream.send(lease.url, course.request, course.limits.bound_s)
         except UpstreamFailed as failure:
@@ -186,11 +200,12 @@ class Dispatcher:
             verdict = Verdict(kind, blame, failure.cause)
         else:
             verdict = _verdict(job, response)
-            if response.rest is not None and verdict.cause is None:
-                rest = LeasedParts(response.rest, self._leases, lease, verdict.blame, job)
+        self._tally.attempt_ended(lease.url, verdict.kind, time.monotonic() - since)
+        if response is not None and response.rest is not None:
+            if verdict.cause is None:
+                rest = LeasedParts(response.rest, self._leases, lease, verdict.blame, job, self._tally)
                 return msgspec.structs.replace(response, rest=rest)
-            if response.rest is not None:
-                await response.rest.aclose()
+            await response.rest.aclose()
         is_named = verdict.blame in MAY_BE_THE_JOBS or course.is_suspect
         # A worker that timed out still runs the job: its lease stays to the end of its moment.
         is_over = verdict.kind is not Kind.TIMED_OUT

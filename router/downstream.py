@@ -32,6 +32,7 @@ from router.policy.request_head import (
     refusal,
 )
 from router.refused import Refused, reason_of
+from router.tally import NO_JOB
 
 log = logging.getLogger(__name__)
 
@@ -255,6 +256,8 @@ class ClientConnection(HttpToolsProtocol):
         self._patience.owed = None
         self._unstarted = None
         answer = problem(reason.status, reason.detail, new_request_id())
+        if self._door is not None:
+            self._door.tally.refused(NO_JOB, answer.status, answer.outcome)
         answer.headers.append(CLOSE)
         cycle = self.cycle  # the latest request whose head was whole
         if is_in_body and self.pipeline:

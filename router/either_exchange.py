@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from time import perf_counter
 
 import msgspec
 
@@ -17,6 +18,7 @@ from router.fleet.exchange import Call, Reply, Rules
 from router.fleet.store import Store, StoreUnavailable
 from router.policy.exchange import Exchange
 from router.policy.plan import Member
+from router.tally import Tally
 from router.view import FleetView, Snapshot
 
 log = logging.getLogger(__name__)
@@ -30,15 +32,21 @@ RETURN_BEATS = 3
 class EitherExchange:
     """Called as `exchange(call, say_all_again)`; knows which of the two is in force."""
 
-    def __init__(self, store: Store, view: FleetView, rules: Rules, processes: int) -> None:
+    def __init__(self, store: Store, view: FleetView, rules: Rules, processes: int, tally: Tally) -> None:
         self._store = store
         self._view = view
         self._rules = rules
+        self._tally = tally
         self._processes = processes  # until Redis tells how many there are
         self._local: Exchange | None = None
         self._local_fleet: Snapshot | None = None
         self._try_again_at = -math.inf
         self._return_beats = 0
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether this process decides for itself."""
+        return self._local is not None
 
     def has_just_returned(self) -> bool:
         """Whether the heartbeat that asks is one of the first after an outage."""
@@ -70,11 +78,14 @@ class EitherExchange:
 
     async def _ask_redis(self, call: Call) -> Reply | None:
         """Return Redis' reply; None where there is none, or where Redis does not know the fleet."""
+        since = perf_counter()
         try:
             reply = await self._store.exchange(call, self._rules)
         except StoreUnavailable:
+            self._tally.redis_failed()
             self._try_again_at = asyncio.get_running_loop().time() + PAUSE_S
             return None
+        self._tally.redis_answered(perf_counter() - since)
         if reply.processes:
             self._processes = reply.processes
         return reply if reply.has_fleet else None

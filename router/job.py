@@ -11,6 +11,7 @@ import msgspec
 from router.bodies import Share
 from router.fleet.exchange import Blame
 from router.leases import Leases
+from router.tally import Tally
 from router.upstream import UpstreamFailed
 from router.waiter import Lease
 from router.wire import Parts, Phase
@@ -53,12 +54,13 @@ class Job(msgspec.Struct, frozen=True):
 class LeasedParts:
     """The rest of a large answer. Its lease ends with it: read to its end, broken off by the worker, or not wanted."""
 
-    def __init__(self, rest: Parts, leases: Leases, lease: Lease, blame_at_end: Blame, job: Job) -> None:
+    def __init__(self, rest: Parts, leases: Leases, lease: Lease, blame_at_end: Blame, job: Job, tally: Tally) -> None:
         self._rest = rest
         self._leases = leases
         self._lease: Lease | None = lease
         self._blame_at_end = blame_at_end
         self._job = job
+        self._tally = tally
 
     def __aiter__(self) -> Self:
         return self
@@ -72,6 +74,7 @@ class LeasedParts:
             raise
         except UpstreamFailed as failure:
             log.warning("%s, when a part of its answer had gone to the client", failure)
+            self._tally.answer_cut(failure.worker_url)
             has_died = failure.phase is Phase.DIED
             self._end(Blame.DIED if has_died else Blame.FAULT, is_over=failure.phase is not Phase.TIMED_OUT)
             raise

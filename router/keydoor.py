@@ -12,6 +12,7 @@ from router.bodies import Buffers
 from router.dispatch import Dispatcher
 from router.headers import Headers, read_head
 from router.settings import Settings
+from router.tally import NO_JOB, Tally
 
 API_KEY = b"x-api-key"
 _CREDENTIALS = frozenset({b"authorization", API_KEY})
@@ -24,15 +25,22 @@ class KeyDoor(JobDoor):
     """Takes jobs that come with a key, and lets all through that is no job."""
 
     def __init__(
-        self, dispatcher: Dispatcher, rest: Application, buffers: Buffers, settings: Settings, keys: ApiKeys
+        self,
+        dispatcher: Dispatcher,
+        rest: Application,
+        buffers: Buffers,
+        settings: Settings,
+        tally: Tally,
+        keys: ApiKeys,
     ) -> None:
-        super().__init__(dispatcher, rest, buffers, settings)
+        super().__init__(dispatcher, rest, buffers, settings, tally)
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         if scope["type"] == "http" and scope["path"].startswith(_BELOW):
             if refusal := self._refusal(scope["headers"]):
+                self.tally.refused(NO_JOB, refusal.status, refusal.outcome)
                 await send_answer(refusal, receive, send)
                 return
             scope["headers"] = _without_credentials(scope["headers"])
@@ -41,7 +49,7 @@ class KeyDoor(JobDoor):
     async def answer(self, asked: Asked, receive: Receive, whole: bytes | None = None) -> Answer | None:
         """Return the answer to a job; without a key it is 401, and nothing of its body is read."""
         if refusal := self._refusal(asked.headers):
-            return refusal
+            return self._refused(asked, refusal)
         known = Asked(asked.method, asked.path, asked.query, _without_credentials(asked.headers))
         return await super().answer(known, receive, whole)
 

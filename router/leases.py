@@ -18,6 +18,7 @@ from router.calls import Calls
 from router.either_exchange import EitherExchange
 from router.fleet.exchange import Arrival, Beat, Blame, Call, Claim, Ended, Grant, Held, Reply
 from router.fleet.store import Store, StoreUnavailable
+from router.tally import Tally
 from router.view import FleetView
 from router.waiter import ClientLeft, Exhausted, Lease, NoRoom, QueueTimeout, Waiter, refusals
 
@@ -35,11 +36,12 @@ _RANDOM_BITS = 32
 class Leases:
     """This process' leases. `run` keeps its heart beating."""
 
-    def __init__(self, exchange: EitherExchange, store: Store, view: FleetView, process: str) -> None:
+    def __init__(self, exchange: EitherExchange, store: Store, view: FleetView, process: str, tally: Tally) -> None:
         self._exchange = exchange
         self._store = store
         self._view = view
         self._process = process
+        self._tally = tally
         self._numbers = itertools.count(1)
         self._waiters: dict[int, Waiter] = {}
         self._held: dict[int, tuple[str, float]] = {}  # number → URL, the moment (this process' clock) it passes
@@ -57,6 +59,10 @@ class Leases:
         self._beats = itertools.count()
         self._routable_then: frozenset[str] = frozenset()
         self._calls = Calls(self._call_once, self._is_urgent, lambda: bool(self._ended))
+
+    def load(self) -> tuple[int, int]:
+        """Return how many leases this process holds, and how many jobs wait for one here."""
+        return len(self._held), len(self._waiters)
 
     async def run(self) -> None:
         """Beat, and listen for grants, until cancelled."""
@@ -240,6 +246,7 @@ class Leases:
         waiter.stop_waiting()
         self._held[grant.number] = (grant.url, now + waiter.arrival.bound_ms / 1000)
         ticket = grant.ticket or waiter.arrival.ticket
+        self._tally.waited(now - waiter.since)
         waiter.future.set_result(Lease(grant.number, grant.url, ticket, int((now - waiter.since) * 1000)))
 
     def _fail(self, number: int, reason: NoRoom) -> None:
@@ -254,6 +261,7 @@ class Leases:
 
     def _stop_waiting(self, waiter: Waiter, reason: NoRoom) -> None:
         number = waiter.arrival.number
+        self._tally.waited(asyncio.get_running_loop().time() - waiter.since)
         self._fail(number, reason)
         self._left.append(number)
         self._calls.now()

@@ -110,6 +110,18 @@ SCHEMA = (
     ),
     Key("sfr:room", "zset", "routers", "the workers that have room: by place in the ring, or by load"),
     Key("sfr:lapse", "zset", "routers", "workers with leases, scored by when the first of them may pass (Unix ms)"),
+    Key(
+        "sfr:stats",
+        "hash",
+        "routers",
+        "what all have counted: jobs, errors, attempts, retries; jobs that took up to some seconds: le_0.05 …",
+    ),
+    Key(
+        "sfr:stats:<url>",
+        "hash with TTL",
+        "routers",
+        "what all have counted of this worker: jobs (attempts that ended), failures, busy_ms (their time together)",
+    ),
     Key("sfr:sidecar", "string with TTL", "the leading sidecar", "who leads: its fencing token and name"),
     Key(
         "sfr:fleet",
@@ -135,6 +147,7 @@ class Keys:
         self.ejected = f"{prefix}:ejected"
         self.finished = f"{prefix}:finished"
         self.quarantine = f"{prefix}:quarantine"
+        self.stats = f"{prefix}:stats"
         self.sidecar = f"{prefix}:sidecar"
         self.fleet = f"{prefix}:fleet"
         # Not keys but channels. The first tells the routers that the fleet or somebody's health has changed, the second

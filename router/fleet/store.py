@@ -25,6 +25,7 @@ from router.fleet.exchange import (
 )
 from router.fleet.keys import Keys
 from router.fleet.model import Worker, WorkerRecord
+from router.fleet.stats import WORKER_TTL_S, WORKERS_A_CALL, Stats, Usage
 from router.settings import RedisSettings
 
 log = logging.getLogger(__name__)
@@ -83,10 +84,12 @@ class Store:
         self._timeout_s = timeout_s
         self._lead = client.register_script(_script("lead.lua"))
         self._exchange = script(client, _script("exchange.lua"))
+        self._count = client.register_script(_script("count.lua"))
         self._finished = client.register_script(_script("finished.lua"))
         self._record = client.register_script(_script("record.lua"))
         self._resign = client.register_script(_script("resign.lua"))
         self._together = client.register_script(_script("together.lua"))
+        self._usage = client.register_script(_script("usage.lua"))
 
     @classmethod
     def connect(cls, settings: RedisSettings, timeout_s: float) -> Self:
@@ -177,6 +180,20 @@ class Store:
         ago_ms = await self._ask(self._finished(keys=[self.keys.finished], args=[worker_url]))
         return None if ago_ms < 0 else ago_ms / 1000
 
+    async def count(self, stats: Stats) -> None:
+        """Add `stats` to what all processes have counted; at most WORKERS_A_CALL workers. Raises StoreUnavailable."""
+        await self._ask(self._count(keys=[self.keys.stats], args=[self.keys.prefix, _encode(stats), WORKER_TTL_S]))
+
+    async def usage(self, urls: Sequence[str]) -> Usage:
+        """Return how the fleet and the workers at `urls` are used now. Raises StoreUnavailable."""
+        read: list[Usage] = []
+        for start in range(0, max(1, len(urls)), WORKERS_A_CALL):
+            part = _encode(urls[start : start + WORKERS_A_CALL])
+            answer = await self._ask(self._usage(keys=[self.keys.stats], args=[self.keys.prefix, part]))
+            read.append(_decode_usage(answer))
+        workers = {url: worker for usage in read for url, worker in usage.workers.items()}
+        return msgspec.structs.replace(read[-1], workers={url: workers[url] for url in urls})
+
     async def command(self, words: Sequence[str]) -> Any:
         """Send one command as an operator typed it. Raises StoreUnavailable, also where Redis refuses it."""
         return await self._ask(self._client.execute_command(*words))
@@ -235,6 +252,7 @@ class Store:
 
 _encode = msgspec.json.Encoder().encode
 _decode_reply = msgspec.json.Decoder(Reply).decode
+_decode_usage = msgspec.json.Decoder(Usage).decode
 _decode_grant = msgspec.json.Decoder(Grant).decode
 
 

@@ -26,6 +26,28 @@ class Kind(StrEnum):
     SANDBOX_ERROR = "sandbox_error"  # a 200 that says the same
 
 
+class Outcome(StrEnum):
+    """What a job's client gets: an answer of a worker's, by the Kind of its attempt, or one of the router's own."""
+
+    RESULT = "result"
+    ERROR = "error"
+    SANDBOX_ERROR = "sandbox_error"
+    ALL_FAILED = "all_failed"
+    NO_WORKERS = "no_workers"
+    QUEUE_FULL = "queue_full"
+    QUEUE_TIMEOUT = "queue_timeout"
+    DEADLINE = "deadline"  # no result while its client still waits
+    QUARANTINED = "quarantined"
+    BUFFERS_FULL = "buffers_full"
+    BAD_REQUEST = "bad_request"
+    CLIENT_LEFT = "client_left"
+
+    @property
+    def is_error(self) -> bool:
+        """Whether the fleet, and not the client, is why there is no result."""
+        return self not in (Outcome.RESULT, Outcome.BAD_REQUEST, Outcome.CLIENT_LEFT)
+
+
 class Verdict(msgspec.Struct, frozen=True):
     """`cause` is prose without its subject, such as `returned 503: Service Unavailable`; None for a result."""
 

@@ -18,6 +18,8 @@ from router.answers import Answer
 from router.asgi import Asked, Receive, Scope, Send
 from router.downstream import DOOR, TIMEOUTS, ClientConnection
 from router.policy.patience import LINGER_S, ClientTimeouts
+from router.policy.verdict import Outcome
+from router.tally import Tally
 from tests.malformed import MALFORMED, WELL_FORMED
 from tests.serving import served
 
@@ -85,6 +87,7 @@ class Application:
         self.bodies: list[bytes] = []
         self.header_names: set[bytes] = set()
         self.running = 0
+        self.tally = Tally()
         self._is_hasty = is_hasty
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,7 +107,7 @@ class Application:
         is_read = whole is not None or await self._read(receive)
         self.header_names |= {name for name, _ in asked.headers}
         self.running -= 1
-        return Answer(200, [(b"content-length", b"2")], b"{}") if is_read else None
+        return Answer(200, [(b"content-length", b"2")], b"{}", Outcome.RESULT) if is_read else None
 
     async def _read(self, receive: Receive) -> bool:
         body = b""

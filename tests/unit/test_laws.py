@@ -22,6 +22,7 @@ DOORS = {
     "hiredis": {"router.fleet.connection"},
     "aiohttp": {"sidecar.probe"},
     "fastapi": {"router.admin", "router.api", "router.app", "router.localworker"},
+    "prometheus_client": {"router.metrics"},
     "starlette": {"router.api"},
     "yaml": {"router.config"},
     "httptools": {"router.wire", "router.downstream", "router.refused"},

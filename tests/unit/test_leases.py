@@ -11,6 +11,7 @@ from router.fleet.exchange import Beat, Blame, Call, Ended, Grant, Reply
 from router.fleet.model import Worker
 from router.fleet.store import Store
 from router.leases import Leases
+from router.tally import Tally
 from router.view import FleetView
 from router.waiter import ClientLeft, NoWorkers, QueueFull, QueueTimeout
 from tests.waiting import eventually
@@ -50,7 +51,7 @@ async def leases(exchange: Exchange) -> AsyncIterator[Leases]:
     """A process' leases over it."""
     async with FakeAsyncRedis(decode_responses=True) as client:
         store = Store(client, "sfr", timeout_s=1)
-        yield Leases(exchange, store, FleetView(store, [Worker("http://a")]), "p")  # type: ignore[arg-type]
+        yield Leases(exchange, store, FleetView(store, [Worker("http://a")]), "p", Tally())  # type: ignore[arg-type]
 
 
 async def beat(leases: Leases, exchange: Exchange) -> Beat:

@@ -32,7 +32,7 @@ def test_keys_make_the_schema_s_names() -> None:
     keys = Keys("sfr")
     made = {keys.workers, keys.ticket, keys.sidecar, keys.fleet, keys.worker("<url>"), keys.plan, keys.drain}
     made |= {keys.intent, keys.registered, keys.registration("<url>"), keys.leases("<url>")}
-    made |= {keys.plan_head, keys.ejected, keys.finished, keys.grants("<process>")}
+    made |= {keys.plan_head, keys.ejected, keys.finished, keys.grants("<process>"), keys.stats}
     scripts = "".join(path.read_text() for path in (README.parent / "router" / "fleet").glob("*.lua"))
     in_scripts = {f"sfr:{name}" for name in re.findall(r"prefix \.\. ':([a-z:]+[a-z])'", scripts)}
     in_scripts |= {f"sfr:{name}:<url>" for name in re.findall(r"prefix \.\. ':([a-z]+):' \.\. url", scripts)}

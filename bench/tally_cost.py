@@ -1,0 +1,112 @@
+"""What counting costs: a job's share in the router process, each second's writing, Redis' part, and a scrape.
+
+`python -m bench.tally_cost [WORKERS]`
+"""
+
+import asyncio
+import os
+import statistics
+import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter, process_time
+
+from bench.fleet import urls, write_fleet
+from bench.report import save, show
+from router.fleet.model import Worker
+from router.fleet.stats import Stats
+from router.fleet.store import Store
+from router.policy.verdict import Kind, Outcome
+from router.settings import RedisSettings
+from router.tally import Tally
+from router.view import FleetView
+from tests.programs import Valkey
+
+DEFAULT_WORKERS = 1000
+JOBS = 20_000
+ROUNDS = 9
+_PATIENCE_S = 10.0
+
+
+def count_jobs(tally: Tally, workers: list[str]) -> None:
+    """Do for JOBS jobs what leases and dispatch do for each: three counts, and the clock four times."""
+    for number in range(JOBS):
+        for _ in range(4):
+            perf_counter()
+        tally.waited(0.0004)
+        tally.attempt_ended(workers[number % len(workers)], Kind.RESULT, 0.027)
+        tally.job_ended("/run_code", 200, Outcome.RESULT, 0.0275)
+
+
+def do_nothing(workers: list[str]) -> None:
+    """Loop alike."""
+    for number in range(JOBS):
+        for _ in range(4):
+            pass
+        workers[number % len(workers)]
+
+
+def cpu_ms(work: Callable[[], object]) -> float:
+    """Return how much CPU `work` takes this process."""
+    since = process_time()
+    work()
+    return (process_time() - since) * 1000
+
+
+async def redis_cpu_ms(valkey: Valkey, work: Callable[[], Awaitable[object]]) -> float:
+    """Return how much CPU `work` takes Redis, the median of ROUNDS."""
+    spent = []
+    async with valkey.client() as redis:
+        for _ in range(ROUNDS):
+            before = await redis.info("cpu")
+            await work()
+            after = await redis.info("cpu")
+            spent.append(sum(float(after[part] - before[part]) for part in ("used_cpu_user", "used_cpu_sys")) * 1000)
+    return statistics.median(spent)
+
+
+async def main(count: int) -> None:
+    """Measure, print and save."""
+    with TemporaryDirectory() as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        from router.metrics import Metrics  # noqa: PLC0415  (now that it knows where to write)
+        from router.reporting import for_fleet  # noqa: PLC0415
+
+        workers, tally, metrics = urls(count), Tally(), Metrics()
+        rounds = []
+        for _ in range(ROUNDS):
+            job_us = (cpu_ms(lambda: count_jobs(tally, workers)) - cpu_ms(lambda: do_nothing(workers))) * 1000 / JOBS
+            counts = tally.take()
+            write_ms = cpu_ms(partial(metrics.add, counts)) + cpu_ms(partial(for_fleet, counts))
+            rounds.append((job_us, write_ms))
+        job_us, write_ms = (statistics.median(column) for column in zip(*rounds, strict=True))
+        async with Valkey(Path(folder)) as valkey:
+            await write_fleet(valkey.url, [Worker(url, max_concurrency=8) for url in workers])
+            store = Store.connect(RedisSettings(url=valkey.url), _PATIENCE_S)
+
+            async def tell() -> None:
+                told = Stats()
+                told.add(for_fleet(counts))
+                await store.count(told.take())
+
+            tell_ms = await redis_cpu_ms(valkey, tell)
+            usage_ms = await redis_cpu_ms(valkey, lambda: store.usage(workers))
+            view, usage = FleetView(store, ()), await store.usage(workers)
+            await view.refresh()
+            page_ms = statistics.median(cpu_ms(lambda: metrics.page(view.snapshot, usage, "")) for _ in range(ROUNDS))
+            await store.close()
+    costs = {
+        "router process, a job, µs": job_us,
+        "router process, writing each second, ms": write_ms,
+        "Redis, each process' counts each second, ms": tell_ms,
+        "Redis, a scrape, ms": usage_ms,
+        "router process, a scrape's page, ms": page_ms,
+    }
+    show([f"{count} workers", "CPU"], [[name, cost] for name, cost in costs.items()])
+    save("tally_cost", workers=count, cpu=costs)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_WORKERS))

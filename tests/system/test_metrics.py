@@ -1,0 +1,137 @@
+"""Metrics of whole systems: what all processes count, what dies with them, and what is the fleet's."""
+
+import asyncio
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.load import post_jobs
+from tests.programs import ROOT, Router, System, Valkey
+from tests.scrape import Scrape, scrape
+from tests.waiting import eventually
+from tests.worker import ScriptedWorker, always
+
+DOCS = ROOT / "docs" / "metrics.md"
+JOBS = 60
+
+
+async def counted(router: Router, name: str, value: float) -> Scrape:
+    """Wait until the sum of a series over its labels is `value`: each process writes its own once a second."""
+    await eventually(lambda: _is(router, name, value), what=f"{name} of {value:g}")
+    return await scrape(router.url)
+
+
+async def _is(router: Router, name: str, value: float) -> bool:
+    return (await scrape(router.url)).total(name) == value
+
+
+@pytest.fixture
+def folder(system: System, tmp_path: Path) -> Path:
+    """Where routers put what their processes share."""
+    system.env["TMPDIR"] = str(tmp_path)
+    return tmp_path
+
+
+async def test_processes_count_together_and_the_dead_leave_what_they_counted(
+    system: System, workers: list[ScriptedWorker], folder: Path
+) -> None:
+    """All jobs are there once, on every page; a killed process is no process any more, but its jobs stay counted."""
+    workers[0].script = always(503)
+    system.configure([worker.url for worker in workers], default_max_concurrency=4, breaker={"failures": 1000})
+    async with system.sidecar(), system.router(2) as router:
+        await router.sees(healthy=3)
+        answers = await post_jobs(router.url, JOBS, 6, keep_alive=False)
+        assert {answer.status for answer in answers} == {200}
+        seen = await counted(router, "sfr_requests_total", JOBS)
+        assert seen.values("sfr_requests_total") == {("/run_code", "200", "result"): JOBS}
+        assert seen.total("sfr_request_duration_seconds_count") == JOBS
+        failed = len(workers[0].jobs)
+        assert seen.values("sfr_retries_total")["fault",] == failed > 0
+        assert seen.total("sfr_attempts_total") == seen.total("sfr_queue_wait_seconds_count") == JOBS + failed
+        assert seen.total("sfr_processes") == 2
+
+        (shared,) = folder.glob("sfr-metrics-*")
+        assert shared.stat().st_mode & 0o777 == 0o700
+        os.kill(router.children()[0], signal.SIGKILL)
+        await eventually(lambda: router.output.count("Application startup complete") == 3, what="another process")
+        seen = await counted(router, "sfr_processes", 2)
+        assert seen.total("sfr_requests_total") == JOBS
+        router.send(signal.SIGHUP)
+        await eventually(lambda: router.output.count("Application startup complete") == 5, what="new processes")
+        seen = await counted(router, "sfr_processes", 2)
+        assert seen.total("sfr_requests_total") == JOBS
+        router.send(signal.SIGTERM)
+        assert await router.ended() == 0
+        assert not shared.exists()
+
+
+async def test_fleet_is_the_same_at_every_router(system: System, workers: list[ScriptedWorker], folder: Path) -> None:
+    """Each worker's jobs are those of all routers, and it goes with the worker; README and docs name all there is."""
+    del folder
+    workers[0].script = always(503)
+    urls = [worker.url for worker in workers]
+    caps = {"default_max_concurrency": 4, "breaker": {"failures": 3, "base_seconds": 60}}
+    system.configure(urls, **caps)
+    async with system.sidecar(), system.router(2) as one, system.router(1) as other:
+        await one.sees(healthy=3)
+        await other.sees(healthy=3)
+        await asyncio.gather(*(post_jobs(router.url, JOBS, 6, keep_alive=False) for router in (one, other)))
+        for router in (one, other):
+            seen = await counted(router, "sfr_worker_jobs_total", 2 * JOBS + len(workers[0].jobs))
+            assert seen.by_worker("sfr_worker_jobs_total") == {worker.url: len(worker.jobs) for worker in workers}
+            assert seen.by_worker("sfr_worker_failures_total") == dict(
+                zip(urls, (len(workers[0].jobs), 0, 0), strict=True)
+            )
+            assert seen.by_worker("sfr_worker_busy_seconds_total").keys() == set(urls)
+            assert seen.by_worker("sfr_worker_up") == dict.fromkeys(urls, 1)
+            assert seen.by_worker("sfr_worker_cap") == dict.fromkeys(urls, 4)
+            assert seen.by_worker("sfr_worker_leases") == dict.fromkeys(urls, 0)
+            assert seen.by_worker("sfr_worker_ejected") == dict(zip(urls, (1, 0, 0), strict=True))
+            assert seen.total("sfr_workers_routable") == 2
+            assert 0 <= seen.total("sfr_sidecar_age_seconds") < 10
+            assert seen.total("sfr_requests_total") == JOBS
+        assert named(seen) == documented()
+        system.configure(urls[1:], **caps)
+        for router in (one, other):
+            await eventually(lambda router=router: _knows_only(router, urls[1:]), what="the smaller fleet")  # type: ignore[misc]
+
+
+async def _knows_only(router: Router, urls: list[str]) -> bool:
+    seen = await scrape(router.url)
+    labels = [sample.labels for family in seen.families for sample in family.samples]
+    return {label["worker"] for label in labels if "worker" in label} == set(urls)
+
+
+def named(seen: Scrape) -> set[tuple[str, str, str]]:
+    """Return each metric's name, type and labels."""
+    found = set()
+    for family in seen.families:
+        name = family.name + ("_total" if family.type == "counter" else "")
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        found.add((name, family.type, ", ".join(sorted(labels))))
+    return found
+
+
+def documented() -> set[tuple[str, str, str]]:
+    """Return the same from the docs."""
+    return set(re.findall(r"^\| `(sfr_\w+)` \| (\w+) \| ?([\w, ]*?) ?\|", DOCS.read_text(), re.MULTILINE))
+
+
+async def test_redis_that_goes_and_comes_shows(system: System, workers: list[ScriptedWorker], valkey: Valkey) -> None:
+    """While it is away, both processes say so; what they have counted meanwhile is the fleet's afterwards."""
+    system.configure([worker.url for worker in workers])
+    async with system.sidecar(), system.router(2) as router:
+        await router.sees(healthy=3)
+        assert (await scrape(router.url)).total("sfr_redis_duration_seconds_count") > 0
+        await valkey.kill()
+        await counted(router, "sfr_processes_degraded", 2)
+        assert {answer.status for answer in await post_jobs(router.url, 20, 4)} == {200}
+        seen = await scrape(router.url)
+        assert seen.total("sfr_redis_failures_total") >= 2
+        assert not seen.values("sfr_queue_length")
+        await valkey.start()
+        await counted(router, "sfr_processes_degraded", 0)
+        await counted(router, "sfr_worker_jobs_total", 20)
