@@ -69,7 +69,8 @@ class EitherExchange:
         # share this call, and must not wait.
         is_time = asyncio.get_running_loop().time() >= self._try_again_at
         if call.beat and is_time and self._store.available:
-            reply = await self._ask_redis(say_all_again(call))
+            call = say_all_again(call)  # whoever answers it: what it tells of is asked for under new numbers
+            reply = await self._ask_redis(call)
             if reply is not None:
                 log.info("Leases are the whole fleet's again")
                 self._local, self._return_beats = None, RETURN_BEATS

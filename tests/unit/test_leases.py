@@ -7,7 +7,8 @@ from functools import partial
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from router.fleet.exchange import Beat, Blame, Call, Ended, Grant, Reply
+from router.either_exchange import EitherExchange
+from router.fleet.exchange import Beat, Blame, Call, Ended, Grant, Reply, Rules
 from router.fleet.model import Worker
 from router.fleet.store import Store
 from router.leases import Leases
@@ -168,3 +169,22 @@ async def test_each_way_in_which_waiting_ends(leases: Leases, exchange: Exchange
     await leases.flush()
     assert exchange.told("left") == [3, 4]
     assert (await beat(leases, exchange)).waiting == 0
+
+
+async def test_redis_without_a_fleet_costs_no_job_its_lease() -> None:
+    """Each heartbeat asks whether Redis knows the fleet by now; the jobs of that moment get theirs all the same."""
+    async with FakeAsyncRedis(decode_responses=True) as client:
+        store = Store(client, "sfr", timeout_s=1)
+        view = FleetView(store, [Worker("http://a")])
+        leases = Leases(EitherExchange(store, view, Rules(), 1), store, view, "p")
+        running = asyncio.create_task(leases.run())
+        leases.end(await leases.lease(10, 10, stays), Blame.OK)
+        for _ in range(20):
+            jobs = [asyncio.create_task(leases.lease(10, 10, stays)) for _ in range(5)]
+            asyncio.get_running_loop().call_soon(leases._beat_now)  # in one call with them
+            done, waiting = await asyncio.wait(jobs, timeout=5)
+            assert not waiting
+            for job in done:
+                leases.end(job.result(), Blame.OK)
+        running.cancel()
+        await asyncio.wait([running])
