@@ -7,8 +7,6 @@ room knows how uvicorn is told.
 
 import asyncio
 import logging
-import socket
-import struct
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -21,17 +19,11 @@ from uvicorn.server import ServerState
 from router.access import PEER, peer_of
 from router.answers import Answer, problem
 from router.asgi import Asked, JobDoor, answering, new_request_id
-from router.client_socket import LingeringTransport, bytes_in_kernel
+from router.client_socket import LingeringTransport, bytes_in_kernel, has_ended, reset_when_closed
 from router.job_cycle import CLOSE, JOB_TARGETS, JobCycle, rendered
+from router.news import CLIENT_LEFT, STOPPING, tell
 from router.policy.patience import ClientTimeouts, Owed, Patience
-from router.policy.request_head import (
-    HEAD_TOO_LARGE,
-    MAX_HEAD_BYTES,
-    NO_UPGRADE,
-    Refusal,
-    head_bytes,
-    refusal,
-)
+from router.policy.request_head import HEAD_TOO_LARGE, MAX_HEAD_BYTES, NO_UPGRADE, Refusal, head_bytes, refusal
 from router.refused import Refused, reason_of
 
 log = logging.getLogger(__name__)
@@ -75,7 +67,13 @@ class ClientConnection(HttpToolsProtocol):
         """Stop watching."""
         if self._watch:
             self._watch.cancel()
+        tell(self.cycle, CLIENT_LEFT)
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Take no other request."""
+        tell(self.cycle, STOPPING)
+        super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; at the first malformed byte, refuse."""
@@ -204,8 +202,13 @@ class ClientConnection(HttpToolsProtocol):
     def _look(self) -> None:
         now = self.loop.time()
         patience = self._patience
-        if self.flow.read_paused:
-            patience.since = now  # it is not the client who does not send
+        if self.flow.read_paused and has_ended(self.transport.get_extra_info("socket")):
+            self.transport.abort()  # who does not read does not hear of it
+            return
+        is_answered = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        if self.flow.read_paused or is_answered:
+            # It is not the client who does not send; or the application answers already, and keeps the time itself.
+            patience.since = now
         if patience.has_stalled(self._unread_bytes(), now):
             self._cut()
             return
@@ -215,9 +218,8 @@ class ClientConnection(HttpToolsProtocol):
 
     def _cut(self) -> None:
         log.info("Cut %s off: it read nothing for %g s", self._client_name(), self._patience.timeouts.read_s)
-        # A reset, for what the kernel holds for this client would otherwise stay there for minutes.
-        sock = self.transport.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        # What the kernel holds for this client would otherwise stay there for minutes.
+        reset_when_closed(self.transport.get_extra_info("socket"))
         self.transport.abort()
 
     def _look_in_time(self, now: float) -> None:

