@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import PlainTextResponse
 from starlette.types import Lifespan
 
-from router import __version__
+from router import __version__, batch
 from router.asgi import JOB_ENDPOINTS
 from router.fleet.model import Health, WorkerRecord
 from router.fleet.store import Store
@@ -73,6 +73,25 @@ class Problem(BaseModel):
     """An error of the router's own."""
 
     detail: str
+
+
+class BatchLine(BaseModel):
+    """One job's answer in the answer to a batch."""
+
+    index: int = Field(description="the job's place in the batch, from 0")
+    status: int = Field(description="the status that /run_code would have had")
+    body: Any = Field(description="what /run_code would have answered; its `detail`, where the job failed")
+
+
+_NDJSON = batch.MEDIA_TYPE.decode("ascii")
+_BATCH: dict[str, Any] = {
+    "response_model": None,
+    "responses": {
+        200: {"description": "A line for each job", "content": {_NDJSON: {"schema": BatchLine.model_json_schema()}}},
+        415: {"model": Problem, "description": "The batch is compressed"},
+    },
+    "openapi_extra": {"requestBody": {"content": {_NDJSON: {"schema": RunCodeRequest.model_json_schema()}}}},
+}
 
 
 def create_api(
@@ -191,6 +210,14 @@ def _job_descriptions() -> APIRouter:
         """Pass on to a worker, unchanged; into a JSON object, `router_metadata` is added as the last key."""
         raise NotImplementedError
 
+    async def run_batch(jobs: list[RunCodeRequest]) -> None:
+        """Run many jobs: one a line (NDJSON), or a JSON list. Each is answered on a line of its own, when it is done.
+
+        There are as many lines as jobs, in the order in which they end.
+        """
+        raise NotImplementedError
+
+    described.add_api_route(batch.PATH, run_batch, methods=["POST"], operation_id="run_batch", **_BATCH)
     known: dict[str, Callable[..., Any]] = {"/run_code": run_code, "/run_jupyter": run_jupyter}
     for path, method in JOB_ENDPOINTS.items():
         described.add_api_route(

@@ -17,6 +17,7 @@ from router.access import OPEN, Access
 from router.admin import create_admin
 from router.api import create_api
 from router.asgi import Application, JobDoor
+from router.batch import BatchDoor
 from router.bodies import Buffers
 from router.dispatch import Dispatcher
 from router.downstream import DOOR, TIMEOUTS
@@ -77,10 +78,11 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     buffers = Buffers(int(settings.max_buffered_mb * 2**20))
     api = create_api(view, store, reporting.page, lifespan)
     api.include_router(create_admin(Intents(store), view, settings.admin, access.admin_token))
+    batches = BatchDoor(dispatcher, api, buffers, settings)
     if access.api_keys:
-        door: JobDoor = KeyDoor(dispatcher, api, buffers, settings, tally, access.api_keys)
+        door: JobDoor = KeyDoor(dispatcher, batches, buffers, settings, tally, access.api_keys)
     else:
-        door = JobDoor(dispatcher, api, buffers, settings, tally)
+        door = JobDoor(dispatcher, batches, buffers, settings, tally)
     return door
 
 

@@ -109,9 +109,8 @@ class JobDoor:
                 return await self._dispatcher.run(_job(asked, head, body, request_id, receive, share))
         except ClientLeft:
             return None
-        except BadDeadline:
-            wanted = f"{DEADLINE.decode()}: expected a whole number of milliseconds above 0"
-            return self._refused(asked, problem(HTTPStatus.BAD_REQUEST, wanted, request_id))
+        except BadDeadline as error:
+            return self._refused(asked, problem(HTTPStatus.BAD_REQUEST, str(error), request_id))
         except BodyTooLarge:
             limit = f"Request body is larger than {self._max_body_bytes / 2**20:g} MB"
             return self._refused(asked, problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit, request_id))
@@ -159,14 +158,17 @@ def _job(asked: Asked, head: Head, body: bytes, request_id: bytes, receive: Rece
         request_id=request_id,
         has_left=partial(_leaving, receive),
         share=share,
-        client_s=_client_s(head.deadline) if head.deadline is not None else None,
+        client_s=client_s_of(head),
     )
 
 
-def _client_s(deadline: bytes) -> float:
-    """Return for how many seconds the client waits."""
+def client_s_of(head: Head) -> float | None:
+    """Return for how many seconds the client waits, where it says so. Raises BadDeadline."""
+    deadline = head.deadline
+    if deadline is None:
+        return None
     if not deadline.isdigit() or int(deadline) == 0:
-        raise BadDeadline
+        raise BadDeadline(f"{DEADLINE.decode()}: expected a whole number of milliseconds above 0")
     return int(deadline) / 1000
 
 

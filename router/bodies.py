@@ -1,4 +1,7 @@
-"""How many bytes of request bodies this process holds: counted as they arrive, and never more than a limit."""
+"""How many bytes of request bodies this process holds: counted as they arrive, and never more than a limit.
+
+A batch has a limit of its own within that, and its large answers, which are held whole, count, too.
+"""
 
 from types import TracebackType
 from typing import Self
@@ -9,25 +12,40 @@ class BuffersFull(Exception):
 
 
 class Buffers:
-    """The bodies that this process holds: being read, waiting, running."""
+    """The bodies that are held: being read, waiting, running. What is held `within` others counts there, too."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, within: "Buffers | None" = None) -> None:
         self.max_bytes = max_bytes
         self.held_bytes = 0
+        self._within = within
 
     def share(self) -> "Share":
         """Return one body's share, empty; `with` gives back what it has grown to."""
         return Share(self)
 
+    def take(self, count: int) -> None:
+        """Hold `count` bytes more. Raises BuffersFull, and holds none of them then."""
+        if self.held_bytes + count > self.max_bytes:
+            raise BuffersFull
+        if self._within is not None:
+            self._within.take(count)
+        self.held_bytes += count
+
+    def let_go(self, count: int) -> None:
+        """Hold `count` bytes less."""
+        self.held_bytes -= count
+        if self._within is not None:
+            self._within.let_go(count)
+
 
 class Share:
     """What one body takes of the buffers."""
 
-    __slots__ = ("_buffers", "_bytes")
+    __slots__ = ("_buffers", "held_bytes")
 
     def __init__(self, buffers: Buffers) -> None:
         self._buffers = buffers
-        self._bytes = 0
+        self.held_bytes = 0
 
     def __enter__(self) -> Self:
         return self
@@ -39,18 +57,16 @@ class Share:
 
     def grow(self, count: int) -> None:
         """Take `count` bytes more. Raises BuffersFull, and has taken none then."""
-        if self._buffers.held_bytes + count > self._buffers.max_bytes:
-            raise BuffersFull
-        self._buffers.held_bytes += count
-        self._bytes += count
+        self._buffers.take(count)
+        self.held_bytes += count
 
     def hand_over(self) -> "Share":
         """Return a share that has all that this one had: for what outlives its request."""
         heir = Share(self._buffers)
-        heir._bytes, self._bytes = self._bytes, 0
+        heir.held_bytes, self.held_bytes = self.held_bytes, 0
         return heir
 
     def give_back(self) -> None:
         """Give back all; what has been given back is not given back again."""
-        self._buffers.held_bytes -= self._bytes
-        self._bytes = 0
+        self._buffers.let_go(self.held_bytes)
+        self.held_bytes = 0

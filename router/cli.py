@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from router import __version__
+from router import __version__, cli_run
 
 app = typer.Typer(
     name="sfr", help="The SandboxFusion router's commands.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -16,6 +16,7 @@ config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True
 app.add_typer(config_app, name="config")
 key_app = typer.Typer(help="Keys for those who send jobs.", no_args_is_help=True)
 app.add_typer(key_app, name="key")
+app.command()(cli_run.run)
 
 EXIT_FAILED = 1
 EXIT_BAD_CONFIG = 2

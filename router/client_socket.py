@@ -1,4 +1,4 @@
-"""What lies under a client's connection: how it is closed, and what the kernel still has for it."""
+"""What lies under a client's connection: how it is closed, and what the kernel knows of it."""
 
 import asyncio
 import fcntl
@@ -8,6 +8,9 @@ import sys
 import termios
 from collections.abc import Callable
 from contextlib import suppress
+
+# From linux/tcp_states.h: both sides are done, or the other one is.
+_TCP_CLOSE, _TCP_CLOSE_WAIT = 7, 8
 
 
 class LingeringTransport(asyncio.Transport):
@@ -42,8 +45,25 @@ def bytes_in_kernel(sock: socket.socket) -> int:
     return int.from_bytes(count, sys.byteorder)
 
 
-def reset(transport: asyncio.Transport) -> None:
-    """Close with a reset: what the kernel holds for this client would otherwise stay there for minutes."""
-    sock = transport.get_extra_info("socket")
+def has_ended(sock: socket.socket) -> bool:
+    """Whether the other side has closed the connection; a transport finds out only where it reads or writes."""
+    with suppress(OSError, AttributeError):  # no TCP, no Linux
+        # tcp_info begins with tcpi_state.
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in (_TCP_CLOSE, _TCP_CLOSE_WAIT)
+    return False
+
+
+def reset_when_closed(sock: socket.socket) -> None:
+    """Let closing drop what has not been sent, and tell the other side at once, even one that does not read."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Close at once; what the kernel holds for this client would otherwise stay there for minutes."""
+    reset_when_closed(transport.get_extra_info("socket"))
     transport.abort()
+
+
+def name_of(client: tuple[str, int] | None) -> str:
+    """Return what a log line calls a client."""
+    return f"{client[0]}:{client[1]}" if client else "a client"

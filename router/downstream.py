@@ -18,19 +18,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from router.access import PEER, peer_of
-from router.answers import Answer, problem
+from router.answers import problem
 from router.asgi import Asked, JobDoor, answering, new_request_id
-from router.client_socket import LingeringTransport, bytes_in_kernel, reset
+from router.client_socket import LingeringTransport, bytes_in_kernel, has_ended, name_of, reset
 from router.job_cycle import CLOSE, JOB_TARGETS, JobCycle, rendered
+from router.news import CLIENT_LEFT, STOPPING, tell
 from router.policy.patience import ClientTimeouts, Owed, Patience
-from router.policy.request_head import (
-    HEAD_TOO_LARGE,
-    MAX_HEAD_BYTES,
-    NO_UPGRADE,
-    Refusal,
-    head_bytes,
-    refusal,
-)
+from router.policy.request_head import HEAD_TOO_LARGE, MAX_HEAD_BYTES, NO_UPGRADE, Refusal, head_bytes, refusal
 from router.refused import Refused, reason_of
 from router.tally import NO_JOB
 
@@ -76,7 +70,13 @@ class ClientConnection(HttpToolsProtocol):
         """Stop watching."""
         if self._watch:
             self._watch.cancel()
+        tell(self.cycle, CLIENT_LEFT)
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Take no other request."""
+        tell(self.cycle, STOPPING)
+        super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; at the first malformed byte, refuse."""
@@ -207,8 +207,13 @@ class ClientConnection(HttpToolsProtocol):
     def _look(self) -> None:
         now = self.loop.time()
         patience = self._patience
-        if self.flow.read_paused:
-            patience.since = now  # it is not the client who does not send
+        if self.flow.read_paused and has_ended(self.transport.get_extra_info("socket")):
+            self.transport.abort()  # who does not read does not hear of it
+            return
+        is_answered = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        if self.flow.read_paused or is_answered:
+            # It is not the client who does not send; or the application answers already, and keeps the time itself.
+            patience.since = now
         if patience.has_stalled(self._unread_bytes(), now):
             self._cut()
             return
@@ -217,7 +222,7 @@ class ClientConnection(HttpToolsProtocol):
         self._look_in_time(now)
 
     def _cut(self) -> None:
-        log.info("Cut %s off: it read nothing for %g s", self._client_name(), self._patience.timeouts.read_s)
+        log.info("Cut %s off: it read nothing for %g s", name_of(self.client), self._patience.timeouts.read_s)
         reset(self.transport)
 
     def _look_in_time(self, now: float) -> None:
@@ -250,7 +255,7 @@ class ClientConnection(HttpToolsProtocol):
 
     def _refuse(self, reason: Refusal) -> None:
         """Answer the request that is being read, after those before it, and close the connection."""
-        log.info("Refused %s: %d %s", self._client_name(), reason.status, reason.detail)
+        log.info("Refused %s: %d %s", name_of(self.client), reason.status, reason.detail)
         self._is_deaf = True
         is_in_body = self._patience.owed is Owed.BODY
         self._patience.owed = None
@@ -267,19 +272,13 @@ class ClientConnection(HttpToolsProtocol):
             cycle.waiting_for_100_continue = False
             cycle.message_event.set()
             if not cycle.response_started:
-                self._write(answer)
+                self.transport.write(rendered(answer, self.server_state.default_headers))
             self._close()
         elif cycle is not None and not cycle.response_complete:
             cycle.keep_alive = False  # its answer is the last one
         else:
-            self._write(answer)
+            self.transport.write(rendered(answer, self.server_state.default_headers))
             self._close()
-
-    def _write(self, answer: Answer) -> None:
-        self.transport.write(rendered(answer, self.server_state.default_headers))
-
-    def _client_name(self) -> str:
-        return f"{self.client[0]}:{self.client[1]}" if self.client else "a client"
 
     def _close_after_answer(self) -> None:
         if self._patience.owed is Owed.BODY:

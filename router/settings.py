@@ -218,6 +218,12 @@ class RetrySettings(_Settings):
     budget_per_second: Annotated[float, Field(ge=0)] = 10.0
 
 
+class BatchSettings(_Settings):
+    """How many jobs of one batch may be under way at once, waiting for room included."""
+
+    max_in_flight: Count = 64
+
+
 ErrorStatus = Annotated[int, Field(ge=400, le=599)]
 
 
@@ -250,6 +256,7 @@ class Settings(_Settings):
     breaker: BreakerSettings = BreakerSettings()
     retry: RetrySettings = RetrySettings()
     quarantine_seconds: PositiveSeconds = 300.0
+    batch: BatchSettings = BatchSettings()
     error_status: ErrorStatusSettings = ErrorStatusSettings()
     redis: RedisSettings = RedisSettings()
     health_check: HealthCheckSettings = HealthCheckSettings()

@@ -13,7 +13,7 @@ def test_empty_file_gives_the_defaults() -> None:
     assert settings.workers == ()
     assert (settings.timeout, settings.health_check_interval, settings.max_body_mb) == (300, 30, 128)
     assert (settings.max_buffered_mb, settings.client_body_timeout, settings.client_read_timeout) == (1024, 30, 60)
-    assert settings.routing_strategy == "round_robin"
+    assert (settings.routing_strategy, settings.batch.max_in_flight) == ("round_robin", 64)
     assert (settings.redis.url, settings.redis.prefix) == ("redis://localhost:6379/0", "sfr")
     check = settings.health_check
     assert (check.path, check.timeout, check.rise, check.fall) == ("/v1/ping", 5, 1, 2)
@@ -40,7 +40,7 @@ def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("timeouts: 3", "timeouts: unknown key; expected one of admin, api_keys, breaker"),
+        ("timeouts: 3", "timeouts: unknown key; expected one of admin, api_keys, batch, breaker"),
         ("redis: {host: x}", "redis.host: unknown key; expected one of cluster, prefix, url"),
         ("workers: [{url: 'http://a', wight: 2}]", "workers[0].wight: unknown key; expected one of max_concurrency"),
         ("workers: [ftp://a]", "workers[0].url: expected a URL such as http://server1:8080, got 'ftp://a'"),
@@ -86,6 +86,7 @@ def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> N
         ("admin: {allowed_workers: ['http://a']}", "admin.allowed_workers[0]: expected a network such as 10.0.0.0/8"),
         ("admin: {allowed_workers: ['']}", "admin.allowed_workers[0]: expected a network such as 10.0.0.0/8"),
         ("admin: {allowed_workers: '*'}", "admin.allowed_workers: expected a valid tuple"),
+        ("batch: {max_in_flight: 0}", "batch.max_in_flight: expected greater than or equal to 1, got 0"),
         ("tls: {crt: x}", "tls.crt: unknown key; expected one of ca, verify"),
         ("tls: {ca: ''}", "tls.ca: "),
         ("redis: 5", "redis: expected"),

@@ -252,7 +252,7 @@ async def test_openapi_describes_all_that_is_served(url: str, session: aiohttp.C
     described = {(path, method.upper()) for path, methods in schema["paths"].items() for method in methods}
     admin = {("/admin/workers", method) for method in ("GET", "POST", "PATCH", "DELETE")}
     admin |= {("/admin/workers/drain", "POST"), ("/admin/workers/resume", "POST")}
-    own = {("/", "GET"), ("/health", "GET"), ("/metrics", "GET"), ("/v1/ping", "GET")}
+    own = {("/", "GET"), ("/health", "GET"), ("/metrics", "GET"), ("/v1/ping", "GET"), ("/run_code/batch", "POST")}
     assert described == own | admin | set(JOB_ENDPOINTS.items())
     fields = schema["components"]["schemas"]["RunCodeRequest"]["properties"]
     assert {"code", "language", "run_timeout", "compile_timeout", "stdin", "files", "fetch_files"} <= fields.keys()

@@ -176,7 +176,8 @@ async def test_redis_without_a_fleet_costs_no_job_its_lease() -> None:
     async with FakeAsyncRedis(decode_responses=True) as client:
         store = Store(client, "sfr", timeout_s=1)
         view = FleetView(store, [Worker("http://a")])
-        leases = Leases(EitherExchange(store, view, Rules(), 1), store, view, "p")
+        tally = Tally()
+        leases = Leases(EitherExchange(store, view, Rules(), 1, tally), store, view, "p", tally)
         running = asyncio.create_task(leases.run())
         leases.end(await leases.lease(10, 10, stays), Blame.OK)
         for _ in range(20):

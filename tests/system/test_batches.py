@@ -1,0 +1,188 @@
+"""Batches through real gunicorn: nothing lost, bounded, fair, and ended in order."""
+
+import asyncio
+import json
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.load import post_job
+from tests.programs import Router, System
+from tests.waiting import eventually
+from tests.worker import RESULT, Exchange, Gate, ScriptedWorker, always, takes
+
+MB = 2**20
+
+
+def jobs(count: int, **more: object) -> bytes:
+    """Return so many jobs, a line each."""
+    return b"".join(json.dumps({"code": f"print({number})", **more}).encode() + b"\n" for number in range(count))
+
+
+async def post(router: Router, body: Any) -> list[dict[str, Any]]:
+    """Send a batch and return its lines as they came."""
+    url = f"{router.url}/run_code/batch"
+    async with aiohttp.ClientSession(read_bufsize=MB) as session, session.post(url, data=body) as response:
+        assert response.status == 200
+        return [json.loads(line) for line in (await response.read()).splitlines()]
+
+
+def memory_mb(router: Router, kind: str = "VmHWM") -> float:
+    """Return how much memory the router's only process has taken, at most."""
+    (pid,) = router.children()
+    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(kind))
+    return int(line.split()[1]) / 1024
+
+
+async def test_thousand_jobs_have_a_line_each_while_workers_fail(system: System, workers: list[ScriptedWorker]) -> None:
+    """One worker dies on jobs, one fails some for good: each job has one line, and the right one."""
+    first, second, third = workers
+
+    async def answer(exchange: Exchange) -> None:
+        code = json.loads(exchange.request.body)["code"]
+        await asyncio.sleep(0.005)
+        if code.endswith("7)"):
+            await exchange.answer(422, {"detail": code})
+        else:
+            await exchange.answer(200, {**RESULT, "message": code})
+
+    async def die_now_and_then(exchange: Exchange) -> None:
+        if len(first.jobs) % 20 == 0:
+            await exchange.raw(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{")
+            exchange.close()
+        else:
+            await answer(exchange)
+
+    first.script = die_now_and_then
+    second.script = third.script = answer
+    system.configure([worker.url for worker in workers], default_max_concurrency=8, retry={"budget_percent": 1000})
+    async with system.sidecar(), system.router(2) as router:
+        await router.sees(healthy=3)
+        batches = await asyncio.gather(*(post(router, jobs(1000)) for _ in range(2)))
+    for lines in batches:
+        assert sorted(line["index"] for line in lines) == list(range(1000))
+        for line in lines:
+            code = f"print({line['index']})"
+            is_bad = code.endswith("7)")
+            assert (line["status"], line["body"]["detail" if is_bad else "message"]) == (422 if is_bad else 200, code)
+    assert max(worker.most_at_once for worker in workers) == 8
+    assert any(line["body"].get("router_metadata", {}).get("attempt") == 2 for line in batches[0] + batches[1])
+
+
+async def test_client_that_does_not_read_holds_up_its_batch_and_nothing_else(
+    system: System, workers: list[ScriptedWorker]
+) -> None:
+    """Of 20,000 jobs, what fits into the sockets is begun; memory stays; others are served; what is left never runs."""
+    worker = workers[0]
+    worker.script = always(200, {**RESULT, "message": "x" * 20_000})
+    system.configure([worker.url])
+    async with system.sidecar(), system.router(1) as router:
+        await router.sees(healthy=1)
+        await post(router, jobs(100))
+        before_mb, before = memory_mb(router), len(worker.jobs)
+        body = jobs(20_000, more="y" * 1000)
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MB // 4)
+        sock.connect(("127.0.0.1", router.port))
+        reader, writer = await asyncio.open_connection(sock=sock, limit=1)
+        head = b"POST /run_code/batch HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
+        writer.write(head + body)
+        begun: list[int] = []
+
+        def stands_still() -> bool:
+            begun.append(len(worker.jobs) - before)
+            return len(begun) > 25 and begun[-25] == begun[-1] > 64
+
+        await eventually(stands_still, what="the batch's waiting")
+        # 4 MB (net.ipv4.tcp_wmem) in the kernel and what our side takes, 20 kB a line, and 64 that wait to be written.
+        assert begun[-1] < 600
+        assert writer.transport.get_write_buffer_size() > 0
+        assert (await post_job(router.url)).status == 200
+        assert memory_mb(router) - before_mb < 16
+        assert not reader.at_eof()
+        writer.transport.abort()
+        assert (await post_job(router.url)).status == 200
+        assert len(worker.jobs) - before < begun[-1] + 3 + 64
+
+
+async def test_endless_batch_takes_bounded_memory(system: System, workers: list[ScriptedWorker]) -> None:
+    """200 MB of jobs, in 10,000 lines of 20 kB and one of 20 MB, leave the router as it was."""
+    system.configure([worker.url for worker in workers], max_body_mb=2, max_buffered_mb=4)
+    line = b'{"code": "%s"}\n' % (b"x" * 20_000)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"code": "'
+        for _ in range(20):
+            yield b"x" * MB
+        yield b'"}\n'
+        for _ in range(1000):
+            yield line * 10
+
+    async with system.sidecar(), system.router(1) as router:
+        await router.sees(healthy=3)
+        await post(router, jobs(100))
+        before_mb = memory_mb(router)
+        lines = await post(router, body())
+        assert memory_mb(router) - before_mb < 24
+    assert Counter(line["status"] for line in lines) == {200: 10_000, 413: 1}
+
+
+async def test_single_job_waits_for_its_fair_place_beside_a_huge_batch(
+    system: System, workers: list[ScriptedWorker]
+) -> None:
+    """With 12 slots of 50 ms and at most 36 jobs of a batch before it, that is 0.15 s; behind all 3,000, 12 s."""
+    for worker in workers:
+        worker.script = takes(0.05)
+    system.configure([worker.url for worker in workers], default_max_concurrency=4, batch={"max_in_flight": 48})
+    async with system.sidecar(), system.router(2) as router:
+        await router.sees(healthy=3)
+        batch = asyncio.create_task(post(router, jobs(3000)))
+        await eventually(lambda: sum(len(worker.jobs) for worker in workers) > 100, what="a batch under way")
+        singles = [await post_job(router.url) for _ in range(10)]
+        assert not batch.done()
+        batch.cancel()
+        await asyncio.gather(batch, return_exceptions=True)
+    assert all(single.status == 200 for single in singles)
+    assert sorted(single.seconds for single in singles)[5] < 1
+    assert max(worker.most_at_once for worker in workers) == 4
+
+
+async def test_router_that_is_stopped_finishes_what_it_has_begun_and_no_more(
+    system: System, workers: list[ScriptedWorker]
+) -> None:
+    """A batch under way, and one whose client says no more: both are cut short, soon, and look it."""
+    worker, gate = workers[0], Gate()
+    worker.script = gate
+    system.configure([worker.url], batch={"max_in_flight": 5})
+
+    async def idle() -> AsyncIterator[bytes]:
+        yield b"\n"
+        await asyncio.sleep(60)
+
+    async with system.sidecar(), system.router(1) as router:
+        await router.sees(healthy=1)
+        url = f"{router.url}/run_code/batch"
+        async with aiohttp.ClientSession() as session, session.post(url, data=jobs(5000)) as response:
+            await eventually(lambda: worker.running == 5, what="five jobs")
+            silent = asyncio.create_task(session.post(url, data=idle()))
+            await asyncio.sleep(0.2)
+            start = time.monotonic()
+            router.send(signal.SIGTERM)
+            assert (await silent).status == 503
+            gate.open()
+            lines = [json.loads(await response.content.readline()) for _ in range(5)]
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await response.content.read()
+            await router.ended()
+            assert time.monotonic() - start < 8
+    assert sorted(line["index"] for line in lines) == [0, 1, 2, 3, 4]
+    assert len(worker.jobs) == 5
+    assert "Cut a batch short after 6 jobs: this router process is told to stop" in router.output
+    assert "Traceback" not in router.output
