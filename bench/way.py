@@ -28,13 +28,14 @@ from bench.report import show
 from router.asgi import JobDoor
 from router.bodies import Buffers
 from router.dispatch import Dispatcher
-from router.downstream import DOOR, ClientConnection
+from router.downstream import DOOR, TIMEOUTS, ClientConnection
 from router.either_exchange import EitherExchange
 from router.fleet.connection import AnyRedis
 from router.fleet.exchange import Rules
 from router.fleet.model import Worker
 from router.fleet.store import Store
 from router.leases import Leases
+from router.policy.patience import ClientTimeouts
 from router.settings import Settings
 from router.tally import Tally
 from router.upstream import Upstream
@@ -46,6 +47,8 @@ CLIENTS = 64
 WARM_UP, COUNTED, TIMED, TIMES = 640, 1280, 2000, 20
 _URLS = tuple(f"http://127.0.0.1:{port}" for port in (30001, 30002, 30003))
 _TIMEOUT_S = 5.0
+# Nobody looks whether a client has gone to sleep: it would look at its socket.
+_EVER_S = 3600
 _SHOWN = 40
 # Event loops are not counted: the one that counts is not the one that serves.
 _LOOPS = ("/asyncio/base_events.py", "/asyncio/events.py", "/asyncio/selector_events.py", "/selectors.py")
@@ -126,12 +129,11 @@ class Way:
         door = JobDoor(dispatcher, _no_api, Buffers(2**30), settings, tally)
         self._left = self._awaited = 0
         self._is_done = asyncio.Event()
-        config = Config(_no_api, log_config=None, access_log=False, lifespan="off", proxy_headers=False)
+        config = Config(_no_api, log_config=None, access_log=False, timeout_keep_alive=_EVER_S)
         server = ServerState()
         server.default_headers = [(b"date", b"Mon, 23 Nov 2026 19:26:02 GMT"), (b"server", b"uvicorn")]
-        self._clients = [
-            self._client(ClientConnection(config, server, {DOOR: door}, self._loop)) for _ in range(CLIENTS)
-        ]
+        state = {DOOR: door, TIMEOUTS: ClientTimeouts(_EVER_S, _EVER_S)}
+        self._clients = [self._client(ClientConnection(config, server, state, self._loop)) for _ in range(CLIENTS)]
 
     async def send(self, requests: int) -> None:
         """Send so many, and return when all are answered. Raises AssertionError at an answer that is not 200."""
