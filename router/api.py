@@ -105,7 +105,7 @@ def create_api(
 
     @api.get("/", summary="The fleet, worker by worker", tags=["router"])
     async def status() -> FleetStatus:
-        snapshot = view.snapshot
+        snapshot = await view.latest()
         return FleetStatus(
             service=SERVICE,
             version=__version__,

@@ -1,6 +1,7 @@
 """This process' view of the fleet: a snapshot, kept fresh from Redis.
 
-Loaded at the start, at each change that the sidecar tells of, and at least every second. What cannot be loaded leaves
+Loaded at the start, at each change that the sidecar tells of, and at least every second: then only who drains or is
+ejected, and whether anything has changed of the workers. What cannot be loaded leaves
 the last snapshot in force; before the first one, config.yaml is the fleet. Jobs read the snapshot and never wait.
 """
 
@@ -70,12 +71,24 @@ class FleetView:
     async def refresh(self) -> None:
         """Load the fleet from Redis; where that fails, or no sidecar has written yet, keep what there is."""
         with suppress(StoreUnavailable):
-            state = await self._store.load()
+            state = await self._store.load(self.snapshot.state)
             # An empty Redis is new, or wiped. A sidecar will fill it; until then the last known fleet is the best one.
             if state.written_at is not None:
                 before, self.snapshot = self.snapshot, Snapshot(state)
                 if self.on_change and self.snapshot.fleet_print != before.fleet_print:
                     self.on_change()
+
+    async def latest(self) -> Snapshot:
+        """Return the fleet with all that the last checks saw, which `snapshot` has only when somebody's health changes.
+
+        Without Redis, the last snapshot.
+        """
+        if self._store.available:
+            with suppress(StoreUnavailable):
+                state = await self._store.load()
+                if state.written_at is not None:
+                    return Snapshot(state)
+        return self.snapshot
 
     async def run(self) -> None:
         """Refresh on each change told and at least every second, until cancelled."""

@@ -56,6 +56,7 @@ class Sidecar:
         self._gone: set[str] = set()
         self._is_change = False
         self._news = asyncio.Event()
+        self._turn = asyncio.Lock()
 
     async def run(self) -> None:
         """Lead whenever nobody else does, until cancelled."""
@@ -103,7 +104,7 @@ class Sidecar:
             for record in (await self._store.load()).records:
                 self._records[record.worker.url] = record
         self._unwritten.update(self._records)
-        self._news.set()
+        self._tell(is_change=True)
 
     async def _renew(self, term: Term) -> None:
         while True:
@@ -146,6 +147,10 @@ class Sidecar:
         checkup = Checkup(url, self._store, self._probe, self._deep)
         wait = random.random()
         while True:
+            # One check begins in each round of the event loop. 5,000 at once, of a new fleet or one that has gone away,
+            # take seconds of CPU: they would time out by no fault of the workers, and the lead with them.
+            async with self._turn:
+                await asyncio.sleep(0)
             seen = await checkup.look(self._records[url].health, self._membership.settings.health_check)
             before, settings = self._records[url], self._membership.settings
             after = judge(before, seen, settings.health_check.rise, settings.health_check.fall)

@@ -127,7 +127,8 @@ SCHEMA = (
         "sfr:fleet",
         "hash",
         "sidecar",
-        "token (the last fencing token given), born (when this memory was, Unix µs), written_at (ISO 8601)",
+        "token (the last fencing token given), born (when this memory was, Unix µs), written_at, changed_at (the last "
+        "write that changed who is there or how well; ISO 8601)",
     ),
 )
 

@@ -23,6 +23,7 @@ for entry = 1, #KEYS - 7 do
 end
 redis.call('HSET', KEYS[2], 'written_at', ARGV[2])
 if ARGV[3] ~= '' then
+  redis.call('HSET', KEYS[2], 'changed_at', ARGV[2])
   redis.call('HSET', KEYS[4], 'stale', 1) -- the next exchange makes the plan anew
   redis.call('PUBLISH', ARGV[3], ARGV[1])
 end

@@ -1,7 +1,8 @@
 """The fleet in Redis: records there and back, tickets, the lead, and what a bad hash does. Redis is a fake."""
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from fakeredis import FakeAsyncRedis
@@ -10,6 +11,7 @@ from router.fleet.model import Health, Worker, WorkerRecord
 from router.fleet.store import RECORDS_A_CALL, Store, Term
 
 NOW = datetime(2026, 11, 1, 12, 30, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
 SEEN = WorkerRecord(
     Worker("http://a:1", weight=3, max_concurrency=8), Health.UNHEALTHY, NOW, NOW, 12.5, 3, 0, "timed out after 5 s"
 )
@@ -49,6 +51,31 @@ async def test_fleet_is_loaded_as_recorded_in_the_order_of_urls(store: Store, te
     state = await store.load()
     assert state.records == (SEEN, NEW)
     assert (state.written_at, state.leader) == (NOW, f"{term.token} me")
+
+
+async def test_records_are_read_again_only_after_a_change(store: Store, term: Term) -> None:
+    """What each check sees costs the routers nothing; a change of health or membership reaches them."""
+    await store.record(term, NOW, [NEW, SEEN], [], changed=True)
+    known = await store.load()
+    checked = replace(NEW, checked_at=NOW)
+    await store.record(term, NOW + SECOND, [checked], [], changed=False)
+    same = await store.load(known)
+    assert (same.records, same.written_at) == ((SEEN, NEW), NOW + SECOND)
+    assert (await store.load()).records == (SEEN, checked)
+    well = replace(checked, health=Health.HEALTHY)
+    await store.record(term, NOW + 2 * SECOND, [well], [], changed=True)
+    assert (await store.load(known)).records == (SEEN, well)
+
+
+async def test_records_are_read_again_where_redis_has_lost_its_mark(
+    store: Store, term: Term, client: FakeAsyncRedis
+) -> None:
+    """A Redis that is new, or an old copy of itself, is read whole."""
+    await store.record(term, NOW, [NEW, SEEN], [], changed=True)
+    known = await store.load()
+    await client.hdel("sfr:fleet", "changed_at")
+    await store.record(term, NOW + SECOND, [], [SEEN.worker.url], changed=False)
+    assert (await store.load(known)).records == (NEW,)
 
 
 async def test_removed_worker_leaves_set_and_hash(store: Store, term: Term, client: FakeAsyncRedis) -> None:
