@@ -80,14 +80,24 @@ http {{
 """
 
 
-def envoy(port: int, workers: Sequence[str], _: Path) -> str:
-    """Return a configuration: YAML takes JSON."""
+def envoy(
+    port: int, workers: Sequence[str], _: Path, balance: str = "ROUND_ROBIN", check_s: float | None = None
+) -> str:
+    """Return a configuration: YAML takes JSON. With `check_s`, workers are pinged so often, refused jobs retried."""
 
-    def address(number: int) -> dict[str, object]:
-        return {"address": {"socket_address": {"address": "127.0.0.1", "port_value": number}}}
+    def address(host: str, port: str) -> dict[str, object]:
+        return {"address": {"socket_address": {"address": host, "port_value": int(port)}}}
 
     types = "type.googleapis.com/envoy.extensions"
-    route = {"match": {"prefix": "/"}, "route": {"cluster": "workers", "timeout": "600s"}}
+    retries = {"retry_policy": {"retry_on": "connect-failure", "num_retries": 2}} if check_s else {}
+    route = {"match": {"prefix": "/"}, "route": {"cluster": "workers", "timeout": "600s", **retries}}
+    check = {
+        "interval": f"{check_s}s",
+        "timeout": f"{check_s}s",
+        "healthy_threshold": 1,
+        "unhealthy_threshold": 2,
+        "http_health_check": {"path": "/v1/ping"},
+    }
     manager = {
         "@type": f"{types}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "jobs",
@@ -96,15 +106,21 @@ def envoy(port: int, workers: Sequence[str], _: Path) -> str:
             {"name": "router", "typed_config": {"@type": f"{types}.filters.http.router.v3.Router"}},
         ],
     }
-    endpoints = [{"endpoint": address(int(url.rpartition(":")[2]))} for url in workers]
+    endpoints = [{"endpoint": address(*url.removeprefix("http://").split(":"))} for url in workers]
     most = {f"max_{what}": MOST_CONNECTIONS for what in ("connections", "pending_requests", "requests")}
     resources = {
-        "listeners": [{**address(port), "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}]}],
+        "listeners": [
+            {
+                **address("127.0.0.1", str(port)),
+                "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
+            }
+        ],
         "clusters": [
             {
                 "name": "workers",
                 "type": "STATIC",
-                "lb_policy": "ROUND_ROBIN",
+                "lb_policy": balance,
+                "health_checks": [check] if check_s else [],
                 "circuit_breakers": {"thresholds": [most]},
                 "load_assignment": {"cluster_name": "workers", "endpoints": [{"lb_endpoints": endpoints}]},
             }

@@ -1,6 +1,7 @@
 """A worker that costs next to nothing: it answers each job at once, with 0.4 kB or what `?answer=BYTES` asks for.
 
-`python -m bench.constworker COUNT` listens on COUNT free ports and prints their URLs as one line of JSON.
+`python -m bench.constworker COUNT` listens on a free port of COUNT loopback addresses each, so that thousands take no
+ports from other programs, and prints their URLs as one line of JSON.
 """
 
 import asyncio
@@ -62,10 +63,15 @@ class _Connection(asyncio.Protocol):
 async def serve(count: int) -> None:
     """Run until killed."""
     loop = asyncio.get_running_loop()
-    servers = [await loop.create_server(_Connection, "127.0.0.1", 0) for _ in range(count)]
-    ports = [server.sockets[0].getsockname()[1] for server in servers]
-    print(json.dumps([f"http://127.0.0.1:{port}" for port in ports]), flush=True)
+    servers = [await loop.create_server(_Connection, _address(number), 0) for number in range(count)]
+    names = [server.sockets[0].getsockname() for server in servers]
+    print(json.dumps([f"http://{address}:{port}" for address, port in names]), flush=True)
     await asyncio.Event().wait()
+
+
+def _address(number: int) -> str:
+    high, low = divmod(number, 250)
+    return f"127.0.{high}.{low + 1}"
 
 
 @asynccontextmanager

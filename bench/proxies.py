@@ -48,13 +48,13 @@ def find(name: str) -> str | None:
 
 
 @asynccontextmanager
-async def router(folder: Path, workers: Sequence[str]) -> AsyncIterator[Proxy]:
-    """Gunicorn with one process, Valkey and the sidecar: leases, metadata and retries on, as by default."""
+async def router(folder: Path, workers: Sequence[str], processes: int = 1) -> AsyncIterator[Proxy]:
+    """Gunicorn, Valkey and the sidecar: leases, metadata and retries on, as by default."""
     async with Valkey(folder) as valkey:
         system = System(folder, valkey.url)
         usual = {"timeout": 300, "health_check_interval": 30, "health_check": {"timeout": 5}}
         system.configure(workers, default_max_concurrency=_CAP, **usual)
-        async with system.sidecar() as sidecar, system.router(1) as gunicorn:
+        async with system.sidecar() as sidecar, system.router(processes) as gunicorn:
             await gunicorn.sees(len(workers))
             yield Proxy(gunicorn.port, gunicorn.pid, (valkey.pid, sidecar.pid))
 

@@ -1,0 +1,156 @@
+"""What a request costs the router as its fleet and its processes grow, and what the fleet costs the sidecar.
+
+Router: CPU µs a request, all its processes, for 3 to 1,000 workers and 1 to 16 processes, under the same load, in turn
+within each round; the claim is the median of the rounds' ratios to the smallest. The router has one CPU, all else
+another. Sidecar: 5,000 workers, each to be checked every 10 s: the share of one core that it takes, and whether each
+check came in time.
+
+`python -m bench.growth [ROUNDS]`, `python -m bench.growth sidecar`
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.constworker import constant_workers
+from bench.load import Load, send
+from bench.meter import allow_many_files, cpu_s, pin, two_cpus
+from bench.peers import measure
+from bench.proxies import Proxy, router
+from bench.report import percentile, save, show
+from bench.samples import Sample, ratio, typical
+from router.fleet.model import Health, WorkerRecord
+from router.fleet.store import Store
+from router.settings import RedisSettings
+from tests.programs import System, Valkey
+from tests.waiting import eventually
+
+DEFAULT_ROUNDS = 5
+# The first is what the others are compared with.
+CASES = ((3, 1), (100, 1), (1000, 1), (3, 4), (3, 16))  # workers, processes
+LOADS = {"64 connections": Load(64), "512 connections": Load(512)}
+# Before each measurement: connections to 1,000 workers are opened, for after 4 s idle they are not used again.
+WARM_UP_S = 1.0
+
+SIDECAR_WORKERS, INTERVAL_S, INTERVALS = 5_000, 10.0, 3
+# The sidecar lets checks drift by a tenth; a second for the check itself and for what is written together.
+IN_TIME_S = 1.1 * INTERVAL_S + 1.0
+PATIENCE_S = 60.0
+
+
+async def grow(rounds: int) -> dict[str, dict[str, list[Sample]]]:
+    """Run all routers side by side and put each under load in turn."""
+    router_cpu, other_cpu = two_cpus()
+    os.sched_setaffinity(0, {other_cpu})
+    samples: dict[str, dict[str, list[Sample]]] = {load: {} for load in LOADS}
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        fleet = await stack.enter_async_context(constant_workers(max(workers for workers, _ in CASES), folder))
+        routers: dict[str, Proxy] = {}
+        for workers, processes in CASES:
+            own = Path(stack.enter_context(TemporaryDirectory()))
+            started = await stack.enter_async_context(router(own, fleet[:workers], processes))
+            pin(started.pid, router_cpu)
+            routers[f"{workers:,} workers, {processes} processes"] = started
+        for _ in range(rounds):
+            for title, load in LOADS.items():
+                for name, proxy in routers.items():
+                    await send(load, proxy.port, WARM_UP_S)
+                    samples[title].setdefault(name, []).append(await measure(proxy, load, router_cpu))
+    return samples
+
+
+def report(samples: dict[str, dict[str, list[Sample]]]) -> None:
+    """Print ratios and medians, and write all."""
+    for title, by_case in samples.items():
+        first = next(iter(by_case.values()))
+        rows = [
+            [name, f"{ratio(of, first, 'cpu_us'):.2f}", typical(of, "cpu_us"), typical(of, "per_second")]
+            for name, of in by_case.items()
+        ]
+        show([title, "CPU, of the first's", "CPU µs/request", "requests/s"], rows)
+    errors = sum(sample.errors for by_case in samples.values() for of in by_case.values() for sample in of)
+    print(f"Errors: {errors}.")
+    rounds = {
+        title: {name: [asdict(sample) for sample in of] for name, of in by_case.items()}
+        for title, by_case in samples.items()
+    }
+    save("growth", rounds=rounds)
+
+
+async def check_many() -> None:
+    """Let a sidecar check all workers for some intervals, and print what it took."""
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        valkey = await stack.enter_async_context(Valkey(folder))
+        fleet = await stack.enter_async_context(constant_workers(SIDECAR_WORKERS, folder))
+        system = System(folder, valkey.url)
+        system.configure(fleet, health_check_interval=INTERVAL_S, health_check={"timeout": 5})
+        sidecar = await stack.enter_async_context(system.sidecar())
+        store = Store.connect(RedisSettings(url=valkey.url), PATIENCE_S)
+        stack.push_async_callback(store.close)
+        start = asyncio.get_running_loop().time()
+        await eventually(partial(_all_are_known, store), PATIENCE_S, "the first check of all workers")
+        first_s = asyncio.get_running_loop().time() - start
+        first_ill = _count_ill((await store.load()).records)
+        await asyncio.sleep(INTERVAL_S)  # the first checks come together; the others have places of their own
+        used_s, start = cpu_s([sidecar.pid]), asyncio.get_running_loop().time()
+        ages: list[float] = []
+        ill = 0
+        for _ in range(INTERVALS):
+            await asyncio.sleep(INTERVAL_S)
+            records = (await store.load()).records
+            ages += map(_age_s, records)
+            ill += _count_ill(records)
+        share = (cpu_s([sidecar.pid]) - used_s) / (asyncio.get_running_loop().time() - start)
+    late = sum(age > IN_TIME_S for age in ages)
+    columns = [
+        "workers",
+        "share of a core",
+        "oldest check s",
+        "p99 s",
+        "late",
+        "failed",
+        "first round s",
+        "failed in it",
+    ]
+    show(columns, [[f"{SIDECAR_WORKERS:,}", share, max(ages), percentile(ages, 99), late, ill, first_s, first_ill]])
+    save(
+        "growth_sidecar",
+        share=share,
+        oldest_s=max(ages),
+        late=late,
+        failed=ill,
+        first_round_s=first_s,
+        first_failed=first_ill,
+    )
+
+
+async def _all_are_known(store: Store) -> bool:
+    await asyncio.sleep(1.0)  # reading them costs as much as many checks
+    records = (await store.load()).records
+    return len(records) == SIDECAR_WORKERS and all(record.checked_at for record in records)
+
+
+def _count_ill(records: Iterable[WorkerRecord]) -> int:
+    return sum(record.health is not Health.HEALTHY or record.failures > 0 for record in records)
+
+
+def _age_s(record: WorkerRecord) -> float:
+    assert record.checked_at
+    return (datetime.now(UTC) - record.checked_at).total_seconds()
+
+
+if __name__ == "__main__":
+    allow_many_files()
+    if sys.argv[1:] == ["sidecar"]:
+        asyncio.run(check_many())
+    else:
+        report(asyncio.run(grow(int(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_ROUNDS)))
