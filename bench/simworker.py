@@ -6,22 +6,25 @@ finished in time alone, that is a false time limit. Event-driven: a job costs CP
 
 `python -m bench.simworker COUNT CORES` runs COUNT workers in one process and prints their URLs as one line of JSON.
 Each answers POST /run_code, its job naming the CPU-seconds that it takes as `work`; GET /v1/ping; GET /stats, and
-DELETE /stats, which starts the counts anew.
+DELETE /stats, which starts the counts anew. By a signal the first of them dies, with all its jobs and connections
+(DIE), becomes three times slower (SLOW), or is well again (RECOVER).
 """
 
 import asyncio
 import heapq
 import itertools
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any, cast
 
 import httptools
 
+DIE, SLOW, RECOVER = signal.SIGUSR1, signal.SIGHUP, signal.SIGUSR2
+SLOW_SPEED = 1 / 3
 # Sums of floating-point progress: what is so close to done is done.
 _EPSILON_S = 1e-9
 
@@ -49,6 +52,7 @@ class SharedCores:
     def __init__(self, cores: int) -> None:
         self.stats = Stats()
         self._cores = cores
+        self._speed = 1.0
         self._at_once = 0
         self._numbers = itertools.count()
         # All jobs progress alike, so one sum serves: the CPU-seconds that a job has got that was there from the start.
@@ -68,8 +72,21 @@ class SharedCores:
         self.stats.most_at_once = max(self.stats.most_at_once, self._at_once)
         self._wake_at_next_end()
 
+    def go_on_at(self, speed: float) -> None:
+        """Make each core so fast; 1 is usual, and what `work_s` is counted in."""
+        self._advance()
+        self._speed = speed
+        self._wake_at_next_end()
+
+    def drop_jobs(self) -> None:
+        """Forget what runs."""
+        for _, _, job in self._by_end:
+            if not job.is_over:
+                self._forget(job)
+        self._wake_at_next_end()
+
     def _rate(self) -> float:
-        return min(1.0, self._cores / max(1, self._at_once))
+        return self._speed * min(1.0, self._cores / max(1, self._at_once))
 
     def _advance(self) -> None:
         now = time.monotonic()
@@ -101,18 +118,22 @@ class SharedCores:
         self._wake_at_next_end()
 
     def _end(self, job: _Job, *, in_time: bool) -> None:
+        self._forget(job)
+        job.done(in_time)
+
+    def _forget(self, job: _Job) -> None:
         job.is_over = True
         if job.limit:
             job.limit.cancel()
         self._at_once -= 1
-        job.done(in_time)
 
 
 class _Connection(asyncio.Protocol):
     """HTTP/1.1, one request at a time. A client that goes away stops no job."""
 
-    def __init__(self, cores: SharedCores) -> None:
+    def __init__(self, cores: SharedCores, open_connections: set["_Connection"]) -> None:
         self._cores = cores
+        self._open = open_connections
         self._parser = httptools.HttpRequestParser(self)
         self._target = b""
         self._body: list[bytes] = []
@@ -120,6 +141,13 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # TCP gives nothing else
+        self._open.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  (asyncio's signature)
+        self._open.discard(self)
+
+    def abort(self) -> None:
+        self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
@@ -157,14 +185,58 @@ class _Connection(asyncio.Protocol):
             self._transport.write(head.encode() + body)
 
 
+class Worker:
+    """A worker on a port of its own, which it keeps when it dies."""
+
+    def __init__(self, cores: int) -> None:
+        self.port = 0
+        self._cores = SharedCores(cores)
+        self._open: set[_Connection] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen, if it does not yet."""
+        if self._server is None:
+            loop = asyncio.get_running_loop()
+            self._server = await loop.create_server(
+                lambda: _Connection(self._cores, self._open), "127.0.0.1", self.port
+            )
+            self.port = self._server.sockets[0].getsockname()[1]
+
+    def die(self) -> None:
+        """Close everything at once."""
+        if self._server:
+            self._server.close()
+            self._server = None
+        for connection in list(self._open):
+            connection.abort()
+        self._cores.drop_jobs()
+
+    def slow_down(self) -> None:
+        """Be three times slower."""
+        self._cores.go_on_at(SLOW_SPEED)
+
+    async def recover(self) -> None:
+        """Be as at the start."""
+        self._cores.go_on_at(1.0)
+        await self.start()
+
+
 async def serve(count: int, cores: int) -> None:
     """Run `count` workers on free ports until killed."""
     loop = asyncio.get_running_loop()
-    workers = [SharedCores(cores) for _ in range(count)]
-    servers = [await loop.create_server(partial(_Connection, worker), "127.0.0.1", 0) for worker in workers]
-    ports = [server.sockets[0].getsockname()[1] for server in servers]
-    print(json.dumps([f"http://127.0.0.1:{port}" for port in ports]), flush=True)
-    await asyncio.Event().wait()
+    workers = [Worker(cores) for _ in range(count)]
+    for worker in workers:
+        await worker.start()
+    is_to_recover = asyncio.Event()
+    loop.add_signal_handler(DIE, workers[0].die)
+    loop.add_signal_handler(SLOW, workers[0].slow_down)
+    loop.add_signal_handler(RECOVER, is_to_recover.set)
+    print(json.dumps([f"http://127.0.0.1:{worker.port}" for worker in workers]), flush=True)
+    while True:
+        await is_to_recover.wait()
+        is_to_recover.clear()
+        await workers[0].recover()
 
 
 if __name__ == "__main__":

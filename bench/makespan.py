@@ -1,0 +1,62 @@
+"""How long a batch takes, and how many of its answers are wrong: this router and its peers, as workers come and go.
+
+A batch of bench.batch through each, with one host in front and with two, while all 8 workers are alike, while one is
+three times slower, while one dies after a second, and while one that was away comes up after a second (everybody's
+configuration names it). Time is over the ideal: all cores there are busy to the end, or the longest job. Limits are
+false where the job would have been in time on a worker to itself.
+
+`python -m bench.makespan [ROUNDS]`; one round takes about eight minutes.
+"""
+
+import asyncio
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+
+from bench import configs
+from bench.batch import CHECK_S, CORES, COURSES, Run, Setup, alternate, haproxies, peers, routers, typical
+from bench.report import save, show
+
+DEFAULT_ROUNDS = 1
+_ENVOY = partial(configs.envoy, balance="LEAST_REQUEST", check_s=CHECK_S)
+
+SETUPS: dict[str, Setup] = {
+    "this router, round_robin, caps": partial(routers, "round_robin", 1, CORES),
+    "this router, round_robin, caps, 2 hosts": partial(routers, "round_robin", 2, CORES),
+    "this router, least_loaded, caps": partial(routers, "least_loaded", 1, CORES),
+    "this router, least_loaded, caps, 2 hosts": partial(routers, "least_loaded", 2, CORES),
+    "this router, round_robin, no caps": partial(routers, "round_robin", 1, None),
+    "this router, least_loaded, no caps": partial(routers, "least_loaded", 1, None),
+    "HAProxy, leastconn, maxconn": haproxies(1, CORES),
+    "HAProxy, leastconn, maxconn, 2 hosts": haproxies(2, CORES),
+    "Envoy, least request": partial(peers, _ENVOY, "envoy", 1),
+    "nginx, round robin": partial(peers, configs.nginx, "nginx", 1),
+}
+
+
+def report(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> None:
+    """Print a table for each course (medians, of counts the worst round), and write all."""
+    for title, by_setup in runs.items():
+        rows = [
+            [
+                name,
+                f"{typical(of, 'over_ideal'):.2f}",
+                typical(of, "p99_s"),
+                max(run.most_at_once for run in of),
+                max(run.false_time_limits for run in of),
+                max(run.errors for run in of),
+            ]
+            for name, of in by_setup.items()
+        ]
+        show([title, "time / ideal", "p99 s", "most at once", "false limits", "errors"], rows)
+        print()
+    rounds = {
+        title: {name: [asdict(run) for run in of] for name, of in by_setup.items()} for title, by_setup in runs.items()
+    }
+    save("makespan", rounds=rounds)
+
+
+if __name__ == "__main__":
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_ROUNDS
+    report(asyncio.run(alternate(SETUPS, COURSES, rounds)))
