@@ -2,11 +2,15 @@
 
 import asyncio
 import ctypes
+import random
 import signal
 import socket
 import sys
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+# Outgoing connections have ports from 32768 on (Linux; elsewhere from 49152): one could take a port that was free a
+# moment ago, before its server listens.
+_NOT_EPHEMERAL = range(10_000, 32_768)
 # Loaded here, because between fork and exec nothing may be imported.
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -22,9 +26,9 @@ def die_with_parent(with_signal: signal.Signals = signal.SIGTERM) -> None:
 
 def free_port() -> int:
     """Return a TCP port on 127.0.0.1 that nobody listens on at this moment."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    while not is_free("127.0.0.1", port := random.choice(_NOT_EPHEMERAL)):
+        pass
+    return port
 
 
 def is_free(host: str, port: int) -> bool:

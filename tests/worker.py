@@ -11,6 +11,8 @@ from socket import SO_LINGER, SOL_SOCKET
 from types import TracebackType
 from typing import Any, Self
 
+from router.processes import free_port
+
 RESULT = {"status": "Success", "message": "", "run_result": {"status": "Finished", "return_code": 0, "stdout": "1\n"}}
 
 
@@ -146,8 +148,8 @@ class ScriptedWorker:
 
     async def listen(self) -> None:
         """Accept connections, on the same port as before where there was one."""
+        self.port = self.port or free_port()
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=2**22, ssl=self.tls)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def die(self) -> None:
         """Refuse connections from now on and reset those that are open, as when the process is killed."""
