@@ -119,7 +119,7 @@ class JobDoor:
 
     def _refused(self, asked: Asked, answer: Answer) -> Answer:
         """Count the answer to what is no job yet; jobs are the dispatcher's to count."""
-        self.tally.refused(asked.path, answer.status, answer.outcome)
+        self.tally.refused(answer.status, answer.outcome, asked.path)
         return answer
 
 

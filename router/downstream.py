@@ -26,7 +26,6 @@ from router.news import CLIENT_LEFT, STOPPING, tell
 from router.policy.patience import ClientTimeouts, Owed, Patience
 from router.policy.request_head import HEAD_TOO_LARGE, MAX_HEAD_BYTES, NO_UPGRADE, Refusal, head_bytes, refusal
 from router.refused import Refused, reason_of
-from router.tally import NO_JOB
 
 log = logging.getLogger(__name__)
 
@@ -262,7 +261,7 @@ class ClientConnection(HttpToolsProtocol):
         self._unstarted = None
         answer = problem(reason.status, reason.detail, new_request_id())
         if self._door is not None:
-            self._door.tally.refused(NO_JOB, answer.status, answer.outcome)
+            self._door.tally.refused(answer.status, answer.outcome)
         answer.headers.append(CLOSE)
         cycle = self.cycle  # the latest request whose head was whole
         if is_in_body and self.pipeline:

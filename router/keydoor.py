@@ -12,7 +12,7 @@ from router.bodies import Buffers
 from router.dispatch import Dispatcher
 from router.headers import Headers, read_head
 from router.settings import Settings
-from router.tally import NO_JOB, Tally
+from router.tally import Tally
 
 API_KEY = b"x-api-key"
 _CREDENTIALS = frozenset({b"authorization", API_KEY})
@@ -40,7 +40,7 @@ class KeyDoor(JobDoor):
         """Serve one ASGI connection."""
         if scope["type"] == "http" and scope["path"].startswith(_BELOW):
             if refusal := self._refusal(scope["headers"]):
-                self.tally.refused(NO_JOB, refusal.status, refusal.outcome)
+                self.tally.refused(refusal.status, refusal.outcome)
                 await send_answer(refusal, receive, send)
                 return
             scope["headers"] = _without_credentials(scope["headers"])

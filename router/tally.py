@@ -105,7 +105,7 @@ class Tally:
         """Count a job that has its answer, after so long."""
         self._counts.jobs[endpoint, status, outcome].add(seconds)
 
-    def refused(self, endpoint: str, status: int, outcome: Outcome) -> None:
+    def refused(self, status: int, outcome: Outcome, endpoint: str = NO_JOB) -> None:
         """Count a request that never became a job."""
         self._counts.refusals[endpoint, status, outcome] += 1
 

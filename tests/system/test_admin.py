@@ -17,6 +17,7 @@ from yarl import URL
 from router.processes import free_port
 from tests.load import JOB, post_job, post_jobs, steady_load
 from tests.programs import Program, Router, System
+from tests.scrape import scrape
 from tests.waiting import eventually
 from tests.worker import Gate, ScriptedWorker
 
@@ -260,11 +261,17 @@ async def test_jobs_need_a_key_where_keys_are_set(system: System, workers: list[
         held.write_text(f"{sha256(b'second-key').hexdigest()}\n")
         await eventually(lambda: _all_answer(router, "first-key", 401), what="the old key refused by all processes")
         await eventually(lambda: _all_answer(router, "second-key", 200), what="the new key taken by all processes")
+        await eventually(lambda: _counts_refused(router), what="them in the metrics")
     received = [got for worker in workers for got in worker.jobs]
     assert len(received) >= 4
     assert not any({"authorization", "x-api-key"} & got.headers.keys() for got in received)
     assert any(got.headers.get("x-tenant") == "me" for got in received)
     assert "-key" not in router.output
+
+
+async def _counts_refused(router: Router) -> bool:
+    counted = (await scrape(router.url)).values("sfr_requests_total")
+    return {path for path, code, _ in counted if code == "401"} == {"/run_code", "/run_jupyter", "other"}
 
 
 async def _all_answer(router: Router, key: str, status: int) -> bool:
