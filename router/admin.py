@@ -79,7 +79,7 @@ class Admin:
 
     async def list(self, url: str | None) -> list[AdminWorker]:
         """Return all workers, or the one at `url` where there is such a one."""
-        shown = self._shown()
+        shown = await self._shown()
         urls = sorted(shown.keys() | await self._intents.registered()) if url is None else [url]
         standing = await self._intents.standing(urls)
         return [worker for each in urls if (worker := _worker(each, shown.get(each), standing[each]))]
@@ -123,8 +123,9 @@ class Admin:
         await self.one(url)
         await self._intents.override(url, {name: getattr(changes, name) for name in changes.model_fields_set})
 
-    def _shown(self) -> dict[str, tuple[WorkerRecord, Health]]:
-        return {record.worker.url: (record, condition) for record, condition in self._view.snapshot.conditions}
+    async def _shown(self) -> dict[str, tuple[WorkerRecord, Health]]:
+        snapshot = await self._view.latest()
+        return {record.worker.url: (record, condition) for record, condition in snapshot.conditions}
 
 
 _PLACES: dict[str, str] = {Source.CONFIG: "config.yaml", Source.FILE: "workers_file", Source.DNS: "discover.dns"}

@@ -9,6 +9,7 @@ from fakeredis import FakeAsyncRedis
 
 from router.fleet.model import Health, Worker, WorkerRecord
 from router.fleet.store import RECORDS_A_CALL, Store, Term
+from router.view import FleetView
 
 NOW = datetime(2026, 11, 1, 12, 30, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -65,6 +66,18 @@ async def test_records_are_read_again_only_after_a_change(store: Store, term: Te
     well = replace(checked, health=Health.HEALTHY)
     await store.record(term, NOW + 2 * SECOND, [well], [], changed=True)
     assert (await store.load(known)).records == (SEEN, well)
+
+
+async def test_who_looks_at_the_fleet_sees_the_last_checks(store: Store, term: Term) -> None:
+    """The snapshot, which jobs go by, waits for a change of health; what is shown does not."""
+    view = FleetView(store, ())
+    await store.record(term, NOW, [NEW], [], changed=True)
+    await view.refresh()
+    checked = replace(NEW, checked_at=NOW)
+    await store.record(term, NOW + SECOND, [checked], [], changed=False)
+    await view.refresh()
+    assert view.snapshot.state.records == (NEW,)
+    assert (await view.latest()).state.records == (checked,)
 
 
 async def test_records_are_read_again_where_redis_has_lost_its_mark(
