@@ -1,4 +1,4 @@
-"""The settings: what a valid configuration is, and each key's default. README's table explains the keys.
+"""The settings: what a valid configuration is, each key's default and what it means.
 
 Pure values: config.py reads them from config.yaml, and tells a bad one.
 """
@@ -6,7 +6,6 @@ Pure values: config.py reads them from config.yaml, and tells a bad one.
 import re
 import ssl
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -20,61 +19,19 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from router.addresses import dns_name, redis_url, worker_url
 from router.policy.allowed import rule
 
 # A weight is a number of turns in the ring: 100 tells the slowest from the fastest worker, and bounds the ring.
 MAX_WEIGHT = 100
 
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
-_HOST = re.compile(rf"{_NAME.pattern}|\[[0-9A-Fa-f:.]+\]")
-_PORTS = 2**16
-
-
-def worker_url(text: str) -> str:
-    """Return `text` in the one form by which a worker is known everywhere: no trailing slash, host in lower case.
-
-    >>> worker_url("HTTP://Server1:8080/")
-    'http://server1:8080'
-
-    Raises PydanticCustomError (a ValueError) where no job could be sent to such an address.
-    """
-    wrong = PydanticCustomError("worker_url", "expected a URL such as http://server1:8080")
-    if not text.isascii() or any(character <= " " for character in text):
-        raise wrong
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError as error:
-        raise wrong from error
-    host = parts.netloc.rpartition(":")[0] if port is not None else parts.netloc
-    if parts.scheme not in ("http", "https") or not _HOST.fullmatch(host) or port == 0:
-        raise wrong
-    if parts.query or parts.fragment:
-        raise PydanticCustomError("worker_url", "expected a URL without ? or #")
-    path = parts.path.rstrip("/")
-    if path.endswith("/run_code"):
-        raise PydanticCustomError("worker_url", "expected the worker's address without /run_code")
-    return f"{parts.scheme}://{parts.netloc.lower()}{path}"
-
-
-def _redis_url(text: str) -> str:
-    parts = urlsplit(text)
-    wanted = {
-        "redis": bool(parts.netloc),
-        "rediss": bool(parts.netloc),
-        "unix": bool(parts.path),
-        "redis+sentinel": bool(parts.netloc and parts.path.strip("/")),
-    }
-    if wanted.get(parts.scheme):
-        return text
-    example = "host1:26379,host2:26379/mymaster/0" if parts.scheme == "redis+sentinel" else "localhost:6379/0"
-    scheme = parts.scheme if parts.scheme in wanted else "redis"
-    raise PydanticCustomError("redis_url", "expected a URL such as {url}", {"url": f"{scheme}://{example}"})
-
 
 class _Settings(BaseModel):
     # Strict, because YAML has types: `timeout: "5"` is a slip that should be said, not guessed at.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    # Docstrings below keys become their descriptions, in docs/configuration.md and in OpenAPI.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 WorkerUrl = Annotated[str, AfterValidator(worker_url)]
@@ -86,8 +43,11 @@ class WorkerSettings(_Settings):
     """One worker of the fleet, as config.yaml names it."""
 
     url: WorkerUrl
+    """its address, without `/run_code`"""
     weight: Annotated[int, Field(ge=1, le=MAX_WEIGHT)] = 1
+    """turns in the ring, 1 to 100: a worker of weight 3 gets three jobs for each one of weight 1"""
     max_concurrency: Count | None = None
+    """how many jobs run on it at once, at most; none: any number"""
 
 
 def _from_bare_url(value: object) -> object:
@@ -108,9 +68,13 @@ def _unlike(workers: tuple[WorkerSettings, ...]) -> tuple[WorkerSettings, ...]:
 class RedisSettings(_Settings):
     """Where the shared memory is, and what its keys begin with."""
 
-    url: Annotated[str, AfterValidator(_redis_url)] = "redis://localhost:6379/0"
+    url: Annotated[str, AfterValidator(redis_url)] = "redis://localhost:6379/0"
+    """`redis://`, `rediss://`, `unix://`, or `redis+sentinel://host1:26379,host2:26379/mymaster/0` (`user:password@`
+    before the hosts is Redis' own, `?sentinel_password=` the Sentinels')"""
     prefix: Annotated[str, Field(min_length=1, pattern=r"^[^\s]+$")] = "sfr"
+    """what all keys begin with; two fleets share a Redis by two prefixes"""
     cluster: bool = False
+    """Redis Cluster; the prefix then needs a hash tag, such as `{sfr}`, which puts the fleet into one slot"""
 
     @model_validator(mode="after")
     def _shares_one_slot(self) -> Self:
@@ -139,7 +103,10 @@ class TlsSettings(_Settings):
     """How an https:// worker proves who it is: by the system's CAs, by those in the file `ca`, or not at all."""
 
     ca: Annotated[str, Field(min_length=1), AfterValidator(_ca_file)] | None = None
+    """a file of PEM certificates: the CA that `https://` workers' certificates are from; none: the system's. The
+    sidecar, too, reads `tls` at its start"""
     verify: bool = True
+    """false: take any certificate"""
 
     def context(self) -> ssl.SSLContext:
         """Return what a connection to a worker is made with."""
@@ -150,17 +117,11 @@ class TlsSettings(_Settings):
         return context
 
 
-def _dns_name(text: str) -> str:
-    name, _, port = text.rpartition(":")
-    if not _NAME.fullmatch(name) or not port.isdigit() or not 0 < int(port) < _PORTS:
-        raise PydanticCustomError("dns_name", "expected name:port such as sandbox-workers:8080")
-    return text
-
-
 class DiscoverSettings(_Settings):
     """Where workers are found that nobody names one by one: `dns`, a name:port with an address for each of them."""
 
-    dns: Annotated[str, AfterValidator(_dns_name)] | None = None
+    dns: Annotated[str, AfterValidator(dns_name)] | None = None
+    """`name:port`: each address of the name is a worker, such as the pods of a headless service"""
 
 
 def _allowed(text: str) -> str:
@@ -176,52 +137,73 @@ class AdminSettings(_Settings):
     """Who may steer the fleet without the admin token, and what may be added to it at run time."""
 
     allow_loopback: bool = False
+    """where no admin token is set, this host's own users may change the fleet, over loopback or a Unix socket"""
     allowed_workers: Annotated[
         tuple[Annotated[str, AfterValidator(_allowed)], ...],
         BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
     ] = ()
+    """which workers may be added at run time: networks for addresses (`10.0.0.0/8`), patterns for names (`node*`,
+    `*.sandbox.svc`)"""
 
 
 class HealthCheckSettings(_Settings):
     """How the sidecar asks a worker whether it is well, and how many answers change its mind."""
 
     path: Annotated[str, Field(pattern=r"^/[!-~]*$")] = "/v1/ping"
+    """what the sidecar asks a worker; well is 200 and `"pong"`, with or without quotes"""
     timeout: PositiveSeconds = 5.0
+    """how long that may take, and a deep check's job"""
     rise: Count = 1
+    """good checks in a row until a sick worker is healthy"""
     fall: Count = 2
+    """bad checks in a row until a healthy worker is taken out"""
     deep: bool = False
+    """now and then run `print(1)` on each worker, too, under a lease of its own; a worker that was found sick must do
+    one to come back"""
     deep_every: Count = 4
+    """which checks are deep: every fourth"""
 
 
 class QueueSettings(_Settings):
     """How long a job waits for a worker with room, and how many may wait."""
 
     timeout: PositiveSeconds = 60.0
+    """how long a job waits for room before it gets 504 with Retry-After"""
     max_waiting: Annotated[int, Field(ge=0)] = 10_000
+    """how many jobs may wait; the next one gets 503 at once"""
 
 
 class BreakerSettings(_Settings):
     """When a worker that fails job after job is left alone, and for how long."""
 
     failures: Count = 5
+    """failed jobs in a row until a worker is ejected"""
     base_seconds: PositiveSeconds = 30.0
+    """for how long it is ejected; doubled each time its trial job fails"""
     max_seconds: PositiveSeconds = 300.0
+    """the longest ejection"""
     max_ejected_percent: Annotated[float, Field(ge=0, le=100)] = 50.0
+    """no more of the fleet is ejected at once"""
 
 
 class RetrySettings(_Settings):
     """How often one job is tried, and how many retries the whole fleet can bear."""
 
     attempts: Count = 3
+    """how often one job is tried, at most"""
     sandbox_error: Annotated[int, Field(ge=0)] = 1
+    """how often it is tried again after a `SandboxError`"""
     budget_percent: Annotated[float, Field(ge=0)] = 20.0
+    """the fleet's retries: this share of its jobs …"""
     budget_per_second: Annotated[float, Field(ge=0)] = 10.0
+    """… and so many a second"""
 
 
 class BatchSettings(_Settings):
     """How many jobs of one batch may be under way at once, waiting for room included."""
 
     max_in_flight: Count = 64
+    """how many jobs of one batch are under way at once, waiting for room included"""
 
 
 ErrorStatus = Annotated[int, Field(ge=400, le=599)]
@@ -231,31 +213,46 @@ class ErrorStatusSettings(_Settings):
     """Which status the router's own errors have: clients differ in what they try again."""
 
     no_workers: ErrorStatus = 503
+    """the status where nobody is there to send a job to"""
     all_failed: ErrorStatus = 503
+    """where every attempt failed"""
     queue_full: ErrorStatus = 503
+    """where too many wait, or too many bodies are held"""
     queue_timeout: ErrorStatus = 504
+    """where no worker had room in time, or no result came in time"""
 
 
 class Settings(_Settings):
-    """All of config.yaml. Times are in seconds; README's table explains each key."""
+    """All of config.yaml. Times are in seconds."""
 
     workers: Annotated[
         tuple[Annotated[WorkerSettings, BeforeValidator(_from_bare_url)], ...],
         BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
         AfterValidator(_unlike),
     ] = ()
+    """the fleet: each a URL, or `{url, weight, max_concurrency}`"""
     workers_file: Annotated[str, Field(min_length=1)] | None = None
+    """a file with one worker a line: host (port 8080), host:port or URL, with or without `/run_code`; `#` begins a
+    comment"""
     discover: DiscoverSettings = DiscoverSettings()
     default_max_concurrency: Count | None = None
+    """`max_concurrency` of the workers that have none of their own"""
     health_check_interval: PositiveSeconds = 30.0
+    """seconds between two checks of a worker; the first is immediate"""
     timeout: PositiveSeconds = 300.0
+    """how long a job may take in all, waiting and retries included"""
     job_grace: PositiveSeconds = 10.0
+    """how much longer than its own limits a job may take on a worker"""
     client_budget: Literal["none", "job"] = "none"
+    """`job`: clients wait compile_timeout + run_timeout + 10 s, as verl's do, and are answered before"""
     routing_strategy: Literal["round_robin", "random", "least_loaded"] = "round_robin"
+    """`round_robin`: the ticket names where in the ring to start, full workers are skipped; `random`: from a random
+    start; `least_loaded`: the lowest leases/weight, ties by ticket"""
     queue: QueueSettings = QueueSettings()
     breaker: BreakerSettings = BreakerSettings()
     retry: RetrySettings = RetrySettings()
     quarantine_seconds: PositiveSeconds = 300.0
+    """for how long a job that breaks workers is refused"""
     batch: BatchSettings = BatchSettings()
     error_status: ErrorStatusSettings = ErrorStatusSettings()
     redis: RedisSettings = RedisSettings()
@@ -263,10 +260,17 @@ class Settings(_Settings):
     tls: TlsSettings = TlsSettings()
     admin: AdminSettings = AdminSettings()
     api_keys: Annotated[str, Field(min_length=1)] | None = None
+    """a file with the SHA-256 of each key that jobs may be sent with; `sfr key new NAME >> FILE` adds one"""
     max_body_mb: Annotated[float, Field(gt=0)] = 128.0
+    """the largest request body (MB of 2^20 bytes); a larger one gets 413"""
     max_buffered_mb: Annotated[float, Field(gt=0, validate_default=True)] = 1024.0
+    """how many MB of request bodies each router process holds, at most (being read, waiting, running); what does not
+    fit gets 503. At least `max_body_mb`"""
     client_body_timeout: PositiveSeconds = 30.0
+    """how long a client may take to send a request's head, and again for its body, which has a second more for each 100
+    kB that has arrived"""
     client_read_timeout: PositiveSeconds = 60.0
+    """after how long an answer of which nothing more is read is cut"""
 
     @field_validator("max_buffered_mb")
     @classmethod

@@ -7,8 +7,9 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
+from router.addresses import worker_url
 from router.fleet.model import Source, Worker, configured_workers
-from router.settings import Settings, worker_url
+from router.settings import Settings
 
 # SandboxFusion's own.
 DEFAULT_PORT = 8080
