@@ -1,0 +1,91 @@
+"""nginx and HAProxy before two routers, by the files in deploy/: a router goes, and no job with it."""
+
+import asyncio
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGTERM
+
+import aiohttp
+import pytest
+
+from router.processes import free_port
+from tests.load import post_job, post_jobs
+from tests.programs import ROOT, Program, System, get_json
+from tests.waiting import eventually
+from tests.worker import Gate, ScriptedWorker
+
+# Debian's place for servers' programs, which not every user's PATH has.
+_PATH = "/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin"
+
+
+@dataclass(frozen=True)
+class Balancer:
+    """A program, its file in deploy/, and how it is started in the foreground with a file and a folder."""
+
+    name: str
+    file: str
+    listens: str
+    argv: Callable[[Path, Path], Sequence[str]]
+
+
+NGINX = Balancer(
+    "nginx",
+    "nginx/nginx.conf",
+    "listen {port} ",
+    lambda file, folder: ("-p", str(folder), "-c", str(file), "-e", "stderr", "-g", f"daemon off; pid {folder}/pid;"),
+)
+HAPROXY = Balancer("haproxy", "haproxy/haproxy.cfg", "bind :{port}", lambda file, _: ("-db", "-f", str(file)))
+
+
+def _program(balancer: Balancer) -> str:
+    found = shutil.which(balancer.name) or shutil.which(balancer.name, path=_PATH)
+    if found is None:
+        pytest.skip(f"{balancer.name} is not installed")
+    return found
+
+
+def _configured(balancer: Balancer, folder: Path, port: int, routers: Sequence[int]) -> Path:
+    """Write the file of deploy/ with this test's ports in place of its own."""
+    text = (ROOT / "deploy" / balancer.file).read_text()
+    changes = {balancer.listens.format(port=8000): balancer.listens.format(port=port)}
+    changes |= {f"192.0.2.1{number}:8000": f"127.0.0.1:{router}" for number, router in enumerate(routers, start=1)}
+    for before, after in changes.items():
+        assert text.count(before) == 1
+        text = text.replace(before, after)
+    file = folder / Path(balancer.file).name
+    file.write_text(text)
+    return file
+
+
+@pytest.mark.parametrize("balancer", [NGINX, HAPROXY], ids=lambda balancer: balancer.name)
+async def test_router_goes_and_no_job_with_it(system: System, balancer: Balancer) -> None:
+    """What runs on both routers when one is told to stop is answered; then all goes to the other one."""
+    program, port, gate = _program(balancer), free_port(), Gate()
+    url = f"http://127.0.0.1:{port}"
+    async with ScriptedWorker(gate) as worker:
+        system.configure([worker.url])
+        async with system.sidecar(), system.router(1) as stays, system.router(1) as goes:
+            await goes.sees(healthy=1)
+            file = _configured(balancer, system.folder, port, (stays.port, goes.port))
+            argv = [program, *balancer.argv(file, system.folder)]
+            async with Program(argv, system.folder / "balancer.log") as running:
+                await eventually(lambda: _answers(url, running), what="the balancer's answer")
+                jobs = asyncio.gather(*(post_job(url) for _ in range(8)))
+                await eventually(lambda: worker.running == 8, what="eight jobs on the worker")
+                goes.send(SIGTERM)
+                await eventually(lambda: "Handling signal: term" in goes.output, what="its hearing of it")
+                assert goes.status is None
+                gate.open()
+                assert [answer.status for answer in await jobs] == [200] * 8
+                assert await goes.ended() == 0
+                assert [answer.status for answer in await post_jobs(url, 20, at_once=4)] == [200] * 20
+
+
+async def _answers(url: str, balancer: Program) -> bool:
+    assert balancer.status is None, balancer.output
+    try:
+        return (await get_json(f"{url}/health"))["status"] == "healthy"
+    except aiohttp.ClientError:
+        return False
