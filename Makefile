@@ -1,10 +1,10 @@
 # make run: the whole system on this machine.  make test: every check.  make bench: against its peers.
-# make constraints: pin anew.
+# make docs: the documentation's site.  make constraints: pin anew.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint bench constraints clean
+.PHONY: run test lint bench docs constraints clean
 
 run: $(VENV)/.installed
 	@exec $(BIN)/sfr up --local-workers 3
@@ -27,14 +27,20 @@ bench: $(VENV)/.installed
 	  echo "nginx, haproxy and wrk could not be installed; root can, on Debian."
 	@$(BIN)/python -m bench.peers $(ROUNDS)
 
+# Its page on the settings is made of the settings. The variable silences the theme's word on its successor.
+docs: $(VENV)/.installed
+	$(BIN)/python -m tools.reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The documentation is in build/site/index.html"
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=…")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
 	@touch $@
 
 constraints: $(VENV)/.installed
-	$(BIN)/pip-compile --quiet --upgrade --extra dev --extra bench --strip-extras --no-header --no-annotate \
+	$(BIN)/pip-compile --quiet --upgrade --extra dev --extra docs --extra bench --strip-extras --no-header --no-annotate \
 	  --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file constraints.txt pyproject.toml
 
 clean:

@@ -1,14 +1,35 @@
-"""The documentation says of the settings what holds."""
+"""The documentation builds without a warning, fetches nothing from elsewhere, and says of the settings what holds."""
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
+from router import answers
+from router.policy.verdict import Kind
 from router.settings import Settings
 from tools.reference import PAGE, keys, page
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 _ROW = re.compile(r"^\| `([\w.\[\]]+)` \| (.*?) \| (.*) \|$", re.MULTILINE)
+# What a browser fetches by itself; links are the reader's to follow.
+_FETCHED = re.compile(
+    r"""<(?:script|img|iframe|source)[^>]*\ssrc="([^"]*)"|<link\s[^>]*href="([^"]*)"|url\(([^)]*)\)"""
+)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, as `make docs` builds it: a warning is an error."""
+    folder = tmp_path_factory.mktemp("site")
+    argv = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    built = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    return folder
 
 
 def test_reference_is_made_from_the_settings() -> None:
@@ -29,6 +50,36 @@ def test_readme_says_the_same() -> None:
     table = README.read_text().partition("| key | default | meaning |")[2].partition("\n\n")[0]
     made = {(key.name, key.default, key.meaning) for _, members in keys().values() for key in members}
     assert set(_ROW.findall(table)) == made
+
+
+def test_handbook_names_every_error() -> None:
+    """docs/failures.md has a word on each error of the router's own, as its client reads it."""
+    failed = [answers.FailedAttempt("http://worker", "timed out", Kind.TIMED_OUT)] * 2
+    told = [
+        answers.no_healthy_workers(503, b"id"),
+        answers.all_failed(503, failed, b"id", is_unfunded=True),
+        answers.queue_full(503, 1, b"id"),
+        answers.buffers_full(503, 2**20, b"id"),
+        answers.queue_timeout(504, 1, b"id"),
+        answers.deadline_passed(504, 1, b"id"),
+        answers.quarantined(1, b"id"),
+    ]
+    handbook = (ROOT / "docs" / "failures.md").read_text()
+    for answer in told:
+        said = re.sub(r"\d+", "N", json.loads(answer.body)["detail"])
+        assert said in handbook
+
+
+def test_every_page_is_built(site: Path) -> None:
+    """Each page of docs/ is one of the site's."""
+    assert {path.stem for path in (ROOT / "docs").glob("*.md")} <= {path.stem for path in site.glob("*.html")}
+
+
+def test_site_fetches_nothing_from_elsewhere(site: Path) -> None:
+    """No page or style sheet names another host for what a browser fetches by itself."""
+    for path in [*site.rglob("*.html"), *site.rglob("*.css")]:
+        fetched = {address for found in _FETCHED.findall(path.read_text()) for address in found if address}
+        assert not {address for address in fetched if re.match(r"[\"']?(https?:)?//", address)}, path
 
 
 def test_readme_links_to_pages_that_exist() -> None:
