@@ -138,7 +138,8 @@ class System:
     def __init__(self, folder: Path, redis_url: str) -> None:
         self.folder = folder
         self.config = folder / "config.yaml"
-        self.env = {"ROUTER_CONFIG": str(self.config), "REDIS_URL": redis_url}
+        # Temporary files of programs that are killed go with the folder.
+        self.env = {"ROUTER_CONFIG": str(self.config), "REDIS_URL": redis_url, "TMPDIR": str(folder)}
         self._started = 0
 
     def configure(self, workers: Sequence[object], **settings: object) -> None:

@@ -4,9 +4,6 @@ import asyncio
 import os
 import re
 import signal
-from pathlib import Path
-
-import pytest
 
 from tests.load import post_jobs
 from tests.programs import ROOT, Router, System, Valkey
@@ -32,15 +29,8 @@ async def _is(router: Router, name: str, value: float) -> bool:
     return (await scrape(router.url)).total(name) == value
 
 
-@pytest.fixture
-def folder(system: System, tmp_path: Path) -> Path:
-    """Where routers put what their processes share."""
-    system.env["TMPDIR"] = str(tmp_path)
-    return tmp_path
-
-
 async def test_processes_count_together_and_the_dead_leave_what_they_counted(
-    system: System, workers: list[ScriptedWorker], folder: Path
+    system: System, workers: list[ScriptedWorker]
 ) -> None:
     """All jobs are there once, on every page; a killed process is no process any more, but its jobs stay counted."""
     workers[0].script = always(503)
@@ -57,7 +47,7 @@ async def test_processes_count_together_and_the_dead_leave_what_they_counted(
         assert seen.total("sfr_attempts_total") == seen.total("sfr_queue_wait_seconds_count") == JOBS + failed
         assert seen.total("sfr_processes") == 2
 
-        (shared,) = folder.glob("sfr-metrics-*")
+        (shared,) = system.folder.glob("sfr-metrics-*")
         assert shared.stat().st_mode & 0o777 == 0o700
         os.kill(router.children()[0], signal.SIGKILL)
         await eventually(lambda: router.output.count("Application startup complete") == 3, what="another process")
@@ -72,9 +62,8 @@ async def test_processes_count_together_and_the_dead_leave_what_they_counted(
         assert not shared.exists()
 
 
-async def test_fleet_is_the_same_at_every_router(system: System, workers: list[ScriptedWorker], folder: Path) -> None:
+async def test_fleet_is_the_same_at_every_router(system: System, workers: list[ScriptedWorker]) -> None:
     """Each worker's jobs are those of all routers, and it goes with the worker; README and docs name all there is."""
-    del folder
     workers[0].script = always(503)
     urls = [worker.url for worker in workers]
     caps = {"default_max_concurrency": 4, "breaker": {"failures": 3, "base_seconds": 60}}
