@@ -47,16 +47,10 @@ class JobCycle(RequestResponseCycle):
 
     def start(self, loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[None]]) -> None:
         """Serve the job in a task that is one of `tasks` until it has ended."""
-
-        async def serve(_scope: Scope, receive: Receive, send: Send) -> None:
-            try:
-                await self._serve(receive, send)
-            finally:
-                tasks.discard(task)  # a callback of its own would be another turn of the loop
-
+        self._tasks = tasks
         # uvicorn's care for what goes wrong is kept.
-        task = loop.create_task(self.run_asgi(serve))  # type: ignore[arg-type]
-        tasks.add(task)
+        self._task = loop.create_task(self.run_asgi(self._serve))  # type: ignore[arg-type]
+        tasks.add(self._task)
 
     def take(self, part: bytes) -> int:
         """Take a part of the body, uncopied; return how many bytes nobody has asked for yet."""
@@ -71,14 +65,20 @@ class JobCycle(RequestResponseCycle):
             self._parts.clear()
         return message
 
-    async def _serve(self, receive: Receive, send: Send) -> None:
-        whole = None if self.more_body else b"".join(self._parts)
-        answer = await self._door.answer(self._asked, receive, whole)
-        if answer is None or self.disconnected:
-            return
-        if answer.rest is not None or self.access_log or self.flow.write_paused:
-            await send_answer(answer, receive, send)
-            return
+    async def _serve(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            whole = None if self.more_body else b"".join(self._parts)
+            answer = await self._door.answer(self._asked, receive, whole)
+            if answer is None or self.disconnected:
+                return
+            if answer.rest is None and not self.access_log and not self.flow.write_paused:
+                self._write(answer)
+            else:
+                await send_answer(answer, receive, send)
+        finally:
+            self._tasks.discard(self._task)  # a callback of its own would be another turn of the loop
+
+    def _write(self, answer: Answer) -> None:
         self.response_started = self.response_complete = True
         if not self.keep_alive:
             answer.headers.append(CLOSE)
