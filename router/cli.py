@@ -127,6 +127,22 @@ def check(
     typer.echo(f"{path}: good; {len(settings.workers)} workers, {settings.routing_strategy}")
 
 
+@config_app.command()
+def show(
+    path: Annotated[Path | None, typer.Argument(help="The file; by default what ROUTER_CONFIG names.")] = None,
+) -> None:
+    """Show the configuration in force, defaults and REDIS_URL included; passwords are masked.
+
+    Example: sfr config show | grep -A3 queue
+    """
+    from router.config import ConfigError, config_path, load, shown
+
+    try:
+        typer.echo(shown(load(path or config_path())), nl=False)
+    except ConfigError as error:
+        _fail(str(error), EXIT_BAD_CONFIG)
+
+
 @key_app.command()
 def new(name: Annotated[str, typer.Argument(help="Whose it is, for those who read the file.")] = "") -> None:
     """Make a key: its line for the `api_keys` file goes to stdout, the key itself to stderr, once.
