@@ -19,7 +19,7 @@ cli = CliRunner()
 def test_help_names_the_commands() -> None:
     """Who types `sfr` sees what there is."""
     shown = cli.invoke(app, ["--help"]).output
-    assert all(command in shown for command in ("up", "worker", "config", "redis", "key"))
+    assert all(command in shown for command in ("up", "worker", "status", "workers", "config", "redis", "key"))
     assert cli.invoke(app, ["--version"]).output == f"sfr {__version__}\n"
 
 
