@@ -84,7 +84,7 @@ class Access:
     @classmethod
     def load(cls, settings: Settings) -> Self:
         """Read the token from the environment or its file, and the keys from theirs. Raises ConfigError."""
-        return cls(_admin_token(), ApiKeys(Path(settings.api_keys)) if settings.api_keys else None)
+        return cls(admin_token(), ApiKeys(Path(settings.api_keys)) if settings.api_keys else None)
 
 
 OPEN = Access()
@@ -165,7 +165,8 @@ def _is_here(url: bytes) -> bool:
         return False
 
 
-def _admin_token() -> str | None:
+def admin_token() -> str | None:
+    """Return the token that the environment, or the file it names, holds; None where neither. Raises ConfigError."""
     if token := os.environ.get(TOKEN_VARIABLE):
         return token
     name = os.environ.get(TOKEN_FILE_VARIABLE)

@@ -119,14 +119,7 @@ def create_api(
         snapshot = view.snapshot
         if not snapshot.routable:
             response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
-        return HealthStatus(
-            status="healthy" if snapshot.routable else "unhealthy",
-            total_workers=len(snapshot.conditions),
-            healthy_workers=sum(condition is Health.HEALTHY for _, condition in snapshot.conditions),
-            quarantined_jobs=len(snapshot.state.quarantined),
-            redis=_redis_state(store),
-            sidecar=_sidecar_status(snapshot),
-        )
+        return health_status(snapshot, store)
 
     @api.get("/v1/ping", summary="Is the router alive?", tags=["router"])
     async def ping() -> str:
@@ -165,6 +158,18 @@ def _sidecar_status(snapshot: Snapshot) -> SidecarStatus:
     # Two hosts' clocks may differ by a little: an age is never negative.
     age_s = max(0.0, (datetime.now(UTC) - state.written_at).total_seconds())
     return SidecarStatus(leader=state.leader, age_seconds=round(age_s, 1))
+
+
+def health_status(snapshot: Snapshot, store: Store) -> HealthStatus:
+    """Return what is told of the whole fleet."""
+    return HealthStatus(
+        status="healthy" if snapshot.routable else "unhealthy",
+        total_workers=len(snapshot.conditions),
+        healthy_workers=sum(condition is Health.HEALTHY for _, condition in snapshot.conditions),
+        quarantined_jobs=len(snapshot.state.quarantined),
+        redis=_redis_state(store),
+        sidecar=_sidecar_status(snapshot),
+    )
 
 
 def worker_status(record: WorkerRecord, condition: Health) -> WorkerStatus:

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from router import __version__, cli_run
+from router import __version__, cli_fleet, cli_run
 
 app = typer.Typer(
     name="sfr", help="The SandboxFusion router's commands.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -17,6 +17,8 @@ app.add_typer(config_app, name="config")
 key_app = typer.Typer(help="Keys for those who send jobs.", no_args_is_help=True)
 app.add_typer(key_app, name="key")
 app.command()(cli_run.run)
+app.command(epilog=cli_fleet.EXITS)(cli_fleet.status)
+app.add_typer(cli_fleet.workers_app, name="workers")
 
 EXIT_FAILED = 1
 EXIT_BAD_CONFIG = 2
@@ -125,6 +127,22 @@ def check(
     except ConfigError as error:
         _fail(str(error), EXIT_BAD_CONFIG)
     typer.echo(f"{path}: good; {len(settings.workers)} workers, {settings.routing_strategy}")
+
+
+@config_app.command()
+def show(
+    path: Annotated[Path | None, typer.Argument(help="The file; by default what ROUTER_CONFIG names.")] = None,
+) -> None:
+    """Show the configuration in force, defaults and REDIS_URL included; passwords are masked.
+
+    Example: sfr config show | grep -A3 queue
+    """
+    from router.config import ConfigError, config_path, load, shown
+
+    try:
+        typer.echo(shown(load(path or config_path())), nl=False)
+    except ConfigError as error:
+        _fail(str(error), EXIT_BAD_CONFIG)
 
 
 @key_app.command()

@@ -5,6 +5,7 @@ sidecar, the CLI and gunicorn.conf.py, so it imports nothing heavy.
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +87,27 @@ def parse(text: str, name: str) -> Settings:
         return Settings.model_validate(document)
     except ValidationError as error:
         raise ConfigError("\n".join(f"{name}: {_problem(detail)}" for detail in error.errors())) from error
+
+
+def shown(settings: Settings) -> str:
+    """Return the settings as config.yaml has them, defaults included, with Redis' passwords masked.
+
+    >>> print(shown(Settings())[:25])
+    workers: []
+    workers_file:
+    """
+    document = settings.model_dump(mode="json")
+    document["redis"]["url"] = _masked(settings.redis.url)
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _masked(redis_url: str) -> str:
+    """Return the URL without its passwords; rather too little of it than too much.
+
+    >>> _masked("redis://me:secret@a:1/0"), _masked("redis://a:1/0?password=secret&db=1")
+    ('redis://me:***@a:1/0', 'redis://a:1/0?password=***&db=1')
+    """
+    return re.sub(r"([?&]\w*password=)[^&]*", r"\1***", re.sub(r"(://[^:@/]*):.*@", r"\1:***@", redis_url))
 
 
 def load_or_exit() -> Settings:

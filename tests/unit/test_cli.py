@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 from router import __version__
 from router.access import ApiKeys
 from router.cli import app
+from router.config import parse, shown
+from router.settings import Settings
 from tests.programs import Valkey
 
 cli = CliRunner()
@@ -17,7 +19,7 @@ cli = CliRunner()
 def test_help_names_the_commands() -> None:
     """Who types `sfr` sees what there is."""
     shown = cli.invoke(app, ["--help"]).output
-    assert all(command in shown for command in ("up", "worker", "config", "redis", "key"))
+    assert all(command in shown for command in ("up", "worker", "status", "workers", "config", "redis", "key"))
     assert cli.invoke(app, ["--version"]).output == f"sfr {__version__}\n"
 
 
@@ -32,6 +34,26 @@ def test_config_check_tells_good_from_bad(tmp_path: Path, monkeypatch: pytest.Mo
     done = cli.invoke(app, ["config", "check"])
     assert done.exit_code == 2
     assert done.output.startswith(f"{bad}: routing: unknown key; expected one of ")
+
+
+def test_config_show_is_a_configuration_without_its_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it prints can be read again and means the same; REDIS_URL is in it, its passwords are not."""
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    path = tmp_path / "config.yaml"
+    path.write_text("workers: ['http://a:1', {url: 'http://b:1', weight: 3}]\nqueue: {timeout: 5}")
+    done = cli.invoke(app, ["config", "show", str(path)], env={"REDIS_URL": "redis://me:pass@word@host:1/2"})
+    assert done.exit_code == 0
+    assert "pass" not in done.output
+    assert "word" not in done.output
+    settings = parse(path.read_text(), "x")
+    read = parse(done.output, "shown")
+    assert read.redis.url == "redis://me:***@host:1/2"
+    assert read.model_copy(update={"redis": settings.redis}) == settings
+    assert parse(shown(Settings()), "shown") == Settings()
+    path.write_text("queue: {timeout: x}")
+    done = cli.invoke(app, ["config", "show", str(path)])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"{path}: queue.timeout: ")
 
 
 def test_new_key_is_known_by_its_line(tmp_path: Path) -> None:

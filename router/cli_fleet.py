@@ -1,0 +1,253 @@
+"""`sfr status` and `sfr workers`: the fleet, seen and steered from a terminal."""
+
+# ruff: noqa: PLC0415  (see cli.py)
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from router.admin import AdminWorker
+    from router.steering import Fleet, Report, ThroughRouter
+
+WATCH_EVERY_S = 2.0
+# What stands for the weight or cap that a worker came with.
+DEFAULT = "default"
+
+EXITS = (
+    "Exit status: 0 done; 1 refused, or (status) no job can be routed; 2 bad input; 3 router or Redis cannot be "
+    "reached; 4 the admin token is missing or wrong."
+)
+
+Url = Annotated[str, typer.Option("--url", envvar="SFR_URL", help="The router's address.")]
+RedisUrl = Annotated[str | None, typer.Option("--redis", help="Redis' URL: go there, and to no router.")]
+Prefix = Annotated[str, typer.Option(help="What the keys begin with, with --redis.")]
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON, as the API has it.")]
+WorkerArgument = Annotated[str, typer.Argument(metavar="URL", help="The worker's URL.", show_default=False)]
+ROUTER_URL = "http://127.0.0.1:8000"
+
+workers_app = typer.Typer(
+    help="See and steer the workers. Changes by a router need its admin token in ADMIN_TOKEN or ADMIN_TOKEN_FILE.",
+    epilog=EXITS,
+    no_args_is_help=True,
+)
+
+
+def status(
+    url: Url = ROUTER_URL,
+    redis: RedisUrl = None,
+    prefix: Prefix = "sfr",
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until Ctrl-C.")] = False,
+) -> None:
+    """Show how the fleet is: `sfr status --url http://router:8000`, `sfr status --watch`, `sfr status --json | jq`."""
+    with _told():
+        fleet, source = _fleet(url, redis, prefix), _source(url, redis)
+        if watch:
+            with suppress(KeyboardInterrupt):
+                _watch(fleet, source, as_json=as_json)
+            return
+        report = fleet.report()
+        _show(report, source, as_json=as_json)
+        if report.status != "healthy":
+            from router.steering import Exit
+
+            raise typer.Exit(Exit.REFUSED)
+
+
+@workers_app.command("list", epilog=EXITS)
+def list_workers(
+    url: Url = ROUTER_URL, redis: RedisUrl = None, prefix: Prefix = "sfr", as_json: AsJson = False
+) -> None:
+    """List all workers: `sfr workers list`, `sfr workers list --json | jq -r '.[].url'`."""
+    with _told():
+        found = _fleet(url, redis, prefix).workers()
+        if as_json:
+            typer.echo(f"[{','.join(each.model_dump_json() for each in found)}]")
+            return
+        from router.fleet_table import screen, workers_table
+
+        screen().print(workers_table(found))
+
+
+@workers_app.command(epilog=EXITS)
+def drain(worker: WorkerArgument, url: Url = ROUTER_URL, redis: RedisUrl = None, prefix: Prefix = "sfr") -> None:
+    """Keep new jobs from a worker; what runs on it is finished: `sfr workers drain http://server1:8080`."""
+    with _told():
+        _say(_fleet(url, redis, prefix).drain(_worker(worker)))
+
+
+@workers_app.command(epilog=EXITS)
+def resume(worker: WorkerArgument, url: Url = ROUTER_URL, redis: RedisUrl = None, prefix: Prefix = "sfr") -> None:
+    """Let a drained worker have jobs again: `sfr workers resume http://server1:8080`."""
+    with _told():
+        _say(_fleet(url, redis, prefix).resume(_worker(worker)))
+
+
+@workers_app.command(epilog=EXITS)
+def add(
+    worker: WorkerArgument,
+    weight: Annotated[int, typer.Option(help="Turns in the ring, 1 to 100.")] = 1,
+    max_concurrency: Annotated[int | None, typer.Option(help="How many jobs run on it at once, at most.")] = None,
+    ttl: Annotated[float | None, typer.Option(help="For how many seconds; else until it is removed.")] = None,
+    url: Url = ROUTER_URL,
+) -> None:
+    """Add a worker, or renew it: `sfr workers add http://server9:8080 --max-concurrency 8`.
+
+    Its host must be among `admin.allowed_workers` in the router's config.yaml.
+    """
+    with _told():
+        fields = {"weight": weight, "max_concurrency": max_concurrency, "ttl_seconds": ttl}
+        _say(_router(url).add({"url": _worker(worker), **fields}))
+
+
+@workers_app.command(epilog=EXITS)
+def remove(worker: WorkerArgument, url: Url = ROUTER_URL) -> None:
+    """Take out a worker that was added: `sfr workers remove http://server9:8080`."""
+    with _told():
+        address = _worker(worker)
+        _router(url).remove(address)
+        typer.echo(f"{address}: removed")
+
+
+@workers_app.command(epilog=EXITS)
+def weigh(
+    worker: WorkerArgument,
+    weight: Annotated[
+        str | None, typer.Argument(help=f"Turns in the ring, 1 to 100; `{DEFAULT}`: as it came with.")
+    ] = None,
+    max_concurrency: Annotated[
+        str | None, typer.Option(help=f"How many jobs run on it at once, at most; `{DEFAULT}`: as it came with.")
+    ] = None,
+    url: Url = ROUTER_URL,
+) -> None:
+    """Set a worker's weight, cap or both: `sfr workers weigh http://server1:8080 3 --max-concurrency 8`.
+
+    They win over config.yaml until set to `default`, or until the worker leaves the fleet.
+    """
+    with _told():
+        given = {"weight": weight, "max_concurrency": max_concurrency}
+        fields = {name: _number(name, text) for name, text in given.items() if text is not None}
+        if not fields:
+            raise _bad("expected a weight or --max-concurrency, or both")
+        _say(_router(url).change(_worker(worker), fields))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """End the command with a line and its status where it fails."""
+    from router.steering import Failed
+
+    try:
+        yield
+    except Failed as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(error.status) from None
+
+
+def _bad(message: str) -> Exception:
+    from router.steering import Exit, Failed
+
+    return Failed(message, Exit.BAD_INPUT)
+
+
+def _fleet(url: str, redis: str | None, prefix: str) -> "Fleet":
+    if redis is None:
+        return _router(url)
+    from pydantic import ValidationError
+
+    from router.settings import RedisSettings
+    from router.steering import ThroughRedis
+
+    try:
+        return ThroughRedis(RedisSettings(url=redis, prefix=prefix))
+    except ValidationError as error:  # the URL is not repeated: it may hold a password
+        problem = error.errors()[0]
+        raise _bad(f"--{'redis' if problem['loc'] == ('url',) else 'prefix'}: {problem['msg']}") from error
+
+
+def _router(url: str) -> "ThroughRouter":
+    from router.access import admin_token
+    from router.cli_run import router_url
+    from router.config import ConfigError
+    from router.job_lines import BadInput
+    from router.steering import ThroughRouter
+
+    try:
+        token = admin_token()
+        address = router_url(url)
+    except (ConfigError, BadInput) as error:
+        raise _bad(str(error)) from error
+    if token is not None and not token.isprintable():
+        raise _bad("the admin token: expected one line of text")
+    return ThroughRouter(address, token)
+
+
+def _source(url: str, redis: str | None) -> str:
+    return f"the router at {url}" if redis is None else "Redis"
+
+
+def _worker(text: str) -> str:
+    from router.addresses import worker_url
+
+    try:
+        return worker_url(text)
+    except ValueError as error:
+        raise _bad(f"{text}: {error}") from error
+
+
+def _number(name: str, text: str) -> int | None:
+    if text == DEFAULT:
+        return None
+    if not text.isdecimal():
+        raise _bad(f"{name}: expected a number or `{DEFAULT}`, got {text!r}")
+    return int(text)
+
+
+def _say(worker: "AdminWorker") -> None:
+    cap = "" if worker.max_concurrency is None else f" of {worker.max_concurrency}"
+    typer.echo(f"{worker.url}: {worker.health}, weight {worker.weight}, {worker.running}{cap} running")
+
+
+def _show(report: "Report", source: str, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(report.model_dump_json())
+        return
+    from router.fleet_table import report_table, screen
+
+    screen().print(report_table(report, source))
+
+
+def _watch(fleet: "Fleet", source: str, *, as_json: bool) -> None:
+    """Show the fleet again and again."""
+    from router.fleet_table import live, report_table, screen
+
+    if as_json:
+        for report, trouble in _reports(fleet):
+            typer.echo(trouble or report.model_dump_json(), err=trouble is not None)
+        return
+    console = screen()
+    if not console.is_terminal:
+        raise _bad("--watch: expected a terminal; with --json it writes a line each time")
+    with live(console) as view:
+        for report, trouble in _reports(fleet):
+            view.update(report_table(report, source, trouble), refresh=True)
+
+
+def _reports(fleet: "Fleet") -> Iterator[tuple["Report", str | None]]:
+    """Yield how the fleet is, every WATCH_EVERY_S seconds; while nothing newer is known, the last with why that is.
+
+    Raises Failed where it was never seen.
+    """
+    from router.steering import Failed
+
+    report, trouble = fleet.report(), None
+    while True:
+        yield report, trouble
+        time.sleep(WATCH_EVERY_S)
+        try:
+            report, trouble = fleet.report(), None
+        except Failed as error:
+            trouble = str(error)

@@ -1,0 +1,116 @@
+"""What `sfr status` and `sfr workers list` show: the fleet as a table, those in trouble first."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from router.admin import AdminWorker
+from router.api import SidecarStatus, WorkerStatus
+from router.fleet.model import Health
+from router.steering import Report
+
+_STYLES = {
+    Health.HEALTHY: "green",
+    Health.UNKNOWN: "yellow",
+    Health.DRAINING: "yellow",
+    Health.EJECTED: "red",
+    Health.UNHEALTHY: "bold red",
+}
+_TROUBLED_FIRST = [Health.UNHEALTHY, Health.EJECTED, Health.UNKNOWN, Health.DRAINING, Health.HEALTHY]
+# In a pipe each worker has its line, however long.
+_PIPE_COLUMNS = 10_000
+_UNITS = {"d": 86_400, "h": 3_600, "min": 60}
+
+
+def screen() -> Console:
+    """Return where tables go: stdout, in colour and in its width where that is a terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_PIPE_COLUMNS)
+
+
+def live(console: Console) -> Live:
+    """Return what shows one thing in the place of the one before, on a terminal, while it is entered."""
+    return Live(console=console, auto_refresh=False, screen=True)
+
+
+def workers_table(workers: Iterable[WorkerStatus]) -> Table:
+    """Return a row for each worker."""
+    table = Table("worker", "health", "since", box=None, padding=(0, 2, 0, 0))
+    for name in ("running", "weight"):
+        table.add_column(name, justify="right")
+    table.add_column("source")
+    table.add_column("note", overflow="fold")
+    now = datetime.now(UTC)
+    for worker in sorted(workers, key=lambda worker: (_TROUBLED_FIRST.index(worker.health), worker.url)):
+        since = "" if worker.since is None else length((now - worker.since).total_seconds())
+        health = Text(worker.health, _STYLES[worker.health])
+        # Text takes brackets as they are: what a worker says is no markup.
+        cells = [_running(worker), str(worker.weight), worker.source, _note(worker)]
+        table.add_row(Text(worker.url), health, since, *map(Text, cells))
+    return table
+
+
+def report_table(report: Report, source: str, trouble: str | None = None) -> RenderableType:
+    """Return the whole fleet; `source` says who tells it, `trouble` why nothing newer is known."""
+    facts = Table.grid(padding=(0, 2))
+    is_routed = report.status == "healthy"
+    facts.add_row("jobs", Text("are routed", "green") if is_routed else Text("find no worker", "bold red"))
+    facts.add_row("told by", Text(source))
+    facts.add_row("redis", Text(report.redis, "green" if report.redis == "available" else "bold red"))
+    facts.add_row("sidecar", Text(_sidecar(report.sidecar), "" if report.sidecar.leader else "bold red"))
+    facts.add_row("workers", Text(f"{report.healthy_workers} of {report.total_workers} healthy{_others(report)}"))
+    facts.add_row("running", Text(_load(report.workers)))
+    if report.quarantined_jobs:
+        facts.add_row("quarantined", Text(f"{report.quarantined_jobs} jobs that break workers", "yellow"))
+    if trouble:
+        facts.add_row("stale", Text(trouble, "bold red"))
+    return Group(facts, "", workers_table(report.workers))
+
+
+def length(seconds: float) -> str:
+    """Return a length of time in its largest unit.
+
+    >>> length(0.4), length(59), length(3 * 60 + 59), length(7_200), length(200_000)
+    ('0 s', '59 s', '3 min', '2 h', '2 d')
+    """
+    for unit, size in _UNITS.items():
+        if seconds >= size:
+            return f"{int(seconds / size)} {unit}"
+    return f"{max(0, int(seconds))} s"
+
+
+def _running(worker: WorkerStatus) -> str:
+    running = str(worker.running) if isinstance(worker, AdminWorker) else "?"
+    return running if worker.max_concurrency is None else f"{running}/{worker.max_concurrency}"
+
+
+def _note(worker: WorkerStatus) -> str:
+    notes = [worker.last_error] if worker.health is not Health.HEALTHY and worker.last_error else []
+    if isinstance(worker, AdminWorker):
+        if worker.draining and worker.health is not Health.DRAINING:
+            notes.append("draining")
+        if worker.expires_in_seconds is not None:
+            notes.append(f"expires in {length(worker.expires_in_seconds)}")
+    return "; ".join(notes)
+
+
+def _sidecar(sidecar: SidecarStatus) -> str:
+    leader = "none leads" if sidecar.leader is None else f"{sidecar.leader} leads"
+    return f"{leader}, {'nothing seen yet' if sidecar.age_seconds is None else f'seen {sidecar.age_seconds:g} s ago'}"
+
+
+def _others(report: Report) -> str:
+    counts = {health: sum(worker.health is health for worker in report.workers) for health in _TROUBLED_FIRST}
+    return "".join(f", {count} {health}" for health, count in counts.items() if count and health is not Health.HEALTHY)
+
+
+def _load(workers: Sequence[WorkerStatus]) -> str:
+    if not all(isinstance(worker, AdminWorker) for worker in workers):
+        return "unknown without Redis"
+    running = sum(worker.running for worker in workers if isinstance(worker, AdminWorker))
+    caps = [worker.max_concurrency for worker in workers]
+    return f"{running} of {sum(cap or 0 for cap in caps)}" if caps and None not in caps else str(running)

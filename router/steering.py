@@ -1,0 +1,229 @@
+"""The fleet as an operator's commands see and steer it: through a router's API, or straight in Redis.
+
+Both ways give the API's own models. What goes wrong is a Failed, told in one line.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from enum import IntEnum
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import Any, Protocol, TypeVar
+from urllib.parse import quote, urlsplit
+
+from pydantic import TypeAdapter, ValidationError
+
+from router.access import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE
+from router.admin import Admin, AdminWorker
+from router.api import FleetStatus, HealthStatus, WorkerStatus, health_status
+from router.fleet.intents import Intents
+from router.fleet.store import Store, StoreUnavailable
+from router.policy.allowed import Allowed
+from router.settings import RedisSettings
+from router.view import FleetView
+
+ANSWER_WITHIN_S = 10.0
+
+_Value = TypeVar("_Value")
+
+
+class Exit(IntEnum):
+    """How the fleet's commands end; docs/operations.md explains them."""
+
+    DONE = 0
+    REFUSED = 1
+    BAD_INPUT = 2
+    UNREACHABLE = 3
+    NO_TOKEN = 4
+
+
+class Failed(Exception):
+    """What was asked for was not done; the message is one line."""
+
+    def __init__(self, message: str, status: Exit) -> None:
+        super().__init__(" ".join(message.split()))
+        self.status = status
+
+
+class Report(HealthStatus):
+    """The whole fleet. Workers are WorkerStatus where Redis is away, for then nobody knows what runs on them."""
+
+    workers: list[AdminWorker | WorkerStatus]
+
+
+class Fleet(Protocol):
+    """A way to the fleet. Every method raises Failed."""
+
+    def report(self) -> Report:
+        """Return how all of it is."""
+
+    def workers(self) -> list[AdminWorker]:
+        """Return all workers."""
+
+    def drain(self, url: str) -> AdminWorker:
+        """Keep new jobs from a worker."""
+
+    def resume(self, url: str) -> AdminWorker:
+        """Let a worker have jobs again."""
+
+
+class ThroughRouter:
+    """The fleet by the API of the router at `address`.
+
+    By no proxy, and redirected nowhere: the token goes to whom it is for.
+    """
+
+    def __init__(self, address: str, token: str | None) -> None:
+        self._address = address
+        self._token = token
+
+    def report(self) -> Report:
+        """Return how all of it is, as this router sees it."""
+        _, health = self._ask("GET", "/health", taken={HTTPStatus.SERVICE_UNAVAILABLE})
+        status, body = self._ask("GET", "/admin/workers", taken={HTTPStatus.SERVICE_UNAVAILABLE})
+        if status == HTTPStatus.OK:
+            workers = self._read(list[AdminWorker | WorkerStatus], body)
+        else:
+            workers = [*self._read(FleetStatus, self._ask("GET", "/")[1]).workers]
+        return Report(**self._read(HealthStatus, health).model_dump(), workers=workers)
+
+    def workers(self) -> list[AdminWorker]:
+        """Return all workers."""
+        return self._read(list[AdminWorker], self._ask("GET", "/admin/workers")[1])
+
+    def drain(self, url: str) -> AdminWorker:
+        """Keep new jobs from a worker."""
+        return self._steer("POST", "/drain", url)
+
+    def resume(self, url: str) -> AdminWorker:
+        """Let a worker have jobs again."""
+        return self._steer("POST", "/resume", url)
+
+    def change(self, url: str, fields: dict[str, int | None]) -> AdminWorker:
+        """Set a worker's `weight` or `max_concurrency`, or both; None: as it came with."""
+        return self._steer("PATCH", "", url, fields)
+
+    def add(self, fields: dict[str, Any]) -> AdminWorker:
+        """Register the worker that `fields` (NewWorker's) describe, or renew it."""
+        return self._read(AdminWorker, self._ask("POST", "/admin/workers", fields)[1])
+
+    def remove(self, url: str) -> None:
+        """End a worker's registration."""
+        self._ask("DELETE", f"/admin/workers?url={quote(url, safe='')}")
+
+    def _steer(self, method: str, path: str, url: str, body: object = None) -> AdminWorker:
+        return self._read(AdminWorker, self._ask(method, f"/admin/workers{path}?url={quote(url, safe='')}", body)[1])
+
+    def _ask(
+        self, method: str, target: str, body: object = None, taken: frozenset[int] | set[HTTPStatus] = frozenset()
+    ) -> tuple[int, bytes]:
+        """Return status and body of the answer. Raises Failed, also at a status that is neither good nor `taken`."""
+        headers: dict[str, str | bytes] = {"content-type": "application/json"}
+        if self._token is not None:
+            headers["authorization"] = f"Bearer {self._token}".encode()
+        parts = urlsplit(self._address)
+        kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        connection = kind(parts.hostname or "", parts.port, timeout=ANSWER_WITHIN_S)
+        try:
+            sent = None if body is None else json.dumps(body)
+            connection.request(method, parts.path + target, sent, headers)
+            answer = connection.getresponse()
+            status, text = answer.status, answer.read()
+        except (OSError, UnicodeError) as error:  # the latter of a host that can be no name
+            reason = getattr(error, "strerror", None) or str(error)
+            raise Failed(f"the router at {self._address} cannot be reached: {reason}", Exit.UNREACHABLE) from error
+        except HTTPException as error:
+            raise Failed(f"no router answers at {self._address}: {error}", Exit.UNREACHABLE) from error
+        finally:
+            connection.close()
+        if status in taken or HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+            return status, text
+        raise self._refusal(status, text)
+
+    def _refusal(self, status: int, text: bytes) -> Failed:
+        if status == HTTPStatus.UNAUTHORIZED:
+            told = "takes another admin token than" if self._token else "wants its admin token, in"
+            return Failed(f"{self._address} {told} {TOKEN_VARIABLE} or {TOKEN_FILE_VARIABLE}", Exit.NO_TOKEN)
+        try:
+            detail = json.loads(text)["detail"]
+            if isinstance(detail, list):  # FastAPI's, of what is wrong with a request
+                detail = "; ".join(f"{problem['loc'][-1]}: {problem['msg']}" for problem in detail)
+        except (ValueError, TypeError, LookupError):
+            return Failed(f"no router answers at {self._address}: status {status}", Exit.UNREACHABLE)
+        return Failed(str(detail), Exit.UNREACHABLE if status == HTTPStatus.SERVICE_UNAVAILABLE else Exit.REFUSED)
+
+    def _read(self, kind: type[_Value], text: bytes) -> _Value:
+        try:
+            return TypeAdapter(kind).validate_json(text)
+        except ValidationError as error:
+            raise Failed(
+                f"no router answers at {self._address}: its answer is another one", Exit.UNREACHABLE
+            ) from error
+
+
+class ThroughRedis:
+    """The fleet as it stands in Redis, for when no router is there; each call has a connection of its own."""
+
+    def __init__(self, settings: RedisSettings) -> None:
+        self._settings = settings
+        # The store logs what Failed tells here.
+        logging.getLogger("router").addHandler(logging.NullHandler())
+
+    def report(self) -> Report:
+        """Return how all of it is, as a router would see it."""
+
+        async def ask(store: Store, view: FleetView) -> Report:
+            workers: list[AdminWorker | WorkerStatus] = [*await _admin(store, view).list(None)]
+            return Report(**health_status(await view.latest(), store).model_dump(), workers=workers)
+
+        return self._run(ask)
+
+    def workers(self) -> list[AdminWorker]:
+        """Return all workers."""
+        return self._run(lambda store, view: _admin(store, view).list(None))
+
+    def drain(self, url: str) -> AdminWorker:
+        """Keep new jobs from a worker."""
+        return self._steer(url, lambda intents: intents.drain(url))
+
+    def resume(self, url: str) -> AdminWorker:
+        """Let a worker have jobs again."""
+        return self._steer(url, lambda intents: intents.resume(url))
+
+    def _steer(self, url: str, act: Callable[[Intents], Awaitable[None]]) -> AdminWorker:
+        async def ask(store: Store, view: FleetView) -> AdminWorker:
+            admin = _admin(store, view)
+            if not await admin.list(url):
+                raise Failed(f"{url} is not in the fleet", Exit.REFUSED)
+            await act(Intents(store))
+            return await admin.one(url)
+
+        return self._run(ask)
+
+    def _run(self, ask: Callable[[Store, FleetView], Awaitable[_Value]]) -> _Value:
+        async def run() -> _Value:
+            async with self._connected() as store:
+                return await ask(store, FleetView(store, ()))
+
+        try:
+            return asyncio.run(run())
+        except StoreUnavailable as error:
+            raise Failed(f"Redis: {error}", Exit.UNREACHABLE) from error
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[Store]:
+        try:
+            store = Store.connect(self._settings, ANSWER_WITHIN_S)
+        except ValueError as error:  # redis-py's, and not repeated: the URL may hold a password
+            raise Failed("--redis: expected a URL such as redis://localhost:6379/0", Exit.BAD_INPUT) from error
+        try:
+            yield store
+        finally:
+            await store.close()
+
+
+def _admin(store: Store, view: FleetView) -> Admin:
+    return Admin(Intents(store), view, Allowed(()))

@@ -1,0 +1,144 @@
+"""The fleet's commands as an operator types them, at a real gunicorn, sidecar and Valkey."""
+
+import asyncio
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+
+from typer.testing import CliRunner
+
+from router.cli import app
+from tests.load import post_jobs
+from tests.programs import ROOT, System, Valkey
+from tests.waiting import eventually
+from tests.worker import ScriptedWorker
+
+TOKEN = "a-token"
+
+
+@dataclass
+class Terminal:
+    """Commands typed one after the other, with these variables."""
+
+    env: dict[str, str | None]
+
+    async def types(self, *words: str) -> tuple[int, str, str]:
+        """Return status, stdout and stderr of `sfr` with these words."""
+        # In a thread: the programs' output and the scripted workers go on meanwhile.
+        done = await asyncio.to_thread(CliRunner().invoke, app, words, env=self.env)
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        return done.exit_code, done.stdout, done.stderr
+
+    async def does(self, *words: str) -> str:
+        """Return stdout of a command that must succeed."""
+        status, out, err = await self.types(*words)
+        assert (status, err) == (0, "")
+        return out
+
+
+async def test_operator_sees_and_steers_the_fleet(
+    system: System, workers: list[ScriptedWorker], valkey: Valkey
+) -> None:
+    """Every command, by the router and by Redis; what is wrong is told; without Redis the workers still are."""
+    first, second, third = workers
+    system.env["ADMIN_TOKEN"] = TOKEN
+    system.configure([{"url": first.url, "max_concurrency": 4}, second.url], admin={"allowed_workers": ["127.0.0.1"]})
+    async with system.sidecar(), system.router(2) as router:
+        await router.sees(healthy=2)
+        sfr = Terminal({"SFR_URL": router.url, "ADMIN_TOKEN": TOKEN})
+        redis = ("--redis", valkey.url)
+
+        for way in ((), redis):
+            table = await sfr.does("status", *way)
+            assert "are routed" in table
+            assert "2 of 2 healthy" in table
+            report = json.loads(await sfr.does("status", "--json", *way))
+            assert (report["status"], report["redis"], len(report["workers"])) == ("healthy", "available", 2)
+            assert report["sidecar"]["leader"]
+            assert {each["url"] for each in json.loads(await sfr.does("workers", "list", "--json", *way))} == {
+                first.url,
+                second.url,
+            }
+            row = next(line for line in (await sfr.does("workers", "list", *way)).splitlines() if first.url in line)
+            assert row.split()[-3:] == ["0/4", "1", "config"]
+
+            assert await sfr.does("workers", "drain", f"{first.url}/", *way) == (
+                f"{first.url}: draining, weight 1, 0 of 4 running\n"
+            )
+            assert "1 of 2 healthy, 1 draining" in await sfr.does("status", *redis)
+            before = len(first.jobs)
+            await post_jobs(router.url, 10, 5)
+            assert len(first.jobs) == before
+            assert (await sfr.does("workers", "resume", first.url, *way)).startswith(f"{first.url}: healthy")
+            gone = await sfr.types("workers", "drain", "http://127.0.0.1:1", *way)
+            assert gone == (1, "", "http://127.0.0.1:1 is not in the fleet\n")
+
+        added = await sfr.does("workers", "add", third.url, "--weight", "2", "--max-concurrency", "3", "--ttl", "60")
+        assert added.endswith("weight 2, 0 of 3 running\n")
+        await router.sees(healthy=3)
+        assert "expires in" in await sfr.does("workers", "list")
+        await sfr.does("workers", "weigh", third.url, "5", "--max-concurrency", "1")
+        await eventually(lambda: _shows(sfr, third, " 0/1 "), what="the new cap")
+        await sfr.does("workers", "weigh", third.url, "default")
+        assert await sfr.does("workers", "remove", third.url) == f"{third.url}: removed\n"
+        await _is_refused(sfr, router.url, first)
+        await _watches(router.url)
+
+        await valkey.kill()
+        await router.sees_redis("unavailable")
+        table = await sfr.does("status")
+        assert "unavailable" in table
+        assert "unknown without Redis" in table
+        status, _, told = await sfr.types("workers", "list")
+        assert (status, told.startswith("Redis is unavailable")) == (3, True)
+
+
+async def _shows(sfr: Terminal, worker: ScriptedWorker, text: str) -> bool:
+    return any(worker.url in line and text in line for line in (await sfr.does("workers", "list")).splitlines())
+
+
+async def _watches(url: str) -> None:
+    """`sfr status --watch` on a terminal shows the fleet, and Ctrl-C ends it well."""
+    ours, theirs = pty.openpty()
+    argv = [sys.executable, "-m", "router.cli", "status", "--watch", "--url", url]
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+    process = subprocess.Popen(argv, cwd=ROOT, env=env, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    os.set_blocking(ours, False)
+    seen = bytearray()
+
+    def has_seen() -> bool:
+        with suppress(OSError):
+            seen.extend(os.read(ours, 2**16))
+        return b"are routed" in seen and b"healthy" in seen
+
+    try:
+        await eventually(has_seen, what="the table")
+        process.send_signal(signal.SIGINT)
+        await eventually(lambda: process.poll() is not None, what="the end of the watch")
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+async def _is_refused(sfr: Terminal, url: str, worker: ScriptedWorker) -> None:
+    """What the router refuses, it says why; and so for tokens."""
+    status, _, told = await sfr.types("workers", "remove", worker.url)
+    assert (status, "stands in config.yaml" in told) == (1, True)
+    status, _, told = await sfr.types("workers", "add", "http://10.0.0.1:1")
+    assert (status, "admin.allowed_workers" in told) == (1, True)
+    status, _, told = await sfr.types("workers", "weigh", worker.url, "101")
+    assert (status, told.startswith("weight: ")) == (1, True)
+
+    wrong = Terminal({"SFR_URL": url, "ADMIN_TOKEN": "another"})
+    status, _, told = await wrong.types("workers", "drain", worker.url)
+    assert (status, told) == (4, f"{url} takes another admin token than ADMIN_TOKEN or ADMIN_TOKEN_FILE\n")
+    status, _, told = await Terminal({"SFR_URL": url}).types("workers", "drain", worker.url)
+    assert (status, told) == (4, f"{url} wants its admin token, in ADMIN_TOKEN or ADMIN_TOKEN_FILE\n")
