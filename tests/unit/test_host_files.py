@@ -10,12 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from router.access import TOKEN_VARIABLE
 from router.config import CONFIG_VARIABLE, load
 
 ROOT = Path(__file__).parents[2]
 UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
-SLURM = ROOT / "deploy" / "slurm" / "sandbox-workers.sbatch"
 PROGRAMS = "/opt/sandboxfusion-router/.venv/bin"
 
 
@@ -61,14 +59,3 @@ def test_balancers_wait_longer_than_a_job_takes() -> None:
     for text, key in ((nginx, "proxy_read_timeout "), (haproxy, "timeout server "), (haproxy, "timeout client ")):
         (seconds,) = re.findall(rf"^ *{key}(\d+)s", text, re.MULTILINE)
         assert int(seconds) > longest_s
-
-
-def test_slurm_warns_as_long_before_as_a_job_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The script is one, its shell becomes the agent, and the agent has the time that running jobs may need."""
-    subprocess.run(["bash", "-n", SLURM], check=True)
-    text = SLURM.read_text()
-    (seconds,) = re.findall(r"^#SBATCH --signal=B:TERM@(\d+)$", text, re.MULTILINE)
-    assert int(seconds) > graceful_s(monkeypatch)
-    commands = [line for line in text.splitlines() if line and not line.startswith(("#", " "))]
-    assert commands[-1].startswith("exec sfr agent ")
-    assert TOKEN_VARIABLE not in "".join(commands)  # it would show in the list of processes
