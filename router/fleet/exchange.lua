@@ -18,8 +18,8 @@ local QUEUE, WAITING, TICKET = prefix .. ':queue', prefix .. ':waiting', prefix 
 local EJECTED, BUSY, PROCESSES = prefix .. ':ejected', prefix .. ':busy', prefix .. ':processes'
 local FINISHED, BUDGET, QUARANTINE = prefix .. ':finished', prefix .. ':budget', prefix .. ':quarantine'
 local TRIAL = -1 -- the cap of a worker that may get one job, fleet-wide, to show that it is well again
--- With `random`, the jobs of one call share a random number; this factor sets their starts apart.
-local SPREAD = 40503
+-- With `random`, the jobs of one call share a random number; this factor, a prime, sets their starts apart.
+local SPREAD = 40507
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local is_by_load = rules.strategy == 'least_loaded'

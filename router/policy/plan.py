@@ -9,8 +9,9 @@ from router.policy.breaker import Breakers
 from router.policy.selection import weighted_ring
 
 TRIAL = -1
-# With `random`, the jobs of one call share a random number; this factor sets their starts apart.
-SPREAD = 40_503
+# With `random`, the jobs of one call share a random number; this factor sets their starts apart. A prime: 40,503 is
+# divisible by 3, and with three workers all jobs of a call went to one.
+SPREAD = 40_507
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,8 @@ async def _watches(url: str) -> None:
     try:
         await eventually(has_seen, what="the table")
         process.send_signal(signal.SIGINT)
-        await eventually(lambda: process.poll() is not None, what="the end of the watch")
+        # Its output is read on: a terminal that is full would hold it.
+        await eventually(lambda: has_seen() and process.poll() is not None, what="the end of the watch")
         assert process.returncode == 0
     finally:
         process.kill()
