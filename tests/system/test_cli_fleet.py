@@ -111,7 +111,16 @@ async def _watches(url: str) -> None:
     ours, theirs = pty.openpty()
     argv = [sys.executable, "-m", "router.cli", "status", "--watch", "--url", url]
     env = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
-    process = subprocess.Popen(argv, cwd=ROOT, env=env, stdin=theirs, stdout=theirs, stderr=theirs)
+    process = subprocess.Popen(
+        argv,
+        cwd=ROOT,
+        env=env,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        # Where the tests run in a shell's background, SIGINT is ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
     os.close(theirs)
     os.set_blocking(ours, False)
     seen = bytearray()
