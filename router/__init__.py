@@ -5,7 +5,6 @@
 `router.app`: whoever else did so first would put that module in the application's place.
 """
 
-from multiprocessing import parent_process
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,7 +20,9 @@ def __getattr__(name: str) -> "Application":
     """Build `app` from the configuration in the environment; a bad one ends the process."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from router import logs  # noqa: PLC0415  (lazy imports are this function's purpose)
+    from multiprocessing import parent_process  # noqa: PLC0415  (lazy imports are this function's purpose)
+
+    from router import logs  # noqa: PLC0415
     from router.access import Access  # noqa: PLC0415
     from router.app import create_app  # noqa: PLC0415
     from router.config import config_path, load, or_exit  # noqa: PLC0415

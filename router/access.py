@@ -6,7 +6,6 @@ Secrets are compared in constant time, and neither logged nor passed on.
 import asyncio
 import hmac
 import logging
-import os
 import re
 import socket
 import time
@@ -18,14 +17,12 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
+from router.admin_token import TOKEN_VARIABLE, Unreadable, admin_token, read
 from router.config import ConfigError, WatchedFile
 from router.headers import Headers
 from router.settings import Settings
 
 log = logging.getLogger(__name__)
-
-TOKEN_VARIABLE = "ADMIN_TOKEN"  # noqa: S105  (its name, not a token)
-TOKEN_FILE_VARIABLE = "ADMIN_TOKEN_FILE"  # noqa: S105
 
 # The lifespan state's entry by which downstream tells the application who is at the other end of a connection's socket.
 PEER = "peer"
@@ -84,7 +81,11 @@ class Access:
     @classmethod
     def load(cls, settings: Settings) -> Self:
         """Read the token from the environment or its file, and the keys from theirs. Raises ConfigError."""
-        return cls(admin_token(), ApiKeys(Path(settings.api_keys)) if settings.api_keys else None)
+        try:
+            token = admin_token()
+        except Unreadable as error:
+            raise ConfigError(str(error)) from error
+        return cls(token, ApiKeys(Path(settings.api_keys)) if settings.api_keys else None)
 
 
 OPEN = Access()
@@ -165,22 +166,13 @@ def _is_here(url: bytes) -> bool:
         return False
 
 
-def admin_token() -> str | None:
-    """Return the token that the environment, or the file it names, holds; None where neither. Raises ConfigError."""
-    if token := os.environ.get(TOKEN_VARIABLE):
-        return token
-    name = os.environ.get(TOKEN_FILE_VARIABLE)
-    if not name:
-        return None
-    token = _read(Path(name), TOKEN_FILE_VARIABLE).strip()
-    if not token:
-        raise ConfigError(f"{TOKEN_FILE_VARIABLE}: {name} is empty")
-    return token
-
-
 def _read_hashes(path: Path) -> tuple[bytes, ...]:
     hashes = []
-    for number, line in enumerate(_read(path, "api_keys").splitlines(), start=1):
+    try:
+        text = read(path, "api_keys")
+    except Unreadable as error:
+        raise ConfigError(str(error)) from error
+    for number, line in enumerate(text.splitlines(), start=1):
         words = line.partition("#")[0].split()
         if not words:
             continue
@@ -188,11 +180,3 @@ def _read_hashes(path: Path) -> tuple[bytes, ...]:
             raise ConfigError(f"{path}:{number}: expected a key's SHA-256, 64 hexadecimal digits, and perhaps a name")
         hashes.append(bytes.fromhex(words[0]))
     return tuple(hashes)
-
-
-def _read(path: Path, setting: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigError(f"{setting}: {path} cannot be read: {reason}") from error

@@ -16,36 +16,18 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from router.access import PEER, AdminGate
-from router.api import Problem, WorkerStatus, worker_status
+from router.api import Problem, worker_status
 from router.fleet.intents import Intents, Override, Registration, Standing
 from router.fleet.model import Health, Source, Worker, WorkerRecord
 from router.fleet.store import StoreUnavailable
 from router.policy.allowed import Allowed
+from router.reports import AdminWorker, Overrides
 from router.settings import MAX_WEIGHT, AdminSettings, Count, PositiveSeconds, WorkerSettings, WorkerUrl
 from router.view import FleetView
 
 log = logging.getLogger(__name__)
 
 Named = Annotated[WorkerUrl, Query(description="The worker's URL", examples=["http://server1:8080"])]
-
-
-class Overrides(BaseModel):
-    """What was set at run time and wins over what the worker came with; null: nothing."""
-
-    weight: int | None
-    max_concurrency: int | None
-
-
-class AdminWorker(WorkerStatus):
-    """One worker, with what is wanted of it and what it does at this moment."""
-
-    running: int = Field(description="its leases: jobs that run on it")
-    draining: bool = Field(description="it gets no new job")
-    registered: bool = Field(description="it was registered at run time")
-    expires_in_seconds: float | None = Field(
-        description="when its registration ends, unless renewed; null: not by itself"
-    )
-    overrides: Overrides
 
 
 class NewWorker(WorkerSettings):

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Header, Response
+from fastapi import APIRouter, FastAPI, Header, HTTPException, Response
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 from starlette.responses import PlainTextResponse
@@ -17,56 +17,13 @@ from starlette.types import Lifespan
 from router import __version__, batch
 from router.asgi import JOB_ENDPOINTS
 from router.fleet.model import Health, WorkerRecord
-from router.fleet.store import Store
+from router.fleet.store import Store, StoreUnavailable
+from router.reports import FleetCounts, FleetStatus, HealthStatus, SidecarStatus, WorkerStatus
 from router.sandboxfusion import RunCodeRequest, RunCodeResponse, RunJupyterRequest
 from router.view import FleetView, Snapshot
 
 SERVICE = "SandboxFusion Router"
 DESCRIPTION = "Spreads code-execution jobs over many SandboxFusion workers. Jobs are SandboxFusion's own API."
-
-
-class WorkerStatus(BaseModel):
-    """One worker, as the sidecar last saw it."""
-
-    url: str
-    healthy: bool
-    health: Health
-    since: datetime | None = Field(description="when `health` last changed")
-    checked_at: datetime | None
-    latency_ms: float | None = Field(description="how long the last health check took")
-    failures: int = Field(description="failed checks in a row")
-    last_error: str
-    weight: int
-    max_concurrency: int | None
-    source: str
-
-
-class SidecarStatus(BaseModel):
-    """The health checker behind the workers' states."""
-
-    leader: str | None = Field(description="fencing token and name of the sidecar that leads; null: none does")
-    age_seconds: float | None = Field(description="how old the workers' states are; null: no sidecar has written any")
-
-
-class FleetStatus(BaseModel):
-    """The answer of `GET /`."""
-
-    service: str
-    version: str
-    redis: str = Field(description="available or unavailable", examples=["available"])
-    sidecar: SidecarStatus
-    workers: list[WorkerStatus]
-
-
-class HealthStatus(BaseModel):
-    """The answer of `GET /health`; `unhealthy`, with 503, only where no job could be routed."""
-
-    status: str = Field(examples=["healthy"])
-    total_workers: int
-    healthy_workers: int
-    quarantined_jobs: int
-    redis: str = Field(description="available or unavailable", examples=["available"])
-    sidecar: SidecarStatus
 
 
 class Problem(BaseModel):
@@ -130,6 +87,20 @@ def create_api(
     async def metrics(accept: Annotated[str, Header()] = "") -> Response:
         page, content_type = await metrics_page(accept)
         return Response(page, headers={"content-type": content_type})
+
+    @api.get(
+        "/admin/stats",
+        summary="What all routers have counted",
+        tags=["admin"],
+        responses={503: {"model": Problem, "description": "Redis is unavailable"}},
+    )
+    async def stats() -> FleetCounts:
+        """Return the counts of the fleet and of each worker, a second old, and what runs and waits now."""
+        urls = [record.worker.url for record in view.snapshot.state.records]
+        try:
+            return FleetCounts.of(await store.usage(urls))
+        except StoreUnavailable as error:
+            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, f"Redis is unavailable: {error}") from error
 
     described = _job_descriptions()
 

@@ -1,7 +1,6 @@
 """`sfr`: the router's console commands. Each imports what it needs when it runs, so that help comes at once."""
 
 # ruff: noqa: PLC0415
-import asyncio
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -94,6 +93,8 @@ def redis(
     url: Annotated[str | None, typer.Option(help="Redis' URL, instead of the configured one.")] = None,
 ) -> None:
     """Send one command to the configured Redis: `sfr redis HGETALL sfr:worker:http://server1:8080`."""
+    import asyncio
+
     from router.config import load_or_exit
     from router.fleet.store import Store, StoreUnavailable
     from router.settings import RedisSettings

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from router.admin import AdminWorker
-    from router.steering import Fleet, Report, ThroughRouter
+    from router.reports import AdminWorker, Report
+    from router.steering import Fleet, ThroughRouter
 
 WATCH_EVERY_S = 2.0
 # What stands for the weight or cap that a worker came with.
@@ -159,7 +159,7 @@ def _fleet(url: str, redis: str | None, prefix: str) -> "Fleet":
     from pydantic import ValidationError
 
     from router.settings import RedisSettings
-    from router.steering import ThroughRedis
+    from router.steering_redis import ThroughRedis
 
     try:
         return ThroughRedis(RedisSettings(url=redis, prefix=prefix))
@@ -169,16 +169,15 @@ def _fleet(url: str, redis: str | None, prefix: str) -> "Fleet":
 
 
 def _router(url: str) -> "ThroughRouter":
-    from router.access import admin_token
+    from router.admin_token import Unreadable, admin_token
     from router.cli_run import router_url
-    from router.config import ConfigError
     from router.job_lines import BadInput
     from router.steering import ThroughRouter
 
     try:
         token = admin_token()
         address = router_url(url)
-    except (ConfigError, BadInput) as error:
+    except (Unreadable, BadInput) as error:
         raise _bad(str(error)) from error
     if token is not None and not token.isprintable():
         raise _bad("the admin token: expected one line of text")

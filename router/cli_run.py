@@ -1,7 +1,6 @@
 """`sfr run`: the command's options, its progress bar, its summary and how it ends."""
 
 # ruff: noqa: PLC0415  (see cli.py)
-import asyncio
 import os
 import signal
 import stat
@@ -117,6 +116,8 @@ def summary(statuses: Counter[int], total: int | None, before: int, seconds: flo
 
 def _run(fd: int, name: str, results: "Results", url: str) -> None:
     """Send all jobs that have no result; whatever ends it, tell how many have one now."""
+    import asyncio
+
     from router.batch_client import BatchClient
     from router.job_lines import JobLines, JobReader
     from router.results import is_final
@@ -159,6 +160,8 @@ def _check(fd: int, name: str, results: "Results", progress: "RunProgress") -> i
 
 async def _drive(client: "BatchClient", results: "Results", progress: "RunProgress") -> None:
     """Write down what comes. Raises Signalled, and what the client and the results raise."""
+    import asyncio
+
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     signals: list[int] = []
 

@@ -8,10 +8,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from router.admin import AdminWorker
-from router.api import SidecarStatus, WorkerStatus
 from router.fleet.model import Health
-from router.steering import Report
+from router.reports import AdminWorker, Report, SidecarStatus, WorkerStatus
 
 _STYLES = {
     Health.HEALTHY: "green",

@@ -1,13 +1,10 @@
-"""The fleet as an operator's commands see and steer it: through a router's API, or straight in Redis.
+"""The fleet as an operator's commands and the agent see and steer it, through a router's API.
 
-Both ways give the API's own models. What goes wrong is a Failed, told in one line.
+steering_redis.py goes straight to Redis instead. What goes wrong is a Failed, told in one line. Imports here are what a
+command waits for: nothing heavy.
 """
 
-import asyncio
 import json
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from enum import IntEnum
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -16,14 +13,9 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
-from router.access import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE
-from router.admin import Admin, AdminWorker
-from router.api import FleetStatus, HealthStatus, WorkerStatus, health_status
-from router.fleet.intents import Intents
-from router.fleet.store import Store, StoreUnavailable
-from router.policy.allowed import Allowed
-from router.settings import RedisSettings
-from router.view import FleetView
+from router.admin_token import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE
+from router.fleet.stats import Usage
+from router.reports import AdminWorker, FleetCounts, FleetStatus, HealthStatus, Report, WorkerStatus
 
 ANSWER_WITHIN_S = 10.0
 
@@ -48,12 +40,6 @@ class Failed(Exception):
         self.status = status
 
 
-class Report(HealthStatus):
-    """The whole fleet. Workers are WorkerStatus where Redis is away, for then nobody knows what runs on them."""
-
-    workers: list[AdminWorker | WorkerStatus]
-
-
 class Fleet(Protocol):
     """A way to the fleet. Every method raises Failed."""
 
@@ -62,6 +48,9 @@ class Fleet(Protocol):
 
     def workers(self) -> list[AdminWorker]:
         """Return all workers."""
+
+    def counts(self) -> Usage:
+        """Return what all routers have counted, and what runs and waits now."""
 
     def drain(self, url: str) -> AdminWorker:
         """Keep new jobs from a worker."""
@@ -93,6 +82,10 @@ class ThroughRouter:
     def workers(self) -> list[AdminWorker]:
         """Return all workers."""
         return self._read(list[AdminWorker], self._ask("GET", "/admin/workers")[1])
+
+    def counts(self) -> Usage:
+        """Return what all routers have counted, and what runs and waits now."""
+        return self._read(FleetCounts, self._ask("GET", "/admin/stats")[1]).usage()
 
     def drain(self, url: str) -> AdminWorker:
         """Keep new jobs from a worker."""
@@ -162,68 +155,3 @@ class ThroughRouter:
             raise Failed(
                 f"no router answers at {self._address}: its answer is another one", Exit.UNREACHABLE
             ) from error
-
-
-class ThroughRedis:
-    """The fleet as it stands in Redis, for when no router is there; each call has a connection of its own."""
-
-    def __init__(self, settings: RedisSettings) -> None:
-        self._settings = settings
-        # The store logs what Failed tells here.
-        logging.getLogger("router").addHandler(logging.NullHandler())
-
-    def report(self) -> Report:
-        """Return how all of it is, as a router would see it."""
-
-        async def ask(store: Store, view: FleetView) -> Report:
-            workers: list[AdminWorker | WorkerStatus] = [*await _admin(store, view).list(None)]
-            return Report(**health_status(await view.latest(), store).model_dump(), workers=workers)
-
-        return self._run(ask)
-
-    def workers(self) -> list[AdminWorker]:
-        """Return all workers."""
-        return self._run(lambda store, view: _admin(store, view).list(None))
-
-    def drain(self, url: str) -> AdminWorker:
-        """Keep new jobs from a worker."""
-        return self._steer(url, lambda intents: intents.drain(url))
-
-    def resume(self, url: str) -> AdminWorker:
-        """Let a worker have jobs again."""
-        return self._steer(url, lambda intents: intents.resume(url))
-
-    def _steer(self, url: str, act: Callable[[Intents], Awaitable[None]]) -> AdminWorker:
-        async def ask(store: Store, view: FleetView) -> AdminWorker:
-            admin = _admin(store, view)
-            if not await admin.list(url):
-                raise Failed(f"{url} is not in the fleet", Exit.REFUSED)
-            await act(Intents(store))
-            return await admin.one(url)
-
-        return self._run(ask)
-
-    def _run(self, ask: Callable[[Store, FleetView], Awaitable[_Value]]) -> _Value:
-        async def run() -> _Value:
-            async with self._connected() as store:
-                return await ask(store, FleetView(store, ()))
-
-        try:
-            return asyncio.run(run())
-        except StoreUnavailable as error:
-            raise Failed(f"Redis: {error}", Exit.UNREACHABLE) from error
-
-    @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[Store]:
-        try:
-            store = Store.connect(self._settings, ANSWER_WITHIN_S)
-        except ValueError as error:  # redis-py's, and not repeated: the URL may hold a password
-            raise Failed("--redis: expected a URL such as redis://localhost:6379/0", Exit.BAD_INPUT) from error
-        try:
-            yield store
-        finally:
-            await store.close()
-
-
-def _admin(store: Store, view: FleetView) -> Admin:
-    return Admin(Intents(store), view, Allowed(()))

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Never
 
 from router.fleet.intents import Intent, Intents
-from router.fleet.model import Source, Worker, configured_workers
+from router.fleet.model import Source, Worker
 from router.fleet.store import Store, StoreUnavailable
+from router.fleet.workers_file import configured_workers
 from router.settings import Settings
 from sidecar.sources import ConfigFile, DnsName, Resolve, WorkersFile, addresses_of
 

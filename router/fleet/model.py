@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from router.settings import Settings
-
 
 class Health(StrEnum):
     """A worker's condition. The sidecar finds the first three (UNKNOWN: not checked yet), and only they are stored.
@@ -41,12 +39,6 @@ class Worker:
     weight: int = 1
     max_concurrency: int | None = None
     source: str = Source.CONFIG
-
-
-def configured_workers(settings: Settings) -> list[Worker]:
-    """Return config.yaml's workers as the fleet knows them."""
-    default = settings.default_max_concurrency
-    return [Worker(worker.url, worker.weight, worker.max_concurrency or default) for worker in settings.workers]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""workers_file: one worker a line, as host lists have them.
+"""The workers that are known without asking anybody: config.yaml's, and those of workers_file, one a line.
 
-Each is a host, host:port or URL, with or without /run_code.
+Each line is a host, host:port or URL, with or without /run_code.
 """
 
 import re
@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from router.addresses import worker_url
-from router.fleet.model import Source, Worker, configured_workers
+from router.fleet.model import Source, Worker
 from router.settings import Settings
 
 # SandboxFusion's own.
@@ -41,6 +41,12 @@ def parse(text: str, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         except ValueError:
             problems.append(f"{name}:{number}: expected a host, host:port or URL, got {named!r}")
     return tuple(urls), tuple(problems)
+
+
+def configured_workers(settings: Settings) -> list[Worker]:
+    """Return config.yaml's workers as the fleet knows them."""
+    default = settings.default_max_concurrency
+    return [Worker(worker.url, worker.weight, worker.max_concurrency or default) for worker in settings.workers]
 
 
 def known_workers(settings: Settings) -> list[Worker]:

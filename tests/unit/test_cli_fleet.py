@@ -9,12 +9,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from router.admin import AdminWorker, Overrides
-from router.api import SidecarStatus, WorkerStatus
 from router.cli import app
 from router.fleet.model import Health
 from router.fleet_table import report_table
-from router.steering import Report
+from router.reports import AdminWorker, Overrides, Report, SidecarStatus, WorkerStatus
 from tests.worker import ScriptedWorker, always
 
 cli = CliRunner()

@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from router.access import TOKEN_VARIABLE
+from router.admin_token import TOKEN_VARIABLE
 from router.config import CONFIG_VARIABLE, load
 from router.logs import LOG_FORMAT_VARIABLE
 

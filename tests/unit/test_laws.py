@@ -1,6 +1,7 @@
 """The house's laws, read from the modules' imports. They stand in docs/architecture.md."""
 
 import ast
+import subprocess
 import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -96,6 +97,14 @@ def test_sidecar_knows_of_the_router_only_what_is_shared() -> None:
 def test_nobody_imports_the_composition_root() -> None:
     """`router.app` is the application: only router/__init__ may import the module of that name."""
     assert [name for name in MODULES if "router.app" in imports(name)] == ["router"]
+
+
+def test_commands_start_without_what_only_servers_need() -> None:
+    """A command that asks a router loads no web framework, Redis client or settings: each takes 0.1 s and more."""
+    asked = "import sys, router.cli, router.steering, router.fleet_table; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    heavy = {"fastapi", "starlette", "uvicorn", "redis", "aiohttp", "yaml", "router.settings", "multiprocessing"}
+    assert not heavy & set(loaded.split())
 
 
 def test_no_circles() -> None:
