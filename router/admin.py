@@ -61,7 +61,7 @@ class Admin:
 
     async def list(self, url: str | None) -> list[AdminWorker]:
         """Return all workers, or the one at `url` where there is such a one."""
-        shown = await self._shown()
+        shown = await self._shown(url)
         urls = sorted(shown.keys() | await self._intents.registered()) if url is None else [url]
         standing = await self._intents.standing(urls)
         return [worker for each in urls if (worker := _worker(each, shown.get(each), standing[each]))]
@@ -105,8 +105,8 @@ class Admin:
         await self.one(url)
         await self._intents.override(url, {name: getattr(changes, name) for name in changes.model_fields_set})
 
-    async def _shown(self) -> dict[str, tuple[WorkerRecord, Health]]:
-        snapshot = await self._view.latest()
+    async def _shown(self, only: str | None) -> dict[str, tuple[WorkerRecord, Health]]:
+        snapshot = await self._view.latest(only)
         return {record.worker.url: (record, condition) for record, condition in snapshot.conditions}
 
 

@@ -43,7 +43,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Again and again, until Ctrl-C.")] = False,
 ) -> None:
     """Show how the fleet is: `sfr status --url http://router:8000`, `sfr status --watch`, `sfr status --json | jq`."""
-    with _told():
+    with told():
         fleet, source = _fleet(url, redis, prefix), _source(url, redis)
         if watch:
             with suppress(KeyboardInterrupt):
@@ -62,7 +62,7 @@ def list_workers(
     url: Url = ROUTER_URL, redis: RedisUrl = None, prefix: Prefix = "sfr", as_json: AsJson = False
 ) -> None:
     """List all workers: `sfr workers list`, `sfr workers list --json | jq -r '.[].url'`."""
-    with _told():
+    with told():
         found = _fleet(url, redis, prefix).workers()
         if as_json:
             typer.echo(f"[{','.join(each.model_dump_json() for each in found)}]")
@@ -75,15 +75,15 @@ def list_workers(
 @workers_app.command(epilog=EXITS)
 def drain(worker: WorkerArgument, url: Url = ROUTER_URL, redis: RedisUrl = None, prefix: Prefix = "sfr") -> None:
     """Keep new jobs from a worker; what runs on it is finished: `sfr workers drain http://server1:8080`."""
-    with _told():
-        _say(_fleet(url, redis, prefix).drain(_worker(worker)))
+    with told():
+        _say(_fleet(url, redis, prefix).drain(worker_address(worker)))
 
 
 @workers_app.command(epilog=EXITS)
 def resume(worker: WorkerArgument, url: Url = ROUTER_URL, redis: RedisUrl = None, prefix: Prefix = "sfr") -> None:
     """Let a drained worker have jobs again: `sfr workers resume http://server1:8080`."""
-    with _told():
-        _say(_fleet(url, redis, prefix).resume(_worker(worker)))
+    with told():
+        _say(_fleet(url, redis, prefix).resume(worker_address(worker)))
 
 
 @workers_app.command(epilog=EXITS)
@@ -98,17 +98,17 @@ def add(
 
     Its host must be among `admin.allowed_workers` in the router's config.yaml.
     """
-    with _told():
+    with told():
         fields = {"weight": weight, "max_concurrency": max_concurrency, "ttl_seconds": ttl}
-        _say(_router(url).add({"url": _worker(worker), **fields}))
+        _say(router_at(url).add({"url": worker_address(worker), **fields}))
 
 
 @workers_app.command(epilog=EXITS)
 def remove(worker: WorkerArgument, url: Url = ROUTER_URL) -> None:
     """Take out a worker that was added: `sfr workers remove http://server9:8080`."""
-    with _told():
-        address = _worker(worker)
-        _router(url).remove(address)
+    with told():
+        address = worker_address(worker)
+        router_at(url).remove(address)
         typer.echo(f"{address}: removed")
 
 
@@ -127,16 +127,16 @@ def weigh(
 
     They win over config.yaml until set to `default`, or until the worker leaves the fleet.
     """
-    with _told():
+    with told():
         given = {"weight": weight, "max_concurrency": max_concurrency}
         fields = {name: _number(name, text) for name, text in given.items() if text is not None}
         if not fields:
-            raise _bad("expected a weight or --max-concurrency, or both")
-        _say(_router(url).change(_worker(worker), fields))
+            raise bad_input("expected a weight or --max-concurrency, or both")
+        _say(router_at(url).change(worker_address(worker), fields))
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def told() -> Iterator[None]:
     """End the command with a line and its status where it fails."""
     from router.steering import Failed
 
@@ -147,7 +147,8 @@ def _told() -> Iterator[None]:
         raise typer.Exit(error.status) from None
 
 
-def _bad(message: str) -> Exception:
+def bad_input(message: str) -> Exception:
+    """Return what ends a command whose arguments cannot be used."""
     from router.steering import Exit, Failed
 
     return Failed(message, Exit.BAD_INPUT)
@@ -155,7 +156,7 @@ def _bad(message: str) -> Exception:
 
 def _fleet(url: str, redis: str | None, prefix: str) -> "Fleet":
     if redis is None:
-        return _router(url)
+        return router_at(url)
     from pydantic import ValidationError
 
     from router.settings import RedisSettings
@@ -165,43 +166,45 @@ def _fleet(url: str, redis: str | None, prefix: str) -> "Fleet":
         return ThroughRedis(RedisSettings(url=redis, prefix=prefix))
     except ValidationError as error:  # the URL is not repeated: it may hold a password
         problem = error.errors()[0]
-        raise _bad(f"--{'redis' if problem['loc'] == ('url',) else 'prefix'}: {problem['msg']}") from error
+        raise bad_input(f"--{'redis' if problem['loc'] == ('url',) else 'prefix'}: {problem['msg']}") from error
 
 
-def _router(url: str) -> "ThroughRouter":
+def router_at(url: str, answer_within_s: float | None = None) -> "ThroughRouter":
+    """Return the router at `url`, with the token from the environment. Raises Failed."""
     from router.admin_token import Unreadable, admin_token
     from router.cli_run import router_url
     from router.job_lines import BadInput
-    from router.steering import ThroughRouter
+    from router.steering import ANSWER_WITHIN_S, ThroughRouter
 
     try:
         token = admin_token()
         address = router_url(url)
     except (Unreadable, BadInput) as error:
-        raise _bad(str(error)) from error
+        raise bad_input(str(error)) from error
     if token is not None and not token.isprintable():
-        raise _bad("the admin token: expected one line of text")
-    return ThroughRouter(address, token)
+        raise bad_input("the admin token: expected one line of text")
+    return ThroughRouter(address, token, answer_within_s or ANSWER_WITHIN_S)
 
 
 def _source(url: str, redis: str | None) -> str:
     return f"the router at {url}" if redis is None else "Redis"
 
 
-def _worker(text: str) -> str:
+def worker_address(text: str) -> str:
+    """Return a worker's URL in the form by which it is known. Raises Failed."""
     from router.addresses import worker_url
 
     try:
         return worker_url(text)
     except ValueError as error:
-        raise _bad(f"{text}: {error}") from error
+        raise bad_input(f"{text}: {error}") from error
 
 
 def _number(name: str, text: str) -> int | None:
     if text == DEFAULT:
         return None
     if not text.isdecimal():
-        raise _bad(f"{name}: expected a number or `{DEFAULT}`, got {text!r}")
+        raise bad_input(f"{name}: expected a number or `{DEFAULT}`, got {text!r}")
     return int(text)
 
 
@@ -229,7 +232,7 @@ def _watch(fleet: "Fleet", source: str, *, as_json: bool) -> None:
         return
     console = screen()
     if not console.is_terminal:
-        raise _bad("--watch: expected a terminal; with --json it writes a line each time")
+        raise bad_input("--watch: expected a terminal; with --json it writes a line each time")
     with live(console) as view:
         for report, trouble in _reports(fleet):
             view.update(report_table(report, source, trouble), refresh=True)

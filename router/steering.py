@@ -33,11 +33,12 @@ class Exit(IntEnum):
 
 
 class Failed(Exception):
-    """What was asked for was not done; the message is one line."""
+    """What was asked for was not done; the message is one line. `was_sent` False: nobody has heard of it."""
 
-    def __init__(self, message: str, status: Exit) -> None:
+    def __init__(self, message: str, status: Exit, *, was_sent: bool = True) -> None:
         super().__init__(" ".join(message.split()))
         self.status = status
+        self.was_sent = was_sent
 
 
 class Fleet(Protocol):
@@ -65,9 +66,10 @@ class ThroughRouter:
     By no proxy, and redirected nowhere: the token goes to whom it is for.
     """
 
-    def __init__(self, address: str, token: str | None) -> None:
-        self._address = address
+    def __init__(self, address: str, token: str | None, answer_within_s: float = ANSWER_WITHIN_S) -> None:
+        self.address = address
         self._token = token
+        self._answer_within_s = answer_within_s
 
     def report(self) -> Report:
         """Return how all of it is, as this router sees it."""
@@ -117,19 +119,23 @@ class ThroughRouter:
         headers: dict[str, str | bytes] = {"content-type": "application/json"}
         if self._token is not None:
             headers["authorization"] = f"Bearer {self._token}".encode()
-        parts = urlsplit(self._address)
+        parts = urlsplit(self.address)
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        connection = kind(parts.hostname or "", parts.port, timeout=ANSWER_WITHIN_S)
+        connection = kind(parts.hostname or "", parts.port, timeout=self._answer_within_s)
+        was_sent = False
         try:
+            connection.connect()
+            was_sent = True
             sent = None if body is None else json.dumps(body)
             connection.request(method, parts.path + target, sent, headers)
             answer = connection.getresponse()
             status, text = answer.status, answer.read()
         except (OSError, UnicodeError) as error:  # the latter of a host that can be no name
             reason = getattr(error, "strerror", None) or str(error)
-            raise Failed(f"the router at {self._address} cannot be reached: {reason}", Exit.UNREACHABLE) from error
+            told = f"the router at {self.address} cannot be reached: {reason}"
+            raise Failed(told, Exit.UNREACHABLE, was_sent=was_sent) from error
         except HTTPException as error:
-            raise Failed(f"no router answers at {self._address}: {error}", Exit.UNREACHABLE) from error
+            raise Failed(f"no router answers at {self.address}: {error}", Exit.UNREACHABLE) from error
         finally:
             connection.close()
         if status in taken or HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
@@ -139,19 +145,17 @@ class ThroughRouter:
     def _refusal(self, status: int, text: bytes) -> Failed:
         if status == HTTPStatus.UNAUTHORIZED:
             told = "takes another admin token than" if self._token else "wants its admin token, in"
-            return Failed(f"{self._address} {told} {TOKEN_VARIABLE} or {TOKEN_FILE_VARIABLE}", Exit.NO_TOKEN)
+            return Failed(f"{self.address} {told} {TOKEN_VARIABLE} or {TOKEN_FILE_VARIABLE}", Exit.NO_TOKEN)
         try:
             detail = json.loads(text)["detail"]
             if isinstance(detail, list):  # FastAPI's, of what is wrong with a request
                 detail = "; ".join(f"{problem['loc'][-1]}: {problem['msg']}" for problem in detail)
         except (ValueError, TypeError, LookupError):
-            return Failed(f"no router answers at {self._address}: status {status}", Exit.UNREACHABLE)
+            return Failed(f"no router answers at {self.address}: status {status}", Exit.UNREACHABLE)
         return Failed(str(detail), Exit.UNREACHABLE if status == HTTPStatus.SERVICE_UNAVAILABLE else Exit.REFUSED)
 
     def _read(self, kind: type[_Value], text: bytes) -> _Value:
         try:
             return TypeAdapter(kind).validate_json(text)
         except ValidationError as error:
-            raise Failed(
-                f"no router answers at {self._address}: its answer is another one", Exit.UNREACHABLE
-            ) from error
+            raise Failed(f"no router answers at {self.address}: its answer is another one", Exit.UNREACHABLE) from error

@@ -78,14 +78,15 @@ class FleetView:
                 if self.on_change and self.snapshot.fleet_print != before.fleet_print:
                     self.on_change()
 
-    async def latest(self) -> Snapshot:
+    async def latest(self, only: str | None = None) -> Snapshot:
         """Return the fleet with all that the last checks saw, which `snapshot` has only when somebody's health changes.
 
+        With `only`, a URL, nobody need be in it but that worker: agents of a large fleet ask often, each after its own.
         Without Redis, the last snapshot.
         """
         if self._store.available:
             with suppress(StoreUnavailable):
-                state = await self._store.load()
+                state = await self._store.load(only=only)
                 if state.written_at is not None:
                     return Snapshot(state)
         return self.snapshot

@@ -120,10 +120,13 @@ class Intents:
         }
 
     async def register(self, registration: Registration) -> bool:
-        """Register a worker, or renew it; return whether it is new, or another one than before."""
+        """Register a worker, or renew it; return whether it is new, or another one than before.
+
+        One that was not registered begins undrained: it may have left a moment ago, before the sidecar has seen it go.
+        """
         keys, url = self._keys, registration.url
         key, fields = keys.registration(url), _fields(registration)
-        (before,) = await self._store.ask_all(("HGETALL", key))
+        before, is_drained = await self._store.ask_all(("HGETALL", key), ("SISMEMBER", keys.drain, url))
         is_other = bool(before != fields)
         commands: list[tuple[str, ...]] = [
             ("SADD", keys.registered, url),
@@ -132,6 +135,8 @@ class Intents:
             ("PERSIST", key) if registration.ttl_s is None else ("PEXPIRE", key, f"{registration.ttl_s * 1000:.0f}"),
         ]
         # Renewals are many, and news to nobody.
+        if is_drained and not before:
+            commands.extend(self._set_drain("SREM", url))
         await self._store.together(*commands, *([self._tell_sidecar(url)] if is_other else []))
         return is_other
 
@@ -141,11 +146,11 @@ class Intents:
 
     async def drain(self, url: str) -> None:
         """Keep new jobs from a worker, from this moment on."""
-        await self._set_drain("SADD", url)
+        await self._store.together(*self._set_drain("SADD", url))
 
     async def resume(self, url: str) -> None:
         """Let a drained worker have jobs again."""
-        await self._set_drain("SREM", url)
+        await self._store.together(*self._set_drain("SREM", url))
 
     async def override(self, url: str, fields: Mapping[str, int | None]) -> None:
         """Set a worker's `weight` or `max_concurrency`, or both; None: as it came with."""
@@ -166,15 +171,13 @@ class Intents:
         for url, override in intent.overrides.items():
             if url not in held.overrides:
                 await self.override(url, {name: value for name, value in asdict(override).items() if value is not None})
-        for url in intent.draining - held.draining:
+        for url in intent.draining | held.draining:  # the latter, too: who registers anew begins undrained
             await self.drain(url)
 
-    async def _set_drain(self, command: str, url: str) -> None:
+    def _set_drain(self, command: str, url: str) -> tuple[tuple[str, ...], ...]:
         keys = self._keys
         # The next exchange makes the plan anew, and all routers show what they do.
-        await self._store.together(
-            (command, keys.drain, url), ("HSET", keys.plan_head, "stale", "1"), ("PUBLISH", keys.changes, "drain")
-        )
+        return (command, keys.drain, url), ("HSET", keys.plan_head, "stale", "1"), ("PUBLISH", keys.changes, "drain")
 
     def _tell_sidecar(self, url: str) -> tuple[str, ...]:
         return ("PUBLISH", self._keys.wishes, url)

@@ -102,13 +102,13 @@ class Store:
         """Close all connections."""
         await self._client.aclose()
 
-    async def load(self, known: FleetState | None = None) -> FleetState:
+    async def load(self, known: FleetState | None = None, only: str | None = None) -> FleetState:
         """Read the whole fleet. A hash that cannot be read counts as a worker of which nothing is known.
 
         Where nothing has changed since `known` was read, its records are taken over: 1,000 workers take 18 ms of CPU.
-        Raises StoreUnavailable.
+        With `only`, a URL, no other worker is read. Raises StoreUnavailable.
         """
-        return await self._ask(self._load(known))
+        return await self._ask(self._load(known, only))
 
     async def exchange(self, call: Call, rules: Rules) -> Reply:
         """Do all that `call` says, in one atomic step (exchange.lua). Raises StoreUnavailable."""
@@ -212,7 +212,7 @@ class Store:
         """Send the commands in one atomic step and return the last one's answer. Raises StoreUnavailable."""
         return await self._ask(self._together(keys=[self.keys.fleet], args=[json.dumps(commands)]))
 
-    async def _load(self, known: FleetState | None) -> FleetState:
+    async def _load(self, known: FleetState | None, only: str | None) -> FleetState:
         pipeline = self._client.pipeline(transaction=False)
         pipeline.hmget(self.keys.fleet, "written_at", "changed_at")
         pipeline.get(self.keys.sidecar)
@@ -223,7 +223,7 @@ class Store:
         # Changed while this reads, it is read again next time: the mark has been read before.
         is_known = known is not None and known.changed_at is not None and known.changed_at == changed_at
         return FleetState(
-            records=known.records if known is not None and is_known else await self._records(),
+            records=known.records if known is not None and is_known else await self._records(only),
             written_at=datetime.fromisoformat(written_at) if written_at else None,
             changed_at=changed_at,
             leader=leader,
@@ -232,8 +232,11 @@ class Store:
             quarantined=frozenset(quarantined),
         )
 
-    async def _records(self) -> tuple[WorkerRecord, ...]:
-        urls = sorted(map(str, await self._client.smembers(self.keys.workers)))
+    async def _records(self, only: str | None) -> tuple[WorkerRecord, ...]:
+        if only is None:
+            urls = sorted(map(str, await self._client.smembers(self.keys.workers)))
+        else:
+            urls = [only] if await self._client.sismember(self.keys.workers, only) else []
         pipeline = self._client.pipeline(transaction=False)
         for url in urls:
             pipeline.hgetall(self.keys.worker(url))

@@ -1,6 +1,7 @@
 """deploy/'s files for single hosts: right by the programs that read them, and in agreement with the code."""
 
 import configparser
+import inspect
 import re
 import runpy
 import shutil
@@ -10,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from router.admin_token import TOKEN_VARIABLE
+from router.cli_agent import agent
 from router.config import CONFIG_VARIABLE, load
 
 ROOT = Path(__file__).parents[2]
 UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
+SLURM = ROOT / "deploy" / "slurm" / "sandbox-workers.sbatch"
 PROGRAMS = "/opt/sandboxfusion-router/.venv/bin"
 
 
@@ -59,3 +63,15 @@ def test_balancers_wait_longer_than_a_job_takes() -> None:
     for text, key in ((nginx, "proxy_read_timeout "), (haproxy, "timeout server "), (haproxy, "timeout client ")):
         (seconds,) = re.findall(rf"^ *{key}(\d+)s", text, re.MULTILINE)
         assert int(seconds) > longest_s
+
+
+def test_slurm_warns_before_an_agent_s_time_is_up() -> None:
+    """Its warning leaves the agent its grace and the worker its end; no list of processes has the token."""
+    subprocess.run(["bash", "-n", SLURM], check=True)
+    text = SLURM.read_text()
+    (seconds,) = re.findall(r"^#SBATCH --signal=B:TERM@(\d+)$", text, re.MULTILINE)
+    (grace,) = re.findall(r"GRACE:-(\d+)\}", text)
+    default = {name: parameter.default for name, parameter in inspect.signature(agent).parameters.items()}
+    assert int(grace) == default["grace"]
+    assert int(seconds) >= default["grace"] + default["kill_after"] + 10
+    assert TOKEN_VARIABLE not in "".join(line for line in text.splitlines() if not line.startswith("#"))

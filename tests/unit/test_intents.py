@@ -74,6 +74,19 @@ async def test_override_is_set_and_taken_back_field_by_field(intents: Intents) -
     assert Override(None, 2).over(Worker(A, 7)) == Worker(A, 7, 2)
 
 
+async def test_who_registers_anew_begins_undrained(intents: Intents, client: FakeAsyncRedis) -> None:
+    """A node that comes back before the sidecar has seen it go does not inherit a drain; a renewal lifts none."""
+    await intents.register(Registration(A, ttl_s=60))
+    await intents.drain(A)
+    await intents.register(Registration(A, ttl_s=60))
+    assert await client.smembers("sfr:drain") == {A}
+    await client.hdel("sfr:plan:head", "stale")
+    await intents.remove(A)
+    await intents.register(Registration(A, ttl_s=60))
+    assert await client.smembers("sfr:drain") == set()
+    assert await client.hget("sfr:plan:head", "stale") == "1"
+
+
 async def test_drain_makes_the_plan_stale_in_the_same_step(intents: Intents, client: FakeAsyncRedis) -> None:
     """No job is given to the worker after the answer."""
     await intents.drain(A)

@@ -27,7 +27,7 @@ DOORS = {
     "starlette": {"router.api"},
     "yaml": {"router.config"},
     "httptools": {"router.wire", "router.downstream", "router.refused"},
-    "typer": {"router.cli", "router.cli_fleet", "router.cli_run"},
+    "typer": {"router.cli", "router.cli_agent", "router.cli_fleet", "router.cli_run"},
     "rich": {"router.embedded", "router.fleet_table", "router.run_progress"},
     "uvicorn": {"router.cli", "router.downstream", "router.job_cycle", "router.news"},
     "uvicorn_worker": {"router.gunicorn_worker"},
