@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from router import __version__, cli_agent, cli_fleet, cli_run
+from router import __version__, cli_agent, cli_fleet, cli_run, cli_top
 
 app = typer.Typer(
     name="sfr", help="The SandboxFusion router's commands.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -18,6 +18,7 @@ app.add_typer(key_app, name="key")
 app.command()(cli_run.run)
 app.command(epilog=cli_fleet.EXITS)(cli_fleet.status)
 app.command(epilog=cli_agent.EXITS, context_settings={"allow_interspersed_args": False})(cli_agent.agent)
+app.command(epilog=cli_fleet.EXITS)(cli_top.top)
 app.add_typer(cli_fleet.workers_app, name="workers")
 
 EXIT_FAILED = 1

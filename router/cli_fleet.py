@@ -44,7 +44,7 @@ def status(
 ) -> None:
     """Show how the fleet is: `sfr status --url http://router:8000`, `sfr status --watch`, `sfr status --json | jq`."""
     with told():
-        fleet, source = _fleet(url, redis, prefix), _source(url, redis)
+        fleet, source = fleet_at(url, redis, prefix), source_of(url, redis)
         if watch:
             with suppress(KeyboardInterrupt):
                 _watch(fleet, source, as_json=as_json)
@@ -63,7 +63,7 @@ def list_workers(
 ) -> None:
     """List all workers: `sfr workers list`, `sfr workers list --json | jq -r '.[].url'`."""
     with told():
-        found = _fleet(url, redis, prefix).workers()
+        found = fleet_at(url, redis, prefix).workers()
         if as_json:
             typer.echo(f"[{','.join(each.model_dump_json() for each in found)}]")
             return
@@ -76,14 +76,14 @@ def list_workers(
 def drain(worker: WorkerArgument, url: Url = ROUTER_URL, redis: RedisUrl = None, prefix: Prefix = "sfr") -> None:
     """Keep new jobs from a worker; what runs on it is finished: `sfr workers drain http://server1:8080`."""
     with told():
-        _say(_fleet(url, redis, prefix).drain(worker_address(worker)))
+        _say(fleet_at(url, redis, prefix).drain(worker_address(worker)))
 
 
 @workers_app.command(epilog=EXITS)
 def resume(worker: WorkerArgument, url: Url = ROUTER_URL, redis: RedisUrl = None, prefix: Prefix = "sfr") -> None:
     """Let a drained worker have jobs again: `sfr workers resume http://server1:8080`."""
     with told():
-        _say(_fleet(url, redis, prefix).resume(worker_address(worker)))
+        _say(fleet_at(url, redis, prefix).resume(worker_address(worker)))
 
 
 @workers_app.command(epilog=EXITS)
@@ -154,7 +154,8 @@ def bad_input(message: str) -> Exception:
     return Failed(message, Exit.BAD_INPUT)
 
 
-def _fleet(url: str, redis: str | None, prefix: str) -> "Fleet":
+def fleet_at(url: str, redis: str | None, prefix: str) -> "Fleet":
+    """Return the way to the fleet: by the router at `url`, or straight to Redis, where it is given. Raises Failed."""
     if redis is None:
         return router_at(url)
     from pydantic import ValidationError
@@ -186,7 +187,8 @@ def router_at(url: str, answer_within_s: float | None = None) -> "ThroughRouter"
     return ThroughRouter(address, token, answer_within_s or ANSWER_WITHIN_S)
 
 
-def _source(url: str, redis: str | None) -> str:
+def source_of(url: str, redis: str | None) -> str:
+    """Return who tells of the fleet, for people."""
     return f"the router at {url}" if redis is None else "Redis"
 
 

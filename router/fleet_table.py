@@ -43,30 +43,39 @@ def workers_table(workers: Iterable[WorkerStatus]) -> Table:
     table.add_column("source")
     table.add_column("note", overflow="fold")
     now = datetime.now(UTC)
-    for worker in sorted(workers, key=lambda worker: (_TROUBLED_FIRST.index(worker.health), worker.url)):
+    for worker in sorted(workers, key=lambda worker: (trouble(worker.health), worker.url)):
         since = "" if worker.since is None else length((now - worker.since).total_seconds())
-        health = Text(worker.health, _STYLES[worker.health])
         # Text takes brackets as they are: what a worker says is no markup.
-        cells = [_running(worker), str(worker.weight), worker.source, _note(worker)]
-        table.add_row(Text(worker.url), health, since, *map(Text, cells))
+        cells = [_running(worker), str(worker.weight), worker.source, note(worker)]
+        table.add_row(Text(worker.url), health_text(worker.health), since, *map(Text, cells))
     return table
 
 
-def report_table(report: Report, source: str, trouble: str | None = None) -> RenderableType:
-    """Return the whole fleet; `source` says who tells it, `trouble` why nothing newer is known."""
+def report_table(report: Report, source: str, stale: str | None = None) -> RenderableType:
+    """Return the whole fleet; `source` says who tells it, `stale` why nothing newer is known."""
     facts = Table.grid(padding=(0, 2))
     is_routed = report.status == "healthy"
     facts.add_row("jobs", Text("are routed", "green") if is_routed else Text("find no worker", "bold red"))
     facts.add_row("told by", Text(source))
     facts.add_row("redis", Text(report.redis, "green" if report.redis == "available" else "bold red"))
     facts.add_row("sidecar", Text(_sidecar(report.sidecar), "" if report.sidecar.leader else "bold red"))
-    facts.add_row("workers", Text(f"{report.healthy_workers} of {report.total_workers} healthy{_others(report)}"))
-    facts.add_row("running", Text(_load(report.workers)))
+    facts.add_row("workers", Text(healthy(report)))
+    facts.add_row("running", Text(load(report.workers)))
     if report.quarantined_jobs:
         facts.add_row("quarantined", Text(f"{report.quarantined_jobs} jobs that break workers", "yellow"))
-    if trouble:
-        facts.add_row("stale", Text(trouble, "bold red"))
+    if stale:
+        facts.add_row("stale", Text(stale, "bold red"))
     return Group(facts, "", workers_table(report.workers))
+
+
+def health_text(health: Health) -> Text:
+    """Return a condition in its colour."""
+    return Text(health, _STYLES[health])
+
+
+def trouble(health: Health) -> int:
+    """Return how far a condition is from the worst one: those in trouble are shown first."""
+    return _TROUBLED_FIRST.index(health)
 
 
 def length(seconds: float) -> str:
@@ -86,7 +95,8 @@ def _running(worker: WorkerStatus) -> str:
     return running if worker.max_concurrency is None else f"{running}/{worker.max_concurrency}"
 
 
-def _note(worker: WorkerStatus) -> str:
+def note(worker: WorkerStatus) -> str:
+    """Return what there is to say of a worker: why it is not well, and what has been said of it."""
     notes = [worker.last_error] if worker.health is not Health.HEALTHY and worker.last_error else []
     if isinstance(worker, AdminWorker):
         if worker.draining and worker.health is not Health.DRAINING:
@@ -101,14 +111,20 @@ def _sidecar(sidecar: SidecarStatus) -> str:
     return f"{leader}, {'nothing seen yet' if sidecar.age_seconds is None else f'seen {sidecar.age_seconds:g} s ago'}"
 
 
-def _others(report: Report) -> str:
-    counts = {health: sum(worker.health is health for worker in report.workers) for health in _TROUBLED_FIRST}
-    return "".join(f", {count} {health}" for health, count in counts.items() if count and health is not Health.HEALTHY)
+def healthy(report: Report) -> str:
+    """Return how many are healthy, and what the others are."""
+    return f"{report.healthy_workers} of {report.total_workers} healthy{_others(report)}"
 
 
-def _load(workers: Sequence[WorkerStatus]) -> str:
+def load(workers: Sequence[WorkerStatus]) -> str:
+    """Return how many jobs run, and of how many where each worker has a cap."""
     if not all(isinstance(worker, AdminWorker) for worker in workers):
         return "unknown without Redis"
     running = sum(worker.running for worker in workers if isinstance(worker, AdminWorker))
     caps = [worker.max_concurrency for worker in workers]
     return f"{running} of {sum(cap or 0 for cap in caps)}" if caps and None not in caps else str(running)
+
+
+def _others(report: Report) -> str:
+    counts = {health: sum(worker.health is health for worker in report.workers) for health in _TROUBLED_FIRST}
+    return "".join(f", {count} {health}" for health, count in counts.items() if count and health is not Health.HEALTHY)

