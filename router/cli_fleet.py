@@ -2,7 +2,7 @@
 
 # ruff: noqa: PLC0415  (see cli.py)
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,8 +25,39 @@ Url = Annotated[str, typer.Option("--url", envvar="SFR_URL", help="The router's 
 RedisUrl = Annotated[str | None, typer.Option("--redis", help="Redis' URL: go there, and to no router.")]
 Prefix = Annotated[str, typer.Option(help="What the keys begin with, with --redis.")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, as the API has it.")]
-WorkerArgument = Annotated[str, typer.Argument(metavar="URL", help="The worker's URL.", show_default=False)]
 ROUTER_URL = "http://127.0.0.1:8000"
+# A shell waits so long, at most, for what could follow.
+_COMPLETE_WITHIN_S = 1.0
+
+
+def workers_to_name(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Return the workers that a command's URL may name, with their health, for the shell to complete it.
+
+    What goes wrong is told to nobody: somebody is typing.
+    """
+    from router.steering import Failed
+
+    is_of_use: dict[str, Callable[[AdminWorker], bool]] = {
+        "drain": lambda worker: not worker.draining,
+        "resume": lambda worker: worker.draining,
+        "remove": lambda worker: worker.registered,
+    }
+    offered = is_of_use.get(ctx.info_name or "")
+    if ctx.params.get("redis"):
+        return []
+    try:
+        workers = router_at(ctx.params.get("url") or ROUTER_URL, _COMPLETE_WITHIN_S).workers()
+    except Failed:
+        return []
+    found = [each for each in workers if each.url.startswith(incomplete) and (offered is None or offered(each))]
+    return [(each.url, each.health) for each in found]
+
+
+NewWorkerArgument = Annotated[str, typer.Argument(metavar="URL", help="The worker's URL.", show_default=False)]
+WorkerArgument = Annotated[
+    str,
+    typer.Argument(metavar="URL", help="The worker's URL.", show_default=False, autocompletion=workers_to_name),
+]
 
 workers_app = typer.Typer(
     help="See and steer the workers. Changes by a router need its admin token in ADMIN_TOKEN or ADMIN_TOKEN_FILE.",
@@ -88,7 +119,7 @@ def resume(worker: WorkerArgument, url: Url = ROUTER_URL, redis: RedisUrl = None
 
 @workers_app.command(epilog=EXITS)
 def add(
-    worker: WorkerArgument,
+    worker: NewWorkerArgument,
     weight: Annotated[int, typer.Option(help="Turns in the ring, 1 to 100.")] = 1,
     max_concurrency: Annotated[int | None, typer.Option(help="How many jobs run on it at once, at most.")] = None,
     ttl: Annotated[float | None, typer.Option(help="For how many seconds; else until it is removed.")] = None,

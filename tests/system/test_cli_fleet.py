@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from typer.testing import CliRunner
 
@@ -32,7 +33,7 @@ class Terminal:
     async def types(self, *words: str) -> tuple[int, str, str]:
         """Return status, stdout and stderr of `sfr` with these words."""
         # In a thread: the programs' output and the scripted workers go on meanwhile.
-        done = await asyncio.to_thread(CliRunner().invoke, app, words, env=self.env)
+        done = await asyncio.to_thread(CliRunner().invoke, app, words, env=self.env, prog_name="sfr")
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
         return done.exit_code, done.stdout, done.stderr
 
@@ -91,6 +92,7 @@ async def test_operator_sees_and_steers_the_fleet(
         await sfr.does("workers", "weigh", third.url, "default")
         assert await sfr.does("workers", "remove", third.url) == f"{third.url}: removed\n"
         await _is_refused(sfr, router.url, first)
+        await _completes(sfr, router.url, first, second)
         await _watches(router.url)
 
         await valkey.kill()
@@ -108,6 +110,26 @@ async def _is_without_redis(sfr: Terminal) -> bool:
 
 async def _shows(sfr: Terminal, worker: ScriptedWorker, text: str) -> bool:
     return any(worker.url in line and text in line for line in (await sfr.does("workers", "list")).splitlines())
+
+
+async def _completes(sfr: Terminal, url: str, first: ScriptedWorker, second: ScriptedWorker) -> None:
+    """Each shell is offered the workers that a command may name, bash by what `sfr --show-completion` prints."""
+    await sfr.does("workers", "drain", first.url)
+    script = """eval "$(sfr --show-completion)"; COMP_WORDS=(sfr workers "$1" ""); COMP_CWORD=3; _sfr_completion sfr
+    printf '%s,' "${COMPREPLY[@]}" """
+    env = {**os.environ, "SFR_URL": url, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for command, offered in (("drain", second.url), ("resume", first.url), ("remove", "")):
+        bash = await asyncio.create_subprocess_exec(
+            "bash", "-c", script, "bash", command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        assert (await bash.communicate())[0].decode() == f"{offered},"
+    typed = {"_TYPER_COMPLETE_ARGS": "sfr workers resume h", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    for shell in ("zsh", "fish"):
+        completing = Terminal({**sfr.env, **typed, "_SFR_COMPLETE": f"complete_{shell}"})
+        _, out, err = await completing.types()
+        assert first.url in out.replace("\\\\:", ":")
+        assert (second.url.rpartition(":")[2] in out, err) == (False, "")
+    await sfr.does("workers", "resume", first.url)
 
 
 async def _watches(url: str) -> None:

@@ -165,3 +165,19 @@ def test_help_has_examples_and_exit_statuses() -> None:
         assert f"`sfr workers {name}" in shown_help
         assert "Exit status: 0 done;" in shown_help
     assert "`sfr status --watch`" in " ".join(cli.invoke(app, ["status", "--help"]).output.split())
+
+
+@pytest.mark.parametrize("url", [NOWHERE, "nonsense"])
+def test_completion_is_quiet_where_no_router_answers(url: str) -> None:
+    """Somebody is typing: no word, and no error."""
+    typed = {"_SFR_COMPLETE": "complete_bash", "COMP_WORDS": "sfr workers drain ", "COMP_CWORD": "3", "SFR_URL": url}
+    done = cli.invoke(app, [], env=typed, prog_name="sfr")
+    assert (done.exit_code, done.output.strip()) == (0, "")
+
+
+def test_completion_knows_commands_options_and_their_values() -> None:
+    """What typer offers by itself is offered for this program's name."""
+    for typed, offered in (("sfr workers dr", "drain"), ("sfr top --so", "--sort"), ("sfr top --sort r", "running")):
+        words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+        done = cli.invoke(app, [], env={"_SFR_COMPLETE": "complete_bash", **words}, prog_name="sfr")
+        assert done.output.split() == [offered]
