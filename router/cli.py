@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from router import __version__, cli_agent, cli_fleet, cli_run, cli_top
+from router import __version__, cli_agent, cli_fleet, cli_reach, cli_run, cli_top
 
 app = typer.Typer(
     name="sfr", help="The SandboxFusion router's commands.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -16,9 +16,9 @@ app.add_typer(config_app, name="config")
 key_app = typer.Typer(help="Keys for those who send jobs.", no_args_is_help=True)
 app.add_typer(key_app, name="key")
 app.command()(cli_run.run)
-app.command(epilog=cli_fleet.EXITS)(cli_fleet.status)
+app.command(epilog=cli_reach.EXITS)(cli_fleet.status)
 app.command(epilog=cli_agent.EXITS, context_settings={"allow_interspersed_args": False})(cli_agent.agent)
-app.command(epilog=cli_fleet.EXITS)(cli_top.top)
+app.command(epilog=cli_reach.EXITS)(cli_top.top)
 app.add_typer(cli_fleet.workers_app, name="workers")
 
 EXIT_FAILED = 1
@@ -33,7 +33,7 @@ def _say_version(wanted: bool) -> None:
 
 @app.callback()
 def main(
-    version: Annotated[bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say it.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
     """The SandboxFusion router's commands."""  # noqa: D401  (shown as help)
 
@@ -48,7 +48,10 @@ def up(
     port: Annotated[int, typer.Option(min=1, max=65535, help="The router's port.")] = 8000,
     host: Annotated[str, typer.Option(help="The router's address; 0.0.0.0 opens it to the network.")] = "127.0.0.1",
 ) -> None:
-    """Start the whole system on this machine: Valkey, the sidecar, the router and, if asked, local workers."""
+    """Start the whole system on this machine: Valkey, the sidecar, the router and, if asked, local workers.
+
+    Example: sfr up --local-workers 3
+    """
     from router import embedded, logs
     from router.config import ConfigError
 
@@ -66,7 +69,10 @@ def worker(
     port: Annotated[int, typer.Option(min=1, max=65535, help="The worker's port.")] = 8080,
     host: Annotated[str, typer.Option(help="The worker's address. Think before you open it.")] = "127.0.0.1",
 ) -> None:
-    """Run a local worker: SandboxFusion's API, real code, NO ISOLATION. For demos and tests."""
+    """Run a local worker: SandboxFusion's API, real code, NO ISOLATION. For demos and tests.
+
+    Example: sfr worker --port 8081
+    """
     import logging
 
     import uvicorn
@@ -96,11 +102,13 @@ def redis(
 ) -> None:
     """Send one command to the configured Redis: `sfr redis HGETALL sfr:worker:http://server1:8080`."""
     import asyncio
+    import logging
 
     from router.config import load_or_exit
     from router.fleet.store import Store, StoreUnavailable
     from router.settings import RedisSettings
 
+    logging.getLogger("router").addHandler(logging.NullHandler())  # what the store logs is told here
     settings = RedisSettings(url=url) if url else load_or_exit().redis
 
     async def ask() -> object:
@@ -121,7 +129,10 @@ def redis(
 def check(
     path: Annotated[Path | None, typer.Argument(help="The file; by default what ROUTER_CONFIG names.")] = None,
 ) -> None:
-    """Say whether the configuration is good, and where it is not."""
+    """Say whether the configuration is good, and where it is not; exit status 2 then.
+
+    Example: sfr config check /etc/sandboxfusion-router/config.yaml
+    """
     from router.config import ConfigError, config_path, load
 
     path = path or config_path()
@@ -129,7 +140,8 @@ def check(
         settings = load(path)
     except ConfigError as error:
         _fail(str(error), EXIT_BAD_CONFIG)
-    typer.echo(f"{path}: good; {len(settings.workers)} workers, {settings.routing_strategy}")
+    count = len(settings.workers)
+    typer.echo(f"{path}: good; {count} worker{'' if count == 1 else 's'}, {settings.routing_strategy}")
 
 
 @config_app.command()

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli_fleet import bad_input, router_at, told, worker_address
+from router.cli_reach import bad_input, router_at, told, worker_address
 
 AUTO = "auto"
 # Shorter than an operator's: while one router hangs, the others and the command's end wait for the call.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from router.cli_fleet import ROUTER_URL, Prefix, RedisUrl, Url, fleet_at, source_of, told
+from router.cli_reach import ROUTER_URL, Prefix, RedisUrl, Url, asking, fleet_at, source_of, told
 
 if TYPE_CHECKING:
     from router.steering import Fleet
@@ -38,15 +38,19 @@ def top(
     """
     from router.fleet_table import live, screen
     from router.top_table import fits, top_table
+    from router.waiting import waiting
 
     with told(), suppress(KeyboardInterrupt):
         fleet, source = fleet_at(url, redis, prefix), source_of(url, redis)
         console = screen()
         moments = _moments(fleet)
-        moment = next(moments)
+        with asking():
+            moment = next(moments)
         if once or not console.is_terminal:
-            time.sleep(interval)
-            console.print(top_table(next(moments), source, sort, None))
+            with waiting("counting", interval):
+                time.sleep(interval)
+                moment = next(moments)
+            console.print(top_table(moment, source, sort, None))
             return
         with _keys() as asks_to_end, live(console) as view:
             while True:

@@ -80,7 +80,7 @@ SCHEMA = (
         "routers",
         "leases whose connections have just died on this worker, scored by when (Unix ms)",
     ),
-    Key("sfr:drain", "set", "operator, by CLI or API", "URLs that get no new job"),
+    Key("sfr:drain", "set", "operators and agents, by CLI or API", "URLs that get no new job"),
     Key(
         "sfr:intent",
         "hash",

@@ -87,9 +87,10 @@ async def test_operator_sees_and_steers_the_fleet(
         assert added.endswith("weight 2, 0 of 3 running\n")
         await router.sees(healthy=3)
         assert "expires in" in await sfr.does("workers", "list")
-        await sfr.does("workers", "weigh", third.url, "5", "--max-concurrency", "1")
+        weighed = await sfr.does("workers", "weigh", third.url, "5", "--max-concurrency", "1")
+        assert weighed == f"{third.url}: weight 5, max_concurrency 1\n"
         await eventually(lambda: _shows(sfr, third, " 0/1 "), what="the new cap")
-        await sfr.does("workers", "weigh", third.url, "default")
+        assert await sfr.does("workers", "weigh", third.url, "default") == f"{third.url}: weight as it came\n"
         assert await sfr.does("workers", "remove", third.url) == f"{third.url}: removed\n"
         await _is_refused(sfr, router.url, first)
         await _completes(sfr, router.url, first, second)

@@ -29,7 +29,7 @@ def test_config_check_tells_good_from_bad(tmp_path: Path, monkeypatch: pytest.Mo
     good.write_text("workers: ['http://a:1']")
     bad.write_text("routing: x")
     done = cli.invoke(app, ["config", "check", str(good)])
-    assert (done.exit_code, done.output) == (0, f"{good}: good; 1 workers, round_robin\n")
+    assert (done.exit_code, done.output) == (0, f"{good}: good; 1 worker, round_robin\n")
     monkeypatch.setenv("ROUTER_CONFIG", str(bad))
     done = cli.invoke(app, ["config", "check"])
     assert done.exit_code == 2
@@ -94,4 +94,4 @@ async def test_redis_sends_one_command(valkey: Valkey) -> None:
     assert (status, output.startswith("Redis: WRONGTYPE")) == (1, True)
     await valkey.kill()
     status, output = await asyncio.to_thread(said, "PING")
-    assert (status, output.startswith("Redis: ")) == (1, True)
+    assert (status, output.startswith("Redis: "), output.count("\n")) == (1, True, 1)

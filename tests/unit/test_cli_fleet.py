@@ -1,6 +1,8 @@
 """`sfr status` and `sfr workers`: what they show, and what they say where they cannot."""
 
 import asyncio
+import sys
+import time
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
@@ -13,6 +15,7 @@ from router.cli import app
 from router.fleet.model import Health
 from router.fleet_table import report_table
 from router.reports import AdminWorker, Overrides, Report, SidecarStatus, WorkerStatus
+from router.waiting import waiting
 from tests.worker import ScriptedWorker, always
 
 cli = CliRunner()
@@ -173,6 +176,22 @@ def test_completion_is_quiet_where_no_router_answers(url: str) -> None:
     typed = {"_SFR_COMPLETE": "complete_bash", "COMP_WORDS": "sfr workers drain ", "COMP_CWORD": "3", "SFR_URL": url}
     done = cli.invoke(app, [], env=typed, prog_name="sfr")
     assert (done.exit_code, done.output.strip()) == (0, "")
+
+
+@pytest.mark.parametrize(("after_s", "is_shown"), [(0.0, True), (60.0, False)])
+def test_long_waits_are_shown_to_people(monkeypatch: pytest.MonkeyPatch, after_s: float, is_shown: bool) -> None:
+    """On a terminal, and not before they are long; afterwards nothing of it is left."""
+    terminal = StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    with waiting("waiting for an answer", after_s=after_s):
+        until = time.monotonic() + 20
+        while is_shown and "for an answer" not in terminal.getvalue() and time.monotonic() < until:
+            time.sleep(0.01)
+    assert ("waiting for an answer" in terminal.getvalue()) is is_shown
+    assert not is_shown or terminal.getvalue().endswith("\x1b[2K")  # the line is erased
 
 
 def test_completion_knows_commands_options_and_their_values() -> None:
