@@ -53,8 +53,8 @@ def agent(
     with told():
         fields = {"url": worker_address(url), "weight": weight, "max_concurrency": _cap(max_concurrency)}
         plan = Plan(command, fields, ttl, grace, kill_after)
-        routers = [router_at(each, _ANSWER_WITHIN_S) for each in dict.fromkeys(router)]
-        status = asyncio.run(Agent(plan, routers).run())
+        routers = {found.address: found for found in (router_at(each, _ANSWER_WITHIN_S) for each in router)}
+        status = asyncio.run(Agent(plan, list(routers.values())).run())
         raise typer.Exit(status)
 
 

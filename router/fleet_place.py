@@ -32,7 +32,7 @@ _RENEWALS = 3
 class Course:
     """What an agent wants of its places. `leaving`: drain, and give them up; `hurry`: do not wait for jobs.
 
-    `joined`: one of them has been taken. Until then who finds the worker drained finds a predecessor's drain.
+    `joined`: one of them has been taken.
     """
 
     def __init__(self) -> None:
@@ -64,6 +64,9 @@ class FleetPlace:
         self._on_refusal = on_refusal
         # Until when the router may take this worker to be one, by time.monotonic; 0: it never has.
         self._held_until = 0.0
+        # A predecessor that was killed in the middle of its drain is registered for a TTL yet, and drained. 0: that is
+        # over, and a drain is an operator's.
+        self._is_inherited_until = 0.0
         self._trouble = ""
 
     async def run(self) -> None:
@@ -75,6 +78,7 @@ class FleetPlace:
 
     async def _keep(self) -> None:
         pause_s = _FIRST_PAUSE_S
+        self._is_inherited_until = time.monotonic() + self._ttl_s
         while not self._course.leaving.is_set():
             if await self._renew():
                 pause_s, wait_s = _FIRST_PAUSE_S, self._ttl_s / _RENEWALS
@@ -88,16 +92,16 @@ class FleetPlace:
         now = time.monotonic()
         try:
             worker = await asyncio.to_thread(self._router.add, self._fields)
-            if worker.draining and not self._course.joined.is_set():
+            if worker.draining and now < self._is_inherited_until:
                 worker = await asyncio.to_thread(self._router.resume, self._url)
         except Failed as error:
             self._failed(error, now)
             return None
-        self._held_until = now + self._ttl_s
-        if self._trouble or not self._course.joined.is_set():
+        if self._trouble or not self._held_until:
             log.info("Worker %s is registered with %s", self._url, self._router.address)
-        self._course.joined.set()
+        self._held_until, self._is_inherited_until = now + self._ttl_s, 0.0
         self._trouble, self.refusal = "", None
+        self._course.joined.set()
         return worker
 
     def _failed(self, error: Failed, asked_at: float) -> None:
