@@ -129,7 +129,7 @@ class FleetPlace:
                 if worker and worker.draining and not worker.running:
                     return
             await _passed(self._course.hurry, pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_LOOK_S)
+            pause_s = min(2 * pause_s, _LONGEST_LOOK_S, self._ttl_s / _RENEWALS)
 
     async def _leave(self) -> None:
         give_up_at = time.monotonic() + _LEAVE_WITHIN_S
