@@ -245,13 +245,20 @@ async def test_status_tells_service_version_and_workers(
     assert (status["redis"], status["sidecar"]) == ("unavailable", {"leader": None, "age_seconds": None})
 
 
+async def test_counts_are_redis_own(url: str, session: aiohttp.ClientSession) -> None:
+    """Without it they are not made up."""
+    async with session.get(f"{url}/admin/stats") as response:
+        detail = (await response.json())["detail"]
+        assert (response.status, detail.partition(":")[0]) == (503, "Redis is unavailable")
+
+
 async def test_openapi_describes_all_that_is_served(url: str, session: aiohttp.ClientSession) -> None:
     """Every endpoint, /run_code with its fields; and /docs shows it."""
     async with session.get(f"{url}/openapi.json") as response:
         schema = await response.json()
     described = {(path, method.upper()) for path, methods in schema["paths"].items() for method in methods}
     admin = {("/admin/workers", method) for method in ("GET", "POST", "PATCH", "DELETE")}
-    admin |= {("/admin/workers/drain", "POST"), ("/admin/workers/resume", "POST")}
+    admin |= {("/admin/workers/drain", "POST"), ("/admin/workers/resume", "POST"), ("/admin/stats", "GET")}
     own = {("/", "GET"), ("/health", "GET"), ("/metrics", "GET"), ("/v1/ping", "GET"), ("/run_code/batch", "POST")}
     assert described == own | admin | set(JOB_ENDPOINTS.items())
     fields = schema["components"]["schemas"]["RunCodeRequest"]["properties"]

@@ -7,6 +7,7 @@ from fakeredis import FakeAsyncRedis
 
 from router.fleet.stats import WORKERS_A_CALL, Stats, WorkerStats, quantile_s, took
 from router.fleet.store import Store
+from router.reports import FleetCounts
 from router.tally import BOUNDS_S
 
 
@@ -43,6 +44,15 @@ async def test_usage_tells_what_is_in_use(store: Store, client: FakeAsyncRedis) 
     assert (usage.waiting, usage.retries_left) == (1, 12.345)
     worker = usage.workers["http://a"]
     assert (worker.leases, worker.breaker_failures, worker.ejected_until) == (2, 5, 1700000030.5)
+
+
+async def test_api_s_counts_are_those_of_redis(store: Store) -> None:
+    """A command that asks a router sees what one that asks Redis does."""
+    await store.count(Stats({"jobs": 2, "le_0.05": 2}, {"http://a": WorkerStats(2, 1, 500)}))
+    usage = await store.usage(["http://a", "http://b"])
+    told = FleetCounts.model_validate_json(FleetCounts.of(usage).model_dump_json())
+    assert told.usage() == usage
+    assert (told.running, told.workers["http://a"].failures) == (0, 1)
 
 
 async def test_usage_of_nobody_and_of_many(store: Store) -> None:
