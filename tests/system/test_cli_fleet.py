@@ -81,7 +81,9 @@ async def test_operator_sees_and_steers_the_fleet(
             gone = await sfr.types("workers", "drain", "http://127.0.0.1:1", *way)
             assert gone == (1, "", "http://127.0.0.1:1 is not in the fleet\n")
 
-            await _shows_rates(sfr, way, router.url, first)
+        async with steady_load(router.url, 2):
+            for way in ((), redis):
+                await eventually(lambda way=way: _shows_rates(sfr, way, first), what="a rate")  # type: ignore[misc]
 
         added = await sfr.does("workers", "add", third.url, "--weight", "2", "--max-concurrency", "3", "--ttl", "60")
         assert added.endswith("weight 2, 0 of 3 running\n")
@@ -180,14 +182,13 @@ async def _on_terminal(*words: str) -> AsyncIterator[tuple[subprocess.Popen[byte
         os.close(ours)
 
 
-async def _shows_rates(sfr: Terminal, way: tuple[str, ...], url: str, worker: ScriptedWorker) -> None:
-    """`sfr top` in a pipe shows one interval: what the fleet did in it."""
-    async with steady_load(url, 2):
-        table = await sfr.does("top", "--once", "--interval", "2", "--sort", "jobs", *way)
-    (jobs,) = re.findall(r"^jobs +(\d+)/s, 0 errors/s", table, re.MULTILINE)
-    assert int(jobs) > 0
+async def _shows_rates(sfr: Terminal, way: tuple[str, ...], worker: ScriptedWorker) -> bool:
+    """`sfr top` in a pipe shows one interval: what the fleet did in it. False: the jobs in it are not counted yet."""
+    table = await sfr.does("top", "--once", "--interval", "1", "--sort", "jobs", *way)
+    (jobs,) = re.findall(r"^jobs +([\d.]+)/s, 0 errors/s", table, re.MULTILINE)
     row = next(line for line in table.splitlines() if worker.url in line)
-    assert re.search(r"healthy +\d+(\.\d)? +0 .* [0-4]/4 ", row)
+    assert re.search(r"healthy +[\d.]+ +0 .* [0-4]/4 ", row)
+    return float(jobs) > 0
 
 
 async def _is_refused(sfr: Terminal, url: str, worker: ScriptedWorker) -> None:
