@@ -125,7 +125,7 @@ class FleetPlace:
                     worker = await asyncio.to_thread(self._router.drain, self._url)
                 if worker and worker.draining and worker.running != before:
                     before = worker.running
-                    log.info("Worker %s is drained by %s: %d jobs run yet", self._url, self._router.address, before)
+                    log.info("Worker %s is drained by %s, %d running", self._url, self._router.address, before)
                 if worker and worker.draining and not worker.running:
                     return
             await _passed(self._course.hurry, pause_s)

@@ -127,7 +127,7 @@ async def test_agent_told_to_end_under_load_loses_no_job_and_may_come_back(syste
                 await first.start()
                 await eventually(lambda: first.worker in client.by[seen + 8 :], what="jobs on the worker that is back")
             assert (client.wrong, client.attempts) == ([], {1})
-            assert re.search(r"is drained by .*: [12] jobs run yet", first.output)
+            assert re.search(r"is drained by .*, [12] running", first.output)
             assert second.output.count("is registered with") == 1  # one router, named twice
             assert TOKEN not in first.output
 
@@ -159,13 +159,14 @@ async def _is_gone(router: Router, worker: str) -> bool:
     return worker not in await fleet(router)
 
 
-async def test_command_and_agent_end_as_they_should_whatever_ends_them(system: System) -> None:
+async def test_command_and_agent_end_as_they_should_whatever_ends_them(system: System, valkey: Valkey) -> None:
     """The exit status is the command's; the worker leaves at once; who comes after a killed one is not drained."""
     system.configure([], admin=LOCAL)
     system.env["ADMIN_TOKEN"] = TOKEN
     async with system.sidecar(), system.router(1) as router:
         await _crashes(system, router)
         await _is_killed(system, router)
+        await _does_not_wait_for_ever(system, router, valkey)
         for words, status in (
             (("bash", "-c", "kill -KILL $$"), 128 + signal.SIGKILL),
             (("/nowhere/worker",), 127),
@@ -208,6 +209,20 @@ async def _is_killed(system: System, router: Router) -> None:
         agent.send(signal.SIGINT)
         assert await agent.ended() == 128 + signal.SIGKILL
         assert "is killed" in agent.output
+
+
+async def _does_not_wait_for_ever(system: System, router: Router, valkey: Valkey) -> None:
+    """A job that does not end is waited for as long as the grace, or until the second signal."""
+    for grace, told in (("1", "Jobs still run after 1 s"), ("100", "SIGTERM again: running jobs are not waited for")):
+        async with Agent(system, [router.url], PONG_WORKER, "--grace", grace) as agent, valkey.client() as redis:
+            await eventually(lambda agent=agent: "is registered" in agent.output, what="its registration")  # type: ignore[misc]
+            await redis.zadd(f"sfr:leases:{agent.worker}", {"somebody:1": 10**13})
+            agent.send(signal.SIGTERM)
+            await eventually(lambda agent=agent: ", 1 running" in agent.output, what="the drain")  # type: ignore[misc]
+            if grace != "1":
+                agent.send(signal.SIGTERM)
+            assert await agent.ended() == 128 + signal.SIGTERM
+            assert told in agent.output
 
 
 async def test_worker_that_no_router_takes_is_ended(system: System) -> None:
