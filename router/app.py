@@ -67,6 +67,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
         gc.freeze()
         gc.set_threshold(_GARBAGE_AFTER)
         yield {TIMEOUTS: ClientTimeouts(settings.client_body_timeout, settings.client_read_timeout), DOOR: door}
+        await dispatcher.finish()
         await leases.flush()
         await reporting.finish()
         for task in running:

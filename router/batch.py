@@ -20,14 +20,14 @@ from router.batch_body import STOPPED, BatchBody, CutShort, Entry, Refused, Unfi
 from router.bodies import Buffers, BuffersFull, Share
 from router.dispatch import Dispatcher
 from router.entries import in_one_line
-from router.headers import Head, is_packed, read_head
+from router.headers import Head, read_head, read_worker_head
 from router.in_flight import InFlight
 from router.job import Job
 from router.news import CLIENT_LEFT, STOPPING
+from router.response import Parts
 from router.settings import Settings
 from router.upstream import UpstreamFailed
 from router.waiter import ClientLeft
-from router.wire import Parts
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class BatchDoor:
         except Refused as refused:
             answer = problem(refused.reason.status, refused.reason.detail, request_id)
             if refused.reason.status == HTTPStatus.METHOD_NOT_ALLOWED:
-                answer.headers.append((b"allow", b"POST"))
+                answer = answer.with_field(b"allow", b"POST")
         except BadDeadline as error:
             answer = problem(HTTPStatus.BAD_REQUEST, str(error), request_id)
         except CutShort as cut:
@@ -219,7 +219,7 @@ class _Batch:
             await asyncio.sleep(RETRY_AFTER_S)
 
     async def _write(self, index: int, answer: Answer) -> None:
-        if is_packed(answer.headers):  # what a worker compressed unasked
+        if read_worker_head(answer.status, answer.headers).is_packed:  # what a worker compressed unasked
             answer = problem(HTTPStatus.BAD_GATEWAY, "The worker's answer is compressed, which no line can hold", b"")
         line = b'{"index":%d,"status":%d,"body":%s}\n' % (index, answer.status, in_one_line(answer.body))
         async with self._writing:
@@ -242,7 +242,7 @@ class _Batch:
             else:
                 whole = msgspec.structs.replace(answer, body=body, rest=None)
             finally:
-                await rest.aclose()
+                rest.close()
             await self._write(index, whole)
 
     async def _whole(self, beginning: bytes, rest: Parts, share: Share) -> bytes:
