@@ -213,8 +213,9 @@ class Leases:
             self._wait_on(number, ticket)
         for grant in reply.granted:
             self._take(grant)
-        for number, reason in refusals(reply):
-            self._fail(number, reason)
+        if reply.refused or reply.exhausted or reply.unfunded or reply.quarantined:
+            for number, reason in refusals(reply):
+                self._fail(number, reason)
         claimed = set(reply.claimed)
         for claim in call.claims:
             if claim.number in claimed:
