@@ -22,7 +22,7 @@ BASE = FOLDER / "base"
 # policy/v1 and autoscaling/v2, and the newest that there is a schema of.
 VERSIONS = ("1.25", kubernetes_validate.latest_version())
 # Prometheus' operator defines these, not Kubernetes.
-CUSTOM = {"ServiceMonitor"}
+CUSTOM = {"ServiceMonitor", "PrometheusRule"}
 
 
 def kustomization(folder: Path) -> Any:
