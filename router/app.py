@@ -78,7 +78,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     buffers = Buffers(int(settings.max_buffered_mb * 2**20))
     api = create_api(view, store, reporting.page, lifespan)
     api.include_router(create_admin(Intents(store), view, settings.admin, access.admin_token))
-    batches = BatchDoor(dispatcher, api, buffers, settings)
+    batches = BatchDoor(dispatcher, api, buffers, settings, tally)
     if access.api_keys:
         door: JobDoor = KeyDoor(dispatcher, batches, buffers, settings, tally, access.api_keys)
     else:
