@@ -22,7 +22,8 @@ bind = "0.0.0.0:8000"
 workers = int(os.environ.get("WEB_CONCURRENCY") or os.cpu_count() or 1)
 proc_name = "sandboxfusion-router"
 
-# A worker told to stop finishes the jobs it has: none takes longer than this, queue and retries included.
+# A worker told to stop finishes the jobs it has: none takes longer than `timeout`, queue and retries included. The rest
+# is for bodies that are still coming, answers that are still going, and the last counts.
 graceful_timeout = int(settings.timeout) + 10
 # Longer than the idle time of common clients' and balancers' pools, so that it is they who close.
 keepalive = 75
