@@ -150,7 +150,9 @@ def create_admin(intents: Intents, view: FleetView, settings: AdminSettings, tok
         **refused,
         404: {"model": Problem, "description": "No such worker"},
     }
-    named_elsewhere = {409: {"model": Problem, "description": "The worker stands in config.yaml, a file or the DNS"}}
+    named_elsewhere: dict[int | str, dict[str, Any]] = {
+        409: {"model": Problem, "description": "The worker stands in config.yaml, a file or the DNS"}
+    }
 
     @router.get("", summary="The fleet, with what is wanted of it", name="list_workers")
     async def list_workers(url: Named | None = None) -> list[AdminWorker]:
