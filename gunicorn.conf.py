@@ -9,11 +9,12 @@ from gunicorn.workers.base import Worker
 
 from router import logs
 from router.access import Access
-from router.config import load_or_exit, or_exit
+from router.config import expect_extras, load_or_exit, or_exit
 from router.fleet.workers_file import known_workers
 from router.processes import die_with_parent
 
 settings = load_or_exit()
+or_exit(lambda: expect_extras(settings))
 or_exit(lambda: Access.load(settings))  # each process reads it for itself; here, so that a mistake ends the start
 
 wsgi_app = "router:app"

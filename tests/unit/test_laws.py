@@ -22,6 +22,7 @@ DOORS = {
     "hiredis": {"router.fleet.connection"},
     "aiohttp": {"sidecar.probe", "router.batch_client"},
     "fastapi": {"router.admin", "router.api", "router.app", "router.localworker"},
+    "opentelemetry": {"router.traces"},
     "prometheus_client": {"router.metrics"},
     "starlette": {"router.api"},
     "yaml": {"router.config"},
