@@ -56,12 +56,12 @@ def post_fork(server: Arbiter, worker: Worker) -> None:  # noqa: ARG001  (gunico
     die_with_parent()
 
 
-def child_exit(server: Arbiter, worker: Worker) -> None:  # noqa: ARG001  (gunicorn's signature)
+def child_exit(server: Arbiter, worker: Worker) -> None:
     """Let go of what a process showed of itself while it lived; what it counted stays."""
     # Not before the folder is made: at its import prometheus_client chooses how it counts.
-    from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415
+    from router.shared_counts import bury  # noqa: PLC0415
 
-    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+    bury(os.environ[METRICS_FOLDER], server.WORKERS.keys() - {worker.pid})
 
 
 def on_exit(server: Arbiter) -> None:  # noqa: ARG001  (gunicorn's signature)

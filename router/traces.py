@@ -91,6 +91,8 @@ class Traces:
         ending = threading.Thread(target=self._provider.shutdown, daemon=True)
         ending.start()
         await asyncio.to_thread(ending.join, FLUSH_S)
+        if ending.is_alive():
+            log.warning("The last traces are lost: %s did not take them within %g s", self._endpoint, FLUSH_S)
 
     def tally(self) -> Tally:
         """Return a tally that tells of attempts' verdicts."""
