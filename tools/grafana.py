@@ -66,7 +66,6 @@ def _variable(variable: Variable) -> dict[str, Any]:
         "type": "query",
         "datasource": _SOURCE,
         "query": {"query": variable.query, "refId": variable.name},
-        "definition": variable.query,
         "refresh": 2,  # when the time range changes, too: workers come and go
         "sort": 1,
         "multi": True,

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from router.settings import Settings
 from tests.programs import ROOT, program
@@ -183,6 +186,30 @@ def test_panels_lie_beside_each_other() -> None:
         assert panel["type"] == "row" or panel["datasource"]["uid"] == "${datasource}"
     asked = set(re.findall(r"\$(\w+)", dashboard.FILE.read_text())) - {"__all", "__rate_interval"}
     assert asked == {variable["name"] for variable in board["templating"]["list"]} - {"datasource"}
+
+
+def test_grafana_s_own_models_keep_each_word() -> None:
+    """None is misspelled, in the wrong place or of the wrong type: what its models make of the file has all of it."""
+    register_default_plugins()
+    board = json.loads(dashboard.FILE.read_text())
+    kept = json.loads(JSONEncoder().encode(Dashboard.from_json(board)))
+    assert lost(board, kept) == []
+    board["panels"][1]["fieldConfigs"] = {}
+    assert lost(board, kept) == [".panels[1].fieldConfigs"]
+
+
+def lost(given: Any, kept: Any, place: str = "") -> list[str]:
+    """Return the places in `given` that `kept` has not, or not so."""
+    if isinstance(given, dict) and isinstance(kept, dict):
+        return [
+            missed
+            for key, value in given.items()
+            for missed in (lost(value, kept[key], f"{place}.{key}") if key in kept else [f"{place}.{key}"])
+        ]
+    if isinstance(given, list) and isinstance(kept, list) and len(given) == len(kept):
+        pairs = enumerate(zip(given, kept, strict=True))
+        return [missed for number, (one, other) in pairs for missed in lost(one, other, f"{place}[{number}]")]
+    return [] if given == kept else [place]
 
 
 @pytest.mark.parametrize(
