@@ -270,7 +270,7 @@ class Dispatcher:
 
     def _forsake(self, course: Course) -> None:
         """Nobody waits for the answer any more; an attempt that has begun goes on, and ends its lease."""
-        course.deliver = None
+        self._leave(course)
         if course.waits is not None:
             self._leases.give_up(course.waits)
         else:

@@ -29,6 +29,9 @@ from router.headers import Headers, as_lines
 # The paths of jobs as they mostly are; percent-encoded, ASGI's way is good enough.
 JOB_PATHS = {path.encode("ascii"): path for path, method in JOB_ENDPOINTS.items() if method == "POST"}
 
+# Who sends these sends others with each job.
+_ONE_JOBS_ALONE = frozenset({b"x-request-id", b"traceparent"})
+
 
 class JobCycle(RequestResponseCycle):
     """uvicorn's cycle of request and response, for a job: without ASGI's scope, and with one write an answer."""
@@ -67,12 +70,11 @@ class JobCycle(RequestResponseCycle):
 
     def make_known(self, name: bytes) -> None:
         """Let its head, which `heads.cut` named so, be known when it comes again."""
-        if self.waiting_for_100_continue or self.scope["http_version"] != "1.1":
+        comes_once = any(field in _ONE_JOBS_ALONE for field, _ in self._asked.headers)
+        if comes_once or self.waiting_for_100_continue or self.scope["http_version"] != "1.1":
             return
         with suppress(BadDeadline):
-            head = self._door.read(self._asked, keep_alive=self.keep_alive)
-            if head.request_id is None:  # else there is no other with this one
-                self._door.heads.learn(name, head)
+            self._door.heads.learn(name, self._door.read(self._asked, keep_alive=self.keep_alive))
 
     def take(self, part: bytes) -> int:
         """Take a part of the body, uncopied; return how many bytes nobody has asked for yet."""
