@@ -289,7 +289,7 @@ class ClientConnection(HttpToolsProtocol):
         """Close the connection, after a last answer, once the client has stopped sending, or soon."""
         self._is_deaf = True
         if answer is not None:
-            self.transport.write(rendered(answer, self.server_state.default_headers, keep_alive=False))
+            self.transport.write(rendered(answer, answer.body, self.server_state.default_headers, keep_alive=False))
         if self.transport.is_closing() or not self.transport.can_write_eof():
             self.transport.close()
             return

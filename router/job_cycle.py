@@ -29,6 +29,8 @@ from router.headers import Headers, as_lines
 # The paths of jobs as they mostly are; percent-encoded, ASGI's way is good enough.
 JOB_PATHS = {path.encode("ascii"): path for path, method in JOB_ENDPOINTS.items() if method == "POST"}
 
+# Up to here one write is cheaper than no copy.
+_JOINED_BYTES = 2**16
 # Who sends these sends others with each job.
 _ONE_JOBS_ALONE = frozenset({b"x-request-id", b"traceparent"})
 
@@ -164,16 +166,20 @@ class WholeJob:
 def write(cycle: JobCycle | WholeJob, answer: Answer, own: Headers) -> None:
     """Write a whole answer at once, and be done with this request; `own` are the server's fields."""
     cycle.response_started = cycle.response_complete = True
-    cycle.transport.write(rendered(answer, own, keep_alive=cycle.keep_alive))
+    body = answer.body
+    if len(body) < _JOINED_BYTES:
+        cycle.transport.write(rendered(answer, body, own, keep_alive=cycle.keep_alive))
+    else:
+        cycle.transport.writelines((rendered(answer, b"", own, keep_alive=cycle.keep_alive), body))
     if not cycle.keep_alive:
         cycle.transport.close()
     cycle.on_response()
 
 
-def rendered(answer: Answer, own: Headers, *, keep_alive: bool) -> bytes:
-    """Return a whole answer as HTTP/1.1 bytes; `own` are the server's fields."""
+def rendered(answer: Answer, body: bytes, own: Headers, *, keep_alive: bool) -> bytes:
+    """Return an answer's head and `body` as HTTP/1.1 bytes; `own` are the server's fields."""
     end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
-    return b"".join((STATUS_LINE[answer.status], _lines(tuple(own)), answer.lines, end, answer.body))
+    return b"".join((STATUS_LINE[answer.status], _lines(tuple(own)), answer.lines, end, body))
 
 
 @lru_cache(maxsize=4)
