@@ -7,7 +7,7 @@ RUN python -m venv /venv
 COPY pyproject.toml constraints.txt README.md LICENSE gunicorn.conf.py ./
 COPY router router
 COPY sidecar sidecar
-RUN /venv/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt .
+RUN /venv/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt ".[traces]"
 
 FROM ${PYTHON_IMAGE}
 # At the same path: a venv's scripts name their interpreter in full.

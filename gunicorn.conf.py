@@ -9,11 +9,12 @@ from gunicorn.workers.base import Worker
 
 from router import logs
 from router.access import Access
-from router.config import load_or_exit, or_exit
+from router.config import expect_extras, load_or_exit, or_exit
 from router.fleet.workers_file import known_workers
 from router.processes import die_with_parent
 
 settings = load_or_exit()
+or_exit(lambda: expect_extras(settings))
 or_exit(lambda: Access.load(settings))  # each process reads it for itself; here, so that a mistake ends the start
 
 wsgi_app = "router:app"
@@ -22,7 +23,8 @@ bind = "0.0.0.0:8000"
 workers = int(os.environ.get("WEB_CONCURRENCY") or os.cpu_count() or 1)
 proc_name = "sandboxfusion-router"
 
-# A worker told to stop finishes the jobs it has: none takes longer than this, queue and retries included.
+# A worker told to stop finishes the jobs it has: none takes longer than `timeout`, queue and retries included. The rest
+# is for bodies that are still coming, answers that are still going, and the last counts.
 graceful_timeout = int(settings.timeout) + 10
 # Longer than the idle time of common clients' and balancers' pools, so that it is they who close.
 keepalive = 75
@@ -54,12 +56,12 @@ def post_fork(server: Arbiter, worker: Worker) -> None:  # noqa: ARG001  (gunico
     die_with_parent()
 
 
-def child_exit(server: Arbiter, worker: Worker) -> None:  # noqa: ARG001  (gunicorn's signature)
+def child_exit(server: Arbiter, worker: Worker) -> None:
     """Let go of what a process showed of itself while it lived; what it counted stays."""
     # Not before the folder is made: at its import prometheus_client chooses how it counts.
-    from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415
+    from router.shared_counts import bury  # noqa: PLC0415
 
-    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+    bury(os.environ[METRICS_FOLDER], server.WORKERS.keys() - {worker.pid})
 
 
 def on_exit(server: Arbiter) -> None:  # noqa: ARG001  (gunicorn's signature)

@@ -19,6 +19,7 @@ from router.leases import Leases
 from router.settings import RedisSettings
 from router.tally import Tally
 from router.view import FleetView
+from tests.awaiting import leased
 
 # What is measured is Redis: a process that waits long for it is no reason to go on alone.
 PATIENCE_S = 10.0
@@ -50,7 +51,7 @@ async def load(redis_url: str, in_flight: int, hold_s: float) -> None:
 
     async def client() -> None:
         while True:
-            lease = await leases.lease(BOUND_S, WAIT_S, never)
+            lease = await leased(leases, BOUND_S, WAIT_S, never)
             # Jobs of one length would run in step, and share calls better than real ones.
             await asyncio.sleep(random.uniform(0, 2 * hold_s))
             leases.end(lease, Blame.OK)

@@ -29,6 +29,7 @@ from router.fleet.exchange import Blame
 from router.fleet.model import Worker
 from router.leases import Leases
 from router.waiter import Lease
+from tests.awaiting import leased
 from tests.programs import Program, Valkey
 from tests.waiting import eventually
 
@@ -55,7 +56,7 @@ async def wait(redis_url: str) -> None:
     all_in = asyncio.Event()
 
     async def job() -> None:
-        lease = await leases.lease(BOUND_S, WAIT_S, never)
+        lease = await leased(leases, BOUND_S, WAIT_S, never)
         grants.append((lease.ticket, lease.url, time.monotonic()))
         if len(grants) == GRANTS:
             all_in.set()
@@ -82,7 +83,7 @@ def _resident_bytes() -> int:
 
 async def take_all_slots(leases: Leases) -> list[Lease]:
     """Return leases on all slots, in an order that names each worker once before any a second time."""
-    taken = await asyncio.gather(*(leases.lease(BOUND_S, WAIT_S, never) for _ in range(GRANTS)))
+    taken = await asyncio.gather(*(leased(leases, BOUND_S, WAIT_S, never) for _ in range(GRANTS)))
     return sorted(taken, key=lambda lease: lease.ticket)
 
 

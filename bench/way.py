@@ -34,6 +34,8 @@ from router.fleet.connection import AnyRedis
 from router.fleet.exchange import Rules
 from router.fleet.model import Worker
 from router.fleet.store import Store
+from router.headers import WorkerHead
+from router.heads import Heads
 from router.leases import Leases
 from router.policy.patience import ClientTimeouts
 from router.settings import Settings
@@ -122,9 +124,10 @@ class Way:
         tally = Tally()
         leases = Leases(EitherExchange(store, view, Rules(), 1, tally), store, view, "way", tally)
         upstream = Upstream(settings.tls)
+        heads = Heads[WorkerHead]()
         for url in _URLS:
             for _ in range(CLIENTS):
-                upstream.give_back(url, self._worker())
+                upstream.give_back(url, self._worker(heads))
         dispatcher = Dispatcher(leases, upstream, view, settings, tally)
         door = JobDoor(dispatcher, _no_api, Buffers(2**30), settings, tally)
         self._left = self._awaited = 0
@@ -156,8 +159,8 @@ class Way:
         client.connection_made(_Wire(answered))
         return client
 
-    def _worker(self) -> Connection:
-        connection = Connection()
+    def _worker(self, heads: Heads[WorkerHead]) -> Connection:
+        connection = Connection(heads)
 
         def asked(_: bytes) -> None:
             self._loop.call_soon(connection.data_received, _RESPONSE)

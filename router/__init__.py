@@ -25,10 +25,11 @@ def __getattr__(name: str) -> "Application":
     from router import logs  # noqa: PLC0415
     from router.access import Access  # noqa: PLC0415
     from router.app import create_app  # noqa: PLC0415
-    from router.config import config_path, load, or_exit  # noqa: PLC0415
+    from router.config import config_path, expect_extras, load, or_exit  # noqa: PLC0415
 
     def build() -> "Application":
         settings = load(config_path())
+        expect_extras(settings)
         return create_app(settings, Access.load(settings))
 
     logs.set_up()

@@ -1,4 +1,4 @@
-"""What can be an address: a worker's, Redis', a DNS name's. Nothing is looked up, and nobody is asked."""
+"""What can be an address: a worker's, Redis', a DNS name's, a collector's. Nothing is looked up, nobody is asked."""
 
 import re
 from urllib.parse import urlsplit
@@ -35,6 +35,18 @@ def worker_url(text: str) -> str:
     if path.endswith("/run_code"):
         raise PydanticCustomError("worker_url", "expected the worker's address without /run_code")
     return f"{parts.scheme}://{parts.netloc.lower()}{path}"
+
+
+def otlp_url(text: str) -> str:
+    """Return `text` where spans could be sent there. Raises PydanticCustomError."""
+    wrong = PydanticCustomError("otlp_url", "expected a whole URL such as http://collector:4318/v1/traces")
+    try:
+        url = worker_url(text)  # what no job could be sent to, no span could
+    except PydanticCustomError as error:
+        raise wrong from error
+    if not urlsplit(url).path:
+        raise wrong
+    return url
 
 
 def redis_url(text: str) -> str:

@@ -132,6 +132,9 @@ def create_admin(intents: Intents, view: FleetView, settings: AdminSettings, tok
         **refused,
         404: {"model": Problem, "description": "No such worker"},
     }
+    named_elsewhere: dict[int | str, dict[str, Any]] = {
+        409: {"model": Problem, "description": "The worker stands in config.yaml, a file or the DNS"}
+    }
 
     @router.get("", summary="The fleet, with what is wanted of it", name="list_workers")
     async def list_workers(url: Named | None = None) -> list[AdminWorker]:
@@ -150,7 +153,13 @@ def create_admin(intents: Intents, view: FleetView, settings: AdminSettings, tok
             response.status_code = HTTPStatus.OK
         return await admin.one(new.url)
 
-    @router.delete("", status_code=204, summary="Remove a worker", dependencies=described, responses=unknown)
+    @router.delete(
+        "",
+        status_code=204,
+        summary="Remove a worker",
+        dependencies=described,
+        responses={**unknown, **named_elsewhere},
+    )
     async def remove(url: Named, request: Request) -> None:
         """End a registration. The worker gets no new job; what it runs is answered."""
         await admin.remove(url)

@@ -8,26 +8,33 @@ from typing import Self
 
 import msgspec
 
-from router import headers, metadata
+from router import metadata
+from router.headers import Headers, as_fields, as_lines
 from router.policy.verdict import Kind, Outcome
-from router.wire import Parts, Response
+from router.response import Parts, Response
 
 # What is full now may have room in a moment; who comes back at once only makes the line longer.
 RETRY_AFTER_S = 1
-_JSON = (b"content-type", b"application/json")
-# As they mostly are; made once.
 _RESULT = Outcome.RESULT
-_FIRST_ATTEMPT, _NO_WAIT = (b"x-router-attempt", b"1"), (b"x-router-queue-ms", b"0")
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A status, header fields with lower-case names, and a body; a large one goes on in `rest`."""
+    """A status, header fields as HTTP/1.1 has them, and a body; a large one goes on in `rest`."""
 
     status: int
-    headers: headers.Headers
+    lines: bytes
     body: bytes
     outcome: Outcome
     rest: Parts | None = None
+
+    @property
+    def headers(self) -> Headers:
+        """The header fields, with lower-case names."""
+        return as_fields(self.lines)
+
+    def with_field(self, name: bytes, value: bytes) -> "Answer":
+        """Return the same with one field more."""
+        return msgspec.structs.replace(self, lines=b"%s%s: %s\r\n" % (self.lines, name, value))
 
 
 class FailedAttempt(msgspec.Struct, frozen=True):
@@ -59,35 +66,33 @@ class _Spliced:
             self._has_ended = True
             return self._splicer.end()
 
-    async def aclose(self) -> None:
-        await self._rest.aclose()
+    def close(self) -> None:
+        self._rest.close()
 
 
 def from_worker(response: Response, worker_url: str, attempt: int, queue_ms: int, request_id: bytes) -> Answer:
     """Return the worker's own answer; into a JSON object, `router_metadata` is spliced."""
-    fields = headers.for_client(response.headers)
-    body, rest = response.body, response.rest
-    if _is_plain_json(fields):
-        added = metadata.member(worker_url, attempt, queue_ms)
-        if rest is None:
-            body = metadata.splice(body, added)
-        else:
-            splicer = metadata.Splicer(added)
-            body, rest = splicer.feed(body), _Spliced(rest, splicer)
-    elif rest is not None:
-        fields += [field for field in response.headers if field[0] == b"content-length"]
+    head, body, rest = response.head, response.body, response.rest
+    own, added = _added(worker_url, attempt)
+    lines = b"%s%s%d\r\nx-request-id: %s\r\n" % (head.lines, own, queue_ms, request_id)
+    added = b"%s%d}" % (added, queue_ms)
     if rest is None:
-        fields.append((b"content-length", b"%d" % len(body)))
-    fields.append(_worker_field(worker_url))
-    fields.append(_FIRST_ATTEMPT if attempt == 1 else (b"x-router-attempt", b"%d" % attempt))
-    fields.append(_NO_WAIT if queue_ms == 0 else (b"x-router-queue-ms", b"%d" % queue_ms))
-    fields.append((b"x-request-id", request_id))
-    return Answer(response.status, fields, body, _RESULT, rest)
+        if head.is_json:
+            body = metadata.splice(body, added)
+        lines = b"%scontent-length: %d\r\n" % (lines, len(body))
+    elif head.is_json:
+        splicer = metadata.Splicer(added)
+        body, rest = splicer.feed(body), _Spliced(rest, splicer)
+    else:
+        lines += as_lines([field for field in head.headers if field[0] == b"content-length"])
+    return Answer(head.status, lines, body, _RESULT, rest)
 
 
 @lru_cache(maxsize=10_000)
-def _worker_field(worker_url: str) -> tuple[bytes, bytes]:
-    return b"x-router-worker", worker_url.encode("ascii")
+def _added(worker_url: str, attempt: int) -> tuple[bytes, bytes]:
+    """Return the header lines and the JSON member that tell who did a job, up to how many ms it waited."""
+    lines = b"x-router-worker: %s\r\nx-router-attempt: %d\r\nx-router-queue-ms: "
+    return lines % (worker_url.encode("ascii"), attempt), metadata.member(worker_url, attempt)
 
 
 def problem(
@@ -95,8 +100,8 @@ def problem(
 ) -> Answer:
     """Return an error of the router's own: `{"detail": …}` with whatever else helps."""
     body = json.dumps({"detail": detail, **more}).encode()
-    fields = [_JSON, (b"content-length", b"%d" % len(body)), (b"x-request-id", request_id)]
-    return Answer(status, fields, body, outcome)
+    fields = b"content-type: application/json\r\ncontent-length: %d\r\nx-request-id: %s\r\n"
+    return Answer(status, fields % (len(body), request_id), body, outcome)
 
 
 def no_healthy_workers(status: int, request_id: bytes) -> Answer:
@@ -132,6 +137,11 @@ def quarantined(seconds: float, request_id: bytes) -> Answer:
     return problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, request_id, Outcome.QUARANTINED)
 
 
+def broken(request_id: bytes) -> Answer:
+    """Return the answer to a job that met with a fault of this program."""
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal Server Error", request_id, Outcome.ERROR)
+
+
 def all_failed(status: int, attempts: Sequence[FailedAttempt], request_id: bytes, *, is_unfunded: bool) -> Answer:
     """Return the answer to a job that no worker could do, with each attempt's worker and cause.
 
@@ -145,20 +155,8 @@ def all_failed(status: int, attempts: Sequence[FailedAttempt], request_id: bytes
     more = "; the fleet's budget for retries is spent" if is_unfunded else ""
     detail = f"All workers failed after {made}{more}"
     answer = problem(status, detail, request_id, Outcome.ALL_FAILED, attempts=told)
-    answer.headers.append((b"x-router-attempt", b"%d" % len(attempts)))
-    return answer
+    return answer.with_field(b"x-router-attempt", b"%d" % len(attempts))
 
 
 def _with_retry_after(answer: Answer) -> Answer:
-    answer.headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
-    return answer
-
-
-def _is_plain_json(fields: headers.Headers) -> bool:
-    is_json = False
-    for name, value in fields:
-        if name == b"content-type":
-            is_json = value.partition(b";")[0].strip().lower() == b"application/json"
-        elif name == b"content-encoding" and value != b"identity":
-            return False  # what a worker compressed unasked cannot be added to
-    return is_json
+    return answer.with_field(b"retry-after", b"%d" % RETRY_AFTER_S)

@@ -8,7 +8,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 
@@ -36,6 +36,9 @@ from router.tally import Tally
 from router.upstream import Upstream
 from router.view import FleetView
 
+if TYPE_CHECKING:
+    from router.traces import Traces
+
 # No request waits longer for Redis.
 REDIS_TIMEOUT_S = 0.25
 _GARBAGE_AFTER = 20_000
@@ -47,11 +50,13 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     first_workers = known_workers(settings)
     view = FleetView(store, first_workers)
     processes = int(os.environ.get("WEB_CONCURRENCY") or 1)
-    tally = Tally()
+    traces = _traces(settings)
+    tally = Tally() if traces is None else traces.tally()
     exchange = EitherExchange(store, view, configured_rules(settings), processes, tally)
     leases = Leases(exchange, store, view, process_name(), tally)
-    upstream = Upstream(settings.tls)
-    dispatcher = Dispatcher(leases, upstream, view, settings, tally)
+    upstream = Upstream(settings.tls) if traces is None else traces.upstream(settings.tls)
+    dispatcher_of = Dispatcher if traces is None else traces.dispatcher
+    dispatcher = dispatcher_of(leases, upstream, view, settings, tally)
     reporting = Reporting(tally, Metrics(), store, view, leases, exchange)
 
     @asynccontextmanager
@@ -59,6 +64,8 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
         logs.expect_cut_answers()
         if not _is_announced_elsewhere():
             logs.announce(first_workers)
+        if traces is not None:
+            traces.start()
         await view.refresh()
         running = [asyncio.create_task(part.run()) for part in (view, leases, reporting)]
         # What is there now stays: the garbage collector need not walk it again (130 ms with 11,000 jobs waiting). And
@@ -67,6 +74,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
         gc.freeze()
         gc.set_threshold(_GARBAGE_AFTER)
         yield {TIMEOUTS: ClientTimeouts(settings.client_body_timeout, settings.client_read_timeout), DOOR: door}
+        await dispatcher.finish()
         await leases.flush()
         await reporting.finish()
         for task in running:
@@ -74,16 +82,27 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
         await asyncio.gather(*running, return_exceptions=True)
         upstream.close()
         await store.close()
+        if traces is not None:
+            await traces.close()
 
     buffers = Buffers(int(settings.max_buffered_mb * 2**20))
     api = create_api(view, store, reporting.page, lifespan)
     api.include_router(create_admin(Intents(store), view, settings.admin, access.admin_token))
-    batches = BatchDoor(dispatcher, api, buffers, settings)
+    batches = BatchDoor(dispatcher, api, buffers, settings, tally)
     if access.api_keys:
         door: JobDoor = KeyDoor(dispatcher, batches, buffers, settings, tally, access.api_keys)
     else:
         door = JobDoor(dispatcher, batches, buffers, settings, tally)
     return door
+
+
+def _traces(settings: Settings) -> "Traces | None":
+    """Return what makes spans, where that is wanted; OpenTelemetry is not imported before."""
+    if settings.traces.endpoint is None:
+        return None
+    from router.traces import Traces  # noqa: PLC0415  (it may not be installed)
+
+    return Traces(settings.traces.endpoint)
 
 
 def process_name() -> str:

@@ -19,12 +19,13 @@ from router.answers import Answer, buffers_full, problem
 from router.bodies import Buffers, BuffersFull, Share
 from router.dispatch import Dispatcher
 from router.headers import DEADLINE, Head, Headers, read_head
+from router.heads import Heads
 from router.job import Job
+from router.response import Parts
 from router.settings import Settings
 from router.tally import Tally
 from router.upstream import UpstreamFailed
 from router.waiter import ClientLeft
-from router.wire import Parts
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -65,16 +66,38 @@ class Asked(msgspec.Struct, frozen=True):
     headers: Headers
 
 
+class JobHead(msgspec.Struct, frozen=True):
+    """What is the same for all jobs that are sent with this head, but for the length of their bodies.
+
+    `lines` go on to the worker; `headers` are all that came.
+    """
+
+    path: str
+    target: bytes
+    lines: bytes
+    headers: Headers
+    keep_alive: bool
+    request_id: bytes | None = None
+    client_s: float | None = None
+
+
+Deliver = Callable[[Answer | None], None]
+
+
 class JobDoor:
-    """An ASGI application that takes jobs, and hands all else to `rest`."""
+    """An ASGI application that takes jobs, and hands all else to `rest`.
+
+    `heads` are those that its connections have read.
+    """
 
     def __init__(
         self, dispatcher: Dispatcher, rest: Application, buffers: Buffers, settings: Settings, tally: Tally
     ) -> None:
+        self.heads = Heads[JobHead]()
+        self.tally = tally
         self._dispatcher = dispatcher
         self._rest = rest
         self._buffers = buffers
-        self.tally = tally
         self._max_body_bytes = int(settings.max_body_mb * 2**20)
         self._full_status = settings.error_status.queue_full
 
@@ -98,8 +121,7 @@ class JobDoor:
         method = JOB_ENDPOINTS[asked.path]
         if asked.method != method:
             answer = problem(HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed", request_id)
-            answer.headers.append((b"allow", method.encode("ascii")))
-            return self._refused(asked, answer)
+            return self._refused(asked.path, answer.with_field(b"allow", method.encode("ascii")))
         try:
             with self._buffers.share() as share:
                 if whole is None:
@@ -109,17 +131,49 @@ class JobDoor:
                 return await self._dispatcher.run(_job(asked, head, body, request_id, receive, share))
         except ClientLeft:
             return None
-        except BadDeadline as error:
-            return self._refused(asked, problem(HTTPStatus.BAD_REQUEST, str(error), request_id))
-        except BodyTooLarge:
-            limit = f"Request body is larger than {self._max_body_bytes / 2**20:g} MB"
-            return self._refused(asked, problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit, request_id))
-        except BuffersFull:
-            return self._refused(asked, buffers_full(self._full_status, self._buffers.max_bytes, request_id))
+        except (BadDeadline, BodyTooLarge, BuffersFull) as reason:
+            return self._unfit(asked.path, reason, request_id)
 
-    def _refused(self, asked: Asked, answer: Answer) -> Answer:
+    def read(self, asked: Asked, *, keep_alive: bool) -> JobHead:
+        """Return what this head says of each job that comes with it. Raises BadDeadline."""
+        head = read_head(asked.headers)
+        request_id = None if head.request_id is None else request_id_of(head)
+        target = _target(asked)
+        return JobHead(asked.path, target, head.lines, asked.headers, keep_alive, request_id, client_s_of(head))
+
+    def begin(
+        self, head: JobHead, body: bytes, has_left: Callable[[], Coroutine[None, None, None]], deliver: Deliver
+    ) -> None:
+        """Take a job that has come whole, by POST; `deliver` is called once, with what `answer` would return."""
+        request_id = head.request_id or new_request_id()
+        share = self._buffers.share()
+        try:
+            _admitted(body, self._max_body_bytes, share)
+        except (BodyTooLarge, BuffersFull) as reason:
+            deliver(self._unfit(head.path, reason, request_id))
+            return
+
+        def end(answer: Answer | None) -> None:
+            share.give_back()
+            deliver(answer)
+
+        job = Job(b"POST", head.path, head.target, head.lines, body, request_id, has_left, share, head.client_s)
+        self._dispatcher.begin(job, end)
+
+    def _unfit(self, path: str, reason: BadDeadline | BodyTooLarge | BuffersFull, request_id: bytes) -> Answer:
+        match reason:
+            case BadDeadline():
+                answer = problem(HTTPStatus.BAD_REQUEST, str(reason), request_id)
+            case BodyTooLarge():
+                limit = f"Request body is larger than {self._max_body_bytes / 2**20:g} MB"
+                answer = problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit, request_id)
+            case _:
+                answer = buffers_full(self._full_status, self._buffers.max_bytes, request_id)
+        return self._refused(path, answer)
+
+    def _refused(self, path: str, answer: Answer) -> Answer:
         """Count the answer to what is no job yet; jobs are the dispatcher's to count."""
-        self.tally.refused(answer.status, answer.outcome, asked.path)
+        self.tally.refused(answer.status, answer.outcome, path)
         return answer
 
 
@@ -145,14 +199,16 @@ async def _leaving(receive: Receive) -> None:
         pass
 
 
+def _target(asked: Asked) -> bytes:
+    path = asked.path.encode("ascii")
+    return path + b"?" + asked.query if asked.query else path
+
+
 def _job(asked: Asked, head: Head, body: bytes, request_id: bytes, receive: Receive, share: Share) -> Job:
-    target = asked.path.encode("ascii")
-    if asked.query:
-        target += b"?" + asked.query
     return Job(
         method=asked.method.encode("ascii"),
         path=asked.path,
-        target=target,
+        target=_target(asked),
         lines=head.lines,
         body=body,
         request_id=request_id,
@@ -218,7 +274,7 @@ async def _send_rest(rest: Parts, send: Send, leaving: Coroutine[None, None, Non
         sending.cancel()
         watching.cancel()
         await asyncio.gather(sending, watching, return_exceptions=True)
-        await rest.aclose()
+        rest.close()
 
 
 def request_id_of(head: Head) -> bytes:

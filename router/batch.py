@@ -20,14 +20,15 @@ from router.batch_body import STOPPED, BatchBody, CutShort, Entry, Refused, Unfi
 from router.bodies import Buffers, BuffersFull, Share
 from router.dispatch import Dispatcher
 from router.entries import in_one_line
-from router.headers import Head, is_packed, read_head
+from router.headers import Head, read_head, read_worker_head
 from router.in_flight import InFlight
 from router.job import Job
 from router.news import CLIENT_LEFT, STOPPING
+from router.response import Parts
 from router.settings import Settings
+from router.tally import Tally
 from router.upstream import UpstreamFailed
 from router.waiter import ClientLeft
-from router.wire import Parts
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +47,14 @@ class _TooLarge(Exception):
 class BatchDoor:
     """An ASGI application that takes batches, and hands all else to `rest`."""
 
-    def __init__(self, dispatcher: Dispatcher, rest: Application, buffers: Buffers, settings: Settings) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, rest: Application, buffers: Buffers, settings: Settings, tally: Tally
+    ) -> None:
         self._dispatcher = dispatcher
         self._rest = rest
         self._buffers = buffers
         self._settings = settings
+        self._tally = tally
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -62,14 +66,14 @@ class BatchDoor:
         try:
             if reason := _unfit(scope):
                 raise Refused(reason)
-            batch = _Batch(self._dispatcher, self._buffers, self._settings, scope, receive, send, head, request_id)
-            await batch.run()
+            common = self._dispatcher, self._buffers, self._settings, self._tally
+            await _Batch(*common, scope, receive, send, head, request_id).run()
         except ClientLeft:
             return
         except Refused as refused:
             answer = problem(refused.reason.status, refused.reason.detail, request_id)
             if refused.reason.status == HTTPStatus.METHOD_NOT_ALLOWED:
-                answer.headers.append((b"allow", b"POST"))
+                answer = answer.with_field(b"allow", b"POST")
         except BadDeadline as error:
             answer = problem(HTTPStatus.BAD_REQUEST, str(error), request_id)
         except CutShort as cut:
@@ -78,6 +82,7 @@ class BatchDoor:
             answer = buffers_full(self._settings.error_status.queue_full, self._buffers.max_bytes, request_id)
         else:
             return
+        self._tally.refused(answer.status, answer.outcome, PATH)
         await send_answer(answer, receive, send)
 
 
@@ -99,6 +104,7 @@ class _Batch:
         dispatcher: Dispatcher,
         buffers: Buffers,
         settings: Settings,
+        tally: Tally,
         scope: Scope,
         receive: Receive,
         send: Send,
@@ -108,6 +114,7 @@ class _Batch:
         self._dispatcher = dispatcher
         self._buffers = buffers
         self._settings = settings
+        self._tally = tally
         self._receive = receive
         self._send = send
         self._request_id = request_id
@@ -173,7 +180,7 @@ class _Batch:
         index = self._count
         self._count += 1
         if isinstance(entry, Unfit):
-            await self._write(index, problem(entry.status, entry.detail, b""))
+            await self._refuse(index, problem(entry.status, entry.detail, b""))
             await asyncio.sleep(0)  # one part of a body may be a hundred thousand such lines
             return
         await self._in_flight.has_place()
@@ -181,7 +188,7 @@ class _Batch:
         try:
             await self._in_flight.grow(share, 0 if self._body.is_list else len(entry))
         except BuffersFull:
-            await self._write(index, self._buffers_full())
+            await self._refuse(index, self._buffers_full())
             await asyncio.sleep(RETRY_AFTER_S)
             return
         try:
@@ -191,6 +198,11 @@ class _Batch:
             raise
         self._in_flight.begin()
         jobs.create_task(self._run(index, entry, share)).add_done_callback(partial(self._end, share))
+
+    async def _refuse(self, index: int, answer: Answer) -> None:
+        """Answer, and count, what never becomes a job."""
+        self._tally.refused(answer.status, answer.outcome, JOB_PATH)
+        await self._write(index, answer)
 
     def _go_on(self) -> None:
         if self._client_left.is_set():
@@ -219,7 +231,7 @@ class _Batch:
             await asyncio.sleep(RETRY_AFTER_S)
 
     async def _write(self, index: int, answer: Answer) -> None:
-        if is_packed(answer.headers):  # what a worker compressed unasked
+        if read_worker_head(answer.status, answer.headers).is_packed:  # what a worker compressed unasked
             answer = problem(HTTPStatus.BAD_GATEWAY, "The worker's answer is compressed, which no line can hold", b"")
         line = b'{"index":%d,"status":%d,"body":%s}\n' % (index, answer.status, in_one_line(answer.body))
         async with self._writing:
@@ -242,7 +254,7 @@ class _Batch:
             else:
                 whole = msgspec.structs.replace(answer, body=body, rest=None)
             finally:
-                await rest.aclose()
+                rest.close()
             await self._write(index, whole)
 
     async def _whole(self, beginning: bytes, rest: Parts, share: Share) -> bytes:

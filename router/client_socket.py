@@ -45,6 +45,11 @@ def bytes_in_kernel(sock: socket.socket) -> int:
     return int.from_bytes(count, sys.byteorder)
 
 
+def unread_bytes(transport: asyncio.Transport) -> int:
+    """Return how much of what was written the other side has not got."""
+    return transport.get_write_buffer_size() + bytes_in_kernel(transport.get_extra_info("socket"))
+
+
 def has_ended(sock: socket.socket) -> bool:
     """Whether the other side has closed the connection; a transport finds out only where it reads or writes."""
     with suppress(OSError, AttributeError):  # no TCP, no Linux

@@ -7,7 +7,8 @@ sidecar, the CLI and gunicorn.conf.py, so it imports nothing heavy.
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,9 @@ from router.settings import Settings, WorkerSettings
 CONFIG_VARIABLE = "ROUTER_CONFIG"
 DEFAULT_CONFIG_FILE = "config.yaml"
 REDIS_VARIABLE = "REDIS_URL"
+# OpenTelemetry's own: the whole URL, or its beginning.
+TRACES_VARIABLE = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+OTLP_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 _Value = TypeVar("_Value")
 
@@ -55,7 +59,7 @@ def config_path() -> Path:
 
 
 def load(path: Path) -> Settings:
-    """Read and validate `path`; REDIS_URL in the environment wins over its redis.url.
+    """Read and validate `path`; in the environment, REDIS_URL wins over its redis.url, OTEL_… over its traces.endpoint.
 
     Raises ConfigError.
     """
@@ -80,13 +84,45 @@ def parse(text: str, name: str) -> Settings:
     # A key without a value (`redis:`) leaves all below it at its defaults.
     document = {key: value for key, value in document.items() if value is not None}
     if url := os.environ.get(REDIS_VARIABLE):
-        if not isinstance(document.setdefault("redis", {}), dict):
-            raise ConfigError(f"{name}: redis: expected keys and values such as `prefix: sfr`")
-        document["redis"] = {**document["redis"], "url": url}
+        _put(document, name, "redis", "url", url, "prefix: sfr")
+    if (url := _traces_url(os.environ)) is not None:
+        _put(document, name, "traces", "endpoint", url or None, "endpoint: http://collector:4318/v1/traces")
     try:
         return Settings.model_validate(document)
     except ValidationError as error:
         raise ConfigError("\n".join(f"{name}: {_problem(detail)}" for detail in error.errors())) from error
+
+
+def _put(document: dict[str, Any], name: str, section: str, key: str, value: str | None, example: str) -> None:
+    if not isinstance(document.setdefault(section, {}), dict):
+        raise ConfigError(f"{name}: {section}: expected keys and values such as `{example}`")
+    document[section] = {**document[section], key: value}
+
+
+def _traces_url(environment: Mapping[str, str]) -> str | None:
+    """Return where OpenTelemetry's own variables send spans; "" where they forbid it, None where they say nothing.
+
+    >>> _traces_url({OTLP_VARIABLE: "http://collector:4318/"})
+    'http://collector:4318/v1/traces'
+    >>> _traces_url({OTLP_VARIABLE: "http://collector:4318/", "OTEL_TRACES_EXPORTER": "none"})
+    ''
+    """
+    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true" or environment.get("OTEL_TRACES_EXPORTER") == "none":
+        return ""
+    whole, beginning = environment.get(TRACES_VARIABLE), environment.get(OTLP_VARIABLE)
+    return whole or (f"{beginning.rstrip('/')}/v1/traces" if beginning else None)
+
+
+def expect_extras(settings: Settings) -> None:
+    """Raise ConfigError where the router, by its settings, needs a library that is not installed."""
+    if settings.traces.endpoint is None:
+        return
+    try:
+        is_there = find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:  # a package above it is missing
+        is_there = False
+    if not is_there:
+        raise ConfigError("traces.endpoint: OpenTelemetry is missing: pip install 'sandboxfusion-router[traces]'")
 
 
 def shown(settings: Settings) -> str:

@@ -1,24 +1,28 @@
 """A job's way, from start to end: its limits, a lease, a worker, its answer; or the next worker; or an error.
 
-Read top to bottom, nothing walks back. It waits for leases and workers, and decides nothing itself: who gets the job
-stands in the exchange; how long it may take, what an answer means and whether it is tried again, in policy.
+Read top to bottom: each step is called when the one before has brought what it needs, and nothing walks back but a
+retry, to the lease. Steps are plain calls, not coroutines: a task and its nine frames cost a job 15 µs. It waits for
+leases and workers, and decides nothing itself: who gets the job stands in the exchange; how long it may take, what an
+answer means and whether it is tried again, in policy.
 """
 
 import asyncio
 import logging
 import time
+from functools import lru_cache, partial
 
 import msgspec
 
 from router import answers, headers
 from router.answers import Answer, FailedAttempt
-from router.bodies import Share
+from router.course import Course, Deliver
 from router.fleet.exchange import Blame
 from router.job import MAY_BE_THE_JOBS, Job, LeasedParts
 from router.leases import Leases
-from router.policy.deadline import Limits, limits_of, longest_run_s
+from router.policy.deadline import limits_of, longest_run_s
 from router.policy.retry import RetryRules, is_jobs_own, is_worth_another
 from router.policy.verdict import Kind, Outcome, Verdict, of_answer
+from router.response import Phase, Response
 from router.settings import Settings
 from router.tally import Tally
 from router.upstream import Request, Upstream, UpstreamFailed
@@ -27,13 +31,12 @@ from router.waiter import (
     ClientLeft,
     Exhausted,
     Lease,
+    NoRoom,
     NoWorkers,
     Quarantined,
     QueueFull,
-    QueueTimeout,
     Unfunded,
 )
-from router.wire import Phase, Response
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,8 @@ log = logging.getLogger(__name__)
 CLIENT_LEFT_STATUS = 499
 # A lease is a little longer than the attempt that it is for, so that none passes while its attempt still runs.
 LEASE_MARGIN_S = 1.0
+# How often a process that is to end looks whether its last attempts are over.
+_LOOK_EVERY_S = 0.05
 
 _BROKEN = {
     Phase.CONNECT: (Kind.NOT_SENT, Blame.FAULT),
@@ -48,32 +53,6 @@ _BROKEN = {
     Phase.GARBLED: (Kind.FAULT, Blame.FAULT),
     Phase.TIMED_OUT: (Kind.TIMED_OUT, Blame.FAULT),
 }
-
-
-class DeadlinePassed(Exception):
-    """The job's client waits no longer."""
-
-
-class _Course(msgspec.Struct):
-    """How far a job has come. `ends_at` (time.monotonic) its client has its answer, whatever it is."""
-
-    job: Job
-    request: Request
-    limits: Limits
-    ends_at: float
-    ticket: int = 0
-    queue_ms: int = 0
-    failed: list[FailedAttempt] = []
-
-    @property
-    def left_s(self) -> float:
-        """For how long its client waits yet."""
-        return self.ends_at - time.monotonic()
-
-    @property
-    def is_suspect(self) -> bool:
-        """Whether a worker has broken down while it ran this job."""
-        return bool(self.failed) and any(attempt.kind is Kind.DIED for attempt in self.failed)
 
 
 class Dispatcher:
@@ -86,144 +65,226 @@ class Dispatcher:
         self._settings = settings
         self._tally = tally
         self._retry = RetryRules(settings.retry.attempts, settings.retry.sandbox_error)
-        # Attempts whose clients have been told that it takes too long.
-        self._late: set[asyncio.Task[None]] = set()
+        self._queue_timeout_s = settings.queue.timeout
+        # Most jobs have the same limits.
+        self._limits = lru_cache(maxsize=256)(
+            partial(
+                limits_of,
+                grace_s=settings.job_grace,
+                timeout_s=settings.timeout,
+                is_budget_by_job=settings.client_budget == "job",
+            )
+        )
+        self._attempts = 0  # under way
+        self._thinking: set[asyncio.Task[None]] = set()  # jobs about to be tried again
 
     async def run(self, job: Job) -> Answer:
-        """Return the answer to `job`, and count it. A failed attempt goes on to a worker not tried yet.
-
-        Raises ClientLeft.
-        """
-        settings, statuses = self._settings, self._settings.error_status
-        since = time.monotonic()
-        limits = self._limits(job)
+        """Return the answer to `job`, for those who wait in a coroutine. Raises ClientLeft."""
+        answered: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
+        course = self.begin(job, lambda answer: None if answered.done() else answered.set_result(answer))
         try:
-            if (known := self._view.snapshot.state.quarantined) and job.name in known:
-                raise Quarantined
-            block = headers.for_worker(job.lines, job.body, job.request_id)
-            ends_at = since + limits.ceiling_s
-            answer = await self._run(_Course(job, Request(job.method, job.target, block, job.body), limits, ends_at))
-        except NoWorkers:
-            answer = answers.no_healthy_workers(statuses.no_workers, job.request_id)
-        except QueueFull:
-            answer = answers.queue_full(statuses.queue_full, settings.queue.max_waiting, job.request_id)
-        except QueueTimeout:
-            waited_s = min(settings.queue.timeout, limits.ceiling_s)
-            answer = answers.queue_timeout(statuses.queue_timeout, waited_s, job.request_id)
-        except DeadlinePassed:
-            answer = answers.deadline_passed(statuses.queue_timeout, limits.ceiling_s, job.request_id)
-        except Quarantined:
-            answer = answers.quarantined(settings.quarantine_seconds, job.request_id)
-        except ClientLeft:
-            self._tally.job_ended(job.path, CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, time.monotonic() - since)
+            answer = await answered
+        except asyncio.CancelledError:
+            self._forsake(course)
             raise
-        self._tally.job_ended(job.path, answer.status, answer.outcome, time.monotonic() - since)
+        if answer is None:
+            raise ClientLeft
         return answer
 
-    def _limits(self, job: Job) -> Limits:
-        settings = self._settings
-        return limits_of(
-            longest_run_s(job.path, job.body),
-            job.client_s,
-            grace_s=settings.job_grace,
-            timeout_s=settings.timeout,
-            is_budget_by_job=settings.client_budget == "job",
-        )
+    def begin(self, job: Job, deliver: Deliver) -> Course:
+        """Bring `job` to its answer, and count it. A failed attempt goes on to a worker not tried yet.
 
-    async def _run(self, course: _Course) -> Answer:
-        failed, request_id = course.failed, course.job.request_id
-        is_unfunded = False
-        while True:
-            try:
-                lease = await self._lease(course)
-            except Unfunded:
-                self._tally.retry_unfunded()
-                is_unfunded = True
-                break
-            if failed:
-                self._tally.retried(failed[-1].kind)
-            outcome = await self._attempt_in_time(course, lease)
-            if isinstance(outcome, Response):
-                return answers.from_worker(outcome, lease.url, len(failed) + 1, course.queue_ms, request_id)
-            failed.append(outcome)
-            if not is_worth_another([attempt.kind for attempt in failed], self._retry):
-                break
-            if await course.job.is_abandoned():
-                raise ClientLeft
-        last = failed[-1]
-        if last.response is not None and is_jobs_own([attempt.kind for attempt in failed], self._retry):
-            own = answers.from_worker(last.response, last.worker_url, len(failed), course.queue_ms, request_id)
-            return msgspec.structs.replace(own, outcome=Outcome(last.kind))
-        status = self._settings.error_status.all_failed
-        return answers.all_failed(status, failed, request_id, is_unfunded=is_unfunded)
+        `deliver` is called once, and never before this has returned: with the answer, or with None where the client
+        has left while the job waited.
+        """
+        since = time.monotonic()
+        limits = self._limits(longest_run_s(job.path, job.body), job.client_s)
+        block = headers.for_worker(job.lines, job.body, job.request_id)
+        course = Course(job, Request(job.method, job.target, block, job.body), limits, since, deliver)
+        if (known := self._view.snapshot.state.quarantined) and job.name in known:
+            asyncio.get_running_loop().call_soon(self._refuse, course, Quarantined())
+        else:
+            self._ask(course, limits.ceiling_s)
+        return course
 
-    async def _lease(self, course: _Course) -> Lease:
-        """Return a lease on a worker not tried yet; where none is left, on any."""
-        left_s = course.left_s
+    async def finish(self) -> None:
+        """Return when no attempt is under way, those included whose clients have left: they end leases, too."""
+        while self._attempts or self._thinking:  # noqa: ASYNC110  (an event set for each job costs more)
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    # Its lease
+
+    def _ask(self, course: Course, left_s: float, tried: tuple[str, ...] = (), retry_of: str = "") -> None:
+        """Ask for a lease on a worker not in `tried`; `left_s` is for how long the client waits."""
         if left_s <= 0:
-            raise DeadlinePassed
-        job, wait_s = course.job, min(self._settings.queue.timeout, left_s)
-        bound_s = course.limits.bound_s + LEASE_MARGIN_S
-        tried = tuple([attempt.worker_url for attempt in course.failed])
-        retry_of = job.name if tried else ""
+            asyncio.get_running_loop().call_soon(self._end, course, self._deadline_passed(course))
+            return
+        bound_s, wait_s = course.limits.bound_s + LEASE_MARGIN_S, min(self._queue_timeout_s, left_s)
+        then, has_left = partial(self._leased, course), course.job.has_left
+        course.waits = self._leases.ask(bound_s, wait_s, has_left, then, course.ticket, tried, retry_of)
+
+    def _leased(self, course: Course, lease: Lease | NoRoom) -> None:
+        """Go on with a lease, or with the reason why there is none."""
+        course.waits = None
         try:
-            lease = await self._leases.lease(bound_s, wait_s, job.has_left, course.ticket, tried, retry_of)
-        except Exhausted:  # by then the retry has been counted
-            lease = await self._leases.lease(bound_s, wait_s, job.has_left, course.ticket)
+            if isinstance(lease, Lease):
+                self._attempt(course, lease)
+            elif isinstance(lease, Exhausted):  # by then the retry has been counted; any worker is better than none
+                self._ask(course, course.ends_at - time.monotonic())
+            else:
+                self._refuse(course, lease)
+        except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
+            self._break_off(course, fault)
+
+    # Its attempt
+
+    def _attempt(self, course: Course, lease: Lease) -> None:
         course.ticket = lease.ticket
         course.queue_ms += lease.waited_ms
-        return lease
+        if course.failed:
+            self._tally.retried(course.failed[-1].kind)
+        now, bound_s = time.monotonic(), course.limits.bound_s
+        if course.ends_at - now < bound_s:
+            wait_s = max(0.0, course.ends_at - now)
+            course.timer = asyncio.get_running_loop().call_later(wait_s, self._be_late, course)
+        self._attempts += 1
+        self._upstream.send(lease.url, course.request, bound_s, partial(self._attempted, course, lease, now))
 
-    async def _attempt_in_time(self, course: _Course, lease: Lease) -> Response | FailedAttempt:
-        """Make one attempt. Where its client stops waiting first, it goes on by itself, and its lease with it.
+    def _be_late(self, course: Course) -> None:
+        """Tell the client that it takes too long. The attempt goes on by itself, and its lease with it."""
+        course.late_share = course.job.share.hand_over()
+        self._end(course, self._deadline_passed(course))
 
-        Raises DeadlinePassed.
-        """
-        if course.left_s >= course.limits.bound_s:
-            return await self._attempt(course, lease)
-        attempt = asyncio.create_task(self._attempt(course, lease))
-        await asyncio.wait((attempt,), timeout=max(0.0, course.left_s))
-        if attempt.done():
-            return attempt.result()
-        late = asyncio.create_task(_let_end(attempt, course.job.share.hand_over()))
-        self._late.add(late)
-        late.add_done_callback(self._late.discard)
-        raise DeadlinePassed
-
-    async def _attempt(self, course: _Course, lease: Lease) -> Response | FailedAttempt:
-        """Make one attempt, and say in the exchange how it went."""
-        job, response, since = course.job, None, time.monotonic()
+    def _attempted(self, course: Course, lease: Lease, since: float, outcome: Response | UpstreamFailed) -> None:
+        """Go on with what an attempt has brought: the answer, or nothing."""
+        self._attempts -= 1
+        if course.timer is not None:
+            course.timer.cancel()
         try:
-            response = await self._upstream.send(lease.url, course.request, course.limits.bound_s)
-        except UpstreamFailed as failure:
-            kind, blame = _BROKEN[failure.phase]
-            verdict = Verdict(kind, blame, failure.cause)
+            answer = self._judged(course, lease, since, outcome)
+            if answer is not None:
+                self._end(course, answer)
+            elif course.deliver is None:
+                course.let_go()
+            elif is_worth_another(course.kinds, self._retry):
+                self._think(course)
+            else:
+                self._end(course, self._failed(course, is_unfunded=False))
+        except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
+            self._break_off(course, fault)
+
+    def _judged(self, course: Course, lease: Lease, since: float, outcome: Response | UpstreamFailed) -> Answer | None:
+        """Say in the exchange how an attempt went. Return its answer; None where it failed, which is kept in mind."""
+        job, url = course.job, lease.url
+        response = None if isinstance(outcome, UpstreamFailed) else outcome
+        verdict = _verdict(job, outcome)
+        self._tally.attempt_ended(url, verdict.kind, time.monotonic() - since)
+        if response is not None and response.rest is not None and verdict.cause is None:
+            rest = LeasedParts(response.rest, self._leases, lease, verdict.blame, job, self._tally)
+            response = msgspec.structs.replace(response, rest=rest)
         else:
-            verdict = _verdict(job, response)
-        self._tally.attempt_ended(lease.url, verdict.kind, time.monotonic() - since)
-        if response is not None and response.rest is not None:
-            if verdict.cause is None:
-                rest = LeasedParts(response.rest, self._leases, lease, verdict.blame, job, self._tally)
-                return msgspec.structs.replace(response, rest=rest)
-            await response.rest.aclose()
-        is_named = verdict.blame in MAY_BE_THE_JOBS or course.is_suspect
-        # A worker that timed out still runs the job: its lease stays to the end of its moment.
-        is_over = verdict.kind is not Kind.TIMED_OUT
-        self._leases.end(lease, verdict.blame, is_over=is_over, job=job.name if is_named else "")
+            is_named = verdict.blame in MAY_BE_THE_JOBS or (course.failed and course.is_suspect)
+            # A worker that timed out still runs the job: its lease stays to the end of its moment.
+            is_over = verdict.kind is not Kind.TIMED_OUT
+            self._leases.end(lease, verdict.blame, is_over=is_over, job=job.name if is_named else "")
         if response is not None and verdict.cause is None:
-            return response
-        log.warning("Worker %s %s", lease.url, verdict.cause)
-        own = response if response is not None and response.rest is None else None
-        return FailedAttempt(lease.url, verdict.cause or "", verdict.kind, own)
+            return answers.from_worker(response, url, len(course.failed) + 1, course.queue_ms, job.request_id)
+        if response is not None and response.rest is not None:
+            response.rest.close()
+            response = None
+        log.warning("Worker %s %s", url, verdict.cause)
+        course.failed.append(FailedAttempt(url, verdict.cause or "", verdict.kind, response))
+        return None
+
+    # The next one
+
+    def _think(self, course: Course) -> None:
+        task = asyncio.get_running_loop().create_task(self._try_again(course))
+        self._thinking.add(task)
+        task.add_done_callback(self._thinking.discard)
+
+    async def _try_again(self, course: Course) -> None:
+        try:
+            if course.deliver is None or await course.job.is_abandoned():
+                self._refuse(course, ClientLeft())
+            else:
+                tried = tuple([attempt.worker_url for attempt in course.failed])
+                self._ask(course, course.ends_at - time.monotonic(), tried, course.job.name)
+        except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
+            self._break_off(course, fault)
+
+    # Its end
+
+    def _end(self, course: Course, answer: Answer) -> None:
+        """Give the answer to who waits for it."""
+        deliver, course.deliver = course.deliver, None
+        if deliver is None:
+            if answer.rest is not None:
+                answer.rest.close()
+            course.let_go()
+            return
+        self._tally.job_ended(course.job.path, answer.status, answer.outcome, time.monotonic() - course.since)
+        deliver(answer)
+
+    def _leave(self, course: Course) -> None:
+        deliver, course.deliver = course.deliver, None
+        course.let_go()
+        if deliver is not None:
+            took_s = time.monotonic() - course.since
+            self._tally.job_ended(course.job.path, CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, took_s)
+            deliver(None)
+
+    def _refuse(self, course: Course, reason: NoRoom) -> None:
+        """End a job that gets no lease."""
+        settings, statuses, request_id = self._settings, self._settings.error_status, course.job.request_id
+        match reason:
+            case ClientLeft():
+                self._leave(course)
+                return
+            case Unfunded():
+                self._tally.retry_unfunded()
+                answer = self._failed(course, is_unfunded=True)
+            case NoWorkers():
+                answer = answers.no_healthy_workers(statuses.no_workers, request_id)
+            case QueueFull():
+                answer = answers.queue_full(statuses.queue_full, settings.queue.max_waiting, request_id)
+            case Quarantined():
+                answer = answers.quarantined(settings.quarantine_seconds, request_id)
+            case _:
+                waited_s = min(settings.queue.timeout, course.limits.ceiling_s)
+                answer = answers.queue_timeout(statuses.queue_timeout, waited_s, request_id)
+        self._end(course, answer)
+
+    def _failed(self, course: Course, *, is_unfunded: bool) -> Answer:
+        """Return what a job gets that nobody could do: the last worker's own words where they seem to be the job's."""
+        failed, request_id = course.failed, course.job.request_id
+        last = failed[-1]
+        if last.response is not None and is_jobs_own(course.kinds, self._retry):
+            own = answers.from_worker(last.response, last.worker_url, len(failed), course.queue_ms, request_id)
+            return msgspec.structs.replace(own, outcome=Outcome(last.kind))
+        return answers.all_failed(self._settings.error_status.all_failed, failed, request_id, is_unfunded=is_unfunded)
+
+    def _deadline_passed(self, course: Course) -> Answer:
+        status = self._settings.error_status.queue_timeout
+        return answers.deadline_passed(status, course.limits.ceiling_s, course.job.request_id)
+
+    def _forsake(self, course: Course) -> None:
+        """Nobody waits for the answer any more; an attempt that has begun goes on, and ends its lease."""
+        self._leave(course)
+        if course.waits is not None:
+            self._leases.give_up(course.waits)
+        else:
+            course.late_share = course.job.share.hand_over()
+
+    def _break_off(self, course: Course, fault: Exception) -> None:
+        """Answer a job that met with a fault of this program."""
+        log.error("A job met with a fault of the router's own", exc_info=fault)
+        self._end(course, answers.broken(course.job.request_id))
 
 
-def _verdict(job: Job, response: Response) -> Verdict:
-    is_packed, is_whole = headers.is_packed(response.headers), response.rest is None
-    return of_answer(job.path, response.status, response.body, is_whole=is_whole, is_packed=is_packed)
-
-
-async def _let_end(attempt: asyncio.Task[Response | FailedAttempt], share: Share) -> None:
-    with share:  # it holds the body to its end
-        outcome = await attempt
-        if isinstance(outcome, Response) and outcome.rest is not None:
-            await outcome.rest.aclose()
+def _verdict(job: Job, outcome: Response | UpstreamFailed) -> Verdict:
+    if isinstance(outcome, UpstreamFailed):
+        kind, blame = _BROKEN[outcome.phase]
+        return Verdict(kind, blame, outcome.cause)
+    head = outcome.head
+    return of_answer(job.path, head.status, outcome.body, is_whole=outcome.rest is None, is_packed=head.is_packed)

@@ -8,7 +8,6 @@ room knows how uvicorn is told.
 import asyncio
 import logging
 import os
-from http import HTTPStatus
 from typing import Any, cast
 
 import httptools
@@ -18,10 +17,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from router.access import PEER, peer_of
-from router.answers import problem
+from router.answers import Answer, problem
 from router.asgi import Asked, JobDoor, answering, new_request_id
-from router.client_socket import LingeringTransport, bytes_in_kernel, has_ended, name_of, reset
-from router.job_cycle import CLOSE, JOB_TARGETS, JobCycle, rendered
+from router.client_socket import LingeringTransport, has_ended, name_of, reset, unread_bytes
+from router.heads import cut
+from router.job_cycle import JOB_PATHS, JobCycle, WholeJob, rendered
 from router.news import CLIENT_LEFT, STOPPING, tell
 from router.policy.patience import ClientTimeouts, Owed, Patience
 from router.policy.request_head import HEAD_TOO_LARGE, MAX_HEAD_BYTES, NO_UPGRADE, Refusal, head_bytes, refusal
@@ -29,8 +29,7 @@ from router.refused import Refused, reason_of
 
 log = logging.getLogger(__name__)
 
-# The lifespan state's entries by which the application hands ClientTimeouts and JobDoor to this class, which uvicorn
-# makes.
+# The lifespan state's entries by which the application hands both to this class, which uvicorn makes.
 TIMEOUTS, DOOR = "client_timeouts", "job_door"
 
 
@@ -48,10 +47,10 @@ class ClientConnection(HttpToolsProtocol):
         self._patience = Patience(app_state.get(TIMEOUTS) or ClientTimeouts(), config.timeout_keep_alive)
         self._door: JobDoor | None = app_state.get(DOOR)
         self._watch: asyncio.TimerHandle | None = None
-        # What has come since a head began, or since the last bytes of a body: fields, trailers, extensions of a chunk.
-        self._loose_bytes = 0
+        self._loose_bytes = 0  # come since a head began, or since a body's last: fields, trailers, a chunk's extensions
         self._is_deaf = False  # nothing more is read from this client
         self._unstarted: JobCycle | None = None  # until its body has come, or has not come in one piece with its head
+        self._name: bytes | None = None  # of the head that is being read, where its body came with it
 
     # The connection
 
@@ -82,6 +81,9 @@ class ClientConnection(HttpToolsProtocol):
         if self._is_deaf:
             return
         patience = self._patience
+        is_between = patience.owed is Owed.REQUEST or (patience.owed is Owed.HEAD and not self._loose_bytes)
+        if is_between and self._has_begun(data):
+            return
         if patience.owed is None or patience.owed is Owed.REQUEST:
             patience.begin(Owed.HEAD, self.loop.time())
         self._loose_bytes += len(data)
@@ -92,6 +94,18 @@ class ClientConnection(HttpToolsProtocol):
             return
         if patience.owed is not None:
             self._expect_more()
+
+    def _has_begun(self, data: bytes) -> bool:
+        """Begin a job that came in one piece, and with a head that is known."""
+        if (door := self._door) is None or self.access_log or (parts := cut(data)) is None:
+            return False
+        self._name, body = parts  # the parser's to forget, where it has to read this
+        if (head := door.heads.get(self._name)) is None:
+            return False
+        self._patience.owed = self._name = None
+        self.cycle = job = WholeJob(self, door, head)  # type: ignore[assignment]  # as far as it is asked
+        job.start(body)
+        return True
 
     def on_response_complete(self) -> None:
         """Go on with the next request, or wait for it; uvicorn's timer for that costs a microsecond."""
@@ -136,9 +150,9 @@ class ClientConnection(HttpToolsProtocol):
         version = self.parser.get_http_version()
         if reason := refusal(version, self.headers):
             raise Refused(reason)
-        path = JOB_TARGETS.get(self.url)
-        if self._door is not None and path is not None and self.parser.get_method() == b"POST":
-            self._begin_job(self._door, path, version)
+        path, _, query = self.url.partition(b"?")
+        if self._door is not None and path in JOB_PATHS and self.parser.get_method() == b"POST":
+            self._begin_job(self._door, Asked("POST", JOB_PATHS[path], query, self.headers), version)
         else:
             self._start_application()
         # Trailers are dropped (RFC 9110 §6.5.1): the application has the list that has been filled so far.
@@ -146,9 +160,10 @@ class ClientConnection(HttpToolsProtocol):
         self._loose_bytes = 0
         self._patience.owed = Owed.BODY
 
-    def _begin_job(self, door: JobDoor, path: str, version: str) -> None:
+    def _begin_job(self, door: JobDoor, asked: Asked, version: str) -> None:
         previous = self.cycle
-        self.cycle = cycle = JobCycle(self, door, Asked("POST", path, b"", self.headers), version)
+        keep_alive = version != "1.0" and self.parser.should_keep_alive()
+        self.cycle = cycle = JobCycle(self, door, asked, keep_alive=keep_alive)
         if previous is None or previous.response_complete:
             self._unstarted = cycle
         else:
@@ -187,6 +202,7 @@ class ClientConnection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End a request."""
+        name, self._name = self._name, None
         self._loose_bytes = 0
         self._patience.owed = None
         if self.cycle.response_complete:
@@ -194,6 +210,8 @@ class ClientConnection(HttpToolsProtocol):
             return
         self.cycle.more_body = False
         self.cycle.message_event.set()
+        if name is not None and isinstance(self.cycle, JobCycle):
+            self.cycle.make_known(name)
         self._start_job()
 
     # Time
@@ -209,20 +227,19 @@ class ClientConnection(HttpToolsProtocol):
         if self.flow.read_paused and has_ended(self.transport.get_extra_info("socket")):
             self.transport.abort()  # who does not read does not hear of it
             return
-        is_answered = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
-        if self.flow.read_paused or is_answered:
+        is_served = self.cycle is not None and not self.cycle.response_complete
+        if self.flow.read_paused or (is_served and self.cycle.response_started):
             # It is not the client who does not send; or the application answers already, and keeps the time itself.
             patience.since = now
-        if patience.has_stalled(self._unread_bytes(), now):
-            self._cut()
+        # While an answer is being written, the application may be adding to what is unread, unasked.
+        unread = 0 if is_served and not self.flow.write_paused else unread_bytes(self.transport)
+        if patience.has_stalled(unread, now):
+            log.info("Cut %s off: it read nothing for %g s", name_of(self.client), patience.timeouts.read_s)
+            reset(self.transport)
             return
         if now >= patience.due:
             self._end_wait()
         self._look_in_time(now)
-
-    def _cut(self) -> None:
-        log.info("Cut %s off: it read nothing for %g s", name_of(self.client), self._patience.timeouts.read_s)
-        reset(self.transport)
 
     def _look_in_time(self, now: float) -> None:
         if self._watch:
@@ -230,25 +247,12 @@ class ClientConnection(HttpToolsProtocol):
         delay_s = min(self._patience.timeouts.look_every_s, self._patience.due - now)
         self._watch = self.loop.call_later(delay_s, self._look)
 
-    def _unread_bytes(self) -> int:
-        """Return what the client has not read; 0 while the application may be adding to it unasked."""
-        is_being_written = self.cycle is not None and not self.cycle.response_complete
-        if is_being_written and not self.flow.write_paused:
-            return 0
-        in_kernel = bytes_in_kernel(self.transport.get_extra_info("socket"))
-        return self.transport.get_write_buffer_size() + in_kernel
-
     def _end_wait(self) -> None:
-        timeout_s = self._patience.timeouts.body_s
-        match self._patience.owed:
-            case Owed.HEAD if self._loose_bytes:
-                self._refuse(Refusal(HTTPStatus.REQUEST_TIMEOUT, f"No whole request head within {timeout_s:g} s"))
-            case Owed.BODY:
-                detail = f"No whole request body within {timeout_s:g} s and 1 s for each 100 kB"
-                self._refuse(Refusal(HTTPStatus.REQUEST_TIMEOUT, detail))
-            case _:
-                self._patience.owed = None
-                self.transport.close()
+        if reason := self._patience.refusal(has_begun=self._loose_bytes > 0):
+            self._refuse(reason)
+        else:
+            self._patience.owed = None
+            self.transport.close()
 
     # Refusing
 
@@ -262,22 +266,18 @@ class ClientConnection(HttpToolsProtocol):
         answer = problem(reason.status, reason.detail, new_request_id())
         if self._door is not None:
             self._door.tally.refused(answer.status, answer.outcome)
-        answer.headers.append(CLOSE)
         cycle = self.cycle  # the latest request whose head was whole
         if is_in_body and self.pipeline:
-            self.pipeline[0] = (cycle, cast("Any", answering(answer)))
+            self.pipeline[0] = (cycle, cast("Any", answering(answer.with_field(b"connection", b"close"))))
         elif is_in_body:
             cycle.disconnected = True
             cycle.waiting_for_100_continue = False
             cycle.message_event.set()
-            if not cycle.response_started:
-                self.transport.write(rendered(answer, self.server_state.default_headers))
-            self._close()
+            self._close(None if cycle.response_started else answer)
         elif cycle is not None and not cycle.response_complete:
             cycle.keep_alive = False  # its answer is the last one
         else:
-            self.transport.write(rendered(answer, self.server_state.default_headers))
-            self._close()
+            self._close(answer)
 
     def _close_after_answer(self) -> None:
         if self._patience.owed is Owed.BODY:
@@ -285,9 +285,11 @@ class ClientConnection(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def _close(self) -> None:
-        """Close the connection once the client has stopped sending, or soon."""
+    def _close(self, answer: Answer | None = None) -> None:
+        """Close the connection, after a last answer, once the client has stopped sending, or soon."""
         self._is_deaf = True
+        if answer is not None:
+            self.transport.write(rendered(answer, answer.body, self.server_state.default_headers, keep_alive=False))
         if self.transport.is_closing() or not self.transport.can_write_eof():
             self.transport.close()
             return

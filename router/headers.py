@@ -70,7 +70,7 @@ def read_head(fields: Headers) -> Head:
         elif name == b"connection" and value.lower() not in _PLAIN_CONNECTIONS:
             connection = value
     if connection is not None:
-        lines = [b"%s: %s\r\n" % field for field in _end_to_end(fields, _NOT_FOR_WORKER)]
+        lines = [as_lines(_end_to_end(fields, _NOT_FOR_WORKER))]
     return Head(b"".join(lines), request_id, deadline, int(length))
 
 
@@ -83,9 +83,41 @@ def for_worker(lines: bytes, body: bytes, request_id: bytes) -> bytes:
     return lines + added % (request_id, len(body))
 
 
-def for_client(headers: Headers) -> Headers:
-    """Return the worker's fields that the client gets; `headers` have lower-case names."""
-    return _end_to_end(headers, _NOT_FOR_CLIENT)
+class WorkerHead(msgspec.Struct, frozen=True):
+    """The head of a worker's answer. `headers` have lower-case names; `lines` are those that the client gets."""
+
+    status: int
+    headers: Headers
+    lines: bytes
+    is_json: bool  # and not compressed, so that it can be added to
+    is_packed: bool  # by a content-encoding between the body and what it says
+
+
+def read_worker_head(status: int, headers: Headers) -> WorkerHead:
+    """Return what the head of a worker's answer says."""
+    is_json = is_packed = False
+    for name, value in headers:
+        if name == b"content-type":
+            is_json = value.partition(b";")[0].strip().lower() == b"application/json"
+        elif name == b"content-encoding" and value != b"identity":
+            is_packed = True
+    lines = as_lines(_end_to_end(headers, _NOT_FOR_CLIENT))
+    return WorkerHead(status, headers, lines, is_json and not is_packed, is_packed)
+
+
+def as_lines(headers: Headers) -> bytes:
+    """Return header fields as HTTP/1.1 has them."""
+    return b"".join([b"%s: %s\r\n" % field for field in headers])
+
+
+def as_fields(lines: bytes) -> Headers:
+    r"""Return the fields that `as_lines` made lines of.
+
+    >>> as_fields(b"a: 1\r\nb: x: y\r\n")
+    [(b'a', b'1'), (b'b', b'x: y')]
+    """
+    fields = [line.split(b": ", 1) for line in lines.split(b"\r\n")[:-1]]
+    return [(name, value) for name, value in fields]
 
 
 def _end_to_end(headers: Headers, dropped: frozenset[bytes]) -> Headers:
@@ -93,11 +125,3 @@ def _end_to_end(headers: Headers, dropped: frozenset[bytes]) -> Headers:
         if name == b"connection":
             dropped |= {token.strip().lower() for token in value.split(b",")}
     return [field for field in headers if field[0] not in dropped]
-
-
-def is_packed(headers: Headers) -> bool:
-    """Whether a content-encoding stands between the body and what it says."""
-    for name, value in headers:  # noqa: SIM110  (any() makes a generator: half a microsecond a job)
-        if name == b"content-encoding" and value != b"identity":
-            return True
-    return False

@@ -11,10 +11,10 @@ import msgspec
 from router.bodies import Share
 from router.fleet.exchange import Blame
 from router.leases import Leases
+from router.response import Parts, Phase
 from router.tally import Tally
 from router.upstream import UpstreamFailed
 from router.waiter import Lease
-from router.wire import Parts, Phase
 
 log = logging.getLogger(__name__)
 
@@ -79,9 +79,9 @@ class LeasedParts:
             self._end(Blame.DIED if has_died else Blame.FAULT, is_over=failure.phase is not Phase.TIMED_OUT)
             raise
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Read no further."""
-        await self._rest.aclose()
+        self._rest.close()
         self._end(Blame.NONE)
 
     def _end(self, blame: Blame, *, is_over: bool = True) -> None:

@@ -1,33 +1,51 @@
 """A job's way from its client's connection to the door and back, without ASGI's messages in between.
 
-uvicorn's cycle as it is, but for what it costs: the scope, its copies and the checks of each message.
+JobCycle is uvicorn's cycle of request and response, without the scope, its copies and the checks of each message. A job
+that has come whole, with a head that is known, needs nothing of it: that is WholeJob, which no task serves.
 """
 
 import asyncio
-from typing import Any
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, ClassVar, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from router.answers import Answer
-from router.asgi import JOB_ENDPOINTS, Asked, JobDoor, Receive, Scope, Send, send_answer
-from router.headers import Headers
+from router.asgi import (
+    JOB_ENDPOINTS,
+    Asked,
+    BadDeadline,
+    JobDoor,
+    JobHead,
+    Receive,
+    Scope,
+    Send,
+    answering,
+    send_answer,
+)
+from router.headers import Headers, as_lines
 
-CLOSE = (b"connection", b"close")
-# A job's target as it mostly is; with a query, or percent-encoded, ASGI's way is good enough.
-JOB_TARGETS = {path.encode("ascii"): path for path, method in JOB_ENDPOINTS.items() if method == "POST"}
+# The paths of jobs as they mostly are; percent-encoded, ASGI's way is good enough.
+JOB_PATHS = {path.encode("ascii"): path for path, method in JOB_ENDPOINTS.items() if method == "POST"}
+
+# Up to here one write is cheaper than no copy.
+_JOINED_BYTES = 2**16
+# Who sends these sends others with each job.
+_ONE_JOBS_ALONE = frozenset({b"x-request-id", b"traceparent"})
 
 
 class JobCycle(RequestResponseCycle):
     """uvicorn's cycle of request and response, for a job: without ASGI's scope, and with one write an answer."""
 
-    def __init__(self, connection: HttpToolsProtocol, door: JobDoor, asked: Asked, version: str) -> None:
+    def __init__(self, connection: HttpToolsProtocol, door: JobDoor, asked: Asked, *, keep_alive: bool) -> None:
         super().__init__(
             scope={  # type: ignore[typeddict-item]  # what uvicorn's own methods read
                 "type": "http",
                 "method": asked.method,
                 "path": asked.path,
                 "query_string": asked.query,
-                "http_version": version,
+                "http_version": connection.parser.get_http_version(),
                 "client": connection.client,
             },
             transport=connection.transport,
@@ -38,11 +56,11 @@ class JobCycle(RequestResponseCycle):
             default_headers=connection.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=connection.expect_100_continue,
-            keep_alive=version != "1.0" and connection.parser.should_keep_alive(),
+            keep_alive=keep_alive,
             on_response=connection.on_response_complete,
         )
-        self._door = door
         self._asked = asked
+        self._door = door
         self._parts: list[bytes] = []
 
     def start(self, loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[None]]) -> None:
@@ -51,6 +69,14 @@ class JobCycle(RequestResponseCycle):
         # uvicorn's care for what goes wrong is kept.
         self._task = loop.create_task(self.run_asgi(self._serve))  # type: ignore[arg-type]
         tasks.add(self._task)
+
+    def make_known(self, name: bytes) -> None:
+        """Let its head, which `heads.cut` named so, be known when it comes again."""
+        comes_once = any(field in _ONE_JOBS_ALONE for field, _ in self._asked.headers)
+        if comes_once or self.waiting_for_100_continue or self.scope["http_version"] != "1.1":
+            return
+        with suppress(BadDeadline):
+            self._door.heads.learn(name, self._door.read(self._asked, keep_alive=self.keep_alive))
 
     def take(self, part: bytes) -> int:
         """Take a part of the body, uncopied; return how many bytes nobody has asked for yet."""
@@ -72,24 +98,91 @@ class JobCycle(RequestResponseCycle):
             if answer is None or self.disconnected:
                 return
             if answer.rest is None and not self.access_log and not self.flow.write_paused:
-                self._write(answer)
+                write(self, answer, self.default_headers)
+                self.message_event.set()
             else:
                 await send_answer(answer, receive, send)
         finally:
             self._tasks.discard(self._task)  # a callback of its own would be another turn of the loop
 
-    def _write(self, answer: Answer) -> None:
-        self.response_started = self.response_complete = True
-        if not self.keep_alive:
-            answer.headers.append(CLOSE)
-        self.transport.write(rendered(answer, self.default_headers))
-        self.message_event.set()
-        if not self.keep_alive:
-            self.transport.close()
-        self.on_response()
+
+class WholeJob:
+    """A job that has come whole: what uvicorn and the connection ask of a cycle, and no more."""
+
+    __slots__ = (
+        *("_connection", "_door", "_event", "_head", "disconnected", "flow", "keep_alive", "on_response"),
+        *("response_complete", "response_started", "transport"),
+    )
+    scope: ClassVar[Scope] = {}
+    more_body = False
+    waiting_for_100_continue = False
+
+    def __init__(self, connection: HttpToolsProtocol, door: JobDoor, head: JobHead) -> None:
+        self.transport = connection.transport
+        self.flow = connection.flow
+        self.on_response = connection.on_response_complete
+        self.keep_alive = head.keep_alive
+        self.disconnected = self.response_started = self.response_complete = False
+        self._connection = connection
+        self._door = door
+        self._head = head
+        self._event: asyncio.Event | None = None
+
+    def start(self, body: bytes) -> None:
+        """Serve it."""
+        self._door.begin(self._head, body, self._has_left, self._answer)
+
+    @property
+    def message_event(self) -> asyncio.Event:
+        """What is set when the client leaves; hardly ever does anybody wait for that."""
+        if self._event is None:
+            self._event = asyncio.Event()
+        return self._event
+
+    async def _has_left(self) -> None:
+        while not self.disconnected:
+            self.message_event.clear()
+            await self.message_event.wait()
+
+    def _answer(self, answer: Answer | None) -> None:
+        if answer is None or self.disconnected:
+            if answer is not None and answer.rest is not None:
+                answer.rest.close()
+        elif answer.rest is None and not self.flow.write_paused:
+            write(self, answer, self._connection.server_state.default_headers)
+        else:
+            self._hand_over(answer)
+
+    def _hand_over(self, answer: Answer) -> None:
+        """Let uvicorn's cycle send an answer that takes its time."""
+        connection, head = self._connection, self._head
+        asked = Asked("POST", head.path, head.target.partition(b"?")[2], head.headers)
+        cycle = JobCycle(connection, self._door, asked, keep_alive=self.keep_alive)
+        cycle.more_body = cycle.waiting_for_100_continue = False
+        connection.cycle = cycle
+        connection._start_asgi_task(cycle, cast("Any", answering(answer)))  # noqa: SLF001  (uvicorn's way to begin one)
 
 
-def rendered(answer: Answer, own: Headers) -> bytes:
-    """Return a whole answer as HTTP/1.1 bytes; `own` are the server's fields."""
-    fields = b"".join([b"%s: %s\r\n" % field for field in (*own, *answer.headers)])
-    return b"".join((STATUS_LINE[answer.status], fields, b"\r\n", answer.body))
+def write(cycle: JobCycle | WholeJob, answer: Answer, own: Headers) -> None:
+    """Write a whole answer at once, and be done with this request; `own` are the server's fields."""
+    cycle.response_started = cycle.response_complete = True
+    body = answer.body
+    if len(body) < _JOINED_BYTES:
+        cycle.transport.write(rendered(answer, body, own, keep_alive=cycle.keep_alive))
+    else:
+        cycle.transport.writelines((rendered(answer, b"", own, keep_alive=cycle.keep_alive), body))
+    if not cycle.keep_alive:
+        cycle.transport.close()
+    cycle.on_response()
+
+
+def rendered(answer: Answer, body: bytes, own: Headers, *, keep_alive: bool) -> bytes:
+    """Return an answer's head and `body` as HTTP/1.1 bytes; `own` are the server's fields."""
+    end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
+    return b"".join((STATUS_LINE[answer.status], _lines(tuple(own)), answer.lines, end, body))
+
+
+@lru_cache(maxsize=4)
+def _lines(own: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    # They change each second.
+    return as_lines(list(own))

@@ -3,11 +3,26 @@
 Without `api_keys` the plain JobDoor stands in its place.
 """
 
+from collections.abc import Callable, Coroutine
 from http import HTTPStatus
+
+import msgspec
 
 from router.access import ApiKeys, bearer
 from router.answers import Answer, problem
-from router.asgi import JOB_ENDPOINTS, Application, Asked, JobDoor, Receive, Scope, Send, request_id_of, send_answer
+from router.asgi import (
+    JOB_ENDPOINTS,
+    Application,
+    Asked,
+    Deliver,
+    JobDoor,
+    JobHead,
+    Receive,
+    Scope,
+    Send,
+    request_id_of,
+    send_answer,
+)
 from router.bodies import Buffers
 from router.dispatch import Dispatcher
 from router.headers import Headers, read_head
@@ -49,9 +64,22 @@ class KeyDoor(JobDoor):
     async def answer(self, asked: Asked, receive: Receive, whole: bytes | None = None) -> Answer | None:
         """Return the answer to a job; without a key it is 401, and nothing of its body is read."""
         if refusal := self._refusal(asked.headers):
-            return self._refused(asked, refusal)
-        known = Asked(asked.method, asked.path, asked.query, _without_credentials(asked.headers))
-        return await super().answer(known, receive, whole)
+            return self._refused(asked.path, refusal)
+        return await super().answer(_without_key(asked), receive, whole)
+
+    def read(self, asked: Asked, *, keep_alive: bool) -> JobHead:
+        """Return what this head says; its credentials do not go on, but are kept, to be looked at each time."""
+        head = super().read(_without_key(asked), keep_alive=keep_alive)
+        return msgspec.structs.replace(head, headers=asked.headers)
+
+    def begin(
+        self, head: JobHead, body: bytes, has_left: Callable[[], Coroutine[None, None, None]], deliver: Deliver
+    ) -> None:
+        """Take a job that has come whole; without a key it gets 401."""
+        if refusal := self._refusal(head.headers):
+            deliver(self._refused(head.path, refusal))
+        else:
+            super().begin(head, body, has_left, deliver)
 
     def _refusal(self, headers: Headers) -> Answer | None:
         key = next((value for name, value in headers if name == API_KEY), None) or bearer(headers)
@@ -59,8 +87,11 @@ class KeyDoor(JobDoor):
             return None
         detail = f"Jobs need an API key: {_HOW}" if key is None else "Unknown API key"
         answer = problem(HTTPStatus.UNAUTHORIZED, detail, request_id_of(read_head(headers)))
-        answer.headers.append((b"www-authenticate", b"Bearer"))
-        return answer
+        return answer.with_field(b"www-authenticate", b"Bearer")
+
+
+def _without_key(asked: Asked) -> Asked:
+    return msgspec.structs.replace(asked, headers=_without_credentials(asked.headers))
 
 
 def _without_credentials(headers: Headers) -> Headers:

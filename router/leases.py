@@ -77,31 +77,37 @@ class Leases:
         """Say what there is to say, before the process ends."""
         await self._calls.flush()
 
-    async def lease(
+    def ask(
         self,
         bound_s: float,
         wait_s: float,
         has_left: Callable[[], Coroutine[None, None, None]],
+        then: Callable[[Lease | NoRoom], None],
         ticket: int = 0,
         tried: tuple[str, ...] = (),
         retry_of: str = "",
-    ) -> Lease:
-        """Return a lease for `bound_s` seconds, after a wait of `wait_s` at most.
+    ) -> Waiter:
+        """Ask for a lease for `bound_s` seconds, after a wait of `wait_s` at most.
 
-        `has_left` returns when the client has hung up; it is awaited only where the job must wait, and then the job
-        gives up its place, as it does when cancelled. `retry_of` names the job where it has been tried before. Raises
-        NoRoom: NoWorkers, Exhausted, Unfunded, Quarantined, QueueFull, QueueTimeout, ClientLeft.
+        `then` is called once, and never before this has returned: with the lease, or with a NoRoom (NoWorkers,
+        Exhausted, Unfunded, Quarantined, QueueFull, QueueTimeout, ClientLeft). `has_left` returns when the client has
+        hung up; it is awaited only where the job must wait, and then the job gives up its place. `retry_of` names the
+        job where it has been tried before.
         """
         number = next(self._numbers)
         arrival = Arrival(number, int(bound_s * 1000), int(wait_s * 1000), ticket, tried, retry_of)
-        waiter = self._waiters[number] = Waiter(arrival, time.monotonic(), has_left)
+        waiter = self._waiters[number] = Waiter(arrival, time.monotonic(), has_left, then)
         self._arrived.append(number)
         self._calls.now()
-        try:
-            return await waiter.future
-        except asyncio.CancelledError:
-            self._give_up(waiter)
-            raise
+        return waiter
+
+    def give_up(self, waiter: Waiter) -> None:
+        """Let go of what was asked for: nobody waits for it any more, and `then` is not called."""
+        number = waiter.arrival.number
+        if self._waiters.pop(number, None):
+            waiter.stop_waiting()
+            self._left.append(number)
+            self._calls.now()
 
     def end(self, lease: Lease, blame: Blame, *, is_over: bool = True, job: str = "") -> None:
         """Say what the attempt makes of its worker, and, unless the worker still runs the job, give the lease back.
@@ -207,8 +213,9 @@ class Leases:
             self._wait_on(number, ticket)
         for grant in reply.granted:
             self._take(grant)
-        for number, reason in refusals(reply):
-            self._fail(number, reason)
+        if reply.refused or reply.exhausted or reply.unfunded or reply.quarantined:
+            for number, reason in refusals(reply):
+                self._fail(number, reason)
         claimed = set(reply.claimed)
         for claim in call.claims:
             if claim.number in claimed:
@@ -238,22 +245,24 @@ class Leases:
 
     def _take(self, grant: Grant) -> None:
         """Hand a lease to the job that waits for it; where nobody does, give it back."""
-        now = time.monotonic()
         waiter = self._waiters.pop(grant.number, None)
-        if waiter is None or waiter.future.done():
+        if waiter is None:
             self._ended.append(Ended(grant.url, grant.number, Blame.NONE))
             return
-        waiter.stop_waiting()
+        if waiter.timer is not None:
+            waiter.stop_waiting()
+        now = time.monotonic()
+        waited_s = now - waiter.since
         self._held[grant.number] = (grant.url, now + waiter.arrival.bound_ms / 1000)
-        ticket = grant.ticket or waiter.arrival.ticket
-        self._tally.waited(now - waiter.since)
-        waiter.future.set_result(Lease(grant.number, grant.url, ticket, int((now - waiter.since) * 1000)))
+        self._tally.waited(waited_s)
+        waiter.then(Lease(grant.number, grant.url, grant.ticket or waiter.arrival.ticket, int(waited_s * 1000)))
 
     def _fail(self, number: int, reason: NoRoom) -> None:
         waiter = self._waiters.pop(number, None)
-        if waiter is not None and not waiter.future.done():
+        if waiter is not None:
             waiter.stop_waiting()
-            waiter.future.set_exception(reason)
+            # Not at once: a call may just be composed, and what is asked for next must not be lost with it.
+            asyncio.get_running_loop().call_soon(waiter.then, reason)
 
     def _has_left(self, waiter: Waiter, watch: asyncio.Task[None]) -> None:
         if not watch.cancelled():
@@ -261,18 +270,9 @@ class Leases:
 
     def _stop_waiting(self, waiter: Waiter, reason: NoRoom) -> None:
         number = waiter.arrival.number
-        self._tally.waited(asyncio.get_running_loop().time() - waiter.since)
+        self._tally.waited(time.monotonic() - waiter.since)
         self._fail(number, reason)
         self._left.append(number)
-        self._calls.now()
-
-    def _give_up(self, waiter: Waiter) -> None:
-        number = waiter.arrival.number
-        if self._waiters.pop(number, None):
-            waiter.stop_waiting()
-            self._left.append(number)
-        elif held := self._held.pop(number, None):  # granted at the same moment
-            self._ended.append(Ended(held[0], number, Blame.NONE))
         self._calls.now()
 
     def _claim(self, grant: Grant) -> None:

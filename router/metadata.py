@@ -4,25 +4,22 @@ Parsing and dumping would cost more than all else the router does, and would cha
 """
 
 import json
-from functools import lru_cache
+import re
 
 _SPACE = b" \t\n\r"
+_EMPTY = re.compile(rb"\{[ \t\n\r]*\}")
 # As much space as may follow an object's last brace. A stream holds back what may turn out to be its end: so much.
 _MOST_SPACE = 4096
 
 
-def member(worker_url: str, attempt: int, queue_ms: int) -> bytes:
-    """Return `"router_metadata": {…}` as JSON bytes; `queue_ms` is how long the job waited for its leases.
+def member(worker_url: str, attempt: int) -> bytes:
+    """Return `"router_metadata": {…}` as JSON bytes, up to the number of ms that the job waited for its leases.
 
-    >>> member("http://server1:8080", 1, 12)
+    >>> member("http://server1:8080", 1) + b"12}"
     b'"router_metadata":{"worker_url":"http://server1:8080","attempt":1,"queue_ms":12}'
     """
-    return b'"router_metadata":{"worker_url":%s,"attempt":%d,"queue_ms":%d}' % (_as_json(worker_url), attempt, queue_ms)
-
-
-@lru_cache(maxsize=10_000)
-def _as_json(text: str) -> bytes:
-    return json.dumps(text).encode()
+    url = json.dumps(worker_url).encode()
+    return b'"router_metadata":{"worker_url":%s,"attempt":%d,"queue_ms":' % (url, attempt)
 
 
 def splice(body: bytes, added: bytes) -> bytes:
@@ -39,8 +36,8 @@ def splice(body: bytes, added: bytes) -> bytes:
     end = body.rindex(b"}")
     if len(body) - end > _MOST_SPACE + 1:
         return body
-    is_empty = not text[1:-1].strip(_SPACE)
-    return b"".join((body[:end], b"" if is_empty else b",", added, body[end:]))
+    comma = b"" if _EMPTY.fullmatch(text) else b","
+    return b"".join((body[:end], comma, added, body[end:]))
 
 
 class Splicer:

@@ -7,7 +7,9 @@ for, and every router shows the same. Labels are bounded: endpoints by the list 
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
@@ -18,6 +20,7 @@ from prometheus_client.registry import Collector
 from router.fleet.model import Health
 from router.fleet.stats import Usage
 from router.policy.verdict import Kind
+from router.shared_counts import steady
 from router.tally import BOUNDS_S, Counts, Timing
 from router.view import Snapshot
 
@@ -41,8 +44,9 @@ class Metrics:
 
     def __init__(self) -> None:
         own = CollectorRegistry()
-        is_shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
-        self._shown: Collector = MultiProcessCollector(None) if is_shared else own  # type: ignore[no-untyped-call]
+        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        self._shown: Collector = MultiProcessCollector(None) if folder else own  # type: ignore[no-untyped-call]
+        self._steady = partial(steady, folder) if folder else nullcontext
 
         def counter(name: str, means: str, *labels: str) -> Counter:
             return Counter(f"sfr_{name}", means, labels, registry=own)
@@ -103,7 +107,8 @@ class Metrics:
         `usage` is None where Redis is away: what only Redis knows is not shown then.
         """
         encode, content_type = choose_encoder(accept)
-        return encode(_Both(self._shown, _Fleet(snapshot, usage))), content_type
+        with self._steady():
+            return encode(_Both(self._shown, _Fleet(snapshot, usage))), content_type
 
 
 class _Both(Collector):

@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from router.addresses import dns_name, redis_url, worker_url
+from router.addresses import dns_name, otlp_url, redis_url, worker_url
 from router.policy.allowed import rule
 
 # A weight is a number of turns in the ring: 100 tells the slowest from the fastest worker, and bounds the ring.
@@ -206,6 +206,13 @@ class BatchSettings(_Settings):
     """how many jobs of one batch are under way at once, waiting for room included"""
 
 
+class TracesSettings(_Settings):
+    """Where OpenTelemetry's spans go; the extra `traces` has to be installed for it."""
+
+    endpoint: Annotated[str, AfterValidator(otlp_url)] | None = None
+    """where spans are sent, by OTLP over HTTP: `http://collector:4318/v1/traces`; none: there are none"""
+
+
 ErrorStatus = Annotated[int, Field(ge=400, le=599)]
 
 
@@ -258,6 +265,7 @@ class Settings(_Settings):
     redis: RedisSettings = RedisSettings()
     health_check: HealthCheckSettings = HealthCheckSettings()
     tls: TlsSettings = TlsSettings()
+    traces: TracesSettings = TracesSettings()
     admin: AdminSettings = AdminSettings()
     api_keys: Annotated[str, Field(min_length=1)] | None = None
     """a file with the SHA-256 of each key that jobs may be sent with; `sfr key new NAME >> FILE` adds one"""

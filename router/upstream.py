@@ -1,21 +1,25 @@
 """HTTP/1.1 to workers: one attempt is one `send`, over pooled connections.
 
 Our own, because it is what this project exists for, and because it costs a third of a client library (33 instead of
-105 µs of CPU a request). It decides nothing about the job: it returns the answer, or raises how the attempt failed.
+105 µs of CPU a request). It decides nothing about the job: it delivers the answer, or how the attempt failed.
 """
 
 import asyncio
 import ssl
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Self
 from urllib.parse import urlsplit
 
 import msgspec
 
+from router.headers import WorkerHead
+from router.heads import Heads
+from router.response import Broken, Phase, Response, Stale
 from router.settings import TlsSettings
-from router.wire import Broken, Connection, Phase, Response, Stale
+from router.wire import Connection
 
 # Long enough for a lost SYN and its second try (1 s, RFC 6298 §2), short enough that a dead host costs little.
 CONNECT_TIMEOUT_S = 5.0
@@ -42,6 +46,9 @@ class Request(msgspec.Struct, frozen=True):
     body: bytes
 
 
+Deliver = Callable[[Response | UpstreamFailed], None]
+
+
 @dataclass(frozen=True, slots=True)
 class _Origin:
     host: str
@@ -57,35 +64,38 @@ class Upstream:
     def __init__(self, tls: TlsSettings) -> None:
         self._tls = tls
         self._idle: dict[str, list[Connection]] = {}
+        self._heads = Heads[WorkerHead]()
+        self._connecting: set[asyncio.Task[None]] = set()
 
-    async def send(self, worker_url: str, request: Request, timeout_s: float) -> Response:
-        """Send `request` to one worker and return its answer, within `timeout_s` seconds.
+    def send(self, worker_url: str, request: Request, timeout_s: float, deliver: Deliver) -> None:
+        """Send `request` to one worker; `deliver` is called once, with its answer or how the attempt failed.
 
-        Of a large answer the rest is yet to be read: it raises UpstreamFailed, too, and what was left of `timeout_s` is
-        for the waits for the worker, not for its reader's. A kept-alive connection that turns out to be closed is
-        replaced by a fresh one; that is no failed attempt. Raises UpstreamFailed.
+        That is within `timeout_s` seconds, and never before this has returned. Of a large answer the rest is yet to be
+        read: it raises UpstreamFailed, too, and what was left of `timeout_s` is for the waits for the worker, not for
+        its reader's. A kept-alive connection that turns out to be closed is replaced by a fresh one; that is no failed
+        attempt.
         """
-        origin = _origin(worker_url)
-        message = (_head(origin, request), request.body)
-        due = asyncio.get_running_loop().time() + timeout_s
-        unsent = Phase.CONNECT
-        try:
-            if connection := self._take_idle(worker_url):
-                try:
-                    return self._answered(worker_url, connection, await connection.exchange(message, due), due)
-                except Stale:
-                    unsent = Phase.DIED  # it may have run, and have taken the worker with it
-            connection = await self._connect(origin, due)
-            return self._answered(worker_url, connection, await connection.exchange(message, due), due)
-        except Broken as broken:
-            phase = unsent if broken.phase is Phase.CONNECT else broken.phase
-            raise UpstreamFailed(worker_url, phase, broken.cause) from broken
+        now = time.monotonic()
+        attempt = _Attempt(self, worker_url, request, now + timeout_s, deliver)
+        if connection := self._take_idle(worker_url, now):
+            attempt.send(connection, now)
+        else:
+            self.connect(attempt)
+
+    def connect(self, attempt: "_Attempt") -> None:
+        """Make the attempt over a fresh connection."""
+        task = asyncio.get_running_loop().create_task(self._connect(attempt))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
 
     def give_back(self, worker_url: str, connection: Connection) -> None:
         """Keep a connection for the next request, where it may be used again."""
         if connection.is_reusable:
             connection.idle_since = time.monotonic()
-            self._idle.setdefault(worker_url, []).append(connection)
+            idle = self._idle.get(worker_url)
+            if idle is None:
+                idle = self._idle[worker_url] = []
+            idle.append(connection)
         else:
             connection.abort()
 
@@ -96,41 +106,78 @@ class Upstream:
                 connection.abort()
         self._idle.clear()
 
-    def _answered(self, worker_url: str, connection: Connection, response: Response, due: float) -> Response:
-        if connection.is_streaming:
-            left_s = due - asyncio.get_running_loop().time()
-            return msgspec.structs.replace(response, rest=Rest(self, worker_url, connection, left_s))
-        self.give_back(worker_url, connection)
-        return response
-
-    def _take_idle(self, worker_url: str) -> Connection | None:
+    def _take_idle(self, worker_url: str, now: float) -> Connection | None:
         # Last in, first out: few connections stay warm, and the surplus grows old and goes.
         connections = self._idle.get(worker_url)
-        oldest = time.monotonic() - MAX_IDLE_S
         while connections:
             connection = connections.pop()
-            if connection.is_reusable and connection.idle_since > oldest:
+            if connection.is_reusable and connection.idle_since > now - MAX_IDLE_S:
                 return connection
             connection.abort()
         return None
 
-    async def _connect(self, origin: _Origin, due: float) -> Connection:
-        loop = asyncio.get_running_loop()
+    async def _connect(self, attempt: "_Attempt") -> None:
+        loop, origin = asyncio.get_running_loop(), attempt.origin
         try:
-            async with asyncio.timeout_at(min(due, loop.time() + CONNECT_TIMEOUT_S)):
+            async with asyncio.timeout_at(min(attempt.due, loop.time() + CONNECT_TIMEOUT_S)):
                 tls = self._tls_context if origin.is_tls else None
-                _, connection = await loop.create_connection(Connection, origin.host, origin.port, ssl=tls)
-        except TimeoutError as error:
-            raise Broken(Phase.CONNECT, "cannot be reached: connecting timed out") from error
+                make = partial(Connection, self._heads)
+                _, connection = await loop.create_connection(make, origin.host, origin.port, ssl=tls)
+        except TimeoutError:
+            attempt.end(Broken(Phase.CONNECT, "cannot be reached: connecting timed out"))
         except (OSError, UnicodeError) as error:  # UnicodeError: no name that DNS could know
             reason = getattr(error, "strerror", None) or error
-            raise Broken(Phase.CONNECT, f"cannot be reached: {reason}") from error
-        return connection
+            attempt.end(Broken(Phase.CONNECT, f"cannot be reached: {reason}"))
+        else:
+            if connection.is_reusable:
+                attempt.send(connection, time.monotonic())
+            else:
+                attempt.end(Broken(Phase.CONNECT, "closed the connection before it was used"))
 
     @cached_property
     def _tls_context(self) -> ssl.SSLContext:
         # Not before it is needed: the system's CAs take 30 ms and 2 MB.
         return self._tls.context()
+
+
+class _Attempt:
+    """One request on its way to its worker, over one connection or, where that was stale, a second one."""
+
+    __slots__ = ("_connection", "_deliver", "_request", "_unsent", "_upstream", "_worker_url", "due", "origin")
+
+    def __init__(self, upstream: Upstream, worker_url: str, request: Request, due: float, deliver: Deliver) -> None:
+        self.origin = _origin(worker_url)
+        self.due = due
+        self._upstream = upstream
+        self._worker_url = worker_url
+        self._request = request
+        self._deliver = deliver
+        self._unsent = Phase.CONNECT
+        self._connection: Connection
+
+    def send(self, connection: Connection, now: float) -> None:
+        """Send it."""
+        self._connection = connection
+        connection.send(_head(self.origin, self._request), self._request.body, now, self.due, self.end)
+
+    def end(self, outcome: Response | Broken) -> None:
+        """Say what became of it, unless a fresh connection may do better."""
+        if isinstance(outcome, Response):
+            self._deliver(self._answered(outcome))
+        elif isinstance(outcome, Stale):
+            self._unsent = Phase.DIED  # it may have run, and have taken the worker with it
+            self._upstream.connect(self)
+        else:
+            phase = self._unsent if outcome.phase is Phase.CONNECT else outcome.phase
+            self._deliver(UpstreamFailed(self._worker_url, phase, outcome.cause))
+
+    def _answered(self, response: Response) -> Response:
+        connection = self._connection
+        if connection.is_streaming:
+            left_s = self.due - time.monotonic()
+            return msgspec.structs.replace(response, rest=Rest(self._upstream, self._worker_url, connection, left_s))
+        self._upstream.give_back(self._worker_url, connection)
+        return response
 
 
 class Rest:
@@ -155,10 +202,10 @@ class Rest:
             async with asyncio.timeout(self._left_s):
                 part = await self._connection.read()
         except TimeoutError as error:
-            await self.aclose()
+            self.close()
             raise UpstreamFailed(self._worker_url, Phase.TIMED_OUT, "timed out in mid-answer") from error
         except Broken as broken:
-            await self.aclose()
+            self.close()
             raise UpstreamFailed(self._worker_url, broken.phase, broken.cause) from broken
         self._left_s -= loop.time() - since
         if not part:
@@ -167,7 +214,7 @@ class Rest:
             raise StopAsyncIteration
         return part
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Close the connection, unless the answer has been read to its end."""
         if self._connection is not None:
             self._connection.abort()

@@ -58,15 +58,21 @@ class Lease(msgspec.Struct, frozen=True):
 
 
 class Waiter:
-    """A job without a lease yet."""
+    """A job without a lease yet; `then` is called once, with the lease or why there is none."""
 
-    __slots__ = ("arrival", "future", "has_left", "since", "timer", "watch")
+    __slots__ = ("arrival", "has_left", "since", "then", "timer", "watch")
 
-    def __init__(self, arrival: Arrival, since: float, has_left: Callable[[], Coroutine[None, None, None]]) -> None:
+    def __init__(
+        self,
+        arrival: Arrival,
+        since: float,
+        has_left: Callable[[], Coroutine[None, None, None]],
+        then: Callable[[Lease | NoRoom], None],
+    ) -> None:
         self.arrival = arrival
         self.since = since
         self.has_left = has_left
-        self.future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        self.then = then
         # Both only once it stands in the queue: most jobs never do.
         self.timer: asyncio.TimerHandle | None = None
         self.watch: asyncio.Task[None] | None = None

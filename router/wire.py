@@ -6,13 +6,15 @@ whole; of a larger one the rest is read from the socket only as it is asked for.
 
 import asyncio
 import time
-from enum import StrEnum
-from typing import Protocol, Self, cast
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import cast
 
 import httptools
-import msgspec
 
-from router.headers import Headers
+from router.headers import Headers, WorkerHead, read_worker_head
+from router.heads import Heads, cut
+from router.response import Broken, Phase, Response, Stale
 
 # An answer up to this size can be judged, and its job be tried elsewhere, before the client has seen a byte of it.
 HOLD_BYTES = 2**20
@@ -22,92 +24,65 @@ MAX_HEAD_BYTES = 2**16
 # (1 s, RFC 6298 §2). One that closes it later has had the job.
 STALE_WITHIN_S = 1.0
 
+# Up to here one write is cheaper than no copy.
+_JOINED_BYTES = 2**16
 _FIRST_STATUS, _UPGRADE, _FIRST_FINAL_STATUS = 100, 101, 200
+_BODILESS = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})  # whatever Content-Length they name
 
 
-class Phase(StrEnum):
-    """How an attempt failed.
-
-    CONNECT: the job was never sent. DIED: it was, and the connection closed before a whole answer had come. GARBLED: it
-    was, and what came is no right HTTP answer. TIMED_OUT: it was, and may still run.
-    """
-
-    CONNECT = "connect"
-    DIED = "died"
-    GARBLED = "garbled"
-    TIMED_OUT = "timed out"
-
-
-class Broken(Exception):
-    """No whole answer comes over this connection any more; `cause` is prose without its subject."""
-
-    def __init__(self, phase: Phase, cause: str) -> None:
-        super().__init__(cause)
-        self.phase = phase
-        self.cause = cause
-
-
-class Stale(Broken):
-    """A kept-alive connection that the worker had closed when the request came."""
-
-
-class Parts(Protocol):
-    """What follows the held part of a large answer. Whoever has it reads it to its end or closes it."""
-
-    def __aiter__(self) -> Self: ...
-
-    async def __anext__(self) -> bytes:
-        """Return the next part."""
-
-    async def aclose(self) -> None:
-        """Read no further."""
-
-
-class Response(msgspec.Struct, frozen=True):
-    """A worker's answer; header names are in lower case. `rest` is None where `body` is all of it."""
-
-    status: int
-    headers: Headers
-    body: bytes
-    rest: Parts | None = None
+Deliver = Callable[[Response | Broken], None]
 
 
 class Connection(asyncio.Protocol):
-    """One connection: a request out, its response in, and again while both sides keep it alive."""
+    """One connection: a request out, its response in, and again while both sides keep it alive.
 
-    def __init__(self) -> None:
+    `heads` are those of workers' answers, of all connections.
+    """
+
+    def __init__(self, heads: Heads[WorkerHead]) -> None:
         self.idle_since = 0.0
         self.is_streaming = False  # the response that was handed over lacks what `read` gives
+        self._heads = heads
         self._transport: asyncio.Transport
         self._parser = httptools.HttpResponseParser(self)
         self._is_busy = False  # an answer is due, or on its way
         self._is_spent = False  # no other request may go over it
         self._is_kept = False  # it has carried an answer before
-        self._answer: asyncio.Future[Response] | None = None
+        self._deliver: Deliver | None = None
         self._more: asyncio.Future[None] | None = None
         self._failure: Broken | None = None
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._name: bytes | None = None  # of the head that the parser reads now
+        self._begin()
 
     @property
     def is_reusable(self) -> bool:
         """Whether another request may be sent: the last answer is whole, and both sides kept the connection."""
         return not self._is_busy and not self._is_spent
 
-    async def exchange(self, message: tuple[bytes, bytes], due: float) -> Response:
-        """Send one request, head and body, and return its response; where `is_streaming` is set then, without its rest.
+    def send(self, head: bytes, body: bytes, now: float, due: float, deliver: Deliver) -> None:
+        """Send one request; `deliver` is called once, with its response or with how that failed.
 
-        `due` (the loop's clock) is the moment to wait for it no longer. Raises Broken: Stale where a fresh connection
-        is worth a try.
+        Stale: a fresh connection is worth a try. Where `is_streaming` is set then, the response lacks its rest. `now`
+        and `due`, the moment to wait for it no longer, are by time.monotonic, as the loop's own clock is. To be called
+        where `is_reusable`.
         """
-        if self._is_spent:
-            raise Broken(Phase.CONNECT, "closed the connection before it was used")
-        loop = asyncio.get_running_loop()
-        self._answer = loop.create_future()
+        if self._has_head:  # the last answer's; of one that `_has_taken`, nothing is left
+            self._begin()
+        self._deliver = deliver
         self._due = due
         if self._timer is None or due < self._timer.when():
             self._look_at(due)
         self._is_busy = True
+        self._sent_at = now
+        if len(body) < _JOINED_BYTES:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
+
+    def _begin(self) -> None:
+        """Expect an answer."""
         self.is_streaming = False
         self._has_head = False
         self._has_length = False
@@ -115,13 +90,6 @@ class Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._held_bytes = 0
         self._bytes_without_body = 0
-        self._sent_at = time.monotonic()
-        self._transport.writelines(message)
-        try:
-            return await self._answer
-        except asyncio.CancelledError:
-            self.abort()
-            raise
 
     # One timer for many requests: it looks whether the answer is overdue that is due then. One a request, as
     # asyncio.timeout sets it, costs 4 µs.
@@ -169,6 +137,8 @@ class Connection(asyncio.Protocol):
         if not self._is_busy:
             self.abort()  # nobody asked
             return
+        if not self._bytes_without_body and not self._has_head and self._has_taken(data):
+            return
         room = MAX_HEAD_BYTES - self._bytes_without_body
         self._bytes_without_body += len(data)
         try:
@@ -185,6 +155,25 @@ class Connection(asyncio.Protocol):
             self._fail(Broken(Phase.GARBLED, f"sent a header block of more than {MAX_HEAD_BYTES // 1024} kB"))
         if not self._is_busy:
             self._settle()
+
+    def _has_taken(self, data: bytes) -> bool:
+        """Take an answer that comes in one piece, and with a head that is known."""
+        parts = cut(data)
+        if parts is None:
+            self._name = None
+            return False
+        self._name, body = parts
+        head = self._heads.get(self._name)
+        if head is None or len(body) > HOLD_BYTES:
+            return False
+        self._is_busy = False
+        self._is_kept = True
+        if self._transport.get_write_buffer_size():  # as in on_message_complete
+            self._is_spent = True
+        deliver, self._deliver = self._deliver, None
+        if deliver is not None:
+            deliver(Response(head, body))
+        return True
 
     def connection_lost(self, error: Exception | None) -> None:
         """Say what a closed connection means for the answer that is due."""
@@ -230,7 +219,7 @@ class Connection(asyncio.Protocol):
             pass  # of an answer that nobody waits for
         elif status >= _FIRST_FINAL_STATUS:
             self._has_head = True
-            self._status = status
+            self._head = read_worker_head(status, self._headers)
         elif status == _UPGRADE:
             self._fail(Broken(Phase.GARBLED, "answered with an upgrade that nobody asked for"))
         elif status < _FIRST_STATUS:
@@ -253,11 +242,16 @@ class Connection(asyncio.Protocol):
         if not self._has_head:  # the answer follows (RFC 9110 §15.2)
             self._headers = []
             self._has_length = False
+            self._name = None
             return
         self._is_busy = False
         self._is_kept = True
+        if not self._parser.should_keep_alive():
+            self._is_spent = True
+        elif self._name is not None and not self._failure and self._head.status not in _BODILESS:
+            self._heads.learn(self._name, self._head)
         # A worker that answers before it has read all may take the rest for the next request.
-        if not self._parser.should_keep_alive() or self._transport.get_write_buffer_size():
+        if self._transport.get_write_buffer_size():
             self._is_spent = True
 
     def _fail(self, failure: Broken) -> None:
@@ -273,14 +267,17 @@ class Connection(asyncio.Protocol):
 
     def _hand_over(self) -> None:
         """Give whoever waits the answer, its beginning, or the news that there is more of it."""
-        answer, self._answer = self._answer, None
-        if answer is None:
+        deliver, self._deliver = self._deliver, None
+        if deliver is None:
             if self._more is not None and not self._more.done():
                 self._more.set_result(None)
-        elif answer.done():
-            pass  # nobody waits any more
-        elif self._failure:
-            answer.set_exception(self._failure)
+            return
+        if self._failure:
+            deliver(self._failure)
+            return
+        response = Response(self._head, b"".join(self._body))
+        self._body.clear()
+        if self.is_streaming:  # the parser is at work
+            asyncio.get_running_loop().call_soon(deliver, response)
         else:
-            answer.set_result(Response(self._status, self._headers, b"".join(self._body)))
-            self._body.clear()
+            deliver(response)

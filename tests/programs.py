@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 import aiohttp
+import pytest
 import yaml
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -22,6 +24,16 @@ from tests.waiting import eventually
 
 ROOT = Path(__file__).parent.parent
 _END_S = 15.0
+# Where `make test` puts programs, and Debian those of servers, which not every user's PATH has.
+_PLACES = (str(Path(sys.executable).parent), "/usr/sbin", "/usr/local/sbin")
+
+
+def program(name: str) -> str:
+    """Return the path of a program that is not this project's; where it is not there, the test is skipped."""
+    found = shutil.which(name, path=os.pathsep.join((*_PLACES, os.environ.get("PATH", os.defpath))))
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
 
 
 class Program:

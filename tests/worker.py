@@ -18,12 +18,13 @@ RESULT = {"status": "Success", "message": "", "run_result": {"status": "Finished
 
 @dataclass(frozen=True)
 class Received:
-    """One request as it came over the wire; header names in lower case."""
+    """One request as it came over the wire; header names in lower case, and its head as it was."""
 
     method: str
     target: str
     headers: dict[str, str]
     body: bytes
+    head: str = ""
 
 
 Script = Callable[["Exchange"], Awaitable[None]]
@@ -188,4 +189,5 @@ async def _read(reader: asyncio.StreamReader) -> Received:
     first, *lines = head.strip().split("\r\n")
     method, target, _ = first.split(" ")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    return Received(method, target, headers, await reader.readexactly(int(headers.get("content-length", 0))))
+    body = await reader.readexactly(int(headers.get("content-length", 0)))
+    return Received(method, target, headers, body, head)

@@ -6,6 +6,9 @@ Times are the caller's clock, in seconds.
 import math
 from dataclasses import dataclass
 from enum import Enum, auto
+from http import HTTPStatus
+
+from router.policy.request_head import Refusal
 
 # Who sends a large body over a slow link gets a second more for each 100 kB that has arrived; who drips does not.
 # (Apache's mod_reqtimeout calls this MinRate. At least as fast as this, a body of 128 MB may take 23 minutes.)
@@ -70,6 +73,16 @@ class Patience:
                 return self.since + LINGER_S
             case _:
                 return self.since + self.timeouts.body_s + self.body_bytes / MIN_BODY_BYTES_A_SECOND
+
+    def refusal(self, *, has_begun: bool) -> Refusal | None:
+        """Return why a client that has let its time pass is refused; None where nothing of a request has come."""
+        timeout_s = self.timeouts.body_s
+        if self.owed is Owed.HEAD and has_begun:
+            return Refusal(HTTPStatus.REQUEST_TIMEOUT, f"No whole request head within {timeout_s:g} s")
+        if self.owed is Owed.BODY:
+            detail = f"No whole request body within {timeout_s:g} s and 1 s for each 100 kB"
+            return Refusal(HTTPStatus.REQUEST_TIMEOUT, detail)
+        return None
 
     def has_stalled(self, unread_bytes: int, now: float) -> bool:
         """Whether a client that is `unread_bytes` behind has caught up by none of them for long.

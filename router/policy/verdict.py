@@ -68,6 +68,7 @@ _SAYS_SANDBOX_ERROR = b'"SandboxError"'  # within a string of the job's own, its
 _STATUS_FIRST = re.compile(rb'\s*\{\s*"status"\s*:\s*"SandboxError"')
 _BEGINS_AS_JSON = re.compile(rb'[ \t\r\n]*[\[{"\-0-9tfn]')
 _SPACE = b" \t\r\n"
+_OK = int(HTTPStatus.OK)  # as a plain number: an enum's member is looked up each time
 _BAD_GATEWAYS = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
 
 
@@ -88,7 +89,7 @@ def of_answer(path: str, status: int, body: bytes, *, is_whole: bool = True, is_
     >>> of_answer("/run_code", 200, b"<html>").cause
     'answered 200 with something that is no JSON object'
     """
-    if status == HTTPStatus.OK:
+    if status == _OK:
         return _WELL if is_packed else _of_body(path, body, is_whole=is_whole)
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return Verdict(Kind.BUSY, Blame.BUSY, _returned(status))

@@ -1,7 +1,6 @@
 """nginx and HAProxy before two routers, by the files in deploy/: a router goes, and no job with it."""
 
 import asyncio
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,9 @@ import pytest
 
 from router.processes import free_port
 from tests.load import post_job, post_jobs
-from tests.programs import ROOT, Program, System, get_json
+from tests.programs import ROOT, Program, System, get_json, program
 from tests.waiting import eventually
 from tests.worker import Gate, ScriptedWorker
-
-# Debian's place for servers' programs, which not every user's PATH has.
-_PATH = "/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin"
 
 
 @dataclass(frozen=True)
@@ -39,13 +35,6 @@ NGINX = Balancer(
 HAPROXY = Balancer("haproxy", "haproxy/haproxy.cfg", "bind :{port}", lambda file, _: ("-db", "-f", str(file)))
 
 
-def _program(balancer: Balancer) -> str:
-    found = shutil.which(balancer.name) or shutil.which(balancer.name, path=_PATH)
-    if found is None:
-        pytest.skip(f"{balancer.name} is not installed")
-    return found
-
-
 def _configured(balancer: Balancer, folder: Path, port: int, routers: Sequence[int]) -> Path:
     """Write the file of deploy/ with this test's ports in place of its own."""
     text = (ROOT / "deploy" / balancer.file).read_text()
@@ -62,14 +51,14 @@ def _configured(balancer: Balancer, folder: Path, port: int, routers: Sequence[i
 @pytest.mark.parametrize("balancer", [NGINX, HAPROXY], ids=lambda balancer: balancer.name)
 async def test_router_goes_and_no_job_with_it(system: System, balancer: Balancer) -> None:
     """What runs on both routers when one is told to stop is answered; then all goes to the other one."""
-    program, port, gate = _program(balancer), free_port(), Gate()
+    path, port, gate = program(balancer.name), free_port(), Gate()
     url = f"http://127.0.0.1:{port}"
     async with ScriptedWorker(gate) as worker:
         system.configure([worker.url])
         async with system.sidecar(), system.router(1) as stays, system.router(1) as goes:
             await goes.sees(healthy=1)
             file = _configured(balancer, system.folder, port, (stays.port, goes.port))
-            argv = [program, *balancer.argv(file, system.folder)]
+            argv = [path, *balancer.argv(file, system.folder)]
             async with Program(argv, system.folder / "balancer.log") as running:
                 await eventually(lambda: _answers(url, running), what="the balancer's answer")
                 jobs = asyncio.gather(*(post_job(url) for _ in range(8)))

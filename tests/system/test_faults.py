@@ -12,8 +12,9 @@ from redis.asyncio import Redis
 
 from tests.load import Answered, post_jobs, steady_load
 from tests.programs import Program, System, Valkey
+from tests.scrape import scrape
 from tests.waiting import eventually
-from tests.worker import Gate, ScriptedWorker
+from tests.worker import Gate, ScriptedWorker, hang
 
 
 def statuses(answers: list[Answered]) -> Counter[int]:
@@ -219,6 +220,29 @@ async def test_sigterm_answers_all_running_jobs(system: System, workers: list[Sc
         gate.open()
         assert statuses(await jobs) == {200: 40}
         assert await router.ended() == 0
+
+
+async def test_sigterm_answers_jobs_that_wait_for_room_too(system: System, workers: list[ScriptedWorker]) -> None:
+    """`timeout` is the ceiling on all that a job does, its wait included: so gunicorn waits long enough."""
+    only = workers[0]
+    only.script = hang
+    system.configure([only.url], default_max_concurrency=1, timeout=3)
+    async with system.sidecar(), system.router(1) as router:
+        await router.sees(healthy=1)
+        jobs = asyncio.create_task(post_jobs(router.url, 2, 2))
+        await eventually(lambda: _wait(router.url, 1), what="one job that runs and one that waits")
+        router.send(signal.SIGTERM)
+        answers = await jobs
+        assert statuses(answers) == {504: 2}
+        assert {answer.body["detail"].partition(" within")[0] for answer in answers} == {
+            "No result",
+            "No worker had room",
+        }
+        assert await router.ended(5) == 0
+
+
+async def _wait(url: str, jobs: int) -> bool:
+    return (await scrape(url)).total("sfr_jobs_waiting") == jobs
 
 
 async def test_starts_and_serves_without_redis_and_sidecar(system: System, workers: list[ScriptedWorker]) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+from pathlib import Path
 
 from tests.load import post_jobs
 from tests.programs import ROOT, Router, System, Valkey
@@ -57,9 +58,17 @@ async def test_processes_count_together_and_the_dead_leave_what_they_counted(
         await eventually(lambda: router.output.count("Application startup complete") == 5, what="new processes")
         seen = await counted(router, "sfr_processes", 2)
         assert seen.total("sfr_requests_total") == JOBS
+        await eventually(
+            lambda: shown_by(shared) == {*map(str, router.children()), "ended"}, what="two processes' files"
+        )
         router.send(signal.SIGTERM)
         assert await router.ended() == 0
         assert not shared.exists()
+
+
+def shown_by(folder: Path) -> set[str]:
+    """Return whose files these are: process ids, and `ended` for all that have ended."""
+    return {file.stem.rpartition("_")[2] for file in folder.glob("*.db")}
 
 
 async def test_fleet_is_the_same_at_every_router(system: System, workers: list[ScriptedWorker]) -> None:

@@ -16,9 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from router.response import Phase
 from router.settings import TlsSettings
 from router.upstream import Request, Upstream, UpstreamFailed
-from router.wire import HOLD_BYTES, Phase
+from router.wire import HOLD_BYTES
+from tests.awaiting import sent
 from tests.worker import Exchange, ScriptedWorker
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -232,13 +234,13 @@ async def turns() -> None:
 async def ours(upstream: Upstream, url: str, request: Request = REQUEST) -> tuple[int, bytes] | None:
     """Return what we make of the answer; None: we refuse it."""
     try:
-        response = await upstream.send(url, request, LIMIT_S)
+        response = await sent(upstream, url, request, LIMIT_S)
         rest = [part async for part in response.rest] if response.rest else []
     except UpstreamFailed as failure:
         if failure.phase is Phase.TIMED_OUT:
             raise
         return None
-    return response.status, response.body + b"".join(rest)
+    return response.head.status, response.body + b"".join(rest)
 
 
 async def theirs(url: str, limit_s: float = LIMIT_S) -> tuple[int, bytes] | None:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from itertools import pairwise
 from typing import Any, cast
@@ -15,8 +15,10 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from router.answers import Answer
-from router.asgi import Asked, Receive, Scope, Send
+from router.asgi import Asked, Deliver, JobHead, Receive, Scope, Send
 from router.downstream import DOOR, TIMEOUTS, ClientConnection
+from router.headers import Headers
+from router.heads import Heads
 from router.policy.patience import LINGER_S, ClientTimeouts
 from router.policy.verdict import Outcome
 from router.tally import Tally
@@ -80,6 +82,9 @@ class Wire(asyncio.Transport):
         """Go on."""
 
 
+ANSWER = Answer(200, b"content-length: 2\r\n", b"{}", Outcome.RESULT)
+
+
 class Application:
     """Reads each request to its end, then answers with an empty object; `bodies` are those that came whole."""
 
@@ -87,6 +92,9 @@ class Application:
         self.bodies: list[bytes] = []
         self.header_names: set[bytes] = set()
         self.running = 0
+        self.keys: list[bytes] = []
+        self.known = 0  # heads that were not parsed
+        self.heads = Heads[JobHead]()
         self.tally = Tally()
         self._is_hasty = is_hasty
 
@@ -104,10 +112,30 @@ class Application:
         self.running += 1
         if whole is not None:
             self.bodies.append(whole)
+            await asyncio.sleep(0)
         is_read = whole is not None or await self._read(receive)
-        self.header_names |= {name for name, _ in asked.headers}
+        self._note(asked.headers)
         self.running -= 1
-        return Answer(200, [(b"content-length", b"2")], b"{}", Outcome.RESULT) if is_read else None
+        return ANSWER if is_read else None
+
+    def read(self, asked: Asked, *, keep_alive: bool) -> JobHead:
+        """Know a head as JobDoor does."""
+        request_id = dict(asked.headers).get(b"x-request-id")
+        return JobHead(asked.path, b"", b"", asked.headers, keep_alive, request_id)
+
+    def begin(
+        self, head: JobHead, body: bytes, has_left: Callable[[], Coroutine[None, None, None]], deliver: Deliver
+    ) -> None:
+        """Take a job that has come whole, and answer it a little later."""
+        del has_left
+        self.bodies.append(body)
+        self.known += 1
+        self._note(head.headers)
+        asyncio.get_running_loop().call_soon(deliver, ANSWER)
+
+    def _note(self, headers: Headers) -> None:
+        self.header_names |= {name for name, _ in headers}
+        self.keys += [value for name, value in headers if name == b"x-key"]
 
     async def _read(self, receive: Receive) -> bool:
         body = b""
@@ -197,6 +225,19 @@ def received(pieces: list[bytes], *, is_hasty: bool = False, is_direct: bool = F
     return asyncio.run(receive())
 
 
+def served_in_turn(requests: list[bytes]) -> Connected:
+    """Return a new connection to the jobs' door that has received these requests, each after the last one's answer."""
+
+    async def receive() -> Connected:
+        connected = Connected(is_direct=True)
+        for request in requests:
+            if not connected.wire.end:
+                await connected.receive(request)
+        return connected
+
+    return asyncio.run(receive())
+
+
 def cut(request: bytes, places: list[float]) -> list[bytes]:
     """Return `request` in pieces, cut at these shares of its length, and none longer than uvloop reads at once."""
     at = sorted({*(int(place * len(request)) for place in places), *range(0, len(request), READ_BYTES), len(request)})
@@ -251,6 +292,70 @@ def test_pipelined_requests_are_all_answered_in_order(is_direct: bool) -> None:
     pieces = [WELL_FORMED["plain"] + WELL_FORMED["chunked"] + last[:9], last[9:]]
     connected = received(pieces, is_direct=is_direct)
     assert (connected.statuses, connected.application.bodies) == ([200] * 3, [b"{}"] * 3)
+
+
+# Heads that have been read before
+
+KEYED = b"POST /run_code HTTP/1.1\r\nHost: a\r\nX-Key: %s\r\nContent-Length: %d\r\n\r\n%s"
+
+
+def keyed(key: bytes, body: bytes) -> bytes:
+    """Return a job whose head is told from others' by a field."""
+    return KEYED % (key, len(body), body)
+
+
+@pytest.mark.parametrize("name", sorted(WELL_FORMED))
+def test_request_that_comes_again_is_served_as_at_first(name: str) -> None:
+    """Whether its head is known by then or not; with one that is, nothing is parsed."""
+    connected = served_in_turn([WELL_FORMED[name]] * 3)
+    is_kept = b"connection: close" not in connected.wire.written.lower()
+    assert connected.application.bodies == [b"{}"] * (3 if is_kept else 1)
+    assert set(connected.statuses) == {200}
+    if name == "plain":
+        assert connected.application.known == 2
+
+
+@pytest.mark.parametrize("name", sorted(MALFORMED))
+def test_malformed_request_is_refused_by_who_knows_all_good_heads(name: str) -> None:
+    """No head is taken for another one, however alike."""
+    request, status = MALFORMED[name]
+
+    async def receive() -> list[int]:
+        knowing = Connected(is_direct=True)
+        for good in (*WELL_FORMED.values(), keyed(b"1", b"{}")):
+            other = Connected(is_direct=True)
+            other.application.heads = knowing.application.heads
+            await other.receive(good)
+        await knowing.receive(*cut(request, []))
+        return knowing.statuses
+
+    assert asyncio.run(receive()) == [status]
+
+
+def test_head_is_known_whatever_the_length_of_its_body() -> None:
+    """Bodies differ, heads do not."""
+    bodies = [b"{}", b'{"code": "1"}', b"x" * 60_000, b""]
+    connected = served_in_turn([keyed(b"1", body) for body in bodies])
+    assert (connected.application.bodies, connected.application.known) == (bodies, 3)
+
+
+async def test_head_of_a_pipelined_job_is_not_taken_for_the_one_before() -> None:
+    """The second comes while the first, whose head was just read, still runs; both come again."""
+    connected = Connected(is_direct=True)
+    connected.protocol.data_received(keyed(b"1", b"a"))
+    connected.protocol.data_received(keyed(b"2", b"b"))
+    await connected.receive()
+    await connected.receive(keyed(b"1", b"c"), keyed(b"2", b"d"), keyed(b"1", b"e"))
+    assert connected.application.bodies == [b"a", b"b", b"c", b"d", b"e"]
+    assert connected.application.keys == [b"1", b"2", b"1", b"2", b"1"]
+
+
+@pytest.mark.parametrize("field", [b"X-Request-Id: 7", b"Expect: 100-continue"])
+def test_head_that_is_one_job_s_alone_is_not_kept(field: bytes) -> None:
+    """An id comes once; and who waits for a 100 must get it each time."""
+    request = WELL_FORMED["plain"].replace(b"\r\n", b"\r\n" + field + b"\r\n", 1)
+    connected = served_in_turn([request] * 3)
+    assert (len(connected.application.bodies), connected.application.known) == (3, 0)
 
 
 # Time

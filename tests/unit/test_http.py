@@ -261,6 +261,8 @@ async def test_openapi_describes_all_that_is_served(url: str, session: aiohttp.C
     admin |= {("/admin/workers/drain", "POST"), ("/admin/workers/resume", "POST"), ("/admin/stats", "GET")}
     own = {("/", "GET"), ("/health", "GET"), ("/metrics", "GET"), ("/v1/ping", "GET"), ("/run_code/batch", "POST")}
     assert described == own | admin | set(JOB_ENDPOINTS.items())
+    statuses = {401, 403, 404, 409, 422, 503}
+    assert {str(status) for status in statuses} <= schema["paths"]["/admin/workers"]["delete"]["responses"].keys()
     fields = schema["components"]["schemas"]["RunCodeRequest"]["properties"]
     assert {"code", "language", "run_timeout", "compile_timeout", "stdin", "files", "fetch_files"} <= fields.keys()
     async with session.get(f"{url}/docs") as response:

@@ -12,9 +12,11 @@ import pytest
 
 from router.app import create_app
 from router.config import parse
+from router.response import Phase, Response
 from router.settings import TlsSettings
 from router.upstream import Request, Upstream, UpstreamFailed
-from router.wire import HOLD_BYTES, Phase, Response
+from router.wire import HOLD_BYTES
+from tests.awaiting import sent
 from tests.load import JOB
 from tests.serving import served
 from tests.waiting import eventually
@@ -96,22 +98,22 @@ async def test_answer_is_whole_up_to_the_limit_and_streamed_beyond_it(
     body = bytes(range(256)) * (HOLD_BYTES // 256) + b"y" * extra if extra >= 0 else b"z" * (HOLD_BYTES - 1)
     worker.script = sends(body)
     for _ in range(3):
-        response = await upstream.send(worker.url, REQUEST, timeout_s=5)
+        response = await sent(upstream, worker.url, REQUEST, timeout_s=5)
         assert (response.rest is not None) == (extra > 0)
         assert (await read(response) if response.rest else response.body) == body
     assert worker.connections == 1
 
 
 async def test_slow_reader_slows_the_worker_down(worker: ScriptedWorker, upstream: Upstream) -> None:
-    """What the worker has sent and the reader has not got yet fits into the sockets, whatever the answer's size."""
-    sent = 0
+    """What the worker has passed and the reader has not got yet fits into the sockets, whatever the answer's size."""
+    passed = 0
 
     def note(count: int) -> None:
-        nonlocal sent
-        sent = count
+        nonlocal passed
+        passed = count
 
     worker.script = sends_chunks(1024, on_sent=note)
-    response = await upstream.send(worker.url, REQUEST, timeout_s=30)
+    response = await sent(upstream, worker.url, REQUEST, timeout_s=30)
     assert response.rest is not None
     got = len(response.body)
     async for part in response.rest:
@@ -119,7 +121,7 @@ async def test_slow_reader_slows_the_worker_down(worker: ScriptedWorker, upstrea
         assert len(part) <= 4 * PART
         for _ in range(20):  # the worker's turns, which it would use
             await asyncio.sleep(0)
-        assert sent - got < HOLD_BYTES + SOCKETS_HOLD
+        assert passed - got < HOLD_BYTES + SOCKETS_HOLD
     assert got == 1024 * PART
 
 
@@ -138,20 +140,20 @@ async def test_failure_in_mid_stream_is_raised_by_the_rest(
 ) -> None:
     """The parts that came before it are given; then it is told like any other, and the connection is gone."""
     worker.script = script
-    response = await upstream.send(worker.url, REQUEST, timeout_s=1 if phase is Phase.TIMED_OUT else 5)
+    response = await sent(upstream, worker.url, REQUEST, timeout_s=1 if phase is Phase.TIMED_OUT else 5)
     with pytest.raises(UpstreamFailed) as caught:
         await read(response)
     assert caught.value.phase is phase
     assert cause in caught.value.cause
     worker.script = sends(b"ok")
-    assert (await upstream.send(worker.url, REQUEST, timeout_s=5)).body == b"ok"
+    assert (await sent(upstream, worker.url, REQUEST, timeout_s=5)).body == b"ok"
     assert worker.connections == 2
 
 
 async def test_reader_s_own_time_is_not_the_worker_s(worker: ScriptedWorker, upstream: Upstream) -> None:
     """A reader that takes longer than the time limit gets all of what the worker gives at once when asked."""
     worker.script = sends_chunks(128)
-    response = await upstream.send(worker.url, REQUEST, timeout_s=1)
+    response = await sent(upstream, worker.url, REQUEST, timeout_s=1)
     assert response.rest is not None
     await anext(response.rest)
     await asyncio.sleep(1.1)
@@ -163,11 +165,11 @@ async def test_rest_that_is_closed_early_closes_the_connection(worker: ScriptedW
     over: list[Script] = []
     worker.script = watched(sends(b"x" * 2 * HOLD_BYTES, declared=1), over)
     for count in range(2):
-        response = await upstream.send(worker.url, REQUEST, timeout_s=5)
+        response = await sent(upstream, worker.url, REQUEST, timeout_s=5)
         assert response.rest is not None
         for _ in range(count):
             await anext(response.rest)
-        await response.rest.aclose()
+        response.rest.close()
         assert [part async for part in response.rest] == []
         await eventually(lambda count=count: len(over) == count + 1, what="the worker's noticing")  # type: ignore[misc]
     assert worker.connections == 2

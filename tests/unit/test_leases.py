@@ -15,6 +15,7 @@ from router.leases import Leases
 from router.tally import Tally
 from router.view import FleetView
 from router.waiter import ClientLeft, NoWorkers, QueueFull, QueueTimeout
+from tests.awaiting import leased
 from tests.waiting import eventually
 
 
@@ -85,7 +86,7 @@ def queues_all(call: Call) -> Reply:
 async def test_jobs_of_one_moment_share_one_call(leases: Leases, exchange: Exchange) -> None:
     """A hundred jobs, one call; their ends, one more."""
     exchange.reply = grants_all
-    given = await asyncio.gather(*(leases.lease(10, 10, stays) for _ in range(100)))
+    given = await asyncio.gather(*(leased(leases, 10, 10, stays) for _ in range(100)))
     assert len(exchange.calls) == 1
     for lease in given:
         leases.end(lease, Blame.OK)
@@ -99,11 +100,11 @@ async def test_end_waits_for_company_unless_somebody_waits_for_room(leases: Leas
     for waiting, calls in ((0, 2), (1, 3)):
         exchange.calls.clear()
         exchange.reply = partial(grants_all, waiting=waiting)
-        first = await leases.lease(10, 10, stays)
+        first = await leased(leases, 10, 10, stays)
         leases.end(first, Blame.OK)
         for _ in range(5):
             await asyncio.sleep(0)
-        second = await leases.lease(10, 10, stays)
+        second = await leased(leases, 10, 10, stays)
         assert exchange.told("ended") == [Ended(first.url, first.number, Blame.OK)]
         assert len(exchange.calls) == calls
         leases.end(second, Blame.OK)
@@ -113,7 +114,7 @@ async def test_end_waits_for_company_unless_somebody_waits_for_room(leases: Leas
 async def test_job_asked_for_twice_keeps_the_lease_that_it_runs_under(leases: Leases, exchange: Exchange) -> None:
     """A late grant of the first asking is given back under its own number, and takes no other lease along."""
     exchange.reply = queues_all
-    job = asyncio.create_task(leases.lease(10, 10, stays))
+    job = asyncio.create_task(leased(leases, 10, 10, stays))
     await eventually(lambda: exchange.told("arrived"), what="the first asking")
     await leases.flush()
     first = exchange.calls[0].arrived[0].number
@@ -139,7 +140,7 @@ async def test_job_asked_for_twice_keeps_the_lease_that_it_runs_under(leases: Le
 async def test_grant_that_nobody_waits_for_is_given_back(leases: Leases, exchange: Exchange) -> None:
     """A job that was cancelled in the moment of its grant holds nothing."""
     exchange.reply = grants_all
-    job = asyncio.create_task(leases.lease(10, 10, stays))
+    job = asyncio.create_task(leased(leases, 10, 10, stays))
     await asyncio.sleep(0)
     job.cancel()
     await asyncio.gather(job, return_exceptions=True)
@@ -153,19 +154,19 @@ async def test_each_way_in_which_waiting_ends(leases: Leases, exchange: Exchange
     """Refused, timed out, left by the client: each its own error, and the place is given up."""
     exchange.reply = lambda call: Reply(routable=0, refused=tuple(arrival.number for arrival in call.arrived))
     with pytest.raises(NoWorkers):
-        await leases.lease(10, 10, stays)
+        await leased(leases, 10, 10, stays)
     exchange.reply = lambda call: Reply(routable=1, refused=tuple(arrival.number for arrival in call.arrived))
     with pytest.raises(QueueFull):
-        await leases.lease(10, 10, stays)
+        await leased(leases, 10, 10, stays)
     exchange.reply = queues_all
     with pytest.raises(QueueTimeout):
-        await leases.lease(10, 0.01, stays)
+        await leased(leases, 10, 0.01, stays)
 
     async def leaves() -> None:
         await asyncio.sleep(0)
 
     with pytest.raises(ClientLeft):
-        await leases.lease(10, 10, leaves)
+        await leased(leases, 10, 10, leaves)
     await leases.flush()
     assert exchange.told("left") == [3, 4]
     assert (await beat(leases, exchange)).waiting == 0
@@ -179,9 +180,9 @@ async def test_redis_without_a_fleet_costs_no_job_its_lease() -> None:
         tally = Tally()
         leases = Leases(EitherExchange(store, view, Rules(), 1, tally), store, view, "p", tally)
         running = asyncio.create_task(leases.run())
-        leases.end(await leases.lease(10, 10, stays), Blame.OK)
+        leases.end(await leased(leases, 10, 10, stays), Blame.OK)
         for _ in range(20):
-            jobs = [asyncio.create_task(leases.lease(10, 10, stays)) for _ in range(5)]
+            jobs = [asyncio.create_task(leased(leases, 10, 10, stays)) for _ in range(5)]
             asyncio.get_running_loop().call_soon(leases._beat_now)  # in one call with them
             done, waiting = await asyncio.wait(jobs, timeout=5)
             assert not waiting

@@ -107,6 +107,23 @@ async def test_refused_requests_count_with_the_reason_s_status(url: str) -> None
     assert counts.total("sfr_request_duration_seconds_count") == 0
 
 
+async def test_what_of_a_batch_is_no_job_counts_too(url: str) -> None:
+    """Its jobs count as any; lines that are none, with their own statuses; and a batch that is refused as a whole."""
+    lines = [json.dumps(JOB), "not JSON", '{"code": "%s"}' % ("x" * 20_000), json.dumps(JOB)]
+    async with aiohttp.ClientSession() as session:
+        async with session.post(f"{url}/run_code/batch", data="\n".join(lines)) as response:
+            answered = Counter(json.loads(line)["status"] for line in (await response.read()).splitlines())
+        async with session.get(f"{url}/run_code/batch") as response:
+            assert response.status == 405
+    assert answered == {200: 2, 422: 1, 413: 1}
+    assert await requests(url) == {
+        ("/run_code", "200", "result"): 2,
+        ("/run_code", "422", "bad_request"): 1,
+        ("/run_code", "413", "bad_request"): 1,
+        ("/run_code/batch", "405", "bad_request"): 1,
+    }
+
+
 async def raw(url: str, head: bytes) -> int:
     """Send just these bytes; return the answer's status."""
     reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(url).port)

@@ -9,10 +9,12 @@ import pytest
 import trustme
 
 from router.config import ConfigError, parse
+from router.response import Phase
 from router.settings import HealthCheckSettings, TlsSettings
 from router.upstream import Request, Upstream, UpstreamFailed
-from router.wire import HOLD_BYTES, Phase
+from router.wire import HOLD_BYTES
 from sidecar.probe import Probe
+from tests.awaiting import sent
 from tests.worker import Exchange, ScriptedWorker
 
 REQUEST = Request(b"POST", b"/run_code", b"content-length: 2\r\n\r\n", b"{}")
@@ -46,7 +48,7 @@ async def send(worker_url: str, tls: TlsSettings) -> int:
     """Send a job over a connection of its own and return the answer's status."""
     upstream = Upstream(tls)
     try:
-        return (await upstream.send(worker_url, REQUEST, timeout_s=10)).status
+        return (await sent(upstream, worker_url, REQUEST, timeout_s=10)).head.status
     finally:
         upstream.close()
 
@@ -116,7 +118,7 @@ async def test_large_answer_over_tls_is_whole_though_the_worker_has_closed(
 
     worker.script = large
     upstream = Upstream(TlsSettings(ca=ca_file))
-    response = await upstream.send(worker.url, REQUEST, timeout_s=10)
+    response = await sent(upstream, worker.url, REQUEST, timeout_s=10)
     assert response.rest
     got = len(response.body)
     async for part in response.rest:

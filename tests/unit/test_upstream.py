@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from router.processes import free_port
+from router.response import Phase
 from router.settings import TlsSettings
 from router.upstream import Request, Upstream, UpstreamFailed
-from router.wire import MAX_HEAD_BYTES, STALE_WITHIN_S, Phase
+from router.wire import MAX_HEAD_BYTES, STALE_WITHIN_S
+from tests.awaiting import sent
 from tests.worker import Exchange, Script, ScriptedWorker, hang
 
 REQUEST = Request(b"POST", b"/run_code", b"content-length: 2\r\n\r\n", b"{}")
@@ -87,10 +89,10 @@ async def test_every_form_of_a_whole_answer_is_read(worker: ScriptedWorker, upst
     """Twice in a row, so that what is left on a connection would show."""
     worker.script = script
     for _ in range(2):
-        response = await upstream.send(worker.url, REQUEST, timeout_s=5)
-        assert (response.status, response.body, response.rest) == (200, b"ok", None)
+        response = await sent(upstream, worker.url, REQUEST, timeout_s=5)
+        assert (response.head.status, response.body, response.rest) == (200, b"ok", None)
         assert all(
-            name in (b"content-length", b"transfer-encoding", b"connection", b"x") for name, _ in response.headers
+            name in (b"content-length", b"transfer-encoding", b"connection", b"x") for name, _ in response.head.headers
         )
 
 
@@ -101,8 +103,8 @@ async def test_answer_without_a_body_ends_with_its_headers(
     """Whatever length they speak of; and its connection is used again."""
     worker.script = says(b"HTTP/1.1 %d X\r\ncontent-length: 2\r\n\r\n" % status)
     for _ in range(2):
-        response = await upstream.send(worker.url, REQUEST, timeout_s=5)
-        assert (response.status, response.body) == (status, b"")
+        response = await sent(upstream, worker.url, REQUEST, timeout_s=5)
+        assert (response.head.status, response.body) == (status, b"")
     assert worker.connections == 1
 
 
@@ -139,7 +141,7 @@ async def test_worker_that_closes_before_a_whole_answer_has_died(
     """The job was sent: phase DIED, and the cause in words."""
     worker.script = script
     with pytest.raises(UpstreamFailed) as caught:
-        await upstream.send(worker.url, REQUEST, timeout_s=5)
+        await sent(upstream, worker.url, REQUEST, timeout_s=5)
     assert (caught.value.phase, caught.value.cause) == (Phase.DIED, cause)
     assert worker.connections == 1
 
@@ -190,11 +192,11 @@ async def test_what_is_no_right_http_answer_is_garbled(
     """The job was sent: phase GARBLED, the cause in words; and nothing of it is left for the next request."""
     worker.script = says(text)
     with pytest.raises(UpstreamFailed) as caught:
-        await upstream.send(worker.url, REQUEST, timeout_s=5)
+        await sent(upstream, worker.url, REQUEST, timeout_s=5)
     assert caught.value.phase is Phase.GARBLED
     assert cause in caught.value.cause
     worker.script = says(OK)
-    assert (await upstream.send(worker.url, REQUEST, timeout_s=5)).body == b"ok"
+    assert (await sent(upstream, worker.url, REQUEST, timeout_s=5)).body == b"ok"
     assert worker.connections == 2
 
 
@@ -202,7 +204,7 @@ async def test_refused_connection_was_never_sent(upstream: Upstream) -> None:
     """Nobody listens: phase CONNECT."""
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(UpstreamFailed, match=f"Worker {url} cannot be reached: ") as caught:
-        await upstream.send(url, REQUEST, timeout_s=5)
+        await sent(upstream, url, REQUEST, timeout_s=5)
     assert caught.value.phase is Phase.CONNECT
 
 
@@ -210,7 +212,7 @@ async def test_refused_connection_was_never_sent(upstream: Upstream) -> None:
 async def test_unknown_host_was_never_sent(upstream: Upstream, url: str) -> None:
     """A name that leads nowhere, or can't, is unreachable, too."""
     with pytest.raises(UpstreamFailed, match="cannot be reached: ") as caught:
-        await upstream.send(url, REQUEST, timeout_s=5)
+        await sent(upstream, url, REQUEST, timeout_s=5)
     assert caught.value.phase is Phase.CONNECT
 
 
@@ -218,10 +220,10 @@ async def test_silence_ends_with_the_time_limit(worker: ScriptedWorker, upstream
     """A worker that never answers timed out, and its connection is not used again."""
     worker.script = hang
     with pytest.raises(UpstreamFailed, match="timed out") as caught:
-        await upstream.send(worker.url, REQUEST, timeout_s=0.05)
+        await sent(upstream, worker.url, REQUEST, timeout_s=0.05)
     assert caught.value.phase is Phase.TIMED_OUT
     worker.script = says(OK)
-    assert (await upstream.send(worker.url, REQUEST, timeout_s=5)).body == b"ok"
+    assert (await sent(upstream, worker.url, REQUEST, timeout_s=5)).body == b"ok"
     assert worker.connections == 2
 
 
@@ -229,9 +231,9 @@ async def test_connection_is_kept_and_used_again(worker: ScriptedWorker, upstrea
     """Ten requests in a row need one connection; three at once need three."""
     worker.script = says(OK)
     for _ in range(10):
-        await upstream.send(worker.url, REQUEST, timeout_s=5)
+        await sent(upstream, worker.url, REQUEST, timeout_s=5)
     assert worker.connections == 1
-    await asyncio.gather(*(upstream.send(worker.url, REQUEST, timeout_s=5) for _ in range(3)))
+    await asyncio.gather(*(sent(upstream, worker.url, REQUEST, timeout_s=5) for _ in range(3)))
     assert worker.connections == 3
 
 
@@ -247,8 +249,8 @@ async def test_kept_connection_that_turns_out_closed_costs_no_attempt(
             await exchange.answer()
 
     worker.script = once
-    await upstream.send(worker.url, REQUEST, timeout_s=5)
-    assert (await upstream.send(worker.url, REQUEST, timeout_s=5)).status == 200
+    await sent(upstream, worker.url, REQUEST, timeout_s=5)
+    assert (await sent(upstream, worker.url, REQUEST, timeout_s=5)).head.status == 200
     assert (worker.connections, len(worker.jobs)) == (2, 3)
 
 
@@ -256,7 +258,7 @@ async def test_worker_that_dies_while_it_runs_the_job_of_a_kept_connection_has_d
     worker: ScriptedWorker, upstream: Upstream
 ) -> None:
     """A connection that closes long after the job went out was not stale: the job is not run there once more."""
-    await upstream.send(worker.url, REQUEST, timeout_s=5)
+    await sent(upstream, worker.url, REQUEST, timeout_s=5)
 
     async def die(exchange: Exchange) -> None:
         await asyncio.sleep(STALE_WITHIN_S)
@@ -264,7 +266,7 @@ async def test_worker_that_dies_while_it_runs_the_job_of_a_kept_connection_has_d
 
     worker.script = die
     with pytest.raises(UpstreamFailed, match="closed the connection without an answer") as caught:
-        await upstream.send(worker.url, REQUEST, timeout_s=5)
+        await sent(upstream, worker.url, REQUEST, timeout_s=5)
     assert caught.value.phase is Phase.DIED
     assert len(worker.jobs) == 2
 
@@ -273,14 +275,14 @@ async def test_kept_connection_closed_by_a_worker_that_is_gone_has_died(
     worker: ScriptedWorker, upstream: Upstream
 ) -> None:
     """The job may have been what took the worker away: it is not called unsent."""
-    await upstream.send(worker.url, REQUEST, timeout_s=5)
+    await sent(upstream, worker.url, REQUEST, timeout_s=5)
 
     async def die(_: Exchange) -> None:
         await worker.die()
 
     worker.script = die
     with pytest.raises(UpstreamFailed, match="cannot be reached: ") as caught:
-        await upstream.send(worker.url, REQUEST, timeout_s=5)
+        await sent(upstream, worker.url, REQUEST, timeout_s=5)
     assert caught.value.phase is Phase.DIED
 
 
@@ -301,7 +303,7 @@ async def test_answer_before_the_request_has_been_read_spoils_the_connection(
     request = Request(b"POST", b"/run_code", b"content-length: %d\r\n\r\n" % len(body), body)
     try:
         for _ in range(2):
-            assert (await upstream.send(url, request, timeout_s=5)).status == 413
+            assert (await sent(upstream, url, request, timeout_s=5)).head.status == 413
         assert len(connections) == 2
     finally:
         server.close()
@@ -314,9 +316,9 @@ async def test_more_than_was_asked_for_spoils_the_connection_and_not_the_answer(
 ) -> None:
     """A second answer that nobody asked for is nobody's result: the next request has a connection of its own."""
     worker.script = says(OK + OK.replace(b"ok", b"no"))
-    assert (await upstream.send(worker.url, REQUEST, timeout_s=5)).body == b"ok"
+    assert (await sent(upstream, worker.url, REQUEST, timeout_s=5)).body == b"ok"
     worker.script = says(OK)
-    assert (await upstream.send(worker.url, REQUEST, timeout_s=5)).body == b"ok"
+    assert (await sent(upstream, worker.url, REQUEST, timeout_s=5)).body == b"ok"
     assert worker.connections == 2
 
 
@@ -324,7 +326,7 @@ async def test_request_is_what_the_worker_gets(worker: ScriptedWorker, upstream:
     """Method, path under the worker's own, query, host and body arrive as meant, also when they are large."""
     body = b"x" * 2**21
     block = b"content-length: %d\r\n\r\n" % len(body)
-    await upstream.send(f"{worker.url}/deep", Request(b"POST", b"/submit?a=b", block, body), timeout_s=10)
+    await sent(upstream, f"{worker.url}/deep", Request(b"POST", b"/submit?a=b", block, body), timeout_s=10)
     (got,) = worker.jobs
     assert (got.method, got.target, got.headers["host"]) == ("POST", "/deep/submit?a=b", f"127.0.0.1:{worker.port}")
     assert got.body == body
