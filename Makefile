@@ -4,18 +4,24 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint bench docs constraints clean
+.PHONY: run test lint browser bench docs constraints clean
 
 run: $(VENV)/.installed
 	@exec $(BIN)/sfr up --local-workers 3
 
-test: lint
+test: lint browser
 	$(BIN)/pytest
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# For the tests of the dashboard. Where there is none, they are skipped, and say so.
+browser:
+	@which chromium chromedriver >/dev/null || \
+	  { apt-get -qq update && apt-get -qq install --no-install-recommends chromium chromium-driver; } || \
+	  echo "Chromium could not be installed, so the dashboard is not tested in it; root can, on Debian."
 
 # Ten minutes; ROUNDS=1 is quick. What cannot be installed is named, and not measured.
 bench: $(VENV)/.installed
