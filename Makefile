@@ -21,6 +21,7 @@ test: lint programs
 # the two programs are taken (100 MB in .venv): no service begins.
 programs: $(VENV)/.installed
 	@$(call debian,nginx haproxy,nginx-light haproxy)
+	@$(call debian,chromium chromedriver,chromium chromium-driver)
 	@PATH=$(BIN):$$PATH which prometheus promtool >/dev/null || \
 	  { cd $(BIN) && \
 	    { $(DOWNLOAD) prometheus || { apt-get -qq update && $(DOWNLOAD) prometheus; }; } && \

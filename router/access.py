@@ -9,12 +9,13 @@ import logging
 import re
 import socket
 import time
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from hashlib import sha256
 from http import HTTPStatus
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from router.admin_token import TOKEN_VARIABLE, Unreadable, admin_token, read
@@ -98,6 +99,11 @@ class AdminGate:
         self._token = token
         self._allow_loopback = allow_loopback
 
+    @property
+    def takes_token(self) -> bool:
+        """Whether a token is set, and so needed."""
+        return self._token is not None
+
     def refusal(self, headers: Headers, peer: str) -> tuple[HTTPStatus, str] | None:
         """Return with which status and why a change is refused; None where it is not.
 
@@ -137,6 +143,15 @@ def peer_of(client: tuple[str, int] | None, transport: asyncio.BaseTransport) ->
     if client:
         return client[0]
     return UNIX_SOCKET if transport.get_extra_info("socket").family == socket.AF_UNIX else ""
+
+
+def peer_in(scope: MutableMapping[str, Any]) -> str:
+    """Return what a request's connection says of its other end.
+
+    Empty where it says nothing: plain uvicorn's protocol does not, and then nobody counts as being on this host.
+    """
+    peer: str = scope.get("state", {}).get(PEER, "")
+    return peer
 
 
 def bearer(headers: Headers) -> bytes | None:

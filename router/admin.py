@@ -15,7 +15,7 @@ from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from router.access import PEER, AdminGate
+from router.access import AdminGate, peer_in
 from router.api import Problem, worker_status
 from router.fleet.intents import Intents, Override, Registration, Standing
 from router.fleet.model import Health, Source, Worker, WorkerRecord
@@ -113,13 +113,13 @@ class Admin:
 _PLACES: dict[str, str] = {Source.CONFIG: "config.yaml", Source.FILE: "workers_file", Source.DNS: "discover.dns"}
 
 
-def create_admin(intents: Intents, view: FleetView, settings: AdminSettings, token: str | None) -> APIRouter:
+def create_admin(intents: Intents, view: FleetView, settings: AdminSettings, gate: AdminGate) -> APIRouter:
     """Return the endpoints below /admin."""
     admin = Admin(intents, view, Allowed(settings.allowed_workers))
     router = APIRouter(
         prefix="/admin/workers",
         tags=["admin"],
-        route_class=_guarded_by(AdminGate(token, allow_loopback=settings.allow_loopback)),
+        route_class=_guarded_by(gate),
         responses={503: {"model": Problem, "description": "Redis is unavailable"}},
     )
     # Its one work is to be described: the gate has looked by then, before any body was read.
@@ -197,7 +197,9 @@ def _guarded_by(gate: AdminGate) -> type[APIRoute]:
             handler = super().get_route_handler()
 
             async def guarded(request: Request) -> Response:
-                refusal = gate.refusal(request.scope["headers"], _peer(request)) if request.method != "GET" else None
+                refusal = (
+                    gate.refusal(request.scope["headers"], peer_in(request.scope)) if request.method != "GET" else None
+                )
                 if refusal:
                     status, detail = refusal
                     headers = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else None
@@ -213,14 +215,8 @@ def _guarded_by(gate: AdminGate) -> type[APIRoute]:
     return Guarded
 
 
-def _peer(request: Request) -> str:
-    # Plain uvicorn's protocol does not tell, and then nobody counts as being on this host.
-    peer: str = request.scope.get("state", {}).get(PEER, "")
-    return peer
-
-
 def _tell(request: Request, what: str) -> None:
-    log.info("%s, by %s", what, _peer(request) or "an unknown peer")
+    log.info("%s, by %s", what, peer_in(request.scope) or "an unknown peer")
 
 
 def _worker(url: str, shown: tuple[WorkerRecord, Health] | None, standing: Standing) -> AdminWorker | None:

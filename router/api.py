@@ -61,7 +61,8 @@ def create_api(
     api = FastAPI(title=SERVICE, version=__version__, description=DESCRIPTION, lifespan=lifespan)
 
     @api.get("/", summary="The fleet, worker by worker", tags=["router"])
-    async def status() -> FleetStatus:
+    async def status(response: Response) -> FleetStatus:
+        response.headers["vary"] = "accept"  # who prefers HTML is sent to the dashboard
         snapshot = await view.latest()
         return FleetStatus(
             service=SERVICE,

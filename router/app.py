@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 
 from router import logs
-from router.access import OPEN, Access
+from router.access import OPEN, Access, AdminGate
 from router.admin import create_admin
 from router.api import create_api
 from router.asgi import Application, JobDoor
 from router.batch import BatchDoor
 from router.bodies import Buffers
+from router.dashboard.door import DashboardDoor
+from router.dashboard.feed import Feed
 from router.dispatch import Dispatcher
 from router.downstream import DOOR, TIMEOUTS
 from router.either_exchange import EitherExchange
@@ -87,8 +89,10 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
 
     buffers = Buffers(int(settings.max_buffered_mb * 2**20))
     api = create_api(view, store, reporting.page, lifespan)
-    api.include_router(create_admin(Intents(store), view, settings.admin, access.admin_token))
-    batches = BatchDoor(dispatcher, api, buffers, settings, tally)
+    gate = AdminGate(access.admin_token, allow_loopback=settings.admin.allow_loopback)
+    api.include_router(create_admin(Intents(store), view, settings.admin, gate))
+    dashboard = DashboardDoor(Feed(store, view, settings.health_check_interval), gate, api)
+    batches = BatchDoor(dispatcher, dashboard, buffers, settings, tally)
     if access.api_keys:
         door: JobDoor = KeyDoor(dispatcher, batches, buffers, settings, tally, access.api_keys)
     else:

@@ -44,7 +44,7 @@ def rates(before: Usage, after: Usage, seconds: float) -> Rates:
     >>> rates(Usage(0, 0, {"jobs": 10, "le_1": 10}), Usage(0, 0, {"jobs": 30, "le_1": 10, "le_2": 20}), 4).jobs
     5.0
     """
-    is_wiped = _has_fallen(before.fleet, after.fleet)
+    is_wiped = has_fallen(before.fleet, after.fleet)
     new = dict(after.fleet) if is_wiped else _since(before.fleet, after.fleet)
     workers = {}
     for url, worker in after.workers.items():
@@ -70,7 +70,8 @@ def _worker(before: WorkerStats, after: WorkerStats, seconds: float) -> WorkerRa
     return WorkerRates(jobs / seconds, (after.failures - before.failures) / seconds, mean_s)
 
 
-def _has_fallen(before: Mapping[str, int], after: Mapping[str, int]) -> bool:
+def has_fallen(before: Mapping[str, int], after: Mapping[str, int]) -> bool:
+    """Whether a count is lower than it was: Redis has begun to count anew."""
     return any(after.get(name, 0) < count for name, count in before.items())
 
 

@@ -136,7 +136,7 @@ def test_without_the_wheel_a_server_on_path_is_used(monkeypatch: pytest.MonkeyPa
 
 
 async def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
-    """Built, unpacked elsewhere and started in an empty folder, it has its scripts and gunicorn's settings with it."""
+    """Built, unpacked elsewhere and started in an empty folder, it has scripts, gunicorn's settings and dashboard."""
     made = tmp_path / "dist"
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(made), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True, timeout=100)
@@ -149,6 +149,10 @@ async def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
         await told(program)
         assert '"stdout":"42\\n"' in pasted(printed(program, "curl"))
         assert str(site / "router" / "gunicorn.conf.py") in command_line(child(program, "gunicorn"))
+        address = printed(program, "SandboxFusion Router: ").split()[2]
+        for name, held in (("", "<title>"), ("/uplot/uPlot.iife.min.js", "uPlot"), ("/app.js", "import")):
+            assert held in pasted(f"curl -sf {address}/dashboard{name}")
+    assert (site / "router" / "dashboard" / "page" / "uplot" / "LICENSE").exists()
 
 
 def _works(curl: str) -> bool:

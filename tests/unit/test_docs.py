@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.dashboard import FILE as DASHBOARD_NUMBERS
+from bench.dashboard import PAGE as DASHBOARD
+from bench.dashboard import table
 from router import answers
 from router.policy.verdict import Kind
 from router.settings import Settings
@@ -86,3 +89,8 @@ def test_readme_links_to_pages_that_exist() -> None:
     """Each relative link of README leads to a file of the repository."""
     for target in re.findall(r"\]\((?!https?://)([^)#]+)[^)]*\)", README.read_text()):
         assert (ROOT / target).exists(), target
+
+
+def test_dashboard_page_says_what_was_measured() -> None:
+    """What watching costs stands there as bench/dashboard.py has found it."""
+    assert table(json.loads(DASHBOARD_NUMBERS.read_text())["results"]) in DASHBOARD.read_text()

@@ -46,7 +46,7 @@ SHARED = ("router.fleet", "router.config", "router.settings", "router.logs")
 # Modules that decide, and the parts of the standard library that do not act.
 PURE = [
     *(name for name in MODULES if name.startswith("router.policy")),
-    *("router.metadata", "router.rates", "router.tally", "sidecar.judge"),
+    *("router.metadata", "router.rates", "router.tally", "router.dashboard.picture", "sidecar.judge"),
 ]
 HARMLESS = {
     *("bisect", "collections", "dataclasses", "datetime", "enum", "heapq", "http", "json", "math", "re", "typing"),

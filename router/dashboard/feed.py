@@ -1,0 +1,113 @@
+"""The dashboard's news: one reading of the fleet a second for all who watch this process, and none while nobody does.
+
+Each event is written down once and shared. A watcher is told the newest one when it has taken the one before: who is
+slow skips some, and then gets the whole picture. So a watcher holds one event at most, however far it is behind.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import msgspec
+
+from router import __version__
+from router.dashboard.picture import Picture, Reading, Status
+from router.fleet.store import Store, StoreUnavailable
+from router.view import FleetView, Snapshot
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 1.0
+# So many checks may be late before the sidecar's word counts as old; quick ones for so long.
+LATE_CHECKS, LATE_S = 3, 10.0
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Feed:
+    """Who watches, and what they are told."""
+
+    def __init__(self, store: Store, view: FleetView, check_interval_s: float, every_s: float = EVERY_S) -> None:
+        self.watchers = 0
+        self._every_s = every_s
+        self._store = store
+        self._view = view
+        self._old_after_s = max(LATE_S, LATE_CHECKS * check_interval_s)
+        self._picture = Picture()
+        self._number = 0  # of the picture that is current; 0 while nobody has watched long enough for one
+        self._tick = self._whole = b""
+        self._news = asyncio.Event()
+        self._reading: asyncio.Task[None] | None = None
+
+    async def events(self) -> AsyncGenerator[bytes]:
+        """Yield events as EventSource reads them: `whole`, then `tick` after `tick`; `whole` again after a gap."""
+        self.watchers += 1
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._read_on())
+        told = 0
+        try:
+            while True:
+                if told == self._number:
+                    await self._news.wait()
+                is_next = told > 0 and told == self._number - 1
+                told = self._number
+                yield self._tick if is_next and self._tick else self._all()
+        finally:
+            self.watchers -= 1
+            if self.watchers == 0:
+                self._number = 0
+                self._reading.cancel()
+                self._reading = None
+
+    async def _read_on(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            try:
+                self._picture.take(await self._read())
+            except Exception:  # whatever it is, those who watch must not wait for ever
+                log.exception("The dashboard's reading failed")
+            else:
+                self._tell()
+            due = max(due + self._every_s, loop.time())
+            await asyncio.sleep(due - loop.time())
+
+    def _tell(self) -> None:
+        self._number, tick = self._picture.number, self._picture.tick
+        self._tick = _event(b"tick", tick) if tick else b""
+        self._whole = b""
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    def _all(self) -> bytes:
+        if not self._whole:
+            self._whole = _event(b"whole", self._picture.whole())
+        return self._whole
+
+    async def _read(self) -> Reading:
+        snapshot, usage = self._view.snapshot, None
+        if self._store.available:
+            with suppress(StoreUnavailable):
+                usage = await self._store.usage([record.worker.url for record in snapshot.state.records])
+        return Reading(
+            round(time.time(), 3), self._status(snapshot), snapshot.conditions, snapshot.state.draining, usage
+        )
+
+    def _status(self, snapshot: Snapshot) -> Status:
+        state = snapshot.state
+        age_s = None if state.written_at is None else (datetime.now(UTC) - state.written_at).total_seconds()
+        return Status(
+            version=__version__,
+            redis=self._store.available,
+            leader=state.leader is not None,
+            sidecar_s=None if age_s is None else round(max(0.0, age_s), 1),
+            is_sidecar_old=age_s is None or age_s > self._old_after_s,
+            quarantined=len(state.quarantined),
+        )
+
+
+def _event(name: bytes, content: object) -> bytes:
+    return b"event: %s\ndata: %s\n\n" % (name, _encode(content))

@@ -1,0 +1,55 @@
+// Connects the parts: what the stream tells goes to the fleet, and from there, once a frame, to the page.
+
+import { Charts } from "./charts.js";
+import { Fleet } from "./fleet.js";
+import { Notices } from "./notices.js";
+import { Steering } from "./steering.js";
+import { Stream } from "./stream.js";
+import { Table } from "./table.js";
+
+const fleet = new Fleet();
+const notices = new Notices();
+const steering = new Steering(notices.say);
+const charts = new Charts(document.getElementById("numbers"));
+const table = new Table(document.getElementById("workers"), steering, notices.say);
+let isDue = false;
+
+function draw() {
+  isDue = false;
+  charts.update(fleet);
+  table.update(fleet);
+  notices.update(fleet, stream);
+  const trouble = fleet.counts.unhealthy + fleet.counts.ejected;
+  const title = trouble ? `${trouble} in trouble · SandboxFusion Router` : "SandboxFusion Router";
+  if (document.title !== title) document.title = title;
+}
+
+function drawSoon() {
+  if (isDue) return;
+  isDue = true;
+  requestAnimationFrame(draw);
+}
+
+function handled(handle) {
+  return (told) => {
+    const fits = handle(told);
+    if (fits !== false) drawSoon();
+    return fits;
+  };
+}
+
+const stream = new Stream("dashboard/events", {
+  whole: handled((told) => fleet.whole(told)),
+  tick: handled((told) => fleet.tick(told)),
+  change: () => {
+    notices.update(fleet, stream);
+    if (stream.isLive) steering.look(); // after a break it may be another router
+  },
+});
+setInterval(() => stream.isLive || notices.update(fleet, stream), 1000);
+
+const theme = document.getElementById("theme");
+const showTheme = () => theme.setAttribute("aria-pressed", String(document.documentElement.dataset.theme === "dark"));
+theme.addEventListener("click", () => window.toggleTheme());
+addEventListener("themechange", showTheme);
+showTheme();

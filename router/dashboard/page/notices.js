@@ -1,0 +1,90 @@
+// Says how fresh the page is, what is away, and what was done.
+
+import { ago, clock } from "./format.js";
+
+const SAID_MS = 6000;
+
+export class Notices {
+  #version = null;
+  #shown = "";
+
+  constructor() {
+    this.place = document.getElementById("notices");
+  }
+
+  // Tell of something that was done, or not.
+  say = (text, isError = false) => {
+    const said = document.getElementById("said");
+    said.textContent = text;
+    said.className = isError ? "error shown" : "shown";
+    clearTimeout(this.saying);
+    this.saying = setTimeout(() => (said.className = ""), SAID_MS);
+  };
+
+  update(fleet, stream) {
+    const { status } = fleet;
+    this.#version ??= status?.version ?? null;
+    document.documentElement.classList.toggle("stale", !stream.isLive || status?.redis === false);
+    this.#parts(fleet, stream);
+    this.#notices(this.#found(fleet, stream));
+    if (status) document.getElementById("version").textContent = `Version ${status.version}`;
+  }
+
+  #parts({ status, now }, stream) {
+    const waits = status === null;
+    const seconds = stream.lastEventAt === null ? null : (performance.now() - stream.lastEventAt) / 1000;
+    if (stream.isLive) part("stream", "good", `Live, ${clock(now)}`);
+    else part("stream", waits ? "" : "bad", waits ? "Connecting" : `Stale for ${ago(seconds)}`);
+    if (!status) return;
+    const known = stream.isLive ? "" : "unknown";
+    part("redis", known || (status.redis ? "good" : "bad"), status.redis ? "Redis" : "Redis is away");
+    const seen = status.sidecar_s === null ? "has never written" : `seen ${ago(status.sidecar_s)} ago`;
+    const isWell = status.leader && !status.is_sidecar_old;
+    part("sidecar", known || (isWell && status.redis ? "good" : "bad"), status.leader ? `Sidecar ${seen}` : "No sidecar leads");
+  }
+
+  // What is wrong with what the page shows: a key for each, and its words.
+  #found({ status, now, history }, stream) {
+    const found = [];
+    if (!stream.isLive && status) {
+      found.push(["stream", `The router does not answer. What you see is as of ${clock(now)}; the page reconnects by itself.`]);
+      return found;
+    }
+    if (!status) return found;
+    if (!status.redis) {
+      const last = history.findLast((entry) => entry[2] !== null);
+      const asOf = last ? `as of ${clock(last[0])}` : "not known";
+      found.push(["redis", `Redis is away. Jobs go on, each router by itself; the fleet's numbers are ${asOf}.`]);
+    } else if (!status.leader) {
+      found.push(["leader", "No sidecar leads: nobody checks the workers. Their health is as the last one saw it."]);
+    } else if (status.is_sidecar_old) {
+      found.push(["sidecar", "The sidecar has not written for long: the workers' health may be another by now."]);
+    }
+    if (status.quarantined) found.push(["quarantined", `${status.quarantined} ${status.quarantined === 1 ? "job is" : "jobs are"} refused for having broken workers.`]);
+    if (status.version !== this.#version) found.push(["version", "The router has another version now: reload this page."]);
+    return found;
+  }
+
+  // Written only where something else is to be told, so that a screen reader says it once.
+  #notices(found) {
+    const text = JSON.stringify(found);
+    if (text === this.#shown) return;
+    this.#shown = text;
+    this.place.replaceChildren(
+      ...found.map(([key, words]) => {
+        const notice = document.createElement("p");
+        notice.className = "notice";
+        notice.dataset.about = key;
+        notice.textContent = words;
+        return notice;
+      }),
+    );
+  }
+}
+
+function part(id, state, words) {
+  const item = document.getElementById(id);
+  item.className = state;
+  const text = item.querySelector("span");
+  if (text.textContent !== words) text.textContent = words;
+}

@@ -1,0 +1,319 @@
+"""The dashboard as an operator uses it: real Chromium before real gunicorn, sidecar, Valkey and workers."""
+
+import signal
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from selenium.webdriver import Keys
+
+from bench.busyfleet import busy_fleet
+from tests.browser import FRAMES, IS_THERE, Browser, chromium
+from tests.load import post_jobs, steady_load
+from tests.programs import Router, System, Valkey
+from tests.waiting import eventually
+from tests.worker import ScriptedWorker, always
+
+pytestmark = pytest.mark.skipif(not IS_THERE, reason="chromium and chromedriver are not installed (make browser)")
+
+TOKEN = "a-tökén"
+# A worker may say anything.
+MARKUP = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
+# What the page shows where it knows nothing.
+NOTHING = "\u2013"
+JOBS_A_SECOND = '[data-number="1"]'
+BACKGROUND = "return getComputedStyle(document.body).backgroundColor"
+REGISTER = """
+const [token, url] = arguments;
+const authorization = "Bearer " + String.fromCharCode(...new TextEncoder().encode(token));
+const headers = {"content-type": "application/json", authorization};
+fetch("admin/workers", {method: "POST", headers, body: JSON.stringify({url})});
+"""
+
+
+@pytest.fixture(scope="module")
+def one_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One Chromium for all tests here; starting it takes a while."""
+    with chromium(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
+
+
+@pytest.fixture
+async def browser(one_browser: Browser) -> AsyncIterator[Browser]:
+    """A browser as the first test found it, which at the end has nothing to complain of but what the test took."""
+    await one_browser.prefers(prefers_color_scheme="light")
+    await one_browser.resize(1440, 1000)
+    yield one_browser
+    await one_browser.open("about:blank")
+
+
+def row(worker: ScriptedWorker, part: str = "") -> str:
+    """Return what selects a worker's row, or a part of it."""
+    return f'tr[data-url="{worker.url}"] {part}'
+
+
+async def opened(browser: Browser, router: Router) -> None:
+    """Open the page as who types the router's address does, and wait until it is live."""
+    await browser.open(router.url)
+    await browser.shows("#stream", "Live")
+    assert await browser.js("return location.pathname") == "/dashboard"
+
+
+async def test_worker_that_dies_is_drained_and_removed_is_seen_and_steered(
+    system: System, workers: list[ScriptedWorker], browser: Browser
+) -> None:
+    """By a token typed in; what it shows is what happens, and nothing comes from elsewhere."""
+    first, second, third = workers
+    system.env["ADMIN_TOKEN"] = TOKEN
+    system.configure([first.url, second.url], default_max_concurrency=4, admin={"allowed_workers": ["127.0.0.0/8"]})
+    async with system.sidecar(), system.router(2) as router:
+        await router.sees(healthy=2)
+        await opened(browser, router)
+        await browser.shows(row(first, ".health"), "Healthy")
+        assert "config.yaml" in await browser.text(row(first))
+        async with steady_load(router.url, 3):
+            await browser.shows(row(first, ".running"), "/ 4")
+            await eventually(lambda: _counts_jobs(browser, first), what="jobs and their rate")
+            await _dies_and_comes_back(browser, second)
+        await _unlocks(browser, first)
+        await _drains_and_resumes(browser, router, first)
+        await _joins_and_is_removed(browser, third)
+        # Who stands in config.yaml is not to be removed here.
+        assert await browser.js(f"return document.querySelector('{row(first, '[data-act=remove]')}').hidden")
+        # The token is this tab's, until it is locked.
+        await browser.js("location.reload()")
+        await browser.shows(row(first, ".actions"), "Drain")
+        await browser.click("#steering")
+        await eventually(lambda: _is_locked(browser), what="no more steering")
+        assert await browser.complaints() == []
+        assert {url.startswith(router.url) for url in await browser.requested()} == {True}
+        assert TOKEN not in router.output
+
+
+async def _counts_jobs(browser: Browser, worker: ScriptedWorker) -> bool:
+    shown = await browser.text(row(worker, ".jobs")), await browser.text(JOBS_A_SECOND)
+    return not {"", "0", NOTHING} & set(shown)
+
+
+async def _dies_and_comes_back(browser: Browser, worker: ScriptedWorker) -> None:
+    await worker.die()
+    await browser.shows(row(worker, ".health"), "Unhealthy")
+    assert "cannot be reached" in await browser.text(row(worker, ".reason"))
+    assert await browser.js("return document.title") == "1 in trouble · SandboxFusion Router"
+    await worker.listen()
+    await browser.shows(row(worker, ".health"), "Healthy")
+
+
+async def _unlocks(browser: Browser, worker: ScriptedWorker) -> None:
+    """Without the token there is nothing to press; with a wrong one neither."""
+    assert await browser.text(row(worker, ".actions")) == ""
+    await browser.click("#steering")
+    await browser.type("wrong", Keys.ENTER)
+    await browser.shows("#token-wrong", "not the routers' admin token")
+    assert await browser.text(row(worker, ".actions")) == ""
+    await browser.type(Keys.CONTROL, "a")
+    await browser.type(TOKEN, Keys.ENTER)
+    await browser.shows(row(worker, ".actions"), "Drain")
+    assert await browser.js("return localStorage.length + document.cookie.length") == 0
+
+
+async def _drains_and_resumes(browser: Browser, router: Router, worker: ScriptedWorker) -> None:
+    """Cancelled, nothing is done; confirmed, it is, and the focus is where it was."""
+    for answer in (Keys.ESCAPE, Keys.ENTER):
+        assert "Healthy" in await browser.text(row(worker, ".health"))
+        await browser.click(row(worker, "[data-act=drain]"))
+        await browser.shows("#confirm", f"{worker.url}\nIt gets no new jobs")
+        await browser.js("document.querySelector('#confirm .primary').focus()")
+        await browser.type(answer)
+    await browser.shows(row(worker, ".health"), "Draining")
+    assert await browser.text("#said") == f"{worker.url} is drained."
+    await browser.shows(row(worker, ".actions"), "Resume")
+    assert await browser.js("return document.activeElement.getAttribute('aria-label')") == f"Resume {worker.url}"
+    had = len(worker.jobs)
+    await post_jobs(router.url, 10, 2)
+    assert len(worker.jobs) == had
+    await browser.click(row(worker, "[data-act=drain]"))
+    await browser.click("#confirm .primary")
+    await browser.shows(row(worker, ".health"), "Healthy")
+
+
+async def _joins_and_is_removed(browser: Browser, worker: ScriptedWorker) -> None:
+    """It registers while the focus is in the table, and shows all the same."""
+    await browser.js(REGISTER, TOKEN, worker.url)
+    await browser.shows(row(worker), "registered")
+    await browser.click(row(worker, "[data-act=remove]"))
+    await browser.shows("#confirm", "It leaves the fleet")
+    await browser.click("#confirm .primary")
+
+    async def is_gone() -> bool:
+        return await browser.text(row(worker)) == ""
+
+    await eventually(is_gone, what="its leaving")
+
+
+async def _is_locked(browser: Browser) -> bool:
+    return bool(await browser.js("return sessionStorage.length === 0 && !document.documentElement.className"))
+
+
+async def test_by_keyboard_in_either_theme_and_with_strange_words(
+    system: System, workers: list[ScriptedWorker], browser: Browser
+) -> None:
+    """Sort, filter, steer without a mouse or a token; what workers say stays text."""
+    _, second, third = workers
+    second.ping = always(500, MARKUP.encode())
+    weighed = [{"url": worker.url, "weight": weight} for worker, weight in zip(workers, (2, 1, 3), strict=True)]
+    system.configure(weighed, admin={"allow_loopback": True}, health_check={"fall": 1})
+    async with system.sidecar(), system.router(1) as router:
+        await router.sees(healthy=2)
+        await opened(browser, router)
+        await browser.shows(row(second, ".reason"), "500")
+        assert (await _urls(browser))[0] == second.url
+        await _sorts(browser, lightest=second, heaviest=third)
+        await _keeps_the_focus(browser, router)
+        await _filters_and_drains(browser, third)
+        await _changes_the_theme(browser)
+        assert await browser.js("return document.title") != "taken"
+        assert await browser.js("return document.querySelectorAll('tbody img, tbody script').length") == 0
+        assert await browser.complaints() == []
+
+
+async def _sorts(browser: Browser, lightest: ScriptedWorker, heaviest: ScriptedWorker) -> None:
+    sorted_by = "return [...document.querySelectorAll('[aria-sort]')].map((cell) => cell.innerText + cell.ariaSort)"
+    assert await browser.js(sorted_by) == ["Healthascending"]
+    await browser.js("document.querySelector('th.weight button').focus()")
+    await browser.type(Keys.ENTER)
+    assert (await _urls(browser))[0] == heaviest.url
+    assert await browser.js(sorted_by) == ["Weightdescending"]
+    await browser.type(Keys.SPACE)
+    assert (await _urls(browser))[0] == lightest.url
+    assert await browser.js(sorted_by) == ["Weightascending"]
+
+
+async def _keeps_the_focus(browser: Browser, router: Router) -> None:
+    """While numbers change all around it."""
+    for _ in range(8):  # past the other headers
+        await browser.type(Keys.TAB)
+        if await browser.js("window.was = document.activeElement; return window.was.matches('tbody button')"):
+            break
+    async with steady_load(router.url, 2):
+        await eventually(lambda: _has_changed(browser), what="other numbers")
+    assert await browser.js("return document.activeElement === window.was && window.was.matches('tbody button')")
+
+
+async def _filters_and_drains(browser: Browser, worker: ScriptedWorker) -> None:
+    """The slash leads to the filter from anywhere."""
+    await browser.type("/")
+    await browser.type(str(worker.port))
+    assert await _urls(browser) == [worker.url]
+    await browser.shows("#said", "1 worker")
+    await browser.js("document.querySelector('[data-act=drain]').focus()")
+    await browser.type(Keys.ENTER)
+    await browser.type(Keys.TAB)
+    await browser.type(Keys.ENTER)
+    await browser.shows(row(worker, ".health"), "Draining")
+    await browser.js("document.getElementById('filter').select()")
+    await browser.type("nobody")
+    await browser.shows("#empty", "No worker matches.")
+    await browser.type(Keys.ESCAPE)
+    await browser.click(".chip.draining")
+    assert await _urls(browser) == [worker.url]
+
+
+async def _changes_the_theme(browser: Browser) -> None:
+    """The system's, until another one is chosen; that is kept, until it is the system's again."""
+    dark, light = await _background(browser, "dark"), await _background(browser, "light")
+    assert dark != light
+    await browser.click("#theme")
+    assert await browser.js(BACKGROUND) == dark
+    await browser.js("location.reload()")
+    await browser.shows("#stream", "Live")
+    assert await browser.js(BACKGROUND) == dark
+    assert await browser.js("return document.getElementById('theme').getAttribute('aria-pressed')") == "true"
+    await browser.click("#theme")
+    assert await _background(browser, "dark") == dark
+
+
+async def _urls(browser: Browser) -> list[str]:
+    found: list[str] = await browser.js("return [...document.querySelectorAll('tbody tr')].map((r) => r.dataset.url)")
+    return found
+
+
+async def _has_changed(browser: Browser) -> bool:
+    script = """
+    const shown = document.querySelector('tbody').innerText;
+    const has = window.shown !== undefined && window.shown !== shown;
+    window.shown = shown;
+    return has;
+    """
+    return bool(await browser.js(script))
+
+
+async def _background(browser: Browser, scheme: str) -> str:
+    await browser.prefers(prefers_color_scheme=scheme)
+
+    async def follows() -> bool:
+        return str(await browser.js("return document.documentElement.dataset.theme")) == scheme
+
+    await eventually(follows, what=f"a {scheme} page")
+    return str(await browser.js(BACKGROUND))
+
+
+async def test_page_says_when_it_is_stale(
+    system: System, workers: list[ScriptedWorker], browser: Browser, valkey: Valkey
+) -> None:
+    """The sidecar, Redis, the router itself: who is away is named, and it is over when they are back."""
+    system.configure([worker.url for worker in workers])
+    async with system.router(1) as router:
+        async with system.sidecar() as sidecar:
+            await router.sees(healthy=3)
+            await opened(browser, router)
+            await browser.shows("#sidecar", "Sidecar seen")
+            assert await browser.texts(".notice") == []
+            sidecar.send(signal.SIGTERM)  # so that it gives up its lead at once
+            await sidecar.ended()
+        await browser.shows('[data-about="leader"]', "No sidecar leads")
+        await valkey.kill()
+        await browser.shows('[data-about="redis"]', "Redis is away")
+        assert await browser.text('[data-number="2"]') == NOTHING
+        assert len(await _urls(browser)) == 3
+        await valkey.start()
+        async with system.sidecar():
+            await eventually(lambda: _says_nothing(browser), what="no notice")
+            await router.kill()
+            await browser.shows('[data-about="stream"]', "The router does not answer")
+            await browser.shows("#stream", "Stale for")
+            assert await browser.js("return document.documentElement.classList.contains('stale')")
+            await router.start()
+            await eventually(lambda: _says_nothing(browser), what="no notice")
+            await browser.shows("#stream", "Live")
+
+
+async def _says_nothing(browser: Browser) -> bool:
+    return await browser.texts(".notice") == []
+
+
+async def test_a_thousand_workers_come_and_stay_smooth(system: System, browser: Browser, valkey: Valkey) -> None:
+    """Each second all of them change. Bounds are generous: bench/dashboard.py measures."""
+    system.configure([])
+    async with system.router(1) as router:
+        await router.sees_redis("available")
+        await opened(browser, router)
+        await browser.shows("#empty", "no workers yet")
+        async with busy_fleet(valkey.url, 1000):
+            await browser.shows(".chip.all", "1,000")
+            await browser.click("th.jobs button")
+            await eventually(lambda: _all_work(browser), what="jobs on all that are shown")
+            frames = sorted(await browser.measure(FRAMES, 3))
+            median, slow = frames[len(frames) // 2], frames[int(len(frames) * 0.95)]
+            assert median < 100, frames
+            assert slow < 500, frames
+            await browser.click('#pages [data-step="1"]')
+            await browser.shows("#pages", "51\u2013100 of 1,000")
+            await browser.click("#filter")
+            await browser.type("sandbox-09")
+            await browser.shows("#pages", "1\u201350 of 100")
+        assert await browser.complaints() == []
+
+
+async def _all_work(browser: Browser) -> bool:
+    jobs = await browser.texts("td.jobs")
+    return len(jobs) == 50 and not {"", "0"} & set(jobs)

@@ -1,0 +1,90 @@
+"""The dashboard's pictures in docs/: `python -m tools.screenshots`, which takes six minutes and needs Chromium.
+
+Three workers are real sockets under real load, one of them drained; a thousand are a fleet that only Redis knows.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.busyfleet import busy_fleet
+from router.fleet.intents import Intents
+from router.fleet.store import Store
+from router.settings import RedisSettings
+from tests.browser import IS_THERE, Browser, chromium
+from tests.load import steady_load
+from tests.programs import ROOT, Router, System, Valkey
+from tests.worker import RESULT, Exchange, ScriptedWorker
+
+DOCS = ROOT / "docs"
+# Until the charts are full.
+FILLS_IN_S = 150.0
+CAP, CLIENTS = 8, 17
+SIZES = {3: (1280, 650), 1000: (1280, 900)}
+
+
+async def works(exchange: Exchange) -> None:
+    """Take as long as jobs take: most little, some much. One in two hundred fails."""
+    await asyncio.sleep(0.08 * random.lognormvariate(0, 0.9))
+    await exchange.answer(200 if random.random() > 1 / 200 else 503, RESULT)
+
+
+@asynccontextmanager
+async def three(system: System, valkey: Valkey) -> AsyncIterator[Router]:
+    """Run a router before three workers at work, one of them drained meanwhile."""
+    async with AsyncExitStack() as stack:
+        fleet = [await stack.enter_async_context(ScriptedWorker(works)) for _ in range(3)]
+        system.configure(
+            [{"url": worker.url, "weight": weight} for worker, weight in zip(fleet, (1, 2, 1), strict=True)],
+            default_max_concurrency=CAP,
+            admin={"allow_loopback": True},
+        )
+        await stack.enter_async_context(system.sidecar())
+        router = await stack.enter_async_context(system.router(2))
+        await router.sees(healthy=3)
+        await stack.enter_async_context(steady_load(router.url, CLIENTS))
+        store = Store.connect(RedisSettings(url=valkey.url), 5)
+        stack.push_async_callback(store.close)
+        asyncio.get_running_loop().call_later(
+            FILLS_IN_S / 2, lambda: asyncio.ensure_future(Intents(store).drain(fleet[2].url))
+        )
+        yield router
+
+
+@asynccontextmanager
+async def thousand(system: System, valkey: Valkey) -> AsyncIterator[Router]:
+    """Run a router before a thousand workers, some of them in trouble."""
+    system.configure([])
+    async with busy_fleet(valkey.url, 1000), system.router(1) as router:
+        yield router
+
+
+async def take(browser: Browser, router: Router, workers: int) -> None:
+    """Take both themes' pictures of one fleet."""
+    await browser.resize(*SIZES[workers])
+    await browser.open(f"{router.url}/dashboard")
+    await browser.shows(".chip.all", f"{workers:,}")
+    await asyncio.sleep(FILLS_IN_S)
+    for theme in ("light", "dark"):
+        await browser.prefers(prefers_color_scheme=theme)
+        await asyncio.sleep(1.5)
+        await browser.save(DOCS / f"dashboard-{workers}-{theme}.png")
+
+
+async def main() -> None:
+    """Take them all."""
+    if not IS_THERE:
+        raise SystemExit("chromium and chromedriver are needed (make browser)")
+    for workers, fleet in ((3, three), (1000, thousand)):
+        with TemporaryDirectory() as name, TemporaryDirectory() as profile, chromium(Path(profile)) as browser:
+            async with Valkey(Path(name)) as valkey:
+                system = System(Path(name), valkey.url)
+                async with fleet(system, valkey) as router:
+                    await take(browser, router, workers)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
