@@ -158,7 +158,7 @@ class Embedded:
         first = f"http://127.0.0.1:{self._worker_ports[0]}" if self._worker_ports else "URL"
         job = '{"code": "print(6 * 7)", "language": "python"}'
         lines = (
-            f"\nSandboxFusion Router: {self._url('')}  (API: {self._url('/docs')})",
+            f"\nSandboxFusion Router: {self._url('')}  (dashboard: /dashboard, API: /docs)",
             "Run some code:",
             f"  curl -s {self._url('/run_code')} -H 'content-type: application/json' -d '{job}'",
             "Look into Redis:",
