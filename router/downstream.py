@@ -52,8 +52,6 @@ class ClientConnection(HttpToolsProtocol):
         self._unstarted: JobCycle | None = None  # until its body has come, or has not come in one piece with its head
         self._name: bytes | None = None  # of the head that is being read, where its body came with it
 
-    # The connection
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first request."""
         super().connection_made(cast("asyncio.Transport", transport))
@@ -70,6 +68,7 @@ class ClientConnection(HttpToolsProtocol):
             self._watch.cancel()
         tell(self.cycle, CLIENT_LEFT)
         super().connection_lost(exc)
+        self.cycle = None  # type: ignore[assignment]  # each knows the other: else the garbage collector has to find them
 
     def shutdown(self) -> None:
         """Take no other request."""

@@ -1,6 +1,7 @@
 """The client's connection, byte by byte and second by second: what is malformed, what is slow."""
 
 import asyncio
+import gc
 import json
 import socket
 from collections.abc import Callable, Coroutine
@@ -462,3 +463,22 @@ async def test_streamed_answer_that_is_not_read_is_cut() -> None:
         with pytest.raises(ConnectionResetError):
             await reader.read()
         writer.close()
+
+
+def test_connection_that_closes_leaves_nothing_to_collect() -> None:
+    """Its parts know each other; where each job has a connection, to find them took 9 % of the CPU."""
+
+    async def come_and_go() -> None:
+        for _ in range(50):
+            connected = Connected(is_direct=True)
+            await connected.receive(REQUEST)
+            await connected.receive(REQUEST)  # with a head that is known by now
+            connected.protocol.connection_lost(None)
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(come_and_go())
+        assert sum(isinstance(each, ClientConnection) for each in gc.get_objects()) == 0
+    finally:
+        gc.enable()
