@@ -17,11 +17,24 @@ Deliver = Callable[[Answer | None], None]
 class Course:
     """How far a job has come. At `ends_at` (time.monotonic) its client has its answer, whatever it is.
 
-    `deliver` is None once that is done. `waits` is what it waits for a lease with.
+    `deliver` is None once that is done. `waits` is what it waits for a lease with. `is_late`: its client has been told
+    that it takes too long.
     """
 
     __slots__ = (
-        *("deliver", "ends_at", "failed", "job", "late_share", "limits", "queue_ms", "request", "since", "ticket"),
+        *(
+            "deliver",
+            "ends_at",
+            "failed",
+            "is_late",
+            "job",
+            "late_share",
+            "limits",
+            "queue_ms",
+            "request",
+            "since",
+            "ticket",
+        ),
         *("timer", "waits"),
     )
 
@@ -34,6 +47,7 @@ class Course:
         self.deliver: Deliver | None = deliver
         self.ticket = 0
         self.queue_ms = 0
+        self.is_late = False
         self.failed: list[FailedAttempt] = []
         self.waits: Waiter | None = None
         self.timer: asyncio.TimerHandle | None = None

@@ -75,7 +75,7 @@ class Dispatcher:
                 is_budget_by_job=settings.client_budget == "job",
             )
         )
-        self._attempts = 0  # under way
+        self._attempts = 0  # under way, but for those whose clients have been told that it takes too long
         self._thinking: set[asyncio.Task[None]] = set()  # jobs about to be tried again
 
     async def run(self, job: Job) -> Answer:
@@ -108,7 +108,10 @@ class Dispatcher:
         return course
 
     async def finish(self) -> None:
-        """Return when no attempt is under way, those included whose clients have left: they end leases, too."""
+        """Return when no attempt is under way, those included whose clients have left: they end leases, too.
+
+        But for those that take too long: their leases pass by themselves.
+        """
         while self._attempts or self._thinking:  # noqa: ASYNC110  (an event set for each job costs more)
             await asyncio.sleep(_LOOK_EVERY_S)
 
@@ -152,12 +155,15 @@ class Dispatcher:
 
     def _be_late(self, course: Course) -> None:
         """Tell the client that it takes too long. The attempt goes on by itself, and its lease with it."""
+        self._attempts -= 1
+        course.is_late = True
         course.late_share = course.job.share.hand_over()
         self._end(course, self._deadline_passed(course))
 
     def _attempted(self, course: Course, lease: Lease, since: float, outcome: Response | UpstreamFailed) -> None:
         """Go on with what an attempt has brought: the answer, or nothing."""
-        self._attempts -= 1
+        if not course.is_late:
+            self._attempts -= 1
         if course.timer is not None:
             course.timer.cancel()
         try:

@@ -5,17 +5,18 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 
 import pytest
-from fakeredis import FakeAsyncRedis
 
 from router.either_exchange import EitherExchange
 from router.fleet.exchange import Beat, Blame, Call, Ended, Grant, Reply, Rules
 from router.fleet.model import Worker
 from router.fleet.store import Store
 from router.leases import Leases
+from router.settings import RedisSettings
 from router.tally import Tally
 from router.view import FleetView
 from router.waiter import ClientLeft, NoWorkers, QueueFull, QueueTimeout
 from tests.awaiting import leased
+from tests.programs import Valkey
 from tests.waiting import eventually
 
 
@@ -49,11 +50,17 @@ def exchange() -> Exchange:
 
 
 @pytest.fixture
-async def leases(exchange: Exchange) -> AsyncIterator[Leases]:
+async def store(valkey: Valkey) -> AsyncIterator[Store]:
+    """A real Valkey: a wait for grants there ends when it is cancelled."""
+    store = Store.connect(RedisSettings(url=valkey.url), timeout_s=1)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def leases(exchange: Exchange, store: Store) -> Leases:
     """A process' leases over it."""
-    async with FakeAsyncRedis(decode_responses=True) as client:
-        store = Store(client, "sfr", timeout_s=1)
-        yield Leases(exchange, store, FleetView(store, [Worker("http://a")]), "p", Tally())  # type: ignore[arg-type]
+    return Leases(exchange, store, FleetView(store, [Worker("http://a")]), "p", Tally())  # type: ignore[arg-type]
 
 
 async def beat(leases: Leases, exchange: Exchange) -> Beat:
@@ -172,21 +179,20 @@ async def test_each_way_in_which_waiting_ends(leases: Leases, exchange: Exchange
     assert (await beat(leases, exchange)).waiting == 0
 
 
-async def test_redis_without_a_fleet_costs_no_job_its_lease() -> None:
+async def test_redis_without_a_fleet_costs_no_job_its_lease(store: Store) -> None:
     """Each heartbeat asks whether Redis knows the fleet by now; the jobs of that moment get theirs all the same."""
-    async with FakeAsyncRedis(decode_responses=True) as client:
-        store = Store(client, "sfr", timeout_s=1)
-        view = FleetView(store, [Worker("http://a")])
-        tally = Tally()
-        leases = Leases(EitherExchange(store, view, Rules(), 1, tally), store, view, "p", tally)
-        running = asyncio.create_task(leases.run())
-        leases.end(await leased(leases, 10, 10, stays), Blame.OK)
-        for _ in range(20):
-            jobs = [asyncio.create_task(leased(leases, 10, 10, stays)) for _ in range(5)]
-            asyncio.get_running_loop().call_soon(leases._beat_now)  # in one call with them
-            done, waiting = await asyncio.wait(jobs, timeout=5)
-            assert not waiting
-            for job in done:
-                leases.end(job.result(), Blame.OK)
-        running.cancel()
-        await asyncio.wait([running])
+    view = FleetView(store, [Worker("http://a")])
+    tally = Tally()
+    leases = Leases(EitherExchange(store, view, Rules(), 1, tally), store, view, "p", tally)
+    running = asyncio.create_task(leases.run())
+    leases.end(await leased(leases, 10, 10, stays), Blame.OK)
+    for _ in range(20):
+        jobs = [asyncio.create_task(leased(leases, 10, 10, stays)) for _ in range(5)]
+        asyncio.get_running_loop().call_soon(leases._beat_now)  # in one call with them
+        done, waiting = await asyncio.wait(jobs, timeout=5)
+        assert not waiting
+        for job in done:
+            leases.end(job.result(), Blame.OK)
+    running.cancel()
+    await asyncio.wait([running])
+    await leases.flush()
