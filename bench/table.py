@@ -23,8 +23,10 @@ def page(samples: Samples, machine: Mapping[str, object], svg: str) -> str:
     return f"""\
 # Speed: this router and its peers
 
-`make bench` writes this page. Measured on {machine["cores"]} cores of {machine["cpu"]}, {machine["kernel"]}; rounds: \
-{len(_rounds(samples))}.
+`make bench` writes this page. Measured on {machine["cores"]} cores of {machine["cpu"]}, {machine["kernel"]}, with
+Python {machine["python"]}; rounds: {len(_rounds(samples))}. How Python was built counts, too: with pyenv's default,
+which was not optimized by profiles of its use, a job's way takes 15 to 25 % more CPU than with Debian's
+(`make bench PYTHON=/usr/bin/python3`).
 
 Each proxy has one process or thread, and one CPU for itself; three workers that answer at once, Redis, the sidecar and
 the load share another. Figures differ from machine to machine; what counts is how they compare. Where nothing else is
