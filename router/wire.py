@@ -178,6 +178,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Say what a closed connection means for the answer that is due."""
         self._is_spent = True
+        del self._parser  # they know each other; the garbage collector would find them, and 1 MB that is held, late
         if self._timer is not None:
             self._timer.cancel()
         if not self._is_busy:

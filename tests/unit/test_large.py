@@ -1,6 +1,7 @@
 """Answers too large to be held: read as they are asked for, and passed on with their metadata at the end."""
 
 import asyncio
+import gc
 import json
 import logging
 import re
@@ -15,7 +16,7 @@ from router.config import parse
 from router.response import Phase, Response
 from router.settings import TlsSettings
 from router.upstream import Request, Upstream, UpstreamFailed
-from router.wire import HOLD_BYTES
+from router.wire import HOLD_BYTES, Connection
 from tests.awaiting import sent
 from tests.load import JOB
 from tests.serving import served
@@ -310,3 +311,27 @@ async def test_held_part_of_a_large_answer_is_all_that_is_waited_for(
         assert re.match(rb'\{"status": "Success"', await response.content.readexactly(HOLD_BYTES))
         goes_on.set()
         assert len(await response.read()) == len(body) - HOLD_BYTES
+
+
+async def test_stream_that_is_cut_leaves_nothing_to_collect(
+    url: str, worker: ScriptedWorker, session: aiohttp.ClientSession
+) -> None:
+    """A connection and its parser know each other, and 1 MB may be held there: the garbage collector comes late."""
+    over: list[Script] = []
+    worker.script = watched(sends_chunks(10**6), over)
+    gc.collect()
+    gc.disable()
+    try:
+        for count in (1, 2, 3):
+            async with session.post(f"{url}/run_code", json=JOB) as response:
+                await response.content.readexactly(HOLD_BYTES)
+                response.close()
+            await eventually(lambda count=count: len(over) == count, what="the worker's noticing")  # type: ignore[misc]
+        await eventually(lambda: not connections(), what="the end of all connections to workers")
+    finally:
+        gc.enable()
+
+
+def connections() -> list[Connection]:
+    """Return the connections to workers that this process has, or has left to the garbage collector."""
+    return [each for each in gc.get_objects() if isinstance(each, Connection)]
