@@ -17,6 +17,7 @@ import msgspec
 
 from router.answers import Answer, buffers_full, problem
 from router.bodies import Buffers, BuffersFull, Share
+from router.course import Deliver
 from router.dispatch import Dispatcher
 from router.headers import DEADLINE, Head, Headers, read_head
 from router.heads import Heads
@@ -79,9 +80,6 @@ class JobHead(msgspec.Struct, frozen=True):
     keep_alive: bool
     request_id: bytes | None = None
     client_s: float | None = None
-
-
-Deliver = Callable[[Answer | None], None]
 
 
 class JobDoor:

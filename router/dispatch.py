@@ -85,7 +85,10 @@ class Dispatcher:
         try:
             answer = await answered
         except asyncio.CancelledError:
-            self._forsake(course)
+            if answered.cancelled():
+                self._forsake(course)
+            elif (given := answered.result()) is not None and given.rest is not None:  # answered in the same moment
+                given.rest.close()
             raise
         if answer is None:
             raise ClientLeft

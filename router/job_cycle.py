@@ -25,12 +25,11 @@ from router.asgi import (
     send_answer,
 )
 from router.headers import Headers, as_lines
+from router.wire import JOINED_BYTES
 
 # The paths of jobs as they mostly are; percent-encoded, ASGI's way is good enough.
 JOB_PATHS = {path.encode("ascii"): path for path, method in JOB_ENDPOINTS.items() if method == "POST"}
 
-# Up to here one write is cheaper than no copy.
-_JOINED_BYTES = 2**16
 # Who sends these sends others with each job.
 _ONE_JOBS_ALONE = frozenset({b"x-request-id", b"traceparent"})
 
@@ -167,7 +166,7 @@ def write(cycle: JobCycle | WholeJob, answer: Answer, own: Headers) -> None:
     """Write a whole answer at once, and be done with this request; `own` are the server's fields."""
     cycle.response_started = cycle.response_complete = True
     body = answer.body
-    if len(body) < _JOINED_BYTES:
+    if len(body) < JOINED_BYTES:
         cycle.transport.write(rendered(answer, body, own, keep_alive=cycle.keep_alive))
     else:
         cycle.transport.writelines((rendered(answer, b"", own, keep_alive=cycle.keep_alive), body))

@@ -14,7 +14,6 @@ from router.asgi import (
     JOB_ENDPOINTS,
     Application,
     Asked,
-    Deliver,
     JobDoor,
     JobHead,
     Receive,
@@ -24,6 +23,7 @@ from router.asgi import (
     send_answer,
 )
 from router.bodies import Buffers
+from router.course import Deliver
 from router.dispatch import Dispatcher
 from router.headers import Headers, read_head
 from router.settings import Settings

@@ -25,7 +25,7 @@ MAX_HEAD_BYTES = 2**16
 STALE_WITHIN_S = 1.0
 
 # Up to here one write is cheaper than no copy.
-_JOINED_BYTES = 2**16
+JOINED_BYTES = 2**16
 _FIRST_STATUS, _UPGRADE, _FIRST_FINAL_STATUS = 100, 101, 200
 _BODILESS = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})  # whatever Content-Length they name
 
@@ -76,7 +76,7 @@ class Connection(asyncio.Protocol):
             self._look_at(due)
         self._is_busy = True
         self._sent_at = now
-        if len(body) < _JOINED_BYTES:
+        if len(body) < JOINED_BYTES:
             self._transport.write(head + body)
         else:
             self._transport.writelines((head, body))

@@ -16,7 +16,8 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from router.answers import Answer
-from router.asgi import Asked, Deliver, JobHead, Receive, Scope, Send
+from router.asgi import Asked, JobHead, Receive, Scope, Send
+from router.course import Deliver
 from router.downstream import DOOR, TIMEOUTS, ClientConnection
 from router.headers import Headers
 from router.heads import Heads
