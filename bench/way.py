@@ -1,8 +1,9 @@
 """What a job's way through the router costs the process alone: no sockets, no Redis, all else real.
 
 From the bytes of a client's request to the bytes of its answer: ClientConnection, JobDoor, Dispatcher, Leases, Store,
-Upstream, wire.Connection. Transports are made of two callbacks; in place of Redis' connection, a few lines grant every
-lease at once. 64 clients are kept busy.
+RedisExchange, Upstream, wire.Connection. Transports are made of two callbacks; where Redis would answer, a few lines
+grant every lease at once. Many clients are kept busy, who share what a call of the exchange costs; or one, who has it
+for itself.
 
 `python -m bench.way` prints the µs a request, and the functions called. These the regression test counts: they do not
 depend on how fast the machine is, or on what else runs there.
@@ -14,13 +15,15 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import cast
+from typing import Any, cast
 
+import hiredis
 import msgspec
 import uvloop
+from redis.asyncio import ConnectionPool, Redis
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
@@ -30,7 +33,6 @@ from router.bodies import Buffers
 from router.dispatch import Dispatcher
 from router.downstream import DOOR, TIMEOUTS, ClientConnection
 from router.either_exchange import EitherExchange
-from router.fleet.connection import AnyRedis
 from router.fleet.exchange import Rules
 from router.fleet.model import Worker
 from router.fleet.store import Store
@@ -45,7 +47,7 @@ from router.view import FleetView
 from router.wire import Connection
 from tests.programs import ROOT
 
-CLIENTS = 64
+MANY = 64
 WARM_UP, COUNTED, TIMED, TIMES = 640, 1280, 2000, 20
 _URLS = tuple(f"http://127.0.0.1:{port}" for port in (30001, 30002, 30003))
 _TIMEOUT_S = 5.0
@@ -74,9 +76,16 @@ class _Wire(asyncio.Transport):
     def __init__(self, on_write: Callable[[bytes], None]) -> None:
         super().__init__()
         self._on_write = on_write
+        self._protocol: asyncio.BaseProtocol = asyncio.Protocol()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self._on_write(bytes(data))
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = protocol
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._protocol
 
     def is_closing(self) -> bool:
         return False
@@ -91,42 +100,49 @@ class _Wire(asyncio.Transport):
         """Nothing more comes anyway."""
 
 
-class _Redis:
-    """Knows one script, and grants a lease to all who arrive."""
+class _Pool(ConnectionPool):
+    """All its connections are one to a server that knows one script."""
+
+    async def get_connection(self, *_: Any, **_options: Any) -> Any:
+        return _Server()
+
+
+class _Server:
+    """What redis-py's connection is to `Script`: grants a lease to all who arrive."""
 
     def __init__(self) -> None:
         self._tickets = itertools.count(1)
+        self._requests = hiredis.Reader()
+        self.transport = _Wire(self._asked)
+        self._writer = self
 
-    def register_script(self, _text: str) -> Callable[..., Coroutine[None, None, bytes]]:
-        return self._exchange
-
-    async def _exchange(self, keys: Sequence[str], args: Sequence[bytes]) -> bytes:  # noqa: ARG002  (redis-py's names)
-        answer = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().call_soon(
-            answer.set_result, None
-        )  # as from a socket: not before others had their turn
-        await answer
-        arrived = msgspec.json.decode(args[1]).get("arrived", ())
+    def _asked(self, data: bytes) -> None:
+        self._requests.feed(data)
+        call = cast("list[bytes]", self._requests.gets())[4]
+        arrived = msgspec.json.decode(call).get("arrived", ())
         granted = [
             (job[0], _URLS[ticket % len(_URLS)], ticket) for job, ticket in zip(arrived, self._tickets, strict=False)
         ]
-        return msgspec.json.encode({"routable": len(_URLS), "processes": 1, "granted": granted})
+        reply = msgspec.json.encode({"routable": len(_URLS), "processes": 1, "granted": granted})
+        line = cast("asyncio.Protocol", self.transport.get_protocol())
+        # As from a socket: not before others had their turn.
+        asyncio.get_running_loop().call_soon(line.data_received, b"$%d\r\n%s\r\n" % (len(reply), reply))
 
 
 class Way:
     """A router in this process, and its clients."""
 
-    def __init__(self) -> None:
+    def __init__(self, clients: int) -> None:
         self._loop = asyncio.get_running_loop()
         settings = Settings.model_validate({"workers": _URLS})
-        store = Store(cast("AnyRedis", _Redis()), "sfr", _TIMEOUT_S)
+        store = Store(Redis(connection_pool=_Pool()), "sfr", _TIMEOUT_S)
         view = FleetView(store, [Worker(url) for url in _URLS])
         tally = Tally()
         leases = Leases(EitherExchange(store, view, Rules(), 1, tally), store, view, "way", tally)
         upstream = Upstream(settings.tls)
         heads = Heads[WorkerHead]()
         for url in _URLS:
-            for _ in range(CLIENTS):
+            for _ in range(clients):
                 upstream.give_back(url, self._worker(heads))
         dispatcher = Dispatcher(leases, upstream, view, settings, tally)
         door = JobDoor(dispatcher, _no_api, Buffers(2**30), settings, tally)
@@ -136,11 +152,11 @@ class Way:
         server = ServerState()
         server.default_headers = [(b"date", b"Mon, 23 Nov 2026 19:26:02 GMT"), (b"server", b"uvicorn")]
         state = {DOOR: door, TIMEOUTS: ClientTimeouts(_EVER_S, _EVER_S)}
-        self._clients = [self._client(ClientConnection(config, server, state, self._loop)) for _ in range(CLIENTS)]
+        self._clients = [self._client(ClientConnection(config, server, state, self._loop)) for _ in range(clients)]
 
     async def send(self, requests: int) -> None:
         """Send so many, and return when all are answered. Raises AssertionError at an answer that is not 200."""
-        self._left, self._awaited = requests - CLIENTS, requests
+        self._left, self._awaited = requests - len(self._clients), requests
         self._is_done.clear()
         for client in self._clients:
             client.data_received(_REQUEST)
@@ -180,7 +196,7 @@ class _TimelessLoop(asyncio.SelectorEventLoop):
         return 0.0
 
 
-def calls() -> Counter[str]:
+def calls(clients: int) -> Counter[str]:
     """Return how often each function is called for COUNTED requests: Python's, and C's by who calls them."""
     found: Counter[str] = Counter()
 
@@ -193,7 +209,7 @@ def calls() -> Counter[str]:
             found[name if event == "call" else f"{name} → {getattr(function, '__qualname__', function)}"] += 1
 
     async def run() -> None:
-        way = Way()
+        way = Way(clients)
         await way.send(WARM_UP)
         sys.setprofile(count)
         try:
@@ -206,9 +222,9 @@ def calls() -> Counter[str]:
     return found
 
 
-async def best_us() -> float:
+async def best_us(clients: int) -> float:
     """Return the CPU µs of a request in the best of some runs."""
-    way = Way()
+    way = Way(clients)
     await way.send(WARM_UP)
     best_s = float("inf")
     for _ in range(TIMES):
@@ -219,7 +235,8 @@ async def best_us() -> float:
 
 
 if __name__ == "__main__":
-    found = calls()
-    rows = [[Path(name).name, count / COUNTED] for name, count in found.most_common(_SHOWN)]
-    show(["function, or the C function that it calls", "calls a request"], rows)
-    print(f"\n{found.total() / COUNTED:.1f} calls a request, {uvloop.run(best_us()):.1f} µs")
+    for clients in (MANY, 1):
+        found = calls(clients)
+        rows = [[Path(name).name, count / COUNTED] for name, count in found.most_common(_SHOWN)]
+        show([f"function, or the C function that it calls: {clients} clients", "calls a request"], rows)
+        print(f"\n{found.total() / COUNTED:.1f} calls a request, {uvloop.run(best_us(clients)):.1f} µs\n")

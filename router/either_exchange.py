@@ -10,11 +10,13 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 
 import msgspec
 
 from router.fleet.exchange import Call, Reply, Rules
+from router.fleet.redis_exchange import RedisExchange
 from router.fleet.store import Store, StoreUnavailable
 from router.policy.exchange import Exchange
 from router.policy.plan import Member
@@ -30,10 +32,11 @@ RETURN_BEATS = 3
 
 
 class EitherExchange:
-    """Called as `exchange(call, say_all_again)`; knows which of the two is in force."""
+    """Called as `exchange(call, say_all_again, then)`; knows which of the two is in force."""
 
     def __init__(self, store: Store, view: FleetView, rules: Rules, processes: int, tally: Tally) -> None:
         self._store = store
+        self._redis = RedisExchange(store, rules)
         self._view = view
         self._rules = rules
         self._tally = tally
@@ -53,43 +56,56 @@ class EitherExchange:
         self._return_beats -= 1
         return self._return_beats >= 0
 
-    async def __call__(self, call: Call, say_all_again: Callable[[Call], Call]) -> Reply:
-        """Return the reply to `call`. Where the exchange changes, the new one is told all: `say_all_again(call)`."""
+    def __call__(self, call: Call, say_all_again: Callable[[Call], Call], then: Callable[[Reply], None]) -> None:
+        """Call `then` with the reply to `call`, once, and never before this has returned.
+
+        Where the exchange changes, the new one is told all: `say_all_again(call)`.
+        """
+        # Only a heartbeat looks whether Redis is back, and only when the last load of the fleet found it well: jobs
+        # share this call, and must not wait.
+        loop = asyncio.get_running_loop()
         if self._local is None:
-            reply = await self._ask_redis(call)
-            if reply is not None:
-                return reply
+            self._ask_redis(call, say_all_again, then)
+        elif call.beat and loop.time() >= self._try_again_at and self._store.available:
+            # Whoever answers it: what it tells of is asked for under new numbers.
+            self._ask_redis(say_all_again(call), say_all_again, then)
+        else:
+            loop.call_soon(then, self._ask_locally(self._local, call))
+
+    def _ask_redis(self, call: Call, say_all_again: Callable[[Call], Call], then: Callable[[Reply], None]) -> None:
+        since = perf_counter()
+        self._redis.ask(call, partial(self._go_on, call, say_all_again, then, since))
+
+    def _go_on(
+        self,
+        call: Call,
+        say_all_again: Callable[[Call], Call],
+        then: Callable[[Reply], None],
+        since: float,
+        reply: Reply | StoreUnavailable,
+    ) -> None:
+        """Take Redis' reply; where there is none, or Redis does not know the fleet, decide here."""
+        if isinstance(reply, StoreUnavailable):
+            self._tally.redis_failed()
+            self._try_again_at = asyncio.get_running_loop().time() + PAUSE_S
+        else:
+            self._tally.redis_answered(perf_counter() - since)
+            if reply.processes:
+                self._processes = reply.processes
+            if reply.has_fleet:
+                if self._local is not None:
+                    log.info("Leases are the whole fleet's again")
+                    self._local, self._return_beats = None, RETURN_BEATS
+                then(reply)
+                return
+        if self._local is None:
             log.warning("Leases are given by this process alone, with 1/%d of each cap", self._processes)
             own = msgspec.structs.replace(
                 self._rules, budget_per_second=self._rules.budget_per_second / self._processes
             )
             self._local, self._local_fleet = Exchange(own), None
-            return self._ask_locally(self._local, say_all_again(call))
-        # Only a heartbeat looks whether Redis is back, and only when the last load of the fleet found it well: jobs
-        # share this call, and must not wait.
-        is_time = asyncio.get_running_loop().time() >= self._try_again_at
-        if call.beat and is_time and self._store.available:
-            call = say_all_again(call)  # whoever answers it: what it tells of is asked for under new numbers
-            reply = await self._ask_redis(call)
-            if reply is not None:
-                log.info("Leases are the whole fleet's again")
-                self._local, self._return_beats = None, RETURN_BEATS
-                return reply
-        return self._ask_locally(self._local, call)
-
-    async def _ask_redis(self, call: Call) -> Reply | None:
-        """Return Redis' reply; None where there is none, or where Redis does not know the fleet."""
-        since = perf_counter()
-        try:
-            reply = await self._store.exchange(call, self._rules)
-        except StoreUnavailable:
-            self._tally.redis_failed()
-            self._try_again_at = asyncio.get_running_loop().time() + PAUSE_S
-            return None
-        self._tally.redis_answered(perf_counter() - since)
-        if reply.processes:
-            self._processes = reply.processes
-        return reply if reply.has_fleet else None
+            call = say_all_again(call)
+        then(self._ask_locally(self._local, call))
 
     def _ask_locally(self, local: Exchange, call: Call) -> Reply:
         snapshot = self._view.snapshot

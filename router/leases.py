@@ -20,7 +20,7 @@ from router.fleet.exchange import Arrival, Beat, Blame, Call, Claim, Ended, Gran
 from router.fleet.store import Store, StoreUnavailable
 from router.tally import Tally
 from router.view import FleetView
-from router.waiter import ClientLeft, Exhausted, Lease, NoRoom, QueueTimeout, Waiter, refusals
+from router.waiter import Exhausted, Lease, NoRoom, Waiter, refusals
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Leases:
         self._missed: frozenset[int] = frozenset()  # waiting jobs that the last heartbeat did not find in the queue
         self._beats = itertools.count()
         self._routable_then: frozenset[str] = frozenset()
-        self._calls = Calls(self._call_once, self._is_urgent, lambda: bool(self._ended))
+        self._calls = Calls(self._call, self._is_urgent, lambda: bool(self._ended))
 
     def load(self) -> tuple[int, int]:
         """Return how many leases this process holds, and how many jobs wait for one here."""
@@ -125,9 +125,15 @@ class Leases:
         self._beat_is_due = True
         self._calls.now()
 
-    async def _call_once(self) -> None:
+    def _call(self) -> None:
         call = self._compose()
-        self._apply(call, await self._exchange(call, self._say_all_again))
+        self._exchange(call, self._say_all_again, partial(self._replied, call))
+
+    def _replied(self, call: Call, reply: Reply) -> None:
+        try:
+            self._apply(call, reply)
+        finally:
+            self._calls.over()
 
     def _is_urgent(self) -> bool:
         # An end is urgent where somebody waits for the room that it gives.
@@ -238,10 +244,7 @@ class Leases:
             return
         waiter.arrival = msgspec.structs.replace(waiter.arrival, ticket=ticket)
         if waiter.timer is None:
-            deadline = waiter.since + waiter.arrival.wait_ms / 1000
-            waiter.timer = asyncio.get_running_loop().call_at(deadline, self._stop_waiting, waiter, QueueTimeout())
-            waiter.watch = asyncio.create_task(waiter.has_left())
-            waiter.watch.add_done_callback(partial(self._has_left, waiter))
+            waiter.start_waiting(self._stop_waiting)
 
     def _take(self, grant: Grant) -> None:
         """Hand a lease to the job that waits for it; where nobody does, give it back."""
@@ -263,10 +266,6 @@ class Leases:
             waiter.stop_waiting()
             # Not at once: a call may just be composed, and what is asked for next must not be lost with it.
             asyncio.get_running_loop().call_soon(waiter.then, reason)
-
-    def _has_left(self, waiter: Waiter, watch: asyncio.Task[None]) -> None:
-        if not watch.cancelled():
-            self._stop_waiting(waiter, ClientLeft())
 
     def _stop_waiting(self, waiter: Waiter, reason: NoRoom) -> None:
         number = waiter.arrival.number

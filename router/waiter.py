@@ -77,6 +77,13 @@ class Waiter:
         self.timer: asyncio.TimerHandle | None = None
         self.watch: asyncio.Task[None] | None = None
 
+    def start_waiting(self, stop: Callable[["Waiter", NoRoom], None]) -> None:
+        """Have `stop` called when its time is up, or its client has left."""
+        loop = asyncio.get_running_loop()
+        self.timer = loop.call_at(self.since + self.arrival.wait_ms / 1000, stop, self, QueueTimeout())
+        self.watch = loop.create_task(self.has_left())
+        self.watch.add_done_callback(lambda watch: None if watch.cancelled() else stop(self, ClientLeft()))
+
     def stop_waiting(self) -> None:
         """End what watches over the wait."""
         if self.timer:

@@ -4,6 +4,7 @@ import itertools
 from contextlib import suppress
 
 from router.fleet.exchange import Blame, Call, Check, Ended, Rules
+from router.fleet.redis_exchange import RedisExchange
 from router.fleet.store import Store, StoreUnavailable
 from sidecar.probe import Probe
 
@@ -20,8 +21,7 @@ class DeepCheck:
 
     def __init__(self, process: str, rules: Rules, store: Store, probe: Probe) -> None:
         self._process = process
-        self._rules = rules
-        self._store = store
+        self._exchange = RedisExchange(store, rules)
         self._probe = probe
         self._numbers = itertools.count(1)
 
@@ -36,13 +36,13 @@ class DeepCheck:
         # The routers' breaker counts clients' jobs alone.
         ended = Ended(worker_url, number, Blame.NONE)
         with suppress(StoreUnavailable):
-            await self._store.exchange(Call(self._process, ended=(ended,)), self._rules)
+            await self._exchange(Call(self._process, ended=(ended,)))
         return reason
 
     async def _lease(self, worker_url: str, bound_s: float) -> int:
         check = Check(next(self._numbers), worker_url, int(bound_s * 1000))
         try:
-            reply = await self._store.exchange(Call(self._process, checks=(check,)), self._rules)
+            reply = await self._exchange(Call(self._process, checks=(check,)))
         except StoreUnavailable as error:
             raise NoRoom from error
         if not reply.granted:

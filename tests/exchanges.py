@@ -72,7 +72,7 @@ class Script:
         """Run it once."""
         if passed := self.redis.zrangebyscore("passing", "-inf", now):
             self.redis.delete(*passed)
-        args: list[Any] = ["sfr", msgspec.json.encode(call), msgspec.json.encode(self.rules), *CONSTANTS, now]
+        args: list[Any] = [msgspec.json.encode(call), "sfr", msgspec.json.encode(self.rules), *CONSTANTS, now]
         return msgspec.json.decode(self._script(keys=["sfr:plan"], args=args), type=Reply)
 
     def set_fleet(self, members: list[Member]) -> None:

@@ -1,13 +1,13 @@
 -- The one atomic step: ends leases, drops those past their moment, gives room to jobs in order of arrival.
 -- policy/exchange.py is its twin, line for line in what it decides; hypothesis runs the two against each other. Health
 -- checks alone have no twin: they need Redis.
--- KEYS: plan (it names the Cluster slot; all keys share the prefix).  ARGV: prefix, Call as JSON, Rules as JSON,
+-- KEYS: plan (it names the Cluster slot; all keys share the prefix).  ARGV: Call as JSON, prefix, Rules as JSON,
 -- PROCESS_TTL_MS, CLAIM_WITHIN_MS, PASSED_OVER_AT_MOST, SETTLE_MS, BUDGET_WINDOW_MS, BROKEN_WITHIN_MS, ENOUGH_EVIDENCE,
 -- BUSY_MS. Returns Reply as JSON.  See router/fleet/exchange.py.
 --
 -- Cost does not grow with the fleet: ROOM indexes the workers that have room (by place in the ring, or by load), LAPSE
 -- those whose leases may pass next. Only a change of the fleet walks all workers, to make the plan anew.
-local prefix, call, rules = ARGV[1], cjson.decode(ARGV[2]), cjson.decode(ARGV[3])
+local call, prefix, rules = cjson.decode(ARGV[1]), ARGV[2], cjson.decode(ARGV[3])
 local process_ttl, claim_within = tonumber(ARGV[4]), tonumber(ARGV[5])
 local passed_over, settle = tonumber(ARGV[6]), tonumber(ARGV[7])
 local budget_window, broken_within, enough_evidence = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])

@@ -3,7 +3,6 @@
 Each call is bounded in time and ends in a value or in StoreUnavailable; whoever calls decides what to do without Redis.
 """
 
-import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
@@ -15,16 +14,11 @@ from typing import Any, Self, TypeVar
 import msgspec
 from redis.exceptions import RedisError
 
-from router.fleet.connection import AnyRedis, connect, script
-from router.fleet.exchange import (
-    CONSTANTS,
-    Call,
-    Grant,
-    Reply,
-    Rules,
-)
+from router.fleet.connection import AnyRedis, connect
+from router.fleet.exchange import Grant
 from router.fleet.keys import Keys
 from router.fleet.model import Worker, WorkerRecord
+from router.fleet.script import Script, script, within
 from router.fleet.stats import WORKER_TTL_S, WORKERS_A_CALL, Stats, Usage
 from router.settings import RedisSettings
 
@@ -32,10 +26,6 @@ log = logging.getLogger(__name__)
 
 # What one script call writes at most: about 3 ms of Redis' time, so that a fleet of thousands delays no ticket.
 RECORDS_A_CALL = 500
-
-# Before a call counts as unanswered, what has arrived is read once more: a process that got no CPU for a while finds
-# its timers run out and the answer in its socket, at the same moment.
-LAST_LOOK_S = 0.01
 # How long one wait for a grant lasts before it is renewed.
 GRANTS_WAIT_S = 5
 GRANTS_A_WAIT = 1000
@@ -85,7 +75,6 @@ class Store:
         self._client = client
         self._timeout_s = timeout_s
         self._lead = client.register_script(_script("lead.lua"))
-        self._exchange = script(client, _script("exchange.lua"))
         self._count = client.register_script(_script("count.lua"))
         self._finished = client.register_script(_script("finished.lua"))
         self._record = client.register_script(_script("record.lua"))
@@ -110,10 +99,23 @@ class Store:
         """
         return await self._ask(self._load(known, only))
 
-    async def exchange(self, call: Call, rules: Rules) -> Reply:
-        """Do all that `call` says, in one atomic step (exchange.lua). Raises StoreUnavailable."""
-        args: list[str | bytes | float] = [self.keys.prefix, _encode(call), _encode(rules), *CONSTANTS]
-        return _decode_reply(await self._ask(self._exchange(keys=[self.keys.plan], args=args)))
+    def script(self, name: str, key: str, constants: tuple[str | bytes | float, ...]) -> Script:
+        """Return a script that is asked by calls; whoever asks tells `succeeded` or `failed` how that went."""
+        return script(self._client, _script(name), self._timeout_s, key, constants)
+
+    def succeeded(self) -> None:
+        """Take note of a call that was answered."""
+        if not self.available:
+            log.info("Redis available again")
+        self.available = True
+
+    def failed(self, error: Exception) -> StoreUnavailable:
+        """Take note of a call that was not, and return how that is told."""
+        cause = f"no answer within {self._timeout_s} s" if isinstance(error, TimeoutError) else str(error)
+        if self.available:
+            log.warning("Redis unavailable: %s", cause)
+        self.available = False
+        return StoreUnavailable(cause)
 
     async def grants(self, process: str) -> AsyncIterator[list[Grant]]:
         """Yield the leases that other processes' calls give to jobs of `process`. Raises StoreUnavailable."""
@@ -244,30 +246,15 @@ class Store:
         return tuple(_read(url, fields) for url, fields in zip(urls, hashes, strict=True))
 
     async def _ask(self, call: Awaitable[_Value]) -> _Value:
-        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(None) as limit:
-                last_look = loop.call_later(
-                    self._timeout_s - LAST_LOOK_S, lambda: limit.reschedule(loop.time() + LAST_LOOK_S)
-                )
-                try:
-                    value = await call
-                finally:
-                    last_look.cancel()
+            value = await within(self._timeout_s, call)
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
-            cause = f"no answer within {self._timeout_s} s" if isinstance(error, TimeoutError) else str(error)
-            if self.available:
-                log.warning("Redis unavailable: %s", cause)
-            self.available = False
-            raise StoreUnavailable(cause) from error
-        if not self.available:
-            log.info("Redis available again")
-        self.available = True
+            raise self.failed(error) from error
+        self.succeeded()
         return value
 
 
 _encode = msgspec.json.Encoder().encode
-_decode_reply = msgspec.json.Decoder(Reply).decode
 _decode_usage = msgspec.json.Decoder(Usage).decode
 _decode_grant = msgspec.json.Decoder(Grant).decode
 

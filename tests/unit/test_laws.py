@@ -19,8 +19,8 @@ MAX_LINES = 300
 
 # Which modules may import a library: its one door, and what the door hands it to.
 DOORS = {
-    "redis": {"router.fleet.store", "router.fleet.connection"},
-    "hiredis": {"router.fleet.connection"},
+    "redis": {"router.fleet.store", "router.fleet.connection", "router.fleet.script"},
+    "hiredis": {"router.fleet.script"},
     "aiohttp": {"sidecar.probe", "router.batch_client"},
     "fastapi": {"router.admin", "router.api", "router.app", "router.localworker"},
     "opentelemetry": {"router.traces"},

@@ -27,12 +27,11 @@ class Exchange:
         self.calls: list[Call] = []
         self.reply: Callable[[Call], Reply] = lambda _: Reply(routable=1)
 
-    async def __call__(self, call: Call, say_all_again: Callable[[Call], Call]) -> Reply:
+    def __call__(self, call: Call, say_all_again: Callable[[Call], Call], then: Callable[[Reply], None]) -> None:
         """Reply to one call."""
         del say_all_again
         self.calls.append(call)
-        await asyncio.sleep(0)
-        return self.reply(call)
+        asyncio.get_running_loop().call_soon(lambda: then(self.reply(call)))
 
     def has_just_returned(self) -> bool:
         """There was no outage."""
