@@ -3,19 +3,22 @@
 From the bytes of a client's request to the bytes of its answer: ClientConnection, JobDoor, Dispatcher, Leases, Store,
 RedisExchange, Upstream, wire.Connection. Transports are made of two callbacks; where Redis would answer, a few lines
 grant every lease at once. Many clients are kept busy, who share what a call of the exchange costs; or one, who has it
-for itself.
+for itself; and as many whose every job comes over a connection of its own.
 
 `python -m bench.way` prints the µs a request, and the functions called. These the regression test counts: they do not
 depend on how fast the machine is, or on what else runs there.
 """
 
 import asyncio
+import gc
 import itertools
 import json
+import logging
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -90,6 +93,9 @@ class _Wire(asyncio.Transport):
     def is_closing(self) -> bool:
         return False
 
+    def close(self) -> None:
+        """Whoever closes it says so to its protocol himself."""
+
     def get_write_buffer_size(self) -> int:
         return 0
 
@@ -132,8 +138,9 @@ class _Server:
 class Way:
     """A router in this process, and its clients."""
 
-    def __init__(self, clients: int) -> None:
+    def __init__(self, clients: int, *, reconnects: bool = False) -> None:
         self._loop = asyncio.get_running_loop()
+        self._reconnects = reconnects
         settings = Settings.model_validate({"workers": _URLS})
         store = Store(Redis(connection_pool=_Pool()), "sfr", _TIMEOUT_S)
         view = FleetView(store, [Worker(url) for url in _URLS])
@@ -152,7 +159,9 @@ class Way:
         server = ServerState()
         server.default_headers = [(b"date", b"Mon, 23 Nov 2026 19:26:02 GMT"), (b"server", b"uvicorn")]
         state = {DOOR: door, TIMEOUTS: ClientTimeouts(_EVER_S, _EVER_S)}
-        self._clients = [self._client(ClientConnection(config, server, state, self._loop)) for _ in range(clients)]
+        logging.getLogger("uvicorn.error").setLevel(logging.INFO)  # as in production: at 0 it counts as TRACE
+        self._accept = partial(ClientConnection, config, server, state, self._loop)
+        self._clients = [self._client() for _ in range(clients)]
 
     async def send(self, requests: int) -> None:
         """Send so many, and return when all are answered. Raises AssertionError at an answer that is not 200."""
@@ -162,18 +171,28 @@ class Way:
             client.data_received(_REQUEST)
         await self._is_done.wait()
 
-    def _client(self, client: ClientConnection) -> ClientConnection:
+    def _client(self) -> ClientConnection:
+        client = self._accept()
+
         def answered(data: bytes) -> None:
             assert data.startswith(b"HTTP/1.1 200"), data
             self._awaited -= 1
             if self._left:
                 self._left -= 1
-                self._loop.call_soon(client.data_received, _REQUEST)
+                self._loop.call_soon(self._ask_again, client)
             elif not self._awaited:
                 self._is_done.set()
 
         client.connection_made(_Wire(answered))
         return client
+
+    def _ask_again(self, client: ClientConnection) -> None:
+        if self._reconnects:
+            client.connection_lost(None)
+            self._clients.remove(client)
+            client = self._client()
+            self._clients.append(client)
+        client.data_received(_REQUEST)
 
     def _worker(self, heads: Heads[WorkerHead]) -> Connection:
         connection = Connection(heads)
@@ -196,7 +215,7 @@ class _TimelessLoop(asyncio.SelectorEventLoop):
         return 0.0
 
 
-def calls(clients: int) -> Counter[str]:
+def calls(clients: int, *, reconnects: bool = False) -> Counter[str]:
     """Return how often each function is called for COUNTED requests: Python's, and C's by who calls them."""
     found: Counter[str] = Counter()
 
@@ -209,22 +228,24 @@ def calls(clients: int) -> Counter[str]:
             found[name if event == "call" else f"{name} → {getattr(function, '__qualname__', function)}"] += 1
 
     async def run() -> None:
-        way = Way(clients)
+        way = Way(clients, reconnects=reconnects)
         await way.send(WARM_UP)
+        gc.disable()  # what it finds may be anybody's
         sys.setprofile(count)
         try:
             await way.send(COUNTED)
         finally:
             sys.setprofile(None)
+            gc.enable()
 
     with asyncio.Runner(loop_factory=_TimelessLoop) as runner:
         runner.run(run())
     return found
 
 
-async def best_us(clients: int) -> float:
+async def best_us(clients: int, *, reconnects: bool = False) -> float:
     """Return the CPU µs of a request in the best of some runs."""
-    way = Way(clients)
+    way = Way(clients, reconnects=reconnects)
     await way.send(WARM_UP)
     best_s = float("inf")
     for _ in range(TIMES):
@@ -235,8 +256,10 @@ async def best_us(clients: int) -> float:
 
 
 if __name__ == "__main__":
-    for clients in (MANY, 1):
-        found = calls(clients)
+    for clients, reconnects in ((MANY, False), (1, False), (MANY, True)):
+        title = f"{clients} clients{', a connection for each job' if reconnects else ''}"
+        found = calls(clients, reconnects=reconnects)
         rows = [[Path(name).name, count / COUNTED] for name, count in found.most_common(_SHOWN)]
-        show([f"function, or the C function that it calls: {clients} clients", "calls a request"], rows)
-        print(f"\n{found.total() / COUNTED:.1f} calls a request, {uvloop.run(best_us(clients)):.1f} µs\n")
+        show([f"function, or the C function that it calls: {title}", "calls a request"], rows)
+        us = uvloop.run(best_us(clients, reconnects=reconnects))
+        print(f"\n{found.total() / COUNTED:.1f} calls a request, {us:.1f} µs\n")

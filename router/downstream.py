@@ -22,6 +22,7 @@ from router.asgi import Asked, JobDoor, answering, new_request_id
 from router.client_socket import LingeringTransport, has_ended, name_of, reset, unread_bytes
 from router.heads import cut
 from router.job_cycle import JOB_PATHS, JobCycle, WholeJob, rendered
+from router.light_protocol import LightProtocol
 from router.news import CLIENT_LEFT, STOPPING, tell
 from router.policy.patience import ClientTimeouts, Owed, Patience
 from router.policy.request_head import HEAD_TOO_LARGE, MAX_HEAD_BYTES, NO_UPGRADE, Refusal, head_bytes, refusal
@@ -33,8 +34,15 @@ log = logging.getLogger(__name__)
 TIMEOUTS, DOOR = "client_timeouts", "job_door"
 
 
-class ClientConnection(HttpToolsProtocol):
+class ClientConnection(LightProtocol):
     """One client's connection; for `uvicorn --http router.downstream:ClientConnection`."""
+
+    # What differs from connection to connection, as it begins.
+    _watch: asyncio.TimerHandle | None = None
+    _loose_bytes = 0  # come since a head began, or since a body's last: fields, trailers, a chunk's extensions
+    _is_deaf = False  # nothing more is read from this client
+    _unstarted: JobCycle | None = None  # until its body has come, or has not come in one piece with its head
+    _name: bytes | None = None  # of the head that is being read, where its body came with it
 
     def __init__(
         self,
@@ -44,13 +52,8 @@ class ClientConnection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._patience = Patience(app_state.get(TIMEOUTS) or ClientTimeouts(), config.timeout_keep_alive)
         self._door: JobDoor | None = app_state.get(DOOR)
-        self._watch: asyncio.TimerHandle | None = None
-        self._loose_bytes = 0  # come since a head began, or since a body's last: fields, trailers, a chunk's extensions
-        self._is_deaf = False  # nothing more is read from this client
-        self._unstarted: JobCycle | None = None  # until its body has come, or has not come in one piece with its head
-        self._name: bytes | None = None  # of the head that is being read, where its body came with it
+        self._patience = Patience(app_state.get(TIMEOUTS) or ClientTimeouts(), config.timeout_keep_alive)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first request."""
@@ -58,14 +61,15 @@ class ClientConnection(HttpToolsProtocol):
         # Gunicorn's processes take clients from one socket. When many come at once and the CPUs are busy, whoever runs
         # would take all that come in its time: of 64, one of 4 processes took twice its share, with this 1.2 times.
         os.sched_yield()
-        now = self.loop.time()
-        self._patience.begin(Owed.HEAD, now)
-        self._look_in_time(now)
+        self._patience.begin(Owed.HEAD, self.loop.time())
+        self._watch = self.loop.call_later(self._patience.timeouts.look_every_s, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop watching."""
         if self._watch:
             self._watch.cancel()
+        if isinstance(self.cycle, WholeJob) and self.cycle.response_complete:
+            self.cycle = None  # it has nobody to tell
         tell(self.cycle, CLIENT_LEFT)
         super().connection_lost(exc)
         self.cycle = None  # type: ignore[assignment]  # each knows the other: else the garbage collector has to find them
@@ -133,12 +137,6 @@ class ClientConnection(HttpToolsProtocol):
             self.cycle.transport = LingeringTransport(self.transport, self._close_after_answer)
 
     # The parser's callbacks: for every request, so without super(), which would cost a microsecond in all
-
-    def on_message_begin(self) -> None:
-        """Begin a request."""
-        self.url = b""
-        self.expect_100_continue = False
-        self.headers = []
 
     def on_headers_complete(self) -> None:
         """Start the job, or the application, if the head is good. Raises Refused."""

