@@ -116,6 +116,7 @@ class Exchange:
             self._has_begun, self._settles_at = True, now + self._settle_ms
         if self._settles_at is not None and self._settles_at <= now:
             self._settles_at = None
+            self._plan.expire()
 
     def _pick(self, ticket: int, tried: Collection[str]) -> str | None:
         open_to_it = (url for url in self._plan.in_order(ticket, self._seed, self._load) if url not in tried)

@@ -52,6 +52,10 @@ class Plan:
         self.fleet = {member.worker.url: member for member in members}
         self._is_stale = True
 
+    def expire(self) -> None:
+        """Have it made anew."""
+        self._is_stale = True
+
     def make_if_stale(self) -> None:
         """Choose who may get jobs, and lay the ring."""
         if not (self._is_stale or self._breakers.has_changed):

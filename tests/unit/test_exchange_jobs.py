@@ -70,6 +70,16 @@ def test_trial_waits_for_what_timed_out_and_still_runs(make: Callable[[Rules, in
     assert not is_ejected(ask, START + 60_001, A)
 
 
+def test_settled_memory_looks_anew_who_may_get_jobs(make: Callable[[Rules, int], Ask]) -> None:
+    """A worker whose trial is under way counts as one that may, until the fleet is next looked at."""
+    ask = make(Rules(failures=1, base_ms=100), 0)
+    end(ask, START - 1000, A, Blame.FAULT)
+    (trial,) = begin(ask, START - 899, B, C).granted
+    assert trial.url == A
+    assert ask(Call("p"), START - 1).routable == 3
+    assert ask(Call("p"), START).routable == 2
+
+
 @pytest.mark.parametrize("cap", [0, 2])
 def test_busy_worker_gets_no_job_for_a_moment(make: Callable[[Rules, int], Ask], cap: int) -> None:
     """Capped or not; it is not ejected for it, and those that wait get it as soon as it is over."""
