@@ -67,23 +67,21 @@ local function set_room(url, cap, weight, places, is_open)
 end
 
 local function has_room(url, cap)
+  if cap == TRIAL then return redis.call('HGET', breaker(url), 'trial') == 'open' end
   if redis.call('ZSCORE', BUSY, url) then return false end
-  if cap <= 0 then return true end
-  return not settles_at and redis.call('ZCARD', leases(url)) < cap
+  return cap == 0 or not settles_at and redis.call('ZCARD', leases(url)) < cap
 end
 
 -- Make ROOM right for a worker that may have room now, or none any more.
 local function set_room_anew(url)
   local cap, weight, places = planned(url)
-  if cap and cap ~= TRIAL then set_room(url, cap, weight, places, has_room(url, cap)) end
+  if cap then set_room(url, cap, weight, places, has_room(url, cap)) end
 end
 
 -- The same, where only its number of leases has changed.
 local function update_room(url)
   local cap, weight, places = planned(url)
-  if cap and cap ~= TRIAL and (cap > 0 or is_by_load) then
-    set_room(url, cap, weight, places, has_room(url, cap))
-  end
+  if cap and (cap ~= 0 or is_by_load) then set_room(url, cap, weight, places, has_room(url, cap)) end
 end
 
 -- The plan -----------------------------------------------------------------------------------------------------------
@@ -215,11 +213,10 @@ local function lease(url, cap, name, moment)
   redis.call('ZADD', leases(url), moment, name)
   redis.call('ZADD', LAPSE, 'LT', moment, url)
   if cap == TRIAL then
-    local _, weight, places = planned(url)
-    set_room(url, cap, weight, places, false)
     redis.call('HSET', breaker(url), 'trial', name)
     -- Should nobody ever say how it went, the next trial opens when this lease has passed.
     redis.call('ZADD', EJECTED, moment, url)
+    update_room(url)
   elseif is_by_load or (cap > 0 and redis.call('ZCARD', leases(url)) >= cap) then
     update_room(url)
   end

@@ -6,7 +6,18 @@ from itertools import count
 import pytest
 from redis import Redis
 
-from router.fleet.exchange import BROKEN_WITHIN_MS, BUSY_MS, SETTLE_MS, Arrival, Blame, Call, Ended, Reply, Rules
+from router.fleet.exchange import (
+    BROKEN_WITHIN_MS,
+    BUSY_MS,
+    SETTLE_MS,
+    Arrival,
+    Blame,
+    Call,
+    Ended,
+    Reply,
+    Rules,
+    Strategy,
+)
 from router.fleet.model import Worker
 from router.policy.exchange import Exchange
 from router.policy.plan import Member
@@ -78,6 +89,19 @@ def test_settled_memory_looks_anew_who_may_get_jobs(make: Callable[[Rules, int],
     assert trial.url == A
     assert ask(Call("p"), START - 1).routable == 3
     assert ask(Call("p"), START).routable == 2
+
+
+def test_worker_on_trial_is_as_loaded_as_it_is_now(make: Callable[[Rules, int], Ask]) -> None:
+    """What ran there when its trial opened, and has ended since, does not count."""
+    ask = make(Rules(strategy=Strategy.LEAST_LOADED, failures=1, base_ms=1000), 0)
+    older = [begin(ask, START, B, C).granted[0] for _ in range(2)]
+    end(ask, START, A, Blame.FAULT)
+    for tried in ((A, C), (A, B)):
+        assert begin(ask, START, *tried).granted
+    assert ask(Call("p"), START + 1001).routable == 3
+    ask(Call("p", ended=tuple(Ended(A, grant.number, Blame.NONE) for grant in older)), START + 1001)
+    (trial,) = begin(ask, START + 1001).granted
+    assert trial.url == A
 
 
 @pytest.mark.parametrize("cap", [0, 2])
