@@ -10,6 +10,7 @@ from gunicorn.workers.base import Worker
 from router import logs
 from router.access import Access
 from router.config import expect_extras, load_or_exit, or_exit
+from router.crowd import CROWD
 from router.fleet.workers_file import known_workers
 from router.processes import die_with_parent
 
@@ -50,6 +51,11 @@ def when_ready(server: Arbiter) -> None:  # noqa: ARG001  (gunicorn's signature)
     logs.announce(known_workers(settings))
 
 
+def pre_fork(server: Arbiter, worker: Worker) -> None:  # noqa: ARG001  (gunicorn's signature)
+    """Count the process in among those that share the clients."""
+    worker.place_in_crowd = CROWD.enter()
+
+
 def post_fork(server: Arbiter, worker: Worker) -> None:  # noqa: ARG001  (gunicorn's signature)
     """Tell the process how many it is one of, and let it not outlive a killed master, as uvicorn's worker would."""
     os.environ["WEB_CONCURRENCY"] = str(server.num_workers)
@@ -58,6 +64,7 @@ def post_fork(server: Arbiter, worker: Worker) -> None:  # noqa: ARG001  (gunico
 
 def child_exit(server: Arbiter, worker: Worker) -> None:
     """Let go of what a process showed of itself while it lived; what it counted stays."""
+    CROWD.leave(worker.place_in_crowd)
     # Not before the folder is made: at its import prometheus_client chooses how it counts.
     from router.shared_counts import bury  # noqa: PLC0415
 

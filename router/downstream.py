@@ -7,7 +7,6 @@ room knows how uvicorn is told.
 
 import asyncio
 import logging
-import os
 from typing import Any, cast
 
 import httptools
@@ -20,6 +19,7 @@ from router.access import PEER, peer_of
 from router.answers import Answer, problem
 from router.asgi import Asked, JobDoor, answering, new_request_id
 from router.client_socket import LingeringTransport, has_ended, name_of, reset, unread_bytes
+from router.crowd import CROWD
 from router.heads import cut
 from router.job_cycle import JOB_PATHS, JobCycle, WholeJob, rendered
 from router.light_protocol import LightProtocol
@@ -52,15 +52,13 @@ class ClientConnection(LightProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        CROWD.take_in()  # here, where the next one has not been accepted yet
         self._door: JobDoor | None = app_state.get(DOOR)
         self._patience = Patience(app_state.get(TIMEOUTS) or ClientTimeouts(), config.timeout_keep_alive)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first request."""
         super().connection_made(cast("asyncio.Transport", transport))
-        # Gunicorn's processes take clients from one socket. When many come at once and the CPUs are busy, whoever runs
-        # would take all that come in its time: of 64, one of 4 processes took twice its share, with this 1.2 times.
-        os.sched_yield()
         self._patience.begin(Owed.HEAD, self.loop.time())
         self._watch = self.loop.call_later(self._patience.timeouts.look_every_s, self._look)
 
@@ -72,6 +70,7 @@ class ClientConnection(LightProtocol):
             self.cycle = None  # it has nobody to tell
         tell(self.cycle, CLIENT_LEFT)
         super().connection_lost(exc)
+        CROWD.has(len(self.connections))
         self.cycle = None  # type: ignore[assignment]  # each knows the other: else the garbage collector has to find them
 
     def shutdown(self) -> None:

@@ -1,11 +1,15 @@
 """Round robin is exact over all processes: one counter, one ring."""
 
+import asyncio
+import os
+import signal
 from collections import Counter
 
 import pytest
 
 from tests.load import post_jobs
 from tests.programs import System, Valkey
+from tests.waiting import eventually
 from tests.worker import ScriptedWorker
 
 
@@ -55,3 +59,20 @@ async def test_other_strategies_reach_all_workers(system: System, workers: list[
     counts = [len(worker.jobs) for worker in workers]
     assert sum(counts) == 300
     assert min(counts) > 50  # 100 expected; fewer than 50 comes by chance once in 10^9
+
+
+async def test_clients_of_two_processes_are_served_while_one_is_stopped(
+    system: System, workers: list[ScriptedWorker]
+) -> None:
+    """It gives way to the other one for a moment only; and one that was killed is replaced."""
+    system.configure([worker.url for worker in workers])
+    async with system.sidecar(), system.router(2) as router:
+        await router.sees(healthy=3)
+        stopped, _ = router.children()
+        os.kill(stopped, signal.SIGSTOP)
+        # Those that it had accepted before have no answer to their jobs: each of these has a connection of its own.
+        answers = await asyncio.gather(*(post_jobs(router.url, 1, 1) for _ in range(60)))
+        assert all(answer.status == 200 for (answer,) in answers)
+        os.kill(stopped, signal.SIGKILL)
+        await eventually(lambda: len(router.children()) == 2 and stopped not in router.children(), what="a new process")
+        assert {answer.status for answer in await post_jobs(router.url, 100, 20)} == {200}
