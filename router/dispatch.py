@@ -25,6 +25,7 @@ from router.policy.verdict import Kind, Outcome, Verdict, of_answer
 from router.response import Phase, Response
 from router.settings import Settings
 from router.tally import Tally
+from router.tasks import start
 from router.upstream import Request, Upstream, UpstreamFailed
 from router.view import FleetView
 from router.waiter import (
@@ -176,7 +177,7 @@ class Dispatcher:
             elif course.deliver is None:
                 course.let_go()
             elif is_worth_another(course.kinds, self._retry):
-                self._think(course)
+                start(self._thinking, self._try_again(course))
             else:
                 self._end(course, self._failed(course, is_unfunded=False))
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
@@ -206,11 +207,6 @@ class Dispatcher:
         return None
 
     # The next one
-
-    def _think(self, course: Course) -> None:
-        task = asyncio.get_running_loop().create_task(self._try_again(course))
-        self._thinking.add(task)
-        task.add_done_callback(self._thinking.discard)
 
     async def _try_again(self, course: Course) -> None:
         try:

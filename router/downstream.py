@@ -10,16 +10,13 @@ import logging
 from typing import Any, cast
 
 import httptools
-from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-from uvicorn.server import ServerState
 
 from router.access import PEER, peer_of
 from router.answers import Answer, problem
 from router.asgi import Asked, JobDoor, answering, new_request_id
 from router.client_socket import LingeringTransport, has_ended, name_of, reset, unread_bytes
-from router.crowd import CROWD
 from router.heads import cut
 from router.job_cycle import JOB_PATHS, JobCycle, WholeJob, rendered
 from router.light_protocol import LightProtocol
@@ -44,21 +41,11 @@ class ClientConnection(LightProtocol):
     _unstarted: JobCycle | None = None  # until its body has come, or has not come in one piece with its head
     _name: bytes | None = None  # of the head that is being read, where its body came with it
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        CROWD.take_in()  # here, where the next one has not been accepted yet
-        self._door: JobDoor | None = app_state.get(DOOR)
-        self._patience = Patience(app_state.get(TIMEOUTS) or ClientTimeouts(), config.timeout_keep_alive)
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first request."""
         super().connection_made(cast("asyncio.Transport", transport))
+        self._door: JobDoor | None = self.app_state.get(DOOR)
+        self._patience = Patience(self.app_state.get(TIMEOUTS) or ClientTimeouts(), self.timeout_keep_alive)
         self._patience.begin(Owed.HEAD, self.loop.time())
         self._watch = self.loop.call_later(self._patience.timeouts.look_every_s, self._look)
 
@@ -70,7 +57,6 @@ class ClientConnection(LightProtocol):
             self.cycle = None  # it has nobody to tell
         tell(self.cycle, CLIENT_LEFT)
         super().connection_lost(exc)
-        CROWD.has(len(self.connections))
         self.cycle = None  # type: ignore[assignment]  # each knows the other: else the garbage collector has to find them
 
     def shutdown(self) -> None:

@@ -12,9 +12,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
-# The application's state holds what all its connections have in common; this they have not.
+from router.crowd import CROWD
+
+# The application's state holds under this name what all its connections have in common.
 _COMMON = "connections_in_common"
-_FOUND_WHEN_ASKED = frozenset({"parser", "client", "server", "scheme"})
 
 
 class LightProtocol(HttpToolsProtocol):
@@ -29,9 +30,11 @@ class LightProtocol(HttpToolsProtocol):
     ) -> None:
         if (common := app_state.get(_COMMON)) is None:
             super().__init__(config, server_state, app_state, _loop)
-            common = app_state[_COMMON] = {key: of for key, of in vars(self).items() if key not in _FOUND_WHEN_ASKED}
+            found_when_asked = {key for key, of in vars(LightProtocol).items() if isinstance(of, cached_property)}
+            common = app_state[_COMMON] = {key: of for key, of in vars(self).items() if key not in found_when_asked}
         self.__dict__ = common.copy()
         self.pipeline = deque()
+        CROWD.take_in()  # here, where the next one has not been accepted yet
 
     @cached_property
     def parser(self) -> httptools.HttpRequestParser:  # type: ignore[override]  # uvicorn makes one for each connection
@@ -60,6 +63,11 @@ class LightProtocol(HttpToolsProtocol):
         self.connections.add(self)
         self.transport = transport
         self.flow = FlowControl(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let it go."""
+        super().connection_lost(exc)
+        CROWD.has(len(self.connections))
 
     def on_message_begin(self) -> None:
         """Begin a request: uvicorn's way makes a scope for it."""

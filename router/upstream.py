@@ -19,6 +19,7 @@ from router.headers import WorkerHead
 from router.heads import Heads
 from router.response import Broken, Phase, Response, Stale
 from router.settings import TlsSettings
+from router.tasks import start
 from router.wire import Connection
 
 # Long enough for a lost SYN and its second try (1 s, RFC 6298 §2), short enough that a dead host costs little.
@@ -84,9 +85,7 @@ class Upstream:
 
     def connect(self, attempt: "_Attempt") -> None:
         """Make the attempt over a fresh connection."""
-        task = asyncio.get_running_loop().create_task(self._connect(attempt))
-        self._connecting.add(task)
-        task.add_done_callback(self._connecting.discard)
+        start(self._connecting, self._connect(attempt))
 
     def give_back(self, worker_url: str, connection: Connection) -> None:
         """Keep a connection for the next request, where it may be used again."""

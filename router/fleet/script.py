@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import Connection
 
 from router.fleet.connection import AnyRedis
+from router.tasks import start
 
 # Before a call counts as unanswered, what has arrived is read once more: a process that got no CPU for a while finds
 # its timers run out and the answer in its socket, at the same moment.
@@ -63,7 +64,7 @@ class ClusterScript:
 
     def ask(self, arg: bytes, then: _Then) -> None:
         """Call it, in a task."""
-        _start(self._asking, self._ask(arg, then))
+        start(self._asking, self._ask(arg, then))
 
     async def _ask(self, arg: bytes, then: _Then) -> None:
         try:
@@ -117,7 +118,7 @@ class LineScript:
         if self._line is not None and self._line.is_open:
             self._line.ask(call)
         else:
-            _start(self._asking, self._ask_when_open(call))
+            start(self._asking, self._ask_when_open(call))
 
     async def _ask_when_open(self, call: "_Call") -> None:
         try:
@@ -177,7 +178,7 @@ class _Line(asyncio.Protocol):
         """Send it."""
         self._send(call, self._by_name)
         if self._timer is None:
-            self._watch(call)
+            self._look()
 
     def data_received(self, data: bytes) -> None:
         """Take replies, or parts of them."""
@@ -203,28 +204,21 @@ class _Line(asyncio.Protocol):
         self._calls.append(call)
         self._transport.write(command.with_arg(call.arg))
 
-    def _watch(self, call: _Call) -> None:
-        self._timer = self._loop.call_at(call.ends_at - LAST_LOOK_S, self._look)
+    def _look(self, last: _Call | None = None) -> None:
+        """Close the line where a reply is late: it may still come, and nobody would know whose it is.
 
-    def _look(self) -> None:
-        """Close the line where a reply is late: it may still come, and nobody would know whose it is."""
+        `last` is the call that was looked for a moment ago, when its time was nearly up.
+        """
         self._timer = None
         if not self._calls:
             return
         oldest = self._calls[0]
-        if self._loop.time() < oldest.ends_at - LAST_LOOK_S:
-            self._watch(oldest)
-        else:
-            self._timer = self._loop.call_later(LAST_LOOK_S, self._look_last, oldest)
-
-    def _look_last(self, call: _Call) -> None:
-        self._timer = None
-        if not self._calls:
-            return
-        if self._calls[0] is call:
+        if oldest is last:
             self._end(TimeoutError())
+        elif self._loop.time() < (look_at := oldest.ends_at - LAST_LOOK_S):
+            self._timer = self._loop.call_at(look_at, self._look)
         else:
-            self._look()
+            self._timer = self._loop.call_later(LAST_LOOK_S, self._look, oldest)
 
     def _end(self, error: Exception) -> None:
         self.is_open = False
@@ -234,9 +228,3 @@ class _Line(asyncio.Protocol):
         calls, self._calls = self._calls, deque()
         for call in calls:
             call.then(error)
-
-
-def _start(tasks: set[asyncio.Task[None]], coroutine: Any) -> None:
-    task = asyncio.get_running_loop().create_task(coroutine)
-    tasks.add(task)
-    task.add_done_callback(tasks.discard)
