@@ -15,7 +15,7 @@ MODULES = {
     for package in PACKAGES
     for path in sorted((ROOT / package).rglob("*.py"))
 }
-MAX_LINES = 300
+MAX_LINES = 400
 
 # Which modules may import a library: its one door, and what the door hands it to.
 DOORS = {
@@ -124,5 +124,5 @@ def test_no_circles() -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_no_module_is_longer_than_its_idea(name: str) -> None:
-    """About 300 lines; past that an idea is missing."""
+    """At most 400 lines; past that an idea is missing."""
     assert len(MODULES[name].read_text().splitlines()) <= MAX_LINES
