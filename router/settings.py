@@ -43,7 +43,7 @@ class WorkerSettings(_Settings):
     """One worker of the fleet, as config.yaml names it."""
 
     url: WorkerUrl
-    """its address, without `/run_code`"""
+    """its address, in any spelling: `HTTP://Node1.:80/run_code` is known as `http://node1`"""
     weight: Annotated[int, Field(ge=1, le=MAX_WEIGHT)] = 1
     """turns in the ring, 1 to 100: a worker of weight 3 gets three jobs for each one of weight 1"""
     max_concurrency: Count | None = None
@@ -143,7 +143,7 @@ class AdminSettings(_Settings):
         BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
     ] = ()
     """which workers may be added at run time: networks for addresses (`10.0.0.0/8`), patterns for names (`node*`,
-    `*.sandbox.svc`)"""
+    `*.sandbox.svc`); a `*` is part of one label, unless the pattern begins with it"""
 
 
 class HealthCheckSettings(_Settings):
