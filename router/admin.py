@@ -18,11 +18,11 @@ from pydantic_core import PydanticCustomError
 from router.access import AdminGate, peer_in
 from router.api import Problem, worker_status
 from router.fleet.intents import Intents, Override, Registration, Standing
-from router.fleet.model import Health, Source, Worker, WorkerRecord
+from router.fleet.model import MAX_WEIGHT, Health, Source, Worker, WorkerRecord
 from router.fleet.store import StoreUnavailable
 from router.policy.allowed import Allowed
 from router.reports import AdminWorker, Overrides
-from router.settings import MAX_WEIGHT, AdminSettings, Count, PositiveSeconds, WorkerSettings, WorkerUrl
+from router.settings import AdminSettings, Count, PositiveSeconds, WorkerSettings, WorkerUrl
 from router.view import FleetView
 
 log = logging.getLogger(__name__)

@@ -120,9 +120,9 @@ def source_of(url: str, redis: str | None) -> str:
 
 def worker_address(text: str) -> str:
     """Return a worker's URL in the form by which it is known. Raises Failed."""
-    from router.addresses import worker_url
+    from router.addresses import masked, worker_url
 
     try:
         return worker_url(text)
     except ValueError as error:
-        raise bad_input(f"{text}: {error}") from error
+        raise bad_input(f"{masked(text)}: {error}") from error

@@ -61,12 +61,12 @@ class EitherExchange:
 
         Where the exchange changes, the new one is told all: `say_all_again(call)`.
         """
-        # Only a heartbeat looks whether Redis is back, and only when the last load of the fleet found it well: jobs
-        # share this call, and must not wait.
+        # Only a heartbeat looks whether Redis is back, and only when it answered somebody's last call: jobs share this
+        # call, and must not wait.
         loop = asyncio.get_running_loop()
         if self._local is None:
             self._ask_redis(call, say_all_again, then)
-        elif call.beat and loop.time() >= self._try_again_at and self._store.available:
+        elif call.beat and loop.time() >= self._try_again_at and self._store.answers:
             # Whoever answers it: what it tells of is asked for under new numbers.
             self._ask_redis(say_all_again(call), say_all_again, then)
         else:

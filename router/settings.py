@@ -20,10 +20,13 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from router.addresses import dns_name, otlp_url, redis_url, worker_url
+from router.fleet.model import MAX_COUNT, MAX_WEIGHT
 from router.policy.allowed import rule
 
-# A weight is a number of turns in the ring: 100 tells the slowest from the fastest worker, and bounds the ring.
-MAX_WEIGHT = 100
+# 30 years: for ever, and a number that clocks, timers and Redis' milliseconds take.
+MAX_SECONDS = 1e9
+# 1 TB.
+MAX_MB = 2.0**20
 
 
 class _Settings(BaseModel):
@@ -35,15 +38,17 @@ class _Settings(BaseModel):
 
 
 WorkerUrl = Annotated[str, AfterValidator(worker_url)]
-PositiveSeconds = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+PositiveSeconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+# No control characters: what holds a NUL no system call takes.
+FilePath = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
 class WorkerSettings(_Settings):
     """One worker of the fleet, as config.yaml names it."""
 
     url: WorkerUrl
-    """its address, without `/run_code`"""
+    """its address, in any spelling: `HTTP://Node1.:80/run_code` is known as `http://node1`"""
     weight: Annotated[int, Field(ge=1, le=MAX_WEIGHT)] = 1
     """turns in the ring, 1 to 100: a worker of weight 3 gets three jobs for each one of weight 1"""
     max_concurrency: Count | None = None
@@ -71,7 +76,7 @@ class RedisSettings(_Settings):
     url: Annotated[str, AfterValidator(redis_url)] = "redis://localhost:6379/0"
     """`redis://`, `rediss://`, `unix://`, or `redis+sentinel://host1:26379,host2:26379/mymaster/0` (`user:password@`
     before the hosts is Redis' own, `?sentinel_password=` the Sentinels')"""
-    prefix: Annotated[str, Field(min_length=1, pattern=r"^[^\s]+$")] = "sfr"
+    prefix: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s\x00-\x1f\x7f]+$")] = "sfr"
     """what all keys begin with; two fleets share a Redis by two prefixes"""
     cluster: bool = False
     """Redis Cluster; the prefix then needs a hash tag, such as `{sfr}`, which puts the fleet into one slot"""
@@ -102,7 +107,7 @@ def _ca_file(path: str) -> str:
 class TlsSettings(_Settings):
     """How an https:// worker proves who it is: by the system's CAs, by those in the file `ca`, or not at all."""
 
-    ca: Annotated[str, Field(min_length=1), AfterValidator(_ca_file)] | None = None
+    ca: Annotated[FilePath, AfterValidator(_ca_file)] | None = None
     """a file of PEM certificates: the CA that `https://` workers' certificates are from; none: the system's. The
     sidecar, too, reads `tls` at its start"""
     verify: bool = True
@@ -143,7 +148,7 @@ class AdminSettings(_Settings):
         BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
     ] = ()
     """which workers may be added at run time: networks for addresses (`10.0.0.0/8`), patterns for names (`node*`,
-    `*.sandbox.svc`)"""
+    `*.sandbox.svc`); a `*` is part of one label, unless the pattern begins with it"""
 
 
 class HealthCheckSettings(_Settings):
@@ -169,7 +174,7 @@ class QueueSettings(_Settings):
 
     timeout: PositiveSeconds = 60.0
     """how long a job waits for room before it gets 504 with Retry-After"""
-    max_waiting: Annotated[int, Field(ge=0)] = 10_000
+    max_waiting: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 10_000
     """how many jobs may wait; the next one gets 503 at once"""
 
 
@@ -191,11 +196,11 @@ class RetrySettings(_Settings):
 
     attempts: Count = 3
     """how often one job is tried, at most"""
-    sandbox_error: Annotated[int, Field(ge=0)] = 1
+    sandbox_error: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 1
     """how often it is tried again after a `SandboxError`"""
-    budget_percent: Annotated[float, Field(ge=0)] = 20.0
+    budget_percent: Annotated[float, Field(ge=0, le=MAX_COUNT)] = 20.0
     """the fleet's retries: this share of its jobs …"""
-    budget_per_second: Annotated[float, Field(ge=0)] = 10.0
+    budget_per_second: Annotated[float, Field(ge=0, le=MAX_COUNT)] = 10.0
     """… and so many a second"""
 
 
@@ -238,7 +243,7 @@ class Settings(_Settings):
         AfterValidator(_unlike),
     ] = ()
     """the fleet: each a URL, or `{url, weight, max_concurrency}`"""
-    workers_file: Annotated[str, Field(min_length=1)] | None = None
+    workers_file: FilePath | None = None
     """a file with one worker a line: host (port 8080), host:port or URL, with or without `/run_code`; `#` begins a
     comment"""
     discover: DiscoverSettings = DiscoverSettings()
@@ -267,11 +272,11 @@ class Settings(_Settings):
     tls: TlsSettings = TlsSettings()
     traces: TracesSettings = TracesSettings()
     admin: AdminSettings = AdminSettings()
-    api_keys: Annotated[str, Field(min_length=1)] | None = None
+    api_keys: FilePath | None = None
     """a file with the SHA-256 of each key that jobs may be sent with; `sfr key new NAME >> FILE` adds one"""
-    max_body_mb: Annotated[float, Field(gt=0)] = 128.0
+    max_body_mb: Annotated[float, Field(gt=0, le=MAX_MB)] = 128.0
     """the largest request body (MB of 2^20 bytes); a larger one gets 413"""
-    max_buffered_mb: Annotated[float, Field(gt=0, validate_default=True)] = 1024.0
+    max_buffered_mb: Annotated[float, Field(gt=0, le=MAX_MB, validate_default=True)] = 1024.0
     """how many MB of request bodies each router process holds, at most (being read, waiting, running); what does not
     fit gets 503. At least `max_body_mb`"""
     client_body_timeout: PositiveSeconds = 30.0

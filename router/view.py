@@ -84,7 +84,7 @@ class FleetView:
         With `only`, a URL, nobody need be in it but that worker: agents of a large fleet ask often, each after its own.
         Without Redis, the last snapshot.
         """
-        if self._store.available:
+        if self._store.answers:
             with suppress(StoreUnavailable):
                 state = await self._store.load(only=only)
                 if state.written_at is not None:

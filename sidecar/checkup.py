@@ -2,12 +2,16 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from router.fleet.model import Health, Observation
 from router.fleet.store import Store, StoreUnavailable
 from router.settings import HealthCheckSettings
 from sidecar.deep import DeepCheck, NoRoom
 from sidecar.probe import Probe
+
+# What a worker answers, or a library says of it, may be long, and hold what neither a log nor Redis' JSON takes.
+_TOLD_AT_MOST = 500
 
 
 class Checkup:
@@ -26,6 +30,15 @@ class Checkup:
 
     async def look(self, health: Health, settings: HealthCheckSettings) -> Observation:
         """Check the worker, so far known as `health`, once. Never raises: what goes wrong is the observation."""
+        began_at = self._clock()
+        try:
+            seen = await self._look(health, settings)
+        except Exception as error:  # noqa: BLE001  (whatever it is, it speaks of this worker, and ends no other's checks)
+            told = f"cannot be checked: {type(error).__name__}: {error}"
+            seen = Observation(datetime.now(UTC), (self._clock() - began_at) * 1000, told)
+        return seen if seen.error is None else replace(seen, error=_in_one_line(seen.error))
+
+    async def _look(self, health: Health, settings: HealthCheckSettings) -> Observation:
         seen = await self._probe.ping(self._url, settings)
         if seen.error is not None:
             return await self._unless_busy(seen, seen.error)
@@ -67,3 +80,13 @@ class Checkup:
             return replace(seen, error=error)
         self._alive_at = now
         return replace(seen, error=f"{error}, but it finished a job {ago_s:.1f} s ago", is_outvoted=True)
+
+
+def _in_one_line(told: str) -> str:
+    r"""Return it so that it can be logged, stored and shown.
+
+    >>> _in_one_line("returned 500:\n \x1b[1m\udcff")
+    'returned 500: ?[1m?'
+    """
+    words = " ".join(told[:_TOLD_AT_MOST].split())
+    return "".join(character if character.isprintable() else "?" for character in words)

@@ -21,7 +21,7 @@ class DeepCheck:
 
     def __init__(self, process: str, rules: Rules, store: Store, probe: Probe) -> None:
         self._process = process
-        self._exchange = RedisExchange(store, rules)
+        self._exchange = RedisExchange(store, rules, steady="")
         self._probe = probe
         self._numbers = itertools.count(1)
 

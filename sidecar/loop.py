@@ -20,6 +20,7 @@ from sidecar.deep import DeepCheck
 from sidecar.judge import judge
 from sidecar.membership import Membership
 from sidecar.probe import Probe
+from sidecar.rounds import for_ever
 
 log = logging.getLogger(__name__)
 
@@ -64,25 +65,24 @@ class Sidecar:
         log.info("Sidecar %s started with %d workers", self._name, count)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._membership.run())
-            tasks.create_task(self._lead_in_turn())
+            tasks.create_task(for_ever(self._lead_in_turn, RENEW_S))
 
     async def _lead_in_turn(self) -> None:
-        while True:
-            await self._membership.reread()
-            term = None
+        """Lead if nobody else does, until the lead is lost."""
+        await self._membership.reread()
+        term = None
+        with suppress(StoreUnavailable):
+            term = await self._store.lead(self._name, LEAD_TTL_S)
+        if term is None:
+            return
+        log.info("Sidecar %s leads, token %d", self._name, term.token)
+        try:
+            await self._lead(term)
+        except* _LeadLost:
+            log.warning("Sidecar %s no longer leads", self._name)
+        finally:
             with suppress(StoreUnavailable):
-                term = await self._store.lead(self._name, LEAD_TTL_S)
-            if term is None:
-                await asyncio.sleep(RENEW_S)
-                continue
-            log.info("Sidecar %s leads, token %d", self._name, term.token)
-            try:
-                await self._lead(term)
-            except* _LeadLost:
-                log.warning("Sidecar %s no longer leads", self._name)
-            finally:
-                with suppress(StoreUnavailable):
-                    await self._store.resign(term)
+                await self._store.resign(term)
 
     async def _lead(self, term: Term) -> None:
         await self._adopt()

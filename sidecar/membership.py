@@ -15,12 +15,15 @@ from router.fleet.model import Source, Worker
 from router.fleet.store import Store, StoreUnavailable
 from router.fleet.workers_file import configured_workers
 from router.settings import Settings
+from sidecar.rounds import for_ever
 from sidecar.sources import ConfigFile, DnsName, Resolve, WorkersFile, addresses_of
 
 log = logging.getLogger(__name__)
 
 # As Kubernetes' own DNS: its answers are good for so long.
 DNS_EVERY_S = 5.0
+# Redis being away, its channel is asked for again.
+LISTEN_AGAIN_S = 1.0
 # Wishes that come within this time are looked at together.
 GATHER_S = 0.05
 
@@ -35,6 +38,7 @@ class Membership:
         self._intents = Intents(store)
         self._resolve = resolve
         self._intent: Intent | None = None
+        self._trouble = ""
         self._file: WorkersFile | None = None
         self._dns: DnsName | None = None
         self._follow_settings(None)
@@ -43,11 +47,8 @@ class Membership:
     async def run(self) -> Never:
         """Listen to wishes and resolve the DNS name, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen())
-            while True:
-                if (dns := self._dns) and await dns.look_up():
-                    self._news.set()
-                await asyncio.sleep(DNS_EVERY_S)
+            tasks.create_task(for_ever(self._listen, LISTEN_AGAIN_S))
+            await for_ever(self._look_up, DNS_EVERY_S)
 
     async def news(self, within_s: float) -> None:
         """Return at a wish or another answer of the DNS, or after `within_s` seconds: time to `reread`."""
@@ -65,8 +66,14 @@ class Membership:
             self._follow_settings(before)
         if self._file:
             self._file.reread()
-        with suppress(StoreUnavailable):
+        try:
             await self._reread_intent()
+        except StoreUnavailable as error:
+            if self._store.available and self._trouble != str(error):
+                log.error("Registrations, drains and overrides stay as they were: %s", error)  # noqa: TRY400
+            self._trouble = str(error)
+        else:
+            self._trouble = ""
 
     def wanted(self, held: Sequence[Worker]) -> dict[str, Worker]:
         """Return the workers that the fleet is to have, by URL.
@@ -117,14 +124,19 @@ class Membership:
             log.warning("Redis has lost what it held: registrations, drains and overrides are written again")
             await self._intents.restore(known)
             intent = await self._intents.read()
+        for spelt, url in intent.respelt.items():
+            await self._intents.respell(spelt, url)
+            log.info("What Redis holds for %r is held for %s from now on", spelt, url)
         if intent.problems and (known is None or known.problems != intent.problems):
             for problem in intent.problems:
                 log.error("Passed over: %s", problem)
         self._intent = intent
 
-    async def _listen(self) -> Never:
-        while True:
-            with suppress(StoreUnavailable):
-                async for _ in self._store.heard(self._store.keys.wishes):
-                    self._news.set()
-            await asyncio.sleep(1.0)
+    async def _look_up(self) -> None:
+        if (dns := self._dns) and await dns.look_up():
+            self._news.set()
+
+    async def _listen(self) -> None:
+        with suppress(StoreUnavailable):
+            async for _ in self._store.heard(self._store.keys.wishes):
+                self._news.set()

@@ -87,16 +87,20 @@ class DnsName:
         try:
             async with asyncio.timeout(RESOLVE_WITHIN_S):
                 addresses = await self._resolve(host, int(port))
-        except OSError as error:  # socket.gaierror and TimeoutError are some
+        except (OSError, ValueError) as error:  # socket.gaierror, TimeoutError and UnicodeError are some
             if not self._is_failing:
-                reason = error.strerror or f"no answer within {RESOLVE_WITHIN_S:g} s"
+                reason = getattr(error, "strerror", None) or str(error) or f"no answer within {RESOLVE_WITHIN_S:g} s"
                 log.warning("%s cannot be resolved, its last answer stays in force: %s", self.name, reason)
             self._is_failing = True
             return False
         if self._is_failing:
             log.info("%s is resolved again", self.name)
         self._is_failing = False
-        self.urls = tuple(f"http://{address}:{port}" for address in addresses)
+        lines = "\n".join(f"{address}:{port}" for address in addresses)
+        self.urls, problems = workers_file.parse(lines, self.name)
+        if self.urls != before:
+            for problem in problems[:_TOLD_AT_MOST]:
+                log.error("Address passed over: %s", problem)
         return self.urls != before
 
 

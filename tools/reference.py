@@ -14,6 +14,8 @@ from router.settings import Settings
 PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
 _TABLES = re.compile(r"(<!-- settings -->\n).*(<!-- /settings -->)", re.DOTALL)
 _LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+# A bound that nobody meets but by a slip is left to the error message.
+_OUT_OF_SIGHT = 1e6
 _TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false"}
 
 
@@ -82,7 +84,8 @@ def _takes(key: Mapping[str, Any]) -> str:
         return ", ".join(f"`{choice}`" for choice in key["enum"])
     if key["type"] == "array":
         return "list"
-    limits = " and ".join(f"{sign} {key[limit]:g}" for limit, sign in _LIMITS.items() if limit in key)
+    told = [(sign, key[limit]) for limit, sign in _LIMITS.items() if limit in key and key[limit] < _OUT_OF_SIGHT]
+    limits = " and ".join(f"{sign} {value:g}" for sign, value in told)
     return f"{_TYPES[key['type']]} {limits}".rstrip()
 
 

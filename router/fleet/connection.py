@@ -24,6 +24,7 @@ def connect(settings: RedisSettings, timeout_s: float) -> AnyRedis:
     """Return a client that connects at its first call; connecting may take `timeout_s` seconds."""
     options: dict[str, Any] = {
         "decode_responses": True,
+        "encoding_errors": "backslashreplace",  # of what redis-cli has written that is no UTF-8
         "socket_timeout": None,
         "socket_connect_timeout": timeout_s,
         "retry": Retry(NoBackoff(), 0),

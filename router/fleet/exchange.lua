@@ -1,9 +1,13 @@
+#!lua
 -- The one atomic step: ends leases, drops those past their moment, gives room to jobs in order of arrival.
 -- policy/exchange.py is its twin, line for line in what it decides; hypothesis runs the two against each other. Health
 -- checks alone have no twin: they need Redis.
 -- KEYS: plan (it names the Cluster slot; all keys share the prefix).  ARGV: Call as JSON, prefix, Rules as JSON,
 -- PROCESS_TTL_MS, CLAIM_WITHIN_MS, PASSED_OVER_AT_MOST, SETTLE_MS, BUDGET_WINDOW_MS, BROKEN_WITHIN_MS, ENOUGH_EVIDENCE,
 -- BUSY_MS. Returns Reply as JSON.  See router/fleet/exchange.py.
+--
+-- The first line has a Redis without memory refuse the whole call. Else it would refuse only those whose first command
+-- takes memory, and be available and unavailable in turn.
 --
 -- Cost does not grow with the fleet: ROOM indexes the workers that have room (by place in the ring, or by load), LAPSE
 -- those whose leases may pass next. Only a change of the fleet walks all workers, to make the plan anew.
@@ -17,6 +21,7 @@ local ROOM, LAPSE = prefix .. ':room', prefix .. ':lapse'
 local QUEUE, WAITING, TICKET = prefix .. ':queue', prefix .. ':waiting', prefix .. ':ticket'
 local EJECTED, BUSY, PROCESSES = prefix .. ':ejected', prefix .. ':busy', prefix .. ':processes'
 local FINISHED, BUDGET, QUARANTINE = prefix .. ':finished', prefix .. ':budget', prefix .. ':quarantine'
+local MAX_WEIGHT, MAX_COUNT = 100, 1e9 -- router/fleet/model.py's
 local TRIAL = -1 -- the cap of a worker that may get one job, fleet-wide, to show that it is well again
 -- With `random`, the jobs of one call share a random number; this factor, a prime, sets their starts apart.
 local SPREAD = 40507
@@ -84,6 +89,12 @@ local function update_room(url)
   if cap and (cap ~= 0 or is_by_load) then set_room(url, cap, weight, places, has_room(url, cap)) end
 end
 
+-- Text of a hash that redis-cli may have written; `otherwise` where it is no whole number from 1 to `most`.
+local function whole_number(text, most, otherwise)
+  local number = text and #text <= 10 and string.match(text, '^%d+$') and tonumber(text)
+  return number and number >= 1 and number <= most and number or otherwise
+end
+
 -- The plan -----------------------------------------------------------------------------------------------------------
 
 local function candidates()
@@ -94,14 +105,15 @@ local function candidates()
   local by_health = {healthy = {}, unknown = {}, unhealthy = {}}
   for _, url in ipairs(urls) do
     is_known[url] = true
-    local held = redis.call('HMGET', prefix .. ':worker:' .. url, 'health', 'weight', 'max_concurrency')
+    local held = redis.pcall('HMGET', prefix .. ':worker:' .. url, 'health', 'weight', 'max_concurrency')
+    if held.err then held = {} end -- a key of another type: nothing is known of the worker
     local is_ejected = redis.call('ZSCORE', EJECTED, url)
     if is_ejected and held[1] == 'unhealthy' then forget(url); is_ejected = false end -- the sidecar will let it back in
     local is_trial = is_ejected and redis.call('HGET', breaker(url), 'trial') == 'open'
     if not is_draining[url] and (not is_ejected or is_trial) then
       local group = by_health[held[1]] or by_health.unknown
-      local cap = is_trial and TRIAL or tonumber(held[3]) or 0
-      group[#group + 1] = {url = url, weight = tonumber(held[2]) or 1, cap = cap, places = {}}
+      local cap = is_trial and TRIAL or whole_number(held[3], MAX_COUNT, 0)
+      group[#group + 1] = {url = url, weight = whole_number(held[2], MAX_WEIGHT, 1), cap = cap, places = {}}
     end
   end
   for _, url in ipairs(redis.call('ZRANGE', EJECTED, 0, -1)) do
@@ -254,7 +266,7 @@ local function postpone_trial(url, moment)
 end
 
 local function open_trial(url)
-  local cap = tonumber(redis.call('HGET', prefix .. ':worker:' .. url, 'max_concurrency')) or 0
+  local cap = whole_number(redis.call('HGET', prefix .. ':worker:' .. url, 'max_concurrency'), MAX_COUNT, 0)
   if cap > 0 and redis.call('ZCARD', leases(url)) >= cap then -- with what timed out there and still runs
     postpone_trial(url, redis.call('ZRANGE', leases(url), 0, 0, 'WITHSCORES')[2])
     return
@@ -460,7 +472,7 @@ end
 -- Give a health check a lease on just its worker, routable or not; none where that is full, and none where the breaker
 -- keeps it out, for then its trial is the check.
 local function check(number, url, bound)
-  local cap = tonumber(redis.call('HGET', prefix .. ':worker:' .. url, 'max_concurrency')) or 0
+  local cap = whole_number(redis.call('HGET', prefix .. ':worker:' .. url, 'max_concurrency'), MAX_COUNT, 0)
   if has_room(url, cap) and not redis.call('ZSCORE', EJECTED, url) then
     lease(url, cap, holder(number), now + bound)
     tell('granted', {number, url, 0})

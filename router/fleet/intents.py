@@ -4,18 +4,17 @@ Intent stands in keys of its own. The sidecar reads it and writes what follows f
 routers read for themselves, so that it needs no sidecar. What a worker was given here leaves the fleet with it.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from pydantic import ValidationError
-
-from router.fleet.model import Worker
-from router.fleet.store import Store
-from router.settings import MAX_WEIGHT, WorkerSettings
+from router.addresses import known_worker_url, masked
+from router.fleet.model import MAX_COUNT, MAX_WEIGHT, Worker, number_in, whole_number
+from router.fleet.store import Refused, Store, StoreUnavailable
 
 # What a store with a time limit of 250 ms answers in a tenth of that.
 WORKERS_A_CALL = 250
+# Of an entry that nobody can read.
+_SHOWN_CHARACTERS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +45,7 @@ class Override:
 class Intent:
     """All that is wanted, by URL. `problems` tells of what cannot be read, as after a slip with redis-cli.
 
+    `respelt` has each spelling of a URL under which something is held, and the form by which the worker is known.
     `born` names the memory that it was read from: it is another one after Redis has lost everything, and None as long
     as no sidecar has led with it.
     """
@@ -55,6 +55,7 @@ class Intent:
     overrides: Mapping[str, Override] = field(default_factory=dict)
     draining: frozenset[str] = frozenset()
     problems: tuple[str, ...] = ()
+    respelt: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +77,33 @@ class Intents:
 
     async def read(self) -> Intent:
         """Return all that is wanted."""
-        keys, problems = self._keys, list[str]()
-        born, registered, draining, held = await self._store.ask_all(
+        keys = self._keys
+        answers = await self._store.ask_each(
             ("HGET", keys.fleet, "born"),
             ("SMEMBERS", keys.registered),
             ("SMEMBERS", keys.drain),
             ("HGETALL", keys.intent),
         )
+        for key, answer in zip((keys.fleet, keys.registered, keys.drain, keys.intent), answers, strict=True):
+            if isinstance(answer, Refused):  # to take it for empty would take workers out
+                raise StoreUnavailable(f"{key}: {answer.reason}")
+        born, registered, draining, held = answers
+        read = _Read(keys.drain, keys.intent, keys.registered)
         urls = sorted(registered)
-        answers = await self._store.ask_all(*(command for url in urls for command in self._ask_registration(url)))
-        read = [
-            _registration(url, fields, left_ms, problems)
-            for url, fields, left_ms in zip(urls, answers[::2], answers[1::2], strict=True)
-        ]
-        registrations = {registration.url: registration for registration in read if registration}
-        return Intent(born, registrations, _overrides(held, problems), frozenset(draining), tuple(problems))
+        answers = await self._store.ask_each(*(command for url in urls for command in self._ask_registration(url)))
+        for url, fields, left_ms in zip(urls, answers[::2], answers[1::2], strict=True):
+            read.registration(url, fields, left_ms)
+        for url in sorted(draining):
+            read.drain(url)
+        for name, text in sorted(held.items()):
+            read.override(name, text)
+        return Intent(
+            born, read.registrations, read.overrides, frozenset(read.draining), tuple(read.problems), read.respelt
+        )
+
+    async def respell(self, spelt: str, url: str) -> None:
+        """Hold under `url`, its worker's form, what is held under another spelling of it; the newer word wins."""
+        await self._store.respell(spelt, url)
 
     async def registered(self) -> frozenset[str]:
         """Return the URLs of those that have registered; some may have left since."""
@@ -111,12 +124,16 @@ class Intents:
             ("HGETALL", keys.intent),
             *(command for url in urls for command in (("ZCARD", keys.leases(url)), *self._ask_registration(url))),
         )
-        overrides = _overrides(held, [])
+        read = _Read(keys.drain, keys.intent, keys.registered)
+        for url in sorted(draining):
+            read.drain(url)
+        for name, text in sorted(held.items()):
+            read.override(name, text)
+        for url, fields, left_ms in zip(urls, answers[1::3], answers[2::3], strict=True):
+            read.registration(url, fields, left_ms)
         return {
-            url: Standing(
-                _registration(url, fields, left_ms, []), overrides.get(url, Override()), url in draining, count
-            )
-            for url, count, fields, left_ms in zip(urls, answers[::3], answers[1::3], answers[2::3], strict=True)
+            url: Standing(read.registrations.get(url), read.overrides.get(url, Override()), url in read.draining, count)
+            for url, count in zip(urls, answers[::3], strict=True)
         }
 
     async def register(self, registration: Registration) -> bool:
@@ -192,34 +209,57 @@ def _fields(registration: Registration) -> dict[str, str]:
     return {"weight": str(registration.weight), "max_concurrency": "" if cap is None else str(cap)}
 
 
-def _registration(url: str, fields: Mapping[str, str], left_ms: int, problems: list[str]) -> Registration | None:
-    """Return the registration that the hash holds; None where there is none, or none that can be read."""
-    if not fields:
-        return None
-    try:
-        worker = WorkerSettings(
-            url=url,
-            weight=int(fields.get("weight") or 1),
-            max_concurrency=int(fields["max_concurrency"]) if fields.get("max_concurrency") else None,
-        )
-    except ValueError as error:
-        problems.append(f"registered worker {url}: {_cause(error)}")
-        return None
-    return Registration(worker.url, worker.weight, worker.max_concurrency, left_ms / 1000 if left_ms >= 0 else None)
+class _Read:
+    """What stands in Redis, read entry by entry; what cannot be understood is passed over, and told in `problems`."""
+
+    def __init__(self, drain_key: str, intent_key: str, registered_key: str) -> None:
+        self.registrations: dict[str, Registration] = {}
+        self.overrides: dict[str, Override] = {}
+        self.draining: set[str] = set()
+        self.respelt: dict[str, str] = {}
+        self.problems: list[str] = []
+        self._drain_key, self._intent_key, self._registered_key = drain_key, intent_key, registered_key
+
+    def registration(self, spelt: str, fields: Mapping[str, str] | Refused, left_ms: int) -> None:
+        """Read the hash of one that has registered; an empty one has left."""
+        url = self._url(spelt, self._registered_key)
+        if url is None or not fields:
+            return
+        if isinstance(fields, Refused):
+            self.problems.append(f"{self._registered_key}:{url}: {fields.reason}")
+            return
+        try:
+            weight = number_in(fields, "weight", 1, MAX_WEIGHT) or 1
+            cap = number_in(fields, "max_concurrency", 1, MAX_COUNT)
+        except ValueError as error:
+            self.problems.append(f"registered worker {url}: {error}")
+            return
+        self.registrations[url] = Registration(url, weight, cap, left_ms / 1000 if left_ms >= 0 else None)
+
+    def drain(self, spelt: str) -> None:
+        """Read a member of the set of those that are drained."""
+        if url := self._url(spelt, self._drain_key):
+            self.draining.add(url)
+
+    def override(self, name: str, text: str) -> None:
+        """Read a field of the hash of `weight <url>` and `max_concurrency <url>`."""
+        what, _, spelt = name.partition(" ")
+        most = {"weight": MAX_WEIGHT, "max_concurrency": MAX_COUNT}.get(what)
+        number = whole_number(text, 1, most) if most else None
+        if number is None:
+            wanted = f"weight or max_concurrency with a whole number from 1 to {most or MAX_COUNT}"
+            self.problems.append(f"intent {_shown(name)}: expected {wanted}, got {_shown(text)}")
+        elif url := self._url(spelt, self._intent_key):
+            self.overrides[url] = replace(self.overrides.get(url, Override()), **{what: number})
+
+    def _url(self, spelt: str, key: str) -> str | None:
+        url = known_worker_url(spelt)
+        if url is None:
+            self.problems.append(f"{key}: expected a URL such as http://server1:8080, got {_shown(spelt)}")
+        elif url != spelt:
+            self.respelt[spelt] = url
+        return url
 
 
-def _overrides(held: Mapping[str, str], problems: list[str]) -> dict[str, Override]:
-    """Return the overrides that the hash of `weight <url>` and `max_concurrency <url>` holds."""
-    found: dict[str, Override] = {}
-    for name, text in held.items():
-        what, _, url = name.partition(" ")
-        limit = {"weight": MAX_WEIGHT, "max_concurrency": math.inf}.get(what, 0)
-        if not text.isdecimal() or not 1 <= int(text) <= limit:
-            problems.append(f"intent `{name}`: expected weight or max_concurrency with a number above 0, got {text!r}")
-            continue
-        found[url] = replace(found.get(url, Override()), **{what: int(text)})
-    return found
-
-
-def _cause(error: ValueError) -> str:
-    return error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+def _shown(text: str) -> str:
+    return repr(masked(text)[:_SHOWN_CHARACTERS])

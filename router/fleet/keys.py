@@ -80,7 +80,12 @@ SCHEMA = (
         "routers",
         "leases whose connections have just died on this worker, scored by when (Unix ms)",
     ),
-    Key("sfr:drain", "set", "operators and agents, by CLI or API", "URLs that get no new job"),
+    Key(
+        "sfr:drain",
+        "set",
+        "operators and agents, by CLI or API",
+        "URLs that get no new job; the sidecar puts another spelling right",
+    ),
     Key(
         "sfr:intent",
         "hash",

@@ -3,11 +3,13 @@
 local held = redis.call('GET', KEYS[1])
 if held then
   local token, name = string.match(held, '^(%d+) (.*)$')
-  if name ~= ARGV[1] then
+  if name and name ~= ARGV[1] then
     return 0
   end
-  redis.call('PEXPIRE', KEYS[1], ARGV[2])
-  return tonumber(token)
+  if name then
+    redis.call('PEXPIRE', KEYS[1], ARGV[2])
+    return tonumber(token)
+  end -- else it is nobody's, by a slip with redis-cli
 end
 local time = redis.call('TIME')
 local now = time[1] .. string.sub('00000' .. time[2], -6)

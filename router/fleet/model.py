@@ -3,10 +3,16 @@
 Nothing here acts. A record's two ways, to a Redis hash and from it, stand side by side so that neither forgets a field.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
+
+# A weight is a number of turns in the ring: 100 tells the slowest from the fastest worker, and bounds the ring.
+MAX_WEIGHT = 100
+# Of caps and other counts: more than any fleet has, and a number to all who read it (Lua, JSON, JavaScript).
+MAX_COUNT = 10**9
 
 
 class Health(StrEnum):
@@ -94,16 +100,16 @@ class WorkerRecord:
         return cls(
             worker=Worker(
                 url=url,
-                weight=max(1, int(fields.get("weight") or 1)),
-                max_concurrency=int(fields["max_concurrency"]) if fields.get("max_concurrency") else None,
+                weight=number_in(fields, "weight", 1, MAX_WEIGHT) or 1,
+                max_concurrency=number_in(fields, "max_concurrency", 1, MAX_COUNT),
                 source=fields.get("source", ""),
             ),
             health=Health(fields.get("health") or Health.UNKNOWN),
-            since=_moment(fields.get("since")),
-            checked_at=_moment(fields.get("checked_at")),
-            latency_ms=float(fields["latency_ms"]) if fields.get("latency_ms") else None,
-            failures=int(fields.get("failures") or 0),
-            successes=int(fields.get("successes") or 0),
+            since=moment(fields.get("since")),
+            checked_at=moment(fields.get("checked_at")),
+            latency_ms=_latency_ms(fields.get("latency_ms")),
+            failures=number_in(fields, "failures", 0, MAX_COUNT) or 0,
+            successes=number_in(fields, "successes", 0, MAX_COUNT) or 0,
             last_error=fields.get("last_error", ""),
         )
 
@@ -112,5 +118,39 @@ def _iso(moment: datetime | None) -> str:
     return "" if moment is None else moment.isoformat(timespec="milliseconds")
 
 
-def _moment(text: str | None) -> datetime | None:
-    return datetime.fromisoformat(text) if text else None
+def moment(text: str | None) -> datetime | None:
+    """Read a moment; one that names no zone is UTC's. Raises ValueError."""
+    if not text:
+        return None
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def whole_number(text: str, least: int, most: int) -> int | None:
+    """Return the number that `text` is; None where it is none, or not from `least` to `most`.
+
+    >>> [whole_number(text, 1, 100) for text in ("7", "0", "1e2", "-1", "9" * 5000)]
+    [7, None, None, None, None]
+    """
+    # Python refuses to read thousands of digits, with another error than for other texts.
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(most))):
+        return None
+    return number if least <= (number := int(text)) <= most else None
+
+
+def number_in(fields: Mapping[str, str], name: str, least: int, most: int) -> int | None:
+    """Return the number that a field holds; None where it is absent or empty. Raises ValueError."""
+    text = fields.get(name)
+    if not text:
+        return None
+    if (number := whole_number(text, least, most)) is None:
+        raise ValueError(f"{name}: expected a whole number from {least} to {most}")
+    return number
+
+
+def _latency_ms(text: str | None) -> float | None:
+    if not text:
+        return None
+    if not 0 <= (latency_ms := float(text)) < math.inf:
+        raise ValueError("latency_ms: expected a number from 0 on")
+    return latency_ms

@@ -9,6 +9,8 @@ end
 for entry = 1, #KEYS - 7 do
   local key, url, fields = KEYS[7 + entry], ARGV[2 + 2 * entry], cjson.decode(ARGV[3 + 2 * entry])
   if #fields > 0 then
+    local kind = redis.call('TYPE', key).ok
+    if kind ~= 'hash' and kind ~= 'none' then redis.call('DEL', key) end -- by a slip with redis-cli
     redis.call('HSET', key, unpack(fields))
     redis.call('SADD', KEYS[3], url)
   else

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from router.fleet.exchange import CONSTANTS, Call, Reply, Rules
-from router.fleet.store import Store, StoreUnavailable
+from router.fleet.store import EXCHANGE, Store, StoreUnavailable
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Reply).decode
@@ -17,8 +17,10 @@ _decode = msgspec.json.Decoder(Reply).decode
 class RedisExchange:
     """Does all that a call says, in one atomic step."""
 
-    def __init__(self, store: Store, rules: Rules) -> None:
+    def __init__(self, store: Store, rules: Rules, steady: str = EXCHANGE) -> None:
+        """`steady` names the calls to the store; "" where they are made now and then."""
         self._store = store
+        self._steady = steady
         self._script = store.script("exchange.lua", store.keys.plan, (store.keys.prefix, _encode(rules), *CONSTANTS))
 
     def ask(self, call: Call, then: Callable[[Reply | StoreUnavailable], None]) -> None:
@@ -40,7 +42,7 @@ class RedisExchange:
                 raise told
             reply = _decode(told)
         except Exception as error:  # noqa: BLE001  (else who asked would wait for ever)
-            then(self._store.failed(error))
+            then(self._store.failed(error, self._steady))
         else:
-            self._store.succeeded()
+            self._store.succeeded(self._steady)
             then(reply)

@@ -14,6 +14,7 @@ import hiredis
 import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.connection import Connection
+from redis.exceptions import ResponseError
 
 from router.fleet.connection import AnyRedis
 from router.tasks import start
@@ -167,7 +168,7 @@ class _Line(asyncio.Protocol):
         self._by_text = by_text
         self._transport = writer.transport
         self._before = self._transport.get_protocol()
-        self._replies = hiredis.Reader()
+        self._replies = hiredis.Reader(replyError=ResponseError)
         self._loop = asyncio.get_running_loop()
         self._calls: deque[_Call] = deque()  # without a reply yet
         # One for many calls: it looks at the oldest. To make one for each and take it back costs 1.5 µs.
@@ -187,7 +188,7 @@ class _Line(asyncio.Protocol):
             if isinstance(reply, hiredis.PushNotification):  # of what goes on at a server that is kept by others
                 continue
             call = self._calls.popleft()
-            if not isinstance(reply, hiredis.ReplyError):
+            if not isinstance(reply, ResponseError):
                 call.then(reply)
             elif str(reply).startswith("NOSCRIPT"):
                 self._send(call, self._by_text)

@@ -12,12 +12,13 @@ from importlib.resources import files
 from typing import Any, Self, TypeVar
 
 import msgspec
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
+from router.addresses import known_worker_url
 from router.fleet.connection import AnyRedis, connect
 from router.fleet.exchange import Grant
 from router.fleet.keys import Keys
-from router.fleet.model import Worker, WorkerRecord
+from router.fleet.model import Worker, WorkerRecord, moment
 from router.fleet.script import Script, script, within
 from router.fleet.stats import WORKER_TTL_S, WORKERS_A_CALL, Stats, Usage
 from router.settings import RedisSettings
@@ -33,8 +34,19 @@ GRANTS_A_WAIT = 1000
 _Value = TypeVar("_Value")
 
 
+# What routers and sidecars ask steadily: while Redis refuses one of these it is of no use, whatever else it takes.
+LOAD, EXCHANGE, LEAD, RECORD = "load", "exchange", "lead", "record"
+
+
 class StoreUnavailable(Exception):
     """Redis did not answer, not in time, or not as it should."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What Redis gave in place of one command's answer, such as for a key of another type."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +79,23 @@ class Term:
 
 
 class Store:
-    """Redis under one prefix. `available` tells how the last call ended; it is the only state here."""
+    """Redis under one prefix. The only state here is how calls ended: `available` and `answers`.
+
+    A replica, or a Redis without memory, answers each reading and refuses each writing. So a steady call that fails
+    makes Redis unavailable until the same call succeeds; another call's trouble is over with any call that succeeds.
+    """
 
     def __init__(self, client: AnyRedis, prefix: str, timeout_s: float) -> None:
         self.keys = Keys(prefix)
-        self.available = True
+        self.answers = True  # the last call was answered, if only with a refusal
+        self._trouble: dict[str, str] = {}  # why, by the steady call that failed, "" of all others
         self._client = client
         self._timeout_s = timeout_s
         self._lead = client.register_script(_script("lead.lua"))
         self._count = client.register_script(_script("count.lua"))
         self._finished = client.register_script(_script("finished.lua"))
         self._record = client.register_script(_script("record.lua"))
+        self._respell = client.register_script(_script("respell.lua"))
         self._resign = client.register_script(_script("resign.lua"))
         self._together = client.register_script(_script("together.lua"))
         self._usage = client.register_script(_script("usage.lua"))
@@ -97,24 +115,34 @@ class Store:
         Where nothing has changed since `known` was read, its records are taken over: 1,000 workers take 18 ms of CPU.
         With `only`, a URL, no other worker is read. Raises StoreUnavailable.
         """
-        return await self._ask(self._load(known, only))
+        return await self._ask(self._load(known, only), LOAD)
+
+    @property
+    def available(self) -> bool:
+        """Whether all goes well that is asked of Redis steadily."""
+        return not self._trouble
 
     def script(self, name: str, key: str, constants: tuple[str | bytes | float, ...]) -> Script:
         """Return a script that is asked by calls; whoever asks tells `succeeded` or `failed` how that went."""
         return script(self._client, _script(name), self._timeout_s, key, constants)
 
-    def succeeded(self) -> None:
-        """Take note of a call that was answered."""
-        if not self.available:
-            log.info("Redis available again")
-        self.available = True
+    def succeeded(self, steady: str = "") -> None:
+        """Take note of a call that was answered; `steady` names it where it is one of those."""
+        self.answers = True
+        if self._trouble:
+            self._trouble.pop("", None)
+            self._trouble.pop(steady, None)
+            if not self._trouble:
+                log.info("Redis available again")
 
-    def failed(self, error: Exception) -> StoreUnavailable:
+    def failed(self, error: Exception, steady: str = "") -> StoreUnavailable:
         """Take note of a call that was not, and return how that is told."""
         cause = f"no answer within {self._timeout_s} s" if isinstance(error, TimeoutError) else str(error)
-        if self.available:
-            log.warning("Redis unavailable: %s", cause)
-        self.available = False
+        self.answers = isinstance(error, ResponseError)
+        if steady or not self.answers:  # a single call that is refused says nothing of the others
+            if not self._trouble:
+                log.warning("Redis unavailable: %s", cause)
+            self._trouble[steady] = cause
         return StoreUnavailable(cause)
 
     async def grants(self, process: str) -> AsyncIterator[list[Grant]]:
@@ -145,7 +173,7 @@ class Store:
     async def lead(self, name: str, ttl_s: float) -> Term | None:
         """Take or renew the lead among the sidecars; None where another one has it. Raises StoreUnavailable."""
         keys = [self.keys.sidecar, self.keys.fleet]
-        token = await self._ask(self._lead(keys=keys, args=[name, int(ttl_s * 1000)]))
+        token = await self._ask(self._lead(keys=keys, args=[name, int(ttl_s * 1000)]), LEAD)
         return Term(token, name) if token else None
 
     async def resign(self, term: Term) -> None:
@@ -176,9 +204,15 @@ class Store:
                 *(self.keys.worker(url) for url, _ in part),
             ]
             args = [str(term), written_at.isoformat(timespec="milliseconds"), channel]
-            if not await self._ask(self._record(keys=keys, args=[*args, *(text for entry in part for text in entry)])):
+            args += [text for entry in part for text in entry]
+            if not await self._ask(self._record(keys=keys, args=args), RECORD):
                 return False
         return True
+
+    async def respell(self, spelt: str, url: str) -> None:
+        """Hold under `url` what is wanted of its worker under another spelling. Raises StoreUnavailable."""
+        keys = [self.keys.drain, self.keys.intent, self.keys.registered, self.keys.plan_head]
+        await self._ask(self._respell(keys=keys, args=[spelt, url, self.keys.changes]))
 
     async def finished_s_ago(self, worker_url: str) -> float | None:
         """Return how long ago a job last ended well on the worker, None where none has. Raises StoreUnavailable."""
@@ -210,6 +244,20 @@ class Store:
             pipeline.execute_command(*words)
         return await self._ask(pipeline.execute())
 
+    async def ask_each(self, *commands: Sequence[str]) -> list[Any]:
+        """Send the commands in one round trip; of one that Redis refuses, Refused is the answer.
+
+        Raises StoreUnavailable.
+        """
+        pipeline = self._client.pipeline(transaction=False)
+        for words in commands:
+            pipeline.execute_command(*words)
+        answers = await self._ask(pipeline.execute(raise_on_error=False))
+        for answer in answers:
+            if isinstance(answer, Exception) and not isinstance(answer, ResponseError):
+                raise self.failed(answer)
+        return [Refused(str(answer)) if isinstance(answer, ResponseError) else answer for answer in answers]
+
     async def together(self, *commands: Sequence[str]) -> Any:
         """Send the commands in one atomic step and return the last one's answer. Raises StoreUnavailable."""
         return await self._ask(self._together(keys=[self.keys.fleet], args=[json.dumps(commands)]))
@@ -226,7 +274,7 @@ class Store:
         is_known = known is not None and known.changed_at is not None and known.changed_at == changed_at
         return FleetState(
             records=known.records if known is not None and is_known else await self._records(only),
-            written_at=datetime.fromisoformat(written_at) if written_at else None,
+            written_at=_moment(written_at),
             changed_at=changed_at,
             leader=leader,
             draining=frozenset(draining),
@@ -236,21 +284,23 @@ class Store:
 
     async def _records(self, only: str | None) -> tuple[WorkerRecord, ...]:
         if only is None:
-            urls = sorted(map(str, await self._client.smembers(self.keys.workers)))
+            # By redis-cli anything may have come in. What is no worker's URL gets no job, and breaks no answer's head.
+            held = map(str, await self._client.smembers(self.keys.workers))
+            urls = sorted(url for url in held if url.isascii() and known_worker_url(url))
         else:
             urls = [only] if await self._client.sismember(self.keys.workers, only) else []
         pipeline = self._client.pipeline(transaction=False)
         for url in urls:
             pipeline.hgetall(self.keys.worker(url))
-        hashes = await pipeline.execute() if urls else []
+        hashes = await pipeline.execute(raise_on_error=False) if urls else []
         return tuple(_read(url, fields) for url, fields in zip(urls, hashes, strict=True))
 
-    async def _ask(self, call: Awaitable[_Value]) -> _Value:
+    async def _ask(self, call: Awaitable[_Value], steady: str = "") -> _Value:
         try:
             value = await within(self._timeout_s, call)
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
-            raise self.failed(error) from error
-        self.succeeded()
+            raise self.failed(error, steady) from error
+        self.succeeded(steady)
         return value
 
 
@@ -267,9 +317,18 @@ def _flat(fields: dict[str, str]) -> str:
     return json.dumps([text for item in fields.items() for text in item])
 
 
-def _read(url: str, fields: dict[str, str]) -> WorkerRecord:
+def _moment(text: str | None) -> datetime | None:
     try:
-        return WorkerRecord.from_hash(url, fields)
+        return moment(text)
+    except ValueError:  # after a slip with redis-cli; the sidecar's next write is as good as the first
+        return None
+
+
+def _read(url: str, fields: dict[str, str] | RedisError) -> WorkerRecord:
+    if isinstance(fields, RedisError) and not isinstance(fields, ResponseError):
+        raise fields
+    try:
+        return WorkerRecord.from_hash(url, {"health": str(fields)} if isinstance(fields, RedisError) else fields)
     except ValueError as error:
         log.warning("Redis holds no readable state of worker %s: %s", url, error)
         return WorkerRecord(Worker(url))

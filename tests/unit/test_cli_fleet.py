@@ -100,7 +100,7 @@ def test_what_is_not_known_is_not_made_up() -> None:
         (["status"], 3, f"the router at {NOWHERE} cannot be reached: Connection refused"),
         (["workers", "list"], 3, f"the router at {NOWHERE} cannot be reached: Connection refused"),
         (["workers", "drain", "node1"], 2, "node1: expected a URL such as http://server1:8080"),
-        (["workers", "remove", "http://a/run_code"], 2, "http://a/run_code: expected the worker's address without"),
+        (["workers", "remove", "http://a..b"], 2, "http://a..b: expected a URL such as http://server1:8080: a host's"),
         (["workers", "weigh", "http://a:1"], 2, "expected a weight or --max-concurrency, or both"),
         (["workers", "weigh", "http://a:1", "much"], 2, "weight: expected a number or `default`, got 'much'"),
         (["status", "--url", "router"], 2, "--url: expected a URL such as http://router:8000, got 'router'"),

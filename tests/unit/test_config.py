@@ -48,7 +48,10 @@ def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> N
         ("workers: ['http://']", "workers[0].url: expected a URL such as"),
         ("workers: ['http://user:pw@a']", "workers[0].url: expected a URL such as"),
         ("workers: ['http://a b']", "workers[0].url: expected a URL such as"),
-        ("workers: ['http://a/run_code']", "workers[0].url: expected the worker's address without /run_code"),
+        (
+            "workers: ['http://a..b']",
+            "workers[0].url: expected a URL such as http://server1:8080: a host's name is letters",
+        ),
         ("workers: ['http://a?b']", "workers[0].url: expected a URL without ? or #"),
         ("workers: [5]", "workers[0]: expected"),
         ("workers: http://a", "workers: expected"),

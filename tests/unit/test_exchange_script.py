@@ -204,3 +204,21 @@ def test_claim_prolongs_no_ejection(redis: "Redis") -> None:
     exchange.exchange(Call("p", ended=(Ended(ONE, 9, Blame.FAULT),)), NOW)
     assert exchange.exchange(Call("q", claims=(Claim(ONE, 2, 60_000),)), NOW).claimed
     assert exchange.state().ejected == {ONE: NOW + 500}
+
+
+@pytest.mark.parametrize("word", ["NaN", "1e400", "inf", "-1", "0", "0.5", "1e9", "0x10", "heavy", "9" * 400, ""])
+def test_weight_and_cap_that_are_no_numbers_stop_nobody(redis: "Redis", word: str) -> None:
+    """A ring of a thousand million places would stop Redis; a cap of -1 would be a trial, and one of NaN be full."""
+    exchange = script(redis, Worker(ONE))
+    redis.hset(f"sfr:worker:{ONE}", mapping={"weight": word, "max_concurrency": word})
+    redis.hset("sfr:plan:head", "stale", "1")
+    assert [grant.url for grant in ask(exchange, 1).granted] == [ONE]
+    assert redis.hget("sfr:plan", ONE) == "0 1 0"
+
+
+def test_worker_of_another_type_stops_nobody(redis: "Redis") -> None:
+    """`SET sfr:worker:http://one x` hides one worker, and jobs go to the other."""
+    exchange = script(redis, Worker(ONE), Worker(OTHER))
+    redis.set(f"sfr:worker:{ONE}", "x")
+    redis.hset("sfr:plan:head", "stale", "1")
+    assert [grant.url for grant in ask(exchange, 1).granted] == [OTHER]

@@ -1,13 +1,16 @@
 """The fleet in Redis: records there and back, tickets, the lead, and what a bad hash does. Redis is a fake."""
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from fakeredis import FakeAsyncRedis
 
 from router.fleet.model import Health, Worker, WorkerRecord
+from router.fleet.stats import Stats, WorkerStats
 from router.fleet.store import RECORDS_A_CALL, Store, Term
 from router.view import FleetView
 
@@ -121,6 +124,74 @@ async def test_hash_that_nobody_can_read_is_a_worker_of_which_nothing_is_known(
         WorkerRecord(Worker("http://a:1")),
         WorkerRecord(Worker("http://b:1", source="")),
     )
+
+
+@pytest.mark.parametrize("word", ["NaN", "1e400", "inf", "-1", "0x10", "1.5", "heavy", "9" * 5000, "1000000000000"])
+@pytest.mark.parametrize(
+    "field", ["weight", "max_concurrency", "latency_ms", "failures", "successes", "health", "since"]
+)
+async def test_word_that_is_no_number_of_its_kind_hides_one_worker_s_state(
+    store: Store, term: Term, client: FakeAsyncRedis, field: str, word: str
+) -> None:
+    """What is read can be counted with, laid out in a ring, and written as JSON."""
+    await store.record(term, NOW, [NEW, SEEN], [], changed=False)
+    await client.hset("sfr:worker:http://a:1", field, word)
+    seen, new = (await store.load()).records
+    assert new == NEW
+    assert seen == WorkerRecord(Worker("http://a:1")) or (field == "latency_ms" and seen.latency_ms == float(word))
+    msgspec.json.encode(seen)
+    json.dumps(seen.latency_ms, allow_nan=False)
+
+
+@pytest.mark.parametrize("word", ["yesterday", "2026-11-01T12:30:00", "2026-11-01", ""])
+async def test_moment_that_redis_cli_has_written_ends_nobody(
+    store: Store, term: Term, client: FakeAsyncRedis, word: str
+) -> None:
+    """A moment without a zone is UTC's; what is none counts as not written."""
+    await store.record(term, NOW, [SEEN], [], changed=False)
+    await client.hset("sfr:fleet", "written_at", word)
+    await client.hset("sfr:worker:http://a:1", "since", word)
+    state = await store.load()
+    for moment in (state.written_at, state.records[0].since):
+        assert moment is None or moment.tzinfo is not None
+
+
+async def test_key_of_another_type_is_a_worker_of_which_nothing_is_known_until_the_next_check(
+    store: Store, term: Term, client: FakeAsyncRedis
+) -> None:
+    """`SET sfr:worker:http://a:1 x` hides no other worker, and the sidecar's next write puts it right."""
+    await store.record(term, NOW, [NEW, SEEN], [], changed=False)
+    await client.set("sfr:worker:http://a:1", "x")
+    assert (await store.load()).records == (WorkerRecord(Worker("http://a:1")), NEW)
+    assert await store.record(term, NOW, [SEEN], [], changed=False)
+    assert (await store.load()).records == (SEEN, NEW)
+
+
+async def test_member_that_is_no_url_is_no_worker(store: Store, term: Term, client: FakeAsyncRedis) -> None:
+    """No job goes to it, and no answer's head is broken by it."""
+    await store.record(term, NOW, [NEW], [], changed=False)
+    await client.sadd("sfr:workers", "a b", "http://\u00e9", "http://a..b", "")
+    assert (await store.load()).records == (NEW,)
+
+
+async def test_lead_that_redis_cli_has_written_is_nobody_s(store: Store, client: FakeAsyncRedis) -> None:
+    """`SET sfr:sidecar me` keeps no sidecar from leading for ever."""
+    await client.set("sfr:sidecar", "me")
+    assert await store.lead("me", 3) is not None
+
+
+async def test_counts_that_redis_cli_has_written_begin_anew(store: Store, client: FakeAsyncRedis) -> None:
+    """Neither who counts nor who shows the counts stumbles over them."""
+    for word in ("NaN", "1e400", "1.5", "many", "-3", "9" * 400):
+        await client.hset("sfr:stats", "jobs", word)
+        await client.hset("sfr:stats:http://a:1", mapping={"jobs": word, "busy_ms": word})
+        await client.hset("sfr:breaker:http://a:1", mapping={"failures": word, "ejected_until": word})
+        await client.hset("sfr:budget", "saved", word)
+        usage = await store.usage(["http://a:1"])
+        json.dumps(msgspec.to_builtins(usage), allow_nan=False)
+        await store.count(Stats({"jobs": 2}, {"http://a:1": WorkerStats(1, 1, 5)}))
+        assert (await store.usage(["http://a:1"])).fleet["jobs"] >= 0
+    assert store.available
 
 
 async def test_one_sidecar_leads_and_renews(store: Store, term: Term) -> None:

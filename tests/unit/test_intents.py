@@ -2,13 +2,16 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from fakeredis import FakeAsyncRedis
 
+from router.config import load
 from router.fleet.intents import Intents, Override, Registration
-from router.fleet.model import Worker, WorkerRecord
+from router.fleet.model import Source, Worker, WorkerRecord
 from router.fleet.store import Store
+from sidecar.membership import Membership
 
 A, B = "http://a:1", "http://b:1"
 
@@ -117,12 +120,12 @@ async def test_what_nobody_can_read_is_told_and_passed_over(intents: Intents, cl
     await client.hset("sfr:intent", mapping={f"weight {A}": "3", f"max_concurrency {A}": "-1", "size x": "1"})
     intent = await intents.read()
     assert (intent.registrations, intent.overrides) == ({A: Registration(A)}, {A: Override(3)})
-    assert sorted(problem.partition(":")[0] for problem in intent.problems) == [
-        "intent `max_concurrency http",
-        "intent `size x`",
-        "registered worker c",
-        "registered worker http",
-        "registered worker http",
+    assert sorted(problem.partition("http")[0] for problem in intent.problems) == [
+        "intent 'max_concurrency ",
+        "intent 'size x': expected weight or max_concurrency with a whole number from 1 to 1000000000, got '1'",
+        "registered worker ",
+        "registered worker ",
+        "sfr:registered: expected a URL such as ",
     ]
 
 
@@ -161,3 +164,77 @@ async def test_worker_that_leaves_takes_along_what_was_said_of_it(
     assert await intents.registered() == {B}
     assert await client.smembers("sfr:drain") == {B}
     assert set(await client.hkeys("sfr:intent")) == {f"weight {B}", f"max_concurrency {B}"}
+
+
+async def test_another_spelling_in_redis_is_the_worker_s_own(
+    store: Store, intents: Intents, client: FakeAsyncRedis, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An operator's `SADD sfr:drain http://A:1/` drains http://a:1; likewise a registration, a weight and a cap."""
+    caplog.set_level("INFO")
+    await store.lead("me", 3)
+    await intents.override(A, {"weight": 2})
+    await client.sadd("sfr:drain", "http://A:1/", "http://user:secret@a")
+    await client.sadd("sfr:registered", "HTTP://a.:01/run_code")
+    await client.hset("sfr:registered:HTTP://a.:01/run_code", "max_concurrency", "4")
+    await client.pexpire("sfr:registered:HTTP://a.:01/run_code", 60_000)
+    await client.hset("sfr:intent", mapping={"weight http://a:1/": "7", "max_concurrency http://a:1/": "5"})
+    standing = (await intents.standing([A]))[A]
+    assert (standing.is_draining, standing.override) == (True, Override(7, 5))
+    path = tmp_path / "config.yaml"
+    path.write_text("")
+    members = Membership(path, load(path), store)
+    for _ in range(2):
+        await members.reread()
+    assert await client.smembers("sfr:drain") == {A, "http://user:secret@a"}
+    assert await client.hgetall("sfr:intent") == {f"weight {A}": "7", f"max_concurrency {A}": "5"}
+    assert await client.smembers("sfr:registered") == {A}
+    assert 0 < await client.pttl(f"sfr:registered:{A}") <= 60_000
+    assert members.wanted([]) == {A: Worker(A, 7, 5, Source.REGISTERED)}
+    assert await client.hget("sfr:plan:head", "stale") == "1"
+    assert caplog.text.count("What Redis holds for 'http://A:1/' is held for http://a:1 from now on") == 1
+    told = "Passed over: sfr:drain: expected a URL such as http://server1:8080, got 'http://***@a'"
+    assert caplog.text.count(told) == 1
+
+
+@pytest.mark.parametrize(
+    "word", ["NaN", "1e400", "inf", "-1", "0", "1.5", "0x10", "1_0", "\uff19", "9" * 5000, "\\udcff", ""]
+)
+async def test_number_that_is_none_is_told_and_passed_over(intents: Intents, client: FakeAsyncRedis, word: str) -> None:
+    """Whatever redis-cli has written as a weight or a cap."""
+    await client.hset("sfr:intent", mapping={f"weight {A}": word, f"max_concurrency {A}": word})
+    await client.sadd("sfr:registered", B)
+    await client.hset(f"sfr:registered:{B}", "weight", word or "x")
+    intent = await intents.read()
+    assert (intent.overrides, intent.registrations, len(intent.problems)) == ({}, {}, 3)
+
+
+@pytest.mark.parametrize("key", ["sfr:registered", "sfr:drain", "sfr:intent"])
+async def test_key_of_another_type_takes_nobody_out_and_is_told_once(
+    store: Store, intents: Intents, client: FakeAsyncRedis, tmp_path: Path, caplog: pytest.LogCaptureFixture, key: str
+) -> None:
+    """`SET sfr:drain http://a:1`: what was wanted before stays, and one line names the key."""
+    await store.lead("me", 3)
+    await intents.register(Registration(A, 3))
+    path = tmp_path / "config.yaml"
+    path.write_text("")
+    members = Membership(path, load(path), store)
+    await members.reread()
+    await client.set(key, "http://a:1")
+    for _ in range(3):
+        await members.reread()
+        await store.lead("me", 3)
+    assert members.wanted([]) == {A: Worker(A, 3, source=Source.REGISTERED)}
+    assert store.available
+    assert len(caplog.messages) == 1
+    assert f"stay as they were: {key}: " in caplog.text
+
+
+async def test_registration_of_another_type_costs_that_one_alone(intents: Intents, client: FakeAsyncRedis) -> None:
+    """The others are read, and one problem names the key."""
+    await intents.register(Registration(A))
+    await client.sadd("sfr:registered", B)
+    await client.set(f"sfr:registered:{B}", "x")
+    intent = await intents.read()
+    assert intent.registrations == {A: Registration(A)}
+    (problem,) = intent.problems
+    assert problem.startswith(f"sfr:registered:{B}: WRONGTYPE")

@@ -21,6 +21,7 @@ MAX_LINES = 400
 DOORS = {
     "redis": {"router.fleet.store", "router.fleet.connection", "router.fleet.script"},
     "hiredis": {"router.fleet.script"},
+    "idna": {"router.addresses"},
     "aiohttp": {"sidecar.probe", "router.batch_client"},
     "fastapi": {"router.admin", "router.api", "router.app", "router.localworker"},
     "opentelemetry": {"router.traces"},
@@ -52,7 +53,7 @@ HARMLESS = {
     *("bisect", "collections", "dataclasses", "datetime", "enum", "heapq", "http", "json", "math", "re", "typing"),
     "msgspec",  # as json: bytes to values; and for structs
     "functools",  # for what is made once
-    *("fnmatch", "ipaddress"),
+    "ipaddress",
 }
 
 

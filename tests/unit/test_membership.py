@@ -59,7 +59,7 @@ def sources(wanted: dict[str, Worker]) -> dict[str, str]:
         ("node1", f"http://node1:{DEFAULT_PORT}"),
         ("  Node1.example.org:9000 ", "http://node1.example.org:9000"),
         ("10.0.0.7/run_code", f"http://10.0.0.7:{DEFAULT_PORT}"),
-        ("10.0.0.7:80/run_code/", "http://10.0.0.7:80"),
+        ("10.0.0.7:80/run_code/", "http://10.0.0.7"),
         ("[fd00::1]", f"http://[fd00::1]:{DEFAULT_PORT}"),
         ("[fd00::1]:81", "http://[fd00::1]:81"),
         ("http://node1", "http://node1"),
@@ -71,12 +71,14 @@ def test_line_names_a_worker(line: str, url: str) -> None:
     assert parse(line, "f") == ((url,), ())
 
 
-@pytest.mark.parametrize("line", ["a b", "node:port", "ftp://a", "http://", "fd00::1", "a:99999", "u:p@a", "a?b", "é"])
+@pytest.mark.parametrize(
+    "line", ["a b", "node:port", "ftp://a", "http://", "fd00::1", "a:99999", "u:p@a", "a?b", "é..é"]
+)
 def test_bad_line_is_named_with_file_and_number(line: str) -> None:
     """Nothing else of the file is lost by it."""
     urls, (problem,) = parse(f"a:1\r\n# all of them\n\n{line}\nb:1\na:1", "hosts.txt")
     assert urls == (A, B)
-    assert problem == f"hosts.txt:4: expected a host, host:port or URL, got {line!r}"
+    assert problem == f"hosts.txt:4: expected a host, host:port or URL, got {line.replace('u:p@', '***@')!r}"
 
 
 async def test_file_is_read_again_when_it_changes(
