@@ -4,7 +4,6 @@ A connection that breaks costs what was under way on it: those jobs are sent aga
 """
 
 import asyncio
-import os
 import socket
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
@@ -19,6 +18,7 @@ import msgspec
 from router.client_socket import reset_when_closed
 from router.entries import Lines
 from router.job_lines import JobLine, JobReader
+from router.reasons import reason
 from router.results import Result
 
 # A router that is started again is back within seconds; one that gives nothing for so many tries is away.
@@ -81,7 +81,7 @@ class BatchClient:
                         async for answered in batch:
                             self._failures = 0
                             yield answered
-                except (aiohttp.ClientError, TimeoutError, _Cut) as error:
+                except (aiohttp.ClientError, TimeoutError, UnicodeError, _Cut) as error:
                     await self._after_cut(_reason(error))
         if self._jobs.failure is not None:
             raise self._jobs.failure
@@ -146,10 +146,7 @@ def _tell_unless_cut(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -
 def _reason(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientPayloadError):
         return "the answer broke off"
-    number = getattr(error, "errno", None) or 0
-    if number > 0:
-        return os.strerror(number)
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return reason(error)
 
 
 async def _detail(response: aiohttp.ClientResponse) -> str:

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from router.admin_token import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE
 from router.fleet.stats import Usage
+from router.reasons import reason
 from router.reports import AdminWorker, FleetCounts, FleetStatus, HealthStatus, Report, WorkerStatus
 
 ANSWER_WITHIN_S = 10.0
@@ -131,8 +132,7 @@ class ThroughRouter:
             answer = connection.getresponse()
             status, text = answer.status, answer.read()
         except (OSError, UnicodeError) as error:  # the latter of a host that can be no name
-            reason = getattr(error, "strerror", None) or str(error)
-            told = f"the router at {self.address} cannot be reached: {reason}"
+            told = f"the router at {self.address} cannot be reached: {reason(error)}"
             raise Failed(told, Exit.UNREACHABLE, was_sent=was_sent) from error
         except HTTPException as error:
             raise Failed(f"no router answers at {self.address}: {error}", Exit.UNREACHABLE) from error

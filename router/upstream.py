@@ -17,6 +17,7 @@ import msgspec
 
 from router.headers import WorkerHead
 from router.heads import Heads
+from router.reasons import reason
 from router.response import Broken, Phase, Response, Stale
 from router.settings import TlsSettings
 from router.tasks import start
@@ -125,8 +126,7 @@ class Upstream:
         except TimeoutError:
             attempt.end(Broken(Phase.CONNECT, "cannot be reached: connecting timed out"))
         except (OSError, UnicodeError) as error:  # UnicodeError: no name that DNS could know
-            reason = getattr(error, "strerror", None) or error
-            attempt.end(Broken(Phase.CONNECT, f"cannot be reached: {reason}"))
+            attempt.end(Broken(Phase.CONNECT, f"cannot be reached: {reason(error)}"))
         else:
             if connection.is_reusable:
                 attempt.send(connection, time.monotonic())

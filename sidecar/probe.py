@@ -11,6 +11,7 @@ import aiohttp
 import msgspec
 
 from router.fleet.model import Observation
+from router.reasons import reason
 from router.settings import HealthCheckSettings, TlsSettings
 
 # SandboxFusion answers the JSON string, quotes included; a bare pong is as good.
@@ -81,8 +82,8 @@ class Probe:
                     if response.status != HTTPStatus.OK:
                         return b"", f"returned {response.status}: {response.reason or 'no reason'}"
                     return await _start_of(response.content), None
-            except aiohttp.ClientConnectorError as failure:
-                return b"", f"cannot be reached: {failure}"
+            except (aiohttp.ClientConnectorError, UnicodeError) as failure:  # UnicodeError: no name that DNS could know
+                return b"", f"cannot be reached: {reason(failure)}"
             except (aiohttp.ClientError, OSError) as failure:
                 return b"", f"gave no whole answer: {failure}"
 

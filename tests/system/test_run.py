@@ -234,12 +234,14 @@ async def test_routers_that_take_no_batch_are_told(url: str, tmp_path: Path) -> 
     jobs = write_jobs(tmp_path, 3)
     free = f"http://127.0.0.1:{free_port()}"
     async with ScriptedWorker(not_found) as other, ScriptedWorker(close_at_once) as rude:
-        told = await asyncio.gather(*(run(jobs, url=address) for address in (free, other.url, rude.url)))
+        routers = (free, other.url, rude.url, "http://no..name")
+        told = await asyncio.gather(*(run(jobs, url=address) for address in routers))
     reasons = [error.splitlines()[-1] for _, _, error in told]
-    assert [status for status, _, _ in told] == [3, 3, 3]
+    assert [status for status, _, _ in told] == [3, 3, 3, 3]
     assert reasons[0] == f"the router at {free} cannot be reached: Connection refused"
     assert reasons[1] == f"the router at {other.url} takes no batches: it answered 404: X"
     assert reasons[2].startswith(f"the router at {rude.url} cannot be reached: ")
+    assert reasons[3] == "the router at http://no..name cannot be reached: its host cannot be a name in DNS"
     status, _, error = await run(jobs, "-o", "/dev/full", url=url)
     assert (status, error.splitlines()[-1]) == (2, "/dev/full: cannot be written: No space left on device")
 
