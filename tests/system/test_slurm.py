@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from router.processes import free_port, is_free
 from tests.programs import ROOT, Program, Router, System, children_of
@@ -16,19 +17,29 @@ from tests.waiting import eventually
 
 SCRIPT = ROOT / "deploy" / "slurm" / "sandbox-workers.sbatch"
 TASKS = 2
-# As srun on one node: the command once for each task, signals passed on, and the highest status.
+# Its first task has the first port.
+JOB = 4_000_000 + 4000 * os.getpid()
+# What srun of Slurm 22.05 was seen to do on one node: it runs the command once for each task, forwards no signal, kills
+# its tasks at SIGTERM, and ends with the highest status. A step needs --overlap to run beside another one, or waits.
 SRUN = f"""#!/bin/bash
-while [[ $1 == --* ]]; do shift; done
-for ((task = 0; task < {TASKS}; task++)); do
-  SLURM_LOCALID=$task "$@" &
-  tasks+=($!)
+while [[ $1 == --* ]]; do
+  [[ $1 == --overlap ]] && overlap=yes
+  [[ $1 == --ntasks-per-node=* ]] && tasks=${{1#*=}}
+  shift
 done
-trap 'kill -TERM "${{tasks[@]}}"' TERM
+[[ ! $overlap ]] && exec 9>>"$STEP" && flock 9
+for ((task = 0; task < ${{tasks:-{TASKS}}}; task++)); do
+  (while [[ -e $HOLD && ! $overlap ]]; do sleep 0.02; done; SLURM_LOCALID=$task exec "$@") &
+  pids+=($!)
+done
+echo "srun: ${{overlap:+overlapping }}step begins"
+trap 'echo "srun: forcing job termination"; kill -KILL "${{pids[@]}}"' TERM INT
 status=0
-for task in "${{tasks[@]}}"; do
-  while kill -0 "$task" 2>/dev/null; do wait "$task"; ended=$?; done
+for pid in "${{pids[@]}}"; do
+  while kill -0 "$pid" 2>/dev/null; do wait "$pid"; ended=$?; done
   ((ended > status)) && status=$ended
 done
+echo "srun: ${{overlap:+overlapping }}step ended with $status"
 exit "$status"
 """
 # As singularity run: what --env sets is what the container sees, and --cleanenv hides the rest.
@@ -50,19 +61,21 @@ def path_with(folder: Path, **programs: str) -> str:
     return f"{folder}:{os.environ['PATH']}"
 
 
-def free_ports() -> int:
-    """Return the first of TASKS free ports in a row."""
-    while not all(is_free("127.0.0.1", (first := free_port()) + task) for task in range(TASKS)):
+def free_ports(count: int = TASKS) -> int:
+    """Return the first of so many free ports in a row."""
+    while not all(is_free("127.0.0.1", (first := free_port()) + task) for task in range(count)):
         pass
     return first
 
 
-async def test_slurm_script_runs_workers_until_it_is_warned_and_loses_no_job(system: System) -> None:
-    """Both tasks' workers join by themselves, work, and are gone after SIGTERM to the batch script alone."""
-    system.configure([], admin=LOCAL)
-    system.env["ADMIN_TOKEN"] = TOKEN
-    async with system.sidecar(), system.router(1) as router:
-        env = {
+class Slurm:
+    """A node of Slurm: its stand-ins, and the environment of its jobs."""
+
+    def __init__(self, system: System, router: Router, first_port: int) -> None:
+        self._folder = system.folder
+        # While this file is there, no task of a step begins.
+        self.hold = system.folder / "hold"
+        self._env = {
             **system.env,
             "PATH": path_with(
                 system.folder / "bin",
@@ -71,24 +84,84 @@ async def test_slurm_script_runs_workers_until_it_is_warned_and_loses_no_job(sys
                 sfr=SFR,
                 hostname="#!/bin/sh\necho 127.0.0.1\n",
             ),
+            "HOLD": str(self.hold),
             "ROUTER": router.url,
             "IMAGE": "the-image.sif",
-            "PORT": str(free_ports()),
+            "PORT": str(first_port),
+            "SLURM_NNODES": "1",
+            "SLURM_NTASKS_PER_NODE": str(TASKS),
         }
-        async with Program(["bash", str(SCRIPT)], system.folder / "slurm.log", env) as script:
-            await router.sees(healthy=TASKS)
-            (srun,) = children_of(script.pid)
-            agents = children_of(srun)
-            client = Client()
-            async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as jobs:
-                for number in range(TASKS):
-                    jobs.create_task(client.send(session, router, number, seconds=1.5))
-                await eventually(lambda: _all_run(router), what="a job on each worker")
+
+    def batch(self, job: int) -> Program:
+        """Return the batch script of a job, not yet started."""
+        env = {**self._env, "SLURM_JOB_ID": str(job), "STEP": str(self._folder / f"step-{job}")}
+        return Program(["bash", str(SCRIPT)], self._folder / f"slurm-{job}.log", env)
+
+
+def left_behind(job: int) -> list[Path]:
+    """Return what a job has left in /tmp."""
+    return list(Path("/tmp").glob(f"sandbox-workers.{job}.*"))
+
+
+async def test_slurm_script_runs_workers_until_it_is_warned_and_loses_no_job(system: System) -> None:
+    """Workers join by themselves, work, and are gone after SIGTERM to the batch script alone, be it sent twice."""
+    system.configure([], admin=LOCAL)
+    system.env["ADMIN_TOKEN"] = TOKEN
+    async with (
+        system.sidecar(),
+        system.router(1) as router,
+        Slurm(system, router, free_ports()).batch(JOB) as script,
+    ):
+        await router.sees(healthy=TASKS)
+        (srun,) = children_of(script.pid)
+        agents = children_of(srun)
+        client = Client()
+        async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as jobs:
+            for number in range(TASKS):
+                jobs.create_task(client.send(session, router, number, seconds=1.5))
+            await eventually(lambda: _all_run(router), what="a job on each worker")
+            for times in (1, 2):
                 script.send(signal.SIGTERM)
+                told = lambda: script.output.count("overlapping step ended") == times  # noqa: E731, B023
+                await eventually(told, what=f"the agents told, time {times}")
+        assert await script.ended() == 128 + signal.SIGTERM
+        assert (client.wrong, client.attempts, len(set(client.by))) == ([], {1}, TASKS)
+        assert not any(Path(f"/proc/{pid}").exists() for pid in (srun, *agents))
+        assert await fleet(router) == {}
+        assert left_behind(JOB) == []
+
+
+@pytest.mark.parametrize("later", [1, 4000 // TASKS], ids=["the next job", "a job with the same ports"])
+async def test_two_slurm_jobs_on_one_node_have_ports_of_their_own(system: System, later: int) -> None:
+    """The tasks of both jobs are workers at the same time, as two tasks of an array that share a node."""
+    system.configure([], admin=LOCAL)
+    system.env["ADMIN_TOKEN"] = TOKEN
+    async with system.sidecar(), system.router(1) as router:
+        slurm = Slurm(system, router, free_ports(2 * TASKS))
+        async with slurm.batch(JOB) as first:
+            await router.sees(healthy=TASKS)
+            async with slurm.batch(JOB + later) as second:
+                await router.sees(healthy=2 * TASKS)
+                for script in (first, second):
+                    script.send(signal.SIGTERM)
+                    assert await script.ended() == 128 + signal.SIGTERM
+        assert await fleet(router) == {}
+
+
+async def test_slurm_job_that_is_warned_before_its_tasks_began_ends(system: System) -> None:
+    """A task that begins after the warning starts no worker."""
+    system.configure([], admin=LOCAL)
+    system.env["ADMIN_TOKEN"] = TOKEN
+    async with system.router(1) as router:
+        slurm = Slurm(system, router, free_ports())
+        slurm.hold.touch()
+        async with slurm.batch(JOB) as script:
+            await eventually(lambda: "srun: step begins" in script.output, what="the step")
+            script.send(signal.SIGTERM)
+            await eventually(lambda: "overlapping step ended" in script.output, what="the word to the tasks")
+            slurm.hold.unlink()
             assert await script.ended() == 128 + signal.SIGTERM
-            assert (client.wrong, client.attempts, len(set(client.by))) == ([], {1}, TASKS)
-            assert not any(Path(f"/proc/{pid}").exists() for pid in (srun, *agents))
-            assert await fleet(router) == {}
+            assert "Started singularity" not in script.output
 
 
 async def _all_run(router: Router) -> bool:
