@@ -5,6 +5,7 @@ Pure values: config.py reads them from config.yaml, and tells a bad one.
 
 import re
 import ssl
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -13,6 +14,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -37,6 +39,7 @@ class _Settings(BaseModel):
 WorkerUrl = Annotated[str, AfterValidator(worker_url)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+FileName = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]
 
 
 class WorkerSettings(_Settings):
@@ -102,15 +105,22 @@ def _ca_file(path: str) -> str:
 class TlsSettings(_Settings):
     """How an https:// worker proves who it is: by the system's CAs, by those in the file `ca`, or not at all."""
 
-    ca: Annotated[str, Field(min_length=1), AfterValidator(_ca_file)] | None = None
+    ca: Annotated[FileName, AfterValidator(_ca_file)] | None = None
     """a file of PEM certificates: the CA that `https://` workers' certificates are from; none: the system's. The
     sidecar, too, reads `tls` at its start"""
     verify: bool = True
     """false: take any certificate"""
+    # Read with the settings: the file may be gone, or bad, when a process that has inherited them makes its context.
+    _ca_pem: str | None = PrivateAttr(None)
+
+    def model_post_init(self, _: object) -> None:
+        """Read the CA."""
+        if self.ca is not None:
+            self._ca_pem = Path(self.ca).read_bytes().decode("ascii", "ignore")  # comments may have other letters
 
     def context(self) -> ssl.SSLContext:
         """Return what a connection to a worker is made with."""
-        context = ssl.create_default_context(cafile=self.ca)
+        context = ssl.create_default_context(cadata=self._ca_pem)
         if not self.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -238,7 +248,7 @@ class Settings(_Settings):
         AfterValidator(_unlike),
     ] = ()
     """the fleet: each a URL, or `{url, weight, max_concurrency}`"""
-    workers_file: Annotated[str, Field(min_length=1)] | None = None
+    workers_file: FileName | None = None
     """a file with one worker a line: host (port 8080), host:port or URL, with or without `/run_code`; `#` begins a
     comment"""
     discover: DiscoverSettings = DiscoverSettings()
@@ -267,7 +277,7 @@ class Settings(_Settings):
     tls: TlsSettings = TlsSettings()
     traces: TracesSettings = TracesSettings()
     admin: AdminSettings = AdminSettings()
-    api_keys: Annotated[str, Field(min_length=1)] | None = None
+    api_keys: FileName | None = None
     """a file with the SHA-256 of each key that jobs may be sent with; `sfr key new NAME >> FILE` adds one"""
     max_body_mb: Annotated[float, Field(gt=0)] = 128.0
     """the largest request body (MB of 2^20 bytes); a larger one gets 413"""
