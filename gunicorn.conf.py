@@ -8,15 +8,16 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
 from router import logs
-from router.access import Access
-from router.config import expect_extras, load_or_exit, or_exit
+from router.config import or_exit
 from router.crowd import CROWD
 from router.fleet.workers_file import known_workers
+from router.in_force import INHERITED, InForce
+from router.master import Master
 from router.processes import die_with_parent
 
-settings = load_or_exit()
-or_exit(lambda: expect_extras(settings))
-or_exit(lambda: Access.load(settings))  # each process reads it for itself; here, so that a mistake ends the start
+# At a reload gunicorn runs this file again: the master has read what the processes to come inherit (router/master.py).
+in_force = INHERITED.now = INHERITED.now or or_exit(InForce.read)
+settings = in_force.settings
 
 wsgi_app = "router:app"
 worker_class = "router.gunicorn_worker.RouterWorker"
@@ -40,7 +41,8 @@ METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client looks there for
 
 
 def on_starting(server: Arbiter) -> None:
-    """Make a folder for what the processes count, which nobody else can look into."""
+    """Take gunicorn's master over, and make a folder for what the processes count, which nobody else can look into."""
+    Master.take_over(server)
     folder = tempfile.mkdtemp(prefix="sfr-metrics-")
     os.chown(folder, server.cfg.uid, server.cfg.gid)
     os.environ[METRICS_FOLDER] = folder

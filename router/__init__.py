@@ -17,20 +17,19 @@ _UVICORN_STARTUP_FAILURE = 3
 
 
 def __getattr__(name: str) -> "Application":
-    """Build `app` from the configuration in the environment; a bad one ends the process."""
+    """Build `app` from what gunicorn's master has read, else from what the environment names; if bad, that ends it."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from multiprocessing import parent_process  # noqa: PLC0415  (lazy imports are this function's purpose)
 
     from router import logs  # noqa: PLC0415
-    from router.access import Access  # noqa: PLC0415
     from router.app import create_app  # noqa: PLC0415
-    from router.config import config_path, expect_extras, load, or_exit  # noqa: PLC0415
+    from router.config import or_exit  # noqa: PLC0415
+    from router.in_force import INHERITED, InForce  # noqa: PLC0415
 
     def build() -> "Application":
-        settings = load(config_path())
-        expect_extras(settings)
-        return create_app(settings, Access.load(settings))
+        in_force = INHERITED.now or InForce.read()
+        return create_app(in_force.settings, in_force.access)
 
     logs.set_up()
     app = or_exit(build, _UVICORN_STARTUP_FAILURE) if parent_process() else or_exit(build)

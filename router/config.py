@@ -25,6 +25,8 @@ REDIS_VARIABLE = "REDIS_URL"
 TRACES_VARIABLE = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 OTLP_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
+_MOST_MERGED_KEYS = 10_000
+
 _Value = TypeVar("_Value")
 
 
@@ -47,6 +49,15 @@ class WatchedFile:
         except OSError:
             return None
         return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+class _Loader(yaml.SafeLoader):
+    """Bounds what `<<` merges: a few lines in which each merges the one before nine times would take all memory."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > _MOST_MERGED_KEYS:
+            raise yaml.constructor.ConstructorError(None, None, "too many merged keys", node.start_mark)
 
 
 class ConfigError(Exception):
@@ -75,9 +86,13 @@ def load(path: Path) -> Settings:
 def parse(text: str, name: str) -> Settings:
     """Validate the YAML `text`; `name` is what messages call it. Raises ConfigError."""
     try:
-        document: Any = yaml.safe_load(text)
+        document: Any = yaml.load(text, _Loader)  # noqa: S506  (it is a SafeLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{name}: not valid YAML: {_yaml_problem(error)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{name}: not valid YAML: nested too deeply") from error
+    except Exception as error:  # PyYAML lets through what Python's types raise: for `2026-99-99`, for `!!bool x`
+        raise ConfigError(f"{name}: not valid YAML: a value is not what its form or tag says: {error}") from error
     document = {} if document is None else document
     if not isinstance(document, dict):
         raise ConfigError(f"{name}: expected keys and values such as `timeout: 300`, got a {type(document).__name__}")
@@ -164,7 +179,7 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
-    return str(error)
+    return " ".join(str(error).split())
 
 
 def _problem(detail: ErrorDetails) -> str:
@@ -173,7 +188,8 @@ def _problem(detail: ErrorDetails) -> str:
         return f"{key}: unknown key; expected one of {', '.join(_known_keys(detail['loc'][:-1]))}"
     message = detail["msg"].replace("Input should be", "expected", 1)
     # REDIS_URL may carry a password: it is never repeated.
-    given = "" if key == "redis.url" or isinstance(detail["input"], dict | list) else f", got {detail['input']!r}"
+    is_shown = key != "redis.url" and isinstance(detail["input"], str | int | float | None)
+    given = f", got {detail['input']!r}" if is_shown else ""
     return f"{key}: {message}{given}"
 
 

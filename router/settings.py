@@ -5,6 +5,7 @@ Pure values: config.py reads them from config.yaml, and tells a bad one.
 
 import re
 import ssl
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -13,6 +14,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -112,10 +114,17 @@ class TlsSettings(_Settings):
     sidecar, too, reads `tls` at its start"""
     verify: bool = True
     """false: take any certificate"""
+    # Read with the settings: the file may be gone, or bad, when a process that has inherited them makes its context.
+    _ca_pem: str | None = PrivateAttr(None)
+
+    def model_post_init(self, _: object) -> None:
+        """Read the CA."""
+        if self.ca is not None:
+            self._ca_pem = Path(self.ca).read_bytes().decode("ascii", "ignore")  # comments may have other letters
 
     def context(self) -> ssl.SSLContext:
         """Return what a connection to a worker is made with."""
-        context = ssl.create_default_context(cafile=self.ca)
+        context = ssl.create_default_context(cadata=self._ca_pem)
         if not self.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE

@@ -175,12 +175,20 @@ class System:
 class Router(Program):
     """Gunicorn as in production, on a free port."""
 
-    def __init__(self, log: Path, env: Mapping[str, str], processes: int, binds: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        log: Path,
+        env: Mapping[str, str],
+        processes: int,
+        binds: Sequence[str] = (),
+        conf: str = "gunicorn.conf.py",
+        cwd: Path = ROOT,
+    ) -> None:
         self.port = free_port()
         self.processes = processes
-        argv = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "-b", f"127.0.0.1:{self.port}"]
+        argv = [sys.executable, "-m", "gunicorn", "-c", conf, "-b", f"127.0.0.1:{self.port}"]
         argv += [word for bind in binds for word in ("-b", bind)]
-        super().__init__(argv, log, {**env, "WEB_CONCURRENCY": str(processes)})
+        super().__init__(argv, log, {**env, "WEB_CONCURRENCY": str(processes)}, cwd)
 
     @property
     def url(self) -> str:

@@ -7,6 +7,12 @@ import pytest
 from router.config import ConfigError, load, parse
 
 
+# Nine lines that stand for nine to the eighth keys.
+BOMB = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{level}: &a{level} {{<<: [{', '.join([f'*a{level - 1}'] * 9)}]}}\n" for level in range(1, 9)
+)
+
+
 def test_empty_file_gives_the_defaults() -> None:
     """Nothing has to be configured, not even workers."""
     settings = parse("", "config.yaml")
@@ -95,15 +101,26 @@ def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> N
         ("redis: 5", "redis: expected"),
         ("- a", "expected keys and values such as `timeout: 300`, got a list"),
         ("workers: [1, 2", "not valid YAML: line 1, column 15: expected ',' or ']'"),
+        ("workers: " + "[" * 3000, "not valid YAML: nested too deeply"),
+        ("a: {" * 3000, "not valid YAML: nested too deeply"),
+        ("timeout: 2026-99-99", "not valid YAML: a value is not what its form or tag says: month must be in 1..12"),
+        ("timeout: !!bool maybe", "not valid YAML: a value is not what its form or tag says: 'maybe'"),
+        ("timeout: !!timestamp x", "not valid YAML: a value is not what its form or tag says"),
+        ("timeout: 1" + "0" * 5000, "not valid YAML: a value is not what its form or tag says: Exceeds the limit"),
+        ("timeout: 5\0", "not valid YAML: unacceptable character"),
+        ('workers_file: "a\\0b"', "workers_file: String should match pattern"),
+        ('api_keys: "a\\0b"', "api_keys: String should match pattern"),
+        (BOMB, "not valid YAML: line 6, column 5: too many merged keys"),
+        (f"{BOMB.replace('<<: ', 'x: ')}workers: !!pairs [x: *a8]", "workers[0]: expected a valid dictionary"),
     ],
 )
 def test_mistake_is_told_with_file_key_and_expectation(text: str, told: str) -> None:
     """Each mistake has one message that says where it is and what was expected."""
     with pytest.raises(ConfigError) as caught:
         parse(text, "my.yaml")
-    message = str(caught.value)
+    message, *more = str(caught.value).splitlines()
     assert message.startswith(f"my.yaml: {told}"), message
-    assert "\n" not in message
+    assert not more or text.startswith(BOMB[:5])
 
 
 def test_every_mistake_is_told_at_once() -> None:

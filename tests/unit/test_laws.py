@@ -20,6 +20,7 @@ MAX_LINES = 400
 # Which modules may import a library: its one door, and what the door hands it to.
 DOORS = {
     "redis": {"router.fleet.store", "router.fleet.connection", "router.fleet.script"},
+    "gunicorn": {"router.master"},
     "hiredis": {"router.fleet.script"},
     "idna": {"router.addresses"},
     "aiohttp": {"sidecar.probe", "router.batch_client"},

@@ -144,3 +144,12 @@ def test_unusable_ca_file_is_told_with_its_key(tmp_path: Path, text: str | None,
     with pytest.raises(ConfigError) as caught:
         parse(f"tls: {{ca: {path}}}", "my.yaml")
     assert str(caught.value) == f"my.yaml: tls.ca: {told}, got '{path}'"
+
+
+async def test_ca_is_read_with_the_settings(worker: ScriptedWorker, ca_file: str, tmp_path: Path) -> None:
+    """What has become of its file when the first connection is made does not count; nor do letters in its comments."""
+    path = tmp_path / "ca-for-a-while.pem"
+    path.write_bytes("# Köln\n".encode() + Path(ca_file).read_bytes())
+    tls = TlsSettings(ca=str(path))
+    path.unlink()
+    assert await send(worker.url, tls) == 200

@@ -1,0 +1,190 @@
+"""What gunicorn's master does at a reload, and when a process cannot be started: it goes on."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.load import post_job, post_jobs, steady_load
+from tests.programs import ROOT, Router, System
+from tests.waiting import eventually
+from tests.worker import Gate, ScriptedWorker
+
+NOT_TAKEN_OVER = "Configuration not taken over, the last good one stays in force"
+KEY_HASH = "0" * 64
+
+# What becomes bad in a folder with config.yaml, keys.txt and ca.pem, and the words that name it.
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "unknown key": (lambda folder: append(folder / "config.yaml", "\ntimout: 5\n"), "timout: unknown key"),
+    "broken YAML": (lambda folder: append(folder / "config.yaml", "\nqueue: [1,"), "not valid YAML"),
+    "deep YAML": (lambda folder: append(folder / "config.yaml", "\nqueue: " + "[" * 3000), "nested too deeply"),
+    "no UTF-8": (lambda folder: (folder / "config.yaml").write_bytes(b"# \xe9"), "it is not UTF-8"),
+    "no config.yaml": (lambda folder: (folder / "config.yaml").unlink(), "cannot be read: No such file"),
+    "no key file": (lambda folder: (folder / "keys.txt").unlink(), "api_keys: "),
+    "bad key file": (lambda folder: append(folder / "keys.txt", "\nsecret\n"), "keys.txt:3: expected a key's SHA-256"),
+    "no CA": (lambda folder: (folder / "ca.pem").unlink(), "tls.ca: expected a file of PEM certificates"),
+    "empty CA": (lambda folder: (folder / "ca.pem").write_text(""), "tls.ca: expected a file of PEM certificates"),
+    "no token file": (lambda folder: (folder / "token").unlink(), "ADMIN_TOKEN_FILE: "),
+}
+
+
+def append(file: Path, text: str) -> None:
+    """Add the text to the file."""
+    file.write_text(file.read_text() + text)
+
+
+def starts(router: Router) -> int:
+    """Return how many router processes have begun to serve until now."""
+    return router.output.count("Application startup complete")
+
+
+async def replaced(router: Router, before: list[int]) -> None:
+    """Wait until none of the processes `before` is there, and as many others serve."""
+    await eventually(
+        lambda: len(now := set(router.children())) == router.processes and not now & set(before),
+        30,
+        "new processes",
+    )
+
+
+@pytest.fixture
+def files(system: System) -> Path:
+    """The folder of the configuration, with a good file of each kind that it can name."""
+    trustme.CA().cert_pem.write_to_path(str(system.folder / "ca.pem"))
+    (system.folder / "token").write_text("t\n")
+    system.env["ADMIN_TOKEN_FILE"] = str(system.folder / "token")
+    return system.folder
+
+
+async def test_reload_with_a_bad_file_changes_nothing_and_the_next_good_one_takes_effect(
+    system: System, workers: list[ScriptedWorker], files: Path
+) -> None:
+    """The same processes go on, one line says why; one that dies is replaced by one like it; no job is lost."""
+    named = {"tls": {"ca": str(files / "ca.pem")}}
+    system.configure([worker.url for worker in workers], **named)
+    async with system.sidecar(), system.router(2) as router:
+        await router.sees(healthy=3)
+        first = router.children()
+        async with steady_load(router.url, 8) as answers:
+            # Keys would have to be sent with each job of this load: so the file of keys is named by a bad reload first.
+            (files / "keys.txt").write_text(f"{KEY_HASH}\n")
+            good = {name: (files / name).read_bytes() for name in ("config.yaml", "keys.txt", "ca.pem", "token")}
+            for number, (spoil, told) in enumerate(BAD.values(), start=1):
+                if "key" in told:
+                    append(files / "config.yaml", f"\napi_keys: {files / 'keys.txt'}\n")
+                spoil(files)
+                router.send(signal.SIGHUP)
+                await eventually(lambda n=number: router.output.count(NOT_TAKEN_OVER) == n, what=f"a line on {told}")  # type: ignore[misc]
+                assert told in router.output.rpartition(NOT_TAKEN_OVER)[2]
+                assert router.children() == first
+                if number < len(BAD):
+                    for name, content in good.items():
+                        (files / name).write_bytes(content)
+            for name in good:  # whatever is gone: a process is replaced by one like it
+                (files / name).unlink(missing_ok=True)
+        assert {answer.status for answer in answers} == {200}
+        os.kill(first[0], signal.SIGKILL)
+        await eventually(lambda: starts(router) == 3, what="another process")
+        answers = await post_jobs(router.url, 40, 4, keep_alive=False)
+        assert {answer.status for answer in answers} == {200}
+        assert len(router.children()) == 2
+        for name, content in good.items():
+            (files / name).write_bytes(content)
+        before = router.children()
+        system.configure([worker.url for worker in workers], max_body_mb=0.001, **named)
+        router.send(signal.SIGHUP)
+        await replaced(router, before)
+        assert (await post_job(router.url, code="x" * 2000)).status == 413
+        assert "Traceback" not in router.output
+        assert router.output.count(NOT_TAKEN_OVER) == len(BAD)
+
+
+async def test_processes_that_cannot_start_replace_nobody(
+    system: System, workers: list[ScriptedWorker], tmp_path: Path
+) -> None:
+    """The old ones serve until new ones do; nor do those that fail at their start end the master."""
+    system.configure([worker.url for worker in workers])
+    broken = tmp_path / "broken"
+    conf = tmp_path / "conf.py"
+    conf.write_text(
+        f"exec(open({str(ROOT / 'gunicorn.conf.py')!r}).read())\n"
+        f"wsgi_app = 'nowhere:app' if os.path.exists({str(broken)!r}) else wsgi_app\n"
+    )
+    async with system.sidecar(), Router(tmp_path / "log", system.env, 2, conf=str(conf)) as router:
+        await router.sees(healthy=3)
+        first = router.children()
+        async with steady_load(router.url, 4) as answers:
+            broken.touch()
+            router.send(signal.SIGHUP)
+            await eventually(lambda: router.output.count("No module named 'nowhere'") > 4, 30, "failed starts")
+            assert set(first) <= set(router.children())
+        assert {answer.status for answer in answers} == {200}
+        broken.unlink()
+        router.send(signal.SIGHUP)
+        await replaced(router, first)
+        conf.write_text("no Python")
+        after = router.children()
+        router.send(signal.SIGHUP)
+        await eventually(lambda: NOT_TAKEN_OVER in router.output, what="its refusal")
+        assert router.children() == after
+        router.send(signal.SIGTERM)
+        assert await router.ended() == 0
+
+
+async def test_sigterm_ends_the_master_while_a_reload_waits_for_a_job(
+    system: System, workers: list[ScriptedWorker]
+) -> None:
+    """An old process that still has a job delays neither the replacement of another one nor the end."""
+    gate = Gate()
+    for worker in workers:
+        worker.script = gate
+    system.configure([worker.url for worker in workers])
+    async with system.sidecar(), system.router(1) as router:
+        await router.sees(healthy=3)
+        job = asyncio.create_task(post_job(router.url))
+        await eventually(lambda: sum(worker.running for worker in workers) == 1, what="a job")
+        (first,) = router.children()
+        router.send(signal.SIGHUP)
+        await eventually(lambda: router.output.count("Shutting down") == 1, 30, "the old one's leave")
+        (second,) = set(router.children()) - {first}
+        os.kill(second, signal.SIGKILL)
+        await eventually(lambda: starts(router) == 3, 30, "another process")
+        router.send(signal.SIGTERM)
+        await eventually(lambda: router.output.count("Shutting down") == 2, what="the last one's leave")
+        gate.open()
+        assert (await job).status == 200
+        assert await router.ended() == 0
+
+
+async def test_stopping_says_nothing_of_faults(system: System, workers: list[ScriptedWorker]) -> None:
+    """SIGTERM, SIGINT and SIGQUIT end processes in order, with status 0, and no line looks like an error."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        system.configure([worker.url for worker in workers])
+        async with system.router(2) as router:
+            started = len(router.output)
+            router.send(number)
+            assert await router.ended() == 0
+        said = router.output[started:]
+        assert not [words for words in ("was sent", "Error", "ERROR", "exited with") if words in said], said
+
+
+async def test_second_master_that_cannot_start_leaves_the_first_alone(
+    system: System, workers: list[ScriptedWorker], tmp_path: Path
+) -> None:
+    """SIGUSR2 from a folder that is gone."""
+    system.configure([worker.url for worker in workers])
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    system.env["PYTHONPATH"] = str(ROOT)
+    async with system.sidecar(), Router(tmp_path / "log", system.env, 2, conf=str(ROOT / "gunicorn.conf.py"), cwd=gone) as router:
+        await router.sees(healthy=3)
+        children = router.children()
+        gone.rmdir()
+        router.send(signal.SIGUSR2)
+        await eventually(lambda: "No second master can be started" in router.output, what="a line on it")
+        assert {answer.status for answer in await post_jobs(router.url, 20, 4, keep_alive=False)} == {200}
+        assert set(children) <= set(router.children())
