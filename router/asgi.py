@@ -5,6 +5,7 @@ on to it unchanged.
 """
 
 import asyncio
+import logging
 import random
 import re
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
@@ -15,18 +16,23 @@ from typing import Any
 
 import msgspec
 
-from router.answers import Answer, buffers_full, problem
-from router.bodies import Buffers, BuffersFull, Share
+from router.answers import Answer, broken, buffers_full, problem
+from router.bodies import Body, Buffers, BuffersFull, Share
 from router.course import Deliver
 from router.dispatch import Dispatcher
 from router.headers import DEADLINE, Head, Headers, read_head
 from router.heads import Heads
 from router.job import Job
+from router.policy.deadline import SMALL_BYTES
+from router.policy.endpoints import SANDBOX_FUSION, endpoints_of
 from router.response import Parts
 from router.settings import Settings
 from router.tally import Tally
+from router.tasks import start
 from router.upstream import UpstreamFailed
 from router.waiter import ClientLeft
+
+log = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -35,17 +41,9 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # SandboxFusion's endpoints and their methods. /v1/ping is not among them: the router answers that for itself.
-JOB_ENDPOINTS = {
-    "/run_code": "POST",
-    "/run_jupyter": "POST",
-    "/list_datasets": "GET",
-    "/list_ids": "POST",
-    "/get_prompts": "POST",
-    "/get_prompt_by_id": "POST",
-    "/submit": "POST",
-    "/get_metrics": "POST",
-    "/get_metrics_function": "POST",
-}
+JOB_ENDPOINTS = {path: endpoint.method for path, endpoint in SANDBOX_FUSION.items()}
+# The largest deadline in ms that is told from a larger one: 31 years.
+_DEADLINE_DIGITS = 12
 
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 
@@ -93,6 +91,10 @@ class JobDoor:
     ) -> None:
         self.heads = Heads[JobHead]()
         self.tally = tally
+        self.methods = {path: endpoint.method for path, endpoint in endpoints_of(settings.endpoints).items()}
+        # Those of jobs as they mostly are; percent-encoded, ASGI's way is good enough.
+        self.job_paths = {path.encode("ascii"): path for path, method in self.methods.items() if method == "POST"}
+        self._beginning: set[asyncio.Task[None]] = set()
         self._dispatcher = dispatcher
         self._rest = rest
         self._buffers = buffers
@@ -101,7 +103,7 @@ class JobDoor:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        if scope["type"] != "http" or scope["path"] not in JOB_ENDPOINTS:
+        if scope["type"] != "http" or scope["path"] not in self.methods:
             await self._rest(scope, receive, send)
             return
         asked = Asked(scope["method"], scope["path"], scope["query_string"], scope["headers"])
@@ -110,13 +112,13 @@ class JobDoor:
             await send_answer(answer, receive, send)
 
     async def answer(self, asked: Asked, receive: Receive, whole: bytes | None = None) -> Answer | None:
-        """Return the answer to a request for one of JOB_ENDPOINTS; None where its client has left.
+        """Return the answer to a request for one of `methods`; None where its client has left.
 
         `whole` is its body where that has come already.
         """
         head = read_head(asked.headers)
         request_id = request_id_of(head)
-        method = JOB_ENDPOINTS[asked.path]
+        method = self.methods[asked.path]
         if asked.method != method:
             answer = problem(HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed", request_id)
             return self._refused(asked.path, answer.with_field(b"allow", method.encode("ascii")))
@@ -145,18 +147,32 @@ class JobDoor:
         """Take a job that has come whole, by POST; `deliver` is called once, with what `answer` would return."""
         request_id = head.request_id or new_request_id()
         share = self._buffers.share()
-        try:
-            _admitted(body, self._max_body_bytes, share)
-        except (BodyTooLarge, BuffersFull) as reason:
-            deliver(self._unfit(head.path, reason, request_id))
-            return
 
         def end(answer: Answer | None) -> None:
             share.give_back()
             deliver(answer)
 
-        job = Job(b"POST", head.path, head.target, head.lines, body, request_id, has_left, share, head.client_s)
-        self._dispatcher.begin(job, end)
+        try:
+            _admitted(body, self._max_body_bytes, share)
+            job = Job(b"POST", head.path, head.target, head.lines, body, request_id, has_left, share, head.client_s)
+            if job.is_large:
+                start(self._beginning, self._begin_large(job, end))
+            else:
+                self._dispatcher.begin(job, end)
+        except (BodyTooLarge, BuffersFull) as reason:
+            end(self._unfit(head.path, reason, request_id))
+        except Exception:
+            log.exception("A job met with a fault of the router's own")
+            end(broken(request_id))
+
+    async def _begin_large(self, job: Job, deliver: Deliver) -> None:
+        try:
+            job = await self._dispatcher.looked_into(job)
+        except Exception:
+            log.exception("A job met with a fault of the router's own")
+            deliver(broken(job.request_id))
+        else:
+            self._dispatcher.begin(job, deliver)
 
     def _unfit(self, path: str, reason: BadDeadline | BodyTooLarge | BuffersFull, request_id: bytes) -> Answer:
         match reason:
@@ -202,7 +218,7 @@ def _target(asked: Asked) -> bytes:
     return path + b"?" + asked.query if asked.query else path
 
 
-def _job(asked: Asked, head: Head, body: bytes, request_id: bytes, receive: Receive, share: Share) -> Job:
+def _job(asked: Asked, head: Head, body: Body, request_id: bytes, receive: Receive, share: Share) -> Job:
     return Job(
         method=asked.method.encode("ascii"),
         path=asked.path,
@@ -221,9 +237,10 @@ def client_s_of(head: Head) -> float | None:
     deadline = head.deadline
     if deadline is None:
         return None
-    if not deadline.isdigit() or int(deadline) == 0:
+    digits = deadline.lstrip(b"0")
+    if not deadline.isdigit() or not digits:
         raise BadDeadline(f"{DEADLINE.decode()}: expected a whole number of milliseconds above 0")
-    return int(deadline) / 1000
+    return (int(digits) if len(digits) <= _DEADLINE_DIGITS else 10**_DEADLINE_DIGITS) / 1000
 
 
 def _admitted(body: bytes, limit: int, share: Share) -> bytes:
@@ -233,22 +250,21 @@ def _admitted(body: bytes, limit: int, share: Share) -> bytes:
     return body
 
 
-async def _read_body(head: Head, receive: Receive, limit: int, share: Share) -> bytes:
+async def _read_body(head: Head, receive: Receive, limit: int, share: Share) -> Body:
     if head.content_length > limit:  # before a byte of it is read, and before uvicorn answers `Expect: 100-continue`
         raise BodyTooLarge
-    parts: list[bytes] = []
-    length = 0
+    body = bytearray()  # joined at its end, a large one would be copied at once
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientLeft
-        parts.append(message.get("body", b""))
-        length += len(parts[-1])
-        if length > limit:
+        part = message.get("body", b"")
+        if len(body) + len(part) > limit:
             raise BodyTooLarge
-        share.grow(len(parts[-1]))
+        share.grow(len(part))
+        body += part
         if not message.get("more_body", False):
-            return b"".join(parts)
+            return body if len(body) > SMALL_BYTES else bytes(body)
 
 
 async def _send_rest(rest: Parts, send: Send, leaving: Coroutine[None, None, None]) -> None:

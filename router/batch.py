@@ -12,14 +12,12 @@ from contextlib import aclosing
 from functools import partial
 from http import HTTPStatus
 
-import msgspec
-
 from router.answers import RETRY_AFTER_S, Answer, buffers_full, problem
 from router.asgi import Application, BadDeadline, Receive, Scope, Send, client_s_of, request_id_of, send_answer
 from router.batch_body import STOPPED, BatchBody, CutShort, Entry, Refused, Unfit
-from router.bodies import Buffers, BuffersFull, Share
+from router.bodies import Body, Buffers, BuffersFull, Share
 from router.dispatch import Dispatcher
-from router.entries import in_one_line
+from router.entries import PIECE_BYTES, fits_a_line, in_one_line
 from router.headers import Head, read_head, read_worker_head
 from router.in_flight import InFlight
 from router.job import Job
@@ -36,8 +34,6 @@ PATH = "/run_code/batch"
 MEDIA_TYPE = b"application/x-ndjson"
 JOB_PATH = "/run_code"
 _JSON = (b"content-type", b"application/json")
-# As much of a line goes to the client at once; then it must have read most of it.
-_PIECE_BYTES = 2**18
 
 
 class _TooLarge(Exception):
@@ -126,7 +122,7 @@ class _Batch:
         self._in_flight = InFlight(settings.batch.max_in_flight, self._max_bytes, buffers)
         self._client_left, self._stopping = asyncio.Event(), asyncio.Event()
         scope.setdefault("state", {}).update({CLIENT_LEFT: self._client_left, STOPPING: self._stopping})
-        self._body = BatchBody(receive, self._in_flight, buffers, settings, self._stopping.is_set)
+        self._body = BatchBody(receive, self._in_flight, buffers, settings, dispatcher.turns, self._stopping.is_set)
         self._count = 0
         self._writing = asyncio.Lock()
         self._one_large = asyncio.Lock()
@@ -214,7 +210,7 @@ class _Batch:
         share.give_back()
         self._in_flight.end()
 
-    async def _run(self, index: int, body: bytes, share: Share) -> None:
+    async def _run(self, index: int, body: Body, share: Share) -> None:
         request_id = b"%s-%d" % (self._request_id, index)
         job = Job(b"POST", JOB_PATH, self._target, self._lines, body, request_id, self._has_left, share, self._client_s)
         try:
@@ -230,34 +226,41 @@ class _Batch:
             # Nobody could take it. Were the next one begun at once, a moment's outage would fail a whole batch.
             await asyncio.sleep(RETRY_AFTER_S)
 
-    async def _write(self, index: int, answer: Answer) -> None:
+    async def _write(self, index: int, answer: Answer, body: Body | None = None) -> None:
+        """Write a line; `body` is that of a large answer."""
         if read_worker_head(answer.status, answer.headers).is_packed:  # what a worker compressed unasked
             answer = problem(HTTPStatus.BAD_GATEWAY, "The worker's answer is compressed, which no line can hold", b"")
-        line = b'{"index":%d,"status":%d,"body":%s}\n' % (index, answer.status, in_one_line(answer.body))
+            body = None
+        body = answer.body if body is None else body
+        fits = await self._dispatcher.turns.run(fits_a_line(body))
+        line = b'{"index":%d,"status":%d,"body":' % (index, answer.status)
         async with self._writing:
-            for start in range(0, len(line), _PIECE_BYTES):
-                piece = line[start : start + _PIECE_BYTES]
-                await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+            for piece in in_one_line(body, fits=fits):
+                # When the next one goes, the client must have read most of those before it.
+                if len(line) + len(piece) > PIECE_BYTES:
+                    await self._send({"type": "http.response.body", "body": line, "more_body": True})
+                    line = b""
+                line += piece
+            await self._send({"type": "http.response.body", "body": line + b"}\n", "more_body": True})
 
     async def _write_large(self, index: int, answer: Answer, rest: Parts) -> None:
         """Write an answer that came in parts. It is held until it is whole: half a line would spoil the others."""
         with self._buffers.share() as share:
+            body: Body | None = None
             try:
                 body = await self._whole(answer.body, rest, share)
             except BuffersFull:
-                whole = self._buffers_full()
+                answer = self._buffers_full()
             except UpstreamFailed as failure:
-                whole = problem(self._settings.error_status.all_failed, str(failure), b"")
+                answer = problem(self._settings.error_status.all_failed, str(failure), b"")
             except _TooLarge:
                 limit = f"The answer is larger than {self._settings.max_body_mb:g} MB: send its job by itself"
-                whole = problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit, b"")
-            else:
-                whole = msgspec.structs.replace(answer, body=body, rest=None)
+                answer = problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit, b"")
             finally:
                 rest.close()
-            await self._write(index, whole)
+            await self._write(index, answer, body)
 
-    async def _whole(self, beginning: bytes, rest: Parts, share: Share) -> bytes:
+    async def _whole(self, beginning: bytes, rest: Parts, share: Share) -> bytearray:
         share.grow(len(beginning))
         held = bytearray(beginning)
         async for part in rest:
@@ -267,7 +270,7 @@ class _Batch:
                 raise _TooLarge
             share.grow(len(part))
             held += part
-        return bytes(held)
+        return held
 
     def _buffers_full(self) -> Answer:
         return buffers_full(self._settings.error_status.queue_full, self._buffers.max_bytes, b"")

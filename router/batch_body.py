@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from router.asgi import Message, Receive
-from router.bodies import Buffers, BuffersFull, Share
-from router.entries import Line, Lines, flaw, flaw_as_job, items
+from router.bodies import Body, Buffers, BuffersFull, Share
+from router.entries import BOM, Line, Lines, flaw, flaw_as_job, trimmed
 from router.in_flight import InFlight
+from router.policy.large_json import Malformed, items
 from router.settings import Settings
+from router.turns import Turns
 from router.waiter import ClientLeft
 
 STOPPED = "this router process is told to stop"
@@ -28,7 +30,7 @@ class Unfit:
     detail: str
 
 
-Entry = bytes | Unfit
+Entry = Body | Unfit
 
 
 class Refused(Exception):
@@ -55,6 +57,7 @@ class BatchBody:
         in_flight: InFlight,
         buffers: Buffers,
         settings: Settings,
+        turns: Turns,
         is_stopping: Callable[[], bool],
     ) -> None:
         self.is_answered = False
@@ -65,42 +68,68 @@ class BatchBody:
         self._max_mb = settings.max_body_mb
         self._full_status = settings.error_status.queue_full
         self._patience_s = settings.client_body_timeout
+        self._turns = turns
         self._is_stopping = is_stopping
         self._is_more = True
 
     async def entries(self) -> AsyncGenerator[Entry]:
         """Yield the jobs. Before the first, raises Refused and BuffersFull; at any time, ClientLeft and CutShort."""
         lines = Lines(self._max_mb * 2**20)
-        while (part := await self._part()) and not part.strip():
-            for _ in lines.feed(b"\n" * part.count(b"\n")):
-                pass  # empty, but counted
+        part = await self._part()
+        while part and BOM.startswith(part):  # it has come in parts
+            if not (more := await self._part()):
+                break
+            part += more
+        part = part.removeprefix(BOM)
+        while not part.strip():
+            lines.pass_over(part.count(b"\n"))
+            if not (part := await self._part()):
+                return
         if part.lstrip().startswith(b"["):
             self.is_list = True
             with self._buffers.share() as share:
-                text = await self._whole(part, share)
-                for index, item in enumerate(items(text)):
-                    yield _job(item.strip(), f"Item {index}")
+                async for entry in self._of_list(part, share):
+                    yield entry
         else:
             with self._in_flight.share() as share:
                 async for entry in self._of_lines(lines, part, share):
                     yield entry
 
-    async def _whole(self, part: bytes, share: Share) -> bytes:
-        """Return a body that is one JSON list."""
-        parts: list[bytes] = []
-        length = 0
+    async def _of_list(self, part: bytes, share: Share) -> AsyncGenerator[Entry]:
+        """Yield the items of a body that is one JSON list, and has been found to be nothing else."""
+        text = await self._whole(part, share)
+        try:
+            for place in items(text):
+                if place is None:
+                    await self._turns.next()
+                elif found := await self._turns.run(flaw(_slice(text, place))):
+                    raise Malformed(found)
+        except Malformed as error:
+            wanted = f"expected a JSON list: {error}"
+            raise Refused(Unfit(HTTPStatus.UNPROCESSABLE_ENTITY, wanted)) from error
+        index = 0
+        for place in items(text):
+            if place is None:
+                await self._turns.next()
+                continue
+            yield await self._job(_slice(text, place), f"Item {index}")
+            index += 1
+
+    async def _whole(self, part: bytes, share: Share) -> bytearray:
+        text = bytearray()
         while part:
-            length += len(part)
-            if length > self._max_mb * 2**20:
+            if len(text) + len(part) > self._max_mb * 2**20:
                 limit = f"The list is larger than {self._max_mb:g} MB; one job a line (NDJSON) may be any number"
                 raise Refused(Unfit(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit))
             share.grow(len(part))
-            parts.append(part)
+            text += part
             part = await self._part()
-        text = b"".join(parts)
-        if found := flaw(text):
-            raise Refused(Unfit(HTTPStatus.UNPROCESSABLE_ENTITY, f"expected a JSON list: {found}"))
         return text
+
+    async def _job(self, text: Body, place: str) -> Entry:
+        """Return a job's body, or what is wrong with it."""
+        found = await self._turns.run(flaw_as_job(text))
+        return text if found is None else Unfit(HTTPStatus.UNPROCESSABLE_ENTITY, f"{place}: {found}")
 
     async def _of_lines(self, lines: Lines, part: bytes, share: Share) -> AsyncGenerator[Entry]:
         """Yield the jobs from `part` on; `share` is what the line takes that has begun."""
@@ -108,7 +137,7 @@ class BatchBody:
         while part:
             for line in lines.feed(part):
                 share.give_back()
-                if entry := self._of_line(line, has_room=has_room):
+                if (entry := await self._of_line(line, has_room=has_room)) is not None:
                     yield entry
                 else:
                     await asyncio.sleep(0)  # one part of a body may be a hundred thousand empty lines
@@ -117,7 +146,7 @@ class BatchBody:
                 has_room = await self._hold(lines, share)
             part = await self._part()
         for line in lines.end():
-            if entry := self._of_line(line, has_room=has_room):
+            if (entry := await self._of_line(line, has_room=has_room)) is not None:
                 yield entry
 
     async def _hold(self, lines: Lines, share: Share) -> bool:
@@ -132,11 +161,11 @@ class BatchBody:
             return False
         return True
 
-    def _of_line(self, line: Line, *, has_room: bool) -> Entry | None:
+    async def _of_line(self, line: Line, *, has_room: bool) -> Entry | None:
         place = f"Line {line.number}"
         if line.text is not None:
-            text = line.text.strip()
-            return _job(text, place) if text else None
+            text = trimmed(line.text)
+            return await self._job(text, place) if len(text) else None
         if has_room:
             return Unfit(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{place} is larger than {self._max_mb:g} MB")
         held = f"{self._buffers.max_bytes / 2**20:g} MB of request bodies are held already"
@@ -172,7 +201,6 @@ class BatchBody:
                     raise CutShort(f"nothing came for {self._patience_s:g} s") from None
 
 
-def _job(text: bytes, place: str) -> Entry:
-    """Return a job's body, or what is wrong with it."""
-    found = flaw_as_job(text)
-    return text if found is None else Unfit(HTTPStatus.UNPROCESSABLE_ENTITY, f"{place}: {found}")
+def _slice(text: bytearray, place: tuple[int, int]) -> Body:
+    """Return an item without copying it where it is large."""
+    return trimmed(memoryview(text)[slice(*place)])

@@ -103,7 +103,7 @@ class BatchClient:
             self._is_reached = True
             lines = Lines(max_bytes=inf)
             async for part in response.content.iter_any():
-                if answered := [self._result(line.text or b"") for line in lines.feed(part)]:
+                if answered := [self._result(bytes(line.text or b"")) for line in lines.feed(part)]:
                     yield answered
         if self._unanswered:
             raise _Cut("it ended early")

@@ -4,7 +4,10 @@ A batch has a limit of its own within that, and its large answers, which are hel
 """
 
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
+
+# A large one is never copied: it stays in the memory in which it was gathered.
+Body: TypeAlias = bytes | bytearray | memoryview
 
 
 class BuffersFull(Exception):

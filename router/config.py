@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from router.settings import Settings, WorkerSettings
+from router.settings import EndpointSettings, Settings, WorkerSettings
 
 CONFIG_VARIABLE = "ROUTER_CONFIG"
 DEFAULT_CONFIG_FILE = "config.yaml"
@@ -28,6 +28,8 @@ OTLP_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _MOST_MERGED_KEYS = 10_000
 
 _Value = TypeVar("_Value")
+
+_IN_COLLECTIONS: Mapping[str, type[BaseModel]] = {"workers": WorkerSettings, "endpoints": EndpointSettings}
 
 
 class WatchedFile:
@@ -197,5 +199,9 @@ def _known_keys(place: tuple[int | str, ...]) -> list[str]:
     model: type[BaseModel] = Settings
     if place:
         annotation = Settings.model_fields[str(place[0])].annotation
-        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else WorkerSettings
+        model = (
+            annotation
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel)
+            else _IN_COLLECTIONS[str(place[0])]
+        )
     return sorted(model.model_fields)

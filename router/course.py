@@ -9,7 +9,7 @@ from router.job import Job
 from router.policy.deadline import Limits
 from router.policy.verdict import Kind
 from router.upstream import Request
-from router.waiter import Waiter
+from router.waiter import Lease, Waiter
 
 Deliver = Callable[[Answer | None], None]
 
@@ -17,8 +17,8 @@ Deliver = Callable[[Answer | None], None]
 class Course:
     """How far a job has come. At `ends_at` (time.monotonic) its client has its answer, whatever it is.
 
-    `deliver` is None once that is done. `waits` is what it waits for a lease with. `is_late`: its client has been told
-    that it takes too long.
+    `deliver` is None once that is done. `waits` is what it waits for a lease with, `lease` what its attempt runs under.
+    `is_awaited`: an attempt is under way, and its client has not been told that it takes too long.
     """
 
     __slots__ = (
@@ -26,9 +26,10 @@ class Course:
             "deliver",
             "ends_at",
             "failed",
-            "is_late",
+            "is_awaited",
             "job",
             "late_share",
+            "lease",
             "limits",
             "queue_ms",
             "request",
@@ -38,18 +39,20 @@ class Course:
         *("timer", "waits"),
     )
 
-    def __init__(self, job: Job, request: Request, limits: Limits, since: float, deliver: Deliver) -> None:
+    # Both are read from the job once its course has begun, for that may fail.
+    request: Request
+    limits: Limits
+
+    def __init__(self, job: Job, since: float, deliver: Deliver) -> None:
         self.job = job
-        self.request = request
-        self.limits = limits
-        self.since = since
-        self.ends_at = since + limits.ceiling_s
+        self.since = self.ends_at = since
         self.deliver: Deliver | None = deliver
         self.ticket = 0
         self.queue_ms = 0
-        self.is_late = False
+        self.is_awaited = False
         self.failed: list[FailedAttempt] = []
         self.waits: Waiter | None = None
+        self.lease: Lease | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.late_share: Share | None = None  # holds the body for an attempt that outlives its job
 

@@ -19,13 +19,15 @@ from router.course import Course, Deliver
 from router.fleet.exchange import Blame
 from router.job import MAY_BE_THE_JOBS, Job, LeasedParts
 from router.leases import Leases
-from router.policy.deadline import limits_of, longest_run_s
+from router.policy.deadline import limits_of
+from router.policy.endpoints import endpoints_of
 from router.policy.retry import RetryRules, is_jobs_own, is_worth_another
 from router.policy.verdict import Kind, Outcome, Verdict, of_answer
 from router.response import Phase, Response
 from router.settings import Settings
 from router.tally import Tally
 from router.tasks import start
+from router.turns import Turns
 from router.upstream import Request, Upstream, UpstreamFailed
 from router.view import FleetView
 from router.waiter import (
@@ -45,6 +47,9 @@ log = logging.getLogger(__name__)
 CLIENT_LEFT_STATUS = 499
 # A lease is a little longer than the attempt that it is for, so that none passes while its attempt still runs.
 LEASE_MARGIN_S = 1.0
+# How often it is looked whether jobs are overdue, and when they are: timers and turns of the loop may be late.
+_WATCH_EVERY_S, _OVERDUE_S = 1.0, 5.0
+_OWN_FAULT = "A job met with a fault of the router's own"
 # How often a process that is to end looks whether its last attempts are over.
 _LOOK_EVERY_S = 0.05
 
@@ -60,6 +65,7 @@ class Dispatcher:
     """Brings jobs to workers."""
 
     def __init__(self, leases: Leases, upstream: Upstream, view: FleetView, settings: Settings, tally: Tally) -> None:
+        self.turns = Turns()  # in which large bodies, and batches, are read
         self._leases = leases
         self._upstream = upstream
         self._view = view
@@ -76,11 +82,16 @@ class Dispatcher:
                 is_budget_by_job=settings.client_budget == "job",
             )
         )
+        self._endpoints = endpoints_of(settings.endpoints)
+        self._unanswered: dict[Course, None] = {}
+        self._watch: asyncio.TimerHandle | None = None
         self._attempts = 0  # under way, but for those whose clients have been told that it takes too long
         self._thinking: set[asyncio.Task[None]] = set()  # jobs about to be tried again
 
     async def run(self, job: Job) -> Answer:
         """Return the answer to `job`, for those who wait in a coroutine. Raises ClientLeft."""
+        if job.is_large:
+            job = await self.looked_into(job)
         answered: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
         course = self.begin(job, lambda answer: None if answered.done() else answered.set_result(answer))
         try:
@@ -95,20 +106,34 @@ class Dispatcher:
             raise ClientLeft
         return answer
 
+    async def looked_into(self, job: Job) -> Job:
+        """Return a large job with what `begin` needs of its body, which is read while others have their turns."""
+        seen = await self.turns.run(job.look(self._endpoints[job.path].reader))
+        return msgspec.structs.replace(job, seen=seen)
+
     def begin(self, job: Job, deliver: Deliver) -> Course:
         """Bring `job` to its answer, and count it. A failed attempt goes on to a worker not tried yet.
 
-        `deliver` is called once, and never before this has returned: with the answer, or with None where the client
-        has left while the job waited.
+        `deliver` is called once, whatever happens, and never before this has returned: with the answer, or with None
+        where the client has left while the job waited. A large job has to be `looked_into` before.
         """
-        since = time.monotonic()
-        limits = self._limits(longest_run_s(job.path, job.body), job.client_s)
-        block = headers.for_worker(job.lines, job.body, job.request_id)
-        course = Course(job, Request(job.method, job.target, block, job.body), limits, since, deliver)
-        if (known := self._view.snapshot.state.quarantined) and job.name in known:
-            asyncio.get_running_loop().call_soon(self._refuse, course, Quarantined())
-        else:
-            self._ask(course, limits.ceiling_s)
+        course = Course(job, time.monotonic(), deliver)
+        self._unanswered[course] = None
+        if self._watch is None:
+            self._watch = asyncio.get_running_loop().call_later(_WATCH_EVERY_S, self._end_the_overdue)
+        try:
+            endpoint = self._endpoints[job.path]
+            text: bytes = job.body if job.seen is None else job.seen.excerpt  # type: ignore[assignment]  # no view is small
+            course.limits = limits = self._limits(endpoint.reader.longest_s(text), job.client_s, endpoint.timeout_s)
+            course.ends_at += limits.ceiling_s
+            block = headers.for_worker(job.lines, job.body, job.request_id)
+            course.request = Request(job.method, job.target, block, job.body)
+            if (known := self._view.snapshot.state.quarantined) and job.name in known:
+                asyncio.get_running_loop().call_soon(self._leased, course, Quarantined())
+            else:
+                self._ask(course, limits.ceiling_s)
+        except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
+            asyncio.get_running_loop().call_soon(self._break_off, course, fault)
         return course
 
     async def finish(self) -> None:
@@ -135,7 +160,11 @@ class Dispatcher:
         course.waits = None
         try:
             if isinstance(lease, Lease):
-                self._attempt(course, lease)
+                course.lease = lease
+                if course.deliver is None:  # it has been broken off
+                    self._end_lease(course, Blame.NONE)
+                else:
+                    self._attempt(course, lease)
             elif isinstance(lease, Exhausted):  # by then the retry has been counted; any worker is better than none
                 self._ask(course, course.ends_at - time.monotonic())
             else:
@@ -155,22 +184,31 @@ class Dispatcher:
             wait_s = max(0.0, course.ends_at - now)
             course.timer = asyncio.get_running_loop().call_later(wait_s, self._be_late, course)
         self._attempts += 1
+        course.is_awaited = True
         self._upstream.send(lease.url, course.request, bound_s, partial(self._attempted, course, lease, now))
 
     def _be_late(self, course: Course) -> None:
         """Tell the client that it takes too long. The attempt goes on by itself, and its lease with it."""
         self._attempts -= 1
-        course.is_late = True
-        course.late_share = course.job.share.hand_over()
-        self._end(course, self._deadline_passed(course))
+        course.is_awaited = False
+        try:
+            course.late_share = course.job.share.hand_over()
+            self._end(course, self._deadline_passed(course))
+        except Exception as fault:
+            log.exception(_OWN_FAULT, exc_info=fault)
+            self._end(course, answers.broken(course.job.request_id))
 
     def _attempted(self, course: Course, lease: Lease, since: float, outcome: Response | UpstreamFailed) -> None:
         """Go on with what an attempt has brought: the answer, or nothing."""
-        if not course.is_late:
+        if course.is_awaited:
             self._attempts -= 1
+            course.is_awaited = False
         if course.timer is not None:
             course.timer.cancel()
         try:
+            if course.lease is not lease:  # it has been broken off
+                _close_rest(outcome)
+                return
             answer = self._judged(course, lease, since, outcome)
             if answer is not None:
                 self._end(course, answer)
@@ -181,6 +219,7 @@ class Dispatcher:
             else:
                 self._end(course, self._failed(course, is_unfunded=False))
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
+            _close_rest(outcome)
             self._break_off(course, fault)
 
     def _judged(self, course: Course, lease: Lease, since: float, outcome: Response | UpstreamFailed) -> Answer | None:
@@ -191,12 +230,14 @@ class Dispatcher:
         self._tally.attempt_ended(url, verdict.kind, time.monotonic() - since)
         if response is not None and response.rest is not None and verdict.cause is None:
             rest = LeasedParts(response.rest, self._leases, lease, verdict.blame, job, self._tally)
+            course.lease = None
             response = msgspec.structs.replace(response, rest=rest)
         else:
             is_named = verdict.blame in MAY_BE_THE_JOBS or (course.failed and course.is_suspect)
             # A worker that timed out still runs the job: its lease stays to the end of its moment.
             is_over = verdict.kind is not Kind.TIMED_OUT
             self._leases.end(lease, verdict.blame, is_over=is_over, job=job.name if is_named else "")
+            course.lease = None
         if response is not None and verdict.cause is None:
             return answers.from_worker(response, url, len(course.failed) + 1, course.queue_ms, job.request_id)
         if response is not None and response.rest is not None:
@@ -228,16 +269,22 @@ class Dispatcher:
                 answer.rest.close()
             course.let_go()
             return
-        self._tally.job_ended(course.job.path, answer.status, answer.outcome, time.monotonic() - course.since)
-        deliver(answer)
+        del self._unanswered[course]
+        try:
+            self._tally.job_ended(course.job.path, answer.status, answer.outcome, time.monotonic() - course.since)
+        finally:
+            deliver(answer)
 
     def _leave(self, course: Course) -> None:
         deliver, course.deliver = course.deliver, None
         course.let_go()
         if deliver is not None:
+            del self._unanswered[course]
             took_s = time.monotonic() - course.since
-            self._tally.job_ended(course.job.path, CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, took_s)
-            deliver(None)
+            try:
+                self._tally.job_ended(course.job.path, CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, took_s)
+            finally:
+                deliver(None)
 
     def _refuse(self, course: Course, reason: NoRoom) -> None:
         """End a job that gets no lease."""
@@ -259,6 +306,11 @@ class Dispatcher:
                 waited_s = min(settings.queue.timeout, course.limits.ceiling_s)
                 answer = answers.queue_timeout(statuses.queue_timeout, waited_s, request_id)
         self._end(course, answer)
+
+    def _end_lease(self, course: Course, blame: Blame, *, is_over: bool = True, job: str = "") -> None:
+        lease, course.lease = course.lease, None
+        if lease is not None:
+            self._leases.end(lease, blame, is_over=is_over, job=job)
 
     def _failed(self, course: Course, *, is_unfunded: bool) -> Answer:
         """Return what a job gets that nobody could do: the last worker's own words where they seem to be the job's."""
@@ -282,9 +334,34 @@ class Dispatcher:
             course.late_share = course.job.share.hand_over()
 
     def _break_off(self, course: Course, fault: Exception) -> None:
-        """Answer a job that met with a fault of this program."""
-        log.error("A job met with a fault of the router's own", exc_info=fault)
-        self._end(course, answers.broken(course.job.request_id))
+        """Answer a job that met with a fault of this program, and give back what it holds."""
+        log.error(_OWN_FAULT, exc_info=fault)
+        try:
+            if course.timer is not None:
+                course.timer.cancel()
+            if course.is_awaited:
+                self._attempts -= 1
+                course.is_awaited = False
+            if course.waits is not None:
+                self._leases.give_up(course.waits)
+            if course.lease is not None:
+                self._end_lease(course, Blame.NONE)
+        finally:
+            self._end(course, answers.broken(course.job.request_id))
+
+    def _end_the_overdue(self) -> None:
+        """Break off the jobs that should have had an answer: a step that was never taken is a fault, too."""
+        now = time.monotonic()
+        for course in [course for course in self._unanswered if now > course.ends_at + _OVERDUE_S]:
+            self._break_off(course, TimeoutError(f"no answer for {now - course.since:.0f} s"))
+        self._watch = None
+        if self._unanswered:
+            self._watch = asyncio.get_running_loop().call_later(_WATCH_EVERY_S, self._end_the_overdue)
+
+
+def _close_rest(outcome: Response | UpstreamFailed) -> None:
+    if isinstance(outcome, Response) and outcome.rest is not None:
+        outcome.rest.close()
 
 
 def _verdict(job: Job, outcome: Response | UpstreamFailed) -> Verdict:

@@ -18,7 +18,7 @@ from router.answers import Answer, problem
 from router.asgi import Asked, JobDoor, answering, new_request_id
 from router.client_socket import LingeringTransport, has_ended, name_of, reset, unread_bytes
 from router.heads import cut
-from router.job_cycle import JOB_PATHS, JobCycle, WholeJob, rendered
+from router.job_cycle import JobCycle, WholeJob, rendered
 from router.light_protocol import LightProtocol
 from router.news import CLIENT_LEFT, STOPPING, tell
 from router.policy.patience import ClientTimeouts, Owed, Patience
@@ -133,8 +133,8 @@ class ClientConnection(LightProtocol):
         if reason := refusal(version, self.headers):
             raise Refused(reason)
         path, _, query = self.url.partition(b"?")
-        if self._door is not None and path in JOB_PATHS and self.parser.get_method() == b"POST":
-            self._begin_job(self._door, Asked("POST", JOB_PATHS[path], query, self.headers), version)
+        if self._door is not None and path in self._door.job_paths and self.parser.get_method() == b"POST":
+            self._begin_job(self._door, Asked("POST", self._door.job_paths[path], query, self.headers), version)
         else:
             self._start_application()
         # Trailers are dropped (RFC 9110 §6.5.1): the application has the list that has been filled so far.

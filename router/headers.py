@@ -3,6 +3,8 @@
 What is forwarded is rebuilt from parsed fields, never copied. This room knows bytes alone, no connection.
 """
 
+from collections.abc import Sized
+
 import msgspec
 
 Headers = list[tuple[bytes, bytes]]
@@ -74,7 +76,7 @@ def read_head(fields: Headers) -> Head:
     return Head(b"".join(lines), request_id, deadline, int(length))
 
 
-def for_worker(lines: bytes, body: bytes, request_id: bytes) -> bytes:
+def for_worker(lines: bytes, body: Sized, request_id: bytes) -> bytes:
     """Return the header block of the request to a worker, all but its first line and Host, with the empty last line.
 
     `lines` are of `read_head`.

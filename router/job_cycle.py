@@ -5,6 +5,7 @@ that has come whole, with a head that is known, needs nothing of it: that is Who
 """
 
 import asyncio
+import logging
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, ClassVar, cast
@@ -13,7 +14,6 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from router.answers import Answer
 from router.asgi import (
-    JOB_ENDPOINTS,
     Asked,
     BadDeadline,
     JobDoor,
@@ -27,8 +27,7 @@ from router.asgi import (
 from router.headers import Headers, as_lines
 from router.wire import JOINED_BYTES
 
-# The paths of jobs as they mostly are; percent-encoded, ASGI's way is good enough.
-JOB_PATHS = {path.encode("ascii"): path for path, method in JOB_ENDPOINTS.items() if method == "POST"}
+log = logging.getLogger(__name__)
 
 # Who sends these sends others with each job.
 _ONE_JOBS_ALONE = frozenset({b"x-request-id", b"traceparent"})
@@ -147,10 +146,17 @@ class WholeJob:
         if answer is None or self.disconnected:
             if answer is not None and answer.rest is not None:
                 answer.rest.close()
-        elif answer.rest is None and not self.flow.write_paused:
-            write(self, answer, self._connection.server_state.default_headers)
-        else:
-            self._hand_over(answer)
+            return
+        try:
+            if answer.rest is None and not self.flow.write_paused:
+                write(self, answer, self._connection.server_state.default_headers)
+            else:
+                self._hand_over(answer)
+        except Exception:
+            log.exception("An answer could not be written: its connection is closed")
+            if answer.rest is not None:
+                answer.rest.close()
+            self.transport.abort()
 
     def _hand_over(self, answer: Answer) -> None:
         """Let uvicorn's cycle send an answer that takes its time."""

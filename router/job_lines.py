@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import inf
 
-from router.entries import Line, Lines, flaw_as_job
+from router.entries import Line, Lines, flaw_as_job, trimmed
+from router.policy.large_json import finished
 
 _READ_BYTES = 2**16
 _DIGEST_BYTES = 8
@@ -48,10 +49,10 @@ class JobLines:
                 yield job
 
     def _job(self, line: Line) -> JobLine | None:
-        text = (line.text or b"").strip()
+        text = bytes(trimmed(line.text or b""))
         if not text:
             return None
-        if found := flaw_as_job(text):
+        if found := finished(flaw_as_job(text)):
             hint = "; of a JSON list, `jq -c '.[]'` makes lines" if text.startswith(b"[") else ""
             raise BadInput(f"{self.name}, line {line.number}: {found}{hint}")
         self.count += 1

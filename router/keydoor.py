@@ -11,7 +11,6 @@ import msgspec
 from router.access import ApiKeys, bearer
 from router.answers import Answer, problem
 from router.asgi import (
-    JOB_ENDPOINTS,
     Application,
     Asked,
     JobDoor,
@@ -32,8 +31,6 @@ from router.tally import Tally
 API_KEY = b"x-api-key"
 _CREDENTIALS = frozenset({b"authorization", API_KEY})
 _HOW = "send it as `Authorization: Bearer KEY` or `x-api-key: KEY`"
-# What lies below a job's endpoint takes jobs, too.
-_BELOW = tuple(f"{path}/" for path in JOB_ENDPOINTS)
 
 
 class KeyDoor(JobDoor):
@@ -50,10 +47,12 @@ class KeyDoor(JobDoor):
     ) -> None:
         super().__init__(dispatcher, rest, buffers, settings, tally)
         self._keys = keys
+        # What lies below a job's endpoint takes jobs, too.
+        self._below = tuple(f"{path}/" for path in self.methods)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        if scope["type"] == "http" and scope["path"].startswith(_BELOW):
+        if scope["type"] == "http" and scope["path"].startswith(self._below):
             if refusal := self._refusal(scope["headers"]):
                 self.tally.refused(refusal.status, refusal.outcome)
                 await send_answer(refusal, receive, send)

@@ -23,12 +23,14 @@ from pydantic_core import PydanticCustomError
 
 from router.addresses import dns_name, otlp_url, redis_url, worker_url
 from router.fleet.model import MAX_COUNT, MAX_WEIGHT
+from router.policy import endpoints
 from router.policy.allowed import rule
 
 # 30 years: for ever, and a number that clocks, timers and Redis' milliseconds take.
 MAX_SECONDS = 1e9
 # 1 TB.
 MAX_MB = 2.0**20
+_LONGEST_PATH = 256
 
 
 class _Settings(BaseModel):
@@ -227,6 +229,37 @@ class TracesSettings(_Settings):
     """where spans are sent, by OTLP over HTTP: `http://collector:4318/v1/traces`; none: there are none"""
 
 
+def _field(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_]{1,64}(\.[A-Za-z0-9_]{1,64}){0,3}", name):
+        raise PydanticCustomError("field", "expected a field such as total_timeout or config.run_timeout")
+    return name
+
+
+class EndpointSettings(_Settings):
+    """One endpoint of the workers: a bound of its own for SandboxFusion's, or one that a fork of it has besides."""
+
+    timeout: PositiveSeconds = 120.0
+    """how long a worker may take to answer, where the body has no `limit`; then the job is tried on another one"""
+    method: Literal["GET", "POST"] | None = None
+    """of its requests; none: SandboxFusion's own, for others POST"""
+    limit: Annotated[str, AfterValidator(_field)] | None = None
+    """the field of the JSON body that holds the job's own limit in seconds, such as `total_timeout` or
+    `config.run_timeout`; the worker gets that and `job_grace`"""
+
+
+def _endpoint_path(path: str) -> str:
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+){1,8}", path) or len(path) > _LONGEST_PATH:
+        raise PydanticCustomError("endpoint", "expected a path such as /common_evaluate_batch")
+    return path
+
+
+def _fit(said: dict[str, EndpointSettings]) -> dict[str, EndpointSettings]:
+    for path, its in said.items():
+        if found := endpoints.flaw(path, its):
+            raise PydanticCustomError("endpoint", "{path}: {found}", {"path": path, "found": found})
+    return said
+
+
 ErrorStatus = Annotated[int, Field(ge=400, le=599)]
 
 
@@ -264,6 +297,11 @@ class Settings(_Settings):
     """how long a job may take in all, waiting and retries included"""
     job_grace: PositiveSeconds = 10.0
     """how much longer than its own limits a job may take on a worker"""
+    endpoints: Annotated[
+        dict[Annotated[str, AfterValidator(_endpoint_path)], EndpointSettings], AfterValidator(_fit)
+    ] = {}
+    """bounds of their own for SandboxFusion's endpoints (/submit has 120 s, those that run no code 60), and further
+    endpoints of its forks, each `{timeout, method, limit}`: see [Endpoints](#endpoints)"""
     client_budget: Literal["none", "job"] = "none"
     """`job`: clients wait compile_timeout + run_timeout + 10 s, as verl's do, and are answered before"""
     routing_strategy: Literal["round_robin", "random", "least_loaded"] = "round_robin"

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from router.bodies import Body
 from router.headers import WorkerHead
 from router.heads import Heads
 from router.reasons import reason
@@ -45,7 +46,7 @@ class Request(msgspec.Struct, frozen=True):
     method: bytes
     target: bytes
     headers: bytes
-    body: bytes
+    body: Body
 
 
 Deliver = Callable[[Response | UpstreamFailed], None]

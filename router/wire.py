@@ -12,6 +12,7 @@ from typing import cast
 
 import httptools
 
+from router.bodies import Body
 from router.headers import Headers, WorkerHead, read_worker_head
 from router.heads import Heads, cut
 from router.response import Broken, Phase, Response, Stale
@@ -61,7 +62,7 @@ class Connection(asyncio.Protocol):
         """Whether another request may be sent: the last answer is whole, and both sides kept the connection."""
         return not self._is_busy and not self._is_spent
 
-    def send(self, head: bytes, body: bytes, now: float, due: float, deliver: Deliver) -> None:
+    def send(self, head: bytes, body: Body, now: float, due: float, deliver: Deliver) -> None:
         """Send one request; `deliver` is called once, with its response or with how that failed.
 
         Stale: a fresh connection is worth a try. Where `is_streaming` is set then, the response lacks its rest. `now`

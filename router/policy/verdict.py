@@ -115,7 +115,7 @@ def _is_sandbox_error(body: bytes, *, is_whole: bool) -> bool:
         return _STATUS_FIRST.match(body) is not None
     try:
         return _read_status(body).status == "SandboxError"
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
 
 

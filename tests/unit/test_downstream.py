@@ -97,6 +97,7 @@ class Application:
         self.keys: list[bytes] = []
         self.known = 0  # heads that were not parsed
         self.heads = Heads[JobHead]()
+        self.job_paths = {b"/run_code": "/run_code"}
         self.tally = Tally()
         self._is_hasty = is_hasty
 

@@ -7,12 +7,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.entries import Line, Lines, flaw, flaw_as_job, in_one_line, items
+from router.entries import Line, Lines, fits_a_line, in_one_line
+from router.entries import flaw as look_for_flaw
+from router.entries import flaw_as_job as look_for_flaw_as_job
+from router.policy.large_json import finished, items
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text('ab"\\\n[]{},:é😀') | st.floats(allow_nan=False),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('a"]},\\'), inner, max_size=3),
 )
+
+
+def flaw(text: bytes) -> str | None:
+    """Return what keeps a text from being JSON."""
+    return finished(look_for_flaw(text))
+
+
+def flaw_as_job(text: bytes) -> str | None:
+    """Return what keeps a text from being a job."""
+    return finished(look_for_flaw_as_job(text))
+
+
+def found(text: bytes) -> list[bytes]:
+    """Return the items of a list."""
+    return [text[slice(*place)] for place in items(text) if place is not None]
+
+
+def line_of(body: bytes) -> bytes:
+    """Return a body in one line."""
+    return b"".join(in_one_line(body, fits=finished(fits_a_line(body))))
 
 
 def cut(text: bytes, places: list[float]) -> list[bytes]:
@@ -58,13 +81,13 @@ def test_last_line_needs_no_end() -> None:
 def test_items_are_those_that_a_parser_finds(told: list[object], indent: int | None, ascii_only: bool) -> None:
     """Whatever brackets, commas and escapes stand in their strings."""
     text = json.dumps(told, indent=indent, ensure_ascii=ascii_only).encode()
-    assert [json.loads(item) for item in items(b" \n" + text + b" ")] == told
+    assert [json.loads(item) for item in found(b" \n" + text + b" ")] == told
 
 
 def test_long_strings_full_of_escapes_are_one_token() -> None:
     """Their matching takes no memory for each escape."""
     text = json.dumps(["\\" * 2**20, '"' * 2**20]).encode()
-    assert [len(json.loads(item)) for item in items(text)] == [2**20, 2**20]
+    assert [len(json.loads(item)) for item in found(text)] == [2**20, 2**20]
 
 
 @pytest.mark.parametrize("text", [b"{}", b' {"a": NaN}', rb'{"a": "\ud800"}', b'{"a": "\xff"}'])
@@ -89,7 +112,7 @@ def test_what_is_no_object_is_no_job(text: bytes) -> None:
 @given(values, st.sampled_from([None, 2]))
 def test_json_in_one_line_means_the_same(told: object, indent: int | None) -> None:
     """Ends of lines stand between its parts only."""
-    line = in_one_line(json.dumps(told, indent=indent, ensure_ascii=False).replace("\n", "\r\n").encode())
+    line = line_of(json.dumps(told, indent=indent, ensure_ascii=False).replace("\n", "\r\n").encode())
     assert b"\n" not in line
     assert b"\r" not in line
     assert json.loads(line) == told
@@ -98,6 +121,6 @@ def test_json_in_one_line_means_the_same(told: object, indent: int | None) -> No
 @given(st.binary())
 def test_whatever_comes_is_json_in_one_line(body: bytes) -> None:
     """Garbage becomes a string."""
-    line = in_one_line(body)
+    line = line_of(body)
     assert b"\n" not in line
     json.loads(line)

@@ -54,6 +54,7 @@ HARMLESS = {
     *("bisect", "collections", "dataclasses", "datetime", "enum", "heapq", "http", "json", "math", "re", "typing"),
     "msgspec",  # as json: bytes to values; and for structs
     "functools",  # for what is made once
+    "pydantic",  # to read as the workers do
     "ipaddress",
 }
 

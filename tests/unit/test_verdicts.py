@@ -1,10 +1,12 @@
 """What an answer means, how long a job may take, and whether it is tried again: the tables of policy."""
 
+from math import inf
+
 import pytest
 
 from router.fleet.exchange import Blame, Rules
 from router.policy.budget import RetryBudget
-from router.policy.deadline import limits_of, longest_run_s
+from router.policy.deadline import limits_of
 from router.policy.quarantine import Quarantine
 from router.policy.retry import RetryRules, is_worth_another
 from router.policy.verdict import Kind, of_answer
@@ -63,30 +65,6 @@ def test_beginning_of_a_large_answer(body: bytes, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "seconds"),
-    [
-        (RUN, b'{"code": "x"}', 20),
-        (RUN, b'{"code": "x", "run_timeout": 3}', 13),
-        (RUN, b'{"code": "x", "compile_timeout": 1.5, "run_timeout": 60}', 61.5),
-        (RUN, b'{"compile_timeout": null, "run_timeout": null}', 20),
-        ("/run_jupyter", b'{"cells": []}', 55),
-        ("/run_jupyter", b'{"cells": [], "total_timeout": 5}', 15),
-        (RUN, b'{"run_timeout": "3"}', None),
-        (RUN, b'{"run_timeout": -30}', None),
-        (RUN, b'{"run_timeout": NaN}', None),
-        (RUN, b"[1, 2]", None),
-        (RUN, b"no JSON", None),
-        (RUN, b'{"code": "\xff"}', 20),
-        ("/submit", b'{"run_timeout": 3}', None),
-        ("/list_datasets", b"", None),
-    ],
-)
-def test_longest_run_is_read_from_the_body(path: str, body: bytes, seconds: float | None) -> None:
-    """By the worker's own limits and defaults; a body that makes no sense has none."""
-    assert longest_run_s(path, body) == seconds
-
-
-@pytest.mark.parametrize(
     ("longest_s", "client_s", "by_job", "bound_s", "ceiling_s"),
     [
         (20, None, False, 30, 300),
@@ -98,6 +76,8 @@ def test_longest_run_is_read_from_the_body(path: str, body: bytes, seconds: floa
         (600, 1000, False, 610, 300),
         (None, None, True, 300, 300),
         (None, 5, False, 300, 4.5),
+        (1e308, None, False, 86_410, 300),
+        (inf, None, True, 86_410, 300),
     ],
 )
 def test_limits(

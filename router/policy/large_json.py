@@ -1,0 +1,213 @@
+"""JSON that is too large to be read at once: passed over in pieces, between which others have their turn.
+
+A parser in C reads 100 MB in 0.2 s, and nothing else happens in the process meanwhile: a thread does not help, for the
+parser keeps the interpreter's lock. So what is large is only walked: strings and nested values are passed over by
+regular expressions, a piece at a time. Well-formed JSON is understood; of other text nothing is promised but an end.
+"""
+
+import re
+from collections.abc import Generator, Iterator, Mapping
+from typing import TypeAlias, TypeVar
+
+# As much is passed over at once: at 25 ns a byte, the slowest usual kind, 0.8 ms.
+PIECE_BYTES = 2**15
+_FAR_BYTES = 2**20
+# Each step of Python costs as much as about so many bytes passed over in C.
+_STEP_BYTES = 40
+# What a worker's parser takes is less deep.
+_MOST_DEPTH = 10_000
+
+# Possessive, for else the matcher would remember each escape of a long string.
+_STRING = rb'"(?:[^"\\]++|\\.)*+"'
+_PLAIN = rb'[^"\[\]{}]++'
+# Values nested so deep are passed over in one step; each level more costs as much again where a piece ends within them.
+_LEVELS = 12
+_OPENS, _BRACKETS, _QUOTE = b"[{", b"[]{}", b'"'
+
+
+def _nested(levels: int) -> bytes:
+    inner = _PLAIN + b"|" + _STRING
+    for _ in range(levels):
+        inner = _PLAIN + b"|" + _STRING + rb"|[\[{](?:" + inner + rb")*+[\]}]"
+    return inner
+
+
+_DEEP = re.compile(rb"(?:" + _nested(_LEVELS) + rb")*+", re.DOTALL)
+_ONE_VALUE = rb"[\[{](?:" + _nested(_LEVELS - 1) + rb")*+[\]}]"
+_IN_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
+_ITEMS = re.compile(rb'(?:[^"\[\]{},]++|' + _STRING + rb"|" + _ONE_VALUE + rb")*+", re.DOTALL)
+_COMMA = re.compile(b",")
+_NOTHING = re.compile(rb"(?!)")
+_BEGIN = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]{0,9999}+")
+# Text that is only looked at: a slice of a view is no copy.
+Text: TypeAlias = bytes | bytearray | memoryview
+# A number, a word or a short string; what is longer, or nested, no worker takes for a number of seconds.
+_SCALAR = re.compile(rb'[ \t\r\n]{0,999}+("(?:[^"\\]|\\.){0,999}+"|[^"\[\]{},\x00-\x20]{1,4999}+)', re.DOTALL)
+
+Found = TypeVar("Found")
+Pattern: TypeAlias = "re.Pattern[bytes]"
+# Who walks yields None after each piece of the way, for others to have their turn.
+Walk: TypeAlias = Generator[None, None, bytes]
+
+
+class Malformed(ValueError):
+    """The text is no JSON; the message says why."""
+
+
+def items(text: Text) -> Iterator[tuple[int, int] | None]:
+    """Yield where the items of a JSON list begin and end, the space around them included, and None after each piece.
+
+    Raises Malformed where the list, or anything that is longer than a piece, has no end, or more follows it.
+
+    >>> text = b'[{"a": "],"}, [1, 2]]'
+    >>> [text[slice(*place)] for place in items(text) if place is not None]
+    [b'{"a": "],"}', b' [1, 2]']
+    """
+    begin = start = _begin(text, 0) + 1
+    for mark in _marks(text, 0, _ITEMS, _COMMA):
+        if mark is None:
+            yield None
+            continue
+        place = mark if isinstance(mark, int) else mark.start()
+        if isinstance(mark, re.Match) or start > begin or _begin(text, start) < place:
+            yield start, place
+        start = place + 1
+
+
+def walk(text: Text) -> Generator[None]:
+    """Walk a list or object. Raises Malformed where it has no end, or more follows it."""
+    if bytes(text[_begin(text, 0) :][:1]) not in (b"{", b"["):
+        raise Malformed("expected a JSON list or object")
+    for mark in _marks(text, 0, _DEEP, _NOTHING):
+        if mark is None:
+            yield
+
+
+class Fields:
+    """The members of JSON objects that are called so: `names` are paths, from the outermost object inwards.
+
+    What stands elsewhere in the text under the same names is passed over. Of a name that stands there twice, the last
+    one counts, as for Python's parser.
+    """
+
+    def __init__(self, paths: list[tuple[str, ...]]) -> None:
+        self._inner: Mapping[str, Fields | None] = {
+            name: Fields(rest) if (rest := [path[1:] for path in paths if path[0] == name and path[1:]]) else None
+            for name in dict.fromkeys(path[0] for path in paths)
+        }
+        names = b"|".join(re.escape(name.encode()) for name in self._inner)
+        # The names as they stand, or any that is written with escapes of ASCII characters.
+        escaped = rb'(?=[^"\\]{0,99}+\\u00)[^"]{1,600}+'
+        name = rb'"(' + names + b"|" + escaped + rb')"[ \t\r\n]{0,999}+:'
+        self._name = re.compile(name)
+        # Of a string it has to be seen what follows: where the piece ends with it, it is looked at with the next one.
+        other = rb"(?!" + name + rb")" + _STRING + rb"(?=[ \t\r\n]{0,999}+[^ \t\r\n])"
+        passed = rb'(?:[^"\[\]{}]++|' + other + rb"|" + _ONE_VALUE + rb")*+"
+        self._passed = re.compile(passed, re.DOTALL)
+
+    def excerpt(self, text: Text, start: int = 0) -> Walk:
+        r"""Walk the JSON object at `start`; return one with nothing in it but these members. Raises Malformed.
+
+        >>> steps = Fields([("a",)]).excerpt(b'{"b": {"a": 1}, "a": 2.5, "c": "\"a\": 3"}')
+        >>> finished(steps)
+        b'{"a":2.5}'
+        """
+        found: dict[str, int] = {}
+        begin = _begin(text, start)
+        if bytes(text[begin : begin + 1]) != b"{":
+            raise Malformed("expected a JSON object")
+        for mark in _marks(text, start, self._passed, self._name, is_all=start == 0):
+            if mark is None:
+                yield
+            elif isinstance(mark, re.Match) and (name := _unescaped(mark[1])) in self._inner:
+                found[name] = mark.end()
+        members: list[bytes] = []
+        for name, place in found.items():
+            if (inner := self._inner[name]) is not None:
+                value = yield from inner.excerpt(text, place)
+            else:
+                scalar = _SCALAR.match(text, place)
+                # Neither is a number of seconds.
+                value = b"[]" if scalar is None else scalar[1]
+            members.append(b'"%s":%s' % (name.encode(), value))
+        return b"{%s}" % b",".join(members)
+
+
+def finished(steps: Generator[None, None, Found]) -> Found:
+    """Return what `steps` return, without a pause."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: Found = end.value
+            return found
+
+
+def _unescaped(name: bytes) -> str:
+    return re.sub(rb"\\u00([0-7][0-9a-fA-F])", lambda found: bytes([int(found[1], 16)]), name).decode(errors="replace")
+
+
+def _begin(text: Text, start: int) -> int:
+    """Return where a value begins."""
+    match = _BEGIN.match(text, start)
+    return start if match is None else match.end()
+
+
+def _marks(
+    text: Text, start: int, passed: Pattern, wanted: Pattern, *, is_all: bool = True
+) -> Generator["re.Match[bytes] | int | None"]:
+    """Walk the list or object at `start`; yield what is `wanted` at its own level, and at last the place of its end.
+
+    `passed` is what can be passed over there. Yields None after each piece. Raises Malformed. `is_all`: nothing may
+    follow.
+    """
+    size, depth, worked = len(text), 1, 0
+    place = _begin(text, start) + 1
+    while place < size:
+        if worked >= PIECE_BYTES:
+            worked = 0
+            yield None
+        before, end = place, min(place + PIECE_BYTES, size)
+        match = passed.match(text, place, end) if depth == 1 else _DEEP.match(text, place, end)
+        place = place if match is None else match.end()
+        worked += place - before + _STEP_BYTES
+        token = bytes(text[place:end][:1])
+        if token and token in _BRACKETS:
+            depth += 1 if token in _OPENS else -1
+            if depth == 0:
+                break
+            if depth > _MOST_DEPTH:
+                raise Malformed("JSON is malformed: it is too deep")
+            place += 1
+        elif token and depth == 1 and (mark := wanted.match(text, place)):
+            yield mark
+            place = mark.end()
+        elif place == before:  # a string that is longer than a piece
+            place = yield from _past_string(text, place)
+    else:
+        raise Malformed("Input data was truncated")
+    yield place
+    if is_all and (after := _begin(text, place + 1)) < size:
+        raise Malformed(f"JSON is malformed: trailing characters (byte {after + 1})")
+
+
+def _past_string(text: Text, place: int) -> Generator[None, None, int]:
+    place += 1
+    while place < len(text) and bytes(text[place : place + 1]) != _QUOTE:
+        yield
+        place = _in_string(text, place)
+    return place + 1
+
+
+def _in_string(text: Text, place: int) -> int:
+    """Return where a string ends that has begun, or where to go on with the next piece of it."""
+    if not isinstance(text, memoryview):  # which knows no find: 50 times as fast where nothing is escaped, as in base64
+        far = min(place + _FAR_BYTES, len(text))
+        quote = text.find(_QUOTE, place, far)
+        stop = far if quote < 0 else quote
+        if text.find(b"\\", place, stop) < 0:
+            return stop
+    end = min(place + PIECE_BYTES, len(text))
+    match = _IN_STRING.match(text, place, end)
+    at = place if match is None else match.end()
+    return at if at > place else end  # a backslash and no more
