@@ -13,6 +13,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from router import ending
 from router.access import PEER, peer_of
 from router.answers import Answer, problem
 from router.asgi import Asked, JobDoor, answering, new_request_id
@@ -21,11 +22,13 @@ from router.heads import cut
 from router.job_cycle import JobCycle, WholeJob, rendered
 from router.light_protocol import LightProtocol
 from router.news import CLIENT_LEFT, STOPPING, tell
-from router.policy.patience import ClientTimeouts, Owed, Patience
+from router.policy.patience import LAST_REQUEST_S, ClientTimeouts, Owed, Patience
 from router.policy.request_head import HEAD_TOO_LARGE, MAX_HEAD_BYTES, NO_UPGRADE, Refusal, head_bytes, refusal
 from router.refused import Refused, reason_of
 
 log = logging.getLogger(__name__)
+
+ending.take_over()  # here, where uvicorn is handed the class below
 
 # The lifespan state's entries by which the application hands both to this class, which uvicorn makes.
 TIMEOUTS, DOOR = "client_timeouts", "job_door"
@@ -48,6 +51,8 @@ class ClientConnection(LightProtocol):
         self._patience = Patience(self.app_state.get(TIMEOUTS) or ClientTimeouts(), self.timeout_keep_alive)
         self._patience.begin(Owed.HEAD, self.loop.time())
         self._watch = self.loop.call_later(self._patience.timeouts.look_every_s, self._look)
+        if self.is_ending:
+            self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop watching."""
@@ -60,9 +65,27 @@ class ClientConnection(LightProtocol):
         self.cycle = None  # type: ignore[assignment]  # each knows the other: else the garbage collector has to find them
 
     def shutdown(self) -> None:
-        """Take no other request."""
-        tell(self.cycle, STOPPING)
+        """Take one more request, if it comes within LAST_REQUEST_S, and close after its answer, which says so.
+
+        uvicorn would close at once what waits for a request: a client that sends at that moment loses its job.
+        """
         super().shutdown()
+        tell(self.cycle, STOPPING)
+        self._patience.keep_alive_s = min(self._patience.keep_alive_s, LAST_REQUEST_S)
+        if self._waits_for_request():
+            self._expect_request()
+        elif self._patience.owed is not Owed.HEAD and self.cycle is not None and not self.cycle.response_started:
+            self.cycle.keep_alive = False
+
+    def _waits_for_request(self) -> bool:
+        """Whether nothing of a request has come since the connection was made, or since the last answer."""
+        owed = self._patience.owed
+        return owed is Owed.REQUEST or (owed is Owed.HEAD and not self._loose_bytes)
+
+    def _expect_request(self) -> None:
+        now = self.loop.time()
+        self._patience.begin(Owed.REQUEST, now)
+        self._look_in_time(now)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; at the first malformed byte, refuse."""
@@ -105,6 +128,8 @@ class ClientConnection(LightProtocol):
             self._start_asgi_task(*self.pipeline.pop())
         elif self._patience.owed is None:
             self._patience.begin(Owed.REQUEST, self.loop.time())
+            if self.is_ending:
+                self._look_in_time(self._patience.since)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if isinstance(cycle, JobCycle) and app is self.app:  # another one answers what turned out malformed
@@ -144,7 +169,7 @@ class ClientConnection(LightProtocol):
 
     def _begin_job(self, door: JobDoor, asked: Asked, version: str) -> None:
         previous = self.cycle
-        keep_alive = version != "1.0" and self.parser.should_keep_alive()
+        keep_alive = version != "1.0" and self.parser.should_keep_alive() and not self.is_ending
         self.cycle = cycle = JobCycle(self, door, asked, keep_alive=keep_alive)
         if previous is None or previous.response_complete:
             self._unstarted = cycle
@@ -165,6 +190,9 @@ class ClientConnection(LightProtocol):
         self.url, self.expect_100_continue = url, expects
         self.headers += headers
         HttpToolsProtocol.on_headers_complete(self)
+        if self.is_ending:
+            self.cycle.keep_alive = False
+            self.loop.call_soon(tell, self.cycle, STOPPING)  # the application has begun by then
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
@@ -188,7 +216,7 @@ class ClientConnection(LightProtocol):
         self._loose_bytes = 0
         self._patience.owed = None
         if self.cycle.response_complete:
-            self._patience.begin(Owed.REQUEST, self.loop.time())
+            self._expect_request()
             return
         self.cycle.more_body = False
         self.cycle.message_event.set()

@@ -25,6 +25,7 @@ from router.asgi import (
     send_answer,
 )
 from router.headers import Headers, as_lines
+from router.light_protocol import LightProtocol
 from router.wire import JOINED_BYTES
 
 log = logging.getLogger(__name__)
@@ -115,11 +116,11 @@ class WholeJob:
     more_body = False
     waiting_for_100_continue = False
 
-    def __init__(self, connection: HttpToolsProtocol, door: JobDoor, head: JobHead) -> None:
+    def __init__(self, connection: LightProtocol, door: JobDoor, head: JobHead) -> None:
         self.transport = connection.transport
         self.flow = connection.flow
         self.on_response = connection.on_response_complete
-        self.keep_alive = head.keep_alive
+        self.keep_alive = head.keep_alive and not connection.is_ending
         self.disconnected = self.response_started = self.response_complete = False
         self._connection = connection
         self._door = door

@@ -16,6 +16,8 @@ from router.crowd import CROWD
 
 # The application's state holds under this name what all its connections have in common.
 _COMMON = "connections_in_common"
+# And under this one, whether the process is to end.
+_IS_ENDING = "process_is_ending"
 
 
 class LightProtocol(HttpToolsProtocol):
@@ -32,6 +34,7 @@ class LightProtocol(HttpToolsProtocol):
             super().__init__(config, server_state, app_state, _loop)
             found_when_asked = {key for key, of in vars(LightProtocol).items() if isinstance(of, cached_property)}
             common = app_state[_COMMON] = {key: of for key, of in vars(self).items() if key not in found_when_asked}
+            app_state[_IS_ENDING] = False
         self.__dict__ = common.copy()
         self.pipeline = deque()
         CROWD.take_in()  # here, where the next one has not been accepted yet
@@ -63,6 +66,11 @@ class LightProtocol(HttpToolsProtocol):
         self.connections.add(self)
         self.transport = transport
         self.flow = FlowControl(transport)
+        self.is_ending = self.app_state[_IS_ENDING]
+
+    def shutdown(self) -> None:
+        """Hear that the process is to end; connections that are made later will find it in the state."""
+        self.is_ending = self.app_state[_IS_ENDING] = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let it go."""

@@ -16,12 +16,14 @@ MIN_BODY_BYTES_A_SECOND = 100_000
 # A client that has its answer while it still sends is given this long to stop; closed at once, the connection would be
 # reset by the bytes that come after, and a reset may take the answer along. (nginx: lingering_close.)
 LINGER_S = 2.0
+# While its process ends, a connection without a request is kept so long: its client may be about to send one.
+LAST_REQUEST_S = 1.0
 
 
 class Owed(Enum):
     """What the client has to send now."""
 
-    REQUEST = auto()  # the next one, if it wants to
+    REQUEST = auto()  # the next one, if it wants to send one
     HEAD = auto()
     BODY = auto()
     END = auto()  # of the connection: it was told that nothing more is read

@@ -21,7 +21,8 @@ from router.course import Deliver
 from router.downstream import DOOR, TIMEOUTS, ClientConnection
 from router.headers import Headers
 from router.heads import Heads
-from router.policy.patience import LINGER_S, ClientTimeouts
+from router.news import STOPPING
+from router.policy.patience import LAST_REQUEST_S, LINGER_S, ClientTimeouts
 from router.policy.verdict import Outcome
 from router.tally import Tally
 from tests.malformed import MALFORMED, WELL_FORMED
@@ -168,6 +169,10 @@ class Clock:
         self._timers[timer] = callback
         return timer
 
+    def call_soon(self, callback: Callable[..., None], *args: object) -> None:
+        """Leave this to the real loop."""
+        asyncio.get_running_loop().call_soon(callback, *args)
+
     def get_debug(self) -> bool:
         """Keep no tracebacks."""
         return False
@@ -190,18 +195,19 @@ class Clock:
 
 
 class Connected:
-    """A connection on a wire, and the application behind it."""
+    """A connection on a wire, and the application behind it; with another's `state` it is yet to be made."""
 
-    def __init__(self, *, is_hasty: bool = False, is_direct: bool = False) -> None:
+    def __init__(self, *, is_hasty: bool = False, is_direct: bool = False, state: dict[str, Any] | None = None) -> None:
         self.application = Application(is_hasty=is_hasty)
         config = Config(self.application, log_config=None, access_log=False, lifespan="off", proxy_headers=False)
         config.timeout_keep_alive = 10_000
         self.wire = Wire()
         self.clock = Clock()
         loop = cast("asyncio.AbstractEventLoop", self.clock)
-        state = {DOOR: self.application} if is_direct else {}
-        self.protocol = ClientConnection(config, ServerState(), state, loop)
-        self.protocol.connection_made(self.wire)
+        self.state: dict[str, Any] = {DOOR: self.application} if is_direct else {}
+        self.protocol = ClientConnection(config, ServerState(), self.state if state is None else state, loop)
+        if state is None:
+            self.protocol.connection_made(self.wire)
 
     async def receive(self, *pieces: bytes) -> None:
         """Receive these pieces, one at a time, and let the application come to rest."""
@@ -465,6 +471,90 @@ async def test_streamed_answer_that_is_not_read_is_cut() -> None:
         with pytest.raises(ConnectionResetError):
             await reader.read()
         writer.close()
+
+
+# The end of the process
+
+
+@pytest.mark.parametrize("is_direct", [False, True])
+@pytest.mark.parametrize("before", [[], [REQUEST], [REQUEST, REQUEST]], ids=["fresh", "kept", "known"])
+async def test_connection_without_a_request_gets_a_second_for_one_when_its_process_ends(
+    before: list[bytes], is_direct: bool
+) -> None:
+    """The answer to that says that it is the last; where nothing comes, the connection is closed without a word."""
+    for is_used in (False, True):
+        connected = Connected(is_direct=is_direct)
+        for request in before:
+            await connected.receive(request)
+        assert b"connection: close" not in connected.wire.written
+        connected.protocol.shutdown()
+        connected.clock.move(LAST_REQUEST_S - 0.1)
+        assert connected.wire.end == ""
+        if is_used:
+            await connected.receive(REQUEST)
+            assert connected.wire.written.count(b"connection: close") == 1
+        connected.clock.move(0.1)
+        assert (connected.statuses, connected.wire.end) == ([200] * (len(before) + is_used), "closed")
+
+
+@pytest.mark.parametrize("is_direct", [False, True])
+async def test_request_that_has_begun_may_end_when_its_process_does(is_direct: bool) -> None:
+    """In the midst of its head or of its body; then its answer is the last."""
+    for length in (9, len(HEAD), len(HEAD) + 1):
+        connected = Connected(is_direct=is_direct)
+        await connected.receive(REQUEST[:length])
+        connected.protocol.shutdown()
+        connected.clock.move(20)
+        await connected.receive(REQUEST[length:])
+        assert (connected.statuses, connected.wire.end) == ([200], "closed")
+        assert b"connection: close" in connected.wire.written
+
+
+async def test_answer_that_has_begun_when_its_process_ends_is_not_the_last() -> None:
+    """Its head has told the client that it may send again: closed after it, the connection would cost the next job."""
+    connected = Connected()
+    gate = asyncio.Event()
+
+    async def slow(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await gate.wait()
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    connected.protocol.app = slow
+    await connected.receive(REQUEST)
+    connected.protocol.shutdown()
+    gate.set()
+    await connected.receive()
+    assert connected.wire.end == ""
+    await connected.receive(REQUEST)
+    assert (connected.statuses, connected.wire.end) == ([200, 200], "closed")
+
+
+async def test_connection_made_when_its_process_ends_already_is_told() -> None:
+    """One that was accepted at the last moment would else keep the process for as long as its client likes."""
+    first = Connected()
+    late = Connected(state=first.state)
+    first.protocol.shutdown()
+    late.protocol.connection_made(late.wire)
+    await late.receive(REQUEST)
+    assert (late.statuses, late.wire.end) == ([200], "closed")
+
+
+async def test_application_that_begins_when_its_process_ends_is_told() -> None:
+    """A stream without an end would else keep the process."""
+    connected = Connected()
+    stopping = asyncio.Event()
+
+    async def stream(scope: Scope, _receive: Receive, send: Send) -> None:
+        scope["state"][STOPPING] = stopping
+        await stopping.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    connected.protocol.app = stream
+    connected.protocol.shutdown()
+    await connected.receive(REQUEST)
+    assert (connected.statuses, connected.wire.end) == ([200], "closed")
 
 
 def test_connection_that_closes_leaves_nothing_to_collect() -> None:

