@@ -34,6 +34,7 @@ from router.metrics import Metrics
 from router.policy.patience import ClientTimeouts
 from router.reporting import Reporting
 from router.settings import Settings
+from router.shared_counts import SharedCounts
 from router.tally import Tally
 from router.upstream import Upstream
 from router.view import FleetView
@@ -59,7 +60,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     upstream = Upstream(settings.tls) if traces is None else traces.upstream(settings.tls)
     dispatcher_of = Dispatcher if traces is None else traces.dispatcher
     dispatcher = dispatcher_of(leases, upstream, view, settings, tally)
-    reporting = Reporting(tally, Metrics(), store, view, leases, exchange)
+    reporting = Reporting(tally, Metrics(SharedCounts.inherited()), store, view, leases, exchange)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:

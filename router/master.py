@@ -1,8 +1,8 @@
 """gunicorn's master, so that neither a file nor a disk nor a child that cannot start ends the service.
 
 gunicorn ends where its configuration raises, where a process cannot be started, and where one fails before it serves.
-Here a reload begins with reading all files: where one is bad, everything stays as it is. New processes take the old ones'
-places one by one, each when it serves; so those that cannot start replace nobody.
+Here a reload begins with reading all files: where one is bad, everything stays as it is. New processes take the places
+of old ones, each when it serves; so those that cannot start replace nobody.
 """
 
 import os
@@ -34,7 +34,7 @@ class Master(Arbiter):  # type: ignore[misc]  # it comes without types
         master.__class__ = cls
 
     def reload(self) -> None:
-        """Read all anew, and replace the processes by new ones. Where something is bad, say what, and change nothing."""
+        """Read all anew, and replace the processes. Where something is bad, say what, and change nothing."""
         last_good = INHERITED.now
         try:
             INHERITED.now = InForce.read()
@@ -72,7 +72,7 @@ class Master(Arbiter):  # type: ignore[misc]  # it comes without types
 
     def spawn_worker(self) -> int | None:
         """Start a process; where that is not possible, say so once: the next round of the master's loop tries again."""
-        # What a process is sent before it has handlers of its own would be lost: gunicorn's, inherited, keep it in a queue.
+        # What a process is sent before it has handlers of its own would be lost in gunicorn's, which it inherits.
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         try:
             pid: int = super().spawn_worker()

@@ -180,7 +180,8 @@ async def test_second_master_that_cannot_start_leaves_the_first_alone(
     gone = tmp_path / "gone"
     gone.mkdir()
     system.env["PYTHONPATH"] = str(ROOT)
-    async with system.sidecar(), Router(tmp_path / "log", system.env, 2, conf=str(ROOT / "gunicorn.conf.py"), cwd=gone) as router:
+    conf = str(ROOT / "gunicorn.conf.py")
+    async with system.sidecar(), Router(tmp_path / "log", system.env, 2, conf=conf, cwd=gone) as router:
         await router.sees(healthy=3)
         children = router.children()
         gone.rmdir()

@@ -6,7 +6,6 @@ import pytest
 
 from router.config import ConfigError, load, parse
 
-
 # Nine lines that stand for nine to the eighth keys.
 BOMB = "a0: &a0 {x: 1}\n" + "".join(
     f"a{level}: &a{level} {{<<: [{', '.join([f'*a{level - 1}'] * 9)}]}}\n" for level in range(1, 9)

@@ -25,7 +25,7 @@ DOORS = {
     "aiohttp": {"sidecar.probe", "router.batch_client"},
     "fastapi": {"router.admin", "router.api", "router.app", "router.localworker"},
     "opentelemetry": {"router.traces"},
-    "prometheus_client": {"router.metrics", "router.shared_counts"},
+    "prometheus_client": {"router.metrics"},
     "starlette": {"router.api"},
     "yaml": {"router.config"},
     "httptools": {"router.wire", "router.downstream", "router.light_protocol", "router.refused"},
