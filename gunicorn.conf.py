@@ -12,6 +12,7 @@ from gunicorn.workers.base import Worker
 from router import logs
 from router.config import or_exit
 from router.crowd import CROWD
+from router.file_handles import raise_limit
 from router.fleet.workers_file import known_workers
 from router.in_force import INHERITED, InForce
 from router.master import Master
@@ -43,8 +44,9 @@ logconfig_dict = logs.log_config()
 
 
 def on_starting(server: Arbiter) -> None:
-    """Take gunicorn's master over, and name a folder for what the processes count; they make it."""
+    """Take gunicorn's master over, raise its limits, and name a folder for what the processes count; they make it."""
     Master.take_over(server)
+    raise_limit()
     with suppress(OSError):  # nowhere to write: each process shows its own counts alone
         os.environ[FOLDER_VARIABLE] = f"{tempfile.gettempdir()}/sfr-metrics-{secrets.token_hex(8)}"
 

@@ -25,6 +25,7 @@ def __getattr__(name: str) -> "Application":
     from router import logs  # noqa: PLC0415
     from router.app import create_app  # noqa: PLC0415
     from router.config import or_exit  # noqa: PLC0415
+    from router.file_handles import raise_limit  # noqa: PLC0415
     from router.in_force import INHERITED, InForce  # noqa: PLC0415
 
     def build() -> "Application":
@@ -32,6 +33,7 @@ def __getattr__(name: str) -> "Application":
         return create_app(in_force.settings, in_force.access)
 
     logs.set_up()
+    raise_limit()
     app = or_exit(build, _UVICORN_STARTUP_FAILURE) if parent_process() else or_exit(build)
     globals()["app"] = app
     return app

