@@ -45,7 +45,7 @@ logconfig_dict = logs.log_config()
 
 def on_starting(server: Arbiter) -> None:
     """Take gunicorn's master over, raise its limits, and name a folder for what the processes count; they make it."""
-    Master.take_over(server)
+    or_exit(lambda: Master.take_over(server))
     raise_limit()
     with suppress(OSError):  # nowhere to write: each process shows its own counts alone
         os.environ[FOLDER_VARIABLE] = f"{tempfile.gettempdir()}/sfr-metrics-{secrets.token_hex(8)}"

@@ -12,7 +12,7 @@ from gunicorn.arbiter import Arbiter
 
 from router.config import ConfigError
 from router.gunicorn_worker import ENDING, RouterWorker
-from router.in_force import INHERITED, InForce
+from router.in_force import INHERITED, NOT_TAKEN_OVER, InForce
 
 # No process exits with it.
 _NO_STATUS = -1
@@ -30,7 +30,9 @@ class Master(Arbiter):  # type: ignore[misc]  # it comes without types
 
     @classmethod
     def take_over(cls, master: Arbiter) -> None:
-        """Make `master`, which has started nothing yet, one of this class."""
+        """Make `master`, which has started nothing yet, one of this class. Raises ConfigError."""
+        if master.num_workers < 1:  # gunicorn would listen, and nobody would ever answer
+            raise ConfigError("expected at least 1 process (WEB_CONCURRENCY or --workers), got 0")
         master.__class__ = cls
 
     def reload(self) -> None:
@@ -51,7 +53,7 @@ class Master(Arbiter):  # type: ignore[misc]  # it comes without types
             self.manage_workers()
 
     def _stay(self, reason: str) -> None:
-        self.log.error("Configuration not taken over, the last good one stays in force: %s", reason)
+        self.log.error(NOT_TAKEN_OVER, reason)
 
     def manage_workers(self) -> None:
         """Start the processes that are missing, and tell those to leave that are too many."""
