@@ -1,8 +1,10 @@
 """What `gunicorn -c gunicorn.conf.py` runs. Command line options and WEB_CONCURRENCY win over what stands here."""
 
 import os
+import secrets
 import shutil
 import tempfile
+from contextlib import suppress
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
@@ -10,10 +12,12 @@ from gunicorn.workers.base import Worker
 from router import logs
 from router.config import or_exit
 from router.crowd import CROWD
+from router.file_handles import raise_limit
 from router.fleet.workers_file import known_workers
 from router.in_force import INHERITED, InForce
 from router.master import Master
 from router.processes import die_with_parent
+from router.shared_counts import FOLDER_VARIABLE, SharedCounts
 
 # At a reload gunicorn runs this file again: the master has read what the processes to come inherit (router/master.py).
 in_force = INHERITED.now = INHERITED.now or or_exit(InForce.read)
@@ -31,21 +35,20 @@ graceful_timeout = int(settings.timeout) + 10
 # Longer than the idle time of common clients' and balancers' pools, so that it is they who close.
 keepalive = 75
 backlog = 2048
+# Where processes show that they live, so that they need no disk, which may be full, slow or gone.
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None  # noqa: S108  (of no name there)
 # gunicornc's socket would be one for all gunicorns of a user; `kill` and the admin API do its work here.
 control_socket_disable = True
 
 logconfig_dict = logs.log_config()
 
 
-METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client looks there for what processes share
-
-
 def on_starting(server: Arbiter) -> None:
-    """Take gunicorn's master over, and make a folder for what the processes count, which nobody else can look into."""
-    Master.take_over(server)
-    folder = tempfile.mkdtemp(prefix="sfr-metrics-")
-    os.chown(folder, server.cfg.uid, server.cfg.gid)
-    os.environ[METRICS_FOLDER] = folder
+    """Take gunicorn's master over, raise its limits, and name a folder for what the processes count; they make it."""
+    or_exit(lambda: Master.take_over(server))
+    raise_limit()
+    with suppress(OSError):  # nowhere to write: each process shows its own counts alone
+        os.environ[FOLDER_VARIABLE] = f"{tempfile.gettempdir()}/sfr-metrics-{secrets.token_hex(8)}"
 
 
 def when_ready(server: Arbiter) -> None:  # noqa: ARG001  (gunicorn's signature)
@@ -67,12 +70,10 @@ def post_fork(server: Arbiter, worker: Worker) -> None:  # noqa: ARG001  (gunico
 def child_exit(server: Arbiter, worker: Worker) -> None:
     """Let go of what a process showed of itself while it lived; what it counted stays."""
     CROWD.leave(worker.place_in_crowd)
-    # Not before the folder is made: at its import prometheus_client chooses how it counts.
-    from router.shared_counts import bury  # noqa: PLC0415
-
-    bury(os.environ[METRICS_FOLDER], server.WORKERS.keys() - {worker.pid})
+    SharedCounts.inherited().bury(server.WORKERS.keys() - {worker.pid})
 
 
 def on_exit(server: Arbiter) -> None:  # noqa: ARG001  (gunicorn's signature)
     """Remove the folder: the processes have ended."""
-    shutil.rmtree(os.environ[METRICS_FOLDER], ignore_errors=True)
+    if folder := os.environ.get(FOLDER_VARIABLE):
+        shutil.rmtree(folder, ignore_errors=True)

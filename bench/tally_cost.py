@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import os
 import statistics
 import sys
 from collections.abc import Awaitable, Callable
@@ -18,8 +17,11 @@ from bench.report import save, show
 from router.fleet.model import Worker
 from router.fleet.stats import Stats
 from router.fleet.store import Store
+from router.metrics import Metrics
 from router.policy.verdict import Kind, Outcome
+from router.reporting import for_fleet
 from router.settings import RedisSettings
+from router.shared_counts import SharedCounts
 from router.tally import Tally
 from router.view import FleetView
 from tests.programs import Valkey
@@ -70,16 +72,12 @@ async def redis_cpu_ms(valkey: Valkey, work: Callable[[], Awaitable[object]]) ->
 async def main(count: int) -> None:
     """Measure, print and save."""
     with TemporaryDirectory() as folder:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        from router.metrics import Metrics  # noqa: PLC0415  (now that it knows where to write)
-        from router.reporting import for_fleet  # noqa: PLC0415
-
-        workers, tally, metrics = urls(count), Tally(), Metrics()
+        workers, tally, metrics = urls(count), Tally(), Metrics(SharedCounts(Path(folder)))
         rounds = []
         for _ in range(ROUNDS):
             job_us = (cpu_ms(lambda: count_jobs(tally, workers)) - cpu_ms(lambda: do_nothing(workers))) * 1000 / JOBS
             counts = tally.take()
-            write_ms = cpu_ms(partial(metrics.add, counts)) + cpu_ms(partial(for_fleet, counts))
+            write_ms = cpu_ms(partial(metrics.add, counts)) + cpu_ms(partial(for_fleet, counts)) + cpu_ms(metrics.share)
             rounds.append((job_us, write_ms))
         job_us, write_ms = (statistics.median(column) for column in zip(*rounds, strict=True))
         async with Valkey(Path(folder)) as valkey:

@@ -17,7 +17,7 @@ _UVICORN_STARTUP_FAILURE = 3
 
 
 def __getattr__(name: str) -> "Application":
-    """Build `app` from what gunicorn's master has read, else from what the environment names; if bad, that ends it."""
+    """Build `app` from the configuration; a bad one, and no last good one, ends the process."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from multiprocessing import parent_process  # noqa: PLC0415  (lazy imports are this function's purpose)
@@ -25,13 +25,15 @@ def __getattr__(name: str) -> "Application":
     from router import logs  # noqa: PLC0415
     from router.app import create_app  # noqa: PLC0415
     from router.config import or_exit  # noqa: PLC0415
-    from router.in_force import INHERITED, InForce  # noqa: PLC0415
+    from router.file_handles import raise_limit  # noqa: PLC0415
+    from router.in_force import begin  # noqa: PLC0415
 
     def build() -> "Application":
-        in_force = INHERITED.now or InForce.read()
+        in_force = begin()
         return create_app(in_force.settings, in_force.access)
 
     logs.set_up()
+    raise_limit()
     app = or_exit(build, _UVICORN_STARTUP_FAILURE) if parent_process() else or_exit(build)
     globals()["app"] = app
     return app

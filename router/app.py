@@ -24,6 +24,7 @@ from router.dashboard.feed import Feed
 from router.dispatch import Dispatcher
 from router.downstream import DOOR, TIMEOUTS
 from router.either_exchange import EitherExchange
+from router.file_handles import FileHandles
 from router.fleet.exchange import configured_rules
 from router.fleet.intents import Intents
 from router.fleet.store import Store
@@ -34,6 +35,7 @@ from router.metrics import Metrics
 from router.policy.patience import ClientTimeouts
 from router.reporting import Reporting
 from router.settings import Settings
+from router.shared_counts import SharedCounts
 from router.tally import Tally
 from router.upstream import Upstream
 from router.view import FleetView
@@ -59,7 +61,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     upstream = Upstream(settings.tls) if traces is None else traces.upstream(settings.tls)
     dispatcher_of = Dispatcher if traces is None else traces.dispatcher
     dispatcher = dispatcher_of(leases, upstream, view, settings, tally)
-    reporting = Reporting(tally, Metrics(), store, view, leases, exchange)
+    reporting = Reporting(tally, Metrics(SharedCounts.inherited()), store, view, leases, exchange)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
@@ -69,7 +71,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
         if traces is not None:
             traces.start()
         await view.refresh()
-        running = [asyncio.create_task(part.run()) for part in (view, leases, reporting)]
+        running = [asyncio.create_task(part.run()) for part in (view, leases, reporting, FileHandles())]
         # What is there now stays: the garbage collector need not walk it again (130 ms with 11,000 jobs waiting). And
         # jobs leave no circles behind: to look for them after each 700 new objects costs a job 2 µs.
         gc.collect()

@@ -16,6 +16,7 @@ class RouterWorker(UvicornWorker):  # type: ignore[misc]  # it comes without typ
 
     CONFIG_KWARGS: ClassVar[dict[str, str]] = {"http": "router.downstream:ClientConnection", "ws": "none"}
 
+    sockets: list[Any]
     # For the master: its place among those that share the clients, and whether it has been told to end.
     place_in_crowd: int | None = None
     is_leaving = False
@@ -30,7 +31,7 @@ class RouterWorker(UvicornWorker):  # type: ignore[misc]  # it comes without typ
         return bool(self.tmp.last_update() != self._made_at)
 
     def init_process(self) -> None:
-        """Serve on plain sockets: of gunicorn's, which wrap them, uvloop does not know, and closes their files twice."""
+        """Serve on plain sockets: those of gunicorn's that wrap them uvloop does not know, and closes twice."""
         self.sockets = [wrapper.sock for wrapper in self.sockets]
         super().init_process()
 
@@ -42,7 +43,7 @@ class RouterWorker(UvicornWorker):  # type: ignore[misc]  # it comes without typ
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  (gunicorn's signature)
-        """Take SIGQUIT, by which gunicorn passes SIGINT on, as SIGTERM: by itself it would set a flag that nobody reads."""
+        """Take SIGQUIT, by which gunicorn passes SIGINT on, as SIGTERM: else it sets a flag that nobody reads."""
         signal.raise_signal(signal.SIGTERM)
 
 

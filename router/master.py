@@ -1,8 +1,8 @@
 """gunicorn's master, so that neither a file nor a disk nor a child that cannot start ends the service.
 
 gunicorn ends where its configuration raises, where a process cannot be started, and where one fails before it serves.
-Here a reload begins with reading all files: where one is bad, everything stays as it is. New processes take the old ones'
-places one by one, each when it serves; so those that cannot start replace nobody.
+Here a reload begins with reading all files: where one is bad, everything stays as it is. New processes take the places
+of old ones, each when it serves; so those that cannot start replace nobody.
 """
 
 import os
@@ -12,7 +12,7 @@ from gunicorn.arbiter import Arbiter
 
 from router.config import ConfigError
 from router.gunicorn_worker import ENDING, RouterWorker
-from router.in_force import INHERITED, InForce
+from router.in_force import INHERITED, NOT_TAKEN_OVER, InForce
 
 # No process exits with it.
 _NO_STATUS = -1
@@ -30,11 +30,13 @@ class Master(Arbiter):  # type: ignore[misc]  # it comes without types
 
     @classmethod
     def take_over(cls, master: Arbiter) -> None:
-        """Make `master`, which has started nothing yet, one of this class."""
+        """Make `master`, which has started nothing yet, one of this class. Raises ConfigError."""
+        if master.num_workers < 1:  # gunicorn would listen, and nobody would ever answer
+            raise ConfigError("expected at least 1 process (WEB_CONCURRENCY or --workers), got 0")
         master.__class__ = cls
 
     def reload(self) -> None:
-        """Read all anew, and replace the processes by new ones. Where something is bad, say what, and change nothing."""
+        """Read all anew, and replace the processes. Where something is bad, say what, and change nothing."""
         last_good = INHERITED.now
         try:
             INHERITED.now = InForce.read()
@@ -51,7 +53,7 @@ class Master(Arbiter):  # type: ignore[misc]  # it comes without types
             self.manage_workers()
 
     def _stay(self, reason: str) -> None:
-        self.log.error("Configuration not taken over, the last good one stays in force: %s", reason)
+        self.log.error(NOT_TAKEN_OVER, reason)
 
     def manage_workers(self) -> None:
         """Start the processes that are missing, and tell those to leave that are too many."""
@@ -72,7 +74,7 @@ class Master(Arbiter):  # type: ignore[misc]  # it comes without types
 
     def spawn_worker(self) -> int | None:
         """Start a process; where that is not possible, say so once: the next round of the master's loop tries again."""
-        # What a process is sent before it has handlers of its own would be lost: gunicorn's, inherited, keep it in a queue.
+        # What a process is sent before it has handlers of its own would be lost in gunicorn's, which it inherits.
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         try:
             pid: int = super().spawn_worker()

@@ -1,31 +1,28 @@
 """What `GET /metrics` shows, in Prometheus' words.
 
-A process adds what it has counted to values that all processes of one gunicorn share, by files in the folder that
-PROMETHEUS_MULTIPROC_DIR names; without one, it shows its own alone. What belongs to the fleet is read when it is asked
-for, and every router shows the same. Labels are bounded: endpoints by the list of them, workers by the fleet.
+All processes of one gunicorn share what they count (shared_counts.py); without gunicorn, each shows its own alone. What
+belongs to the fleet is read when it is asked for, and every router shows the same. Labels are bounded: endpoints by the
+list of them, workers by the fleet.
 """
 
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, values
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from router.fleet.model import Health
 from router.fleet.stats import Usage
 from router.policy.verdict import Kind
-from router.shared_counts import steady
+from router.shared_counts import Family, Sample, SharedCounts
 from router.tally import BOUNDS_S, Counts, Timing
 from router.view import Snapshot
 
-# Shared values have none; so both kinds show the same.
 disable_created_metrics()  # type: ignore[no-untyped-call]
+# Where PROMETHEUS_MULTIPROC_DIR is set prometheus_client would map files into memory: a full disk ends such a process.
+values.ValueClass = values.MutexValue
 
 
 class BulkHistogram(Histogram):
@@ -42,11 +39,9 @@ class BulkHistogram(Histogram):
 class Metrics:
     """This process' part of what is counted, and the page that shows all."""
 
-    def __init__(self) -> None:
-        own = CollectorRegistry()
-        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-        self._shown: Collector = MultiProcessCollector(None) if folder else own  # type: ignore[no-untyped-call]
-        self._steady = partial(steady, folder) if folder else nullcontext
+    def __init__(self, shared: SharedCounts) -> None:
+        self._shared = shared
+        self._own = own = CollectorRegistry()
 
         def counter(name: str, means: str, *labels: str) -> Counter:
             return Counter(f"sfr_{name}", means, labels, registry=own)
@@ -54,8 +49,8 @@ class Metrics:
         def histogram(name: str, means: str, *labels: str) -> BulkHistogram:
             return BulkHistogram(f"sfr_{name}_seconds", means, labels, registry=own, buckets=BOUNDS_S)
 
-        def gauge(name: str, means: str) -> Gauge:  # of processes that live: gunicorn.conf.py cleans up after the dead
-            return Gauge(f"sfr_{name}", means, registry=own, multiprocess_mode="livesum")
+        def gauge(name: str, means: str) -> Gauge:
+            return Gauge(f"sfr_{name}", means, registry=own)
 
         self._requests = counter("requests", "Requests for jobs, by their answers.", "endpoint", "status", "verdict")
         self._durations = histogram("request_duration", "Jobs: from the whole request to the answer.", "endpoint")
@@ -101,23 +96,39 @@ class Metrics:
         self._running.set(running)
         self._waiting.set(waiting)
 
+    def share(self) -> None:
+        """Show the other processes what this one has counted."""
+        self._shared.put(self._collected())
+
     def page(self, snapshot: Snapshot, usage: Usage | None, accept: str) -> tuple[bytes, str]:
         """Return the page as `accept` (the request's header) wants it, and its content type.
 
         `usage` is None where Redis is away: what only Redis knows is not shown then.
         """
         encode, content_type = choose_encoder(accept)
-        with self._steady():
-            return encode(_Both(self._shown, _Fleet(snapshot, usage))), content_type
+        own = self._collected()
+        self._shared.put(own)  # whoever answers next shows no less
+        return encode(_Both(self._shared.whole(own), _Fleet(snapshot, usage))), content_type
+
+    def _collected(self) -> list[Family]:
+        return [
+            Family(each.name, each.type, each.documentation, [Sample(*sample[:3]) for sample in each.samples])
+            for each in self._own.collect()
+        ]
 
 
 class _Both(Collector):
-    def __init__(self, first: Collector, second: Collector) -> None:
-        self._collectors = first, second
+    def __init__(self, counted: Sequence[Family], fleet: "_Fleet") -> None:
+        self._counted = counted
+        self._fleet = fleet
 
     def collect(self) -> Iterator[Metric]:
-        for collector in self._collectors:
-            yield from collector.collect()
+        for family in self._counted:
+            metric = Metric(family.name, family.means, family.kind)
+            for sample in family.samples:
+                metric.add_sample(sample.name, sample.labels, sample.value)
+            yield metric
+        yield from self._fleet.collect()
 
 
 class _Fleet(Collector):

@@ -36,6 +36,7 @@ class Reporting:
         """Report until cancelled."""
         while True:
             self._count()
+            await asyncio.to_thread(self._metrics.share)  # jobs need not wait for a disk
             with suppress(StoreUnavailable):
                 await self._tell_fleet()
             await asyncio.sleep(EVERY_S)
@@ -43,6 +44,7 @@ class Reporting:
     async def finish(self) -> None:
         """Report what is left, before the process ends."""
         self._count()
+        self._metrics.share()
         with suppress(StoreUnavailable):
             while self._untold:
                 await self._tell_fleet()

@@ -1,57 +1,202 @@
-"""The files by which a gunicorn's processes share what they count: those of ended processes become one.
+"""The files by which a gunicorn's processes share what they count; those of ended processes become one.
 
-prometheus_client leaves them all, 128 kB a process, for ever: a router that is reloaded each day would fill its folder
-and read ever more at each scrape. Who reads holds a lock, so that no count is ever seen twice, or not at all.
+Each second a process writes all that it has counted, beside its file and then in its place: on a full disk that is an
+error. With a file mapped into memory, prometheus_client's way, it would be the process' end. A folder that is gone is
+made anew. What cannot be written is missing on the other processes' pages until it can be.
 """
 
 import fcntl
+import logging
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from prometheus_client.mmap_dict import MmapedDict
+import msgspec
+
+log = logging.getLogger(__name__)
+
+# Names the folder for the processes that gunicorn's master forks; a process without it shows its own counts alone.
+FOLDER_VARIABLE = "SFR_METRICS_FOLDER"
 
 _ENDED = "ended"  # in the place of a process id
+_STATE = "gauge"  # goes with its process; all else is counted
 
 
-@contextmanager
-def steady(folder: str) -> Iterator[None]:
-    """Keep the files as they are while they are read."""
-    with _locked(folder, fcntl.LOCK_SH):
-        yield
+class Sample(msgspec.Struct, array_like=True, frozen=True):
+    """One number, as Prometheus names it."""
+
+    name: str
+    labels: dict[str, str]
+    value: float
 
 
-def bury(folder: str, living: Collection[int]) -> None:
-    """Let go of what processes that are not `living` showed of themselves, and add what they counted to one file.
+class Family(msgspec.Struct, array_like=True, frozen=True):
+    """All samples of one metric."""
 
-    Where the files are being read, that is left to the next time: the caller has processes to watch, and does not wait.
+    name: str
+    kind: str
+    means: str
+    samples: list[Sample]
+
+
+_decode = msgspec.msgpack.Decoder(list[Family]).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class SharedCounts:
+    """What the processes of one gunicorn have counted; `folder` None: this process is alone."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._written = b""
+        self._is_failing = False
+
+    @classmethod
+    def inherited(cls) -> "SharedCounts":
+        """Return those of the folder that gunicorn's master has named."""
+        folder = os.environ.get(FOLDER_VARIABLE)
+        return cls(Path(folder) if folder else None)
+
+    def put(self, own: Sequence[Family]) -> None:
+        """Show the others what this process has counted. A failure is said once, and changes nothing else."""
+        if self._folder is None:
+            return
+        counts, file = _encode(own), _file(self._folder, os.getpid())
+        try:
+            if counts != self._written or not file.exists():
+                _make(self._folder)
+                _write(file, counts)
+                self._written = counts
+        except OSError as error:
+            self._say(error)
+        else:
+            self._say(None)
+
+    def whole(self, own: Sequence[Family]) -> list[Family]:
+        """Return what all have counted, this process `own`."""
+        if self._folder is None:
+            return list(own)
+        others: list[list[Family]] = []
+        with suppress(OSError), _locked(self._folder, fcntl.LOCK_SH):
+            for file in _files(self._folder):
+                if _process(file) != str(os.getpid()):
+                    found = _read(file)
+                    others.append(found if _lives(_process(file)) else _lasting(found))
+        return summed((own, *others))
+
+    def bury(self, living: Collection[int]) -> None:
+        """Add what processes that are not `living` have counted to one file, and remove theirs.
+
+        Where the files are being read or cannot be written, that is left to the next time: the caller has processes to
+        watch, and does not wait.
+        """
+        if self._folder is None:
+            return
+        try:
+            with _locked(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                ended = _file(self._folder, _ENDED)
+                staying = {_ENDED, *map(str, living)}
+                dead = [file for file in _files(self._folder) if _process(file) not in staying and file.is_file()]
+                if dead:
+                    _write(ended, _encode(summed(map(_lasting, map(_read, (ended, *dead))))))
+                for file in dead:
+                    file.unlink()
+        except (BlockingIOError, FileNotFoundError):
+            return
+        except OSError as error:
+            self._say(error)
+
+    def _say(self, error: OSError | None) -> None:
+        if error and not self._is_failing:
+            log.warning(
+                "/metrics shows less than all: what a process has counted cannot be written to %s: %s",
+                self._folder,
+                error.strerror,
+            )
+        elif self._is_failing and error is None:
+            log.info("/metrics shows all again")
+        self._is_failing = error is not None
+
+
+def summed(parts: Iterable[Sequence[Family]]) -> list[Family]:
+    """Return each metric once, its samples added up.
+
+    >>> ones = [Family("a", "counter", "-", [Sample("a_total", {"x": "y"}, 1.0)])]
+    >>> summed((ones, [], ones))[0].samples
+    [Sample(name='a_total', labels={'x': 'y'}, value=2.0)]
     """
-    dead = [file for file in Path(folder).glob("*.db") if _process(file) not in {_ENDED, *map(str, living)}]
-    counts = [file for file in dead if not file.name.startswith("gauge_")]
-    for file in dead:
-        if file not in counts:
-            file.unlink()
-    with suppress(BlockingIOError), _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
-        for file in counts:
-            _add(file, file.with_name(f"{file.stem.partition('_')[0]}_{_ENDED}.db"))
-            file.unlink()
+    families: dict[str, Family] = {}
+    values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
+    for part in parts:
+        for family in part:
+            of_family = values.setdefault(families.setdefault(family.name, family).name, {})
+            for sample in family.samples:
+                key = sample.name, tuple(sample.labels.items())
+                of_family[key] = of_family.get(key, 0.0) + sample.value
+    return [
+        Family(name, family.kind, family.means, [Sample(n, dict(labels), v) for (n, labels), v in values[name].items()])
+        for name, family in families.items()
+    ]
+
+
+def _lasting(families: Iterable[Family]) -> list[Family]:
+    return [family for family in families if family.kind != _STATE]
+
+
+def _file(folder: Path, process: int | str) -> Path:
+    return folder / f"counts_{process}.db"
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.db"))
 
 
 def _process(file: Path) -> str:
     return file.stem.rpartition("_")[2]
 
 
-def _add(file: Path, to: Path) -> None:
-    whole = MmapedDict(str(to))  # type: ignore[no-untyped-call]
-    for key, value, timestamp, _ in MmapedDict.read_all_values_from_file(str(file)):  # type: ignore[no-untyped-call]
-        before, _ = whole.read_value(key)  # type: ignore[no-untyped-call]
-        whole.write_value(key, before + value, timestamp)  # type: ignore[no-untyped-call]
-    whole.close()  # type: ignore[no-untyped-call]
+def _lives(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except PermissionError:
+        return True
+    except (ValueError, OSError):
+        return False
+    return True
+
+
+def _read(file: Path) -> list[Family]:
+    try:
+        return _decode(file.read_bytes())
+    except (OSError, msgspec.DecodeError):  # not there yet, or not ours
+        return []
+
+
+def _make(folder: Path) -> None:
+    """Make the folder where it is gone. Its name is known by then: somebody else's in its place is not written to."""
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if folder.lstat().st_uid != os.geteuid():
+        raise PermissionError(0, "it belongs to somebody else")
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Write the file whole or not at all."""
+    new = file.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    try:
+        with new.open("xb") as opened:  # "x": through nobody's link
+            opened.write(content)
+        new.rename(file)
+    except OSError:
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
-def _locked(folder: str, how: int) -> Iterator[None]:
+def _locked(folder: Path, how: int) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, how)

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from router import logs
 from router.config import config_path, load_or_exit
+from router.file_handles import raise_limit
 from router.fleet.exchange import configured_rules
 from router.fleet.store import Store
 from sidecar.deep import DeepCheck
@@ -40,6 +41,7 @@ async def run() -> None:
 def main() -> None:
     """Set up the log and run."""
     logs.set_up()
+    raise_limit()
     asyncio.run(run())
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -189,6 +190,10 @@ class Router(Program):
         argv = [sys.executable, "-m", "gunicorn", "-c", conf, "-b", f"127.0.0.1:{self.port}"]
         argv += [word for bind in binds for word in ("-b", bind)]
         super().__init__(argv, log, {**env, "WEB_CONCURRENCY": str(processes)}, cwd)
+
+    def limit_files(self, most: int) -> None:
+        """Let it and its children open so many files, and no more."""
+        self._argv = ["bash", "-c", f"ulimit -n {most} && exec {shlex.join(self._argv)}"]
 
     @property
     def url(self) -> str:

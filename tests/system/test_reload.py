@@ -3,14 +3,16 @@
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trustme
 
+from router.processes import free_port
 from tests.load import post_job, post_jobs, steady_load
-from tests.programs import ROOT, Router, System
+from tests.programs import ROOT, Program, Router, System
 from tests.waiting import eventually
 from tests.worker import Gate, ScriptedWorker
 
@@ -180,10 +182,8 @@ async def test_second_master_that_cannot_start_leaves_the_first_alone(
     gone = tmp_path / "gone"
     gone.mkdir()
     system.env["PYTHONPATH"] = str(ROOT)
-    async with (
-        system.sidecar(),
-        Router(tmp_path / "log", system.env, 2, conf=str(ROOT / "gunicorn.conf.py"), cwd=gone) as router,
-    ):
+    conf = str(ROOT / "gunicorn.conf.py")
+    async with system.sidecar(), Router(tmp_path / "log", system.env, 2, conf=conf, cwd=gone) as router:
         await router.sees(healthy=3)
         children = router.children()
         gone.rmdir()
@@ -191,3 +191,74 @@ async def test_second_master_that_cannot_start_leaves_the_first_alone(
         await eventually(lambda: "No second master can be started" in router.output, what="a line on it")
         assert {answer.status for answer in await post_jobs(router.url, 20, 4, keep_alive=False)} == {200}
         assert set(children) <= set(router.children())
+
+
+async def test_no_process_at_all_is_a_mistake(system: System, tmp_path: Path) -> None:
+    """Gunicorn takes 0, listens, and nobody answers."""
+    system.configure([])
+    argv = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "-b", "127.0.0.1:0"]
+    for more, env in (([], {"WEB_CONCURRENCY": "0"}), (["-w", "0"], {})):
+        async with Program([*argv, *more], tmp_path / "log", {**system.env, **env}) as gunicorn:
+            assert await gunicorn.ended() == 2
+        assert (
+            "configuration error: expected at least 1 process (WEB_CONCURRENCY or --workers), got 0" in gunicorn.output
+        )
+
+
+async def test_sidecar_keeps_its_fleet_whatever_becomes_of_config_yaml(
+    system: System, workers: list[ScriptedWorker]
+) -> None:
+    """Each bad file is one line in its log; the next good one is taken over."""
+    system.configure([worker.url for worker in workers[:2]])
+    good = system.config.read_bytes()
+    async with system.sidecar() as sidecar, system.router(1) as router:
+        await router.sees(healthy=2)
+        spoiled: list[tuple[bytes, str]] = [
+            (good + b"timout: 5\n", "timout: unknown key"),
+            (b"workers: [", "not valid YAML"),
+            (b"workers: " + b"[" * 3000, "nested too deeply"),
+            (b"timeout: 2026-99-99", "month must be in 1..12"),
+            (b"# \xe9", "it is not UTF-8"),
+            (b"timeout: 5\0", "unacceptable character"),
+        ]
+        for number, (content, told) in enumerate(spoiled, start=1):
+            system.config.write_bytes(content)
+            await eventually(lambda n=number: sidecar.output.count(NOT_TAKEN_OVER) == n, what=f"a line on {told}")  # type: ignore[misc]
+            assert told in sidecar.output.rpartition(NOT_TAKEN_OVER)[2]
+        system.config.unlink()
+        system.config.mkdir()
+        await eventually(lambda: "Is a directory" in sidecar.output, what="a line on the directory")
+        await router.sees(healthy=2)
+        system.config.rmdir()
+        system.configure([worker.url for worker in workers])
+        await router.sees(healthy=3)
+        assert "Traceback" not in sidecar.output
+
+
+async def test_uvicorn_s_processes_take_the_last_good_configuration_from_one_another(
+    system: System, workers: list[ScriptedWorker], tmp_path: Path
+) -> None:
+    """A process that dies while config.yaml is bad ended the others; a reload then changes nothing either."""
+    system.configure([worker.url for worker in workers], max_body_mb=0.001)
+    port = free_port()
+    argv = ["uvicorn", "router:app", "--http", "router.downstream:ClientConnection", "--port", str(port)]
+    async with Program([sys.executable, "-m", *argv, "--workers", "2"], tmp_path / "log", system.env) as server:
+        await eventually(lambda: server.output.count("startup complete") == 2, 30, "its start")
+        good = system.config.read_text()
+        append(system.config, "timout: 5\n")
+        ours = [pid for pid in server.children() if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+        os.kill(ours[0], signal.SIGKILL)
+        await eventually(lambda: server.output.count("startup complete") == 3, 30, "another process")
+        server.send(signal.SIGHUP)
+        await eventually(lambda: server.output.count("startup complete") == 5, 30, "two more")
+        assert server.output.count(NOT_TAKEN_OVER) == 3
+        url = f"http://127.0.0.1:{port}"
+        assert (await post_job(url, code="x" * 2000)).status == 413
+        system.config.write_text(good.replace("max_body_mb: 0.001", "max_body_mb: 1"))
+        server.send(signal.SIGHUP)
+        await eventually(lambda: server.output.count("startup complete") == 7, 30, "two more")
+        await eventually(lambda: _takes(url), what="the new limit")
+
+
+async def _takes(url: str) -> bool:
+    return {(await post_job(url, code="x" * 2000)).status for _ in range(10)} == {200}

