@@ -4,11 +4,13 @@ Secrets are compared in constant time, and neither logged nor passed on.
 """
 
 import asyncio
+import binascii
 import hmac
 import logging
 import re
 import socket
 import time
+from binascii import a2b_base64
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -156,10 +158,27 @@ def peer_in(scope: MutableMapping[str, Any]) -> str:
 
 def bearer(headers: Headers) -> bytes | None:
     """Return what `Authorization: Bearer` gives; None where it gives nothing."""
+    return _authorization(headers, b"bearer")
+
+
+def basic(headers: Headers) -> bytes | None:
+    """Return the password that `Authorization: Basic` gives, else its user; None where it gives nothing.
+
+    Clients send it for a URL such as `http://any:KEY@router/run_code`, or `http://KEY@router/run_code`.
+    """
+    try:
+        given = a2b_base64(_authorization(headers, b"basic") or b"", strict_mode=True)
+    except binascii.Error:
+        return None
+    user, colon, password = given.partition(b":")  # RFC 7617 §2
+    return (password or user or None) if colon else None
+
+
+def _authorization(headers: Headers, wanted: bytes) -> bytes | None:
     for name, value in headers:
         if name == b"authorization":
             scheme, _, credentials = value.partition(b" ")
-            if scheme.lower() == b"bearer":
+            if scheme.lower() == wanted:
                 return credentials.strip()
     return None
 

@@ -15,6 +15,7 @@ from router.bodies import Body, Buffers, BuffersFull, Share
 from router.entries import BOM, Line, Lines, flaw, flaw_as_job, trimmed
 from router.in_flight import InFlight
 from router.policy.large_json import Malformed, items
+from router.policy.patience import MIN_BODY_BYTES_A_SECOND
 from router.settings import Settings
 from router.turns import Turns
 from router.waiter import ClientLeft
@@ -67,7 +68,7 @@ class BatchBody:
         self._buffers = buffers
         self._max_mb = settings.max_body_mb
         self._full_status = settings.error_status.queue_full
-        self._patience_s = settings.client_body_timeout
+        self._patience_s = self._left_s = settings.client_body_timeout  # left: of the time for the next line
         self._turns = turns
         self._is_stopping = is_stopping
         self._is_more = True
@@ -142,6 +143,7 @@ class BatchBody:
                 else:
                     await asyncio.sleep(0)  # one part of a body may be a hundred thousand empty lines
                 has_room = True
+                self._left_s = self._patience_s
             if has_room:
                 has_room = await self._hold(lines, share)
             part = await self._part()
@@ -181,6 +183,7 @@ class BatchBody:
             if self._is_stopping():
                 raise CutShort(STOPPED)
             if part := message.get("body", b""):
+                self._left_s = min(self._patience_s, self._left_s + len(part) / MIN_BODY_BYTES_A_SECOND)
                 return bytes(part)
         return b""
 
@@ -192,13 +195,18 @@ class BatchBody:
         since = loop.time()
         while True:
             try:
-                async with asyncio.timeout_at(max(since, self._in_flight.quiet_since) + self._patience_s):
-                    return await self._receive()
+                async with asyncio.timeout_at(max(since, self._in_flight.quiet_since) + self._left_s):
+                    message = await self._receive()
             except TimeoutError:
                 if self._in_flight.jobs:
                     since = loop.time()
-                elif loop.time() >= max(since, self._in_flight.quiet_since) + self._patience_s:
-                    raise CutShort(f"nothing came for {self._patience_s:g} s") from None
+                elif loop.time() >= max(since, self._in_flight.quiet_since) + self._left_s:
+                    what = "nothing" if self._left_s == self._patience_s else "less than 100 kB a second"
+                    raise CutShort(f"{what} came for {self._patience_s:g} s") from None
+            else:
+                if not self._in_flight.jobs:
+                    self._left_s -= max(0.0, loop.time() - max(since, self._in_flight.quiet_since))
+                return message
 
 
 def _slice(text: bytearray, place: tuple[int, int]) -> Body:

@@ -145,6 +145,8 @@ class ClientConnection(LightProtocol):
         elif self._patience.owed is Owed.BODY and self.cycle.transport is self.transport:
             self._patience.begin(Owed.BODY, self.loop.time())
             self.cycle.transport = LingeringTransport(self.transport, self._close_after_answer)
+        elif self._patience.owed is Owed.BODY:
+            self._patience.has_come_on(self.loop.time())
 
     # The parser's callbacks: for every request, so without super(), which would cost a microsecond in all
 

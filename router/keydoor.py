@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 import msgspec
 
-from router.access import ApiKeys, bearer
+from router.access import ApiKeys, basic, bearer
 from router.answers import Answer, problem
 from router.asgi import (
     Application,
@@ -30,7 +30,7 @@ from router.tally import Tally
 
 API_KEY = b"x-api-key"
 _CREDENTIALS = frozenset({b"authorization", API_KEY})
-_HOW = "send it as `Authorization: Bearer KEY` or `x-api-key: KEY`"
+_HOW = "send it as `Authorization: Bearer KEY`, as `x-api-key: KEY`, or in the URL: http://any:KEY@router/run_code"
 
 
 class KeyDoor(JobDoor):
@@ -81,11 +81,13 @@ class KeyDoor(JobDoor):
             super().begin(head, body, has_left, deliver)
 
     def _refusal(self, headers: Headers) -> Answer | None:
-        key = next((value for name, value in headers if name == API_KEY), None) or bearer(headers)
+        given = next((value for name, value in headers if name == API_KEY), None)
+        key = given or bearer(headers) or basic(headers)
         if key is not None and self._keys.knows(key):
             return None
         detail = f"Jobs need an API key: {_HOW}" if key is None else "Unknown API key"
         answer = problem(HTTPStatus.UNAUTHORIZED, detail, request_id_of(read_head(headers)))
+        # Not Basic: browsers would ask for the key, keep it, and send it along with what other sites' pages ask for.
         return answer.with_field(b"www-authenticate", b"Bearer")
 
 

@@ -327,8 +327,8 @@ class Settings(_Settings):
     """how many MB of request bodies each router process holds, at most (being read, waiting, running); what does not
     fit gets 503. At least `max_body_mb`"""
     client_body_timeout: PositiveSeconds = 30.0
-    """how long a client may take to send a request's head, and again for its body, which has a second more for each 100
-    kB that has arrived"""
+    """how long a client may take to send a request's head; and how far its body may fall behind 100 kB a second: a
+    silence, or bytes now and then, end after so long (408)"""
     client_read_timeout: PositiveSeconds = 60.0
     """after how long an answer of which nothing more is read is cut"""
 

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import sys
+from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import requests
 from yarl import URL
 
 from router.processes import free_port
@@ -267,6 +269,30 @@ async def test_jobs_need_a_key_where_keys_are_set(system: System, workers: list[
     assert not any({"authorization", "x-api-key"} & got.headers.keys() for got in received)
     assert any(got.headers.get("x-tenant") == "me" for got in received)
     assert "-key" not in router.output
+
+
+async def test_key_in_the_url_is_enough(system: System, workers: list[ScriptedWorker]) -> None:
+    """`http://any:KEY@router/run_code` by aiohttp, requests and urllib3's way: jobs, their like, and batches."""
+    held = system.folder / "keys"
+    held.write_text(sha256(b"first-key").hexdigest())
+    system.configure([worker.url for worker in workers], api_keys=str(held))
+    async with system.router(1) as router, aiohttp.ClientSession() as session:
+        base = URL(router.url)
+        for user, password, status in (("any", "first-key", 200), ("first-key", "", 200), ("first-key", "no", 401)):
+            url = base.with_user(user).with_password(password)
+            for _ in range(3):  # from the second on, its head is known
+                async with session.post(url / "run_code", json=JOB) as response:
+                    assert response.status == status
+            got = await asyncio.to_thread(requests.post, str(url / "run_code"), json=JOB, timeout=20)
+            assert got.status_code == status
+            for path in ("run_jupyter", "run%5Fcode", "run_code/batch"):
+                async with session.post(URL(f"{url}/{path}", encoded=True), json=JOB) as response:
+                    assert response.status == status, path
+    received = [got for worker in workers for got in worker.jobs]
+    assert received
+    assert not any({"authorization", "x-api-key"} & got.headers.keys() for got in received)
+    assert "first-key" not in router.output
+    assert b64encode(b"any:first-key").decode() not in router.output
 
 
 async def _counts_refused(router: Router) -> bool:

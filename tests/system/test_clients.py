@@ -116,6 +116,17 @@ async def test_slow_requests_get_408_and_reach_no_worker(system: System, worker:
         assert len(worker.jobs) == 1
 
 
+async def test_silence_does_not_hold_what_has_come_of_a_large_body(system: System, worker: ScriptedWorker) -> None:
+    """8 MB but for ten bytes, and no more: the client is told within client_body_timeout, and there is room again."""
+    size = 8 * MB
+    async with routed(system, worker, client_body_timeout=0.5, max_body_mb=8, max_buffered_mb=8) as router:
+        async with client(router) as connection:
+            await connection.send(HEAD % size + b"\r\n" + b"x" * (size - 10))
+            stopped = "The request body has come to less than 100 kB a second, and fell 0.5 s behind"
+            assert await asyncio.wait_for(connection.refusal(), 20) == (408, stopped)
+        await eventually(lambda: _takes(router, size), what="room for the largest body")
+
+
 async def test_slow_but_steady_body_arrives(system: System, worker: ScriptedWorker) -> None:
     """What takes longer than client_body_timeout arrives, where each 100 kB take less than a second."""
     async with routed(system, worker, client_body_timeout=0.5) as router, client(router) as connection:

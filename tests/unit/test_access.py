@@ -1,11 +1,12 @@
 """Who may send jobs, who may steer the fleet, and which hosts may be added to it."""
 
+from base64 import b64encode
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from router.access import UNIX_SOCKET, Access, AdminGate, ApiKeys, bearer
+from router.access import UNIX_SOCKET, Access, AdminGate, ApiKeys, basic, bearer
 from router.config import ConfigError, parse
 from router.headers import Headers
 from router.policy.allowed import Allowed
@@ -77,6 +78,34 @@ def test_hosts_that_may_be_added(rules: list[str], host: str, is_allowed: bool) 
 def test_bearer(headers: Headers, given: bytes | None) -> None:
     """The scheme may be in any case; other schemes give nothing."""
     assert bearer(headers) == given
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        (b"any:KEY", b"KEY"),
+        (b":KEY", b"KEY"),
+        (b"KEY:", b"KEY"),
+        (b"any:KEY:with:colons", b"KEY:with:colons"),
+        ("jemand:schlüssel".encode(), "schlüssel".encode()),
+        (b"any:\xff\x00", b"\xff\x00"),
+        (b"KEY", None),
+        (b":", None),
+        (b"", None),
+    ],
+)
+def test_basic_gives_its_password_or_else_its_user(given: bytes, key: bytes | None) -> None:
+    """As clients make it of http://any:KEY@router/ and of http://KEY@router/."""
+    for scheme in (b"Basic ", b"basic  "):
+        assert basic([(b"host", b"a"), (b"authorization", scheme + b64encode(given))]) == key
+
+
+@pytest.mark.parametrize(
+    "value", [b"Basic", b"Basic ", b"Basic YTp", b"Basic YTpi*", b"Basic a:b", b"Basic Y T p i", b"Bearer YTpi"]
+)
+def test_what_is_no_basic_gives_nothing(value: bytes) -> None:
+    """Bad base64 is not guessed at."""
+    assert basic([(b"authorization", value)]) is None
 
 
 @pytest.mark.parametrize("peer", ["127.0.0.1", UNIX_SOCKET, "10.0.0.1"])

@@ -414,6 +414,35 @@ async def test_body_is_due_from_its_head_s_end() -> None:
     assert (connected.application.bodies, connected.application.running) == ([], 0)
 
 
+LARGE = b"POST /run_code HTTP/1.1\r\nHost: a\r\nContent-Length: 8000000\r\n\r\n"
+
+
+@pytest.mark.parametrize("is_direct", [False, True])
+async def test_body_that_comes_to_a_stop_is_refused_however_much_has_come(is_direct: bool) -> None:
+    """All but ten bytes of 8 MB have arrived; then silence, or a byte now and then, may hold them for 30 s."""
+    for drip in (b"", b"x"):
+        connected = Connected(is_direct=is_direct)
+        await connected.receive(LARGE, *[b"x" * 79_999] * 100)
+        for _ in range(3):
+            connected.clock.move(9.9)
+            await connected.receive(*([drip] if drip else []))
+        assert connected.statuses == []
+        connected.clock.move(0.4)
+        await connected.receive()
+        assert (connected.statuses, connected.wire.end) == ([408], "eof")
+        assert connected.application.running == 0
+
+
+async def test_slow_but_steady_body_is_waited_for() -> None:
+    """100 kB a second are enough, in whatever pieces, and as long as it takes."""
+    connected = Connected()
+    await connected.receive(LARGE)
+    for _ in range(4):
+        connected.clock.move(20)
+        await connected.receive(*[b"x" * 200_000] * 10)
+    assert (connected.statuses, [len(body) for body in connected.application.bodies]) == ([200], [8_000_000])
+
+
 async def test_refused_client_is_given_a_moment_to_stop() -> None:
     """Closed at once, the connection would be reset by what the client still sends, and its answer with it."""
     connected = Connected()

@@ -12,22 +12,68 @@ KEEP_ALIVE_S = 75.0
 
 
 @pytest.mark.parametrize(
-    ("owed", "body_bytes", "due"),
+    ("owed", "due"),
     [
-        (Owed.HEAD, 0, 130),
-        (Owed.BODY, 0, 130),
-        (Owed.BODY, MIN_BODY_BYTES_A_SECOND, 131),
-        (Owed.BODY, 128 * 2**20, 130 + 1342.17728),
-        (Owed.END, 0, 100 + LINGER_S),
-        (Owed.REQUEST, 0, 100 + KEEP_ALIVE_S),
+        (Owed.HEAD, 130),
+        (Owed.BODY, 130),
+        (Owed.END, 100 + LINGER_S),
+        (Owed.REQUEST, 100 + KEEP_ALIVE_S),
     ],
 )
-def test_what_is_owed_is_due_in_time(owed: Owed, body_bytes: int, due: float) -> None:
-    """Thirty seconds, and a second more for each 100 kB of the body; two seconds to close."""
+def test_what_is_owed_is_due_in_time(owed: Owed, due: float) -> None:
+    """Thirty seconds; two to close."""
     patience = Patience(TIMEOUTS, KEEP_ALIVE_S)
     patience.begin(owed, now=100)
-    patience.body_bytes += body_bytes
     assert patience.due == pytest.approx(due)
+
+
+def slow(seconds: float) -> int:
+    """Return how much comes in so long at the lowest rate."""
+    return int(seconds * MIN_BODY_BYTES_A_SECOND)
+
+
+@pytest.mark.parametrize(
+    ("came", "due"),
+    [
+        ([(20, slow(5))], 35),  # each 100 kB give a second back
+        ([(20, slow(20))], 50),  # and no more than have passed
+        ([(1, 128 * 2**20 - 10)], 31),  # however much it was
+        ([(1, 8 * 2**20), (20, 1), (30, 1)], 31),  # dripping gives nothing back
+        (
+            [(at, slow(10)) for at in range(10, 1340, 10)],
+            1360,
+        ),  # at the lowest rate a body comes for as long as it takes
+        ([(at, slow(9)) for at in range(10, 210, 10)], 210),  # a little below it, it falls behind in the end
+    ],
+)
+def test_body_is_due_body_s_after_it_fell_behind(came: list[tuple[float, int]], due: float) -> None:
+    """Its time runs down from body_s, and comes back as the body comes on: no silence is longer than body_s."""
+    patience = Patience(TIMEOUTS, KEEP_ALIVE_S)
+    patience.begin(Owed.BODY, now=0)
+    for now, size in came:
+        assert now < patience.due
+        patience.body_bytes += size
+        patience.has_come_on(now)
+    assert patience.due == pytest.approx(due)
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        (0, "No whole request body within 30 s and 1 s for each 100 kB"),
+        (slow(1), "No whole request body within 30 s and 1 s for each 100 kB"),
+        (slow(9), "The request body has come to less than 100 kB a second, and fell 30 s behind"),
+    ],
+)
+def test_slow_body_is_told_what_it_was(size: int, told: str) -> None:
+    """Too slow from the beginning, or after a good one."""
+    patience = Patience(TIMEOUTS, KEEP_ALIVE_S)
+    patience.begin(Owed.BODY, now=0)
+    patience.body_bytes += size
+    patience.has_come_on(now=2)
+    refused = patience.refusal(has_begun=False)
+    assert refused
+    assert (refused.status, refused.detail) == (408, told)
 
 
 def test_nothing_owed_is_never_due() -> None:
@@ -40,6 +86,7 @@ def test_next_request_starts_without_the_last_one_s_credit() -> None:
     patience = Patience(TIMEOUTS, KEEP_ALIVE_S)
     patience.begin(Owed.BODY, now=0)
     patience.body_bytes += 10 * MIN_BODY_BYTES_A_SECOND
+    patience.has_come_on(now=20)
     patience.begin(Owed.HEAD, now=20)
     patience.begin(Owed.BODY, now=21)
     assert patience.due == 51
