@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from router.addresses import dns_name, otlp_url, redis_url, worker_url
 from router.policy.allowed import rule
+from router.policy.deadline import ClientBudget
 
 # A weight is a number of turns in the ring: 100 tells the slowest from the fastest worker, and bounds the ring.
 MAX_WEIGHT = 100
@@ -229,6 +230,16 @@ class ErrorStatusSettings(_Settings):
     """where no worker had room in time, or no result came in time"""
 
 
+def _budget(value: object) -> object:
+    try:
+        if not isinstance(value, str | float | int) or isinstance(value, bool):
+            raise TypeError(value)
+        ClientBudget.of(value)
+    except (TypeError, ValueError) as error:
+        raise PydanticCustomError("client_budget", "expected none, job, job+N or N, in seconds from 1 on") from error
+    return value
+
+
 class Settings(_Settings):
     """All of config.yaml. Times are in seconds."""
 
@@ -250,8 +261,9 @@ class Settings(_Settings):
     """how long a job may take in all, waiting and retries included"""
     job_grace: PositiveSeconds = 10.0
     """how much longer than its own limits a job may take on a worker"""
-    client_budget: Literal["none", "job"] = "none"
-    """`job`: clients wait compile_timeout + run_timeout + 10 s, as verl's do, and are answered before"""
+    client_budget: Annotated[str | float, BeforeValidator(_budget)] = "none"
+    """how long clients wait that do not say so; they are answered before. `job+10`: compile_timeout + run_timeout +
+    10 s, as verl's do, and `job` is the same; `12`: 12 s, whatever the job; `none`: as long as it takes"""
     routing_strategy: Literal["round_robin", "random", "least_loaded"] = "round_robin"
     """`round_robin`: the ticket names where in the ring to start, full workers are skipped; `random`: from a random
     start; `least_loaded`: the lowest leases/weight, ties by ticket"""
