@@ -19,7 +19,7 @@ from router.course import Course, Deliver
 from router.fleet.exchange import Blame
 from router.job import MAY_BE_THE_JOBS, Job, LeasedParts
 from router.leases import Leases
-from router.policy.deadline import limits_of
+from router.policy.deadline import ClientBudget, limits_of
 from router.policy.endpoints import endpoints_of
 from router.policy.retry import RetryRules, is_jobs_own, is_worth_another
 from router.policy.verdict import Kind, Outcome, Verdict, of_answer
@@ -79,7 +79,7 @@ class Dispatcher:
                 limits_of,
                 grace_s=settings.job_grace,
                 timeout_s=settings.timeout,
-                is_budget_by_job=settings.client_budget == "job",
+                budget=ClientBudget.of(settings.client_budget),
             )
         )
         self._endpoints = endpoints_of(settings.endpoints)

@@ -25,6 +25,7 @@ from router.addresses import dns_name, otlp_url, redis_url, worker_url
 from router.fleet.model import MAX_COUNT, MAX_WEIGHT
 from router.policy import endpoints
 from router.policy.allowed import rule
+from router.policy.deadline import ClientBudget
 
 # 30 years: for ever, and a number that clocks, timers and Redis' milliseconds take.
 MAX_SECONDS = 1e9
@@ -276,6 +277,16 @@ class ErrorStatusSettings(_Settings):
     """where no worker had room in time, or no result came in time"""
 
 
+def _budget(value: object) -> object:
+    try:
+        if not isinstance(value, str | float | int) or isinstance(value, bool):
+            raise TypeError(value)
+        ClientBudget.of(value)
+    except (TypeError, ValueError) as error:
+        raise PydanticCustomError("client_budget", "expected none, job, job+N or N, in seconds from 1 on") from error
+    return value
+
+
 class Settings(_Settings):
     """All of config.yaml. Times are in seconds."""
 
@@ -302,8 +313,9 @@ class Settings(_Settings):
     ] = {}
     """bounds of their own for SandboxFusion's endpoints (/submit has 120 s, those that run no code 60), and further
     endpoints of its forks, each `{timeout, method, limit}`: see [Endpoints](#endpoints)"""
-    client_budget: Literal["none", "job"] = "none"
-    """`job`: clients wait compile_timeout + run_timeout + 10 s, as verl's do, and are answered before"""
+    client_budget: Annotated[str | float, BeforeValidator(_budget)] = "none"
+    """how long clients wait that do not say so; they are answered before. `job+10`: compile_timeout + run_timeout +
+    10 s, as verl's do, and `job` is the same; `12`: 12 s, whatever the job; `none`: as long as it takes"""
     routing_strategy: Literal["round_robin", "random", "least_loaded"] = "round_robin"
     """`round_robin`: the ticket names where in the ring to start, full workers are skipped; `random`: from a random
     start; `least_loaded`: the lowest leases/weight, ties by ticket"""

@@ -6,17 +6,22 @@ limits.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from math import isnan
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 from pydantic import TypeAdapter
 
 from router.policy.large_json import Fields, Text, Walk
 
-# What /run_jupyter's kernel is given over total_timeout, and what verl's client waits over compile + run.
+# What /run_jupyter's kernel is given over total_timeout.
 OVERHEAD_S = 10.0
+# What verl's client waits over compile + run.
+_VERL_S = 10.0
+_OVER_JOB = re.compile(r"job\+([0-9]{1,6}(?:\.[0-9]{1,3})?)")
+_SHORTEST_BUDGET_S = 1.0
 # An answer that leaves in the client's last moment comes too late.
 CLIENT_MARGIN_S = 0.5
 # No job's own limits count for more than a day. They may be above `timeout`, for a worker runs a job up to them even
@@ -33,6 +38,33 @@ class Limits(msgspec.Struct, frozen=True):
 
     bound_s: float
     ceiling_s: float
+
+
+class ClientBudget(msgspec.Struct, frozen=True):
+    """How long a client waits that does not say so itself: None is for ever.
+
+    With `is_over_job`, so much longer than its job's own limits; a job without limits then has no budget.
+    """
+
+    seconds: float | None
+    is_over_job: bool
+
+    @classmethod
+    def of(cls, text: str | float) -> Self:
+        """Return what `none`, `job`, `job+N` or a number of seconds means. Raises ValueError.
+
+        >>> ClientBudget.of("job+2"), ClientBudget.of(12)
+        (ClientBudget(seconds=2.0, is_over_job=True), ClientBudget(seconds=12, is_over_job=False))
+        """
+        if text in ("none", "job"):
+            return cls(_VERL_S if text == "job" else None, text == "job")
+        if isinstance(text, str):
+            if not (matched := _OVER_JOB.fullmatch(text)):
+                raise ValueError(text)
+            return cls(float(matched[1]), is_over_job=True)
+        if not _SHORTEST_BUDGET_S <= text < float("inf"):
+            raise ValueError(text)
+        return cls(text, is_over_job=False)
 
 
 class LimitReader:
@@ -92,19 +124,21 @@ def limits_of(
     *,
     grace_s: float,
     timeout_s: float,
-    is_budget_by_job: bool,
+    budget: ClientBudget,
 ) -> Limits:
-    """Return a job's limits. `client_s` is what its client said it waits; `timeout_s` is the ceiling on everything.
+    """Return a job's limits. `client_s` is what its client said it waits, `budget` is for those that say nothing.
 
-    `otherwise_s` bounds a job whose body says nothing. With `is_budget_by_job`, a client that says nothing waits as
-    verl's does: compile + run + 10 s.
+    `otherwise_s` bounds a job whose body says nothing. `timeout_s` is the ceiling on everything.
     """
     if longest_s is not None:
         bound_s = min(longest_s, LONGEST_S) + grace_s
     else:
         bound_s = timeout_s if otherwise_s is None else otherwise_s
-    if client_s is None and is_budget_by_job and longest_s is not None:
-        client_s = longest_s + OVERHEAD_S
+    if client_s is None and budget.seconds is not None:
+        if not budget.is_over_job:
+            client_s = budget.seconds
+        elif longest_s is not None:
+            client_s = longest_s + budget.seconds
     ceiling_s = timeout_s if client_s is None else min(timeout_s, max(client_s - CLIENT_MARGIN_S, 0.0))
     return Limits(bound_s, ceiling_s)
 

@@ -37,6 +37,27 @@ def services(name: str) -> dict[str, Any]:
     return found
 
 
+def merged(files: list[str]) -> dict[str, Any]:
+    """Return the services of `docker compose -f … -f …`: what a later file does not say of one stays."""
+    known: dict[str, Any] = {}
+    for file in files:
+        for name, service in services(file).items():
+            known[name] = {**known.get(name, {}), **service}
+    return known
+
+
+def stop_order(known: dict[str, Any]) -> list[set[str]]:
+    """Return the services as Docker stops them: at each step those on which none depends that still runs."""
+    running = set(known)
+    order = []
+    while running:
+        needed = {name for service in running for name in known[service].get("depends_on", ())}
+        assert running - needed, f"a circle among {running}"
+        order.append(running - needed)
+        running &= needed
+    return order
+
+
 def settings() -> Settings:
     """Return what the config.yaml in the image says."""
     return load(ROOT / "config.yaml")
@@ -200,15 +221,33 @@ def test_every_service_is_checked_and_started_again() -> None:
 
 
 def test_what_is_waited_for_exists() -> None:
-    """Each depends_on names a service, and one that is waited for to be healthy has a health check."""
+    """Each depends_on names a service; Redis alone has to be healthy, for without workers the router starts, too."""
     known = services(BASE)
     conditions = {
         name: waited["condition"]
         for service in known.values()
         for name, waited in service.get("depends_on", {}).items()
     }
-    assert conditions == {"redis": "service_healthy", "sidecar": "service_started"}
+    healthy = {name for name, condition in conditions.items() if condition == "service_healthy"}
+    assert healthy == {"redis"}
     assert conditions.keys() <= known.keys()
+
+
+@pytest.mark.parametrize("files", [[BASE], [BASE, OVERLAY]], ids=["the image", "local workers"])
+def test_stopping_ends_the_router_before_what_its_jobs_need(files: list[str]) -> None:
+    """`docker compose stop` killed running jobs: the workers stopped at the same time as the router."""
+    order = stop_order(merged(files))
+    router = next(place for place, together in enumerate(order) if "router" in together)
+    needed = SANDBOXES | {"sidecar", "redis"}
+    assert {name for together in order[router + 1 :] for name in together} >= needed
+
+
+@pytest.mark.parametrize("files", [[BASE], [BASE, OVERLAY]], ids=["the image", "local workers"])
+def test_stopped_worker_may_finish_its_jobs(files: list[str]) -> None:
+    """`docker compose stop sandbox1` gives it as long as the longest job; Docker's own is 10 s."""
+    known = merged(files)
+    for name in SANDBOXES:
+        assert seconds(known[name]["stop_grace_period"]) > settings().timeout
 
 
 def test_networks_in_use_are_declared() -> None:

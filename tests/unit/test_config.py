@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from router.config import ConfigError, load, parse
+from router.settings import Settings
 
 # Nine lines that stand for nine to the eighth keys.
 BOMB = "a0: &a0 {x: 1}\n" + "".join(
@@ -75,6 +76,25 @@ def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> N
         ("health_check: {deep: 1}", "health_check.deep: expected a valid boolean, got 1"),
         ("health_check: {path: v1}", "health_check.path: "),
         ("routing_strategy: best", "routing_strategy: expected 'round_robin', 'random' or 'least_loaded', got 'best'"),
+        ("client_budget: jobs", "client_budget: expected none, job, job+N or N, in seconds from 1 on, got 'jobs'"),
+        ("client_budget: job+", "client_budget: expected none, job, job+N or N, in seconds from 1 on, got 'job+'"),
+        ("client_budget: job-2", "client_budget: expected none, job, job+N or N, in seconds from 1 on, got 'job-2'"),
+        (
+            "client_budget: 'job+1e9'",
+            "client_budget: expected none, job, job+N or N, in seconds from 1 on, got 'job+1e9'",
+        ),
+        (
+            "client_budget: 'job + 2'",
+            "client_budget: expected none, job, job+N or N, in seconds from 1 on, got 'job + 2'",
+        ),
+        ("client_budget: '12'", "client_budget: expected none, job, job+N or N, in seconds from 1 on, got '12'"),
+        ("client_budget: 0.5", "client_budget: expected none, job, job+N or N, in seconds from 1 on, got 0.5"),
+        ("client_budget: -3", "client_budget: expected none, job, job+N or N, in seconds from 1 on, got -3"),
+        ("client_budget: .nan", "client_budget: expected none, job, job+N or N, in seconds from 1 on, got nan"),
+        ("client_budget: .inf", "client_budget: expected none, job, job+N or N, in seconds from 1 on, got inf"),
+        ("client_budget: [1]", "client_budget: expected none, job, job+N or N, in seconds from 1 on"),
+        (r'client_budget: "job+\u0661"', "client_budget: expected none, job, job+N or N, in seconds from 1 on"),
+        ("client_budget: true", "client_budget: expected none, job, job+N or N, in seconds from 1 on, got True"),
         ("redis: {url: 'http://x'}", "redis.url: expected a URL such as redis://localhost:6379/0"),
         ("redis: {cluster: true}", "redis: expected a prefix with a hash tag, such as {sfr}, where cluster is true"),
         ("redis: {url: 'redis+sentinel://a'}", "redis.url: expected a URL such as redis+sentinel://host1:26379"),
@@ -120,6 +140,14 @@ def test_mistake_is_told_with_file_key_and_expectation(text: str, told: str) -> 
     message, *more = str(caught.value).splitlines()
     assert message.startswith(f"my.yaml: {told}"), message
     assert not more or text.startswith(BOMB[:5])
+
+
+@pytest.mark.parametrize("budget", ["none", "job", "job+10", "job+2", "job+0.5", 12, 1, 30.5])
+def test_client_budget_is_read_as_it_is_shown(budget: object) -> None:
+    """What `sfr config show` and `sfr up` write down of it means the same."""
+    settings = parse(f"client_budget: {budget}", "c")
+    assert settings.client_budget == budget
+    assert Settings.model_validate_json(settings.model_dump_json()) == settings
 
 
 def test_every_mistake_is_told_at_once() -> None:

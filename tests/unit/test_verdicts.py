@@ -6,7 +6,7 @@ import pytest
 
 from router.fleet.exchange import Blame, Rules
 from router.policy.budget import RetryBudget
-from router.policy.deadline import limits_of
+from router.policy.deadline import ClientBudget, limits_of
 from router.policy.quarantine import Quarantine
 from router.policy.retry import RetryRules, is_worth_another
 from router.policy.verdict import Kind, of_answer
@@ -65,26 +65,38 @@ def test_beginning_of_a_large_answer(body: bytes, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize(
-    ("longest_s", "client_s", "by_job", "bound_s", "ceiling_s"),
+    ("longest_s", "client_s", "budget", "bound_s", "ceiling_s"),
     [
-        (20, None, False, 30, 300),
-        (20, None, True, 30, 29.5),
-        (20, 5, True, 30, 4.5),
-        (20, 5, False, 30, 4.5),
-        (20, 0.1, False, 30, 0),
-        (600, None, False, 610, 300),
-        (600, 1000, False, 610, 300),
-        (None, None, True, 300, 300),
-        (None, 5, False, 300, 4.5),
-        (1e308, None, False, 86_410, 300),
-        (inf, None, True, 86_410, 300),
+        (20, None, "none", 30, 300),
+        (20, None, "job", 30, 29.5),
+        (20, None, "job+10", 30, 29.5),
+        (20, None, "job+2", 30, 21.5),
+        (20, None, "job+0", 30, 19.5),
+        (20, None, "job+2.5", 30, 22),
+        (20, None, 12, 30, 11.5),
+        (20, None, 1.5, 30, 1),
+        (20, None, 1000, 30, 300),
+        (20, 5, "job", 30, 4.5),
+        (20, 5, 12, 30, 4.5),
+        (20, 40, 12, 30, 39.5),
+        (20, 5, "none", 30, 4.5),
+        (20, 0.1, "none", 30, 0),
+        (600, None, "none", 610, 300),
+        (600, None, "job+2", 610, 300),
+        (600, 1000, "none", 610, 300),
+        (None, None, "job", 300, 300),
+        (None, None, "job+2", 300, 300),
+        (None, None, 12, 300, 11.5),
+        (None, 5, "none", 300, 4.5),
+        (1e308, None, "none", 86_410, 300),
+        (inf, None, "job", 86_410, 300),
     ],
 )
 def test_limits(
-    longest_s: float | None, client_s: float | None, by_job: bool, bound_s: float, ceiling_s: float
+    longest_s: float | None, client_s: float | None, budget: str | float, bound_s: float, ceiling_s: float
 ) -> None:
     """The bound is the job's and a grace; the answer comes before its client gives up, by `timeout` at the latest."""
-    found = limits_of(longest_s, client_s, grace_s=10, timeout_s=300, is_budget_by_job=by_job)
+    found = limits_of(longest_s, client_s, grace_s=10, timeout_s=300, budget=ClientBudget.of(budget))
     assert (found.bound_s, found.ceiling_s) == (bound_s, ceiling_s)
 
 
