@@ -6,6 +6,7 @@ For code that waits by asyncio alone, among parts that answer in this process; a
 import asyncio
 import selectors
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 _Value = TypeVar("_Value")
@@ -17,9 +18,9 @@ _MOST_JUMPS = 100_000
 class _Jumping(selectors.DefaultSelector):
     """Never waits: it tells the loop's clock how long it would have waited."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: float) -> None:
         super().__init__()
-        self.now = 0.0
+        self.now = now
         self._jumps = 0
 
     def select(self, timeout: float | None = None) -> _Found:
@@ -34,15 +35,15 @@ class _Jumping(selectors.DefaultSelector):
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self._clock = _Jumping()
+    def __init__(self, now: float) -> None:
+        self._clock = _Jumping(now)
         super().__init__(self._clock)
 
     def time(self) -> float:
         return self._clock.now
 
 
-def timeless(main: Coroutine[Any, Any, _Value]) -> _Value:
-    """Run `main` to its end, without waiting."""
-    with asyncio.Runner(loop_factory=_Loop) as runner:
+def timeless(main: Coroutine[Any, Any, _Value], now: float = 0.0) -> _Value:
+    """Run `main` to its end, without waiting; the loop's clock begins at `now`."""
+    with asyncio.Runner(loop_factory=partial(_Loop, now)) as runner:
         return runner.run(main)

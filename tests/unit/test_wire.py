@@ -11,6 +11,7 @@ from router.heads import Heads
 from router.response import Broken, Phase, Response, Stale
 from router.wire import HOLD_BYTES, JOINED_BYTES, MAX_HEAD_BYTES, STALE_WITHIN_S, Connection
 from tests.timeless import timeless
+from tests.transport import Transport
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
 OK = HEAD + b"ok"
@@ -20,42 +21,6 @@ DUE = 1000.0
 def sized(body: bytes) -> bytes:
     """Return an answer with this body."""
     return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body
-
-
-class Transport(asyncio.Transport):
-    """Keeps what is written; `unsent` is what the worker has not read of it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written: list[bytes] = []
-        self.unsent = 0
-        self.is_aborted = False
-        self.is_paused = False
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Keep it."""
-        self.written.append(bytes(data))
-
-    def writelines(self, parts: object) -> None:
-        """Keep them apart."""
-        assert isinstance(parts, tuple)
-        self.written += parts
-
-    def get_write_buffer_size(self) -> int:
-        """Tell what is unsent."""
-        return self.unsent
-
-    def abort(self) -> None:
-        """Take note."""
-        self.is_aborted = True
-
-    def pause_reading(self) -> None:
-        """Read no more."""
-        self.is_paused = True
-
-    def resume_reading(self) -> None:
-        """Read on."""
-        self.is_paused = False
 
 
 class Wire:
