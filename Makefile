@@ -1,5 +1,6 @@
 # make run: the whole system on this machine.  make test: every check.  make bench: against its peers.
 # make docs: the documentation's site, and what else is made of something.  make constraints: pin anew.
+# make mutants: which of the decisions that have changed no test holds.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +10,7 @@ debian = PATH=$$PATH:/usr/sbin which $(1) >/dev/null || \
   echo "$(1) could not be installed; root can, on Debian."
 DOWNLOAD := apt-get -qq -o APT::Sandbox::User=root download
 
-.PHONY: run test programs lint bench docs constraints clean
+.PHONY: run test programs lint mutants bench docs constraints clean
 
 run: $(VENV)/.installed
 	@exec $(BIN)/sfr up --local-workers 3
@@ -34,6 +35,12 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Of what has changed since BASE, for MINUTES at most; MODULES="sidecar router/wire.py" looks at these wholly.
+BASE ?= main
+MINUTES ?= 20
+mutants: $(VENV)/.installed
+	@$(BIN)/python -m tools.mutants --base $(BASE) --minutes $(MINUTES) $(MODULES)
 
 # Ten minutes; ROUNDS=1 is quick. What cannot be installed is named, and not measured.
 bench: $(VENV)/.installed

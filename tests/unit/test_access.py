@@ -1,15 +1,18 @@
 """Who may send jobs, who may steer the fleet, and which hosts may be added to it."""
 
+import asyncio
 from base64 import b64encode
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from router.access import UNIX_SOCKET, Access, AdminGate, ApiKeys, basic, bearer
+from router.access import PEER, UNIX_SOCKET, Access, AdminGate, ApiKeys, basic, bearer, peer_in, peer_of
 from router.config import ConfigError, parse
 from router.headers import Headers
 from router.policy.allowed import Allowed
+from tests.waiting import eventually
 
 HERE = (b"host", b"127.0.0.1:8000")
 
@@ -140,6 +143,10 @@ def test_with_a_token_all_must_show_it(peer: str, allow_loopback: bool) -> None:
         ([HERE, (b"x-real-ip", b"127.0.0.1")], "127.0.0.1", "through a proxy"),
         ([HERE, (b"via", b"1.1 proxy")], "127.0.0.1", "through a proxy"),
         ([HERE, (b"origin", b"http://evil.example")], "127.0.0.1", "pages of another site"),
+        ([HERE, (b"origin", b"http://[::1")], "127.0.0.1", "pages of another site"),
+        ([HERE, (b"origin", b"")], "127.0.0.1", "pages of another site"),
+        ([(b"host", b"evil.example"), (b"origin", b"http://localhost")], "127.0.0.1", "pages of another site"),
+        ([], "127.0.0.1", "pages of another site"),
         ([HERE, (b"origin", b"null")], "127.0.0.1", "pages of another site"),
         ([(b"host", b"evil.example:8000")], "127.0.0.1", "pages of another site"),
         ([(b"host", b"evil.example"), (b"origin", b"http://evil.example")], "127.0.0.1", "pages of another site"),
@@ -215,3 +222,57 @@ def test_api_keys_are_read_again_when_they_change(tmp_path: Path, caplog: pytest
     assert keys.knows(b"second")
     held.write_text("")
     assert not keys.knows(b"second")
+
+
+async def test_only_a_unix_socket_s_other_end_is_one(tmp_path: Path) -> None:
+    """A TCP peer that has gone says as little of itself as a Unix socket's does, and is nobody on this host."""
+    peers: list[str] = []
+
+    class Accepted(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            peers.append(peer_of(None, transport))
+            peers.append(peer_of(("10.0.0.1", 1), transport))
+
+    loop = asyncio.get_running_loop()
+    tcp = await loop.create_server(Accepted, "127.0.0.1", 0)
+    unix = await loop.create_unix_server(Accepted, tmp_path / "socket")
+    _, writer = await asyncio.open_connection(*tcp.sockets[0].getsockname())
+    _, other = await asyncio.open_unix_connection(tmp_path / "socket")
+    await eventually(lambda: len(peers) == 4, what="both connections")
+    assert sorted(peers) == sorted(["", "10.0.0.1", UNIX_SOCKET, "10.0.0.1"])
+    for server in (tcp, unix):
+        server.close()
+    for each in (writer, other):
+        each.close()
+
+
+def test_connection_that_tells_nothing_of_its_other_end_is_nobody_s() -> None:
+    """As plain uvicorn's."""
+    scopes: list[dict[str, Any]] = [{}, {"state": {}}, {"state": {PEER: "::1"}}]
+    assert [peer_in(scope) for scope in scopes] == ["", "", "::1"]
+
+
+def test_key_file_is_looked_at_once_in_a_while(tmp_path: Path) -> None:
+    """Neither with each job nor never; and not before it has changed is it read again."""
+    held = tmp_path / "keys"
+    held.write_text(digest("first"))
+    keys = ApiKeys(held, reread_s=3600)
+    held.write_text(digest("second") + "\n")
+    assert keys.knows(b"first")
+    keys._look_again_at = 0.0  # an hour later
+    assert [keys.knows(b"second"), keys.knows(b"first")] == [True, False]
+    held.write_text(digest("third") + " a\n")
+    assert keys.knows(b"second")
+
+
+def test_keys_that_have_not_changed_are_not_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Their file was read when the router began."""
+    caplog.set_level("INFO")
+    held = tmp_path / "keys"
+    held.write_text(digest("first"))
+    keys = ApiKeys(held, reread_s=0)
+    assert keys.knows(b"first")
+    assert "read again" not in caplog.text
+    held.write_text(digest("first") + " name")
+    assert keys.knows(b"first")
+    assert caplog.text.count("read again: 1 API keys") == 1

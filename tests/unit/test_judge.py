@@ -22,15 +22,17 @@ HEALTHS = {"?": Health.UNKNOWN, "H": Health.HEALTHY, "U": Health.UNHEALTHY}
         (1, 2, "+-o-o--", "HHHHHHU"),
         (2, 1, "+-+o++", "HUUUUH"),
         (1, 1, "o+oo", "?HHH"),
+        (1, 2, "+--pp+", "HHUUUH"),
     ],
 )
 def test_health_follows_rise_and_fall(rise: int, fall: int, checks: str, healths: str) -> None:
-    """The first check decides; then `rise` good or `fall` bad ones in a row change it; an outvoted one ends rows."""
+    """The first check decides; then `rise` good or `fall` bad ones in a row; an outvoted one ends rows."""
     record = WorkerRecord(Worker("http://a"))
     seen = ""
     for number, check in enumerate(checks):
         moment = START + timedelta(seconds=number)
-        seen_now = Observation(moment, 1.0, None if check == "+" else "timed out", is_outvoted=check == "o")
+        error = None if check in "+p" else "timed out"
+        seen_now = Observation(moment, 1.0, error, is_outvoted=check in "op")
         record = judge(record, seen_now, rise, fall)
         seen += next(letter for letter, health in HEALTHS.items() if health is record.health)
         assert record.checked_at == moment

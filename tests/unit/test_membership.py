@@ -1,19 +1,23 @@
 """Who is wanted in the fleet: the sources, which of them wins, and what each keeps where it fails. Redis is a fake."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fakeredis import FakeAsyncRedis
 
 from router.config import load
 from router.fleet.intents import Intents, Registration
+from router.fleet.keys import Keys
 from router.fleet.model import Source, Worker
-from router.fleet.store import Store
+from router.fleet.store import Store, StoreUnavailable
 from router.fleet.workers_file import DEFAULT_PORT, known_workers, parse
-from sidecar.membership import Membership
+from sidecar.membership import DNS_EVERY_S, GATHER_S, Membership
 from sidecar.sources import addresses_of
+from tests.timeless import timeless
 from tests.waiting import eventually
 
 A, B, C, D = (f"http://{name}:1" for name in "abcd")
@@ -190,6 +194,122 @@ async def test_wish_is_heard_at_once(tmp_path: Path, store: Store) -> None:
     await Intents(store).register(Registration(A))
     await asyncio.wait_for(waiting, 5)
     running.cancel()
+
+
+async def test_registered_worker_without_a_cap_has_the_fleet_s(tmp_path: Path, store: Store) -> None:
+    """As any other worker."""
+    members = membership(tmp_path, store, "default_max_concurrency: 4")
+    await Intents(store).register(Registration(A))
+    await Intents(store).register(Registration(B, max_concurrency=9))
+    await members.reread()
+    assert [members.wanted([])[url].max_concurrency for url in (A, B)] == [4, 9]
+
+
+async def test_changed_settings_name_another_file_and_another_name(tmp_path: Path, store: Store) -> None:
+    """And one that names the same ones keeps what they said last, should they say nothing now."""
+    (tmp_path / "one").write_text("a:1")
+    (tmp_path / "two").write_text("b:1")
+    resolver = Resolver()
+    resolver.addresses = ["10.0.0.1"]
+    text = f"{{workers_file: {tmp_path / 'one'}, discover: {{dns: 'x:1'}}}}"
+    members = membership(tmp_path, store, text, resolver)
+
+    async def reread(text: str) -> set[str]:
+        (tmp_path / "config.yaml").write_text(text)
+        await members.reread()
+        if members._dns is not None and members._dns.urls is None:
+            await members._dns.look_up()
+        return set(members.wanted([]))
+
+    assert await reread(text) == {A, "http://10.0.0.1:1"}
+    (tmp_path / "one").unlink()
+    assert await reread(text.replace("{", "{timeout: 9, ", 1)) == {A, "http://10.0.0.1:1"}
+    assert await reread(text.replace("one", "two").replace("x:1", "y:2")) == {B, "http://10.0.0.1:2"}
+    assert await reread("workers: []") == set()
+
+
+async def test_what_cannot_be_read_of_intent_is_told_once(
+    tmp_path: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until it is another problem."""
+    members = membership(tmp_path, store, "")
+    for wrong, told in (("much", 1), ("more", 2)):
+        await store.command(["HSET", "sfr:intent", f"weight {A}", wrong])
+        for _ in range(3):
+            await members.reread()
+            assert caplog.text.count("Passed over: ") == told
+    await store.command(["HDEL", "sfr:intent", f"weight {A}"])
+    await members.reread()
+    assert caplog.text.count("Passed over: ") == 2
+
+
+def scripted(tmp_path: Path, heard: Callable[[], bool], resolver: Resolver | None = None) -> Membership:
+    """Return a membership that tries to listen, as `heard` says whether it can."""
+
+    async def hear(_channel: str) -> AsyncIterator[None]:
+        if not heard():
+            raise StoreUnavailable("away")
+        yield None
+        await asyncio.Event().wait()
+
+    store: Any = SimpleNamespace(keys=Keys("sfr"), heard=hear)
+    return membership(tmp_path, store, "discover: {dns: 'x:1'}", resolver)
+
+
+def test_news_are_waited_for_and_gathered(tmp_path: Path) -> None:
+    """A wish wakes the sidecar after a moment, in which others may come; without one it looks when time is up."""
+
+    async def main() -> None:
+        members = scripted(tmp_path, lambda: True)
+        since = asyncio.get_running_loop().time
+
+        async def waited_s() -> float:
+            start = since()
+            await members.news(within_s=7)
+            return since() - start
+
+        assert await waited_s() == 7
+        members._news.set()
+        assert await waited_s() == pytest.approx(GATHER_S)
+        assert await waited_s() == pytest.approx(7)
+
+    timeless(main())
+
+
+def test_redis_is_listened_to_again_each_second(tmp_path: Path) -> None:
+    """Where it is away: not more often, and not less."""
+    tries: list[float] = []
+
+    async def main() -> None:
+        def heard() -> bool:
+            tries.append(asyncio.get_running_loop().time())
+            return False
+
+        running = asyncio.create_task(scripted(tmp_path, heard).run())
+        await asyncio.sleep(9.5)
+        running.cancel()
+        assert tries == list(range(10))
+
+    timeless(main())
+
+
+def test_another_answer_of_the_dns_wakes_the_sidecar(tmp_path: Path) -> None:
+    """It is asked every 5 s; the same answer wakes nobody."""
+
+    async def main() -> None:
+        resolver = Resolver()
+        resolver.addresses = ["10.0.0.1"]
+        members = scripted(tmp_path, lambda: False, resolver)
+        running = asyncio.create_task(members.run())
+        clock = asyncio.get_running_loop().time
+        await members.news(within_s=60)
+        assert clock() == pytest.approx(GATHER_S)
+        asyncio.get_running_loop().call_at(32, resolver.addresses.append, "10.0.0.2")
+        await members.news(within_s=60)
+        assert clock() == pytest.approx(7 * DNS_EVERY_S + GATHER_S)
+        running.cancel()
+
+    timeless(main())
 
 
 def test_router_knows_config_and_file_without_asking_anybody(tmp_path: Path) -> None:

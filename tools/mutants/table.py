@@ -1,0 +1,45 @@
+"""Which modules decide, and which quick tests hold that. Tests of the whole system take too long to be asked."""
+
+from pathlib import Path
+
+_UNIT = "tests/unit/test_"
+_EXCHANGE = ("exchange", "exchange_jobs", "exchange_script")
+_ROUTED = ("http", "large", "batch", "metrics", "traces", "bodies")  # the application, before scripted workers
+
+TESTS: dict[str, tuple[str, ...]] = {
+    "router/policy/allowed.py": ("access", "config"),
+    "router/policy/breaker.py": _EXCHANGE,
+    "router/policy/budget.py": ("verdicts", *_EXCHANGE),
+    "router/policy/deadline.py": ("verdicts", *_ROUTED),
+    "router/policy/exchange.py": (*_EXCHANGE, "leases"),
+    "router/policy/patience.py": ("patience", "downstream"),
+    "router/policy/plan.py": ("policy", *_EXCHANGE),
+    "router/policy/quarantine.py": ("verdicts", *_EXCHANGE),
+    "router/policy/request_head.py": ("patience", "downstream"),
+    "router/policy/retry.py": ("verdicts", "dispatch"),
+    "router/policy/selection.py": ("policy", *_EXCHANGE),
+    "router/policy/verdict.py": ("verdicts", "http", "large"),
+    "router/fleet/exchange.lua": ("exchange_script", "exchange_jobs", "exchange"),
+    "router/either_exchange.py": ("leases", "dispatch"),
+    "router/leases.py": ("leases", "dispatch", *_ROUTED),
+    "router/dispatch.py": ("dispatch_steps", "dispatch", *_ROUTED),
+    "router/wire.py": ("wire", "upstream", "large", "differential", "tls"),
+    "router/upstream.py": ("upstream_pool", "upstream", "large", "tls", "dispatch", "reasons"),
+    "router/access.py": ("access", "dashboard_door"),
+    "router/admin.py": ("admin", "access"),
+    "router/batch.py": ("batch",),
+    "router/results.py": ("results", "cli_run"),
+    "sidecar/checkup.py": ("sidecar",),
+    "sidecar/deep.py": ("deep",),
+    "sidecar/judge.py": ("judge",),
+    "sidecar/loop.py": ("sidecar",),
+    "sidecar/membership.py": ("membership", "sidecar"),
+    "sidecar/probe.py": ("tls", "reasons", "sidecar"),
+    "sidecar/sources.py": ("membership",),
+}
+
+
+def tests_of(module: str) -> list[str]:
+    """Return the files whose tests hold a module's decisions; its own doctests are among them."""
+    files = [file for name in TESTS[module] if Path(file := f"{_UNIT}{name}.py").exists()]
+    return [module, *files] if module.endswith(".py") else files

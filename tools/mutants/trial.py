@@ -1,0 +1,208 @@
+"""Runs a module's tests against its mutants, each in a forked process, with all that is loaded and collected once.
+
+A mutant of a function takes the place of its code in the living program; of a script, its place in the copied tree.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from gc import get_objects
+from pathlib import Path
+from types import CodeType, FrameType, FunctionType
+from typing import Any
+
+import pytest
+
+from tools.mutants.mutant import Mutant
+
+_OPTIONS = ("-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:timeout", "--tb=short")
+# A test that takes so much longer than before hangs.
+_PATIENCE = 5
+_LEAST_S = 5.0
+
+
+@dataclass(slots=True)
+class Seen:
+    """What tests do while the module is as it should be: how long each takes, and which of its lines it runs."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    lines: dict[str, list[int]] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+
+
+def outcomes(tree: Path, module: str, mutants: Iterable[Mutant], tests: list[str], until: float) -> list[str]:
+    """Return what became of each mutant that there was time for: `killed`, `survived` or `no test`.
+
+    Raises RuntimeError where the tests fail without any.
+    """
+    told = tree / "outcomes.json"
+
+    def child() -> int:
+        os.chdir(tree)
+        os.environ["PYTHONPATH"] = str(tree)
+        sys.path[:0] = [str(tree)]
+        trials = _Trials(tree / module, list(mutants), until)
+        status = pytest.main([*_OPTIONS, *tests], plugins=[trials])
+        told.write_text(json.dumps(trials.outcomes or trials.seen.failed))
+        return status or len(trials.seen.failed)
+
+    if _forked(child, tree / "output.txt") != 0:
+        raise RuntimeError(f"{module}: its tests fail as it is: {told.read_text()}")
+    found: list[str] = json.loads(told.read_text())
+    return found
+
+
+class _Trials:
+    """A plugin of pytest: in place of running each test once, tries each mutant."""
+
+    def __init__(self, path: Path, mutants: list[Mutant], until: float) -> None:
+        self.outcomes: list[str] = []
+        self._path = path
+        self._mutants = mutants
+        self._until = until
+        self.seen = Seen()
+        self._lines: set[int] = set()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Run all tests once, and those that fit for each mutant."""
+        assert not session.testsfailed, "not all can be collected"
+        told, output = Path("seen.json"), Path("output.txt")
+
+        def observe() -> int:
+            _run(session.items, self._observed)
+            told.write_text(json.dumps([self.seen.seconds, self.seen.lines, self.seen.failed]))
+            return 0
+
+        assert _forked(observe, output) == 0
+        self.seen = Seen(*json.loads(told.read_text()))
+        if self.seen.failed:
+            return True
+        source = self._path.read_bytes()
+        functions = list(_functions(self._path))
+        for mutant in self._mutants:
+            if time.monotonic() > self._until:
+                break
+            self.outcomes.append(self._tried(mutant, source, session.items, functions))
+        return True
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take note of what fails."""
+        if report.failed:
+            self.seen.failed.append(report.nodeid)
+
+    def _observed(self, item: pytest.Item, run: Callable[[], object]) -> bool:
+        self._lines = set()
+        since = time.monotonic()
+        if self._path.suffix == ".py":
+            threading.settrace(self._trace)
+            sys.settrace(self._trace)
+        run()
+        sys.settrace(None)
+        self.seen.seconds[item.nodeid] = time.monotonic() - since
+        self.seen.lines[item.nodeid] = sorted(self._lines)
+        return True
+
+    def _trace(self, frame: FrameType, _event: str, _argument: object) -> Callable[..., Any] | None:
+        return self._trace_line if frame.f_code.co_filename == str(self._path) else None
+
+    def _trace_line(self, frame: FrameType, _event: str, _argument: object) -> Callable[..., Any]:
+        self._lines.add(frame.f_lineno)
+        return self._trace_line
+
+    def _tried(self, mutant: Mutant, source: bytes, items: list[pytest.Item], functions: list[FunctionType]) -> str:
+        wanted = set(range(*mutant.lines(source)))
+        is_script = self._path.suffix != ".py"
+        fitting = [item for item in items if is_script or wanted & set(self.seen.lines[item.nodeid])]
+        if not fitting:
+            return "no test"
+        fitting.sort(key=lambda item: self.seen.seconds[item.nodeid])
+
+        def trial() -> int:
+            if not is_script:
+                _put_in_place(mutant, source, self._path, functions)
+            self.seen.failed = []
+            _run(fitting, self._passes)
+            return len(self.seen.failed)
+
+        self._path.write_bytes(mutant.applied(source))  # for programs that tests start
+        try:
+            return "survived" if _forked(trial, Path("output.txt")) == 0 else "killed"
+        finally:
+            self._path.write_bytes(source)
+
+    def _passes(self, item: pytest.Item, run: Callable[[], object]) -> bool:
+        # SIGALRM ends the process.
+        signal.setitimer(signal.ITIMER_REAL, max(_LEAST_S, _PATIENCE * self.seen.seconds[item.nodeid]))
+        run()
+        return not self.seen.failed
+
+
+def _run(items: list[pytest.Item], each: Callable[[pytest.Item, Callable[[], object]], bool]) -> None:
+    for item, following in zip(items, [*items[1:], None], strict=True):
+
+        def run(item: pytest.Item = item, following: pytest.Item | None = following) -> object:
+            return item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
+
+        if not each(item, run):
+            return
+
+
+def _functions(path: Path) -> Iterator[FunctionType]:
+    """Yield all living functions of a file that stand in no other."""
+    for found in get_objects():
+        if isinstance(found, FunctionType) and found.__code__.co_filename == str(path):
+            yield found
+
+
+def _put_in_place(mutant: Mutant, source: bytes, path: Path, functions: list[FunctionType]) -> None:
+    before = dict(_codes(compile(source, str(path), "exec")))
+    after = dict(_codes(compile(mutant.applied(source), str(path), "exec")))
+    changed = [key for key, code in before.items() if after[key] != code]
+    assert changed, mutant
+    for key in changed:
+        held = [function for function in functions if _key(function.__code__) == key]
+        assert held, key
+        for function in held:
+            function.__code__ = after[key]
+
+
+def _codes(code: CodeType) -> Iterator[tuple[tuple[str, int], CodeType]]:
+    """Yield what functions are compiled to, but for those within others."""
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            if constant.co_flags & 0x02:  # CO_NEWLOCALS: a function, and no class
+                yield _key(constant), constant
+            else:
+                yield from _codes(constant)
+
+
+def _key(code: CodeType) -> tuple[str, int]:
+    return code.co_qualname, code.co_firstlineno
+
+
+def _forked(child: Callable[[], int], output: Path) -> int:
+    """Return what `child` returns in a process of its own, or the number of the signal that ended it, below 0."""
+    pid = os.fork()
+    if pid == 0:
+        status = 99
+        try:
+            os.setsid()
+            written = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(written, 1)
+            os.dup2(written, 2)
+            status = min(child(), 98)
+        except BaseException as error:  # noqa: BLE001  (told to the parent by its status)
+            os.write(2, repr(error).encode())
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(pid, 0)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)  # what its tests have left
+    return os.waitstatus_to_exitcode(status)
