@@ -27,7 +27,7 @@ DOORS = {
     "opentelemetry": {"router.traces"},
     "prometheus_client": {"router.metrics", "router.shared_counts"},
     "starlette": {"router.api"},
-    "yaml": {"router.config"},
+    "yaml": {"router.config", "router.strict_yaml"},
     "httptools": {"router.wire", "router.downstream", "router.light_protocol", "router.refused"},
     "typer": {
         "router.cli",
