@@ -3,15 +3,16 @@
 Jobs do not pass here. asgi.JobDoor serves them; their endpoints are described below so that /docs shows one whole API.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Header, HTTPException, Response
+from fastapi import APIRouter, FastAPI, Header, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import Lifespan
 
 from router import __version__, batch
@@ -103,6 +104,7 @@ def create_api(
         except StoreUnavailable as error:
             raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, f"Redis is unavailable: {error}") from error
 
+    api.add_exception_handler(RequestValidationError, _refuse)
     described = _job_descriptions()
 
     def openapi() -> dict[str, Any]:
@@ -117,6 +119,17 @@ def create_api(
 
     api.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend its schema
     return api
+
+
+async def _refuse(_: Request, error: Exception) -> JSONResponse:
+    """Say what is wrong with a request, and where; what was sent is not repeated, which need be no JSON (NaN)."""
+    found = error.errors() if isinstance(error, RequestValidationError) else []
+    problems = [{"type": each["type"], "loc": _printable(each["loc"]), "msg": each["msg"]} for each in found]
+    return JSONResponse({"detail": problems}, HTTPStatus.UNPROCESSABLE_ENTITY)
+
+
+def _printable(place: Iterable[str | int]) -> list[str | int]:
+    return [part if isinstance(part, int) else repr(part)[1:-1] for part in place]
 
 
 def _redis_state(store: Store) -> str:

@@ -5,7 +5,6 @@ sidecar, the CLI and gunicorn.conf.py, so it imports nothing heavy.
 """
 
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -16,7 +15,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from router.addresses import masked
 from router.settings import EndpointSettings, Settings, WorkerSettings
+from router.strict_yaml import NotYaml, read
 
 CONFIG_VARIABLE = "ROUTER_CONFIG"
 DEFAULT_CONFIG_FILE = "config.yaml"
@@ -25,7 +26,9 @@ REDIS_VARIABLE = "REDIS_URL"
 TRACES_VARIABLE = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 OTLP_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
-_MOST_MERGED_KEYS = 10_000
+# REDIS_URL may carry a password in a form that nobody has thought of: nothing of it is repeated.
+_SECRET = ("redis.url",)
+_SHOWN_CHARACTERS = 200
 
 _Value = TypeVar("_Value")
 
@@ -51,15 +54,6 @@ class WatchedFile:
         except OSError:
             return None
         return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-class _Loader(yaml.SafeLoader):
-    """Bounds what `<<` merges: a few lines in which each merges the one before nine times would take all memory."""
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        super().flatten_mapping(node)
-        if len(node.value) > _MOST_MERGED_KEYS:
-            raise yaml.constructor.ConstructorError(None, None, "too many merged keys", node.start_mark)
 
 
 class ConfigError(Exception):
@@ -88,13 +82,9 @@ def load(path: Path) -> Settings:
 def parse(text: str, name: str) -> Settings:
     """Validate the YAML `text`; `name` is what messages call it. Raises ConfigError."""
     try:
-        document: Any = yaml.load(text, _Loader)  # noqa: S506  (it is a SafeLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name}: not valid YAML: {_yaml_problem(error)}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{name}: not valid YAML: nested too deeply") from error
-    except Exception as error:  # PyYAML lets through what Python's types raise: for `2026-99-99`, for `!!bool x`
-        raise ConfigError(f"{name}: not valid YAML: a value is not what its form or tag says: {error}") from error
+        document: Any = read(text)
+    except NotYaml as error:
+        raise ConfigError(f"{name}: not valid YAML: {error}") from error
     document = {} if document is None else document
     if not isinstance(document, dict):
         raise ConfigError(f"{name}: expected keys and values such as `timeout: 300`, got a {type(document).__name__}")
@@ -143,24 +133,16 @@ def expect_extras(settings: Settings) -> None:
 
 
 def shown(settings: Settings) -> str:
-    """Return the settings as config.yaml has them, defaults included, with Redis' passwords masked.
+    """Return the settings as config.yaml has them, defaults included, without what may be a password.
 
     >>> print(shown(Settings())[:25])
     workers: []
     workers_file:
     """
     document = settings.model_dump(mode="json")
-    document["redis"]["url"] = _masked(settings.redis.url)
+    document["redis"]["url"] = masked(settings.redis.url)
+    document["health_check"]["path"] = masked(settings.health_check.path)
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
-
-
-def _masked(redis_url: str) -> str:
-    """Return the URL without its passwords; rather too little of it than too much.
-
-    >>> _masked("redis://me:secret@a:1/0"), _masked("redis://a:1/0?password=secret&db=1")
-    ('redis://me:***@a:1/0', 'redis://a:1/0?password=***&db=1')
-    """
-    return re.sub(r"([?&]\w*password=)[^&]*", r"\1***", re.sub(r"(://[^:@/]*):.*@", r"\1:***@", redis_url))
 
 
 def load_or_exit() -> Settings:
@@ -177,22 +159,28 @@ def or_exit(start: Callable[[], _Value], status: int = 2) -> _Value:
         sys.exit(status)
 
 
-def _yaml_problem(error: yaml.YAMLError) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        mark = error.problem_mark
-        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
-    return " ".join(str(error).split())
-
-
 def _problem(detail: ErrorDetails) -> str:
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip(".")
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{_shown(part)}" for part in detail["loc"]).lstrip(".")
     if detail["type"] == "extra_forbidden":
         return f"{key}: unknown key; expected one of {', '.join(_known_keys(detail['loc'][:-1]))}"
     message = detail["msg"].replace("Input should be", "expected", 1)
-    # REDIS_URL may carry a password: it is never repeated.
-    is_shown = key != "redis.url" and isinstance(detail["input"], str | int | float | None)
-    given = f", got {detail['input']!r}" if is_shown else ""
-    return f"{key}: {message}{given}"
+    return f"{key}: {message}{_given(detail['input'], key)}"
+
+
+def _given(value: object, key: str) -> str:
+    """Return what was given, where it is a value to be shown: no section or list, and nothing that may be a secret."""
+    if not isinstance(value, str | int | float) or key in _SECRET:
+        return ""
+    shown = masked(value)[:_SHOWN_CHARACTERS] if isinstance(value, str) else value
+    try:
+        return f", got {shown!r}"
+    except ValueError:  # Python writes no number of thousands of digits
+        return ""
+
+
+def _shown(key: str) -> str:
+    shown = masked(key)[:_SHOWN_CHARACTERS]
+    return shown if shown.isprintable() else repr(shown)
 
 
 def _known_keys(place: tuple[int | str, ...]) -> list[str]:

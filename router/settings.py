@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from router.addresses import dns_name, otlp_url, redis_url, worker_url
+from router.addresses import dns_name, masked, otlp_url, redis_url, worker_url
 from router.fleet.model import MAX_COUNT, MAX_WEIGHT
 from router.policy import endpoints
 from router.policy.allowed import rule
@@ -146,7 +146,7 @@ def _allowed(text: str) -> str:
         rule(text)
     except ValueError as error:
         wanted = "expected a network such as 10.0.0.0/8 or a host pattern such as *.sandbox.svc ({reason})"
-        raise PydanticCustomError("allowed", wanted, {"reason": str(error)}) from error
+        raise PydanticCustomError("allowed", wanted, {"reason": masked(str(error))}) from error
     return text
 
 

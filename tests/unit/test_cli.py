@@ -47,7 +47,7 @@ def test_config_show_is_a_configuration_without_its_secrets(tmp_path: Path, monk
     assert "word" not in done.output
     settings = parse(path.read_text(), "x")
     read = parse(done.output, "shown")
-    assert read.redis.url == "redis://me:***@host:1/2"
+    assert read.redis.url == "redis://***@host:1/2"
     assert read.model_copy(update={"redis": settings.redis}) == settings
     assert parse(shown(Settings()), "shown") == Settings()
     path.write_text("queue: {timeout: x}")

@@ -28,7 +28,7 @@ DOORS = {
     "opentelemetry": {"router.traces"},
     "prometheus_client": {"router.metrics"},
     "starlette": {"router.api"},
-    "yaml": {"router.config"},
+    "yaml": {"router.config", "router.strict_yaml"},
     "httptools": {"router.wire", "router.downstream", "router.light_protocol", "router.refused"},
     "typer": {
         "router.cli",
