@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from router.access import AdminGate, peer_in
-from router.api import Problem, worker_status
+from router.api import Problem, redis_away, worker_status
 from router.fleet.intents import Intents, Override, Registration, Standing
 from router.fleet.model import Health, Source, Worker, WorkerRecord
 from router.fleet.store import StoreUnavailable
@@ -207,8 +207,7 @@ def _guarded_by(gate: AdminGate) -> type[APIRoute]:
                 try:
                     return await handler(request)
                 except StoreUnavailable as error:
-                    detail = f"Redis is unavailable: {error}"
-                    raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, detail) from error
+                    raise redis_away(error) from error
 
             return guarded
 

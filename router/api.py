@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Lifespan
 
 from router import __version__, batch
+from router.answers import RETRY_AFTER_S
 from router.asgi import JOB_ENDPOINTS
 from router.fleet.model import Health, WorkerRecord
 from router.fleet.store import Store, StoreUnavailable
@@ -24,6 +25,10 @@ from router.view import FleetView, Snapshot
 
 SERVICE = "SandboxFusion Router"
 DESCRIPTION = "Spreads code-execution jobs over many SandboxFusion workers. Jobs are SandboxFusion's own API."
+
+
+# What each 503 says of when to ask again.
+COME_AGAIN = {"Retry-After": str(RETRY_AFTER_S)}
 
 
 class Problem(BaseModel):
@@ -37,6 +42,7 @@ class BatchLine(BaseModel):
 
     index: int = Field(description="the job's place in the batch, from 0")
     status: int = Field(description="the status that /run_code would have had")
+    retry_after: int | None = Field(None, description="seconds, where it may go well then; else it is left out")
     body: Any = Field(description="what /run_code would have answered; its `detail`, where the job failed")
 
 
@@ -77,6 +83,7 @@ def create_api(
         snapshot = view.snapshot
         if not snapshot.routable:
             response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+            response.headers.update(COME_AGAIN)
         return health_status(snapshot, store)
 
     @api.get("/v1/ping", summary="Is the router alive?", tags=["router"])
@@ -101,7 +108,7 @@ def create_api(
         try:
             return FleetCounts.of(await store.usage(urls))
         except StoreUnavailable as error:
-            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, f"Redis is unavailable: {error}") from error
+            raise redis_away(error) from error
 
     described = _job_descriptions()
 
@@ -117,6 +124,11 @@ def create_api(
 
     api.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend its schema
     return api
+
+
+def redis_away(error: StoreUnavailable) -> HTTPException:
+    """Return the answer to what only Redis could tell or do."""
+    return HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, f"Redis is unavailable: {error}", COME_AGAIN)
 
 
 def _redis_state(store: Store) -> str:

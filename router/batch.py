@@ -233,7 +233,8 @@ class _Batch:
     async def _write(self, index: int, answer: Answer) -> None:
         if read_worker_head(answer.status, answer.headers).is_packed:  # what a worker compressed unasked
             answer = problem(HTTPStatus.BAD_GATEWAY, "The worker's answer is compressed, which no line can hold", b"")
-        line = b'{"index":%d,"status":%d,"body":%s}\n' % (index, answer.status, in_one_line(answer.body))
+        again = b',"retry_after":%d' % RETRY_AFTER_S if answer.passes else b""
+        line = b'{"index":%d,"status":%d%s,"body":%s}\n' % (index, answer.status, again, in_one_line(answer.body))
         async with self._writing:
             for start in range(0, len(line), _PIECE_BYTES):
                 piece = line[start : start + _PIECE_BYTES]

@@ -354,6 +354,14 @@ async def test_client_that_leaves_is_noticed_while_all_its_jobs_wait(worker: Scr
     assert len(worker.jobs) == 2
 
 
+async def test_line_that_may_go_well_in_a_moment_says_when() -> None:
+    """A line has no header fields: what Retry-After says of a job alone stands in `retry_after`."""
+    async with routed() as url:
+        status, (line, unfit) = await post(url, b"{}\n7\n")
+    assert (status, line["status"], line["retry_after"]) == (200, 503, 1)
+    assert (unfit["status"], "retry_after" in unfit) == (422, False)
+
+
 # Time
 
 
