@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from router import job_log
 from router.answers import Answer, buffers_full, problem
 from router.bodies import Buffers, BuffersFull, Share
 from router.course import Deliver
@@ -47,6 +48,9 @@ JOB_ENDPOINTS = {
     "/get_metrics_function": "POST",
 }
 
+# In a request's state, the name of the API key that it came with.
+KEY_NAME = "key_name"
+
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 
 
@@ -59,18 +63,19 @@ class BodyTooLarge(Exception):
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """The head of a request for a job; header names are in lower case."""
+    """The head of a request for a job; header names are in lower case. `key_name`: as Job has it."""
 
     method: str
     path: str
     query: bytes
     headers: Headers
+    key_name: str = ""
 
 
 class JobHead(msgspec.Struct, frozen=True):
     """What is the same for all jobs that are sent with this head, but for the length of their bodies.
 
-    `lines` go on to the worker; `headers` are all that came.
+    `lines` go on to the worker; `headers` are all that came. `key_name`: as Job has it.
     """
 
     path: str
@@ -80,6 +85,7 @@ class JobHead(msgspec.Struct, frozen=True):
     keep_alive: bool
     request_id: bytes | None = None
     client_s: float | None = None
+    key_name: str = ""
 
 
 class JobDoor:
@@ -130,7 +136,7 @@ class JobDoor:
         except ClientLeft:
             return None
         except (BadDeadline, BodyTooLarge, BuffersFull) as reason:
-            return self._unfit(asked.path, reason, request_id)
+            return self._unfit(asked, reason, request_id)
 
     def read(self, asked: Asked, *, keep_alive: bool) -> JobHead:
         """Return what this head says of each job that comes with it. Raises BadDeadline."""
@@ -148,17 +154,22 @@ class JobDoor:
         try:
             _admitted(body, self._max_body_bytes, share)
         except (BodyTooLarge, BuffersFull) as reason:
-            deliver(self._unfit(head.path, reason, request_id))
+            deliver(self._unfit(head, reason, request_id))
             return
 
         def end(answer: Answer | None) -> None:
             share.give_back()
             deliver(answer)
 
-        job = Job(b"POST", head.path, head.target, head.lines, body, request_id, has_left, share, head.client_s)
+        job = Job(
+            *(b"POST", head.path, head.target, head.lines, body, request_id, has_left, share),
+            *(head.client_s, head.key_name),
+        )
         self._dispatcher.begin(job, end)
 
-    def _unfit(self, path: str, reason: BadDeadline | BodyTooLarge | BuffersFull, request_id: bytes) -> Answer:
+    def _unfit(
+        self, asked: Asked | JobHead, reason: BadDeadline | BodyTooLarge | BuffersFull, request_id: bytes
+    ) -> Answer:
         match reason:
             case BadDeadline():
                 answer = problem(HTTPStatus.BAD_REQUEST, str(reason), request_id)
@@ -167,7 +178,8 @@ class JobDoor:
                 answer = problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit, request_id)
             case _:
                 answer = buffers_full(self._full_status, self._buffers.max_bytes, request_id)
-        return self._refused(path, answer)
+                job_log.refused(request_id, asked.path, asked.key_name, answer)
+        return self._refused(asked.path, answer)
 
     def _refused(self, path: str, answer: Answer) -> Answer:
         """Count the answer to what is no job yet; jobs are the dispatcher's to count."""
@@ -213,6 +225,7 @@ def _job(asked: Asked, head: Head, body: bytes, request_id: bytes, receive: Rece
         has_left=partial(_leaving, receive),
         share=share,
         client_s=client_s_of(head),
+        key_name=asked.key_name,
     )
 
 

@@ -17,8 +17,8 @@ Deliver = Callable[[Answer | None], None]
 class Course:
     """How far a job has come. At `ends_at` (time.monotonic) its client has its answer, whatever it is.
 
-    `deliver` is None once that is done. `waits` is what it waits for a lease with. `is_late`: its client has been told
-    that it takes too long.
+    `deliver` is None once that is done. `waits` is what it waits for a lease with. `runs_on` is the URL of the worker
+    that an attempt is under way on, empty where none is. `is_late`: its client has been told that it takes too long.
     """
 
     __slots__ = (
@@ -32,6 +32,7 @@ class Course:
             "limits",
             "queue_ms",
             "request",
+            "runs_on",
             "since",
             "ticket",
         ),
@@ -47,6 +48,7 @@ class Course:
         self.deliver: Deliver | None = deliver
         self.ticket = 0
         self.queue_ms = 0
+        self.runs_on = ""
         self.is_late = False
         self.failed: list[FailedAttempt] = []
         self.waits: Waiter | None = None

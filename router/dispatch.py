@@ -13,11 +13,12 @@ from functools import lru_cache, partial
 
 import msgspec
 
-from router import answers, headers
+from router import answers, headers, job_log
 from router.answers import Answer, FailedAttempt
 from router.course import Course, Deliver
 from router.fleet.exchange import Blame
 from router.job import MAY_BE_THE_JOBS, Job, LeasedParts
+from router.job_log import CLIENT_LEFT_STATUS
 from router.leases import Leases
 from router.policy.deadline import limits_of, longest_run_s
 from router.policy.retry import RetryRules, is_jobs_own, is_worth_another
@@ -41,8 +42,7 @@ from router.waiter import (
 
 log = logging.getLogger(__name__)
 
-# As nginx counts a client that hung up before its answer: nobody gets it.
-CLIENT_LEFT_STATUS = 499
+_RESULT = Outcome.RESULT
 # A lease is a little longer than the attempt that it is for, so that none passes while its attempt still runs.
 LEASE_MARGIN_S = 1.0
 # How often a process that is to end looks whether its last attempts are over.
@@ -155,6 +155,7 @@ class Dispatcher:
             wait_s = max(0.0, course.ends_at - now)
             course.timer = asyncio.get_running_loop().call_later(wait_s, self._be_late, course)
         self._attempts += 1
+        course.runs_on = lease.url
         self._upstream.send(lease.url, course.request, bound_s, partial(self._attempted, course, lease, now))
 
     def _be_late(self, course: Course) -> None:
@@ -166,6 +167,7 @@ class Dispatcher:
 
     def _attempted(self, course: Course, lease: Lease, since: float, outcome: Response | UpstreamFailed) -> None:
         """Go on with what an attempt has brought: the answer, or nothing."""
+        course.runs_on = ""
         if not course.is_late:
             self._attempts -= 1
         if course.timer is not None:
@@ -190,7 +192,8 @@ class Dispatcher:
         verdict = _verdict(job, outcome)
         self._tally.attempt_ended(url, verdict.kind, time.monotonic() - since)
         if response is not None and response.rest is not None and verdict.cause is None:
-            rest = LeasedParts(response.rest, self._leases, lease, verdict.blame, job, self._tally)
+            told = partial(self._answer_cut, course, response.head.status)
+            rest = LeasedParts(response.rest, self._leases, lease, verdict.blame, job, told)
             response = msgspec.structs.replace(response, rest=rest)
         else:
             is_named = verdict.blame in MAY_BE_THE_JOBS or (course.failed and course.is_suspect)
@@ -202,7 +205,7 @@ class Dispatcher:
         if response is not None and response.rest is not None:
             response.rest.close()
             response = None
-        log.warning("Worker %s %s", url, verdict.cause)
+        job_log.attempt_failed(course, url, verdict.cause or "")
         course.failed.append(FailedAttempt(url, verdict.cause or "", verdict.kind, response))
         return None
 
@@ -228,7 +231,10 @@ class Dispatcher:
                 answer.rest.close()
             course.let_go()
             return
-        self._tally.job_ended(course.job.path, answer.status, answer.outcome, time.monotonic() - course.since)
+        took_s = time.monotonic() - course.since
+        self._tally.job_ended(course.job.path, answer.status, answer.outcome, took_s)
+        if answer.outcome is not _RESULT:
+            job_log.failed(course, answer.status, answer.outcome, took_s)
         deliver(answer)
 
     def _leave(self, course: Course) -> None:
@@ -237,7 +243,13 @@ class Dispatcher:
         if deliver is not None:
             took_s = time.monotonic() - course.since
             self._tally.job_ended(course.job.path, CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, took_s)
+            job_log.failed(course, CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, took_s)
             deliver(None)
+
+    def _answer_cut(self, course: Course, status: int, failure: UpstreamFailed) -> None:
+        """Count, and tell of, a large answer that its worker has broken off."""
+        self._tally.answer_cut(failure.worker_url)
+        job_log.answer_cut(course, status, time.monotonic() - course.since, failure)
 
     def _refuse(self, course: Course, reason: NoRoom) -> None:
         """End a job that gets no lease."""
@@ -283,8 +295,9 @@ class Dispatcher:
 
     def _break_off(self, course: Course, fault: Exception) -> None:
         """Answer a job that met with a fault of this program."""
-        log.error("A job met with a fault of the router's own", exc_info=fault)
-        self._end(course, answers.broken(course.job.request_id))
+        request_id = course.job.request_id
+        log.error("Job %s met with a fault of the router's own", request_id.decode("ascii"), exc_info=fault)
+        self._end(course, answers.broken(request_id))
 
 
 def _verdict(job: Job, outcome: Response | UpstreamFailed) -> Verdict:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from router import job_log
 from router.answers import Answer
 from router.asgi import (
     JOB_ENDPOINTS,
@@ -95,6 +96,7 @@ class JobCycle(RequestResponseCycle):
             whole = None if self.more_body else b"".join(self._parts)
             answer = await self._door.answer(self._asked, receive, whole)
             if answer is None or self.disconnected:
+                _drop(self._asked.path, answer)
                 return
             if answer.rest is None and not self.access_log and not self.flow.write_paused:
                 write(self, answer, self.default_headers)
@@ -145,8 +147,7 @@ class WholeJob:
 
     def _answer(self, answer: Answer | None) -> None:
         if answer is None or self.disconnected:
-            if answer is not None and answer.rest is not None:
-                answer.rest.close()
+            _drop(self._head.path, answer)
         elif answer.rest is None and not self.flow.write_paused:
             write(self, answer, self._connection.server_state.default_headers)
         else:
@@ -160,6 +161,14 @@ class WholeJob:
         cycle.more_body = cycle.waiting_for_100_continue = False
         connection.cycle = cycle
         connection._start_asgi_task(cycle, cast("Any", answering(answer)))  # noqa: SLF001  (uvicorn's way to begin one)
+
+
+def _drop(path: str, answer: Answer | None) -> None:
+    """Let go of an answer whose client has hung up; None: it hung up while its job waited."""
+    if answer is not None:
+        job_log.unheard(path, answer)
+        if answer.rest is not None:
+            answer.rest.close()
 
 
 def write(cycle: JobCycle | WholeJob, answer: Answer, own: Headers) -> None:

@@ -145,8 +145,8 @@ def test_api_keys_are_known_by_their_hashes(tmp_path: Path) -> None:
     held = tmp_path / "keys"
     held.write_text(f"# who may send jobs\n{digest('first')}  trainer-a\n\n{digest('second').upper()} # b\n")
     keys = ApiKeys(held)
-    assert [keys.knows(key) for key in (b"first", b"second", b"", b"third")] == [True, True, False, False]
-    assert not keys.knows(digest("first").encode())
+    assert [keys.name_of(key) for key in (b"first", b"second", b"", b"third")] == ["trainer-a", "", None, None]
+    assert keys.name_of(digest("first").encode()) is None
 
 
 @pytest.mark.parametrize("line", ["my-secret-key", "abc", digest("x")[:-1], digest("x") + "0"])
@@ -169,11 +169,11 @@ def test_api_keys_are_read_again_when_they_change(tmp_path: Path, caplog: pytest
     new = tmp_path / "new"
     new.write_text(digest("second"))
     new.replace(held)
-    assert [keys.knows(key) for key in (b"first", b"second")] == [False, True]
+    assert [keys.name_of(key) for key in (b"first", b"second")] == [None, ""]
     held.write_text("second")
-    assert keys.knows(b"second")
+    assert keys.name_of(b"second") == ""
     assert "API keys not taken over" in caplog.text
     held.unlink()
-    assert keys.knows(b"second")
+    assert keys.name_of(b"second") == ""
     held.write_text("")
-    assert not keys.knows(b"second")
+    assert keys.name_of(b"second") is None
