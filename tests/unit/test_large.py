@@ -313,6 +313,26 @@ async def test_held_part_of_a_large_answer_is_all_that_is_waited_for(
         assert len(await response.read()) == len(body) - HOLD_BYTES
 
 
+async def test_large_answer_that_comes_when_its_client_has_left_is_closed(
+    url: str, worker: ScriptedWorker, session: aiohttp.ClientSession
+) -> None:
+    """The worker's connection is closed and its place is free: nobody will ever read the rest."""
+    over: list[Script] = []
+    comes = asyncio.Event()
+
+    async def late(exchange: Exchange) -> None:
+        await comes.wait()
+        await sends(b"{" + b"x" * 2 * HOLD_BYTES, declared=1)(exchange)
+
+    worker.script = watched(late, over)
+    with pytest.raises(TimeoutError):
+        async with session.post(f"{url}/run_code", json=JOB, timeout=aiohttp.ClientTimeout(total=0.5)):
+            """Nothing comes."""
+    comes.set()
+    await eventually(lambda: over == [late], what="the closed connection")
+    assert await works(url, worker, session)
+
+
 async def test_stream_that_is_cut_leaves_nothing_to_collect(
     url: str, worker: ScriptedWorker, session: aiohttp.ClientSession
 ) -> None:
