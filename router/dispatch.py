@@ -199,7 +199,8 @@ class Dispatcher:
             is_named = verdict.blame in MAY_BE_THE_JOBS or (course.failed and course.is_suspect)
             # A worker that timed out still runs the job: its lease stays to the end of its moment.
             is_over = verdict.kind is not Kind.TIMED_OUT
-            self._leases.end(lease, verdict.blame, is_over=is_over, job=job.name if is_named else "")
+            named, cause = job.name if is_named else "", verdict.cause or ""
+            self._leases.end(lease, verdict.blame, is_over=is_over, job=named, cause=cause)
         if response is not None and verdict.cause is None:
             return answers.from_worker(response, url, len(course.failed) + 1, course.queue_ms, job.request_id)
         if response is not None and response.rest is not None:

@@ -84,7 +84,8 @@ class LeasedParts:
         except UpstreamFailed as failure:
             self._on_cut(failure)
             has_died = failure.phase is Phase.DIED
-            self._end(Blame.DIED if has_died else Blame.FAULT, is_over=failure.phase is not Phase.TIMED_OUT)
+            blame = Blame.DIED if has_died else Blame.FAULT
+            self._end(blame, is_over=failure.phase is not Phase.TIMED_OUT, cause=failure.cause)
             raise
 
     def close(self) -> None:
@@ -92,9 +93,8 @@ class LeasedParts:
         self._rest.close()
         self._end(Blame.NONE)
 
-    def _end(self, blame: Blame, *, is_over: bool = True) -> None:
+    def _end(self, blame: Blame, *, is_over: bool = True, cause: str = "") -> None:
         if self._lease is not None:
-            self._leases.end(
-                self._lease, blame, is_over=is_over, job=self._job.name if blame in MAY_BE_THE_JOBS else ""
-            )
+            named = self._job.name if blame in MAY_BE_THE_JOBS else ""
+            self._leases.end(self._lease, blame, is_over=is_over, job=named, cause=cause)
             self._lease = None
