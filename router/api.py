@@ -17,7 +17,7 @@ from starlette.types import Lifespan
 from router import __version__, batch
 from router.answers import RETRY_AFTER_S
 from router.asgi import JOB_ENDPOINTS
-from router.fleet.model import Health, WorkerRecord
+from router.fleet.model import Ejection, Health, WorkerRecord
 from router.fleet.store import Store, StoreUnavailable
 from router.reports import FleetCounts, FleetStatus, HealthStatus, SidecarStatus, WorkerStatus
 from router.sandboxfusion import RunCodeRequest, RunCodeResponse, RunJupyterRequest
@@ -75,7 +75,10 @@ def create_api(
             version=__version__,
             redis=_redis_state(store),
             sidecar=_sidecar_status(snapshot),
-            workers=[worker_status(record, condition) for record, condition in snapshot.conditions],
+            workers=[
+                worker_status(record, condition, snapshot.state.ejected.get(record.worker.url))
+                for record, condition in snapshot.conditions
+            ],
         )
 
     @api.get("/health", summary="Can jobs be routed?", tags=["router"], responses={503: {"model": HealthStatus}})
@@ -156,7 +159,7 @@ def health_status(snapshot: Snapshot, store: Store) -> HealthStatus:
     )
 
 
-def worker_status(record: WorkerRecord, condition: Health) -> WorkerStatus:
+def worker_status(record: WorkerRecord, condition: Health, ejection: Ejection | None) -> WorkerStatus:
     """Return what is shown of one worker."""
     return WorkerStatus(
         url=record.worker.url,
@@ -170,6 +173,8 @@ def worker_status(record: WorkerRecord, condition: Health) -> WorkerStatus:
         weight=record.worker.weight,
         max_concurrency=record.worker.max_concurrency,
         source=record.worker.source,
+        ejected_until=datetime.fromtimestamp(ejection.until, UTC) if ejection else None,
+        ejected_because=ejection.reason if ejection else "",
     )
 
 

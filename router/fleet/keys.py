@@ -164,6 +164,10 @@ class Keys:
         """Return the key of the hash by which the worker at `url` is registered."""
         return f"{self.registered}:{url}"
 
+    def breaker(self, url: str) -> str:
+        """Return the key of the hash of the breaker of the worker at `url`."""
+        return f"{self.prefix}:breaker:{url}"
+
     def leases(self, url: str) -> str:
         """Return the key of the sorted set of the leases on the worker at `url`."""
         return f"{self.prefix}:leases:{url}"
