@@ -6,20 +6,17 @@ the last snapshot in force; before the first one, config.yaml is the fleet. Jobs
 """
 
 import asyncio
-import logging
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
+from router.ejection_log import tell_ejections
 from router.fleet.model import Health, Worker, WorkerRecord
 from router.fleet.store import FleetState, Store, StoreUnavailable
-from router.logs import local_time
 from router.policy.plan import Member
 from router.policy.selection import routable
-
-log = logging.getLogger(__name__)
 
 REFRESH_S = 1.0
 
@@ -61,25 +58,6 @@ class Snapshot:
         return Health.EJECTED if record.worker.url in self.state.ejected else record.health
 
 
-def _tell_ejections(before: FleetState, now: FleetState) -> None:
-    """Say whom the breaker keeps jobs from since `before`, and who gets some again."""
-    for url, ejection in now.ejected.items():
-        earlier = before.ejected.get(url)
-        if earlier is None or earlier.times < ejection.times:
-            until = local_time(ejection.until)
-            log.warning(
-                "Worker %s is ejected until %s: %s",
-                *(url, until, ejection.reason),
-                extra={"worker_url": url, "until": until, "cause": ejection.reason},
-            )
-    healths = {record.worker.url: record.health for record in now.records}
-    for url in before.ejected.keys() - now.ejected.keys():
-        if url in healths:
-            is_sick = healths[url] is Health.UNHEALTHY
-            cause = "its health checks fail by now" if is_sick else "it gets jobs again"
-            log.info("Worker %s is ejected no more: %s", url, cause, extra={"worker_url": url, "cause": cause})
-
-
 class FleetView:
     """Holds the latest `snapshot`; `run` keeps it so. `on_change` is called when the fleet's members are other ones."""
 
@@ -98,7 +76,7 @@ class FleetView:
             # An empty Redis is new, or wiped. A sidecar will fill it; until then the last known fleet is the best one.
             if state.written_at is not None:
                 before, self.snapshot = self.snapshot, Snapshot(state)
-                _tell_ejections(before.state, state)
+                tell_ejections(before.state.ejected, state.ejected, state.records)
                 if self.on_change and self.snapshot.fleet_print != before.fleet_print:
                     self.on_change()
 

@@ -46,6 +46,10 @@ class Breakers:
         """Whether the worker is out, be it that a trial is open or under way."""
         return url in self.by_url and self.by_url[url].times > 0
 
+    def ejected(self) -> dict[str, Breaker]:
+        """Return the breakers of those who are out."""
+        return {url: breaker for url, breaker in self.by_url.items() if breaker.times}
+
     def allows(self, url: str) -> bool:
         """Whether the worker may get a job: it is not ejected, or the next job is its trial."""
         return not self.is_ejected(url) or self.by_url[url].trial == OPEN_TRIAL

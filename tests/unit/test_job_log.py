@@ -137,6 +137,29 @@ async def test_failed_attempt_says_of_which_job_it_was(
     assert {vars(record)["cause"] for record in told} == {cause}
 
 
+async def test_ejection_without_redis_is_told_of(
+    routed: Any, workers: list[ScriptedWorker], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each process decides for itself then, and says so; and in the end that it is over."""
+    (bad, *_) = workers
+    bad.script = always(503)
+    async with routed(*workers[:2], breaker={"failures": 2, "base_seconds": 0.2}) as router:
+        for _ in range(4):
+            assert await router.post() == 200
+        told = [
+            text for text in caplog.messages if text.startswith(f"Worker {bad.url} is ejected by this process alone")
+        ]
+        assert len(told) == 1
+        assert told[0].endswith(": 2 failed jobs in a row, the last: returned 503: Service Unavailable")
+        bad.script = well
+
+        async def is_over() -> bool:
+            assert await router.post() == 200
+            return f"Worker {bad.url} is ejected no more: it gets jobs again" in caplog.messages
+
+        await eventually(is_over, what="its return")
+
+
 async def test_job_that_nobody_could_take_is_found(routed: Any) -> None:
     """Without workers there are no attempts to tell of."""
     async with routed() as router:
