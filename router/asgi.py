@@ -113,7 +113,7 @@ class JobDoor:
         asked = Asked(scope["method"], scope["path"], scope["query_string"], scope["headers"])
         answer = await self.answer(asked, receive)
         if answer is not None:
-            await send_answer(answer, receive, send)
+            await send_answer(answer, receive, send, asked.path)
 
     async def answer(self, asked: Asked, receive: Receive, whole: bytes | None = None) -> Answer | None:
         """Return the answer to a request for one of JOB_ENDPOINTS; None where its client has left.
@@ -187,19 +187,19 @@ class JobDoor:
         return answer
 
 
-async def send_answer(answer: Answer, receive: Receive, send: Send) -> None:
-    """Send an answer by ASGI's messages, a large one for as long as its client is there."""
+async def send_answer(answer: Answer, receive: Receive, send: Send, path: str = "") -> None:
+    """Send an answer by ASGI's messages, a large one for as long as its client is there; `path` is what it asked."""
     await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
     await send({"type": "http.response.body", "body": answer.body, "more_body": answer.rest is not None})
-    if answer.rest is not None:
-        await _send_rest(answer.rest, send, _leaving(receive))
+    if answer.rest is not None and not await _send_rest(answer.rest, send, _leaving(receive)):
+        job_log.unheard(path, answer, "and its client left before the end")
 
 
 def answering(answer: Answer) -> Application:
     """Return an application that gives this answer to whatever it is asked."""
 
-    async def application(_scope: Scope, receive: Receive, send: Send) -> None:
-        await send_answer(answer, receive, send)
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await send_answer(answer, receive, send, scope["path"])
 
     return application
 
@@ -264,8 +264,8 @@ async def _read_body(head: Head, receive: Receive, limit: int, share: Share) -> 
             return b"".join(parts)
 
 
-async def _send_rest(rest: Parts, send: Send, leaving: Coroutine[None, None, None]) -> None:
-    """Send what follows, for as long as the client is there.
+async def _send_rest(rest: Parts, send: Send, leaving: Coroutine[None, None, None]) -> bool:
+    """Send what follows, for as long as the client is there; return whether it was there to the end.
 
     What the worker has broken off ends without its end: uvicorn then closes the connection short.
     """
@@ -279,8 +279,9 @@ async def _send_rest(rest: Parts, send: Send, leaving: Coroutine[None, None, Non
     sending, watching = asyncio.create_task(pass_on()), asyncio.create_task(leaving)
     try:
         await asyncio.wait((sending, watching), return_when=asyncio.FIRST_COMPLETED)
-        if sending.done():
+        if is_sent := sending.done():
             sending.result()
+        return is_sent
     finally:
         sending.cancel()
         watching.cancel()

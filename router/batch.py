@@ -168,15 +168,20 @@ class _Batch:
                         entry = await anext(entries, None)
                 except ClientLeft:
                     self._client_left.set()  # those that wait for room give up; those that run go on
+                    self._tell_cut("its client has left")
                     return False
                 except CutShort as cut:
-                    log.info("Cut a batch short after %d jobs: %s", self._count, cut)
+                    self._tell_cut(str(cut))
                     return False
                 watching = asyncio.create_task(self._watch())
         finally:
             if watching is not None:
                 watching.cancel()
         return True
+
+    def _tell_cut(self, cause: str) -> None:
+        name = self._request_id.decode("ascii")
+        log.info("Cut a batch short after %d jobs: %s (%s)", self._count, cause, name, extra={"request_id": name})
 
     async def _watch(self) -> None:
         """Notice that the client leaves, once its body is read."""

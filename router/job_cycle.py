@@ -102,7 +102,7 @@ class JobCycle(RequestResponseCycle):
                 write(self, answer, self.default_headers)
                 self.message_event.set()
             else:
-                await send_answer(answer, receive, send)
+                await send_answer(answer, receive, send, self._asked.path)
         finally:
             self._tasks.discard(self._task)  # a callback of its own would be another turn of the loop
 

@@ -55,11 +55,11 @@ def answer_cut(course: Course, status: int, took_s: float, failure: UpstreamFail
     _tell(job.request_id, job.path, job.key_name, status, "answer_cut", took_s, attempts)
 
 
-def unheard(path: str, answer: Answer) -> None:
-    """Say that a job's client had hung up when its result came. One that failed has its line already."""
+def unheard(path: str, answer: Answer, when: str = "when its client had left") -> None:
+    """Say that nobody has got a job's result, or not all of it. A job that failed has its line already."""
     if answer.outcome is Outcome.RESULT:
         fields = dict(answer.headers)
-        attempt = fields[b"x-router-worker"].decode("ascii"), f"answered {answer.status} when its client had left"
+        attempt = fields[b"x-router-worker"].decode("ascii"), f"answered {answer.status} {when}"
         _tell(fields[b"x-request-id"], path, "", CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, None, [attempt])
 
 

@@ -393,9 +393,10 @@ async def test_client_that_sends_nothing_more_is_cut(worker: ScriptedWorker, cap
             pull.send(b"{}\n{")
             async with aiohttp.ClientSession() as session, session.post(url, data=pull.body()) as response:
                 assert (await response.content.readline()).startswith(b'{"index":0,"status":200')
+                name = response.headers["x-request-id"]
                 with pytest.raises(aiohttp.ClientError):
                     await response.content.read()
-    assert "Cut a batch short after 1 jobs: nothing came for 0.4 s" in caplog.text
+    assert f"Cut a batch short after 1 jobs: nothing came for 0.4 s ({name})" in caplog.text
 
 
 async def test_first_line_is_due_as_any_body_is(worker: ScriptedWorker) -> None:

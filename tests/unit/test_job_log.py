@@ -253,6 +253,33 @@ async def test_line_names_the_key_that_the_job_came_with(routed: Any, tmp_path: 
 
 
 @pytest.mark.parametrize("head", ["new", "known"])
+async def test_large_answer_whose_client_hung_up_is_found(
+    routed: Any, workers: list[ScriptedWorker], head: str
+) -> None:
+    """It has read a part of it."""
+
+    async def large(exchange: Exchange) -> None:
+        await exchange.raw(b"HTTP/1.1 200 OK\r\ncontent-length: 90000000\r\n\r\n{" + b"x" * 2_000_000)
+        await exchange.until_closed()
+
+    (worker, *_) = workers
+    async with routed(worker) as router, aiohttp.ClientSession(headers={"x-a": "b"}) as session:
+        if head == "known":
+            async with session.post(f"{router.address}/run_code", json=JOB) as response:
+                assert response.status == 200
+        worker.script = large
+        async with session.post(f"{router.address}/run_code", json=JOB) as response:
+            await response.content.readexactly(1000)
+            name = response.headers["x-request-id"]
+            response.close()
+        await eventually(router.lines, what="the line")
+        line = router.line()
+    assert (line["request_id"], line["path"], line["verdict"]) == (name, "/run_code", "client_left")
+    cause = "answered 200 and its client left before the end"
+    assert line["attempts"] == [{"worker_url": worker.url, "cause": cause}]
+
+
+@pytest.mark.parametrize("head", ["new", "known"])
 async def test_job_whose_client_hung_up_is_found(routed: Any, workers: list[ScriptedWorker], head: str) -> None:
     """While it waited, or while it ran: its worker's answer came when nobody waited any more. Not as a warning."""
     (worker, *_) = workers
