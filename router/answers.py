@@ -41,7 +41,7 @@ class Answer(msgspec.Struct, frozen=True):
         return as_fields(self.lines)
 
     @property
-    def passes(self) -> bool:
+    def is_passing(self) -> bool:
         """Whether the same job may go well in a moment."""
         return self.status in _PASSING or self.outcome in _PASSING_OUTCOMES
 
@@ -118,7 +118,7 @@ def problem(
     body = json.dumps({"detail": detail, **more}).encode()
     fields = b"content-type: application/json\r\ncontent-length: %d\r\nx-request-id: %s\r\n"
     answer = Answer(status, fields % (len(body), request_id), body, outcome)
-    return answer.with_field(b"retry-after", b"%d" % RETRY_AFTER_S) if answer.passes else answer
+    return answer.with_field(b"retry-after", b"%d" % RETRY_AFTER_S) if answer.is_passing else answer
 
 
 def no_healthy_workers(status: int, request_id: bytes) -> Answer:

@@ -254,7 +254,7 @@ class _Batch:
         if read_worker_head(answer.status, answer.headers).is_packed:  # what a worker compressed unasked
             packed = problem(HTTPStatus.BAD_GATEWAY, "The worker's answer is compressed, which no line can hold", b"")
             answer = self._lost(index, packed)
-        again = b',"retry_after":%d' % RETRY_AFTER_S if answer.passes else b""
+        again = b',"retry_after":%d' % RETRY_AFTER_S if answer.is_passing else b""
         line = b'{"index":%d,"status":%d%s,"body":%s}\n' % (index, answer.status, again, in_one_line(answer.body))
         async with self._writing:
             for start in range(0, len(line), _PIECE_BYTES):

@@ -65,7 +65,7 @@ def unheard(path: str, answer: Answer, when: str = "when its client had left") -
 
 def refused(request_id: bytes, path: str, key_name: str, answer: Answer) -> None:
     """Say that a request got an error before it was a job, or in place of its job's answer; none that is its own."""
-    if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR or answer.passes:
+    if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR or answer.is_passing:
         detail = json.loads(answer.body)["detail"]
         _tell(request_id, path, key_name, answer.status, answer.outcome, None, (), detail)
 
