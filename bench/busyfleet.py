@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -69,7 +70,13 @@ async def _trouble(redis: Redis, all_urls: Sequence[str]) -> None:
         await redis.sadd("sfr:drain", url)
     for url in all_urls[_EJECTED - 2 :: _EJECTED]:
         until_s = time.time() + 290
-        await redis.hset(f"sfr:breaker:{url}", mapping={"failures": 5, "times": 1, "ejected_until": until_s})
+        fields: dict[Any, Any] = {
+            "failures": 5,
+            "times": 1,
+            "ejected_until": until_s,
+            "cause": "returned 503: Service Unavailable",
+        }
+        await redis.hset(f"sfr:breaker:{url}", mapping=fields)
         await redis.zadd("sfr:ejected", {url: until_s * 1000})
 
 

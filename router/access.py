@@ -41,24 +41,28 @@ _FROM_PROXIES = frozenset(
 
 
 class ApiKeys:
-    """The keys that jobs may be sent with, by their hashes in a file that is read again when it changes."""
+    """The keys that jobs may be sent with, by their hashes in a file that is read again when it changes.
+
+    What it holds are hashes and the names that stand beside them.
+    """
 
     def __init__(self, path: Path, reread_s: float = REREAD_S) -> None:
         """Read the file, which is looked at every `reread_s` seconds from now on. Raises ConfigError."""
         self._file = WatchedFile(path)
         self._file.has_changed()
-        self._hashes = _read_hashes(path)
+        self._keys = _read_keys(path)
         self._reread_s = reread_s
         self._look_again_at = time.monotonic() + reread_s
 
-    def knows(self, key: bytes) -> bool:
-        """Whether the key is one of them. Takes as long whichever it is."""
+    def name_of(self, key: bytes) -> str | None:
+        """Return the key's name, empty where it has none; None where it is unknown. Takes as long whichever it is."""
         self._reread()
         wanted = sha256(key).digest()
-        is_known = False
-        for each in self._hashes:
-            is_known |= hmac.compare_digest(each, wanted)
-        return is_known
+        found = None
+        for held, name in self._keys:
+            if hmac.compare_digest(held, wanted):
+                found = name
+        return found
 
     def _reread(self) -> None:
         now = time.monotonic()
@@ -67,11 +71,11 @@ class ApiKeys:
         self._look_again_at = now + self._reread_s
         if self._file.has_changed():
             try:
-                self._hashes = _read_hashes(self._file.path)
+                self._keys = _read_keys(self._file.path)
             except ConfigError as error:
                 log.error("API keys not taken over, the last good ones stay in force: %s", error)  # noqa: TRY400
             else:
-                log.info("%s read again: %d API keys", self._file.path, len(self._hashes))
+                log.info("%s read again: %d API keys", self._file.path, len(self._keys))
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +204,8 @@ def _is_here(url: bytes) -> bool:
         return False
 
 
-def _read_hashes(path: Path) -> tuple[bytes, ...]:
-    hashes = []
+def _read_keys(path: Path) -> tuple[tuple[bytes, str], ...]:
+    keys = []
     try:
         text = read(path, "api_keys")
     except Unreadable as error:
@@ -212,5 +216,5 @@ def _read_hashes(path: Path) -> tuple[bytes, ...]:
             continue
         if not _HASH.fullmatch(words[0]):  # the line is not repeated: it may be a key by mistake
             raise ConfigError(f"{path}:{number}: expected a key's SHA-256, 64 hexadecimal digits, and perhaps a name")
-        hashes.append(bytes.fromhex(words[0]))
-    return tuple(hashes)
+        keys.append((bytes.fromhex(words[0]), " ".join(words[1:])))
+    return tuple(keys)

@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from router.access import AdminGate, peer_in
-from router.api import Problem, worker_status
+from router.api import Problem, redis_away, worker_status
 from router.fleet.intents import Intents, Override, Registration, Standing
-from router.fleet.model import MAX_WEIGHT, Health, Source, Worker, WorkerRecord
+from router.fleet.model import MAX_WEIGHT, Ejection, Health, Source, Worker, WorkerRecord
 from router.fleet.store import StoreUnavailable
 from router.policy.allowed import Allowed
 from router.reports import AdminWorker, Overrides
@@ -26,6 +26,9 @@ from router.settings import MAX_SECONDS, AdminSettings, Count, WorkerSettings, W
 from router.view import FleetView
 
 log = logging.getLogger(__name__)
+
+# A worker's record, the condition that it shows, and its ejection.
+_Shown = tuple[WorkerRecord, Health, Ejection | None]
 
 Named = Annotated[WorkerUrl, Query(description="The worker's URL", examples=["http://server1:8080"])]
 
@@ -105,9 +108,13 @@ class Admin:
         await self.one(url)
         await self._intents.override(url, {name: getattr(changes, name) for name in changes.model_fields_set})
 
-    async def _shown(self, only: str | None) -> dict[str, tuple[WorkerRecord, Health]]:
+    async def _shown(self, only: str | None) -> dict[str, _Shown]:
         snapshot = await self._view.latest(only)
-        return {record.worker.url: (record, condition) for record, condition in snapshot.conditions}
+        ejected = snapshot.state.ejected
+        return {
+            record.worker.url: (record, condition, ejected.get(record.worker.url))
+            for record, condition in snapshot.conditions
+        }
 
 
 _PLACES: dict[str, str] = {Source.CONFIG: "config.yaml", Source.FILE: "workers_file", Source.DNS: "discover.dns"}
@@ -207,8 +214,7 @@ def _guarded_by(gate: AdminGate) -> type[APIRoute]:
                 try:
                     return await handler(request)
                 except StoreUnavailable as error:
-                    detail = f"Redis is unavailable: {error}"
-                    raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, detail) from error
+                    raise redis_away(error) from error
 
             return guarded
 
@@ -219,20 +225,20 @@ def _tell(request: Request, what: str) -> None:
     log.info("%s, by %s", what, peer_in(request.scope) or "an unknown peer")
 
 
-def _worker(url: str, shown: tuple[WorkerRecord, Health] | None, standing: Standing) -> AdminWorker | None:
+def _worker(url: str, shown: _Shown | None, standing: Standing) -> AdminWorker | None:
     registration = standing.registration
     if shown is None:
         if registration is None:
             return None
         # It has just come; the sidecar has not taken it in yet.
         worker = Worker(url, registration.weight, registration.max_concurrency, Source.REGISTERED)
-        shown = WorkerRecord(worker), Health.UNKNOWN
-    record, condition = shown
+        shown = WorkerRecord(worker), Health.UNKNOWN, None
+    record, condition, ejection = shown
     # The drain is as it stands in Redis now, the rest as this process has last seen it.
     if record.health is not Health.UNHEALTHY and standing.is_draining != (condition is Health.DRAINING):
-        condition = Health.DRAINING if standing.is_draining else record.health
+        condition = Health.DRAINING if standing.is_draining else Health.EJECTED if ejection else record.health
     return AdminWorker(
-        **worker_status(record, condition).model_dump(),
+        **worker_status(record, condition, ejection).model_dump(),
         running=standing.running,
         draining=standing.is_draining,
         registered=registration is not None,

@@ -16,6 +16,14 @@ from router.response import Parts, Response
 # What is full now may have room in a moment; who comes back at once only makes the line longer.
 RETRY_AFTER_S = 1
 _RESULT = Outcome.RESULT
+_PASSING = frozenset({HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
+# The same, where `error_status` gives these another status.
+_PASSING_OUTCOMES = frozenset(
+    {
+        *(Outcome.NO_WORKERS, Outcome.ALL_FAILED, Outcome.QUEUE_FULL),
+        *(Outcome.QUEUE_TIMEOUT, Outcome.DEADLINE, Outcome.BUFFERS_FULL),
+    }
+)
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -31,6 +39,11 @@ class Answer(msgspec.Struct, frozen=True):
     def headers(self) -> Headers:
         """The header fields, with lower-case names."""
         return as_fields(self.lines)
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the same job may go well in a moment."""
+        return self.status in _PASSING or self.outcome in _PASSING_OUTCOMES
 
     def with_field(self, name: bytes, value: bytes) -> "Answer":
         """Return the same with one field more."""
@@ -98,10 +111,14 @@ def _added(worker_url: str, attempt: int) -> tuple[bytes, bytes]:
 def problem(
     status: int, detail: str, request_id: bytes, outcome: Outcome = Outcome.BAD_REQUEST, **more: object
 ) -> Answer:
-    """Return an error of the router's own: `{"detail": …}` with whatever else helps."""
+    """Return an error of the router's own: `{"detail": …}` with whatever else helps.
+
+    What may go well in a moment carries Retry-After: every 503 and 504.
+    """
     body = json.dumps({"detail": detail, **more}).encode()
     fields = b"content-type: application/json\r\ncontent-length: %d\r\nx-request-id: %s\r\n"
-    return Answer(status, fields % (len(body), request_id), body, outcome)
+    answer = Answer(status, fields % (len(body), request_id), body, outcome)
+    return answer.with_field(b"retry-after", b"%d" % RETRY_AFTER_S) if answer.is_passing else answer
 
 
 def no_healthy_workers(status: int, request_id: bytes) -> Answer:
@@ -111,24 +128,24 @@ def no_healthy_workers(status: int, request_id: bytes) -> Answer:
 
 def queue_full(status: int, max_waiting: int, request_id: bytes) -> Answer:
     """Return the answer where no more jobs may wait."""
-    return _with_retry_after(problem(status, f"{max_waiting} jobs wait already", request_id, Outcome.QUEUE_FULL))
+    return problem(status, f"{max_waiting} jobs wait already", request_id, Outcome.QUEUE_FULL)
 
 
 def buffers_full(status: int, max_bytes: int, request_id: bytes) -> Answer:
     """Return the answer to a job whose body this process has no room for."""
     detail = f"{max_bytes / 2**20:g} MB of request bodies are held already"
-    return _with_retry_after(problem(status, detail, request_id, Outcome.BUFFERS_FULL))
+    return problem(status, detail, request_id, Outcome.BUFFERS_FULL)
 
 
 def queue_timeout(status: int, waited_s: float, request_id: bytes) -> Answer:
     """Return the answer to a job that has waited long enough."""
     detail = f"No worker had room within {waited_s:g} s"
-    return _with_retry_after(problem(status, detail, request_id, Outcome.QUEUE_TIMEOUT))
+    return problem(status, detail, request_id, Outcome.QUEUE_TIMEOUT)
 
 
 def deadline_passed(status: int, within_s: float, request_id: bytes) -> Answer:
     """Return the answer to a job whose client would soon give up."""
-    return _with_retry_after(problem(status, f"No result within {within_s:g} s", request_id, Outcome.DEADLINE))
+    return problem(status, f"No result within {within_s:g} s", request_id, Outcome.DEADLINE)
 
 
 def quarantined(seconds: float, request_id: bytes) -> Answer:
@@ -156,7 +173,3 @@ def all_failed(status: int, attempts: Sequence[FailedAttempt], request_id: bytes
     detail = f"All workers failed after {made}{more}"
     answer = problem(status, detail, request_id, Outcome.ALL_FAILED, attempts=told)
     return answer.with_field(b"x-router-attempt", b"%d" % len(attempts))
-
-
-def _with_retry_after(answer: Answer) -> Answer:
-    return answer.with_field(b"retry-after", b"%d" % RETRY_AFTER_S)

@@ -16,8 +16,9 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import Lifespan
 
 from router import __version__, batch
+from router.answers import RETRY_AFTER_S
 from router.asgi import JOB_ENDPOINTS
-from router.fleet.model import Health, WorkerRecord
+from router.fleet.model import Ejection, Health, WorkerRecord
 from router.fleet.store import Store, StoreUnavailable
 from router.reports import FleetCounts, FleetStatus, HealthStatus, SidecarStatus, WorkerStatus
 from router.sandboxfusion import RunCodeRequest, RunCodeResponse, RunJupyterRequest
@@ -25,6 +26,10 @@ from router.view import FleetView, Snapshot
 
 SERVICE = "SandboxFusion Router"
 DESCRIPTION = "Spreads code-execution jobs over many SandboxFusion workers. Jobs are SandboxFusion's own API."
+
+
+# What each 503 says of when to ask again.
+COME_AGAIN = {"Retry-After": str(RETRY_AFTER_S)}
 
 
 class Problem(BaseModel):
@@ -38,6 +43,7 @@ class BatchLine(BaseModel):
 
     index: int = Field(description="the job's place in the batch, from 0")
     status: int = Field(description="the status that /run_code would have had")
+    retry_after: int | None = Field(None, description="seconds, where it may go well then; else it is left out")
     body: Any = Field(description="what /run_code would have answered; its `detail`, where the job failed")
 
 
@@ -70,7 +76,10 @@ def create_api(
             version=__version__,
             redis=_redis_state(store),
             sidecar=_sidecar_status(snapshot),
-            workers=[worker_status(record, condition) for record, condition in snapshot.conditions],
+            workers=[
+                worker_status(record, condition, snapshot.state.ejected.get(record.worker.url))
+                for record, condition in snapshot.conditions
+            ],
         )
 
     @api.get("/health", summary="Can jobs be routed?", tags=["router"], responses={503: {"model": HealthStatus}})
@@ -78,6 +87,7 @@ def create_api(
         snapshot = view.snapshot
         if not snapshot.routable:
             response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+            response.headers.update(COME_AGAIN)
         return health_status(snapshot, store)
 
     @api.get("/v1/ping", summary="Is the router alive?", tags=["router"])
@@ -102,7 +112,7 @@ def create_api(
         try:
             return FleetCounts.of(await store.usage(urls))
         except StoreUnavailable as error:
-            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, f"Redis is unavailable: {error}") from error
+            raise redis_away(error) from error
 
     api.add_exception_handler(RequestValidationError, _refuse)
     described = _job_descriptions()
@@ -132,6 +142,11 @@ def _printable(place: Iterable[str | int]) -> list[str | int]:
     return [part if isinstance(part, int) else repr(part)[1:-1] for part in place]
 
 
+def redis_away(error: StoreUnavailable) -> HTTPException:
+    """Return the answer to what only Redis could tell or do."""
+    return HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, f"Redis is unavailable: {error}", COME_AGAIN)
+
+
 def _redis_state(store: Store) -> str:
     return "available" if store.available else "unavailable"
 
@@ -157,7 +172,7 @@ def health_status(snapshot: Snapshot, store: Store) -> HealthStatus:
     )
 
 
-def worker_status(record: WorkerRecord, condition: Health) -> WorkerStatus:
+def worker_status(record: WorkerRecord, condition: Health, ejection: Ejection | None) -> WorkerStatus:
     """Return what is shown of one worker."""
     return WorkerStatus(
         url=record.worker.url,
@@ -171,6 +186,8 @@ def worker_status(record: WorkerRecord, condition: Health) -> WorkerStatus:
         weight=record.worker.weight,
         max_concurrency=record.worker.max_concurrency,
         source=record.worker.source,
+        ejected_until=datetime.fromtimestamp(ejection.until, UTC) if ejection else None,
+        ejected_because=ejection.reason if ejection else "",
     )
 
 

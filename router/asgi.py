@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from router import job_log
 from router.answers import Answer, broken, buffers_full, problem
 from router.bodies import Body, Buffers, BuffersFull, Share
 from router.course import Deliver
@@ -45,6 +46,9 @@ JOB_ENDPOINTS = {path: endpoint.method for path, endpoint in SANDBOX_FUSION.item
 # The largest deadline in ms that is told from a larger one: 31 years.
 _DEADLINE_DIGITS = 12
 
+# In a request's state, the name of the API key that it came with.
+KEY_NAME = "key_name"
+
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 
 
@@ -57,18 +61,19 @@ class BodyTooLarge(Exception):
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """The head of a request for a job; header names are in lower case."""
+    """The head of a request for a job; header names are in lower case. `key_name`: as Job has it."""
 
     method: str
     path: str
     query: bytes
     headers: Headers
+    key_name: str = ""
 
 
 class JobHead(msgspec.Struct, frozen=True):
     """What is the same for all jobs that are sent with this head, but for the length of their bodies.
 
-    `lines` go on to the worker; `headers` are all that came.
+    `lines` go on to the worker; `headers` are all that came. `key_name`: as Job has it.
     """
 
     path: str
@@ -78,6 +83,7 @@ class JobHead(msgspec.Struct, frozen=True):
     keep_alive: bool
     request_id: bytes | None = None
     client_s: float | None = None
+    key_name: str = ""
 
 
 class JobDoor:
@@ -109,7 +115,7 @@ class JobDoor:
         asked = Asked(scope["method"], scope["path"], scope["query_string"], scope["headers"])
         answer = await self.answer(asked, receive)
         if answer is not None:
-            await send_answer(answer, receive, send)
+            await send_answer(answer, receive, send, asked.path)
 
     async def answer(self, asked: Asked, receive: Receive, whole: bytes | None = None) -> Answer | None:
         """Return the answer to a request for one of `methods`; None where its client has left.
@@ -132,7 +138,7 @@ class JobDoor:
         except ClientLeft:
             return None
         except (BadDeadline, BodyTooLarge, BuffersFull) as reason:
-            return self._unfit(asked.path, reason, request_id)
+            return self._unfit(asked, reason, request_id)
 
     def read(self, asked: Asked, *, keep_alive: bool) -> JobHead:
         """Return what this head says of each job that comes with it. Raises BadDeadline."""
@@ -154,13 +160,16 @@ class JobDoor:
 
         try:
             _admitted(body, self._max_body_bytes, share)
-            job = Job(b"POST", head.path, head.target, head.lines, body, request_id, has_left, share, head.client_s)
+            job = Job(
+                *(b"POST", head.path, head.target, head.lines, body, request_id, has_left, share),
+                *(head.client_s, head.key_name),
+            )
             if job.is_large:
                 start(self._beginning, self._begin_large(job, end))
             else:
                 self._dispatcher.begin(job, end)
         except (BodyTooLarge, BuffersFull) as reason:
-            end(self._unfit(head.path, reason, request_id))
+            end(self._unfit(head, reason, request_id))
         except Exception:
             log.exception("A job met with a fault of the router's own")
             end(broken(request_id))
@@ -174,7 +183,9 @@ class JobDoor:
         else:
             self._dispatcher.begin(job, deliver)
 
-    def _unfit(self, path: str, reason: BadDeadline | BodyTooLarge | BuffersFull, request_id: bytes) -> Answer:
+    def _unfit(
+        self, asked: Asked | JobHead, reason: BadDeadline | BodyTooLarge | BuffersFull, request_id: bytes
+    ) -> Answer:
         match reason:
             case BadDeadline():
                 answer = problem(HTTPStatus.BAD_REQUEST, str(reason), request_id)
@@ -183,7 +194,8 @@ class JobDoor:
                 answer = problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit, request_id)
             case _:
                 answer = buffers_full(self._full_status, self._buffers.max_bytes, request_id)
-        return self._refused(path, answer)
+                job_log.refused(request_id, asked.path, asked.key_name, answer)
+        return self._refused(asked.path, answer)
 
     def _refused(self, path: str, answer: Answer) -> Answer:
         """Count the answer to what is no job yet; jobs are the dispatcher's to count."""
@@ -191,19 +203,19 @@ class JobDoor:
         return answer
 
 
-async def send_answer(answer: Answer, receive: Receive, send: Send) -> None:
-    """Send an answer by ASGI's messages, a large one for as long as its client is there."""
+async def send_answer(answer: Answer, receive: Receive, send: Send, path: str = "") -> None:
+    """Send an answer by ASGI's messages, a large one for as long as its client is there; `path` is what it asked."""
     await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
     await send({"type": "http.response.body", "body": answer.body, "more_body": answer.rest is not None})
-    if answer.rest is not None:
-        await _send_rest(answer.rest, send, _leaving(receive))
+    if answer.rest is not None and not await _send_rest(answer.rest, send, _leaving(receive)):
+        job_log.unheard(path, answer, "and its client left before the end")
 
 
 def answering(answer: Answer) -> Application:
     """Return an application that gives this answer to whatever it is asked."""
 
-    async def application(_scope: Scope, receive: Receive, send: Send) -> None:
-        await send_answer(answer, receive, send)
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await send_answer(answer, receive, send, scope["path"])
 
     return application
 
@@ -229,6 +241,7 @@ def _job(asked: Asked, head: Head, body: Body, request_id: bytes, receive: Recei
         has_left=partial(_leaving, receive),
         share=share,
         client_s=client_s_of(head),
+        key_name=asked.key_name,
     )
 
 
@@ -267,8 +280,8 @@ async def _read_body(head: Head, receive: Receive, limit: int, share: Share) -> 
             return body if len(body) > SMALL_BYTES else bytes(body)
 
 
-async def _send_rest(rest: Parts, send: Send, leaving: Coroutine[None, None, None]) -> None:
-    """Send what follows, for as long as the client is there.
+async def _send_rest(rest: Parts, send: Send, leaving: Coroutine[None, None, None]) -> bool:
+    """Send what follows, for as long as the client is there; return whether it was there to the end.
 
     What the worker has broken off ends without its end: uvicorn then closes the connection short.
     """
@@ -282,8 +295,9 @@ async def _send_rest(rest: Parts, send: Send, leaving: Coroutine[None, None, Non
     sending, watching = asyncio.create_task(pass_on()), asyncio.create_task(leaving)
     try:
         await asyncio.wait((sending, watching), return_when=asyncio.FIRST_COMPLETED)
-        if sending.done():
+        if is_sent := sending.done():
             sending.result()
+        return is_sent
     finally:
         sending.cancel()
         watching.cancel()

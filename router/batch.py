@@ -12,8 +12,19 @@ from contextlib import aclosing
 from functools import partial
 from http import HTTPStatus
 
+from router import job_log
 from router.answers import RETRY_AFTER_S, Answer, buffers_full, problem
-from router.asgi import Application, BadDeadline, Receive, Scope, Send, client_s_of, request_id_of, send_answer
+from router.asgi import (
+    KEY_NAME,
+    Application,
+    BadDeadline,
+    Receive,
+    Scope,
+    Send,
+    client_s_of,
+    request_id_of,
+    send_answer,
+)
 from router.batch_body import STOPPED, BatchBody, CutShort, Entry, Refused, Unfit
 from router.bodies import Body, Buffers, BuffersFull, Share
 from router.dispatch import Dispatcher
@@ -79,6 +90,7 @@ class BatchDoor:
         else:
             return
         self._tally.refused(answer.status, answer.outcome, PATH)
+        job_log.refused(request_id, PATH, _key_name_in(scope), answer)
         await send_answer(answer, receive, send)
 
 
@@ -114,6 +126,7 @@ class _Batch:
         self._receive = receive
         self._send = send
         self._request_id = request_id
+        self._key_name = _key_name_in(scope)
         self._lines = head.lines
         self._client_s = client_s_of(head)
         query = scope["query_string"]
@@ -151,15 +164,20 @@ class _Batch:
                         entry = await anext(entries, None)
                 except ClientLeft:
                     self._client_left.set()  # those that wait for room give up; those that run go on
+                    self._tell_cut("its client has left")
                     return False
                 except CutShort as cut:
-                    log.info("Cut a batch short after %d jobs: %s", self._count, cut)
+                    self._tell_cut(str(cut))
                     return False
                 watching = asyncio.create_task(self._watch())
         finally:
             if watching is not None:
                 watching.cancel()
         return True
+
+    def _tell_cut(self, cause: str) -> None:
+        name = self._request_id.decode("ascii")
+        log.info("Cut a batch short after %d jobs: %s (%s)", self._count, cause, name, extra={"request_id": name})
 
     async def _watch(self) -> None:
         """Notice that the client leaves, once its body is read."""
@@ -198,7 +216,7 @@ class _Batch:
     async def _refuse(self, index: int, answer: Answer) -> None:
         """Answer, and count, what never becomes a job."""
         self._tally.refused(answer.status, answer.outcome, JOB_PATH)
-        await self._write(index, answer)
+        await self._write(index, self._lost(index, answer))
 
     def _go_on(self) -> None:
         if self._client_left.is_set():
@@ -211,8 +229,10 @@ class _Batch:
         self._in_flight.end()
 
     async def _run(self, index: int, body: Body, share: Share) -> None:
-        request_id = b"%s-%d" % (self._request_id, index)
-        job = Job(b"POST", JOB_PATH, self._target, self._lines, body, request_id, self._has_left, share, self._client_s)
+        job = Job(
+            *(b"POST", JOB_PATH, self._target, self._lines, body, self._id_of(index), self._has_left, share),
+            *(self._client_s, self._key_name),
+        )
         try:
             answer = await self._dispatcher.run(job)
         except ClientLeft:
@@ -229,11 +249,13 @@ class _Batch:
     async def _write(self, index: int, answer: Answer, body: Body | None = None) -> None:
         """Write a line; `body` is that of a large answer."""
         if read_worker_head(answer.status, answer.headers).is_packed:  # what a worker compressed unasked
-            answer = problem(HTTPStatus.BAD_GATEWAY, "The worker's answer is compressed, which no line can hold", b"")
+            packed = problem(HTTPStatus.BAD_GATEWAY, "The worker's answer is compressed, which no line can hold", b"")
+            answer = self._lost(index, packed)
             body = None
         body = answer.body if body is None else body
         fits = await self._dispatcher.turns.run(fits_a_line(body))
-        line = b'{"index":%d,"status":%d,"body":' % (index, answer.status)
+        again = b',"retry_after":%d' % RETRY_AFTER_S if answer.is_passing else b""
+        line = b'{"index":%d,"status":%d%s,"body":' % (index, answer.status, again)
         async with self._writing:
             for piece in in_one_line(body, fits=fits):
                 # When the next one goes, the client must have read most of those before it.
@@ -250,7 +272,7 @@ class _Batch:
             try:
                 body = await self._whole(answer.body, rest, share)
             except BuffersFull:
-                answer = self._buffers_full()
+                answer = self._lost(index, self._buffers_full())
             except UpstreamFailed as failure:
                 answer = problem(self._settings.error_status.all_failed, str(failure), b"")
             except _TooLarge:
@@ -272,8 +294,22 @@ class _Batch:
             held += part
         return held
 
+    def _lost(self, index: int, answer: Answer) -> Answer:
+        """Say in the log what a job gets in place of an answer of the dispatcher's."""
+        job_log.refused(self._id_of(index), JOB_PATH, self._key_name, answer)
+        return answer
+
+    def _id_of(self, index: int) -> bytes:
+        return b"%s-%d" % (self._request_id, index)
+
     def _buffers_full(self) -> Answer:
         return buffers_full(self._settings.error_status.queue_full, self._buffers.max_bytes, b"")
+
+
+def _key_name_in(scope: Scope) -> str:
+    """Return the name of the API key that a batch came with; empty where it has none, or none is needed."""
+    name: str = scope.get("state", {}).get(KEY_NAME, "")
+    return name
 
 
 def _has_run(answer: Answer) -> bool:

@@ -13,11 +13,12 @@ from functools import lru_cache, partial
 
 import msgspec
 
-from router import answers, headers
+from router import answers, headers, job_log
 from router.answers import Answer, FailedAttempt
 from router.course import Course, Deliver
 from router.fleet.exchange import Blame
 from router.job import MAY_BE_THE_JOBS, Job, LeasedParts
+from router.job_log import CLIENT_LEFT_STATUS
 from router.leases import Leases
 from router.policy.deadline import ClientBudget, limits_of
 from router.policy.endpoints import endpoints_of
@@ -43,13 +44,12 @@ from router.waiter import (
 
 log = logging.getLogger(__name__)
 
-# As nginx counts a client that hung up before its answer: nobody gets it.
-CLIENT_LEFT_STATUS = 499
+_RESULT = Outcome.RESULT
 # A lease is a little longer than the attempt that it is for, so that none passes while its attempt still runs.
 LEASE_MARGIN_S = 1.0
 # How often it is looked whether jobs are overdue, and when they are: timers and turns of the loop may be late.
 _WATCH_EVERY_S, _OVERDUE_S = 1.0, 5.0
-_OWN_FAULT = "A job met with a fault of the router's own"
+_OWN_FAULT = "Job %s met with a fault of the router's own"
 # How often a process that is to end looks whether its last attempts are over.
 _LOOK_EVERY_S = 0.05
 
@@ -195,7 +195,7 @@ class Dispatcher:
             course.late_share = course.job.share.hand_over()
             self._end(course, self._deadline_passed(course))
         except Exception as fault:
-            log.exception(_OWN_FAULT, exc_info=fault)
+            log.exception(_OWN_FAULT, course.job.request_id.decode("ascii"), exc_info=fault)
             self._end(course, answers.broken(course.job.request_id))
 
     def _attempted(self, course: Course, lease: Lease, since: float, outcome: Response | UpstreamFailed) -> None:
@@ -229,21 +229,23 @@ class Dispatcher:
         verdict = _verdict(job, outcome)
         self._tally.attempt_ended(url, verdict.kind, time.monotonic() - since)
         if response is not None and response.rest is not None and verdict.cause is None:
-            rest = LeasedParts(response.rest, self._leases, lease, verdict.blame, job, self._tally)
+            told = partial(self._answer_cut, course, response.head.status)
+            rest = LeasedParts(response.rest, self._leases, lease, verdict.blame, job, told)
             course.lease = None
             response = msgspec.structs.replace(response, rest=rest)
         else:
             is_named = verdict.blame in MAY_BE_THE_JOBS or (course.failed and course.is_suspect)
             # A worker that timed out still runs the job: its lease stays to the end of its moment.
             is_over = verdict.kind is not Kind.TIMED_OUT
-            self._leases.end(lease, verdict.blame, is_over=is_over, job=job.name if is_named else "")
+            named, cause = job.name if is_named else "", verdict.cause or ""
+            self._leases.end(lease, verdict.blame, is_over=is_over, job=named, cause=cause)
             course.lease = None
         if response is not None and verdict.cause is None:
             return answers.from_worker(response, url, len(course.failed) + 1, course.queue_ms, job.request_id)
         if response is not None and response.rest is not None:
             response.rest.close()
             response = None
-        log.warning("Worker %s %s", url, verdict.cause)
+        job_log.attempt_failed(course, url, verdict.cause or "")
         course.failed.append(FailedAttempt(url, verdict.cause or "", verdict.kind, response))
         return None
 
@@ -271,7 +273,10 @@ class Dispatcher:
             return
         del self._unanswered[course]
         try:
-            self._tally.job_ended(course.job.path, answer.status, answer.outcome, time.monotonic() - course.since)
+            took_s = time.monotonic() - course.since
+            self._tally.job_ended(course.job.path, answer.status, answer.outcome, took_s)
+            if answer.outcome is not _RESULT:
+                job_log.failed(course, answer.status, answer.outcome, took_s)
         finally:
             deliver(answer)
 
@@ -283,8 +288,14 @@ class Dispatcher:
             took_s = time.monotonic() - course.since
             try:
                 self._tally.job_ended(course.job.path, CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, took_s)
+                job_log.failed(course, CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, took_s)
             finally:
                 deliver(None)
+
+    def _answer_cut(self, course: Course, status: int, failure: UpstreamFailed) -> None:
+        """Count, and tell of, a large answer that its worker has broken off."""
+        self._tally.answer_cut(failure.worker_url)
+        job_log.answer_cut(course, status, time.monotonic() - course.since, failure)
 
     def _refuse(self, course: Course, reason: NoRoom) -> None:
         """End a job that gets no lease."""
@@ -335,7 +346,8 @@ class Dispatcher:
 
     def _break_off(self, course: Course, fault: Exception) -> None:
         """Answer a job that met with a fault of this program, and give back what it holds."""
-        log.error(_OWN_FAULT, exc_info=fault)
+        request_id = course.job.request_id
+        log.error(_OWN_FAULT, request_id.decode("ascii"), exc_info=fault)
         try:
             if course.timer is not None:
                 course.timer.cancel()
@@ -347,7 +359,7 @@ class Dispatcher:
             if course.lease is not None:
                 self._end_lease(course, Blame.NONE)
         finally:
-            self._end(course, answers.broken(course.job.request_id))
+            self._end(course, answers.broken(request_id))
 
     def _end_the_overdue(self) -> None:
         """Break off the jobs that should have had an answer: a step that was never taken is a fault, too."""

@@ -11,11 +11,13 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from time import perf_counter
+from time import perf_counter, time
 
 import msgspec
 
+from router.ejection_log import tell_ejections
 from router.fleet.exchange import Call, Reply, Rules
+from router.fleet.model import Ejection
 from router.fleet.redis_exchange import RedisExchange
 from router.fleet.store import Store, StoreUnavailable
 from router.policy.exchange import Exchange
@@ -112,7 +114,19 @@ class EitherExchange:
         if snapshot is not self._local_fleet:
             self._local_fleet = snapshot
             local.set_fleet(_share(member, self._processes) for member in snapshot.members)
-        return local.exchange(call, int(asyncio.get_running_loop().time() * 1000))
+        now_ms = int(asyncio.get_running_loop().time() * 1000)
+        before = _ejections(local, now_ms)
+        reply = local.exchange(call, now_ms)
+        tell_ejections(before, _ejections(local, now_ms), snapshot.state.records, " by this process alone")
+        return reply
+
+
+def _ejections(local: Exchange, now_ms: int) -> dict[str, Ejection]:
+    at_zero_s = time() - now_ms / 1000
+    return {
+        url: Ejection(at_zero_s + breaker.until_ms / 1000, breaker.times, breaker.failures, breaker.cause)
+        for url, breaker in local.breakers.ejected().items()
+    }
 
 
 def _share(member: Member, processes: int) -> Member:

@@ -8,7 +8,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from router.fleet.model import Health
+from router.fleet.model import Health, slots
 from router.reports import AdminWorker, Report, SidecarStatus, WorkerStatus
 
 _STYLES = {
@@ -21,6 +21,7 @@ _STYLES = {
 _TROUBLED_FIRST = [Health.UNHEALTHY, Health.EJECTED, Health.UNKNOWN, Health.DRAINING, Health.HEALTHY]
 # In a pipe each worker has its line, however long.
 _PIPE_COLUMNS = 10_000
+_UNKNOWN = "unknown without Redis"
 _UNITS = {"d": 86_400, "h": 3_600, "min": 60}
 
 
@@ -44,10 +45,12 @@ def workers_table(workers: Iterable[WorkerStatus]) -> Table:
     table.add_column("note", overflow="fold")
     now = datetime.now(UTC)
     for worker in sorted(workers, key=lambda worker: (trouble(worker.health), worker.url)):
-        since = "" if worker.since is None else length((now - worker.since).total_seconds())
+        # `since` is of the sidecar's word, and says nothing of how long the breaker has kept jobs away.
+        since = None if worker.health is Health.EJECTED else worker.since
+        lasts = "" if since is None else length((now - since).total_seconds())
         # Text takes brackets as they are: what a worker says is no markup.
         cells = [_running(worker), str(worker.weight), worker.source, note(worker)]
-        table.add_row(Text(worker.url), health_text(worker.health), since, *map(Text, cells))
+        table.add_row(Text(worker.url), health_text(worker.health), lasts, *map(Text, cells))
     return table
 
 
@@ -61,6 +64,7 @@ def report_table(report: Report, source: str, stale: str | None = None) -> Rende
     facts.add_row("sidecar", Text(_sidecar(report.sidecar), "" if report.sidecar.leader else "bold red"))
     facts.add_row("workers", Text(healthy(report)))
     facts.add_row("running", Text(load(report.workers)))
+    facts.add_row("waiting", Text(_UNKNOWN if report.waiting is None else str(report.waiting)))
     if report.quarantined_jobs:
         facts.add_row("quarantined", Text(f"{report.quarantined_jobs} jobs that break workers", "yellow"))
     if stale:
@@ -97,13 +101,23 @@ def _running(worker: WorkerStatus) -> str:
 
 def note(worker: WorkerStatus) -> str:
     """Return what there is to say of a worker: why it is not well, and what has been said of it."""
-    notes = [worker.last_error] if worker.health is not Health.HEALTHY and worker.last_error else []
+    # The last error of one whose checks are well may be of long ago.
+    is_checked_ill = worker.health in (Health.UNHEALTHY, Health.UNKNOWN)
+    notes = [worker.last_error] if is_checked_ill and worker.last_error else []
+    if worker.ejected_until is not None:
+        notes.append(_ejection(worker.ejected_until, worker.ejected_because))
     if isinstance(worker, AdminWorker):
         if worker.draining and worker.health is not Health.DRAINING:
             notes.append("draining")
         if worker.expires_in_seconds is not None:
             notes.append(f"expires in {length(worker.expires_in_seconds)}")
     return "; ".join(notes)
+
+
+def _ejection(until: datetime, because: str) -> str:
+    left_s = (until - datetime.now(UTC)).total_seconds()
+    lasts = f"for {length(left_s)}, until {until.astimezone():%H:%M:%S}" if left_s > 0 else "until its trial job ends"
+    return f"ejected {lasts}: {because}"
 
 
 def _sidecar(sidecar: SidecarStatus) -> str:
@@ -119,10 +133,10 @@ def healthy(report: Report) -> str:
 def load(workers: Sequence[WorkerStatus]) -> str:
     """Return how many jobs run, and of how many where each worker has a cap."""
     if not all(isinstance(worker, AdminWorker) for worker in workers):
-        return "unknown without Redis"
+        return _UNKNOWN
     running = sum(worker.running for worker in workers if isinstance(worker, AdminWorker))
-    caps = [worker.max_concurrency for worker in workers]
-    return f"{running} of {sum(cap or 0 for cap in caps)}" if caps and None not in caps else str(running)
+    of = slots(worker.max_concurrency for worker in workers)
+    return str(running) if of is None else f"{running} of {of}"
 
 
 def _others(report: Report) -> str:

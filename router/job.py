@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import logging
 from collections.abc import Callable, Coroutine, Generator
 from typing import Self
 
@@ -14,11 +13,8 @@ from router.leases import Leases
 from router.policy.deadline import SMALL_BYTES, LimitReader
 from router.policy.large_json import Malformed
 from router.response import Parts, Phase
-from router.tally import Tally
 from router.upstream import UpstreamFailed
 from router.waiter import Lease
-
-log = logging.getLogger(__name__)
 
 _NAME_BYTES = 8
 # Hashing so much takes 0.3 ms.
@@ -38,7 +34,8 @@ class Job(msgspec.Struct, frozen=True):
     """One client's request, read to its end; `lines` are those of its header fields that go on to the worker.
 
     `client_s` is how long its client says that it waits. `has_left` returns when it hangs up. `share` counts its body;
-    where that is large, `seen` has been found in it before.
+    where that is large, `seen` has been found in it before. `key_name` is the name of the API key that it came with,
+    empty where that has none, or none is needed.
     """
 
     method: bytes
@@ -50,6 +47,7 @@ class Job(msgspec.Struct, frozen=True):
     has_left: Callable[[], Coroutine[None, None, None]]
     share: Share
     client_s: float | None = None
+    key_name: str = ""
     seen: "Seen | None" = None
 
     @property
@@ -85,15 +83,26 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class LeasedParts:
-    """The rest of a large answer. Its lease ends with it: read to its end, broken off by the worker, or not wanted."""
+    """The rest of a large answer. Its lease ends with it: read to its end, broken off by the worker, or not wanted.
 
-    def __init__(self, rest: Parts, leases: Leases, lease: Lease, blame_at_end: Blame, job: Job, tally: Tally) -> None:
+    `on_cut` is told where the worker breaks it off.
+    """
+
+    def __init__(
+        self,
+        rest: Parts,
+        leases: Leases,
+        lease: Lease,
+        blame_at_end: Blame,
+        job: Job,
+        on_cut: Callable[[UpstreamFailed], None],
+    ) -> None:
         self._rest = rest
         self._leases = leases
         self._lease: Lease | None = lease
         self._blame_at_end = blame_at_end
         self._job = job
-        self._tally = tally
+        self._on_cut = on_cut
 
     def __aiter__(self) -> Self:
         return self
@@ -106,10 +115,10 @@ class LeasedParts:
             self._end(self._blame_at_end)
             raise
         except UpstreamFailed as failure:
-            log.warning("%s, when a part of its answer had gone to the client", failure)
-            self._tally.answer_cut(failure.worker_url)
+            self._on_cut(failure)
             has_died = failure.phase is Phase.DIED
-            self._end(Blame.DIED if has_died else Blame.FAULT, is_over=failure.phase is not Phase.TIMED_OUT)
+            blame = Blame.DIED if has_died else Blame.FAULT
+            self._end(blame, is_over=failure.phase is not Phase.TIMED_OUT, cause=failure.cause)
             raise
 
     def close(self) -> None:
@@ -117,9 +126,8 @@ class LeasedParts:
         self._rest.close()
         self._end(Blame.NONE)
 
-    def _end(self, blame: Blame, *, is_over: bool = True) -> None:
+    def _end(self, blame: Blame, *, is_over: bool = True, cause: str = "") -> None:
         if self._lease is not None:
-            self._leases.end(
-                self._lease, blame, is_over=is_over, job=self._job.name if blame in MAY_BE_THE_JOBS else ""
-            )
+            named = self._job.name if blame in MAY_BE_THE_JOBS else ""
+            self._leases.end(self._lease, blame, is_over=is_over, job=named, cause=cause)
             self._lease = None

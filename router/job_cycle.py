@@ -12,6 +12,7 @@ from typing import Any, ClassVar, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from router import job_log
 from router.answers import Answer
 from router.asgi import (
     Asked,
@@ -95,12 +96,13 @@ class JobCycle(RequestResponseCycle):
             whole = None if self.more_body else b"".join(self._parts)
             answer = await self._door.answer(self._asked, receive, whole)
             if answer is None or self.disconnected:
+                _drop(self._asked.path, answer)
                 return
             if answer.rest is None and not self.access_log and not self.flow.write_paused:
                 write(self, answer, self.default_headers)
                 self.message_event.set()
             else:
-                await send_answer(answer, receive, send)
+                await send_answer(answer, receive, send, self._asked.path)
         finally:
             self._tasks.discard(self._task)  # a callback of its own would be another turn of the loop
 
@@ -145,8 +147,7 @@ class WholeJob:
 
     def _answer(self, answer: Answer | None) -> None:
         if answer is None or self.disconnected:
-            if answer is not None and answer.rest is not None:
-                answer.rest.close()
+            _drop(self._head.path, answer)
             return
         try:
             if answer.rest is None and not self.flow.write_paused:
@@ -167,6 +168,14 @@ class WholeJob:
         cycle.more_body = cycle.waiting_for_100_continue = False
         connection.cycle = cycle
         connection._start_asgi_task(cycle, cast("Any", answering(answer)))  # noqa: SLF001  (uvicorn's way to begin one)
+
+
+def _drop(path: str, answer: Answer | None) -> None:
+    """Let go of an answer whose client has hung up; None: it hung up while its job waited."""
+    if answer is not None:
+        job_log.unheard(path, answer)
+        if answer.rest is not None:
+            answer.rest.close()
 
 
 def write(cycle: JobCycle | WholeJob, answer: Answer, own: Headers) -> None:

@@ -11,6 +11,7 @@ import msgspec
 from router.access import ApiKeys, basic, bearer
 from router.answers import Answer, problem
 from router.asgi import (
+    KEY_NAME,
     Application,
     Asked,
     JobDoor,
@@ -53,18 +54,21 @@ class KeyDoor(JobDoor):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         if scope["type"] == "http" and scope["path"].startswith(self._below):
-            if refusal := self._refusal(scope["headers"]):
-                self.tally.refused(refusal.status, refusal.outcome)
-                await send_answer(refusal, receive, send)
+            found = self._key_name(scope["headers"])
+            if isinstance(found, Answer):
+                self.tally.refused(found.status, found.outcome)
+                await send_answer(found, receive, send)
                 return
+            scope.setdefault("state", {})[KEY_NAME] = found
             scope["headers"] = _without_credentials(scope["headers"])
         await super().__call__(scope, receive, send)
 
     async def answer(self, asked: Asked, receive: Receive, whole: bytes | None = None) -> Answer | None:
         """Return the answer to a job; without a key it is 401, and nothing of its body is read."""
-        if refusal := self._refusal(asked.headers):
-            return self._refused(asked.path, refusal)
-        return await super().answer(_without_key(asked), receive, whole)
+        found = self._key_name(asked.headers)
+        if isinstance(found, Answer):
+            return self._refused(asked.path, found)
+        return await super().answer(_without_key(asked, found), receive, whole)
 
     def read(self, asked: Asked, *, keep_alive: bool) -> JobHead:
         """Return what this head says; its credentials do not go on, but are kept, to be looked at each time."""
@@ -75,24 +79,26 @@ class KeyDoor(JobDoor):
         self, head: JobHead, body: bytes, has_left: Callable[[], Coroutine[None, None, None]], deliver: Deliver
     ) -> None:
         """Take a job that has come whole; without a key it gets 401."""
-        if refusal := self._refusal(head.headers):
-            deliver(self._refused(head.path, refusal))
+        found = self._key_name(head.headers)
+        if isinstance(found, Answer):
+            deliver(self._refused(head.path, found))
         else:
-            super().begin(head, body, has_left, deliver)
+            super().begin(msgspec.structs.replace(head, key_name=found), body, has_left, deliver)
 
-    def _refusal(self, headers: Headers) -> Answer | None:
+    def _key_name(self, headers: Headers) -> str | Answer:
+        """Return the name of the key that came; without a known one, the answer."""
         given = next((value for name, value in headers if name == API_KEY), None)
         key = given or bearer(headers) or basic(headers)
-        if key is not None and self._keys.knows(key):
-            return None
+        if key is not None and (found := self._keys.name_of(key)) is not None:
+            return found
         detail = f"Jobs need an API key: {_HOW}" if key is None else "Unknown API key"
         answer = problem(HTTPStatus.UNAUTHORIZED, detail, request_id_of(read_head(headers)))
         # Not Basic: browsers would ask for the key, keep it, and send it along with what other sites' pages ask for.
         return answer.with_field(b"www-authenticate", b"Bearer")
 
 
-def _without_key(asked: Asked) -> Asked:
-    return msgspec.structs.replace(asked, headers=_without_credentials(asked.headers))
+def _without_key(asked: Asked, key_name: str = "") -> Asked:
+    return msgspec.structs.replace(asked, headers=_without_credentials(asked.headers), key_name=key_name)
 
 
 def _without_credentials(headers: Headers) -> Headers:

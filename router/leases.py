@@ -109,14 +109,14 @@ class Leases:
             self._left.append(number)
             self._calls.now()
 
-    def end(self, lease: Lease, blame: Blame, *, is_over: bool = True, job: str = "") -> None:
+    def end(self, lease: Lease, blame: Blame, *, is_over: bool = True, job: str = "", cause: str = "") -> None:
         """Say what the attempt makes of its worker, and, unless the worker still runs the job, give the lease back.
 
-        `job` names the job where the blame may be its own.
+        `job` names the job where the blame may be its own; `cause` says what the blame is for.
         """
         if is_over:
             self._held.pop(lease.number, None)
-        self._ended.append(Ended(lease.url, lease.number, blame, is_over, job))
+        self._ended.append(Ended(lease.url, lease.number, blame, is_over, job, cause))
         self._calls.soon()
 
     # One call

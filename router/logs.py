@@ -1,11 +1,13 @@
 """How every program of this project writes its log: to stdout, one line an event, as text or as JSON.
 
-Shared by the router, the sidecar, gunicorn and uvicorn, so that one stream reads alike whoever wrote the line.
+Shared by the router, the sidecar, gunicorn and uvicorn, so that one stream reads alike whoever wrote the line. A time
+says which zone it is of: the programs' hosts may have different ones.
 """
 
 import logging.config
 import os
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from router.fleet.model import Worker
@@ -14,12 +16,27 @@ log = logging.getLogger(__name__)
 
 LOG_FORMAT_VARIABLE = "LOG_FORMAT"
 
-_TEXT = {"format": "%(asctime)s %(levelname)s %(message)s"}
+
+class TextLine(logging.Formatter):
+    """A line of text that begins with the local time, as ISO 8601 with its offset from UTC."""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802  (logging's)
+        """Return the time of `record`."""
+        return local_time(record.created)
+
+
+_TEXT = {"()": TextLine, "fmt": "%(asctime)s %(levelname)s %(message)s"}
 _JSON = {
     "()": "pythonjsonlogger.json.JsonFormatter",
-    "fmt": "%(asctime)s %(levelname)s %(name)s %(message)s",
-    "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
+    "fmt": "%(levelname)s %(name)s %(message)s",
+    "rename_fields": {"levelname": "level", "name": "logger"},
+    "timestamp": "time",
 }
+
+
+def local_time(unix_s: float) -> str:
+    """Return a moment in this host's zone, as ISO 8601 with its offset: `2026-11-28T18:05:02.125+01:00`."""
+    return datetime.fromtimestamp(unix_s).astimezone().isoformat(timespec="milliseconds")
 
 
 def log_config() -> dict[str, Any]:

@@ -22,10 +22,14 @@ class WorkerStatus(BaseModel):
     checked_at: datetime | None
     latency_ms: float | None = Field(description="how long the last health check took")
     failures: int = Field(description="failed checks in a row")
-    last_error: str
+    last_error: str = Field(description="of the last health check that failed, be it long ago")
     weight: int
     max_concurrency: int | None
     source: str
+    ejected_until: datetime | None = Field(
+        None, description="when the breaker tries it with one job; null: it keeps no jobs from it"
+    )
+    ejected_because: str = Field("", description="why the breaker keeps jobs from it; empty: it does not")
 
 
 class SidecarStatus(BaseModel):
@@ -79,6 +83,7 @@ class Report(HealthStatus):
     """The whole fleet. Workers are WorkerStatus where Redis is away, for then nobody knows what runs on them."""
 
     workers: list[AdminWorker | WorkerStatus]
+    waiting: int | None = Field(None, description="jobs that wait for room; null: not known without Redis")
 
 
 class WorkerCounts(BaseModel):

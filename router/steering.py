@@ -80,7 +80,9 @@ class ThroughRouter:
             workers = self._read(list[AdminWorker | WorkerStatus], body)
         else:
             workers = [*self._read(FleetStatus, self._ask("GET", "/")[1]).workers]
-        return Report(**self._read(HealthStatus, health).model_dump(), workers=workers)
+        status, stats = self._ask("GET", "/admin/stats", taken={HTTPStatus.SERVICE_UNAVAILABLE})
+        waiting = self._read(FleetCounts, stats).waiting if status == HTTPStatus.OK else None
+        return Report(**self._read(HealthStatus, health).model_dump(), workers=workers, waiting=waiting)
 
     def workers(self) -> list[AdminWorker]:
         """Return all workers."""

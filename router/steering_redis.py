@@ -33,7 +33,8 @@ class ThroughRedis:
 
         async def ask(store: Store, view: FleetView) -> Report:
             workers: list[AdminWorker | WorkerStatus] = [*await _admin(store, view).list(None)]
-            return Report(**health_status(await view.latest(), store).model_dump(), workers=workers)
+            health = health_status(await view.latest(), store)
+            return Report(**health.model_dump(), workers=workers, waiting=(await store.usage(())).waiting)
 
         return self._run(ask)
 

@@ -1,6 +1,5 @@
 """What `sfr top` shows: what the fleet does at this moment, the workers in trouble or the busiest first."""
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from router.fleet.stats import Usage
-from router.fleet_table import health_text, healthy, length, load, note, trouble
+from router.fleet_table import health_text, healthy, load, note, trouble
 from router.rates import Rates, WorkerRates
 from router.reports import Report, WorkerStatus
 
@@ -34,7 +33,6 @@ class _Row:
     worker: WorkerStatus
     running: int
     rates: WorkerRates
-    ejected_until: float
 
     @property
     def fullness(self) -> float:
@@ -91,8 +89,7 @@ def _rows(moment: Moment) -> list[_Row]:
     for worker in moment.report.workers:
         used = moment.usage.workers.get(worker.url)
         rates = moment.rates.workers.get(worker.url) if moment.rates else None
-        running, ejected_until = (used.leases, used.ejected_until) if used else (0, 0.0)
-        rows.append(_Row(worker, running, rates or WorkerRates(), ejected_until))
+        rows.append(_Row(worker, used.leases if used else 0, rates or WorkerRates()))
     return rows
 
 
@@ -127,7 +124,7 @@ def _table(rows: Sequence[_Row]) -> Table:
     for row in rows:
         failures = Text(rate(row.rates.failures), "bold red" if row.rates.failures else "")
         cells = [Text(row.worker.url), health_text(row.worker.health), Text(rate(row.rates.jobs)), failures]
-        table.add_row(*cells, _bar(row), Text(seconds(row.rates.mean_s)), Text(_note(row)))
+        table.add_row(*cells, _bar(row), Text(seconds(row.rates.mean_s)), Text(note(row.worker)))
     return table
 
 
@@ -138,12 +135,6 @@ def _bar(row: _Row) -> Text:
     filled = min(_BAR, -(-row.running * _BAR // cap))  # rounded up: one job is seen
     style = "red" if row.running >= cap else "green"
     return Text.assemble(("█" * filled, style), ("░" * (_BAR - filled), "dim"), f" {row.running}/{cap}")
-
-
-def _note(row: _Row) -> str:
-    left_s = row.ejected_until - time.time()
-    notes = [f"ejected for {length(left_s)}"] if left_s > 0 else []
-    return "; ".join([*notes, *filter(None, [note(row.worker)])])
 
 
 def rate(value: float) -> str:

@@ -24,8 +24,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from router import __version__, upstream
 from router.answers import Answer
 from router.course import Course, Deliver
-from router.dispatch import CLIENT_LEFT_STATUS, Dispatcher
+from router.dispatch import Dispatcher
 from router.job import Job
+from router.job_log import CLIENT_LEFT_STATUS
 from router.policy.verdict import Kind, Outcome
 from router.response import Response
 from router.settings import TlsSettings

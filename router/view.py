@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
+from router.ejection_log import tell_ejections
 from router.fleet.model import Health, Worker, WorkerRecord
 from router.fleet.store import FleetState, Store, StoreUnavailable
 from router.policy.plan import Member
@@ -75,6 +76,7 @@ class FleetView:
             # An empty Redis is new, or wiped. A sidecar will fill it; until then the last known fleet is the best one.
             if state.written_at is not None:
                 before, self.snapshot = self.snapshot, Snapshot(state)
+                tell_ejections(before.state.ejected, state.ejected, state.records)
                 if self.on_change and self.snapshot.fleet_print != before.fleet_print:
                     self.on_change()
 

@@ -44,8 +44,8 @@ class State:
     """What is in Redis: leases by URL with their moments, the line, and failures, times and trial of the breakers.
 
     `until` and `ejected` say when ejections end, once to be read by people, once for the script; the latter also when
-    a trial that is not heard of ends. `room` and `lapse` are the indexes: who has room, whose leases pass when.
-    `quarantined` are jobs and until when.
+    a trial that is not heard of ends. `causes` are those of the last ejections. `room` and `lapse` are the indexes: who
+    has room, whose leases pass when. `quarantined` are jobs and until when.
     """
 
     leases: dict[str, dict[str, int]]
@@ -55,6 +55,7 @@ class State:
     breakers: dict[str, tuple[int, int, str]]
     until: dict[str, float]
     ejected: dict[str, float]
+    causes: dict[str, str]
     room: set[str]
     lapse: dict[str, float]
     quarantined: dict[str, float]
@@ -122,6 +123,7 @@ class Script:
             for url, fields in zip(URLS, by_url[1::2], strict=True)
             if fields.get("trial") == ""
         }
+        causes = {url: fields["cause"] for url, fields in zip(URLS, by_url[1::2], strict=True) if fields.get("cause")}
         return State(
             leases,
             [(int(ticket), name) for name, ticket in queue],
@@ -130,6 +132,7 @@ class Script:
             breakers,
             until,
             dict(ejected),
+            causes,
             {member.rpartition(" ")[2] for member, _ in room},
             dict(lapse),
             dict(quarantined),

@@ -12,9 +12,11 @@ from tests.waiting import eventually
 
 
 @asynccontextmanager
-async def served(app: Application) -> AsyncIterator[str]:
+async def served(app: Application, *, access_log: bool = True) -> AsyncIterator[str]:
     """Serve `app` by uvicorn while the block runs; gives its URL."""
-    config = uvicorn.Config(app, http=ClientConnection, port=0, log_config=None, workers=1, lifespan="on")
+    config = uvicorn.Config(
+        app, http=ClientConnection, port=0, log_config=None, workers=1, lifespan="on", access_log=access_log
+    )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     await eventually(lambda: server.started, what="uvicorn's start")

@@ -92,8 +92,10 @@ class Feed:
         if self._store.available:
             with suppress(StoreUnavailable):
                 usage = await self._store.usage([record.worker.url for record in snapshot.state.records])
+        state = snapshot.state
         return Reading(
-            round(time.time(), 3), self._status(snapshot), snapshot.conditions, snapshot.state.draining, usage
+            *(round(time.time(), 3), self._status(snapshot), snapshot.conditions),
+            *(state.draining, state.ejected, usage),
         )
 
     def _status(self, snapshot: Snapshot) -> Status:

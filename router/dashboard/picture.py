@@ -6,13 +6,13 @@ brings its moment.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
 import msgspec
 
-from router.fleet.model import Health, WorkerRecord
+from router.fleet.model import Ejection, Health, WorkerRecord, slots
 from router.fleet.stats import Usage, WorkerStats, WorkerUsage
 from router.rates import has_fallen, rates
 
@@ -38,17 +38,21 @@ class Status(msgspec.Struct, frozen=True):
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """The fleet at the Unix time `at`. `usage` is None while Redis is away."""
+    """The fleet at the Unix time `at`, who is draining and who is ejected. `usage` is None while Redis is away."""
 
     at: float
     status: Status
     conditions: Sequence[tuple[WorkerRecord, Health]]
     draining: frozenset[str]
+    ejected: Mapping[str, Ejection]
     usage: Usage | None
 
 
 class Totals(msgspec.Struct, frozen=True, array_like=True):
-    """The fleet's numbers at a moment. None: not known. Rates are a second's; percentiles in ms."""
+    """The fleet's numbers at a moment. None: not known. Rates are a second's; percentiles in ms.
+
+    `slots` are how many may be `running`, on all workers; None: a worker has no cap.
+    """
 
     at: float
     jobs: float | None = None
@@ -58,10 +62,14 @@ class Totals(msgspec.Struct, frozen=True, array_like=True):
     p99_ms: float | None = None
     errors: float | None = None
     retries: float | None = None
+    slots: int | None = None
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):
-    """What seldom changes of a worker; `place` is its place among the URLs. `since` is a Unix time."""
+    """What seldom changes of a worker; `place` is its place among the URLs. `since` and `ejected_until` are Unix times.
+
+    `ejected_until` None: the breaker keeps no jobs from it.
+    """
 
     place: int
     health: Health
@@ -71,17 +79,16 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     weight: int
     cap: int | None
     source: str
+    ejected_until: float | None
 
 
 class Live(msgspec.Struct, frozen=True, array_like=True):
-    """What changes all the time: leases, attempts that ended, those without a result; what the breaker has seen."""
+    """What changes all the time: leases, attempts that ended, those without a result."""
 
     place: int
     running: int
     jobs: int
     failures: int
-    ejected_until: float
-    breaker_failures: int
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -127,12 +134,13 @@ class Picture:
         """Go on to the next reading."""
         self.number += 1
         self._status = reading.status
-        totals = self._totals(reading)
+        of = slots(record.worker.max_concurrency for record, _ in reading.conditions)
+        totals = msgspec.structs.replace(self._totals(reading), slots=of)
         self._history.append(totals)
         while self._history[0].at <= reading.at - HISTORY_S:
             self._history.popleft()
         urls = [record.worker.url for record, _ in reading.conditions]
-        rows = [_row(place, *condition, reading.draining) for place, condition in enumerate(reading.conditions)]
+        rows = [_row(place, *condition, reading) for place, condition in enumerate(reading.conditions)]
         live = self._live if reading.usage is None and urls == self._urls else _live(urls, reading.usage)
         points = self._points(reading.at, urls, reading.usage)
         if urls == self._urls:
@@ -192,17 +200,19 @@ class Picture:
         return points
 
 
-def _row(place: int, record: WorkerRecord, health: Health, draining: frozenset[str]) -> Row:
+def _row(place: int, record: WorkerRecord, health: Health, reading: Reading) -> Row:
     worker = record.worker
+    ejection = reading.ejected.get(worker.url)
     return Row(
         place,
         health,
-        worker.url in draining,
+        worker.url in reading.draining,
         _unix(record.since),
-        record.last_error if record.health is Health.UNHEALTHY else "",
+        record.last_error if record.health is Health.UNHEALTHY else ejection.reason if ejection else "",
         worker.weight,
         worker.max_concurrency,
         worker.source,
+        ejection.until if ejection else None,
     )
 
 
@@ -212,10 +222,7 @@ def _live(urls: Sequence[str], usage: Usage | None) -> list[Live]:
     live = []
     for place, url in enumerate(urls):
         worker = known.get(url, idle)
-        stats = worker.stats
-        live.append(
-            Live(place, worker.leases, stats.jobs, stats.failures, worker.ejected_until, worker.breaker_failures)
-        )
+        live.append(Live(place, worker.leases, worker.stats.jobs, worker.stats.failures))
     return live
 
 

@@ -251,9 +251,10 @@ end
 
 local is_stale = false
 
-local function eject(url, times)
+local function eject(url, times, cause)
   local moment = now + math.min(rules.base_ms * 2 ^ (times - 1), rules.max_ms)
-  redis.call('HSET', breaker(url), 'times', times, 'ejected_until', string.format('%.3f', moment / 1000), 'trial', '')
+  redis.call('HSET', breaker(url), 'times', times, 'ejected_until', string.format('%.3f', moment / 1000), 'trial', '',
+    'cause', cause)
   redis.call('PERSIST', breaker(url))
   redis.call('ZADD', EJECTED, moment, url)
   redis.call('ZREM', BUSY, url)
@@ -281,7 +282,7 @@ local function may_eject_another()
   return (redis.call('ZCARD', EJECTED) + 1) * 100 <= rules.max_ejected_percent * fleet
 end
 
-local function judge(url, name, blame, job)
+local function judge(url, name, blame, job, cause)
   local held = redis.call('HMGET', breaker(url), 'times', 'trial', 'failures', 'last_error_of')
   local times, trial, failures = held[1], held[2], held[3]
   if trial == name then
@@ -293,7 +294,7 @@ local function judge(url, name, blame, job)
     elseif blame == 'busy' then
       postpone_trial(url, now + busy_ms)
     else
-      eject(url, times + 1)
+      eject(url, times + 1, cause)
     end
   elseif times then
     return -- ejected: what ran there before says nothing new
@@ -310,7 +311,7 @@ local function judge(url, name, blame, job)
     end
     local in_a_row = redis.call('HINCRBY', breaker(url), 'failures', 1)
     redis.call('PEXPIRE', breaker(url), 2 * rules.max_ms) -- what was so long ago is no row
-    if in_a_row >= rules.failures and may_eject_another() then eject(url, 1) end
+    if in_a_row >= rules.failures and may_eject_another() then eject(url, 1, cause) end
   end
 end
 
@@ -535,7 +536,7 @@ local has_finished = {}
 for _, ended in ipairs(call.ended or {}) do
   local url, name = ended[1], holder(ended[2])
   if ended[4] and redis.call('ZREM', leases(url), name) == 1 then update_room(url) end
-  judge(url, name, ended[3], ended[5])
+  judge(url, name, ended[3], ended[5], ended[6])
   if ended[3] == 'died' then hear_of_death(ended[5], url, name) end
   if ended[3] == 'ok' and ended[5] ~= '' then exonerate(ended[5]) end
   if ended[3] == 'ok' then has_finished[url] = true end

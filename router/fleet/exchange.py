@@ -111,6 +111,8 @@ class Ended(msgspec.Struct, frozen=True, array_like=True):
     """What became of a lease. `is_over` False: the worker still runs the job, so the lease stays to its moment.
 
     `job` names the job as `Arrival.retry_of` does, where the blame may be its own (DIED, ERROR) or is lifted (OK).
+    `cause` is prose without its subject, such as `returned 503: Service Unavailable`; where the attempt ejects its
+    worker, that is why.
     """
 
     url: str
@@ -118,6 +120,7 @@ class Ended(msgspec.Struct, frozen=True, array_like=True):
     blame: Blame
     is_over: bool = True
     job: str = ""
+    cause: str = ""
 
 
 class Held(msgspec.Struct, frozen=True, array_like=True):

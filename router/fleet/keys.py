@@ -55,8 +55,8 @@ SCHEMA = (
         "sfr:breaker:<url>",
         "hash with TTL until ejected",
         "routers",
-        "failures (in a row), last_error_of (a job), times (ejected), ejected_until (Unix s), trial; absent for a "
-        "worker without trouble",
+        "failures (in a row), last_error_of (a job), times (ejected), ejected_until (Unix s), trial, cause (of the "
+        "last ejection); absent for a worker without trouble",
     ),
     Key("sfr:ejected", "zset", "routers", "URLs that the breaker keeps out, scored by when that ends (Unix ms)"),
     Key("sfr:busy", "zset", "routers", "URLs that answered 429, scored by until when they get no job (Unix ms)"),
@@ -168,6 +168,10 @@ class Keys:
     def registration(self, url: str) -> str:
         """Return the key of the hash by which the worker at `url` is registered."""
         return f"{self.registered}:{url}"
+
+    def breaker(self, url: str) -> str:
+        """Return the key of the hash of the breaker of the worker at `url`."""
+        return f"{self.prefix}:breaker:{url}"
 
     def leases(self, url: str) -> str:
         """Return the key of the sorted set of the leases on the worker at `url`."""

@@ -4,7 +4,7 @@ Nothing here acts. A record's two ways, to a Redis hash and from it, stand side 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -61,6 +61,33 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class Ejection:
+    """That the breaker keeps jobs from a worker, `until` (Unix time) one is let through: its trial.
+
+    `times` it has been ejected since it last did well, at first after so many `failures` in a row; `cause` is that of
+    the job which ejected it last. `score` is what the script goes by; it changes whenever the others do.
+    """
+
+    until: float
+    times: int = 1
+    failures: int = 0
+    cause: str = ""
+    score: float = 0.0
+
+    @property
+    def reason(self) -> str:
+        """Why it was ejected, as prose.
+
+        >>> Ejection(0, failures=5, cause="returned 503").reason, Ejection(0, times=2, cause="timed out").reason
+        ('5 failed jobs in a row, the last: returned 503', 'its trial job failed: timed out')
+        """
+        if not self.cause:
+            return "the cause is not known"
+        what = f"{self.failures} failed jobs in a row, the last" if self.times == 1 else "its trial job failed"
+        return f"{what}: {self.cause}"
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerRecord:
     """A worker and its condition: one `sfr:worker:<url>` hash.
 
@@ -112,6 +139,18 @@ class WorkerRecord:
             successes=number_in(fields, "successes", 0, MAX_COUNT) or 0,
             last_error=fields.get("last_error", ""),
         )
+
+
+def slots(caps: Iterable[int | None]) -> int | None:
+    """Return how many jobs may run at once on workers with these caps; None where one has none, or there is no worker.
+
+    Jobs run on sick and ejected workers, too, until they end: where running jobs are counted, all workers are.
+
+    >>> slots([3, 4]), slots([3, None]), slots([])
+    (7, None, None)
+    """
+    known = list(caps)
+    return None if not known or None in known else sum(cap or 0 for cap in known)
 
 
 def _iso(moment: datetime | None) -> str:

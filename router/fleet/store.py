@@ -5,9 +5,9 @@ Each call is bounded in time and ends in a value or in StoreUnavailable; whoever
 
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any, Self, TypeVar
 
@@ -18,7 +18,7 @@ from router.addresses import known_worker_url
 from router.fleet.connection import AnyRedis, connect
 from router.fleet.exchange import Grant
 from router.fleet.keys import Keys
-from router.fleet.model import Worker, WorkerRecord, moment
+from router.fleet.model import Ejection, Worker, WorkerRecord, moment
 from router.fleet.script import Script, script, within
 from router.fleet.stats import WORKER_TTL_S, WORKERS_A_CALL, Stats, Usage
 from router.settings import RedisSettings
@@ -54,8 +54,8 @@ class FleetState:
     """All that Redis holds of the fleet. `written_at` is None where no sidecar has written yet.
 
     `records` are in the order of their URLs, which all processes share; `changed_at` names the sidecar's last write
-    that changed who they are or how well. `ejected` are those that the breaker keeps out; `quarantined` are hashes of
-    jobs that break workers.
+    that changed who they are or how well. `ejected` are those that the breaker keeps out, by URL; `quarantined` are
+    hashes of jobs that break workers.
     """
 
     records: tuple[WorkerRecord, ...]
@@ -63,7 +63,7 @@ class FleetState:
     changed_at: str | None = None
     leader: str | None = None
     draining: frozenset[str] = frozenset()
-    ejected: frozenset[str] = frozenset()
+    ejected: Mapping[str, Ejection] = field(default_factory=dict)
     quarantined: frozenset[str] = frozenset()
 
 
@@ -267,7 +267,7 @@ class Store:
         pipeline.hmget(self.keys.fleet, "written_at", "changed_at")
         pipeline.get(self.keys.sidecar)
         pipeline.smembers(self.keys.drain)
-        pipeline.zrange(self.keys.ejected, 0, -1)
+        pipeline.zrange(self.keys.ejected, 0, -1, withscores=True)
         pipeline.zrange(self.keys.quarantine, 0, -1)
         (written_at, changed_at), leader, draining, ejected, quarantined = await pipeline.execute()
         # Changed while this reads, it is read again next time: the mark has been read before.
@@ -278,9 +278,22 @@ class Store:
             changed_at=changed_at,
             leader=leader,
             draining=frozenset(draining),
-            ejected=frozenset(ejected),
+            ejected=await self._ejections(dict(ejected), known.ejected if known else {}, only),
             quarantined=frozenset(quarantined),
         )
+
+    async def _ejections(
+        self, scores: Mapping[str, float], known: Mapping[str, Ejection], only: str | None
+    ) -> dict[str, Ejection]:
+        """Read why workers are ejected, but for those of which that is `known`."""
+        found = {url: known[url] for url, score in scores.items() if url in known and known[url].score == score}
+        new = [url for url in scores if url not in found and only in (None, url)]
+        pipeline = self._client.pipeline(transaction=False)
+        for url in new:
+            pipeline.hmget(self.keys.breaker(url), "ejected_until", "times", "failures", "cause")
+        for url, held in zip(new, await pipeline.execute() if new else (), strict=True):
+            found[url] = _ejection(held, scores[url])
+        return found
 
     async def _records(self, only: str | None) -> tuple[WorkerRecord, ...]:
         if only is None:
@@ -315,6 +328,19 @@ def _script(name: str) -> str:
 
 def _flat(fields: dict[str, str]) -> str:
     return json.dumps([text for item in fields.items() for text in item])
+
+
+def _ejection(held: Sequence[str | None], score: float) -> Ejection:
+    """Return what a breaker's hash says: ejected_until, times, failures, cause.
+
+    It may be gone by now; what cannot be read, as after a slip with redis-cli, counts as absent.
+    """
+    try:
+        until, times, failures = float(held[0] or 0), int(held[1] or 1), int(held[2] or 0)
+        datetime.fromtimestamp(until, UTC)
+    except (ValueError, OverflowError, OSError):
+        return Ejection(0.0, score=score)
+    return Ejection(until, times, failures, held[3] or "", score)
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -17,12 +17,16 @@ OPEN_TRIAL = "open"
 
 @dataclass(slots=True)
 class Breaker:
-    """The trouble that a worker has made. `times` ejected, 0: it is not; `until_ms` it is, or its trial may take."""
+    """The trouble that a worker has made. `times` ejected, 0: it is not; `until_ms` it is, or its trial may take.
+
+    `cause` is that of the attempt which ejected it last.
+    """
 
     failures: int = 0
     times: int = 0
     trial: str = ""
     last_error_of: str = ""
+    cause: str = ""
     until_ms: float = math.inf
 
 
@@ -41,6 +45,10 @@ class Breakers:
     def is_ejected(self, url: str) -> bool:
         """Whether the worker is out, be it that a trial is open or under way."""
         return url in self.by_url and self.by_url[url].times > 0
+
+    def ejected(self) -> dict[str, Breaker]:
+        """Return the breakers of those who are out."""
+        return {url: breaker for url, breaker in self.by_url.items() if breaker.times}
 
     def allows(self, url: str) -> bool:
         """Whether the worker may get a job: it is not ejected, or the next job is its trial."""
@@ -70,7 +78,7 @@ class Breakers:
         url, blame = ended.url, ended.blame
         breaker = self.by_url.get(url)
         if breaker and breaker.trial == name:
-            self._judge_trial(url, breaker, blame, now)
+            self._judge_trial(breaker, ended, now)
         elif breaker and breaker.times:
             return  # ejected: what ran there before says nothing new
         elif blame is Blame.OK:
@@ -83,9 +91,10 @@ class Breakers:
                 breaker.last_error_of = ended.job
             breaker.failures += 1
             if breaker.failures >= self._rules.failures and self._may_eject_another(fleet_size):
-                self._eject(breaker, now)
+                self._eject(breaker, now, ended.cause)
 
-    def _judge_trial(self, url: str, breaker: Breaker, blame: Blame, now: int) -> None:
+    def _judge_trial(self, breaker: Breaker, ended: Ended, now: int) -> None:
+        url, blame = ended.url, ended.blame
         if blame is Blame.OK:
             del self.by_url[url]
             self.has_changed = True
@@ -94,14 +103,15 @@ class Breakers:
         elif blame is Blame.BUSY:
             breaker.trial, breaker.until_ms = "", now + BUSY_MS
         else:
-            self._eject(breaker, now)
+            self._eject(breaker, now, ended.cause)
 
     def _may_eject_another(self, fleet_size: int) -> bool:
         ejected = sum(self.is_ejected(url) for url in self.by_url)
         return (ejected + 1) * 100 <= self._rules.max_ejected_percent * fleet_size
 
-    def _eject(self, breaker: Breaker, now: int) -> None:
+    def _eject(self, breaker: Breaker, now: int, cause: str) -> None:
         breaker.times += 1
+        breaker.cause = cause
         breaker.trial = ""
         breaker.until_ms = now + min(self._rules.base_ms * 2 ** (breaker.times - 1), self._rules.max_ms)
         self.has_changed = True

@@ -1,5 +1,6 @@
 """The dashboard as an operator uses it: real Chromium before real gunicorn, sidecar, Valkey and workers."""
 
+import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator
 
@@ -11,7 +12,7 @@ from tests.browser import FRAMES, IS_THERE, Browser, chromium
 from tests.load import post_jobs, steady_load
 from tests.programs import Router, System, Valkey
 from tests.waiting import eventually
-from tests.worker import ScriptedWorker, always
+from tests.worker import ScriptedWorker, always, hang
 
 pytestmark = pytest.mark.skipif(not IS_THERE, reason="chromium and chromedriver are not installed (make browser)")
 
@@ -87,6 +88,30 @@ async def test_worker_that_dies_is_drained_and_removed_is_seen_and_steered(
         assert await browser.complaints() == []
         assert {url.startswith(router.url) for url in await browser.requested()} == {True}
         assert TOKEN not in router.output
+
+
+async def test_ejected_and_hung_workers_are_seen_with_reason_and_slots(
+    system: System, workers: list[ScriptedWorker], browser: Browser
+) -> None:
+    """Why and until when the breaker keeps jobs away; and never do more jobs run than there are slots."""
+    failing, hung, _ = workers
+    failing.script, hung.script = always(503), hang
+    system.configure([worker.url for worker in workers], default_max_concurrency=4, timeout=60, job_grace=60)
+    async with system.sidecar(), system.router(1) as router:
+        await router.sees(healthy=3)
+        await opened(browser, router)
+        jobs = asyncio.create_task(post_jobs(router.url, 60, 8))
+        try:
+            await browser.shows(row(failing, ".reason"), "): 5 failed jobs in a row, the last: returned 503")
+            assert "until " in await browser.text(row(failing, ".reason"))
+            await browser.shows(row(hung, ".running"), "4 / 4")
+            hung.ping = hang
+            await browser.shows(row(hung, ".health"), "Unhealthy")
+            await browser.shows('[data-number="slots"]', "of 12")
+            assert await browser.complaints() == []
+        finally:
+            jobs.cancel()
+            await asyncio.gather(jobs, return_exceptions=True)
 
 
 async def _counts_jobs(browser: Browser, worker: ScriptedWorker) -> bool:

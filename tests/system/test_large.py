@@ -74,7 +74,7 @@ async def test_large_answer_to_a_client_that_does_not_read_costs_no_memory(
 
 
 async def test_answer_that_breaks_off_is_one_line_of_the_log(system: System, workers: list[ScriptedWorker]) -> None:
-    """Worker and cause, and no traceback, whoever serves; the client sees that it got a part only."""
+    """Job, worker and cause, and no traceback, whoever serves; the client sees that it got a part only."""
 
     async def die(exchange: Exchange) -> None:
         await exchange.raw(HEAD + _chunk(START + b"x" * 3 * MB))
@@ -85,7 +85,8 @@ async def test_answer_that_breaks_off_is_one_line_of_the_log(system: System, wor
         await router.sees(healthy=1)
         before = _warnings(router)
         workers[0].script = die
-        async with aiohttp.ClientSession() as session, session.post(f"{router.url}/run_code", json=JOB) as response:
+        named = aiohttp.ClientSession(headers={"x-request-id": "job-abc-42"})
+        async with named as session, session.post(f"{router.url}/run_code", json=JOB) as response:
             try:
                 await response.read()
             except aiohttp.ClientPayloadError:
@@ -94,7 +95,8 @@ async def test_answer_that_breaks_off_is_one_line_of_the_log(system: System, wor
                 raise AssertionError("the answer looks whole")
         await eventually(lambda: len(_warnings(router)) > len(before), what="the line")
         (told,) = _warnings(router)[len(before) :]
-    assert f"WARNING Worker {workers[0].url} closed the connection in mid-answer" in told
+    assert "WARNING Job job-abc-42 failed: 200 answer_cut after " in told
+    assert f"; {workers[0].url} closed the connection in mid-answer" in told
 
 
 def _warnings(router: Router) -> list[str]:

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -37,13 +38,13 @@ async def test_uvicorn_serves_it_without_gunicorn(
 
 
 async def test_gunicorn_announces_the_workers_once_per_start(system: System, workers: list[ScriptedWorker]) -> None:
-    """Four processes, one announcement, on lines with level and time."""
+    """Four processes, one announcement, on lines with level and time, which names its zone."""
     system.configure([worker.url for worker in workers])
     async with system.router(4) as router:
         lines = router.output.splitlines()
     (place,) = [place for place, line in enumerate(lines) if line.endswith("INFO Router started with 3 workers:")]
     assert [line.split()[-1] for line in lines[place + 1 : place + 4]] == [worker.url for worker in workers]
-    assert lines[place][:4].isdigit()
+    assert datetime.fromisoformat(lines[place].split()[0]).tzinfo
 
 
 async def test_log_format_json_gives_json_lines(system: System, workers: list[ScriptedWorker]) -> None:
@@ -54,6 +55,7 @@ async def test_log_format_json_gives_json_lines(system: System, workers: list[Sc
         await router.sees(healthy=3)
         lines = [json.loads(line) for line in (router.output + sidecar.output).splitlines()]
     assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+    assert all(datetime.fromisoformat(line["time"]).tzinfo for line in lines)
     assert any(line["message"] == f"Worker {workers[0].url} is healthy" for line in lines)
 
 

@@ -190,8 +190,8 @@ def test_api_keys_are_known_by_their_hashes(tmp_path: Path) -> None:
     held = tmp_path / "keys"
     held.write_text(f"# who may send jobs\n{digest('first')}  trainer-a\n\n{digest('second').upper()} # b\n")
     keys = ApiKeys(held)
-    assert [keys.knows(key) for key in (b"first", b"second", b"", b"third")] == [True, True, False, False]
-    assert not keys.knows(digest("first").encode())
+    assert [keys.name_of(key) for key in (b"first", b"second", b"", b"third")] == ["trainer-a", "", None, None]
+    assert keys.name_of(digest("first").encode()) is None
 
 
 @pytest.mark.parametrize("line", ["my-secret-key", "abc", digest("x")[:-1], digest("x") + "0"])
@@ -214,14 +214,14 @@ def test_api_keys_are_read_again_when_they_change(tmp_path: Path, caplog: pytest
     new = tmp_path / "new"
     new.write_text(digest("second"))
     new.replace(held)
-    assert [keys.knows(key) for key in (b"first", b"second")] == [False, True]
+    assert [keys.name_of(key) for key in (b"first", b"second")] == [None, ""]
     held.write_text("second")
-    assert keys.knows(b"second")
+    assert keys.name_of(b"second") == ""
     assert "API keys not taken over" in caplog.text
     held.unlink()
-    assert keys.knows(b"second")
+    assert keys.name_of(b"second") == ""
     held.write_text("")
-    assert not keys.knows(b"second")
+    assert keys.name_of(b"second") is None
 
 
 async def test_only_a_unix_socket_s_other_end_is_one(tmp_path: Path) -> None:
@@ -258,11 +258,11 @@ def test_key_file_is_looked_at_once_in_a_while(tmp_path: Path) -> None:
     held.write_text(digest("first"))
     keys = ApiKeys(held, reread_s=3600)
     held.write_text(digest("second") + "\n")
-    assert keys.knows(b"first")
+    assert keys.name_of(b"first") is not None
     keys._look_again_at = 0.0  # an hour later
-    assert [keys.knows(b"second"), keys.knows(b"first")] == [True, False]
+    assert [keys.name_of(b"second"), keys.name_of(b"first")] == ["", None]
     held.write_text(digest("third") + " a\n")
-    assert keys.knows(b"second")
+    assert keys.name_of(b"second") is not None
 
 
 def test_keys_that_have_not_changed_are_not_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -271,8 +271,8 @@ def test_keys_that_have_not_changed_are_not_read_again(tmp_path: Path, caplog: p
     held = tmp_path / "keys"
     held.write_text(digest("first"))
     keys = ApiKeys(held, reread_s=0)
-    assert keys.knows(b"first")
+    assert keys.name_of(b"first") is not None
     assert "read again" not in caplog.text
     held.write_text(digest("first") + " name")
-    assert keys.knows(b"first")
+    assert keys.name_of(b"first") is not None
     assert caplog.text.count("read again: 1 API keys") == 1

@@ -354,6 +354,14 @@ async def test_client_that_leaves_is_noticed_while_all_its_jobs_wait(worker: Scr
     assert len(worker.jobs) == 2
 
 
+async def test_line_that_may_go_well_in_a_moment_says_when() -> None:
+    """A line has no header fields: what Retry-After says of a job alone stands in `retry_after`."""
+    async with routed() as url:
+        status, (line, unfit) = await post(url, b"{}\n7\n")
+    assert (status, line["status"], line["retry_after"]) == (200, 503, 1)
+    assert (unfit["status"], "retry_after" in unfit) == (422, False)
+
+
 # Time
 
 
@@ -385,9 +393,10 @@ async def test_client_that_sends_nothing_more_is_cut(worker: ScriptedWorker, cap
             pull.send(b"{}\n{")
             async with aiohttp.ClientSession() as session, session.post(url, data=pull.body()) as response:
                 assert (await response.content.readline()).startswith(b'{"index":0,"status":200')
+                name = response.headers["x-request-id"]
                 with pytest.raises(aiohttp.ClientError):
                     await response.content.read()
-    assert "Cut a batch short after 1 jobs: nothing came for 0.4 s" in caplog.text
+    assert f"Cut a batch short after 1 jobs: nothing came for 0.4 s ({name})" in caplog.text
 
 
 async def test_client_that_drips_the_rest_of_a_line_is_cut(

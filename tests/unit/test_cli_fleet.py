@@ -20,6 +20,7 @@ from tests.worker import ScriptedWorker, always
 
 cli = CliRunner()
 NOWHERE = "http://127.0.0.1:1"
+EJECTED_BECAUSE = "5 failed jobs in a row, the last: returned [b]503[/]"
 
 
 @pytest.fixture(autouse=True)
@@ -29,13 +30,22 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def worker(url: str, health: Health, *, draining: bool = False, error: str = "", cap: int | None = 8) -> AdminWorker:
-    """A worker that has been so for three minutes."""
+def worker(
+    url: str,
+    health: Health,
+    *,
+    draining: bool = False,
+    error: str = "",
+    cap: int | None = 8,
+    ejected_for_s: float | None = None,
+) -> AdminWorker:
+    """A worker that has been so for three minutes, or is ejected for so long yet."""
+    now = datetime.now(UTC)
     return AdminWorker(
         url=url,
         healthy=health is Health.HEALTHY,
         health=health,
-        since=datetime.now(UTC) - timedelta(minutes=3),
+        since=now - timedelta(minutes=3),
         checked_at=None,
         latency_ms=None,
         failures=0,
@@ -48,6 +58,8 @@ def worker(url: str, health: Health, *, draining: bool = False, error: str = "",
         registered=False,
         expires_in_seconds=None,
         overrides=Overrides(weight=None, max_concurrency=None),
+        ejected_until=None if ejected_for_s is None else now + timedelta(seconds=ejected_for_s),
+        ejected_because="" if ejected_for_s is None else EJECTED_BECAUSE,
     )
 
 
@@ -61,6 +73,7 @@ def printed(workers: list[AdminWorker | WorkerStatus], redis: str = "available",
         redis=redis,
         sidecar=SidecarStatus(leader=None, age_seconds=None),
         workers=workers,
+        waiting=7 if redis == "available" else None,
     )
     console = Console(file=(file := StringIO()), width=200)
     console.print(report_table(report, "Redis", trouble))
@@ -79,8 +92,23 @@ def test_those_in_trouble_come_first_with_their_reason() -> None:
     assert second == ["http://a:1", "healthy", "3", "min", "3/8", "2", "config"]
     assert " ".join(first) == ("http://b:1 unhealthy 3 min 3/8 2 config answered [bold]x[/] instead of pong; draining")
     assert "1 of 2 healthy, 1 unhealthy" in text
-    assert "6 of 16" in text
+    assert "running  6 of 16" in text
+    assert "waiting  7" in text
     assert "none leads, nothing seen yet" in text
+
+
+def test_ejected_worker_shows_why_and_until_when() -> None:
+    """Not what a health check said before it went well again, nor since when the checks have gone well."""
+    ejected = worker("http://a:1", Health.EJECTED, error="timed out after 5 s", ejected_for_s=90.5)
+    tried = worker("http://b:1", Health.EJECTED, error="timed out after 5 s", ejected_for_s=-1)
+    drained = worker("http://c:1", Health.DRAINING, draining=True, error="timed out after 5 s")
+    text = printed([ejected, tried, drained])
+    first, second, third = [" ".join(line.split()) for line in text.splitlines() if "http://" in line]
+    assert ejected.ejected_until is not None
+    until = f"{ejected.ejected_until.astimezone():%H:%M:%S}"
+    assert first == f"http://a:1 ejected 3/8 2 config ejected for 1 min, until {until}: {EJECTED_BECAUSE}"
+    assert second == f"http://b:1 ejected 3/8 2 config ejected until its trial job ends: {EJECTED_BECAUSE}"
+    assert third == "http://c:1 draining 3 min 3/8 2 config"
 
 
 def test_what_is_not_known_is_not_made_up() -> None:
@@ -89,7 +117,7 @@ def test_what_is_not_known_is_not_made_up() -> None:
     assert " 3 " in printed([known])
     fields = {name: value for name, value in known.model_dump().items() if name in WorkerStatus.model_fields}
     text = printed([WorkerStatus(**fields)], "unavailable", "the router cannot be reached")
-    assert "unknown without Redis" in text
+    assert text.count("unknown without Redis") == 2
     assert "stale    the router cannot be reached" in text
     assert "?" in text
 

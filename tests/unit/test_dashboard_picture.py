@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
+import pytest
+
 from router.dashboard.picture import HISTORY_S, POINT_S, POINTS, WINDOW_S, Picture, Reading, Status
-from router.fleet.model import Health, Worker, WorkerRecord
+from router.fleet.model import Ejection, Health, Worker, WorkerRecord
 from router.fleet.stats import Usage, WorkerStats, WorkerUsage, took
 
 STATUS = Status("1", redis=True, leader=True, sidecar_s=0.5, is_sidecar_old=False, quarantined=0)
@@ -17,6 +19,7 @@ def seen(
     health: Health = Health.HEALTHY,
     draining: Sequence[str] = (),
     *,
+    ejected: Mapping[str, Ejection] | None = None,
     is_away: bool = False,
     times: Mapping[float, int] | None = None,
     **counts: int,
@@ -26,7 +29,8 @@ def seen(
     used = workers if isinstance(workers, Mapping) else {url: WorkerUsage(0, 0, 0.0, WorkerStats()) for url in workers}
     records = [WorkerRecord(Worker(url, 2, 8), health, SINCE, last_error="refused") for url in used]
     usage = None if is_away else Usage(waiting=3, retries_left=1.0, fleet=counts, workers=dict(used))
-    return Reading(at, STATUS, [(record, record.health) for record in records], frozenset(draining), usage)
+    conditions = [(record, record.health) for record in records]
+    return Reading(at, STATUS, conditions, frozenset(draining), ejected or {}, usage)
 
 
 def used(running: int, jobs: int = 0, busy_ms: int = 0) -> WorkerUsage:
@@ -97,6 +101,29 @@ def test_row_says_why_a_worker_is_out() -> None:
     )
     picture.take(seen(101, ["http://a"]))
     assert picture.whole().rows[0].reason == ""
+
+
+def test_row_says_why_and_until_when_a_worker_is_ejected() -> None:
+    """Not what a check that failed long ago said."""
+    picture = Picture()
+    ejection = Ejection(130.5, failures=5, cause="returned 503: Service Unavailable")
+    picture.take(seen(100, ["http://a"], Health.EJECTED, ejected={"http://a": ejection}))
+    (row,) = picture.whole().rows
+    assert (row.reason, row.ejected_until) == (
+        "5 failed jobs in a row, the last: returned 503: Service Unavailable",
+        130.5,
+    )
+    picture.take(seen(101, ["http://a"]))
+    assert (picture.whole().rows[0].reason, picture.whole().rows[0].ejected_until) == ("", None)
+
+
+@pytest.mark.parametrize("health", [Health.UNHEALTHY, Health.EJECTED, Health.DRAINING])
+def test_slots_are_those_of_all_workers_that_jobs_run_on(health: Health) -> None:
+    """A worker that hangs has its jobs until their leases pass: never do more run than there are slots."""
+    picture = Picture()
+    picture.take(seen(100, {"http://a": used(8), "http://b": used(8)}, health))
+    now = picture.whole().history[-1]
+    assert (now.running, now.slots) == (16, 16)
 
 
 def test_other_members_are_told_as_a_whole() -> None:

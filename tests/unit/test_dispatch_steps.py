@@ -12,10 +12,11 @@ import pytest
 
 from router.answers import Answer
 from router.bodies import Buffers
-from router.dispatch import CLIENT_LEFT_STATUS, LEASE_MARGIN_S, Dispatcher
+from router.dispatch import LEASE_MARGIN_S, Dispatcher
 from router.fleet.exchange import Blame
 from router.headers import read_worker_head
 from router.job import Job
+from router.job_log import CLIENT_LEFT_STATUS
 from router.policy.verdict import Outcome
 from router.response import Phase, Response
 from router.settings import Settings

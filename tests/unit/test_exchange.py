@@ -173,7 +173,7 @@ class Machine(RuleBasedStateMachine):
         url = self.held[process, number]
         if is_over:
             del self.held[process, number]
-        self._call(process, ended=(Ended(url, number, blame, is_over, job),))
+        self._call(process, ended=(Ended(url, number, blame, is_over, job, f"returned {number}"),))
 
     @precondition(lambda self: self.held)
     @rule(job=st.sampled_from(JOBS))
@@ -201,7 +201,9 @@ class Machine(RuleBasedStateMachine):
     def fail(self, process: str, url: str, count: int) -> None:
         """Jobs whose leases have passed turn out to have failed: most ejections begin so."""
         numbers = range(10_001, 10_001 + count)
-        self._call(process, ended=tuple(Ended(url, number, Blame.FAULT) for number in numbers))
+        self._call(
+            process, ended=tuple(Ended(url, number, Blame.FAULT, cause=f"failed {number}") for number in numbers)
+        )
 
     @precondition(lambda self: self._ejected())
     @rule(data=st.data(), process=st.sampled_from(PROCESSES), blame=st.sampled_from([*Blame, Blame.FAULT, None]))
@@ -215,7 +217,7 @@ class Machine(RuleBasedStateMachine):
         for owner, number in sorted(self.held):
             if blame is not None and self.twin.breakers.is_tried_by(url, f"{owner}:{number}"):
                 del self.held[owner, number]
-                self._call(owner, ended=(Ended(url, number, blame),))
+                self._call(owner, ended=(Ended(url, number, blame, cause=f"failed its trial {number}"),))
 
     def _ejected(self) -> list[str]:
         return [url for url in sorted(self.members) if self.twin.breakers.is_ejected(url)]
@@ -342,6 +344,7 @@ class Machine(RuleBasedStateMachine):
         assert state.breakers == {url: (b.failures, b.times, b.trial) for url, b in breakers.items()}
         assert state.until == {url: b.until_ms for url, b in breakers.items() if b.times and not b.trial}
         assert state.ejected == {url: b.until_ms for url, b in breakers.items() if b.times}
+        assert state.causes == {url: b.cause for url, b in breakers.items() if b.cause}
         assert {job for job, until in state.quarantined.items() if until > self.now} == twin.quarantine.held(self.now)
         assert state.room == {url for url in self.members if twin.has_room(url)}
         assert min(state.lapse.values(), default=math.inf) > self.now

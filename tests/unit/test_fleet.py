@@ -4,14 +4,16 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from router.fleet.model import Health, Worker, WorkerRecord
+from router.fleet.model import Ejection, Health, Worker, WorkerRecord
 from router.fleet.stats import Stats, WorkerStats
 from router.fleet.store import RECORDS_A_CALL, Store, Term
+from router.logs import local_time
 from router.view import FleetView
 
 NOW = datetime(2026, 11, 1, 12, 30, tzinfo=UTC)
@@ -92,6 +94,68 @@ async def test_records_are_read_again_where_redis_has_lost_its_mark(
     await client.hdel("sfr:fleet", "changed_at")
     await store.record(term, NOW + SECOND, [], [SEEN.worker.url], changed=False)
     assert (await store.load(known)).records == (NEW,)
+
+
+async def test_ejection_is_read_with_its_cause_and_again_when_it_changes(
+    store: Store, term: Term, client: FakeAsyncRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says why and until when, once for each ejection, and when it is over."""
+    caplog.set_level("INFO")
+    a, b = SEEN.worker.url, NEW.worker.url
+    healthy = replace(SEEN, health=Health.HEALTHY)
+    await store.record(term, NOW, [NEW, healthy], [], changed=True)
+    view = FleetView(store, ())
+    await view.refresh()
+    fields: dict[Any, Any] = {
+        "times": 1,
+        "failures": 5,
+        "ejected_until": "1800000000.125",
+        "trial": "",
+        "cause": "timed out",
+    }
+    await client.hset(f"sfr:breaker:{a}", mapping=fields)
+    await client.zadd("sfr:ejected", {a: 1_800_000_000_125})
+    for _ in range(3):
+        await view.refresh()
+    ejection = Ejection(1_800_000_000.125, 1, 5, "timed out", 1_800_000_000_125)
+    assert view.snapshot.state.ejected == {a: ejection}
+    assert [condition for _, condition in view.snapshot.conditions] == [Health.EJECTED, Health.UNKNOWN]
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [
+        f"Worker {a} is ejected until {local_time(ejection.until)}: 5 failed jobs in a row, the last: timed out"
+    ]
+    caplog.clear()
+    # Its trial: the script's score changes, and nobody need hear of it. Then the next ejection.
+    await client.zadd("sfr:ejected", {a: float("inf")})
+    await view.refresh()
+    assert caplog.records == []
+    again: dict[Any, Any] = {"times": 2, "ejected_until": "1800000060", "cause": "returned 503: Service Unavailable"}
+    await client.hset(f"sfr:breaker:{a}", mapping=again)
+    await client.zadd("sfr:ejected", {a: 1_800_000_060_000, b: 1_800_000_060_000})
+    await view.refresh()
+    assert {record.getMessage().partition(": ")[2] for record in caplog.records} == {
+        "its trial job failed: returned 503: Service Unavailable",
+        "the cause is not known",
+    }
+    caplog.clear()
+    await client.delete("sfr:ejected", f"sfr:breaker:{a}")
+    await store.record(term, NOW + SECOND, [], [b], changed=True)
+    await view.refresh()
+    assert [record.getMessage() for record in caplog.records] == [f"Worker {a} is ejected no more: it gets jobs again"]
+
+
+@pytest.mark.parametrize(
+    "slip", [{"times": "many"}, {"ejected_until": "1e300"}, {"ejected_until": "nan"}, {"failures": "1.5"}]
+)
+async def test_breaker_that_nobody_can_read_ejects_without_a_reason(
+    store: Store, term: Term, client: FakeAsyncRedis, slip: dict[str, str]
+) -> None:
+    """A slip with redis-cli keeps nobody from seeing the fleet."""
+    await store.record(term, NOW, [NEW], [], changed=True)
+    fields: dict[Any, Any] = {"times": 1, "cause": "x"}
+    await client.hset(f"sfr:breaker:{NEW.worker.url}", mapping=fields | slip)
+    await client.zadd("sfr:ejected", {NEW.worker.url: 7})
+    assert (await store.load()).ejected == {NEW.worker.url: Ejection(0.0, score=7)}
 
 
 async def test_removed_worker_leaves_set_and_hash(store: Store, term: Term, client: FakeAsyncRedis) -> None:

@@ -180,9 +180,11 @@ async def test_without_workers_jobs_get_503_and_health_says_unhealthy(session: a
         async with session.post(f"{url}/run_code", json=JOB) as response:
             assert (response.status, await response.json()) == (503, {"detail": "No healthy workers available"})
             assert response.headers["x-request-id"]
+            assert response.headers["retry-after"] == "1"
         async with session.get(f"{url}/health") as response:
             health = await response.json()
             assert (response.status, health["status"], health["total_workers"]) == (503, "unhealthy", 0)
+            assert response.headers["retry-after"] == "1"
 
 
 @pytest.mark.parametrize("is_chunked", [False, True], ids=["declared", "chunked"])
@@ -250,6 +252,7 @@ async def test_counts_are_redis_own(url: str, session: aiohttp.ClientSession) ->
     async with session.get(f"{url}/admin/stats") as response:
         detail = (await response.json())["detail"]
         assert (response.status, detail.partition(":")[0]) == (503, "Redis is unavailable")
+        assert response.headers["retry-after"] == "1"
 
 
 async def test_openapi_describes_all_that_is_served(url: str, session: aiohttp.ClientSession) -> None:

@@ -31,7 +31,7 @@ def test_keys_make_the_schema_s_names() -> None:
     """With the default prefix, `Keys` gives what the table shows."""
     keys = Keys("sfr")
     made = {keys.workers, keys.ticket, keys.sidecar, keys.fleet, keys.worker("<url>"), keys.plan, keys.drain}
-    made |= {keys.intent, keys.registered, keys.registration("<url>"), keys.leases("<url>")}
+    made |= {keys.intent, keys.registered, keys.registration("<url>"), keys.leases("<url>"), keys.breaker("<url>")}
     made |= {keys.plan_head, keys.ejected, keys.finished, keys.grants("<process>"), keys.stats}
     scripts = "".join(path.read_text() for path in (README.parent / "router" / "fleet").glob("*.lua"))
     in_scripts = {f"sfr:{name}" for name in re.findall(r"prefix \.\. ':([a-z:]+[a-z])'", scripts)}

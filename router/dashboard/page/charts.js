@@ -5,7 +5,7 @@ import { clock, clockMinute, count, milliseconds, rate } from "./format.js";
 const LEAST_SPAN_S = 60;
 const HEIGHT = 132;
 // Places in the fleet's history.
-const JOBS = 1, RUNNING = 2, WAITING = 3, P50 = 4, P99 = 5, ERRORS = 6, RETRIES = 7;
+const JOBS = 1, RUNNING = 2, WAITING = 3, P50 = 4, P99 = 5, ERRORS = 6, RETRIES = 7, SLOTS = 8;
 
 const CARDS = [
   { id: "throughput", series: [[JOBS, "--line-1"]], show: rate, floor: 1 },
@@ -21,10 +21,10 @@ function columns(history) {
   const rows = [];
   for (const entry of history) {
     const before = rows.at(-1);
-    if (before && entry[0] - before[0] > 3.5) rows.push([before[0] + 1, ...Array(7).fill(null)]);
+    if (before && entry[0] - before[0] > 3.5) rows.push([before[0] + 1, ...Array(SLOTS).fill(null)]);
     rows.push(entry);
   }
-  return Array.from({ length: 8 }, (_, place) => rows.map((row) => row[place]));
+  return Array.from({ length: SLOTS + 1 }, (_, place) => rows.map((row) => row[place]));
 }
 
 // What would be cut off at the edge is left out.
@@ -128,8 +128,8 @@ export class Charts {
     for (const { series, show } of CARDS) {
       for (const [place] of series) this.#write(place, show(this.#columns[place][idx]));
     }
-    const room = this.#fleet.room;
-    this.#write("room", room === null ? "no cap" : `of ${count(room)}`);
+    const slots = this.#columns[SLOTS][idx];
+    this.#write("slots", slots == null ? "no cap" : `of ${count(slots)}`);
     this.#write("moment", found < 0 ? "" : clock(at[idx]));
   }
 

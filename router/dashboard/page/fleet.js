@@ -6,7 +6,7 @@ export const HEALTHS = ["unhealthy", "ejected", "unknown", "draining", "healthy"
 
 export class Fleet {
   workers = [];
-  history = []; // [at, jobs, running, waiting, p50, p99, errors, retries], the oldest first
+  history = []; // [at, jobs, running, waiting, p50, p99, errors, retries, slots], the oldest first
   status = null;
   number = -1;
 
@@ -44,21 +44,14 @@ export class Fleet {
   #update(told) {
     this.number = told.number;
     this.status = told.status;
-    for (const [place, health, isDraining, since, reason, weight, cap, source] of told.rows) {
-      Object.assign(this.workers[place], { health, isDraining, since, reason, weight, cap, source });
+    for (const [place, health, isDraining, since, reason, weight, cap, source, ejectedUntil] of told.rows) {
+      Object.assign(this.workers[place], { health, isDraining, since, reason, weight, cap, source, ejectedUntil });
     }
-    for (const [place, running, jobs, failures, ejectedUntil, breakerFailures] of told.live) {
-      Object.assign(this.workers[place], { running, jobs, failures, ejectedUntil, breakerFailures });
+    for (const [place, running, jobs, failures] of told.live) {
+      Object.assign(this.workers[place], { running, jobs, failures });
     }
     const oldest = this.now - HISTORY_S;
     while (this.history.length && this.history[0][0] < oldest) this.history.shift();
-  }
-
-  // What may run at once on those that get jobs; null where one of them has no cap.
-  get room() {
-    const routable = this.workers.filter(({ health }) => health === "healthy");
-    if (!routable.length || routable.some(({ cap }) => cap == null)) return null;
-    return routable.reduce((sum, { cap }) => sum + cap, 0);
   }
 
   get counts() {

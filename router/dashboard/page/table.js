@@ -244,7 +244,7 @@ export class Table {
     if (worker.health === "ejected") {
       const left = worker.ejectedUntil - this.#fleet.now;
       const until = left > 0 ? `until ${clock(worker.ejectedUntil)} (${ago(left)})` : "until its trial job ends";
-      return `${until}; ${count(worker.breakerFailures)} failures in a row`;
+      return `${until}: ${worker.reason}`;
     }
     if (worker.health === "draining") return worker.running ? "gets no new jobs" : "nothing runs any more";
     return worker.health === "unknown" ? "not checked yet" : "";

@@ -1,0 +1,54 @@
+"""Failed jobs in the log of real gunicorn."""
+
+import asyncio
+import json
+from collections import Counter
+from hashlib import sha256
+from typing import Any
+
+import aiohttp
+
+from tests.load import JOB
+from tests.programs import Router, System
+from tests.waiting import eventually
+from tests.worker import ScriptedWorker, always
+
+JOBS = 300
+
+
+def failed(router: Router) -> list[dict[str, Any]]:
+    """Return what is logged of jobs that failed, of the lines that are whole."""
+    lines = [json.loads(line) for line in router.output.splitlines(keepends=True) if line.endswith("\n")]
+    return [line for line in lines if line["message"].startswith("Job ")]
+
+
+async def test_each_failed_job_has_its_line_whoever_served_it(system: System, workers: list[ScriptedWorker]) -> None:
+    """Of many at once, over several processes: one line each, by its id, with who sent it and what its worker did."""
+    (worker, *_) = workers
+    worker.script = always(503)
+    held = system.folder / "keys"
+    held.write_text(f"{sha256(b'a-secret').hexdigest()}  trainer-1\n")
+    system.configure([worker.url], api_keys=str(held), breaker={"failures": 10**6}, retry={"attempts": 2})
+    system.env["LOG_FORMAT"] = "json"
+    key = {"authorization": "Bearer a-secret"}
+    async with system.sidecar(), system.router(2) as router, aiohttp.ClientSession(headers=key) as session:
+        await router.sees(healthy=1)
+
+        async def send(number: int) -> int:
+            named = {"x-request-id": f"job-{number}"}
+            async with session.post(f"{router.url}/run_code", json=JOB, headers=named) as response:
+                return response.status
+
+        assert set(await asyncio.gather(*map(send, range(JOBS)))) == {503}
+        await eventually(lambda: len(failed(router)) >= JOBS, what="all lines")
+        lines = failed(router)
+    assert Counter(line["request_id"] for line in lines) == {f"job-{number}": 1 for number in range(JOBS)}
+    assert {(line["key_name"], line["path"], line["status"]) for line in lines} == {("trainer-1", "/run_code", 503)}
+    assert {line["verdict"] for line in lines} == {"all_failed"}
+    for line in lines:
+        assert line["attempts"]
+        for attempt in line["attempts"]:
+            assert attempt == {"worker_url": worker.url, "cause": "returned 503: Service Unavailable"}
+        assert line["seconds"] > 0
+    assert "a-secret" not in router.output
+    assert str(JOB["code"]) not in router.output
