@@ -19,6 +19,7 @@ from router.course import Course, Deliver
 from router.fleet.exchange import Blame
 from router.job import MAY_BE_THE_JOBS, Job, LeasedParts
 from router.leases import Leases
+from router.logs import Seldom
 from router.policy.deadline import limits_of, longest_run_s
 from router.policy.retry import RetryRules, is_jobs_own, is_worth_another
 from router.policy.verdict import Kind, Outcome, Verdict, of_answer
@@ -45,11 +46,16 @@ log = logging.getLogger(__name__)
 CLIENT_LEFT_STATUS = 499
 # A lease is a little longer than the attempt that it is for, so that none passes while its attempt still runs.
 LEASE_MARGIN_S = 1.0
+_TIMED = frozenset({Blame.AWAY, Blame.DIED})  # of these the exchange wants to know how long the attempt took
 # How often a process that is to end looks whether its last attempts are over.
 _LOOK_EVERY_S = 0.05
 
+# How long a job waits for this host to have file handles, ports or memory again before it looks.
+_NO_MEANS_S = 0.1
+
 _BROKEN = {
-    Phase.CONNECT: (Kind.NOT_SENT, Blame.FAULT),
+    Phase.CONNECT: (Kind.NOT_SENT, Blame.AWAY),
+    Phase.NO_MEANS: (Kind.NO_MEANS, Blame.NONE),
     Phase.DIED: (Kind.DIED, Blame.DIED),
     Phase.GARBLED: (Kind.FAULT, Blame.FAULT),
     Phase.TIMED_OUT: (Kind.TIMED_OUT, Blame.FAULT),
@@ -65,7 +71,10 @@ class Dispatcher:
         self._view = view
         self._settings = settings
         self._tally = tally
-        self._retry = RetryRules(settings.retry.attempts, settings.retry.sandbox_error)
+        retry = settings.retry
+        has_budget = retry.budget_percent > 0 or retry.budget_per_second > 0
+        self._retry = RetryRules(retry.attempts, retry.sandbox_error, has_budget)
+        self._seldom = Seldom()
         self._queue_timeout_s = settings.queue.timeout
         # Most jobs have the same limits.
         self._limits = lru_cache(maxsize=256)(
@@ -104,7 +113,8 @@ class Dispatcher:
         since = time.monotonic()
         limits = self._limits(longest_run_s(job.path, job.body), job.client_s)
         block = headers.for_worker(job.lines, job.body, job.request_id)
-        course = Course(job, Request(job.method, job.target, block, job.body), limits, since, deliver)
+        request = Request(job.method, job.target, block, job.body)
+        course = Course(job, request, limits, since, since + self._queue_timeout_s, deliver)
         if (known := self._view.snapshot.state.quarantined) and job.name in known:
             asyncio.get_running_loop().call_soon(self._refuse, course, Quarantined())
         else:
@@ -126,9 +136,9 @@ class Dispatcher:
         if left_s <= 0:
             asyncio.get_running_loop().call_soon(self._end, course, self._deadline_passed(course))
             return
-        bound_s, wait_s = course.limits.bound_s + LEASE_MARGIN_S, min(self._queue_timeout_s, left_s)
+        bound_s, wait_s = course.limits.bound_s + LEASE_MARGIN_S, min(course.room_by - course.ends_at + left_s, left_s)
         then, has_left = partial(self._leased, course), course.job.has_left
-        course.waits = self._leases.ask(bound_s, wait_s, has_left, then, course.ticket, tried, retry_of)
+        course.waits = self._leases.ask(bound_s, wait_s, has_left, then, course.ticket, tried, retry_of, course.since)
 
     def _leased(self, course: Course, lease: Lease | NoRoom) -> None:
         """Go on with a lease, or with the reason why there is none."""
@@ -136,8 +146,8 @@ class Dispatcher:
         try:
             if isinstance(lease, Lease):
                 self._attempt(course, lease)
-            elif isinstance(lease, Exhausted):  # by then the retry has been counted; any worker is better than none
-                self._ask(course, course.ends_at - time.monotonic())
+            elif isinstance(lease, Exhausted):
+                self._ask_any(course)
             else:
                 self._refuse(course, lease)
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
@@ -148,7 +158,8 @@ class Dispatcher:
     def _attempt(self, course: Course, lease: Lease) -> None:
         course.ticket = lease.ticket
         course.queue_ms += lease.waited_ms
-        if course.failed:
+        if course.is_retry:
+            course.is_retry = False
             self._tally.retried(course.failed[-1].kind)
         now, bound_s = time.monotonic(), course.limits.bound_s
         if course.ends_at - now < bound_s:
@@ -176,6 +187,11 @@ class Dispatcher:
                 self._end(course, answer)
             elif course.deliver is None:
                 course.let_go()
+                self._drop_doubts(course)
+            elif course.never_ran is Kind.NO_MEANS:
+                start(self._thinking, self._wait_for_means(course, lease))
+            elif course.never_ran is not None:  # so it has not left the line: its ticket is its place there
+                self._wait_again(course, course.never_ran)
             elif is_worth_another(course.kinds, self._retry):
                 start(self._thinking, self._try_again(course))
             else:
@@ -188,23 +204,43 @@ class Dispatcher:
         job, url = course.job, lease.url
         response = None if isinstance(outcome, UpstreamFailed) else outcome
         verdict = _verdict(job, outcome)
-        self._tally.attempt_ended(url, verdict.kind, time.monotonic() - since)
+        kind, blame, took_s = verdict.kind, verdict.blame, time.monotonic() - since
+        self._tally.attempt_ended(url, kind, took_s)
+        if course.doubts and blame is Blame.OK:  # so the others' errors were their own
+            self._leases.resolve(course.doubts, Blame.ERROR, job.name)
+            course.doubts = ()
         if response is not None and response.rest is not None and verdict.cause is None:
-            rest = LeasedParts(response.rest, self._leases, lease, verdict.blame, job, self._tally)
+            is_suspect = bool(course.failed) and course.is_suspect
+            rest = LeasedParts(response.rest, self._leases, lease, blame, job, self._tally, since, is_suspect)
             response = msgspec.structs.replace(response, rest=rest)
         else:
-            is_named = verdict.blame in MAY_BE_THE_JOBS or (course.failed and course.is_suspect)
+            if blame is Blame.ERROR and self._retry.asks_another(kind):
+                blame = Blame.DOUBT
+                course.doubts = (*course.doubts, lease)
+            is_named = blame in MAY_BE_THE_JOBS or (course.failed and course.is_suspect)
             # A worker that timed out still runs the job: its lease stays to the end of its moment.
-            is_over = verdict.kind is not Kind.TIMED_OUT
-            self._leases.end(lease, verdict.blame, is_over=is_over, job=job.name if is_named else "")
+            is_over = kind is not Kind.TIMED_OUT
+            ms = int(took_s * 1000) if blame in _TIMED else verdict.rest_ms
+            self._leases.end(lease, blame, is_over=is_over, job=job.name if is_named else "", ms=ms)
         if response is not None and verdict.cause is None:
             return answers.from_worker(response, url, len(course.failed) + 1, course.queue_ms, job.request_id)
         if response is not None and response.rest is not None:
             response.rest.close()
             response = None
-        log.warning("Worker %s %s", url, verdict.cause)
-        course.failed.append(FailedAttempt(url, verdict.cause or "", verdict.kind, response))
+        self._say(url, kind, verdict.cause)
+        course.fail(FailedAttempt(url, verdict.cause or "", kind, response), took_s)
         return None
+
+    def _say(self, url: str, kind: Kind, cause: str | None) -> None:
+        """Log a failed attempt. What each job may meet with for a while is said once a minute."""
+        if kind is Kind.NO_MEANS:
+            if self._seldom.is_due(kind):
+                log.warning("Jobs wait, for this host cannot connect to workers: %s", cause)
+        elif kind is Kind.BUSY:
+            if self._seldom.is_due(url):
+                log.warning("Worker %s %s: it has no room, and gets as many jobs as it takes", url, cause)
+        else:
+            log.warning("Worker %s %s", url, cause)
 
     # The next one
 
@@ -213,8 +249,46 @@ class Dispatcher:
             if course.deliver is None or await course.job.is_abandoned():
                 self._refuse(course, ClientLeft())
             else:
-                tried = tuple([attempt.worker_url for attempt in course.failed])
-                self._ask(course, course.ends_at - time.monotonic(), tried, course.job.name)
+                now = time.monotonic()
+                course.room_by, course.is_retry = now + self._queue_timeout_s, True
+                self._ask(course, course.ends_at - now, course.tried, course.job.name)
+        except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
+            self._break_off(course, fault)
+
+    def _wait_again(self, course: Course, cause: Kind) -> None:
+        """Let a job that was turned away wait again, unless it has tried for long enough to get to any worker."""
+        if cause is Kind.NOT_SENT and self._leases.is_enough_for(course.since):
+            self._refuse(course, NoWorkers())
+            return
+        self._tally.retried(cause)
+        self._ask(course, course.ends_at - time.monotonic(), course.tried)
+
+    def _ask_any(self, course: Course) -> None:
+        """Let a job that has tried all workers try any of them: the retry has been counted.
+
+        Those that it did not get to count as tried by then, unless nobody can be reached and all wait.
+        """
+        unreached, course.unreached = course.unreached, ()
+        if unreached and self._leases.has_workers:
+            course.failed += unreached
+            if not is_worth_another(course.kinds, self._retry):
+                self._end(course, self._failed(course, is_unfunded=False))
+                return
+        self._ask(course, course.ends_at - time.monotonic())
+
+    async def _wait_for_means(self, course: Course, lease: Lease) -> None:
+        """Let a job wait a moment for file handles, ports or memory of this host; then another worker is asked first.
+
+        For an address that this host has no way to, such as an IPv6 one, looks the same.
+        """
+        try:
+            await asyncio.sleep(min(_NO_MEANS_S, max(0.0, course.ends_at - time.monotonic())))
+            if course.deliver is None or await course.job.is_abandoned():
+                self._refuse(course, ClientLeft())
+            else:
+                now = time.monotonic()
+                course.room_by = now + self._queue_timeout_s
+                self._ask(course, course.ends_at - now, (*course.tried, lease.url))
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
             self._break_off(course, fault)
 
@@ -223,6 +297,8 @@ class Dispatcher:
     def _end(self, course: Course, answer: Answer) -> None:
         """Give the answer to who waits for it."""
         deliver, course.deliver = course.deliver, None
+        if course.doubts:
+            self._drop_doubts(course)
         if deliver is None:
             if answer.rest is not None:
                 answer.rest.close()
@@ -234,10 +310,17 @@ class Dispatcher:
     def _leave(self, course: Course) -> None:
         deliver, course.deliver = course.deliver, None
         course.let_go()
+        self._drop_doubts(course)
         if deliver is not None:
             took_s = time.monotonic() - course.since
             self._tally.job_ended(course.job.path, CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, took_s)
             deliver(None)
+
+    def _drop_doubts(self, course: Course) -> None:
+        """Blame nobody for errors that may be the job's own: no other worker has done it."""
+        doubts, course.doubts = course.doubts, ()
+        if doubts:
+            self._leases.resolve(doubts, Blame.NONE)
 
     def _refuse(self, course: Course, reason: NoRoom) -> None:
         """End a job that gets no lease."""
@@ -249,6 +332,8 @@ class Dispatcher:
             case Unfunded():
                 self._tally.retry_unfunded()
                 answer = self._failed(course, is_unfunded=True)
+            case NoWorkers() if course.failed:
+                answer = self._failed(course, is_unfunded=False)
             case NoWorkers():
                 answer = answers.no_healthy_workers(statuses.no_workers, request_id)
             case QueueFull():
@@ -292,4 +377,5 @@ def _verdict(job: Job, outcome: Response | UpstreamFailed) -> Verdict:
         kind, blame = _BROKEN[outcome.phase]
         return Verdict(kind, blame, outcome.cause)
     head = outcome.head
-    return of_answer(job.path, head.status, outcome.body, is_whole=outcome.rest is None, is_packed=head.is_packed)
+    is_whole = outcome.rest is None
+    return of_answer(job.path, head.status, outcome.body, head.headers, is_whole=is_whole, is_packed=head.is_packed)

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from typing import Self
 
@@ -52,15 +53,30 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class LeasedParts:
-    """The rest of a large answer. Its lease ends with it: read to its end, broken off by the worker, or not wanted."""
+    """The rest of a large answer. Its lease ends with it: read to its end, broken off by the worker, or not wanted.
 
-    def __init__(self, rest: Parts, leases: Leases, lease: Lease, blame_at_end: Blame, job: Job, tally: Tally) -> None:
+    The attempt began at `since` (time.monotonic). `is_suspect`: a worker has broken down while it ran this job.
+    """
+
+    def __init__(
+        self,
+        rest: Parts,
+        leases: Leases,
+        lease: Lease,
+        blame_at_end: Blame,
+        job: Job,
+        tally: Tally,
+        since: float,
+        is_suspect: bool,
+    ) -> None:
         self._rest = rest
         self._leases = leases
         self._lease: Lease | None = lease
         self._blame_at_end = blame_at_end
         self._job = job
         self._tally = tally
+        self._since = since
+        self._is_suspect = is_suspect
 
     def __aiter__(self) -> Self:
         return self
@@ -86,7 +102,7 @@ class LeasedParts:
 
     def _end(self, blame: Blame, *, is_over: bool = True) -> None:
         if self._lease is not None:
-            self._leases.end(
-                self._lease, blame, is_over=is_over, job=self._job.name if blame in MAY_BE_THE_JOBS else ""
-            )
+            is_named = self._is_suspect or blame in MAY_BE_THE_JOBS
+            ran_ms = int((time.monotonic() - self._since) * 1000) if blame is Blame.DIED else 0
+            self._leases.end(self._lease, blame, is_over=is_over, job=self._job.name if is_named else "", ms=ran_ms)
             self._lease = None

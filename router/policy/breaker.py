@@ -10,9 +10,11 @@ import math
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 
-from router.fleet.exchange import BUSY_MS, Blame, Ended, Rules
+from router.fleet.exchange import REST_MAX_MS, Blame, Ended, Rules
 
 OPEN_TRIAL = "open"
+# These say nothing of how well a worker does jobs.
+_NO_FAILURES = (Blame.NONE, Blame.BUSY, Blame.DOUBT)
 
 
 @dataclass(slots=True)
@@ -70,12 +72,12 @@ class Breakers:
         url, blame = ended.url, ended.blame
         breaker = self.by_url.get(url)
         if breaker and breaker.trial == name:
-            self._judge_trial(url, breaker, blame, now)
+            self._judge_trial(url, breaker, blame, ended.ms, now)
         elif breaker and breaker.times:
             return  # ejected: what ran there before says nothing new
         elif blame is Blame.OK:
             self.by_url.pop(url, None)
-        elif blame not in (Blame.NONE, Blame.BUSY):
+        elif blame not in _NO_FAILURES:
             breaker = self.by_url.setdefault(url, Breaker())
             if blame is Blame.ERROR:
                 if breaker.last_error_of == ended.job:
@@ -85,15 +87,15 @@ class Breakers:
             if breaker.failures >= self._rules.failures and self._may_eject_another(fleet_size):
                 self._eject(breaker, now)
 
-    def _judge_trial(self, url: str, breaker: Breaker, blame: Blame, now: int) -> None:
+    def _judge_trial(self, url: str, breaker: Breaker, blame: Blame, ms: int, now: int) -> None:
         if blame is Blame.OK:
             del self.by_url[url]
             self.has_changed = True
         elif blame is Blame.NONE:
             self._open_trial(url, breaker)
         elif blame is Blame.BUSY:
-            breaker.trial, breaker.until_ms = "", now + BUSY_MS
-        else:
+            breaker.trial, breaker.until_ms = "", now + max(ms, REST_MAX_MS)
+        elif blame is not Blame.DOUBT:  # then the word about this trial is still to come
             self._eject(breaker, now)
 
     def _may_eject_another(self, fleet_size: int) -> bool:
