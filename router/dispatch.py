@@ -19,46 +19,35 @@ from router.course import Course, Deliver
 from router.fleet.exchange import Blame
 from router.job import MAY_BE_THE_JOBS, Job, LeasedParts
 from router.job_log import CLIENT_LEFT_STATUS
+from router.last_answers import LastAnswers
 from router.leases import Leases
+from router.logs import Seldom
 from router.policy.deadline import ClientBudget, limits_of
 from router.policy.endpoints import endpoints_of
-from router.policy.retry import RetryRules, is_jobs_own, is_worth_another
-from router.policy.verdict import Kind, Outcome, Verdict, of_answer
-from router.response import Phase, Response
+from router.policy.retry import RetryRules, is_worth_another
+from router.policy.verdict import Kind, Outcome
+from router.response import Response
 from router.settings import Settings
 from router.tally import Tally
 from router.tasks import start
 from router.turns import Turns
+from router.unanswered import Unanswered
 from router.upstream import Request, Upstream, UpstreamFailed
 from router.view import FleetView
-from router.waiter import (
-    ClientLeft,
-    Exhausted,
-    Lease,
-    NoRoom,
-    NoWorkers,
-    Quarantined,
-    QueueFull,
-    Unfunded,
-)
+from router.waiter import ClientLeft, Exhausted, Lease, NoRoom, NoWorkers, Quarantined, Unfunded
 
 log = logging.getLogger(__name__)
 
 _RESULT = Outcome.RESULT
 # A lease is a little longer than the attempt that it is for, so that none passes while its attempt still runs.
 LEASE_MARGIN_S = 1.0
-# How often it is looked whether jobs are overdue, and when they are: timers and turns of the loop may be late.
-_WATCH_EVERY_S, _OVERDUE_S = 1.0, 5.0
 _OWN_FAULT = "Job %s met with a fault of the router's own"
+_TIMED = frozenset({Blame.AWAY, Blame.DIED})  # of these the exchange wants to know how long the attempt took
 # How often a process that is to end looks whether its last attempts are over.
 _LOOK_EVERY_S = 0.05
 
-_BROKEN = {
-    Phase.CONNECT: (Kind.NOT_SENT, Blame.FAULT),
-    Phase.DIED: (Kind.DIED, Blame.DIED),
-    Phase.GARBLED: (Kind.FAULT, Blame.FAULT),
-    Phase.TIMED_OUT: (Kind.TIMED_OUT, Blame.FAULT),
-}
+# How long a job waits for this host to have file handles, ports or memory again before it looks.
+_NO_MEANS_S = 0.1
 
 
 class Dispatcher:
@@ -69,9 +58,12 @@ class Dispatcher:
         self._leases = leases
         self._upstream = upstream
         self._view = view
-        self._settings = settings
         self._tally = tally
-        self._retry = RetryRules(settings.retry.attempts, settings.retry.sandbox_error)
+        retry = settings.retry
+        has_budget = retry.budget_percent > 0 or retry.budget_per_second > 0
+        self._retry = RetryRules(retry.attempts, retry.sandbox_error, has_budget)
+        self._last_answers = LastAnswers(settings, self._retry)
+        self._seldom = Seldom()
         self._queue_timeout_s = settings.queue.timeout
         # Most jobs have the same limits.
         self._limits = lru_cache(maxsize=256)(
@@ -83,8 +75,7 @@ class Dispatcher:
             )
         )
         self._endpoints = endpoints_of(settings.endpoints)
-        self._unanswered: dict[Course, None] = {}
-        self._watch: asyncio.TimerHandle | None = None
+        self._unanswered = Unanswered(self._break_off)
         self._attempts = 0  # under way, but for those whose clients have been told that it takes too long
         self._thinking: set[asyncio.Task[None]] = set()  # jobs about to be tried again
 
@@ -117,10 +108,11 @@ class Dispatcher:
         `deliver` is called once, whatever happens, and never before this has returned: with the answer, or with None
         where the client has left while the job waited. A large job has to be `looked_into` before.
         """
-        course = Course(job, time.monotonic(), deliver)
+        since = time.monotonic()
+        course = Course(job, since, since + self._queue_timeout_s, deliver)
         self._unanswered[course] = None
-        if self._watch is None:
-            self._watch = asyncio.get_running_loop().call_later(_WATCH_EVERY_S, self._end_the_overdue)
+        if not self._unanswered.is_watched:
+            self._unanswered.watch()
         try:
             endpoint = self._endpoints[job.path]
             text: bytes = job.body if job.seen is None else job.seen.excerpt  # type: ignore[assignment]  # no view is small
@@ -149,11 +141,11 @@ class Dispatcher:
     def _ask(self, course: Course, left_s: float, tried: tuple[str, ...] = (), retry_of: str = "") -> None:
         """Ask for a lease on a worker not in `tried`; `left_s` is for how long the client waits."""
         if left_s <= 0:
-            asyncio.get_running_loop().call_soon(self._end, course, self._deadline_passed(course))
+            asyncio.get_running_loop().call_soon(self._end, course, self._last_answers.deadline_passed(course))
             return
-        bound_s, wait_s = course.limits.bound_s + LEASE_MARGIN_S, min(self._queue_timeout_s, left_s)
+        bound_s, wait_s = course.limits.bound_s + LEASE_MARGIN_S, min(course.room_by - course.ends_at + left_s, left_s)
         then, has_left = partial(self._leased, course), course.job.has_left
-        course.waits = self._leases.ask(bound_s, wait_s, has_left, then, course.ticket, tried, retry_of)
+        course.waits = self._leases.ask(bound_s, wait_s, has_left, then, course.ticket, tried, retry_of, course.since)
 
     def _leased(self, course: Course, lease: Lease | NoRoom) -> None:
         """Go on with a lease, or with the reason why there is none."""
@@ -165,8 +157,8 @@ class Dispatcher:
                     self._end_lease(course, Blame.NONE)
                 else:
                     self._attempt(course, lease)
-            elif isinstance(lease, Exhausted):  # by then the retry has been counted; any worker is better than none
-                self._ask(course, course.ends_at - time.monotonic())
+            elif isinstance(lease, Exhausted):
+                self._ask_any(course)
             else:
                 self._refuse(course, lease)
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
@@ -177,7 +169,8 @@ class Dispatcher:
     def _attempt(self, course: Course, lease: Lease) -> None:
         course.ticket = lease.ticket
         course.queue_ms += lease.waited_ms
-        if course.failed:
+        if course.is_retry:
+            course.is_retry = False
             self._tally.retried(course.failed[-1].kind)
         now, bound_s = time.monotonic(), course.limits.bound_s
         if course.ends_at - now < bound_s:
@@ -193,7 +186,7 @@ class Dispatcher:
         course.is_awaited = False
         try:
             course.late_share = course.job.share.hand_over()
-            self._end(course, self._deadline_passed(course))
+            self._end(course, self._last_answers.deadline_passed(course))
         except Exception as fault:
             log.exception(_OWN_FAULT, course.job.request_id.decode("ascii"), exc_info=fault)
             self._end(course, answers.broken(course.job.request_id))
@@ -214,10 +207,15 @@ class Dispatcher:
                 self._end(course, answer)
             elif course.deliver is None:
                 course.let_go()
+                self._drop_doubts(course)
+            elif course.never_ran is Kind.NO_MEANS:
+                start(self._thinking, self._wait_for_means(course, lease))
+            elif course.never_ran is not None:  # so it has not left the line: its ticket is its place there
+                self._wait_again(course, course.never_ran)
             elif is_worth_another(course.kinds, self._retry):
                 start(self._thinking, self._try_again(course))
             else:
-                self._end(course, self._failed(course, is_unfunded=False))
+                self._end(course, self._last_answers.failed(course))
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
             _close_rest(outcome)
             self._break_off(course, fault)
@@ -226,27 +224,36 @@ class Dispatcher:
         """Say in the exchange how an attempt went. Return its answer; None where it failed, which is kept in mind."""
         job, url = course.job, lease.url
         response = None if isinstance(outcome, UpstreamFailed) else outcome
-        verdict = _verdict(job, outcome)
-        self._tally.attempt_ended(url, verdict.kind, time.monotonic() - since)
+        verdict = job.verdict_on(outcome)
+        kind, blame, took_s = verdict.kind, verdict.blame, time.monotonic() - since
+        self._tally.attempt_ended(url, kind, took_s)
+        if course.doubts and blame is Blame.OK:  # so the others' errors were their own
+            self._leases.resolve(course.doubts, Blame.ERROR, job.name)
+            course.doubts = ()
         if response is not None and response.rest is not None and verdict.cause is None:
             told = partial(self._answer_cut, course, response.head.status)
-            rest = LeasedParts(response.rest, self._leases, lease, verdict.blame, job, told)
+            is_suspect = bool(course.failed) and course.is_suspect
+            rest = LeasedParts(response.rest, self._leases, lease, blame, job, told, since, is_suspect)
             course.lease = None
             response = msgspec.structs.replace(response, rest=rest)
         else:
-            is_named = verdict.blame in MAY_BE_THE_JOBS or (course.failed and course.is_suspect)
+            if blame is Blame.ERROR and self._retry.asks_another(kind):
+                blame = Blame.DOUBT
+                course.doubts = (*course.doubts, (lease, verdict.cause or ""))
+            is_named = blame in MAY_BE_THE_JOBS or (course.failed and course.is_suspect)
             # A worker that timed out still runs the job: its lease stays to the end of its moment.
-            is_over = verdict.kind is not Kind.TIMED_OUT
+            is_over = kind is not Kind.TIMED_OUT
+            ms = int(took_s * 1000) if blame in _TIMED else verdict.rest_ms
             named, cause = job.name if is_named else "", verdict.cause or ""
-            self._leases.end(lease, verdict.blame, is_over=is_over, job=named, cause=cause)
+            self._leases.end(lease, blame, is_over=is_over, job=named, cause=cause, ms=ms)
             course.lease = None
         if response is not None and verdict.cause is None:
             return answers.from_worker(response, url, len(course.failed) + 1, course.queue_ms, job.request_id)
         if response is not None and response.rest is not None:
             response.rest.close()
             response = None
-        job_log.attempt_failed(course, url, verdict.cause or "")
-        course.failed.append(FailedAttempt(url, verdict.cause or "", verdict.kind, response))
+        job_log.attempt_failed(course, url, kind, verdict.cause or "", self._seldom)
+        course.fail(FailedAttempt(url, verdict.cause or "", kind, response), took_s)
         return None
 
     # The next one
@@ -256,8 +263,46 @@ class Dispatcher:
             if course.deliver is None or await course.job.is_abandoned():
                 self._refuse(course, ClientLeft())
             else:
-                tried = tuple([attempt.worker_url for attempt in course.failed])
-                self._ask(course, course.ends_at - time.monotonic(), tried, course.job.name)
+                now = time.monotonic()
+                course.room_by, course.is_retry = now + self._queue_timeout_s, True
+                self._ask(course, course.ends_at - now, course.tried, course.job.name)
+        except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
+            self._break_off(course, fault)
+
+    def _wait_again(self, course: Course, cause: Kind) -> None:
+        """Let a job that was turned away wait again, unless it has tried for long enough to get to any worker."""
+        if cause is Kind.NOT_SENT and self._leases.is_enough_for(course.since):
+            self._refuse(course, NoWorkers())
+            return
+        self._tally.retried(cause)
+        self._ask(course, course.ends_at - time.monotonic(), course.tried)
+
+    def _ask_any(self, course: Course) -> None:
+        """Let a job that has tried all workers try any of them: the retry has been counted.
+
+        Those that it did not get to count as tried by then, unless nobody can be reached and all wait.
+        """
+        unreached, course.unreached = course.unreached, ()
+        if unreached and self._leases.has_workers:
+            course.failed += unreached
+            if not is_worth_another(course.kinds, self._retry):
+                self._end(course, self._last_answers.failed(course))
+                return
+        self._ask(course, course.ends_at - time.monotonic())
+
+    async def _wait_for_means(self, course: Course, lease: Lease) -> None:
+        """Let a job wait a moment for file handles, ports or memory of this host; then another worker is asked first.
+
+        For an address that this host has no way to, such as an IPv6 one, looks the same.
+        """
+        try:
+            await asyncio.sleep(min(_NO_MEANS_S, max(0.0, course.ends_at - time.monotonic())))
+            if course.deliver is None or await course.job.is_abandoned():
+                self._refuse(course, ClientLeft())
+            else:
+                now = time.monotonic()
+                course.room_by = now + self._queue_timeout_s
+                self._ask(course, course.ends_at - now, (*course.tried, lease.url))
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
             self._break_off(course, fault)
 
@@ -270,9 +315,12 @@ class Dispatcher:
             if answer.rest is not None:
                 answer.rest.close()
             course.let_go()
+            self._drop_doubts(course)
             return
         del self._unanswered[course]
         try:
+            if course.doubts:
+                self._drop_doubts(course)
             took_s = time.monotonic() - course.since
             self._tally.job_ended(course.job.path, answer.status, answer.outcome, took_s)
             if answer.outcome is not _RESULT:
@@ -283,6 +331,7 @@ class Dispatcher:
     def _leave(self, course: Course) -> None:
         deliver, course.deliver = course.deliver, None
         course.let_go()
+        self._drop_doubts(course)
         if deliver is not None:
             del self._unanswered[course]
             took_s = time.monotonic() - course.since
@@ -297,44 +346,25 @@ class Dispatcher:
         self._tally.answer_cut(failure.worker_url)
         job_log.answer_cut(course, status, time.monotonic() - course.since, failure)
 
+    def _drop_doubts(self, course: Course) -> None:
+        """Blame nobody for errors that may be the job's own: no other worker has done it."""
+        doubts, course.doubts = course.doubts, ()
+        if doubts:
+            self._leases.resolve(doubts, Blame.NONE)
+
     def _refuse(self, course: Course, reason: NoRoom) -> None:
         """End a job that gets no lease."""
-        settings, statuses, request_id = self._settings, self._settings.error_status, course.job.request_id
-        match reason:
-            case ClientLeft():
-                self._leave(course)
-                return
-            case Unfunded():
-                self._tally.retry_unfunded()
-                answer = self._failed(course, is_unfunded=True)
-            case NoWorkers():
-                answer = answers.no_healthy_workers(statuses.no_workers, request_id)
-            case QueueFull():
-                answer = answers.queue_full(statuses.queue_full, settings.queue.max_waiting, request_id)
-            case Quarantined():
-                answer = answers.quarantined(settings.quarantine_seconds, request_id)
-            case _:
-                waited_s = min(settings.queue.timeout, course.limits.ceiling_s)
-                answer = answers.queue_timeout(statuses.queue_timeout, waited_s, request_id)
-        self._end(course, answer)
+        if isinstance(reason, ClientLeft):
+            self._leave(course)
+            return
+        if isinstance(reason, Unfunded):
+            self._tally.retry_unfunded()
+        self._end(course, self._last_answers.refused(course, reason))
 
     def _end_lease(self, course: Course, blame: Blame, *, is_over: bool = True, job: str = "") -> None:
         lease, course.lease = course.lease, None
         if lease is not None:
             self._leases.end(lease, blame, is_over=is_over, job=job)
-
-    def _failed(self, course: Course, *, is_unfunded: bool) -> Answer:
-        """Return what a job gets that nobody could do: the last worker's own words where they seem to be the job's."""
-        failed, request_id = course.failed, course.job.request_id
-        last = failed[-1]
-        if last.response is not None and is_jobs_own(course.kinds, self._retry):
-            own = answers.from_worker(last.response, last.worker_url, len(failed), course.queue_ms, request_id)
-            return msgspec.structs.replace(own, outcome=Outcome(last.kind))
-        return answers.all_failed(self._settings.error_status.all_failed, failed, request_id, is_unfunded=is_unfunded)
-
-    def _deadline_passed(self, course: Course) -> Answer:
-        status = self._settings.error_status.queue_timeout
-        return answers.deadline_passed(status, course.limits.ceiling_s, course.job.request_id)
 
     def _forsake(self, course: Course) -> None:
         """Nobody waits for the answer any more; an attempt that has begun goes on, and ends its lease."""
@@ -361,24 +391,7 @@ class Dispatcher:
         finally:
             self._end(course, answers.broken(request_id))
 
-    def _end_the_overdue(self) -> None:
-        """Break off the jobs that should have had an answer: a step that was never taken is a fault, too."""
-        now = time.monotonic()
-        for course in [course for course in self._unanswered if now > course.ends_at + _OVERDUE_S]:
-            self._break_off(course, TimeoutError(f"no answer for {now - course.since:.0f} s"))
-        self._watch = None
-        if self._unanswered:
-            self._watch = asyncio.get_running_loop().call_later(_WATCH_EVERY_S, self._end_the_overdue)
-
 
 def _close_rest(outcome: Response | UpstreamFailed) -> None:
     if isinstance(outcome, Response) and outcome.rest is not None:
         outcome.rest.close()
-
-
-def _verdict(job: Job, outcome: Response | UpstreamFailed) -> Verdict:
-    if isinstance(outcome, UpstreamFailed):
-        kind, blame = _BROKEN[outcome.phase]
-        return Verdict(kind, blame, outcome.cause)
-    head = outcome.head
-    return of_answer(job.path, head.status, outcome.body, is_whole=outcome.rest is None, is_packed=head.is_packed)

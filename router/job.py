@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Callable, Coroutine, Generator
 from typing import Self
 
@@ -12,7 +13,8 @@ from router.fleet.exchange import Blame
 from router.leases import Leases
 from router.policy.deadline import SMALL_BYTES, LimitReader
 from router.policy.large_json import Malformed
-from router.response import Parts, Phase
+from router.policy.verdict import Kind, Verdict, of_answer
+from router.response import Parts, Phase, Response
 from router.upstream import UpstreamFailed
 from router.waiter import Lease
 
@@ -21,6 +23,14 @@ _NAME_BYTES = 8
 _PIECE_BYTES = 2**18
 # Where the blame may be the job's own, the exchange is told which one it was: that takes reading its whole body.
 MAY_BE_THE_JOBS = (Blame.DIED, Blame.ERROR)
+
+_BROKEN = {
+    Phase.CONNECT: (Kind.NOT_SENT, Blame.AWAY),
+    Phase.NO_MEANS: (Kind.NO_MEANS, Blame.NONE),
+    Phase.DIED: (Kind.DIED, Blame.DIED),
+    Phase.GARBLED: (Kind.FAULT, Blame.FAULT),
+    Phase.TIMED_OUT: (Kind.TIMED_OUT, Blame.FAULT),
+}
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -75,6 +85,16 @@ class Job(msgspec.Struct, frozen=True):
     def _hash(self, body: Body = b"") -> hashlib.blake2b:
         return hashlib.blake2b(body, digest_size=_NAME_BYTES, key=self.target[:64])
 
+    def verdict_on(self, outcome: Response | UpstreamFailed) -> Verdict:
+        """Return what an attempt at it means."""
+        if isinstance(outcome, UpstreamFailed):
+            kind, blame = _BROKEN[outcome.phase]
+            return Verdict(kind, blame, outcome.cause)
+        head, is_whole = outcome.head, outcome.rest is None
+        return of_answer(
+            self.path, head.status, outcome.body, head.headers, is_whole=is_whole, is_packed=head.is_packed
+        )
+
     async def is_abandoned(self) -> bool:
         """Whether its client has hung up by now."""
         watch = asyncio.create_task(self.has_left())
@@ -85,7 +105,8 @@ class Job(msgspec.Struct, frozen=True):
 class LeasedParts:
     """The rest of a large answer. Its lease ends with it: read to its end, broken off by the worker, or not wanted.
 
-    `on_cut` is told where the worker breaks it off.
+    The attempt began at `since` (time.monotonic). `is_suspect`: a worker has broken down while it ran this job.
+    `on_cut` is told where the worker breaks the answer off.
     """
 
     def __init__(
@@ -96,6 +117,8 @@ class LeasedParts:
         blame_at_end: Blame,
         job: Job,
         on_cut: Callable[[UpstreamFailed], None],
+        since: float,
+        is_suspect: bool,
     ) -> None:
         self._rest = rest
         self._leases = leases
@@ -103,6 +126,8 @@ class LeasedParts:
         self._blame_at_end = blame_at_end
         self._job = job
         self._on_cut = on_cut
+        self._since = since
+        self._is_suspect = is_suspect
 
     def __aiter__(self) -> Self:
         return self
@@ -128,6 +153,7 @@ class LeasedParts:
 
     def _end(self, blame: Blame, *, is_over: bool = True, cause: str = "") -> None:
         if self._lease is not None:
-            named = self._job.name if blame in MAY_BE_THE_JOBS else ""
-            self._leases.end(self._lease, blame, is_over=is_over, job=named, cause=cause)
+            named = self._job.name if self._is_suspect or blame in MAY_BE_THE_JOBS else ""
+            ran_ms = int((time.monotonic() - self._since) * 1000) if blame is Blame.DIED else 0
+            self._leases.end(self._lease, blame, is_over=is_over, job=named, cause=cause, ms=ran_ms)
             self._lease = None

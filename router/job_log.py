@@ -11,7 +11,8 @@ from http import HTTPStatus
 
 from router.answers import Answer
 from router.course import Course
-from router.policy.verdict import Outcome
+from router.logs import Seldom
+from router.policy.verdict import Kind, Outcome
 from router.upstream import UpstreamFailed
 
 log = logging.getLogger(__name__)
@@ -22,8 +23,19 @@ _UNENDED = "has not answered yet"
 _CUT = "when a part of its answer had gone to the client"
 
 
-def attempt_failed(course: Course, worker_url: str, cause: str) -> None:
-    """Say that an attempt has brought no result; `cause` is prose without its subject."""
+def attempt_failed(course: Course, worker_url: str, kind: Kind, cause: str, seldom: Seldom) -> None:
+    """Say that an attempt has brought no result; `cause` is prose without its subject.
+
+    What each job may meet with for a while is no job's failure: it is said once a minute.
+    """
+    if kind is Kind.NO_MEANS:
+        if seldom.is_due(kind):
+            log.warning("Jobs wait, for this host cannot connect to workers: %s", cause)
+        return
+    if kind is Kind.BUSY:
+        if seldom.is_due(worker_url):
+            log.warning("Worker %s %s: it has no room, and gets as many jobs as it takes", worker_url, cause)
+        return
     job, attempt = course.job, len(course.failed) + 1
     request_id = job.request_id.decode("ascii")
     log.warning(

@@ -20,7 +20,7 @@ from router.fleet.exchange import Arrival, Beat, Blame, Call, Claim, Ended, Gran
 from router.fleet.store import Store, StoreUnavailable
 from router.tally import Tally
 from router.view import FleetView
-from router.waiter import Exhausted, Lease, NoRoom, Waiter, refusals
+from router.waiter import Exhausted, Lease, NoRoom, NoWorkers, QueueTimeout, Waiter, refusals
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,17 @@ _RANDOM_BITS = 32
 class Leases:
     """This process' leases. `run` keeps its heart beating."""
 
-    def __init__(self, exchange: EitherExchange, store: Store, view: FleetView, process: str, tally: Tally) -> None:
+    def __init__(
+        self,
+        exchange: EitherExchange,
+        store: Store,
+        view: FleetView,
+        process: str,
+        tally: Tally,
+        without_workers_s: float = 0.0,
+    ) -> None:
         self._exchange = exchange
+        self._without_workers_s = without_workers_s
         self._store = store
         self._view = view
         self._process = process
@@ -55,10 +64,23 @@ class Leases:
         # What the last reply told.
         self._others_wait = False
         self._redis_settles = False
+        self._alone_since: float | None = None  # when the last worker was gone; None where there is one
         self._missed: frozenset[int] = frozenset()  # waiting jobs that the last heartbeat did not find in the queue
         self._beats = itertools.count()
         self._routable_then: frozenset[str] = frozenset()
         self._calls = Calls(self._call, self._is_urgent, lambda: bool(self._ended))
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether there is a worker that may get jobs and can be reached, as far as the last reply told."""
+        return self._alone_since is None
+
+    def is_enough_for(self, job_since: float) -> bool:
+        """Whether a job that came at `job_since` has waited long enough for any worker at all."""
+        alone_since = self._alone_since
+        if alone_since is None:
+            return False
+        return time.monotonic() - max(alone_since, job_since) >= self._without_workers_s
 
     def load(self) -> tuple[int, int]:
         """Return how many leases this process holds, and how many jobs wait for one here."""
@@ -86,8 +108,9 @@ class Leases:
         ticket: int = 0,
         tried: tuple[str, ...] = (),
         retry_of: str = "",
+        job_since: float = 0.0,
     ) -> Waiter:
-        """Ask for a lease for `bound_s` seconds, after a wait of `wait_s` at most.
+        """Ask for a lease for `bound_s` seconds, after a wait of `wait_s` at most, for a job that came at `job_since`.
 
         `then` is called once, and never before this has returned: with the lease, or with a NoRoom (NoWorkers,
         Exhausted, Unfunded, Quarantined, QueueFull, QueueTimeout, ClientLeft). `has_left` returns when the client has
@@ -96,7 +119,8 @@ class Leases:
         """
         number = next(self._numbers)
         arrival = Arrival(number, int(bound_s * 1000), int(wait_s * 1000), ticket, tried, retry_of)
-        waiter = self._waiters[number] = Waiter(arrival, time.monotonic(), has_left, then)
+        now = time.monotonic()
+        waiter = self._waiters[number] = Waiter(arrival, now, job_since or now, has_left, then)
         self._arrived.append(number)
         self._calls.now()
         return waiter
@@ -109,14 +133,21 @@ class Leases:
             self._left.append(number)
             self._calls.now()
 
-    def end(self, lease: Lease, blame: Blame, *, is_over: bool = True, job: str = "", cause: str = "") -> None:
+    def end(
+        self, lease: Lease, blame: Blame, *, is_over: bool = True, job: str = "", cause: str = "", ms: int = 0
+    ) -> None:
         """Say what the attempt makes of its worker, and, unless the worker still runs the job, give the lease back.
 
-        `job` names the job where the blame may be its own; `cause` says what the blame is for.
+        `job` names the job where the blame may be its own; `cause` says what the blame is for; `ms` as in Ended.
         """
         if is_over:
             self._held.pop(lease.number, None)
-        self._ended.append(Ended(lease.url, lease.number, blame, is_over, job, cause))
+        self._ended.append(Ended(lease.url, lease.number, blame, is_over, job, cause, ms))
+        self._calls.soon()
+
+    def resolve(self, doubts: tuple[tuple[Lease, str], ...], blame: Blame, job: str = "") -> None:
+        """Say what is to be made of attempts that ended in doubt: their leases, each with its cause."""
+        self._ended += [Ended(lease.url, lease.number, blame, False, job, cause) for lease, cause in doubts]
         self._calls.soon()
 
     # One call
@@ -158,6 +189,7 @@ class Leases:
 
     def _beat(self, *, is_return: bool) -> Beat:
         self._let_go_of_the_exhausted()
+        self._refuse_without_workers()
         # Those that have been said to wait; the newest may still be on their way.
         queued = (number for number, waiter in self._waiters.items() if waiter.timer)
         oldest = tuple(itertools.islice(queued, LOOK_AFTER))
@@ -179,6 +211,15 @@ class Leases:
         for number, waiter in list(self._waiters.items()):
             if waiter.arrival.tried and waiter.timer and routable.issubset(waiter.arrival.tried):
                 self._fail(number, Exhausted())
+                self._left.append(number)
+
+    def _refuse_without_workers(self) -> None:
+        """End the wait of those that have waited long enough for any worker at all."""
+        if self._alone_since is None:
+            return
+        for number, waiter in list(self._waiters.items()):
+            if waiter.timer and self.is_enough_for(waiter.job_since):
+                self._fail(number, NoWorkers())
                 self._left.append(number)
 
     def _news_of_fleet(self) -> str:
@@ -215,6 +256,12 @@ class Leases:
 
     def _apply(self, call: Call, reply: Reply) -> None:
         self._others_wait, self._redis_settles = reply.waiting > 0, reply.settles
+        if reply.routable <= reply.away:
+            self._alone_since = self._alone_since or time.monotonic()
+        else:
+            self._alone_since = None
+        if reply.look_in_ms:
+            asyncio.get_running_loop().call_later(reply.look_in_ms / 1000, self._calls.now)
         for number, ticket in zip(reply.queued[::2], reply.queued[1::2], strict=True):
             self._wait_on(number, ticket)
         for grant in reply.granted:
@@ -222,13 +269,16 @@ class Leases:
         if reply.refused or reply.exhausted or reply.unfunded or reply.quarantined:
             for number, reason in refusals(reply):
                 self._fail(number, reason)
-        claimed = set(reply.claimed)
-        for claim in call.claims:
-            if claim.number in claimed:
-                self._take(Grant(claim.number, claim.url, 0))
+        if call.claims:
+            self._take_claimed(call.claims, set(reply.claimed))
         for number in (*reply.lost, *self._twice_missing(call, reply)):
             if waiting := self._waiters.get(number):
                 self._arrive_again(number, waiting.arrival.ticket)
+
+    def _take_claimed(self, claims: tuple[Claim, ...], claimed: set[int]) -> None:
+        for claim in claims:
+            if claim.number in claimed:
+                self._take(Grant(claim.number, claim.url, 0))
 
     def _twice_missing(self, call: Call, reply: Reply) -> frozenset[int]:
         """Return the jobs that two heartbeats in a row did not find: at the first, a grant may be on its way."""
@@ -240,6 +290,10 @@ class Leases:
     def _wait_on(self, number: int, ticket: int) -> None:
         waiter = self._waiters.get(number)
         if waiter is None:
+            self._left.append(number)
+            return
+        if self.is_enough_for(waiter.job_since):
+            self._fail(number, NoWorkers())
             self._left.append(number)
             return
         waiter.arrival = msgspec.structs.replace(waiter.arrival, ticket=ticket)
@@ -269,6 +323,8 @@ class Leases:
 
     def _stop_waiting(self, waiter: Waiter, reason: NoRoom) -> None:
         number = waiter.arrival.number
+        if isinstance(reason, QueueTimeout) and self._alone_since is not None:
+            reason = NoWorkers()
         self._tally.waited(time.monotonic() - waiter.since)
         self._fail(number, reason)
         self._left.append(number)

@@ -6,6 +6,7 @@ says which zone it is of: the programs' hosts may have different ones.
 
 import logging.config
 import os
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -14,6 +15,9 @@ from router.fleet.model import Worker
 
 log = logging.getLogger(__name__)
 
+# What lasts is said once in so long.
+SELDOM_S = 60.0
+_MAX_SUBJECTS = 10_000
 LOG_FORMAT_VARIABLE = "LOG_FORMAT"
 
 
@@ -68,6 +72,23 @@ def expect_cut_answers() -> None:
 
 def _is_no_cut_answer(record: logging.LogRecord) -> bool:
     return record.msg != "ASGI callable returned without completing response."
+
+
+class Seldom:
+    """Which lines are due that else each job would write: one for each subject, and again after SELDOM_S seconds."""
+
+    def __init__(self) -> None:
+        self._said_at: dict[str, float] = {}
+
+    def is_due(self, subject: str) -> bool:
+        """Whether to write a line about `subject` now."""
+        now = time.monotonic()
+        if now - self._said_at.get(subject, -SELDOM_S) < SELDOM_S:
+            return False
+        if len(self._said_at) >= _MAX_SUBJECTS:
+            self._said_at.clear()
+        self._said_at[subject] = now
+        return True
 
 
 def announce(workers: Sequence[Worker]) -> None:

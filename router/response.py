@@ -11,11 +11,13 @@ from router.headers import WorkerHead
 class Phase(StrEnum):
     """How an attempt failed.
 
-    CONNECT: the job was never sent. DIED: it was, and the connection closed before a whole answer had come. GARBLED: it
-    was, and what came is no right HTTP answer. TIMED_OUT: it was, and may still run.
+    CONNECT: the job was never sent. NO_MEANS: neither was it, for want of something on this host. DIED: it was, and the
+    connection closed before a whole answer had come. GARBLED: it was, and what came is no right HTTP answer. TIMED_OUT:
+    it was, and may still run.
     """
 
     CONNECT = "connect"
+    NO_MEANS = "no_means"
     DIED = "died"
     GARBLED = "garbled"
     TIMED_OUT = "timed out"

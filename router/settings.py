@@ -188,6 +188,9 @@ class QueueSettings(_Settings):
     """how long a job waits for room before it gets 504 with Retry-After"""
     max_waiting: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 10_000
     """how many jobs may wait; the next one gets 503 at once"""
+    without_workers: Annotated[float, Field(ge=0)] = 10.0
+    """how long a job waits, within `timeout`, while there is no worker to send it to: none is healthy, or none can be
+    reached. Then it gets 503; 0: at once"""
 
 
 class BreakerSettings(_Settings):

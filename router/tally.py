@@ -22,6 +22,7 @@ BOUNDS_S = (
 NO_JOB = "other"
 # Looked up once: each time would cost as much as all the rest of a count.
 _RESULT = Kind.RESULT
+_NO_FAILURES = frozenset({Kind.BUSY, Kind.NO_MEANS})  # of the worker's
 
 
 class Timing:
@@ -120,7 +121,7 @@ class Tally:
         worker = counts.workers[worker_url]
         worker.jobs += 1
         worker.seconds += seconds
-        if kind is not _RESULT:
+        if kind is not _RESULT and kind not in _NO_FAILURES:
             worker.failures += 1
 
     def answer_cut(self, worker_url: str) -> None:

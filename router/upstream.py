@@ -5,6 +5,9 @@ Our own, because it is what this project exists for, and because it costs a thir
 """
 
 import asyncio
+import errno
+import os
+import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -28,6 +31,16 @@ from router.wire import Connection
 CONNECT_TIMEOUT_S = 5.0
 # uvicorn, which SandboxFusion runs on, closes a connection that is idle for 5 s: one second before, we do.
 MAX_IDLE_S = 4.0
+
+
+# What a host has no more of, and so what its operator can do. Neither says anything of a worker.
+_SHORT_OF = {
+    errno.EMFILE: "this process has no file handle left; raise its limit (ulimit -n)",
+    errno.ENFILE: "the host has no file handle left; raise fs.file-max",
+    errno.ENOBUFS: "the kernel has no buffers left",
+    errno.ENOMEM: "the kernel has no memory left",
+    errno.EADDRNOTAVAIL: "the host has no local port or address left for it; widen net.ipv4.ip_local_port_range",
+}
 
 
 class UpstreamFailed(Exception):
@@ -127,7 +140,11 @@ class Upstream:
         except TimeoutError:
             attempt.end(Broken(Phase.CONNECT, "cannot be reached: connecting timed out"))
         except (OSError, UnicodeError) as error:  # UnicodeError: no name that DNS could know
-            attempt.end(Broken(Phase.CONNECT, f"cannot be reached: {reason(error)}"))
+            if short_of := _short_of(error):
+                self.close()  # what lies idle may be what is short
+                attempt.end(Broken(Phase.NO_MEANS, short_of))
+            else:
+                attempt.end(Broken(Phase.CONNECT, f"cannot be reached: {reason(error)}"))
         else:
             if connection.is_reusable:
                 attempt.send(connection, time.monotonic())
@@ -219,6 +236,22 @@ class Rest:
         if self._connection is not None:
             self._connection.abort()
             self._connection = None
+
+
+def _short_of(error: Exception) -> str | None:
+    """Return what this host lacks, where that is why it could not connect."""
+    code = getattr(error, "errno", None)
+    if code in _SHORT_OF:
+        return f"{os.strerror(code)}: {_SHORT_OF[code]}"
+    if code is not None and not isinstance(error, socket.gaierror):
+        return None
+    # A resolver without a file handle says that it does not know the name, and asyncio joins the errors of several
+    # addresses in one without a number: is there a socket to be had?
+    try:
+        socket.socket().close()
+    except OSError as lack:
+        return _short_of(lack)
+    return None
 
 
 @lru_cache(maxsize=10_000)

@@ -13,7 +13,7 @@ class NoRoom(Exception):
 
 
 class NoWorkers(NoRoom):
-    """Nobody may get jobs."""
+    """Nobody may get jobs, or nobody can be reached."""
 
 
 class Exhausted(NoRoom):
@@ -58,19 +58,24 @@ class Lease(msgspec.Struct, frozen=True):
 
 
 class Waiter:
-    """A job without a lease yet; `then` is called once, with the lease or why there is none."""
+    """A job without a lease yet; `then` is called once, with the lease or why there is none.
 
-    __slots__ = ("arrival", "has_left", "since", "then", "timer", "watch")
+    `since` is when it asked, `job_since` when the job came.
+    """
+
+    __slots__ = ("arrival", "has_left", "job_since", "since", "then", "timer", "watch")
 
     def __init__(
         self,
         arrival: Arrival,
         since: float,
+        job_since: float,
         has_left: Callable[[], Coroutine[None, None, None]],
         then: Callable[[Lease | NoRoom], None],
     ) -> None:
         self.arrival = arrival
         self.since = since
+        self.job_since = job_since
         self.has_left = has_left
         self.then = then
         # Both only once it stands in the queue: most jobs never do.

@@ -15,6 +15,7 @@ from router.fleet.exchange import (
     Rules,
 )
 from router.policy.plan import Member
+from router.policy.rests import Rest
 
 SCRIPT = (Path(__file__).parents[1] / "router" / "fleet" / "exchange.lua").read_text()
 CLOCK = "local time = redis.call('TIME')"
@@ -45,7 +46,7 @@ class State:
 
     `until` and `ejected` say when ejections end, once to be read by people, once for the script; the latter also when
     a trial that is not heard of ends. `causes` are those of the last ejections. `room` and `lapse` are the indexes: who
-    has room, whose leases pass when. `quarantined` are jobs and until when.
+    has room, whose leases pass when. `quarantined` are jobs and until when, `rests` the workers that turn jobs away.
     """
 
     leases: dict[str, dict[str, int]]
@@ -59,6 +60,7 @@ class State:
     room: set[str]
     lapse: dict[str, float]
     quarantined: dict[str, float]
+    rests: dict[str, Rest]
 
 
 class Script:
@@ -109,7 +111,8 @@ class Script:
             pipeline.zrange(f"sfr:{index}", 0, -1, withscores=True)
         pipeline.hkeys("sfr:waiting")
         pipeline.get("sfr:ticket")
-        *by_url, queue, ejected, lapse, room, quarantined, asked, ticket = pipeline.execute()
+        pipeline.hgetall("sfr:busy")
+        *by_url, queue, ejected, lapse, room, quarantined, asked, ticket, resting = pipeline.execute()
         leases = {
             url: {name: int(at) for name, at in held} for url, held in zip(URLS, by_url[::2], strict=True) if held
         }
@@ -136,6 +139,7 @@ class Script:
             {member.rpartition(" ")[2] for member, _ in room},
             dict(lapse),
             dict(quarantined),
+            {url: _rest(text) for url, text in resting.items()},
         )
 
     def grants(self) -> dict[str, list[Grant]]:
@@ -147,3 +151,8 @@ class Script:
         *lists, _ = pipeline.execute()
         given = zip(PROCESSES, lists, strict=True)
         return {process: [msgspec.json.decode(text, type=Grant) for text in texts] for process, texts in given if texts}
+
+
+def _rest(text: str) -> Rest:
+    limit, until, is_asked, rest_ms, is_away, silence = (int(word) for word in text.split())
+    return Rest(limit, until, bool(is_asked), rest_ms, bool(is_away), silence)

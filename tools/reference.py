@@ -16,7 +16,7 @@ _TABLES = re.compile(r"(<!-- settings -->\n).*(<!-- /settings -->)", re.DOTALL)
 _LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 # A bound that nobody meets but by a slip is left to the error message.
 _OUT_OF_SIGHT = 1e6
-_TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false"}
+_TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "object": "keys and values"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,9 @@ def keys() -> dict[str, tuple[str, list[Key]]]:
             found[name] = _section(f"{name}.", _model(schema, key))
             continue
         found[""][1].append(_key(name, key, is_required=False))
-        if "$ref" in key.get("items", {}):
-            found[f"{name}[]"] = _section(f"{name}[].", _model(schema, key["items"]))
+        for parts, of_one in (("items", "[]"), ("additionalProperties", ".<path>")):
+            if "$ref" in key.get(parts, {}):
+                found[f"{name}{of_one}"] = _section(f"{name}{of_one}.", _model(schema, key[parts]))
     return found
 
 

@@ -4,7 +4,8 @@
 -- checks alone have no twin: they need Redis.
 -- KEYS: plan (it names the Cluster slot; all keys share the prefix).  ARGV: Call as JSON, prefix, Rules as JSON,
 -- PROCESS_TTL_MS, CLAIM_WITHIN_MS, PASSED_OVER_AT_MOST, SETTLE_MS, BUDGET_WINDOW_MS, BROKEN_WITHIN_MS, ENOUGH_EVIDENCE,
--- BUSY_MS. Returns Reply as JSON.  See router/fleet/exchange.py.
+-- REST_FIRST_MS, REST_MAX_MS, SILENCE_MS, OUTAGE_SHARE, DEATHS_LOOKED_AT. Returns Reply as JSON.  See
+-- router/fleet/exchange.py.
 --
 -- The first line has a Redis without memory refuse the whole call. Else it would refuse only those whose first command
 -- takes memory, and be available and unavailable in turn.
@@ -15,13 +16,15 @@ local call, prefix, rules = cjson.decode(ARGV[1]), ARGV[2], cjson.decode(ARGV[3]
 local process_ttl, claim_within = tonumber(ARGV[4]), tonumber(ARGV[5])
 local passed_over, settle = tonumber(ARGV[6]), tonumber(ARGV[7])
 local budget_window, broken_within, enough_evidence = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
-local busy_ms = tonumber(ARGV[11])
+local rest_first, rest_max, silence = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
+local outage_share, deaths_looked_at = tonumber(ARGV[14]), tonumber(ARGV[15])
 local PLAN, HEAD = KEYS[1], prefix .. ':plan:head' -- apart: what each call reads stays a small hash
 local ROOM, LAPSE = prefix .. ':room', prefix .. ':lapse'
 local QUEUE, WAITING, TICKET = prefix .. ':queue', prefix .. ':waiting', prefix .. ':ticket'
 local EJECTED, BUSY, PROCESSES = prefix .. ':ejected', prefix .. ':busy', prefix .. ':processes'
 local FINISHED, BUDGET, QUARANTINE = prefix .. ':finished', prefix .. ':budget', prefix .. ':quarantine'
 local MAX_WEIGHT, MAX_COUNT = 100, 1e9 -- router/fleet/model.py's
+local DEATHS = prefix .. ':deaths'
 local TRIAL = -1 -- the cap of a worker that may get one job, fleet-wide, to show that it is well again
 -- With `random`, the jobs of one call share a random number; this factor, a prime, sets their starts apart.
 local SPREAD = 40507
@@ -33,6 +36,7 @@ local ring_length = 0
 -- A memory that begins empty does not know what runs: until then, workers with a cap get nothing, and every process has
 -- time to hand in the leases that it holds.
 local settles_at
+local resting, away = 0, 0 -- how many workers rest, and how many of them because they cannot be reached
 
 local function leases(url) return prefix .. ':leases:' .. url end
 local function breaker(url) return prefix .. ':breaker:' .. url end
@@ -71,9 +75,46 @@ local function set_room(url, cap, weight, places, is_open)
   end
 end
 
+-- BUSY: the workers that turn jobs away, by URL to a Rest of policy/rests.py, as read and written here.
+
+local function rest_of(url)
+  local text = resting > 0 and redis.call('HGET', BUSY, url)
+  if not text then return end
+  local limit, moment, asked, ms, is_away, its_silence = string.match(text, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
+  return {
+    limit = tonumber(limit), moment = tonumber(moment), is_asked = asked == '1', ms = tonumber(ms),
+    is_away = is_away == '1', silence = tonumber(its_silence),
+  }
+end
+
+local function count_rests(more, more_away)
+  resting, away = resting + more, away + more_away
+  redis.call('HSET', HEAD, 'resting', resting, 'away', away)
+end
+
+local function drop_rest(url, its)
+  redis.call('HDEL', BUSY, url)
+  count_rests(-1, its.is_away and -1 or 0)
+end
+
+local function set_rest(url, its, before)
+  local form = '%.0f %.0f %d %.0f %d %.0f'
+  local asked, is_away = its.is_asked and 1 or 0, its.is_away and 1 or 0
+  redis.call('HSET', BUSY, url, string.format(form, its.limit, its.moment, asked, its.ms, is_away, its.silence))
+  redis.call('ZADD', LAPSE, 'LT', its.moment, url)
+  count_rests(before and 0 or 1, is_away - (before and before.is_away and 1 or 0))
+end
+
+local look_at -- when the first of the workers whose rests this call was about may get a job
+local function begin_rest(url, its, before)
+  set_rest(url, its, before)
+  look_at = math.min(look_at or its.moment, its.moment)
+end
+
 local function has_room(url, cap)
   if cap == TRIAL then return redis.call('HGET', breaker(url), 'trial') == 'open' end
-  if redis.call('ZSCORE', BUSY, url) then return false end
+  local its = rest_of(url)
+  if its and redis.call('ZCARD', leases(url)) >= its.limit then return false end
   return cap == 0 or not settles_at and redis.call('ZCARD', leases(url)) < cap
 end
 
@@ -86,7 +127,7 @@ end
 -- The same, where only its number of leases has changed.
 local function update_room(url)
   local cap, weight, places = planned(url)
-  if cap and (cap ~= 0 or is_by_load) then set_room(url, cap, weight, places, has_room(url, cap)) end
+  if cap and (cap ~= 0 or is_by_load or resting > 0) then set_room(url, cap, weight, places, has_room(url, cap)) end
 end
 
 -- Text of a hash that redis-cli may have written; `otherwise` where it is no whole number from 1 to `most`.
@@ -158,9 +199,24 @@ local function lay_ring(workers)
   return total
 end
 
+-- Drop the rests of those who get no jobs anyway; count the others.
+local function count_rests_anew(workers)
+  local is_planned = {}
+  for _, worker in ipairs(workers) do is_planned[worker.url] = true end
+  local urls = redis.call('HKEYS', BUSY)
+  resting, away = #urls, 0
+  for _, url in ipairs(urls) do
+    local its = rest_of(url)
+    if its.is_away then away = away + 1 end
+    if not is_planned[url] then drop_rest(url, its) end
+  end
+  if resting > 0 then count_rests(0, 0) end
+end
+
 local function make_plan(fleet_print)
   redis.call('DEL', PLAN, HEAD, ROOM)
   local workers = candidates()
+  count_rests_anew(workers)
   ring_length = lay_ring(workers)
   for _, worker in ipairs(workers) do
     local places = is_by_load and '0' or table.concat(worker.places, ',')
@@ -229,20 +285,36 @@ local function lease(url, cap, name, moment)
     -- Should nobody ever say how it went, the next trial opens when this lease has passed.
     redis.call('ZADD', EJECTED, moment, url)
     update_room(url)
-  elseif is_by_load or (cap > 0 and redis.call('ZCARD', leases(url)) >= cap) then
+  elseif is_by_load or resting > 0 or (cap > 0 and redis.call('ZCARD', leases(url)) >= cap) then
     update_room(url)
   end
+end
+
+-- Let a worker whose rest is over get one more job.
+local function pass_rest(url, its)
+  local running = redis.call('ZCARD', leases(url))
+  local is_wanted = redis.call('ZCARD', QUEUE) > 0
+  if its.is_asked and (its.is_away or not is_wanted and running < its.limit) then
+    drop_rest(url, its)
+    return
+  end
+  its.limit = its.is_away and running + 1 or its.limit + 1
+  its.is_asked, its.moment = true, now + its.silence
+  begin_rest(url, its, its)
 end
 
 local function drop_lapsed()
   for _, url in ipairs(redis.call('ZRANGEBYSCORE', LAPSE, '-inf', now)) do
     redis.call('ZREMRANGEBYSCORE', leases(url), '-inf', now)
-    redis.call('ZREMRANGEBYSCORE', BUSY, '-inf', now)
-    local next_one = redis.call('ZRANGE', leases(url), 0, 0, 'WITHSCORES')[2]
-    local busy_until = redis.call('ZSCORE', BUSY, url)
     redis.call('ZREM', LAPSE, url)
+    local next_one = redis.call('ZRANGE', leases(url), 0, 0, 'WITHSCORES')[2]
     if next_one then redis.call('ZADD', LAPSE, next_one, url) end
-    if busy_until then redis.call('ZADD', LAPSE, 'LT', busy_until, url) end
+    local its = rest_of(url)
+    if its and its.moment <= now then
+      pass_rest(url, its)
+    elseif its then
+      redis.call('ZADD', LAPSE, 'LT', its.moment, url)
+    end
     set_room_anew(url)
   end
 end
@@ -257,7 +329,8 @@ local function eject(url, times, cause)
     'cause', cause)
   redis.call('PERSIST', breaker(url))
   redis.call('ZADD', EJECTED, moment, url)
-  redis.call('ZREM', BUSY, url)
+  local its = rest_of(url)
+  if its then drop_rest(url, its) end
   is_stale = true
 end
 
@@ -282,7 +355,7 @@ local function may_eject_another()
   return (redis.call('ZCARD', EJECTED) + 1) * 100 <= rules.max_ejected_percent * fleet
 end
 
-local function judge(url, name, blame, job, cause)
+local function judge(url, name, blame, job, cause, ms)
   local held = redis.call('HMGET', breaker(url), 'times', 'trial', 'failures', 'last_error_of')
   local times, trial, failures = held[1], held[2], held[3]
   if trial == name then
@@ -292,19 +365,17 @@ local function judge(url, name, blame, job, cause)
     elseif blame == 'none' then
       open_trial(url)
     elseif blame == 'busy' then
-      postpone_trial(url, now + busy_ms)
-    else
+      postpone_trial(url, now + math.max(ms, rest_max))
+    elseif blame ~= 'doubt' then -- then the word about this trial is still to come
       eject(url, times + 1, cause)
     end
   elseif times then
     return -- ejected: what ran there before says nothing new
-  elseif blame == 'busy' then
-    redis.call('ZADD', BUSY, now + busy_ms, url)
-    redis.call('ZADD', LAPSE, 'LT', now + busy_ms, url)
-    set_room_anew(url)
   elseif blame == 'ok' and failures then
     redis.call('DEL', breaker(url))
-  elseif blame ~= 'ok' and blame ~= 'none' then
+  elseif blame == 'away' and away >= reply.routable then
+    return -- nobody can be reached: that is no worker's fault
+  elseif blame ~= 'ok' and blame ~= 'none' and blame ~= 'busy' and blame ~= 'doubt' then
     if blame == 'error' then
       if held[4] == job then return end -- one bad job, sent again and again, is no bad worker
       redis.call('HSET', breaker(url), 'last_error_of', job)
@@ -313,6 +384,35 @@ local function judge(url, name, blame, job, cause)
     redis.call('PEXPIRE', breaker(url), 2 * rules.max_ms) -- what was so long ago is no row
     if in_a_row >= rules.failures and may_eject_another() then eject(url, 1, cause) end
   end
+end
+
+-- A worker has turned a job away: as Rests.turn_away.
+local function turn_away(url, is_away, ms)
+  if redis.call('HEXISTS', PLAN, url) == 0 or redis.call('ZSCORE', EJECTED, url) then return end
+  local before = rest_of(url)
+  local its = {is_asked = false, is_away = is_away, silence = is_away and silence + 2 * ms or silence}
+  if before and not before.is_asked and before.is_away == is_away then
+    its.ms, its.moment = before.ms, before.moment -- sent before it had turned the first one away
+  else
+    its.ms = before and math.max(rest_first, math.min(2 * before.ms, rest_max)) or rest_first
+    its.moment = now + its.ms
+  end
+  its.limit = is_away and 0 or redis.call('ZCARD', leases(url))
+  if not is_away then its.moment = math.max(its.moment, now + ms) end
+  begin_rest(url, its, before)
+  set_room_anew(url)
+end
+
+local function hear_of_answer(url)
+  local its = rest_of(url)
+  if not its or not its.is_asked then return end
+  if its.is_away then
+    drop_rest(url, its)
+  else
+    its.limit, its.ms = its.limit + 1, 0
+    set_rest(url, its, its)
+  end
+  set_room_anew(url)
 end
 
 -- Retries ------------------------------------------------------------------------------------------------------------
@@ -336,18 +436,52 @@ local function fill_budget(is_retry)
   return has_one
 end
 
--- A connection died: evidence of 1 against the jobs that the worker ran, shared among them.
-local function hear_of_death(job, url, name)
+-- Whether another worker has just died under another job; then let go of those just convicted.
+local function hear_of_outage(job, url)
+  redis.call('ZREMRANGEBYSCORE', DEATHS, '-inf', now - broken_within)
+  redis.call('ZADD', DEATHS, now, job .. ' ' .. url)
+  redis.call('PEXPIRE', DEATHS, broken_within)
+  for _, death in ipairs(redis.call('ZREVRANGE', DEATHS, 0, deaths_looked_at - 1)) do
+    local its, at = string.match(death, '^(%S*) (.*)$')
+    if its ~= job and at ~= url then
+      local lately = now - broken_within + rules.quarantine_ms
+      for _, convicted in ipairs(redis.call('ZRANGEBYSCORE', QUARANTINE, '(' .. lately, '+inf')) do
+        if convicted ~= job then redis.call('ZREM', QUARANTINE, convicted) end
+      end
+      return true
+    end
+  end
+  return false
+end
+
+-- A connection died: evidence of 1 against the jobs that the worker ran, shared among them. As Quarantine.
+local function hear_of_death(job, url, name, ran)
+  if redis.call('SISMEMBER', prefix .. ':workers', url) == 0 or redis.call('SISMEMBER', prefix .. ':drain', url) == 1 then
+    return -- it was to end anyway
+  end
   local broken, suspect = prefix .. ':broken:' .. url, prefix .. ':suspect:' .. job
   redis.call('ZREMRANGEBYSCORE', broken, '-inf', now - broken_within)
   redis.call('ZADD', broken, now, name)
   redis.call('PEXPIRE', broken, broken_within)
+  local is_outage = hear_of_outage(job, url)
   local shared = redis.call('ZCARD', leases(url)) + redis.call('ZCARD', broken)
-  local before = tonumber(redis.call('HGET', suspect, url) or 0)
-  redis.call('HSET', suspect, url, written(math.max(before, 1 / shared)))
+  local share = tonumber(written((is_outage and outage_share or 1) / shared))
+  local evidence = share
+  local held = redis.call('HGETALL', suspect)
+  for index = 1, #held, 2 do
+    local its, at = string.match(held[index + 1], '^(%S+) (%S+)$')
+    if held[index] == url then
+      evidence = evidence - share
+      share = math.max(share, tonumber(its))
+      evidence = evidence + share
+    elseif tonumber(at) > now - ran then
+      return -- it ran already when another worker died with it: they died of one cause
+    else
+      evidence = evidence + its
+    end
+  end
+  redis.call('HSET', suspect, url, written(share) .. ' ' .. string.format('%.0f', now))
   redis.call('PEXPIRE', suspect, rules.quarantine_ms)
-  local evidence = 0
-  for _, share in ipairs(redis.call('HVALS', suspect)) do evidence = evidence + share end
   if evidence >= enough_evidence and redis.call('ZADD', QUARANTINE, now + rules.quarantine_ms, job) == 1 then
     redis.call('PUBLISH', prefix .. ':changes', 'quarantine') -- before its client sends it again
   end
@@ -458,7 +592,7 @@ local function arrive(arrivals)
       grant(name, its, url, cap, bound)
     elseif ring_length > 0 and is_exhausted(arrival[5]) then
       tell('exhausted', arrival[1])
-    elseif waiting >= rules.max_waiting or ring_length == 0 then
+    elseif waiting >= rules.max_waiting then
       tell('refused', arrival[1])
     else
       redis.call('ZADD', QUEUE, its, name)
@@ -523,9 +657,10 @@ end
 if redis.call('HEXISTS', prefix .. ':fleet', 'written_at') == 0 then return '{"has_fleet":false}' end
 call.seed = call.seed or 0
 
-local head = redis.call('HMGET', HEAD, 'ring', 'workers', 'strategy', 'print', 'stale', 'settles_at')
+local head = redis.call('HMGET', HEAD, 'ring', 'workers', 'strategy', 'print', 'stale', 'settles_at', 'resting', 'away')
 local fleet_print = head[4] or ''
 ring_length, reply.routable = tonumber(head[1]) or 0, tonumber(head[2]) or 0
+if head[7] and redis.call('EXISTS', BUSY) == 1 then resting, away = tonumber(head[7]), tonumber(head[8]) end
 if call.fleet_print and call.fleet_print ~= fleet_print then fleet_print, is_stale = call.fleet_print, true end
 if not head[1] or head[5] or head[3] ~= rules.strategy then is_stale = true end
 settles_at = head[1] and tonumber(head[6]) or not head[1] and now + settle or nil
@@ -536,8 +671,11 @@ local has_finished = {}
 for _, ended in ipairs(call.ended or {}) do
   local url, name = ended[1], holder(ended[2])
   if ended[4] and redis.call('ZREM', leases(url), name) == 1 then update_room(url) end
-  judge(url, name, ended[3], ended[5], ended[6])
-  if ended[3] == 'died' then hear_of_death(ended[5], url, name) end
+  local blame, ms = ended[3], ended[7] or 0
+  if blame == 'busy' or blame == 'away' then turn_away(url, blame == 'away', ms) end
+  if resting > 0 and (blame == 'ok' or blame == 'error' or blame == 'doubt') then hear_of_answer(url) end
+  judge(url, name, blame, ended[5], ended[6], ms)
+  if blame == 'died' then hear_of_death(ended[5], url, name, ms) end
   if ended[3] == 'ok' and ended[5] ~= '' then exonerate(ended[5]) end
   if ended[3] == 'ok' then has_finished[url] = true end
 end
@@ -564,5 +702,6 @@ if call.arrived then
   serve_queue()
 end
 for _, wanted in ipairs(call.checks or {}) do check(unpack(wanted)) end
-reply.waiting, reply.settles = redis.call('ZCARD', QUEUE), settles_at ~= nil
+reply.waiting, reply.settles, reply.away = redis.call('ZCARD', QUEUE), settles_at ~= nil, away
+if look_at then reply.look_in_ms = look_at - now end
 return cjson.encode(reply)

@@ -25,8 +25,17 @@ BROKEN_WITHIN_MS = 2000
 ENOUGH_EVIDENCE = 1.99
 # How many heads of the queue are passed over at most, where the workers with room are those that they have tried.
 PASSED_OVER_AT_MOST = 16
-# So long a worker that answered 429 gets no job.
-BUSY_MS = 1000
+# How long a worker rests that has no room or cannot be reached: so long at first, doubled as long as it goes on saying
+# so, up to the second one.
+REST_FIRST_MS = 20
+REST_MAX_MS = 500
+# An attempt that has not been turned away for so long has been taken.
+SILENCE_MS = 500
+# What a death says of its job where workers die under other jobs at the same moment: most likely nothing. With it a job
+# that dies three times within one outage is not convicted.
+OUTAGE_SHARE = 0.3
+# How many of the latest deaths are looked at for that.
+DEATHS_LOOKED_AT = 16
 # As the script takes them.
 CONSTANTS = (
     PROCESS_TTL_MS,
@@ -36,7 +45,11 @@ CONSTANTS = (
     BUDGET_WINDOW_MS,
     BROKEN_WITHIN_MS,
     ENOUGH_EVIDENCE,
-    BUSY_MS,
+    REST_FIRST_MS,
+    REST_MAX_MS,
+    SILENCE_MS,
+    OUTAGE_SHARE,
+    DEATHS_LOOKED_AT,
 )
 
 
@@ -52,14 +65,17 @@ class Blame(StrEnum):
     """What an attempt says of its worker.
 
     It did well; it is at fault; its connection died while it ran the job, which may be the job's doing; it had an error
-    that may be the job's own; it wants no more for the moment; or nothing.
+    that may be the job's own; it had one, and another worker is asked before anybody is blamed; it has no room; it
+    cannot be reached; or nothing.
     """
 
     OK = "ok"
     FAULT = "fault"
     DIED = "died"
     ERROR = "error"
+    DOUBT = "doubt"
     BUSY = "busy"
+    AWAY = "away"
     NONE = "none"
 
 
@@ -113,6 +129,8 @@ class Ended(msgspec.Struct, frozen=True, array_like=True):
     `job` names the job as `Arrival.retry_of` does, where the blame may be its own (DIED, ERROR) or is lifted (OK).
     `cause` is prose without its subject, such as `returned 503: Service Unavailable`; where the attempt ejects its
     worker, that is why.
+    `ms` is how long the worker wants to rest (BUSY; 0: it does not say), how long connecting took (AWAY), or how long
+    the attempt ran (DIED). After DOUBT the same lease is told of once more when more is known: ERROR or NONE.
     """
 
     url: str
@@ -121,6 +139,7 @@ class Ended(msgspec.Struct, frozen=True, array_like=True):
     is_over: bool = True
     job: str = ""
     cause: str = ""
+    ms: int = 0
 
 
 class Held(msgspec.Struct, frozen=True, array_like=True):
@@ -193,12 +212,15 @@ class Reply(msgspec.Struct, frozen=True):
     `queued` gives numbers and their tickets in turn; `refused` had no place in the queue, or, as checks, no room;
     `exhausted` have tried every worker; `lost` claims came too late; `missing` jobs are not in the queue any more;
     `unfunded` retries are more than the fleet's budget; `quarantined` ones are of jobs that break workers.
-    `routable` counts the workers that may get jobs; with 0 of them arrivals are refused. `waiting` counts all
-    processes' waiting jobs. `settles`: the memory began empty, and wants to be told what runs.
+    `routable` counts the workers that may get jobs, `away` those of them that cannot be reached; jobs wait where these
+    are all. `waiting` counts all processes' waiting jobs. `settles`: the memory began empty, and wants to be told
+    what runs. In `look_in_ms` a worker that rests may get a job, if somebody calls; 0: there is none.
     """
 
     has_fleet: bool = True
     routable: int = 0
+    away: int = 0
+    look_in_ms: int = 0
     processes: int = 0
     granted: tuple[Grant, ...] = ()
     queued: tuple[int, ...] = ()

@@ -59,7 +59,14 @@ SCHEMA = (
         "last ejection); absent for a worker without trouble",
     ),
     Key("sfr:ejected", "zset", "routers", "URLs that the breaker keeps out, scored by when that ends (Unix ms)"),
-    Key("sfr:busy", "zset", "routers", "URLs that answered 429, scored by until when they get no job (Unix ms)"),
+    Key(
+        "sfr:busy",
+        "hash",
+        "routers",
+        "workers that turn jobs away, for they have no room (429) or are out of reach: how many jobs each may run, "
+        "until when (Unix ms), whether it is asked, its last rest (ms), whether it is out of reach, in how many ms a "
+        "job is taken",
+    ),
     Key("sfr:finished", "zset", "routers", "URLs scored by when a job last ended well there (Unix ms)"),
     Key(
         "sfr:budget",
@@ -72,7 +79,14 @@ SCHEMA = (
         "sfr:suspect:<job>",
         "hash with TTL",
         "routers",
-        "the evidence that this job breaks workers, by URL: 1 where it ran alone",
+        "the evidence that this job breaks workers, by URL: 1 where it ran alone, and when that one died (Unix ms)",
+    ),
+    Key(
+        "sfr:deaths",
+        "zset with TTL",
+        "routers",
+        "`job URL` of connections that have just died, scored by when (Unix ms): workers that die together do so of a "
+        "cause outside",
     ),
     Key(
         "sfr:broken:<url>",
@@ -111,7 +125,8 @@ SCHEMA = (
         "sfr:plan:head",
         "hash",
         "routers, stale by the sidecar",
-        "ring (its length), workers, strategy, print (of the fleet it was made for), settles_at (Unix ms), stale",
+        "ring (its length), workers, strategy, print (of the fleet it was made for), settles_at (Unix ms), stale, "
+        "resting and away (how many workers)",
     ),
     Key("sfr:room", "zset", "routers", "the workers that have room: by place in the ring, or by load"),
     Key("sfr:lapse", "zset", "routers", "workers with leases, scored by when the first of them may pass (Unix ms)"),

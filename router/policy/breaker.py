@@ -10,9 +10,11 @@ import math
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 
-from router.fleet.exchange import BUSY_MS, Blame, Ended, Rules
+from router.fleet.exchange import REST_MAX_MS, Blame, Ended, Rules
 
 OPEN_TRIAL = "open"
+# These say nothing of how well a worker does jobs.
+_NO_FAILURES = (Blame.NONE, Blame.BUSY, Blame.DOUBT)
 
 
 @dataclass(slots=True)
@@ -83,7 +85,7 @@ class Breakers:
             return  # ejected: what ran there before says nothing new
         elif blame is Blame.OK:
             self.by_url.pop(url, None)
-        elif blame not in (Blame.NONE, Blame.BUSY):
+        elif blame not in _NO_FAILURES:
             breaker = self.by_url.setdefault(url, Breaker())
             if blame is Blame.ERROR:
                 if breaker.last_error_of == ended.job:
@@ -101,8 +103,8 @@ class Breakers:
         elif blame is Blame.NONE:
             self._open_trial(url, breaker)
         elif blame is Blame.BUSY:
-            breaker.trial, breaker.until_ms = "", now + BUSY_MS
-        else:
+            breaker.trial, breaker.until_ms = "", now + max(ended.ms, REST_MAX_MS)
+        elif blame is not Blame.DOUBT:  # then the word about this trial is still to come
             self._eject(breaker, now, ended.cause)
 
     def _may_eject_another(self, fleet_size: int) -> bool:

@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from router.fleet.exchange import (
-    BUSY_MS,
     CLAIM_WITHIN_MS,
     PASSED_OVER_AT_MOST,
     PROCESS_TTL_MS,
@@ -27,6 +26,7 @@ from router.policy.breaker import Breakers
 from router.policy.budget import RetryBudget
 from router.policy.plan import TRIAL, Member, Plan
 from router.policy.quarantine import Quarantine
+from router.policy.rests import Rests
 
 
 @dataclass(slots=True)
@@ -51,7 +51,7 @@ class Exchange:
         self._settles_at: int | None = None
         self._has_begun = False
         self.leases: dict[str, dict[str, int]] = {}
-        self._busy_until: dict[str, int] = {}
+        self.rests = Rests()
         self.breakers = Breakers(rules, self._full_until)
         self.waiting: list[tuple[int, str, int, int, tuple[str, ...]]] = []  # ticket, name, bound, deadline, tried
         self.outbox: dict[str, list[Grant]] = {}
@@ -70,13 +70,14 @@ class Exchange:
         """Do all that `call` asks at the moment `now` (ms of any clock that does not go back), as one step."""
         told = _Told()
         self._seed = call.seed
+        self.rests.look_at_ms = None
         self._settle(now)
-        self._plan.make_if_stale()
+        self._make_plan_if_stale()
         self._end(call.process, call.ended, now)
         self._claim(call.process, call.claims, now, told)
         self._drop_lapsed(now)
         self.breakers.open_trials(now)
-        self._plan.make_if_stale()
+        self._make_plan_if_stale()
         processes = self._hear_beat(call.process, call.beat, now, told) if call.beat else 0
         for number in call.left:
             self._leave(f"{call.process}:{number}")
@@ -85,6 +86,8 @@ class Exchange:
         self._serve_queue(call.process, now, told)
         return Reply(
             routable=len(self._plan.by_url),
+            away=self.rests.away,
+            look_in_ms=0 if self.rests.look_at_ms is None else self.rests.look_at_ms - now,
             processes=processes,
             granted=tuple(told.granted),
             queued=tuple(told.queued),
@@ -106,9 +109,14 @@ class Exchange:
             return False
         if planned.cap == TRIAL:
             return self.breakers.allows(url)
-        if url in self._busy_until:
+        running = len(self.leases.get(url, ()))
+        if not self.rests.have_room(url, running):
             return False
-        return planned.cap == 0 or (self._settles_at is None and len(self.leases.get(url, ())) < planned.cap)
+        return planned.cap == 0 or (self._settles_at is None and running < planned.cap)
+
+    def _make_plan_if_stale(self) -> None:
+        if self._plan.make_if_stale():
+            self.rests.forget_all_but(self._plan.by_url)
 
     def _settle(self, now: int) -> None:
         """Let a memory that begins empty learn first what runs: until then, workers with a cap get nothing."""
@@ -137,19 +145,31 @@ class Exchange:
             name = f"{process}:{item.number}"
             if item.is_over:
                 self.leases.get(item.url, {}).pop(name, None)
-            self.breakers.judge(item, name, now, len(self._plan.fleet))
-            self._hear_busy(item, now)
-            if item.blame is Blame.DIED:
+            self._hear_of_rest(item, now)
+            if item.blame is not Blame.AWAY or not self._are_all_away() or self.breakers.is_ejected(item.url):
+                self.breakers.judge(item, name, now, len(self._plan.fleet))
+            if self.breakers.is_ejected(item.url):
+                self.rests.by_url.pop(item.url, None)
+            if item.blame is Blame.DIED and self._is_to_stay(item.url):
                 others = len(self.leases.get(item.url, ()))
-                self.quarantine.hear_of_death(item.job, item.url, name, others, now)
+                self.quarantine.hear_of_death(item.job, item.url, name, others, now, item.ms)
             elif item.blame is Blame.OK:
                 self.quarantine.exonerate(item.job)
 
-    def _hear_busy(self, item: Ended, now: int) -> None:
-        if self.breakers.is_ejected(item.url):
-            self._busy_until.pop(item.url, None)
-        elif item.blame is Blame.BUSY:
-            self._busy_until[item.url] = now + BUSY_MS
+    def _hear_of_rest(self, item: Ended, now: int) -> None:
+        if item.blame in (Blame.BUSY, Blame.AWAY):
+            if item.url in self._plan.by_url and not self.breakers.is_ejected(item.url):
+                running = len(self.leases.get(item.url, ()))
+                self.rests.turn_away(item.url, running, now, is_away=item.blame is Blame.AWAY, ms=item.ms)
+        elif item.blame in (Blame.OK, Blame.ERROR, Blame.DOUBT):
+            self.rests.hear_of_answer(item.url)
+
+    def _are_all_away(self) -> bool:
+        return self.rests.away >= len(self._plan.by_url)
+
+    def _is_to_stay(self, url: str) -> bool:
+        """Whether it was not to end anyway: it belongs to the fleet, and nobody drains it."""
+        return url in self._plan.fleet and not self._plan.fleet[url].is_draining
 
     def _full_until(self, url: str) -> int | None:
         held, cap = self.leases.get(url, {}), self._plan.fleet[url].cap if url in self._plan.fleet else 0
@@ -170,7 +190,9 @@ class Exchange:
     def _drop_lapsed(self, now: int) -> None:
         for url, held in self.leases.items():
             self.leases[url] = {name: moment for name, moment in held.items() if moment > now}
-        self._busy_until = {url: moment for url, moment in self._busy_until.items() if moment > now}
+        for url, rest in list(self.rests.by_url.items()):
+            if rest.until_ms <= now:
+                self.rests.pass_by(url, len(self.leases.get(url, ())), now, is_wanted=bool(self.waiting))
 
     # The queue
 
@@ -224,7 +246,7 @@ class Exchange:
                 self._grant(process, name, ticket, url, arrival.bound_ms, now, told)
             elif self._plan.by_url and self._plan.by_url.keys() <= set(arrival.tried):
                 told.exhausted.append(arrival.number)
-            elif len(self.waiting) >= self.rules.max_waiting or not self._plan.ring:
+            elif len(self.waiting) >= self.rules.max_waiting:
                 told.refused.append(arrival.number)
             else:
                 self._leave(name)

@@ -56,16 +56,17 @@ class Plan:
         """Have it made anew."""
         self._is_stale = True
 
-    def make_if_stale(self) -> None:
-        """Choose who may get jobs, and lay the ring."""
+    def make_if_stale(self) -> bool:
+        """Choose who may get jobs, and lay the ring; return whether that was needed."""
         if not (self._is_stale or self._breakers.has_changed):
-            return
+            return False
         self._is_stale = self._breakers.has_changed = False
         unhealthy = {url for url, member in self.fleet.items() if member.health is Health.UNHEALTHY}
         self._breakers.forget_ejected_but(self.fleet.keys() - unhealthy)
         chosen = self._candidates(Health.HEALTHY) or self._candidates(Health.UNKNOWN)
         self.ring = weighted_ring([member.worker for member in chosen])
         self.by_url = {member.worker.url: self._planned(member) for member in chosen}
+        return True
 
     def in_order(self, ticket: int, seed: int, load: Callable[[str], float | None]) -> Iterator[str]:
         """Yield the workers in the order in which this ticket asks them.

@@ -11,14 +11,23 @@ _RETRIES_OF_500 = 1
 
 @dataclass(frozen=True, slots=True)
 class RetryRules:
-    """`attempts` a job may have in all; `sandbox_errors` of them may be retried."""
+    """`attempts` a job may have in all; `sandbox_errors` of them may be retried. `has_budget`: the fleet may retry."""
 
     attempts: int = 3
     sandbox_errors: int = 1
+    has_budget: bool = True
 
     def allowed(self, kind: Kind) -> int | None:
         """Return how often a failure of this kind, which may be the job's own, is retried; None: it is the worker's."""
         return {Kind.SANDBOX_ERROR: self.sandbox_errors, Kind.ERROR: _RETRIES_OF_500}.get(kind)
+
+    def asks_another(self, kind: Kind) -> bool:
+        """Return whether another worker is asked where a failure of this kind may be the job's own.
+
+        Then a worker is blamed only when another one has done the job: a dozen jobs that fail alike everywhere would
+        else eject half the fleet.
+        """
+        return bool(self.allowed(kind)) and self.attempts > 1 and self.has_budget
 
 
 def is_jobs_own(kinds: Sequence[Kind], rules: RetryRules) -> bool:

@@ -11,6 +11,7 @@ from http import HTTPStatus
 import msgspec
 
 from router.fleet.exchange import Blame
+from router.policy.retry_after import Headers, first, rest_ms
 
 
 class Kind(StrEnum):
@@ -18,12 +19,17 @@ class Kind(StrEnum):
 
     RESULT = "result"  # good or bad, it is the job's own
     NOT_SENT = "not_sent"  # the worker could not be reached
+    NO_MEANS = "no_means"  # this host has no file handle, port or memory left for a connection
     DIED = "died"  # the connection closed while the job ran
     FAULT = "fault"  # the worker's, without a doubt
     TIMED_OUT = "timed_out"  # beyond all that the job may take; it may run on
-    BUSY = "busy"  # it wants no more now
+    BUSY = "busy"  # the worker has no room
     ERROR = "error"  # an answer 500: the worker's fault or the job's
     SANDBOX_ERROR = "sandbox_error"  # a 200 that says the same
+
+
+# The worker never ran the job: it waits again, at its place in the line, and that was no attempt.
+NEVER_RAN = frozenset({Kind.NOT_SENT, Kind.NO_MEANS, Kind.BUSY})
 
 
 class Outcome(StrEnum):
@@ -49,11 +55,15 @@ class Outcome(StrEnum):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """`cause` is prose without its subject, such as `returned 503: Service Unavailable`; None for a result."""
+    """`cause` is prose without its subject, such as `returned 503: Service Unavailable`; None for a result.
+
+    `rest_ms` is how long a worker without room wants to rest; 0: it does not say.
+    """
 
     kind: Kind
     blame: Blame
     cause: str | None = None
+    rest_ms: int = 0
 
 
 _WELL = Verdict(Kind.RESULT, Blame.OK)
@@ -69,6 +79,7 @@ _STATUS_FIRST = re.compile(rb'\s*\{\s*"status"\s*:\s*"SandboxError"')
 _BEGINS_AS_JSON = re.compile(rb'[ \t\r\n]*[\[{"\-0-9tfn]')
 _SPACE = b" \t\r\n"
 _OK = int(HTTPStatus.OK)  # as a plain number: an enum's member is looked up each time
+_FULL = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})  # a 503 only with Retry-After
 _BAD_GATEWAYS = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
 
 
@@ -79,7 +90,9 @@ class _Status(msgspec.Struct):
 _read_status = msgspec.json.Decoder(_Status).decode
 
 
-def of_answer(path: str, status: int, body: bytes, *, is_whole: bool = True, is_packed: bool = False) -> Verdict:
+def of_answer(
+    path: str, status: int, body: bytes, headers: Headers = (), *, is_whole: bool = True, is_packed: bool = False
+) -> Verdict:
     """Return what an answer means; of one that is not `is_whole`, `body` is the beginning.
 
     One that `is_packed` (by a content-encoding that nobody asked for) is not looked into.
@@ -91,8 +104,10 @@ def of_answer(path: str, status: int, body: bytes, *, is_whole: bool = True, is_
     """
     if status == _OK:
         return _WELL if is_packed else _of_body(path, body, is_whole=is_whole)
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return Verdict(Kind.BUSY, Blame.BUSY, _returned(status))
+    if status in _FULL:
+        retry_after = first(headers, b"retry-after")
+        if status == HTTPStatus.TOO_MANY_REQUESTS or retry_after is not None:
+            return Verdict(Kind.BUSY, Blame.BUSY, _returned(status), rest_ms(retry_after, first(headers, b"date")))
     if status < HTTPStatus.INTERNAL_SERVER_ERROR:
         return _CLIENTS_OWN
     if status in _BAD_GATEWAYS:

@@ -204,7 +204,7 @@ async def test_deadline_is_each_job_s_own(worker: ScriptedWorker) -> None:
 
 async def test_outage_of_a_moment_does_not_fail_a_whole_batch() -> None:
     """A job that nobody could take holds its place for a second, and the next ones find a worker."""
-    async with ScriptedWorker() as worker, routed(batch={"max_in_flight": 2}) as url:
+    async with ScriptedWorker() as worker, routed(batch={"max_in_flight": 2}, queue={"without_workers": 0}) as url:
         start = asyncio.get_running_loop().time()
         _, answers = await post(url, b"{}\n" * 6)
         assert asyncio.get_running_loop().time() - start > 2

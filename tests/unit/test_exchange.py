@@ -51,8 +51,8 @@ class Model(Exchange):
             held = self.leases.setdefault(check.url, {})
             cap = self._plan.fleet[check.url].cap
             has_room = not cap or (self._settles_at is None and len(held) < cap)
-            is_left_alone = self.breakers.is_ejected(check.url) or check.url in self._busy_until
-            if has_room and not is_left_alone:
+            is_left_alone = self.breakers.is_ejected(check.url)
+            if has_room and not is_left_alone and self.rests.have_room(check.url, len(held)):
                 held[f"{call.process}:{check.number}"] = now + check.bound_ms
                 granted.append(Grant(check.number, check.url, 0))
             else:
@@ -166,22 +166,29 @@ class Machine(RuleBasedStateMachine):
             self._call(process, checks=(Check(self.numbers, url, bound),))
 
     @precondition(lambda self: self.held)
-    @rule(data=st.data(), blame=st.sampled_from(Blame), is_over=st.booleans(), job=st.sampled_from(JOBS))
-    def end(self, data: st.DataObject, blame: Blame, is_over: bool, job: str) -> None:
+    @rule(
+        data=st.data(),
+        blame=st.sampled_from(Blame),
+        is_over=st.booleans(),
+        job=st.sampled_from(JOBS),
+        ms=st.sampled_from([0, 1, 400, 3000]),
+    )
+    def end(self, data: st.DataObject, blame: Blame, is_over: bool, job: str, ms: int) -> None:
         """A job ends well or badly, or times out while its worker runs on."""
         process, number = data.draw(st.sampled_from(sorted(self.held)))
         url = self.held[process, number]
         if is_over:
             del self.held[process, number]
-        self._call(process, ended=(Ended(url, number, blame, is_over, job, f"returned {number}"),))
+        self._call(process, ended=(Ended(url, number, blame, is_over, job, f"returned {number}", ms),))
 
     @precondition(lambda self: self.held)
-    @rule(job=st.sampled_from(JOBS))
-    def break_workers(self, job: str) -> None:
-        """A job breaks one worker after another, and is sent again."""
+    @rule(job=st.sampled_from(JOBS), ran_ms=st.sampled_from([0, 0, 1, 500]), gap_ms=st.sampled_from([0, 1, 2500]))
+    def break_workers(self, job: str, ran_ms: int, gap_ms: int) -> None:
+        """A job breaks one worker after another, or runs on several that die together, and is sent again."""
         for (process, number), url in sorted(self.held.items())[:6]:
             del self.held[process, number]
-            self._call(process, ended=(Ended(url, number, Blame.DIED, job=job),))
+            self._call(process, ended=(Ended(url, number, Blame.DIED, job=job, ms=ran_ms),))
+            self.now += gap_ms
         self.retry("p", 1, URLS[0], 0, job)
 
     @precondition(lambda self: self.held)
@@ -196,6 +203,16 @@ class Machine(RuleBasedStateMachine):
             if numbers:
                 ended = tuple(Ended(url, number, blame, job=JOBS[number % len(JOBS)]) for number in numbers)
                 self._call(process, ended=ended)
+
+    @precondition(lambda self: self.held)
+    @rule(blame=st.sampled_from([Blame.BUSY, Blame.AWAY]), ms=st.sampled_from([0, 1, 300]), keep=st.integers(0, 3))
+    def turn_away(self, blame: Blame, ms: int, keep: int) -> None:
+        """Workers turn away what they were just sent, all but a few jobs; those are sent again, and go on waiting."""
+        for process, number in sorted(self.held)[keep:]:
+            url, ticket = self.held.pop((process, number)), self.tickets.get((process, number), 0)
+            self.numbers += 1
+            again = Arrival(self.numbers, 3000, 3000, ticket)
+            self._call(process, ended=(Ended(url, number, blame, ms=ms),), arrived=(again,))
 
     @rule(process=st.sampled_from(PROCESSES), url=st.sampled_from(URLS), count=st.integers(1, 3))
     def fail(self, process: str, url: str, count: int) -> None:
@@ -239,6 +256,7 @@ class Machine(RuleBasedStateMachine):
         moments = {at for held in twin.leases.values() for at in held.values()}
         moments |= {deadline for _, _, _, deadline, _ in twin.waiting}
         moments |= {int(b.until_ms) for b in twin.breakers.by_url.values() if b.times and b.until_ms < math.inf}
+        moments |= {rest.until_ms for rest in twin.rests.by_url.values()}
         moments |= {at + PROCESS_TTL_MS for process, at in self.beats.items() if process not in self.beating}
         return sorted(at for at in {*moments, self.settled_at} if at > self.now)
 
@@ -346,10 +364,14 @@ class Machine(RuleBasedStateMachine):
         assert state.ejected == {url: b.until_ms for url, b in breakers.items() if b.times}
         assert state.causes == {url: b.cause for url, b in breakers.items() if b.cause}
         assert {job for job, until in state.quarantined.items() if until > self.now} == twin.quarantine.held(self.now)
+        assert state.rests == twin.rests.by_url
+        assert all(url in self.members for url in state.rests)
         assert state.room == {url for url in self.members if twin.has_room(url)}
         assert min(state.lapse.values(), default=math.inf) > self.now
         for url, held in state.leases.items():
             assert state.lapse[url] <= min(held.values())
+        for url, rest in state.rests.items():
+            assert state.lapse[url] <= rest.until_ms
         if not self.may_be_over:
             for url, member in self.members.items():
                 assert len(state.leases.get(url, ())) <= (member.cap or math.inf)

@@ -1,6 +1,7 @@
 """What the exchange makes of single jobs and of retries, in the script and in its twin."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -8,12 +9,16 @@ from redis import Redis
 
 from router.fleet.exchange import (
     BROKEN_WITHIN_MS,
-    BUSY_MS,
+    OUTAGE_SHARE,
+    REST_FIRST_MS,
+    REST_MAX_MS,
     SETTLE_MS,
+    SILENCE_MS,
     Arrival,
     Blame,
     Call,
     Ended,
+    Grant,
     Reply,
     Rules,
     Strategy,
@@ -37,11 +42,28 @@ def make(request: pytest.FixtureRequest, valkey: Valkey) -> Iterator[Callable[[R
     with Redis.from_url(valkey.url, decode_responses=True) as redis:
 
         def made(rules: Rules, cap: int = 0) -> Ask:
+            redis.flushall()
             members = [Member(Worker(url, max_concurrency=cap or None)) for url in URLS]
             exchange = Script(redis, rules) if request.param == "script" else Exchange(rules, SETTLE_MS)
             exchange.set_fleet(members)
             exchange.exchange(Call("p"), START - SETTLE_MS)
             return exchange.exchange
+
+        yield made
+
+
+@pytest.fixture(params=["script", "twin"])
+def make_members(
+    request: pytest.FixtureRequest, valkey: Valkey
+) -> Iterator[Callable[[list[Member]], tuple[Ask, Callable[[list[Member]], None]]]]:
+    """Make an exchange of these workers, its memory settled; return it, and what changes them."""
+    with Redis.from_url(valkey.url, decode_responses=True) as redis:
+
+        def made(members: list[Member]) -> tuple[Ask, Callable[[list[Member]], None]]:
+            exchange = Script(redis, Rules()) if request.param == "script" else Exchange(Rules(), SETTLE_MS)
+            exchange.set_fleet(members)
+            exchange.exchange(Call("p"), START - SETTLE_MS)
+            return exchange.exchange, exchange.set_fleet
 
         yield made
 
@@ -52,11 +74,13 @@ def begin(ask: Ask, now: int, *tried: str, retry_of: str = "") -> Reply:
     return ask(Call("p", arrived=(Arrival(next(NUMBERS), 60_000, 1, ticket, tried, retry_of),)), now)
 
 
-def end(ask: Ask, now: int, url: str, blame: Blame, job: str = "", *, is_over: bool = True) -> None:
-    """Run a job on the worker at `url` and let it end."""
+def end(
+    ask: Ask, now: int, url: str, blame: Blame, job: str = "", *, is_over: bool = True, ms: int = 0
+) -> tuple[int, Reply]:
+    """Run a job on the worker at `url` and let it end; return its number and what is said to that."""
     (grant,) = begin(ask, now, *(other for other in URLS if other != url)).granted
     assert grant.url == url
-    ask(Call("p", ended=(Ended(url, grant.number, blame, is_over, job),)), now)
+    return grant.number, ask(Call("p", ended=(Ended(url, grant.number, blame, is_over, job, ms=ms),)), now)
 
 
 def looked_at(ask: Ask, now: int, *tried: str, retry_of: str = "") -> Reply:
@@ -104,26 +128,149 @@ def test_worker_on_trial_is_as_loaded_as_it_is_now(make: Callable[[Rules, int], 
     assert trial.url == A
 
 
+@pytest.mark.parametrize("blame", [Blame.BUSY, Blame.AWAY])
 @pytest.mark.parametrize("cap", [0, 2])
-def test_busy_worker_gets_no_job_for_a_moment(make: Callable[[Rules, int], Ask], cap: int) -> None:
-    """Capped or not; it is not ejected for it, and those that wait get it as soon as it is over."""
-    ask = make(Rules(failures=1), cap)
-    end(ask, START, A, Blame.BUSY)
-    assert is_ejected(ask, START + BUSY_MS - 1, A)
-    queued = ask(Call("p", arrived=(Arrival(next(NUMBERS), 60_000, 5000, 0, (B, C)),)), START + BUSY_MS - 1).queued
-    assert queued
-    (granted,) = ask(Call("p"), START + BUSY_MS).granted
+def test_worker_that_turns_a_job_away_rests(make: Callable[[Rules, int], Ask], cap: int, blame: Blame) -> None:
+    """Capped or not; those that wait for it get it as soon as its rest is over, one at first, and that is foretold."""
+    ask = make(Rules(failures=2), cap)
+    _, reply = end(ask, START, A, blame)
+    assert reply.look_in_ms == REST_FIRST_MS
+    assert is_ejected(ask, START + REST_FIRST_MS - 1, A)
+    arrivals = tuple(Arrival(next(NUMBERS), 60_000, 5000, 0, (B, C)) for _ in range(2))
+    queued = ask(Call("p", arrived=arrivals), START + REST_FIRST_MS - 1).queued
+    (granted,) = ask(Call("p"), START + REST_FIRST_MS).granted
     assert (granted.number, granted.url) == (queued[0], A)
 
 
-def test_busy_at_its_trial_is_tried_again_a_moment_later(make: Callable[[Rules, int], Ask]) -> None:
-    """That says neither that it is well nor that it is not: it is not kept out for longer."""
+@pytest.mark.parametrize("blame", [Blame.BUSY, Blame.AWAY])
+def test_rest_gets_longer_until_a_job_is_done(make: Callable[[Rules, int], Ask], blame: Blame) -> None:
+    """Doubled up to a bound each time that the one job is turned away, too."""
+    ask = make(Rules(failures=100), 0)
+    now, rests = START, []
+    for _ in range(8):
+        _, reply = end(ask, now, A, blame)
+        rests.append(reply.look_in_ms)
+        now += reply.look_in_ms
+        ask(Call("p"), now)
+    assert rests == [min(REST_FIRST_MS * 2**times, REST_MAX_MS) for times in range(8)]
+    end(ask, now, A, Blame.OK)
+    assert end(ask, now, A, blame)[1].look_in_ms == REST_FIRST_MS
+
+
+def test_worker_that_says_how_long_rests_so_long(make: Callable[[Rules, int], Ask]) -> None:
+    """Whatever of it comes first: one answer of a burst that names a time is enough."""
+    ask = make(Rules(), 0)
+    first, second = (begin(ask, START, B, C).granted[0] for _ in range(2))
+    for grant, ms in ((first, 0), (second, 3000)):
+        ask(Call("p", ended=(Ended(A, grant.number, Blame.BUSY, ms=ms),)), START)
+    assert is_ejected(ask, START + 2999, A)
+    assert not is_ejected(ask, START + 3000, A)
+
+
+def test_full_worker_without_a_cap_gets_as_many_jobs_as_it_takes(make: Callable[[Rules, int], Ask]) -> None:
+    """Of ten at once it takes four: it gets the next one when one of those ends, and none of the six before that."""
+    ask = make(Rules(), 0)
+    sent = [begin(ask, START, B, C).granted[0] for _ in range(10)]
+    ask(Call("p", ended=tuple(Ended(A, grant.number, Blame.BUSY) for grant in sent[4:])), START)
+    again = tuple(Arrival(next(NUMBERS), 60_000, 60_000, grant.ticket, (B, C)) for grant in sent[4:])
+    assert not ask(Call("p", arrived=again), START).granted
+    for done, waiting in zip(sent[:4], again, strict=False):
+        reply = ask(Call("p", ended=(Ended(A, done.number, Blame.OK),)), START)
+        assert [grant.number for grant in reply.granted] == [waiting.number]
+
+
+def test_full_worker_gets_more_jobs_as_long_as_it_takes_them(make: Callable[[Rules, int], Ask]) -> None:
+    """One more after its rest, and again when it has not turned the last one away; when nobody waits, any number."""
+    ask = make(Rules(), 0)
+    running, _ = begin(ask, START, B, C).granted[0], end(ask, START, A, Blame.BUSY)
+    waiting = tuple(Arrival(next(NUMBERS), 60_000, 60_000, 0, (B, C)) for _ in range(3))
+    assert len(ask(Call("p", arrived=waiting), START).queued) == 6
+    now = START + REST_FIRST_MS
+    given: list[Grant] = []
+    for pause in (0, SILENCE_MS, SILENCE_MS):
+        now += pause
+        given += ask(Call("p"), now).granted
+    assert [grant.number for grant in given] == [arrival.number for arrival in waiting]
+    over = tuple(Ended(A, grant.number, Blame.OK) for grant in (running, *given))
+    ask(Call("p", ended=over), now)
+    ask(Call("p"), now + SILENCE_MS)
+    assert sum(len(begin(ask, now + SILENCE_MS, B, C).granted) for _ in range(50)) == 50
+
+
+def test_worker_that_is_back_gets_all_its_jobs(make: Callable[[Rules, int], Ask]) -> None:
+    """As soon as it has answered one; or has had one for so long that it must have arrived."""
+    ask = make(Rules(), 0)
+    for blame, pause in ((Blame.OK, 0), (None, SILENCE_MS + 2 * 40)):
+        end(ask, START, A, Blame.AWAY, ms=40)
+        now = START + REST_FIRST_MS
+        (first,) = begin(ask, now, B, C).granted
+        assert begin(ask, now, B, C).queued
+        if blame:
+            ask(Call("p", ended=(Ended(A, first.number, blame),)), now)
+        assert ask(Call("p"), now + pause).away == 0
+        assert sum(len(begin(ask, now + pause, B, C).granted) for _ in range(50)) == 50
+
+
+def test_fleet_that_is_away_is_not_ejected(make: Callable[[Rules, int], Ask]) -> None:
+    """Where no worker can be reached, that is no worker's fault; where another one can, it is."""
+    ask = make(Rules(failures=3), 0)
+    for url in URLS:
+        assert end(ask, START, url, Blame.AWAY)[1].away == URLS.index(url) + 1
+    for round_ in range(1, 5):
+        now = START + 10 * REST_MAX_MS * round_
+        for url in URLS:
+            end(ask, now, url, Blame.AWAY)
+    assert ask(Call("p"), now).routable == 3
+    ask = make(Rules(failures=3), 0)
+    for round_ in range(3):
+        end(ask, START + REST_MAX_MS * round_, A, Blame.AWAY)
+    assert ask(Call("p"), START + REST_MAX_MS * 3).routable == 2
+
+
+def test_jobs_wait_while_there_is_no_worker(make: Callable[[Rules, int], Ask]) -> None:
+    """They stand in the line; how long, their process decides."""
+    ask = make(Rules(failures=1, base_ms=100, max_ejected_percent=100), 0)
+    for url in URLS:
+        end(ask, START, url, Blame.FAULT)
+    reply = ask(Call("p", arrived=(Arrival(next(NUMBERS), 60_000, 60_000),)), START)
+    assert (reply.routable, reply.queued[:1], reply.refused) == (0, (reply.queued[0],), ())
+    assert [grant.number for grant in ask(Call("p"), START + 100).granted] == [reply.queued[0]]
+
+
+@pytest.mark.parametrize("ms", [0, 7000])
+def test_busy_at_its_trial_is_tried_again_later(make: Callable[[Rules, int], Ask], ms: int) -> None:
+    """That says neither that it is well nor that it is not: it is not kept out for longer than it wants to rest."""
     ask = make(Rules(failures=1, base_ms=1000), 0)
     end(ask, START, A, Blame.FAULT)
-    end(ask, START + 1000, A, Blame.BUSY)
-    assert is_ejected(ask, START + 1000 + BUSY_MS - 1, A)
-    end(ask, START + 1000 + BUSY_MS, A, Blame.OK)
-    assert not is_ejected(ask, START + 1000 + BUSY_MS, A)
+    end(ask, START + 1000, A, Blame.BUSY, ms=ms)
+    later = START + 1000 + max(ms, REST_MAX_MS)
+    assert is_ejected(ask, later - 1, A)
+    end(ask, later, A, Blame.OK)
+    assert not is_ejected(ask, later, A)
+
+
+def test_doubt_blames_nobody_until_it_is_resolved(make: Callable[[Rules, int], Ask]) -> None:
+    """A job that another worker then does counts against the first one; one that nobody can do does not."""
+    ask = make(Rules(failures=2), 0)
+    for job in ("a", "b", "c"):
+        number, _ = end(ask, START, A, Blame.DOUBT)
+        ask(Call("p", ended=(Ended(A, number, Blame.NONE, False, job),)), START)
+    assert not is_ejected(ask, START, A)
+    for job in ("a", "b"):
+        number, _ = end(ask, START, A, Blame.DOUBT)
+        ask(Call("p", ended=(Ended(A, number, Blame.ERROR, False, job),)), START)
+    assert is_ejected(ask, START, A)
+
+
+@pytest.mark.parametrize("blame", [Blame.NONE, Blame.ERROR])
+def test_trial_that_ends_in_doubt_waits_for_the_word_about_it(make: Callable[[Rules, int], Ask], blame: Blame) -> None:
+    """No other one begins meanwhile; then it is ejected for longer, or tried again at once."""
+    ask = make(Rules(failures=1, base_ms=1000), 0)
+    end(ask, START, A, Blame.FAULT)
+    number, _ = end(ask, START + 1000, A, Blame.DOUBT)
+    assert is_ejected(ask, START + 1500, A)
+    ask(Call("p", ended=(Ended(A, number, blame, False, "job"),)), START + 1600)
+    assert is_ejected(ask, START + 3000, A) is (blame is Blame.ERROR)
 
 
 def test_errors_of_one_job_count_once_and_of_many_eject(make: Callable[[Rules, int], Ask]) -> None:
@@ -178,6 +325,45 @@ def test_evidence_is_shared_by_those_that_ran_together(make: Callable[[Rules, in
         for grant, job in zip(ran, (f"neighbour of it on {url}", "bad"), strict=True):
             ask(Call("p", ended=(Ended(url, grant.number, Blame.DIED, job=job),)), START)
     assert not is_refused(ask, START, "bad")
+
+
+def test_job_whose_runs_die_together_is_no_poison(make: Callable[[Rules, int], Ask]) -> None:
+    """Alike jobs that run on several workers at their time limit: each began before the first of them died."""
+    ask = make(Rules(), 0)
+    for moment, url in enumerate(URLS):
+        end(ask, START + 3000 * moment, url, Blame.DIED, "common", ms=60_000)
+    assert not is_refused(ask, START + 9000, "common")
+
+
+def test_job_that_goes_from_one_dying_worker_to_the_next_is_no_poison(make: Callable[[Rules, int], Ask]) -> None:
+    """Where workers die under other jobs at the same moment; one that was convicted in that moment is let go."""
+    ask = make(Rules(), 0)
+    end(ask, START, A, Blame.DIED, "unlucky")
+    end(ask, START + 5, B, Blame.DIED, "unlucky")
+    assert is_refused(ask, START + 5, "unlucky")
+    end(ask, START + 10, C, Blame.DIED, "another")
+    assert not is_refused(ask, START + 10, "unlucky")
+    ask = make(Rules(), 0)
+    end(ask, START, C, Blame.DIED, "another")
+    for moment, url in enumerate((A, B, C)):
+        end(ask, START + moment, url, Blame.DIED, "unlucky")
+    assert 3 * OUTAGE_SHARE < 1
+    assert not is_refused(ask, START + 10, "unlucky")
+
+
+@pytest.mark.parametrize("is_drained", [True, False])
+def test_death_of_a_worker_that_was_to_end_convicts_nobody(
+    make_members: Callable[[list[Member]], tuple[Ask, Callable[[list[Member]], None]]], is_drained: bool
+) -> None:
+    """It is drained, or has left the fleet: it was ended on purpose."""
+    members = [Member(Worker(url)) for url in URLS]
+    ask, set_fleet = make_members(members)
+    grants = {url: begin(ask, START, *(other for other in URLS if other != url)).granted[0] for url in URLS}
+    set_fleet([replace(member, is_draining=True) for member in members[:2]] * is_drained + members[2:])
+    for moment, url in enumerate((A, B)):
+        ended = (Ended(url, grants[url].number, Blame.DIED, job="bad"),)
+        ask(Call("p", ended=ended, fleet_print="new"), START + moment)
+    assert not is_refused(ask, START + 10, "bad")
 
 
 def test_budget_is_a_second_s_worth_at_first_and_then_what_comes_in(make: Callable[[Rules, int], Ask]) -> None:

@@ -176,7 +176,7 @@ async def test_hanging_worker_is_left_after_the_time_limit(
 
 async def test_without_workers_jobs_get_503_and_health_says_unhealthy(session: aiohttp.ClientSession) -> None:
     """An empty fleet is allowed, and said."""
-    async with served(create_app(parse(f"{{{NO_REDIS}}}", "t"))) as url:
+    async with served(create_app(parse(f"{{{NO_REDIS}, queue: {{without_workers: 0}}}}", "t"))) as url:
         async with session.post(f"{url}/run_code", json=JOB) as response:
             assert (response.status, await response.json()) == (503, {"detail": "No healthy workers available"})
             assert response.headers["x-request-id"]
