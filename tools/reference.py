@@ -16,7 +16,13 @@ _TABLES = re.compile(r"(<!-- settings -->\n).*(<!-- /settings -->)", re.DOTALL)
 _LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 # A bound that nobody meets but by a slip is left to the error message.
 _OUT_OF_SIGHT = 1e6
-_TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "object": "keys and values"}
+_TYPES = {
+    "integer": "integer",
+    "number": "number",
+    "string": "text",
+    "boolean": "true or false",
+    "object": "keys and values",
+}
 
 
 @dataclass(frozen=True, slots=True)
