@@ -61,12 +61,12 @@ class Master(Arbiter):  # type: ignore[misc]  # it comes without types
         outdated = [each for each in staying if each.age <= self._outdated_age]
         current = staying[len(outdated) :]
         outdated.sort(key=lambda each: each.serves)  # those that serve leave last
+        if any(each.serves for each in staying):
+            # From now on it is no mistake at the start if a process fails before it serves, and ends nobody else.
+            self.WORKER_BOOT_ERROR = self.APP_LOAD_ERROR = _NO_STATUS
         for _ in range(self.num_workers - len(current)):
             self.spawn_worker()
         serving = sum(each.serves for each in current)
-        if serving:
-            # From now on it is no mistake at the start if a process fails before it serves, and ends nobody else.
-            self.WORKER_BOOT_ERROR = self.APP_LOAD_ERROR = _NO_STATUS
         needed = max(0, self.num_workers - serving)
         leaving = [*outdated[: max(0, len(outdated) - needed)], *current[: max(0, len(current) - self.num_workers)]]
         for each in leaving:
