@@ -34,6 +34,10 @@ class Master(Arbiter):  # type: ignore[misc]  # it comes without types
         if master.num_workers < 1:  # gunicorn would listen, and nobody would ever answer
             raise ConfigError("expected at least 1 process (WEB_CONCURRENCY or --workers), got 0")
         master.__class__ = cls
+        # `python -m gunicorn` started again as `python …/gunicorn/__main__.py` would take gunicorn.http for http.
+        arguments = master.START_CTX["args"]
+        if arguments[1].endswith("__main__.py"):
+            arguments[1:2] = ["-m", "gunicorn"]
 
     def reload(self) -> None:
         """Read all anew, and replace the processes. Where something is bad, say what, and change nothing."""

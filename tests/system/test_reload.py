@@ -12,7 +12,7 @@ import trustme
 
 from router.processes import free_port
 from tests.load import post_job, post_jobs, steady_load
-from tests.programs import ROOT, Program, Router, System
+from tests.programs import ROOT, Program, Router, System, children_of
 from tests.waiting import eventually
 from tests.worker import Gate, ScriptedWorker
 
@@ -249,6 +249,23 @@ async def test_second_master_that_cannot_start_leaves_the_first_alone(
         await eventually(lambda: "No second master can be started" in router.output, what="a line on it")
         assert {answer.status for answer in await post_jobs(router.url, 20, 4, keep_alive=False)} == {200}
         assert set(children) <= set(router.children())
+
+
+async def test_second_master_takes_over(system: System, workers: list[ScriptedWorker]) -> None:
+    """SIGUSR2, then SIGTERM to the first: the second serves on, and takes reloads."""
+    system.configure([worker.url for worker in workers])
+    async with system.sidecar(), system.router(2) as router:
+        await router.sees(healthy=3)
+        router.send(signal.SIGUSR2)
+        await eventually(lambda: starts(router) == 4, 30, "the second's processes")
+        (second,) = [child for child in router.children() if children_of(child)]
+        router.send(signal.SIGTERM)
+        assert await router.ended() == 0
+        assert {answer.status for answer in await post_jobs(router.url, 20, 4, keep_alive=False)} == {200}
+        before = set(children_of(second))
+        os.kill(second, signal.SIGHUP)
+        await eventually(lambda: len(now := set(children_of(second))) == 2 and not now & before, 30, "new processes")
+        assert {answer.status for answer in await post_jobs(router.url, 20, 4, keep_alive=False)} == {200}
 
 
 async def test_no_process_at_all_is_a_mistake(system: System, tmp_path: Path) -> None:
