@@ -34,6 +34,10 @@ class Master(Arbiter):  # type: ignore[misc]  # it comes without types
         if master.num_workers < 1:  # gunicorn would listen, and nobody would ever answer
             raise ConfigError("expected at least 1 process (WEB_CONCURRENCY or --workers), got 0")
         master.__class__ = cls
+        # `python -m gunicorn` started again as `python …/gunicorn/__main__.py` would take gunicorn.http for http.
+        arguments = master.START_CTX["args"]
+        if arguments[1].endswith("__main__.py"):
+            arguments[1:2] = ["-m", "gunicorn"]
 
     def reload(self) -> None:
         """Read all anew, and replace the processes. Where something is bad, say what, and change nothing."""
@@ -61,12 +65,12 @@ class Master(Arbiter):  # type: ignore[misc]  # it comes without types
         outdated = [each for each in staying if each.age <= self._outdated_age]
         current = staying[len(outdated) :]
         outdated.sort(key=lambda each: each.serves)  # those that serve leave last
+        if any(each.serves for each in staying):
+            # From now on it is no mistake at the start if a process fails before it serves, and ends nobody else.
+            self.WORKER_BOOT_ERROR = self.APP_LOAD_ERROR = _NO_STATUS
         for _ in range(self.num_workers - len(current)):
             self.spawn_worker()
         serving = sum(each.serves for each in current)
-        if serving:
-            # From now on it is no mistake at the start if a process fails before it serves, and ends nobody else.
-            self.WORKER_BOOT_ERROR = self.APP_LOAD_ERROR = _NO_STATUS
         needed = max(0, self.num_workers - serving)
         leaving = [*outdated[: max(0, len(outdated) - needed)], *current[: max(0, len(current) - self.num_workers)]]
         for each in leaving:

@@ -12,7 +12,7 @@ import trustme
 
 from router.processes import free_port
 from tests.load import post_job, post_jobs, steady_load
-from tests.programs import ROOT, Program, Router, System
+from tests.programs import ROOT, Program, Router, System, children_of
 from tests.waiting import eventually
 from tests.worker import Gate, ScriptedWorker
 
@@ -137,6 +137,32 @@ async def test_processes_that_cannot_start_replace_nobody(
         assert await router.ended() == 0
 
 
+async def test_processes_that_cannot_be_forked_are_tried_again(
+    system: System, workers: list[ScriptedWorker], tmp_path: Path
+) -> None:
+    """Out of what a process needs, the master goes on with those that it has, at a reload as after a death."""
+    system.configure([worker.url for worker in workers])
+    place = tmp_path / "place"
+    place.mkdir()
+    conf = tmp_path / "conf.py"
+    conf.write_text(f"exec(open({str(ROOT / 'gunicorn.conf.py')!r}).read())\nworker_tmp_dir = {str(place)!r}\n")
+    async with system.sidecar(), Router(tmp_path / "log", system.env, 2, conf=str(conf)) as router:
+        await router.sees(healthy=3)
+        first = router.children()
+        place.rmdir()
+        os.kill(first[0], signal.SIGKILL)
+        await eventually(lambda: router.output.count("No router process can be started") == 1, what="a line on it")
+        async with steady_load(router.url, 4) as answers:
+            router.send(signal.SIGHUP)
+            await eventually(lambda: len(answers) > 200, what="answers of the process that is left")
+        assert {answer.status for answer in answers} == {200}
+        assert router.children() == first[1:]
+        place.mkdir()
+        await replaced(router, first)
+        assert router.output.count("No router process can be started") == 1
+        assert "Router processes can be started again" in router.output
+
+
 async def test_sigterm_ends_the_master_while_a_reload_waits_for_a_job(
     system: System, workers: list[ScriptedWorker]
 ) -> None:
@@ -174,6 +200,38 @@ async def test_stopping_says_nothing_of_faults(system: System, workers: list[Scr
         assert not [words for words in ("was sent", "Error", "ERROR", "exited with") if words in said], said
 
 
+async def test_told_to_end_while_processes_start_all_end(system: System, workers: list[ScriptedWorker]) -> None:
+    """A signal that comes before a process has handlers of its own was lost: the master waited for `timeout` + 10 s."""
+    system.configure([worker.url for worker in workers], timeout=300)
+    for number in (signal.SIGHUP, signal.SIGTTIN):
+        async with system.router(4) as router:
+            started = len(router.output)
+            router.send(number)
+            router.send(signal.SIGTERM)
+            assert await router.ended(60) == 0
+        assert "was sent" not in router.output[started:]
+
+
+async def test_every_other_signal_under_load_costs_no_job(system: System, workers: list[ScriptedWorker]) -> None:
+    """One process more, and log files opened anew; SIGWINCH is for daemons."""
+    system.configure([worker.url for worker in workers])
+    async with system.sidecar(), system.router(2) as router:
+        await router.sees(healthy=3)
+        async with steady_load(router.url, 4) as answers:
+            router.send(signal.SIGTTIN)
+            await eventually(lambda: starts(router) == 3, 30, "one more process")
+            for number in (signal.SIGUSR1, signal.SIGWINCH, signal.SIGCHLD, signal.SIGUSR1):
+                known = len(answers)
+                router.send(number)
+                await eventually(lambda n=known: len(answers) > n + 50, what="answers")  # type: ignore[misc]
+        assert {answer.status for answer in answers} == {200}
+        assert len(router.children()) == 3
+        for left in (2, 1, 1):
+            router.send(signal.SIGTTOU)
+            await eventually(lambda n=left: len(router.children()) == n, what=f"{left} processes")  # type: ignore[misc]
+        assert {answer.status for answer in await post_jobs(router.url, 20, 4, keep_alive=False)} == {200}
+
+
 async def test_second_master_that_cannot_start_leaves_the_first_alone(
     system: System, workers: list[ScriptedWorker], tmp_path: Path
 ) -> None:
@@ -191,6 +249,23 @@ async def test_second_master_that_cannot_start_leaves_the_first_alone(
         await eventually(lambda: "No second master can be started" in router.output, what="a line on it")
         assert {answer.status for answer in await post_jobs(router.url, 20, 4, keep_alive=False)} == {200}
         assert set(children) <= set(router.children())
+
+
+async def test_second_master_takes_over(system: System, workers: list[ScriptedWorker]) -> None:
+    """SIGUSR2, then SIGTERM to the first: the second serves on, and takes reloads."""
+    system.configure([worker.url for worker in workers])
+    async with system.sidecar(), system.router(2) as router:
+        await router.sees(healthy=3)
+        router.send(signal.SIGUSR2)
+        await eventually(lambda: starts(router) == 4, 30, "the second's processes")
+        (second,) = [child for child in router.children() if children_of(child)]
+        router.send(signal.SIGTERM)
+        assert await router.ended() == 0
+        assert {answer.status for answer in await post_jobs(router.url, 20, 4, keep_alive=False)} == {200}
+        before = set(children_of(second))
+        os.kill(second, signal.SIGHUP)
+        await eventually(lambda: len(now := set(children_of(second))) == 2 and not now & before, 30, "new processes")
+        assert {answer.status for answer in await post_jobs(router.url, 20, 4, keep_alive=False)} == {200}
 
 
 async def test_no_process_at_all_is_a_mistake(system: System, tmp_path: Path) -> None:
