@@ -184,6 +184,7 @@ class _Batch:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self._client_left.set()
+        self._tell_cut("its client has left")
 
     async def _has_left(self) -> None:
         await self._client_left.wait()

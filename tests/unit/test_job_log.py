@@ -229,6 +229,24 @@ async def test_answer_that_was_cut_is_found(routed: Any, workers: list[ScriptedW
     assert line["attempts"] == [{"worker_url": workers[0].url, "cause": cause}]
 
 
+async def test_batch_whose_client_hung_up_is_found(
+    routed: Any, workers: list[ScriptedWorker], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line for the batch, and one for each of its jobs that waited; what runs goes on."""
+    (worker, *_) = workers
+    worker.script = gate = Gate()
+    long = {**JOB, "run_timeout": 9}
+    async with routed(worker, default_max_concurrency=1) as router:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await router.post("/run_code/batch", job=[long, long])
+        await eventually(lambda: f"Cut a batch short after 2 jobs: its client has left ({ID})" in caplog.messages)
+        await eventually(router.lines, what="the line of the one that waited")
+        gate.open()
+        line = router.line()
+    assert (line["request_id"], line["verdict"]) == (f"{ID}-1", "client_left")
+
+
 @pytest.mark.parametrize("rounds", [1, 2], ids=["first", "known head"])
 async def test_line_names_the_key_that_the_job_came_with(routed: Any, tmp_path: Path, rounds: int) -> None:
     """By its name in the file: the key itself, or what it is a hash of, is nowhere."""
