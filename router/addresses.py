@@ -19,6 +19,8 @@ _NETLOC = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:@]+)(?::0*([0-9]{1,5}))?")
 _LABEL = re.compile(r"[a-z0-9_-]+")
 # No %, no empty segment, none of dots alone: programs differ in what they make of these, and so in whom they ask.
 _PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+)*")
+_HOST = re.compile(rf"{_NAME.pattern}|\[[0-9A-Fa-f:.]+\]")
+_ORIGIN = re.compile(rf"(?P<scheme>https?)://(?P<host>{_HOST.pattern})(?::(?P<port>[1-9][0-9]{{0,4}}))?")
 _PORTS = 2**16
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # DNS (RFC 1035 §2.3.4); resolvers and Python's own idna raise errors of their own beyond.
@@ -157,6 +159,21 @@ def _names_sentinels(netloc: str, path: str) -> bool:
     name, _, database = path.strip("/").partition("/")
     is_number = not database or (database.isascii() and database.isdigit())
     return bool(name) and is_number and all(host and _has_good_port(host) for host in hosts)
+
+
+def origin(text: str) -> str:
+    """Return `text` as a browser names a page's origin: in lower case, without a default port.
+
+    >>> origin("HTTPS://Lab.example:443")
+    'https://lab.example'
+
+    Raises PydanticCustomError.
+    """
+    found = _ORIGIN.fullmatch(text.lower())
+    if found is None or int(found["port"] or 0) >= _PORTS:
+        raise PydanticCustomError("origin", "expected an origin such as https://lab.example:8443, without a path")
+    scheme, host, port = found.groups()
+    return f"{scheme}://{host}" if port in (None, _DEFAULT_PORTS[scheme]) else f"{scheme}://{host}:{port}"
 
 
 def dns_name(text: str) -> str:

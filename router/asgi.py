@@ -26,6 +26,7 @@ from router.heads import Heads
 from router.job import Job
 from router.policy.deadline import SMALL_BYTES
 from router.policy.endpoints import SANDBOX_FUSION, endpoints_of
+from router.policy.origin import Pages
 from router.response import Parts
 from router.settings import Settings
 from router.tally import Tally
@@ -54,6 +55,10 @@ _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 
 class BadDeadline(Exception):
     """The client's deadline is no number of milliseconds."""
+
+
+class Foreign(Exception):
+    """The request may be a page of another site's."""
 
 
 class BodyTooLarge(Exception):
@@ -100,28 +105,57 @@ class JobDoor:
         self.methods = {path: endpoint.method for path, endpoint in endpoints_of(settings.endpoints).items()}
         # Those of jobs as they mostly are; percent-encoded, ASGI's way is good enough.
         self.job_paths = {path.encode("ascii"): path for path, method in self.methods.items() if method == "POST"}
+        # What lies below a job's endpoint takes jobs, too.
+        self._below = tuple(f"{path}/" for path in self.methods)
         self._beginning: set[asyncio.Task[None]] = set()
         self._dispatcher = dispatcher
         self._rest = rest
         self._buffers = buffers
+        self._pages = Pages(settings.cors_origins, settings.trusted_hosts)
         self._max_body_bytes = int(settings.max_body_mb * 2**20)
         self._full_status = settings.error_status.queue_full
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        if scope["type"] != "http" or scope["path"] not in self.methods:
+        if scope["type"] != "http":
             await self._rest(scope, receive, send)
             return
-        asked = Asked(scope["method"], scope["path"], scope["query_string"], scope["headers"])
-        answer = await self.answer(asked, receive)
+        path: str = scope["path"]
+        if path in self.methods:
+            asked = Asked(scope["method"], path, scope["query_string"], scope["headers"])
+            answer = await self.answer(asked, receive)
+        else:
+            found = self._admit(scope["headers"]) if path.startswith(self._below) else self._known(scope["headers"])
+            if not isinstance(found, Answer):
+                await self._pass_on(scope, receive, send, found)
+                return
+            self.tally.refused(found.status, found.outcome)
+            answer = found
         if answer is not None:
-            await send_answer(answer, receive, send, asked.path)
+            await send_answer(answer, receive, send, path)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, key_name: str) -> None:
+        scope.setdefault("state", {})[KEY_NAME] = key_name
+        await self._rest(scope, receive, send)
+
+    def _admit(self, headers: Headers) -> str | Answer:
+        """Return the name of the key that jobs with these headers came with, or the answer where they may not come."""
+        return _forbidden(self._pages.job_refusal(headers), headers) or ""
+
+    def _known(self, headers: Headers) -> str | Answer:
+        return _forbidden(self._pages.refusal(headers), headers) or ""
 
     async def answer(self, asked: Asked, receive: Receive, whole: bytes | None = None) -> Answer | None:
         """Return the answer to a request for one of `methods`; None where its client has left.
 
-        `whole` is its body where that has come already.
+        `whole` is its body where that has come already. What may not come is refused before any of its body is read.
         """
+        found = self._admit(asked.headers)
+        if isinstance(found, Answer):
+            return self._refused(asked.path, found)
+        return await self._take(msgspec.structs.replace(asked, key_name=found) if found else asked, receive, whole)
+
+    async def _take(self, asked: Asked, receive: Receive, whole: bytes | None) -> Answer | None:
         head = read_head(asked.headers)
         request_id = request_id_of(head)
         method = self.methods[asked.path]
@@ -141,7 +175,9 @@ class JobDoor:
             return self._unfit(asked, reason, request_id)
 
     def read(self, asked: Asked, *, keep_alive: bool) -> JobHead:
-        """Return what this head says of each job that comes with it. Raises BadDeadline."""
+        """Return what this head says of each job that comes with it. Raises BadDeadline, Foreign."""
+        if self._pages.job_refusal(asked.headers):
+            raise Foreign
         head = read_head(asked.headers)
         request_id = None if head.request_id is None else request_id_of(head)
         target = _target(asked)
@@ -201,6 +237,12 @@ class JobDoor:
         """Count the answer to what is no job yet; jobs are the dispatcher's to count."""
         self.tally.refused(answer.status, answer.outcome, path)
         return answer
+
+
+def _forbidden(reason: str | None, headers: Headers) -> Answer | None:
+    if reason is None:
+        return None
+    return problem(HTTPStatus.FORBIDDEN, reason, request_id_of(read_head(headers)))
 
 
 async def send_answer(answer: Answer, receive: Receive, send: Send, path: str = "") -> None:

@@ -10,18 +10,7 @@ import msgspec
 
 from router.access import ApiKeys, basic, bearer
 from router.answers import Answer, problem
-from router.asgi import (
-    KEY_NAME,
-    Application,
-    Asked,
-    JobDoor,
-    JobHead,
-    Receive,
-    Scope,
-    Send,
-    request_id_of,
-    send_answer,
-)
+from router.asgi import Application, Asked, JobDoor, JobHead, Receive, Scope, Send, request_id_of
 from router.bodies import Buffers
 from router.course import Deliver
 from router.dispatch import Dispatcher
@@ -48,27 +37,18 @@ class KeyDoor(JobDoor):
     ) -> None:
         super().__init__(dispatcher, rest, buffers, settings, tally)
         self._keys = keys
-        # What lies below a job's endpoint takes jobs, too.
-        self._below = tuple(f"{path}/" for path in self.methods)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection."""
-        if scope["type"] == "http" and scope["path"].startswith(self._below):
-            found = self._key_name(scope["headers"])
-            if isinstance(found, Answer):
-                self.tally.refused(found.status, found.outcome)
-                await send_answer(found, receive, send)
-                return
-            scope.setdefault("state", {})[KEY_NAME] = found
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, key_name: str) -> None:
+        if scope["path"].startswith(self._below):
             scope["headers"] = _without_credentials(scope["headers"])
-        await super().__call__(scope, receive, send)
+        await super()._pass_on(scope, receive, send, key_name)
 
-    async def answer(self, asked: Asked, receive: Receive, whole: bytes | None = None) -> Answer | None:
-        """Return the answer to a job; without a key it is 401, and nothing of its body is read."""
-        found = self._key_name(asked.headers)
-        if isinstance(found, Answer):
-            return self._refused(asked.path, found)
-        return await super().answer(_without_key(asked, found), receive, whole)
+    async def _take(self, asked: Asked, receive: Receive, whole: bytes | None) -> Answer | None:
+        return await super()._take(_without_key(asked), receive, whole)
+
+    def _admit(self, headers: Headers) -> str | Answer:
+        """Return the name of the key that came; without a known one, 401."""
+        return super()._admit(headers) or self._key_name(headers)
 
     def read(self, asked: Asked, *, keep_alive: bool) -> JobHead:
         """Return what this head says; its credentials do not go on, but are kept, to be looked at each time."""
@@ -86,7 +66,6 @@ class KeyDoor(JobDoor):
             super().begin(msgspec.structs.replace(head, key_name=found), body, has_left, deliver)
 
     def _key_name(self, headers: Headers) -> str | Answer:
-        """Return the name of the key that came; without a known one, the answer."""
         given = next((value for name, value in headers if name == API_KEY), None)
         key = given or bearer(headers) or basic(headers)
         if key is not None and (found := self._keys.name_of(key)) is not None:
@@ -97,8 +76,8 @@ class KeyDoor(JobDoor):
         return answer.with_field(b"www-authenticate", b"Bearer")
 
 
-def _without_key(asked: Asked, key_name: str = "") -> Asked:
-    return msgspec.structs.replace(asked, headers=_without_credentials(asked.headers), key_name=key_name)
+def _without_key(asked: Asked) -> Asked:
+    return msgspec.structs.replace(asked, headers=_without_credentials(asked.headers))
 
 
 def _without_credentials(headers: Headers) -> Headers:

@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from router.addresses import dns_name, masked, otlp_url, redis_url, worker_url
+from router.addresses import dns_name, masked, origin, otlp_url, redis_url, worker_url
 from router.fleet.model import MAX_COUNT, MAX_WEIGHT
 from router.policy import endpoints
 from router.policy.allowed import rule
@@ -336,6 +336,17 @@ class Settings(_Settings):
     admin: AdminSettings = AdminSettings()
     api_keys: FilePath | None = None
     """a file with the SHA-256 of each key that jobs may be sent with; `sfr key new NAME >> FILE` adds one"""
+    cors_origins: Annotated[
+        tuple[Annotated[str, AfterValidator(origin)], ...],
+        BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+    ] = ()
+    """other sites whose pages may send jobs, such as `https://lab.example:8443`; a page of any other site gets 403"""
+    trusted_hosts: Annotated[
+        tuple[Annotated[str, AfterValidator(_allowed)], ...],
+        BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+    ] = ()
+    """by which names and addresses (patterns, networks) the router may be asked, besides loopback's; none: any. With
+    local workers, `sfr up` allows those of its own host"""
     max_body_mb: Annotated[float, Field(gt=0, le=MAX_MB)] = 128.0
     """the largest request body (MB of 2^20 bytes); a larger one gets 413"""
     max_buffered_mb: Annotated[float, Field(gt=0, le=MAX_MB, validate_default=True)] = 1024.0

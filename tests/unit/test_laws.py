@@ -27,7 +27,7 @@ DOORS = {
     "fastapi": {"router.admin", "router.api", "router.app", "router.localworker"},
     "opentelemetry": {"router.traces"},
     "prometheus_client": {"router.metrics"},
-    "starlette": {"router.api"},
+    "starlette": {"router.api", "router.app", "router.localworker"},
     "yaml": {"router.config", "router.strict_yaml"},
     "httptools": {"router.wire", "router.downstream", "router.light_protocol", "router.refused"},
     "typer": {
