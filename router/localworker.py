@@ -52,7 +52,13 @@ TOOLCHAINS = {
 
 def create_local_worker() -> FastAPI:
     """Return the worker's application."""
-    app = FastAPI(title="SandboxFusion local worker", description="Runs code WITHOUT isolation.")
+    # Without FastAPI's own pages: they load programs from outside.
+    app = FastAPI(
+        title="SandboxFusion local worker",
+        description="Runs code WITHOUT isolation.",
+        docs_url=None,
+        redoc_url=None,
+    )
 
     @app.get("/v1/ping")
     async def ping() -> str:
