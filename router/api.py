@@ -6,13 +6,14 @@ Jobs do not pass here. asgi.JobDoor serves them; their endpoints are described b
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from http import HTTPStatus
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Header, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
-from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse
 from starlette.types import Lifespan
 
 from router import __version__, batch
@@ -30,6 +31,18 @@ DESCRIPTION = "Spreads code-execution jobs over many SandboxFusion workers. Jobs
 
 # What each 503 says of when to ask again.
 COME_AGAIN = {"Retry-After": str(RETRY_AFTER_S)}
+
+
+_SWAGGER = Path(__file__).parent / "swagger"
+# Swagger UI sets styles from its program, and its icons are data: URLs.
+_SWAGGER_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "cache-control": "no-cache",
+    "x-content-type-options": "nosniff",
+}
 
 
 class Problem(BaseModel):
@@ -65,7 +78,18 @@ def create_api(
     lifespan: Lifespan[FastAPI],
 ) -> FastAPI:
     """Return the FastAPI application behind the job door."""
-    api = FastAPI(title=SERVICE, version=__version__, description=DESCRIPTION, lifespan=lifespan)
+    # FastAPI's own pages at docs_url and redoc_url load their programs from outside, and ask for /openapi.json whatever
+    # path a proxy serves this below.
+    api = FastAPI(
+        title=SERVICE,
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        servers=[{"url": "./"}],  # beside openapi.json
+    )
+    _serve_docs(api)
 
     @api.get("/", summary="The fleet, worker by worker", tags=["router"])
     async def status(response: Response) -> FleetStatus:
@@ -123,6 +147,7 @@ def create_api(
                 title=api.title,
                 version=api.version,
                 description=api.description,
+                servers=api.servers,
                 routes=[*api.routes, *described.routes],
             )
         return api.openapi_schema
@@ -145,6 +170,19 @@ def _printable(place: Iterable[str | int]) -> list[str | int]:
 def redis_away(error: StoreUnavailable) -> HTTPException:
     """Return the answer to what only Redis could tell or do."""
     return HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, f"Redis is unavailable: {error}", COME_AGAIN)
+
+
+def _serve_docs(api: FastAPI) -> None:
+    """Serve Swagger UI at /docs, from this package."""
+
+    def serve(path: str, name: str) -> None:
+        @api.api_route(path, methods=["GET", "HEAD"], include_in_schema=False)
+        async def file() -> FileResponse:
+            return FileResponse(_SWAGGER / name, headers=_SWAGGER_HEADERS)
+
+    serve("/docs", "index.html")
+    for name in ("start.js", "swagger-ui-bundle.js", "swagger-ui.css"):
+        serve(f"/docs/{name}", name)
 
 
 def _redis_state(store: Store) -> str:

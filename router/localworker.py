@@ -57,7 +57,13 @@ TOOLCHAINS = {
 
 def create_local_worker(trusted_hosts: Collection[str] = ()) -> FastAPI:
     """Return the worker's application; `trusted_hosts` are as in config.yaml."""
-    app = FastAPI(title="SandboxFusion local worker", description="Runs code WITHOUT isolation.")
+    # Without FastAPI's own pages: they load programs from outside.
+    app = FastAPI(
+        title="SandboxFusion local worker",
+        description="Runs code WITHOUT isolation.",
+        docs_url=None,
+        redoc_url=None,
+    )
     pages = Pages((), trusted_hosts)
 
     @app.middleware("http")

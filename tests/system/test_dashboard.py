@@ -3,8 +3,11 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import pytest
+from aiohttp import ClientSession, web
+from aiohttp.test_utils import TestServer
 from selenium.webdriver import Keys
 
 from bench.busyfleet import busy_fleet
@@ -342,3 +345,40 @@ async def test_a_thousand_workers_come_and_stay_smooth(system: System, browser: 
 async def _all_work(browser: Browser) -> bool:
     jobs = await browser.texts("td.jobs")
     return len(jobs) == 50 and not {"", "0"} & set(jobs)
+
+
+async def test_api_docs_below_a_proxy_s_path_try_requests_out(system: System, browser: Browser) -> None:
+    """Swagger UI comes from the router itself, finds its description, and sends what is tried to the same path."""
+    system.configure([])
+    async with system.router(1) as router, below_a_path(router) as url:
+        await browser.open(f"{url}/docs")
+        ping = "#operations-router-ping_v1_ping_get"
+        await browser.shows(f"{ping} .opblock-summary-path", "/v1/ping")
+        await browser.click(f"{ping} .opblock-summary-control")
+        for button, says in ((".try-out__btn", "Try it out"), (".execute", "Execute")):
+            await browser.shows(f"{ping} {button}", says)
+            await browser.click(f"{ping} {button}")
+        await browser.shows(f"{ping} .live-responses-table tbody .response-col_status", "200")
+        assert await browser.complaints() == []
+        requested = {asked for asked in await browser.requested() if not asked.startswith("data:")}
+        assert f"{url}/v1/ping" in requested
+        assert {asked.startswith(url) for asked in requested} == {True}
+
+
+@asynccontextmanager
+async def below_a_path(router: Router) -> AsyncIterator[str]:
+    """A proxy that serves the router below /fleet and takes that away, as one with many services does."""
+
+    async def pass_on(request: web.Request) -> web.Response:
+        async with ClientSession(router.url) as session, session.get(f"/{request.match_info['path']}") as answer:
+            fields = {
+                name: answer.headers[name]
+                for name in ("content-type", "content-security-policy")
+                if name in answer.headers
+            }
+            return web.Response(status=answer.status, body=await answer.read(), headers=fields)
+
+    application = web.Application()
+    application.router.add_get("/fleet/{path:.*}", pass_on)
+    async with TestServer(application) as server:
+        yield str(server.make_url("/fleet"))

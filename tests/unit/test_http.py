@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import re
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -256,7 +257,7 @@ async def test_counts_are_redis_own(url: str, session: aiohttp.ClientSession) ->
 
 
 async def test_openapi_describes_all_that_is_served(url: str, session: aiohttp.ClientSession) -> None:
-    """Every endpoint, /run_code with its fields; and /docs shows it."""
+    """Every endpoint, /run_code with its fields."""
     async with session.get(f"{url}/openapi.json") as response:
         schema = await response.json()
     described = {(path, method.upper()) for path, methods in schema["paths"].items() for method in methods}
@@ -268,8 +269,26 @@ async def test_openapi_describes_all_that_is_served(url: str, session: aiohttp.C
     assert {str(status) for status in statuses} <= schema["paths"]["/admin/workers"]["delete"]["responses"].keys()
     fields = schema["components"]["schemas"]["RunCodeRequest"]["properties"]
     assert {"code", "language", "run_timeout", "compile_timeout", "stdin", "files", "fetch_files"} <= fields.keys()
+
+
+async def test_docs_load_nothing_from_outside(url: str, session: aiohttp.ClientSession) -> None:
+    """A cluster without the internet sees /docs, and below a proxy's path: all its addresses are relative."""
     async with session.get(f"{url}/docs") as response:
-        assert response.status == 200
+        page = await response.text()
+        assert (response.status, response.content_type) == (200, "text/html")
+        assert "default-src 'none'; script-src 'self'" in response.headers["content-security-policy"]
+    parts = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(parts) == 4
+    for part in parts:
+        assert not part.startswith(("/", "http"))
+        async with session.get(f"{url}/{part}") as response:
+            assert response.status == 200
+            if part == "docs/start.js":
+                assert re.findall(r'url: "([^"]+)"', await response.text()) == ["openapi.json"]
+    async with session.get(f"{url}/openapi.json") as response:
+        assert (await response.json())["servers"] == [{"url": "./"}]
+    async with session.get(f"{url}/redoc") as response:
+        assert response.status == 404
 
 
 async def test_client_that_hangs_up_while_sending_leaves_no_trace(
