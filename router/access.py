@@ -12,7 +12,7 @@ import socket
 import time
 from binascii import a2b_base64
 from collections.abc import MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from router.admin_token import TOKEN_VARIABLE, Unreadable, admin_token, read
 from router.config import ConfigError, WatchedFile
+from router.fleet.worker_auth import WorkerAuth
 from router.headers import Headers
 from router.policy.origin import host_name, is_foreign, is_loopback
 from router.settings import Settings
@@ -81,19 +82,24 @@ class ApiKeys:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What this router lets in. `api_keys` None: every job; `admin_token` None: no change but from this host."""
+    """What this router lets in. `api_keys` None: every job; `admin_token` None: no change but from this host.
+
+    `worker_auth` is by what workers let it in.
+    """
 
     admin_token: str | None = None
     api_keys: ApiKeys | None = None
+    worker_auth: WorkerAuth = field(default_factory=WorkerAuth, compare=False)
 
     @classmethod
     def load(cls, settings: Settings) -> Self:
-        """Read the token from the environment or its file, and the keys from theirs. Raises ConfigError."""
+        """Read the token from the environment or its file, keys and headers from theirs. Raises ConfigError."""
         try:
             token = admin_token()
         except Unreadable as error:
             raise ConfigError(str(error)) from error
-        return cls(token, ApiKeys(Path(settings.api_keys)) if settings.api_keys else None)
+        keys = ApiKeys(Path(settings.api_keys)) if settings.api_keys else None
+        return cls(token, keys, WorkerAuth.load(settings))
 
 
 OPEN = Access()

@@ -22,7 +22,7 @@ from router.fleet.model import MAX_WEIGHT, Ejection, Health, Source, Worker, Wor
 from router.fleet.store import StoreUnavailable
 from router.policy.allowed import Allowed
 from router.reports import AdminWorker, Overrides
-from router.settings import MAX_SECONDS, AdminSettings, Count, WorkerSettings, WorkerUrl
+from router.settings import MAX_SECONDS, AdminSettings, Count, NamedWorker, WorkerUrl
 from router.view import FleetView
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ _Shown = tuple[WorkerRecord, Health, Ejection | None]
 Named = Annotated[WorkerUrl, Query(description="The worker's URL", examples=["http://server1:8080"])]
 
 
-class NewWorker(WorkerSettings):
+class NewWorker(NamedWorker):
     """A worker to register, or to renew. Without `ttl_seconds` it is one until it is removed."""
 
     ttl_seconds: Annotated[float, Field(ge=0.001, le=MAX_SECONDS)] | None = None  # Redis counts milliseconds

@@ -26,8 +26,8 @@ REDIS_VARIABLE = "REDIS_URL"
 TRACES_VARIABLE = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 OTLP_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
-# REDIS_URL may carry a password in a form that nobody has thought of: nothing of it is repeated.
-_SECRET = ("redis.url",)
+# REDIS_URL may carry a password in a form that nobody has thought of, and a header may stand where its file should.
+_SECRET = ("redis.url", "worker_auth")
 _SHOWN_CHARACTERS = 200
 
 _Value = TypeVar("_Value")
@@ -169,7 +169,7 @@ def _problem(detail: ErrorDetails) -> str:
 
 def _given(value: object, key: str) -> str:
     """Return what was given, where it is a value to be shown: no section or list, and nothing that may be a secret."""
-    if not isinstance(value, str | int | float) or key in _SECRET:
+    if not isinstance(value, str | int | float) or key.endswith(_SECRET):
         return ""
     shown = masked(value)[:_SHOWN_CHARACTERS] if isinstance(value, str) else value
     try:

@@ -49,8 +49,17 @@ Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 FilePath = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
-class WorkerSettings(_Settings):
-    """One worker of the fleet, as config.yaml names it."""
+def _no_header(path: str) -> str:
+    if re.search(r":\s", path):
+        raise PydanticCustomError("auth_file", "expected the name of a file that holds the header, not the header")
+    return path
+
+
+AuthFile = Annotated[FilePath, AfterValidator(_no_header)]
+
+
+class NamedWorker(_Settings):
+    """One worker, as whoever names it may describe it."""
 
     url: WorkerUrl
     """its address, in any spelling: `HTTP://Node1.:80/run_code` is known as `http://node1`"""
@@ -58,6 +67,13 @@ class WorkerSettings(_Settings):
     """turns in the ring, 1 to 100: a worker of weight 3 gets three jobs for each one of weight 1"""
     max_concurrency: Count | None = None
     """how many jobs run on it at once, at most; none: any number"""
+
+
+class WorkerSettings(NamedWorker):
+    """One worker of the fleet, as config.yaml names it."""
+
+    worker_auth: AuthFile | None = None
+    """a file with the header that this worker wants, in place of that for all"""
 
 
 def _from_bare_url(value: object) -> object:
@@ -331,6 +347,9 @@ class Settings(_Settings):
     error_status: ErrorStatusSettings = ErrorStatusSettings()
     redis: RedisSettings = RedisSettings()
     health_check: HealthCheckSettings = HealthCheckSettings()
+    worker_auth: AuthFile | None = None
+    """a file with one line such as `Authorization: Bearer KEY`: the header that workers want with jobs, pings and deep
+    checks. It goes to every worker of the fleet that has none of its own, also to one that is added at run time"""
     tls: TlsSettings = TlsSettings()
     traces: TracesSettings = TracesSettings()
     admin: AdminSettings = AdminSettings()

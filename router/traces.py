@@ -25,6 +25,7 @@ from router import __version__, upstream
 from router.answers import Answer
 from router.course import Course, Deliver
 from router.dispatch import Dispatcher
+from router.fleet.worker_auth import WorkerAuth
 from router.job import Job
 from router.job_log import CLIENT_LEFT_STATUS
 from router.policy.verdict import Kind, Outcome
@@ -99,9 +100,9 @@ class Traces:
         """Return a tally that tells of attempts' verdicts."""
         return _Tally(self)
 
-    def upstream(self, tls: TlsSettings) -> Upstream:
+    def upstream(self, tls: TlsSettings, auth: WorkerAuth) -> Upstream:
         """Return the connections to the workers, with a span for each attempt."""
-        return _Upstream(tls, self)
+        return _Upstream(tls, auth, self)
 
     def dispatcher(self, *parts: Any) -> Dispatcher:
         """Return a dispatcher of such `parts`, with a span for each job."""
@@ -179,8 +180,8 @@ class _Dispatcher(Dispatcher):
 class _Upstream(Upstream):
     """The connections to the workers; what is sent over them names its attempt's span as its parent."""
 
-    def __init__(self, tls: TlsSettings, traces: Traces) -> None:
-        super().__init__(tls)
+    def __init__(self, tls: TlsSettings, auth: WorkerAuth, traces: Traces) -> None:
+        super().__init__(tls, auth)
         self._traces = traces
 
     def send(self, worker_url: str, request: Request, timeout_s: float, deliver: upstream.Deliver) -> None:

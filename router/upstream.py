@@ -7,18 +7,20 @@ Our own, because it is what this project exists for, and because it costs a thir
 import asyncio
 import errno
 import os
+import re
 import socket
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Self
 from urllib.parse import urlsplit
 
 import msgspec
 
 from router.bodies import Body
+from router.fleet.worker_auth import WorkerAuth
 from router.headers import WorkerHead
 from router.heads import Heads
 from router.reasons import reason
@@ -31,6 +33,7 @@ from router.wire import Connection
 CONNECT_TIMEOUT_S = 5.0
 # uvicorn, which SandboxFusion runs on, closes a connection that is idle for 5 s: one second before, we do.
 MAX_IDLE_S = 4.0
+_ORIGINS_AT_MOST = 10_000
 
 
 # What a host has no more of, and so what its operator can do. Neither says anything of a worker.
@@ -67,17 +70,35 @@ Deliver = Callable[[Response | UpstreamFailed], None]
 
 @dataclass(frozen=True, slots=True)
 class _Origin:
+    """What a worker's URL says. `lines` begin each request's headers; what matches `not_client_s` in them ends here."""
+
     host: str
     port: int
     is_tls: bool
-    authority: bytes
     path: bytes
+    lines: bytes
+    not_client_s: re.Pattern[bytes] | None = field(repr=False)
+
+
+class _Origins(dict[str, _Origin]):
+    """The origins by URL, each made when it is first asked for."""
+
+    def __init__(self, auth: WorkerAuth) -> None:
+        super().__init__()
+        self._auth = auth
+
+    def __missing__(self, worker_url: str) -> _Origin:
+        if len(self) >= _ORIGINS_AT_MOST:  # workers that have left
+            self.clear()
+        made = self[worker_url] = _origin(worker_url, self._auth)
+        return made
 
 
 class Upstream:
-    """The connections from this process to all workers."""
+    """The connections from this process to all workers, and the headers by which these know it."""
 
-    def __init__(self, tls: TlsSettings) -> None:
+    def __init__(self, tls: TlsSettings, auth: WorkerAuth | None = None) -> None:
+        self.origins = _Origins(auth or WorkerAuth())
         self._tls = tls
         self._idle: dict[str, list[Connection]] = {}
         self._heads = Heads[WorkerHead]()
@@ -163,7 +184,7 @@ class _Attempt:
     __slots__ = ("_connection", "_deliver", "_request", "_unsent", "_upstream", "_worker_url", "due", "origin")
 
     def __init__(self, upstream: Upstream, worker_url: str, request: Request, due: float, deliver: Deliver) -> None:
-        self.origin = _origin(worker_url)
+        self.origin = upstream.origins[worker_url]
         self.due = due
         self._upstream = upstream
         self._worker_url = worker_url
@@ -254,19 +275,28 @@ def _short_of(error: Exception) -> str | None:
     return None
 
 
-@lru_cache(maxsize=10_000)
-def _origin(worker_url: str) -> _Origin:
+def _origin(worker_url: str, auth: WorkerAuth) -> _Origin:
     parts = urlsplit(worker_url)
     is_tls = parts.scheme == "https"
+    lines, not_client_s = b"host: %s\r\n" % parts.netloc.encode("ascii"), None
+    if header := auth.for_worker(worker_url):
+        name = header.name.encode("ascii")
+        lines += b"%s: %s\r\n" % (name, header.value.encode("ascii"))
+        # Some servers take _ and - for one. A client's own would be a second word, or a way around the first.
+        spelt = b"[-_]".join(map(re.escape, re.split(b"[-_]", name)))
+        not_client_s = re.compile(rb"^%s:[^\r\n]*\r\n" % spelt, re.IGNORECASE | re.MULTILINE)
     return _Origin(
         host=parts.hostname or "",
         port=parts.port or (443 if is_tls else 80),
         is_tls=is_tls,
-        authority=parts.netloc.encode("ascii"),
         path=parts.path.encode("ascii"),
+        lines=lines,
+        not_client_s=not_client_s,
     )
 
 
 def _head(origin: _Origin, request: Request) -> bytes:
-    start = b"%s %s%s HTTP/1.1\r\nhost: %s\r\n" % (request.method, origin.path, request.target, origin.authority)
-    return start + request.headers
+    headers = request.headers
+    if origin.not_client_s is not None:
+        headers = origin.not_client_s.sub(b"", headers)
+    return b"%s %s%s HTTP/1.1\r\n%s%s" % (request.method, origin.path, request.target, origin.lines, headers)

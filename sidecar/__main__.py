@@ -8,10 +8,11 @@ import socket
 from contextlib import suppress
 
 from router import logs
-from router.config import config_path, load_or_exit
+from router.config import config_path, load_or_exit, or_exit
 from router.file_handles import raise_limit
 from router.fleet.exchange import configured_rules
 from router.fleet.store import Store
+from router.fleet.worker_auth import WorkerAuth
 from sidecar.deep import DeepCheck
 from sidecar.loop import Sidecar
 from sidecar.membership import Membership
@@ -24,10 +25,11 @@ REDIS_TIMEOUT_S = 1.0
 async def run() -> None:
     """Compose the sidecar and run it until it is told to stop; then hand the lead over."""
     settings = load_or_exit()
+    auth = or_exit(lambda: WorkerAuth.load(settings))
     store = Store.connect(settings.redis, REDIS_TIMEOUT_S)
     # Unique for each process, also where containers share a host name and a process id.
     name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-    async with Probe(settings.tls) as probe:
+    async with Probe(settings.tls, auth) as probe:
         deep = DeepCheck(f"sidecar-{name}", configured_rules(settings), store, probe)
         sidecar = Sidecar(name, Membership(config_path(), settings, store), store, probe, deep)
         running = asyncio.create_task(sidecar.run())

@@ -86,7 +86,7 @@ class Sidecar:
 
     async def _lead(self, term: Term) -> None:
         await self._adopt()
-        await self._membership.reread()
+        await self._reread()
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._write(term))
@@ -94,9 +94,13 @@ class Sidecar:
                 while True:
                     self._follow_members(tasks)
                     await self._membership.news(within_s=REREAD_S)
-                    await self._membership.reread()
+                    await self._reread()
         finally:
             self._watches.clear()
+
+    async def _reread(self) -> None:
+        await self._membership.reread()
+        self._probe.auth.reread(self._membership.settings)
 
     async def _adopt(self) -> None:
         """Take over what the last leader wrote, and plan to write all of it."""

@@ -11,6 +11,7 @@ import aiohttp
 import msgspec
 
 from router.fleet.model import Observation
+from router.fleet.worker_auth import WorkerAuth
 from router.reasons import reason
 from router.settings import HealthCheckSettings, TlsSettings
 
@@ -36,9 +37,13 @@ class _Result(msgspec.Struct):
 
 
 class Probe:
-    """Asks workers over connections of their own, so that each check also shows whether one can connect."""
+    """Asks workers over connections of their own, so that each check also shows whether one can connect.
 
-    def __init__(self, tls: TlsSettings) -> None:
+    `auth` is by what they let it in.
+    """
+
+    def __init__(self, tls: TlsSettings, auth: WorkerAuth | None = None) -> None:
+        self.auth = auth or WorkerAuth()
         self._tls = tls
         self._session: aiohttp.ClientSession
 
@@ -58,7 +63,7 @@ class Probe:
         checked_at = datetime.now(UTC)
         start = time.monotonic()
         try:
-            body, error = await self._ask("GET", worker_url + settings.path, None, settings.timeout)
+            body, error = await self._ask("GET", worker_url, settings.path, None, settings.timeout)
             if error is None and body.strip() not in PONGS:
                 error = f"answered {body[:40]!r} instead of pong"
         except TimeoutError:
@@ -71,14 +76,28 @@ class Probe:
         Raises TimeoutError.
         """
         job = {**JOB, "run_timeout": timeout_s}
-        body, error = await self._ask("POST", f"{worker_url}/run_code", job, timeout_s)
+        body, error = await self._ask("POST", worker_url, "/run_code", job, timeout_s)
         return error or _failure(body)
 
-    async def _ask(self, method: str, url: str, json: object, timeout_s: float) -> tuple[bytes, str | None]:
+    async def _ask(
+        self, method: str, worker_url: str, path: str, json: object, timeout_s: float
+    ) -> tuple[bytes, str | None]:
         """Return the start of a good answer's body, or why there is none. Raises TimeoutError."""
+        header = self.auth.for_worker(worker_url)
+        if header is None:
+            return await self._send(method, worker_url + path, json, {}, timeout_s)
+        body, error = await self._send(method, worker_url + path, json, {header.name: header.value}, timeout_s)
+        # A worker may repeat what it was sent, and what it says goes to Redis and to logs.
+        return header.hidden_in(body.decode("latin-1")).encode("latin-1"), error and header.hidden_in(error)
+
+    async def _send(
+        self, method: str, url: str, json: object, headers: dict[str, str], timeout_s: float
+    ) -> tuple[bytes, str | None]:
         async with asyncio.timeout(timeout_s):
             try:
-                async with self._session.request(method, url, json=json, allow_redirects=False) as response:
+                async with self._session.request(
+                    method, url, json=json, headers=headers, allow_redirects=False
+                ) as response:
                     if response.status != HTTPStatus.OK:
                         return b"", f"returned {response.status}: {response.reason or 'no reason'}"
                     return await _start_of(response.content), None

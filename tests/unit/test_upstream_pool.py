@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from router.fleet.worker_auth import WorkerAuth
 from router.response import Broken, Phase, Response
 from router.settings import TlsSettings
 from router.upstream import CONNECT_TIMEOUT_S, MAX_IDLE_S, Request, Rest, Upstream, UpstreamFailed, _origin
@@ -67,20 +68,18 @@ def run(law: Callable[[Net], Awaitable[None]]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "host", "port", "is_tls", "authority", "path"),
+    ("url", "host", "port", "is_tls", "lines", "path"),
     [
-        ("http://a", "a", 80, False, b"a", b""),
-        ("https://a", "a", 443, True, b"a", b""),
-        ("http://a:8080/x", "a", 8080, False, b"a:8080", b"/x"),
-        ("https://[::1]:1", "::1", 1, True, b"[::1]:1", b""),
+        ("http://a", "a", 80, False, b"host: a\r\n", b""),
+        ("https://a", "a", 443, True, b"host: a\r\n", b""),
+        ("http://a:8080/x", "a", 8080, False, b"host: a:8080\r\n", b"/x"),
+        ("https://[::1]:1", "::1", 1, True, b"host: [::1]:1\r\n", b""),
     ],
 )
-def test_where_a_worker_s_url_leads(
-    url: str, host: str, port: int, is_tls: bool, authority: bytes, path: bytes
-) -> None:
+def test_where_a_worker_s_url_leads(url: str, host: str, port: int, is_tls: bool, lines: bytes, path: bytes) -> None:
     """Its scheme's own port where it names none; Host is as it is written."""
-    found = _origin(url)
-    assert (found.host, found.port, found.is_tls, found.authority, found.path) == (host, port, is_tls, authority, path)
+    found = _origin(url, WorkerAuth())
+    assert (found.host, found.port, found.is_tls, found.lines, found.path) == (host, port, is_tls, lines, path)
 
 
 def test_connection_is_used_again_for_a_while() -> None:
