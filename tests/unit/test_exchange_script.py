@@ -81,7 +81,8 @@ def test_failures_fade_and_an_ejection_stays(redis: "Redis") -> None:
     exchange = script(redis, Worker(ONE), Worker(OTHER), failures=2)
     for number, lifetime_ms in ((1, 2 * exchange.rules.max_ms), (2, -1)):
         exchange.exchange(Call("p", ended=(Ended(ONE, number, Blame.FAULT),)), NOW)
-        assert redis.pttl(f"sfr:breaker:{ONE}") == pytest.approx(lifetime_ms, abs=5000)
+        left_ms = redis.pttl(f"sfr:breaker:{ONE}")
+        assert left_ms == -1 if lifetime_ms == -1 else lifetime_ms / 2 < left_ms <= lifetime_ms
 
 
 def test_other_strategy_finds_its_own_order(redis: "Redis") -> None:
