@@ -7,6 +7,7 @@ import pytest
 from redis import Redis
 
 from router.fleet.exchange import (
+    BUSY_MS,
     CLAIM_WITHIN_MS,
     PASSED_OVER_AT_MOST,
     PROCESS_TTL_MS,
@@ -45,9 +46,9 @@ def script(redis: "Redis", *workers: Worker, **rules: Any) -> Script:
     return made
 
 
-def ask(script: Script, number: int, *tried: str, process: str = "p", now: int = NOW) -> Reply:
+def ask(script: Script, number: int, *tried: str, process: str = "p", now: int = NOW, bound_ms: int = 60_000) -> Reply:
     """Let a job come that has tried these workers."""
-    return script.exchange(Call(process, arrived=(Arrival(number, 60_000, 60_000, 0, tried),)), now)
+    return script.exchange(Call(process, arrived=(Arrival(number, bound_ms, 60_000, 0, tried),)), now)
 
 
 def test_without_a_fleet_nothing_is_done(redis: "Redis") -> None:
@@ -205,3 +206,16 @@ def test_claim_prolongs_no_ejection(redis: "Redis") -> None:
     exchange.exchange(Call("p", ended=(Ended(ONE, 9, Blame.FAULT),)), NOW)
     assert exchange.exchange(Call("q", claims=(Claim(ONE, 2, 60_000),)), NOW).claimed
     assert exchange.state().ejected == {ONE: NOW + 500}
+
+
+@pytest.mark.parametrize("cap", [None, 1, 5])
+def test_busy_worker_whose_lease_passes_meanwhile_gets_jobs_again(redis: "Redis", cap: int | None) -> None:
+    """Capped or not: the index of who has room is made right when its rest is over, too."""
+    exchange = script(redis, Worker(ONE, max_concurrency=cap))
+    assert ask(exchange, 1, bound_ms=BUSY_MS // 2).granted
+    exchange.exchange(Call("p", ended=(Ended(ONE, 2, Blame.BUSY),)), NOW)
+    assert ask(exchange, 3).queued
+    reply = exchange.exchange(Call("p"), NOW + BUSY_MS // 2)
+    assert (reply.granted, redis.zcard(f"sfr:leases:{ONE}")) == ((), 0)
+    assert not exchange.exchange(Call("p"), NOW + BUSY_MS - 1).granted
+    assert exchange.exchange(Call("p"), NOW + BUSY_MS).granted
