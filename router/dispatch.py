@@ -260,7 +260,7 @@ class Dispatcher:
 
     async def _try_again(self, course: Course) -> None:
         try:
-            if course.deliver is None or await course.job.is_abandoned():
+            if await course.job.is_abandoned() or course.deliver is None:  # it may have been cancelled meanwhile
                 self._refuse(course, ClientLeft())
             else:
                 now = time.monotonic()

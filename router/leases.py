@@ -173,6 +173,8 @@ class Leases:
 
     def _compose(self) -> Call:
         """Take all that is to be said."""
+        # First, for it ends the wait of some, who leave with this call.
+        beat = self._beat(is_return=self._exchange.has_just_returned()) if self._beat_is_due else None
         arrived = tuple(self._waiters[number].arrival for number in self._arrived if number in self._waiters)
         call = Call(
             self._process,
@@ -180,7 +182,7 @@ class Leases:
             ended=tuple(self._ended),
             claims=tuple(self._claims),
             left=tuple(self._left),
-            beat=self._beat(is_return=self._exchange.has_just_returned()) if self._beat_is_due else None,
+            beat=beat,
             fleet_print=self._news_of_fleet(),
             seed=random.getrandbits(_RANDOM_BITS),
         )

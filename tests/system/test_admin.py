@@ -82,7 +82,7 @@ async def test_fleet_is_added_weighed_drained_and_removed_at_run_time(
         assert (status, added["registered"], added["expires_in_seconds"]) == (201, True, None)
         again = {"url": second.url, "weight": 2, "max_concurrency": 4, "ttl_seconds": 60}
         status, added = await admin.ask("POST", body=again)
-        assert (status, 59 < added["expires_in_seconds"] <= 60) == (200, True)
+        assert (status, 0 < added["expires_in_seconds"] <= 60) == (200, True)
         await admin.ask("POST", body={"url": third.url})
         await router.sees(healthy=3)
         assert (await admin.ask("GET", url=second.url))[1][0]["source"] == "registered"
@@ -112,7 +112,7 @@ async def test_fleet_is_added_weighed_drained_and_removed_at_run_time(
             assert (status, resumed["draining"], resumed["health"]) == (200, False, "healthy")
             await eventually(lambda: len(first.jobs) > had, what="jobs again")
             assert (await admin.ask("DELETE", url=second.url))[0] == 204
-            await eventually(lambda: _is_gone(admin, second), within_s=5, what="its leaving")
+            await eventually(lambda: _is_gone(admin, second), what="its leaving")
         assert {answer.status for answer in answers} == {200}
         assert f"Worker {first.url} drained, by 127.0.0.1" in router.output
         assert TOKEN not in router.output + sidecar.output

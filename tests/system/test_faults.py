@@ -10,6 +10,7 @@ from collections.abc import Callable
 import aiohttp
 from redis.asyncio import Redis
 
+from sidecar.loop import LEAD_TTL_S
 from tests.load import Answered, post_jobs, steady_load
 from tests.programs import Program, System, Valkey
 from tests.scrape import scrape
@@ -71,10 +72,10 @@ async def test_redis_killed_and_restarted_under_load_costs_no_job(
         assert {answer.worker_url for answer in answers[-100:]} == {worker.url for worker in workers}
 
 
-async def test_stopped_redis_delays_jobs_by_its_time_limit_at_most(
+async def test_stopped_redis_is_waited_for_by_the_jobs_of_that_moment_alone(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """A Redis that accepts and never answers costs the jobs of that moment 250 ms, and the later ones nothing."""
+    """It accepts and never answers: each process waits for a call or two, and then for none. A wait is 250 ms."""
     system.configure([worker.url for worker in workers])
     async with system.sidecar(), system.router() as router:
         await router.sees(healthy=3)
@@ -85,10 +86,9 @@ async def test_stopped_redis_delays_jobs_by_its_time_limit_at_most(
         valkey.send(signal.SIGCONT)
         await router.sees_redis("available")
         after = await post_jobs(router.url, 30, 5)
+        failed_calls = (await scrape(router.url)).total("sfr_redis_failures_total")
     assert statuses(first + later + after) == {200: 262}
-    # Generous, for a busy machine: what is ruled out is a wait for Redis (first: two in a row; later: even one).
-    assert max(answer.seconds for answer in first) < 2.0
-    assert sorted(answer.seconds for answer in later)[100] < 0.25
+    assert failed_calls <= 2 * router.processes
 
 
 async def test_flushall_under_load_costs_no_job_and_the_fleet_is_written_again(
@@ -101,7 +101,7 @@ async def test_flushall_under_load_costs_no_job_and_the_fleet_is_written_again(
         async with steady_load(router.url, 16) as answers:
             await more(answers)
             await redis.flushall()
-            await eventually(lambda: _is_filled(redis, workers), within_s=5, what="the fleet written again")
+            await eventually(lambda: _is_filled(redis, workers), what="the fleet written again")
             await more(answers)
         assert statuses(answers) == {200: len(answers)}
 
@@ -114,7 +114,7 @@ async def test_flushall_in_the_sidecar_s_first_term_brings_the_whole_fleet_back_
     async with system.sidecar(), valkey.client() as redis:
         await eventually(lambda: _is_filled(redis, workers), what="the fleet")
         await redis.flushall()
-        await eventually(lambda: _is_filled(redis, workers), within_s=5, what="the fleet written again")
+        await eventually(lambda: _is_filled(redis, workers), what="the fleet written again")
 
 
 async def test_sidecar_killed_and_restarted_costs_no_job(system: System, workers: list[ScriptedWorker]) -> None:
@@ -140,25 +140,24 @@ def tokens(sidecar: Program) -> list[int]:
     return [int(token) for token in re.findall(r"leads, token (\d+)", sidecar.output)]
 
 
-async def test_second_sidecar_takes_over_within_5_seconds(
+async def test_second_sidecar_takes_over_when_the_first_one_s_lead_has_passed(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """The lead passes by its time to live, with a higher fencing token; one that ends in order passes it at once."""
+    """The lead passes in 3 s, with a higher fencing token; one that ends in order gives it up at once."""
     system.configure([worker.url for worker in workers])
-    clock = asyncio.get_running_loop().time
     async with system.sidecar() as first, valkey.client() as redis:
         await eventually(lambda: redis.exists("sfr:sidecar"), what="a leader")
         async with system.sidecar() as second:
             await eventually(lambda: "started" in second.output, what="the second sidecar")
-            killed_at = clock()
             await first.kill()
+            assert await redis.pttl("sfr:sidecar") <= 1000 * LEAD_TTL_S
             await eventually(lambda: "leads, token" in second.output, what="the second sidecar's lead")
-            assert clock() - killed_at < 5
             await first.start()
             await eventually(lambda: first.output.count("started with") == 2, what="the first sidecar's return")
             second.send(signal.SIGTERM)
             assert await second.ended() == 0
-            await eventually(lambda: len(tokens(first)) == 2, within_s=2.5, what="the lead handed over")
+            assert not str(await redis.get("sfr:sidecar")).startswith(f"{tokens(second)[0]} ")
+            await eventually(lambda: len(tokens(first)) == 2, what="the lead handed over")
             assert tokens(first)[0] < tokens(second)[0] < tokens(first)[1]
 
 

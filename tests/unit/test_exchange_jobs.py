@@ -383,3 +383,55 @@ def test_budget_is_a_second_s_worth_at_first_and_then_what_comes_in(make: Callab
             Call("p", ended=(), beat=None, arrived=(Arrival(next(NUMBERS), 1, 1, 1, (), "job"),)), START + second * 1000
         )
     assert 80 <= retries(START + 61_000) <= 100
+
+
+@pytest.mark.parametrize(("later_ms", "convicts"), [(4999, True), (5000, False)])
+def test_evidence_against_a_job_counts_for_as_long_as_it_would_be_refused(
+    make: Callable[[Rules, int], Ask], later_ms: int, *, convicts: bool
+) -> None:
+    """To the millisecond; and so long it is refused."""
+    ask = make(Rules(failures=100, quarantine_ms=5000), 0)
+    end(ask, START, A, Blame.DIED, "bad")
+    assert not is_refused(ask, START, "bad")
+    end(ask, START + later_ms, B, Blame.DIED, "bad")
+    assert is_refused(ask, START + later_ms, "bad") is convicts
+    assert is_refused(ask, START + later_ms + 4999, "bad") is convicts
+    assert not is_refused(ask, START + later_ms + 5000, "bad")
+
+
+@pytest.mark.parametrize(("later_ms", "convicts"), [(BROKEN_WITHIN_MS - 1, False), (BROKEN_WITHIN_MS, True)])
+def test_deaths_on_one_worker_within_a_moment_share_the_blame(
+    make: Callable[[Rules, int], Ask], later_ms: int, *, convicts: bool
+) -> None:
+    """They are of one breakdown; those after it are of another."""
+    ask = make(Rules(failures=100), 0)
+    end(ask, START, A, Blame.DIED, "other")
+    end(ask, START + later_ms, A, Blame.DIED, "bad")
+    end(ask, START + later_ms, B, Blame.DIED, "bad")
+    assert is_refused(ask, START + later_ms, "bad") is convicts
+    assert not is_refused(ask, START + later_ms, "other")
+
+
+def test_job_that_has_done_well_is_free_of_all_that_was_held_against_it(make: Callable[[Rules, int], Ask]) -> None:
+    """Convicted or not: it takes two more workers to convict it then."""
+    ask = make(Rules(failures=100), 0)
+    for now, convicted in ((START, False), (START + 10 * BROKEN_WITHIN_MS, True)):
+        for url in (A, B)[: 2 if convicted else 1]:
+            end(ask, now, url, Blame.DIED, "bad")
+        assert is_refused(ask, now, "bad") is convicted
+        end(ask, now, C, Blame.OK, "bad")
+        assert not is_refused(ask, now, "bad")
+        end(ask, now, C, Blame.DIED, "bad")
+        assert not is_refused(ask, now, "bad")
+        end(ask, now, C, Blame.OK, "bad")
+
+
+def test_same_worker_again_is_no_second_witness(make: Callable[[Rules, int], Ask]) -> None:
+    """However often a job dies there; what speaks most against it counts."""
+    ask = make(Rules(failures=100), 0)
+    for number in range(5):
+        end(ask, START + number * BROKEN_WITHIN_MS, A, Blame.DIED, "bad")
+    assert not is_refused(ask, START + 5 * BROKEN_WITHIN_MS, "bad")
+    end(ask, START + 4 * BROKEN_WITHIN_MS + 1, A, Blame.DIED, "bad")  # a half, and the whole of before stays
+    end(ask, START + 5 * BROKEN_WITHIN_MS, B, Blame.DIED, "bad")
+    assert is_refused(ask, START + 5 * BROKEN_WITHIN_MS, "bad")

@@ -41,7 +41,7 @@ async def test_registration_lasts_for_its_ttl_or_until_it_is_removed(intents: In
     (held,) = (await intents.read()).registrations.values()
     assert (held.url, held.weight, held.max_concurrency) == (A, 3, 8)
     assert held.ttl_s is not None
-    assert 29 < held.ttl_s <= 30
+    assert 0 < held.ttl_s <= 30
     assert not await intents.register(Registration(A, 3, 8))
     assert (await intents.read()).registrations == {A: Registration(A, 3, 8)}
     assert await intents.register(Registration(A))

@@ -8,7 +8,7 @@ from router.fleet.exchange import Blame, Rules
 from router.policy.budget import RetryBudget
 from router.policy.deadline import ClientBudget, limits_of
 from router.policy.quarantine import Quarantine
-from router.policy.retry import RetryRules, is_worth_another
+from router.policy.retry import RetryRules, is_jobs_own, is_worth_another
 from router.policy.verdict import Kind, of_answer
 
 RUN = "/run_code"
@@ -120,6 +120,29 @@ def test_retries_of_one_job(kinds: list[Kind], again: bool) -> None:
     assert is_worth_another(kinds, RetryRules(attempts=3, sandbox_errors=1)) is again
 
 
+@pytest.mark.parametrize(
+    ("kinds", "sandbox_errors", "own"),
+    [
+        ([Kind.FAULT], 1, False),
+        ([Kind.FAULT, Kind.FAULT], 1, False),
+        ([Kind.SANDBOX_ERROR], 1, True),
+        ([Kind.SANDBOX_ERROR, Kind.SANDBOX_ERROR], 1, True),
+        ([Kind.FAULT, Kind.SANDBOX_ERROR], 1, False),
+        ([Kind.FAULT, Kind.SANDBOX_ERROR, Kind.SANDBOX_ERROR], 1, True),
+        ([Kind.FAULT, Kind.SANDBOX_ERROR, Kind.SANDBOX_ERROR], 2, False),
+        ([Kind.ERROR, Kind.SANDBOX_ERROR], 0, True),
+        ([Kind.ERROR, Kind.SANDBOX_ERROR], 1, False),
+        ([Kind.SANDBOX_ERROR, Kind.ERROR], 0, False),
+        ([Kind.SANDBOX_ERROR, Kind.ERROR, Kind.ERROR], 1, True),
+    ],
+)
+def test_failure_is_the_job_s_own_where_enough_workers_say_so(
+    kinds: list[Kind], sandbox_errors: int, own: bool
+) -> None:
+    """More than are asked again, or all that there were; by the last one's kind alone."""
+    assert is_jobs_own(kinds, RetryRules(sandbox_errors=sandbox_errors)) is own
+
+
 def test_no_sandbox_error_is_retried_where_none_may_be() -> None:
     """`retry.sandbox_error: 0` hands the worker's own answer back at once."""
     assert not is_worth_another([Kind.SANDBOX_ERROR], RetryRules(sandbox_errors=0))
@@ -151,6 +174,7 @@ def test_job_that_breaks_two_workers_alone_is_refused_for_a_while() -> None:
     quarantine.hear_of_death("bad", "http://b", "p:2", 0, now=10)
     assert quarantine.holds("bad", 11)
     assert not quarantine.holds("bad", 1010)
+    assert (quarantine.held(1009), quarantine.held(1010)) == ({"bad"}, set())
 
 
 def test_innocent_neighbours_are_not_convicted() -> None:

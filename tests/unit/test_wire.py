@@ -37,6 +37,7 @@ class Wire:
         """Send a request."""
         assert self.connection.is_reusable
         self.connection.send(b"head ", body, asyncio.get_running_loop().time(), due, self.given.append)
+        assert not self.connection.is_reusable
 
     def hear(self, *parts: bytes) -> None:
         """Let these come."""
@@ -102,6 +103,7 @@ def test_head_that_is_known_is_not_read_again() -> None:
         (HEAD.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n") + b"ok", False),
         (b"HTTP/1.1 204 X\r\ncontent-length: 2\r\n\r\n", False),
         (b"HTTP/1.1 304 X\r\ncontent-length: 2\r\n\r\n", False),
+        (b"HTTP/1.1 204 X\r\ncontent-length: 0\r\n\r\n", False),
         (b"HTTP/1.1 103 X\r\n\r\n" + OK, False),
         (HEAD.replace(b"\r\n\r\n", b"\r\ntransfer-encoding: gzip\r\n\r\n") + b"ok", False),
     ],
@@ -181,7 +183,7 @@ def test_head_may_be_as_long_as_it_may_be() -> None:
             head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nx: " % len(body)
             head += b"y" * (MAX_HEAD_BYTES - len(head) - 4 + extra) + b"\r\n\r\n"
             wire.ask()
-            wire.hear(head[:100], head[100:] + body)
+            wire.hear(*((head, body) if body == b"ok" else (head[:100], head[100:] + body)))
             told = body if not extra else f"sent a header block of more than {MAX_HEAD_BYTES // 1024} kB"
             assert wire.bodies == [told]
 
@@ -399,3 +401,84 @@ def test_fields_of_an_answer_are_its_own() -> None:
         assert second.head.headers == [(b"content-length", b"0"), (b"x-two", b"2")]
 
     run(law)
+
+
+def test_head_is_known_by_its_own_name() -> None:
+    """One that came in pieces has none: it takes no other one's place."""
+
+    def law() -> None:
+        wire = Wire()
+        for parts in ((OK,), (b"HTTP/1.1 201 X\r\n", b"content-length: 2\r\n\r\nok"), (OK,)):
+            wire.ask()
+            wire.hear(*parts)
+        assert [each.head.status for each in wire.given if isinstance(each, Response)] == [200, 201, 200]
+
+    run(law)
+
+
+def test_answer_within_an_answer_is_no_answer() -> None:
+    """Bytes that look like one whose head is known: in a large body, or in the midst of a head."""
+
+    async def main() -> None:
+        wire = Wire()
+        wire.ask()
+        wire.hear(OK)
+        wire.ask()
+        wire.hear(sized(b"x" * (HOLD_BYTES + 1) + OK)[: -len(OK)])
+        await asyncio.sleep(0)
+        wire.hear(OK)
+        assert await wire.connection.read() == OK
+        assert await wire.connection.read() == b""
+        wire.ask()
+        wire.hear(b"HTTP/1.1 200 OK\r\nx: y\r\n", OK)
+        assert str(wire.bodies[-1]).startswith("sent an answer that is not HTTP")
+
+    timeless(main())
+
+
+def test_large_answer_without_a_length_ends_with_the_connection() -> None:
+    """Its reader is told of the end, and waits no longer."""
+
+    async def main() -> None:
+        wire = Wire()
+        wire.ask()
+        wire.hear(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * (HOLD_BYTES + 1))
+        await asyncio.sleep(0)
+        wire.hear(b"more")
+        wire.connection.connection_lost(None)
+        assert [await wire.connection.read(), await wire.connection.read()] == [b"more", b""]
+
+    timeless(main())
+
+
+def test_first_answer_with_a_known_head_makes_a_connection_a_kept_one() -> None:
+    """Should it close before the second, that costs nothing."""
+
+    async def main() -> None:
+        first = Wire()
+        first.ask()
+        first.hear(OK)
+        wire = Wire(first.heads)
+        wire.ask()
+        wire.hear(OK)
+        wire.ask()
+        wire.connection._sent_at = time.monotonic()
+        wire.connection.connection_lost(None)
+        assert type(wire.given[-1]) is Stale
+
+    timeless(main())
+
+
+def test_request_after_a_long_pause_has_a_clock_of_its_own() -> None:
+    """The one of the request before has struck meanwhile, for nothing."""
+
+    async def main() -> None:
+        wire = Wire()
+        wire.ask(due=10)
+        wire.hear(OK)
+        await asyncio.sleep(20)
+        wire.ask(due=30)
+        await asyncio.sleep(10.1)
+        assert wire.bodies == [b"ok", "timed out"]
+
+    timeless(main())

@@ -21,7 +21,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "router/policy/verdict.py": ("verdicts", "http", "large"),
     "router/fleet/exchange.lua": ("exchange_script", "exchange_jobs", "exchange"),
     "router/either_exchange.py": ("leases", "dispatch"),
-    "router/leases.py": ("leases", "dispatch", *_ROUTED),
+    "router/leases.py": ("leases_calls", "leases", "dispatch", *_ROUTED),
     "router/dispatch.py": ("dispatch_steps", "dispatch", *_ROUTED),
     "router/wire.py": ("wire", "upstream", "large", "differential", "tls"),
     "router/upstream.py": ("upstream_pool", "upstream", "large", "tls", "dispatch", "reasons"),
