@@ -69,6 +69,8 @@ def _cap(text: str | None) -> int | None:
         cpus = usable_cpus()
         logging.getLogger(__name__).info("--max-concurrency %s: %d jobs at once (CPUs: %s)", AUTO, cpus.count, cpus)
         return cpus.count
-    if not text.isdecimal() or int(text) == 0:
-        raise bad_input(f"--max-concurrency: expected a number above 0 or `{AUTO}`, got {text!r}")
-    return int(text)
+    from router.fleet.model import MAX_COUNT, whole_number
+
+    if (cap := whole_number(text, 1, MAX_COUNT)) is None:
+        raise bad_input(f"--max-concurrency: expected a number above 0 or `{AUTO}`, got {text[:20]!r}")
+    return cap

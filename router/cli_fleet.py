@@ -158,9 +158,11 @@ def weigh(
 def _number(name: str, text: str) -> int | None:
     if text == DEFAULT:
         return None
-    if not text.isdecimal():
-        raise bad_input(f"{name}: expected a number or `{DEFAULT}`, got {text!r}")
-    return int(text)
+    from router.fleet.model import MAX_COUNT, whole_number
+
+    if (number := whole_number(text, 0, MAX_COUNT)) is None:  # the router tells which numbers it takes
+        raise bad_input(f"{name}: expected a number or `{DEFAULT}`, got {text[:20]!r}")
+    return number
 
 
 def _say(worker: "AdminWorker") -> None:

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -56,6 +57,7 @@ class Sidecar:
         self._unwritten: set[str] = set()
         self._gone: set[str] = set()
         self._is_change = False
+        self._strangers: frozenset[str] = frozenset()
         self._news = asyncio.Event()
         self._turn = asyncio.Lock()
 
@@ -121,12 +123,20 @@ class Sidecar:
     def _follow_members(self, tasks: asyncio.TaskGroup) -> None:
         """Make records and watches match the wanted fleet: new ones begin, changed ones change, others end."""
         wanted = self._membership.wanted([record.worker for record in self._records.values()])
+        self._tell_strangers(wanted.keys() | self._records.keys())
         for url in self._records.keys() - wanted.keys():
             self._forget(url)
         for url, worker in wanted.items():
             self._adapt(worker)
             if url not in self._watches:
                 self._watches[url] = tasks.create_task(self._watch(url))
+
+    def _tell_strangers(self, known: AbstractSet[str]) -> None:
+        """Say once of a drain that it is nobody's: it may be a slip."""
+        strangers = self._membership.draining - known
+        for url in sorted(strangers - self._strangers):
+            log.warning("%s is drained, but no such worker is in the fleet", url)
+        self._strangers = strangers
 
     def _forget(self, url: str) -> None:
         del self._records[url]

@@ -50,6 +50,11 @@ class Membership:
             tasks.create_task(for_ever(self._listen, LISTEN_AGAIN_S))
             await for_ever(self._look_up, DNS_EVERY_S)
 
+    @property
+    def draining(self) -> frozenset[str]:
+        """The URLs that get no new job, also those of nobody in the fleet."""
+        return self._intent.draining if self._intent else frozenset()
+
     async def news(self, within_s: float) -> None:
         """Return at a wish or another answer of the DNS, or after `within_s` seconds: time to `reread`."""
         with suppress(TimeoutError):

@@ -142,7 +142,8 @@ local function candidates()
   local urls = redis.call('SMEMBERS', prefix .. ':workers')
   table.sort(urls)
   local is_draining, is_known = {}, {}
-  for _, url in ipairs(redis.call('SMEMBERS', prefix .. ':drain')) do is_draining[url] = true end
+  -- Operators write it by hand: of another type (the answer is an error then) it drains nobody, and stops nobody.
+  for _, url in ipairs(redis.pcall('SMEMBERS', prefix .. ':drain')) do is_draining[url] = true end
   local by_health = {healthy = {}, unknown = {}, unhealthy = {}}
   for _, url in ipairs(urls) do
     is_known[url] = true

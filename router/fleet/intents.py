@@ -84,9 +84,7 @@ class Intents:
             ("SMEMBERS", keys.drain),
             ("HGETALL", keys.intent),
         )
-        for key, answer in zip((keys.fleet, keys.registered, keys.drain, keys.intent), answers, strict=True):
-            if isinstance(answer, Refused):  # to take it for empty would take workers out
-                raise StoreUnavailable(f"{key}: {answer.reason}")
+        _expect_none_refused((keys.fleet, keys.registered, keys.drain, keys.intent), answers)
         born, registered, draining, held = answers
         read = _Read(keys.drain, keys.intent, keys.registered)
         urls = sorted(registered)
@@ -119,11 +117,12 @@ class Intents:
 
     async def _standing(self, urls: Sequence[str]) -> dict[str, Standing]:
         keys = self._keys
-        draining, held, *answers = await self._store.ask_all(
+        draining, held, *answers = await self._store.ask_each(
             ("SMEMBERS", keys.drain),
             ("HGETALL", keys.intent),
             *(command for url in urls for command in (("ZCARD", keys.leases(url)), *self._ask_registration(url))),
         )
+        _expect_none_refused((keys.drain, keys.intent), (draining, held))
         read = _Read(keys.drain, keys.intent, keys.registered)
         for url in sorted(draining):
             read.drain(url)
@@ -132,7 +131,9 @@ class Intents:
         for url, fields, left_ms in zip(urls, answers[1::3], answers[2::3], strict=True):
             read.registration(url, fields, left_ms)
         return {
-            url: Standing(read.registrations.get(url), read.overrides.get(url, Override()), url in read.draining, count)
+            url: Standing(
+                read.registrations.get(url), read.overrides.get(url, Override()), url in read.draining, _count(count)
+            )
             for url, count in zip(urls, answers[::3], strict=True)
         }
 
@@ -259,6 +260,17 @@ class _Read:
         elif url != spelt:
             self.respelt[spelt] = url
         return url
+
+
+def _expect_none_refused(keys: Sequence[str], answers: Sequence[object]) -> None:
+    """Raise StoreUnavailable where a key cannot be read: to take it for empty would take workers out."""
+    for key, answer in zip(keys, answers, strict=False):
+        if isinstance(answer, Refused):
+            raise StoreUnavailable(f"{key}: {answer.reason}")
+
+
+def _count(answer: int | Refused) -> int:
+    return 0 if isinstance(answer, Refused) else answer
 
 
 def _shown(text: str) -> str:

@@ -17,9 +17,10 @@ for entry = 1, #KEYS - 7 do
     redis.call('DEL', key)
     redis.call('SREM', KEYS[3], url)
     if redis.call('EXISTS', KEYS[7] .. ':' .. url) == 0 then
-      redis.call('SREM', KEYS[5], url)
-      redis.call('HDEL', KEYS[6], 'weight ' .. url, 'max_concurrency ' .. url)
-      redis.call('SREM', KEYS[7], url)
+      -- One of another type, by a slip with redis-cli, keeps nobody in the fleet.
+      redis.pcall('SREM', KEYS[5], url)
+      redis.pcall('HDEL', KEYS[6], 'weight ' .. url, 'max_concurrency ' .. url)
+      redis.pcall('SREM', KEYS[7], url)
     end
   end
 end

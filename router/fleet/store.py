@@ -252,11 +252,7 @@ class Store:
         pipeline = self._client.pipeline(transaction=False)
         for words in commands:
             pipeline.execute_command(*words)
-        answers = await self._ask(pipeline.execute(raise_on_error=False))
-        for answer in answers:
-            if isinstance(answer, Exception) and not isinstance(answer, ResponseError):
-                raise self.failed(answer)
-        return [Refused(str(answer)) if isinstance(answer, ResponseError) else answer for answer in answers]
+        return await self._ask(_executed(pipeline))
 
     async def together(self, *commands: Sequence[str]) -> Any:
         """Send the commands in one atomic step and return the last one's answer. Raises StoreUnavailable."""
@@ -269,7 +265,10 @@ class Store:
         pipeline.smembers(self.keys.drain)
         pipeline.zrange(self.keys.ejected, 0, -1, withscores=True)
         pipeline.zrange(self.keys.quarantine, 0, -1)
-        (written_at, changed_at), leader, draining, ejected, quarantined = await pipeline.execute()
+        (written_at, changed_at), leader, draining, *others = await _executed(pipeline)
+        if refused := next((each for each in others if isinstance(each, Refused)), None):
+            raise ResponseError(refused.reason)
+        ejected, quarantined = others
         # Changed while this reads, it is read again next time: the mark has been read before.
         is_known = known is not None and known.changed_at is not None and known.changed_at == changed_at
         return FleetState(
@@ -277,7 +276,8 @@ class Store:
             written_at=_moment(written_at),
             changed_at=changed_at,
             leader=leader,
-            draining=frozenset(draining),
+            # Operators write it by hand. Of another type, it drains nobody; the sidecar says so.
+            draining=frozenset() if isinstance(draining, Refused) else frozenset(draining),
             ejected=await self._ejections(dict(ejected), known.ejected if known else {}, only),
             quarantined=frozenset(quarantined),
         )
@@ -305,7 +305,7 @@ class Store:
         pipeline = self._client.pipeline(transaction=False)
         for url in urls:
             pipeline.hgetall(self.keys.worker(url))
-        hashes = await pipeline.execute(raise_on_error=False) if urls else []
+        hashes = await _executed(pipeline) if urls else []
         return tuple(_read(url, fields) for url, fields in zip(urls, hashes, strict=True))
 
     async def _ask(self, call: Awaitable[_Value], steady: str = "") -> _Value:
@@ -350,11 +350,18 @@ def _moment(text: str | None) -> datetime | None:
         return None
 
 
-def _read(url: str, fields: dict[str, str] | RedisError) -> WorkerRecord:
-    if isinstance(fields, RedisError) and not isinstance(fields, ResponseError):
-        raise fields
+async def _executed(pipeline: Any) -> list[Any]:
+    """Return the answers to the pipeline's commands, Refused in place of one that Redis refuses. Raises RedisError."""
+    answers: list[Any] = await pipeline.execute(raise_on_error=False)
+    for answer in answers:
+        if isinstance(answer, Exception) and not isinstance(answer, ResponseError):
+            raise answer
+    return [Refused(str(answer)) if isinstance(answer, ResponseError) else answer for answer in answers]
+
+
+def _read(url: str, fields: dict[str, str] | Refused) -> WorkerRecord:
     try:
-        return WorkerRecord.from_hash(url, {"health": str(fields)} if isinstance(fields, RedisError) else fields)
+        return WorkerRecord.from_hash(url, {"health": fields.reason} if isinstance(fields, Refused) else fields)
     except ValueError as error:
         log.warning("Redis holds no readable state of worker %s: %s", url, error)
         return WorkerRecord(Worker(url))

@@ -223,3 +223,12 @@ def test_worker_of_another_type_stops_nobody(redis: "Redis") -> None:
     redis.set(f"sfr:worker:{ONE}", "x")
     redis.hset("sfr:plan:head", "stale", "1")
     assert [grant.url for grant in ask(exchange, 1).granted] == [OTHER]
+
+
+def test_drain_of_another_type_stops_nobody(redis: "Redis") -> None:
+    """`SET sfr:drain http://one` drains nobody, and jobs go on by the fleet's counts."""
+    exchange = script(redis, Worker(ONE))
+    redis.delete("sfr:drain")
+    redis.set("sfr:drain", ONE)
+    redis.hset("sfr:plan:head", "stale", "1")
+    assert [grant.url for grant in ask(exchange, 1).granted] == [ONE]

@@ -231,6 +231,15 @@ async def test_key_of_another_type_is_a_worker_of_which_nothing_is_known_until_t
     assert (await store.load()).records == (SEEN, NEW)
 
 
+async def test_drain_of_another_type_hides_no_fleet(store: Store, term: Term, client: FakeAsyncRedis) -> None:
+    """`SET sfr:drain http://b:1` drains nobody; what the sidecar sees goes on to reach the routers."""
+    await client.set("sfr:drain", "http://b:1")
+    assert await store.record(term, NOW, [NEW, SEEN], [], changed=True)
+    assert await store.record(term, NOW, [], [SEEN.worker.url], changed=True)
+    state = await store.load()
+    assert (state.records, state.draining, store.available) == ((NEW,), frozenset(), True)
+
+
 async def test_member_that_is_no_url_is_no_worker(store: Store, term: Term, client: FakeAsyncRedis) -> None:
     """No job goes to it, and no answer's head is broken by it."""
     await store.record(term, NOW, [NEW], [], changed=False)

@@ -10,12 +10,16 @@ import pytest
 from fakeredis import FakeAsyncRedis
 
 from router.config import load
+from router.fleet.exchange import configured_rules
 from router.fleet.intents import Intents, Registration
 from router.fleet.keys import Keys
 from router.fleet.model import Source, Worker
 from router.fleet.store import Store, StoreUnavailable
 from router.fleet.workers_file import DEFAULT_PORT, known_workers, parse
+from sidecar.deep import DeepCheck
+from sidecar.loop import Sidecar
 from sidecar.membership import DNS_EVERY_S, GATHER_S, Membership
+from sidecar.probe import Probe
 from sidecar.sources import addresses_of
 from tests.timeless import timeless
 from tests.waiting import eventually
@@ -321,3 +325,16 @@ def test_router_knows_config_and_file_without_asking_anybody(tmp_path: Path) -> 
     assert known_workers(load(path)) == [Worker(A, 2, 3), Worker(D, 1, 3, Source.FILE)]
     path.write_text(text.replace("hosts", "none"))
     assert known_workers(load(path)) == [Worker(A, 2, 3)]
+
+
+async def test_drain_of_nobody_is_said_once(tmp_path: Path, store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """An operator's slip in a host's name drains nobody, and the log names it."""
+    settings = load(Path("config.yaml"))
+    deep = DeepCheck("sidecar", configured_rules(settings), store, probe := Probe(settings.tls))
+    members = membership(tmp_path, store, "")
+    sidecar = Sidecar("me", members, store, probe, deep)
+    await store.command(["SADD", "sfr:drain", "http://nobody:1/"])
+    for _ in range(3):
+        await members.reread()
+        sidecar._tell_strangers({A})
+    assert caplog.text.count("http://nobody:1 is drained, but no such worker is in the fleet") == 1
