@@ -108,7 +108,7 @@ class Script:
             pipeline.zrange(f"sfr:{index}", 0, -1, withscores=True)
         pipeline.hkeys("sfr:waiting")
         pipeline.get("sfr:ticket")
-        pipeline.hgetall("sfr:busy")
+        pipeline.hgetall("sfr:rests")
         *by_url, queue, ejected, lapse, room, quarantined, asked, ticket, resting = pipeline.execute()
         leases = {
             url: {name: int(at) for name, at in held} for url, held in zip(URLS, by_url[::2], strict=True) if held

@@ -21,7 +21,7 @@ local outage_share, deaths_looked_at = tonumber(ARGV[14]), tonumber(ARGV[15])
 local PLAN, HEAD = KEYS[1], prefix .. ':plan:head' -- apart: what each call reads stays a small hash
 local ROOM, LAPSE = prefix .. ':room', prefix .. ':lapse'
 local QUEUE, WAITING, TICKET = prefix .. ':queue', prefix .. ':waiting', prefix .. ':ticket'
-local EJECTED, BUSY, PROCESSES = prefix .. ':ejected', prefix .. ':busy', prefix .. ':processes'
+local EJECTED, RESTS, PROCESSES = prefix .. ':ejected', prefix .. ':rests', prefix .. ':processes'
 local FINISHED, BUDGET, QUARANTINE = prefix .. ':finished', prefix .. ':budget', prefix .. ':quarantine'
 local MAX_WEIGHT, MAX_COUNT = 100, 1e9 -- router/fleet/model.py's
 local DEATHS = prefix .. ':deaths'
@@ -75,10 +75,10 @@ local function set_room(url, cap, weight, places, is_open)
   end
 end
 
--- BUSY: the workers that turn jobs away, by URL to a Rest of policy/rests.py, as read and written here.
+-- RESTS: the workers that turn jobs away, by URL to a Rest of policy/rests.py, as read and written here.
 
 local function rest_of(url)
-  local text = resting > 0 and redis.call('HGET', BUSY, url)
+  local text = resting > 0 and redis.call('HGET', RESTS, url)
   if not text then return end
   local limit, moment, asked, ms, is_away, its_silence = string.match(text, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
   return {
@@ -93,14 +93,14 @@ local function count_rests(more, more_away)
 end
 
 local function drop_rest(url, its)
-  redis.call('HDEL', BUSY, url)
+  redis.call('HDEL', RESTS, url)
   count_rests(-1, its.is_away and -1 or 0)
 end
 
 local function set_rest(url, its, before)
   local form = '%.0f %.0f %d %.0f %d %.0f'
   local asked, is_away = its.is_asked and 1 or 0, its.is_away and 1 or 0
-  redis.call('HSET', BUSY, url, string.format(form, its.limit, its.moment, asked, its.ms, is_away, its.silence))
+  redis.call('HSET', RESTS, url, string.format(form, its.limit, its.moment, asked, its.ms, is_away, its.silence))
   redis.call('ZADD', LAPSE, 'LT', its.moment, url)
   count_rests(before and 0 or 1, is_away - (before and before.is_away and 1 or 0))
 end
@@ -204,7 +204,7 @@ end
 local function count_rests_anew(workers)
   local is_planned = {}
   for _, worker in ipairs(workers) do is_planned[worker.url] = true end
-  local urls = redis.call('HKEYS', BUSY)
+  local urls = redis.call('HKEYS', RESTS)
   resting, away = #urls, 0
   for _, url in ipairs(urls) do
     local its = rest_of(url)
@@ -470,12 +470,12 @@ local function hear_of_death(job, url, name, ran)
   local evidence = share
   local held = redis.call('HGETALL', suspect)
   for index = 1, #held, 2 do
-    local its, at = string.match(held[index + 1], '^(%S+) (%S+)$')
+    local its, at = string.match(held[index + 1], '^(%S+) ?(%S*)$')
     if held[index] == url then
       evidence = evidence - share
       share = math.max(share, tonumber(its))
       evidence = evidence + share
-    elseif tonumber(at) > now - ran then
+    elseif (tonumber(at) or 0) > now - ran then -- 0: written by an older version
       return -- it ran already when another worker died with it: they died of one cause
     else
       evidence = evidence + its
@@ -661,7 +661,7 @@ call.seed = call.seed or 0
 local head = redis.call('HMGET', HEAD, 'ring', 'workers', 'strategy', 'print', 'stale', 'settles_at', 'resting', 'away')
 local fleet_print = head[4] or ''
 ring_length, reply.routable = tonumber(head[1]) or 0, tonumber(head[2]) or 0
-if head[7] and redis.call('EXISTS', BUSY) == 1 then resting, away = tonumber(head[7]), tonumber(head[8]) end
+if head[7] and redis.call('EXISTS', RESTS) == 1 then resting, away = tonumber(head[7]), tonumber(head[8]) end
 if call.fleet_print and call.fleet_print ~= fleet_print then fleet_print, is_stale = call.fleet_print, true end
 if not head[1] or head[5] or head[3] ~= rules.strategy then is_stale = true end
 settles_at = head[1] and tonumber(head[6]) or not head[1] and now + settle or nil

@@ -60,7 +60,7 @@ SCHEMA = (
     ),
     Key("sfr:ejected", "zset", "routers", "URLs that the breaker keeps out, scored by when that ends (Unix ms)"),
     Key(
-        "sfr:busy",
+        "sfr:rests",
         "hash",
         "routers",
         "workers that turn jobs away, for they have no room (429) or are out of reach: how many jobs each may run, "

@@ -65,7 +65,7 @@ async def test_live_redis_holds_the_schema_and_nothing_else(
         assert (await post_job(router.url)).status == 200
         first.script = second.script = third.script = always(429)
         waiting = asyncio.create_task(post_job(router.url))
-        await eventually(lambda: redis.exists("sfr:busy"), what="a worker without room")
+        await eventually(lambda: redis.exists("sfr:rests"), what="a worker without room")
         await _gather(redis, held, set())
         waiting.cancel()
         await asyncio.wait([waiting])

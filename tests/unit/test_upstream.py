@@ -1,7 +1,12 @@
 """One attempt on one worker, over a real socket."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import errno
+import os
+import resource
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -330,3 +335,62 @@ async def test_request_is_what_the_worker_gets(worker: ScriptedWorker, upstream:
     (got,) = worker.jobs
     assert (got.method, got.target, got.headers["host"]) == ("POST", "/deep/submit?a=b", f"127.0.0.1:{worker.port}")
     assert got.body == body
+
+
+@contextmanager
+def no_more_file_handles() -> Iterator[None]:
+    """Let this process open nothing."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)  # the lowest one
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_want_of_file_handles_is_told_as_this_host_s(
+    worker: ScriptedWorker, upstream: Upstream, host: str
+) -> None:
+    """Named by address or by name, which a resolver without a file handle says it does not know."""
+    with no_more_file_handles(), pytest.raises(UpstreamFailed) as failure:
+        await sent(upstream, worker.url.replace("127.0.0.1", host), REQUEST, 5)
+    assert failure.value.phase is Phase.NO_MEANS
+    assert failure.value.cause.startswith("Too many open files: ")
+    assert (await sent(upstream, worker.url, REQUEST, 5)).head.status == 200
+
+
+async def test_idle_connections_are_given_up_for_want_of_file_handles(
+    workers: list[ScriptedWorker], upstream: Upstream
+) -> None:
+    """So that the next attempt finds some."""
+    for worker in workers[:2]:
+        await sent(upstream, worker.url, REQUEST, 5)
+    with no_more_file_handles():
+        with pytest.raises(UpstreamFailed):
+            await sent(upstream, workers[2].url, REQUEST, 5)
+        await asyncio.sleep(0)  # they close
+        assert (await sent(upstream, workers[2].url, REQUEST, 5)).head.status == 200
+
+
+@pytest.mark.parametrize(
+    ("number", "phase"),
+    [
+        *((number, Phase.NO_MEANS) for number in (errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)),
+        *((number, Phase.CONNECT) for number in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ETIMEDOUT, None)),
+    ],
+)
+async def test_each_error_at_connecting_is_the_host_s_or_the_worker_s(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch, number: int | None, phase: Phase
+) -> None:
+    """What the kernel says where nothing can be made to be short."""
+
+    async def fails(*_: Any, **_options: Any) -> None:
+        raise OSError("Multiple exceptions") if number is None else OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", fails)
+    with pytest.raises(UpstreamFailed) as failure:
+        await sent(upstream, "http://127.0.0.1:1", REQUEST, 5)
+    assert failure.value.phase is phase

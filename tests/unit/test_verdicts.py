@@ -9,6 +9,7 @@ from router.policy.budget import RetryBudget
 from router.policy.deadline import ClientBudget, limits_of
 from router.policy.quarantine import Quarantine
 from router.policy.retry import RetryRules, is_jobs_own, is_worth_another
+from router.policy.retry_after import MAX_REST_MS
 from router.policy.verdict import Kind, of_answer
 
 RUN = "/run_code"
@@ -48,6 +49,64 @@ def test_answers(path: str, status: int, body: bytes, kind: Kind, blame: Blame) 
     verdict = of_answer(path, status, body)
     assert (verdict.kind, verdict.blame) == (kind, blame)
     assert (verdict.cause is None) == (kind is Kind.RESULT)
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "rest"),
+    [
+        (b"2", 2000),
+        (b" 2 ", 2000),
+        (b"0", 0),
+        (b"0.5", 0),
+        (b"007", 7000),
+        (b"3600", MAX_REST_MS),
+        (b"9" * 5000, MAX_REST_MS),
+        (b"0" * 5000 + b"1", 1000),
+        (b"-1", 0),
+        (b"1e308", 0),
+        (b"nan", 0),
+        (b"inf", 0),
+        (b"", 0),
+        (b"soon", 0),
+        ("\u0663".encode(), 0),
+        (b"\xff\x00", 0),
+        (b"Sat, 28 Nov 2026 10:00:04 GMT", 4000),
+        (b"Sat, 28 Nov 2026 09:59:59 GMT", 0),
+        (b"Fri, 31 Dec 9999 23:59:59 GMT", MAX_REST_MS),
+        (b"Sat, 31 Feb 2026 10:00:04 GMT", 0),
+        (b"Sat, 28 Nov 0000 10:00:04 GMT", 0),
+        (b"Sat, 28 Nov 2026 25:00:04 GMT", 0),
+        (b"Sat, 28 Xyz 2026 10:00:04 GMT", 0),
+    ],
+)
+@pytest.mark.parametrize("status", [429, 503])
+def test_worker_without_room_rests_as_long_as_it_says(status: int, retry_after: bytes, rest: int) -> None:
+    """In seconds or up to a date, within bounds; what makes no sense says only that there is no room."""
+    headers = [(b"date", b"Sat, 28 Nov 2026 10:00:00 GMT"), (b"retry-after", retry_after)]
+    verdict = of_answer(RUN, status, b"", headers)
+    assert (verdict.kind, verdict.blame, verdict.rest_ms) == (Kind.BUSY, Blame.BUSY, rest)
+
+
+def test_date_without_another_to_measure_by_says_nothing() -> None:
+    """The worker's clock is not compared with this host's."""
+    headers = [(b"retry-after", b"Sat, 28 Nov 2026 10:00:04 GMT")]
+    assert of_answer(RUN, 429, b"", headers).rest_ms == 0
+
+
+@pytest.mark.parametrize(
+    ("rules", "kind", "asks"),
+    [
+        (RetryRules(), Kind.ERROR, True),
+        (RetryRules(), Kind.SANDBOX_ERROR, True),
+        (RetryRules(sandbox_errors=0), Kind.SANDBOX_ERROR, False),
+        (RetryRules(attempts=1), Kind.ERROR, False),
+        (RetryRules(has_budget=False), Kind.ERROR, False),
+        (RetryRules(), Kind.FAULT, False),
+    ],
+)
+def test_blame_waits_only_where_another_worker_is_asked(rules: RetryRules, kind: Kind, asks: bool) -> None:
+    """Else nothing would ever come of it, and a sick worker stay."""
+    assert rules.asks_another(kind) is asks
 
 
 @pytest.mark.parametrize(

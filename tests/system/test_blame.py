@@ -1,0 +1,191 @@
+"""Who is blamed for a failure: the worker, the job, this host, or nobody."""
+
+import asyncio
+import resource
+from collections.abc import Callable
+
+import aiohttp
+import pytest
+from redis.asyncio import Redis
+
+from tests.faults import echo
+from tests.load import post_job, post_jobs
+from tests.programs import Router, System, Valkey
+from tests.waiting import eventually
+from tests.worker import Exchange, ScriptedWorker, hang, takes, well
+
+WORKERS = 4
+
+
+async def post(router: Router, path: str, *jobs: dict[str, str]) -> list[int]:
+    """Send these jobs at once; return the statuses of their answers."""
+    async with aiohttp.ClientSession() as session:
+
+        async def one(job: dict[str, str]) -> int:
+            async with session.post(f"{router.url}{path}", json=job) as response:
+                await response.read()
+                return response.status
+
+        return await asyncio.gather(*(one(job) for job in jobs))
+
+
+async def no_blame(redis: Redis) -> bool:
+    """Whether nothing is held against any worker."""
+    return not await redis.keys("sfr:breaker:*") and not await redis.exists("sfr:ejected")
+
+
+async def unknown_id(exchange: Exchange) -> None:
+    """Answer as the real worker does where an id is unknown."""
+    await exchange.answer(500, {"detail": "KeyError", "traceback": []})
+
+
+async def sandbox_error(exchange: Exchange) -> None:
+    """Fail the job as an environment does that lacks what the job needs."""
+    await exchange.answer(200, {"status": "SandboxError", "message": "no object"})
+
+
+@pytest.mark.parametrize("at_once", [1, 60])
+@pytest.mark.parametrize(
+    ("path", "script", "status"), [("/get_prompt_by_id", unknown_id, 500), ("/run_code", sandbox_error, 200)]
+)
+async def test_jobs_that_fail_alike_everywhere_eject_nobody(
+    system: System,
+    workers: list[ScriptedWorker],
+    valkey: Valkey,
+    path: str,
+    script: Callable[..., object],
+    status: int,
+    at_once: int,
+) -> None:
+    """Sixty different ones, each with the same error from each worker, one by one or all at once."""
+    for worker in workers:
+        worker.script = script  # type: ignore[assignment]
+    system.configure([worker.url for worker in workers])
+    async with system.sidecar(), system.router(2) as router, valkey.client() as redis:
+        await router.sees(healthy=3)
+        jobs = [{"dataset": "x", "id": f"unknown {number}", "code": f"{number}"} for number in range(60)]
+        for first in range(0, 60, at_once):
+            assert set(await post(router, path, *jobs[first : first + at_once])) == {status}
+        await post_jobs(router.url, 1, 1)
+        assert await no_blame(redis)
+        assert await redis.zcard("sfr:ejected") == 0
+
+
+@pytest.mark.parametrize("script", [unknown_id, sandbox_error])
+async def test_worker_that_fails_what_others_do_is_ejected_as_soon_as_ever(
+    system: System, workers: list[ScriptedWorker], valkey: Valkey, script: Callable[..., object]
+) -> None:
+    """Five of its jobs in a row that another worker then does."""
+    sick, *others = workers
+    sick.script = script  # type: ignore[assignment]
+    for worker in others:
+        worker.script = echo
+    system.configure([worker.url for worker in workers])
+    async with system.sidecar(), system.router(1) as router, valkey.client() as redis:
+        await router.sees(healthy=3)
+        for number in range(15):
+            assert (await post_job(router.url, code=f"{number}")).status == 200
+        await eventually(lambda: redis.zscore("sfr:ejected", sick.url), what="its ejection")
+        assert len(sick.jobs) == 5
+
+
+async def test_trial_job_that_fails_everywhere_leaves_its_worker_another_trial(
+    system: System, workers: list[ScriptedWorker], valkey: Valkey
+) -> None:
+    """The worker of an ejection that is over is well; only its trial job is not."""
+    sick, other, _ = workers
+    system.configure([sick.url, other.url], breaker={"failures": 1, "base_seconds": 0.5, "max_seconds": 0.5})
+    async with system.sidecar(), system.router(1) as router, valkey.client() as redis:
+        await router.sees(healthy=2)
+
+        async def fails(exchange: Exchange) -> None:
+            await exchange.answer(502)
+
+        sick.script = fails
+        await post_jobs(router.url, 2, 1)
+        await eventually(lambda: redis.zscore("sfr:ejected", sick.url), what="its ejection")
+        sick.script = other.script = sandbox_error
+        await eventually(lambda: _is_tried(redis, sick.url), what="the trial's opening")
+        before = len(sick.jobs)
+        await post(router, "/run_code", *({"code": f"bad {number}"} for number in range(2)))
+        assert len(sick.jobs) > before
+        sick.script = other.script = well
+        await eventually(lambda: _is_back(router, redis, sick.url), what="its return")
+        assert await redis.hget(f"sfr:breaker:{sick.url}", "times") is None
+
+
+async def _is_tried(redis: Redis, url: str) -> bool:
+    return await redis.hget(f"sfr:breaker:{url}", "trial") == "open"
+
+
+async def _is_back(router: Router, redis: Redis, url: str) -> bool:
+    await post_jobs(router.url, 2, 1)
+    return not await redis.exists(f"sfr:breaker:{url}")
+
+
+async def test_alike_jobs_that_end_with_their_workers_are_no_poison(
+    system: System, workers: list[ScriptedWorker], valkey: Valkey
+) -> None:
+    """As at a Slurm time limit: four workers, each with the same job alone, end at one moment; two stay."""
+    async with ScriptedWorker(hang) as first, ScriptedWorker(hang) as second, ScriptedWorker(hang) as third:
+        ending = [first, second, third, workers[0]]
+        workers[0].script = hang
+        system.configure([worker.url for worker in ending], default_max_concurrency=1, health_check_interval=0.5)
+        async with system.sidecar(), system.router(2) as router, valkey.client() as redis:
+            await router.sees(healthy=4)
+            jobs = asyncio.create_task(post_jobs(router.url, 4, 4))
+            await eventually(lambda: all(worker.running for worker in ending), what="the job on each worker")
+            everyone = [worker.url for worker in (*ending, *workers[1:])]
+            system.configure(everyone, default_max_concurrency=1, health_check_interval=0.5)
+            await router.sees(healthy=6)
+            for worker in ending:
+                await worker.die()
+            assert {answer.status for answer in await jobs} == {200}
+            assert not await redis.exists("sfr:quarantine")
+            assert (await post_job(router.url)).status == 200
+
+
+@pytest.mark.parametrize("is_removed", [False, True], ids=["drained", "removed"])
+async def test_job_whose_workers_were_to_end_anyway_is_no_poison(
+    system: System, workers: list[ScriptedWorker], valkey: Valkey, *, is_removed: bool
+) -> None:
+    """It runs on one after the other that an operator or an agent takes out, and is done by the third."""
+    for worker in workers:
+        worker.script = hang
+    system.configure([worker.url for worker in workers], default_max_concurrency=1)
+    async with system.sidecar(), system.router(1) as router, valkey.client() as redis:
+        await router.sees(healthy=3)
+        job, staying = asyncio.create_task(post_job(router.url)), list(workers)
+        for left in (2, 1):
+            await eventually(lambda: any(worker.running for worker in workers), what="the job on a worker")
+            (worker,) = (worker for worker in workers if worker.running)
+            if is_removed:
+                staying.remove(worker)
+                system.configure([other.url for other in staying], default_max_concurrency=1)
+            else:
+                await redis.sadd("sfr:drain", worker.url)
+            await router.sees(healthy=left)
+            await worker.die()
+            await eventually(lambda worker=worker: not worker.running, what="its end")  # type: ignore[misc]
+        await eventually(lambda: any(worker.running for worker in workers), what="the job on the last worker")
+        assert not await redis.exists("sfr:quarantine")
+        job.cancel()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_router_out_of_file_handles_blames_no_worker(
+    system: System, workers: list[ScriptedWorker], valkey: Valkey, host: str
+) -> None:
+    """More clients than it can connect for: all jobs are done, and the log says once what is short."""
+    for worker in workers:
+        worker.script = takes(0.05)
+    system.configure([worker.url.replace("127.0.0.1", host) for worker in workers], health_check_interval=60)
+    async with system.sidecar(), system.router(1) as router, valkey.client() as redis:
+        await router.sees(healthy=3)
+        (process,) = router.children()
+        resource.prlimit(process, resource.RLIMIT_NOFILE, (300, 300))
+        answers = await post_jobs(router.url, 600, 200)
+        assert {answer.status for answer in answers} == {200}
+        assert {answer.body["router_metadata"]["attempt"] for answer in answers} == {1}
+        assert await no_blame(redis)
+        assert router.output.count("no file handle left") == 1
