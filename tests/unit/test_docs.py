@@ -14,6 +14,7 @@ from bench.dashboard import table
 from router import answers
 from router.policy.verdict import Kind
 from router.settings import Settings
+from tests.browser import IS_THERE, chromium
 from tools.reference import PAGE, keys, page
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +84,17 @@ def test_site_fetches_nothing_from_elsewhere(site: Path) -> None:
     for path in [*site.rglob("*.html"), *site.rglob("*.css")]:
         fetched = {address for found in _FETCHED.findall(path.read_text()) for address in found if address}
         assert not {address for address in fetched if re.match(r"[\"']?(https?:)?//", address)}, path
+
+
+@pytest.mark.skipif(not IS_THERE, reason="chromium and chromedriver are not installed (make browser)")
+async def test_search_works_in_pages_opened_from_the_disk(site: Path, tmp_path: Path) -> None:
+    """The search finds a page's words without a server, and without another host."""
+    with chromium(tmp_path / "chromium") as browser:
+        await browser.open((site / "index.html").as_uri())
+        await browser.js("document.querySelector('.md-search__input').focus()")
+        await browser.type("client_budget")
+        await browser.shows(".md-search-result__list", "Clients")
+        assert [asked for asked in await browser.requested() if asked.startswith("http")] == []
 
 
 def test_readme_links_to_pages_that_exist() -> None:
