@@ -20,7 +20,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "router/policy/selection.py": ("policy", *_EXCHANGE),
     "router/policy/verdict.py": ("verdicts", "http", "large"),
     "router/fleet/exchange.lua": ("exchange_script", "exchange_jobs", "exchange"),
-    "router/either_exchange.py": ("leases", "dispatch"),
+    "router/either_exchange.py": ("either_exchange", "leases", "dispatch"),
     "router/leases.py": ("leases_calls", "leases", "dispatch", *_ROUTED),
     "router/dispatch.py": ("dispatch_steps", "dispatch", *_ROUTED),
     "router/wire.py": ("wire", "upstream", "large", "differential", "tls"),
