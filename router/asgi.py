@@ -193,10 +193,14 @@ class JobDoor:
 
 async def send_answer(answer: Answer, receive: Receive, send: Send) -> None:
     """Send an answer by ASGI's messages, a large one for as long as its client is there."""
-    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-    await send({"type": "http.response.body", "body": answer.body, "more_body": answer.rest is not None})
-    if answer.rest is not None:
-        await _send_rest(answer.rest, send, _leaving(receive))
+    try:
+        await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+        await send({"type": "http.response.body", "body": answer.body, "more_body": answer.rest is not None})
+        if answer.rest is not None:
+            await _send_rest(answer.rest, send, _leaving(receive))
+    finally:
+        if answer.rest is not None:
+            answer.rest.close()
 
 
 def answering(answer: Answer) -> Application:
@@ -288,7 +292,6 @@ async def _send_rest(rest: Parts, send: Send, leaving: Coroutine[None, None, Non
         sending.cancel()
         watching.cancel()
         await asyncio.gather(sending, watching, return_exceptions=True)
-        rest.close()
 
 
 def request_id_of(head: Head) -> bytes:

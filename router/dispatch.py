@@ -189,9 +189,9 @@ class Dispatcher:
 
     def _be_late(self, course: Course) -> None:
         """Tell the client that it takes too long. The attempt goes on by itself, and its lease with it."""
-        self._attempts -= 1
-        course.is_awaited = False
         try:
+            self._attempts -= 1
+            course.is_awaited = False
             course.late_share = course.job.share.hand_over()
             self._end(course, self._deadline_passed(course))
         except Exception as fault:
@@ -200,12 +200,13 @@ class Dispatcher:
 
     def _attempted(self, course: Course, lease: Lease, since: float, outcome: Response | UpstreamFailed) -> None:
         """Go on with what an attempt has brought: the answer, or nothing."""
-        if course.is_awaited:
-            self._attempts -= 1
-            course.is_awaited = False
-        if course.timer is not None:
-            course.timer.cancel()
+        answer = None
         try:
+            if course.is_awaited:
+                self._attempts -= 1
+                course.is_awaited = False
+            if course.timer is not None:
+                course.timer.cancel()
             if course.lease is not lease:  # it has been broken off
                 _close_rest(outcome)
                 return
@@ -219,7 +220,7 @@ class Dispatcher:
             else:
                 self._end(course, self._failed(course, is_unfunded=False))
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
-            _close_rest(outcome)
+            _close_rest(outcome if answer is None else answer)
             self._break_off(course, fault)
 
     def _judged(self, course: Course, lease: Lease, since: float, outcome: Response | UpstreamFailed) -> Answer | None:
@@ -230,7 +231,6 @@ class Dispatcher:
         self._tally.attempt_ended(url, verdict.kind, time.monotonic() - since)
         if response is not None and response.rest is not None and verdict.cause is None:
             rest = LeasedParts(response.rest, self._leases, lease, verdict.blame, job, self._tally)
-            course.lease = None
             response = msgspec.structs.replace(response, rest=rest)
         else:
             is_named = verdict.blame in MAY_BE_THE_JOBS or (course.failed and course.is_suspect)
@@ -239,7 +239,9 @@ class Dispatcher:
             self._leases.end(lease, verdict.blame, is_over=is_over, job=job.name if is_named else "")
             course.lease = None
         if response is not None and verdict.cause is None:
-            return answers.from_worker(response, url, len(course.failed) + 1, course.queue_ms, job.request_id)
+            answer = answers.from_worker(response, url, len(course.failed) + 1, course.queue_ms, job.request_id)
+            course.lease = None  # a large answer's ends with it
+            return answer
         if response is not None and response.rest is not None:
             response.rest.close()
             response = None
@@ -359,8 +361,8 @@ class Dispatcher:
             self._watch = asyncio.get_running_loop().call_later(_WATCH_EVERY_S, self._end_the_overdue)
 
 
-def _close_rest(outcome: Response | UpstreamFailed) -> None:
-    if isinstance(outcome, Response) and outcome.rest is not None:
+def _close_rest(outcome: Response | UpstreamFailed | Answer) -> None:
+    if not isinstance(outcome, UpstreamFailed) and outcome.rest is not None:
         outcome.rest.close()
 
 

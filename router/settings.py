@@ -286,8 +286,8 @@ class Settings(_Settings):
     endpoints: Annotated[
         dict[Annotated[str, AfterValidator(_endpoint_path)], EndpointSettings], AfterValidator(_fit)
     ] = {}
-    """bounds of their own for SandboxFusion's endpoints (/submit has 120 s, those that run no code 60), and further
-    endpoints of its forks, each `{timeout, method, limit}`: see [Endpoints](#endpoints)"""
+    """bounds of their own for SandboxFusion's endpoints (by default /submit has 120 s, those that run no code 60), and
+    further endpoints that its forks have"""
     client_budget: Literal["none", "job"] = "none"
     """`job`: clients wait compile_timeout + run_timeout + 10 s, as verl's do, and are answered before"""
     routing_strategy: Literal["round_robin", "random", "least_loaded"] = "round_robin"

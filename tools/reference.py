@@ -14,6 +14,7 @@ from router.settings import Settings
 PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
 _TABLES = re.compile(r"(<!-- settings -->\n).*(<!-- /settings -->)", re.DOTALL)
 _LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+_COLLECTIONS = {"array": "list", "object": "a section for each path"}
 _TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false"}
 
 
@@ -38,6 +39,8 @@ def keys() -> dict[str, tuple[str, list[Key]]]:
         found[""][1].append(_key(name, key, is_required=False))
         if "$ref" in key.get("items", {}):
             found[f"{name}[]"] = _section(f"{name}[].", _model(schema, key["items"]))
+        if "$ref" in (each := key.get("additionalProperties") or {}):
+            found[f"{name}.PATH"] = _section(f"{name}.PATH.", _model(schema, each))
     return found
 
 
@@ -80,8 +83,8 @@ def _takes(key: Mapping[str, Any]) -> str:
         return " or ".join(_takes(each) for each in key["anyOf"] if each["type"] != "null")
     if "enum" in key:
         return ", ".join(f"`{choice}`" for choice in key["enum"])
-    if key["type"] == "array":
-        return "list"
+    if key["type"] in _COLLECTIONS:
+        return _COLLECTIONS[key["type"]]
     limits = " and ".join(f"{sign} {key[limit]:g}" for limit, sign in _LIMITS.items() if limit in key)
     return f"{_TYPES[key['type']]} {limits}".rstrip()
 
@@ -89,6 +92,8 @@ def _takes(key: Mapping[str, Any]) -> str:
 def _shown(default: object) -> str:
     match default:
         case None | [] | ():
+            return "none"
+        case dict() if not default:
             return "none"
         case bool():
             return str(default).lower()
