@@ -121,3 +121,23 @@ async def test_many_api_keys_hold_no_job_up(tmp_path: Path) -> None:
     assert not keys.knows(b"x")
     assert not reading.knows(b"x")
     assert time.thread_time() - since < reading_s / 4
+
+
+def test_description_of_the_api_is_made_before_anybody_asks() -> None:
+    """It is the one large thing that the API makes, and would hold jobs up for as long as parsing megabytes."""
+    given = {"workers": ["http://127.0.0.1:1"], "redis": {"url": "redis://127.0.0.1:1/0"}}
+    limit_s = parsing_s(LISTS % (b"[]," * (PART_MB * MB // 3)))
+    pauses = Pauses()
+
+    async def ask(url: str) -> None:
+        async with aiohttp.ClientSession() as session, session.get(f"{url}/openapi.json") as response:
+            assert (await response.json())["openapi"]
+
+    async def run() -> None:
+        async with served(create_app(parse(json.dumps(given), "t"))) as url:
+            watching = asyncio.create_task(pauses.watch())
+            await asyncio.to_thread(asyncio.run, ask(url))
+            watching.cancel()
+
+    uvloop.run(run())
+    assert pauses.longest_s < limit_s
