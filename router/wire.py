@@ -236,11 +236,14 @@ class Connection(asyncio.Protocol):
             self._fail(Broken(Phase.GARBLED, "answered with an upgrade that nobody asked for"))
         elif not _FIRST_STATUS <= status <= _LAST_STATUS:
             self._fail(Broken(Phase.GARBLED, f"sent an answer that is not HTTP: status {status}"))
+        else:  # an interim one; the next head comes after its end
+            self._head_starts = self._heads_text.find(_END_OF_HEAD, self._head_starts) + len(_END_OF_HEAD)
 
     def on_body(self, part: bytes) -> None:
         """Hold a part of the body, or stop reading until it is asked for."""
         if not (self._has_head and self._is_busy):
-            return  # an interim answer's, or one's that nobody waits for
+            self._head_starts += len(part)  # an interim answer's, or one's that nobody waits for
+            return
         self._bytes_without_body = 0
         self._body.append(part)
         self._held_bytes += len(part)
@@ -255,7 +258,6 @@ class Connection(asyncio.Protocol):
             self._headers = []
             self._has_length = False
             self._name = None
-            self._head_starts = self._heads_text.find(_END_OF_HEAD, self._head_starts) + len(_END_OF_HEAD)
             return
         self._is_busy = False
         self._is_kept = True

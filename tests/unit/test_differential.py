@@ -109,12 +109,12 @@ STRICTER = {
     ),
     "another protocol": Stricter(
         b"RTSP/1.0 200 OK\r\n" + LENGTH + b"\r\nok",
-        rb"(^|\n)(RTSP|ICE)/\d\.\d \d\d\d",
+        rb"(RTSP|ICE)/\d\.\d \d\d\d",
         "what is no HTTP need not be framed like it",
     ),
     "another version": Stricter(
         b"HTTP/2.0 200 OK\r\n" + LENGTH + b"\r\nok",
-        rb"(^|\n)HTTP/(?!1\.[01])\d\.\d \d\d\d",
+        rb"HTTP/(?!1\.[01])\d\.\d \d\d\d",
         "RFC 9112 §2.3: another major version is another protocol",
     ),
     "chunked twice": Stricter(
