@@ -247,10 +247,14 @@ def _forbidden(reason: str | None, headers: Headers) -> Answer | None:
 
 async def send_answer(answer: Answer, receive: Receive, send: Send, path: str = "") -> None:
     """Send an answer by ASGI's messages, a large one for as long as its client is there; `path` is what it asked."""
-    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-    await send({"type": "http.response.body", "body": answer.body, "more_body": answer.rest is not None})
-    if answer.rest is not None and not await _send_rest(answer.rest, send, _leaving(receive)):
-        job_log.unheard(path, answer, "and its client left before the end")
+    try:
+        await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+        await send({"type": "http.response.body", "body": answer.body, "more_body": answer.rest is not None})
+        if answer.rest is not None and not await _send_rest(answer.rest, send, _leaving(receive)):
+            job_log.unheard(path, answer, "and its client left before the end")
+    finally:
+        if answer.rest is not None:
+            answer.rest.close()
 
 
 def answering(answer: Answer) -> Application:
@@ -344,7 +348,6 @@ async def _send_rest(rest: Parts, send: Send, leaving: Coroutine[None, None, Non
         sending.cancel()
         watching.cancel()
         await asyncio.gather(sending, watching, return_exceptions=True)
-        rest.close()
 
 
 def request_id_of(head: Head) -> bytes:

@@ -263,6 +263,7 @@ class _Batch:
                 if len(line) + len(piece) > PIECE_BYTES:
                     await self._send({"type": "http.response.body", "body": line, "more_body": True})
                     line = b""
+                    await self._dispatcher.turns.next()  # the client may take all that it is sent
                 line += piece
             await self._send({"type": "http.response.body", "body": line + b"}\n", "more_body": True})
 

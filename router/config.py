@@ -47,6 +47,11 @@ class WatchedFile:
         before, self._seen = self._seen, self._stamp()
         return self._seen != before
 
+    @property
+    def size_bytes(self) -> int:
+        """Its size when it was looked at last; 0 where it was not there."""
+        return self._seen[1] if self._seen is not None else 0
+
     def _stamp(self) -> tuple[int, int, int] | None:
         # Follows links: Kubernetes changes a mounted ConfigMap by turning a link to another folder.
         try:

@@ -182,9 +182,9 @@ class Dispatcher:
 
     def _be_late(self, course: Course) -> None:
         """Tell the client that it takes too long. The attempt goes on by itself, and its lease with it."""
-        self._attempts -= 1
-        course.is_awaited = False
         try:
+            self._attempts -= 1
+            course.is_awaited = False
             course.late_share = course.job.share.hand_over()
             self._end(course, self._last_answers.deadline_passed(course))
         except Exception as fault:
@@ -193,12 +193,13 @@ class Dispatcher:
 
     def _attempted(self, course: Course, lease: Lease, since: float, outcome: Response | UpstreamFailed) -> None:
         """Go on with what an attempt has brought: the answer, or nothing."""
-        if course.is_awaited:
-            self._attempts -= 1
-            course.is_awaited = False
-        if course.timer is not None:
-            course.timer.cancel()
+        answer = None
         try:
+            if course.is_awaited:
+                self._attempts -= 1
+                course.is_awaited = False
+            if course.timer is not None:
+                course.timer.cancel()
             if course.lease is not lease:  # it has been broken off
                 _close_rest(outcome)
                 return
@@ -217,7 +218,7 @@ class Dispatcher:
             else:
                 self._end(course, self._last_answers.failed(course))
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
-            _close_rest(outcome)
+            _close_rest(outcome if answer is None else answer)
             self._break_off(course, fault)
 
     def _judged(self, course: Course, lease: Lease, since: float, outcome: Response | UpstreamFailed) -> Answer | None:
@@ -234,7 +235,6 @@ class Dispatcher:
             told = partial(self._answer_cut, course, response.head.status)
             is_suspect = bool(course.failed) and course.is_suspect
             rest = LeasedParts(response.rest, self._leases, lease, blame, job, told, since, is_suspect)
-            course.lease = None
             response = msgspec.structs.replace(response, rest=rest)
         else:
             if blame is Blame.ERROR and self._retry.asks_another(kind):
@@ -248,7 +248,9 @@ class Dispatcher:
             self._leases.end(lease, blame, is_over=is_over, job=named, cause=cause, ms=ms)
             course.lease = None
         if response is not None and verdict.cause is None:
-            return answers.from_worker(response, url, len(course.failed) + 1, course.queue_ms, job.request_id)
+            answer = answers.from_worker(response, url, len(course.failed) + 1, course.queue_ms, job.request_id)
+            course.lease = None  # a large answer's ends with it
+            return answer
         if response is not None and response.rest is not None:
             response.rest.close()
             response = None
@@ -392,6 +394,6 @@ class Dispatcher:
             self._end(course, answers.broken(request_id))
 
 
-def _close_rest(outcome: Response | UpstreamFailed) -> None:
-    if isinstance(outcome, Response) and outcome.rest is not None:
+def _close_rest(outcome: Response | UpstreamFailed | Answer) -> None:
+    if not isinstance(outcome, UpstreamFailed) and outcome.rest is not None:
         outcome.rest.close()

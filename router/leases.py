@@ -313,8 +313,13 @@ class Leases:
         now = time.monotonic()
         waited_s = now - waiter.since
         self._held[grant.number] = (grant.url, now + waiter.arrival.bound_ms / 1000)
+        lease = Lease(grant.number, grant.url, grant.ticket or waiter.arrival.ticket, int(waited_s * 1000))
+        try:
+            waiter.then(lease)
+        except Exception:
+            log.exception("A lease could not be taken, and is given back")
+            self.end(lease, Blame.NONE)
         self._tally.waited(waited_s)
-        waiter.then(Lease(grant.number, grant.url, grant.ticket or waiter.arrival.ticket, int(waited_s * 1000)))
 
     def _fail(self, number: int, reason: NoRoom) -> None:
         waiter = self._waiters.pop(number, None)
@@ -327,10 +332,10 @@ class Leases:
         number = waiter.arrival.number
         if isinstance(reason, QueueTimeout) and self._alone_since is not None:
             reason = NoWorkers()
-        self._tally.waited(time.monotonic() - waiter.since)
         self._fail(number, reason)
         self._left.append(number)
         self._calls.now()
+        self._tally.waited(time.monotonic() - waiter.since)
 
     def _claim(self, grant: Grant) -> None:
         if (waiter := self._waiters.get(grant.number)) is not None:

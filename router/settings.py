@@ -330,8 +330,8 @@ class Settings(_Settings):
     endpoints: Annotated[
         dict[Annotated[str, AfterValidator(_endpoint_path)], EndpointSettings], AfterValidator(_fit)
     ] = {}
-    """bounds of their own for SandboxFusion's endpoints (/submit has 120 s, those that run no code 60), and further
-    endpoints of its forks, each `{timeout, method, limit}`: see [Endpoints](#endpoints)"""
+    """bounds of their own for SandboxFusion's endpoints (by default /submit has 120 s, those that run no code 60), and
+    further endpoints that its forks have"""
     client_budget: Annotated[str | float, BeforeValidator(_budget)] = "none"
     """how long clients wait that do not say so; they are answered before. `job+10`: compile_timeout + run_timeout +
     10 s, as verl's do, and `job` is the same; `12`: 12 s, whatever the job; `none`: as long as it takes"""

@@ -5,6 +5,7 @@ whole; of a larger one the rest is read from the socket only as it is asked for.
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from http import HTTPStatus
@@ -27,7 +28,10 @@ STALE_WITHIN_S = 1.0
 
 # Up to here one write is cheaper than no copy.
 JOINED_BYTES = 2**16
-_FIRST_STATUS, _UPGRADE, _FIRST_FINAL_STATUS = 100, 101, 200
+_FIRST_STATUS, _UPGRADE, _FIRST_FINAL_STATUS, _LAST_STATUS = 100, 101, 200, 599
+# The parser takes RTSP, ICE and other versions, too, whose framing need not be what it reads (RFC 9112 §2.3).
+_STATUS_LINE = re.compile(rb"[\r\n]*+HTTP/1\.[01] ")
+_END_OF_HEAD = b"\r\n\r\n"
 _BODILESS = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})  # whatever Content-Length they name
 
 
@@ -91,6 +95,7 @@ class Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._held_bytes = 0
         self._bytes_without_body = 0
+        self._heads_text, self._head_starts = b"", 0  # what has come up to the answer's head, the interim ones included
 
     # One timer for many requests: it looks whether the answer is overdue that is due then. One a request, as
     # asyncio.timeout sets it, costs 4 µs.
@@ -140,6 +145,8 @@ class Connection(asyncio.Protocol):
             return
         if not self._bytes_without_body and not self._has_head and self._has_taken(data):
             return
+        if not self._has_head:
+            self._heads_text += data
         room = MAX_HEAD_BYTES - self._bytes_without_body
         self._bytes_without_body += len(data)
         try:
@@ -209,8 +216,8 @@ class Connection(asyncio.Protocol):
         if name == b"content-length":
             self._has_length = True
         elif name == b"transfer-encoding":
-            self._has_length = True
-            if value.strip().lower() != b"chunked":
+            is_second, self._has_length = self._has_length, True
+            if is_second or value.strip().lower() != b"chunked":
                 self._fail(Broken(Phase.GARBLED, "sent an answer in a transfer encoding that nobody asked for"))
         self._headers.append((name, value))
 
@@ -218,19 +225,25 @@ class Connection(asyncio.Protocol):
         """Tell an interim answer from the one that is due."""
         status = self._parser.get_status_code()
         if self._has_head:
-            pass  # of an answer that nobody waits for
-        elif status >= _FIRST_FINAL_STATUS:
+            return  # of an answer that nobody waits for
+        if _STATUS_LINE.match(self._heads_text, self._head_starts) is None:
+            self._fail(Broken(Phase.GARBLED, "sent an answer that is not HTTP/1.1"))
+        elif _FIRST_FINAL_STATUS <= status <= _LAST_STATUS:
+            self._heads_text = b""
             self._has_head = True
             self._head = read_worker_head(status, self._headers)
         elif status == _UPGRADE:
             self._fail(Broken(Phase.GARBLED, "answered with an upgrade that nobody asked for"))
-        elif status < _FIRST_STATUS:
+        elif not _FIRST_STATUS <= status <= _LAST_STATUS:
             self._fail(Broken(Phase.GARBLED, f"sent an answer that is not HTTP: status {status}"))
+        else:  # an interim one; the next head comes after its end
+            self._head_starts = self._heads_text.find(_END_OF_HEAD, self._head_starts) + len(_END_OF_HEAD)
 
     def on_body(self, part: bytes) -> None:
         """Hold a part of the body, or stop reading until it is asked for."""
         if not (self._has_head and self._is_busy):
-            return  # an interim answer's, or one's that nobody waits for
+            self._head_starts += len(part)  # an interim answer's, or one's that nobody waits for
+            return
         self._bytes_without_body = 0
         self._body.append(part)
         self._held_bytes += len(part)

@@ -70,7 +70,7 @@ class Membership:
             self.settings = settings
             self._follow_settings(before)
         if self._file:
-            self._file.reread()
+            await asyncio.to_thread(self._file.reread)  # 100,000 lines take a second
         try:
             await self._reread_intent()
         except StoreUnavailable as error:

@@ -16,13 +16,8 @@ _TABLES = re.compile(r"(<!-- settings -->\n).*(<!-- /settings -->)", re.DOTALL)
 _LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 # A bound that nobody meets but by a slip is left to the error message.
 _OUT_OF_SIGHT = 1e6
-_TYPES = {
-    "integer": "integer",
-    "number": "number",
-    "string": "text",
-    "boolean": "true or false",
-    "object": "keys and values",
-}
+_COLLECTIONS = {"array": "list", "object": "a section for each path"}
+_TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +39,10 @@ def keys() -> dict[str, tuple[str, list[Key]]]:
             found[name] = _section(f"{name}.", _model(schema, key))
             continue
         found[""][1].append(_key(name, key, is_required=False))
-        for parts, of_one in (("items", "[]"), ("additionalProperties", ".<path>")):
-            if "$ref" in key.get(parts, {}):
-                found[f"{name}{of_one}"] = _section(f"{name}{of_one}.", _model(schema, key[parts]))
+        if "$ref" in key.get("items", {}):
+            found[f"{name}[]"] = _section(f"{name}[].", _model(schema, key["items"]))
+        if "$ref" in (each := key.get("additionalProperties") or {}):
+            found[f"{name}.PATH"] = _section(f"{name}.PATH.", _model(schema, each))
     return found
 
 
@@ -89,8 +85,8 @@ def _takes(key: Mapping[str, Any]) -> str:
         return " or ".join(_takes(each) for each in key["anyOf"] if each["type"] != "null")
     if "enum" in key:
         return ", ".join(f"`{choice}`" for choice in key["enum"])
-    if key["type"] == "array":
-        return "list"
+    if key["type"] in _COLLECTIONS:
+        return _COLLECTIONS[key["type"]]
     told = [(sign, key[limit]) for limit, sign in _LIMITS.items() if limit in key and key[limit] < _OUT_OF_SIGHT]
     limits = " and ".join(f"{sign} {value:g}" for sign, value in told)
     return f"{_TYPES[key['type']]} {limits}".rstrip()
@@ -99,6 +95,8 @@ def _takes(key: Mapping[str, Any]) -> str:
 def _shown(default: object) -> str:
     match default:
         case None | [] | ():
+            return "none"
+        case dict() if not default:
             return "none"
         case bool():
             return str(default).lower()

@@ -107,6 +107,26 @@ STRICTER = {
         rb"HTTP/\d\.\d 101",
         "nobody asked for it",
     ),
+    "another protocol": Stricter(
+        b"RTSP/1.0 200 OK\r\n" + LENGTH + b"\r\nok",
+        rb"(RTSP|ICE)/\d\.\d \d\d\d",
+        "what is no HTTP need not be framed like it",
+    ),
+    "another version": Stricter(
+        b"HTTP/2.0 200 OK\r\n" + LENGTH + b"\r\nok",
+        rb"HTTP/(?!1\.[01])\d\.\d \d\d\d",
+        "RFC 9112 §2.3: another major version is another protocol",
+    ),
+    "chunked twice": Stricter(
+        OK + CHUNKED + CHUNKED + b"\r\n2\r\nok\r\n0\r\n\r\n",
+        rb"(?s)transfer-encoding:.*transfer-encoding:",
+        "RFC 9112 §6.1: chunked is applied once at most",
+    ),
+    "status above 599": Stricter(
+        b"HTTP/1.1 999 X\r\n" + LENGTH + b"\r\nok",
+        rb"HTTP/\d\.\d [6-9]\d\d",
+        "RFC 9110 §15: no status, and no server would pass it on",
+    ),
     "status below 100": Stricter(
         b"HTTP/1.1 099 X\r\n" + LENGTH + b"\r\nok",
         rb"HTTP/\d\.\d 0\d\d",

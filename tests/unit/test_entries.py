@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.entries import Line, Lines, fits_a_line, in_one_line
+from router.entries import Line, Lines, fits_a_line, in_one_line, trimmed
 from router.entries import flaw as look_for_flaw
 from router.entries import flaw_as_job as look_for_flaw_as_job
+from router.job_lines import JobLines
 from router.policy.large_json import finished, items
 
 values = st.recursive(
@@ -124,3 +125,21 @@ def test_whatever_comes_is_json_in_one_line(body: bytes) -> None:
     line = line_of(body)
     assert b"\n" not in line
     json.loads(line)
+
+
+def test_byte_order_mark_before_a_job_is_no_part_of_it() -> None:
+    """At the beginning of the file or of a line; the job's digest is that of the same line without it."""
+    plain, marked = JobLines("jobs", lambda _: False), JobLines("jobs", lambda _: False)
+    text = b'{"a": 1}\n {"b": 2}\r\n\n{"c": 3}'
+    bom = b"\xef\xbb\xbf"
+    marked_text = bom + text.replace(b"\n{", b"\n" + bom + b"{").replace(b" {", b" " + bom + b"{")
+    wanted = [*plain.feed(text), *plain.feed(b"")]
+    assert [job.text for job in wanted] == [b'{"a": 1}', b'{"b": 2}', b'{"c": 3}']
+    assert [*marked.feed(marked_text), *marked.feed(b"")] == wanted
+
+
+@pytest.mark.parametrize("size", [10, 2**18 + 10])
+def test_space_around_a_line_is_cut_off_whatever_its_size(size: int) -> None:
+    """A large one is not copied for that."""
+    body = b'{"a": "%s"}' % (b"x" * size)
+    assert bytes(trimmed(b" \xef\xbb\xbf\t" + body + b" \r")) == body
