@@ -15,14 +15,13 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass
 from hashlib import sha256
 from http import HTTPStatus
-from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 from router.admin_token import TOKEN_VARIABLE, Unreadable, admin_token, read
 from router.config import ConfigError, WatchedFile
 from router.headers import Headers
+from router.policy.origin import host_name, is_foreign, is_loopback
 from router.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -31,6 +30,8 @@ log = logging.getLogger(__name__)
 PEER = "peer"
 # What a connection over a Unix socket is known by, in place of an address.
 UNIX_SOCKET = "a Unix socket"
+# And one whose client sends an absolute-form target: that is for proxies (RFC 9112 §3.2.2).
+PROXY = "a proxy"
 
 REREAD_S = 1.0
 _HASH = re.compile(r"[0-9a-fA-F]{64}")
@@ -116,25 +117,23 @@ class AdminGate:
             if given is not None and hmac.compare_digest(given, self._token.encode()):
                 return None
             return HTTPStatus.UNAUTHORIZED, "Changes need the admin token, as `Authorization: Bearer TOKEN`"
-        reason = self._not_own(dict(headers), peer)
+        reason = self._not_own(headers, peer)
         return None if reason is None else (HTTPStatus.FORBIDDEN, f"{reason}; set {TOKEN_VARIABLE} for the router")
 
-    def _not_own(self, headers: dict[bytes, bytes], peer: str) -> str | None:
+    def _not_own(self, headers: Headers, peer: str) -> str | None:
         """Return why this is not one of this host's own users, who may do without a token."""
         if not self._allow_loopback:
             return "Changes need an admin token, and none is set"
-        if peer == UNIX_SOCKET:
-            is_asked_here = True
-        elif _is_loopback(peer):
-            # A page from elsewhere, in a browser on this host, has another name for it, or another origin.
-            host = headers.get(b"host", b"")
-            origin = headers.get(b"origin", b"http://" + host)
-            is_asked_here = _is_here(b"//" + host) and _is_here(origin)
-        else:
+        fields = dict(headers)
+        if peer not in (UNIX_SOCKET, PROXY) and not is_loopback(peer):
             return "Without an admin token changes are taken from this host alone"
-        if _FROM_PROXIES & headers.keys():
+        if peer == PROXY or _FROM_PROXIES & fields.keys():
             return "Without an admin token changes are not taken through a proxy"
-        return None if is_asked_here else "Without an admin token changes are not taken from pages of another site"
+        # A page from elsewhere, in a browser on this host, has another name for it, or another origin.
+        is_asked_here = peer == UNIX_SOCKET or is_loopback(host_name(fields.get(b"host", b"")))
+        if is_foreign(headers) or not is_asked_here:
+            return "Without an admin token changes are not taken from pages of another site"
+        return None
 
 
 def peer_of(client: tuple[str, int] | None, transport: asyncio.BaseTransport) -> str:
@@ -181,23 +180,6 @@ def _authorization(headers: Headers, wanted: bytes) -> bytes | None:
             if scheme.lower() == wanted:
                 return credentials.strip()
     return None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return host == "localhost"
-    if isinstance(address, IPv6Address) and address.ipv4_mapped:
-        return address.ipv4_mapped.is_loopback
-    return address.is_loopback
-
-
-def _is_here(url: bytes) -> bool:
-    try:
-        return _is_loopback(urlsplit(url.decode("latin-1")).hostname or "")
-    except ValueError:
-        return False
 
 
 def _read_hashes(path: Path) -> tuple[bytes, ...]:

@@ -7,7 +7,9 @@ from pydantic_core import PydanticCustomError
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _HOST = re.compile(rf"{_NAME.pattern}|\[[0-9A-Fa-f:.]+\]")
+_ORIGIN = re.compile(rf"(?P<scheme>https?)://(?P<host>{_HOST.pattern})(?::(?P<port>[1-9][0-9]{{0,4}}))?")
 _PORTS = 2**16
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 def worker_url(text: str) -> str:
@@ -63,6 +65,21 @@ def redis_url(text: str) -> str:
     example = "host1:26379,host2:26379/mymaster/0" if parts.scheme == "redis+sentinel" else "localhost:6379/0"
     scheme = parts.scheme if parts.scheme in wanted else "redis"
     raise PydanticCustomError("redis_url", "expected a URL such as {url}", {"url": f"{scheme}://{example}"})
+
+
+def origin(text: str) -> str:
+    """Return `text` as a browser names a page's origin: in lower case, without a default port.
+
+    >>> origin("HTTPS://Lab.example:443")
+    'https://lab.example'
+
+    Raises PydanticCustomError.
+    """
+    found = _ORIGIN.fullmatch(text.lower())
+    if found is None or int(found["port"] or 0) >= _PORTS:
+        raise PydanticCustomError("origin", "expected an origin such as https://lab.example:8443, without a path")
+    scheme, host, port = found.groups()
+    return f"{scheme}://{host}" if port in (None, _DEFAULT_PORTS[scheme]) else f"{scheme}://{host}:{port}"
 
 
 def dns_name(text: str) -> str:

@@ -6,11 +6,12 @@ import multiprocessing
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from router import logs
 from router.access import OPEN, Access, AdminGate
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 # No request waits longer for Redis.
 REDIS_TIMEOUT_S = 0.25
 _GARBAGE_AFTER = 20_000
+_FOR_PAGES = ("x-router-worker", "x-router-attempt", "x-router-queue-ms", "x-request-id", "retry-after")
 
 
 def create_app(settings: Settings, access: Access = OPEN) -> Application:
@@ -97,7 +99,12 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
         door: JobDoor = KeyDoor(dispatcher, batches, buffers, settings, tally, access.api_keys)
     else:
         door = JobDoor(dispatcher, batches, buffers, settings, tally)
-    return door
+    return _with_cors(door, settings.cors_origins) if settings.cors_origins else door
+
+
+def _with_cors(door: JobDoor, origins: Sequence[str]) -> Application:
+    """Let pages of these origins send what they like, read all answers and the header fields that the router adds."""
+    return CORSMiddleware(door, origins, allow_methods=["*"], allow_headers=["*"], expose_headers=_FOR_PAGES)
 
 
 def _traces(settings: Settings) -> "Traces | None":

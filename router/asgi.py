@@ -22,6 +22,7 @@ from router.dispatch import Dispatcher
 from router.headers import DEADLINE, Head, Headers, read_head
 from router.heads import Heads
 from router.job import Job
+from router.policy.origin import Pages
 from router.response import Parts
 from router.settings import Settings
 from router.tally import Tally
@@ -47,11 +48,17 @@ JOB_ENDPOINTS = {
     "/get_metrics_function": "POST",
 }
 
+# What lies below a job's endpoint takes jobs, too.
+BELOW = tuple(f"{path}/" for path in JOB_ENDPOINTS)
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 
 
 class BadDeadline(Exception):
     """The client's deadline is no number of milliseconds."""
+
+
+class Foreign(Exception):
+    """The request may be a page of another site's."""
 
 
 class BodyTooLarge(Exception):
@@ -96,24 +103,49 @@ class JobDoor:
         self._dispatcher = dispatcher
         self._rest = rest
         self._buffers = buffers
+        self._pages = Pages(settings.cors_origins, settings.trusted_hosts)
         self._max_body_bytes = int(settings.max_body_mb * 2**20)
         self._full_status = settings.error_status.queue_full
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        if scope["type"] != "http" or scope["path"] not in JOB_ENDPOINTS:
+        if scope["type"] != "http":
             await self._rest(scope, receive, send)
             return
-        asked = Asked(scope["method"], scope["path"], scope["query_string"], scope["headers"])
-        answer = await self.answer(asked, receive)
+        path: str = scope["path"]
+        if path in JOB_ENDPOINTS:
+            asked = Asked(scope["method"], path, scope["query_string"], scope["headers"])
+            answer = await self.answer(asked, receive)
+        else:
+            below = path.startswith(BELOW)
+            answer = self._refusal(scope["headers"]) if below else self._stranger(scope["headers"])
+            if answer is None:
+                await self._pass_on(scope, receive, send)
+                return
+            self.tally.refused(answer.status, answer.outcome)
         if answer is not None:
             await send_answer(answer, receive, send)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._rest(scope, receive, send)
+
+    def _refusal(self, headers: Headers) -> Answer | None:
+        """Return the answer to jobs that may not come with these headers, None where they may."""
+        return _forbidden(self._pages.job_refusal(headers), headers)
+
+    def _stranger(self, headers: Headers) -> Answer | None:
+        return _forbidden(self._pages.refusal(headers), headers)
 
     async def answer(self, asked: Asked, receive: Receive, whole: bytes | None = None) -> Answer | None:
         """Return the answer to a request for one of JOB_ENDPOINTS; None where its client has left.
 
-        `whole` is its body where that has come already.
+        `whole` is its body where that has come already. What may not come is refused before any of its body is read.
         """
+        if refusal := self._refusal(asked.headers):
+            return self._refused(asked.path, refusal)
+        return await self._take(asked, receive, whole)
+
+    async def _take(self, asked: Asked, receive: Receive, whole: bytes | None) -> Answer | None:
         head = read_head(asked.headers)
         request_id = request_id_of(head)
         method = JOB_ENDPOINTS[asked.path]
@@ -133,7 +165,9 @@ class JobDoor:
             return self._unfit(asked.path, reason, request_id)
 
     def read(self, asked: Asked, *, keep_alive: bool) -> JobHead:
-        """Return what this head says of each job that comes with it. Raises BadDeadline."""
+        """Return what this head says of each job that comes with it. Raises BadDeadline, Foreign."""
+        if self._pages.job_refusal(asked.headers):
+            raise Foreign
         head = read_head(asked.headers)
         request_id = None if head.request_id is None else request_id_of(head)
         target = _target(asked)
@@ -173,6 +207,12 @@ class JobDoor:
         """Count the answer to what is no job yet; jobs are the dispatcher's to count."""
         self.tally.refused(answer.status, answer.outcome, path)
         return answer
+
+
+def _forbidden(reason: str | None, headers: Headers) -> Answer | None:
+    if reason is None:
+        return None
+    return problem(HTTPStatus.FORBIDDEN, reason, request_id_of(read_head(headers)))
 
 
 async def send_answer(answer: Answer, receive: Receive, send: Send) -> None:

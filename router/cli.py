@@ -79,12 +79,13 @@ def worker(
 
     from router import logs
     from router.localworker import create_local_worker
+    from router.policy.origin import is_loopback
 
     logs.set_up()
     # At worst, a job sees and changes all that this user can.
     logging.getLogger(__name__).warning("Local worker on %s:%d runs code WITHOUT ANY ISOLATION", host, port)
     uvicorn.run(
-        create_local_worker(),
+        create_local_worker([host] if is_loopback(host) else ()),
         host=host,
         port=port,
         workers=1,  # whatever WEB_CONCURRENCY says

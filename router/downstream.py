@@ -14,7 +14,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from router import ending
-from router.access import PEER, peer_of
+from router.access import PEER, PROXY, peer_of
 from router.answers import Answer, problem
 from router.asgi import Asked, JobDoor, answering, new_request_id
 from router.client_socket import LingeringTransport, has_ended, name_of, reset, unread_bytes
@@ -22,8 +22,18 @@ from router.heads import cut
 from router.job_cycle import JOB_PATHS, JobCycle, WholeJob, rendered
 from router.light_protocol import LightProtocol
 from router.news import CLIENT_LEFT, STOPPING, tell
+from router.policy.origin import is_authority
 from router.policy.patience import LAST_REQUEST_S, ClientTimeouts, Owed, Patience
-from router.policy.request_head import HEAD_TOO_LARGE, MAX_HEAD_BYTES, NO_UPGRADE, Refusal, head_bytes, refusal
+from router.policy.request_head import (
+    HEAD_TOO_LARGE,
+    MAX_HEAD_BYTES,
+    NO_UPGRADE,
+    Refusal,
+    authority_of,
+    head_bytes,
+    malformed,
+    refusal,
+)
 from router.refused import Refused, reason_of
 
 log = logging.getLogger(__name__)
@@ -32,6 +42,7 @@ ending.take_over()  # here, where uvicorn is handed the class below
 
 # The lifespan state's entries by which the application hands both to this class, which uvicorn makes.
 TIMEOUTS, DOOR = "client_timeouts", "job_door"
+_SLASH = ord("/")
 
 
 class ClientConnection(LightProtocol):
@@ -159,8 +170,12 @@ class ClientConnection(LightProtocol):
         version = self.parser.get_http_version()
         if reason := refusal(version, self.headers):
             raise Refused(reason)
+        if self.url[0] != _SLASH:
+            self._take_host_of_target()
         path, _, query = self.url.partition(b"?")
-        if self._door is not None and path in JOB_PATHS and self.parser.get_method() == b"POST":
+        is_job = self._door is not None and path in JOB_PATHS and self.parser.get_method() == b"POST"
+        # What a browser sends for a page goes the application's way, which has CORS.
+        if self._door is not None and is_job and b"origin" not in dict(self.headers):
             self._begin_job(self._door, Asked("POST", JOB_PATHS[path], query, self.headers), version)
         else:
             self._start_application()
@@ -168,6 +183,14 @@ class ClientConnection(LightProtocol):
         self.headers = []
         self._loose_bytes = 0
         self._patience.owed = Owed.BODY
+
+    def _take_host_of_target(self) -> None:
+        """Let an absolute-form target's host count in the place of Host (RFC 9112 §3.2.2). Raises Refused."""
+        if (authority := authority_of(self.url)) is None:
+            return
+        if not is_authority(authority):
+            raise Refused(malformed("invalid target"))
+        self.headers = [(b"host", authority), *(field for field in self.headers if field[0] != b"host")]
 
     def _begin_job(self, door: JobDoor, asked: Asked, version: str) -> None:
         previous = self.cycle
@@ -186,7 +209,8 @@ class ClientConnection(LightProtocol):
 
     def _start_application(self) -> None:
         # uvicorn copies this into each request's scope, where a proxy's word for its client stands instead.
-        self.app_state = {**self.app_state, PEER: peer_of(self.client, self.transport)}
+        peer = peer_of(self.client, self.transport) if self.url[0] == _SLASH else PROXY
+        self.app_state = {**self.app_state, PEER: peer}
         url, expects, headers = self.url, self.expect_100_continue, self.headers
         HttpToolsProtocol.on_message_begin(self)
         self.url, self.expect_100_continue = url, expects

@@ -7,6 +7,7 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -143,6 +144,7 @@ class Embedded:
             return config_path().resolve()
         settings = self._settings.model_dump(mode="json", exclude={**_NAMING, "redis": {"url"}})
         settings["workers"] = [f"http://127.0.0.1:{port}" for port in self._worker_ports]
+        settings["trusted_hosts"] = self._settings.trusted_hosts or own_hosts(self._plan.host)
         settings["health_check_interval"] = min(self._settings.health_check_interval, CHECK_INTERVAL_S)
         made = self._folder / "config.yaml"
         made.write_text(Settings.model_validate(settings).model_dump_json(indent=2), encoding="utf-8")  # JSON is YAML
@@ -175,6 +177,19 @@ def up(plan: Plan) -> None:
     """Run the system until it is told to stop. Raises CannotStart, ConfigError."""
     with tempfile.TemporaryDirectory(prefix="sfr-") as folder:
         asyncio.run(Embedded(plan, Path(folder), Console()).run())
+
+
+def own_hosts(bound_to: str) -> list[str]:
+    """Return by which names a router before workers without isolation may be asked, besides loopback's.
+
+    Any other may be an attacker's, whose page a browser on this host shows. Addresses are nobody's to bend.
+
+    >>> own_hosts("127.0.0.1"), own_hosts("192.0.2.7")
+    (['127.0.0.1'], ['192.0.2.7'])
+    """
+    if bound_to not in ("0.0.0.0", "::"):
+        return [bound_to]
+    return [*("0.0.0.0/0", "::/0"), socket.gethostname()]
 
 
 def _settings(plan: Plan) -> Settings:

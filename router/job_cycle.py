@@ -16,6 +16,7 @@ from router.asgi import (
     JOB_ENDPOINTS,
     Asked,
     BadDeadline,
+    Foreign,
     JobDoor,
     JobHead,
     Receive,
@@ -75,7 +76,7 @@ class JobCycle(RequestResponseCycle):
         comes_once = any(field in _ONE_JOBS_ALONE for field, _ in self._asked.headers)
         if comes_once or self.waiting_for_100_continue or self.scope["http_version"] != "1.1":
             return
-        with suppress(BadDeadline):
+        with suppress(BadDeadline, Foreign):
             self._door.heads.learn(name, self._door.read(self._asked, keep_alive=self.keep_alive))
 
     def take(self, part: bytes) -> int:

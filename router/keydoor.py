@@ -10,18 +10,7 @@ import msgspec
 
 from router.access import ApiKeys, basic, bearer
 from router.answers import Answer, problem
-from router.asgi import (
-    JOB_ENDPOINTS,
-    Application,
-    Asked,
-    JobDoor,
-    JobHead,
-    Receive,
-    Scope,
-    Send,
-    request_id_of,
-    send_answer,
-)
+from router.asgi import BELOW, Application, Asked, JobDoor, JobHead, Receive, Scope, Send, request_id_of
 from router.bodies import Buffers
 from router.course import Deliver
 from router.dispatch import Dispatcher
@@ -32,8 +21,6 @@ from router.tally import Tally
 API_KEY = b"x-api-key"
 _CREDENTIALS = frozenset({b"authorization", API_KEY})
 _HOW = "send it as `Authorization: Bearer KEY`, as `x-api-key: KEY`, or in the URL: http://any:KEY@router/run_code"
-# What lies below a job's endpoint takes jobs, too.
-_BELOW = tuple(f"{path}/" for path in JOB_ENDPOINTS)
 
 
 class KeyDoor(JobDoor):
@@ -51,21 +38,13 @@ class KeyDoor(JobDoor):
         super().__init__(dispatcher, rest, buffers, settings, tally)
         self._keys = keys
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection."""
-        if scope["type"] == "http" and scope["path"].startswith(_BELOW):
-            if refusal := self._refusal(scope["headers"]):
-                self.tally.refused(refusal.status, refusal.outcome)
-                await send_answer(refusal, receive, send)
-                return
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].startswith(BELOW):
             scope["headers"] = _without_credentials(scope["headers"])
-        await super().__call__(scope, receive, send)
+        await super()._pass_on(scope, receive, send)
 
-    async def answer(self, asked: Asked, receive: Receive, whole: bytes | None = None) -> Answer | None:
-        """Return the answer to a job; without a key it is 401, and nothing of its body is read."""
-        if refusal := self._refusal(asked.headers):
-            return self._refused(asked.path, refusal)
-        return await super().answer(_without_key(asked), receive, whole)
+    async def _take(self, asked: Asked, receive: Receive, whole: bytes | None) -> Answer | None:
+        return await super()._take(_without_key(asked), receive, whole)
 
     def read(self, asked: Asked, *, keep_alive: bool) -> JobHead:
         """Return what this head says; its credentials do not go on, but are kept, to be looked at each time."""
@@ -75,13 +54,17 @@ class KeyDoor(JobDoor):
     def begin(
         self, head: JobHead, body: bytes, has_left: Callable[[], Coroutine[None, None, None]], deliver: Deliver
     ) -> None:
-        """Take a job that has come whole; without a key it gets 401."""
-        if refusal := self._refusal(head.headers):
+        """Take a job that has come whole; without a key it gets 401. Its head was not refused for anything else."""
+        if refusal := self._key_refusal(head.headers):
             deliver(self._refused(head.path, refusal))
         else:
             super().begin(head, body, has_left, deliver)
 
     def _refusal(self, headers: Headers) -> Answer | None:
+        return super()._refusal(headers) or self._key_refusal(headers)
+
+    def _key_refusal(self, headers: Headers) -> Answer | None:
+        """Return the answer to jobs without a key, 401; None where they have one."""
         given = next((value for name, value in headers if name == API_KEY), None)
         key = given or bearer(headers) or basic(headers)
         if key is not None and self._keys.knows(key):

@@ -13,12 +13,17 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.middleware.base import RequestResponseEndpoint
 
+from router.policy.origin import Pages
 from router.processes import die_with_parent
 from router.sandboxfusion import CommandResult, CommandStatus, RunCodeRequest, RunCodeResponse, RunStatus
 
@@ -50,9 +55,17 @@ TOOLCHAINS = {
 }
 
 
-def create_local_worker() -> FastAPI:
-    """Return the worker's application."""
+def create_local_worker(trusted_hosts: Collection[str] = ()) -> FastAPI:
+    """Return the worker's application; `trusted_hosts` are as in config.yaml."""
     app = FastAPI(title="SandboxFusion local worker", description="Runs code WITHOUT isolation.")
+    pages = Pages((), trusted_hosts)
+
+    @app.middleware("http")
+    async def refuse_strangers(request: Request, answer: RequestResponseEndpoint) -> Response:
+        # Other sites' pages can send no JSON, which FastAPI insists on; but one of any name can, where that leads here.
+        if reason := pages.refusal(request.headers.raw):
+            return JSONResponse({"detail": reason}, HTTPStatus.FORBIDDEN)
+        return await answer(request)
 
     @app.get("/v1/ping")
     async def ping() -> str:

@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from router.addresses import dns_name, otlp_url, redis_url, worker_url
+from router.addresses import dns_name, origin, otlp_url, redis_url, worker_url
 from router.policy.allowed import rule
 
 # A weight is a number of turns in the ring: 100 tells the slowest from the fastest worker, and bounds the ring.
@@ -269,6 +269,17 @@ class Settings(_Settings):
     admin: AdminSettings = AdminSettings()
     api_keys: Annotated[str, Field(min_length=1)] | None = None
     """a file with the SHA-256 of each key that jobs may be sent with; `sfr key new NAME >> FILE` adds one"""
+    cors_origins: Annotated[
+        tuple[Annotated[str, AfterValidator(origin)], ...],
+        BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+    ] = ()
+    """other sites whose pages may send jobs, such as `https://lab.example:8443`; a page of any other site gets 403"""
+    trusted_hosts: Annotated[
+        tuple[Annotated[str, AfterValidator(_allowed)], ...],
+        BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+    ] = ()
+    """by which names and addresses (patterns, networks) the router may be asked, besides loopback's; none: any. With
+    local workers, `sfr up` allows those of its own host"""
     max_body_mb: Annotated[float, Field(gt=0)] = 128.0
     """the largest request body (MB of 2^20 bytes); a larger one gets 413"""
     max_buffered_mb: Annotated[float, Field(gt=0, validate_default=True)] = 1024.0

@@ -16,6 +16,8 @@ WELL_FORMED = {
     "chunked": _LINE + _HOST + _CHUNKED + b"\r\n2;a=b\r\n{}\r\n0\r\nX-Trailer: 1\r\n\r\n",
     "empty line first": b"\r\n" + _LINE + _HOST + _LENGTH + b"\r\n" + _BODY,
     "HTTP/1.0 without Host": b"POST /run_code HTTP/1.0\r\n" + _LENGTH + b"\r\n" + _BODY,
+    "Host with an address and a port": _LINE + b"Host: [::1]:8000 \r\n" + _LENGTH + b"\r\n" + _BODY,
+    "Host as Docker makes names": _LINE + b"Host: sfr_router-1.a:80\r\n" + _LENGTH + b"\r\n" + _BODY,
     "absolute target": b"POST http://router/run_code HTTP/1.1\r\n" + _HOST + _LENGTH + b"\r\n" + _BODY,
     "large head": _LINE + _HOST + b"X: " + b"x" * (MAX_HEAD_BYTES - 200) + b"\r\n" + _LENGTH + b"\r\n" + _BODY,
 }
@@ -27,6 +29,14 @@ def _job(*fields: bytes) -> bytes:
 
 def _with(*fields: bytes) -> bytes:
     return _job(b"Host: router", b"Content-Length: 2", *fields)
+
+
+def _host(value: bytes) -> bytes:
+    return _job(b"Host:" + value, b"Content-Length: 2")
+
+
+def _to(target: bytes) -> bytes:
+    return WELL_FORMED["plain"].replace(b"/run_code", target)
 
 
 def _of_length(value: bytes) -> bytes:
@@ -65,6 +75,23 @@ _BAD = {
     "two Hosts": _with(b"Host: other"),
     "two equal Hosts": _with(b"host: router"),
     "no Host": _job(b"Content-Length: 2"),
+    "empty Host": _host(b""),
+    "Host of spaces": _host(b"  "),
+    "Host with userinfo": _host(b"a@router"),
+    "Host with a backslash and userinfo": _host(b"evil.com\\@127.0.0.1"),
+    "Host with a path": _host(b"router/a"),
+    "Host with a query": _host(b"router?a"),
+    "Host with a space": _host(b"router a"),
+    "Host with a comma": _host(b"router, router"),
+    "Host with two ports": _host(b"router:80:80"),
+    "Host with a port of letters": _host(b"router:a"),
+    "Host beyond ASCII": _host(b"r\xc3\xb6uter"),
+    "Host without a name": _host(b":80"),
+    "Host with half an address": _host(b"[::1"),
+    "empty Host in HTTP/1.0": _host(b"").replace(b"HTTP/1.1", b"HTTP/1.0"),
+    "absolute target with userinfo": _to(b"http://a@router/run_code"),
+    "absolute target with a backslash": _to(b"http://evil.com\\@127.0.0.1/run_code"),
+    "absolute target without a host": _to(b"http:///run_code"),
     "space before a colon": _with(b"X : a"),
     "space before the length's colon": _job(b"Host: router", b"Content-Length : 2"),
     "tab before a colon": _with(b"X\t: a"),

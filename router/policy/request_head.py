@@ -5,14 +5,18 @@ or no plain number; folded lines, bare LF, spaces before a colon, control charac
 reads no meaning, or sets no limit, is refused here.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+
+from router.policy.origin import is_authority
 
 # As much as nginx takes by default (4 buffers of 8 KiB). The head of a job is about 300 bytes.
 MAX_HEAD_BYTES = 32 * 1024
 # What a header line has beside name and value: a colon, a space, CR and LF.
 _LINE_EXTRA_BYTES = 4
+_ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +46,31 @@ def refusal(version: str, headers: Sequence[tuple[bytes, bytes]]) -> Refusal | N
     """
     if version not in ("1.1", "1.0"):
         return malformed(f"HTTP/{version}")
-    hosts = 0
     for name, value in headers:
-        if name == b"host":
-            hosts += 1
-        elif name == b"transfer-encoding":
+        if name == b"transfer-encoding":
             if version == "1.0":  # RFC 9112 §6.1: its framing is faulty, for a 1.0 reader does not know the field
                 return malformed("Transfer-Encoding in HTTP/1.0")
             if value.strip(b" \t").lower() != b"chunked":
                 return malformed("Transfer-Encoding other than chunked")
-    if hosts > 1:
+    return _host_refusal(version, [value for name, value in headers if name == b"host"])
+
+
+def _host_refusal(version: str, hosts: Sequence[bytes]) -> Refusal | None:
+    if len(hosts) > 1:
         return malformed("more than one Host")
-    if hosts == 0 and version == "1.1":
-        return malformed("no Host")
-    return None
+    if not hosts:
+        return malformed("no Host") if version == "1.1" else None
+    return None if is_authority(hosts[0].strip(b" \t")) else malformed("invalid Host")
+
+
+def authority_of(target: bytes) -> bytes | None:
+    """Return what an absolute-form target names, which counts in Host's place (RFC 9112 §3.2.2); None for other forms.
+
+    >>> authority_of(b"http://router:8000/run_code"), authority_of(b"/run_code"), authority_of(b"*")
+    (b'router:8000', None, None)
+    """
+    found = _ABSOLUTE.match(target)
+    return found[1] if found else None
 
 
 def head_bytes(target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> int:

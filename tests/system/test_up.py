@@ -1,5 +1,6 @@
 """`sfr up`, as a newcomer uses it: the address, the pasted lines, Ctrl-C."""
 
+import json
 import os
 import re
 import shutil
@@ -10,7 +11,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
+from yarl import URL
 
 from router import embedded
 from router.processes import free_port
@@ -78,6 +81,32 @@ async def test_newcomer_pastes_what_is_printed_and_one_ctrl_c_ends_all(tmp_path:
         assert await program.ended(30) == 0
         assert not [pid for pid in running if Path(f"/proc/{pid}").exists()]
         assert list((tmp_path / "tmp").iterdir()) == []
+
+
+async def test_no_web_page_runs_code_on_local_workers(tmp_path: Path) -> None:
+    """They have no isolation: another site's page gets no job to them, by the router or at a worker's own port."""
+    ran = tmp_path / "ran"
+    job = json.dumps({"code": f"touch {ran}", "language": "bash"})
+    async with up(tmp_path, "--local-workers", "1", "--processes", "1") as program, aiohttp.ClientSession() as session:
+        await told(program)
+        url = re.findall(r"http://127.0.0.1:\d+", printed(program, "curl"))[0]
+        worker = re.findall(r"http://127.0.0.1:\d+", printed(program, "redis-cli"))[0]
+        simple = {"content-type": "text/plain", "origin": "http://evil.example"}
+        rebound = {"content-type": "application/json", "host": "evil.example", "origin": "http://evil.example"}
+        unnamed = {"content-type": "application/json", "host": "192.0.2.7"}
+        for headers in (simple, rebound, unnamed):
+            for path in ("/run_code", "/run_code/batch", "/run_jupyter", "/run%5Fcode"):
+                async with session.post(URL(url + path, encoded=True), data=job, headers=headers) as response:
+                    assert response.status == 403, (path, headers)
+            async with session.post(f"{worker}/run_code", data=job, headers=headers) as response:
+                assert response.status in (403, 422), headers
+        async with session.get(f"{url}/", headers={"host": "evil.example"}) as response:
+            assert response.status == 403
+        assert not ran.exists()
+        own = {"content-type": "application/json", "origin": url, "sec-fetch-site": "same-origin"}
+        async with session.post(f"{url}/run_code", data=job, headers=own) as response:
+            assert response.status == 200
+        assert ran.exists()
 
 
 async def test_what_dies_is_started_again_and_said(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from router.access import UNIX_SOCKET, Access, AdminGate, ApiKeys, basic, bearer
+from router.access import PROXY, UNIX_SOCKET, Access, AdminGate, ApiKeys, basic, bearer
 from router.config import ConfigError, parse
 from router.headers import Headers
 from router.policy.allowed import Allowed
@@ -135,6 +135,14 @@ def test_with_a_token_all_must_show_it(peer: str, allow_loopback: bool) -> None:
         ([(b"host", b"evil.example:8000")], "127.0.0.1", "pages of another site"),
         ([(b"host", b"evil.example"), (b"origin", b"http://evil.example")], "127.0.0.1", "pages of another site"),
         ([(b"host", b"[::1")], "127.0.0.1", "pages of another site"),
+        ([(b"host", b"evil.com\\@127.0.0.1")], "127.0.0.1", "pages of another site"),
+        ([HERE, (b"origin", b"http://evil.com\\@127.0.0.1:8000")], "127.0.0.1", "pages of another site"),
+        ([HERE, (b"origin", b"http://127.0.0.1:3000")], "127.0.0.1", "pages of another site"),
+        ([HERE, (b"origin", b"http://localhost")], "127.0.0.1", "pages of another site"),
+        ([HERE, (b"sec-fetch-site", b"cross-site")], "127.0.0.1", "pages of another site"),
+        ([HERE, (b"sec-fetch-site", b"same-site")], "127.0.0.1", "pages of another site"),
+        ([HERE, (b"sec-fetch-site", b"same-origin")], "127.0.0.1", None),
+        ([HERE], PROXY, "through a proxy"),
     ],
 )
 def test_without_a_token_this_host_s_own_users_may(headers: Headers, peer: str, told: str | None) -> None:

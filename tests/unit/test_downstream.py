@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from router.access import PROXY, peer_in
 from router.answers import Answer
 from router.asgi import Asked, JobHead, Receive, Scope, Send
 from router.course import Deliver
@@ -364,6 +365,23 @@ def test_head_that_is_one_job_s_alone_is_not_kept(field: bytes) -> None:
     request = WELL_FORMED["plain"].replace(b"\r\n", b"\r\n" + field + b"\r\n", 1)
     connected = served_in_turn([request] * 3)
     assert (len(connected.application.bodies), connected.application.known) == (3, 0)
+
+
+async def test_absolute_target_s_host_counts_in_the_place_of_host() -> None:
+    """RFC 9112 §3.2.2; and who sends it is no user of this host, for such targets are meant for proxies."""
+    connected = Connected()
+    seen: list[tuple[Headers, str]] = []
+
+    async def application(scope: Scope, _receive: Receive, send: Send) -> None:
+        seen.append(([field for field in scope["headers"] if field[0] == b"host"], peer_in(scope)))
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    connected.protocol.app = application
+    for target in (b"http://evil.com/admin", b"http://router/admin", b"/admin"):
+        await connected.receive(b"GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % target)
+    assert [hosts for hosts, _ in seen] == [[(b"host", name)] for name in (b"evil.com", b"router", b"127.0.0.1")]
+    assert [peer == PROXY for _, peer in seen] == [True, True, False]
 
 
 # Time

@@ -25,7 +25,7 @@ DOORS = {
     "fastapi": {"router.admin", "router.api", "router.app", "router.localworker"},
     "opentelemetry": {"router.traces"},
     "prometheus_client": {"router.metrics", "router.shared_counts"},
-    "starlette": {"router.api"},
+    "starlette": {"router.api", "router.app", "router.localworker"},
     "yaml": {"router.config"},
     "httptools": {"router.wire", "router.downstream", "router.light_protocol", "router.refused"},
     "typer": {
