@@ -173,22 +173,7 @@ def origin(text: str) -> str:
     if found is None or int(found["port"] or 0) >= _PORTS:
         raise PydanticCustomError("origin", "expected an origin such as https://lab.example:8443, without a path")
     scheme, host, port = found.groups()
-    return f"{scheme}://{host}" if port in (None, _DEFAULT_PORTS[scheme]) else f"{scheme}://{host}:{port}"
-
-
-def origin(text: str) -> str:
-    """Return `text` as a browser names a page's origin: in lower case, without a default port.
-
-    >>> origin("HTTPS://Lab.example:443")
-    'https://lab.example'
-
-    Raises PydanticCustomError.
-    """
-    found = _ORIGIN.fullmatch(text.lower())
-    if found is None or int(found["port"] or 0) >= _PORTS:
-        raise PydanticCustomError("origin", "expected an origin such as https://lab.example:8443, without a path")
-    scheme, host, port = found.groups()
-    return f"{scheme}://{host}" if port in (None, _DEFAULT_PORTS[scheme]) else f"{scheme}://{host}:{port}"
+    return f"{scheme}://{host}" if port in (None, str(_DEFAULT_PORTS[scheme])) else f"{scheme}://{host}:{port}"
 
 
 def dns_name(text: str) -> str:

@@ -147,16 +147,6 @@ class JobDoor:
     def _known(self, headers: Headers) -> str | Answer:
         return _forbidden(self._pages.refusal(headers), headers) or ""
 
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._rest(scope, receive, send)
-
-    def _refusal(self, headers: Headers) -> Answer | None:
-        """Return the answer to jobs that may not come with these headers, None where they may."""
-        return _forbidden(self._pages.job_refusal(headers), headers)
-
-    def _stranger(self, headers: Headers) -> Answer | None:
-        return _forbidden(self._pages.refusal(headers), headers)
-
     async def answer(self, asked: Asked, receive: Receive, whole: bytes | None = None) -> Answer | None:
         """Return the answer to a request for one of `methods`; None where its client has left.
 

@@ -467,23 +467,23 @@ local function hear_of_death(job, url, name, ran)
   local is_outage = hear_of_outage(job, url)
   local shared = redis.call('ZCARD', leases(url)) + redis.call('ZCARD', broken)
   local share = tonumber(written((is_outage and outage_share or 1) / shared))
-  local evidence = share
-  local held = redis.call('HGETALL', suspect)
+  local evidence, held = 0, redis.call('HGETALL', suspect)
   for index = 1, #held, 2 do
     local its, at = string.match(held[index + 1], '^(%S+) ?(%S*)$')
-    if held[index] == url then
-      evidence = evidence - share
+    local has_outlived = (tonumber(at) or 0) > now - ran -- 0: written by an older version
+    if held[index] == url or has_outlived then -- one cause, and one piece of evidence
       share = math.max(share, tonumber(its))
-      evidence = evidence + share
-    elseif (tonumber(at) or 0) > now - ran then -- 0: written by an older version
-      return -- it ran already when another worker died with it: they died of one cause
+      redis.call('HDEL', suspect, held[index])
     else
       evidence = evidence + its
     end
   end
+  evidence = evidence + share
   redis.call('HSET', suspect, url, written(share) .. ' ' .. string.format('%.0f', now))
   redis.call('PEXPIRE', suspect, rules.quarantine_ms)
-  if evidence >= enough_evidence and redis.call('ZADD', QUARANTINE, now + rules.quarantine_ms, job) == 1 then
+  if evidence < enough_evidence then
+    redis.call('ZREM', QUARANTINE, job)
+  elseif redis.call('ZADD', QUARANTINE, now + rules.quarantine_ms, job) == 1 then
     redis.call('PUBLISH', prefix .. ':changes', 'quarantine') -- before its client sends it again
   end
 end

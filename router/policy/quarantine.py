@@ -4,9 +4,9 @@ Each broken worker is evidence of 1, shared among the jobs that it ran: a job al
 quarter. So two workers broken by it alone convict a job, and innocent neighbours stay free, as does a job that is sent
 again and again to one worker that is broken anyway, and one that does well elsewhere.
 
-Workers also die together, of a cause outside: a time limit, a node, an operator. So a death is no evidence where the
-job was already running when another worker died with it, and little where another worker has just died under another
-job; then those just convicted are let go, too. exchange.lua judges alike.
+Workers also die together, of a cause outside: a time limit, a node, an operator. So the deaths that one run of a job
+has outlived are one piece of evidence with its own, and a death is little evidence where another worker has just died
+under another job; then those just convicted are let go, too. exchange.lua judges alike.
 """
 
 from router.fleet.exchange import BROKEN_WITHIN_MS, DEATHS_LOOKED_AT, ENOUGH_EVIDENCE, OUTAGE_SHARE, Rules
@@ -41,14 +41,19 @@ class Quarantine:
         is_outage = self._hear_of_outage(job, url, now)
         evidence, counts_until = self._evidence.get(job, ({}, 0))
         evidence = evidence if counts_until > now else {}
-        if any(at > now - ran_ms for its, (_, at) in evidence.items() if its != url):
-            return
-        share = 1 / (others + len(broken)) * (OUTAGE_SHARE if is_outage else 1)
-        before, _ = evidence.get(url, (0.0, 0))
-        evidence[url] = max(before, float(f"{share:.3f}")), now
-        self._evidence[job] = (evidence, now + self._rules.quarantine_ms)
-        if sum(share for share, _ in evidence.values()) >= ENOUGH_EVIDENCE:
+        share = float(f"{1 / (others + len(broken)) * (OUTAGE_SHARE if is_outage else 1):.3f}")
+        kept = {}
+        for its, (held, at) in evidence.items():
+            if its == url or at > now - ran_ms:  # one cause, and one piece of evidence
+                share = max(share, held)
+            else:
+                kept[its] = held, at
+        kept[url] = share, now
+        self._evidence[job] = (kept, now + self._rules.quarantine_ms)
+        if sum(share for share, _ in kept.values()) >= ENOUGH_EVIDENCE:
             self._until[job] = now + self._rules.quarantine_ms
+        else:
+            self._until.pop(job, None)
 
     def exonerate(self, job: str) -> None:
         """Forget what was held against a job that has been done well."""

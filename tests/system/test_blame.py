@@ -8,11 +8,11 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from tests.faults import echo
+from tests.faults import close_at_once, echo
 from tests.load import post_job, post_jobs
 from tests.programs import Router, System, Valkey
 from tests.waiting import eventually
-from tests.worker import Exchange, ScriptedWorker, hang, takes, well
+from tests.worker import Exchange, ScriptedWorker, always, hang, takes, well
 
 WORKERS = 4
 
@@ -170,6 +170,25 @@ async def test_job_whose_workers_were_to_end_anyway_is_no_poison(
         await eventually(lambda: any(worker.running for worker in workers), what="the job on the last worker")
         assert not await redis.exists("sfr:quarantine")
         job.cancel()
+
+
+async def test_job_with_a_large_answer_is_cleared_too(
+    system: System, workers: list[ScriptedWorker], valkey: Valkey
+) -> None:
+    """Its worker died, and the next one did it: with an answer that went on to the client as it came."""
+    workers[0].script = close_at_once
+    workers[1].script = workers[2].script = always(200, {"status": "Success", "message": "x" * 2**21})
+    system.configure([worker.url for worker in workers])
+    async with system.sidecar(), system.router(1) as router, valkey.client() as redis:
+        await router.sees(healthy=3)
+        answers = await post_jobs(router.url, 3, 1)
+        assert [answer.status for answer in answers] == [200] * 3
+        assert len(workers[0].jobs) == 1
+        await eventually(lambda: _no_suspect(redis), what="its being cleared")
+
+
+async def _no_suspect(redis: Redis) -> bool:
+    return not await redis.keys("sfr:suspect:*")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])

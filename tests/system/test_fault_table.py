@@ -43,12 +43,8 @@ class Pool:
             worker.script = echo
             worker.jobs.clear()
         await eventually(self.no_lease, what="the last row's leases to end")
-        for key in await self.redis.keys("sfr:breaker:*") + [
-            "sfr:ejected",
-            "sfr:rests",
-            "sfr:quarantine",
-            "sfr:budget",
-        ]:
+        remembered = ["sfr:ejected", "sfr:rests", "sfr:quarantine", "sfr:budget"]
+        for key in await self.redis.keys("sfr:breaker:*") + remembered:
             await self.redis.delete(key)
         await self.redis.hset("sfr:plan:head", "stale", "1")
 

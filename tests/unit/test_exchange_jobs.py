@@ -335,6 +335,18 @@ def test_job_whose_runs_die_together_is_no_poison(make: Callable[[Rules, int], A
     assert not is_refused(ask, START + 9000, "common")
 
 
+def test_verdict_is_taken_back_when_an_older_run_dies_too(make: Callable[[Rules, int], Ask]) -> None:
+    """A retry died on the next worker at once; then the same job, which ran before either, dies on a third one."""
+    ask = make(Rules(), 0)
+    end(ask, START, A, Blame.DIED, "common", ms=60_000)
+    end(ask, START + 50, B, Blame.DIED, "common", ms=49)
+    assert is_refused(ask, START + 50, "common")
+    end(ask, START + 60, C, Blame.DIED, "common", ms=60_000)
+    assert not is_refused(ask, START + 60, "common")
+    end(ask, START + 3000, A, Blame.DIED, "common", ms=20)
+    assert is_refused(ask, START + 3000, "common")
+
+
 def test_job_that_goes_from_one_dying_worker_to_the_next_is_no_poison(make: Callable[[Rules, int], Ask]) -> None:
     """Where workers die under other jobs at the same moment; one that was convicted in that moment is let go."""
     ask = make(Rules(), 0)
