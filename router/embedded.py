@@ -4,18 +4,20 @@ The same programs as in production, with a configuration made for them; no secon
 """
 
 import asyncio
+import json
 import os
 import shutil
 import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 from rich.console import Console
@@ -79,8 +81,7 @@ class Embedded:
         try:
             await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
-                starting.result()
-                self._tell()
+                self._tell(starting.result())
                 await stopping
             self._console.print("\nStopping: running jobs are finished first; Ctrl-C again ends at once.")
         finally:
@@ -90,7 +91,8 @@ class Embedded:
                 await starting
             await self._supervisor.stop()
 
-    async def _start(self) -> None:
+    async def _start(self) -> list[bool]:
+        """Start all; return of each worker whether it is healthy."""
         python = [sys.executable, "-m"]
         await self._start_program(VALKEY, self._valkey_argv(), partial(accepts, self._redis_port))
         for number, port in enumerate(self._worker_ports, start=1):
@@ -106,6 +108,20 @@ class Embedded:
         # A little more than gunicorn gives its workers (gunicorn.conf.py), so that it is gunicorn that ends them.
         stop_timeout_s = self._settings.timeout + 15
         await self._start_program("router", gunicorn, partial(_serves, self._url(ready)), stop_timeout_s)
+        return await self._checked()
+
+    async def _checked(self) -> list[bool]:
+        """Return of each worker whether it is healthy, when one is, or when the sidecar has checked all."""
+        workers: list[dict[str, Any]] = []
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.health_check.timeout + 1):
+                while not any(worker["healthy"] for worker in workers):
+                    fleet = await asyncio.to_thread(_fleet, self._url("/"))
+                    workers = fleet["workers"]
+                    if fleet["sidecar"]["leader"] and all(worker["checked_at"] for worker in workers):
+                        break
+                    await asyncio.sleep(_POLL_S)
+        return [worker["healthy"] for worker in workers]
 
     async def _start_program(
         self,
@@ -154,23 +170,41 @@ class Embedded:
         host = "127.0.0.1" if self._plan.host == "0.0.0.0" else self._plan.host
         return f"http://{host}:{self._plan.port}{path}"
 
-    def _tell(self) -> None:
+    def _tell(self, workers: Sequence[bool]) -> None:
         redis_url = self._env[REDIS_VARIABLE]
         prefix = self._settings.redis.prefix
         first = f"http://127.0.0.1:{self._worker_ports[0]}" if self._worker_ports else "URL"
-        job = '{"code": "print(6 * 7)", "language": "python"}'
+        sfr = Path(sys.executable).parent / "sfr"
         lines = (
             f"\nSandboxFusion Router: {self._url('')}  (dashboard: /dashboard, API: /docs)",
-            "Run some code:",
-            f"  curl -s {self._url('/run_code')} -H 'content-type: application/json' -d '{job}'",
+            *self._first_step(workers, sfr),
             "Look into Redis:",
             f"  redis-cli -p {self._redis_port} HGETALL {prefix}:worker:{first}",
             "or, without redis-cli:",
-            f"  {Path(sys.executable).parent / 'sfr'} redis --url {redis_url} HGETALL {prefix}:worker:{first}",
+            f"  {sfr} redis --url {redis_url} HGETALL {prefix}:worker:{first}",
             "Ctrl-C stops all of it.\n",
         )
         for line in lines:
             self._console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+    def _first_step(self, workers: Sequence[bool], sfr: Path) -> tuple[str, ...]:
+        """Return what to do now: run some code, or see to it that a worker can."""
+        if any(workers):
+            job = '{"code": "print(6 * 7)", "language": "python"}'
+            return (
+                "Run some code:",
+                f"  curl -s {self._url('/run_code')} -H 'content-type: application/json' -d '{job}'",
+            )
+        if workers:
+            return (
+                f"No job can run yet: none of {len(workers)} workers is healthy. To see why:",
+                f"  {sfr} status --url {self._url('')}",
+            )
+        return (
+            f"No job can run yet: there is no worker. Name some in {self._env[CONFIG_VARIABLE]}, or start some on this",
+            "machine, which run code without isolation:",
+            f"  {sfr} up --port {self._plan.port} --local-workers 3",
+        )
 
 
 def up(plan: Plan) -> None:
@@ -226,6 +260,12 @@ async def _told_to_stop(supervisor: Supervisor) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
     await told.wait()
+
+
+def _fleet(url: str) -> dict[str, Any]:
+    with urlopen(url, timeout=START_TIMEOUT_S) as response:  # noqa: S310  (an address made here)
+        fleet: dict[str, Any] = json.load(response)
+    return fleet
 
 
 async def _serves(url: str) -> bool:

