@@ -258,5 +258,5 @@ def test_trial_that_finds_its_worker_busy_is_put_off_and_says_until_when(redis: 
     exchange.exchange(Call("p", ended=(Ended(ONE, trial.number, Blame.BUSY),)), NOW + 1100)
     assert redis.hget(f"sfr:breaker:{ONE}", "ejected_until") == f"{(NOW + 1100 + BUSY_MS) / 1000:.3f}"
     assert redis.zscore("sfr:ejected", ONE) == NOW + 1100 + BUSY_MS
-    assert exchange.exchange(Call("p"), NOW + 1100 + BUSY_MS - 1).routable == 1
-    assert exchange.exchange(Call("p"), NOW + 1100 + BUSY_MS).routable == 2
+    assert ask(exchange, 2, OTHER, now=NOW + 1100 + BUSY_MS - 1).queued
+    assert exchange.exchange(Call("p"), NOW + 1100 + BUSY_MS).granted[0].url == ONE
