@@ -2,6 +2,7 @@
 
 import asyncio
 from base64 import b64encode
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ def digest(key: str) -> str:
         (["10.0.0.7"], "10.0.0.7", True),
         (["10.0.0.7"], "10.0.0.8", False),
         (["fd00::/8"], "fd00::1", True),
+        (["fd00::a"], "fd00::a", True),
+        (["fd00::a"], "fd00::b", False),
         (["fd00::/8"], "fe80::1", False),
         (["10.0.0.0/8"], "::ffff:10.0.0.1", True),
         (["::/0"], "::ffff:10.0.0.1", False),
@@ -234,20 +237,22 @@ def test_api_keys_are_read_again_when_they_change(tmp_path: Path, caplog: pytest
 
 async def test_only_a_unix_socket_s_other_end_is_one(tmp_path: Path) -> None:
     """A TCP peer that has gone says as little of itself as a Unix socket's does, and is nobody on this host."""
-    peers: list[str] = []
+    peers: dict[str, tuple[str, str]] = {}
 
     class Accepted(asyncio.Protocol):
+        def __init__(self, kind: str) -> None:
+            self.kind = kind
+
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            peers.append(peer_of(None, transport))
-            peers.append(peer_of(("10.0.0.1", 1), transport))
+            peers[self.kind] = peer_of(None, transport), peer_of(("10.0.0.1", 1), transport)
 
     loop = asyncio.get_running_loop()
-    tcp = await loop.create_server(Accepted, "127.0.0.1", 0)
-    unix = await loop.create_unix_server(Accepted, tmp_path / "socket")
+    tcp = await loop.create_server(partial(Accepted, "tcp"), "127.0.0.1", 0)
+    unix = await loop.create_unix_server(partial(Accepted, "unix"), tmp_path / "socket")
     _, writer = await asyncio.open_connection(*tcp.sockets[0].getsockname())
     _, other = await asyncio.open_unix_connection(tmp_path / "socket")
-    await eventually(lambda: len(peers) == 4, what="both connections")
-    assert sorted(peers) == sorted(["", "10.0.0.1", UNIX_SOCKET, "10.0.0.1"])
+    await eventually(lambda: len(peers) == 2, what="both connections")
+    assert peers == {"tcp": ("", "10.0.0.1"), "unix": (UNIX_SOCKET, "10.0.0.1")}
     for server in (tcp, unix):
         server.close()
     for each in (writer, other):

@@ -7,9 +7,11 @@ import pytest
 from redis import Redis
 
 from router.fleet.exchange import (
+    BROKEN_WITHIN_MS,
     CLAIM_WITHIN_MS,
     PASSED_OVER_AT_MOST,
     PROCESS_TTL_MS,
+    REST_MAX_MS,
     SETTLE_MS,
     Arrival,
     Beat,
@@ -232,3 +234,43 @@ def test_drain_of_another_type_stops_nobody(redis: "Redis") -> None:
     redis.set("sfr:drain", ONE)
     redis.hset("sfr:plan:head", "stale", "1")
     assert [grant.url for grant in ask(exchange, 1).granted] == [ONE]
+
+
+def test_what_is_kept_of_breakdowns_passes(redis: "Redis") -> None:
+    """No key stays for ever because a connection died once."""
+    exchange = script(redis, Worker(ONE))
+    assert ask(exchange, 1).granted
+    exchange.exchange(Call("p", ended=(Ended(ONE, 1, Blame.DIED, job="bad"),)), NOW)
+    assert 0 < redis.pttl(f"sfr:broken:{ONE}") <= BROKEN_WITHIN_MS
+
+
+def test_worker_that_leaves_leaves_nothing_behind(redis: "Redis") -> None:
+    """Neither when it last did a job, nor that it was ejected."""
+    exchange = script(redis, Worker(ONE), Worker(OTHER), failures=1)
+    exchange.exchange(Call("p", ended=(Ended(ONE, 9, Blame.OK), Ended(OTHER, 8, Blame.OK))), NOW)
+    exchange.exchange(Call("p", ended=(Ended(ONE, 7, Blame.FAULT),)), NOW)
+    assert set(redis.zrange("sfr:finished", 0, -1)) == {ONE, OTHER}
+    exchange.set_fleet([Member(Worker(OTHER))])
+    exchange.exchange(Call("p", fleet_print="new"), NOW)
+    assert redis.zrange("sfr:finished", 0, -1) == [OTHER]
+    assert redis.exists("sfr:ejected", f"sfr:breaker:{ONE}") == 0
+
+
+@pytest.mark.parametrize(("weights", "length"), [((100, 100), 2), ((2, 4), 3), ((3, 3, 6), 4), ((1, 100), 101)])
+def test_ring_is_no_longer_than_its_weights_make_it(redis: "Redis", weights: tuple[int, ...], length: int) -> None:
+    """What they have in common is taken out."""
+    script(redis, *(Worker(f"http://w{place}", weight=weight) for place, weight in enumerate(weights)))
+    assert redis.hget("sfr:plan:head", "ring") == str(length)
+
+
+def test_trial_that_finds_its_worker_busy_is_put_off_and_says_until_when(redis: "Redis") -> None:
+    """In seconds, for people; and so long the worker gets no other."""
+    exchange = script(redis, Worker(ONE), Worker(OTHER), failures=1, base_ms=1000)
+    exchange.exchange(Call("p", ended=(Ended(ONE, 9, Blame.FAULT),)), NOW)
+    assert redis.hget(f"sfr:breaker:{ONE}", "ejected_until") == f"{(NOW + 1000) / 1000:.3f}"
+    (trial,) = ask(exchange, 1, OTHER, now=NOW + 1000).granted
+    exchange.exchange(Call("p", ended=(Ended(ONE, trial.number, Blame.BUSY),)), NOW + 1100)
+    assert redis.hget(f"sfr:breaker:{ONE}", "ejected_until") == f"{(NOW + 1100 + REST_MAX_MS) / 1000:.3f}"
+    assert redis.zscore("sfr:ejected", ONE) == NOW + 1100 + REST_MAX_MS
+    assert ask(exchange, 2, OTHER, now=NOW + 1100 + REST_MAX_MS - 1).queued
+    assert exchange.exchange(Call("p"), NOW + 1100 + REST_MAX_MS).granted[0].url == ONE

@@ -20,7 +20,7 @@ from sidecar.deep import DeepCheck
 from sidecar.loop import Sidecar
 from sidecar.membership import DNS_EVERY_S, GATHER_S, Membership
 from sidecar.probe import Probe
-from sidecar.sources import addresses_of
+from sidecar.sources import RESOLVE_WITHIN_S, ConfigFile, DnsName, WorkersFile, addresses_of
 from tests.timeless import timeless
 from tests.waiting import eventually
 
@@ -314,6 +314,72 @@ def test_another_answer_of_the_dns_wakes_the_sidecar(tmp_path: Path) -> None:
         running.cancel()
 
     timeless(main())
+
+
+def test_name_that_cannot_be_resolved_is_told_once_each_time(caplog: pytest.LogCaptureFixture) -> None:
+    """With the reason; so is that it can again."""
+
+    async def main() -> None:
+        caplog.set_level("INFO")
+        resolver = Resolver()
+        dns = DnsName("boxes.svc:1", resolver)
+        for addresses in (None, None, ["10.0.0.1"], ["10.0.0.1"], None, None):
+            resolver.addresses = addresses
+            await dns.look_up()
+        assert dns.urls == ("http://10.0.0.1:1",)
+
+        async def hang(_host: str, _port: int) -> list[str]:
+            await asyncio.Event().wait()
+            return []
+
+        assert not await DnsName("slow.svc:1", hang).look_up()
+        assert asyncio.get_running_loop().time() == RESOLVE_WITHIN_S
+
+    timeless(main())
+    failing = "{} cannot be resolved, its last answer stays in force: {}"
+    assert caplog.messages == [
+        failing.format("boxes.svc:1", "Name or service not known"),
+        "boxes.svc:1 is resolved again",
+        failing.format("boxes.svc:1", "Name or service not known"),
+        failing.format("slow.svc:1", "no answer within 5 s"),
+    ]
+
+
+def test_file_that_cannot_be_read_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What it said last stays; of its bad lines as many are told as fit, and how many more there are."""
+    path = tmp_path / "hosts"
+    path.write_text("a:1\n" + "x y\n" * 10)
+    hosts = WorkersFile(path)
+    for _ in range(2):
+        hosts.reread()
+    assert (hosts.urls, caplog.text.count("Line passed over"), "more such lines" in caplog.text) == ((A,), 10, False)
+    path.write_text("a:1\n" + "x y\n" * 11)
+    hosts.reread()
+    assert f"{path}: 1 more such lines" in caplog.text
+    path.write_bytes(b"b:1\n\xff\n")
+    for _ in range(2):
+        hosts.reread()
+    assert (hosts.urls, caplog.text.count(f"{path} cannot be read: it is not UTF-8")) == ((A,), 1)
+    path.unlink()
+    for _ in range(2):
+        hosts.reread()
+    assert (hosts.urls, caplog.text.count(f"{path} cannot be read: No such file or directory")) == ((A,), 1)
+
+
+def test_configuration_is_read_when_it_changes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Not before; a bad one is told once, and gives nothing."""
+    caplog.set_level("INFO")
+    path = tmp_path / "config.yaml"
+    path.write_text("timeout: 7")
+    config = ConfigFile(path)
+    assert [config.reread(), config.reread()] == [None, None]
+    path.write_text("timeout: 123")
+    first, second = config.reread(), config.reread()
+    assert first is not None
+    assert (first.timeout, second) == (123, None)
+    path.write_text("timeout: never")
+    assert [config.reread(), config.reread()] == [None, None]
+    assert [caplog.text.count(told) for told in ("read again: 0 workers", "Configuration not taken over")] == [1, 1]
 
 
 def test_router_knows_config_and_file_without_asking_anybody(tmp_path: Path) -> None:

@@ -76,7 +76,11 @@ def test_last_line_of_another_file_is_not_cut(path: Path, end: bytes) -> None:
     assert path.read_bytes() == line(0) + end
 
 
-@pytest.mark.parametrize("bad", [b"{}\n", b"no\n", b"[" * 100_000 + b"\n", line(1).replace(b"200", b'"x"')])
+@pytest.mark.parametrize(
+    "bad",
+    [b"{}\n", b"no\n", line(1).replace(b"200", b'"x"'), line(1).replace(b'{"x":1}', b"[" * 100_000 + b"]" * 100_000)],
+    ids=["empty", "no JSON", "wrong type", "deep"],
+)
 def test_line_that_is_no_result_is_named(path: Path, bad: bytes) -> None:
     """And nothing is changed."""
     held(path, line(0), bad)

@@ -482,3 +482,16 @@ def test_request_after_a_long_pause_has_a_clock_of_its_own() -> None:
         assert wire.bodies == [b"ok", "timed out"]
 
     timeless(main())
+
+
+def test_interim_answer_is_never_taken_for_the_one_that_is_due() -> None:
+    """However often it has come in the same bytes, with a length or without."""
+
+    def law() -> None:
+        wire = Wire()
+        for _ in range(3):
+            wire.ask()
+            wire.hear(b"HTTP/1.1 103 X\r\ncontent-length: 0\r\n\r\n", OK)
+        assert wire.bodies == [b"ok"] * 3
+
+    run(law)

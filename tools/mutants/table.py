@@ -34,7 +34,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "sidecar/judge.py": ("judge",),
     "sidecar/loop.py": ("sidecar",),
     "sidecar/membership.py": ("membership", "sidecar"),
-    "sidecar/probe.py": ("tls", "reasons", "sidecar"),
+    "sidecar/probe.py": ("probe", "tls", "reasons"),
     "sidecar/sources.py": ("membership",),
 }
 
