@@ -149,8 +149,16 @@ class ScriptedWorker:
 
     async def listen(self) -> None:
         """Accept connections, on the same port as before where there was one."""
-        self.port = self.port or free_port()
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=2**22, ssl=self.tls)
+        while True:
+            port = self.port or free_port()
+            try:
+                self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, limit=2**22, ssl=self.tls)
+            except OSError:
+                if self.port:
+                    raise
+            else:  # nobody else took it in the meantime
+                self.port = port
+                return
 
     async def die(self) -> None:
         """Refuse connections from now on and reset those that are open, as when the process is killed."""
