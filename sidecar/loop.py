@@ -70,21 +70,22 @@ class Sidecar:
             tasks.create_task(for_ever(self._lead_in_turn, RENEW_S))
 
     async def _lead_in_turn(self) -> None:
-        """Lead if nobody else does, until the lead is lost."""
+        """Lead until another sidecar does. A lead that is lost is asked for again at once: nobody else may want it."""
         await self._membership.reread()
-        term = None
+        while term := await self._ask_for_lead():
+            log.info("Sidecar %s leads, token %d", self._name, term.token)
+            try:
+                await self._lead(term)
+            except* _LeadLost:
+                log.warning("Sidecar %s no longer leads", self._name)
+            finally:
+                with suppress(StoreUnavailable):
+                    await self._store.resign(term)
+
+    async def _ask_for_lead(self) -> Term | None:
         with suppress(StoreUnavailable):
-            term = await self._store.lead(self._name, LEAD_TTL_S)
-        if term is None:
-            return
-        log.info("Sidecar %s leads, token %d", self._name, term.token)
-        try:
-            await self._lead(term)
-        except* _LeadLost:
-            log.warning("Sidecar %s no longer leads", self._name)
-        finally:
-            with suppress(StoreUnavailable):
-                await self._store.resign(term)
+            return await self._store.lead(self._name, LEAD_TTL_S)
+        return None
 
     async def _lead(self, term: Term) -> None:
         await self._adopt()

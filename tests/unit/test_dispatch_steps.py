@@ -17,7 +17,7 @@ from router.fleet.exchange import Blame
 from router.headers import read_worker_head
 from router.job import Job
 from router.job_log import CLIENT_LEFT_STATUS
-from router.policy.verdict import Outcome
+from router.policy.verdict import Kind, Outcome
 from router.response import Phase, Response
 from router.settings import Settings
 from router.tally import Counts, Tally
@@ -49,6 +49,7 @@ class Asked:
     ticket: int
     tried: tuple[str, ...]
     retry_of: str
+    job_since: float
     then: Callable[[Lease | NoRoom], None]
 
 
@@ -59,8 +60,16 @@ class Leases:
         self.script: list[Lease | NoRoom | None] = []
         self.asked: list[Asked] = []
         self.ended: list[tuple[str, Blame, bool, str]] = []
+        self.resolved: list[tuple[tuple[str, ...], Blame, str]] = []
         self.given_up: list[object] = []
         self.fault: Exception | None = None
+        self.has_workers = True
+        self.is_enough = False
+
+    def is_enough_for(self, job_since: float) -> bool:
+        """Say so of every job."""
+        del job_since
+        return self.is_enough
 
     def ask(
         self,
@@ -71,10 +80,11 @@ class Leases:
         ticket: int = 0,
         tried: tuple[str, ...] = (),
         retry_of: str = "",
+        job_since: float = 0.0,
     ) -> Asked:
         """Take note, and answer in a moment."""
         del has_left
-        asked = Asked(bound_s, wait_s, ticket, tried, retry_of, then)
+        asked = Asked(bound_s, wait_s, ticket, tried, retry_of, job_since, then)
         self.asked.append(asked)
         number = len(self.asked)
         given = self.script.pop(0) if self.script else Lease(number, f"http://w{number}", 70 + number, 5)
@@ -86,11 +96,18 @@ class Leases:
         """Take note."""
         self.given_up.append(waiter)
 
-    def end(self, lease: Lease, blame: Blame, *, is_over: bool = True, job: str = "") -> None:
+    def end(
+        self, lease: Lease, blame: Blame, *, is_over: bool = True, job: str = "", cause: str = "", ms: int = 0
+    ) -> None:
         """Take note, or fail as no code should."""
+        del cause, ms
         if self.fault:
             raise self.fault
         self.ended.append((lease.url, blame, is_over, job))
+
+    def resolve(self, doubts: tuple[tuple[Lease, str], ...], blame: Blame, job: str = "") -> None:
+        """Take note."""
+        self.resolved.append((tuple(lease.url for lease, _ in doubts), blame, job))
 
 
 class Parts:
@@ -223,25 +240,28 @@ def test_first_asking_is_for_what_the_job_may_take() -> None:
 @pytest.mark.parametrize(
     ("first", "blame", "is_over", "names_it", "names_it_after"),
     [
-        (fails(Phase.CONNECT), Blame.FAULT, True, False, False),
         (fails(Phase.DIED), Blame.DIED, True, True, True),
         (fails(Phase.GARBLED), Blame.FAULT, True, False, False),
         (fails(Phase.TIMED_OUT), Blame.FAULT, False, False, False),
         (says(503), Blame.FAULT, True, False, False),
-        (says(500), Blame.ERROR, True, True, False),
-        (says(200, SICK), Blame.ERROR, True, True, False),
+        (says(500), Blame.DOUBT, True, False, False),
+        (says(200, SICK), Blame.DOUBT, True, False, False),
         (says(200, b"<html>"), Blame.FAULT, True, False, False),
     ],
 )
 def test_each_failure_is_told_and_the_job_goes_elsewhere(
     first: Response | UpstreamFailed, blame: Blame, is_over: bool, names_it: bool, names_it_after: bool
 ) -> None:
-    """A job under which a worker died is named when it has done well: else it would stay suspect, and be refused."""
+    """A job under which a worker died is named when it has done well: else it would stay suspect, and be refused.
+
+    An error that may be the job's own is the worker's once another one has done the job, and then it names the job.
+    """
 
     async def law() -> None:
         bench = Bench(Workers(first, says()), {"queue": {"timeout": 300}})
         answer = await bench.run()
         name = bench.job.name
+        assert bench.leases.resolved == ([(("http://w1",), Blame.ERROR, name)] if blame is Blame.DOUBT else [])
         assert bench.leases.ended == [
             ("http://w1", blame, is_over, name if names_it else ""),
             ("http://w2", Blame.OK, True, name if names_it_after else ""),
@@ -257,6 +277,67 @@ def test_each_failure_is_told_and_the_job_goes_elsewhere(
             "http://w1": (1, 1),
             "http://w2": (1, 0),
         }
+
+    run(law)
+
+
+@pytest.mark.parametrize(
+    ("never_ran", "blame", "avoids", "failures", "retries"),
+    [
+        (fails(Phase.CONNECT), Blame.AWAY, (), 1, {Kind.NOT_SENT: 1}),
+        (says(429), Blame.BUSY, (), 0, {Kind.BUSY: 1}),
+        (fails(Phase.NO_MEANS), Blame.NONE, ("http://w1",), 0, {}),
+    ],
+)
+def test_job_that_no_worker_ran_keeps_its_place_and_has_spent_no_attempt(
+    never_ran: Response | UpstreamFailed,
+    blame: Blame,
+    avoids: tuple[str, ...],
+    failures: int,
+    retries: dict[Kind, int],
+) -> None:
+    """It asks again with its ticket, and not as a retry, which would cost the fleet's budget."""
+
+    async def law() -> None:
+        bench = Bench(Workers(never_ran, says()), {"retry": {"attempts": 1}})
+        answer = await bench.run()
+        assert bench.leases.ended == [("http://w1", blame, True, ""), ("http://w2", Blame.OK, True, "")]
+        _, again = bench.leases.asked
+        assert (again.ticket, again.tried, again.retry_of) == (71, avoids, "")
+        fields = dict(answer.headers)
+        assert (answer.status, fields[b"x-router-attempt"], fields[b"x-router-queue-ms"]) == (200, b"1", b"10")
+        counts = bench.counts()
+        assert {url: (worker.jobs, worker.failures) for url, worker in counts.workers.items()} == {
+            "http://w1": (1, failures),
+            "http://w2": (1, 0),
+        }
+        assert counts.retries == retries
+
+    run(law)
+
+
+@pytest.mark.parametrize("error", [says(500), says(200, SICK)])
+def test_error_is_the_worker_s_at_once_where_no_other_one_is_asked(error: Response) -> None:
+    """And it names the job."""
+
+    async def law() -> None:
+        bench = Bench(Workers(error), {"retry": {"attempts": 1}})
+        await bench.run()
+        assert bench.leases.ended == [("http://w1", Blame.ERROR, True, bench.job.name)]
+        assert bench.leases.resolved == []
+
+    run(law)
+
+
+def test_job_that_no_worker_runs_is_refused_where_it_has_waited_long_enough_for_any() -> None:
+    """503, without another asking."""
+
+    async def law() -> None:
+        bench = Bench(Workers(fails(Phase.CONNECT)))
+        bench.leases.is_enough = True
+        answer = await bench.run()
+        assert (answer.status, json.loads(answer.body)["detail"]) == (503, "No healthy workers available")
+        assert len(bench.leases.asked) == 1
 
     run(law)
 
@@ -284,6 +365,7 @@ def test_failure_that_all_report_is_the_job_s_and_its_client_s(status: int, body
     async def law() -> None:
         bench = Bench(Workers(says(status, body), says(status, body), says()))
         answer = await bench.run()
+        assert bench.leases.resolved == [(("http://w1", "http://w2"), Blame.NONE, "")]  # so nobody is blamed
         assert (answer.status, answer.body, len(bench.workers.sent)) == (status, body, 2)
         assert answer.outcome is (Outcome.ERROR if status == 500 else Outcome.SANDBOX_ERROR)
         assert dict(answer.headers)[b"x-router-attempt"] == b"2"

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from router.either_exchange import PAUSE_S, RETURN_BEATS, EitherExchange
 from router.fleet.exchange import Arrival, Beat, Call, Grant, Reply, Rules
 from router.fleet.keys import Keys
-from router.fleet.model import Health, Worker
+from router.fleet.model import Health, Worker, WorkerRecord
 from router.fleet.store import StoreUnavailable
 from router.policy.plan import Member
 from router.tally import Tally
@@ -29,7 +29,7 @@ class Fleet:
     def __init__(self, *workers: Worker, processes: int = 1, **rules: Any) -> None:
         self.redis: Callable[[Call], Reply | Exception] = lambda _: Reply(routable=7)
         self.asked: list[Call] = []
-        self.available = True
+        self.answers = True
         self.keys = Keys("sfr")
         self.told: list[Reply] = []
         self.again: list[Call] = []
@@ -40,7 +40,9 @@ class Fleet:
 
     def follow(self, *workers: Worker) -> None:
         """Let these be the fleet."""
-        self.snapshot = SimpleNamespace(members=tuple(Member(worker, Health.HEALTHY) for worker in workers))
+        members = tuple(Member(worker, Health.HEALTHY) for worker in workers)
+        records = tuple(WorkerRecord(worker, Health.HEALTHY) for worker in workers)
+        self.snapshot = SimpleNamespace(members=members, state=SimpleNamespace(records=records))
 
     def script(self, *_: object) -> SimpleNamespace:
         """Give the script."""
@@ -53,13 +55,15 @@ class Fleet:
         told = answer if isinstance(answer, Exception) else msgspec.json.encode(answer)
         asyncio.get_running_loop().call_soon(then, told)
 
-    def succeeded(self) -> None:
+    def succeeded(self, steady: str = "") -> None:
         """As Store."""
-        self.available = True
+        del steady
+        self.answers = True
 
-    def failed(self, error: Exception) -> Any:
+    def failed(self, error: Exception, steady: str = "") -> Any:
         """As Store."""
-        self.available = False
+        del steady
+        self.answers = False
         return StoreUnavailable(str(error))
 
     def all_again(self, call: Call) -> Call:
@@ -118,13 +122,13 @@ def test_without_redis_this_process_decides_and_is_told_all() -> None:
         assert fleet.tally.take().redis_failures == 1
         assert (await fleet.ask(FIRST)).granted == (Grant(1, A, 2),)
         assert len(fleet.asked) == 1
-        fleet.available = True  # as the last load of the fleet has found
+        fleet.answers = True  # as the last load of the fleet has found
         await fleet.ask(BEAT)
         assert len(fleet.asked) == 1
         await asyncio.sleep(PAUSE_S)
         await fleet.ask(FIRST)
         assert len(fleet.asked) == 1
-        fleet.available = False
+        fleet.answers = False
         await fleet.ask(BEAT)
         assert len(fleet.asked) == 1
 
@@ -140,7 +144,7 @@ def test_redis_that_is_back_is_told_all_and_decides_again() -> None:
         fleet.redis = away
         await fleet.ask(FIRST)
         await asyncio.sleep(PAUSE_S)
-        fleet.available, fleet.redis = True, lambda _: Reply(routable=7)
+        fleet.answers, fleet.redis = True, lambda _: Reply(routable=7)
         assert (await fleet.ask(BEAT)).routable == 7
         assert fleet.asked[-1].arrived == (Arrival(9, 1000, 1000),)
         assert not fleet.exchange.is_alone
@@ -158,10 +162,10 @@ def test_redis_that_fails_again_leaves_all_as_it_was() -> None:
         fleet.redis = away
         await fleet.ask(FIRST)
         await asyncio.sleep(PAUSE_S)
-        fleet.available = True
+        fleet.answers = True
         assert (await fleet.ask(BEAT)).granted == (Grant(9, A, 2),)
         assert (len(fleet.asked), fleet.again) == (2, [FIRST, BEAT])
-        fleet.available = True
+        fleet.answers = True
         await fleet.ask(BEAT)
         assert len(fleet.asked) == 2
         await asyncio.sleep(PAUSE_S)

@@ -30,7 +30,8 @@ A, B, C, D = (f"http://{name}:1" for name in "abcd")
 @pytest.fixture
 async def store() -> AsyncIterator[Store]:
     """A store over a fake Redis with Lua, with which a sidecar has led."""
-    async with FakeAsyncRedis(decode_responses=True) as redis:
+    # Without a time limit, as the product's own client: see test_sidecar_lives.
+    async with FakeAsyncRedis(decode_responses=True, socket_timeout=None) as redis:
         store = Store(redis, "sfr", timeout_s=5)
         await store.lead("me", 3)
         yield store

@@ -14,6 +14,7 @@ import pytest
 
 from router.fleet.model import Health, Observation, Worker, WorkerRecord
 from router.fleet.store import StoreUnavailable, Term
+from router.fleet.worker_auth import WorkerAuth
 from router.settings import HealthCheckSettings, Settings
 from sidecar.checkup import Checkup
 from sidecar.deep import NoRoom
@@ -106,6 +107,7 @@ class Members:
     """The fleet as it is wanted."""
 
     settings = SETTINGS
+    draining: frozenset[str] = frozenset()
 
     def __init__(self, *urls: str) -> None:
         self.workers = {url: Worker(url) for url in urls}
@@ -140,6 +142,7 @@ class Workers:
         self.hang: set[str] = set()
         self.deep: list[float] = []
         self.job: Callable[[], str | None] = lambda: None
+        self.auth = WorkerAuth()
 
     async def ping(self, url: str, settings: HealthCheckSettings) -> Observation:
         """Answer at once, or never."""
