@@ -390,8 +390,9 @@ class Dispatcher:
                 self._leases.give_up(course.waits)
             if course.lease is not None:
                 self._end_lease(course, Blame.NONE)
-        finally:
-            self._end(course, answers.broken(request_id))
+        except Exception:
+            log.exception("And what it held could not be given back")
+        self._end(course, answers.broken(request_id))
 
 
 def _close_rest(outcome: Response | UpstreamFailed | Answer) -> None:

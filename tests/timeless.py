@@ -44,6 +44,10 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 def timeless(main: Coroutine[Any, Any, _Value], now: float = 0.0) -> _Value:
-    """Run `main` to its end, without waiting; the loop's clock begins at `now`."""
+    """Run `main` to its end, without waiting; the loop's clock begins at `now`. No callback may raise anything."""
+    raised: list[dict[str, Any]] = []
     with asyncio.Runner(loop_factory=partial(_Loop, now)) as runner:
-        return runner.run(main)
+        runner.get_loop().set_exception_handler(lambda _, context: raised.append(context))
+        value = runner.run(main)
+    assert raised == []
+    return value

@@ -354,7 +354,9 @@ def test_wait_ends_when_its_time_is_up_or_its_client_has_left() -> None:
         await asyncio.sleep(60)
         assert (desk.kinds("left"), desk.kinds("late")) == ([ClientLeft], [QueueTimeout])
         assert desk.said("left") == [2, 1]
-        assert desk.tally.take().waits.count == 2
+        waits = desk.tally.take().waits
+        assert waits.count == 2
+        assert 0 <= waits.total_s < 100
         assert desk.leases.load() == (0, 0)
 
     # The moment until which a job waits is by time.monotonic, as the loop's own clock mostly is.
@@ -380,8 +382,9 @@ def test_who_gives_up_is_told_nothing() -> None:
         await desk.settle()
         assert (desk.told, desk.said("left"), desk.leases.load()) == ({"x": [], "y": []}, [1, 2], (0, 0))
         assert [arrival.number for arrival in desk.said("arrived")] == [1]
+        assert desk.tally.take().waits.count == 0
 
-    run(law)
+    timeless(_with(law), time.monotonic())
 
 
 def test_job_that_was_let_wait_after_it_gave_up_leaves_again() -> None:
@@ -416,5 +419,39 @@ def test_lease_whose_job_still_runs_is_held_on() -> None:
         await desk.leases.flush()
         assert desk.said("ended") == [Ended(A, 1, Blame.FAULT, False), Ended(A, 2, Blame.DIED, True, "name")]
         assert desk.leases.load() == (1, 0)
+
+    run(law)
+
+
+@pytest.mark.parametrize("field", ["refused", "exhausted", "unfunded", "quarantined"])
+def test_refusal_of_one_kind_alone_reaches_its_job(field: str) -> None:
+    """Whatever else the reply says."""
+
+    async def law(desk: Desk) -> None:
+        def refuse(call: Call) -> Reply:
+            said: dict[str, Any] = {field: tuple(each.number for each in call.arrived)}
+            return Reply(routable=2, **said)
+
+        desk.reply = refuse
+        desk.ask("x")
+        await desk.settle()
+        assert len(desk.told["x"]) == 1
+
+    run(law)
+
+
+def test_lease_says_how_long_its_job_has_waited() -> None:
+    """In whole milliseconds."""
+
+    async def law(desk: Desk) -> None:
+        desk.reply = give
+        since = time.monotonic()
+        desk.ask("x")
+        while time.monotonic() - since < 0.02:
+            pass
+        await desk.settle()
+        (lease,) = desk.told["x"]
+        assert isinstance(lease, Lease)
+        assert 20 <= lease.waited_ms + 1 <= (time.monotonic() - since) * 1000 + 2
 
     run(law)

@@ -90,6 +90,10 @@ def test_next_request_starts_without_the_last_one_s_credit() -> None:
     patience.begin(Owed.HEAD, now=20)
     patience.begin(Owed.BODY, now=21)
     assert patience.due == 51
+    patience.begin(Owed.HEAD, now=30)
+    patience.body_bytes += MIN_BODY_BYTES_A_SECOND  # which came along with its head, and took no time
+    patience.begin(Owed.BODY, now=31)
+    assert patience.due == 61
 
 
 @pytest.mark.parametrize(
@@ -98,6 +102,7 @@ def test_next_request_starts_without_the_last_one_s_credit() -> None:
         ([(0, 0), (59, 0), (61, 0)], False),  # nothing to read
         ([(0, 9), (59, 9)], False),
         ([(0, 9), (60, 9)], True),
+        ([(0, 1), (60, 1)], True),
         ([(0, 9), (30, 8), (60, 8)], False),  # read one byte at 30 s at the latest
         ([(0, 9), (30, 8), (90, 8)], True),
         ([(0, 9), (30, 12), (60, 12)], True),  # another answer was added

@@ -10,7 +10,7 @@ from router.policy.deadline import ClientBudget, limits_of
 from router.policy.quarantine import Quarantine
 from router.policy.retry import RetryRules, is_jobs_own, is_worth_another
 from router.policy.retry_after import MAX_REST_MS
-from router.policy.verdict import Kind, of_answer
+from router.policy.verdict import Kind, Outcome, of_answer
 
 RUN = "/run_code"
 
@@ -25,6 +25,7 @@ RUN = "/run_code"
         ("/run_jupyter", 200, b'{"status": "SandboxError"}', Kind.SANDBOX_ERROR, Blame.ERROR),
         (RUN, 200, b'{"status": "Success", "message": "\\"SandboxError\\""}', Kind.RESULT, Blame.OK),
         (RUN, 200, b'{"status": "Success", "files": {"a": "SandboxError"}}', Kind.RESULT, Blame.OK),
+        (RUN, 200, b'{"status": "SandboxError", no}', Kind.RESULT, Blame.OK),  # for its client to see
         (RUN, 200, b"", Kind.FAULT, Blame.FAULT),
         (RUN, 200, b"<html>ok</html>", Kind.FAULT, Blame.FAULT),
         (RUN, 200, b'["Success"]', Kind.FAULT, Blame.FAULT),
@@ -247,3 +248,9 @@ def test_innocent_neighbours_are_not_convicted() -> None:
             quarantine.hear_of_death(job, f"http://{now}", f"p:{now}-{others}", 3 - others, now)
     assert now == 8 * 5000
     assert quarantine.held(now) == {"bad"}
+
+
+def test_error_is_what_the_fleet_and_not_the_client_is_to_blame_for() -> None:
+    """A result is none, nor what a client did wrong or did not wait for."""
+    fine = {outcome for outcome in Outcome if not outcome.is_error}
+    assert fine == {Outcome.RESULT, Outcome.BAD_REQUEST, Outcome.CLIENT_LEFT}
