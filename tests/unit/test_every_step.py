@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from router import dispatch
+from router import dispatch, unanswered
 from router.asgi import JobDoor, Receive, Scope, Send
 from router.bodies import Buffers
 from router.dispatch import Dispatcher
@@ -201,8 +201,8 @@ async def test_whatever_raises_the_client_is_answered_and_nothing_stays_held(
     way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each function on the way once; the next job does well."""
-    monkeypatch.setattr(dispatch, "_OVERDUE_S", 0.5)
-    monkeypatch.setattr(dispatch, "_WATCH_EVERY_S", 0.1)
+    monkeypatch.setattr(unanswered, "_OVERDUE_S", 0.5)
+    monkeypatch.setattr(unanswered, "_LOOK_EVERY_S", 0.1)
     parts, script = WAYS[way]
     faults = Faults()
     places = []
