@@ -197,7 +197,11 @@ class JobDoor:
             deliver(answer)
 
         try:
-            _admitted(body, self._max_body_bytes, share)
+            try:
+                _admitted(body, self._max_body_bytes, share)
+            except (BodyTooLarge, BuffersFull) as reason:
+                end(self._unfit(head, reason, request_id))
+                return
             job = Job(
                 *(b"POST", head.path, head.target, head.lines, body, request_id, has_left, share),
                 *(head.client_s, head.key_name),
@@ -206,20 +210,16 @@ class JobDoor:
                 start(self._beginning, self._begin_large(job, end))
             else:
                 self._dispatcher.begin(job, end)
-        except (BodyTooLarge, BuffersFull) as reason:
-            end(self._unfit(head, reason, request_id))
         except Exception:
             log.exception("A job met with a fault of the router's own")
             end(broken(request_id))
 
     async def _begin_large(self, job: Job, deliver: Deliver) -> None:
         try:
-            job = await self._dispatcher.looked_into(job)
+            self._dispatcher.begin(await self._dispatcher.looked_into(job), deliver)
         except Exception:
             log.exception("A job met with a fault of the router's own")
             deliver(broken(job.request_id))
-        else:
-            self._dispatcher.begin(job, deliver)
 
     def _unfit(
         self, asked: Asked | JobHead, reason: BadDeadline | BodyTooLarge | BuffersFull, request_id: bytes

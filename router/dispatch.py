@@ -111,9 +111,9 @@ class Dispatcher:
         since = time.monotonic()
         course = Course(job, since, since + self._queue_timeout_s, deliver)
         self._unanswered[course] = None
-        if not self._unanswered.is_watched:
-            self._unanswered.watch()
         try:
+            if not self._unanswered.is_watched:
+                self._unanswered.watch()
             endpoint = self._endpoints[job.path]
             text: bytes = job.body if job.seen is None else job.seen.excerpt  # type: ignore[assignment]  # no view is small
             course.limits = limits = self._limits(endpoint.reader.longest_s(text), job.client_s, endpoint.timeout_s)
@@ -332,15 +332,16 @@ class Dispatcher:
 
     def _leave(self, course: Course) -> None:
         deliver, course.deliver = course.deliver, None
-        course.let_go()
-        self._drop_doubts(course)
-        if deliver is not None:
-            del self._unanswered[course]
-            took_s = time.monotonic() - course.since
-            try:
+        self._unanswered.pop(course, None)
+        try:
+            course.let_go()
+            self._drop_doubts(course)
+            if deliver is not None:
+                took_s = time.monotonic() - course.since
                 self._tally.job_ended(course.job.path, CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, took_s)
                 job_log.failed(course, CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, took_s)
-            finally:
+        finally:
+            if deliver is not None:
                 deliver(None)
 
     def _answer_cut(self, course: Course, status: int, failure: UpstreamFailed) -> None:

@@ -174,9 +174,9 @@ class WholeJob:
 def _drop(path: str, answer: Answer | None) -> None:
     """Let go of an answer whose client has hung up; None: it hung up while its job waited."""
     if answer is not None:
-        job_log.unheard(path, answer)
         if answer.rest is not None:
             answer.rest.close()
+        job_log.unheard(path, answer)
 
 
 def write(cycle: JobCycle | WholeJob, answer: Answer, own: Headers) -> None:

@@ -23,13 +23,15 @@ class Unanswered(dict[Course, None]):
 
     def watch(self) -> None:
         """Look at them until there are none."""
-        self.is_watched = True
         asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self._look)
+        self.is_watched = True
 
     def _look(self) -> None:
-        now = time.monotonic()
-        for course in [course for course in self if now > course.ends_at + _OVERDUE_S]:
-            self._break_off(course, TimeoutError(f"no answer for {now - course.since:.0f} s"))
         self.is_watched = False
-        if self:
-            self.watch()
+        now = time.monotonic()
+        try:
+            for course in [course for course in self if now > course.ends_at + _OVERDUE_S]:
+                self._break_off(course, TimeoutError(f"no answer for {now - course.since:.0f} s"))
+        finally:
+            if self:
+                self.watch()

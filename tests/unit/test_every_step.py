@@ -4,10 +4,13 @@ Each test sends the same job again and again, and lets another one of the functi
 """
 
 import asyncio
+import errno
+import itertools
 import json
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,7 +18,7 @@ from typing import Any
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from router import dispatch
+from router import dispatch, job_log, unanswered
 from router.asgi import JobDoor, Receive, Scope, Send
 from router.bodies import Buffers
 from router.dispatch import Dispatcher
@@ -24,14 +27,18 @@ from router.either_exchange import EitherExchange
 from router.fleet.exchange import Rules
 from router.fleet.model import Worker
 from router.fleet.store import Store
+from router.last_answers import LastAnswers
 from router.leases import Leases
+from router.logs import Seldom
+from router.policy.exchange import Exchange as LocalExchange
+from router.processes import free_port
 from router.settings import Settings
 from router.tally import Tally
 from router.upstream import Upstream
 from router.view import FleetView
 from tests.serving import served
 from tests.waiting import eventually
-from tests.worker import RESULT, Exchange, ScriptedWorker
+from tests.worker import RESULT, Exchange, Script, ScriptedWorker, always, reset, well
 
 ROUTER = Path(dispatch.__file__).parent
 # A job's own way; the exchange and its calls are every job's, and have their own tests.
@@ -39,17 +46,17 @@ WAY = {
     str(ROUTER / name)
     for name in (
         *("answers.py", "asgi.py", "bodies.py", "course.py", "dispatch.py", "headers.py", "heads.py", "job.py"),
-        *("metadata.py", "tally.py", "turns.py", "waiter.py", "policy/deadline.py", "policy/large_json.py"),
-        *("policy/retry.py", "policy/verdict.py"),
+        *("job_log.py", "last_answers.py", "logs.py", "metadata.py", "tally.py", "turns.py", "unanswered.py"),
+        *("waiter.py", "policy/deadline.py", "policy/large_json.py", "policy/retry.py", "policy/verdict.py"),
     )
 }
-
 
 # They catch what the others raise; before them stands nothing but their own call.
 GUARDS = {
     *("Dispatcher._attempted", "Dispatcher._be_late", "Dispatcher._break_off"),
     *("Dispatcher.run.<locals>.<lambda>", "JobDoor.begin.<locals>.end", "Share.__exit__", "Share.give_back"),
     *("Buffers.let_go", "Course.let_go", "send_answer", "LeasedParts.close", "LeasedParts._end"),
+    *("JobDoor._begin_large", "Unanswered._look", "_close_rest"),
 }
 
 
@@ -90,15 +97,16 @@ class Faults:
 class Rig:
     """A router's parts, and what they hold."""
 
-    def __init__(self, url: str) -> None:
-        settings = Settings.model_validate({"workers": [url], "timeout": 2, "retry": {"budget_percent": 1000}})
+    def __init__(self, urls: list[str], max_buffered_bytes: int = 2**24) -> None:
+        settings = Settings.model_validate({"workers": urls, "timeout": 1, "retry": {"budget_percent": 1000}})
         store = Store(FakeAsyncRedis(connected=False), "sfr", timeout_s=1)
-        view = FleetView(store, [Worker(url)])
+        view = FleetView(store, [Worker(url) for url in urls])
         tally = Tally()
-        self.leases = Leases(EitherExchange(store, view, Rules(), 1, tally), store, view, "p", tally)
+        self.exchange = EitherExchange(store, view, Rules(), 1, tally)
+        self.leases = Leases(self.exchange, store, view, "p", tally)
         self.upstream = Upstream(settings.tls)
         self.dispatcher = Dispatcher(self.leases, self.upstream, view, settings, tally)
-        self.buffers = Buffers(2**24)
+        self.buffers = Buffers(max_buffered_bytes)
         self.door = JobDoor(self.dispatcher, _nothing, self.buffers, settings, tally)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -111,6 +119,12 @@ class Rig:
             await send({"type": "lifespan.shutdown.complete"})
         else:
             await self.door(scope, receive, send)
+
+    def forget(self) -> None:
+        """Know nothing of what workers have done before: each job finds them as the first one did."""
+        self.exchange._local, self.exchange._local_fleet = LocalExchange(Rules(budget_percent=1000)), None
+        self.upstream.close()
+        self.dispatcher._seldom = Seldom()
 
     @property
     def held(self) -> tuple[int, tuple[int, int], bool]:
@@ -134,16 +148,17 @@ SMALL = json.dumps({"code": "x", "run_timeout": 1, "language": "python"}).encode
 LARGE = json.dumps({"code": "x" * 2**17, "run_timeout": 1}).encode()
 
 
-async def die_first(exchange: Exchange) -> None:
-    """Die with the first try of a job."""
-    died.add(exchange.request.headers["x-try"]) if (first := exchange.request.headers["x-try"] not in died) else None
-    if first:
-        exchange.reset()
-    else:
-        await exchange.answer()
+def first(script: Script) -> Script:
+    """Return a script that does so with the first try of a job."""
+    seen: set[str] = set()
 
+    async def tries(exchange: Exchange) -> None:
+        name = exchange.request.headers["x-try"]
+        is_first = name not in seen
+        seen.add(name)
+        await (script if is_first else well)(exchange)
 
-died: set[str] = set()
+    return tries
 
 
 async def answer_large(exchange: Exchange) -> None:
@@ -186,34 +201,87 @@ async def answered(reader: asyncio.StreamReader) -> bytes:
     return head.split(b"\r\n")[0]
 
 
+@asynccontextmanager
+async def no_ports(worker: ScriptedWorker) -> AsyncIterator[None]:
+    """While this host connects to the worker for the first time, it has no port for it: that can't be made."""
+    loop, counted = asyncio.get_running_loop(), itertools.count()
+    connect = loop.create_connection
+
+    async def fails(*given: Any, **options: Any) -> Any:
+        if given[1:3] == ("127.0.0.1", worker.port) and next(counted) == 0:
+            raise OSError(errno.EADDRNOTAVAIL, "")
+        return await connect(*given, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "create_connection", fails)
+        yield
+
+
+@asynccontextmanager
+async def nothing_else(_worker: ScriptedWorker) -> AsyncIterator[None]:
+    """Let all be as it is."""
+    yield
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way that a job may go: what its client sends, what its worker does, and which steps it must have come by.
+
+    `dead`: another worker, which nobody can reach, is asked first.
+    """
+
+    parts: list[bytes]
+    script: Script = well
+    through: tuple[Callable[..., Any], ...] = ()
+    dead: bool = False
+    max_buffered_bytes: int = 2**24
+    beside: Callable[[ScriptedWorker], AbstractAsyncContextManager[None]] = nothing_else
+
+
+NUMBERED = request(SMALL, "x-try: {number}")
+sandbox_error = always(200, {**RESULT, "status": "SandboxError"})
+busy = always(429, b"")
 WAYS = {
-    "in one piece": ([request(SMALL)], None),
-    "in two pieces": ([request(SMALL)[:-3], SMALL[-3:]], None),
-    "large": ([request(LARGE)], None),
-    "tried again": ([request(SMALL, "x-try: {number}")], die_first),
-    "large answer": ([request(SMALL, "connection: close")], answer_large),
-    "too late": ([request(SMALL, "x-router-deadline-ms: 600")], answer_late),
+    "in one piece": Way([request(SMALL)]),
+    "in two pieces": Way([request(SMALL)[:-3], SMALL[-3:]]),
+    "large": Way([request(LARGE)]),
+    "tried again": Way([NUMBERED], first(reset), (Dispatcher._try_again, job_log.attempt_failed)),
+    "large answer": Way([request(SMALL, "connection: close")], answer_large),
+    "too late": Way(
+        [request(SMALL, "x-router-deadline-ms: 600")], answer_late, (LastAnswers.deadline_passed, job_log._tell)
+    ),
+    "turned away": Way([NUMBERED], first(busy), (Dispatcher._wait_again, Seldom.is_due)),
+    "not reached": Way([request(SMALL)], well, (Dispatcher._wait_again,), dead=True),
+    "no means": Way([request(SMALL)], well, (Dispatcher._wait_for_means, Seldom.is_due), beside=no_ports),
+    "in doubt, then done": Way([NUMBERED], first(sandbox_error), (Dispatcher._try_again,)),
+    "in doubt to the end": Way(
+        [request(SMALL)], sandbox_error, (Dispatcher._drop_doubts, LastAnswers.failed, job_log._tell)
+    ),
+    "failed": Way([request(SMALL)], always(502, b""), (LastAnswers.failed, job_log._tell)),
+    "no room for its body": Way(
+        [request(SMALL)], well, (JobDoor._unfit, job_log.refused), max_buffered_bytes=len(SMALL) - 1
+    ),
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", WAYS)
 async def test_whatever_raises_the_client_is_answered_and_nothing_stays_held(
-    way: str, monkeypatch: pytest.MonkeyPatch
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each function on the way once; the next job does well."""
-    monkeypatch.setattr(dispatch, "_OVERDUE_S", 0.5)
-    monkeypatch.setattr(dispatch, "_WATCH_EVERY_S", 0.1)
-    parts, script = WAYS[way]
+    monkeypatch.setattr(unanswered, "_OVERDUE_S", 0.2)
+    monkeypatch.setattr(unanswered, "_LOOK_EVERY_S", 0.05)
+    way = WAYS[name]
     faults = Faults()
     places = []
-    async with ScriptedWorker() as worker:
-        worker.script = script or worker.script
-        rig = Rig(worker.url)
+    async with ScriptedWorker(way.script) as worker:
+        rig = Rig([worker.url, f"http://127.0.0.1:{free_port()}"] if way.dead else [worker.url], way.max_buffered_bytes)
         async with served(rig) as url:
             for number in range(10_000):
-                async with connected(url) as (reader, writer):
+                rig.forget()
+                async with connected(url) as (reader, writer), way.beside(worker):
                     with faults.at(number):
-                        for part in parts:
+                        for part in way.parts:
                             writer.write(part.replace(b"{number}", b"%d" % number))
                             await asyncio.sleep(0.001)
                         await asyncio.wait_for(answered(reader), 20)
@@ -225,4 +293,6 @@ async def test_whatever_raises_the_client_is_answered_and_nothing_stays_held(
                     writer.write(request(SMALL, "x-try: 0", "connection: close"))
                     assert await asyncio.wait_for(answered(reader), 20), faults.place
         rig.upstream.close()
-    assert len(places) > 20
+    named = {place.partition(":")[2] for place in places}
+    assert {step.__qualname__ for step in way.through} <= named
+    assert len(named) > (20 if way.max_buffered_bytes > len(SMALL) else 5)
