@@ -45,7 +45,6 @@ _OWN_FAULT = "Job %s met with a fault of the router's own"
 _TIMED = frozenset({Blame.AWAY, Blame.DIED})  # of these the exchange wants to know how long the attempt took
 # How often a process that is to end looks whether its last attempts are over.
 _LOOK_EVERY_S = 0.05
-
 # How long a job waits for this host to have file handles, ports or memory again before it looks.
 _NO_MEANS_S = 0.1
 
