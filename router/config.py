@@ -36,16 +36,25 @@ _IN_COLLECTIONS: Mapping[str, type[BaseModel]] = {"workers": WorkerSettings, "en
 
 
 class WatchedFile:
-    """A file that is read again when it has changed."""
+    """A file that is read again when it has changed.
+
+    One that is written in place may be half written, or just emptied: it counts as changed when it looks the same twice.
+    One that has taken another's place (a rename, Kubernetes' links) is whole.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._seen: tuple[int, int, int] | None = None
+        self._looked: tuple[int, int, int] | None = None
 
     def has_changed(self) -> bool:
-        """Whether it is another file than at the last call; at the first call: whether there is one."""
-        before, self._seen = self._seen, self._stamp()
-        return self._seen != before
+        """Whether it is another file than when this last said so; at the first call: whether there is one."""
+        before, self._looked = self._looked, self._stamp()
+        is_whole = self._looked == before or before is None or self._looked is None or self._looked[0] != before[0]
+        if self._looked == self._seen or not is_whole:
+            return False
+        self._seen = self._looked
+        return True
 
     @property
     def size_bytes(self) -> int:

@@ -13,6 +13,7 @@ from router.access import PEER, PROXY, UNIX_SOCKET, Access, AdminGate, ApiKeys, 
 from router.config import ConfigError, parse
 from router.headers import Headers
 from router.policy.allowed import Allowed
+from tests.files import put
 from tests.waiting import eventually
 
 HERE = (b"host", b"127.0.0.1:8000")
@@ -181,14 +182,14 @@ def test_token_comes_from_the_environment_or_a_file(tmp_path: Path, monkeypatch:
     settings = parse("", "c")
     assert Access.load(settings) == Access()
     held = tmp_path / "token"
-    held.write_text("from-file\n")
+    put(held, "from-file\n")
     monkeypatch.setenv("ADMIN_TOKEN_FILE", str(held))
     monkeypatch.setenv("ADMIN_TOKEN", "")
     assert Access.load(settings).admin_token == "from-file"
     monkeypatch.setenv("ADMIN_TOKEN", "from-environment")
     assert Access.load(settings).admin_token == "from-environment"
     monkeypatch.delenv("ADMIN_TOKEN")
-    held.write_text(" \n")
+    put(held, " \n")
     with pytest.raises(ConfigError, match=r"ADMIN_TOKEN_FILE: .*token is empty"):
         Access.load(settings)
     held.unlink()
@@ -199,7 +200,7 @@ def test_token_comes_from_the_environment_or_a_file(tmp_path: Path, monkeypatch:
 def test_api_keys_are_known_by_their_hashes(tmp_path: Path) -> None:
     """One a line, with a name and comments; nothing but the key itself is one."""
     held = tmp_path / "keys"
-    held.write_text(f"# who may send jobs\n{digest('first')}  trainer-a\n\n{digest('second').upper()} # b\n")
+    put(held, f"# who may send jobs\n{digest('first')}  trainer-a\n\n{digest('second').upper()} # b\n")
     keys = ApiKeys(held)
     assert [keys.name_of(key) for key in (b"first", b"second", b"", b"third")] == ["trainer-a", "", None, None]
     assert keys.name_of(digest("first").encode()) is None
@@ -209,7 +210,7 @@ def test_api_keys_are_known_by_their_hashes(tmp_path: Path) -> None:
 def test_bad_line_among_the_api_keys_is_named_and_never_repeated(tmp_path: Path, line: str) -> None:
     """It may be a key."""
     held = tmp_path / "keys"
-    held.write_text(f"\n{line}\n")
+    put(held, f"\n{line}\n")
     with pytest.raises(ConfigError, match=r"keys:2: expected a key's SHA-256") as caught:
         ApiKeys(held)
     assert line not in str(caught.value)
@@ -220,18 +221,18 @@ def test_bad_line_among_the_api_keys_is_named_and_never_repeated(tmp_path: Path,
 def test_api_keys_are_read_again_when_they_change(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A key that was taken out is refused; a bad file leaves the last good one in force."""
     held = tmp_path / "keys"
-    held.write_text(digest("first"))
+    put(held, digest("first"))
     keys = ApiKeys(held, reread_s=0)
     new = tmp_path / "new"
-    new.write_text(digest("second"))
+    put(new, digest("second"))
     new.replace(held)
     assert [keys.name_of(key) for key in (b"first", b"second")] == [None, ""]
-    held.write_text("second")
+    put(held, "second")
     assert keys.name_of(b"second") == ""
     assert "API keys not taken over" in caplog.text
     held.unlink()
     assert keys.name_of(b"second") == ""
-    held.write_text("")
+    put(held, "")
     assert keys.name_of(b"second") is None
 
 
@@ -268,13 +269,13 @@ def test_connection_that_tells_nothing_of_its_other_end_is_nobody_s() -> None:
 def test_key_file_is_looked_at_once_in_a_while(tmp_path: Path) -> None:
     """Neither with each job nor never; and not before it has changed is it read again."""
     held = tmp_path / "keys"
-    held.write_text(digest("first"))
+    put(held, digest("first"))
     keys = ApiKeys(held, reread_s=3600)
-    held.write_text(digest("second") + "\n")
+    put(held, digest("second") + "\n")
     assert keys.name_of(b"first") is not None
     keys._look_again_at = 0.0  # an hour later
     assert [keys.name_of(b"second"), keys.name_of(b"first")] == ["", None]
-    held.write_text(digest("third") + " a\n")
+    put(held, digest("third") + " a\n")
     assert keys.name_of(b"second") is not None
 
 
@@ -282,10 +283,10 @@ def test_keys_that_have_not_changed_are_not_read_again(tmp_path: Path, caplog: p
     """Their file was read when the router began."""
     caplog.set_level("INFO")
     held = tmp_path / "keys"
-    held.write_text(digest("first"))
+    put(held, digest("first"))
     keys = ApiKeys(held, reread_s=0)
     assert keys.name_of(b"first") is not None
     assert "read again" not in caplog.text
-    held.write_text(digest("first") + " name")
+    put(held, digest("first") + " name")
     assert keys.name_of(b"first") is not None
     assert caplog.text.count("read again: 1 API keys") == 1

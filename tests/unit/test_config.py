@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from router.config import ConfigError, load, parse, shown
+from router.config import ConfigError, WatchedFile, load, parse, shown
 from router.settings import Settings
+from tests.files import put
 
 # Nine lines that stand for nine to the eighth keys.
 BOMB = "a0: &a0 {x: 1}\n" + "".join(
@@ -307,3 +308,21 @@ def test_environment_is_read_as_the_file_is(monkeypatch: pytest.MonkeyPatch, val
         assert message.isprintable()
         assert "ter2" not in message
         assert len(message) < 500
+
+
+def test_file_that_is_being_written_is_taken_over_when_it_is_whole(tmp_path: Path) -> None:
+    """One written in place must look the same twice; one that takes its place counts at once, and so does its end."""
+    path = tmp_path / "config.yaml"
+    path.write_text("timeout: 5")
+    watched = WatchedFile(path)
+    assert [watched.has_changed(), watched.has_changed()] == [True, False]
+    path.write_text("")  # as an editor begins, or `cat >`
+    assert not watched.has_changed()
+    path.write_text("timeout: 60")
+    assert [watched.has_changed(), watched.has_changed(), watched.has_changed()] == [False, True, False]
+    put(path, "timeout: 7")
+    assert [watched.has_changed(), watched.has_changed()] == [True, False]
+    path.unlink()
+    assert [watched.has_changed(), watched.has_changed()] == [True, False]
+    put(path, "timeout: 8")
+    assert [watched.has_changed(), watched.has_changed()] == [True, False]

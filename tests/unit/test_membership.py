@@ -21,6 +21,7 @@ from sidecar.loop import Sidecar
 from sidecar.membership import DNS_EVERY_S, GATHER_S, Membership
 from sidecar.probe import Probe
 from sidecar.sources import RESOLVE_WITHIN_S, ConfigFile, DnsName, WorkersFile, addresses_of
+from tests.files import put
 from tests.timeless import timeless
 from tests.waiting import eventually
 
@@ -53,7 +54,7 @@ class Resolver:
 def membership(folder: Path, store: Store, text: str, resolver: Resolver | None = None) -> Membership:
     """Return the membership by a config.yaml of this text."""
     path = folder / "config.yaml"
-    path.write_text(text)
+    put(path, text)
     return Membership(path, load(path), store, resolver or Resolver())
 
 
@@ -101,7 +102,7 @@ async def test_file_is_read_again_when_it_changes(
     assert caplog.text.count(f"{hosts} cannot be read: No such file") == 1
     held = Worker(D, 1, 4, Source.FILE)
     assert members.wanted([held]) == {D: held}
-    hosts.write_text("a:1\nb b\n")
+    put(hosts, "a:1\nb b\n")
     for _ in range(2):
         await members.reread()
     assert members.wanted([held]) == {A: Worker(A, 1, 4, Source.FILE)}
@@ -109,10 +110,10 @@ async def test_file_is_read_again_when_it_changes(
     hosts.unlink()
     await members.reread()
     assert members.wanted([]).keys() == {A}
-    hosts.write_text("# nobody\n")
+    put(hosts, "# nobody\n")
     await members.reread()
     assert members.wanted([held]) == {}
-    hosts.write_text("\n".join("x y" for _ in range(40)))
+    put(hosts, "\n".join("x y" for _ in range(40)))
     await members.reread()
     assert f"{hosts}: 30 more such lines" in caplog.text
 
@@ -148,7 +149,7 @@ async def test_name_with_addresses_of_both_kinds_is_one_worker() -> None:
 
 async def test_first_source_says_weight_and_cap_and_the_operator_over_all(tmp_path: Path, store: Store) -> None:
     """config.yaml, then registrations, then the file; what an operator has set at run time survives a reread."""
-    (tmp_path / "hosts").write_text("a:1\nb:1\nc:1")
+    put(tmp_path / "hosts", "a:1\nb:1\nc:1")
     text = f"{{workers: [{{url: '{A}', weight: 2}}], workers_file: {tmp_path / 'hosts'}}}"
     members = membership(tmp_path, store, text)
     intents = Intents(store)
@@ -158,7 +159,7 @@ async def test_first_source_says_weight_and_cap_and_the_operator_over_all(tmp_pa
     await members.reread()
     expected = {A: Worker(A, 2, 6), B: Worker(B, 3, 5, Source.REGISTERED), C: Worker(C, source=Source.FILE)}
     assert members.wanted([]) == expected
-    (tmp_path / "config.yaml").write_text(text.replace("weight: 2", "weight: 4"))
+    put(tmp_path / "config.yaml", text.replace("weight: 2", "weight: 4"))
     await members.reread()
     assert members.wanted([])[A] == Worker(A, 4, 6)
     await intents.override(A, {"max_concurrency": None})
@@ -212,15 +213,15 @@ async def test_registered_worker_without_a_cap_has_the_fleet_s(tmp_path: Path, s
 
 async def test_changed_settings_name_another_file_and_another_name(tmp_path: Path, store: Store) -> None:
     """And one that names the same ones keeps what they said last, should they say nothing now."""
-    (tmp_path / "one").write_text("a:1")
-    (tmp_path / "two").write_text("b:1")
+    put(tmp_path / "one", "a:1")
+    put(tmp_path / "two", "b:1")
     resolver = Resolver()
     resolver.addresses = ["10.0.0.1"]
     text = f"{{workers_file: {tmp_path / 'one'}, discover: {{dns: 'x:1'}}}}"
     members = membership(tmp_path, store, text, resolver)
 
     async def reread(text: str) -> set[str]:
-        (tmp_path / "config.yaml").write_text(text)
+        put(tmp_path / "config.yaml", text)
         await members.reread()
         if members._dns is not None and members._dns.urls is None:
             await members._dns.look_up()
@@ -349,15 +350,15 @@ def test_name_that_cannot_be_resolved_is_told_once_each_time(caplog: pytest.LogC
 def test_file_that_cannot_be_read_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What it said last stays; of its bad lines as many are told as fit, and how many more there are."""
     path = tmp_path / "hosts"
-    path.write_text("a:1\n" + "x y\n" * 10)
+    put(path, "a:1\n" + "x y\n" * 10)
     hosts = WorkersFile(path)
     for _ in range(2):
         hosts.reread()
     assert (hosts.urls, caplog.text.count("Line passed over"), "more such lines" in caplog.text) == ((A,), 10, False)
-    path.write_text("a:1\n" + "x y\n" * 11)
+    put(path, "a:1\n" + "x y\n" * 11)
     hosts.reread()
     assert f"{path}: 1 more such lines" in caplog.text
-    path.write_bytes(b"b:1\n\xff\n")
+    put(path, b"b:1\n\xff\n")
     for _ in range(2):
         hosts.reread()
     assert (hosts.urls, caplog.text.count(f"{path} cannot be read: it is not UTF-8")) == ((A,), 1)
@@ -371,26 +372,26 @@ def test_configuration_is_read_when_it_changes(tmp_path: Path, caplog: pytest.Lo
     """Not before; a bad one is told once, and gives nothing."""
     caplog.set_level("INFO")
     path = tmp_path / "config.yaml"
-    path.write_text("timeout: 7")
+    put(path, "timeout: 7")
     config = ConfigFile(path)
     assert [config.reread(), config.reread()] == [None, None]
-    path.write_text("timeout: 123")
+    put(path, "timeout: 123")
     first, second = config.reread(), config.reread()
     assert first is not None
     assert (first.timeout, second) == (123, None)
-    path.write_text("timeout: never")
+    put(path, "timeout: never")
     assert [config.reread(), config.reread()] == [None, None]
     assert [caplog.text.count(told) for told in ("read again: 0 workers", "Configuration not taken over")] == [1, 1]
 
 
 def test_router_knows_config_and_file_without_asking_anybody(tmp_path: Path) -> None:
     """Where it starts without Redis, these are its fleet; a file that is not there names nobody."""
-    (tmp_path / "hosts").write_text("a:1\nbad line\nd:1")
+    put(tmp_path / "hosts", "a:1\nbad line\nd:1")
     path = tmp_path / "config.yaml"
     text = f"{{workers: [{{url: '{A}', weight: 2}}], workers_file: {tmp_path / 'hosts'}, default_max_concurrency: 3}}"
-    path.write_text(text)
+    put(path, text)
     assert known_workers(load(path)) == [Worker(A, 2, 3), Worker(D, 1, 3, Source.FILE)]
-    path.write_text(text.replace("hosts", "none"))
+    put(path, text.replace("hosts", "none"))
     assert known_workers(load(path)) == [Worker(A, 2, 3)]
 
 
