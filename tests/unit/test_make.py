@@ -1,5 +1,6 @@
 """What `make run` installs, starts and says, in a checkout without a virtual environment."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,8 +19,9 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def make(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run make there."""
-    return subprocess.run(["make", *arguments], cwd=checkout, capture_output=True, text=True, check=False)
+    """Run make there, as if no other make ran this test."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "MFLAGS"}
+    return subprocess.run(["make", *arguments], cwd=checkout, env=env, capture_output=True, text=True, check=False)
 
 
 def test_make_run_installs_what_running_needs_and_takes_a_port(checkout: Path) -> None:
