@@ -363,6 +363,19 @@ def test_job_that_goes_from_one_dying_worker_to_the_next_is_no_poison(make: Call
     assert not is_refused(ask, START + 10, "unlucky")
 
 
+@pytest.mark.parametrize(("later_ms", "stays"), [(BROKEN_WITHIN_MS - 1, False), (BROKEN_WITHIN_MS, True)])
+def test_outage_lets_go_only_of_those_just_convicted(
+    make: Callable[[Rules, int], Ask], later_ms: int, *, stays: bool
+) -> None:
+    """Who was convicted before the moment in which workers die under several jobs has broken them by itself."""
+    ask = make(Rules(failures=100), 0)
+    for url in (A, B):
+        end(ask, START, url, Blame.DIED, "bad")
+    for url in (A, C):
+        end(ask, START + later_ms, url, Blame.DIED, f"another on {url}")
+    assert is_refused(ask, START + later_ms, "bad") is stays
+
+
 @pytest.mark.parametrize("is_drained", [True, False])
 def test_death_of_a_worker_that_was_to_end_convicts_nobody(
     make_members: Callable[[list[Member]], tuple[Ask, Callable[[list[Member]], None]]], is_drained: bool

@@ -26,6 +26,8 @@ RUN = "/run_code"
         (RUN, 200, b'{"status": "Success", "message": "\\"SandboxError\\""}', Kind.RESULT, Blame.OK),
         (RUN, 200, b'{"status": "Success", "files": {"a": "SandboxError"}}', Kind.RESULT, Blame.OK),
         (RUN, 200, b'{"status": "SandboxError", no}', Kind.RESULT, Blame.OK),  # for its client to see
+        (RUN, 200, b'{"status": "\xff", "message": "SandboxError"}', Kind.RESULT, Blame.OK),
+        (RUN, 200, b'{"a":' + b"[" * 10**5 + b"]" * 10**5 + b', "b": "SandboxError"}', Kind.RESULT, Blame.OK),
         (RUN, 200, b"", Kind.FAULT, Blame.FAULT),
         (RUN, 200, b"<html>ok</html>", Kind.FAULT, Blame.FAULT),
         (RUN, 200, b'["Success"]', Kind.FAULT, Blame.FAULT),
@@ -101,6 +103,7 @@ def test_date_without_another_to_measure_by_says_nothing() -> None:
         (RetryRules(), Kind.SANDBOX_ERROR, True),
         (RetryRules(sandbox_errors=0), Kind.SANDBOX_ERROR, False),
         (RetryRules(attempts=1), Kind.ERROR, False),
+        (RetryRules(attempts=2), Kind.ERROR, True),
         (RetryRules(has_budget=False), Kind.ERROR, False),
         (RetryRules(), Kind.FAULT, False),
     ],
