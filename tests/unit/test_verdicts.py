@@ -76,6 +76,8 @@ def test_answers(path: str, status: int, body: bytes, kind: Kind, blame: Blame) 
         (b"Sat, 28 Nov 2026 10:00:04 GMT", 4000),
         (b"Sat, 28 Nov 2026 09:59:59 GMT", 0),
         (b"Fri, 31 Dec 9999 23:59:59 GMT", MAX_REST_MS),
+        (b"Sat, 31 Jan 2026 10:00:04 GMT", 0),
+        (b"Tue, 01 Dec 2026 10:00:04 GMT", MAX_REST_MS),
         (b"Sat, 31 Feb 2026 10:00:04 GMT", 0),
         (b"Sat, 28 Nov 0000 10:00:04 GMT", 0),
         (b"Sat, 28 Nov 2026 25:00:04 GMT", 0),
