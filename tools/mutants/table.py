@@ -8,7 +8,7 @@ _ROUTED = ("http", "large", "batch", "metrics", "traces", "bodies")  # the appli
 
 TESTS: dict[str, tuple[str, ...]] = {
     "router/policy/allowed.py": ("access", "config"),
-    "router/policy/breaker.py": _EXCHANGE,
+    "router/policy/breaker.py": (*_EXCHANGE, "either_exchange"),
     "router/policy/budget.py": ("verdicts", *_EXCHANGE),
     "router/policy/deadline.py": ("verdicts", *_ROUTED),
     "router/policy/endpoints.py": ("limits", "dispatch", "http"),
@@ -26,10 +26,10 @@ TESTS: dict[str, tuple[str, ...]] = {
     "router/fleet/exchange.lua": ("exchange_script", "exchange_jobs", "exchange"),
     "router/either_exchange.py": ("either_exchange", "leases", "dispatch"),
     "router/leases.py": ("leases_calls", "leases", "dispatch", *_ROUTED),
-    "router/last_answers.py": ("dispatch",),
-    "router/unanswered.py": ("dispatch",),
-    "router/job.py": ("dispatch", *_ROUTED),
-    "router/course.py": ("dispatch", "job_log", *_ROUTED),
+    "router/last_answers.py": ("dispatch_steps",),
+    "router/unanswered.py": ("unanswered",),
+    "router/job.py": ("dispatch_steps", "limits", *_ROUTED),
+    "router/course.py": ("dispatch_steps", "dispatch", "http", "job_log"),
     "router/dispatch.py": ("dispatch_steps", "dispatch", *_ROUTED),
     "router/wire.py": ("wire", "upstream", "large", "differential", "tls"),
     "router/upstream.py": ("upstream_pool", "upstream", "large", "tls", "dispatch", "reasons"),
