@@ -92,6 +92,19 @@ def test_worker_without_room_rests_as_long_as_it_says(status: int, retry_after: 
     assert (verdict.kind, verdict.blame, verdict.rest_ms) == (Kind.BUSY, Blame.BUSY, rest)
 
 
+@pytest.mark.parametrize(
+    ("date", "until"),
+    [
+        (b"Thu, 30 Apr 2026 23:59:58 GMT", b"Fri, 01 May 2026 00:00:02 GMT"),
+        (b"Sat, 28 Feb 2026 23:59:58 GMT", b"Sun, 01 Mar 2026 00:00:02 GMT"),
+        (b"Thu, 31 Dec 2026 23:59:58 GMT", b"Fri, 01 Jan 2027 00:00:02 GMT"),
+    ],
+)
+def test_rest_goes_over_the_end_of_a_month(date: bytes, until: bytes) -> None:
+    """However long that month is."""
+    assert of_answer(RUN, 503, b"", [(b"date", date), (b"retry-after", until)]).rest_ms == 4000
+
+
 def test_date_without_another_to_measure_by_says_nothing() -> None:
     """The worker's clock is not compared with this host's."""
     headers = [(b"retry-after", b"Sat, 28 Nov 2026 10:00:04 GMT")]

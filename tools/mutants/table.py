@@ -13,7 +13,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "router/policy/deadline.py": ("verdicts", *_ROUTED),
     "router/policy/endpoints.py": ("limits", "dispatch", "http"),
     "router/policy/exchange.py": (*_EXCHANGE, "leases"),
-    "router/policy/origin.py": ("access", "patience", "downstream"),
+    "router/policy/origin.py": ("pages",),
     "router/policy/patience.py": ("patience", "downstream"),
     "router/policy/plan.py": ("policy", *_EXCHANGE),
     "router/policy/quarantine.py": ("verdicts", *_EXCHANGE),
