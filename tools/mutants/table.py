@@ -8,7 +8,7 @@ _ROUTED = ("http", "large", "batch", "metrics", "traces", "bodies")  # the appli
 
 TESTS: dict[str, tuple[str, ...]] = {
     "router/policy/allowed.py": ("access", "config"),
-    "router/policy/breaker.py": (*_EXCHANGE, "either_exchange"),
+    "router/policy/breaker.py": ("breaker", *_EXCHANGE),
     "router/policy/budget.py": ("verdicts", *_EXCHANGE),
     "router/policy/deadline.py": ("verdicts", *_ROUTED),
     "router/policy/endpoints.py": ("limits", "dispatch", "http"),
