@@ -47,6 +47,11 @@ def test_empty_fleet_has_an_empty_ring() -> None:
     assert weighted_ring([]) == ()
 
 
+def test_workers_of_one_weight_take_turns_in_their_order() -> None:
+    """The same in each process, and in the script."""
+    assert weighted_ring(fleet([1, 1, 1])) == ("http://00", "http://01", "http://02")
+
+
 @given(weights)
 def test_places_are_the_ring_read_backwards(of_weights: list[int]) -> None:
     """Every place is listed once, under the worker whose place it is."""
