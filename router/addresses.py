@@ -180,7 +180,7 @@ def dns_name(text: str) -> str:
     """Return `text` where it is a name:port. Raises PydanticCustomError."""
     name, _, port = text.rpartition(":")
     wrong = PydanticCustomError("dns_name", "expected name:port such as sandbox-workers:8080")
-    if not _NAME.fullmatch(name) or not (port.isascii() and port.isdigit()):
+    if not _NAME.fullmatch(name) or not port.isdigit():
         raise wrong
     try:
         worker_url(f"http://{name}:{port}")  # what no worker could be called, nobody can resolve

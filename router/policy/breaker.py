@@ -68,7 +68,7 @@ class Breakers:
     def open_trials(self, now: int) -> None:
         """Let those whose time is over have one job."""
         for url, breaker in self.by_url.items():
-            if breaker.times and breaker.until_ms <= now:
+            if breaker.until_ms <= now:
                 self._open_trial(url, breaker)
 
     def forget_ejected_but(self, well: Container[str]) -> None:

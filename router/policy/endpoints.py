@@ -66,7 +66,7 @@ def flaw(path: str, said: Said) -> str | None:
     known = SANDBOX_FUSION.get(path)
     if path in _RUNS:
         return "its jobs have their limits in their bodies; what they get above those is job_grace"
-    if path == "/" or f"{path}/".startswith(tuple(f"{own}/" for own in _OWN)):
+    if f"{path}/".startswith(tuple(f"{own}/" for own in _OWN)):
         return "the router answers this path itself"
     if known is not None and said.method not in (None, known.method):
         return f"SandboxFusion's {path} is asked by {known.method}"

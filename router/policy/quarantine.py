@@ -68,5 +68,5 @@ class Quarantine:
         if not any(its != job and at_url != url for its, at_url in latest[:DEATHS_LOOKED_AT]):
             return False
         lately = now - BROKEN_WITHIN_MS + self._rules.quarantine_ms
-        self._until = {its: until for its, until in self._until.items() if its == job or until <= lately}
+        self._until = {its: until for its, until in self._until.items() if until <= lately}
         return True

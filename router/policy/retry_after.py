@@ -44,10 +44,10 @@ def rest_ms(retry_after: bytes | None, date: bytes | None) -> int:
 
 def _moment(text: bytes) -> datetime | None:
     found = _DATE.fullmatch(text)
-    if found is None or found[2] not in _MONTHS:
+    if found is None:
         return None
     day, year, hour, minute, second = (int(found[group]) for group in (1, 3, 4, 5, 6))
     try:
         return datetime(year, _MONTHS.index(found[2]) + 1, day, hour, minute, second, tzinfo=UTC)
-    except ValueError:  # 31 February, 25 o'clock, year 0
+    except ValueError:  # 31 February, 25 o'clock, year 0, no month
         return None

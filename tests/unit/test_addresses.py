@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from yarl import URL
 
-from router.addresses import dns_name, masked, otlp_url, redis_url, worker_url
+from router.addresses import dns_name, known_worker_url, masked, origin, otlp_url, redis_url, worker_url
 
 # What URLs are made of, and what breaks those who read them.
 PIECES = st.sampled_from(
@@ -34,6 +34,10 @@ PIECES = st.sampled_from(
 TEXTS = st.one_of(st.text(max_size=40), st.lists(PIECES, max_size=9).map("".join))
 
 
+LONGEST_NAME = "http://" + "a" * 63 + "." + "b" * 63 + "." + "c" * 63 + "." + "d" * 61
+LONGEST_URL = "http://a/" + "b" * 1991
+
+
 @pytest.mark.parametrize(
     ("spelt", "known"),
     [
@@ -54,12 +58,16 @@ TEXTS = st.one_of(st.text(max_size=40), st.lists(PIECES, max_size=9).map("".join
         ("http://\uff11\uff10.0.0.7:8080", "http://10.0.0.7:8080"),
         ("http://node。svc:8080", "http://node.svc:8080"),
         ("http://sandbox_1:8080", "http://sandbox_1:8080"),
+        ("http://h:1", "http://h:1"),
+        ("http://h:65535", "http://h:65535"),
+        (LONGEST_NAME, LONGEST_NAME),
+        (LONGEST_URL, LONGEST_URL),
     ],
 )
 def test_worker_has_one_form_however_it_is_spelt(spelt: str, known: str) -> None:
     """Two spellings of one worker would be two workers, with twice the cap."""
     assert worker_url(spelt) == known
-    assert worker_url(known) == known
+    assert worker_url(known) == known == known_worker_url(spelt)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +94,7 @@ def test_worker_has_one_form_however_it_is_spelt(spelt: str, known: str) -> None
             "http://a\\@b",
             "http://a?b",
         ),
+        *(" http://a", "http://[:::]", f"http://{'a' * 64}.b", "http://a:65536", f"{LONGEST_NAME}d", f"{LONGEST_URL}b"),
         *("http://a#b", "http:/a", "http:a:80", "a:80", "ftp://a", "//a", "", "http://", f"http://a/{'b' * 3000}"),
     ],
 )
@@ -93,6 +102,7 @@ def test_what_no_check_could_ask_is_refused(text: str) -> None:
     """A label that is empty or too long, an address that programs read differently, a path that they rewrite."""
     with pytest.raises(ValueError, match=r"^expected a URL "):
         worker_url(text)
+    assert known_worker_url(text) is None
 
 
 @given(TEXTS)
@@ -112,7 +122,9 @@ def test_what_is_taken_can_be_asked_by_everybody_under_the_same_name(text: str) 
     url.host.encode("idna")  # as asyncio does for each connection
 
 
-@pytest.mark.parametrize("text", ["a..b:80", f"{'a' * 64}:80", "a:0", "a:99999", "a:٨٠", "[::1]:80", "a b:80", "a:"])
+@pytest.mark.parametrize(
+    "text", ["a..b:80", f"{'a' * 64}:80", "a:0", "a:99999", "a:٨٠", "[::1]:80", "a b:80", "a:", "a:80/x", "80"]
+)
 def test_dns_name_that_nobody_can_resolve_is_refused(text: str) -> None:
     """A resolver would raise an error of its own kind at each look."""
     with pytest.raises(ValueError, match="expected name:port"):
@@ -144,6 +156,8 @@ def test_what_may_be_a_url_is_shown_without_its_secrets(text: str, shown: str) -
     [
         *("redis://:pa#ss@h:6379", "redis://h:port", "redis://h:99999", "redis+sentinel://a:x/mymaster", "redis://[a"),
         *("redis+sentinel://a,/mymaster", "redis+sentinel://a/mymaster/x", "redis://h\x00", "redis:///0"),
+        *("rediss:///0", "rediss://h:x", "redis://h:0", "redis://h:65536", "redis://h:+80", "redis://h:8_0"),
+        *("redis://h:٨٠", "redis+sentinel://a/", "redis+sentinel://a/m/\u0663", "redis+sentinel:///m", "http://h"),
     ],
 )
 def test_redis_url_that_cannot_be_connected_to_is_refused(text: str) -> None:
@@ -153,8 +167,11 @@ def test_redis_url_that_cannot_be_connected_to_is_refused(text: str) -> None:
     assert "ss" not in str(caught.value).replace("expected a URL such as redis", "")
 
 
+SENTINELS = ("redis+sentinel://a/m", "redis+sentinel://:p@a:1,b:65535/m/15")
+
+
 @pytest.mark.parametrize(
-    "text", ["redis://h", "rediss://:p@h:1/2?db=1", "redis://[::1]:6379", "redis://[::1]", "unix:///s"]
+    "text", ["redis://h", "rediss://:p@h:1/2?db=1", "redis://[::1]:6379", "redis://[::1]", "unix:///s", *SENTINELS]
 )
 def test_redis_url_that_can_be_connected_to_is_taken(text: str) -> None:
     """As redis-py takes them."""
@@ -165,3 +182,31 @@ def test_collector_is_refused_without_a_word_of_its_password() -> None:
     """The message names what is expected, and repeats nothing."""
     with pytest.raises(ValueError, match=r"^expected a whole URL such as http://collector:4318/v1/traces$"):
         otlp_url("http://user:secret@collector/v1/traces")
+    with pytest.raises(ValueError, match=r"^expected a whole URL"):
+        otlp_url("http://collector:4318")
+    assert otlp_url("http://collector:4318/v1/traces") == "http://collector:4318/v1/traces"
+
+
+def test_dns_name_is_taken_as_it_is_written() -> None:
+    """The resolver is asked for it."""
+    assert dns_name("Workers.svc:8080") == "Workers.svc:8080"
+
+
+@pytest.mark.parametrize(
+    ("spelt", "known"),
+    [
+        ("HTTP://Lab:80", "http://lab"),
+        ("http://lab:443", "http://lab:443"),
+        ("https://[::1]:65535", "https://[::1]:65535"),
+        ("https://lab:65536", None),
+        ("https://lab/", None),
+        ("lab", None),
+    ],
+)
+def test_origin_is_known_as_a_browser_names_it(spelt: str, known: str | None) -> None:
+    """Or it is refused: a browser would never name it so."""
+    if known is not None:
+        assert origin(spelt) == known
+        return
+    with pytest.raises(ValueError, match=r"^expected an origin such as "):
+        origin(spelt)

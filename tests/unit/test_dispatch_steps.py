@@ -421,6 +421,21 @@ def test_retry_that_nothing_is_left_for_ends_with_what_was_tried() -> None:
     run(law)
 
 
+def test_failed_job_for_which_no_worker_is_left_is_told_what_was_tried() -> None:
+    """The fleet that went meanwhile is not why it has no result."""
+
+    async def law() -> None:
+        bench = Bench(Workers(says(503)))
+        bench.leases.script = [Lease(1, "http://w1", 71, 0), NoWorkers()]
+        answer = await bench.run()
+        assert (answer.outcome, json.loads(answer.body)["detail"]) == (
+            Outcome.ALL_FAILED,
+            "All workers failed after 1 attempt",
+        )
+
+    run(law)
+
+
 def test_job_that_has_tried_all_may_go_anywhere() -> None:
     """Any worker is better than none; and the retry is not counted a second time."""
 

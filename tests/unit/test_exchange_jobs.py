@@ -197,6 +197,82 @@ def test_full_worker_gets_more_jobs_as_long_as_it_takes_them(make: Callable[[Rul
     assert sum(len(begin(ask, now + SILENCE_MS, B, C).granted) for _ in range(50)) == 50
 
 
+def taken(ask: Ask, now: int, most: int = 50) -> int:
+    """How many more jobs the worker A gets now, of `most`."""
+    given = [begin(ask, now, B, C) for _ in range(most)]
+    for reply in given:
+        ask(Call("p", left=reply.queued[:1]), now)
+    return sum(len(reply.granted) for reply in given)
+
+
+def test_full_worker_gets_one_more_job_for_each_that_it_has_done_since_its_rest(
+    make: Callable[[Rules, int], Ask],
+) -> None:
+    """Two ran when it turned a job away: three may after its rest, and four when it has done one of those."""
+    ask = make(Rules(), 0)
+    ran = [begin(ask, START, B, C).granted[0] for _ in range(2)]
+    end(ask, START, A, Blame.BUSY)
+    now = START + REST_FIRST_MS
+    assert taken(ask, now) == 1
+    ask(Call("p", ended=(Ended(A, ran[0].number, Blame.OK),)), now)
+    assert taken(ask, now) == 2
+
+
+@pytest.mark.parametrize(("running", "more"), [(0, 50), (1, 50), (2, 1)])
+def test_full_worker_that_nobody_needs_gets_any_number_where_it_has_room(
+    make: Callable[[Rules, int], Ask], running: int, more: int
+) -> None:
+    """One that runs all that it may gets one more, as where jobs wait."""
+    ask = make(Rules(), 0)
+    begin(ask, START, B, C)
+    first = begin(ask, START, B, C).granted[0]
+    end(ask, START, A, Blame.BUSY)
+    ask(Call("p", ended=(Ended(A, first.number, Blame.NONE),)), START)
+    now = START + REST_FIRST_MS + SILENCE_MS
+    assert ask(Call("p"), START + REST_FIRST_MS).look_in_ms == SILENCE_MS
+    assert taken(ask, START + REST_FIRST_MS, running) == running
+    reply = ask(Call("p"), now)
+    assert reply.look_in_ms == (0 if more == 50 else SILENCE_MS)
+    assert taken(ask, now) == more
+
+
+def test_burst_that_is_turned_away_is_one_reason_to_rest(make: Callable[[Rules, int], Ask]) -> None:
+    """Sent before the worker had turned the first one away; where it then cannot be reached, that is another one."""
+    ask = make(Rules(failures=100), 0)
+    sent = [begin(ask, START, B, C).granted[0] for _ in range(4)]
+    blames = (Blame.BUSY, Blame.BUSY, Blame.AWAY, Blame.AWAY)
+    replies = [
+        ask(Call("p", ended=(Ended(A, grant.number, blame),)), START) for grant, blame in zip(sent, blames, strict=True)
+    ]
+    assert [reply.look_in_ms / REST_FIRST_MS for reply in replies] == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("rests_ms", [(0, 7000), (7000, 0)])
+def test_first_of_several_rests_to_end_is_foretold(
+    make: Callable[[Rules, int], Ask], rests_ms: tuple[int, int]
+) -> None:
+    """Whichever of the workers turned a job away first."""
+    ask = make(Rules(), 0)
+    grants = [begin(ask, START, *others).granted[0] for others in ((B, C), (A, C))]
+    ended = tuple(Ended(it.url, it.number, Blame.BUSY, ms=ms) for it, ms in zip(grants, rests_ms, strict=True))
+    assert ask(Call("p", ended=ended), START).look_in_ms == REST_FIRST_MS
+
+
+def test_worker_that_comes_back_to_the_fleet_need_not_rest(
+    make_members: Callable[[list[Member]], tuple[Ask, Callable[[list[Member]], None]]],
+) -> None:
+    """It may be another one; those that stayed rest on."""
+    members = [Member(Worker(url)) for url in URLS]
+    ask, set_fleet = make_members(members)
+    for url in (A, B):
+        end(ask, START, url, Blame.BUSY)
+    for number, fleet in enumerate((members[1:], members)):
+        set_fleet(fleet)
+        ask(Call("p", fleet_print=str(number)), START)
+    assert not is_ejected(ask, START, A)
+    assert is_ejected(ask, START, B)
+
+
 def test_worker_that_is_back_gets_all_its_jobs(make: Callable[[Rules, int], Ask]) -> None:
     """As soon as it has answered one; or has had one for so long that it must have arrived."""
     ask = make(Rules(), 0)
@@ -207,6 +283,8 @@ def test_worker_that_is_back_gets_all_its_jobs(make: Callable[[Rules, int], Ask]
         assert begin(ask, now, B, C).queued
         if blame:
             ask(Call("p", ended=(Ended(A, first.number, blame),)), now)
+        else:
+            assert ask(Call("p"), now + pause - 1).away == 1
         assert ask(Call("p"), now + pause).away == 0
         assert sum(len(begin(ask, now + pause, B, C).granted) for _ in range(50)) == 50
 
@@ -363,6 +441,19 @@ def test_job_that_goes_from_one_dying_worker_to_the_next_is_no_poison(make: Call
     assert not is_refused(ask, START + 10, "unlucky")
 
 
+@pytest.mark.parametrize(("later_ms", "stays"), [(BROKEN_WITHIN_MS - 1, False), (BROKEN_WITHIN_MS, True)])
+def test_outage_lets_go_only_of_those_just_convicted(
+    make: Callable[[Rules, int], Ask], later_ms: int, *, stays: bool
+) -> None:
+    """Who was convicted before the moment in which workers die under several jobs has broken them by itself."""
+    ask = make(Rules(failures=100), 0)
+    for url in (A, B):
+        end(ask, START, url, Blame.DIED, "bad")
+    for url in (A, C):
+        end(ask, START + later_ms, url, Blame.DIED, f"another on {url}")
+    assert is_refused(ask, START + later_ms, "bad") is stays
+
+
 @pytest.mark.parametrize("is_drained", [True, False])
 def test_death_of_a_worker_that_was_to_end_convicts_nobody(
     make_members: Callable[[list[Member]], tuple[Ask, Callable[[list[Member]], None]]], is_drained: bool
@@ -419,9 +510,10 @@ def test_deaths_on_one_worker_within_a_moment_share_the_blame(
     ask = make(Rules(failures=100), 0)
     end(ask, START, A, Blame.DIED, "other")
     end(ask, START + later_ms, A, Blame.DIED, "bad")
-    end(ask, START + later_ms, B, Blame.DIED, "bad")
-    assert is_refused(ask, START + later_ms, "bad") is convicts
-    assert not is_refused(ask, START + later_ms, "other")
+    now = START + later_ms + BROKEN_WITHIN_MS  # no outage
+    end(ask, now, B, Blame.DIED, "bad")
+    assert is_refused(ask, now, "bad") is convicts
+    assert not is_refused(ask, now, "other")
 
 
 def test_job_that_has_done_well_is_free_of_all_that_was_held_against_it(make: Callable[[Rules, int], Ask]) -> None:

@@ -76,6 +76,16 @@ def test_slow_body_is_told_what_it_was(size: int, told: str) -> None:
     assert (refused.status, refused.detail) == (408, told)
 
 
+@pytest.mark.parametrize("owed", [Owed.REQUEST, Owed.HEAD, Owed.END])
+def test_client_that_owes_nothing_of_a_request_is_not_refused(owed: Owed) -> None:
+    """Its connection ends without a word, whatever has come of the body before."""
+    patience = Patience(TIMEOUTS, KEEP_ALIVE_S)
+    patience.begin(Owed.BODY, now=0)
+    patience.body_bytes += slow(10)
+    patience.begin(owed, now=20)
+    assert patience.refusal(has_begun=False) is None
+
+
 def test_nothing_owed_is_never_due() -> None:
     """A client whose job runs, or whose kept-alive connection rests, is in no hurry."""
     assert Patience(TIMEOUTS, KEEP_ALIVE_S).due == math.inf
@@ -90,9 +100,13 @@ def test_next_request_starts_without_the_last_one_s_credit() -> None:
     patience.begin(Owed.HEAD, now=20)
     patience.begin(Owed.BODY, now=21)
     assert patience.due == 51
+    refused = patience.refusal(has_begun=False)
+    assert refused is not None
+    assert refused.detail.startswith("No whole request body within 30 s")
     patience.begin(Owed.HEAD, now=30)
     patience.body_bytes += MIN_BODY_BYTES_A_SECOND  # which came along with its head, and took no time
     patience.begin(Owed.BODY, now=31)
+    patience.has_come_on(now=40)
     assert patience.due == 61
 
 

@@ -4,7 +4,7 @@ from math import inf
 
 import pytest
 
-from router.fleet.exchange import Blame, Rules
+from router.fleet.exchange import BROKEN_WITHIN_MS, DEATHS_LOOKED_AT, Blame, Rules
 from router.policy.budget import RetryBudget
 from router.policy.deadline import ClientBudget, limits_of
 from router.policy.quarantine import Quarantine
@@ -26,6 +26,8 @@ RUN = "/run_code"
         (RUN, 200, b'{"status": "Success", "message": "\\"SandboxError\\""}', Kind.RESULT, Blame.OK),
         (RUN, 200, b'{"status": "Success", "files": {"a": "SandboxError"}}', Kind.RESULT, Blame.OK),
         (RUN, 200, b'{"status": "SandboxError", no}', Kind.RESULT, Blame.OK),  # for its client to see
+        (RUN, 200, b'{"status": "\xff", "message": "SandboxError"}', Kind.RESULT, Blame.OK),
+        (RUN, 200, b'{"a":' + b"[" * 10**5 + b"]" * 10**5 + b', "b": "SandboxError"}', Kind.RESULT, Blame.OK),
         (RUN, 200, b"", Kind.FAULT, Blame.FAULT),
         (RUN, 200, b"<html>ok</html>", Kind.FAULT, Blame.FAULT),
         (RUN, 200, b'["Success"]', Kind.FAULT, Blame.FAULT),
@@ -74,6 +76,8 @@ def test_answers(path: str, status: int, body: bytes, kind: Kind, blame: Blame) 
         (b"Sat, 28 Nov 2026 10:00:04 GMT", 4000),
         (b"Sat, 28 Nov 2026 09:59:59 GMT", 0),
         (b"Fri, 31 Dec 9999 23:59:59 GMT", MAX_REST_MS),
+        (b"Sat, 31 Jan 2026 10:00:04 GMT", 0),
+        (b"Tue, 01 Dec 2026 10:00:04 GMT", MAX_REST_MS),
         (b"Sat, 31 Feb 2026 10:00:04 GMT", 0),
         (b"Sat, 28 Nov 0000 10:00:04 GMT", 0),
         (b"Sat, 28 Nov 2026 25:00:04 GMT", 0),
@@ -86,6 +90,19 @@ def test_worker_without_room_rests_as_long_as_it_says(status: int, retry_after: 
     headers = [(b"date", b"Sat, 28 Nov 2026 10:00:00 GMT"), (b"retry-after", retry_after)]
     verdict = of_answer(RUN, status, b"", headers)
     assert (verdict.kind, verdict.blame, verdict.rest_ms) == (Kind.BUSY, Blame.BUSY, rest)
+
+
+@pytest.mark.parametrize(
+    ("date", "until"),
+    [
+        (b"Thu, 30 Apr 2026 23:59:58 GMT", b"Fri, 01 May 2026 00:00:02 GMT"),
+        (b"Sat, 28 Feb 2026 23:59:58 GMT", b"Sun, 01 Mar 2026 00:00:02 GMT"),
+        (b"Thu, 31 Dec 2026 23:59:58 GMT", b"Fri, 01 Jan 2027 00:00:02 GMT"),
+    ],
+)
+def test_rest_goes_over_the_end_of_a_month(date: bytes, until: bytes) -> None:
+    """However long that month is."""
+    assert of_answer(RUN, 503, b"", [(b"date", date), (b"retry-after", until)]).rest_ms == 4000
 
 
 def test_date_without_another_to_measure_by_says_nothing() -> None:
@@ -101,6 +118,7 @@ def test_date_without_another_to_measure_by_says_nothing() -> None:
         (RetryRules(), Kind.SANDBOX_ERROR, True),
         (RetryRules(sandbox_errors=0), Kind.SANDBOX_ERROR, False),
         (RetryRules(attempts=1), Kind.ERROR, False),
+        (RetryRules(attempts=2), Kind.ERROR, True),
         (RetryRules(has_budget=False), Kind.ERROR, False),
         (RetryRules(), Kind.FAULT, False),
     ],
@@ -235,6 +253,16 @@ def test_job_that_breaks_two_workers_alone_is_refused_for_a_while() -> None:
     assert quarantine.holds("bad", 11)
     assert not quarantine.holds("bad", 1010)
     assert (quarantine.held(1009), quarantine.held(1010)) == ({"bad"}, set())
+
+
+def test_outage_is_told_by_the_newest_deaths() -> None:
+    """Where many died since under the job itself, what died before them says nothing any more."""
+    quarantine = Quarantine(Rules())
+    quarantine.hear_of_death("other", "http://z", "p:0", 0, now=0)
+    for number in range(DEATHS_LOOKED_AT):
+        quarantine.hear_of_death("bad", f"http://{number}", f"p:{number}", 0, now=1, ran_ms=10)
+    quarantine.hear_of_death("bad", "http://a", "p:a", 0, now=BROKEN_WITHIN_MS + 1)
+    assert quarantine.holds("bad", BROKEN_WITHIN_MS + 2)
 
 
 def test_innocent_neighbours_are_not_convicted() -> None:
