@@ -38,8 +38,8 @@ _IN_COLLECTIONS: Mapping[str, type[BaseModel]] = {"workers": WorkerSettings, "en
 class WatchedFile:
     """A file that is read again when it has changed.
 
-    One that is written in place may be half written, or just emptied: it counts as changed when it looks the same twice.
-    One that has taken another's place (a rename, Kubernetes' links) is whole.
+    One that is written in place may be half written, or just emptied: it has changed when it looks the same twice. One
+    that has taken another's place (a rename, Kubernetes' links) is whole.
     """
 
     def __init__(self, path: Path) -> None:
