@@ -89,8 +89,11 @@ async def test_jobs_of_a_full_worker_keep_their_places(system: System, workers: 
     """One that was turned away runs before all that came after it."""
     worker, gate = workers[0], Gate()
 
+    # So long that no job is on its way to be turned away once more when there is room: one behind it would run first.
+    rest = "Retry-After: 10"
+
     async def one_at_a_time(exchange: Exchange) -> None:
-        await (gate(exchange) if worker.running == 1 else exchange.answer(429))
+        await (gate(exchange) if worker.running == 1 else exchange.answer(429, {"detail": "busy"}, rest))
 
     worker.script = one_at_a_time
     system.configure([worker.url])
