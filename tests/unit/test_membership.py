@@ -350,7 +350,7 @@ async def test_what_a_resolver_says_is_told_once(caplog: pytest.LogCaptureFixtur
     """An address that is none as long as it is in the answer; an error of any kind as it comes."""
     resolver = Resolver()
     dns = DnsName("boxes.svc:1", resolver)
-    for addresses in (["10.0.0.1", "1.2"], ["10.0.0.1", "1.2"]):
+    for addresses in (["10.0.0.1", "1.2"],) * 3:
         resolver.addresses = addresses
         await dns.look_up()
     assert [line.startswith("Address passed over: ") for line in caplog.messages] == [True]

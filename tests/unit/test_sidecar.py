@@ -364,8 +364,12 @@ def test_leader_keeps_up_with_what_is_configured_and_the_workers_secrets() -> No
             assert settings is SETTINGS
             reread_at.append(now())
 
+        async def news(within_s: float) -> None:
+            await asyncio.sleep(1.3 * within_s)  # not when the lead is renewed
+
         life.workers.auth = SimpleNamespace(reread=reread)  # type: ignore[assignment]
-        async with life.led(10 * REREAD_S) as memory:
+        life.members.news = news  # type: ignore[method-assign]
+        async with life.led(14 * REREAD_S) as memory:
             assert life.members.rereads >= 10
             assert len(reread_at) == life.members.rereads - 1  # the first is before any term
             memory.terms += 1  # as though another one had led: the next write is refused
