@@ -62,6 +62,13 @@ async def test_ping_is_good_or_told_why_not(
     assert seen.latency_ms >= 500 or ping is not hang
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 64])
+async def test_host_that_no_resolver_takes_cannot_be_reached(probe: Probe, host: str) -> None:
+    """Whatever a resolver raises at it."""
+    seen = await probe.ping(f"http://{host}:1", CHECK)
+    assert seen.error == "cannot be reached: its host cannot be a name in DNS"
+
+
 async def test_check_says_how_long_it_took(
     worker: ScriptedWorker, probe: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
