@@ -11,7 +11,8 @@ import pytest
 from router.bodies import Buffers
 from router.fleet.exchange import Blame
 from router.job import _PIECE_BYTES, Job, LeasedParts
-from router.policy.deadline import LimitReader
+from router.policy.deadline import SMALL_BYTES, LimitReader
+from router.policy.verdict import Kind
 from router.response import Phase
 from router.upstream import UpstreamFailed
 from router.waiter import Lease
@@ -56,6 +57,20 @@ def test_name_tells_jobs_apart_by_body_and_target() -> None:
     assert len(set(names)) == 4
     assert all(len(name) == 16 for name in names)
     assert job(b"{}").name == names[0]
+
+
+@pytest.mark.parametrize(("rest", "kind"), [(None, Kind.FAULT), (object(), Kind.RESULT)])
+def test_answer_that_ends_too_soon_is_a_fault_and_one_that_goes_on_is_none(rest: object, kind: Kind) -> None:
+    """Of the latter only the beginning is there."""
+    head = SimpleNamespace(status=200, headers=(), is_packed=False)
+    outcome: Any = SimpleNamespace(head=head, body=b'{"status": "Success", "message": "cut he', rest=rest)
+    assert job().verdict_on(outcome).kind is kind
+
+
+@pytest.mark.parametrize(("size", "is_large"), [(0, False), (SMALL_BYTES - 1, False), (SMALL_BYTES + 1, True)])
+def test_large_job_is_looked_at_a_piece_at_a_time(size: int, is_large: bool) -> None:
+    """At once it would hold up all others."""
+    assert job(b"x" * size).is_large is is_large
 
 
 @pytest.mark.parametrize(("has_left", "is_abandoned"), [(_stays, False), (_left, True)])
