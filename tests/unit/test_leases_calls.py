@@ -502,6 +502,12 @@ def test_wait_for_any_worker_at_all_ends_sooner() -> None:
         assert desk.leases.has_workers
         await asyncio.sleep(50)
         assert (desk.kinds("new"), desk.said("left")) == ([], [1, 2, 3])
+        await asyncio.sleep(400)
+        assert (desk.kinds("new"), desk.kinds("retry"), desk.said("left")) == (
+            [QueueTimeout],
+            [NoWorkers],
+            [1, 2, 3, 4],
+        )
         await ended(task)
 
     timeless(_with(law), 1000.0)
@@ -584,5 +590,36 @@ def test_lease_that_its_job_cannot_take_is_given_back() -> None:
         assert (desk.kinds("x"), desk.leases.load()) == ([Lease], (1, 0))
         await asyncio.sleep(5)
         assert desk.said("ended") == [Ended(A, 1, Blame.NONE)]
+
+    run(law)
+
+
+def test_place_that_is_given_up_is_told_at_once() -> None:
+    """Others wait behind it; no heartbeat is waited for."""
+
+    async def law(desk: Desk) -> None:
+        desk.reply = queue
+        waiter = desk.ask("x")
+        await desk.settle()
+        desk.leases.give_up(waiter)
+        await desk.settle()
+        assert (desk.said("left"), desk.told["x"]) == ([1], [])
+
+    run(law)
+
+
+def test_first_try_waits_on_where_all_workers_are_gone() -> None:
+    """It has tried none of them: that there are none is another rule's."""
+
+    async def law(desk: Desk) -> None:
+        task = await living(desk)
+        desk.reply = queue
+        desk.ask("first", wait_s=300)
+        desk.ask("retry", wait_s=300, tried=(A,))
+        await desk.settle()
+        desk.snapshot = SimpleNamespace(fleet_print="two", routable=frozenset())
+        await asyncio.sleep(2 * BEAT_S)
+        assert (desk.kinds("first"), desk.kinds("retry")) == ([], [Exhausted])
+        await ended(task)
 
     run(law)
