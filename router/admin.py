@@ -235,7 +235,7 @@ def _worker(url: str, shown: _Shown | None, standing: Standing) -> AdminWorker |
         shown = WorkerRecord(worker), Health.UNKNOWN, None
     record, condition, ejection = shown
     # The drain is as it stands in Redis now, the rest as this process has last seen it.
-    if record.health is not Health.UNHEALTHY and standing.is_draining != (condition is Health.DRAINING):
+    if record.health is not Health.UNHEALTHY:
         condition = Health.DRAINING if standing.is_draining else Health.EJECTED if ejection else record.health
     return AdminWorker(
         **worker_status(record, condition, ejection).model_dump(),

@@ -99,7 +99,7 @@ class Job(msgspec.Struct, frozen=True):
         """Whether its client has hung up by now."""
         watch = asyncio.create_task(self.has_left())
         await asyncio.wait((watch,), timeout=0)
-        return watch.done() or not watch.cancel()
+        return not watch.cancel()  # what is done cannot be cancelled
 
 
 class LeasedParts:

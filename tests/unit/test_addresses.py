@@ -196,6 +196,7 @@ def test_dns_name_is_taken_as_it_is_written() -> None:
     ("spelt", "known"),
     [
         ("HTTP://Lab:80", "http://lab"),
+        ("http://lab", "http://lab"),
         ("http://lab:443", "http://lab:443"),
         ("https://[::1]:65535", "https://[::1]:65535"),
         ("https://lab:65536", None),

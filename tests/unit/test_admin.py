@@ -11,9 +11,9 @@ from fakeredis import FakeAsyncRedis
 from fastapi import FastAPI
 
 from router.access import PEER, AdminGate
-from router.admin import create_admin
-from router.fleet.intents import Intents
-from router.fleet.model import Health, Source, Worker, WorkerRecord
+from router.admin import _worker, create_admin
+from router.fleet.intents import Intents, Override, Standing
+from router.fleet.model import Ejection, Health, Source, Worker, WorkerRecord
 from router.fleet.store import Store
 from router.settings import AdminSettings
 from router.view import FleetView
@@ -176,11 +176,57 @@ async def test_change_that_says_nothing_or_nonsense_is_refused(desk: Desk, chang
     ("method", "path", "body"),
     [("DELETE", "", None), ("POST", "/drain", None), ("POST", "/resume", None), ("PATCH", "", {"weight": 2})],
 )
-async def test_unknown_worker_is_not_steered(desk: Desk, method: str, path: str, body: object) -> None:
-    """404, and nothing of it stays in Redis."""
+async def test_unknown_worker_is_not_steered(
+    desk: Desk, caplog: pytest.LogCaptureFixture, method: str, path: str, body: object
+) -> None:
+    """404, and nothing of it stays in Redis or is told in the log."""
+    caplog.set_level("INFO")
     url = "http://nobody:1"
     assert await desk.ask(method, path, url, body) == (404, {"detail": f"{url} is not in the fleet"})
     assert await desk.redis.exists("sfr:drain", "sfr:intent", "sfr:registered") == 0
+    assert caplog.messages == []
+
+
+async def test_each_refusal_is_described(desk: Desk) -> None:
+    """With the token that all but looking needs."""
+    paths = desk.app.openapi()["paths"]
+    refusals = {
+        ("/admin/workers", "get"): set(),
+        ("/admin/workers", "post"): {"401", "403"},
+        ("/admin/workers", "patch"): {"401", "403", "404"},
+        ("/admin/workers", "delete"): {"401", "403", "404", "409"},
+        ("/admin/workers/drain", "post"): {"401", "403", "404"},
+        ("/admin/workers/resume", "post"): {"401", "403", "404"},
+    }
+    for (path, method), statuses in refusals.items():
+        described = paths[path][method]
+        assert {status for status in described["responses"] if status[0] != "2"} - {"422"} == statuses | {"503"}
+        assert ("security" in described) is bool(statuses)
+
+
+@pytest.mark.parametrize(
+    ("health", "seen", "ejected", "is_draining", "shown"),
+    [
+        (Health.HEALTHY, Health.HEALTHY, False, True, "draining"),
+        (Health.HEALTHY, Health.HEALTHY, False, False, "healthy"),
+        (Health.HEALTHY, Health.EJECTED, True, False, "ejected"),
+        (Health.HEALTHY, Health.EJECTED, True, True, "draining"),
+        (Health.HEALTHY, Health.DRAINING, False, False, "healthy"),
+        (Health.HEALTHY, Health.DRAINING, True, False, "ejected"),
+        (Health.HEALTHY, Health.DRAINING, False, True, "draining"),
+        (Health.UNHEALTHY, Health.UNHEALTHY, False, True, "unhealthy"),
+        (Health.UNKNOWN, Health.DRAINING, False, False, "unknown"),
+    ],
+)
+def test_drain_is_shown_as_it_is_now(
+    health: Health, seen: Health, ejected: bool, is_draining: bool, shown: str
+) -> None:
+    """Whoever drains a worker sees that it is, before this process has loaded it; all else is as it was seen."""
+    ejection = Ejection(1_800_000_000.0) if ejected else None
+    record = WorkerRecord(Worker(CONFIGURED), health)
+    told = _worker(CONFIGURED, (record, seen, ejection), Standing(None, Override(), is_draining, 3))
+    assert told is not None
+    assert (told.health, told.draining, told.running) == (shown, is_draining, 3)
 
 
 @pytest.mark.parametrize(

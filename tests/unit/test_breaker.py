@@ -86,6 +86,7 @@ def test_ejections_double_until_a_trial_goes_well() -> None:
         now = opened
         assert fleet.try_out(A, Blame.FAULT, now)
         assert not fleet.breakers.allows(A)
+        assert not fleet.breakers.is_tried_by(A, "p:trial")
     assert lasted == [100, 200, 400, 500, 500]
     assert not fleet.try_out(A, Blame.OK, now + 500)
     assert fleet.end(A, Blame.FAULT, now + 500)

@@ -241,7 +241,10 @@ def test_aliases_of_aliases_are_stopped_before_they_fill_memory() -> None:
 
 
 def test_anchors_go_on_to_save_words() -> None:
-    """What workers share may be said once, and be said otherwise by one of them."""
+    """What workers share may be said once, or in two parts, and be said otherwise by one of them."""
+    twice = "{workers: [&u {url: 'http://a'}, &w {url: 'http://b', weight: 4}, {<<: *w, <<: *u}]}"
+    with pytest.raises(ConfigError, match="each URL once"):
+        parse(twice, "c")
     text = "workers: [&big {url: 'http://a', weight: 4}, {<<: *big, url: 'http://b'}, {url: 'http://c', <<: *big}]"
     assert [(worker.url, worker.weight) for worker in parse(text, "c").workers] == [
         ("http://a", 4),

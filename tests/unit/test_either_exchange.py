@@ -9,11 +9,13 @@ import msgspec
 import pytest
 from redis.exceptions import RedisError
 
+from router import either_exchange
 from router.either_exchange import PAUSE_S, RETURN_BEATS, EitherExchange
-from router.fleet.exchange import Arrival, Beat, Call, Grant, Reply, Rules
+from router.fleet.exchange import Arrival, Beat, Blame, Call, Ended, Grant, Reply, Rules
 from router.fleet.keys import Keys
 from router.fleet.model import Health, Worker, WorkerRecord
 from router.fleet.store import StoreUnavailable
+from router.logs import local_time
 from router.policy.plan import Member
 from router.tally import Tally
 from tests.timeless import timeless
@@ -237,3 +239,24 @@ def test_process_that_is_alone_follows_the_fleet() -> None:
         assert [grant.number for grant in (await fleet.ask(BEAT)).granted] == [3]
 
     run(law)
+
+
+@pytest.mark.parametrize("loop_s", [0.0, 5_000.0])
+def test_process_that_is_alone_tells_whom_it_ejects_and_until_when(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, loop_s: float
+) -> None:
+    """By the clock on the wall, whatever the loop's says."""
+    monkeypatch.setattr(either_exchange, "time", lambda: 1_800_000_000.0)
+
+    async def main() -> None:
+        fleet = Fleet(Worker(A), Worker(B), failures=1, base_ms=30_000, max_ejected_percent=100)
+        fleet.redis = away
+        (grant,) = (await fleet.ask(FIRST)).granted
+        caplog.clear()
+        await fleet.ask(Call("p", ended=(Ended(grant.url, grant.number, Blame.FAULT, cause="it broke"),)))
+        until = local_time(1_800_000_030.0)
+        (line,) = caplog.messages
+        assert line.startswith(f"Worker {grant.url} is ejected by this process alone until {until}: ")
+        assert line.endswith("it broke")
+
+    timeless(main(), loop_s)

@@ -236,6 +236,18 @@ def test_full_worker_that_nobody_needs_gets_any_number_where_it_has_room(
     assert taken(ask, now) == more
 
 
+def test_full_worker_gets_more_jobs_one_by_one_while_some_wait(make: Callable[[Rules, int], Ask]) -> None:
+    """Also where those have tried it: others may come for it, and it has not said how many it takes."""
+    ask = make(Rules(failures=100), 0)
+    for url, ms in ((A, 0), (B, 60_000), (C, 60_000)):
+        end(ask, START, url, Blame.BUSY, ms=ms)
+    assert ask(Call("p", arrived=(Arrival(next(NUMBERS), 60_000, 60_000, 0, (A,)),)), START).queued
+    ask(Call("p"), START + REST_FIRST_MS)
+    now = START + REST_FIRST_MS + SILENCE_MS
+    ask(Call("p"), now)
+    assert taken(ask, now) == 2
+
+
 def test_burst_that_is_turned_away_is_one_reason_to_rest(make: Callable[[Rules, int], Ask]) -> None:
     """Sent before the worker had turned the first one away; where it then cannot be reached, that is another one."""
     ask = make(Rules(failures=100), 0)
@@ -452,6 +464,19 @@ def test_outage_lets_go_only_of_those_just_convicted(
     for url in (A, C):
         end(ask, START + later_ms, url, Blame.DIED, f"another on {url}")
     assert is_refused(ask, START + later_ms, "bad") is stays
+
+
+@pytest.mark.parametrize(("later_ms", "convicts"), [(BROKEN_WITHIN_MS - 1, False), (BROKEN_WITHIN_MS, True)])
+def test_death_soon_after_another_worker_s_is_little_evidence(
+    make: Callable[[Rules, int], Ask], later_ms: int, *, convicts: bool
+) -> None:
+    """Both may have died of one cause."""
+    ask = make(Rules(failures=100), 0)
+    end(ask, START, A, Blame.DIED, "other")
+    end(ask, START + later_ms, B, Blame.DIED, "bad")
+    now = START + later_ms + BROKEN_WITHIN_MS
+    end(ask, now, C, Blame.DIED, "bad")
+    assert is_refused(ask, now, "bad") is convicts
 
 
 @pytest.mark.parametrize("is_drained", [True, False])

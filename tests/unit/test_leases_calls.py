@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from router.fleet.exchange import Arrival, Blame, Call, Claim, Ended, Grant, Reply
 from router.fleet.store import StoreUnavailable
 from router.leases import BEAT_S, HAND_IN_EVERY, LOOK_AFTER, Leases
 from router.tally import Tally
-from router.waiter import ClientLeft, Exhausted, Lease, NoRoom, Quarantined, QueueTimeout, Unfunded
+from router.waiter import ClientLeft, Exhausted, Lease, NoRoom, NoWorkers, Quarantined, QueueTimeout, Unfunded
 from tests.timeless import timeless
 
 A, B = "http://a", "http://b"
@@ -453,5 +454,172 @@ def test_lease_says_how_long_its_job_has_waited() -> None:
         (lease,) = desk.told["x"]
         assert isinstance(lease, Lease)
         assert 20 <= lease.waited_ms + 1 <= (time.monotonic() - since) * 1000 + 2
+
+    run(law)
+
+
+def empty(call: Call) -> Reply:
+    """Let all that come wait, where there is no worker."""
+    return msgspec.structs.replace(queue(call), routable=0)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the process' clock be the loop's."""
+    now = SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time())
+    monkeypatch.setattr("router.leases.time", now)
+
+
+@pytest.mark.usefixtures("clock")
+def test_wait_for_any_worker_at_all_ends_sooner() -> None:
+    """So long after the last one was gone, or after the job came; a retry has waited since its job came."""
+
+    async def law(desk: Desk) -> None:
+        desk.leases._without_workers_s = 10
+        task = await living(desk)
+        assert desk.leases.has_workers
+        desk.reply = empty
+        for name, at, ends in (("early", 0, 10), ("late", 5, 15)):
+            await asyncio.sleep(at)
+            desk.ask(name, wait_s=300, job_since=asyncio.get_running_loop().time())
+            await desk.settle()
+            assert not desk.leases.has_workers
+            assert desk.kinds(name) == []
+            assert ends > at
+        await asyncio.sleep(4)
+        assert desk.kinds("early") == []
+        await asyncio.sleep(1 + BEAT_S)
+        assert (desk.kinds("early"), desk.kinds("late")) == ([NoWorkers], [])
+        await asyncio.sleep(5)
+        assert desk.kinds("late") == [NoWorkers]
+        assert desk.said("left") == [1, 2]
+        desk.ask("retry", wait_s=300, job_since=1001.0)
+        desk.ask("new", wait_s=300)
+        await desk.settle()
+        assert (desk.kinds("retry"), desk.kinds("new")) == ([NoWorkers], [])
+        desk.reply = queue  # there is a worker again
+        await asyncio.sleep(2 * BEAT_S)
+        assert desk.leases.has_workers
+        await asyncio.sleep(50)
+        assert (desk.kinds("new"), desk.said("left")) == ([], [1, 2, 3])
+        await asyncio.sleep(400)
+        assert (desk.kinds("new"), desk.kinds("retry"), desk.said("left")) == (
+            [QueueTimeout],
+            [NoWorkers],
+            [1, 2, 3, 4],
+        )
+        await ended(task)
+
+    timeless(_with(law), 1000.0)
+
+
+@pytest.mark.parametrize(
+    ("routable", "away", "has_workers"), [(2, 2, False), (2, 1, True), (0, 0, False), (1, 0, True)]
+)
+def test_worker_that_cannot_be_reached_is_none(routable: int, away: int, *, has_workers: bool) -> None:
+    """As the last reply told."""
+
+    async def law(desk: Desk) -> None:
+        desk.reply = lambda _: Reply(routable=routable, away=away)
+        desk.ask("x")
+        await desk.settle()
+        assert desk.leases.has_workers is has_workers
+
+    run(law)
+
+
+@pytest.mark.parametrize(("reply", "told"), [(queue, QueueTimeout), (empty, NoWorkers)])
+@pytest.mark.usefixtures("clock")
+def test_wait_that_ends_is_told_by_what_was_waited_for(reply: Callable[[Call], Reply], told: type) -> None:
+    """Room, or any worker; who has left has left, whatever it was."""
+
+    async def law(desk: Desk) -> None:
+        desk.leases._without_workers_s = 100
+        desk.reply = reply
+        desk.ask("x", wait_s=2)
+        desk.ask("left", wait_s=2)
+        await desk.settle()
+        desk.left["left"].set()
+        await asyncio.sleep(60)
+        assert (desk.kinds("x"), desk.kinds("left")) == ([told], [ClientLeft])
+
+    timeless(_with(law), 1000.0)
+
+
+def test_exchange_is_asked_again_when_it_says_that_something_will_be_to_do() -> None:
+    """To the millisecond, and once."""
+
+    async def law(desk: Desk) -> None:
+        desk.reply = lambda _: Reply(routable=2, look_in_ms=500 if len(desk.calls) == 1 else 0)
+        desk.ask("x")
+        await desk.settle()
+        for after_s, calls in ((0.4999, 1), (0.0002, 2), (100, 2)):
+            await asyncio.sleep(after_s)
+            assert len(desk.calls) == calls
+
+    run(law)
+
+
+def test_doubts_are_resolved_without_an_end_of_their_leases() -> None:
+    """Those have ended before; it is said soon, though nothing else is to say."""
+
+    async def law(desk: Desk) -> None:
+        doubts = ((Lease(1, A, 0, 0), "one"), (Lease(2, B, 0, 0), "two"))
+        desk.leases.resolve(doubts, Blame.ERROR, "job")
+        await asyncio.sleep(5)
+        assert desk.said("ended") == [
+            Ended(A, 1, Blame.ERROR, False, "job", "one"),
+            Ended(B, 2, Blame.ERROR, False, "job", "two"),
+        ]
+
+    run(law)
+
+
+def test_lease_that_its_job_cannot_take_is_given_back() -> None:
+    """By a fault of this program; the others of its call have theirs."""
+
+    async def law(desk: Desk) -> None:
+        desk.reply = give
+
+        def fail(_: object) -> None:
+            raise LookupError
+
+        desk.leases.ask(60, 30, asyncio.Event().wait, fail)  # type: ignore[arg-type]
+        desk.ask("x")
+        await desk.settle()
+        assert (desk.kinds("x"), desk.leases.load()) == ([Lease], (1, 0))
+        await asyncio.sleep(5)
+        assert desk.said("ended") == [Ended(A, 1, Blame.NONE)]
+
+    run(law)
+
+
+def test_place_that_is_given_up_is_told_at_once() -> None:
+    """Others wait behind it; no heartbeat is waited for."""
+
+    async def law(desk: Desk) -> None:
+        desk.reply = queue
+        waiter = desk.ask("x")
+        await desk.settle()
+        desk.leases.give_up(waiter)
+        await desk.settle()
+        assert (desk.said("left"), desk.told["x"]) == ([1], [])
+
+    run(law)
+
+
+def test_first_try_waits_on_where_all_workers_are_gone() -> None:
+    """It has tried none of them: that there are none is another rule's."""
+
+    async def law(desk: Desk) -> None:
+        task = await living(desk)
+        desk.reply = queue
+        desk.ask("first", wait_s=300)
+        desk.ask("retry", wait_s=300, tried=(A,))
+        await desk.settle()
+        desk.snapshot = SimpleNamespace(fleet_print="two", routable=frozenset())
+        await asyncio.sleep(2 * BEAT_S)
+        assert (desk.kinds("first"), desk.kinds("retry")) == ([], [Exhausted])
+        await ended(task)
 
     run(law)

@@ -325,7 +325,7 @@ def test_name_that_cannot_be_resolved_is_told_once_each_time(caplog: pytest.LogC
         caplog.set_level("INFO")
         resolver = Resolver()
         dns = DnsName("boxes.svc:1", resolver)
-        for addresses in (None, None, ["10.0.0.1"], ["10.0.0.1"], None, None):
+        for addresses in (None, None, ["10.0.0.1"], ["10.0.0.1"], ["10.0.0.1"], None, None):
             resolver.addresses = addresses
             await dns.look_up()
         assert dns.urls == ("http://10.0.0.1:1",)
@@ -345,6 +345,23 @@ def test_name_that_cannot_be_resolved_is_told_once_each_time(caplog: pytest.LogC
         failing.format("boxes.svc:1", "Name or service not known"),
         failing.format("slow.svc:1", "no answer within 5 s"),
     ]
+
+
+async def test_what_a_resolver_says_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """An address that is none as long as it is in the answer; an error of any kind as it comes."""
+    resolver = Resolver()
+    dns = DnsName("boxes.svc:1", resolver)
+    for addresses in (["10.0.0.1", "1.2"],) * 3:
+        resolver.addresses = addresses
+        await dns.look_up()
+    assert [line.startswith("Address passed over: ") for line in caplog.messages] == [True]
+
+    async def odd(_host: str, _port: int) -> list[str]:
+        raise UnicodeError("label too long")
+
+    caplog.clear()
+    assert not await DnsName("odd.svc:1", odd).look_up()
+    assert caplog.messages == ["odd.svc:1 cannot be resolved, its last answer stays in force: label too long"]
 
 
 def test_file_that_cannot_be_read_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -137,6 +137,17 @@ async def test_names_that_are_not_the_router_s_are_refused(
 
 
 @pytest.mark.parametrize(
+    ("host", "is_taken"),
+    [(b"lab.example:8443", True), (b"lab.example", True), (b"router", True), (b"localhost", True), (b"evil", False)],
+)
+def test_name_of_an_allowed_origin_is_one_of_the_router_s(host: bytes, is_taken: bool) -> None:
+    """Its pages may stand behind the same proxy."""
+    headers = [(b"accept", b"evil"), (b"host", host)]
+    assert (Pages([LAB], ["router"]).refusal(headers) is None) is is_taken
+    assert (Pages([LAB], ["router"]).job_refusal(headers) is None) is is_taken
+
+
+@pytest.mark.parametrize(
     ("headers", "foreign"),
     [
         ([HERE], False),
@@ -155,6 +166,8 @@ async def test_names_that_are_not_the_router_s_are_refused(
         ([(b"host", b"router:443"), (b"origin", b"https://router")], False),
         ([(b"host", b"[::1]:8000"), (b"origin", b"http://[::1]:8000")], False),
         ([(b"origin", b"http://router")], True),
+        ([(b"host", b"router"), (b"origin", b"http://other")], True),
+        ([(b"accept", b"other"), HERE, (b"origin", b"http://router:8000")], False),
     ],
 )
 def test_other_sites_are_told_from_this_one(headers: list[tuple[bytes, bytes]], foreign: bool) -> None:

@@ -76,14 +76,14 @@ def test_slow_body_is_told_what_it_was(size: int, told: str) -> None:
     assert (refused.status, refused.detail) == (408, told)
 
 
-@pytest.mark.parametrize("owed", [Owed.REQUEST, Owed.HEAD, Owed.END])
-def test_client_that_owes_nothing_of_a_request_is_not_refused(owed: Owed) -> None:
+@pytest.mark.parametrize(("owed", "has_begun"), [(Owed.REQUEST, True), (Owed.HEAD, False), (Owed.END, True)])
+def test_client_that_owes_nothing_of_a_request_is_not_refused(owed: Owed, *, has_begun: bool) -> None:
     """Its connection ends without a word, whatever has come of the body before."""
     patience = Patience(TIMEOUTS, KEEP_ALIVE_S)
     patience.begin(Owed.BODY, now=0)
     patience.body_bytes += slow(10)
     patience.begin(owed, now=20)
-    assert patience.refusal(has_begun=False) is None
+    assert patience.refusal(has_begun=has_begun) is None
 
 
 def test_nothing_owed_is_never_due() -> None:
@@ -107,7 +107,11 @@ def test_next_request_starts_without_the_last_one_s_credit() -> None:
     patience.body_bytes += MIN_BODY_BYTES_A_SECOND  # which came along with its head, and took no time
     patience.begin(Owed.BODY, now=31)
     patience.has_come_on(now=40)
-    assert patience.due == 61
+    assert (patience.due, patience.body_bytes) == (61, MIN_BODY_BYTES_A_SECOND)
+    patience.begin(Owed.HEAD, now=50)
+    refused = patience.refusal(has_begun=True)
+    assert refused is not None
+    assert refused.detail == "No whole request head within 30 s"
 
 
 @pytest.mark.parametrize(
@@ -115,6 +119,7 @@ def test_next_request_starts_without_the_last_one_s_credit() -> None:
     [
         ([(0, 0), (59, 0), (61, 0)], False),  # nothing to read
         ([(0, 9), (59, 9)], False),
+        ([(1000, 9)], False),
         ([(0, 9), (60, 9)], True),
         ([(0, 1), (60, 1)], True),
         ([(0, 9), (30, 8), (60, 8)], False),  # read one byte at 30 s at the latest

@@ -142,6 +142,14 @@ def test_least_loaded_come_first_and_take_turns_where_they_are_alike(ticket: int
     assert list(plan.in_order(ticket, 0, load.get)) == [C, A]
 
 
+def test_least_loaded_of_different_caps_stand_as_the_script_has_them() -> None:
+    """By cap and weight as text, then by URL: both must give the same ticket to the same worker."""
+    plan, _ = planned(Strategy.LEAST_LOADED)
+    plan.set_fleet(Member(Worker(url, max_concurrency=cap)) for url, cap in zip(URLS, (3, 20, 20), strict=True))
+    plan.make_if_stale()
+    assert list(plan.in_order(0, 0, lambda _url: 0.0)) == [B, C, A]
+
+
 @pytest.mark.parametrize("strategy", Strategy)
 def test_empty_plan_asks_nobody(strategy: Strategy) -> None:
     """There is no place in its ring."""

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,6 +60,22 @@ async def test_ping_is_good_or_told_why_not(
         assert str(seen.error).startswith(error)
     assert (0 <= seen.latency_ms < 60_000, worker.jobs) == (True, [])
     assert seen.latency_ms >= 500 or ping is not hang
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64])
+async def test_host_that_no_resolver_takes_cannot_be_reached(probe: Probe, host: str) -> None:
+    """Whatever a resolver raises at it."""
+    seen = await probe.ping(f"http://{host}:1", CHECK)
+    assert seen.error == "cannot be reached: its host cannot be a name in DNS"
+
+
+async def test_check_says_how_long_it_took(
+    worker: ScriptedWorker, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In milliseconds."""
+    clock = iter((1000.0, 1000.25))
+    monkeypatch.setattr("sidecar.probe.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    assert (await probe.ping(worker.url, CHECK)).latency_ms == 250
 
 
 async def test_worker_that_is_not_there_cannot_be_reached(probe: Probe) -> None:

@@ -303,10 +303,128 @@ def test_worker_that_leaves_is_checked_no_more() -> None:
             await asyncio.sleep(5 * INTERVAL_S)
             assert life.checked(A, since) == []
             assert life.checked(B, since)
+            assert (memory.terms, memory.resigned) == (1, [])
             life.members.workers[A] = Worker(A)
             since = now()
             await asyncio.sleep(REREAD_S + 0.1)
             assert len(life.checked(A, since)) == 1
+
+    timeless(main())
+
+
+def test_worker_that_is_back_before_anybody_heard_of_it_has_not_left() -> None:
+    """It would be written and struck out in one."""
+
+    async def main() -> None:
+        life = Life(A, B)
+        there = dict(life.members.workers)
+        steps = iter([(5.0, {B: Worker(B)}), (GATHER_S / 2, there), (1000, there)])
+
+        async def news(within_s: float) -> None:
+            del within_s
+            after_s, life.members.workers = next(steps)
+            await asyncio.sleep(after_s)
+
+        life.members.news = news  # type: ignore[method-assign]
+        async with life.led(4) as memory:
+            before = len(memory.written)
+            await asyncio.sleep(2)
+            (written,) = [written for written in memory.written[before:] if written.changed]
+            assert (set(written.records), written.gone) == ({A}, set())
+
+    timeless(main())
+
+
+def test_drain_of_no_worker_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Not for each look at it; one of a worker that has just joined is none."""
+
+    async def main() -> None:
+        life = Life(A)
+        life.members.draining = frozenset({A, B})
+        async with life.led(10 * REREAD_S):
+            told = [line for line in caplog.messages if "drained" in line]
+            assert told == [f"{B} is drained, but no such worker is in the fleet"]
+            life.members.draining = frozenset({A})
+            await asyncio.sleep(2 * REREAD_S)
+            life.members.draining = frozenset({A, B})
+            await asyncio.sleep(2 * REREAD_S)
+            assert caplog.messages.count(told[0]) == 2
+
+    timeless(main())
+
+
+def test_leader_keeps_up_with_what_is_configured_and_the_workers_secrets() -> None:
+    """Also at the beginning of a term that follows another one at once."""
+
+    async def main() -> None:
+        life = Life(A)
+        reread_at: list[float] = []
+
+        def reread(settings: Settings) -> None:
+            assert settings is SETTINGS
+            reread_at.append(now())
+
+        async def news(within_s: float) -> None:
+            await asyncio.sleep(1.3 * within_s)  # not when the lead is renewed
+
+        life.workers.auth = SimpleNamespace(reread=reread)  # type: ignore[assignment]
+        life.members.news = news  # type: ignore[method-assign]
+        async with life.led(14 * REREAD_S) as memory:
+            assert life.members.rereads >= 10
+            assert len(reread_at) == life.members.rereads - 1  # the first is before any term
+            memory.terms += 1  # as though another one had led: the next write is refused
+            life.workers.errors[A] = "sick"
+            while not memory.resigned:
+                since = now()
+                await asyncio.sleep(0.001)
+            assert since <= reread_at[-1]
+
+    timeless(main())
+
+
+def test_one_check_begins_in_each_round_of_the_loop() -> None:
+    """All of a large fleet at once would take the loop for seconds, and time out by no fault of the workers."""
+
+    async def main() -> None:
+        life, rounds, began = Life(*(f"http://{number}" for number in range(20))), 0, []
+        ping = life.workers.ping
+
+        async def noted(url: str, settings: HealthCheckSettings) -> Observation:
+            began.append(rounds)
+            return await ping(url, settings)
+
+        async def count() -> None:
+            nonlocal rounds
+            while len(began) < 20:
+                rounds += 1
+                await asyncio.sleep(0)
+
+        life.workers.ping = noted  # type: ignore[method-assign]
+        living = asyncio.create_task(life.sidecar.run())
+        await count()
+        living.cancel()
+        await asyncio.gather(living, return_exceptions=True)
+        assert len(set(began)) == 20
+
+    timeless(main())
+
+
+def test_check_that_cannot_be_done_says_how_long_it_took() -> None:
+    """In milliseconds, and what it was."""
+
+    async def main() -> None:
+        await asyncio.sleep(100)
+        memory, workers = Memory(), Workers()
+        checkup, check = await no_sign(memory, workers)
+
+        async def ping(url: str, settings: HealthCheckSettings) -> Observation:
+            del url, settings
+            await asyncio.sleep(2)
+            raise LookupError("odd")
+
+        workers.ping = ping  # type: ignore[method-assign]
+        seen = await checkup.look(Health.HEALTHY, check)
+        assert (seen.error, seen.latency_ms) == ("cannot be checked: LookupError: odd", 2000)
 
     timeless(main())
 
@@ -487,7 +605,8 @@ def test_each_finished_job_outvotes_one_failed_ping() -> None:
         assert (await look()).is_outvoted is False  # that job came before the pong
         memory.finished[A] = now() + 5
         memory.is_there = False
-        assert (await look()).is_outvoted is False
+        seen = await look()
+        assert (seen.is_outvoted, seen.error) == (False, "timed out")
         memory.is_there = True
         memory.finished.clear()
         assert (await look()).is_outvoted is False

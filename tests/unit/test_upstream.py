@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import resource
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from router.processes import free_port
 from router.response import Phase
 from router.settings import TlsSettings
-from router.upstream import Request, Upstream, UpstreamFailed
+from router.upstream import Request, Upstream, UpstreamFailed, _short_of
 from router.wire import MAX_HEAD_BYTES, STALE_WITHIN_S
 from tests.awaiting import sent
 from tests.worker import Exchange, Script, ScriptedWorker, hang
@@ -383,6 +384,22 @@ async def test_want_of_file_handles_is_told_as_this_host_s(
     assert failure.value.phase is Phase.NO_MEANS
     assert failure.value.cause.startswith("Too many open files: ")
     assert (await sent(upstream, worker.url, REQUEST, 5)).head.status == 200
+
+
+@pytest.mark.parametrize(
+    ("error", "asks_for_a_socket"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "unknown"), True),
+        (OSError("Multiple exceptions"), True),
+        (OSError(errno.ECONNREFUSED, "refused"), False),
+    ],
+)
+def test_error_that_does_not_say_what_is_wanting_is_looked_into(error: OSError, asks_for_a_socket: bool) -> None:
+    """One that names the worker's own fault is not, even while there are no file handles."""
+    assert _short_of(error) is None
+    with no_more_file_handles():
+        told = _short_of(error)
+    assert (told is not None) is asks_for_a_socket
 
 
 async def test_idle_connections_are_given_up_for_want_of_file_handles(

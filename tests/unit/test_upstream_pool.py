@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from router import upstream
 from router.fleet.worker_auth import WorkerAuth
 from router.response import Broken, Phase, Response
 from router.settings import TlsSettings
@@ -80,6 +81,15 @@ def test_where_a_worker_s_url_leads(url: str, host: str, port: int, is_tls: bool
     """Its scheme's own port where it names none; Host is as it is written."""
     found = _origin(url, WorkerAuth())
     assert (found.host, found.port, found.is_tls, found.lines, found.path) == (host, port, is_tls, lines, path)
+
+
+def test_workers_that_have_left_are_not_kept_in_mind_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fleet whose names change with each start would fill the memory."""
+    monkeypatch.setattr(upstream, "_ORIGINS_AT_MOST", 3)
+    origins = upstream._Origins(WorkerAuth())
+    for number in range(10):
+        assert origins[f"http://w{number}"].host == f"w{number}"
+        assert len(origins) <= 3
 
 
 def test_connection_is_used_again_for_a_while() -> None:
