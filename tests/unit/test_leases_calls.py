@@ -22,7 +22,7 @@ A, B = "http://a", "http://b"
 class Desk:
     """A process' leases among these."""
 
-    def __init__(self) -> None:
+    def __init__(self, without_workers_s: float = 0.0) -> None:
         self.calls: list[Call] = []
         self.reply: Callable[[Call], Reply] = lambda _: Reply(routable=2)
         self.is_return = False
@@ -37,7 +37,7 @@ class Desk:
         self.on_change: Callable[[], None] | None = None
         exchange: Any = self
         store: Any = SimpleNamespace(grants=self._grants, available=True)
-        self.leases = Leases(exchange, store, view, "p", self.tally)
+        self.leases = Leases(exchange, store, view, "p", self.tally, without_workers_s)
         self.say_all_again: Callable[[Call], Call]
 
     def __call__(self, call: Call, say_all_again: Callable[[Call], Call], then: Callable[[Reply], None]) -> None:
@@ -364,8 +364,8 @@ def test_wait_ends_when_its_time_is_up_or_its_client_has_left() -> None:
     timeless(_with(law), time.monotonic())
 
 
-async def _with(law: Callable[[Desk], Awaitable[None]]) -> None:
-    await law(Desk())
+async def _with(law: Callable[[Desk], Awaitable[None]], without_workers_s: float = 0.0) -> None:
+    await law(Desk(without_workers_s))
 
 
 def test_who_gives_up_is_told_nothing() -> None:
@@ -475,7 +475,6 @@ def test_wait_for_any_worker_at_all_ends_sooner() -> None:
     """So long after the last one was gone, or after the job came; a retry has waited since its job came."""
 
     async def law(desk: Desk) -> None:
-        desk.leases._without_workers_s = 10
         task = await living(desk)
         assert desk.leases.has_workers
         desk.reply = empty
@@ -510,7 +509,7 @@ def test_wait_for_any_worker_at_all_ends_sooner() -> None:
         )
         await ended(task)
 
-    timeless(_with(law), 1000.0)
+    timeless(_with(law, 10), 1000.0)
 
 
 @pytest.mark.parametrize(
@@ -534,7 +533,6 @@ def test_wait_that_ends_is_told_by_what_was_waited_for(reply: Callable[[Call], R
     """Room, or any worker; who has left has left, whatever it was."""
 
     async def law(desk: Desk) -> None:
-        desk.leases._without_workers_s = 100
         desk.reply = reply
         desk.ask("x", wait_s=2)
         desk.ask("left", wait_s=2)
@@ -543,7 +541,7 @@ def test_wait_that_ends_is_told_by_what_was_waited_for(reply: Callable[[Call], R
         await asyncio.sleep(60)
         assert (desk.kinds("x"), desk.kinds("left")) == ([told], [ClientLeft])
 
-    timeless(_with(law), 1000.0)
+    timeless(_with(law, 100), 1000.0)
 
 
 def test_exchange_is_asked_again_when_it_says_that_something_will_be_to_do() -> None:

@@ -1,6 +1,7 @@
 """What an answer means, how long a job may take, and whether it is tried again: the tables of policy."""
 
-from math import inf
+import re
+from math import inf, nan
 
 import pytest
 
@@ -176,6 +177,13 @@ def test_limits(
     """The bound is the job's and a grace; the answer comes before its client gives up, by `timeout` at the latest."""
     found = limits_of(longest_s, client_s, grace_s=10, timeout_s=300, budget=ClientBudget.of(budget))
     assert (found.bound_s, found.ceiling_s) == (bound_s, ceiling_s)
+
+
+@pytest.mark.parametrize("text", ["jobs", "job+", "job-1", "job+1e3", "", 0.999, 0, -1, inf, nan])
+def test_budget_that_means_nothing_is_refused(text: str | float) -> None:
+    """A client waits a second at least, and not for ever by a number."""
+    with pytest.raises(ValueError, match=f"^{re.escape(str(text))}$"):
+        ClientBudget.of(text)
 
 
 @pytest.mark.parametrize(
