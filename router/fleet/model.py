@@ -83,7 +83,8 @@ class Ejection:
         """
         if not self.cause:
             return "the cause is not known"
-        what = f"{self.failures} failed jobs in a row, the last" if self.times == 1 else "its trial job failed"
+        row = "1 failed job" if self.failures == 1 else f"{self.failures} failed jobs in a row, the last"
+        what = row if self.times == 1 else "its trial job failed"
         return f"{what}: {self.cause}"
 
 
