@@ -32,7 +32,6 @@ from router.last_answers import LastAnswers
 from router.leases import Leases
 from router.logs import Seldom
 from router.policy.exchange import Exchange as LocalExchange
-from router.processes import free_port
 from router.settings import Settings
 from router.tally import Tally
 from router.upstream import Upstream
@@ -64,6 +63,8 @@ GUARDS = {
 # The first calls of each function are struck, for a function may be called in more than one place.
 CALLS = 2
 TRIES = 3
+# Nobody listens there, and by the order of URLs it is asked first.
+DEAD_URL = "http://127.0.0.1:1"
 
 
 class Fault(Exception):
@@ -282,7 +283,7 @@ async def test_whatever_raises_the_client_is_answered_and_nothing_stays_held(
     tries: Counter[tuple[str, int]] = Counter()
     struck: set[tuple[str, int]] = set()
     async with ScriptedWorker(way.script) as worker:
-        rig = Rig([worker.url, f"http://127.0.0.1:{free_port()}"] if way.dead else [worker.url], way.max_buffered_bytes)
+        rig = Rig([DEAD_URL, worker.url] if way.dead else [worker.url], way.max_buffered_bytes)
         async with served(rig) as url:
             step: tuple[str, int] | None = ("", 0)
             while step is not None:

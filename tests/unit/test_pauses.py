@@ -24,8 +24,8 @@ from tests.worker import Exchange, ScriptedWorker
 
 MB = 2**20
 SIZE_MB = 48
-# A pause may be as long as it takes to parse so much; all that is sent is several times as much.
-PART_MB = 8
+# A pause may be as long as it takes to parse so much; all that is sent is three times as much.
+PART_MB = 16
 PIECE_BYTES = 2**16
 
 LISTS = b'{"code":"x","a":[%s1],"run_timeout":1}'
