@@ -63,8 +63,8 @@ GUARDS = {
 # The first calls of each function are struck, for a function may be called in more than one place.
 CALLS = 2
 TRIES = 3
-# Nobody listens there, and by the order of URLs it is asked first.
-DEAD_URL = "http://127.0.0.1:1"
+# Nobody listens there; by the order of URLs it is the second of two, whose turn the first ticket is.
+DEAD_URL = "http://127.0.0.1:9"
 
 
 class Fault(Exception):
