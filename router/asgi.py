@@ -50,8 +50,6 @@ _DEADLINE_DIGITS = 12
 # In a request's state, the name of the API key that it came with.
 KEY_NAME = "key_name"
 
-# What lies below a job's endpoint takes jobs, too.
-BELOW = tuple(f"{path}/" for path in JOB_ENDPOINTS)
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 
 
