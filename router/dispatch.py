@@ -153,7 +153,7 @@ class Dispatcher:
             if isinstance(lease, Lease):
                 course.lease = lease
                 if course.deliver is None:  # it has been broken off
-                    self._end_lease(course, Blame.NONE)
+                    self._give_lease_back(course)
                 else:
                     self._attempt(course, lease)
             elif isinstance(lease, Exhausted):
@@ -363,10 +363,10 @@ class Dispatcher:
             self._tally.retry_unfunded()
         self._end(course, self._last_answers.refused(course, reason))
 
-    def _end_lease(self, course: Course, blame: Blame, *, is_over: bool = True, job: str = "") -> None:
+    def _give_lease_back(self, course: Course) -> None:
         lease, course.lease = course.lease, None
         if lease is not None:
-            self._leases.end(lease, blame, is_over=is_over, job=job)
+            self._leases.end(lease, Blame.NONE)
 
     def _forsake(self, course: Course) -> None:
         """Nobody waits for the answer any more; an attempt that has begun goes on, and ends its lease."""
@@ -388,8 +388,7 @@ class Dispatcher:
                 course.is_awaited = False
             if course.waits is not None:
                 self._leases.give_up(course.waits)
-            if course.lease is not None:
-                self._end_lease(course, Blame.NONE)
+            self._give_lease_back(course)
         except Exception:
             log.exception("And what it held could not be given back")
         self._end(course, answers.broken(request_id))
