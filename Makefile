@@ -40,7 +40,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Of what has changed since BASE, for MINUTES at most; MODULES="sidecar router/wire.py" looks at these wholly.
+# Of what has changed since BASE, for MINUTES at most; MODULES="sidecar router/upstream/connection.py" looks at these wholly.
 BASE ?= main
 MINUTES ?= 20
 mutants: $(VENV)/.installed

@@ -10,21 +10,22 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
 from router import logs
-from router.config import or_exit
-from router.crowd import CROWD
+from router.config.load import or_exit
+from router.downstream.balance import CROWD
+from router.downstream.in_force import INHERITED, InForce
+from router.downstream.master import Master
 from router.file_handles import raise_limit
-from router.fleet.workers_file import known_workers
-from router.in_force import INHERITED, InForce
-from router.master import Master
+from router.fleet.worker_list import announce, known_workers
 from router.processes import die_with_parent
-from router.shared_counts import FOLDER_VARIABLE, SharedCounts
+from router.telemetry.multiprocess import FOLDER_VARIABLE, SharedCounts
 
-# At a reload gunicorn runs this file again: the master has read what the processes to come inherit (router/master.py).
+# At a reload gunicorn runs this file again: the master has read what the processes to come inherit
+# (router/downstream/master.py).
 in_force = INHERITED.now = INHERITED.now or or_exit(InForce.read)
 settings = in_force.settings
 
 wsgi_app = "router:app"
-worker_class = "router.gunicorn_worker.RouterWorker"
+worker_class = "router.downstream.gunicorn_worker.RouterWorker"
 bind = "0.0.0.0:8000"
 workers = int(os.environ.get("WEB_CONCURRENCY") or os.cpu_count() or 1)
 proc_name = "sandboxfusion-router"
@@ -53,7 +54,7 @@ def on_starting(server: Arbiter) -> None:
 
 def when_ready(server: Arbiter) -> None:  # noqa: ARG001  (gunicorn's signature)
     """Speak once for all processes."""
-    logs.announce(known_workers(settings))
+    announce(known_workers(settings))
 
 
 def pre_fork(server: Arbiter, worker: Worker) -> None:  # noqa: ARG001  (gunicorn's signature)

@@ -20,12 +20,12 @@ from tempfile import TemporaryDirectory
 
 import aiohttp
 
-from bench import configs
-from bench.proxies import peer
-from bench.report import percentile
-from bench.simworker import DIE, RECOVER, SLOW, SLOW_SPEED
-from tests.programs import Program, System, Valkey, get_json
-from tests.waiting import eventually
+from bench.support import configs
+from bench.support.proxies import peer
+from bench.support.report import percentile
+from bench.support.simworker import DIE, RECOVER, SLOW, SLOW_SPEED
+from tests.support.eventually import eventually
+from tests.support.programs import Program, System, Valkey, get_json
 
 WORKERS, CORES = 8, 4
 JOBS, CONNECTIONS, SHARE_OF_FIRST_HOST = 1200, 200, 0.6
@@ -102,7 +102,7 @@ def works() -> list[float]:
 async def simulated() -> AsyncIterator[tuple[Program, list[str]]]:
     """Run the workers; yields their program, which takes signals, and their URLs."""
     with TemporaryDirectory() as folder:
-        argv = [sys.executable, "-m", "bench.simworker", str(WORKERS), str(CORES)]
+        argv = [sys.executable, "-m", "bench.support.simworker", str(WORKERS), str(CORES)]
         async with Program(argv, Path(folder) / "simworker.log") as program:
             await eventually(lambda: "\n" in program.output, what="the simulated workers")
             yield program, json.loads(program.output)

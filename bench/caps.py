@@ -14,7 +14,7 @@ from dataclasses import asdict
 from functools import partial
 
 from bench.batch import CORES, COURSES, Run, Setup, alternate, haproxies, routers, typical, works
-from bench.report import save, show
+from bench.support.report import save, show
 
 DEFAULT_ROUNDS = 5
 # The client shares the cores with what it measures; over this it may be the limit itself.

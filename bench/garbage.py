@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.constworker import constant_workers
-from bench.load import Load, send
-from bench.meter import open_files, resident_mb
-from bench.report import save, show
-from tests.programs import System, Valkey, children_of
+from bench.support.constworker import constant_workers
+from bench.support.load import Load, send
+from bench.support.meter import open_files, resident_mb
+from bench.support.report import save, show
+from tests.support.programs import System, Valkey, children_of
 
 DEFAULT_MILLIONS = 2.0
 WARM_UP, MIDDLE = 0.1, 0.55

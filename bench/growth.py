@@ -19,18 +19,19 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.constworker import constant_workers
-from bench.load import Load, send
-from bench.meter import allow_many_files, cpu_s, pin, two_cpus
 from bench.peers import measure
-from bench.proxies import Proxy, router
-from bench.report import percentile, save, show
-from bench.samples import Sample, ratio, typical
+from bench.support.constworker import constant_workers
+from bench.support.load import Load, send
+from bench.support.meter import allow_many_files, cpu_s, pin, two_cpus
+from bench.support.proxies import Proxy, router
+from bench.support.report import percentile, save, show
+from bench.support.samples import Sample, ratio, typical
+from router.config.settings import RedisSettings
 from router.fleet.model import Health, WorkerRecord
-from router.fleet.store import Store
-from router.settings import RedisSettings
-from tests.programs import System, Valkey
-from tests.waiting import eventually
+from router.fleet.records import Records
+from router.fleet.redis_client import RedisClient
+from tests.support.eventually import eventually
+from tests.support.programs import System, Valkey
 
 DEFAULT_ROUNDS = 5
 # The first is what the others are compared with.
@@ -94,19 +95,19 @@ async def check_many() -> None:
         system = System(folder, valkey.url)
         system.configure(fleet, health_check_interval=INTERVAL_S, health_check={"timeout": 5})
         sidecar = await stack.enter_async_context(system.sidecar())
-        store = Store.connect(RedisSettings(url=valkey.url), PATIENCE_S)
-        stack.push_async_callback(store.close)
+        redis = RedisClient.connect(RedisSettings(url=valkey.url), PATIENCE_S)
+        stack.push_async_callback(redis.close)
         start = asyncio.get_running_loop().time()
-        await eventually(partial(_all_are_known, store), PATIENCE_S, "the first check of all workers")
+        await eventually(partial(_all_are_known, redis), PATIENCE_S, "the first check of all workers")
         first_s = asyncio.get_running_loop().time() - start
-        first_ill = _count_ill((await store.load()).records)
+        first_ill = _count_ill((await Records(redis).load()).records)
         await asyncio.sleep(INTERVAL_S)  # the first checks come together; the others have places of their own
         used_s, start = cpu_s([sidecar.pid]), asyncio.get_running_loop().time()
         ages: list[float] = []
         ill = 0
         for _ in range(INTERVALS):
             await asyncio.sleep(INTERVAL_S)
-            records = (await store.load()).records
+            records = (await Records(redis).load()).records
             ages += map(_age_s, records)
             ill += _count_ill(records)
         share = (cpu_s([sidecar.pid]) - used_s) / (asyncio.get_running_loop().time() - start)
@@ -133,9 +134,9 @@ async def check_many() -> None:
     )
 
 
-async def _all_are_known(store: Store) -> bool:
+async def _all_are_known(redis: RedisClient) -> bool:
     await asyncio.sleep(1.0)  # reading them costs as much as many checks
-    records = (await store.load()).records
+    records = (await Records(redis).load()).records
     return len(records) == SIDECAR_WORKERS and all(record.checked_at for record in records)
 
 

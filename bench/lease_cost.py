@@ -24,15 +24,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bench.constworker import constant_workers
-from bench.fleet import urls, write_fleet
-from bench.load import Load, send
-from bench.meter import cpu_s, pin, two_cpus
-from bench.report import save, show
+from bench.support.constworker import constant_workers
+from bench.support.fleet import urls, write_fleet
+from bench.support.load import Load, send
+from bench.support.meter import cpu_s, pin, two_cpus
+from bench.support.report import save, show
 from router.fleet.model import Worker
 from router.processes import free_port
-from tests.programs import ROOT, Program, System, Valkey
-from tests.waiting import eventually
+from tests.support.eventually import eventually
+from tests.support.programs import ROOT, Program, System, Valkey
 
 DEFAULT_ROUNDS = 5
 
@@ -170,7 +170,7 @@ async def cost_of(workers: int, processes: int, *, is_full: bool, hold_s: float,
                 await client.zadd(f"sfr:leases:{url}", far)
         await write_fleet(valkey.url, [Worker(url, max_concurrency=cap) for url in urls(workers)])
         for number in range(processes):
-            argv = [sys.executable, "-m", "bench.leaseload", valkey.url, str(in_flight), str(hold_s)]
+            argv = [sys.executable, "-m", "bench.support.leaseload", valkey.url, str(in_flight), str(hold_s)]
             load = await stack.enter_async_context(Program(argv, folder / f"load-{number}.log"))
             pin(load.pid, router_cpu)
 

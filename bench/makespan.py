@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 
-from bench import configs
 from bench.batch import CHECK_S, CORES, COURSES, Run, Setup, alternate, haproxies, peers, routers, typical
-from bench.report import save, show
+from bench.support import configs
+from bench.support.report import save, show
 
 DEFAULT_ROUNDS = 1
 _ENVOY = partial(configs.envoy, balance="LEAST_REQUEST", check_s=CHECK_S)

@@ -18,15 +18,15 @@ from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.constworker import constant_workers
-from bench.load import Load, send
-from bench.meter import allow_many_files, cpu_s, forget_peak, idle_s, peak_mb, pin, tree, two_cpus
-from bench.plot import svg
-from bench.proxies import Proxy, available, find
-from bench.report import machine, save
-from bench.samples import Sample, Samples
-from bench.table import page, ratios
-from tests.programs import ROOT
+from bench.support.constworker import constant_workers
+from bench.support.load import Load, send
+from bench.support.meter import allow_many_files, cpu_s, forget_peak, idle_s, peak_mb, pin, tree, two_cpus
+from bench.support.plot import svg
+from bench.support.proxies import Proxy, available, find
+from bench.support.report import machine, save
+from bench.support.samples import Sample, Samples
+from bench.support.table import page, ratios
+from tests.support.programs import ROOT
 
 DEFAULT_ROUNDS = 5
 LOAD_S, WARM_UP_S = 2.0, 1.0

@@ -12,19 +12,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
 
-from bench.fleet import urls, write_fleet
-from bench.report import save, show
+from bench.support.fleet import urls, write_fleet
+from bench.support.report import save, show
+from router.config.settings import RedisSettings
+from router.fleet.counters import Counters
 from router.fleet.model import Worker
+from router.fleet.redis_client import RedisClient
+from router.fleet.snapshot import FleetView
 from router.fleet.stats import Stats
-from router.fleet.store import Store
-from router.metrics import Metrics
 from router.policy.verdict import Kind, Outcome
-from router.reporting import for_fleet
-from router.settings import RedisSettings
-from router.shared_counts import SharedCounts
-from router.tally import Tally
-from router.view import FleetView
-from tests.programs import Valkey
+from router.telemetry.multiprocess import SharedCounts
+from router.telemetry.prometheus import Metrics
+from router.telemetry.publisher import for_fleet
+from router.telemetry.recorder import Tally
+from tests.support.programs import Valkey
 
 DEFAULT_WORKERS = 1000
 JOBS = 20_000
@@ -82,19 +83,19 @@ async def main(count: int) -> None:
         job_us, write_ms = (statistics.median(column) for column in zip(*rounds, strict=True))
         async with Valkey(Path(folder)) as valkey:
             await write_fleet(valkey.url, [Worker(url, max_concurrency=8) for url in workers])
-            store = Store.connect(RedisSettings(url=valkey.url), _PATIENCE_S)
+            client = RedisClient.connect(RedisSettings(url=valkey.url), _PATIENCE_S)
 
             async def tell() -> None:
                 told = Stats()
                 told.add(for_fleet(counts))
-                await store.count(told.take())
+                await Counters(client).count(told.take())
 
             tell_ms = await redis_cpu_ms(valkey, tell)
-            usage_ms = await redis_cpu_ms(valkey, lambda: store.usage(workers))
-            view, usage = FleetView(store, ()), await store.usage(workers)
+            usage_ms = await redis_cpu_ms(valkey, lambda: Counters(client).usage(workers))
+            view, usage = FleetView(client, ()), await Counters(client).usage(workers)
             await view.refresh()
             page_ms = statistics.median(cpu_ms(lambda: metrics.page(view.snapshot, usage, "")) for _ in range(ROUNDS))
-            await store.close()
+            await client.close()
     costs = {
         "router process, a job, µs": job_us,
         "router process, writing each second, ms": write_ms,

@@ -1,16 +1,15 @@
 """An HTTP router that spreads code-execution jobs over many SandboxFusion workers.
 
 `router:app` is what gunicorn and uvicorn serve. It is built at its first use, so that programs which want only
-`router.config` or `router.fleet` (the sidecar, the CLI) import no web framework. Only this module imports
+`router.config.load` or `router.fleet` (the sidecar, the CLI) import no web framework. Only this module imports
 `router.app`: whoever else did so first would put that module in the application's place.
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from router.asgi import Application
+    from router.http.asgi import Application
 
-__version__ = "0.1.0"
 
 # With any other status, `uvicorn --workers N` would start a worker that cannot start again and again.
 _UVICORN_STARTUP_FAILURE = 3
@@ -24,9 +23,9 @@ def __getattr__(name: str) -> "Application":
 
     from router import logs  # noqa: PLC0415
     from router.app import create_app  # noqa: PLC0415
-    from router.config import or_exit  # noqa: PLC0415
+    from router.config.load import or_exit  # noqa: PLC0415
+    from router.downstream.in_force import begin  # noqa: PLC0415
     from router.file_handles import raise_limit  # noqa: PLC0415
-    from router.in_force import begin  # noqa: PLC0415
 
     def build() -> "Application":
         in_force = begin()

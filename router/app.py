@@ -14,35 +14,37 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from router import logs
-from router.access import OPEN, Access, AdminGate
-from router.admin import create_admin
-from router.api import create_api
-from router.asgi import Application, JobDoor
-from router.batch import BatchDoor
-from router.bodies import Buffers
-from router.dashboard.door import DashboardDoor
+from router.api.admin import create_admin
+from router.api.application import create_api
+from router.auth.access import OPEN, Access, AdminGate
+from router.config.settings import Settings
 from router.dashboard.feed import Feed
-from router.dispatch import Dispatcher
-from router.downstream import DOOR, TIMEOUTS
-from router.either_exchange import EitherExchange
+from router.dashboard.handler import DashboardDoor
+from router.downstream.connection import DOOR, TIMEOUTS
 from router.file_handles import FileHandles
-from router.fleet.exchange import configured_rules
+from router.fleet.counters import Counters
 from router.fleet.intents import Intents
-from router.fleet.store import Store
-from router.fleet.workers_file import known_workers
-from router.keydoor import KeyDoor
-from router.leases import Leases
-from router.metrics import Metrics
-from router.policy.patience import ClientTimeouts
-from router.reporting import Reporting
-from router.settings import Settings
-from router.shared_counts import SharedCounts
-from router.tally import Tally
-from router.upstream import Upstream
-from router.view import FleetView
+from router.fleet.redis_client import RedisClient
+from router.fleet.snapshot import FleetView
+from router.fleet.worker_list import announce, known_workers
+from router.http.asgi import Application
+from router.jobs.batch.handler import BatchDoor
+from router.jobs.body_budget import Buffers
+from router.jobs.dispatcher import Dispatcher
+from router.jobs.handler import JobDoor
+from router.jobs.key_auth import KeyDoor
+from router.policy.client_timeouts import ClientTimeouts
+from router.scheduling.failover import EitherExchange
+from router.scheduling.leases import Leases
+from router.scheduling.messages import configured_rules
+from router.telemetry.multiprocess import SharedCounts
+from router.telemetry.prometheus import Metrics, ProcessState
+from router.telemetry.publisher import Reporting
+from router.telemetry.recorder import Tally
+from router.upstream.pool import Upstream
 
 if TYPE_CHECKING:
-    from router.traces import Traces
+    from router.jobs.tracing import Traces
 
 # No request waits longer for Redis.
 REDIS_TIMEOUT_S = 0.25
@@ -52,25 +54,31 @@ _FOR_PAGES = ("x-router-worker", "x-router-attempt", "x-router-queue-ms", "x-req
 
 def create_app(settings: Settings, access: Access = OPEN) -> Application:
     """Return the router as an ASGI application; it connects to Redis when the server starts it."""
-    store = Store.connect(settings.redis, REDIS_TIMEOUT_S)
+    redis = RedisClient.connect(settings.redis, REDIS_TIMEOUT_S)
     first_workers = known_workers(settings)
-    view = FleetView(store, first_workers)
+    view = FleetView(redis, first_workers)
     processes = int(os.environ.get("WEB_CONCURRENCY") or 1)
     traces = _traces(settings)
     tally = Tally() if traces is None else traces.tally()
-    exchange = EitherExchange(store, view, configured_rules(settings), processes, tally)
-    leases = Leases(exchange, store, view, process_name(), tally, settings.queue.without_workers)
+    exchange = EitherExchange(redis, view, configured_rules(settings), processes, tally)
+    leases = Leases(exchange, redis, view, process_name(), tally, settings.queue.without_workers)
     upstream_of = Upstream if traces is None else traces.upstream
     upstream = upstream_of(settings.tls, access.worker_auth)
     dispatcher_of = Dispatcher if traces is None else traces.dispatcher
     dispatcher = dispatcher_of(leases, upstream, view, settings, tally)
-    reporting = Reporting(tally, Metrics(SharedCounts.inherited()), store, view, leases, exchange)
+    reporting = Reporting(
+        tally,
+        Metrics(SharedCounts.inherited()),
+        redis,
+        view,
+        lambda: ProcessState(*leases.load(), is_alone=exchange.is_alone),
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         logs.expect_cut_answers()
         if not _is_announced_elsewhere():
-            logs.announce(first_workers)
+            announce(first_workers)
         if traces is not None:
             traces.start()
         await view.refresh()
@@ -89,15 +97,15 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         upstream.close()
-        await store.close()
+        await redis.close()
         if traces is not None:
             await traces.close()
 
     buffers = Buffers(int(settings.max_buffered_mb * 2**20))
-    api = create_api(view, store, reporting.page, lifespan)
+    api = create_api(view, redis, reporting.page, lifespan)
     gate = AdminGate(access.admin_token, allow_loopback=settings.admin.allow_loopback)
-    api.include_router(create_admin(Intents(store), view, settings.admin, gate))
-    dashboard = DashboardDoor(Feed(store, view, settings.health_check_interval), gate, api)
+    api.include_router(create_admin(Intents(redis), view, settings.admin, gate))
+    dashboard = DashboardDoor(Feed(redis, Counters(redis), view, settings.health_check_interval), gate, api)
     batches = BatchDoor(dispatcher, dashboard, buffers, settings, tally)
     if access.api_keys:
         door: JobDoor = KeyDoor(dispatcher, batches, buffers, settings, tally, access.api_keys)
@@ -115,7 +123,7 @@ def _traces(settings: Settings) -> "Traces | None":
     """Return what makes spans, where that is wanted; OpenTelemetry is not imported before."""
     if settings.traces.endpoint is None:
         return None
-    from router.traces import Traces  # noqa: PLC0415  (it may not be installed)
+    from router.jobs.tracing import Traces  # noqa: PLC0415  (it may not be installed)
 
     return Traces(settings.traces.endpoint)
 

@@ -7,11 +7,8 @@ says which zone it is of: the programs' hosts may have different ones.
 import logging.config
 import os
 import time
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
-
-from router.fleet.model import Worker
 
 log = logging.getLogger(__name__)
 
@@ -89,11 +86,3 @@ class Seldom:
             self._said_at.clear()
         self._said_at[subject] = now
         return True
-
-
-def announce(workers: Sequence[Worker]) -> None:
-    """Say once per start which workers the router begins with."""
-    count = len(workers)
-    log.info("Router started with %d worker%s%s", count, "" if count == 1 else "s", ":" if count else "")
-    for worker in workers:
-        log.info("  %s", worker.url)

@@ -1,1 +1,4 @@
-"""The only health checker: reads who belongs to the fleet, asks each worker whether it is well, writes it to Redis."""
+"""The health checker: which workers there are, and how well each is.
+
+Of the router it may import config, fleet and what tests/project/test_imports.py names.
+"""

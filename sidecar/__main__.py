@@ -8,14 +8,16 @@ import socket
 from contextlib import suppress
 
 from router import logs
-from router.config import config_path, load_or_exit, or_exit
+from router.config.load import config_path, load_or_exit, or_exit
+from router.config.worker_auth import WorkerAuth
 from router.file_handles import raise_limit
-from router.fleet.exchange import configured_rules
-from router.fleet.store import Store
-from router.fleet.worker_auth import WorkerAuth
-from sidecar.deep import DeepCheck
-from sidecar.loop import Sidecar
-from sidecar.membership import Membership
+from router.fleet.leadership import Leadership
+from router.fleet.records import Records
+from router.fleet.redis_client import RedisClient
+from router.scheduling.messages import configured_rules
+from sidecar.controller import Sidecar
+from sidecar.discovery import Membership
+from sidecar.job_probe import DeepCheck
 from sidecar.probe import Probe
 
 # Nobody waits for the sidecar's calls; but a lead that cannot be renewed in time is lost.
@@ -26,18 +28,20 @@ async def run() -> None:
     """Compose the sidecar and run it until it is told to stop; then hand the lead over."""
     settings = load_or_exit()
     auth = or_exit(lambda: WorkerAuth.load(settings))
-    store = Store.connect(settings.redis, REDIS_TIMEOUT_S)
+    redis = RedisClient.connect(settings.redis, REDIS_TIMEOUT_S)
     # Unique for each process, also where containers share a host name and a process id.
     name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     async with Probe(settings.tls, auth) as probe:
-        deep = DeepCheck(f"sidecar-{name}", configured_rules(settings), store, probe)
-        sidecar = Sidecar(name, Membership(config_path(), settings, store), store, probe, deep)
+        deep = DeepCheck(f"sidecar-{name}", configured_rules(settings), redis, probe)
+        sidecar = Sidecar(
+            name, Membership(config_path(), settings, redis), Leadership(redis), Records(redis), probe, deep
+        )
         running = asyncio.create_task(sidecar.run())
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, running.cancel)
         with suppress(asyncio.CancelledError):
             await running
-    await store.close()
+    await redis.close()
 
 
 def main() -> None:

@@ -10,10 +10,10 @@ from typing import Self
 import aiohttp
 import msgspec
 
+from router.config.settings import HealthCheckSettings, TlsSettings
+from router.config.worker_auth import WorkerAuth
 from router.fleet.model import Observation
-from router.fleet.worker_auth import WorkerAuth
-from router.reasons import reason
-from router.settings import HealthCheckSettings, TlsSettings
+from router.http.reasons import reason
 
 # SandboxFusion answers the JSON string, quotes included; a bare pong is as good.
 PONGS = (b'"pong"', b"pong")

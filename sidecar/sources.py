@@ -6,9 +6,9 @@ import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from router.config import ConfigError, WatchedFile, load
-from router.fleet import workers_file
-from router.settings import Settings
+from router.config.load import ConfigError, WatchedFile, load
+from router.config.settings import Settings
+from router.fleet import worker_list
 
 log = logging.getLogger(__name__)
 
@@ -58,12 +58,12 @@ class WorkersFile:
         self._is_first_look = False
         path = self._file.path
         try:
-            text = workers_file.read(path)
+            text = worker_list.read(path)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             log.error("%s cannot be read: %s", path, reason)  # noqa: TRY400
             return
-        self.urls, problems = workers_file.parse(text, str(path))
+        self.urls, problems = worker_list.parse(text, str(path))
         for problem in problems[:_TOLD_AT_MOST]:
             log.error("Line passed over: %s", problem)
         if len(problems) > _TOLD_AT_MOST:
@@ -97,7 +97,7 @@ class DnsName:
             log.info("%s is resolved again", self.name)
         self._is_failing = False
         lines = "\n".join(f"{address}:{port}" for address in addresses)
-        self.urls, problems = workers_file.parse(lines, self.name)
+        self.urls, problems = worker_list.parse(lines, self.name)
         if self.urls != before:
             for problem in problems[:_TOLD_AT_MOST]:
                 log.error("Address passed over: %s", problem)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.programs import System, Valkey
-from tests.worker import ScriptedWorker
+from tests.support.programs import System, Valkey
+from tests.support.worker import ScriptedWorker
 
 # The same examples each time, and as long as it takes: a busy machine makes no test fail.
 settings.register_profile(

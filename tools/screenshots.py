@@ -10,14 +10,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.busyfleet import busy_fleet
+from bench.support.busyfleet import busy_fleet
+from router.config.settings import RedisSettings
 from router.fleet.intents import Intents
-from router.fleet.store import Store
-from router.settings import RedisSettings
-from tests.browser import IS_THERE, Browser, chromium
-from tests.load import steady_load
-from tests.programs import ROOT, Router, System, Valkey
-from tests.worker import RESULT, Exchange, ScriptedWorker
+from router.fleet.redis_client import RedisClient
+from tests.support.browser import IS_THERE, Browser, chromium
+from tests.support.load import steady_load
+from tests.support.programs import ROOT, Router, System, Valkey
+from tests.support.worker import RESULT, Exchange, ScriptedWorker
 
 DOCS = ROOT / "docs"
 # Until the charts are full.
@@ -46,10 +46,10 @@ async def three(system: System, valkey: Valkey) -> AsyncIterator[Router]:
         router = await stack.enter_async_context(system.router(2))
         await router.sees(healthy=3)
         await stack.enter_async_context(steady_load(router.url, CLIENTS))
-        store = Store.connect(RedisSettings(url=valkey.url), 5)
-        stack.push_async_callback(store.close)
+        redis = RedisClient.connect(RedisSettings(url=valkey.url), 5)
+        stack.push_async_callback(redis.close)
         asyncio.get_running_loop().call_later(
-            FILLS_IN_S / 2, lambda: asyncio.ensure_future(Intents(store).drain(fleet[2].url))
+            FILLS_IN_S / 2, lambda: asyncio.ensure_future(Intents(redis).drain(fleet[2].url))
         )
         yield router
 

@@ -1,1 +1,4 @@
-"""The dashboard: a page of static files, and what it is told, once a second, of the fleet."""
+"""The page that shows the fleet, and the feed that it draws.
+
+It may not import jobs or api.
+"""

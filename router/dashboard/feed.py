@@ -13,10 +13,11 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from router import __version__
-from router.dashboard.picture import Picture, Reading, Status
-from router.fleet.store import Store, StoreUnavailable
-from router.view import FleetView, Snapshot
+from router.dashboard.view_model import Picture, Reading, Status
+from router.fleet.counters import Counters
+from router.fleet.redis_client import RedisClient, RedisUnavailable
+from router.fleet.snapshot import FleetView, Snapshot
+from router.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +31,13 @@ _encode = msgspec.json.Encoder().encode
 class Feed:
     """Who watches, and what they are told."""
 
-    def __init__(self, store: Store, view: FleetView, check_interval_s: float, every_s: float = EVERY_S) -> None:
+    def __init__(
+        self, redis: RedisClient, counters: Counters, view: FleetView, check_interval_s: float, every_s: float = EVERY_S
+    ) -> None:
         self.watchers = 0
         self._every_s = every_s
-        self._store = store
+        self._redis = redis
+        self._counters = counters
         self._view = view
         self._old_after_s = max(LATE_S, LATE_CHECKS * check_interval_s)
         self._picture = Picture()
@@ -89,9 +93,9 @@ class Feed:
 
     async def _read(self) -> Reading:
         snapshot, usage = self._view.snapshot, None
-        if self._store.available:
-            with suppress(StoreUnavailable):
-                usage = await self._store.usage([record.worker.url for record in snapshot.state.records])
+        if self._redis.available:
+            with suppress(RedisUnavailable):
+                usage = await self._counters.usage([record.worker.url for record in snapshot.state.records])
         state = snapshot.state
         return Reading(
             *(round(time.time(), 3), self._status(snapshot), snapshot.conditions),
@@ -103,7 +107,7 @@ class Feed:
         age_s = None if state.written_at is None else (datetime.now(UTC) - state.written_at).total_seconds()
         return Status(
             version=__version__,
-            redis=self._store.available,
+            redis=self._redis.available,
             leader=state.leader is not None,
             sidecar_s=None if age_s is None else round(max(0.0, age_s), 1),
             is_sidecar_old=age_s is None or age_s > self._old_after_s,

@@ -1,1 +1,4 @@
-"""What is known of the workers, and the Redis that holds it. Shared by the router and the sidecar."""
+"""The fleet as Redis holds it: workers, their health, what operators want, who leads, what is counted.
+
+The only room that knows the Redis client. It may not import scheduling, http or jobs.
+"""

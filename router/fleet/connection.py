@@ -1,7 +1,7 @@
 """How to reach Redis: one server, a Sentinel's master, or a Cluster, by `redis.url` and `redis.cluster`.
 
 redis-py's own retries are off: a caller that may not wait has something better to do than to try again. Its read
-time-out is off, too: the store bounds each call, and a subscription waits as long as it must.
+time-out is off, too: the client bounds each call, and a subscription waits as long as it must.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
-from router.settings import RedisSettings
+from router.config.settings import RedisSettings
 
 AnyRedis = Redis | RedisCluster
 

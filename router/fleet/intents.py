@@ -7,11 +7,13 @@ routers read for themselves, so that it needs no sidecar. What a worker was give
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from router.addresses import known_worker_url, masked
-from router.fleet.model import MAX_COUNT, MAX_WEIGHT, Worker, number_in, whole_number
-from router.fleet.store import Refused, Store, StoreUnavailable
+from router.config.addresses import known_worker_url, masked
+from router.config.bounds import MAX_COUNT, MAX_WEIGHT, whole_number
+from router.fleet.lua_source import lua
+from router.fleet.model import Worker, number_in
+from router.fleet.redis_client import RedisClient, RedisUnavailable, Refused
 
-# What a store with a time limit of 250 ms answers in a tenth of that.
+# What Redis with a time limit of 250 ms answers in a tenth of that.
 WORKERS_A_CALL = 250
 # Of an entry that nobody can read.
 _SHOWN_CHARACTERS = 200
@@ -69,16 +71,17 @@ class Standing:
 
 
 class Intents:
-    """Reads and writes intent. Every method raises StoreUnavailable."""
+    """Reads and writes intent. Every method raises RedisUnavailable."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._keys = store.keys
+    def __init__(self, redis: RedisClient) -> None:
+        self._redis = redis
+        self._keys = redis.keys
+        self._respell = redis.register(lua("router.fleet", "respell"))
 
     async def read(self) -> Intent:
         """Return all that is wanted."""
         keys = self._keys
-        answers = await self._store.ask_each(
+        answers = await self._redis.ask_each(
             ("HGET", keys.fleet, "born"),
             ("SMEMBERS", keys.registered),
             ("SMEMBERS", keys.drain),
@@ -88,7 +91,7 @@ class Intents:
         born, registered, draining, held = answers
         read = _Read(keys.drain, keys.intent, keys.registered)
         urls = sorted(registered)
-        answers = await self._store.ask_each(*(command for url in urls for command in self._ask_registration(url)))
+        answers = await self._redis.ask_each(*(command for url in urls for command in self._ask_registration(url)))
         for url, fields, left_ms in zip(urls, answers[::2], answers[1::2], strict=True):
             read.registration(url, fields, left_ms)
         for url in sorted(draining):
@@ -101,11 +104,12 @@ class Intents:
 
     async def respell(self, spelt: str, url: str) -> None:
         """Hold under `url`, its worker's form, what is held under another spelling of it; the newer word wins."""
-        await self._store.respell(spelt, url)
+        keys = [self._keys.drain, self._keys.intent, self._keys.registered, self._keys.plan_head]
+        await self._redis.ask(self._respell(keys=keys, args=[spelt, url, self._keys.changes]))
 
     async def registered(self) -> frozenset[str]:
         """Return the URLs of those that have registered; some may have left since."""
-        (urls,) = await self._store.ask_all(("SMEMBERS", self._keys.registered))
+        (urls,) = await self._redis.ask_all(("SMEMBERS", self._keys.registered))
         return frozenset(urls)
 
     async def standing(self, urls: Sequence[str]) -> dict[str, Standing]:
@@ -117,7 +121,7 @@ class Intents:
 
     async def _standing(self, urls: Sequence[str]) -> dict[str, Standing]:
         keys = self._keys
-        draining, held, *answers = await self._store.ask_each(
+        draining, held, *answers = await self._redis.ask_each(
             ("SMEMBERS", keys.drain),
             ("HGETALL", keys.intent),
             *(command for url in urls for command in (("ZCARD", keys.leases(url)), *self._ask_registration(url))),
@@ -144,7 +148,7 @@ class Intents:
         """
         keys, url = self._keys, registration.url
         key, fields = keys.registration(url), _fields(registration)
-        before, is_drained = await self._store.ask_all(("HGETALL", key), ("SISMEMBER", keys.drain, url))
+        before, is_drained = await self._redis.ask_all(("HGETALL", key), ("SISMEMBER", keys.drain, url))
         is_other = bool(before != fields)
         commands: list[tuple[str, ...]] = [
             ("SADD", keys.registered, url),
@@ -155,20 +159,20 @@ class Intents:
         # Renewals are many, and news to nobody.
         if is_drained and not before:
             commands.extend(self._set_drain("SREM", url))
-        await self._store.together(*commands, *([self._tell_sidecar(url)] if is_other else []))
+        await self._redis.transaction(*commands, *([self._tell_sidecar(url)] if is_other else []))
         return is_other
 
     async def remove(self, url: str) -> None:
         """End a registration. The sidecar takes the worker out, and all that was said of it."""
-        await self._store.together(("DEL", self._keys.registration(url)), self._tell_sidecar(url))
+        await self._redis.transaction(("DEL", self._keys.registration(url)), self._tell_sidecar(url))
 
     async def drain(self, url: str) -> None:
         """Keep new jobs from a worker, from this moment on."""
-        await self._store.together(*self._set_drain("SADD", url))
+        await self._redis.transaction(*self._set_drain("SADD", url))
 
     async def resume(self, url: str) -> None:
         """Let a drained worker have jobs again."""
-        await self._store.together(*self._set_drain("SREM", url))
+        await self._redis.transaction(*self._set_drain("SREM", url))
 
     async def override(self, url: str, fields: Mapping[str, int | None]) -> None:
         """Set a worker's `weight` or `max_concurrency`, or both; None: as it came with."""
@@ -178,7 +182,7 @@ class Intents:
             else ("HSET", self._keys.intent, f"{name} {url}", str(value))
             for name, value in fields.items()
         ]
-        await self._store.together(*commands, self._tell_sidecar(url))
+        await self._redis.transaction(*commands, self._tell_sidecar(url))
 
     async def restore(self, intent: Intent) -> None:
         """Write again what Redis has lost of `intent`; what it has been told since stays."""
@@ -263,10 +267,10 @@ class _Read:
 
 
 def _expect_none_refused(keys: Sequence[str], answers: Sequence[object]) -> None:
-    """Raise StoreUnavailable where a key cannot be read: to take it for empty would take workers out."""
+    """Raise RedisUnavailable where a key cannot be read: to take it for empty would take workers out."""
     for key, answer in zip(keys, answers, strict=False):
         if isinstance(answer, Refused):
-            raise StoreUnavailable(f"{key}: {answer.reason}")
+            raise RedisUnavailable(f"{key}: {answer.reason}")
 
 
 def _count(answer: int | Refused) -> int:

@@ -9,10 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-# A weight is a number of turns in the ring: 100 tells the slowest from the fastest worker, and bounds the ring.
-MAX_WEIGHT = 100
-# Of caps and other counts: more than any fleet has, and a number to all who read it (Lua, JSON, JavaScript).
-MAX_COUNT = 10**9
+from router.config.bounds import MAX_COUNT, MAX_WEIGHT, whole_number
 
 
 class Health(StrEnum):
@@ -166,18 +163,6 @@ def moment(text: str | None) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def whole_number(text: str, least: int, most: int) -> int | None:
-    """Return the number that `text` is; None where it is none, or not from `least` to `most`.
-
-    >>> [whole_number(text, 1, 100) for text in ("7", "0", "1e2", "-1", "9" * 5000)]
-    [7, None, None, None, None]
-    """
-    # Python refuses to read thousands of digits, with another error than for other texts.
-    if not (text.isascii() and text.isdigit() and len(text) <= len(str(most))):
-        return None
-    return number if least <= (number := int(text)) <= most else None
-
-
 def number_in(fields: Mapping[str, str], name: str, least: int, most: int) -> int | None:
     """Return the number that a field holds; None where it is absent or empty. Raises ValueError."""
     text = fields.get(name)
@@ -194,3 +179,28 @@ def _latency_ms(text: str | None) -> float | None:
     if not 0 <= (latency_ms := float(text)) < math.inf:
         raise ValueError("latency_ms: expected a number from 0 on")
     return latency_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A worker of the fleet as the exchange sees it; `cap` 0: none."""
+
+    worker: Worker
+    health: Health = Health.HEALTHY
+    is_draining: bool = False
+
+    @property
+    def cap(self) -> int:
+        """How many jobs it may run at once; 0: any number."""
+        return self.worker.max_concurrency or 0
+
+
+def routable(workers: Iterable[tuple[WorkerRecord, Health]]) -> list[Worker]:
+    """Return the workers that may get jobs, by the condition they show: the healthy; where none is, the unchecked.
+
+    Without a sidecar or Redis every worker is unchecked, and config.yaml is enough to route by.
+    """
+    by_condition: dict[Health, list[Worker]] = {}
+    for record, condition in workers:
+        by_condition.setdefault(condition, []).append(record.worker)
+    return by_condition.get(Health.HEALTHY) or by_condition.get(Health.UNKNOWN) or []

@@ -16,8 +16,8 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import Connection
 from redis.exceptions import ResponseError
 
+from router.aio import start
 from router.fleet.connection import AnyRedis
-from router.tasks import start
 
 # Before a call counts as unanswered, what has arrived is read once more: a process that got no CPU for a while finds
 # its timers run out and the answer in its socket, at the same moment.

@@ -1,1 +1,4 @@
-"""Decisions only: no I/O, clock, randomness or logging of their own. What they need to know comes in as values."""
+"""Decides from values alone: what an answer means, how long a job may take, what is tried again.
+
+No I/O, clock, randomness or logging; it knows no other room.
+"""

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from router.policy.origin import is_authority
-
 # As much as nginx takes by default (4 buffers of 8 KiB). The head of a job is about 300 bytes.
 MAX_HEAD_BYTES = 32 * 1024
 # What a header line has beside name and value: a colon, a space, CR and LF.
 _LINE_EXTRA_BYTES = 4
+# An authority as Host may have it: no userinfo (RFC 9112 §3.2), no comma (that is two), no empty name.
+AUTHORITY = rb"(\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?"
+HOST = re.compile(AUTHORITY)
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 
 
@@ -25,6 +26,15 @@ class Refusal:
 
     status: HTTPStatus
     detail: str
+
+
+def is_authority(text: bytes) -> bool:
+    r"""Whether this may stand in Host.
+
+    >>> [is_authority(text) for text in (b"a", b"[::1]:80", b"", b"a@b", b"a/", b"a b", b"a,b", rb"evil.com\@1")]
+    [True, True, False, False, False, False, False, False]
+    """
+    return HOST.fullmatch(text) is not None
 
 
 def malformed(reason: str) -> Refusal:

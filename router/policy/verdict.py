@@ -10,8 +10,25 @@ from http import HTTPStatus
 
 import msgspec
 
-from router.fleet.exchange import Blame
 from router.policy.retry_after import Headers, first, rest_ms
+
+
+class Blame(StrEnum):
+    """What an attempt says of its worker.
+
+    It did well; it is at fault; its connection died while it ran the job, which may be the job's doing; it had an error
+    that may be the job's own; it had one, and another worker is asked before anybody is blamed; it has no room; it
+    cannot be reached; or nothing.
+    """
+
+    OK = "ok"
+    FAULT = "fault"
+    DIED = "died"
+    ERROR = "error"
+    DOUBT = "doubt"
+    BUSY = "busy"
+    AWAY = "away"
+    NONE = "none"
 
 
 class Kind(StrEnum):

@@ -17,11 +17,11 @@ import requests
 from yarl import URL
 
 from router.processes import free_port
-from tests.load import JOB, post_job, post_jobs, steady_load
-from tests.programs import Program, Router, System
-from tests.scrape import scrape
-from tests.waiting import eventually
-from tests.worker import Gate, ScriptedWorker
+from tests.support.eventually import eventually
+from tests.support.load import JOB, post_job, post_jobs, steady_load
+from tests.support.programs import Program, Router, System
+from tests.support.scrape import scrape
+from tests.support.worker import Gate, ScriptedWorker
 
 TOKEN = "a-token"
 NOBODY = "http://127.0.0.1:1"

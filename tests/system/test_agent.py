@@ -13,8 +13,8 @@ import aiohttp
 import pytest
 
 from router.processes import free_port
-from tests.programs import Program, Router, System, Valkey, children_of
-from tests.waiting import eventually
+from tests.support.eventually import eventually
+from tests.support.programs import Program, Router, System, Valkey, children_of
 
 TOKEN = "a-token"
 LOCAL = {"allowed_workers": ["127.0.0.1"]}
@@ -47,13 +47,13 @@ class Agent(Program):
     ) -> None:
         self.port = port or free_port()
         self.worker = f"http://127.0.0.1:{self.port}"
-        argv = [sys.executable, "-m", "router.cli", "agent", "--url", self.worker, *options]
+        argv = [sys.executable, "-m", "router.cli.main", "agent", "--url", self.worker, *options]
         argv += [word for url in routers for word in ("--router", url)]
         argv += ["--", *(word.replace("{port}", str(self.port)) for word in command)]
         super().__init__(argv, system._log("agent"), {**system.env, "ADMIN_TOKEN": token})
 
 
-LOCAL_WORKER = (sys.executable, "-m", "router.cli", "worker", "--port", "{port}")
+LOCAL_WORKER = (sys.executable, "-m", "router.cli.main", "worker", "--port", "{port}")
 PONG_WORKER = (sys.executable, "-c", PONG, "{port}")
 
 

@@ -10,10 +10,10 @@ import aiohttp
 import pytest
 
 from router.processes import free_port
-from tests.load import post_job, post_jobs
-from tests.programs import ROOT, Program, System, get_json, program
-from tests.waiting import eventually
-from tests.worker import Gate, ScriptedWorker
+from tests.support.eventually import eventually
+from tests.support.load import post_job, post_jobs
+from tests.support.programs import ROOT, Program, System, get_json, program
+from tests.support.worker import Gate, ScriptedWorker
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.load import post_job
-from tests.programs import Router, System
-from tests.waiting import eventually
-from tests.worker import RESULT, Exchange, Gate, ScriptedWorker, always, takes
+from tests.support.eventually import eventually
+from tests.support.load import post_job
+from tests.support.programs import Router, System
+from tests.support.worker import RESULT, Exchange, Gate, ScriptedWorker, always, takes
 
 MB = 2**20
 

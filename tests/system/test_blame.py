@@ -8,11 +8,11 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from tests.faults import close_at_once, echo
-from tests.load import post_job, post_jobs
-from tests.programs import Router, System, Valkey
-from tests.waiting import eventually
-from tests.worker import Exchange, ScriptedWorker, always, hang, takes, well
+from tests.support.eventually import eventually
+from tests.support.faults import close_at_once, echo
+from tests.support.load import post_job, post_jobs
+from tests.support.programs import Router, System, Valkey
+from tests.support.worker import Exchange, ScriptedWorker, always, hang, takes, well
 
 WORKERS = 4
 

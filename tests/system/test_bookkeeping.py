@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.load import post_jobs, steady_load
-from tests.programs import Router, System
-from tests.scrape import scrape
-from tests.waiting import eventually
-from tests.worker import ScriptedWorker
+from tests.support.eventually import eventually
+from tests.support.load import post_jobs, steady_load
+from tests.support.programs import Router, System
+from tests.support.scrape import scrape
+from tests.support.worker import ScriptedWorker
 
 LESS = "/metrics shows less than all"
 

@@ -4,10 +4,10 @@ from contextlib import AsyncExitStack
 
 from redis.asyncio import Redis
 
-from tests.load import post_jobs, steady_load
-from tests.programs import System, Valkey
-from tests.waiting import eventually
-from tests.worker import Exchange, Gate, Received, Script, ScriptedWorker, always, hang, reset, takes, well
+from tests.support.eventually import eventually
+from tests.support.load import post_jobs, steady_load
+from tests.support.programs import System, Valkey
+from tests.support.worker import Exchange, Gate, Received, Script, ScriptedWorker, always, hang, reset, takes, well
 
 # For checks that hang: two of them together are longer than any pause between the jobs of a steady load.
 SHORT = 0.4

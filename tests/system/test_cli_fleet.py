@@ -15,11 +15,11 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from router.cli import app
-from tests.load import post_jobs, steady_load
-from tests.programs import ROOT, System, Valkey
-from tests.waiting import eventually
-from tests.worker import ScriptedWorker
+from router.cli.main import app
+from tests.support.eventually import eventually
+from tests.support.load import post_jobs, steady_load
+from tests.support.programs import ROOT, System, Valkey
+from tests.support.worker import ScriptedWorker
 
 TOKEN = "a-token"
 
@@ -156,7 +156,7 @@ async def _on_terminal(*words: str) -> AsyncIterator[tuple[subprocess.Popen[byte
     """Run `sfr` on a terminal of its own; gives it, the terminal to type into, and what it has shown so far."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "router.cli", *words],
+        [sys.executable, "-m", "router.cli.main", *words],
         cwd=ROOT,
         env={**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"},
         stdin=theirs,

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.load import post_job
-from tests.malformed import MALFORMED, WELL_FORMED
-from tests.programs import Router, System
-from tests.waiting import eventually
-from tests.worker import RESULT, Gate, ScriptedWorker, always
+from tests.support.eventually import eventually
+from tests.support.load import post_job
+from tests.support.malformed import MALFORMED, WELL_FORMED
+from tests.support.programs import Router, System
+from tests.support.worker import RESULT, Gate, ScriptedWorker, always
 
 HEAD = b"POST /run_code HTTP/1.1\r\nhost: router\r\ncontent-length: %d\r\n"
 MB = 2**20

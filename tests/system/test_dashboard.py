@@ -10,12 +10,12 @@ from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 from selenium.webdriver import Keys
 
-from bench.busyfleet import busy_fleet
-from tests.browser import IS_THERE, Browser, chromium
-from tests.load import post_jobs, steady_load
-from tests.programs import Router, System, Valkey
-from tests.waiting import eventually
-from tests.worker import ScriptedWorker, always, hang
+from bench.support.busyfleet import busy_fleet
+from tests.support.browser import IS_THERE, Browser, chromium
+from tests.support.eventually import eventually
+from tests.support.load import post_jobs, steady_load
+from tests.support.programs import Router, System, Valkey
+from tests.support.worker import ScriptedWorker, always, hang
 
 pytestmark = pytest.mark.skipif(not IS_THERE, reason="chromium and chromedriver are not installed (make browser)")
 
@@ -330,7 +330,7 @@ async def _says_nothing(browser: Browser) -> bool:
 async def test_a_thousand_workers_cost_the_page_what_a_hundred_do(
     system: System, browser: Browser, valkey: Valkey
 ) -> None:
-    """Each second all of them change; what is drawn anew are the fifty that are shown. bench/dashboard.py measures."""
+    """Each second all of them change; the fifty that are shown are drawn anew. bench/dashboard_feed.py measures."""
     system.configure([])
     async with system.router(1) as router:
         await router.sees_redis("available")

@@ -11,9 +11,9 @@ from typing import Any
 
 import aiohttp
 
-from tests.programs import Router, System, Valkey
-from tests.waiting import eventually
-from tests.worker import ScriptedWorker
+from tests.support.eventually import eventually
+from tests.support.programs import Router, System, Valkey
+from tests.support.worker import ScriptedWorker
 
 # By far more than a process without streams takes, by far less than gunicorn's graceful_timeout of 30 s.
 STOPS_WITHIN_S = 8.0

@@ -13,10 +13,10 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from tests.faults import FAULTS, echo
-from tests.programs import Router, System, Valkey
-from tests.waiting import eventually
-from tests.worker import ScriptedWorker, always
+from tests.support.eventually import eventually
+from tests.support.faults import FAULTS, echo
+from tests.support.programs import Router, System, Valkey
+from tests.support.worker import ScriptedWorker, always
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -10,12 +10,12 @@ from collections.abc import Callable
 import aiohttp
 from redis.asyncio import Redis
 
-from sidecar.loop import LEAD_TTL_S
-from tests.load import Answered, post_jobs, steady_load
-from tests.programs import Program, System, Valkey
-from tests.scrape import scrape
-from tests.waiting import eventually
-from tests.worker import Gate, ScriptedWorker, hang
+from sidecar.controller import LEAD_TTL_S
+from tests.support.eventually import eventually
+from tests.support.load import Answered, post_jobs, steady_load
+from tests.support.programs import Program, System, Valkey
+from tests.support.scrape import scrape
+from tests.support.worker import Gate, ScriptedWorker, hang
 
 
 def statuses(answers: list[Answered]) -> Counter[int]:

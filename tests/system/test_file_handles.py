@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from router.processes import free_port
-from tests.load import post_jobs
-from tests.programs import Program, Router, System, children_of
-from tests.waiting import eventually
-from tests.worker import ScriptedWorker
+from tests.support.eventually import eventually
+from tests.support.load import post_jobs
+from tests.support.programs import Program, Router, System, children_of
+from tests.support.worker import ScriptedWorker
 
 SHORT = "this process has used its {} file handles"
 

@@ -9,11 +9,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.faults import echo
-from tests.load import Answered, post_job, post_jobs
-from tests.programs import Router, System, Valkey
-from tests.waiting import eventually
-from tests.worker import Exchange, Gate, ScriptedWorker, always, takes
+from tests.support.eventually import eventually
+from tests.support.faults import echo
+from tests.support.load import Answered, post_job, post_jobs
+from tests.support.programs import Router, System, Valkey
+from tests.support.worker import Exchange, Gate, ScriptedWorker, always, takes
 
 JOBS, SLOTS = 200, 4
 

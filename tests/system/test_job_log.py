@@ -8,10 +8,10 @@ from typing import Any
 
 import aiohttp
 
-from tests.load import JOB
-from tests.programs import Router, System
-from tests.waiting import eventually
-from tests.worker import ScriptedWorker, always
+from tests.support.eventually import eventually
+from tests.support.load import JOB
+from tests.support.programs import Router, System
+from tests.support.worker import ScriptedWorker, always
 
 JOBS = 300
 

@@ -10,11 +10,11 @@ import pytest
 from redis.asyncio import Redis
 from sandbox_fusion import RunCodeRequest, RunStatus, run_code, run_concurrent
 
-from tests.faults import FAULTS, close_at_once, echo
-from tests.load import JOB
-from tests.programs import Router, System, Valkey
-from tests.waiting import eventually
-from tests.worker import Exchange, Gate, ScriptedWorker, hang
+from tests.support.eventually import eventually
+from tests.support.faults import FAULTS, close_at_once, echo
+from tests.support.load import JOB
+from tests.support.programs import Router, System, Valkey
+from tests.support.worker import Exchange, Gate, ScriptedWorker, hang
 
 POISON, GOOD = {**JOB, "code": "poison"}, {**JOB, "code": "good"}
 

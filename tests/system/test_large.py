@@ -5,10 +5,10 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.load import JOB, post_job
-from tests.programs import Router, System
-from tests.waiting import eventually
-from tests.worker import Exchange, ScriptedWorker
+from tests.support.eventually import eventually
+from tests.support.load import JOB, post_job
+from tests.support.programs import Router, System
+from tests.support.worker import Exchange, ScriptedWorker
 
 MB = 2**20
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"

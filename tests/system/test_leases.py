@@ -12,11 +12,11 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from router.dispatch import LEASE_MARGIN_S
-from tests.load import Answered, post_job, post_jobs, steady_load
-from tests.programs import Router, System, Valkey, get_json
-from tests.waiting import eventually
-from tests.worker import Gate, ScriptedWorker, always, hang, takes, well
+from router.jobs.dispatcher import LEASE_MARGIN_S
+from tests.support.eventually import eventually
+from tests.support.load import Answered, post_job, post_jobs, steady_load
+from tests.support.programs import Router, System, Valkey, get_json
+from tests.support.worker import Gate, ScriptedWorker, always, hang, takes, well
 
 
 def statuses(answers: list[Answered]) -> Counter[int]:

@@ -3,10 +3,10 @@
 from redis.asyncio import Redis
 
 from router.fleet.intents import Intents, Registration
-from router.fleet.store import Store
-from tests.programs import System, Valkey
-from tests.waiting import eventually
-from tests.worker import ScriptedWorker
+from router.fleet.redis_client import RedisClient
+from tests.support.eventually import eventually
+from tests.support.programs import System, Valkey
+from tests.support.worker import ScriptedWorker
 
 
 async def _fleet(redis: Redis) -> dict[str, tuple[str, str]]:
@@ -27,7 +27,7 @@ async def test_workers_come_and_go_by_file_dns_and_registration(
     hosts.write_text(f"127.0.0.1:{listed.port}/run_code  # rack 1\nno host\n")
     system.configure([], workers_file=str(hosts), discover={"dns": f"localhost:{resolved.port}"})
     async with system.sidecar() as sidecar, system.router(1) as router, valkey.client() as redis:
-        intents = Intents(Store(redis, "sfr", timeout_s=5))
+        intents = Intents(RedisClient(redis, "sfr", timeout_s=5))
         await intents.register(Registration(added.url, max_concurrency=2, ttl_s=60))
         await router.sees(healthy=3)
         assert await _fleet(redis) == {
@@ -61,7 +61,7 @@ async def test_registered_fleet_outlives_a_redis_that_lost_everything(
     """Registrations, drains and caps are written again; until then no worker leaves."""
     system.configure([], health_check_interval=60)
     async with system.sidecar() as sidecar, system.router(1) as router, valkey.client() as redis:
-        intents = Intents(Store(redis, "sfr", timeout_s=5))
+        intents = Intents(RedisClient(redis, "sfr", timeout_s=5))
         for worker in workers:
             await intents.register(Registration(worker.url))
         await intents.override(workers[0].url, {"max_concurrency": 3})

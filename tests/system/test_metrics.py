@@ -6,11 +6,11 @@ import re
 import signal
 from pathlib import Path
 
-from tests.load import post_jobs
-from tests.programs import ROOT, Router, System, Valkey
-from tests.scrape import Scrape, scrape
-from tests.waiting import eventually
-from tests.worker import ScriptedWorker, always
+from tests.support.eventually import eventually
+from tests.support.load import post_jobs
+from tests.support.programs import ROOT, Router, System, Valkey
+from tests.support.scrape import Scrape, scrape
+from tests.support.worker import ScriptedWorker, always
 
 DOCS = ROOT / "docs" / "metrics.md"
 JOBS = 60

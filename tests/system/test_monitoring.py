@@ -12,13 +12,13 @@ import aiohttp
 import yaml
 
 from router.processes import free_port
-from tests.load import post_jobs
-from tests.programs import Program, System, Valkey, get_json, program
-from tests.promql import exported, labels_of
-from tests.scrape import scrape
-from tests.waiting import eventually
-from tests.worker import ScriptedWorker, always
-from tools import dashboard, prometheusrule
+from tests.support.eventually import eventually
+from tests.support.load import post_jobs
+from tests.support.programs import Program, System, Valkey, get_json, program
+from tests.support.promql import exported, labels_of
+from tests.support.scrape import scrape
+from tests.support.worker import ScriptedWorker, always
+from tools import grafana_dashboard, prometheus_rule
 
 ROUND = "250ms"
 # What is chosen at the dashboard's top, and what Grafana puts in.
@@ -33,7 +33,7 @@ class Prometheus(Program):
         targets = [f"127.0.0.1:{port}" for port in router_ports]
         config = {
             "global": {"scrape_interval": ROUND, "scrape_timeout": ROUND, "evaluation_interval": ROUND},
-            "rule_files": [str(prometheusrule.RULES)],
+            "rule_files": [str(prometheus_rule.RULES)],
             "scrape_configs": [{"job_name": "sandboxfusion-router", "static_configs": [{"targets": targets}]}],
         }
         file = folder / "prometheus.yml"
@@ -82,7 +82,7 @@ class Prometheus(Program):
 
 def panels() -> Iterator[tuple[str, str]]:
     """Yield each panel's title and expressions, with what is chosen."""
-    for panel in json.loads(dashboard.FILE.read_text())["panels"]:
+    for panel in json.loads(grafana_dashboard.FILE.read_text())["panels"]:
         for target in panel.get("targets", ()):
             yield panel["title"], re.sub(r"\$\w+", lambda name: CHOSEN[name[0]], target["expr"])
 
@@ -95,10 +95,10 @@ async def test_every_expression_asks_for_what_routers_show(system: System, worke
         await post_jobs(router.url, 10, at_once=4)
         await eventually(lambda: _counts_workers(router.url), what="the fleet's counts")
         known = exported((await scrape(router.url)).families)
-    rules = yaml.safe_load(prometheusrule.RULES.read_text())["groups"][0]["rules"]
+    rules = yaml.safe_load(prometheus_rule.RULES.read_text())["groups"][0]["rules"]
     for name, expression in [*panels(), *((rule["alert"], rule["expr"]) for rule in rules)]:
         assert labels_of(expression, known) is not None, name
-    asked = re.findall(r"label_values\((\w+).*?, (\w+)\)", dashboard.FILE.read_text())
+    asked = re.findall(r"label_values\((\w+).*?, (\w+)\)", grafana_dashboard.FILE.read_text())
     assert asked
     assert all(label in known[metric] for metric, label in asked)
 

@@ -7,12 +7,12 @@ from typing import Any
 import aiohttp
 from typer.testing import CliRunner
 
-from router.cli import app
-from tests.load import post_jobs
-from tests.programs import Router, System, Valkey, get_json
-from tests.scrape import scrape
-from tests.waiting import eventually
-from tests.worker import Gate, ScriptedWorker, always, hang, well
+from router.cli.main import app
+from tests.support.eventually import eventually
+from tests.support.load import post_jobs
+from tests.support.programs import Router, System, Valkey, get_json
+from tests.support.scrape import scrape
+from tests.support.worker import Gate, ScriptedWorker, always, hang, well
 
 REASON = "5 failed jobs in a row, the last: returned 503: Service Unavailable"
 

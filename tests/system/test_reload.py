@@ -11,10 +11,10 @@ import pytest
 import trustme
 
 from router.processes import free_port
-from tests.load import post_job, post_jobs, steady_load
-from tests.programs import ROOT, Program, Router, System, children_of
-from tests.waiting import eventually
-from tests.worker import Gate, ScriptedWorker
+from tests.support.eventually import eventually
+from tests.support.load import post_job, post_jobs, steady_load
+from tests.support.programs import ROOT, Program, Router, System, children_of
+from tests.support.worker import Gate, ScriptedWorker
 
 NOT_TAKEN_OVER = "Configuration not taken over, the last good one stays in force"
 KEY_HASH = "0" * 64

@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 
-from router.access import Access, ApiKeys
 from router.app import create_app
-from router.config import parse
+from router.auth.access import Access, ApiKeys
+from router.config.load import parse
 from router.processes import free_port
-from tests.faults import close_at_once
-from tests.programs import ROOT, Program, System
-from tests.serving import served
-from tests.waiting import eventually
-from tests.worker import RESULT, Exchange, Gate, ScriptedWorker, takes
+from tests.support.eventually import eventually
+from tests.support.faults import close_at_once
+from tests.support.programs import ROOT, Program, System
+from tests.support.serving import served
+from tests.support.worker import RESULT, Exchange, Gate, ScriptedWorker, takes
 
-RUN = [sys.executable, "-m", "router.cli", "run"]
+RUN = [sys.executable, "-m", "router.cli.main", "run"]
 
 
 @pytest.fixture

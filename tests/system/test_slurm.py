@@ -11,9 +11,9 @@ import aiohttp
 import pytest
 
 from router.processes import free_port, is_free
-from tests.programs import ROOT, Program, Router, System, children_of
+from tests.support.eventually import eventually
+from tests.support.programs import ROOT, Program, Router, System, children_of
 from tests.system.test_agent import LOCAL, TOKEN, Client, fleet
-from tests.waiting import eventually
 
 SCRIPT = ROOT / "deploy" / "slurm" / "sandbox-workers.sbatch"
 TASKS = 2
@@ -47,9 +47,9 @@ SINGULARITY = f"""#!/bin/bash
 [[ $1 == run && " $* " == *" --cleanenv "* && " $* " == *" --env HOST=0.0.0.0 "* ]] || exit 64
 [[ "${{@: -1}}" == the-image.sif && ! -v ADMIN_TOKEN ]] || exit 65
 while [[ $# -gt 0 ]]; do [[ $1 == --env ]] && declare "$2"; shift; done
-exec {shlex.quote(sys.executable)} -m router.cli worker --port "$PORT"
+exec {shlex.quote(sys.executable)} -m router.cli.main worker --port "$PORT"
 """
-SFR = f'#!/bin/bash\nexec {shlex.quote(sys.executable)} -m router.cli "$@"\n'
+SFR = f'#!/bin/bash\nexec {shlex.quote(sys.executable)} -m router.cli.main "$@"\n'
 
 
 def path_with(folder: Path, **programs: str) -> str:

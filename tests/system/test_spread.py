@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 
-from tests.load import post_jobs
-from tests.programs import System, Valkey
-from tests.waiting import eventually
-from tests.worker import ScriptedWorker
+from tests.support.eventually import eventually
+from tests.support.load import post_jobs
+from tests.support.programs import System, Valkey
+from tests.support.worker import ScriptedWorker
 
 
 async def test_600_jobs_over_3_workers_land_200_each(

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from router.processes import free_port
-from tests.load import post_jobs
-from tests.programs import Program, System
-from tests.waiting import eventually
-from tests.worker import ScriptedWorker
+from tests.support.eventually import eventually
+from tests.support.load import post_jobs
+from tests.support.programs import Program, System
+from tests.support.worker import ScriptedWorker
 
 GUNICORN = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py"]
 UVICORN = [sys.executable, "-m", "uvicorn", "router:app", "--http", "router.downstream:ClientConnection"]

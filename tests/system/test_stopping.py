@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from router.processes import free_port
-from tests.programs import Program, Router, System
-from tests.strict import connected, outcome, strict_load
-from tests.waiting import eventually
-from tests.worker import ScriptedWorker, takes
+from tests.support.eventually import eventually
+from tests.support.programs import Program, Router, System
+from tests.support.strict import connected, outcome, strict_load
+from tests.support.worker import ScriptedWorker, takes
 
 NO_REDIS = "redis://127.0.0.1:1/0"
 _READY, _STOPPING, _ENDED = "Application startup complete", "Shutting down", "Finished server process"

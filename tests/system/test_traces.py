@@ -9,12 +9,12 @@ import aiohttp
 import pytest
 from multidict import CIMultiDict
 
-from tests.collector import Collector
-from tests.load import JOB, post_jobs
-from tests.programs import System
-from tests.scrape import scrape
-from tests.waiting import eventually
-from tests.worker import Gate, ScriptedWorker, always
+from tests.support.collector import Collector
+from tests.support.eventually import eventually
+from tests.support.load import JOB, post_jobs
+from tests.support.programs import System
+from tests.support.scrape import scrape
+from tests.support.worker import Gate, ScriptedWorker, always
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"

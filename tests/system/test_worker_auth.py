@@ -6,11 +6,11 @@ import signal
 import aiohttp
 from redis.asyncio import Redis
 
-from router.fleet.keys import SCHEMA
-from tests.load import JOB
-from tests.programs import System, Valkey
-from tests.waiting import eventually
-from tests.worker import Exchange, ScriptedWorker, pong, well
+from router.fleet.schema import SCHEMA
+from tests.support.eventually import eventually
+from tests.support.load import JOB
+from tests.support.programs import System, Valkey
+from tests.support.worker import Exchange, ScriptedWorker, pong, well
 
 FIRST, SECOND = "first-secret-of-all", "second-secret-of-all"
 

@@ -1,0 +1,132 @@
+"""What a watched dashboard costs: the router and Redis a second of CPU, its browser the time of each frame.
+
+Fleets of 3 and 1,000 workers, on all of which jobs end each second (bench/support/busyfleet.py). What watchers cost is
+what is spent with them less what is spent without, in turn within each round; what they are sent is read and thrown
+away. The browser is Chromium, headless and without a GPU, on the same machine.
+
+`python -m bench.dashboard_feed [ROUNDS]`; writes bench/results/dashboard.json and the table in docs/dashboard.md.
+"""
+
+import asyncio
+import json
+import re
+import statistics
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from bench.support.busyfleet import busy_fleet
+from bench.support.meter import cpu_s, tree
+from bench.support.report import RESULTS, percentile, save
+from tests.support.browser import FRAMES, chromium
+from tests.support.programs import ROOT, Router, System, Valkey
+
+FLEETS = (3, 1000)
+WATCHERS = (0, 1, 10)
+DEFAULT_ROUNDS = 5
+ROUND_S, FRAMES_S = 8.0, 20.0
+SETTLE_S = 2.0
+LEAST_MS = 0.5  # less is within what a clock tick of 10 ms can tell
+PAGE = ROOT / "docs" / "dashboard.md"
+FILE = RESULTS / "dashboard.json"
+_TABLE = re.compile(r"(?<=<!-- bench.dashboard_feed -->\n\n).*?(?=\n\n<!-- end -->)", re.DOTALL)
+
+Numbers = dict[str, float]
+
+
+@asynccontextmanager
+async def watching(router: Router, count: int) -> AsyncIterator[list[int]]:
+    """Let `count` clients read the stream; yields one that grows by what each of them was sent, in bytes."""
+    received = [0]
+
+    async def read() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", router.port, limit=2**22)
+        writer.write(b"GET /dashboard/events HTTP/1.1\r\nhost: x\r\n\r\n")
+        try:
+            while part := await reader.read(2**20):
+                received[0] += len(part)
+        finally:
+            writer.close()
+
+    async with AsyncExitStack() as stack:
+        for _ in range(count):
+            stack.callback(asyncio.create_task(read()).cancel)
+        await asyncio.sleep(SETTLE_S)
+        yield received
+
+
+async def spent(router: Router, valkey: Valkey, count: int) -> Numbers:
+    """Return what a second costs router and Redis, in ms of CPU, with so many watchers; and how many kB each gets."""
+    async with watching(router, count) as received:
+        had, of_router, of_redis = received[0], cpu_s(tree(router.pid)), cpu_s([valkey.pid])
+        await asyncio.sleep(ROUND_S)
+        return {
+            "router_ms": (cpu_s(tree(router.pid)) - of_router) * 1000 / ROUND_S,
+            "redis_ms": (cpu_s([valkey.pid]) - of_redis) * 1000 / ROUND_S,
+            "kb": (received[0] - had) / 1000 / ROUND_S / max(1, count),
+        }
+
+
+async def frames(router: Router, workers: int, folder: Path) -> Numbers:
+    """Return how long frames take while the page shows the fleet, in ms."""
+    with chromium(folder) as browser:
+        await browser.open(f"{router.url}/dashboard")
+        await browser.shows(".chip.all", f"{workers:,}")
+        await asyncio.sleep(SETTLE_S)
+        taken = await browser.measure(FRAMES, FRAMES_S)
+        assert await browser.complaints() == []
+    return {"p50": statistics.median(taken), "p99": percentile(taken, 99), "longest": max(taken)}
+
+
+async def measure(workers: int, rounds: int) -> dict[str, Any]:
+    """Return all numbers of one fleet."""
+    with TemporaryDirectory() as name, TemporaryDirectory() as profile:
+        folder = Path(name)
+        async with Valkey(folder) as valkey:
+            system = System(folder, valkey.url)
+            system.configure([])
+            async with busy_fleet(valkey.url, workers), system.router(1) as router:
+                await router.sees_redis("available")
+                costs = [{str(count): await spent(router, valkey, count) for count in WATCHERS} for _ in range(rounds)]
+                return {"rounds": costs, "frames": await frames(router, workers, Path(profile))}
+
+
+def more(rounds: Sequence[Mapping[str, Numbers]], field: str, than: int, watchers: int) -> str:
+    """Return what each of so many watchers more costs than fewer: the rounds' median, as text."""
+    found = statistics.median(each[str(watchers)][field] - each[str(than)][field] for each in rounds)
+    ms = found / (watchers - than)
+    return f"{ms:.1f} ms" if ms >= LEAST_MS else f"under {LEAST_MS} ms"
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Return docs/dashboard.md's table of them."""
+    none, one, ten = WATCHERS
+    rows = []
+    for name, of in results.items():
+        rounds, taken = of["rounds"], of["frames"]
+        kb = statistics.median(each[str(one)]["kb"] for each in rounds)
+        rows.append(
+            f"| {name} | {more(rounds, 'router_ms', none, one)} | {more(rounds, 'router_ms', one, ten)} "
+            f"| {more(rounds, 'redis_ms', none, one)} | {kb:.1f} kB "
+            f"| {taken['p50']:.1f} / {taken['p99']:.1f} / {taken['longest']:.1f} ms |"
+        )
+    head = (
+        "| a second, with | router, first watcher | each more | Redis | sent to each | frames: p50 / p99 / longest |",
+        "|---|---|---|---|---|---|",
+    )
+    return "\n".join((*head, *rows))
+
+
+async def main(rounds: int) -> None:
+    """Measure, print and save."""
+    results = {f"{workers:,} workers": await measure(workers, rounds) for workers in FLEETS}
+    save("dashboard", results=results)
+    PAGE.write_text(_TABLE.sub(lambda _: table(json.loads(FILE.read_text())["results"]), PAGE.read_text()))
+    print(table(results))
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_ROUNDS))

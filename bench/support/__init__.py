@@ -1,0 +1,1 @@
+"""What benchmarks share: rigs, meters, simulated workers."""

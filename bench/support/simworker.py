@@ -1,0 +1,243 @@
+"""Simulated workers that share their cores as real ones do: too many jobs at once make each other late, and so wrong.
+
+A worker starts every job at once. `n` jobs on `c` cores progress at min(1, c/n) each (processor sharing); one that is
+not done within its run_timeout of wall time is answered 200 with TimeLimitExceeded, as by SandboxFusion. Where it had
+finished in time alone, that is a false time limit. Event-driven: a job costs CPU only when it comes and goes.
+
+`python -m bench.support.simworker COUNT CORES` runs COUNT workers in one process and prints their URLs as one line of
+JSON. Each answers POST /run_code, its job naming the CPU-seconds that it takes as `work`; GET /v1/ping; GET /stats, and
+DELETE /stats, which starts the counts anew. By a signal the first of them dies, with all its jobs and connections
+(DIE), becomes three times slower (SLOW), or is well again (RECOVER).
+"""
+
+import asyncio
+import heapq
+import itertools
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import httptools
+
+DIE, SLOW, RECOVER = signal.SIGUSR1, signal.SIGHUP, signal.SIGUSR2
+SLOW_SPEED = 1 / 3
+# Sums of floating-point progress: what is so close to done is done.
+_EPSILON_S = 1e-9
+
+
+@dataclass
+class Stats:
+    """What one worker has seen."""
+
+    jobs: int = 0
+    most_at_once: int = 0
+    false_time_limits: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    done: Callable[[bool], None]  # called with whether the job ended in time
+    would_be_in_time: bool  # alone: a time limit is false then
+    limit: asyncio.TimerHandle | None = None
+    is_over: bool = False
+
+
+class SharedCores:
+    """One worker's cores and the jobs on them."""
+
+    def __init__(self, cores: int) -> None:
+        self.stats = Stats()
+        self._cores = cores
+        self._speed = 1.0
+        self._at_once = 0
+        self._numbers = itertools.count()
+        # All jobs progress alike, so one sum serves: the CPU-seconds that a job has got that was there from the start.
+        self._progress_s = 0.0
+        self._as_of = time.monotonic()
+        self._by_end: list[tuple[float, int, _Job]] = []  # heap: the progress at which the job is done
+        self._timer: asyncio.TimerHandle | None = None
+
+    def run(self, work_s: float, limit_s: float, done: Callable[[bool], None]) -> None:
+        """Start a job now."""
+        self._advance()
+        job = _Job(done, work_s <= limit_s)
+        job.limit = asyncio.get_running_loop().call_later(limit_s, self._cut_off, job)
+        heapq.heappush(self._by_end, (self._progress_s + work_s, next(self._numbers), job))
+        self._at_once += 1
+        self.stats.jobs += 1
+        self.stats.most_at_once = max(self.stats.most_at_once, self._at_once)
+        self._wake_at_next_end()
+
+    def go_on_at(self, speed: float) -> None:
+        """Make each core so fast; 1 is usual, and what `work_s` is counted in."""
+        self._advance()
+        self._speed = speed
+        self._wake_at_next_end()
+
+    def drop_jobs(self) -> None:
+        """Forget what runs."""
+        for _, _, job in self._by_end:
+            if not job.is_over:
+                self._forget(job)
+        self._wake_at_next_end()
+
+    def _rate(self) -> float:
+        return self._speed * min(1.0, self._cores / max(1, self._at_once))
+
+    def _advance(self) -> None:
+        now = time.monotonic()
+        self._progress_s += (now - self._as_of) * self._rate()
+        self._as_of = now
+
+    def _wake_at_next_end(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        while self._by_end and self._by_end[0][2].is_over:
+            heapq.heappop(self._by_end)
+        if self._by_end:
+            delay_s = (self._by_end[0][0] - self._progress_s) / self._rate()
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._finish)
+
+    def _finish(self) -> None:
+        self._advance()
+        while self._by_end and self._by_end[0][0] <= self._progress_s + _EPSILON_S:
+            job = heapq.heappop(self._by_end)[2]
+            if not job.is_over:
+                self._end(job, in_time=True)
+        self._wake_at_next_end()
+
+    def _cut_off(self, job: _Job) -> None:
+        self._advance()
+        self.stats.false_time_limits += job.would_be_in_time
+        self._end(job, in_time=False)
+        self._wake_at_next_end()
+
+    def _end(self, job: _Job, *, in_time: bool) -> None:
+        self._forget(job)
+        job.done(in_time)
+
+    def _forget(self, job: _Job) -> None:
+        job.is_over = True
+        if job.limit:
+            job.limit.cancel()
+        self._at_once -= 1
+
+
+class _Connection(asyncio.Protocol):
+    """HTTP/1.1, one request at a time. A client that goes away stops no job."""
+
+    def __init__(self, cores: SharedCores, open_connections: set["_Connection"]) -> None:
+        self._cores = cores
+        self._open = open_connections
+        self._parser = httptools.HttpRequestParser(self)
+        self._target = b""
+        self._body: list[bytes] = []
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # TCP gives nothing else
+        self._open.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  (asyncio's signature)
+        self._open.discard(self)
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_body(self, part: bytes) -> None:
+        self._body.append(part)
+
+    def on_message_complete(self) -> None:
+        target, body = self._target, b"".join(self._body)
+        self._target, self._body = b"", []
+        match self._parser.get_method(), target:
+            case b"POST", b"/run_code":
+                job = json.loads(body)
+                self._cores.run(job["work"], job["run_timeout"], self._answer_job)
+            case b"DELETE", b"/stats":
+                self._cores.stats = Stats()
+                self._answer({})
+            case _, b"/stats":
+                self._answer(asdict(self._cores.stats))
+            case _:
+                self._answer("pong")
+
+    def _answer_job(self, in_time: bool) -> None:
+        status = "Finished" if in_time else "TimeLimitExceeded"
+        result = {"status": status, "return_code": 0 if in_time else None, "stdout": "1\n", "stderr": ""}
+        self._answer({"status": "Success" if in_time else "Failed", "message": "", "run_result": result})
+
+    def _answer(self, value: Any) -> None:
+        body = json.dumps(value).encode()
+        head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        if not self._transport.is_closing():
+            self._transport.write(head.encode() + body)
+
+
+class Worker:
+    """A worker on a port of its own, which it keeps when it dies."""
+
+    def __init__(self, cores: int) -> None:
+        self.port = 0
+        self._cores = SharedCores(cores)
+        self._open: set[_Connection] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen, if it does not yet."""
+        if self._server is None:
+            loop = asyncio.get_running_loop()
+            self._server = await loop.create_server(
+                lambda: _Connection(self._cores, self._open), "127.0.0.1", self.port
+            )
+            self.port = self._server.sockets[0].getsockname()[1]
+
+    def die(self) -> None:
+        """Close everything at once."""
+        if self._server:
+            self._server.close()
+            self._server = None
+        for connection in list(self._open):
+            connection.abort()
+        self._cores.drop_jobs()
+
+    def slow_down(self) -> None:
+        """Be three times slower."""
+        self._cores.go_on_at(SLOW_SPEED)
+
+    async def recover(self) -> None:
+        """Be as at the start."""
+        self._cores.go_on_at(1.0)
+        await self.start()
+
+
+async def serve(count: int, cores: int) -> None:
+    """Run `count` workers on free ports until killed."""
+    loop = asyncio.get_running_loop()
+    workers = [Worker(cores) for _ in range(count)]
+    for worker in workers:
+        await worker.start()
+    is_to_recover = asyncio.Event()
+    loop.add_signal_handler(DIE, workers[0].die)
+    loop.add_signal_handler(SLOW, workers[0].slow_down)
+    loop.add_signal_handler(RECOVER, is_to_recover.set)
+    print(json.dumps([f"http://127.0.0.1:{worker.port}" for worker in workers]), flush=True)
+    while True:
+        await is_to_recover.wait()
+        is_to_recover.clear()
+        await workers[0].recover()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(*map(int, sys.argv[1:3])))

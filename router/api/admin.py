@@ -1,0 +1,140 @@
+"""`/admin`: the fleet as an operator or an agent sees and steers it.
+
+Looking is free, as `GET /` is. Changes are intent: they are written to Redis, and the sidecar and the routers follow.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, HTTPException, Query, Request, Response, Security
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+
+from router.api.application import Problem, redis_away
+from router.api.fleet_admin import Admin, Changes, HostNotAllowed, NamedElsewhere, NewWorker, UnknownWorker
+from router.api.schemas import AdminWorker
+from router.auth.access import AdminGate, peer_in
+from router.config.allowlist import Allowed
+from router.config.settings import AdminSettings, WorkerUrl
+from router.fleet.intents import Intents
+from router.fleet.redis_client import RedisUnavailable
+from router.fleet.snapshot import FleetView
+
+log = logging.getLogger(__name__)
+
+_STATUS: dict[type[Exception], HTTPStatus] = {
+    UnknownWorker: HTTPStatus.NOT_FOUND,
+    HostNotAllowed: HTTPStatus.FORBIDDEN,
+    NamedElsewhere: HTTPStatus.CONFLICT,
+}
+
+Named = Annotated[WorkerUrl, Query(description="The worker's URL", examples=["http://server1:8080"])]
+
+
+def create_admin(intents: Intents, view: FleetView, settings: AdminSettings, gate: AdminGate) -> APIRouter:
+    """Return the endpoints below /admin."""
+    admin = Admin(intents, view, Allowed(settings.allowed_workers))
+    router = APIRouter(
+        prefix="/admin/workers",
+        tags=["admin"],
+        route_class=_guarded_by(gate),
+        responses={503: {"model": Problem, "description": "Redis is unavailable"}},
+    )
+    # Its one work is to be described: the gate has looked by then, before any body was read.
+    described = [Security(HTTPBearer(auto_error=False, description="The admin token"))]
+    refused: dict[int | str, dict[str, Any]] = {
+        401: {"model": Problem, "description": "The admin token is missing or wrong"},
+        403: {"model": Problem, "description": "No admin token is set, or the worker is not among the allowed ones"},
+    }
+    unknown: dict[int | str, dict[str, Any]] = {
+        **refused,
+        404: {"model": Problem, "description": "No such worker"},
+    }
+    named_elsewhere: dict[int | str, dict[str, Any]] = {
+        409: {"model": Problem, "description": "The worker stands in config.yaml, a file or the DNS"}
+    }
+
+    @router.get("", summary="The fleet, with what is wanted of it", name="list_workers")
+    async def list_workers(url: Named | None = None) -> list[AdminWorker]:
+        """Return all workers; with `url` that one, or none."""
+        return await admin.list(url)
+
+    @router.post("", status_code=201, summary="Add a worker, or renew it", dependencies=described, responses=refused)
+    async def add(new: NewWorker, request: Request, response: Response) -> AdminWorker:
+        """Register a worker. 201 where it is new or has changed, 200 where it is renewed.
+
+        Its host must be among `admin.allowed_workers`. The sidecar takes it in at once, and checks it.
+        """
+        if await admin.add(new):
+            _tell(request, f"Worker {new.url} added")
+        else:
+            response.status_code = HTTPStatus.OK
+        return await admin.one(new.url)
+
+    @router.delete(
+        "",
+        status_code=204,
+        summary="Remove a worker",
+        dependencies=described,
+        responses={**unknown, **named_elsewhere},
+    )
+    async def remove(url: Named, request: Request) -> None:
+        """End a registration. The worker gets no new job; what it runs is answered."""
+        await admin.remove(url)
+        _tell(request, f"Worker {url} removed")
+
+    @router.patch("", summary="Set a worker's weight or cap", dependencies=described, responses=unknown)
+    async def change(url: Named, changes: Changes, request: Request) -> AdminWorker:
+        """Set weight, max_concurrency or both, whatever named the worker, until it leaves the fleet."""
+        await admin.change(url, changes)
+        _tell(request, f"Worker {url} set to {changes.model_dump(exclude_unset=True)}")
+        return await admin.one(url)
+
+    @router.post("/drain", summary="Keep new jobs from a worker", dependencies=described, responses=unknown)
+    async def drain(url: Named, request: Request) -> AdminWorker:
+        """Give the worker no new job from now on. `running` falls to 0 as its jobs end."""
+        await admin.drain(url)
+        _tell(request, f"Worker {url} drained")
+        return await admin.one(url)
+
+    @router.post("/resume", summary="Let a worker have jobs again", dependencies=described, responses=unknown)
+    async def resume(url: Named, request: Request) -> AdminWorker:
+        """Undo a drain."""
+        await admin.resume(url)
+        _tell(request, f"Worker {url} resumed")
+        return await admin.one(url)
+
+    return router
+
+
+def _guarded_by(gate: AdminGate) -> type[APIRoute]:
+    """Return a class of routes whose changes pass the gate before anything of their bodies is read."""
+
+    class Guarded(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
+            handler = super().get_route_handler()
+
+            async def guarded(request: Request) -> Response:
+                refusal = (
+                    gate.refusal(request.scope["headers"], peer_in(request.scope)) if request.method != "GET" else None
+                )
+                if refusal:
+                    status, detail = refusal
+                    headers = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else None
+                    raise HTTPException(status, detail, headers)
+                try:
+                    return await handler(request)
+                except tuple(_STATUS) as error:
+                    raise HTTPException(_STATUS[type(error)], str(error)) from error
+                except RedisUnavailable as error:
+                    raise redis_away(error) from error
+
+            return guarded
+
+    return Guarded
+
+
+def _tell(request: Request, what: str) -> None:
+    log.info("%s, by %s", what, peer_in(request.scope) or "an unknown peer")

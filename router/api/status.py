@@ -1,0 +1,54 @@
+"""The state of the fleet, as the API's models tell it."""
+
+from datetime import UTC, datetime
+
+from router.api.schemas import HealthStatus, SidecarStatus, WorkerStatus
+from router.fleet.model import Ejection, Health, WorkerRecord
+from router.fleet.redis_client import RedisClient
+from router.fleet.snapshot import Snapshot
+
+
+def health_status(snapshot: Snapshot, redis: RedisClient) -> HealthStatus:
+    """Return what is told of the whole fleet."""
+    return HealthStatus(
+        status="healthy" if snapshot.routable else "unhealthy",
+        total_workers=len(snapshot.conditions),
+        healthy_workers=sum(condition is Health.HEALTHY for _, condition in snapshot.conditions),
+        quarantined_jobs=len(snapshot.state.quarantined),
+        redis=redis_state(redis),
+        sidecar=sidecar_status(snapshot),
+    )
+
+
+def worker_status(record: WorkerRecord, condition: Health, ejection: Ejection | None) -> WorkerStatus:
+    """Return what is shown of one worker."""
+    return WorkerStatus(
+        url=record.worker.url,
+        healthy=condition is Health.HEALTHY,
+        health=condition,
+        since=record.since,
+        checked_at=record.checked_at,
+        latency_ms=record.latency_ms,
+        failures=record.failures,
+        last_error=record.last_error,
+        weight=record.worker.weight,
+        max_concurrency=record.worker.max_concurrency,
+        source=record.worker.source,
+        ejected_until=datetime.fromtimestamp(ejection.until, UTC) if ejection else None,
+        ejected_because=ejection.reason if ejection else "",
+    )
+
+
+def redis_state(redis: RedisClient) -> str:
+    """Return the word for whether Redis can be used."""
+    return "available" if redis.available else "unavailable"
+
+
+def sidecar_status(snapshot: Snapshot) -> SidecarStatus:
+    """Return which sidecar leads, and how old its last word is."""
+    state = snapshot.state
+    if state.written_at is None:
+        return SidecarStatus(leader=state.leader, age_seconds=None)
+    # Two hosts' clocks may differ by a little: an age is never negative.
+    age_s = max(0.0, (datetime.now(UTC) - state.written_at).total_seconds())
+    return SidecarStatus(leader=state.leader, age_seconds=round(age_s, 1))

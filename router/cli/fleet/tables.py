@@ -1,0 +1,144 @@
+"""What `sfr status` and `sfr workers list` show: the fleet as a table, those in trouble first."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from router.api.schemas import AdminWorker, Report, SidecarStatus, WorkerStatus
+from router.fleet.model import Health, slots
+
+_STYLES = {
+    Health.HEALTHY: "green",
+    Health.UNKNOWN: "yellow",
+    Health.DRAINING: "yellow",
+    Health.EJECTED: "red",
+    Health.UNHEALTHY: "bold red",
+}
+_TROUBLED_FIRST = [Health.UNHEALTHY, Health.EJECTED, Health.UNKNOWN, Health.DRAINING, Health.HEALTHY]
+# In a pipe each worker has its line, however long.
+_PIPE_COLUMNS = 10_000
+_UNKNOWN = "unknown without Redis"
+_UNITS = {"d": 86_400, "h": 3_600, "min": 60}
+
+
+def screen() -> Console:
+    """Return where tables go: stdout, in colour and in its width where that is a terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_PIPE_COLUMNS)
+
+
+def live(console: Console) -> Live:
+    """Return what shows one thing in the place of the one before, on a terminal, while it is entered."""
+    return Live(console=console, auto_refresh=False, screen=True)
+
+
+def workers_table(workers: Iterable[WorkerStatus]) -> Table:
+    """Return a row for each worker."""
+    table = Table("worker", "health", "since", box=None, padding=(0, 2, 0, 0))
+    for name in ("running", "weight"):
+        table.add_column(name, justify="right")
+    table.add_column("source")
+    table.add_column("note", overflow="fold")
+    now = datetime.now(UTC)
+    for worker in sorted(workers, key=lambda worker: (trouble(worker.health), worker.url)):
+        # `since` is of the sidecar's word, and says nothing of how long the breaker has kept jobs away.
+        since = None if worker.health is Health.EJECTED else worker.since
+        lasts = "" if since is None else length((now - since).total_seconds())
+        # Text takes brackets as they are: what a worker says is no markup.
+        cells = [_running(worker), str(worker.weight), worker.source, note(worker)]
+        table.add_row(Text(worker.url), health_text(worker.health), lasts, *map(Text, cells))
+    return table
+
+
+def report_table(report: Report, source: str, stale: str | None = None) -> RenderableType:
+    """Return the whole fleet; `source` says who tells it, `stale` why nothing newer is known."""
+    facts = Table.grid(padding=(0, 2))
+    is_routed = report.status == "healthy"
+    facts.add_row("jobs", Text("are routed", "green") if is_routed else Text("find no worker", "bold red"))
+    facts.add_row("told by", Text(source))
+    facts.add_row("redis", Text(report.redis, "green" if report.redis == "available" else "bold red"))
+    facts.add_row("sidecar", Text(_sidecar(report.sidecar), "" if report.sidecar.leader else "bold red"))
+    facts.add_row("workers", Text(healthy(report)))
+    facts.add_row("running", Text(load(report.workers)))
+    facts.add_row("waiting", Text(_UNKNOWN if report.waiting is None else str(report.waiting)))
+    if report.quarantined_jobs:
+        facts.add_row("quarantined", Text(f"{report.quarantined_jobs} jobs that break workers", "yellow"))
+    if stale:
+        facts.add_row("stale", Text(stale, "bold red"))
+    return Group(facts, "", workers_table(report.workers))
+
+
+def health_text(health: Health) -> Text:
+    """Return a condition in its colour."""
+    return Text(health, _STYLES[health])
+
+
+def trouble(health: Health) -> int:
+    """Return how far a condition is from the worst one: those in trouble are shown first."""
+    return _TROUBLED_FIRST.index(health)
+
+
+def length(seconds: float) -> str:
+    """Return a length of time in its largest unit.
+
+    >>> length(0.4), length(59), length(3 * 60 + 59), length(7_200), length(200_000)
+    ('0 s', '59 s', '3 min', '2 h', '2 d')
+    """
+    for unit, size in _UNITS.items():
+        if seconds >= size:
+            return f"{int(seconds / size)} {unit}"
+    return f"{max(0, int(seconds))} s"
+
+
+def _running(worker: WorkerStatus) -> str:
+    running = str(worker.running) if isinstance(worker, AdminWorker) else "?"
+    return running if worker.max_concurrency is None else f"{running}/{worker.max_concurrency}"
+
+
+def note(worker: WorkerStatus) -> str:
+    """Return what there is to say of a worker: why it is not well, and what has been said of it."""
+    # The last error of one whose checks are well may be of long ago.
+    is_checked_ill = worker.health in (Health.UNHEALTHY, Health.UNKNOWN)
+    notes = [worker.last_error] if is_checked_ill and worker.last_error else []
+    if worker.ejected_until is not None:
+        notes.append(_ejection(worker.ejected_until, worker.ejected_because))
+    if isinstance(worker, AdminWorker):
+        if worker.draining and worker.health is not Health.DRAINING:
+            notes.append("draining")
+        if worker.expires_in_seconds is not None:
+            notes.append(f"expires in {length(worker.expires_in_seconds)}")
+    return "; ".join(notes)
+
+
+def _ejection(until: datetime, because: str) -> str:
+    left_s = (until - datetime.now(UTC)).total_seconds()
+    lasts = f"for {length(left_s)}, until {until.astimezone():%H:%M:%S}" if left_s > 0 else "until its trial job ends"
+    return f"ejected {lasts}: {because}"
+
+
+def _sidecar(sidecar: SidecarStatus) -> str:
+    leader = "none leads" if sidecar.leader is None else f"{sidecar.leader} leads"
+    return f"{leader}, {'nothing seen yet' if sidecar.age_seconds is None else f'seen {sidecar.age_seconds:g} s ago'}"
+
+
+def healthy(report: Report) -> str:
+    """Return how many are healthy, and what the others are."""
+    return f"{report.healthy_workers} of {report.total_workers} healthy{_others(report)}"
+
+
+def load(workers: Sequence[WorkerStatus]) -> str:
+    """Return how many jobs run, and of how many where each worker has a cap."""
+    if not all(isinstance(worker, AdminWorker) for worker in workers):
+        return _UNKNOWN
+    running = sum(worker.running for worker in workers if isinstance(worker, AdminWorker))
+    of = slots(worker.max_concurrency for worker in workers)
+    return str(running) if of is None else f"{running} of {of}"
+
+
+def _others(report: Report) -> str:
+    counts = {health: sum(worker.health is health for worker in report.workers) for health in _TROUBLED_FIRST}
+    return "".join(f", {count} {health}" for health, count in counts.items() if count and health is not Health.HEALTHY)

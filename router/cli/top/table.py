@@ -1,0 +1,161 @@
+"""What `sfr top` shows: what the fleet does at this moment, the workers in trouble or the busiest first."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from router.api.schemas import Report, WorkerStatus
+from router.cli.fleet.tables import health_text, healthy, load, note, trouble
+from router.fleet.stats import Usage
+from router.telemetry.rates import Rates, WorkerRates
+
+_BAR = 10
+# The longest name of a worker that is shown whole on every screen.
+_NAME = 40
+_UNKNOWN = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The fleet at a moment. `rates` None: there is no earlier one to compare with; `stale`: why there is no newer."""
+
+    report: Report
+    usage: Usage
+    rates: Rates | None = None
+    stale: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    worker: WorkerStatus
+    running: int
+    rates: WorkerRates
+
+    @property
+    def fullness(self) -> float:
+        return self.running / (self.worker.max_concurrency or max(self.running, 1))
+
+
+def top_table(moment: Moment, source: str, sort: str, height: int | None) -> RenderableType:
+    """Return the whole screen, in `height` lines (None: as many as it takes)."""
+    facts = _facts(moment, source)
+    rows = _ordered(_rows(moment), sort)
+    # Beside the facts: an empty line, the head, and the line that tells how many are not shown.
+    room = len(rows) if height is None else max(0, height - facts.row_count - 2)
+    hidden = 0 if len(rows) <= room else len(rows) - max(0, room - 1)
+    shown = rows[: len(rows) - hidden]
+    parts: list[RenderableType] = [facts, "", _table(shown)]
+    if hidden:
+        parts.append(Text(f"{hidden} more worker{'' if hidden == 1 else 's'} not shown", "dim", no_wrap=True))
+    return Group(*parts)
+
+
+def fits(console: Console) -> int | None:
+    """Return how many lines there are on the screen; None where it is none."""
+    return console.height if console.is_terminal else None
+
+
+def _facts(moment: Moment, source: str) -> Table:
+    report, rates = moment.report, moment.rates
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(no_wrap=True)
+    facts.add_column(no_wrap=True, overflow="ellipsis")
+    facts.add_row("told by", Text(source))
+    if report.status != "healthy":
+        facts.add_row("routing", Text("jobs find no worker", "bold red"))
+    facts.add_row("workers", Text(healthy(report)))
+    facts.add_row("running", Text(f"{load(report.workers)}, {moment.usage.waiting} waiting"))
+    if rates is None:
+        facts.add_row("jobs", Text("counting", "dim"))
+    else:
+        troubles = f"{rate(rates.errors)} errors/s, {rate(rates.retries)} retries/s"
+        style = "bold red" if rates.errors else "yellow" if rates.retries else ""
+        facts.add_row("jobs", Text.assemble(f"{rate(rates.jobs)}/s, ", (troubles, style)))
+        facts.add_row("took", Text(f"p50 {seconds(rates.p50_s)}, p99 {seconds(rates.p99_s)}"))
+    if report.redis != "available":
+        facts.add_row("redis", Text(report.redis, "bold red"))
+    if not report.sidecar.leader:
+        facts.add_row("sidecar", Text("none leads", "bold red"))
+    if moment.stale:
+        facts.add_row("stale", Text(moment.stale, "bold red"))
+    return facts
+
+
+def _rows(moment: Moment) -> list[_Row]:
+    rows = []
+    for worker in moment.report.workers:
+        used = moment.usage.workers.get(worker.url)
+        rates = moment.rates.workers.get(worker.url) if moment.rates else None
+        rows.append(_Row(worker, used.leases if used else 0, rates or WorkerRates()))
+    return rows
+
+
+# What may come first.
+SORTS: Mapping[str, Callable[[_Row], tuple[float | str, ...]]] = {
+    "trouble": lambda row: (trouble(row.worker.health), -row.rates.failures),
+    "jobs": lambda row: (-row.rates.jobs,),
+    "failures": lambda row: (-row.rates.failures,),
+    "running": lambda row: (-row.fullness, -row.running),
+    "time": lambda row: (-(row.rates.mean_s or 0.0),),
+    "url": lambda row: (row.worker.url,),
+}
+
+
+def _ordered(rows: Iterable[_Row], sort: str) -> list[_Row]:
+    """Return the rows, what `sort` (one of SORTS) names first; equals by their jobs, and in the end by URL."""
+    first = SORTS[sort]
+    return sorted(rows, key=lambda row: (*first(row), -row.rates.jobs, -row.running, row.worker.url))
+
+
+def _table(rows: Sequence[_Row]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    # On a narrow screen it is the note that gives way.
+    names = max((len(row.worker.url) for row in rows), default=0)
+    table.add_column("worker", no_wrap=True, min_width=min(names, _NAME))
+    table.add_column("health", no_wrap=True)
+    table.add_column("jobs/s", justify="right", no_wrap=True)
+    table.add_column("failures/s", justify="right", no_wrap=True)
+    table.add_column("running", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("note", no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        failures = Text(rate(row.rates.failures), "bold red" if row.rates.failures else "")
+        cells = [Text(row.worker.url), health_text(row.worker.health), Text(rate(row.rates.jobs)), failures]
+        table.add_row(*cells, _bar(row), Text(seconds(row.rates.mean_s)), Text(note(row.worker)))
+    return table
+
+
+def _bar(row: _Row) -> Text:
+    cap = row.worker.max_concurrency
+    if cap is None:
+        return Text(str(row.running))
+    filled = min(_BAR, -(-row.running * _BAR // cap))  # rounded up: one job is seen
+    style = "red" if row.running >= cap else "green"
+    return Text.assemble(("█" * filled, style), ("░" * (_BAR - filled), "dim"), f" {row.running}/{cap}")
+
+
+def rate(value: float) -> str:
+    """Return a rate, with a digit after the point where it is small.
+
+    >>> rate(0), rate(0.04), rate(2.54), rate(1234.5)
+    ('0', '<0.1', '2.5', '1234')
+    """
+    if 0 < value < 0.05:  # noqa: PLR2004  (what would be shown as 0.0)
+        return "<0.1"
+    return f"{value:.1f}" if 0 < value < 10 else f"{value:.0f}"  # noqa: PLR2004
+
+
+def seconds(value: float | None) -> str:
+    """Return a length of time as people say it.
+
+    >>> seconds(None), seconds(0.0004), seconds(0.0312), seconds(1.25), seconds(75)
+    ('-', '0.4 ms', '31 ms', '1.2 s', '75 s')
+    """
+    if value is None:
+        return _UNKNOWN
+    if value < 1:
+        return f"{value * 1000:.1f} ms" if value < 0.01 else f"{value * 1000:.0f} ms"  # noqa: PLR2004
+    return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"  # noqa: PLR2004

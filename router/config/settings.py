@@ -1,0 +1,387 @@
+"""The settings: what a valid configuration is, each key's default and what it means.
+
+Pure values: config.py reads them from config.yaml, and tells a bad one.
+"""
+
+import re
+import ssl
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from router.config.addresses import dns_name, masked, origin, otlp_url, redis_url, worker_url
+from router.config.allowlist import rule
+from router.config.bounds import MAX_COUNT, MAX_WEIGHT
+from router.policy import endpoints
+from router.policy.deadline import ClientBudget
+
+# 30 years: for ever, and a number that clocks, timers and Redis' milliseconds take.
+MAX_SECONDS = 1e9
+# 1 TB.
+MAX_MB = 2.0**20
+_LONGEST_PATH = 256
+
+
+class _Settings(BaseModel):
+    # Strict, because YAML has types: `timeout: "5"` is a slip that should be said, not guessed at.
+    # Docstrings below keys become their descriptions, in docs/configuration.md and in OpenAPI.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+WorkerUrl = Annotated[str, AfterValidator(worker_url)]
+PositiveSeconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+# No control characters: what holds a NUL no system call takes.
+FilePath = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+def _no_header(path: str) -> str:
+    if re.search(r":\s", path):
+        raise PydanticCustomError("auth_file", "expected the name of a file that holds the header, not the header")
+    return path
+
+
+AuthFile = Annotated[FilePath, AfterValidator(_no_header)]
+
+
+class NamedWorker(_Settings):
+    """One worker, as whoever names it may describe it."""
+
+    url: WorkerUrl
+    """its address, in any spelling: `HTTP://Node1.:80/run_code` is known as `http://node1`"""
+    weight: Annotated[int, Field(ge=1, le=MAX_WEIGHT)] = 1
+    """turns in the ring, 1 to 100: a worker of weight 3 gets three jobs for each one of weight 1"""
+    max_concurrency: Count | None = None
+    """how many jobs run on it at once, at most; none: any number"""
+
+
+class WorkerSettings(NamedWorker):
+    """One worker of the fleet, as config.yaml names it."""
+
+    worker_auth: AuthFile | None = None
+    """a file with the header that this worker wants, in place of that for all"""
+
+
+def _from_bare_url(value: object) -> object:
+    return {"url": value} if isinstance(value, str) else value
+
+
+def _unlike(workers: tuple[WorkerSettings, ...]) -> tuple[WorkerSettings, ...]:
+    seen: set[str] = set()
+    for worker in workers:
+        if worker.url in seen:
+            raise PydanticCustomError(
+                "duplicate_url", "expected each URL once; {url} is given twice", {"url": worker.url}
+            )
+        seen.add(worker.url)
+    return workers
+
+
+class RedisSettings(_Settings):
+    """Where the shared memory is, and what its keys begin with."""
+
+    url: Annotated[str, AfterValidator(redis_url)] = "redis://localhost:6379/0"
+    """`redis://`, `rediss://`, `unix://`, or `redis+sentinel://host1:26379,host2:26379/mymaster/0` (`user:password@`
+    before the hosts is Redis' own, `?sentinel_password=` the Sentinels')"""
+    prefix: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s\x00-\x1f\x7f]+$")] = "sfr"
+    """what all keys begin with; two fleets share a Redis by two prefixes"""
+    cluster: bool = False
+    """Redis Cluster; the prefix then needs a hash tag, such as `{sfr}`, which puts the fleet into one slot"""
+
+    @model_validator(mode="after")
+    def _shares_one_slot(self) -> Self:
+        # Redis Cluster hashes what stands in braces: all keys of one fleet must share a slot.
+        if self.cluster and not re.match(r"[^{]*\{[^}]+\}", self.prefix):
+            raise PydanticCustomError(
+                "prefix", "expected a prefix with a hash tag, such as {sfr}, where cluster is true"
+            )
+        if self.cluster and not self.url.startswith(("redis://", "rediss://")):
+            raise PydanticCustomError("cluster", "expected a redis:// or rediss:// url where cluster is true")
+        return self
+
+
+def _ca_file(path: str) -> str:
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError as error:  # ssl.SSLError is one
+        reason = "it holds none" if isinstance(error, ssl.SSLError) else error.strerror
+        raise PydanticCustomError(
+            "ca_file", "expected a file of PEM certificates: {reason}", {"reason": reason}
+        ) from error
+    return path
+
+
+class TlsSettings(_Settings):
+    """How an https:// worker proves who it is: by the system's CAs, by those in the file `ca`, or not at all."""
+
+    ca: Annotated[FilePath, AfterValidator(_ca_file)] | None = None
+    """a file of PEM certificates: the CA that `https://` workers' certificates are from; none: the system's. The
+    sidecar, too, reads `tls` at its start"""
+    verify: bool = True
+    """false: take any certificate"""
+    # Read with the settings: the file may be gone, or bad, when a process that has inherited them makes its context.
+    _ca_pem: str | None = PrivateAttr(None)
+
+    def model_post_init(self, _: object) -> None:
+        """Read the CA."""
+        if self.ca is not None:
+            self._ca_pem = Path(self.ca).read_bytes().decode("ascii", "ignore")  # comments may have other letters
+
+    def context(self) -> ssl.SSLContext:
+        """Return what a connection to a worker is made with."""
+        context = ssl.create_default_context(cadata=self._ca_pem)
+        if not self.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+class DiscoverSettings(_Settings):
+    """Where workers are found that nobody names one by one: `dns`, a name:port with an address for each of them."""
+
+    dns: Annotated[str, AfterValidator(dns_name)] | None = None
+    """`name:port`: each address of the name is a worker, such as the pods of a headless service"""
+
+
+def _allowed(text: str) -> str:
+    try:
+        rule(text)
+    except ValueError as error:
+        wanted = "expected a network such as 10.0.0.0/8 or a host pattern such as *.sandbox.svc ({reason})"
+        raise PydanticCustomError("allowed", wanted, {"reason": masked(str(error))}) from error
+    return text
+
+
+class AdminSettings(_Settings):
+    """Who may steer the fleet without the admin token, and what may be added to it at run time."""
+
+    allow_loopback: bool = False
+    """where no admin token is set, this host's own users may change the fleet, over loopback or a Unix socket"""
+    allowed_workers: Annotated[
+        tuple[Annotated[str, AfterValidator(_allowed)], ...],
+        BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+    ] = ()
+    """which workers may be added at run time: networks for addresses (`10.0.0.0/8`), patterns for names (`node*`,
+    `*.sandbox.svc`); a `*` is part of one label, unless the pattern begins with it"""
+
+
+class HealthCheckSettings(_Settings):
+    """How the sidecar asks a worker whether it is well, and how many answers change its mind."""
+
+    path: Annotated[str, Field(pattern=r"^/[!-~]*$")] = "/v1/ping"
+    """what the sidecar asks a worker; well is 200 and `"pong"`, with or without quotes"""
+    timeout: PositiveSeconds = 5.0
+    """how long that may take, and a deep check's job"""
+    rise: Count = 1
+    """good checks in a row until a sick worker is healthy"""
+    fall: Count = 2
+    """bad checks in a row until a healthy worker is taken out"""
+    deep: bool = False
+    """now and then run `print(1)` on each worker, too, under a lease of its own; a worker that was found sick must do
+    one to come back"""
+    deep_every: Count = 4
+    """which checks are deep: every fourth"""
+
+
+class QueueSettings(_Settings):
+    """How long a job waits for a worker with room, and how many may wait."""
+
+    timeout: PositiveSeconds = 60.0
+    """how long a job waits for room before it gets 504 with Retry-After"""
+    max_waiting: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 10_000
+    """how many jobs may wait; the next one gets 503 at once"""
+    without_workers: Annotated[float, Field(ge=0)] = 10.0
+    """how long a job waits, within `timeout`, while there is no worker to send it to: none is healthy, or none can be
+    reached. Then it gets 503; 0: at once"""
+
+
+class BreakerSettings(_Settings):
+    """When a worker that fails job after job is left alone, and for how long."""
+
+    failures: Count = 5
+    """failed jobs in a row until a worker is ejected"""
+    base_seconds: PositiveSeconds = 30.0
+    """for how long it is ejected; doubled each time its trial job fails"""
+    max_seconds: PositiveSeconds = 300.0
+    """the longest ejection"""
+    max_ejected_percent: Annotated[float, Field(ge=0, le=100)] = 50.0
+    """no more of the fleet is ejected at once"""
+
+
+class RetrySettings(_Settings):
+    """How often one job is tried, and how many retries the whole fleet can bear."""
+
+    attempts: Count = 3
+    """how often one job is tried, at most"""
+    sandbox_error: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 1
+    """how often it is tried again after a `SandboxError`"""
+    budget_percent: Annotated[float, Field(ge=0, le=MAX_COUNT)] = 20.0
+    """the fleet's retries: this share of its jobs …"""
+    budget_per_second: Annotated[float, Field(ge=0, le=MAX_COUNT)] = 10.0
+    """… and so many a second"""
+
+
+class BatchSettings(_Settings):
+    """How many jobs of one batch may be under way at once, waiting for room included."""
+
+    max_in_flight: Count = 64
+    """how many jobs of one batch are under way at once, waiting for room included"""
+
+
+class TracesSettings(_Settings):
+    """Where OpenTelemetry's spans go; the extra `traces` has to be installed for it."""
+
+    endpoint: Annotated[str, AfterValidator(otlp_url)] | None = None
+    """where spans are sent, by OTLP over HTTP: `http://collector:4318/v1/traces`; none: there are none"""
+
+
+def _field(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_]{1,64}(\.[A-Za-z0-9_]{1,64}){0,3}", name):
+        raise PydanticCustomError("field", "expected a field such as total_timeout or config.run_timeout")
+    return name
+
+
+class EndpointSettings(_Settings):
+    """One endpoint of the workers: a bound of its own for SandboxFusion's, or one that a fork of it has besides."""
+
+    timeout: PositiveSeconds = 120.0
+    """how long a worker may take to answer, where the body has no `limit`; then the job is tried on another one"""
+    method: Literal["GET", "POST"] | None = None
+    """of its requests; none: SandboxFusion's own, for others POST"""
+    limit: Annotated[str, AfterValidator(_field)] | None = None
+    """the field of the JSON body that holds the job's own limit in seconds, such as `total_timeout` or
+    `config.run_timeout`; the worker gets that and `job_grace`"""
+
+
+def _endpoint_path(path: str) -> str:
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+){1,8}", path) or len(path) > _LONGEST_PATH:
+        raise PydanticCustomError("endpoint", "expected a path such as /common_evaluate_batch")
+    return path
+
+
+def _fit(said: dict[str, EndpointSettings]) -> dict[str, EndpointSettings]:
+    for path, its in said.items():
+        if found := endpoints.flaw(path, its):
+            raise PydanticCustomError("endpoint", "{path}: {found}", {"path": path, "found": found})
+    return said
+
+
+ErrorStatus = Annotated[int, Field(ge=400, le=599)]
+
+
+class ErrorStatusSettings(_Settings):
+    """Which status the router's own errors have: clients differ in what they try again."""
+
+    no_workers: ErrorStatus = 503
+    """the status where nobody is there to send a job to"""
+    all_failed: ErrorStatus = 503
+    """where every attempt failed"""
+    queue_full: ErrorStatus = 503
+    """where too many wait, or too many bodies are held"""
+    queue_timeout: ErrorStatus = 504
+    """where no worker had room in time, or no result came in time"""
+
+
+def _budget(value: object) -> object:
+    try:
+        if not isinstance(value, str | float | int) or isinstance(value, bool):
+            raise TypeError(value)
+        ClientBudget.of(value)
+    except (TypeError, ValueError) as error:
+        raise PydanticCustomError("client_budget", "expected none, job, job+N or N, in seconds from 1 on") from error
+    return value
+
+
+class Settings(_Settings):
+    """All of config.yaml. Times are in seconds."""
+
+    workers: Annotated[
+        tuple[Annotated[WorkerSettings, BeforeValidator(_from_bare_url)], ...],
+        BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+        AfterValidator(_unlike),
+    ] = ()
+    """the fleet: each a URL, or `{url, weight, max_concurrency}`"""
+    workers_file: FilePath | None = None
+    """a file with one worker a line: host (port 8080), host:port or URL, with or without `/run_code`; `#` begins a
+    comment"""
+    discover: DiscoverSettings = DiscoverSettings()
+    default_max_concurrency: Count | None = None
+    """`max_concurrency` of the workers that have none of their own"""
+    health_check_interval: PositiveSeconds = 30.0
+    """seconds between two checks of a worker; the first is immediate"""
+    timeout: PositiveSeconds = 300.0
+    """how long a job may take in all, waiting and retries included"""
+    job_grace: PositiveSeconds = 10.0
+    """how much longer than its own limits a job may take on a worker"""
+    endpoints: Annotated[
+        dict[Annotated[str, AfterValidator(_endpoint_path)], EndpointSettings], AfterValidator(_fit)
+    ] = {}
+    """bounds of their own for SandboxFusion's endpoints (by default /submit has 120 s, those that run no code 60), and
+    further endpoints that its forks have"""
+    client_budget: Annotated[str | float, BeforeValidator(_budget)] = "none"
+    """how long clients wait that do not say so; they are answered before. `job+10`: compile_timeout + run_timeout +
+    10 s, as verl's do, and `job` is the same; `12`: 12 s, whatever the job; `none`: as long as it takes"""
+    routing_strategy: Literal["round_robin", "random", "least_loaded"] = "round_robin"
+    """`round_robin`: the ticket names where in the ring to start, full workers are skipped; `random`: from a random
+    start; `least_loaded`: the lowest leases/weight, ties by ticket"""
+    queue: QueueSettings = QueueSettings()
+    breaker: BreakerSettings = BreakerSettings()
+    retry: RetrySettings = RetrySettings()
+    quarantine_seconds: PositiveSeconds = 300.0
+    """for how long a job that breaks workers is refused"""
+    batch: BatchSettings = BatchSettings()
+    error_status: ErrorStatusSettings = ErrorStatusSettings()
+    redis: RedisSettings = RedisSettings()
+    health_check: HealthCheckSettings = HealthCheckSettings()
+    worker_auth: AuthFile | None = None
+    """a file with one line such as `Authorization: Bearer KEY`: the header that workers want with jobs, pings and deep
+    checks. It goes to every worker of the fleet that has none of its own, also to one that is added at run time"""
+    tls: TlsSettings = TlsSettings()
+    traces: TracesSettings = TracesSettings()
+    admin: AdminSettings = AdminSettings()
+    api_keys: FilePath | None = None
+    """a file with the SHA-256 of each key that jobs may be sent with; `sfr key new NAME >> FILE` adds one"""
+    cors_origins: Annotated[
+        tuple[Annotated[str, AfterValidator(origin)], ...],
+        BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+    ] = ()
+    """other sites whose pages may send jobs, such as `https://lab.example:8443`; a page of any other site gets 403"""
+    trusted_hosts: Annotated[
+        tuple[Annotated[str, AfterValidator(_allowed)], ...],
+        BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+    ] = ()
+    """by which names and addresses (patterns, networks) the router may be asked, besides loopback's; none: any. With
+    local workers, `sfr up` allows those of its own host"""
+    max_body_mb: Annotated[float, Field(gt=0, le=MAX_MB)] = 128.0
+    """the largest request body (MB of 2^20 bytes); a larger one gets 413"""
+    max_buffered_mb: Annotated[float, Field(gt=0, le=MAX_MB, validate_default=True)] = 1024.0
+    """how many MB of request bodies each router process holds, at most (being read, waiting, running); what does not
+    fit gets 503. At least `max_body_mb`"""
+    client_body_timeout: PositiveSeconds = 30.0
+    """how long a client may take to send a request's head; and how far its body may fall behind 100 kB a second: a
+    silence, or bytes now and then, end after so long (408)"""
+    client_read_timeout: PositiveSeconds = 60.0
+    """after how long an answer of which nothing more is read is cut"""
+
+    @field_validator("max_buffered_mb")
+    @classmethod
+    def _takes_the_largest_body(cls, buffered_mb: float, info: ValidationInfo) -> float:
+        body_mb = info.data.get("max_body_mb", 0.0)  # absent where it is itself at fault
+        if buffered_mb < body_mb:
+            wanted = "expected at least max_body_mb, which is {body_mb}"
+            raise PydanticCustomError("max_buffered_mb", wanted, {"body_mb": f"{body_mb:g}"})
+        return buffered_mb

@@ -1,0 +1,245 @@
+"""What the dashboard shows: a reading of the fleet goes in each second; rates, rows and what has changed come out.
+
+Counts are the whole fleet's (`sfr:stats`), so rates and percentiles are differences between two readings. What is kept
+is bounded: five minutes of totals, and as long a course of each worker that is there. No I/O and no clock: a reading
+brings its moment.
+"""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TypeVar
+
+import msgspec
+
+from router.fleet.model import Ejection, Health, WorkerRecord, slots
+from router.fleet.stats import Usage, WorkerStats, WorkerUsage
+from router.telemetry.rates import has_fallen, rates
+
+# Processes tell what they have counted once a second each, at moments of their own: over one second, rates would jump.
+WINDOW_S = 5.0
+HISTORY_S = 300.0
+# A worker's course: its jobs' mean time in each so many seconds.
+POINT_S = 10.0
+POINTS = int(HISTORY_S / POINT_S)
+
+_Item = TypeVar("_Item")
+
+
+class Status(msgspec.Struct, frozen=True):
+    """How the parts are. `sidecar_s` is the age of what the sidecar wrote; `is_sidecar_old`: too old to be believed."""
+
+    version: str
+    redis: bool
+    leader: bool
+    sidecar_s: float | None
+    is_sidecar_old: bool
+    quarantined: int
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """The fleet at the Unix time `at`, who is draining and who is ejected. `usage` is None while Redis is away."""
+
+    at: float
+    status: Status
+    conditions: Sequence[tuple[WorkerRecord, Health]]
+    draining: frozenset[str]
+    ejected: Mapping[str, Ejection]
+    usage: Usage | None
+
+
+class Totals(msgspec.Struct, frozen=True, array_like=True):
+    """The fleet's numbers at a moment. None: not known. Rates are a second's; percentiles in ms.
+
+    `slots` are how many may be `running`, on all workers; None: a worker has no cap.
+    """
+
+    at: float
+    jobs: float | None = None
+    running: int | None = None
+    waiting: int | None = None
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    errors: float | None = None
+    retries: float | None = None
+    slots: int | None = None
+
+
+class Row(msgspec.Struct, frozen=True, array_like=True):
+    """What seldom changes of a worker; `place` is its place among the URLs. `since` and `ejected_until` are Unix times.
+
+    `ejected_until` None: the breaker keeps no jobs from it.
+    """
+
+    place: int
+    health: Health
+    is_draining: bool
+    since: float | None
+    reason: str
+    weight: int
+    cap: int | None
+    source: str
+    ejected_until: float | None
+
+
+class Live(msgspec.Struct, frozen=True, array_like=True):
+    """What changes all the time: leases, attempts that ended, those without a result."""
+
+    place: int
+    running: int
+    jobs: int
+    failures: int
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """What has changed since the tick before. `points` are all workers' latest mean times (ms), where they are new."""
+
+    number: int
+    status: Status
+    totals: Totals
+    rows: list[Row]
+    live: list[Live]
+    points: list[int | None] | None
+
+
+class Whole(msgspec.Struct, frozen=True):
+    """All that is shown; `courses` are all workers' points, the oldest first."""
+
+    number: int
+    status: Status
+    history: list[Totals]
+    urls: list[str]
+    rows: list[Row]
+    live: list[Live]
+    courses: list[list[int | None]]
+
+
+class Picture:
+    """The fleet as it is shown. `number` counts readings; `tick` is None where only `whole` tells the last change."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.tick: Tick | None = None
+        self._status: Status  # the last reading's
+        self._history: deque[Totals] = deque()
+        self._counts: deque[tuple[float, Usage]] = deque()  # of the fleet alone
+        self._urls: list[str] = []
+        self._rows: list[Row] = []
+        self._live: list[Live] = []
+        self._courses: dict[str, deque[int | None]] = {}
+        self._point_at = 0.0
+        self._at_point: dict[str, WorkerStats] = {}
+
+    def take(self, reading: Reading) -> None:
+        """Go on to the next reading."""
+        self.number += 1
+        self._status = reading.status
+        of = slots(record.worker.max_concurrency for record, _ in reading.conditions)
+        totals = msgspec.structs.replace(self._totals(reading), slots=of)
+        self._history.append(totals)
+        while self._history[0].at <= reading.at - HISTORY_S:
+            self._history.popleft()
+        urls = [record.worker.url for record, _ in reading.conditions]
+        rows = [_row(place, *condition, reading) for place, condition in enumerate(reading.conditions)]
+        live = self._live if reading.usage is None and urls == self._urls else _live(urls, reading.usage)
+        points = self._points(reading.at, urls, reading.usage)
+        if urls == self._urls:
+            self.tick = Tick(
+                self.number, reading.status, totals, _changed(self._rows, rows), _changed(self._live, live), points
+            )
+        else:
+            self.tick = None
+        self._urls, self._rows, self._live = urls, rows, live
+
+    def whole(self) -> Whole:
+        """Return all of it. There must have been a reading."""
+        return Whole(
+            self.number,
+            self._status,
+            list(self._history),
+            self._urls,
+            self._rows,
+            self._live,
+            [list(self._courses.get(url, ())) for url in self._urls],
+        )
+
+    def _totals(self, reading: Reading) -> Totals:
+        at, usage = reading.at, reading.usage
+        if usage is None:
+            return Totals(at)
+        counts = self._counts
+        if counts and has_fallen(counts[-1][1].fleet, usage.fleet):  # Redis has begun to count anew
+            counts.clear()
+        while counts and counts[0][0] < at - 1.5 * WINDOW_S:
+            counts.popleft()
+        while len(counts) > 1 and counts[1][0] <= at - WINDOW_S:
+            counts.popleft()
+        counts.append((at, Usage(usage.waiting, usage.retries_left, usage.fleet)))
+        running = sum(worker.leases for worker in usage.workers.values())
+        since, before = counts[0]
+        if since >= at:
+            return Totals(at, running=running, waiting=usage.waiting)
+        of = rates(before, usage, at - since)
+        jobs, errors, retries = (round(rate, 2) for rate in (of.jobs, of.errors, of.retries))
+        return Totals(at, jobs, running, usage.waiting, _ms(of.p50_s), _ms(of.p99_s), errors, retries)
+
+    def _points(self, at: float, urls: Sequence[str], usage: Usage | None) -> list[int | None] | None:
+        """Return each worker's newest point where it is time for one; None where it is not."""
+        if usage is None or at < self._point_at + POINT_S:
+            return None
+        before, self._at_point = self._at_point, {url: worker.stats for url, worker in usage.workers.items()}
+        is_next = at < self._point_at + 2 * POINT_S
+        self._point_at = at
+        if not is_next:  # nobody has looked for a while
+            self._courses.clear()
+            return None
+        points = [_mean_ms(before.get(url), usage.workers.get(url)) for url in urls]
+        self._courses = {url: self._courses.get(url) or deque(maxlen=POINTS) for url in urls}
+        for url, point in zip(urls, points, strict=True):
+            self._courses[url].append(point)
+        return points
+
+
+def _row(place: int, record: WorkerRecord, health: Health, reading: Reading) -> Row:
+    worker = record.worker
+    ejection = reading.ejected.get(worker.url)
+    return Row(
+        place,
+        health,
+        worker.url in reading.draining,
+        _unix(record.since),
+        record.last_error if record.health is Health.UNHEALTHY else ejection.reason if ejection else "",
+        worker.weight,
+        worker.max_concurrency,
+        worker.source,
+        ejection.until if ejection else None,
+    )
+
+
+def _live(urls: Sequence[str], usage: Usage | None) -> list[Live]:
+    known = usage.workers if usage else {}
+    idle = WorkerUsage(0, 0, 0.0, WorkerStats())
+    live = []
+    for place, url in enumerate(urls):
+        worker = known.get(url, idle)
+        live.append(Live(place, worker.leases, worker.stats.jobs, worker.stats.failures))
+    return live
+
+
+def _changed(before: Sequence[_Item], now: Sequence[_Item]) -> list[_Item]:
+    return [new for old, new in zip(before, now, strict=True) if new != old]
+
+
+def _mean_ms(before: WorkerStats | None, now: WorkerUsage | None) -> int | None:
+    """Return the mean time of the attempts that ended between the two; None where there were none."""
+    if before is None or now is None or now.stats.jobs <= before.jobs:
+        return None
+    return max(0, round((now.stats.busy_ms - before.busy_ms) / (now.stats.jobs - before.jobs)))
+
+
+def _unix(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.timestamp()
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 1)

@@ -1,0 +1,168 @@
+"""The one connection to Redis: every command that this project sends passes here.
+
+Each call is bounded in time and ends in a value or in RedisUnavailable; whoever calls decides what to do without Redis.
+"""
+
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+from redis.commands.core import AsyncScript
+from redis.exceptions import RedisError, ResponseError
+
+from router.config.settings import RedisSettings
+from router.fleet.connection import AnyRedis, connect
+from router.fleet.lua_source import lua
+from router.fleet.schema import Keys
+from router.fleet.script import Script, script, within
+
+log = logging.getLogger(__name__)
+
+
+_Value = TypeVar("_Value")
+
+
+# What routers and sidecars ask steadily: while Redis refuses one of these it is of no use, whatever else it takes.
+LOAD, EXCHANGE, LEAD, RECORD = "load", "exchange", "lead", "record"
+
+
+class RedisUnavailable(Exception):
+    """Redis did not answer, not in time, or not as it should."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What Redis gave in place of one command's answer, such as for a key of another type."""
+
+    reason: str
+
+
+class RedisClient:
+    """Redis under one prefix. The only state here is how calls ended: `available` and `answers`.
+
+    A replica, or a Redis without memory, answers each reading and refuses each writing. So a steady call that fails
+    makes Redis unavailable until the same call succeeds; another call's trouble is over with any call that succeeds.
+    """
+
+    def __init__(self, client: AnyRedis, prefix: str, timeout_s: float) -> None:
+        self.keys = Keys(prefix)
+        self.answers = True  # the last call was answered, if only with a refusal
+        self._trouble: dict[str, str] = {}  # why, by the steady call that failed, "" of all others
+        self._client = client
+        self._timeout_s = timeout_s
+        self._transaction = self.register(lua("router.fleet", "transaction"))
+
+    @classmethod
+    def connect(cls, settings: RedisSettings, timeout_s: float) -> Self:
+        """Return a client that connects at its first call and gives each call `timeout_s` seconds."""
+        return cls(connect(settings, timeout_s), settings.prefix, timeout_s)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    @property
+    def available(self) -> bool:
+        """Whether all goes well that is asked of Redis steadily."""
+        return not self._trouble
+
+    def script(self, text: str, key: str, constants: tuple[str | bytes | float, ...]) -> Script:
+        """Return a script that is asked by calls; whoever asks tells `succeeded` or `failed` how that went."""
+        return script(self._client, text, self._timeout_s, key, constants)
+
+    def succeeded(self, steady: str = "") -> None:
+        """Take note of a call that was answered; `steady` names it where it is one of those."""
+        self.answers = True
+        if self._trouble:
+            self._trouble.pop("", None)
+            self._trouble.pop(steady, None)
+            if not self._trouble:
+                log.info("Redis available again")
+
+    def failed(self, error: Exception, steady: str = "") -> RedisUnavailable:
+        """Take note of a call that was not, and return how that is told."""
+        cause = f"no answer within {self._timeout_s} s" if isinstance(error, TimeoutError) else str(error)
+        self.answers = isinstance(error, ResponseError)
+        if steady or not self.answers:  # a single call that is refused says nothing of the others
+            if not self._trouble:
+                log.warning("Redis unavailable: %s", cause)
+            self._trouble[steady] = cause
+        return RedisUnavailable(cause)
+
+    async def ask(self, call: Awaitable[_Value], steady: str = "") -> _Value:
+        """Return what `call` brings within the time limit; `steady` names it where it is one of those.
+
+        Raises RedisUnavailable.
+        """
+        try:
+            value = await within(self._timeout_s, call)
+        except (RedisError, OSError) as error:  # TimeoutError is an OSError
+            raise self.failed(error, steady) from error
+        self.succeeded(steady)
+        return value
+
+    def register(self, text: str) -> AsyncScript:
+        """Return a Lua script as redis-py calls it, for `ask`."""
+        return self._client.register_script(text)
+
+    def pipeline(self) -> Any:
+        """Return a pipeline, which is no transaction; `executed` sends it, and `ask` bounds that in time."""
+        return self._client.pipeline(transaction=False)
+
+    async def heard(self, channel: str) -> AsyncIterator[None]:
+        """Yield once when subscribed to the channel, then at each message there. Raises RedisUnavailable."""
+        try:
+            await self._client.initialize()  # a Cluster's subscription does not ask for itself where its slots are
+            async with self._client.pubsub() as pubsub:
+                await pubsub.subscribe(channel)
+                async for _ in pubsub.listen():
+                    yield
+        except (RedisError, OSError) as error:
+            raise RedisUnavailable(str(error)) from error
+
+    async def popped(self, key: str, wait_s: float, count: int) -> AsyncIterator[list[str]]:
+        """Yield what others append to the list `key`, up to `count` entries at once. Raises RedisUnavailable."""
+        try:
+            while True:
+                # A wait without end would not notice a connection that is dead without a word.
+                popped = await self._client.blmpop(wait_s, 1, key, direction="LEFT", count=count)
+                if popped:
+                    yield [str(text) for text in popped[1]]
+        except (RedisError, OSError) as error:
+            raise RedisUnavailable(str(error)) from error
+
+    async def command(self, words: Sequence[str]) -> Any:
+        """Send one command as an operator typed it. Raises RedisUnavailable, also where Redis refuses it."""
+        return await self.ask(self._client.execute_command(*words))
+
+    async def ask_all(self, *commands: Sequence[str]) -> list[Any]:
+        """Send the commands in one round trip and return their answers. Raises RedisUnavailable."""
+        pipeline = self.pipeline()
+        for words in commands:
+            pipeline.execute_command(*words)
+        return await self.ask(pipeline.execute())
+
+    async def ask_each(self, *commands: Sequence[str]) -> list[Any]:
+        """Send the commands in one round trip; of one that Redis refuses, Refused is the answer.
+
+        Raises RedisUnavailable.
+        """
+        pipeline = self.pipeline()
+        for words in commands:
+            pipeline.execute_command(*words)
+        return await self.ask(executed(pipeline))
+
+    async def transaction(self, *commands: Sequence[str]) -> Any:
+        """Send the commands in one atomic step and return the last one's answer. Raises RedisUnavailable."""
+        return await self.ask(self._transaction(keys=[self.keys.fleet], args=[json.dumps(commands)]))
+
+
+async def executed(pipeline: Any) -> list[Any]:
+    """Return the answers to the pipeline's commands, Refused in place of one that Redis refuses. Raises RedisError."""
+    answers: list[Any] = await pipeline.execute(raise_on_error=False)
+    for answer in answers:
+        if isinstance(answer, Exception) and not isinstance(answer, ResponseError):
+            raise answer
+    return [Refused(str(answer)) if isinstance(answer, ResponseError) else answer for answer in answers]

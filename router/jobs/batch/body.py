@@ -1,0 +1,215 @@
+"""A batch's body, read job by job, and never further than there is room for.
+
+NDJSON is taken line by line, of whatever length in all. A JSON list is read whole, like a single job's body, before its
+first job begins: so it can be refused as a whole, and clients that send everything before they read cannot block
+themselves.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from router.aio import Turns
+from router.config.settings import Settings
+from router.http.asgi import Message, Receive
+from router.http.ndjson import BOM, Line, Lines, flaw, flaw_as_job, trimmed
+from router.http.response import Body
+from router.jobs.batch.window import InFlight
+from router.jobs.body_budget import Buffers, BuffersFull, Share
+from router.policy.client_timeouts import MIN_BODY_BYTES_A_SECOND
+from router.policy.large_json import Malformed, items
+from router.scheduling.pending import ClientLeft
+
+STOPPED = "this router process is told to stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """Why something cannot be run, and the status that says so."""
+
+    status: int
+    detail: str
+
+
+Entry = Body | Unfit
+
+
+class Refused(Exception):
+    """Nothing of this batch can be run."""
+
+    def __init__(self, reason: Unfit) -> None:
+        super().__init__(reason.detail)
+        self.reason = reason
+
+
+class CutShort(Exception):
+    """No more of this batch is read; the message says why."""
+
+
+class BatchBody:
+    """The body of one batch. `is_answered` is to be set when its answer begins: from then on, time is kept here.
+
+    `is_list`: it is held, and counted, as a whole.
+    """
+
+    def __init__(
+        self,
+        receive: Receive,
+        in_flight: InFlight,
+        buffers: Buffers,
+        settings: Settings,
+        turns: Turns,
+        is_stopping: Callable[[], bool],
+    ) -> None:
+        self.is_answered = False
+        self.is_list = False
+        self._receive = receive
+        self._in_flight = in_flight
+        self._buffers = buffers
+        self._max_mb = settings.max_body_mb
+        self._full_status = settings.error_status.queue_full
+        self._patience_s = self._left_s = settings.client_body_timeout  # left: of the time for the next line
+        self._turns = turns
+        self._is_stopping = is_stopping
+        self._is_more = True
+
+    async def entries(self) -> AsyncGenerator[Entry]:
+        """Yield the jobs. Before the first, raises Refused and BuffersFull; at any time, ClientLeft and CutShort."""
+        lines = Lines(self._max_mb * 2**20)
+        part = await self._part()
+        while part and BOM.startswith(part):  # it has come in parts
+            if not (more := await self._part()):
+                break
+            part += more
+        part = part.removeprefix(BOM)
+        while not part.strip():
+            lines.pass_over(part.count(b"\n"))
+            if not (part := await self._part()):
+                return
+        if part.lstrip().startswith(b"["):
+            self.is_list = True
+            with self._buffers.share() as share:
+                async for entry in self._of_list(part, share):
+                    yield entry
+        else:
+            with self._in_flight.share() as share:
+                async for entry in self._of_lines(lines, part, share):
+                    yield entry
+
+    async def _of_list(self, part: bytes, share: Share) -> AsyncGenerator[Entry]:
+        """Yield the items of a body that is one JSON list, and has been found to be nothing else."""
+        text = await self._whole(part, share)
+        try:
+            for place in items(text):
+                if place is None:
+                    await self._turns.next()
+                elif found := await self._turns.run(flaw(_slice(text, place))):
+                    raise Malformed(found)
+        except Malformed as error:
+            wanted = f"expected a JSON list: {error}"
+            raise Refused(Unfit(HTTPStatus.UNPROCESSABLE_ENTITY, wanted)) from error
+        index = 0
+        for place in items(text):
+            if place is None:
+                await self._turns.next()
+                continue
+            yield await self._job(_slice(text, place), f"Item {index}")
+            index += 1
+
+    async def _whole(self, part: bytes, share: Share) -> bytearray:
+        text = bytearray()
+        while part:
+            if len(text) + len(part) > self._max_mb * 2**20:
+                limit = f"The list is larger than {self._max_mb:g} MB; one job a line (NDJSON) may be any number"
+                raise Refused(Unfit(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit))
+            share.grow(len(part))
+            text += part
+            part = await self._part()
+        return text
+
+    async def _job(self, text: Body, place: str) -> Entry:
+        """Return a job's body, or what is wrong with it."""
+        found = await self._turns.run(flaw_as_job(text))
+        return text if found is None else Unfit(HTTPStatus.UNPROCESSABLE_ENTITY, f"{place}: {found}")
+
+    async def _of_lines(self, lines: Lines, part: bytes, share: Share) -> AsyncGenerator[Entry]:
+        """Yield the jobs from `part` on; `share` is what the line takes that has begun."""
+        has_room = True
+        while part:
+            for line in lines.feed(part):
+                share.give_back()
+                if (entry := await self._of_line(line, has_room=has_room)) is not None:
+                    yield entry
+                else:
+                    await asyncio.sleep(0)  # one part of a body may be a hundred thousand empty lines
+                has_room = True
+                self._left_s = self._patience_s
+            if has_room:
+                has_room = await self._hold(lines, share)
+            part = await self._part()
+        for line in lines.end():
+            if (entry := await self._of_line(line, has_room=has_room)) is not None:
+                yield entry
+
+    async def _hold(self, lines: Lines, share: Share) -> bool:
+        """Count what has come of a line; return whether there is room for it."""
+        if lines.held_bytes < share.held_bytes:  # it is longer than any may be
+            share.give_back()
+        try:
+            await self._in_flight.grow(share, lines.held_bytes - share.held_bytes)
+        except BuffersFull:
+            share.give_back()
+            lines.skip()
+            return False
+        return True
+
+    async def _of_line(self, line: Line, *, has_room: bool) -> Entry | None:
+        place = f"Line {line.number}"
+        if line.text is not None:
+            text = trimmed(line.text)
+            return await self._job(text, place) if len(text) else None
+        if has_room:
+            return Unfit(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{place} is larger than {self._max_mb:g} MB")
+        held = f"{self._buffers.max_bytes / 2**20:g} MB of request bodies are held already"
+        return Unfit(self._full_status, f"{place}: {held}")
+
+    async def _part(self) -> bytes:
+        """Return what comes next of the body, b"" at its end."""
+        while self._is_more:
+            message = await self._message()
+            if message["type"] == "http.disconnect":
+                raise ClientLeft
+            self._is_more = message.get("more_body", False)
+            if self._is_stopping():
+                raise CutShort(STOPPED)
+            if part := message.get("body", b""):
+                self._left_s = min(self._patience_s, self._left_s + len(part) / MIN_BODY_BYTES_A_SECOND)
+                return bytes(part)
+        return b""
+
+    async def _message(self) -> Message:
+        """Return the next message. A client need send nothing while jobs of its run: it may wait for them."""
+        if not self.is_answered:
+            return await self._receive()
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        while True:
+            try:
+                async with asyncio.timeout_at(max(since, self._in_flight.quiet_since) + self._left_s):
+                    message = await self._receive()
+            except TimeoutError:
+                if self._in_flight.jobs:
+                    since = loop.time()
+                elif loop.time() >= max(since, self._in_flight.quiet_since) + self._left_s:
+                    what = "nothing" if self._left_s == self._patience_s else "less than 100 kB a second"
+                    raise CutShort(f"{what} came for {self._patience_s:g} s") from None
+            else:
+                if not self._in_flight.jobs:
+                    self._left_s -= max(0.0, loop.time() - max(since, self._in_flight.quiet_since))
+                return message
+
+
+def _slice(text: bytearray, place: tuple[int, int]) -> Body:
+    """Return an item without copying it where it is large."""
+    return trimmed(memoryview(text)[slice(*place)])

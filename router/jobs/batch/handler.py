@@ -1,0 +1,310 @@
+"""A batch: many jobs in one request, each answered on a line of its own as soon as it is done.
+
+Each goes a single job's way (dispatch.py). What this room adds is measure: no more of a batch is under way than
+`batch.max_in_flight` jobs and one body's bytes. A job is under way until its line is written, so nothing is begun for a
+client that does not read.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import partial
+from http import HTTPStatus
+
+from router.config.settings import Settings
+from router.http.answer import RETRY_AFTER_S, Answer, problem
+from router.http.asgi import CLIENT_LEFT, STOPPING, Application, Receive, Scope, Send, request_id_of, send_answer
+from router.http.headers import Head, read_head, read_worker_head
+from router.http.ndjson import PIECE_BYTES, fits_a_line, in_one_line
+from router.http.response import Body, Parts, UpstreamFailed
+from router.jobs import job_log
+from router.jobs.answers import buffers_full
+from router.jobs.batch.body import STOPPED, BatchBody, CutShort, Entry, Refused, Unfit
+from router.jobs.batch.window import InFlight
+from router.jobs.body_budget import Buffers, BuffersFull, Share
+from router.jobs.dispatcher import Dispatcher
+from router.jobs.endpoints import BadDeadline, client_s_of
+from router.jobs.handler import KEY_NAME
+from router.jobs.job import Job
+from router.scheduling.pending import ClientLeft
+from router.telemetry.recorder import Tally
+
+log = logging.getLogger(__name__)
+
+PATH = "/run_code/batch"
+MEDIA_TYPE = b"application/x-ndjson"
+JOB_PATH = "/run_code"
+_JSON = (b"content-type", b"application/json")
+
+
+class _TooLarge(Exception):
+    """An answer is larger than a line may be."""
+
+
+class BatchDoor:
+    """An ASGI application that takes batches, and hands all else to `rest`."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, rest: Application, buffers: Buffers, settings: Settings, tally: Tally
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._rest = rest
+        self._buffers = buffers
+        self._settings = settings
+        self._tally = tally
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] != "http" or scope["path"] != PATH:
+            await self._rest(scope, receive, send)
+            return
+        head = read_head([field for field in scope["headers"] if field[0] != _JSON[0]] + [_JSON])  # as of each job
+        request_id = request_id_of(head)
+        try:
+            if reason := _unfit(scope):
+                raise Refused(reason)
+            common = self._dispatcher, self._buffers, self._settings, self._tally
+            await _Batch(*common, scope, receive, send, head, request_id).run()
+        except ClientLeft:
+            return
+        except Refused as refused:
+            answer = problem(refused.reason.status, refused.reason.detail, request_id)
+            if refused.reason.status == HTTPStatus.METHOD_NOT_ALLOWED:
+                answer = answer.with_field(b"allow", b"POST")
+        except BadDeadline as error:
+            answer = problem(HTTPStatus.BAD_REQUEST, str(error), request_id)
+        except CutShort as cut:
+            answer = problem(HTTPStatus.SERVICE_UNAVAILABLE, f"Nothing has begun: {cut}", request_id)
+        except BuffersFull:
+            answer = buffers_full(self._settings.error_status.queue_full, self._buffers.max_bytes, request_id)
+        else:
+            return
+        self._tally.refused(answer.status, answer.outcome, PATH)
+        job_log.refused(request_id, PATH, _key_name_in(scope), answer)
+        await send_answer(answer, receive, send)
+
+
+def _unfit(scope: Scope) -> Unfit | None:
+    if scope["method"] != "POST":
+        return Unfit(HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed")
+    for name, value in scope["headers"]:
+        if name == b"content-encoding" and value.lower() != b"identity":
+            what = f"expected a batch without Content-Encoding, got {value.decode('latin-1')}"
+            return Unfit(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, what)
+    return None
+
+
+class _Batch:
+    """One batch on its way."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        buffers: Buffers,
+        settings: Settings,
+        tally: Tally,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        head: Head,
+        request_id: bytes,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._buffers = buffers
+        self._settings = settings
+        self._tally = tally
+        self._receive = receive
+        self._send = send
+        self._request_id = request_id
+        self._key_name = _key_name_in(scope)
+        self._lines = head.lines
+        self._client_s = client_s_of(head)
+        query = scope["query_string"]
+        self._target = JOB_PATH.encode("ascii") + (b"?" + query if query else b"")
+        self._max_bytes = int(settings.max_body_mb * 2**20)
+        self._in_flight = InFlight(settings.batch.max_in_flight, self._max_bytes, buffers)
+        self._client_left, self._stopping = asyncio.Event(), asyncio.Event()
+        scope.setdefault("state", {}).update({CLIENT_LEFT: self._client_left, STOPPING: self._stopping})
+        self._body = BatchBody(receive, self._in_flight, buffers, settings, dispatcher.turns, self._stopping.is_set)
+        self._count = 0
+        self._writing = asyncio.Lock()
+        self._one_large = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Answer it. Before the answer begins, raises ClientLeft, Refused, BuffersFull and CutShort.
+
+        An answer that is not all the jobs' is left without its end: uvicorn then closes the connection short.
+        """
+        async with aclosing(self._body.entries()) as entries:
+            first = await anext(entries, None)
+            fields = [(b"content-type", MEDIA_TYPE), (b"x-request-id", self._request_id)]
+            await self._send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": fields})
+            self._body.is_answered = True
+            if await self._run_all(first, entries):
+                await self._send({"type": "http.response.body", "body": b""})
+
+    async def _run_all(self, entry: Entry | None, entries: AsyncGenerator[Entry]) -> bool:
+        """Begin one job after the other; return whether all have begun, once those that have are done."""
+        watching: asyncio.Task[None] | None = None
+        try:
+            async with asyncio.TaskGroup() as jobs:
+                try:
+                    while entry is not None:
+                        await self._begin(jobs, entry)
+                        entry = await anext(entries, None)
+                except ClientLeft:
+                    self._client_left.set()  # those that wait for room give up; those that run go on
+                    self._tell_cut("its client has left")
+                    return False
+                except CutShort as cut:
+                    self._tell_cut(str(cut))
+                    return False
+                watching = asyncio.create_task(self._watch())
+        finally:
+            if watching is not None:
+                watching.cancel()
+        return True
+
+    def _tell_cut(self, cause: str) -> None:
+        name = self._request_id.decode("ascii")
+        log.info("Cut a batch short after %d jobs: %s (%s)", self._count, cause, name, extra={"request_id": name})
+
+    async def _watch(self) -> None:
+        """Notice that the client leaves, once its body is read."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._client_left.set()
+        self._tell_cut("its client has left")
+
+    async def _has_left(self) -> None:
+        await self._client_left.wait()
+
+    async def _begin(self, jobs: asyncio.TaskGroup, entry: Entry) -> None:
+        """Begin one job when there is room for it. Raises ClientLeft and CutShort."""
+        self._go_on()
+        index = self._count
+        self._count += 1
+        if isinstance(entry, Unfit):
+            await self._refuse(index, problem(entry.status, entry.detail, b""))
+            await asyncio.sleep(0)  # one part of a body may be a hundred thousand such lines
+            return
+        await self._in_flight.has_place()
+        share = self._in_flight.share()
+        try:
+            await self._in_flight.grow(share, 0 if self._body.is_list else len(entry))
+        except BuffersFull:
+            await self._refuse(index, self._buffers_full())
+            await asyncio.sleep(RETRY_AFTER_S)
+            return
+        try:
+            self._go_on()
+        except (ClientLeft, CutShort):
+            share.give_back()
+            raise
+        self._in_flight.begin()
+        jobs.create_task(self._run(index, entry, share)).add_done_callback(partial(self._end, share))
+
+    async def _refuse(self, index: int, answer: Answer) -> None:
+        """Answer, and count, what never becomes a job."""
+        self._tally.refused(answer.status, answer.outcome, JOB_PATH)
+        await self._write(index, self._lost(index, answer))
+
+    def _go_on(self) -> None:
+        if self._client_left.is_set():
+            raise ClientLeft
+        if self._stopping.is_set():
+            raise CutShort(STOPPED)
+
+    def _end(self, share: Share, _: asyncio.Task[None]) -> None:
+        share.give_back()
+        self._in_flight.end()
+
+    async def _run(self, index: int, body: Body, share: Share) -> None:
+        job = Job(
+            *(b"POST", JOB_PATH, self._target, self._lines, body, self._id_of(index), self._has_left, share),
+            *(self._client_s, self._key_name),
+        )
+        try:
+            answer = await self._dispatcher.run(job)
+        except ClientLeft:
+            return
+        if answer.rest is None:
+            await self._write(index, answer)
+        else:
+            async with self._one_large:
+                await self._write_large(index, answer, answer.rest)
+        if not _has_run(answer):
+            # Nobody could take it. Were the next one begun at once, a moment's outage would fail a whole batch.
+            await asyncio.sleep(RETRY_AFTER_S)
+
+    async def _write(self, index: int, answer: Answer, body: Body | None = None) -> None:
+        """Write a line; `body` is that of a large answer."""
+        if read_worker_head(answer.status, answer.headers).is_packed:  # what a worker compressed unasked
+            packed = problem(HTTPStatus.BAD_GATEWAY, "The worker's answer is compressed, which no line can hold", b"")
+            answer = self._lost(index, packed)
+            body = None
+        body = answer.body if body is None else body
+        fits = await self._dispatcher.turns.run(fits_a_line(body))
+        again = b',"retry_after":%d' % RETRY_AFTER_S if answer.is_passing else b""
+        line = b'{"index":%d,"status":%d%s,"body":' % (index, answer.status, again)
+        async with self._writing:
+            for piece in in_one_line(body, fits=fits):
+                # When the next one goes, the client must have read most of those before it.
+                if len(line) + len(piece) > PIECE_BYTES:
+                    await self._send({"type": "http.response.body", "body": line, "more_body": True})
+                    line = b""
+                    await self._dispatcher.turns.next()  # the client may take all that it is sent
+                line += piece
+            await self._send({"type": "http.response.body", "body": line + b"}\n", "more_body": True})
+
+    async def _write_large(self, index: int, answer: Answer, rest: Parts) -> None:
+        """Write an answer that came in parts. It is held until it is whole: half a line would spoil the others."""
+        with self._buffers.share() as share:
+            body: Body | None = None
+            try:
+                body = await self._whole(answer.body, rest, share)
+            except BuffersFull:
+                answer = self._lost(index, self._buffers_full())
+            except UpstreamFailed as failure:
+                answer = problem(self._settings.error_status.all_failed, str(failure), b"")
+            except _TooLarge:
+                limit = f"The answer is larger than {self._settings.max_body_mb:g} MB: send its job by itself"
+                answer = problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit, b"")
+            finally:
+                rest.close()
+            await self._write(index, answer, body)
+
+    async def _whole(self, beginning: bytes, rest: Parts, share: Share) -> bytearray:
+        share.grow(len(beginning))
+        held = bytearray(beginning)
+        async for part in rest:
+            if self._client_left.is_set():
+                break
+            if len(held) + len(part) > self._max_bytes:
+                raise _TooLarge
+            share.grow(len(part))
+            held += part
+        return held
+
+    def _lost(self, index: int, answer: Answer) -> Answer:
+        """Say in the log what a job gets in place of an answer of the dispatcher's."""
+        job_log.refused(self._id_of(index), JOB_PATH, self._key_name, answer)
+        return answer
+
+    def _id_of(self, index: int) -> bytes:
+        return b"%s-%d" % (self._request_id, index)
+
+    def _buffers_full(self) -> Answer:
+        return buffers_full(self._settings.error_status.queue_full, self._buffers.max_bytes, b"")
+
+
+def _key_name_in(scope: Scope) -> str:
+    """Return the name of the API key that a batch came with; empty where it has none, or none is needed."""
+    name: str = scope.get("state", {}).get(KEY_NAME, "")
+    return name
+
+
+def _has_run(answer: Answer) -> bool:
+    """Whether a worker has seen this answer's job."""
+    return any(name == b"x-router-attempt" for name, _ in answer.headers)

@@ -1,0 +1,52 @@
+"""What the head of a request says of its job."""
+
+import msgspec
+
+from router.http.headers import DEADLINE, Head, Headers
+from router.policy.endpoints import SANDBOX_FUSION
+
+# SandboxFusion's endpoints and their methods. /v1/ping is not among them: the router answers that for itself.
+JOB_ENDPOINTS = {path: endpoint.method for path, endpoint in SANDBOX_FUSION.items()}
+# The largest deadline in ms that is told from a larger one: 31 years.
+_DEADLINE_DIGITS = 12
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """The head of a request for a job; header names are in lower case. `key_name`: as Job has it."""
+
+    method: str
+    path: str
+    query: bytes
+    headers: Headers
+    key_name: str = ""
+
+
+class JobHead(msgspec.Struct, frozen=True):
+    """What is the same for all jobs that are sent with this head, but for the length of their bodies.
+
+    `lines` go on to the worker; `headers` are all that came. `key_name`: as Job has it.
+    """
+
+    path: str
+    target: bytes
+    lines: bytes
+    headers: Headers
+    keep_alive: bool
+    request_id: bytes | None = None
+    client_s: float | None = None
+    key_name: str = ""
+
+
+class BadDeadline(Exception):
+    """The client's deadline is no number of milliseconds."""
+
+
+def client_s_of(head: Head) -> float | None:
+    """Return for how many seconds the client waits, where it says so. Raises BadDeadline."""
+    deadline = head.deadline
+    if deadline is None:
+        return None
+    digits = deadline.lstrip(b"0")
+    if not deadline.isdigit() or not digits:
+        raise BadDeadline(f"{DEADLINE.decode()}: expected a whole number of milliseconds above 0")
+    return (int(digits) if len(digits) <= _DEADLINE_DIGITS else 10**_DEADLINE_DIGITS) / 1000

@@ -1,0 +1,359 @@
+"""Leases: the right to run one job on one worker, asked for and given back in batches.
+
+All that this process has to say at one moment goes in one call of the exchange; who comes while a call is under way
+shares the next one. Which exchange that is, Redis' or the one in this process, either_exchange.py knows.
+"""
+
+import asyncio
+import itertools
+import logging
+import random
+import time
+from collections.abc import Callable, Coroutine
+from functools import partial
+
+import msgspec
+
+from router.fleet.redis_client import RedisClient, RedisUnavailable
+from router.fleet.snapshot import FleetView
+from router.policy.verdict import Blame
+from router.scheduling.batching import Calls
+from router.scheduling.failover import EitherExchange
+from router.scheduling.messages import Arrival, Beat, Call, Claim, Ended, Grant, Held, Reply
+from router.scheduling.pending import Exhausted, Lease, NoRoom, NoWorkers, QueueTimeout, Waiter, refusals
+from router.scheduling.redis_scheduler import grants
+from router.telemetry.recorder import Tally
+
+log = logging.getLogger(__name__)
+
+BEAT_S = 0.5
+# Every so many heartbeats, 2 s, all held leases are handed in, should a Redis that failed over have lost some; and at
+# once where it says that its memory began empty. Each time: 5 µs of Redis' time a lease.
+HAND_IN_EVERY = 4
+# How many of the oldest waiting jobs each heartbeat looks after: they are next, and if they are lost, all may be.
+LOOK_AFTER = 10
+_RANDOM_BITS = 32
+
+
+class Leases:
+    """This process' leases. `run` keeps its heart beating."""
+
+    def __init__(
+        self,
+        exchange: EitherExchange,
+        redis: RedisClient,
+        view: FleetView,
+        process: str,
+        tally: Tally,
+        without_workers_s: float = 0.0,
+    ) -> None:
+        self._exchange = exchange
+        self._without_workers_s = without_workers_s
+        self._redis = redis
+        self._view = view
+        self._process = process
+        self._tally = tally
+        self._numbers = itertools.count(1)
+        self._waiters: dict[int, Waiter] = {}
+        self._held: dict[int, tuple[str, float]] = {}  # number → URL, the moment (this process' clock) it passes
+        # To be said with the next call.
+        self._arrived: list[int] = []
+        self._ended: list[Ended] = []
+        self._claims: list[Claim] = []
+        self._left: list[int] = []
+        self._beat_is_due = False
+        self._told_print = ""
+        # What the last reply told.
+        self._others_wait = False
+        self._redis_settles = False
+        self._alone_since: float | None = None  # when the last worker was gone; None where there is one
+        self._missed: frozenset[int] = frozenset()  # waiting jobs that the last heartbeat did not find in the queue
+        self._beats = itertools.count()
+        self._routable_then: frozenset[str] = frozenset()
+        self._calls = Calls(self._call, self._is_urgent, lambda: bool(self._ended))
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether there is a worker that may get jobs and can be reached, as far as the last reply told."""
+        return self._alone_since is None
+
+    def is_enough_for(self, job_since: float) -> bool:
+        """Whether a job that came at `job_since` has waited long enough for any worker at all."""
+        alone_since = self._alone_since
+        if alone_since is None:
+            return False
+        return time.monotonic() - max(alone_since, job_since) >= self._without_workers_s
+
+    def load(self) -> tuple[int, int]:
+        """Return how many leases this process holds, and how many jobs wait for one here."""
+        return len(self._held), len(self._waiters)
+
+    async def run(self) -> None:
+        """Beat, and listen for grants, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen())
+            self._view.on_change = self._beat_now
+            while True:
+                self._beat_now()
+                await asyncio.sleep(BEAT_S)
+
+    async def flush(self) -> None:
+        """Say what there is to say, before the process ends."""
+        await self._calls.flush()
+
+    def ask(
+        self,
+        bound_s: float,
+        wait_s: float,
+        has_left: Callable[[], Coroutine[None, None, None]],
+        then: Callable[[Lease | NoRoom], None],
+        ticket: int = 0,
+        tried: tuple[str, ...] = (),
+        retry_of: str = "",
+        job_since: float = 0.0,
+    ) -> Waiter:
+        """Ask for a lease for `bound_s` seconds, after a wait of `wait_s` at most, for a job that came at `job_since`.
+
+        `then` is called once, and never before this has returned: with the lease, or with a NoRoom (NoWorkers,
+        Exhausted, Unfunded, Quarantined, QueueFull, QueueTimeout, ClientLeft). `has_left` returns when the client has
+        hung up; it is awaited only where the job must wait, and then the job gives up its place. `retry_of` names the
+        job where it has been tried before.
+        """
+        number = next(self._numbers)
+        arrival = Arrival(number, int(bound_s * 1000), int(wait_s * 1000), ticket, tried, retry_of)
+        now = time.monotonic()
+        waiter = self._waiters[number] = Waiter(arrival, now, job_since or now, has_left, then)
+        self._arrived.append(number)
+        self._calls.now()
+        return waiter
+
+    def give_up(self, waiter: Waiter) -> None:
+        """Let go of what was asked for: nobody waits for it any more, and `then` is not called."""
+        number = waiter.arrival.number
+        if self._waiters.pop(number, None):
+            waiter.stop_waiting()
+            self._left.append(number)
+            self._calls.now()
+
+    def end(
+        self, lease: Lease, blame: Blame, *, is_over: bool = True, job: str = "", cause: str = "", ms: int = 0
+    ) -> None:
+        """Say what the attempt makes of its worker, and, unless the worker still runs the job, give the lease back.
+
+        `job` names the job where the blame may be its own; `cause` says what the blame is for; `ms` as in Ended.
+        """
+        if is_over:
+            self._held.pop(lease.number, None)
+        self._ended.append(Ended(lease.url, lease.number, blame, is_over, job, cause, ms))
+        self._calls.soon()
+
+    def resolve(self, doubts: tuple[tuple[Lease, str], ...], blame: Blame, job: str = "") -> None:
+        """Say what is to be made of attempts that ended in doubt: their leases, each with its cause."""
+        self._ended += [Ended(lease.url, lease.number, blame, False, job, cause) for lease, cause in doubts]
+        self._calls.soon()
+
+    # One call
+
+    def _beat_now(self) -> None:
+        self._beat_is_due = True
+        self._calls.now()
+
+    def _call(self) -> None:
+        call = self._compose()
+        self._exchange(call, self._say_all_again, partial(self._replied, call))
+
+    def _replied(self, call: Call, reply: Reply) -> None:
+        try:
+            self._apply(call, reply)
+        finally:
+            self._calls.over()
+
+    def _is_urgent(self) -> bool:
+        # An end is urgent where somebody waits for the room that it gives.
+        ends_press = self._others_wait and self._ended
+        return bool(self._arrived or self._claims or self._left or self._beat_is_due or ends_press)
+
+    def _compose(self) -> Call:
+        """Take all that is to be said."""
+        # First, for it ends the wait of some, who leave with this call.
+        beat = self._beat(is_return=self._exchange.has_just_returned()) if self._beat_is_due else None
+        arrived = tuple(self._waiters[number].arrival for number in self._arrived if number in self._waiters)
+        call = Call(
+            self._process,
+            arrived=arrived,
+            ended=tuple(self._ended),
+            claims=tuple(self._claims),
+            left=tuple(self._left),
+            beat=beat,
+            fleet_print=self._news_of_fleet(),
+            seed=random.getrandbits(_RANDOM_BITS),
+        )
+        self._arrived, self._ended, self._claims, self._left, self._beat_is_due = [], [], [], [], False
+        return call
+
+    def _beat(self, *, is_return: bool) -> Beat:
+        self._let_go_of_the_exhausted()
+        self._refuse_without_workers()
+        # Those that have been said to wait; the newest may still be on their way.
+        queued = (number for number, waiter in self._waiters.items() if waiter.timer)
+        oldest = tuple(itertools.islice(queued, LOOK_AFTER))
+        is_whole = is_return or self._redis_settles or next(self._beats) % HAND_IN_EVERY == 0
+        held = self._still_held() if is_whole else ()
+        return Beat(len(self._held), len(self._waiters), oldest, held, is_return)
+
+    def _still_held(self) -> tuple[Held, ...]:
+        now = time.monotonic()
+        self._held = {number: held for number, held in self._held.items() if held[1] > now}
+        return tuple(Held(url, number, int((moment - now) * 1000)) for number, (url, moment) in self._held.items())
+
+    def _let_go_of_the_exhausted(self) -> None:
+        """End the wait of retries for which no worker is left, where the fleet has shrunk while they waited."""
+        before, routable = self._routable_then, self._view.snapshot.routable
+        if before == routable:
+            return
+        self._routable_then = routable
+        for number, waiter in list(self._waiters.items()):
+            if waiter.arrival.tried and waiter.timer and routable.issubset(waiter.arrival.tried):
+                self._fail(number, Exhausted())
+                self._left.append(number)
+
+    def _refuse_without_workers(self) -> None:
+        """End the wait of those that have waited long enough for any worker at all."""
+        if self._alone_since is None:
+            return
+        for number, waiter in list(self._waiters.items()):
+            if waiter.timer and self.is_enough_for(waiter.job_since):
+                self._fail(number, NoWorkers())
+                self._left.append(number)
+
+    def _news_of_fleet(self) -> str:
+        fleet_print = self._view.snapshot.fleet_print
+        news = fleet_print if fleet_print != self._told_print else ""
+        self._told_print = fleet_print
+        return news
+
+    def _say_all_again(self, call: Call) -> Call:
+        """Return `call` as the first one to another exchange: all that wait, in order, all that is held, the fleet.
+
+        Tickets in hand come from another counter, so new ones are taken.
+        """
+        for number in list(self._waiters):
+            self._arrive_again(number, ticket=0)
+        arrived, self._arrived = tuple(waiter.arrival for waiter in self._waiters.values()), []
+        fleet_print = self._view.snapshot.fleet_print
+        return msgspec.structs.replace(call, arrived=arrived, beat=self._beat(is_return=True), fleet_print=fleet_print)
+
+    def _arrive_again(self, number: int, ticket: int) -> None:
+        """Let a job ask anew, under a new number.
+
+        With the old one, a grant of the first asking that is still on its way, and is given back as nobody's, would
+        take along the lease that the job runs under by then.
+        """
+        waiter = self._waiters.pop(number)
+        again = next(self._numbers)
+        waiter.arrival = msgspec.structs.replace(waiter.arrival, number=again, ticket=ticket, retry_of="")
+        self._waiters[again] = waiter
+        self._arrived.append(again)
+        self._left.append(number)
+
+    # What comes back
+
+    def _apply(self, call: Call, reply: Reply) -> None:
+        self._others_wait, self._redis_settles = reply.waiting > 0, reply.settles
+        if reply.routable <= reply.away:
+            self._alone_since = self._alone_since or time.monotonic()
+        else:
+            self._alone_since = None
+        if reply.look_in_ms:
+            asyncio.get_running_loop().call_later(reply.look_in_ms / 1000, self._calls.now)
+        for number, ticket in zip(reply.queued[::2], reply.queued[1::2], strict=True):
+            self._wait_on(number, ticket)
+        for grant in reply.granted:
+            self._take(grant)
+        if reply.refused or reply.exhausted or reply.unfunded or reply.quarantined:
+            for number, reason in refusals(reply):
+                self._fail(number, reason)
+        if call.claims:
+            self._take_claimed(call.claims, set(reply.claimed))
+        for number in (*reply.lost, *self._twice_missing(call, reply)):
+            if waiting := self._waiters.get(number):
+                self._arrive_again(number, waiting.arrival.ticket)
+
+    def _take_claimed(self, claims: tuple[Claim, ...], claimed: set[int]) -> None:
+        for claim in claims:
+            if claim.number in claimed:
+                self._take(Grant(claim.number, claim.url, 0))
+
+    def _twice_missing(self, call: Call, reply: Reply) -> frozenset[int]:
+        """Return the jobs that two heartbeats in a row did not find: at the first, a grant may be on its way."""
+        if call.beat is None:
+            return frozenset()
+        before, self._missed = self._missed, frozenset(reply.missing)
+        return before & self._missed
+
+    def _wait_on(self, number: int, ticket: int) -> None:
+        waiter = self._waiters.get(number)
+        if waiter is None:
+            self._left.append(number)
+            return
+        if self.is_enough_for(waiter.job_since):
+            self._fail(number, NoWorkers())
+            self._left.append(number)
+            return
+        waiter.arrival = msgspec.structs.replace(waiter.arrival, ticket=ticket)
+        if waiter.timer is None:
+            waiter.start_waiting(self._stop_waiting)
+
+    def _take(self, grant: Grant) -> None:
+        """Hand a lease to the job that waits for it; where nobody does, give it back."""
+        waiter = self._waiters.pop(grant.number, None)
+        if waiter is None:
+            self._ended.append(Ended(grant.url, grant.number, Blame.NONE))
+            return
+        if waiter.timer is not None:
+            waiter.stop_waiting()
+        now = time.monotonic()
+        waited_s = now - waiter.since
+        self._held[grant.number] = (grant.url, now + waiter.arrival.bound_ms / 1000)
+        lease = Lease(grant.number, grant.url, grant.ticket or waiter.arrival.ticket, int(waited_s * 1000))
+        try:
+            waiter.then(lease)
+        except Exception:
+            log.exception("A lease could not be taken, and is given back")
+            self.end(lease, Blame.NONE)
+        self._tally.waited(waited_s)
+
+    def _fail(self, number: int, reason: NoRoom) -> None:
+        waiter = self._waiters.pop(number, None)
+        if waiter is not None:
+            waiter.stop_waiting()
+            # Not at once: a call may just be composed, and what is asked for next must not be lost with it.
+            asyncio.get_running_loop().call_soon(waiter.then, reason)
+
+    def _stop_waiting(self, waiter: Waiter, reason: NoRoom) -> None:
+        number = waiter.arrival.number
+        if isinstance(reason, QueueTimeout) and self._alone_since is not None:
+            reason = NoWorkers()
+        self._fail(number, reason)
+        self._left.append(number)
+        self._calls.now()
+        self._tally.waited(time.monotonic() - waiter.since)
+
+    def _claim(self, grant: Grant) -> None:
+        if (waiter := self._waiters.get(grant.number)) is not None:
+            self._claims.append(Claim(grant.url, grant.number, waiter.arrival.bound_ms))
+        else:
+            self._ended.append(Ended(grant.url, grant.number, Blame.NONE))
+
+    async def _listen(self) -> None:
+        """Claim the leases that other processes' calls have given to jobs of this one."""
+        while True:
+            try:
+                async for given in grants(self._redis, self._process):
+                    for grant in given:
+                        self._claim(grant)
+                    self._calls.now()
+            except RedisUnavailable as error:
+                if self._redis.available:
+                    log.warning("Grants from other processes cannot be read: %s", error)
+            await asyncio.sleep(BEAT_S)

@@ -1,0 +1,97 @@
+"""A job that waits for its lease, and the ways in which that ends."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+
+import msgspec
+
+from router.scheduling.messages import Arrival, Reply
+
+
+class NoRoom(Exception):
+    """No lease for this job."""
+
+
+class NoWorkers(NoRoom):
+    """Nobody may get jobs, or nobody can be reached."""
+
+
+class Exhausted(NoRoom):
+    """The job has tried every worker that may get jobs."""
+
+
+class Unfunded(NoRoom):
+    """The fleet's budget for retries is spent."""
+
+
+class Quarantined(NoRoom):
+    """The job breaks workers."""
+
+
+class QueueFull(NoRoom):
+    """As many jobs wait as may."""
+
+
+class QueueTimeout(NoRoom):
+    """No worker had room in time."""
+
+
+class ClientLeft(NoRoom):
+    """The client hung up while its job waited."""
+
+
+def refusals(reply: Reply) -> Iterator[tuple[int, NoRoom]]:
+    """Yield the jobs that get no lease by this reply, and why."""
+    yield from ((number, QueueFull() if reply.routable else NoWorkers()) for number in reply.refused)
+    yield from ((number, Exhausted()) for number in reply.exhausted)
+    yield from ((number, Unfunded()) for number in reply.unfunded)
+    yield from ((number, Quarantined()) for number in reply.quarantined)
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """The right to run one job on the worker at `url`. `ticket` is the job's place in the line, for a retry."""
+
+    number: int
+    url: str
+    ticket: int
+    waited_ms: int
+
+
+class Waiter:
+    """A job without a lease yet; `then` is called once, with the lease or why there is none.
+
+    `since` is when it asked, `job_since` when the job came.
+    """
+
+    __slots__ = ("arrival", "has_left", "job_since", "since", "then", "timer", "watch")
+
+    def __init__(
+        self,
+        arrival: Arrival,
+        since: float,
+        job_since: float,
+        has_left: Callable[[], Coroutine[None, None, None]],
+        then: Callable[[Lease | NoRoom], None],
+    ) -> None:
+        self.arrival = arrival
+        self.since = since
+        self.job_since = job_since
+        self.has_left = has_left
+        self.then = then
+        # Both only once it stands in the queue: most jobs never do.
+        self.timer: asyncio.TimerHandle | None = None
+        self.watch: asyncio.Task[None] | None = None
+
+    def start_waiting(self, stop: Callable[["Waiter", NoRoom], None]) -> None:
+        """Have `stop` called when its time is up, or its client has left."""
+        loop = asyncio.get_running_loop()
+        self.timer = loop.call_at(self.since + self.arrival.wait_ms / 1000, stop, self, QueueTimeout())
+        self.watch = loop.create_task(self.has_left())
+        self.watch.add_done_callback(lambda watch: None if watch.cancelled() else stop(self, ClientLeft()))
+
+    def stop_waiting(self) -> None:
+        """End what watches over the wait."""
+        if self.timer:
+            self.timer.cancel()
+        if self.watch:
+            self.watch.cancel()

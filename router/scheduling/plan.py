@@ -1,0 +1,91 @@
+"""The plan: who may get jobs, with which cap, and in which order a ticket asks them. exchange.lua makes the same."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from router.fleet.model import Health, Member
+from router.scheduling.breaker import Breakers
+from router.scheduling.messages import Rules, Strategy
+from router.scheduling.ring import weighted_ring
+
+TRIAL = -1
+# With `random`, the jobs of one call share a random number; this factor sets their starts apart. A prime: 40,503 is
+# divisible by 3, and with three workers all jobs of a call went to one.
+SPREAD = 40_507
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A worker that may get jobs."""
+
+    cap: int
+    weight: int
+
+
+class Plan:
+    """Made anew when the fleet or an ejection has changed."""
+
+    def __init__(self, rules: Rules, breakers: Breakers) -> None:
+        self.fleet: dict[str, Member] = {}
+        self.by_url: dict[str, Planned] = {}
+        self.ring: tuple[str, ...] = ()
+        self._rules = rules
+        self._breakers = breakers
+        self._is_stale = True
+
+    def set_fleet(self, members: Iterable[Member]) -> None:
+        """Take over who belongs to the fleet, and in what condition."""
+        self.fleet = {member.worker.url: member for member in members}
+        self._is_stale = True
+
+    def expire(self) -> None:
+        """Have it made anew."""
+        self._is_stale = True
+
+    def make_if_stale(self) -> bool:
+        """Choose who may get jobs, and lay the ring; return whether that was needed."""
+        if not (self._is_stale or self._breakers.has_changed):
+            return False
+        self._is_stale = self._breakers.has_changed = False
+        unhealthy = {url for url, member in self.fleet.items() if member.health is Health.UNHEALTHY}
+        self._breakers.forget_ejected_but(self.fleet.keys() - unhealthy)
+        chosen = self._candidates(Health.HEALTHY) or self._candidates(Health.UNKNOWN)
+        self.ring = weighted_ring([member.worker for member in chosen])
+        self.by_url = {member.worker.url: self._planned(member) for member in chosen}
+        return True
+
+    def in_order(self, ticket: int, seed: int, load: Callable[[str], float | None]) -> Iterator[str]:
+        """Yield the workers in the order in which this ticket asks them.
+
+        `load` gives a worker's leases by weight, None where it has no room; only `least_loaded` asks for it.
+        """
+        if not self.ring:
+            return
+        if self._rules.strategy is Strategy.LEAST_LOADED:
+            yield from self._by_load(ticket, load)
+            return
+        start = (seed + SPREAD * ticket if self._rules.strategy is Strategy.RANDOM else ticket) % len(self.ring)
+        yield from self.ring[start:]
+        yield from self.ring[:start]
+
+    def _planned(self, member: Member) -> Planned:
+        is_trial = self._breakers.is_ejected(member.worker.url)
+        return Planned(TRIAL if is_trial else member.cap, member.worker.weight)
+
+    def _candidates(self, health: Health) -> list[Member]:
+        return [
+            member
+            for url, member in sorted(self.fleet.items())
+            if member.health is health and not member.is_draining and self._breakers.allows(url)
+        ]
+
+    def _by_load(self, ticket: int, load: Callable[[str], float | None]) -> Iterator[str]:
+        by_load: dict[float, list[tuple[str, str]]] = {}
+        for url, planned in self.by_url.items():
+            if (its := load(url)) is not None:
+                # Ties stand as the script's members do, whose names begin with cap and weight.
+                by_load.setdefault(its, []).append((f"0 {planned.cap} {planned.weight} {url}", url))
+        for _, ties in sorted(by_load.items()):
+            ties.sort()
+            first = ticket % len(ties)
+            yield from (url for _, url in ties[first:] + ties[:first])

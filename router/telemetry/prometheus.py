@@ -1,0 +1,200 @@
+"""What `GET /metrics` shows, in Prometheus' words.
+
+All processes of one gunicorn share what they count (shared_counts.py); without gunicorn, each shows its own alone. What
+belongs to the fleet is read when it is asked for, and every router shows the same. Labels are bounded: endpoints by the
+list of them, workers by the fleet.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, values
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from router.fleet.model import Health
+from router.fleet.snapshot import Snapshot
+from router.fleet.stats import Usage
+from router.policy.verdict import Kind
+from router.telemetry.multiprocess import Family, Sample, SharedCounts
+from router.telemetry.recorder import BOUNDS_S, Counts, Timing
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+# Where PROMETHEUS_MULTIPROC_DIR is set prometheus_client would map files into memory: a full disk ends such a process.
+values.ValueClass = values.MutexValue
+
+
+class BulkHistogram(Histogram):
+    """A histogram that takes many lengths of time at once; `observe`, job by job, would cost as much as a lease."""
+
+    def add(self, timing: Timing) -> None:
+        """Count all of `timing`, whose bounds are this histogram's."""
+        for bucket, count in zip(self._buckets, timing.counts, strict=True):
+            if count:
+                bucket.inc(count)
+        self._sum.inc(timing.total_s)
+
+
+class ProcessState(NamedTuple):
+    """How many jobs of this process run and wait; `is_alone`: it gives leases without Redis."""
+
+    running: int
+    waiting: int
+    is_alone: bool
+
+
+class Metrics:
+    """This process' part of what is counted, and the page that shows all."""
+
+    def __init__(self, shared: SharedCounts) -> None:
+        self._shared = shared
+        self._own = own = CollectorRegistry()
+
+        def counter(name: str, means: str, *labels: str) -> Counter:
+            return Counter(f"sfr_{name}", means, labels, registry=own)
+
+        def histogram(name: str, means: str, *labels: str) -> BulkHistogram:
+            return BulkHistogram(f"sfr_{name}_seconds", means, labels, registry=own, buckets=BOUNDS_S)
+
+        def gauge(name: str, means: str) -> Gauge:
+            return Gauge(f"sfr_{name}", means, registry=own)
+
+        self._requests = counter("requests", "Requests for jobs, by their answers.", "endpoint", "status", "verdict")
+        self._durations = histogram("request_duration", "Jobs: from the whole request to the answer.", "endpoint")
+        self._waits = histogram("queue_wait", "Waits for a lease, Redis' answer included.")
+        self._worker_times = histogram("worker_time", "Attempts: from the lease to the worker's answer.")
+        self._attempts = counter("attempts", "Attempts, by what they brought.", "verdict")
+        self._retries = counter("retries", "Retries, by what the attempt before had brought.", "cause")
+        self._unfunded = counter("retries_refused", "Retries that the fleet's budget did not allow.")
+        self._cut_answers = counter("answers_cut", "Large answers that broke off when their clients had a part.")
+        self._redis = histogram("redis_duration", "Calls of the exchange that Redis answered.")
+        self._redis_failures = counter("redis_failures", "Calls of the exchange that it did not.")
+        self._processes = gauge("processes", "Router processes.")
+        self._alone = gauge("processes_degraded", "Router processes that give leases without Redis.")
+        self._running = gauge("jobs_running", "Leases that router processes hold.")
+        self._waiting = gauge("jobs_waiting", "Jobs that wait for a lease.")
+        for kind in Kind:  # from 0 on, so that the first one is seen as one more
+            self._attempts.labels(kind)
+            if kind is not Kind.RESULT:
+                self._retries.labels(kind)
+
+    def add(self, counts: Counts) -> None:
+        """Add what was counted in a while."""
+        for key, timing in counts.jobs.items():
+            self._requests.labels(*key).inc(timing.count)
+            self._durations.labels(key[0]).add(timing)
+        for key, count in counts.refusals.items():
+            self._requests.labels(*key).inc(count)
+        for kind, timing in counts.attempts.items():
+            self._attempts.labels(kind).inc(timing.count)
+            self._worker_times.add(timing)
+        for kind, count in counts.retries.items():
+            self._retries.labels(kind).inc(count)
+        self._waits.add(counts.waits)
+        self._redis.add(counts.redis)
+        self._unfunded.inc(counts.unfunded)
+        self._cut_answers.inc(counts.cut_answers)
+        self._redis_failures.inc(counts.redis_failures)
+
+    def set_state(self, state: ProcessState) -> None:
+        """Show how this process is at this moment."""
+        self._processes.set(1)
+        self._alone.set(state.is_alone)
+        self._running.set(state.running)
+        self._waiting.set(state.waiting)
+
+    def share(self) -> None:
+        """Show the other processes what this one has counted."""
+        self._shared.put(self._collected())
+
+    def page(self, snapshot: Snapshot, usage: Usage | None, accept: str) -> tuple[bytes, str]:
+        """Return the page as `accept` (the request's header) wants it, and its content type.
+
+        `usage` is None where Redis is away: what only Redis knows is not shown then.
+        """
+        encode, content_type = choose_encoder(accept)
+        own = self._collected()
+        self._shared.put(own)  # whoever answers next shows no less
+        return encode(_Both(self._shared.whole(own), _Fleet(snapshot, usage))), content_type
+
+    def _collected(self) -> list[Family]:
+        return [
+            Family(each.name, each.type, each.documentation, [Sample(*sample[:3]) for sample in each.samples])
+            for each in self._own.collect()
+        ]
+
+
+class _Both(Collector):
+    def __init__(self, counted: Sequence[Family], fleet: "_Fleet") -> None:
+        self._counted = counted
+        self._fleet = fleet
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._counted:
+            metric = Metric(family.name, family.means, family.kind)
+            for sample in family.samples:
+                metric.add_sample(sample.name, sample.labels, sample.value)
+            yield metric
+        yield from self._fleet.collect()
+
+
+class _Fleet(Collector):
+    """What is the fleet's, and not one router's."""
+
+    def __init__(self, snapshot: Snapshot, usage: Usage | None) -> None:
+        self._snapshot = snapshot
+        self._usage = usage
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._seen()
+        if self._usage is not None:
+            yield from self._used(self._usage)
+
+    def _seen(self) -> Iterator[Metric]:
+        state, records = self._snapshot.state, self._snapshot.state.records
+        if state.written_at is not None:
+            age_s = max(0.0, (datetime.now(UTC) - state.written_at).total_seconds())
+            yield GaugeMetricFamily("sfr_sidecar_age_seconds", "Since a sidecar last wrote what it saw.", age_s)
+        yield GaugeMetricFamily("sfr_workers_routable", "Workers that may get jobs.", len(self._snapshot.routable))
+        yield _by_worker(
+            "up",
+            "1: its health checks find it healthy.",
+            ((record.worker.url, record.health is Health.HEALTHY) for record in records),
+        )
+        yield _by_worker(
+            "draining",
+            "1: an operator keeps new jobs from it.",
+            ((record.worker.url, record.worker.url in state.draining) for record in records),
+        )
+        yield _by_worker(
+            "ejected",
+            "1: the breaker keeps new jobs from it.",
+            ((record.worker.url, record.worker.url in state.ejected) for record in records),
+        )
+        caps = ((record.worker.url, record.worker.max_concurrency) for record in records)
+        yield _by_worker(
+            "cap", "Jobs that may run on it at once; absent: any number.", ((url, cap) for url, cap in caps if cap)
+        )
+
+    def _used(self, usage: Usage) -> Iterator[Metric]:
+        workers = usage.workers
+        yield GaugeMetricFamily("sfr_queue_length", "Jobs of all routers that wait for room.", usage.waiting)
+        yield GaugeMetricFamily("sfr_retry_budget", "Retries that all routers may make at once.", usage.retries_left)
+        yield _by_worker("leases", "Leases that run on it.", ((url, worker.leases) for url, worker in workers.items()))
+        jobs = CounterMetricFamily("sfr_worker_jobs", "Attempts that ended there.", labels=("worker",))
+        failures = CounterMetricFamily("sfr_worker_failures", "Attempts without a result.", labels=("worker",))
+        seconds = CounterMetricFamily("sfr_worker_busy_seconds", "How long all attempts took.", labels=("worker",))
+        for url, worker in workers.items():
+            jobs.add_metric((url,), worker.stats.jobs)
+            failures.add_metric((url,), worker.stats.failures)
+            seconds.add_metric((url,), worker.stats.busy_ms / 1000)
+        yield from (jobs, failures, seconds)
+
+
+def _by_worker(name: str, means: str, values: Iterable[tuple[str, float]]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"sfr_worker_{name}", means, labels=("worker",))
+    for url, value in values:
+        family.add_metric((url,), value)
+    return family

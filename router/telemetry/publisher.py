@@ -1,0 +1,100 @@
+"""What the tally holds goes, each second, to those who show it: Prometheus' values, and the fleet's counts in Redis.
+
+A count that Redis did not confirm in time is told again: rather one too many than none.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable
+from contextlib import suppress
+
+from router.fleet.counters import Counters
+from router.fleet.redis_client import RedisClient, RedisUnavailable
+from router.fleet.snapshot import FleetView
+from router.fleet.stats import Stats, WorkerStats, took
+from router.telemetry.prometheus import Metrics, ProcessState
+from router.telemetry.recorder import BOUNDS_S, Counts, Tally, Timing
+
+EVERY_S = 1.0
+
+
+class Reporting:
+    """Tells what this process has counted: each second while `run` runs, and a last time by `finish`."""
+
+    def __init__(
+        self,
+        tally: Tally,
+        metrics: Metrics,
+        redis: RedisClient,
+        view: FleetView,
+        state: Callable[[], ProcessState],
+    ) -> None:
+        self._tally = tally
+        self._metrics = metrics
+        self._counters = Counters(redis)
+        self._view = view
+        self._state = state
+        self._untold = Stats()  # to the fleet
+
+    async def run(self) -> None:
+        """Report until cancelled."""
+        while True:
+            self._count()
+            await asyncio.to_thread(self._metrics.share)  # jobs need not wait for a disk
+            with suppress(RedisUnavailable):
+                await self._tell_fleet()
+            await asyncio.sleep(EVERY_S)
+
+    async def finish(self) -> None:
+        """Report what is left, before the process ends."""
+        self._count()
+        self._metrics.share()
+        with suppress(RedisUnavailable):
+            while self._untold:
+                await self._tell_fleet()
+
+    async def page(self, accept: str) -> tuple[bytes, str]:
+        """Return what `GET /metrics` answers to such an Accept header, and its content type."""
+        self._count()
+        snapshot, usage = self._view.snapshot, None
+        with suppress(RedisUnavailable):
+            usage = await self._counters.usage([record.worker.url for record in snapshot.state.records])
+        # In a thread, for 1,000 workers take a while to write down, and jobs need not wait for that.
+        return await asyncio.to_thread(self._metrics.page, snapshot, usage, accept)
+
+    def _count(self) -> None:
+        counts = self._tally.take()
+        self._untold.add(for_fleet(counts))
+        self._metrics.add(counts)
+        self._metrics.set_state(self._state())
+
+    async def _tell_fleet(self) -> None:
+        stats = self._untold.take()
+        if not stats:
+            return
+        try:
+            await self._counters.count(stats)
+        except RedisUnavailable:
+            self._untold.add(stats)
+            raise
+
+
+def for_fleet(counts: Counts) -> Stats:
+    """Return what the fleet is told of `counts`."""
+    took_s = Timing.sum(counts.jobs.values())
+    errors = sum(timing.count for (_, _, outcome), timing in counts.jobs.items() if outcome.is_error)
+    turned_away = sum(count for (_, _, outcome), count in counts.refusals.items() if outcome.is_error)
+    fleet = {
+        "jobs": took_s.count + turned_away,
+        "errors": errors + turned_away,
+        "attempts": sum(timing.count for timing in counts.attempts.values()),
+        "retries": sum(counts.retries.values()),
+        **{took(bound_s): count for bound_s, count in zip((*BOUNDS_S, math.inf), took_s.counts, strict=True)},
+    }
+    return Stats(
+        {name: count for name, count in fleet.items() if count},
+        {
+            url: WorkerStats(worker.jobs, worker.failures, round(worker.seconds * 1000))
+            for url, worker in counts.workers.items()
+        },
+    )

@@ -1,0 +1,79 @@
+"""What two readings of the fleet's counts tell of the time between them: rates, percentiles, means.
+
+Pure: who reads, how often and by which way, is the callers'. A Redis that lost its memory counts anew from 0, and a
+worker without jobs for a day is forgotten (fleet/stats.py): where a count has fallen, all that it shows is new.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from router.fleet.stats import Usage, WorkerStats, quantile_s
+from router.telemetry.recorder import BOUNDS_S
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRates:
+    """One worker's attempts: how many ended a second, how many of them without a result, how long one took (mean)."""
+
+    jobs: float = 0.0
+    failures: float = 0.0
+    mean_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """The fleet's jobs a second, those that ended in an error, attempts and retries; how long half, and 99 %, took.
+
+    A time is None where no job ended. `workers` are those of the later reading, by URL.
+    """
+
+    jobs: float = 0.0
+    errors: float = 0.0
+    attempts: float = 0.0
+    retries: float = 0.0
+    p50_s: float | None = None
+    p99_s: float | None = None
+    workers: Mapping[str, WorkerRates] = field(default_factory=dict)
+
+
+def rates(before: Usage, after: Usage, seconds: float) -> Rates:
+    """Return what happened in the `seconds` (above 0) between two readings.
+
+    A worker that only the later one has is at rest: what it had counted before it came back is nobody's rate.
+
+    >>> rates(Usage(0, 0, {"jobs": 10, "le_1": 10}), Usage(0, 0, {"jobs": 30, "le_1": 10, "le_2": 20}), 4).jobs
+    5.0
+    """
+    is_wiped = has_fallen(before.fleet, after.fleet)
+    new = dict(after.fleet) if is_wiped else _since(before.fleet, after.fleet)
+    workers = {}
+    for url, worker in after.workers.items():
+        earlier = before.workers.get(url)
+        held = worker.stats if earlier is None else WorkerStats() if is_wiped else earlier.stats
+        workers[url] = _worker(held, worker.stats, seconds)
+    return Rates(
+        jobs=new.get("jobs", 0) / seconds,
+        errors=new.get("errors", 0) / seconds,
+        attempts=new.get("attempts", 0) / seconds,
+        retries=new.get("retries", 0) / seconds,
+        p50_s=quantile_s(new, BOUNDS_S, 0.5),
+        p99_s=quantile_s(new, BOUNDS_S, 0.99),
+        workers=workers,
+    )
+
+
+def _worker(before: WorkerStats, after: WorkerStats, seconds: float) -> WorkerRates:
+    if after.jobs < before.jobs or after.failures < before.failures or after.busy_ms < before.busy_ms:
+        before = WorkerStats()
+    jobs = after.jobs - before.jobs
+    mean_s = (after.busy_ms - before.busy_ms) / jobs / 1000 if jobs else None
+    return WorkerRates(jobs / seconds, (after.failures - before.failures) / seconds, mean_s)
+
+
+def has_fallen(before: Mapping[str, int], after: Mapping[str, int]) -> bool:
+    """Whether a count is lower than it was: Redis has begun to count anew."""
+    return any(after.get(name, 0) < count for name, count in before.items())
+
+
+def _since(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
+    return {name: count - before.get(name, 0) for name, count in after.items()}

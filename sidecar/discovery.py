@@ -1,0 +1,147 @@
+"""Who is wanted in the fleet: config.yaml's workers, those that registered, the workers_file's, a DNS name's.
+
+One worker may be named by several; the first of them in this order says its weight and cap, unless an operator has.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Never
+
+from router.config.settings import Settings
+from router.fleet.intents import Intent, Intents
+from router.fleet.model import Source, Worker
+from router.fleet.redis_client import RedisClient, RedisUnavailable
+from router.fleet.worker_list import configured_workers
+from sidecar.rounds import for_ever
+from sidecar.sources import ConfigFile, DnsName, Resolve, WorkersFile, addresses_of
+
+log = logging.getLogger(__name__)
+
+# As Kubernetes' own DNS: its answers are good for so long.
+DNS_EVERY_S = 5.0
+# Redis being away, its channel is asked for again.
+LISTEN_AGAIN_S = 1.0
+# Wishes that come within this time are looked at together.
+GATHER_S = 0.05
+
+
+class Membership:
+    """Keeps up with all that names workers. `settings` are config.yaml's last good ones."""
+
+    def __init__(self, path: Path, settings: Settings, redis: RedisClient, resolve: Resolve = addresses_of) -> None:
+        self.settings = settings
+        self._config = ConfigFile(path)
+        self._redis = redis
+        self._intents = Intents(redis)
+        self._resolve = resolve
+        self._intent: Intent | None = None
+        self._trouble = ""
+        self._file: WorkersFile | None = None
+        self._dns: DnsName | None = None
+        self._follow_settings(None)
+        self._news = asyncio.Event()
+
+    async def run(self) -> Never:
+        """Listen to wishes and resolve the DNS name, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(for_ever(self._listen, LISTEN_AGAIN_S))
+            await for_ever(self._look_up, DNS_EVERY_S)
+
+    @property
+    def draining(self) -> frozenset[str]:
+        """The URLs that get no new job, also those of nobody in the fleet."""
+        return self._intent.draining if self._intent else frozenset()
+
+    async def news(self, within_s: float) -> None:
+        """Return at a wish or another answer of the DNS, or after `within_s` seconds: time to `reread`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._news.wait()
+                await asyncio.sleep(GATHER_S)
+        self._news.clear()
+
+    async def reread(self) -> None:
+        """Read again what has changed. What cannot be read stays as it was."""
+        before = self.settings
+        if settings := self._config.reread():
+            self.settings = settings
+            self._follow_settings(before)
+        if self._file:
+            await asyncio.to_thread(self._file.reread)  # 100,000 lines take a second
+        try:
+            await self._reread_intent()
+        except RedisUnavailable as error:
+            if self._redis.available and self._trouble != str(error):
+                log.error("Registrations, drains and overrides stay as they were: %s", error)  # noqa: TRY400
+            self._trouble = str(error)
+        else:
+            self._trouble = ""
+
+    def wanted(self, held: Sequence[Worker]) -> dict[str, Worker]:
+        """Return the workers that the fleet is to have, by URL.
+
+        Of those that it has, `held`, none leaves on account of a source that has not answered yet: a new leader knows
+        them from the one before.
+        """
+        intent, cap = self._intent or Intent(None), self.settings.default_max_concurrency
+        silent = {
+            source
+            for source, answers in ((Source.FILE, self._file), (Source.DNS, self._dns))
+            if answers is not None and answers.urls is None
+        }
+        named = (
+            *(worker for worker in held if self._intent is None),
+            *configured_workers(self.settings),
+            *(
+                Worker(each.url, each.weight, each.max_concurrency or cap, Source.REGISTERED)
+                for each in intent.registrations.values()
+            ),
+            *self._named(self._file, Source.FILE),
+            *self._named(self._dns, Source.DNS),
+            *(worker for worker in held if worker.source in silent),
+        )
+        wanted: dict[str, Worker] = {}
+        for worker in named:
+            wanted.setdefault(worker.url, worker)
+        for url in intent.overrides.keys() & wanted.keys():
+            wanted[url] = intent.overrides[url].over(wanted[url])
+        return wanted
+
+    def _named(self, named_by: WorkersFile | DnsName | None, source: Source) -> list[Worker]:
+        urls = (named_by and named_by.urls) or ()
+        return [Worker(url, 1, self.settings.default_max_concurrency, source) for url in urls]
+
+    def _follow_settings(self, before: Settings | None) -> None:
+        path, name = self.settings.workers_file, self.settings.discover.dns
+        if before is None or before.workers_file != path:
+            self._file = WorkersFile(Path(path)) if path else None
+        if before is None or before.discover.dns != name:
+            self._dns = DnsName(name, self._resolve) if name else None
+
+    async def _reread_intent(self) -> None:
+        intent, known = await self._intents.read(), self._intent
+        if intent.born is None:  # nobody has led yet with this memory: it knows nothing
+            return
+        if known and known.born != intent.born:
+            log.warning("Redis has lost what it held: registrations, drains and overrides are written again")
+            await self._intents.restore(known)
+            intent = await self._intents.read()
+        for spelt, url in intent.respelt.items():
+            await self._intents.respell(spelt, url)
+            log.info("What Redis holds for %r is held for %s from now on", spelt, url)
+        if intent.problems and (known is None or known.problems != intent.problems):
+            for problem in intent.problems:
+                log.error("Passed over: %s", problem)
+        self._intent = intent
+
+    async def _look_up(self) -> None:
+        if (dns := self._dns) and await dns.look_up():
+            self._news.set()
+
+    async def _listen(self) -> None:
+        with suppress(RedisUnavailable):
+            async for _ in self._redis.heard(self._redis.keys.wishes):
+                self._news.set()

@@ -1,0 +1,97 @@
+"""`sfr`'s small commands."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from router.auth.access import ApiKeys
+from router.cli.main import app
+from router.config.load import parse, shown
+from router.config.settings import Settings
+from router.version import __version__
+from tests.support.programs import Valkey
+
+cli = CliRunner()
+
+
+def test_help_names_the_commands() -> None:
+    """Who types `sfr` sees what there is."""
+    shown = cli.invoke(app, ["--help"]).output
+    assert all(command in shown for command in ("up", "worker", "status", "workers", "config", "redis", "key"))
+    assert cli.invoke(app, ["--version"]).output == f"sfr {__version__}\n"
+
+
+def test_config_check_tells_good_from_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Status 0 and what is in it; status 2 and what is wrong."""
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text("workers: ['http://a:1']")
+    bad.write_text("routing: x")
+    done = cli.invoke(app, ["config", "check", str(good)])
+    assert (done.exit_code, done.output) == (0, f"{good}: good; 1 worker, round_robin\n")
+    monkeypatch.setenv("ROUTER_CONFIG", str(bad))
+    done = cli.invoke(app, ["config", "check"])
+    assert done.exit_code == 2
+    assert done.output.startswith(f"{bad}: routing: unknown key; expected one of ")
+
+
+def test_config_show_is_a_configuration_without_its_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it prints can be read again and means the same; REDIS_URL is in it, its passwords are not."""
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    path = tmp_path / "config.yaml"
+    path.write_text("workers: ['http://a:1', {url: 'http://b:1', weight: 3}]\nqueue: {timeout: 5}")
+    done = cli.invoke(app, ["config", "show", str(path)], env={"REDIS_URL": "redis://me:pass@word@host:1/2"})
+    assert done.exit_code == 0
+    assert "pass" not in done.output
+    assert "word" not in done.output
+    settings = parse(path.read_text(), "x")
+    read = parse(done.output, "shown")
+    assert read.redis.url == "redis://***@host:1/2"
+    assert read.model_copy(update={"redis": settings.redis}) == settings
+    assert parse(shown(Settings()), "shown") == Settings()
+    path.write_text("queue: {timeout: x}")
+    done = cli.invoke(app, ["config", "show", str(path)])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"{path}: queue.timeout: ")
+
+
+def test_new_key_is_known_by_its_line(tmp_path: Path) -> None:
+    """The file gets the hash, whoever asked gets the key, and no two are alike."""
+    held = tmp_path / "keys"
+    keys = []
+    for name in ("trainer a", ""):
+        done = cli.invoke(app, ["key", "new", *([name] if name else [])])
+        with held.open("a") as file:
+            file.write(done.stdout)
+        keys.append(done.stderr.split()[-1])
+        assert keys[-1] not in done.stdout
+    assert held.read_text().splitlines()[0].endswith("  trainer a")
+    known = ApiKeys(held)
+    assert [known.name_of(key.encode()) for key in keys] == ["trainer a", ""]
+    assert len(set(keys)) == 2
+
+
+async def test_redis_sends_one_command(valkey: Valkey) -> None:
+    """Hashes, sets, numbers and nothing come back as lines; what Redis refuses is an error."""
+    async with valkey.client() as redis:
+        await redis.hset("sfr:worker:http://a:1", mapping={"health": "healthy", "latency_ms": "2.5"})
+        await redis.sadd("sfr:workers", "b", "a")
+
+    def said(*command: str) -> tuple[int, str]:
+        # In a thread of its own, for the command runs an event loop.
+        done = cli.invoke(app, ["redis", "--url", valkey.url, *command])
+        return done.exit_code, done.output
+
+    assert await asyncio.to_thread(said, "HGETALL", "sfr:worker:http://a:1") == (
+        0,
+        "health      healthy\nlatency_ms  2.5\n",
+    )
+    assert await asyncio.to_thread(said, "SMEMBERS", "sfr:workers") == (0, "a\nb\n")
+    assert await asyncio.to_thread(said, "INCRBY", "sfr:ticket", "-2") == (0, "-2\n")
+    assert await asyncio.to_thread(said, "GET", "none") == (0, "(nil)\n")
+    status, output = await asyncio.to_thread(said, "HGETALL", "sfr:workers")
+    assert (status, output.startswith("Redis: WRONGTYPE")) == (1, True)
+    await valkey.kill()
+    status, output = await asyncio.to_thread(said, "PING")
+    assert (status, output.startswith("Redis: "), output.count("\n")) == (1, True, 1)

@@ -1,0 +1,197 @@
+"""What a process makes of the exchange's replies; the exchange is scripted."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+
+import pytest
+
+from router.config.settings import RedisSettings
+from router.fleet.model import Worker
+from router.fleet.redis_client import RedisClient
+from router.fleet.snapshot import FleetView
+from router.policy.verdict import Blame
+from router.scheduling.failover import EitherExchange
+from router.scheduling.leases import Leases
+from router.scheduling.messages import Beat, Call, Ended, Grant, Reply, Rules
+from router.scheduling.pending import ClientLeft, NoWorkers, QueueFull, QueueTimeout
+from router.telemetry.recorder import Tally
+from tests.support.eventually import eventually, leased
+from tests.support.programs import Valkey
+
+
+class Exchange:
+    """Answers by `reply`, and keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.reply: Callable[[Call], Reply] = lambda _: Reply(routable=1)
+
+    def __call__(self, call: Call, say_all_again: Callable[[Call], Call], then: Callable[[Reply], None]) -> None:
+        """Reply to one call."""
+        del say_all_again
+        self.calls.append(call)
+        asyncio.get_running_loop().call_soon(lambda: then(self.reply(call)))
+
+    def has_just_returned(self) -> bool:
+        """There was no outage."""
+        return False
+
+    def told(self, field: str) -> list[object]:
+        """Return all that was said in one field, in order."""
+        return [item for call in self.calls for item in getattr(call, field)]
+
+
+@pytest.fixture
+def exchange() -> Exchange:
+    """A scripted exchange."""
+    return Exchange()
+
+
+@pytest.fixture
+async def redis(valkey: Valkey) -> AsyncIterator[RedisClient]:
+    """A real Valkey: a wait for grants there ends when it is cancelled."""
+    redis = RedisClient.connect(RedisSettings(url=valkey.url), timeout_s=1)
+    yield redis
+    await redis.close()
+
+
+@pytest.fixture
+def leases(exchange: Exchange, redis: RedisClient) -> Leases:
+    """A process' leases over it."""
+    return Leases(exchange, redis, FleetView(redis, [Worker("http://a")]), "p", Tally())  # type: ignore[arg-type]
+
+
+async def beat(leases: Leases, exchange: Exchange) -> Beat:
+    """Let the heart beat once; return what it says."""
+    before = len(exchange.calls)
+    running = asyncio.create_task(leases.run())
+    await eventually(lambda: any(call.beat for call in exchange.calls[before:]), what="a heartbeat")
+    running.cancel()
+    await asyncio.wait([running])
+    await leases.flush()
+    return next(call.beat for call in exchange.calls[before:] if call.beat)
+
+
+async def stays() -> None:
+    """A client that does not hang up."""
+    await asyncio.Event().wait()
+
+
+def grants_all(call: Call, waiting: int = 0) -> Reply:
+    """Grant whatever arrives."""
+    granted = tuple(Grant(arrival.number, "http://a", 7) for arrival in call.arrived)
+    return Reply(routable=1, granted=granted, waiting=waiting)
+
+
+def queues_all(call: Call) -> Reply:
+    """Let whatever arrives wait."""
+    return Reply(routable=1, queued=tuple(part for arrival in call.arrived for part in (arrival.number, 7)))
+
+
+async def test_jobs_of_one_moment_share_one_call(leases: Leases, exchange: Exchange) -> None:
+    """A hundred jobs, one call; their ends, one more."""
+    exchange.reply = grants_all
+    given = await asyncio.gather(*(leased(leases, 10, 10, stays) for _ in range(100)))
+    assert len(exchange.calls) == 1
+    for lease in given:
+        leases.end(lease, Blame.OK)
+    await leases.flush()
+    assert len(exchange.calls) == 2
+    assert exchange.told("ended") == [Ended("http://a", lease.number, Blame.OK) for lease in given]
+
+
+async def test_end_waits_for_company_unless_somebody_waits_for_room(leases: Leases, exchange: Exchange) -> None:
+    """It goes with the next job's call where nobody waits; else at once."""
+    for waiting, calls in ((0, 2), (1, 3)):
+        exchange.calls.clear()
+        exchange.reply = partial(grants_all, waiting=waiting)
+        first = await leased(leases, 10, 10, stays)
+        leases.end(first, Blame.OK)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        second = await leased(leases, 10, 10, stays)
+        assert exchange.told("ended") == [Ended(first.url, first.number, Blame.OK)]
+        assert len(exchange.calls) == calls
+        leases.end(second, Blame.OK)
+        await leases.flush()
+
+
+async def test_job_asked_for_twice_keeps_the_lease_that_it_runs_under(leases: Leases, exchange: Exchange) -> None:
+    """A late grant of the first asking is given back under its own number, and takes no other lease along."""
+    exchange.reply = queues_all
+    job = asyncio.create_task(leased(leases, 10, 10, stays))
+    await eventually(lambda: exchange.told("arrived"), what="the first asking")
+    await leases.flush()
+    first = exchange.calls[0].arrived[0].number
+
+    def lose_then_grant(call: Call) -> Reply:
+        if call.arrived:
+            late = Grant(first, "http://a", 7)  # the first asking had been granted all along
+            return Reply(routable=1, granted=(*grants_all(call).granted, late))
+        return Reply(routable=1, missing=(first,))
+
+    exchange.reply = lose_then_grant
+    await beat(leases, exchange)
+    assert len(exchange.told("arrived")) == 1  # missing once: a grant may be on its way
+    await beat(leases, exchange)
+    lease = await job
+    await leases.flush()
+    assert lease.number != first
+    assert exchange.told("ended") == [Ended("http://a", first, Blame.NONE)]
+    assert first in exchange.told("left")
+    assert lease.ticket == 7
+
+
+async def test_grant_that_nobody_waits_for_is_given_back(leases: Leases, exchange: Exchange) -> None:
+    """A job that was cancelled in the moment of its grant holds nothing."""
+    exchange.reply = grants_all
+    job = asyncio.create_task(leased(leases, 10, 10, stays))
+    await asyncio.sleep(0)
+    job.cancel()
+    await asyncio.gather(job, return_exceptions=True)
+    await leases.flush()
+    number = exchange.calls[0].arrived[0].number if exchange.told("arrived") else None
+    assert exchange.told("ended") == ([Ended("http://a", number, Blame.NONE)] if number else [])
+    assert (await beat(leases, exchange)).waiting == 0
+
+
+async def test_each_way_in_which_waiting_ends(leases: Leases, exchange: Exchange) -> None:
+    """Refused, timed out, left by the client: each its own error, and the place is given up."""
+    exchange.reply = lambda call: Reply(routable=0, refused=tuple(arrival.number for arrival in call.arrived))
+    with pytest.raises(NoWorkers):
+        await leased(leases, 10, 10, stays)
+    exchange.reply = lambda call: Reply(routable=1, refused=tuple(arrival.number for arrival in call.arrived))
+    with pytest.raises(QueueFull):
+        await leased(leases, 10, 10, stays)
+    exchange.reply = queues_all
+    with pytest.raises(QueueTimeout):
+        await leased(leases, 10, 0.01, stays)
+
+    async def leaves() -> None:
+        await asyncio.sleep(0)
+
+    with pytest.raises(ClientLeft):
+        await leased(leases, 10, 10, leaves)
+    await leases.flush()
+    assert exchange.told("left") == [3, 4]
+    assert (await beat(leases, exchange)).waiting == 0
+
+
+async def test_redis_without_a_fleet_costs_no_job_its_lease(redis: RedisClient) -> None:
+    """Each heartbeat asks whether Redis knows the fleet by now; the jobs of that moment get theirs all the same."""
+    view = FleetView(redis, [Worker("http://a")])
+    tally = Tally()
+    leases = Leases(EitherExchange(redis, view, Rules(), 1, tally), redis, view, "p", tally)
+    running = asyncio.create_task(leases.run())
+    leases.end(await leased(leases, 10, 10, stays), Blame.OK)
+    for _ in range(20):
+        jobs = [asyncio.create_task(leased(leases, 10, 10, stays)) for _ in range(5)]
+        asyncio.get_running_loop().call_soon(leases._beat_now)  # in one call with them
+        done, waiting = await asyncio.wait(jobs, timeout=5)
+        assert not waiting
+        for job in done:
+            leases.end(job.result(), Blame.OK)
+    running.cancel()
+    await asyncio.wait([running])
+    await leases.flush()

@@ -1,0 +1,565 @@
+"""What the exchange makes of single jobs and of retries, in the script and in its twin."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import count
+
+import pytest
+from redis import Redis
+
+from router.fleet.model import Member, Worker
+from router.policy.verdict import Blame
+from router.scheduling.local_scheduler import Exchange
+from router.scheduling.messages import (
+    BROKEN_WITHIN_MS,
+    OUTAGE_SHARE,
+    REST_FIRST_MS,
+    REST_MAX_MS,
+    SETTLE_MS,
+    SILENCE_MS,
+    Arrival,
+    Call,
+    Ended,
+    Grant,
+    Reply,
+    Rules,
+    Strategy,
+)
+from tests.support.lua_scheduler import Script
+from tests.support.programs import Valkey
+
+A, B, C = URLS = ("http://a", "http://b", "http://c")
+START = 1_000_000
+NUMBERS = count(1)
+
+Ask = Callable[[Call, int], Reply]
+
+
+@pytest.fixture(params=["script", "twin"])
+def make(request: pytest.FixtureRequest, valkey: Valkey) -> Iterator[Callable[[Rules, int], Ask]]:
+    """Make an exchange of three workers with these rules and this cap, its memory settled."""
+    with Redis.from_url(valkey.url, decode_responses=True) as redis:
+
+        def made(rules: Rules, cap: int = 0) -> Ask:
+            redis.flushall()
+            members = [Member(Worker(url, max_concurrency=cap or None)) for url in URLS]
+            exchange = Script(redis, rules) if request.param == "script" else Exchange(rules, SETTLE_MS)
+            exchange.set_fleet(members)
+            exchange.exchange(Call("p"), START - SETTLE_MS)
+            return exchange.exchange
+
+        yield made
+
+
+@pytest.fixture(params=["script", "twin"])
+def make_members(
+    request: pytest.FixtureRequest, valkey: Valkey
+) -> Iterator[Callable[[list[Member]], tuple[Ask, Callable[[list[Member]], None]]]]:
+    """Make an exchange of these workers, its memory settled; return it, and what changes them."""
+    with Redis.from_url(valkey.url, decode_responses=True) as redis:
+
+        def made(members: list[Member]) -> tuple[Ask, Callable[[list[Member]], None]]:
+            exchange = Script(redis, Rules()) if request.param == "script" else Exchange(Rules(), SETTLE_MS)
+            exchange.set_fleet(members)
+            exchange.exchange(Call("p"), START - SETTLE_MS)
+            return exchange.exchange, exchange.set_fleet
+
+        yield made
+
+
+def begin(ask: Ask, now: int, *tried: str, retry_of: str = "") -> Reply:
+    """Let one job come, a retry where it has a name."""
+    ticket = 1 if retry_of else 0
+    return ask(Call("p", arrived=(Arrival(next(NUMBERS), 60_000, 1, ticket, tried, retry_of),)), now)
+
+
+def end(
+    ask: Ask, now: int, url: str, blame: Blame, job: str = "", *, is_over: bool = True, ms: int = 0
+) -> tuple[int, Reply]:
+    """Run a job on the worker at `url` and let it end; return its number and what is said to that."""
+    (grant,) = begin(ask, now, *(other for other in URLS if other != url)).granted
+    assert grant.url == url
+    return grant.number, ask(Call("p", ended=(Ended(url, grant.number, blame, is_over, job, ms=ms),)), now)
+
+
+def looked_at(ask: Ask, now: int, *tried: str, retry_of: str = "") -> Reply:
+    """Return what a job is told, and give its lease back."""
+    reply = begin(ask, now, *tried, retry_of=retry_of)
+    for grant in reply.granted:
+        ask(Call("p", ended=(Ended(grant.url, grant.number, Blame.NONE),)), now)
+    return reply
+
+
+def is_ejected(ask: Ask, now: int, url: str) -> bool:
+    """Whether the worker gets no job."""
+    return not looked_at(ask, now, *(other for other in URLS if other != url)).granted
+
+
+def test_trial_waits_for_what_timed_out_and_still_runs(make: Callable[[Rules, int], Ask]) -> None:
+    """A job that runs on when the ejection is over takes the slot; the trial has it after that, and none before."""
+    ask = make(Rules(failures=1, base_ms=1000), 1)
+    end(ask, START, A, Blame.FAULT, is_over=False)  # its lease stays for 60 s
+    assert is_ejected(ask, START + 1001, A)
+    assert is_ejected(ask, START + 59_000, A)
+    assert not is_ejected(ask, START + 60_001, A)
+
+
+def test_settled_memory_looks_anew_who_may_get_jobs(make: Callable[[Rules, int], Ask]) -> None:
+    """A worker whose trial is under way counts as one that may, until the fleet is next looked at."""
+    ask = make(Rules(failures=1, base_ms=100), 0)
+    end(ask, START - 1000, A, Blame.FAULT)
+    (trial,) = begin(ask, START - 899, B, C).granted
+    assert trial.url == A
+    assert ask(Call("p"), START - 1).routable == 3
+    assert ask(Call("p"), START).routable == 2
+
+
+def test_worker_on_trial_is_as_loaded_as_it_is_now(make: Callable[[Rules, int], Ask]) -> None:
+    """What ran there when its trial opened, and has ended since, does not count."""
+    ask = make(Rules(strategy=Strategy.LEAST_LOADED, failures=1, base_ms=1000), 0)
+    older = [begin(ask, START, B, C).granted[0] for _ in range(2)]
+    end(ask, START, A, Blame.FAULT)
+    for tried in ((A, C), (A, B)):
+        assert begin(ask, START, *tried).granted
+    assert ask(Call("p"), START + 1001).routable == 3
+    ask(Call("p", ended=tuple(Ended(A, grant.number, Blame.NONE) for grant in older)), START + 1001)
+    (trial,) = begin(ask, START + 1001).granted
+    assert trial.url == A
+
+
+@pytest.mark.parametrize("blame", [Blame.BUSY, Blame.AWAY])
+@pytest.mark.parametrize("cap", [0, 2])
+def test_worker_that_turns_a_job_away_rests(make: Callable[[Rules, int], Ask], cap: int, blame: Blame) -> None:
+    """Capped or not; those that wait for it get it as soon as its rest is over, one at first, and that is foretold."""
+    ask = make(Rules(failures=2), cap)
+    _, reply = end(ask, START, A, blame)
+    assert reply.look_in_ms == REST_FIRST_MS
+    assert is_ejected(ask, START + REST_FIRST_MS - 1, A)
+    arrivals = tuple(Arrival(next(NUMBERS), 60_000, 5000, 0, (B, C)) for _ in range(2))
+    queued = ask(Call("p", arrived=arrivals), START + REST_FIRST_MS - 1).queued
+    (granted,) = ask(Call("p"), START + REST_FIRST_MS).granted
+    assert (granted.number, granted.url) == (queued[0], A)
+
+
+@pytest.mark.parametrize("blame", [Blame.BUSY, Blame.AWAY])
+def test_rest_gets_longer_until_a_job_is_done(make: Callable[[Rules, int], Ask], blame: Blame) -> None:
+    """Doubled up to a bound each time that the one job is turned away, too."""
+    ask = make(Rules(failures=100), 0)
+    now, rests = START, []
+    for _ in range(8):
+        _, reply = end(ask, now, A, blame)
+        rests.append(reply.look_in_ms)
+        now += reply.look_in_ms
+        ask(Call("p"), now)
+    assert rests == [min(REST_FIRST_MS * 2**times, REST_MAX_MS) for times in range(8)]
+    end(ask, now, A, Blame.OK)
+    assert end(ask, now, A, blame)[1].look_in_ms == REST_FIRST_MS
+
+
+def test_worker_that_says_how_long_rests_so_long(make: Callable[[Rules, int], Ask]) -> None:
+    """Whatever of it comes first: one answer of a burst that names a time is enough."""
+    ask = make(Rules(), 0)
+    first, second = (begin(ask, START, B, C).granted[0] for _ in range(2))
+    for grant, ms in ((first, 0), (second, 3000)):
+        ask(Call("p", ended=(Ended(A, grant.number, Blame.BUSY, ms=ms),)), START)
+    assert is_ejected(ask, START + 2999, A)
+    assert not is_ejected(ask, START + 3000, A)
+
+
+def test_full_worker_without_a_cap_gets_as_many_jobs_as_it_takes(make: Callable[[Rules, int], Ask]) -> None:
+    """Of ten at once it takes four: it gets the next one when one of those ends, and none of the six before that."""
+    ask = make(Rules(), 0)
+    sent = [begin(ask, START, B, C).granted[0] for _ in range(10)]
+    ask(Call("p", ended=tuple(Ended(A, grant.number, Blame.BUSY) for grant in sent[4:])), START)
+    again = tuple(Arrival(next(NUMBERS), 60_000, 60_000, grant.ticket, (B, C)) for grant in sent[4:])
+    assert not ask(Call("p", arrived=again), START).granted
+    for done, waiting in zip(sent[:4], again, strict=False):
+        reply = ask(Call("p", ended=(Ended(A, done.number, Blame.OK),)), START)
+        assert [grant.number for grant in reply.granted] == [waiting.number]
+
+
+def test_full_worker_gets_more_jobs_as_long_as_it_takes_them(make: Callable[[Rules, int], Ask]) -> None:
+    """One more after its rest, and again when it has not turned the last one away; when nobody waits, any number."""
+    ask = make(Rules(), 0)
+    running, _ = begin(ask, START, B, C).granted[0], end(ask, START, A, Blame.BUSY)
+    waiting = tuple(Arrival(next(NUMBERS), 60_000, 60_000, 0, (B, C)) for _ in range(3))
+    assert len(ask(Call("p", arrived=waiting), START).queued) == 6
+    now = START + REST_FIRST_MS
+    given: list[Grant] = []
+    for pause in (0, SILENCE_MS, SILENCE_MS):
+        now += pause
+        given += ask(Call("p"), now).granted
+    assert [grant.number for grant in given] == [arrival.number for arrival in waiting]
+    over = tuple(Ended(A, grant.number, Blame.OK) for grant in (running, *given))
+    ask(Call("p", ended=over), now)
+    ask(Call("p"), now + SILENCE_MS)
+    assert sum(len(begin(ask, now + SILENCE_MS, B, C).granted) for _ in range(50)) == 50
+
+
+def taken(ask: Ask, now: int, most: int = 50) -> int:
+    """How many more jobs the worker A gets now, of `most`."""
+    given = [begin(ask, now, B, C) for _ in range(most)]
+    for reply in given:
+        ask(Call("p", left=reply.queued[:1]), now)
+    return sum(len(reply.granted) for reply in given)
+
+
+def test_full_worker_gets_one_more_job_for_each_that_it_has_done_since_its_rest(
+    make: Callable[[Rules, int], Ask],
+) -> None:
+    """Two ran when it turned a job away: three may after its rest, and four when it has done one of those."""
+    ask = make(Rules(), 0)
+    ran = [begin(ask, START, B, C).granted[0] for _ in range(2)]
+    end(ask, START, A, Blame.BUSY)
+    now = START + REST_FIRST_MS
+    assert taken(ask, now) == 1
+    ask(Call("p", ended=(Ended(A, ran[0].number, Blame.OK),)), now)
+    assert taken(ask, now) == 2
+
+
+@pytest.mark.parametrize(("running", "more"), [(0, 50), (1, 50), (2, 1)])
+def test_full_worker_that_nobody_needs_gets_any_number_where_it_has_room(
+    make: Callable[[Rules, int], Ask], running: int, more: int
+) -> None:
+    """One that runs all that it may gets one more, as where jobs wait."""
+    ask = make(Rules(), 0)
+    begin(ask, START, B, C)
+    first = begin(ask, START, B, C).granted[0]
+    end(ask, START, A, Blame.BUSY)
+    ask(Call("p", ended=(Ended(A, first.number, Blame.NONE),)), START)
+    now = START + REST_FIRST_MS + SILENCE_MS
+    assert ask(Call("p"), START + REST_FIRST_MS).look_in_ms == SILENCE_MS
+    assert taken(ask, START + REST_FIRST_MS, running) == running
+    reply = ask(Call("p"), now)
+    assert reply.look_in_ms == (0 if more == 50 else SILENCE_MS)
+    assert taken(ask, now) == more
+
+
+def test_full_worker_gets_more_jobs_one_by_one_while_some_wait(make: Callable[[Rules, int], Ask]) -> None:
+    """Also where those have tried it: others may come for it, and it has not said how many it takes."""
+    ask = make(Rules(failures=100), 0)
+    for url, ms in ((A, 0), (B, 60_000), (C, 60_000)):
+        end(ask, START, url, Blame.BUSY, ms=ms)
+    assert ask(Call("p", arrived=(Arrival(next(NUMBERS), 60_000, 60_000, 0, (A,)),)), START).queued
+    ask(Call("p"), START + REST_FIRST_MS)
+    now = START + REST_FIRST_MS + SILENCE_MS
+    ask(Call("p"), now)
+    assert taken(ask, now) == 2
+
+
+def test_burst_that_is_turned_away_is_one_reason_to_rest(make: Callable[[Rules, int], Ask]) -> None:
+    """Sent before the worker had turned the first one away; where it then cannot be reached, that is another one."""
+    ask = make(Rules(failures=100), 0)
+    sent = [begin(ask, START, B, C).granted[0] for _ in range(4)]
+    blames = (Blame.BUSY, Blame.BUSY, Blame.AWAY, Blame.AWAY)
+    replies = [
+        ask(Call("p", ended=(Ended(A, grant.number, blame),)), START) for grant, blame in zip(sent, blames, strict=True)
+    ]
+    assert [reply.look_in_ms / REST_FIRST_MS for reply in replies] == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("rests_ms", [(0, 7000), (7000, 0)])
+def test_first_of_several_rests_to_end_is_foretold(
+    make: Callable[[Rules, int], Ask], rests_ms: tuple[int, int]
+) -> None:
+    """Whichever of the workers turned a job away first."""
+    ask = make(Rules(), 0)
+    grants = [begin(ask, START, *others).granted[0] for others in ((B, C), (A, C))]
+    ended = tuple(Ended(it.url, it.number, Blame.BUSY, ms=ms) for it, ms in zip(grants, rests_ms, strict=True))
+    assert ask(Call("p", ended=ended), START).look_in_ms == REST_FIRST_MS
+
+
+def test_worker_that_comes_back_to_the_fleet_need_not_rest(
+    make_members: Callable[[list[Member]], tuple[Ask, Callable[[list[Member]], None]]],
+) -> None:
+    """It may be another one; those that stayed rest on."""
+    members = [Member(Worker(url)) for url in URLS]
+    ask, set_fleet = make_members(members)
+    for url in (A, B):
+        end(ask, START, url, Blame.BUSY)
+    for number, fleet in enumerate((members[1:], members)):
+        set_fleet(fleet)
+        ask(Call("p", fleet_print=str(number)), START)
+    assert not is_ejected(ask, START, A)
+    assert is_ejected(ask, START, B)
+
+
+def test_worker_that_is_back_gets_all_its_jobs(make: Callable[[Rules, int], Ask]) -> None:
+    """As soon as it has answered one; or has had one for so long that it must have arrived."""
+    ask = make(Rules(), 0)
+    for blame, pause in ((Blame.OK, 0), (None, SILENCE_MS + 2 * 40)):
+        end(ask, START, A, Blame.AWAY, ms=40)
+        now = START + REST_FIRST_MS
+        (first,) = begin(ask, now, B, C).granted
+        assert begin(ask, now, B, C).queued
+        if blame:
+            ask(Call("p", ended=(Ended(A, first.number, blame),)), now)
+        else:
+            assert ask(Call("p"), now + pause - 1).away == 1
+        assert ask(Call("p"), now + pause).away == 0
+        assert sum(len(begin(ask, now + pause, B, C).granted) for _ in range(50)) == 50
+
+
+def test_fleet_that_is_away_is_not_ejected(make: Callable[[Rules, int], Ask]) -> None:
+    """Where no worker can be reached, that is no worker's fault; where another one can, it is."""
+    ask = make(Rules(failures=3), 0)
+    for url in URLS:
+        assert end(ask, START, url, Blame.AWAY)[1].away == URLS.index(url) + 1
+    for round_ in range(1, 5):
+        now = START + 10 * REST_MAX_MS * round_
+        for url in URLS:
+            end(ask, now, url, Blame.AWAY)
+    assert ask(Call("p"), now).routable == 3
+    ask = make(Rules(failures=3), 0)
+    for round_ in range(3):
+        end(ask, START + REST_MAX_MS * round_, A, Blame.AWAY)
+    assert ask(Call("p"), START + REST_MAX_MS * 3).routable == 2
+
+
+def test_jobs_wait_while_there_is_no_worker(make: Callable[[Rules, int], Ask]) -> None:
+    """They stand in the line; how long, their process decides."""
+    ask = make(Rules(failures=1, base_ms=100, max_ejected_percent=100), 0)
+    for url in URLS:
+        end(ask, START, url, Blame.FAULT)
+    reply = ask(Call("p", arrived=(Arrival(next(NUMBERS), 60_000, 60_000),)), START)
+    assert (reply.routable, reply.queued[:1], reply.refused) == (0, (reply.queued[0],), ())
+    assert [grant.number for grant in ask(Call("p"), START + 100).granted] == [reply.queued[0]]
+
+
+@pytest.mark.parametrize("ms", [0, 7000])
+def test_busy_at_its_trial_is_tried_again_later(make: Callable[[Rules, int], Ask], ms: int) -> None:
+    """That says neither that it is well nor that it is not: it is not kept out for longer than it wants to rest."""
+    ask = make(Rules(failures=1, base_ms=1000), 0)
+    end(ask, START, A, Blame.FAULT)
+    end(ask, START + 1000, A, Blame.BUSY, ms=ms)
+    later = START + 1000 + max(ms, REST_MAX_MS)
+    assert is_ejected(ask, later - 1, A)
+    end(ask, later, A, Blame.OK)
+    assert not is_ejected(ask, later, A)
+
+
+def test_doubt_blames_nobody_until_it_is_resolved(make: Callable[[Rules, int], Ask]) -> None:
+    """A job that another worker then does counts against the first one; one that nobody can do does not."""
+    ask = make(Rules(failures=2), 0)
+    for job in ("a", "b", "c"):
+        number, _ = end(ask, START, A, Blame.DOUBT)
+        ask(Call("p", ended=(Ended(A, number, Blame.NONE, False, job),)), START)
+    assert not is_ejected(ask, START, A)
+    for job in ("a", "b"):
+        number, _ = end(ask, START, A, Blame.DOUBT)
+        ask(Call("p", ended=(Ended(A, number, Blame.ERROR, False, job),)), START)
+    assert is_ejected(ask, START, A)
+
+
+@pytest.mark.parametrize("blame", [Blame.NONE, Blame.ERROR])
+def test_trial_that_ends_in_doubt_waits_for_the_word_about_it(make: Callable[[Rules, int], Ask], blame: Blame) -> None:
+    """No other one begins meanwhile; then it is ejected for longer, or tried again at once."""
+    ask = make(Rules(failures=1, base_ms=1000), 0)
+    end(ask, START, A, Blame.FAULT)
+    number, _ = end(ask, START + 1000, A, Blame.DOUBT)
+    assert is_ejected(ask, START + 1500, A)
+    ask(Call("p", ended=(Ended(A, number, blame, False, "job"),)), START + 1600)
+    assert is_ejected(ask, START + 3000, A) is (blame is Blame.ERROR)
+
+
+def test_errors_of_one_job_count_once_and_of_many_eject(make: Callable[[Rules, int], Ask]) -> None:
+    """A bad job sent again and again is no bad worker; errors of different jobs in a row are."""
+    ask = make(Rules(failures=3), 0)
+    for _ in range(10):
+        end(ask, START, A, Blame.ERROR, "bad")
+    assert not is_ejected(ask, START, A)
+    for job in ("other", "third"):
+        end(ask, START, A, Blame.ERROR, job)
+    assert is_ejected(ask, START, A)
+    for job in ("one", "two", "three"):
+        end(ask, START, B, Blame.ERROR, job)
+        end(ask, START, B, Blame.OK)
+    assert not is_ejected(ask, START, B)
+
+
+def is_refused(ask: Ask, now: int, job: str) -> bool:
+    """Whether a retry of the job is refused as one that breaks workers."""
+    reply = looked_at(ask, now, retry_of=job)
+    assert bool(reply.quarantined) != bool(reply.granted)
+    return bool(reply.quarantined)
+
+
+def test_two_workers_broken_alone_convict_for_a_while(make: Callable[[Rules, int], Ask]) -> None:
+    """Two on one worker do not; on two they do, until the quarantine is over."""
+    ask = make(Rules(quarantine_ms=5000), 0)
+    end(ask, START, A, Blame.DIED, "bad")
+    end(ask, START + 2 * BROKEN_WITHIN_MS, A, Blame.DIED, "bad")
+    assert not is_refused(ask, START + 4100, "bad")
+    end(ask, START + 4200, B, Blame.DIED, "bad")
+    assert is_refused(ask, START + 4300, "bad")
+    assert not is_refused(ask, START + 4300, "good")
+    assert not is_refused(ask, START + 9300, "bad")
+
+
+def test_job_done_well_elsewhere_is_no_suspect(make: Callable[[Rules, int], Ask]) -> None:
+    """What died under it before died of something else."""
+    ask = make(Rules(), 0)
+    end(ask, START, A, Blame.DIED, "fine")
+    end(ask, START, C, Blame.OK, "fine")
+    end(ask, START, B, Blame.DIED, "fine")
+    assert not is_refused(ask, START, "fine")
+
+
+def test_evidence_is_shared_by_those_that_ran_together(make: Callable[[Rules, int], Ask]) -> None:
+    """Two jobs on each of two workers that break: half of each is not enough, whether they still run or just died."""
+    ask = make(Rules(), 0)
+    for url in (A, B):
+        others = [other for other in URLS if other != url]
+        ran = [begin(ask, START, *others).granted[0] for _ in range(2)]
+        for grant, job in zip(ran, (f"neighbour of it on {url}", "bad"), strict=True):
+            ask(Call("p", ended=(Ended(url, grant.number, Blame.DIED, job=job),)), START)
+    assert not is_refused(ask, START, "bad")
+
+
+def test_job_whose_runs_die_together_is_no_poison(make: Callable[[Rules, int], Ask]) -> None:
+    """Alike jobs that run on several workers at their time limit: each began before the first of them died."""
+    ask = make(Rules(), 0)
+    for moment, url in enumerate(URLS):
+        end(ask, START + 3000 * moment, url, Blame.DIED, "common", ms=60_000)
+    assert not is_refused(ask, START + 9000, "common")
+
+
+def test_verdict_is_taken_back_when_an_older_run_dies_too(make: Callable[[Rules, int], Ask]) -> None:
+    """A retry died on the next worker at once; then the same job, which ran before either, dies on a third one."""
+    ask = make(Rules(), 0)
+    end(ask, START, A, Blame.DIED, "common", ms=60_000)
+    end(ask, START + 50, B, Blame.DIED, "common", ms=49)
+    assert is_refused(ask, START + 50, "common")
+    end(ask, START + 60, C, Blame.DIED, "common", ms=60_000)
+    assert not is_refused(ask, START + 60, "common")
+    end(ask, START + 3000, A, Blame.DIED, "common", ms=20)
+    assert is_refused(ask, START + 3000, "common")
+
+
+def test_job_that_goes_from_one_dying_worker_to_the_next_is_no_poison(make: Callable[[Rules, int], Ask]) -> None:
+    """Where workers die under other jobs at the same moment; one that was convicted in that moment is let go."""
+    ask = make(Rules(), 0)
+    end(ask, START, A, Blame.DIED, "unlucky")
+    end(ask, START + 5, B, Blame.DIED, "unlucky")
+    assert is_refused(ask, START + 5, "unlucky")
+    end(ask, START + 10, C, Blame.DIED, "another")
+    assert not is_refused(ask, START + 10, "unlucky")
+    ask = make(Rules(), 0)
+    end(ask, START, C, Blame.DIED, "another")
+    for moment, url in enumerate((A, B, C)):
+        end(ask, START + moment, url, Blame.DIED, "unlucky")
+    assert 3 * OUTAGE_SHARE < 1
+    assert not is_refused(ask, START + 10, "unlucky")
+
+
+@pytest.mark.parametrize(("later_ms", "stays"), [(BROKEN_WITHIN_MS - 1, False), (BROKEN_WITHIN_MS, True)])
+def test_outage_lets_go_only_of_those_just_convicted(
+    make: Callable[[Rules, int], Ask], later_ms: int, *, stays: bool
+) -> None:
+    """Who was convicted before the moment in which workers die under several jobs has broken them by itself."""
+    ask = make(Rules(failures=100), 0)
+    for url in (A, B):
+        end(ask, START, url, Blame.DIED, "bad")
+    for url in (A, C):
+        end(ask, START + later_ms, url, Blame.DIED, f"another on {url}")
+    assert is_refused(ask, START + later_ms, "bad") is stays
+
+
+@pytest.mark.parametrize(("later_ms", "convicts"), [(BROKEN_WITHIN_MS - 1, False), (BROKEN_WITHIN_MS, True)])
+def test_death_soon_after_another_worker_s_is_little_evidence(
+    make: Callable[[Rules, int], Ask], later_ms: int, *, convicts: bool
+) -> None:
+    """Both may have died of one cause."""
+    ask = make(Rules(failures=100), 0)
+    end(ask, START, A, Blame.DIED, "other")
+    end(ask, START + later_ms, B, Blame.DIED, "bad")
+    now = START + later_ms + BROKEN_WITHIN_MS
+    end(ask, now, C, Blame.DIED, "bad")
+    assert is_refused(ask, now, "bad") is convicts
+
+
+@pytest.mark.parametrize("is_drained", [True, False])
+def test_death_of_a_worker_that_was_to_end_convicts_nobody(
+    make_members: Callable[[list[Member]], tuple[Ask, Callable[[list[Member]], None]]], is_drained: bool
+) -> None:
+    """It is drained, or has left the fleet: it was ended on purpose."""
+    members = [Member(Worker(url)) for url in URLS]
+    ask, set_fleet = make_members(members)
+    grants = {url: begin(ask, START, *(other for other in URLS if other != url)).granted[0] for url in URLS}
+    set_fleet([replace(member, is_draining=True) for member in members[:2]] * is_drained + members[2:])
+    for moment, url in enumerate((A, B)):
+        ended = (Ended(url, grants[url].number, Blame.DIED, job="bad"),)
+        ask(Call("p", ended=ended, fleet_print="new"), START + moment)
+    assert not is_refused(ask, START + 10, "bad")
+
+
+def test_budget_is_a_second_s_worth_at_first_and_then_what_comes_in(make: Callable[[Rules, int], Ask]) -> None:
+    """10 at once, then 10 a second and 20 % of the jobs; what is saved runs off within ten seconds."""
+    ask = make(Rules(budget_percent=20, budget_per_second=10), 0)
+
+    def retries(now: int) -> int:
+        return next(made for made in count() if begin(ask, now, retry_of="job").unfunded)
+
+    assert retries(START) == 10
+    assert retries(START + 500) == 5
+    for _ in range(50):
+        begin(ask, START + 500)
+    assert retries(START + 500) == 10
+    for second in range(1, 61):  # somebody looks once a second, and saves
+        ask(
+            Call("p", ended=(), beat=None, arrived=(Arrival(next(NUMBERS), 1, 1, 1, (), "job"),)), START + second * 1000
+        )
+    assert 80 <= retries(START + 61_000) <= 100
+
+
+@pytest.mark.parametrize(("later_ms", "convicts"), [(4999, True), (5000, False)])
+def test_evidence_against_a_job_counts_for_as_long_as_it_would_be_refused(
+    make: Callable[[Rules, int], Ask], later_ms: int, *, convicts: bool
+) -> None:
+    """To the millisecond; and so long it is refused."""
+    ask = make(Rules(failures=100, quarantine_ms=5000), 0)
+    end(ask, START, A, Blame.DIED, "bad")
+    assert not is_refused(ask, START, "bad")
+    end(ask, START + later_ms, B, Blame.DIED, "bad")
+    assert is_refused(ask, START + later_ms, "bad") is convicts
+    assert is_refused(ask, START + later_ms + 4999, "bad") is convicts
+    assert not is_refused(ask, START + later_ms + 5000, "bad")
+
+
+@pytest.mark.parametrize(("later_ms", "convicts"), [(BROKEN_WITHIN_MS - 1, False), (BROKEN_WITHIN_MS, True)])
+def test_deaths_on_one_worker_within_a_moment_share_the_blame(
+    make: Callable[[Rules, int], Ask], later_ms: int, *, convicts: bool
+) -> None:
+    """They are of one breakdown; those after it are of another."""
+    ask = make(Rules(failures=100), 0)
+    end(ask, START, A, Blame.DIED, "other")
+    end(ask, START + later_ms, A, Blame.DIED, "bad")
+    now = START + later_ms + BROKEN_WITHIN_MS  # no outage
+    end(ask, now, B, Blame.DIED, "bad")
+    assert is_refused(ask, now, "bad") is convicts
+    assert not is_refused(ask, now, "other")
+
+
+def test_job_that_has_done_well_is_free_of_all_that_was_held_against_it(make: Callable[[Rules, int], Ask]) -> None:
+    """Convicted or not: it takes two more workers to convict it then."""
+    ask = make(Rules(failures=100), 0)
+    for now, convicted in ((START, False), (START + 10 * BROKEN_WITHIN_MS, True)):
+        for url in (A, B)[: 2 if convicted else 1]:
+            end(ask, now, url, Blame.DIED, "bad")
+        assert is_refused(ask, now, "bad") is convicted
+        end(ask, now, C, Blame.OK, "bad")
+        assert not is_refused(ask, now, "bad")
+        end(ask, now, C, Blame.DIED, "bad")
+        assert not is_refused(ask, now, "bad")
+        end(ask, now, C, Blame.OK, "bad")
+
+
+def test_same_worker_again_is_no_second_witness(make: Callable[[Rules, int], Ask]) -> None:
+    """However often a job dies there; what speaks most against it counts."""
+    ask = make(Rules(failures=100), 0)
+    for number in range(5):
+        end(ask, START + number * BROKEN_WITHIN_MS, A, Blame.DIED, "bad")
+    assert not is_refused(ask, START + 5 * BROKEN_WITHIN_MS, "bad")
+    end(ask, START + 4 * BROKEN_WITHIN_MS + 1, A, Blame.DIED, "bad")  # a half, and the whole of before stays
+    end(ask, START + 5 * BROKEN_WITHIN_MS, B, Blame.DIED, "bad")
+    assert is_refused(ask, START + 5 * BROKEN_WITHIN_MS, "bad")

@@ -1,0 +1,397 @@
+"""The script and its Python twin, run against each other on a real Valkey, and the laws that both keep."""
+
+import math
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from redis import Redis
+
+from router.fleet.model import Health, Member, Worker
+from router.policy.verdict import Blame
+from router.scheduling.local_scheduler import Exchange
+from router.scheduling.messages import (
+    PROCESS_TTL_MS,
+    SETTLE_MS,
+    Arrival,
+    Beat,
+    Call,
+    Check,
+    Claim,
+    Ended,
+    Grant,
+    Held,
+    Reply,
+    Rules,
+    Strategy,
+)
+from tests.support.lua_scheduler import JOBS, PROCESSES, RULES, URLS, Script
+from tests.support.programs import Valkey
+
+
+class Model(Exchange):
+    """The twin, and what the script does besides: health checks, which come to Redis only."""
+
+    def exchange(self, call: Call, now: int) -> Reply:
+        """Let the jobs have what they want, then the checks."""
+        reply = super().exchange(call, now)
+        granted, refused = list(reply.granted), list(reply.refused)
+        for check in call.checks:
+            held = self.leases.setdefault(check.url, {})
+            cap = self._plan.fleet[check.url].cap
+            has_room = not cap or (self._settles_at is None and len(held) < cap)
+            is_left_alone = self.breakers.is_ejected(check.url)
+            if has_room and not is_left_alone and self.rests.have_room(check.url, len(held)):
+                held[f"{call.process}:{check.number}"] = now + check.bound_ms
+                granted.append(Grant(check.number, check.url, 0))
+            else:
+                refused.append(check.number)
+        return msgspec.structs.replace(reply, granted=tuple(granted), refused=tuple(refused))
+
+
+class Machine(RuleBasedStateMachine):
+    """Three processes that use one exchange, done twice: by the script and by the twin."""
+
+    redis: Any
+    strategy: Strategy
+
+    @initialize(
+        # One worker without a cap, and nobody ever waits: most fleets have none.
+        caps=st.sampled_from([0, 1, 1]).flatmap(lambda least: st.lists(st.integers(least, 3), min_size=2, max_size=5)),
+        weights=st.lists(st.integers(1, 3), min_size=5),
+        is_prompt=st.booleans(),
+    )
+    def start(self, caps: list[int], weights: list[int], is_prompt: bool) -> None:
+        """Begin with an empty Redis, a healthy fleet, and processes that claim at once what they are given, or not."""
+        self.is_prompt = is_prompt
+        self.redis.flushall()
+        rules = Rules(strategy=self.strategy, **RULES)  # type: ignore[arg-type]
+        self.script, self.twin = Script(self.redis, rules), Model(rules, SETTLE_MS)
+        self.now = 1_000_000
+        self.numbers = 0
+        self.beating = set(PROCESSES)
+        self.held: dict[tuple[str, int], str] = {}
+        self.tickets: dict[tuple[str, int], int] = {}
+        self.unclaimed: list[tuple[str, Grant]] = []
+        self.may_be_over = False
+        self.prints = 0
+        self.members = {
+            url: Member(Worker(url, weight, cap or None)) for url, cap, weight in zip(URLS, caps, weights, strict=False)
+        }
+        self._publish()
+        for process in PROCESSES:
+            self._call(process, beat=Beat())
+        self.beats = dict.fromkeys(PROCESSES, self.now)
+        self.settled_at = self.now + SETTLE_MS
+        self.now += SETTLE_MS - 1
+
+    def _publish(self) -> None:
+        self.script.set_fleet(list(self.members.values()))
+        self.twin.set_fleet(self.members.values())
+
+    def _call(self, process: str, **said: Any) -> Reply:
+        call = Call(process, seed=7, **said)
+        reply = self.script.exchange(call, self.now)
+        assert reply == self.twin.exchange(call, self.now)
+        self._check_order(reply)
+        for grant in reply.granted:
+            self.held[process, grant.number] = grant.url
+            self.tickets[process, grant.number] = grant.ticket
+        for number, ticket in zip(reply.queued[::2], reply.queued[1::2], strict=True):
+            self.tickets[process, number] = ticket
+        given = self.script.grants()
+        assert given == self.twin.outbox
+        self.twin.outbox.clear()
+        self.unclaimed += [(other, grant) for other, grants in given.items() for grant in grants]
+        return reply
+
+    def _check_order(self, reply: Reply) -> None:
+        """Who was granted is older than all that still wait and would have taken any worker."""
+        waiting = [ticket for ticket, _, _, _, tried in self.twin.waiting if not tried]
+        for grant in reply.granted:
+            assert grant.ticket <= min(waiting, default=grant.ticket)
+
+    @rule(
+        process=st.sampled_from(PROCESSES),
+        wanted=st.lists(
+            st.tuples(st.integers(1, 5000), st.integers(1, 5000), st.sets(st.sampled_from(URLS), max_size=2)),
+            max_size=4,
+        ),
+    )
+    def arrive(self, process: str, wanted: list[tuple[int, int, set[str]]]) -> None:
+        """Jobs come to a process."""
+        arrivals = []
+        for bound, wait, tried in wanted:
+            self.numbers += 1
+            arrivals.append(Arrival(self.numbers, bound, wait, 0, tuple(sorted(tried))))
+        self._call(process, arrived=tuple(arrivals))
+
+    @rule(process=st.sampled_from(PROCESSES), count=st.integers(1, 8))
+    def arrive_plainly(self, process: str, count: int) -> None:
+        """Many jobs of one kind come to a process."""
+        self.numbers += count
+        numbers = range(self.numbers - count + 1, self.numbers + 1)
+        self._call(process, arrived=tuple(Arrival(number, 3000, 3000) for number in numbers))
+
+    @rule(
+        process=st.sampled_from(PROCESSES),
+        old=st.integers(1, 30),
+        tried=st.sampled_from(URLS),
+        fresh=st.integers(0, 2),
+        job=st.sampled_from(("", *JOBS)),
+    )
+    def retry(self, process: str, old: int, tried: str, fresh: int, job: str) -> None:
+        """A job comes again, perhaps among new ones; after a loss, Redis may not have given its ticket yet."""
+        first, self.numbers = self.numbers + 1, self.numbers + 1 + fresh
+        new = (Arrival(number, 500, 500) for number in range(first + 1, self.numbers + 1))
+        reply = self._call(process, arrived=(Arrival(first, 500, 500, old, (tried,), job), *new))
+        assert bool(reply.quarantined) == (self.script.state().quarantined.get(job, 0) > self.now)
+
+    @rule(process=st.sampled_from(PROCESSES), url=st.sampled_from(URLS), bound=st.integers(1, 5000))
+    def check(self, process: str, url: str, bound: int) -> None:
+        """A health check wants a lease on one worker, whatever its condition."""
+        if url in self.members:
+            self.numbers += 1
+            self._call(process, checks=(Check(self.numbers, url, bound),))
+
+    @precondition(lambda self: self.held)
+    @rule(
+        data=st.data(),
+        blame=st.sampled_from(Blame),
+        is_over=st.booleans(),
+        job=st.sampled_from(JOBS),
+        ms=st.sampled_from([0, 1, 400, 3000]),
+    )
+    def end(self, data: st.DataObject, blame: Blame, is_over: bool, job: str, ms: int) -> None:
+        """A job ends well or badly, or times out while its worker runs on."""
+        process, number = data.draw(st.sampled_from(sorted(self.held)))
+        url = self.held[process, number]
+        if is_over:
+            del self.held[process, number]
+        self._call(process, ended=(Ended(url, number, blame, is_over, job, f"returned {number}", ms),))
+
+    @precondition(lambda self: self.held)
+    @rule(job=st.sampled_from(JOBS), ran_ms=st.sampled_from([0, 0, 1, 500]), gap_ms=st.sampled_from([0, 1, 2500]))
+    def break_workers(self, job: str, ran_ms: int, gap_ms: int) -> None:
+        """A job breaks one worker after another, or runs on several that die together, and is sent again."""
+        for (process, number), url in sorted(self.held.items())[:6]:
+            del self.held[process, number]
+            self._call(process, ended=(Ended(url, number, Blame.DIED, job=job, ms=ran_ms),))
+            self.now += gap_ms
+        self.retry("p", 1, URLS[0], 0, job)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), blame=st.sampled_from(Blame))
+    def end_all_of_one_worker(self, data: st.DataObject, blame: Blame) -> None:
+        """All jobs of one worker end alike, as when it breaks down, or proves itself."""
+        url = data.draw(st.sampled_from(sorted(set(self.held.values()))))
+        for process in PROCESSES:
+            numbers = [number for (owner, number), at in sorted(self.held.items()) if (owner, at) == (process, url)]
+            for number in numbers:
+                del self.held[process, number]
+            if numbers:
+                ended = tuple(Ended(url, number, blame, job=JOBS[number % len(JOBS)]) for number in numbers)
+                self._call(process, ended=ended)
+
+    @precondition(lambda self: self.held)
+    @rule(blame=st.sampled_from([Blame.BUSY, Blame.AWAY]), ms=st.sampled_from([0, 1, 300]), keep=st.integers(0, 3))
+    def turn_away(self, blame: Blame, ms: int, keep: int) -> None:
+        """Workers turn away what they were just sent, all but a few jobs; those are sent again, and go on waiting."""
+        for process, number in sorted(self.held)[keep:]:
+            url, ticket = self.held.pop((process, number)), self.tickets.get((process, number), 0)
+            self.numbers += 1
+            again = Arrival(self.numbers, 3000, 3000, ticket)
+            self._call(process, ended=(Ended(url, number, blame, ms=ms),), arrived=(again,))
+
+    @rule(process=st.sampled_from(PROCESSES), url=st.sampled_from(URLS), count=st.integers(1, 3))
+    def fail(self, process: str, url: str, count: int) -> None:
+        """Jobs whose leases have passed turn out to have failed: most ejections begin so."""
+        numbers = range(10_001, 10_001 + count)
+        self._call(
+            process, ended=tuple(Ended(url, number, Blame.FAULT, cause=f"failed {number}") for number in numbers)
+        )
+
+    @precondition(lambda self: self._ejected())
+    @rule(data=st.data(), process=st.sampled_from(PROCESSES), blame=st.sampled_from([*Blame, Blame.FAULT, None]))
+    def try_ejected(self, data: st.DataObject, process: str, blame: Blame | None) -> None:
+        """An ejection comes to its end, jobs come, and the one that is the trial ends, or is not heard of."""
+        url = data.draw(st.sampled_from(self._ejected()))
+        until = self.twin.breakers.by_url[url].until_ms
+        if until < math.inf:
+            self._pass(int(until) - self.now)
+        self.arrive_plainly(process, len(URLS))
+        for owner, number in sorted(self.held):
+            if blame is not None and self.twin.breakers.is_tried_by(url, f"{owner}:{number}"):
+                del self.held[owner, number]
+                self._call(owner, ended=(Ended(url, number, blame, cause=f"failed its trial {number}"),))
+
+    def _ejected(self) -> list[str]:
+        return [url for url in sorted(self.members) if self.twin.breakers.is_ejected(url)]
+
+    @rule(ms=st.sampled_from([1, 100, 700, 2500, 6000]))
+    def advance(self, ms: int) -> None:
+        """Time passes; living processes beat."""
+        self._pass(ms)
+
+    @precondition(lambda self: self._moments())
+    @rule(data=st.data(), by=st.sampled_from([-1, 0, 0]))
+    def advance_to_a_moment(self, data: st.DataObject, by: int) -> None:
+        """Time passes up to where something ends, or to just before it."""
+        self._pass(data.draw(st.sampled_from(self._moments())) - self.now + by)
+
+    def _moments(self) -> list[int]:
+        """Return when leases, waits, ejections and lives end, and the settling."""
+        twin = self.twin
+        moments = {at for held in twin.leases.values() for at in held.values()}
+        moments |= {deadline for _, _, _, deadline, _ in twin.waiting}
+        moments |= {int(b.until_ms) for b in twin.breakers.by_url.values() if b.times and b.until_ms < math.inf}
+        moments |= {rest.until_ms for rest in twin.rests.by_url.values()}
+        moments |= {at + PROCESS_TTL_MS for process, at in self.beats.items() if process not in self.beating}
+        return sorted(at for at in {*moments, self.settled_at} if at > self.now)
+
+    def _pass(self, ms: int) -> None:
+        if self.is_prompt:
+            for process, grant in [given for given in self.unclaimed if given[0] in self.beating]:
+                self.unclaimed.remove((process, grant))
+                self._claim(process, grant)
+        self.now += ms
+        for process in sorted(self.beating):
+            waiting = [
+                int(name.partition(":")[2]) for _, name, *_ in self.twin.waiting if name.startswith(f"{process}:")
+            ]
+            self._call(process, beat=Beat(oldest=(*waiting[:3], 10_000)))
+            self.beats[process] = self.now
+
+    @precondition(lambda self: self.unclaimed)
+    @rule(data=st.data())
+    def claim(self, data: st.DataObject) -> None:
+        """A process takes up what was given to it, perhaps too late."""
+        self._claim(*self.unclaimed.pop(data.draw(st.integers(0, len(self.unclaimed) - 1))))
+
+    def _claim(self, process: str, grant: Grant) -> None:
+        reply = self._call(process, claims=(Claim(grant.url, grant.number, 1800),))
+        assert {*reply.claimed, *reply.lost} == {grant.number}
+        if reply.claimed:
+            self.held[process, grant.number] = grant.url
+
+    @precondition(lambda self: self.twin.waiting)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        """A client hangs up while its job waits."""
+        name = data.draw(st.sampled_from([item[1] for item in self.twin.waiting]))
+        process, _, number = name.partition(":")
+        self._call(process, left=(int(number),))
+
+    @rule(process=st.sampled_from(PROCESSES))
+    def die_or_live(self, process: str) -> None:
+        """A process stops beating, or beats again."""
+        self.beating ^= {process}
+
+    @rule(url=st.sampled_from(URLS), health=st.sampled_from([Health.HEALTHY, Health.UNHEALTHY, Health.UNKNOWN]))
+    def change_health(self, url: str, health: Health) -> None:
+        """The sidecar sees a worker's health change."""
+        if url in self.members:
+            self.members[url] = Member(self.members[url].worker, health, self.members[url].is_draining)
+            self._publish()
+
+    @rule(url=st.sampled_from(URLS), process=st.sampled_from(PROCESSES))
+    def drain_or_resume(self, url: str, process: str) -> None:
+        """The operator drains a worker, or resumes it; a process sees that."""
+        if url in self.members:
+            member = self.members[url]
+            self.members[url] = Member(member.worker, member.health, not member.is_draining)
+            self.script.set_drain(list(self.members.values()))
+            self.twin.set_fleet(self.members.values())
+            self.prints += 1
+            self._call(process, fleet_print=str(self.prints))
+
+    @rule(url=st.sampled_from(URLS), weight=st.integers(1, 4), cap=st.sampled_from([1, 2, 3, 4, 0]))
+    def reweigh_or_add(self, url: str, weight: int, cap: int) -> None:
+        """config.yaml changes a worker's weight and cap, or brings a new one."""
+        self.members[url] = Member(Worker(url, weight, cap or None))
+        self.may_be_over = True  # a cap may fall below what runs already
+        self._publish()
+
+    @rule(url=st.sampled_from(URLS))
+    def remove(self, url: str) -> None:
+        """config.yaml loses a worker."""
+        if len(self.members) > 1 and self.members.pop(url, None) is not None:
+            self._publish()
+
+    @rule(process=st.sampled_from(PROCESSES), is_return=st.booleans(), has_heard=st.sampled_from([True, True, False]))
+    def hand_in(self, process: str, is_return: bool, has_heard: bool) -> None:
+        """A process says all that it holds: nothing, where the replies that gave it leases were lost."""
+        if not has_heard:
+            self.held = {lease: url for lease, url in self.held.items() if lease[0] != process}
+        held = tuple(Held(url, number, 600) for (owner, number), url in sorted(self.held.items()) if owner == process)
+        self.may_be_over = True  # what had lapsed is set again
+        self._call(process, beat=Beat(held=held, is_return=is_return))
+
+    @rule()
+    def wipe(self) -> None:
+        """Redis loses its memory; the sidecar writes the fleet again."""
+        self.redis.flushall()
+        self.twin = Model(self.twin.rules, SETTLE_MS)
+        self.unclaimed.clear()
+        self.held.clear()
+        self.beats.clear()
+        self.settled_at = self.now + SETTLE_MS
+        self._publish()
+
+    @invariant()
+    def laws_hold(self) -> None:
+        """The same on both sides; never over cap; nobody waits while there is room; at most half ejected."""
+        self._call("p")
+        state, twin = self.script.state(), self.twin
+        assert state.leases == {url: held for url, held in twin.leases.items() if held}
+        assert state.queue == [(ticket, name) for ticket, name, *_ in twin.waiting]
+        assert state.asked == {name for _, name, *_ in twin.waiting}
+        assert state.ticket == twin.ticket
+        breakers = twin.breakers.by_url
+        assert state.breakers == {url: (b.failures, b.times, b.trial) for url, b in breakers.items()}
+        assert state.until == {url: b.until_ms for url, b in breakers.items() if b.times and not b.trial}
+        assert state.ejected == {url: b.until_ms for url, b in breakers.items() if b.times}
+        assert state.causes == {url: b.cause for url, b in breakers.items() if b.cause}
+        assert {job for job, until in state.quarantined.items() if until > self.now} == twin.quarantine.held(self.now)
+        assert state.rests == twin.rests.by_url
+        assert all(url in self.members for url in state.rests)
+        assert state.room == {url for url in self.members if twin.has_room(url)}
+        assert min(state.lapse.values(), default=math.inf) > self.now
+        for url, held in state.leases.items():
+            assert state.lapse[url] <= min(held.values())
+        for url, rest in state.rests.items():
+            assert state.lapse[url] <= rest.until_ms
+        if not self.may_be_over:
+            for url, member in self.members.items():
+                assert len(state.leases.get(url, ())) <= (member.cap or math.inf)
+        for _, _, _, _, tried in twin.waiting[:1]:
+            assert not [url for url in self.members if twin.has_room(url) and url not in tried]
+        assert sum(times > 0 for _, times, _ in state.breakers.values()) <= len(URLS) / 2
+
+
+@pytest.mark.parametrize("strategy", list(Strategy))
+async def test_script_and_twin_agree_and_keep_the_laws(valkey: Valkey, strategy: Strategy) -> None:
+    """Arrive, end, expire, die, eject, drain, reweigh, wipe, in any order: the same on both sides, and lawful."""
+    machine = type(
+        "Machine", (Machine,), {"redis": Redis.from_url(valkey.url, decode_responses=True), "strategy": strategy}
+    )
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=60,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            derandomize=True,
+        ),
+    )

@@ -1,0 +1,111 @@
+"""The Redis schema is one: in README, in keys.py and in the Redis that the programs write."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import aiohttp
+from redis.asyncio import Redis
+
+from router.fleet.intents import Intents, Registration
+from router.fleet.redis_client import RedisClient
+from router.fleet.schema import SCHEMA, Keys
+from tests.support.eventually import eventually
+from tests.support.faults import close_at_once
+from tests.support.load import post_job, post_jobs
+from tests.support.programs import System, Valkey
+from tests.support.worker import ScriptedWorker, always, hang
+
+# Within the transaction that asks for the time to live, for an ejection may come between.
+_TIMES_EJECTED = "return redis.call('TYPE', KEYS[1]).ok == 'hash' and redis.call('HGET', KEYS[1], 'times')"
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_readme_shows_the_schema() -> None:
+    """README's table has the schema's rows, word for word."""
+    rows = re.findall(r"^\| `(sfr:[^`]+)` \| (.+?) \| (.+?) \| (.+?) \|$", README.read_text(), re.MULTILINE)
+    assert rows == [(key.name, key.type, key.writer, key.holds) for key in SCHEMA]
+
+
+def test_keys_make_the_schema_s_names() -> None:
+    """With the default prefix, `Keys` gives what the table shows."""
+    keys = Keys("sfr")
+    made = {keys.workers, keys.ticket, keys.sidecar, keys.fleet, keys.worker("<url>"), keys.plan, keys.drain}
+    made |= {keys.intent, keys.registered, keys.registration("<url>"), keys.leases("<url>"), keys.breaker("<url>")}
+    made |= {keys.plan_head, keys.ejected, keys.finished, keys.grants("<process>"), keys.stats}
+    scripts = "".join(path.read_text() for path in (README.parent / "router").glob("*/lua/*.lua"))
+    in_scripts = {f"sfr:{name}" for name in re.findall(r"prefix \.\. ':([a-z:]+[a-z])'", scripts)}
+    in_scripts |= {f"sfr:{name}:<url>" for name in re.findall(r"prefix \.\. ':([a-z]+):' \.\. url", scripts)}
+    in_scripts |= {f"sfr:{name}:<url>" for name in re.findall(r"prefix \.\. ':([a-z]+):' \.\. (?:url|worker)", scripts)}
+    in_scripts |= {f"sfr:{name}:<process>" for name in re.findall(r"prefix \.\. ':([a-z]+):' \.\. process", scripts)}
+    in_scripts |= {f"sfr:{name}:<job>" for name in re.findall(r"prefix \.\. ':([a-z]+):' \.\. job", scripts)}
+    in_scripts |= {f"sfr:{name}:<id>" for name in re.findall(r"prefix \.\. ':([a-z]+):' \.\. call\.process", scripts)}
+    assert (made | in_scripts) - {keys.changes} == {key.name for key in SCHEMA}
+
+
+async def test_live_redis_holds_the_schema_and_nothing_else(
+    system: System, workers: list[ScriptedWorker], valkey: Valkey
+) -> None:
+    """With jobs that run, wait, end and fail, each key of the schema is there, of its type, with its time to live."""
+    first, second, third = workers
+    system.configure([worker.url for worker in workers], default_max_concurrency=1, breaker={"failures": 1})
+    async with system.sidecar(), system.router(1) as router, valkey.client() as redis:
+        await router.sees(healthy=3)
+        held: dict[str, str] = {}
+        intents = Intents(RedisClient(redis, "sfr", timeout_s=5))
+        await intents.register(Registration(first.url, ttl_s=60))
+        await intents.override(first.url, {"weight": 2})
+        await eventually(lambda: redis.exists("sfr:room"), what="workers with room")
+        await _gather(redis, held, set())
+        # A process that is alive and never takes what it is given.
+        now_ms = (await redis.time())[0] * 1000
+        await redis.zadd("sfr:processes", {"other": now_ms + 60_000})
+        await redis.zadd("sfr:queue", {"other:1": 0})
+        await redis.hset("sfr:waiting", "other:1", f"5000 {now_ms + 60_000} ")
+        assert (await post_job(router.url)).status == 200
+        first.script = second.script = third.script = always(429)
+        waiting = asyncio.create_task(post_job(router.url))
+        await eventually(lambda: redis.exists("sfr:rests"), what="a worker without room")
+        await _gather(redis, held, set())
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        first.script = second.script = third.script = close_at_once
+        await eventually(lambda: _is_refused(router.url), what="a job that breaks workers")
+        await _gather(redis, held, set())
+        first.script = second.script = hang
+        third.script = always(500)
+        jobs = asyncio.create_task(post_jobs(router.url, 6, 6))
+        try:
+            await eventually(lambda: _gather(redis, held, {key.name for key in SCHEMA}), what="every key")
+        finally:
+            jobs.cancel()
+            await asyncio.gather(jobs, return_exceptions=True)
+        fields = set(await redis.hkeys(f"sfr:worker:{first.url}"))
+    assert held == {key.name: key.type for key in SCHEMA}
+    (row,) = [key for key in SCHEMA if key.name == "sfr:worker:<url>"]
+    assert fields == set(re.sub(r" \([^)]*\)", "", row.holds).split(", "))
+
+
+async def _is_refused(url: str) -> bool:
+    async with aiohttp.ClientSession() as session, session.post(f"{url}/run_code", json={"code": "bad"}) as response:
+        return response.status == 422
+
+
+async def _gather(redis: Redis, held: dict[str, str], wanted: set[str]) -> bool:
+    """Add to `held` the keys that are there now, by their names in the schema; return whether all have been seen."""
+    await redis.sadd("sfr:drain", "http://nobody")
+    for key in await redis.keys("*"):
+        async with redis.pipeline(transaction=True) as both:
+            both.type(key)
+            both.pttl(key)
+            both.eval(_TIMES_EJECTED, 1, key)
+            kind, lives_ms, times = await both.execute()
+        is_passing = lives_ms >= 0
+        name = re.sub(r":http://.*", ":<url>", str(key))
+        name = re.sub(r":suspect:.*", ":suspect:<job>", name)
+        name = re.sub(r":grants:.*", ":grants:<process>", re.sub(r":process:.*", ":process:<id>", name))
+        if name == "sfr:breaker:<url>" and is_passing == (times is None):
+            held[name] = "hash with TTL until ejected"
+        elif kind != "none":
+            held[name] = kind + (" with TTL" if is_passing else "")
+    return held.keys() >= wanted

@@ -1,0 +1,185 @@
+"""Scripts asked by calls, against a real Valkey that loses them, closes their line, or stops."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from redis.exceptions import RedisError
+
+from router.config.settings import RedisSettings
+from router.fleet.connection import connect
+from router.fleet.script import LineScript, Script, script
+from tests.support.eventually import eventually
+from tests.support.programs import Valkey
+
+TIMEOUT_S = 0.3
+# Says its key, what it was asked and its constants.
+SAYS = """
+redis.call('INCR', KEYS[1])
+return {KEYS[1], ARGV[1], ARGV[2], ARGV[3]}
+"""
+
+
+@pytest.fixture
+async def says(valkey: Valkey) -> AsyncIterator[Script]:
+    """The script above."""
+    client = connect(RedisSettings(url=valkey.url), TIMEOUT_S)
+    yield script(client, SAYS, TIMEOUT_S, "key", ("const", 7))
+    await client.aclose()
+
+
+class Asked:
+    """Asks a script, and keeps what it is told in each one's place."""
+
+    def __init__(self, asked: Script) -> None:
+        self.told: dict[str, Any] = {}
+        self._script = asked
+
+    def ask(self, word: str) -> None:
+        """Ask one thing."""
+
+        def then(told: object) -> None:
+            assert word not in self.told, f"told twice of {word}"
+            self.told[word] = told
+
+        self._script.ask(word.encode(), then)
+        assert word not in self.told, "told before ask had returned"
+
+    async def all(self, *words: str) -> list[Any]:
+        """Ask all of them at once; return what comes."""
+        for word in words:
+            self.ask(word)
+        await eventually(lambda: self.told.keys() >= set(words), what="all that was asked")
+        return [self.told[word] for word in words]
+
+
+def reply(word: str) -> list[bytes]:
+    """Return what the script says."""
+    return [b"key", word.encode(), b"const", b"7"]
+
+
+async def test_calls_of_one_moment_are_answered_each_with_its_own(says: Script) -> None:
+    """Before the line is open and after."""
+    asked = Asked(says)
+    for words in ("ab", "cde"):
+        assert await asked.all(*words) == [reply(word) for word in words]
+
+
+async def test_line_that_brought_an_error_is_not_used_again(says: Script, valkey: Valkey) -> None:
+    """A master that has become a replica refuses what it is told; calls behind one that failed are told of it."""
+    asked = Asked(says)
+    await asked.all("a")
+    async with valkey.client() as client:
+        await client.replicaof("127.0.0.1", "1")
+        refused, other = await asked.all("b", "c")
+        assert "READONLY" in str(refused)
+        assert isinstance(other, ConnectionError)
+        before = {int(known["id"]) for known in await client.client_list()}
+        await client.replicaof("NO", "ONE")
+        assert await asked.all("d") == [reply("d")]
+        assert {int(known["id"]) for known in await client.client_list()} - before
+
+
+async def test_script_that_redis_has_lost_is_sent_again(says: Script, valkey: Valkey) -> None:
+    """After SCRIPT FLUSH, as after a restart, no call fails and each is done once."""
+    asked = Asked(says)
+    async with valkey.client() as client:
+        await asked.all("a")
+        await client.script_flush()
+        assert await asked.all("b", "c", "d") == [reply(word) for word in "bcd"]
+        assert await client.get("key") == "4"
+
+
+@pytest.mark.parametrize("large", [100, 300_000])
+async def test_large_call_is_whole(says: Script, large: int) -> None:
+    """Replies that come in parts are put together."""
+    word = "x" * large
+    assert await Asked(says).all(word) == [reply(word)]
+
+
+async def test_all_under_way_are_told_that_their_line_was_closed(says: Script, valkey: Valkey) -> None:
+    """The next call opens another."""
+    asked = Asked(says)
+    await asked.all("a")
+    valkey.send(signal.SIGSTOP)
+    asked.ask("b")
+    asked.ask("c")
+    await valkey.kill()
+    await eventually(lambda: {"b", "c"} <= asked.told.keys(), what="the end of the line")
+    assert all(isinstance(asked.told[word], OSError) for word in "bc")
+    (refused,) = await asked.all("d")
+    assert isinstance(refused, Exception)
+    await valkey.start()
+    assert await asked.all("e") == [reply("e")]
+
+
+async def test_reply_that_is_late_belongs_to_nobody(says: Script, valkey: Valkey) -> None:
+    """A call is told of its time limit; what comes later is not taken for another one's answer."""
+    asked = Asked(says)
+    await asked.all("a")
+    valkey.send(signal.SIGSTOP)
+    try:
+        late = await asked.all("b", "c")
+        assert [type(told) for told in late] == [TimeoutError, TimeoutError]
+        (unopened,) = await asked.all("d")
+        assert isinstance(unopened, OSError)
+    finally:
+        valkey.send(signal.SIGCONT)
+    for word in "efg":
+        await eventually(answers(asked, word), what="Valkey's answer")
+
+
+def answers(asked: Asked, word: str) -> Callable[[], Any]:
+    """Return whether the script answers, and rightly."""
+    tries = iter(range(100))
+
+    async def answered() -> bool:
+        each = f"{word}{next(tries)}"
+        (told,) = await asked.all(each)
+        assert isinstance(told, Exception) or told == reply(each)
+        return not isinstance(told, Exception)
+
+    return answered
+
+
+async def test_answer_in_the_socket_counts_though_time_is_up(says: Script) -> None:
+    """A process that got no CPU for a while reads once more before it gives up."""
+    asked = Asked(says)
+    await asked.all("a")
+    asked.ask("b")
+    await asyncio.sleep(TIMEOUT_S / 10)  # sent
+    asked.ask("c")
+    busy_until = asyncio.get_running_loop().time() + 2 * TIMEOUT_S
+    while asyncio.get_running_loop().time() < busy_until:
+        pass
+    await eventually(lambda: {"b", "c"} <= asked.told.keys(), what="both answers")
+    assert (asked.told["b"], asked.told["c"]) == (reply("b"), reply("c"))
+
+
+async def test_no_connection_is_lost_to_the_pool(says: Script, valkey: Valkey) -> None:
+    """However often the line is closed, one is open."""
+    assert isinstance(says, LineScript)
+    asked = Asked(says)
+    async with valkey.client() as client:
+        for word in "abcde":
+            await asked.all(word)
+            await client.client_kill_filter(_type="normal", skipme=True)
+            await eventually(lambda: says._line is None or not says._line.is_open, what="the closed line")
+    await asked.all("f")
+    pool = says._pool
+    assert len(pool._in_use_connections) == 1
+    assert len(pool._available_connections) == 0
+
+
+async def test_wrong_password_is_told(valkey: Valkey) -> None:
+    """As whatever goes wrong while the line is opened."""
+    async with valkey.client() as client:
+        await client.config_set("requirepass", "secret")
+        opened = connect(RedisSettings(url=valkey.url), TIMEOUT_S)
+        (told,) = await Asked(script(opened, SAYS, TIMEOUT_S, "key", ())).all("a")
+        assert isinstance(told, RedisError)
+        assert "uth" in str(told)
+        await opened.aclose()
+        await client.config_set("requirepass", "")

@@ -1,0 +1,1 @@
+"""Tests that read the files of the repository: laws, docs, deployments."""

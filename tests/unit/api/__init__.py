@@ -1,0 +1,1 @@
+"""Units of router.api; no process, no socket to Redis."""

@@ -1,0 +1,259 @@
+"""The endpoints that steer the fleet, each of their refusals and what stays of them in Redis, which is a fake."""
+
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from fakeredis import FakeAsyncRedis
+from fastapi import FastAPI
+
+from router.api.admin import create_admin
+from router.api.fleet_admin import _worker
+from router.auth.access import PEER, AdminGate
+from router.config.settings import AdminSettings
+from router.fleet.intents import Intents, Override, Standing
+from router.fleet.leadership import Leadership
+from router.fleet.model import Ejection, Health, Source, Worker, WorkerRecord
+from router.fleet.records import Records
+from router.fleet.redis_client import RedisClient
+from router.fleet.snapshot import FleetView
+
+CONFIGURED, FOUND, LISTED, NEW = (f"http://{name}:1" for name in ("config", "dns", "file", "new"))
+TOKEN = "secret"
+KEY = (b"authorization", b"Bearer secret")
+
+
+class Desk:
+    """The endpoints over a fleet of three."""
+
+    def __init__(self, redis: "FakeAsyncRedis", client: RedisClient, gate: AdminGate) -> None:
+        self.redis, self.client = redis, client
+        self.app = FastAPI()
+        settings = AdminSettings(allowed_workers=("new", "config"))
+        self.app.include_router(create_admin(Intents(client), FleetView(client, []), settings, gate))
+        self.fields: dict[bytes, bytes] = {}
+
+    async def ask(
+        self, method: str, path: str = "", url: str | None = None, body: object = None, *headers: tuple[bytes, bytes]
+    ) -> tuple[int, Any]:
+        """Send one request; return status and body."""
+        text, sent = b"" if body is None else json.dumps(body).encode(), []
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": f"/admin/workers{path}",
+            "query_string": b"" if url is None else b"url=" + quote(url, safe="").encode(),
+            "headers": [(b"content-type", b"application/json"), *(headers or (KEY,))],
+            "state": {PEER: "10.0.0.9"},
+        }
+
+        async def receive() -> dict[str, object]:
+            return {"type": "http.request", "body": text}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await self.app(scope, receive, send)
+        self.fields = dict(sent[0]["headers"])
+        answer = b"".join(message.get("body", b"") for message in sent)
+        return sent[0]["status"], json.loads(answer) if answer else None
+
+
+@pytest.fixture
+async def redis() -> AsyncIterator["FakeAsyncRedis"]:
+    """A fake with Lua."""
+    async with FakeAsyncRedis(decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+async def desk(redis: "FakeAsyncRedis") -> Desk:
+    """Three workers, each named by something else; the one in the file is ill."""
+    client = RedisClient(redis, "sfr", timeout_s=5)
+    term = await Leadership(client).lead("me", 60)
+    assert term is not None
+    records = [
+        WorkerRecord(Worker(CONFIGURED, 2, 8, Source.CONFIG), Health.HEALTHY),
+        WorkerRecord(Worker(FOUND, 1, None, Source.DNS), Health.HEALTHY),
+        WorkerRecord(Worker(LISTED, 1, None, Source.FILE), Health.UNHEALTHY),
+    ]
+    await Records(client).record(term, datetime.now(UTC), records, [], changed=True)
+    return Desk(redis, client, AdminGate(TOKEN, allow_loopback=False))
+
+
+async def test_whole_fleet_is_listed_or_one_worker(desk: Desk) -> None:
+    """By URL, those too that have just registered; one that is not there is none."""
+    await desk.ask("POST", body={"url": NEW, "weight": 3, "max_concurrency": 4, "ttl_seconds": 60})
+    status, workers = await desk.ask("GET")
+    assert (status, [worker["url"] for worker in workers]) == (200, [CONFIGURED, FOUND, LISTED, NEW])
+    assert [worker["health"] for worker in workers] == ["healthy", "healthy", "unhealthy", "unknown"]
+    assert [worker["registered"] for worker in workers] == [False, False, False, True]
+    assert [worker["source"] for worker in workers] == ["config", "dns", "file", "registered"]
+    assert (workers[3]["weight"], workers[3]["max_concurrency"]) == (3, 4)
+    assert 0 < workers[3]["expires_in_seconds"] <= 60
+    assert [worker["url"] for worker in (await desk.ask("GET", url=FOUND))[1]] == [FOUND]
+    assert await desk.ask("GET", url="http://nobody:1") == (200, [])
+
+
+async def test_worker_is_added_once_and_renewed_after_that(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    """201 where it is new or another one, with a line in the log; 200 where it is renewed."""
+    caplog.set_level("INFO")
+    for weight, wanted in ((1, 201), (1, 200), (2, 201)):
+        status, worker = await desk.ask("POST", body={"url": NEW, "weight": weight})
+        assert (status, worker["weight"], worker["expires_in_seconds"]) == (wanted, weight, None)
+    assert caplog.messages == [f"Worker {NEW} added, by 10.0.0.9"] * 2
+    status, told = await desk.ask("POST", body={"url": "http://other:1"})
+    assert (status, told["detail"]) == (403, "http://other:1: admin.allowed_workers in config.yaml allows no other")
+    assert await desk.redis.smembers("sfr:registered") == {NEW}
+
+
+@pytest.mark.parametrize(
+    ("url", "place"), [(CONFIGURED, "config.yaml"), (FOUND, "discover.dns"), (LISTED, "workers_file")]
+)
+async def test_worker_that_stands_elsewhere_is_not_removed(desk: Desk, url: str, place: str) -> None:
+    """It would be back at once: 409, and where to take it out. One that has registered as well loses that."""
+    status, told = await desk.ask("DELETE", url=url)
+    assert (status, told["detail"]) == (409, f"{url} stands in {place}: take it out there, or drain it")
+    if url == CONFIGURED:
+        assert (await desk.ask("POST", body={"url": url}))[0] == 201
+        assert await desk.ask("DELETE", url=url) == (204, None)
+        (worker,) = (await desk.ask("GET", url=url))[1]
+        assert worker["registered"] is False
+
+
+async def test_registered_worker_is_removed(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    """204, and it is gone; a second time 404."""
+    caplog.set_level("INFO")
+    await desk.ask("POST", body={"url": NEW})
+    assert await desk.ask("DELETE", url=NEW) == (204, None)
+    assert caplog.messages[-1] == f"Worker {NEW} removed, by 10.0.0.9"
+    assert await desk.ask("DELETE", url=NEW) == (404, {"detail": f"{NEW} is not in the fleet"})
+
+
+async def test_registered_worker_whose_registration_has_passed_may_be_removed(desk: Desk) -> None:
+    """The sidecar has not noticed yet: that is no conflict."""
+    term = await Leadership(desk.client).lead("me", 60)
+    assert term is not None
+    gone = [WorkerRecord(Worker(NEW, 1, None, Source.REGISTERED), Health.HEALTHY)]
+    await Records(desk.client).record(term, datetime.now(UTC), gone, [], changed=True)
+    assert await desk.ask("DELETE", url=NEW) == (204, None)
+
+
+async def test_worker_is_drained_and_resumed(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    """It shows at once, whatever this process has seen of it by then; one that is ill is ill."""
+    caplog.set_level("INFO")
+    for path, is_draining, health in (("/drain", True, "draining"), ("/resume", False, "healthy")):
+        status, worker = await desk.ask("POST", path, FOUND)
+        assert (status, worker["draining"], worker["health"]) == (200, is_draining, health)
+        assert await desk.redis.smembers("sfr:drain") == ({FOUND} if is_draining else set())
+        word = "drained" if is_draining else "resumed"
+        assert caplog.messages[-1] == f"Worker {FOUND} {word}, by 10.0.0.9"
+    status, worker = await desk.ask("POST", "/drain", LISTED)
+    assert (status, worker["draining"], worker["health"]) == (200, True, "unhealthy")
+
+
+async def test_weight_and_cap_are_set_and_taken_back(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    """What is absent stays; null is as it came."""
+    caplog.set_level("INFO")
+    for changes, left in (
+        ({"weight": 5}, {"weight": 5, "max_concurrency": None}),
+        ({"max_concurrency": 3}, {"weight": 5, "max_concurrency": 3}),
+        ({"weight": None}, {"weight": None, "max_concurrency": 3}),
+    ):
+        status, worker = await desk.ask("PATCH", url=CONFIGURED, body=changes)
+        assert (status, worker["overrides"]) == (200, left)
+        assert caplog.messages[-1] == f"Worker {CONFIGURED} set to {changes}, by 10.0.0.9"
+
+
+@pytest.mark.parametrize("changes", [{}, {"weight": 0}, {"weight": 1.5}, {"max_concurrency": 0}, {"wait": 1}])
+async def test_change_that_says_nothing_or_nonsense_is_refused(desk: Desk, changes: dict[str, object]) -> None:
+    """422, and nothing is changed."""
+    assert (await desk.ask("PATCH", url=CONFIGURED, body=changes))[0] == 422
+    assert await desk.redis.hgetall("sfr:intent") == {}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [("DELETE", "", None), ("POST", "/drain", None), ("POST", "/resume", None), ("PATCH", "", {"weight": 2})],
+)
+async def test_unknown_worker_is_not_steered(
+    desk: Desk, caplog: pytest.LogCaptureFixture, method: str, path: str, body: object
+) -> None:
+    """404, and nothing of it stays in Redis or is told in the log."""
+    caplog.set_level("INFO")
+    url = "http://nobody:1"
+    assert await desk.ask(method, path, url, body) == (404, {"detail": f"{url} is not in the fleet"})
+    assert await desk.redis.exists("sfr:drain", "sfr:intent", "sfr:registered") == 0
+    assert caplog.messages == []
+
+
+async def test_each_refusal_is_described(desk: Desk) -> None:
+    """With the token that all but looking needs."""
+    paths = desk.app.openapi()["paths"]
+    refusals = {
+        ("/admin/workers", "get"): set(),
+        ("/admin/workers", "post"): {"401", "403"},
+        ("/admin/workers", "patch"): {"401", "403", "404"},
+        ("/admin/workers", "delete"): {"401", "403", "404", "409"},
+        ("/admin/workers/drain", "post"): {"401", "403", "404"},
+        ("/admin/workers/resume", "post"): {"401", "403", "404"},
+    }
+    for (path, method), statuses in refusals.items():
+        described = paths[path][method]
+        assert {status for status in described["responses"] if status[0] != "2"} - {"422"} == statuses | {"503"}
+        assert ("security" in described) is bool(statuses)
+
+
+@pytest.mark.parametrize(
+    ("health", "seen", "ejected", "is_draining", "shown"),
+    [
+        (Health.HEALTHY, Health.HEALTHY, False, True, "draining"),
+        (Health.HEALTHY, Health.HEALTHY, False, False, "healthy"),
+        (Health.HEALTHY, Health.EJECTED, True, False, "ejected"),
+        (Health.HEALTHY, Health.EJECTED, True, True, "draining"),
+        (Health.HEALTHY, Health.DRAINING, False, False, "healthy"),
+        (Health.HEALTHY, Health.DRAINING, True, False, "ejected"),
+        (Health.HEALTHY, Health.DRAINING, False, True, "draining"),
+        (Health.UNHEALTHY, Health.UNHEALTHY, False, True, "unhealthy"),
+        (Health.UNKNOWN, Health.DRAINING, False, False, "unknown"),
+    ],
+)
+def test_drain_is_shown_as_it_is_now(
+    health: Health, seen: Health, ejected: bool, is_draining: bool, shown: str
+) -> None:
+    """Whoever drains a worker sees that it is, before this process has loaded it; all else is as it was seen."""
+    ejection = Ejection(1_800_000_000.0) if ejected else None
+    record = WorkerRecord(Worker(CONFIGURED), health)
+    told = _worker(CONFIGURED, (record, seen, ejection), Standing(None, Override(), is_draining, 3))
+    assert told is not None
+    assert (told.health, told.draining, told.running) == (shown, is_draining, 3)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", ""), ("DELETE", ""), ("PATCH", ""), ("POST", "/drain"), ("POST", "/resume")]
+)
+async def test_changes_pass_the_gate_before_anything_is_read(desk: Desk, method: str, path: str) -> None:
+    """401 for who shows no token, however wrong the rest is; looking needs none."""
+    status, _ = await desk.ask(method, path, None, {"x": 1}, (b"x", b"y"))
+    assert (status, desk.fields[b"www-authenticate"]) == (401, b"Bearer")
+    assert (await desk.ask("GET", "", None, None, (b"x", b"y")))[0] == 200
+
+
+async def test_host_that_may_not_change_anything_is_asked_for_no_token(desk: Desk) -> None:
+    """403: there is none to show."""
+    open_desk = Desk(desk.redis, desk.client, AdminGate(None, allow_loopback=False))
+    status, _ = await open_desk.ask("POST", "/drain", FOUND)
+    assert (status, b"www-authenticate" in open_desk.fields) == (403, False)
+
+
+async def test_redis_that_is_away_is_told(redis: "FakeAsyncRedis") -> None:
+    """503, to those who look as to those who change."""
+    client = RedisClient(FakeAsyncRedis(connected=False), "sfr", timeout_s=1)
+    desk = Desk(redis, client, AdminGate(TOKEN, allow_loopback=False))
+    for method, path, url in (("GET", "", None), ("POST", "/drain", FOUND)):
+        status, told = await desk.ask(method, path, url)
+        assert status == 503
+        assert told["detail"].startswith("Redis is unavailable: ")

@@ -1,0 +1,1 @@
+"""Units of router.auth; no process, no socket to Redis."""

@@ -1,0 +1,292 @@
+"""Who may send jobs, who may steer the fleet, and which hosts may be added to it."""
+
+import asyncio
+from base64 import b64encode
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.auth.access import PEER, PROXY, UNIX_SOCKET, Access, AdminGate, ApiKeys, basic, bearer, peer_in, peer_of
+from router.config.allowlist import Allowed
+from router.config.load import ConfigError, parse
+from router.http.headers import Headers
+from tests.support.eventually import eventually
+from tests.support.files import put
+
+HERE = (b"host", b"127.0.0.1:8000")
+
+
+def digest(key: str) -> str:
+    """Return what stands in the file for a key."""
+    return sha256(key.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("rules", "host", "is_allowed"),
+    [
+        ([], "node1", False),
+        (["node*"], "node17", True),
+        (["node*"], "NODE17.", True),
+        (["node*"], "my-node17", False),
+        (["node??"], "node1", False),
+        # Else who owns a domain could be any worker.
+        (["node*"], "node1.evil.org", False),
+        (["node?"], "node.", False),
+        (["node?evil.org"], "node.evil.org", False),
+        (["gpu.node*.example.org"], "gpu.node7.example.org", True),
+        (["gpu.*.example.org"], "gpu.evil.org.example.org", False),
+        (["*node*"], "a.b.node7", True),
+        (["*node*"], "node7.evil.org", False),
+        (["**"], "a.b", True),
+        (["*.svc"], "a.b.svc", True),
+        (["*.svc"], "svc", False),
+        (["*.svc"], "a.svc.example.org", False),
+        (["*"], "anything", True),
+        (["localhost"], "localhost", True),
+        (["10.0.0.0/8"], "10.255.0.1", True),
+        (["10.0.0.0/8"], "11.0.0.1", False),
+        (["10.0.0.7"], "10.0.0.7", True),
+        (["10.0.0.7"], "10.0.0.8", False),
+        (["fd00::/8"], "fd00::1", True),
+        (["fd00::a"], "fd00::a", True),
+        (["fd00::a"], "fd00::b", False),
+        (["fd00::/8"], "fe80::1", False),
+        (["10.0.0.0/8"], "::ffff:10.0.0.1", True),
+        (["::/0"], "::ffff:10.0.0.1", False),
+        # A pattern for names lets no address in, however it is written.
+        (["*"], "127.0.0.1", False),
+        (["*"], "::1", False),
+        (["*"], "2130706433", False),
+        (["*"], "127.1", False),
+        (["*"], "0x7f000001", False),
+        (["*"], "0x7f.1", False),
+        (["*"], "0177.0.0.1", False),
+        (["0.0.0.0/0"], "2130706433", False),
+    ],
+)
+def test_hosts_that_may_be_added(rules: list[str], host: str, is_allowed: bool) -> None:
+    """Names by pattern, addresses by network, and nothing without a rule."""
+    assert Allowed(rules).permits(host) is is_allowed
+
+
+@pytest.mark.parametrize(
+    ("headers", "given"),
+    [
+        ([], None),
+        ([(b"authorization", b"Bearer abc")], b"abc"),
+        ([(b"authorization", b"bearer  abc ")], b"abc"),
+        ([(b"authorization", b"Basic abc")], None),
+        ([(b"authorization", b"abc")], None),
+    ],
+)
+def test_bearer(headers: Headers, given: bytes | None) -> None:
+    """The scheme may be in any case; other schemes give nothing."""
+    assert bearer(headers) == given
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        (b"any:KEY", b"KEY"),
+        (b":KEY", b"KEY"),
+        (b"KEY:", b"KEY"),
+        (b"any:KEY:with:colons", b"KEY:with:colons"),
+        ("jemand:schlüssel".encode(), "schlüssel".encode()),
+        (b"any:\xff\x00", b"\xff\x00"),
+        (b"KEY", None),
+        (b":", None),
+        (b"", None),
+    ],
+)
+def test_basic_gives_its_password_or_else_its_user(given: bytes, key: bytes | None) -> None:
+    """As clients make it of http://any:KEY@router/ and of http://KEY@router/."""
+    for scheme in (b"Basic ", b"basic  "):
+        assert basic([(b"host", b"a"), (b"authorization", scheme + b64encode(given))]) == key
+
+
+@pytest.mark.parametrize(
+    "value", [b"Basic", b"Basic ", b"Basic YTp", b"Basic YTpi*", b"Basic a:b", b"Basic Y T p i", b"Bearer YTpi"]
+)
+def test_what_is_no_basic_gives_nothing(value: bytes) -> None:
+    """Bad base64 is not guessed at."""
+    assert basic([(b"authorization", value)]) is None
+
+
+@pytest.mark.parametrize("peer", ["127.0.0.1", UNIX_SOCKET, "10.0.0.1"])
+@pytest.mark.parametrize("allow_loopback", [False, True])
+def test_with_a_token_all_must_show_it(peer: str, allow_loopback: bool) -> None:
+    """Wherever they are; what is wrong with it is not told."""
+    gate = AdminGate("sécret", allow_loopback=allow_loopback)
+    assert gate.refusal([HERE, (b"authorization", "Bearer sécret".encode())], peer) is None
+    for headers in ([HERE], [HERE, (b"authorization", b"Bearer s")], [HERE, (b"authorization", b"Bearer ")]):
+        refusal = gate.refusal(headers, peer)
+        assert refusal is not None
+        assert refusal[0] == 401
+        assert "secret" not in refusal[1]
+
+
+@pytest.mark.parametrize(
+    ("headers", "peer", "told"),
+    [
+        ([HERE], "127.0.0.1", None),
+        ([HERE], "127.8.8.8", None),
+        ([HERE], "::1", None),
+        ([HERE], "::ffff:127.0.0.1", None),
+        ([(b"host", b"localhost")], "127.0.0.1", None),
+        ([(b"host", b"[::1]:8000")], "::1", None),
+        ([(b"host", b"sfr")], UNIX_SOCKET, None),
+        ([HERE, (b"origin", b"http://localhost:8000")], "127.0.0.1", None),
+        ([HERE], "10.0.0.1", "from this host alone"),
+        ([HERE], "", "from this host alone"),
+        ([HERE, (b"x-forwarded-for", b"127.0.0.1")], "10.0.0.1", "from this host alone"),
+        ([HERE, (b"x-forwarded-for", b"10.0.0.1")], "127.0.0.1", "through a proxy"),
+        ([HERE, (b"forwarded", b"for=127.0.0.1")], UNIX_SOCKET, "through a proxy"),
+        ([HERE, (b"x-real-ip", b"127.0.0.1")], "127.0.0.1", "through a proxy"),
+        ([HERE, (b"via", b"1.1 proxy")], "127.0.0.1", "through a proxy"),
+        ([HERE, (b"origin", b"http://evil.example")], "127.0.0.1", "pages of another site"),
+        ([HERE, (b"origin", b"http://[::1")], "127.0.0.1", "pages of another site"),
+        ([HERE, (b"origin", b"")], "127.0.0.1", "pages of another site"),
+        ([(b"host", b"evil.example"), (b"origin", b"http://localhost")], "127.0.0.1", "pages of another site"),
+        ([], "127.0.0.1", "pages of another site"),
+        ([HERE, (b"origin", b"null")], "127.0.0.1", "pages of another site"),
+        ([(b"host", b"evil.example:8000")], "127.0.0.1", "pages of another site"),
+        ([(b"host", b"evil.example"), (b"origin", b"http://evil.example")], "127.0.0.1", "pages of another site"),
+        ([(b"host", b"[::1")], "127.0.0.1", "pages of another site"),
+        ([(b"host", b"evil.com\\@127.0.0.1")], "127.0.0.1", "pages of another site"),
+        ([HERE, (b"origin", b"http://evil.com\\@127.0.0.1:8000")], "127.0.0.1", "pages of another site"),
+        ([HERE, (b"origin", b"http://127.0.0.1:3000")], "127.0.0.1", "pages of another site"),
+        ([HERE, (b"origin", b"http://localhost")], "127.0.0.1", "pages of another site"),
+        ([HERE, (b"sec-fetch-site", b"cross-site")], "127.0.0.1", "pages of another site"),
+        ([HERE, (b"sec-fetch-site", b"same-site")], "127.0.0.1", "pages of another site"),
+        ([HERE, (b"sec-fetch-site", b"same-origin")], "127.0.0.1", None),
+        ([HERE], PROXY, "through a proxy"),
+    ],
+)
+def test_without_a_token_this_host_s_own_users_may(headers: Headers, peer: str, told: str | None) -> None:
+    """The socket's other end counts: no header makes a stranger local, and one makes a proxy's visitor a stranger."""
+    refusal = AdminGate(None, allow_loopback=True).refusal(headers, peer)
+    assert (refusal is None) is (told is None)
+    if refusal and told:
+        assert refusal[0] == 403
+        assert told in refusal[1]
+        assert refusal[1].endswith("; set ADMIN_TOKEN for the router")
+    refusal = AdminGate(None, allow_loopback=False).refusal(headers, peer)
+    assert refusal == (403, "Changes need an admin token, and none is set; set ADMIN_TOKEN for the router")
+
+
+def test_token_comes_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty is none; a file's last line break is no part of it; one that is empty or cannot be read is a mistake."""
+    settings = parse("", "c")
+    assert Access.load(settings) == Access()
+    held = tmp_path / "token"
+    put(held, "from-file\n")
+    monkeypatch.setenv("ADMIN_TOKEN_FILE", str(held))
+    monkeypatch.setenv("ADMIN_TOKEN", "")
+    assert Access.load(settings).admin_token == "from-file"
+    monkeypatch.setenv("ADMIN_TOKEN", "from-environment")
+    assert Access.load(settings).admin_token == "from-environment"
+    monkeypatch.delenv("ADMIN_TOKEN")
+    put(held, " \n")
+    with pytest.raises(ConfigError, match=r"ADMIN_TOKEN_FILE: .*token is empty"):
+        Access.load(settings)
+    held.unlink()
+    with pytest.raises(ConfigError, match=r"ADMIN_TOKEN_FILE: .*token cannot be read: No such file"):
+        Access.load(settings)
+
+
+def test_api_keys_are_known_by_their_hashes(tmp_path: Path) -> None:
+    """One a line, with a name and comments; nothing but the key itself is one."""
+    held = tmp_path / "keys"
+    put(held, f"# who may send jobs\n{digest('first')}  trainer-a\n\n{digest('second').upper()} # b\n")
+    keys = ApiKeys(held)
+    assert [keys.name_of(key) for key in (b"first", b"second", b"", b"third")] == ["trainer-a", "", None, None]
+    assert keys.name_of(digest("first").encode()) is None
+
+
+@pytest.mark.parametrize("line", ["my-secret-key", "abc", digest("x")[:-1], digest("x") + "0"])
+def test_bad_line_among_the_api_keys_is_named_and_never_repeated(tmp_path: Path, line: str) -> None:
+    """It may be a key."""
+    held = tmp_path / "keys"
+    put(held, f"\n{line}\n")
+    with pytest.raises(ConfigError, match=r"keys:2: expected a key's SHA-256") as caught:
+        ApiKeys(held)
+    assert line not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"api_keys: .*none cannot be read: No such file"):
+        Access.load(parse(f"api_keys: {tmp_path / 'none'}", "c"))
+
+
+def test_api_keys_are_read_again_when_they_change(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A key that was taken out is refused; a bad file leaves the last good one in force."""
+    held = tmp_path / "keys"
+    put(held, digest("first"))
+    keys = ApiKeys(held, reread_s=0)
+    new = tmp_path / "new"
+    put(new, digest("second"))
+    new.replace(held)
+    assert [keys.name_of(key) for key in (b"first", b"second")] == [None, ""]
+    put(held, "second")
+    assert keys.name_of(b"second") == ""
+    assert "API keys not taken over" in caplog.text
+    held.unlink()
+    assert keys.name_of(b"second") == ""
+    put(held, "")
+    assert keys.name_of(b"second") is None
+
+
+async def test_only_a_unix_socket_s_other_end_is_one(tmp_path: Path) -> None:
+    """A TCP peer that has gone says as little of itself as a Unix socket's does, and is nobody on this host."""
+    peers: dict[str, tuple[str, str]] = {}
+
+    class Accepted(asyncio.Protocol):
+        def __init__(self, kind: str) -> None:
+            self.kind = kind
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            peers[self.kind] = peer_of(None, transport), peer_of(("10.0.0.1", 1), transport)
+
+    loop = asyncio.get_running_loop()
+    tcp = await loop.create_server(partial(Accepted, "tcp"), "127.0.0.1", 0)
+    unix = await loop.create_unix_server(partial(Accepted, "unix"), tmp_path / "socket")
+    _, writer = await asyncio.open_connection(*tcp.sockets[0].getsockname())
+    _, other = await asyncio.open_unix_connection(tmp_path / "socket")
+    await eventually(lambda: len(peers) == 2, what="both connections")
+    assert peers == {"tcp": ("", "10.0.0.1"), "unix": (UNIX_SOCKET, "10.0.0.1")}
+    for server in (tcp, unix):
+        server.close()
+    for each in (writer, other):
+        each.close()
+
+
+def test_connection_that_tells_nothing_of_its_other_end_is_nobody_s() -> None:
+    """As plain uvicorn's."""
+    scopes: list[dict[str, Any]] = [{}, {"state": {}}, {"state": {PEER: "::1"}}]
+    assert [peer_in(scope) for scope in scopes] == ["", "", "::1"]
+
+
+def test_key_file_is_looked_at_once_in_a_while(tmp_path: Path) -> None:
+    """Neither with each job nor never; and not before it has changed is it read again."""
+    held = tmp_path / "keys"
+    put(held, digest("first"))
+    keys = ApiKeys(held, reread_s=3600)
+    put(held, digest("second") + "\n")
+    assert keys.name_of(b"first") is not None
+    keys._look_again_at = 0.0  # an hour later
+    assert [keys.name_of(b"second"), keys.name_of(b"first")] == ["", None]
+    put(held, digest("third") + " a\n")
+    assert keys.name_of(b"second") is not None
+
+
+def test_keys_that_have_not_changed_are_not_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Their file was read when the router began."""
+    caplog.set_level("INFO")
+    held = tmp_path / "keys"
+    put(held, digest("first"))
+    keys = ApiKeys(held, reread_s=0)
+    assert keys.name_of(b"first") is not None
+    assert "read again" not in caplog.text
+    put(held, digest("first") + " name")
+    assert keys.name_of(b"first") is not None
+    assert caplog.text.count("read again: 1 API keys") == 1

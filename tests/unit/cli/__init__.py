@@ -1,0 +1,1 @@
+"""Units of router.cli; no process, no socket to Redis."""

@@ -1,0 +1,230 @@
+"""`sfr status` and `sfr workers`: what they show, and what they say where they cannot."""
+
+import asyncio
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from router.api.schemas import AdminWorker, Overrides, Report, SidecarStatus, WorkerStatus
+from router.cli.fleet.tables import report_table
+from router.cli.main import app
+from router.cli.spinner import waiting
+from router.fleet.model import Health
+from tests.support.worker import ScriptedWorker, always
+
+cli = CliRunner()
+NOWHERE = "http://127.0.0.1:1"
+EJECTED_BECAUSE = "5 failed jobs in a row, the last: returned [b]503[/]"
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands see no variable of whoever runs the tests."""
+    for name in ("SFR_URL", "ADMIN_TOKEN", "ADMIN_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def worker(
+    url: str,
+    health: Health,
+    *,
+    draining: bool = False,
+    error: str = "",
+    cap: int | None = 8,
+    ejected_for_s: float | None = None,
+) -> AdminWorker:
+    """A worker that has been so for three minutes, or is ejected for so long yet."""
+    now = datetime.now(UTC)
+    return AdminWorker(
+        url=url,
+        healthy=health is Health.HEALTHY,
+        health=health,
+        since=now - timedelta(minutes=3),
+        checked_at=None,
+        latency_ms=None,
+        failures=0,
+        last_error=error,
+        weight=2,
+        max_concurrency=cap,
+        source="config",
+        running=3,
+        draining=draining,
+        registered=False,
+        expires_in_seconds=None,
+        overrides=Overrides(weight=None, max_concurrency=None),
+        ejected_until=None if ejected_for_s is None else now + timedelta(seconds=ejected_for_s),
+        ejected_because="" if ejected_for_s is None else EJECTED_BECAUSE,
+    )
+
+
+def printed(workers: list[AdminWorker | WorkerStatus], redis: str = "available", trouble: str | None = None) -> str:
+    """Return the fleet as `sfr status` shows it in a pipe."""
+    report = Report(
+        status="healthy",
+        total_workers=len(workers),
+        healthy_workers=sum(each.healthy for each in workers),
+        quarantined_jobs=0,
+        redis=redis,
+        sidecar=SidecarStatus(leader=None, age_seconds=None),
+        workers=workers,
+        waiting=7 if redis == "available" else None,
+    )
+    console = Console(file=(file := StringIO()), width=200)
+    console.print(report_table(report, "Redis", trouble))
+    return file.getvalue()
+
+
+def test_those_in_trouble_come_first_with_their_reason() -> None:
+    """A row for each worker; what a worker has said is shown as it is, brackets included."""
+    text = printed(
+        [
+            worker("http://a:1", Health.HEALTHY),
+            worker("http://b:1", Health.UNHEALTHY, draining=True, error="answered [bold]x[/] instead of pong"),
+        ]
+    )
+    first, second = [line.split() for line in text.splitlines() if "http://" in line]
+    assert second == ["http://a:1", "healthy", "3", "min", "3/8", "2", "config"]
+    assert " ".join(first) == ("http://b:1 unhealthy 3 min 3/8 2 config answered [bold]x[/] instead of pong; draining")
+    assert "1 of 2 healthy, 1 unhealthy" in text
+    assert "running  6 of 16" in text
+    assert "waiting  7" in text
+    assert "none leads, nothing seen yet" in text
+
+
+def test_ejected_worker_shows_why_and_until_when() -> None:
+    """Not what a health check said before it went well again, nor since when the checks have gone well."""
+    ejected = worker("http://a:1", Health.EJECTED, error="timed out after 5 s", ejected_for_s=90.5)
+    tried = worker("http://b:1", Health.EJECTED, error="timed out after 5 s", ejected_for_s=-1)
+    drained = worker("http://c:1", Health.DRAINING, draining=True, error="timed out after 5 s")
+    text = printed([ejected, tried, drained])
+    first, second, third = [" ".join(line.split()) for line in text.splitlines() if "http://" in line]
+    assert ejected.ejected_until is not None
+    until = f"{ejected.ejected_until.astimezone():%H:%M:%S}"
+    assert first == f"http://a:1 ejected 3/8 2 config ejected for 1 min, until {until}: {EJECTED_BECAUSE}"
+    assert second == f"http://b:1 ejected 3/8 2 config ejected until its trial job ends: {EJECTED_BECAUSE}"
+    assert third == "http://c:1 draining 3 min 3/8 2 config"
+
+
+def test_what_is_not_known_is_not_made_up() -> None:
+    """Without Redis nobody knows what runs; without caps there is no sum of them; old news are called so."""
+    known = worker("http://a:1", Health.HEALTHY, cap=None)
+    assert " 3 " in printed([known])
+    fields = {name: value for name, value in known.model_dump().items() if name in WorkerStatus.model_fields}
+    text = printed([WorkerStatus(**fields)], "unavailable", "the router cannot be reached")
+    assert text.count("unknown without Redis") == 2
+    assert "stale    the router cannot be reached" in text
+    assert "?" in text
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "told"),
+    [
+        (["status"], 3, f"the router at {NOWHERE} cannot be reached: Connection refused"),
+        (["workers", "list"], 3, f"the router at {NOWHERE} cannot be reached: Connection refused"),
+        (["workers", "drain", "node1"], 2, "node1: expected a URL such as http://server1:8080"),
+        (["workers", "remove", "http://a..b"], 2, "http://a..b: expected a URL such as http://server1:8080: a host's"),
+        (["workers", "weigh", "http://a:1"], 2, "expected a weight or --max-concurrency, or both"),
+        (["workers", "weigh", "http://a:1", "much"], 2, "weight: expected a number or `default`, got 'much'"),
+        (["status", "--url", "router"], 2, "--url: expected a URL such as http://router:8000, got 'router'"),
+        (["status", "--redis", "//:secret@x"], 2, "--redis: expected a URL such as redis://localhost:6379/0"),
+        (["status", "--redis", "redis://:pass/word@x"], 2, "--redis: expected a URL such as redis://localhost:6379/0"),
+        (["status", "--url", "http://a..b"], 3, "the router at http://a..b cannot be reached: its host cannot be"),
+        (["status", "--redis", "redis://127.0.0.1:1/0"], 3, "Redis: Error 111 connecting to 127.0.0.1:1"),
+        (["workers", "drain", "http://a:1", "--redis", "redis://127.0.0.1:1/0"], 3, "Redis: Error 111 connecting"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_a_line(command: list[str], status: int, told: str) -> None:
+    """With the documented status, and nothing on stdout."""
+    done = cli.invoke(app, command, env={"SFR_URL": NOWHERE})
+    assert (done.exit_code, done.stdout) == (status, "")
+    assert done.stderr.startswith(told)
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "told"),
+    [
+        ((200, b"<html>"), 3, "no router answers at {url}: its answer is another one\n"),
+        ((200, {"hello": "world"}), 3, "no router answers at {url}: its answer is another one\n"),
+        ((404, b"Not Found"), 3, "no router answers at {url}: status 404\n"),
+        ((302, b""), 3, "no router answers at {url}: status 302\n"),
+        ((503, {"detail": "Redis is unavailable: away"}), 3, "Redis is unavailable: away\n"),
+        ((401, {"detail": "x"}), 4, "{url} wants its admin token, in ADMIN_TOKEN or ADMIN_TOKEN_FILE\n"),
+        ((403, {"detail": "no token is set"}), 1, "no token is set\n"),
+        ((422, {"detail": [{"loc": ["body", "weight"], "msg": "too much"}]}), 1, "weight: too much\n"),
+    ],
+)
+async def test_answers_that_are_no_fleet_are_told(answer: tuple[int, object], status: int, told: str) -> None:
+    """Whoever listens there, the line says what is wrong."""
+    async with ScriptedWorker(script=always(*answer)) as server:
+        command = ["workers", "list", "--url", server.url]
+        done = await asyncio.to_thread(cli.invoke, app, command)
+        assert (done.exit_code, done.stdout, done.stderr) == (status, "", told.format(url=server.url))
+
+
+def test_token_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    """And none is ever shown."""
+    missing = tmp_path / "none"
+    done = cli.invoke(app, ["workers", "list"], env={"ADMIN_TOKEN_FILE": str(missing)})
+    assert (done.exit_code, done.stderr) == (
+        2,
+        f"ADMIN_TOKEN_FILE: {missing} cannot be read: No such file or directory\n",
+    )
+    done = cli.invoke(app, ["workers", "list"], env={"ADMIN_TOKEN": "sec\nret"})
+    assert (done.exit_code, done.stderr) == (2, "the admin token: expected one line of text\n")
+
+
+def test_watch_needs_a_terminal() -> None:
+    """It says so before it asks anybody."""
+    done = cli.invoke(app, ["status", "--watch", "--url", NOWHERE])
+    assert (done.exit_code, done.stderr) == (
+        2,
+        "--watch: expected a terminal; with --json it writes a line each time\n",
+    )
+
+
+def test_help_has_examples_and_exit_statuses() -> None:
+    """Who asks a command for help sees how it is typed, and how it ends."""
+    for name in ("list", "add", "remove", "drain", "resume", "weigh"):
+        shown_help = " ".join(cli.invoke(app, ["workers", name, "--help"]).output.split())
+        assert f"`sfr workers {name}" in shown_help
+        assert "Exit status: 0 done;" in shown_help
+    assert "`sfr status --watch`" in " ".join(cli.invoke(app, ["status", "--help"]).output.split())
+
+
+@pytest.mark.parametrize("url", [NOWHERE, "nonsense"])
+def test_completion_is_quiet_where_no_router_answers(url: str) -> None:
+    """Somebody is typing: no word, and no error."""
+    typed = {"_SFR_COMPLETE": "complete_bash", "COMP_WORDS": "sfr workers drain ", "COMP_CWORD": "3", "SFR_URL": url}
+    done = cli.invoke(app, [], env=typed, prog_name="sfr")
+    assert (done.exit_code, done.output.strip()) == (0, "")
+
+
+@pytest.mark.parametrize(("after_s", "is_shown"), [(0.0, True), (60.0, False)])
+def test_long_waits_are_shown_to_people(monkeypatch: pytest.MonkeyPatch, after_s: float, is_shown: bool) -> None:
+    """On a terminal, and not before they are long; afterwards nothing of it is left."""
+    terminal = StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    with waiting("waiting for an answer", after_s=after_s):
+        until = time.monotonic() + 20
+        while is_shown and "for an answer" not in terminal.getvalue() and time.monotonic() < until:
+            time.sleep(0.01)
+    assert ("waiting for an answer" in terminal.getvalue()) is is_shown
+    assert not is_shown or terminal.getvalue().endswith("\x1b[2K")  # the line is erased
+
+
+def test_completion_knows_commands_options_and_their_values() -> None:
+    """What typer offers by itself is offered for this program's name."""
+    for typed, offered in (("sfr workers dr", "drain"), ("sfr top --so", "--sort"), ("sfr top --sort r", "running")):
+        words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+        done = cli.invoke(app, [], env={"_SFR_COMPLETE": "complete_bash", **words}, prog_name="sfr")
+        assert done.output.split() == [offered]

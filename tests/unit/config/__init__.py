@@ -1,0 +1,1 @@
+"""Units of router.config; no process, no socket to Redis."""

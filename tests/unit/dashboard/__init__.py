@@ -1,0 +1,1 @@
+"""Units of router.dashboard; no process, no socket to Redis."""

@@ -1,0 +1,223 @@
+"""The dashboard's door: files, headers, who may steer, and one stream for all. No Redis, or a fake one."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing
+from datetime import UTC, datetime
+
+import aiohttp
+import pytest
+from fakeredis import FakeAsyncRedis
+
+from router.app import create_app
+from router.auth.access import Access
+from router.config.load import parse
+from router.dashboard.feed import Feed
+from router.dashboard.handler import MAX_WATCHERS
+from router.fleet.counters import Counters
+from router.fleet.leadership import Leadership
+from router.fleet.model import Health, Worker, WorkerRecord
+from router.fleet.records import Records
+from router.fleet.redis_client import RedisClient
+from router.fleet.snapshot import FleetView
+from router.fleet.stats import Usage
+from tests.support.eventually import eventually
+from tests.support.serving import served
+
+SETTINGS = "{workers: ['http://127.0.0.1:1'], redis: {url: 'redis://127.0.0.1:1/0'}, admin: {allow_loopback: true}}"
+CHROMIUM = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8"
+MARK = "http://127.0.0.1:1"
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    """A client that follows no redirection, and sends no Accept of its own."""
+    async with aiohttp.ClientSession(skip_auto_headers=["accept"]) as client:
+        yield client
+
+
+@pytest.fixture
+async def url() -> AsyncIterator[str]:
+    """A router without a token, whose own users may steer."""
+    async with served(create_app(parse(SETTINGS, "t"))) as address:
+        yield address
+
+
+async def test_page_and_all_that_it_names_is_served(url: str, session: aiohttp.ClientSession) -> None:
+    """Each file has its type, may run nothing but the page's own, and is not sent again to who has it."""
+    async with session.get(f"{url}/dashboard") as response:
+        page = await response.text()
+        policy = response.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert response.content_type == "text/html"
+    assert not re.search(r"""(src|href)="(https?:)?//""", page)
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script>", page)
+    named = set(re.findall(r'(?:src|href)="(dashboard/[^"]+)"', page))
+    for name in list(named):
+        async with session.get(f"{url}/{name}") as response:
+            assert response.status == 200, name
+            imported = re.findall(r'from "\./([^"]+)"', await response.text()) if name.endswith(".js") else []
+            named |= {f"dashboard/{each}" for each in imported}
+    assert {f"dashboard/{each}" for each in ("app.js", "table.js", "charts.js", "uplot/uPlot.iife.min.js")} <= named
+    for name in named:
+        async with session.get(f"{url}/{name}") as response:
+            assert (response.status, response.headers["x-content-type-options"]) == (200, "nosniff")
+            tag = response.headers["etag"]
+        async with session.get(f"{url}/{name}", headers={"if-none-match": tag}) as response:
+            assert (response.status, await response.read()) == (304, b"")
+
+
+@pytest.mark.parametrize(
+    ("accept", "is_page"),
+    [(CHROMIUM, True), ("text/html", True), (None, False), ("*/*", False), ("application/json", False)],
+)
+async def test_root_is_the_page_to_browsers_alone(
+    url: str, session: aiohttp.ClientSession, accept: str | None, is_page: bool
+) -> None:
+    """Programs get the JSON that they always got; caches keep the two apart."""
+    headers = {} if accept is None else {"accept": accept}
+    async with session.get(f"{url}/", headers=headers, allow_redirects=False) as response:
+        assert response.headers["vary"].lower() == "accept"
+        if is_page:
+            assert (response.status, response.headers["location"]) == (302, "dashboard")
+        else:
+            assert (response.status, (await response.json())["workers"][0]["url"]) == (200, MARK)
+
+
+async def test_what_is_not_there_is_told(url: str, session: aiohttp.ClientSession) -> None:
+    """No other file, no other method; nothing outside the page's folder."""
+    for path in ("/dashboard/nothing.js", "/dashboard/..%2fdoor.py", "/dashboard/uplot/README.md"):
+        async with session.get(url + path) as response:
+            assert (response.status, await response.json()) == (404, {"detail": "Not Found"})
+    for method, path, allowed in (("POST", "/dashboard", "GET, HEAD"), ("HEAD", "/dashboard/events", "GET")):
+        async with session.request(method, url + path) as response:
+            assert (response.status, response.headers["allow"]) == (405, allowed)
+    async with session.get(f"{url}/dashboard/") as response:
+        assert (response.status, response.url.path) == (200, "/dashboard")
+
+
+async def test_access_says_who_may_steer(url: str, session: aiohttp.ClientSession) -> None:
+    """As the gate of /admin would: this host's own users, not a page from elsewhere; with a token, who has it."""
+
+    async def access(at: str, **headers: str) -> tuple[bool, bool, bool]:
+        async with session.get(f"{at}/dashboard/access", headers=headers) as response:
+            told = await response.json()
+            assert response.headers["cache-control"] == "no-store"
+            return told["may_steer"], told["takes_token"], told["is_wrong"]
+
+    assert await access(url) == (True, False, False)
+    assert await access(url, origin="http://evil.example") == (False, False, False)
+    assert await access(url, host="evil.example") == (False, False, False)
+    async with served(create_app(parse(SETTINGS, "t"), Access(admin_token="secret"))) as guarded:
+        assert await access(guarded) == (False, True, False)
+        assert await access(guarded, authorization="Bearer other") == (False, True, True)
+        assert await access(guarded, authorization="Bearer secret") == (True, True, False)
+
+
+async def test_stream_tells_the_fleet_without_redis(url: str, session: aiohttp.ClientSession) -> None:
+    """config.yaml's workers, and that Redis is away."""
+    async with session.get(f"{url}/dashboard/events") as response:
+        assert (response.content_type, response.headers["cache-control"]) == ("text/event-stream", "no-store")
+        assert await response.content.readline() == b"event: whole\n"
+        told = json.loads((await response.content.readline()).removeprefix(b"data: "))
+    assert (told["urls"], told["status"]["redis"], told["rows"][0][1]) == ([MARK], False, "unknown")
+
+
+async def test_so_many_may_watch_and_no_more(url: str) -> None:
+    """The next is told why not; one that leaves makes room."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session, AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(session.get(f"{url}/dashboard/events")) for _ in range(MAX_WATCHERS)]
+        assert {stream.status for stream in streams} == {200}
+
+        async def asked() -> int:
+            async with session.get(f"{url}/dashboard/events") as response:
+                if response.status == 503:
+                    assert (await response.json())["detail"] == f"{MAX_WATCHERS} dashboards watch this process already"
+                return response.status
+
+        assert await asked() == 503
+        streams[0].close()
+
+        async def has_room() -> bool:
+            return await asked() == 200
+
+        await eventually(has_room, what="room for another")
+
+
+class CountingCounters(Counters):
+    """Counts how often it is read for what is in use."""
+
+    reads = 0
+
+    async def usage(self, urls: Sequence[str]) -> Usage:
+        """Count, and read."""
+        self.reads += 1
+        return await super().usage(urls)
+
+
+class Watched:
+    """A feed over a fake Redis with one worker, read often."""
+
+    def __init__(self, client: FakeAsyncRedis) -> None:
+        self.redis = RedisClient(client, "sfr", timeout_s=5)
+        self.counters = CountingCounters(self.redis)
+        self.view = FleetView(self.redis, ())
+        self.feed = Feed(self.redis, self.counters, self.view, 30, every_s=0.02)
+
+    async def write(self) -> None:
+        """Have a sidecar write the fleet."""
+        now = datetime.now(UTC)
+        term = await Leadership(self.redis).lead("test", 60)
+        assert term is not None
+        await Records(self.redis).record(term, now, [WorkerRecord(Worker(MARK), Health.HEALTHY, now)], (), changed=True)
+        await self.view.refresh()
+
+
+@pytest.fixture
+async def watched() -> AsyncIterator[Watched]:
+    """One, with its fleet written."""
+    async with FakeAsyncRedis(decode_responses=True) as client:
+        watched = Watched(client)
+        await watched.write()
+        yield watched
+
+
+def kind(event: bytes) -> str:
+    """Return an event's name."""
+    return str(re.findall(rb"event: (\w+)\n", event)[0], "ascii")
+
+
+async def test_many_watchers_cost_one_reading_and_one_writing(watched: Watched) -> None:
+    """All get the same bytes; when the last one leaves, nothing is read any more."""
+    async with aclosing(watched.feed.events()) as first, aclosing(watched.feed.events()) as second:
+        for wanted in ("whole", "tick", "tick"):
+            one, other = await asyncio.gather(anext(first), anext(second))
+            assert one is other
+            assert kind(one) == wanted
+        assert watched.counters.reads <= 5
+    assert watched.feed._reading is None
+
+
+async def test_slow_watcher_skips_and_then_gets_the_whole(watched: Watched) -> None:
+    """Nothing is kept for who does not come; others go on."""
+    async with aclosing(watched.feed.events()) as slow, aclosing(watched.feed.events()) as quick:
+        assert kind(await anext(slow)) == "whole"
+        for _ in range(5):
+            await anext(quick)
+        late = await anext(slow)
+        assert kind(late) == "whole"
+        assert kind(await anext(slow)) == "tick"
+
+
+async def test_who_comes_back_is_told_nothing_old(watched: Watched) -> None:
+    """After a break the first event is of now, though the last minutes are still in it."""
+    async with aclosing(watched.feed.events()) as events:
+        await anext(events)
+    had = watched.counters.reads
+    async with aclosing(watched.feed.events()) as events:
+        told = json.loads((await anext(events)).partition(b"data: ")[2])
+    assert watched.counters.reads == had + 1
+    assert len(told["history"]) == told["number"] == 2

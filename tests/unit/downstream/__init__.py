@@ -1,0 +1,1 @@
+"""Units of router.downstream; no process, no socket to Redis."""

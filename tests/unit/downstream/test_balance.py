@@ -1,0 +1,79 @@
+"""Processes that share one socket know of each other how many clients they have."""
+
+import os
+import time
+
+import pytest
+
+from router.downstream.balance import Crowd, give_way_s
+
+
+def test_places_of_those_that_have_ended_are_given_again() -> None:
+    """However often processes are replaced, the memory suffices; beyond it they do without."""
+    crowd = Crowd()
+    first, second = crowd.enter(), crowd.enter()
+    assert first != second
+    for _ in range(1000):
+        crowd.leave(second)
+        assert crowd.enter() == second
+    others = [crowd.enter() for _ in range(300)]
+    given = [place for place in others if place is not None]
+    assert len(set(given)) == len(given) > 200
+    assert others[-1] is None
+    crowd.take_in()
+    crowd.has(7)
+    crowd.leave(None)
+
+
+def waited_s(crowd: Crowd, clients: int) -> float:
+    """Return how long it takes to take in so many."""
+    start = time.monotonic()
+    for _ in range(clients):
+        crowd.take_in()
+    return time.monotonic() - start
+
+
+def test_who_has_more_than_a_forked_process_gives_way_to_it() -> None:
+    """And does no more once the other one has as many, or is gone."""
+    crowd = Crowd()
+    other = crowd.enter()
+    clients, told = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.close(told)  # or it would never hear the end
+        while said := os.read(clients, 1):
+            crowd.has(said[0])
+        os._exit(0)
+    try:
+        crowd.enter()
+        assert waited_s(crowd, 20) > 20 * 0.000_05
+        os.write(told, bytes([200]))
+        deadline = time.monotonic() + 10
+        while give_way_s(20, crowd._clients[1:3].tolist()):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        crowd.has(20)
+        crowd.leave(other)
+        assert not give_way_s(20, crowd._clients[1:3].tolist())
+    finally:
+        os.close(told)
+        os.waitpid(pid, 0)
+        os.close(clients)
+
+
+@pytest.mark.parametrize(
+    ("own", "of_all", "gives_way"),
+    [
+        (64, [64], False),  # alone
+        (17, [17, 16, 16, 16], False),
+        (24, [24, 13, 13, 14], True),
+        (24, [24, -1, -1, 24], False),  # two have ended
+        (100, [100, 100, 100, 0], True),  # a new one
+        (2, [2, 0, 0, 0], True),
+        (1, [1, 0, 0, 0], False),
+    ],
+)
+def test_only_who_is_ahead_of_the_mean_gives_way(own: int, of_all: list[int], *, gives_way: bool) -> None:
+    """A little is chance; and nobody waits longer than a job would feel."""
+    assert bool(give_way_s(own, of_all)) is gives_way
+    assert give_way_s(own, of_all) <= 0.001

@@ -1,0 +1,143 @@
+"""No input that is permitted holds the event loop up: others are served while it is read.
+
+A pause is measured as the CPU time of the loop's thread between two turns, and compared with what a parser in C takes
+for a part of such an input, in the same run: neither a slow nor a busy machine makes it longer.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import pytest
+import uvloop
+
+from router.app import create_app
+from router.auth.access import Access, ApiKeys
+from router.config.load import parse
+from router.processes import free_port
+from tests.support.serving import served
+from tests.support.worker import Exchange, ScriptedWorker
+
+MB = 2**20
+SIZE_MB = 48
+# A pause may be as long as it takes to parse so much; all that is sent is three times as much.
+PART_MB = 16
+PIECE_BYTES = 2**16
+
+LISTS = b'{"code":"x","a":[%s1],"run_timeout":1}'
+INPUTS: dict[str, tuple[str, Callable[[int], bytes]]] = {
+    "small lists": ("/run_code", lambda size: LISTS % (b"[]," * (size // 3))),
+    "a long string": ("/run_code", lambda size: b'{"code":"%s","run_timeout":1}' % (b"x" * size)),
+    "escapes": ("/run_code", lambda size: b'{"code":"%s","run_timeout":1}' % (b"\\n" * (size // 2))),
+    "cells": ("/run_jupyter", lambda size: b'{"cells":[%s1],"total_timeout":1}' % (b'"",' * (size // 3))),
+    "no limits": ("/submit", lambda size: b'{"a":[%s1]}' % (b"{}," * (size // 3))),
+    "one item": ("/run_code/batch", lambda size: b"[%s]" % LISTS % (b"[]," * (size // 3))),
+    "one line": ("/run_code/batch", lambda size: LISTS % (b"[]," * (size // 3)) + b"\n"),
+    "one malformed item": ("/run_code/batch", lambda size: b'[{"a":[%s' % (b"[]," * (size // 3))),
+    "empty lines": ("/run_code/batch", lambda size: b"\n" * size),
+    "spaces": ("/run_code/batch", lambda size: b"[%s{}]" % (b" " * size)),
+}
+
+
+class Pauses:
+    """The longest CPU time between two turns of the loop."""
+
+    def __init__(self) -> None:
+        self.longest_s = 0.0
+
+    async def watch(self) -> None:
+        """Look on, until cancelled."""
+        before = time.thread_time()
+        while True:
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            self.longest_s = max(self.longest_s, now - before)
+            before = now
+
+
+def parsing_s(text: bytes) -> float:
+    """Return what a parser in C takes for this."""
+    since = time.thread_time()
+    msgspec.json.decode(text, type=msgspec.Raw)
+    return time.thread_time() - since
+
+
+async def parts(body: bytes) -> AsyncIterator[bytes]:
+    """Yield a body as it comes over a network."""
+    for start in range(0, len(body), PIECE_BYTES):
+        yield body[start : start + PIECE_BYTES]
+        await asyncio.sleep(0)
+
+
+async def swallow(exchange: Exchange) -> None:
+    """Answer with 1 MB, as nasty as it may be."""
+    await exchange.answer(200, b'{"status":"Success","a":[%s"SandboxError"]}' % (b"[]," * (MB // 3 - 100)))
+
+
+async def send(worker: ScriptedWorker, url: str, body: bytes) -> None:
+    """Send a body to a router before this worker."""
+    async with worker, aiohttp.ClientSession() as session, session.post(url, data=parts(body)) as response:
+        assert response.status in (200, 422)
+        async for _ in response.content.iter_any():
+            pass
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_other_clients_are_served_while_a_large_body_is_read(name: str) -> None:
+    """The loop turns all the while, whatever is in it; the client and the worker have a thread of their own."""
+    path, make = INPUTS[name]
+    body = make(SIZE_MB * MB)
+    limit_s = parsing_s(LISTS % (b"[]," * (PART_MB * MB // 3)))
+    pauses = Pauses()
+
+    async def run() -> None:
+        worker = ScriptedWorker(swallow, port=free_port())
+        given = {"workers": [worker.url], "max_body_mb": SIZE_MB + 1, "redis": {"url": "redis://127.0.0.1:1/0"}}
+        async with served(create_app(parse(json.dumps(given), "t"))) as url:
+            await asyncio.to_thread(asyncio.run, send(worker, f"{url}/run_code", b"{}"))  # what is done once
+            watching = asyncio.create_task(pauses.watch())
+            await asyncio.to_thread(asyncio.run, send(worker, f"{url}{path}", body))
+            watching.cancel()
+
+    uvloop.run(run())
+    assert pauses.longest_s < limit_s
+
+
+async def test_many_api_keys_hold_no_job_up(tmp_path: Path) -> None:
+    """Looked up among 100,000, a key takes as long as among few; and a changed file is read beside the jobs."""
+    path = tmp_path / "keys"
+    path.write_text("".join(f"{number:064x}\n" for number in range(100_000)))
+    keys = ApiKeys(path, reread_s=0)
+    assert Access(api_keys=keys)
+    since = time.thread_time()
+    reading = ApiKeys(path)
+    reading_s = time.thread_time() - since
+    path.write_text(path.read_text() + f"{1:064x} again\n")
+    since = time.thread_time()
+    assert keys.name_of(b"x") is None
+    assert reading.name_of(b"x") is None
+    assert time.thread_time() - since < reading_s / 4
+
+
+def test_description_of_the_api_is_made_before_anybody_asks() -> None:
+    """It is the one large thing that the API makes, and would hold jobs up for as long as parsing megabytes."""
+    given = {"workers": ["http://127.0.0.1:1"], "redis": {"url": "redis://127.0.0.1:1/0"}}
+    limit_s = parsing_s(LISTS % (b"[]," * (PART_MB * MB // 3)))
+    pauses = Pauses()
+
+    async def ask(url: str) -> None:
+        async with aiohttp.ClientSession() as session, session.get(f"{url}/openapi.json") as response:
+            assert (await response.json())["openapi"]
+
+    async def run() -> None:
+        async with served(create_app(parse(json.dumps(given), "t"))) as url:
+            watching = asyncio.create_task(pauses.watch())
+            await asyncio.to_thread(asyncio.run, ask(url))
+            watching.cancel()
+
+    uvloop.run(run())
+    assert pauses.longest_s < limit_s

@@ -1,0 +1,1 @@
+"""Units of router.fleet; no process, no socket to Redis."""

@@ -1,0 +1,320 @@
+"""The fleet in Redis: records there and back, tickets, the lead, and what a bad hash does. Redis is a fake."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from fakeredis import FakeAsyncRedis
+
+from router.fleet.counters import Counters
+from router.fleet.leadership import Leadership, Term
+from router.fleet.model import Ejection, Health, Worker, WorkerRecord
+from router.fleet.records import RECORDS_A_CALL, Records
+from router.fleet.redis_client import RedisClient
+from router.fleet.snapshot import FleetView
+from router.fleet.stats import Stats, WorkerStats
+from router.logs import local_time
+
+NOW = datetime(2026, 11, 1, 12, 30, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+SEEN = WorkerRecord(
+    Worker("http://a:1", weight=3, max_concurrency=8), Health.UNHEALTHY, NOW, NOW, 12.5, 3, 0, "timed out after 5 s"
+)
+NEW = WorkerRecord(Worker("http://b:1"))
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[FakeAsyncRedis]:
+    """A fake Redis with Lua, empty."""
+    async with FakeAsyncRedis(decode_responses=True) as redis:
+        yield redis
+
+
+@pytest.fixture
+def redis(client: FakeAsyncRedis) -> RedisClient:
+    """A client of the fake."""
+    return RedisClient(client, "sfr", timeout_s=5)
+
+
+@pytest.fixture
+async def term(redis: RedisClient) -> Term:
+    """The lead, taken."""
+    term = await Leadership(redis).lead("me", 3)
+    assert term is not None
+    return term
+
+
+@pytest.mark.parametrize("record", [SEEN, NEW])
+def test_record_survives_its_way_through_a_hash(record: WorkerRecord) -> None:
+    """What is written is what is read."""
+    assert WorkerRecord.from_hash(record.worker.url, record.to_hash()) == record
+
+
+async def test_fleet_is_loaded_as_recorded_in_the_order_of_urls(redis: RedisClient, term: Term) -> None:
+    """Every process sees the same workers in the same order."""
+    assert await Records(redis).record(term, NOW, [NEW, SEEN], [], changed=True)
+    state = await Records(redis).load()
+    assert state.records == (SEEN, NEW)
+    assert (state.written_at, state.leader) == (NOW, f"{term.token} me")
+
+
+async def test_records_are_read_again_only_after_a_change(redis: RedisClient, term: Term) -> None:
+    """What each check sees costs the routers nothing; a change of health or membership reaches them."""
+    await Records(redis).record(term, NOW, [NEW, SEEN], [], changed=True)
+    known = await Records(redis).load()
+    checked = replace(NEW, checked_at=NOW)
+    await Records(redis).record(term, NOW + SECOND, [checked], [], changed=False)
+    same = await Records(redis).load(known)
+    assert (same.records, same.written_at) == ((SEEN, NEW), NOW + SECOND)
+    assert (await Records(redis).load()).records == (SEEN, checked)
+    well = replace(checked, health=Health.HEALTHY)
+    await Records(redis).record(term, NOW + 2 * SECOND, [well], [], changed=True)
+    assert (await Records(redis).load(known)).records == (SEEN, well)
+
+
+async def test_who_looks_at_the_fleet_sees_the_last_checks(redis: RedisClient, term: Term) -> None:
+    """The snapshot, which jobs go by, waits for a change of health; what is shown does not."""
+    view = FleetView(redis, ())
+    await Records(redis).record(term, NOW, [NEW], [], changed=True)
+    await view.refresh()
+    checked = replace(NEW, checked_at=NOW)
+    await Records(redis).record(term, NOW + SECOND, [checked], [], changed=False)
+    await view.refresh()
+    assert view.snapshot.state.records == (NEW,)
+    assert (await view.latest()).state.records == (checked,)
+
+
+async def test_records_are_read_again_where_redis_has_lost_its_mark(
+    redis: RedisClient, term: Term, client: FakeAsyncRedis
+) -> None:
+    """A Redis that is new, or an old copy of itself, is read whole."""
+    await Records(redis).record(term, NOW, [NEW, SEEN], [], changed=True)
+    known = await Records(redis).load()
+    await client.hdel("sfr:fleet", "changed_at")
+    await Records(redis).record(term, NOW + SECOND, [], [SEEN.worker.url], changed=False)
+    assert (await Records(redis).load(known)).records == (NEW,)
+
+
+async def test_ejection_is_read_with_its_cause_and_again_when_it_changes(
+    redis: RedisClient, term: Term, client: FakeAsyncRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says why and until when, once for each ejection, and when it is over."""
+    caplog.set_level("INFO")
+    a, b = SEEN.worker.url, NEW.worker.url
+    healthy = replace(SEEN, health=Health.HEALTHY)
+    await Records(redis).record(term, NOW, [NEW, healthy], [], changed=True)
+    view = FleetView(redis, ())
+    await view.refresh()
+    fields: dict[Any, Any] = {
+        "times": 1,
+        "failures": 5,
+        "ejected_until": "1800000000.125",
+        "trial": "",
+        "cause": "timed out",
+    }
+    await client.hset(f"sfr:breaker:{a}", mapping=fields)
+    await client.zadd("sfr:ejected", {a: 1_800_000_000_125})
+    for _ in range(3):
+        await view.refresh()
+    ejection = Ejection(1_800_000_000.125, 1, 5, "timed out", 1_800_000_000_125)
+    assert view.snapshot.state.ejected == {a: ejection}
+    assert [condition for _, condition in view.snapshot.conditions] == [Health.EJECTED, Health.UNKNOWN]
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [
+        f"Worker {a} is ejected until {local_time(ejection.until)}: 5 failed jobs in a row, the last: timed out"
+    ]
+    caplog.clear()
+    # Its trial: the script's score changes, and nobody need hear of it. Then the next ejection.
+    await client.zadd("sfr:ejected", {a: float("inf")})
+    await view.refresh()
+    assert caplog.records == []
+    again: dict[Any, Any] = {"times": 2, "ejected_until": "1800000060", "cause": "returned 503: Service Unavailable"}
+    await client.hset(f"sfr:breaker:{a}", mapping=again)
+    await client.zadd("sfr:ejected", {a: 1_800_000_060_000, b: 1_800_000_060_000})
+    await view.refresh()
+    assert {record.getMessage().partition(": ")[2] for record in caplog.records} == {
+        "its trial job failed: returned 503: Service Unavailable",
+        "the cause is not known",
+    }
+    caplog.clear()
+    await client.delete("sfr:ejected", f"sfr:breaker:{a}")
+    await Records(redis).record(term, NOW + SECOND, [], [b], changed=True)
+    await view.refresh()
+    assert [record.getMessage() for record in caplog.records] == [f"Worker {a} is ejected no more: it gets jobs again"]
+
+
+@pytest.mark.parametrize(
+    "slip", [{"times": "many"}, {"ejected_until": "1e300"}, {"ejected_until": "nan"}, {"failures": "1.5"}]
+)
+async def test_breaker_that_nobody_can_read_ejects_without_a_reason(
+    redis: RedisClient, term: Term, client: FakeAsyncRedis, slip: dict[str, str]
+) -> None:
+    """A slip with redis-cli keeps nobody from seeing the fleet."""
+    await Records(redis).record(term, NOW, [NEW], [], changed=True)
+    fields: dict[Any, Any] = {"times": 1, "cause": "x"}
+    await client.hset(f"sfr:breaker:{NEW.worker.url}", mapping=fields | slip)
+    await client.zadd("sfr:ejected", {NEW.worker.url: 7})
+    assert (await Records(redis).load()).ejected == {NEW.worker.url: Ejection(0.0, score=7)}
+
+
+async def test_removed_worker_leaves_set_and_hash(redis: RedisClient, term: Term, client: FakeAsyncRedis) -> None:
+    """Nothing is left of a worker that has left."""
+    await Records(redis).record(term, NOW, [NEW, SEEN], [], changed=True)
+    await Records(redis).record(term, NOW, [], [SEEN.worker.url], changed=True)
+    assert (await Records(redis).load()).records == (NEW,)
+    assert await client.keys("sfr:worker:*") == ["sfr:worker:http://b:1"]
+
+
+async def test_large_fleet_is_written_in_parts_and_told_once(
+    redis: RedisClient, term: Term, client: FakeAsyncRedis
+) -> None:
+    """More records than one call takes all arrive, and one message tells of them."""
+    async with client.pubsub() as pubsub:
+        await pubsub.subscribe("sfr:changes")
+        many = [WorkerRecord(Worker(f"http://w{number}")) for number in range(RECORDS_A_CALL * 2 + 1)]
+        assert await Records(redis).record(term, NOW, many, [], changed=True)
+        assert len((await Records(redis).load()).records) == len(many)
+        messages = [await pubsub.get_message(timeout=1) for _ in range(3)]
+    assert [message["type"] for message in messages if message] == ["subscribe", "message"]
+
+
+async def test_hash_that_nobody_can_read_is_a_worker_of_which_nothing_is_known(
+    redis: RedisClient, term: Term, client: FakeAsyncRedis
+) -> None:
+    """A slip with redis-cli hides one worker's state, not the fleet."""
+    await Records(redis).record(term, NOW, [NEW, SEEN], [], changed=False)
+    await client.hset("sfr:worker:http://a:1", "weight", "heavy")
+    await client.delete("sfr:worker:http://b:1")
+    assert (await Records(redis).load()).records == (
+        WorkerRecord(Worker("http://a:1")),
+        WorkerRecord(Worker("http://b:1", source="")),
+    )
+
+
+@pytest.mark.parametrize("word", ["NaN", "1e400", "inf", "-1", "0x10", "1.5", "heavy", "9" * 5000, "1000000000000"])
+@pytest.mark.parametrize(
+    "field", ["weight", "max_concurrency", "latency_ms", "failures", "successes", "health", "since"]
+)
+async def test_word_that_is_no_number_of_its_kind_hides_one_worker_s_state(
+    redis: RedisClient, term: Term, client: FakeAsyncRedis, field: str, word: str
+) -> None:
+    """What is read can be counted with, laid out in a ring, and written as JSON."""
+    await Records(redis).record(term, NOW, [NEW, SEEN], [], changed=False)
+    await client.hset("sfr:worker:http://a:1", field, word)
+    seen, new = (await Records(redis).load()).records
+    assert new == NEW
+    assert seen == WorkerRecord(Worker("http://a:1")) or (field == "latency_ms" and seen.latency_ms == float(word))
+    msgspec.json.encode(seen)
+    json.dumps(seen.latency_ms, allow_nan=False)
+
+
+@pytest.mark.parametrize("word", ["yesterday", "2026-11-01T12:30:00", "2026-11-01", ""])
+async def test_moment_that_redis_cli_has_written_ends_nobody(
+    redis: RedisClient, term: Term, client: FakeAsyncRedis, word: str
+) -> None:
+    """A moment without a zone is UTC's; what is none counts as not written."""
+    await Records(redis).record(term, NOW, [SEEN], [], changed=False)
+    await client.hset("sfr:fleet", "written_at", word)
+    await client.hset("sfr:worker:http://a:1", "since", word)
+    state = await Records(redis).load()
+    for moment in (state.written_at, state.records[0].since):
+        assert moment is None or moment.tzinfo is not None
+
+
+async def test_key_of_another_type_is_a_worker_of_which_nothing_is_known_until_the_next_check(
+    redis: RedisClient, term: Term, client: FakeAsyncRedis
+) -> None:
+    """`SET sfr:worker:http://a:1 x` hides no other worker, and the sidecar's next write puts it right."""
+    await Records(redis).record(term, NOW, [NEW, SEEN], [], changed=False)
+    await client.set("sfr:worker:http://a:1", "x")
+    assert (await Records(redis).load()).records == (WorkerRecord(Worker("http://a:1")), NEW)
+    assert await Records(redis).record(term, NOW, [SEEN], [], changed=False)
+    assert (await Records(redis).load()).records == (SEEN, NEW)
+
+
+async def test_drain_of_another_type_hides_no_fleet(redis: RedisClient, term: Term, client: FakeAsyncRedis) -> None:
+    """`SET sfr:drain http://b:1` drains nobody; what the sidecar sees goes on to reach the routers."""
+    await client.set("sfr:drain", "http://b:1")
+    assert await Records(redis).record(term, NOW, [NEW, SEEN], [], changed=True)
+    assert await Records(redis).record(term, NOW, [], [SEEN.worker.url], changed=True)
+    state = await Records(redis).load()
+    assert (state.records, state.draining, redis.available) == ((NEW,), frozenset(), True)
+
+
+async def test_member_that_is_no_url_is_no_worker(redis: RedisClient, term: Term, client: FakeAsyncRedis) -> None:
+    """No job goes to it, and no answer's head is broken by it."""
+    await Records(redis).record(term, NOW, [NEW], [], changed=False)
+    await client.sadd("sfr:workers", "a b", "http://\u00e9", "http://a..b", "")
+    assert (await Records(redis).load()).records == (NEW,)
+
+
+async def test_lead_that_redis_cli_has_written_is_nobody_s(redis: RedisClient, client: FakeAsyncRedis) -> None:
+    """`SET sfr:sidecar me` keeps no sidecar from leading for ever."""
+    await client.set("sfr:sidecar", "me")
+    assert await Leadership(redis).lead("me", 3) is not None
+
+
+async def test_counts_that_redis_cli_has_written_begin_anew(redis: RedisClient, client: FakeAsyncRedis) -> None:
+    """Neither who counts nor who shows the counts stumbles over them."""
+    for word in ("NaN", "1e400", "1.5", "many", "-3", "9" * 400):
+        await client.hset("sfr:stats", "jobs", word)
+        await client.hset("sfr:stats:http://a:1", mapping={"jobs": word, "busy_ms": word})
+        await client.hset("sfr:breaker:http://a:1", mapping={"failures": word, "ejected_until": word})
+        await client.hset("sfr:budget", "saved", word)
+        usage = await Counters(redis).usage(["http://a:1"])
+        json.dumps(msgspec.to_builtins(usage), allow_nan=False)
+        await Counters(redis).count(Stats({"jobs": 2}, {"http://a:1": WorkerStats(1, 1, 5)}))
+        assert (await Counters(redis).usage(["http://a:1"])).fleet["jobs"] >= 0
+    assert redis.available
+
+
+async def test_one_sidecar_leads_and_renews(redis: RedisClient, term: Term) -> None:
+    """The leader keeps its token, another gets none; a lead given up passes on with the next token."""
+    assert await Leadership(redis).lead("me", 3) == term
+    assert await Leadership(redis).lead("other", 3) is None
+    await Leadership(redis).resign(Term(99, "other"))
+    assert await Leadership(redis).lead("other", 3) is None
+    await Leadership(redis).resign(term)
+    assert await Leadership(redis).lead("other", 3) == Term(term.token + 1, "other")
+
+
+async def test_token_is_never_given_twice(redis: RedisClient, term: Term, client: FakeAsyncRedis) -> None:
+    """After a loss of Redis' memory, a sidecar that goes on leading has a new term, and writes all again."""
+    await client.flushall()
+    after = await Leadership(redis).lead("me", 3)
+    assert after is not None
+    assert after.token > term.token
+
+
+async def test_outdated_leader_writes_nothing(redis: RedisClient, term: Term) -> None:
+    """The fencing token is checked in the same step that writes."""
+    await Leadership(redis).resign(term)
+    successor = await Leadership(redis).lead("other", 3)
+    assert successor is not None
+    assert not await Records(redis).record(term, NOW, [SEEN], [], changed=True)
+    assert (await Records(redis).load()).records == ()
+    assert await Records(redis).record(successor, NOW, [SEEN], [], changed=True)
+
+
+async def test_last_finished_job_is_told_by_redis_own_clock(redis: RedisClient, client: FakeAsyncRedis) -> None:
+    """How long ago, not when: nobody compares two clocks."""
+    assert await Records(redis).finished_s_ago("http://a:1") is None
+    seconds, _ = await client.time()
+    await client.zadd("sfr:finished", {"http://a:1": (seconds - 50) * 1000})
+    ago_s = await Records(redis).finished_s_ago("http://a:1")
+    assert ago_s is not None
+    seconds_later, _ = await client.time()
+    assert 50 <= ago_s <= 50 + seconds_later - seconds + 1
+
+
+async def test_every_key_has_the_prefix(client: FakeAsyncRedis) -> None:
+    """Two fleets share a Redis by their prefixes."""
+    redis = RedisClient(client, "{mine}", timeout_s=5)
+    term = await Leadership(redis).lead("me", 3)
+    assert term is not None
+    await Records(redis).record(term, NOW, [SEEN], [], changed=True)
+    assert all(str(key).startswith("{mine}:") for key in await client.keys("*"))

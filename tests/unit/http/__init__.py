@@ -1,0 +1,1 @@
+"""Units of router.http; no process, no socket to Redis."""

@@ -1,0 +1,1 @@
+"""Units of router.jobs; no process, no socket to Redis."""

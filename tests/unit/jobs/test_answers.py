@@ -1,0 +1,47 @@
+"""The router's own answers: what they tell a client to do."""
+
+from http import HTTPStatus
+
+import pytest
+
+from router.http.answer import Answer, problem
+from router.jobs import answers
+from router.jobs.job import FailedAttempt
+from router.policy.verdict import Kind, Outcome
+
+ID = b"job-abc-42"
+FAILED = (FailedAttempt("http://w", "returned 503: Service Unavailable", Kind.FAULT, None),)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        answers.no_healthy_workers(503, ID),
+        answers.no_healthy_workers(500, ID),  # as error_status may want it
+        answers.queue_full(503, 10, ID),
+        answers.buffers_full(503, 2**20, ID),
+        answers.queue_timeout(504, 60, ID),
+        answers.deadline_passed(504, 60, ID),
+        answers.all_failed(503, FAILED, ID, is_unfunded=False),
+        answers.all_failed(504, FAILED, ID, is_unfunded=True),
+        problem(HTTPStatus.SERVICE_UNAVAILABLE, "Nothing has begun", ID),
+        problem(HTTPStatus.GATEWAY_TIMEOUT, "too slow", ID),
+    ],
+)
+def test_what_may_go_well_in_a_moment_says_when_to_come_again(answer: Answer) -> None:
+    """Every 503 and 504 of the router's own carries one Retry-After."""
+    assert [value for name, value in answer.headers if name == b"retry-after"] == [b"1"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        answers.quarantined(300, ID),
+        answers.broken(ID),
+        problem(HTTPStatus.BAD_REQUEST, "malformed", ID),
+        Answer(200, b"", b"{}", Outcome.RESULT),
+    ],
+)
+def test_what_stays_as_it_is_says_nothing_of_coming_again(answer: Answer) -> None:
+    """A client that keeps to Retry-After does not send in vain again."""
+    assert b"retry-after" not in dict(answer.headers)

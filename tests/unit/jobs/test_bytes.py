@@ -1,0 +1,94 @@
+"""Headers and bodies: what goes through unchanged, what ends here, what is added."""
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.http import headers
+from router.jobs import metadata
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+# Runs of space as long as the longest that may follow an object, one shorter, one longer.
+pieces = st.sampled_from(
+    [b"{", b"}", b"{}", b" ", b"\n", b",", b'"a":1', b"[1]", b"", b" " * 4095, b"\t" * 4096, b" " * 4097]
+)
+ADDED = metadata.member("http://a:1", 2) + b"34}"
+METADATA = {"worker_url": "http://a:1", "attempt": 2, "queue_ms": 34}
+
+
+@given(st.dictionaries(st.text(), json_values), st.sampled_from([None, 2]), st.text(" \n\r\t", max_size=3))
+def test_metadata_is_the_last_key_of_any_object(value: dict[str, object], indent: int | None, space: str) -> None:
+    """The object with its metadata is what parsing, adding and dumping would have given."""
+    value.pop("router_metadata", None)
+    body = (space + json.dumps(value, indent=indent) + space).encode()
+    spliced = metadata.splice(body, ADDED)
+    assert json.loads(spliced) == {**value, "router_metadata": METADATA}
+    assert list(json.loads(spliced))[-1] == "router_metadata"
+
+
+@given(json_values.filter(lambda value: not isinstance(value, dict)))
+def test_what_is_no_object_is_left_alone(value: object) -> None:
+    """Lists, strings and numbers come back byte for byte."""
+    body = json.dumps(value).encode()
+    assert metadata.splice(body, ADDED) == body
+
+
+@given(
+    st.lists(pieces, max_size=12)
+    | json_values.map(lambda value: [bytes([byte]) for byte in json.dumps(value).encode()])
+)
+def test_body_in_parts_is_spliced_like_the_whole(parts: list[bytes]) -> None:
+    """However it is cut; and little of it is held back."""
+    splicer = metadata.Splicer(ADDED)
+    passed: list[bytes] = []
+    for number, part in enumerate(parts, start=1):
+        passed.append(splicer.feed(part))
+        assert len(b"".join(parts[:number])) - len(b"".join(passed)) <= 4097
+    passed.append(splicer.end())
+    assert b"".join(passed) == metadata.splice(b"".join(parts), ADDED)
+
+
+def test_hop_by_hop_fields_end_here_both_ways() -> None:
+    """RFC 9110 §7.6.1: the fields of one connection, and those that Connection names, do not go on."""
+    fields = [
+        (b"connection", b"close, X-Mine"),
+        (b"x-mine", b"1"),
+        (b"keep-alive", b"timeout=5"),
+        (b"te", b"trailers"),
+        (b"transfer-encoding", b"chunked"),
+        (b"upgrade", b"h2c"),
+        (b"proxy-authorization", b"secret"),
+        (b"x-theirs", b"2"),
+    ]
+    assert headers.read_worker_head(200, fields).lines == b"x-theirs: 2\r\n"
+    block = headers.for_worker(headers.read_head(fields).lines, b"{}", b"id-1")
+    assert block.split(b"\r\n") == [
+        b"x-theirs: 2",
+        b"accept-encoding: identity",
+        b"x-request-id: id-1",
+        b"content-length: 2",
+        b"",
+        b"",
+    ]
+
+
+def test_host_length_encoding_and_id_are_made_anew_for_the_worker() -> None:
+    """What the client said of these is not copied."""
+    fields = [
+        (b"host", b"router"),
+        (b"content-length", b"99"),
+        (b"accept-encoding", b"gzip"),
+        (b"expect", b"100-continue"),
+        (b"x-request-id", b"forged"),
+        (b"content-type", b"application/json"),
+    ]
+    block = headers.for_worker(headers.read_head(fields).lines, b"abc", b"mine")
+    assert block == (
+        b"content-type: application/json\r\n"
+        b"accept-encoding: identity\r\nx-request-id: mine\r\ncontent-length: 3\r\n\r\n"
+    )

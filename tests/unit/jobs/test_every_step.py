@@ -1,0 +1,314 @@
+"""Whatever step of a job's way raises, its client gets one answer or the end of its connection, and nothing stays held.
+
+Each test sends the same job again and again, and lets another one of the functions raise that are called on its way.
+"""
+
+import asyncio
+import errno
+import itertools
+import json
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from fakeredis import FakeAsyncRedis
+
+from router.config.settings import Settings
+from router.downstream.connection import DOOR
+from router.fleet.model import Worker
+from router.fleet.redis_client import RedisClient
+from router.fleet.snapshot import FleetView
+from router.http.asgi import Receive, Scope, Send
+from router.jobs import dispatcher, job_log, unanswered
+from router.jobs.body_budget import Buffers
+from router.jobs.dispatcher import Dispatcher
+from router.jobs.handler import JobDoor
+from router.jobs.last_answers import LastAnswers
+from router.logs import Seldom
+from router.scheduling.failover import EitherExchange
+from router.scheduling.leases import Leases
+from router.scheduling.local_scheduler import Exchange as LocalExchange
+from router.scheduling.messages import Rules
+from router.telemetry.recorder import Tally
+from router.upstream.pool import Upstream
+from tests.support.eventually import eventually
+from tests.support.serving import served
+from tests.support.worker import RESULT, Exchange, Script, ScriptedWorker, always, reset, well
+
+ROUTER = Path(dispatcher.__file__).parents[1]
+# A job's own way; the scheduler and its calls are every job's, and have their own tests.
+WAY = {
+    str(ROUTER / f"{name}.py")
+    for name in (
+        *("http/answer", "http/asgi", "http/head_cache", "http/headers", "jobs/answers", "jobs/body_budget"),
+        *("jobs/dispatcher", "jobs/endpoints", "jobs/handler", "jobs/job", "jobs/job_log", "jobs/last_answers"),
+        *("jobs/metadata", "jobs/streaming", "jobs/unanswered", "aio", "logs", "policy/deadline", "policy/large_json"),
+        *("policy/retry", "policy/verdict", "scheduling/pending", "telemetry/recorder"),
+    )
+}
+assert all(Path(name).exists() for name in WAY)
+
+# They catch what the others raise; before them stands nothing but their own call.
+GUARDS = {
+    *("Dispatcher._attempted", "Dispatcher._be_late", "Dispatcher._break_off"),
+    *("Dispatcher.run.<locals>.<lambda>", "JobDoor.begin.<locals>.end", "Share.__exit__", "Share.give_back"),
+    *("Buffers.let_go", "Course.let_go", "send_answer", "send_job_answer", "LeasedParts.close", "LeasedParts._end"),
+    *("JobDoor._begin_large", "Unanswered._look", "_close_rest"),
+}
+
+
+# The first calls of each function are struck, for a function may be called in more than one place.
+CALLS = 2
+TRIES = 3
+# Nobody listens there; by the order of URLs it is the second of two, whose turn the first ticket is.
+DEAD_URL = "http://127.0.0.1:9"
+
+
+class Fault(Exception):
+    """No code expects it."""
+
+
+class Faults:
+    """Raises at one call. `calls` counts those of each function since `at` began, up to the fault."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        self.has_struck = False
+
+    @contextmanager
+    def at(self, step: str, time: int) -> Iterator[None]:
+        """Raise when the function `step` is called for the `time`-th time; with "", never."""
+        self.calls, self.has_struck = Counter(), False
+        begun: set[FrameType] = set()  # a coroutine that goes on is no call
+
+        def trace(frame: FrameType, event: str, _: Any) -> None:
+            code = frame.f_code
+            if event == "call" and code.co_filename in WAY and code.co_qualname not in GUARDS and frame not in begun:
+                begun.add(frame)
+                self.calls[code.co_qualname] += 1
+                if code.co_qualname == step and self.calls[step] == time:
+                    self.has_struck = True
+                    raise Fault(step)  # and nothing more is traced
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            yield
+        finally:
+            sys.settrace(before)
+
+
+class Rig:
+    """A router's parts, and what they hold."""
+
+    def __init__(self, urls: list[str], max_buffered_bytes: int = 2**24) -> None:
+        settings = Settings.model_validate({"workers": urls, "timeout": 1, "retry": {"budget_percent": 1000}})
+        redis = RedisClient(FakeAsyncRedis(connected=False), "sfr", timeout_s=1)
+        view = FleetView(redis, [Worker(url) for url in urls])
+        tally = Tally()
+        self.exchange = EitherExchange(redis, view, Rules(), 1, tally)
+        self.leases = Leases(self.exchange, redis, view, "p", tally)
+        self.upstream = Upstream(settings.tls)
+        self.dispatcher = Dispatcher(self.leases, self.upstream, view, settings, tally)
+        self.buffers = Buffers(max_buffered_bytes)
+        self.door = JobDoor(self.dispatcher, _nothing, self.buffers, settings, tally)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve as the router does."""
+        if scope["type"] == "lifespan":
+            await receive()
+            scope["state"][DOOR] = self.door
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+        else:
+            await self.door(scope, receive, send)
+
+    def forget(self) -> None:
+        """Know nothing of what workers have done before: each job finds them as the first one did."""
+        self.exchange._local, self.exchange._local_fleet = LocalExchange(Rules(budget_percent=1000)), None
+        self.upstream.close()
+        self.dispatcher._seldom = Seldom()
+
+    @property
+    def held(self) -> tuple[int, tuple[int, int], bool]:
+        """Bytes of bodies, leases and jobs that wait, and whether an attempt is under way."""
+        is_busy = bool(self.dispatcher._attempts or self.dispatcher._unanswered)
+        return self.buffers.held_bytes, self.leases.load(), is_busy
+
+
+async def _nothing(_scope: Scope, _receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 404, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def request(body: bytes, *fields: str) -> bytes:
+    """Return a job as it comes over a connection."""
+    lines = ["POST /run_code HTTP/1.1", "host: r", f"content-length: {len(body)}", *fields]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+SMALL = json.dumps({"code": "x", "run_timeout": 1, "language": "python"}).encode()
+LARGE = json.dumps({"code": "x" * 2**17, "run_timeout": 1}).encode()
+
+
+def first(script: Script) -> Script:
+    """Return a script that does so with the first try of a job."""
+    seen: set[str] = set()
+
+    async def tries(exchange: Exchange) -> None:
+        name = exchange.request.headers["x-try"]
+        is_first = name not in seen
+        seen.add(name)
+        await (script if is_first else well)(exchange)
+
+    return tries
+
+
+async def answer_large(exchange: Exchange) -> None:
+    """Answer with more than is held."""
+    await exchange.answer(200, {**RESULT, "message": "y" * 2**21})
+
+
+async def answer_late(exchange: Exchange) -> None:
+    """Answer when the client has been told that it takes too long."""
+    await asyncio.sleep(0.2)
+    await exchange.answer()
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection to the router."""
+    port = int(url.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+async def answered(reader: asyncio.StreamReader) -> bytes:
+    """Return the status line of a whole answer, or b"" where the connection ends before that."""
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+        fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
+        if b"content-length" in fields:
+            await reader.readexactly(int(fields[b"content-length"]))
+        else:
+            await reader.readuntil(b"\r\n0\r\n\r\n")
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return b""
+    except asyncio.LimitOverrunError:
+        while await reader.read(2**20):
+            pass
+        return b"large"
+    return head.split(b"\r\n")[0]
+
+
+@asynccontextmanager
+async def no_ports(worker: ScriptedWorker) -> AsyncIterator[None]:
+    """While this host connects to the worker for the first time, it has no port for it: that can't be made."""
+    loop, counted = asyncio.get_running_loop(), itertools.count()
+    connect = loop.create_connection
+
+    async def fails(*given: Any, **options: Any) -> Any:
+        if given[1:3] == ("127.0.0.1", worker.port) and next(counted) == 0:
+            raise OSError(errno.EADDRNOTAVAIL, "")
+        return await connect(*given, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "create_connection", fails)
+        yield
+
+
+@asynccontextmanager
+async def nothing_else(_worker: ScriptedWorker) -> AsyncIterator[None]:
+    """Let all be as it is."""
+    yield
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way that a job may go: what its client sends, what its worker does, and which steps it must have come by.
+
+    `dead`: another worker, which nobody can reach, is asked first.
+    """
+
+    parts: list[bytes]
+    script: Script = well
+    through: tuple[Callable[..., Any], ...] = ()
+    dead: bool = False
+    max_buffered_bytes: int = 2**24
+    beside: Callable[[ScriptedWorker], AbstractAsyncContextManager[None]] = nothing_else
+
+
+NUMBERED = request(SMALL, "x-try: {number}")
+sandbox_error = always(200, {**RESULT, "status": "SandboxError"})
+busy = always(429, b"")
+WAYS = {
+    "in one piece": Way([request(SMALL)]),
+    "in two pieces": Way([request(SMALL)[:-3], SMALL[-3:]]),
+    "large": Way([request(LARGE)]),
+    "tried again": Way([NUMBERED], first(reset), (Dispatcher._try_again, job_log.attempt_failed)),
+    "large answer": Way([request(SMALL, "connection: close")], answer_large),
+    "too late": Way(
+        [request(SMALL, "x-router-deadline-ms: 600")], answer_late, (LastAnswers.deadline_passed, job_log._tell)
+    ),
+    "turned away": Way([NUMBERED], first(busy), (Dispatcher._wait_again, Seldom.is_due)),
+    "not reached": Way([request(SMALL)], well, (Dispatcher._wait_again,), dead=True),
+    "no means": Way([request(SMALL)], well, (Dispatcher._wait_for_means, Seldom.is_due), beside=no_ports),
+    "in doubt, then done": Way([NUMBERED], first(sandbox_error), (Dispatcher._try_again,)),
+    "in doubt to the end": Way(
+        [request(SMALL)], sandbox_error, (Dispatcher._drop_doubts, LastAnswers.failed, job_log._tell)
+    ),
+    "failed": Way([request(SMALL)], always(502, b""), (LastAnswers.failed, job_log._tell)),
+    "no room for its body": Way(
+        [request(SMALL)], well, (JobDoor._unfit, job_log.refused), max_buffered_bytes=len(SMALL) - 1
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+async def test_whatever_raises_the_client_is_answered_and_nothing_stays_held(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each function on the way once; the next job does well."""
+    monkeypatch.setattr(unanswered, "_OVERDUE_S", 0.2)
+    monkeypatch.setattr(unanswered, "_LOOK_EVERY_S", 0.05)
+    way = WAYS[name]
+    faults = Faults()
+    tries: Counter[tuple[str, int]] = Counter()
+    struck: set[tuple[str, int]] = set()
+    async with ScriptedWorker(way.script) as worker:
+        rig = Rig([DEAD_URL, worker.url] if way.dead else [worker.url], way.max_buffered_bytes)
+        async with served(rig) as url:
+            step: tuple[str, int] | None = ("", 0)
+            while step is not None:
+                tries[step] += 1
+                rig.forget()
+                async with connected(url) as (reader, writer), way.beside(worker):
+                    with faults.at(*step):
+                        for part in way.parts:
+                            writer.write(part.replace(b"{number}", b"%d" % tries.total()))
+                            await asyncio.sleep(0.001)
+                        await asyncio.wait_for(answered(reader), 20)
+                        await eventually(lambda: rig.held == (0, (0, 0), False), what=f"all given back: {step}")
+                if faults.has_struck:
+                    struck.add(step)
+                    async with connected(url) as (reader, writer):
+                        writer.write(request(SMALL, "x-try: 0", "connection: close"))
+                        assert await asyncio.wait_for(answered(reader), 20), step
+                for called, times in faults.calls.items():
+                    tries.update({(called, time): 0 for time in range(1, 1 + min(times, CALLS))})
+                # Which steps there are depends a little on what comes first: so each has some tries.
+                step = next((each for each in tries if each[0] and each not in struck and tries[each] < TRIES), None)
+        rig.upstream.close()
+    named = {called for called, _ in struck}
+    assert {each.__qualname__ for each in way.through} <= named
+    assert len(named) > (20 if way.max_buffered_bytes > len(SMALL) else 5)

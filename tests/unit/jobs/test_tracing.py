@@ -1,0 +1,65 @@
+"""Whether there are traces, by the settings and by OpenTelemetry's variables; and what it takes to have none."""
+
+import subprocess
+import sys
+
+import pytest
+
+from router.config.load import OTLP_VARIABLE, TRACES_VARIABLE, ConfigError, parse
+
+ENDPOINT = "http://collector:4318/v1/traces"
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "endpoint"),
+    [
+        ("", {}, None),
+        (f"traces: {{endpoint: '{ENDPOINT}'}}", {}, ENDPOINT),
+        ("traces:", {OTLP_VARIABLE: "http://collector:4318"}, ENDPOINT),
+        ("traces: {endpoint: 'http://there/v1'}", {OTLP_VARIABLE: "http://collector:4318/"}, ENDPOINT),
+        ("", {OTLP_VARIABLE: "http://there", TRACES_VARIABLE: ENDPOINT}, ENDPOINT),
+        (f"traces: {{endpoint: '{ENDPOINT}'}}", {"OTEL_SDK_DISABLED": "true"}, None),
+        ("", {OTLP_VARIABLE: "http://there", "OTEL_TRACES_EXPORTER": "none"}, None),
+    ],
+)
+def test_traces_go_where_the_settings_or_the_environment_say(
+    monkeypatch: pytest.MonkeyPatch, text: str, environment: dict[str, str], endpoint: str | None
+) -> None:
+    """The environment wins, as it does for Redis."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert parse(text, "t").traces.endpoint == endpoint
+
+
+@pytest.mark.parametrize("given", ["collector:4318", "http://collector:4318", "http://me:secret@collector/v1/traces"])
+def test_endpoint_that_is_no_whole_url_is_refused(given: str) -> None:
+    """With the key, and what was expected."""
+    with pytest.raises(ConfigError, match=r"t: traces\.endpoint: expected a whole URL such as http://collector:4318"):
+        parse(f"traces: {{endpoint: '{given}'}}", "t")
+
+
+def python(program: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a Python of its own."""
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+
+def test_without_the_extra_the_start_says_what_to_install() -> None:
+    """In one line, and only where traces are wanted."""
+    absent = "import sys; sys.modules['opentelemetry.exporter'] = None\n"
+    asked = "from router.config import load; load.or_exit(lambda: load.expect_extras(load.parse({text!r}, 't')))"
+    ended = python(absent + asked.format(text=f"traces: {{endpoint: '{ENDPOINT}'}}"))
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == (
+        "configuration error: traces.endpoint: OpenTelemetry is missing: pip install 'sandboxfusion-router[traces]'\n"
+    )
+    assert python(absent + asked.format(text="")).returncode == 0
+
+
+def test_nothing_of_it_is_imported_where_it_is_not_wanted() -> None:
+    """Other libraries may import OpenTelemetry's interface; what sends spans is not there."""
+    program = (
+        "import sys; from router.app import create_app; from router.config.load import parse\n"
+        "create_app(parse('', 't')); print({'router.jobs.tracing', 'opentelemetry.exporter'} & sys.modules.keys())"
+    )
+    ended = python(program)
+    assert (ended.stdout, ended.returncode) == ("set()\n", 0), ended.stderr

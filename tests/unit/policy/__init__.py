@@ -1,0 +1,1 @@
+"""Units of router.policy; no process, no socket to Redis."""

@@ -1,0 +1,185 @@
+"""How long a client may take, by the clock; and which heads are refused beyond what the parser refuses."""
+
+import math
+
+import pytest
+
+from router.policy.client_timeouts import LINGER_S, MIN_BODY_BYTES_A_SECOND, ClientTimeouts, Owed, Patience
+from router.policy.request_head import head_bytes, refusal
+
+TIMEOUTS = ClientTimeouts(body_s=30, read_s=60)
+KEEP_ALIVE_S = 75.0
+
+
+@pytest.mark.parametrize(
+    ("owed", "due"),
+    [
+        (Owed.HEAD, 130),
+        (Owed.BODY, 130),
+        (Owed.END, 100 + LINGER_S),
+        (Owed.REQUEST, 100 + KEEP_ALIVE_S),
+    ],
+)
+def test_what_is_owed_is_due_in_time(owed: Owed, due: float) -> None:
+    """Thirty seconds; two to close."""
+    patience = Patience(TIMEOUTS, KEEP_ALIVE_S)
+    patience.begin(owed, now=100)
+    assert patience.due == pytest.approx(due)
+
+
+def slow(seconds: float) -> int:
+    """Return how much comes in so long at the lowest rate."""
+    return int(seconds * MIN_BODY_BYTES_A_SECOND)
+
+
+@pytest.mark.parametrize(
+    ("came", "due"),
+    [
+        ([(20, slow(5))], 35),  # each 100 kB give a second back
+        ([(20, slow(20))], 50),  # and no more than have passed
+        ([(1, 128 * 2**20 - 10)], 31),  # however much it was
+        ([(1, 8 * 2**20), (20, 1), (30, 1)], 31),  # dripping gives nothing back
+        (
+            [(at, slow(10)) for at in range(10, 1340, 10)],
+            1360,
+        ),  # at the lowest rate a body comes for as long as it takes
+        ([(at, slow(9)) for at in range(10, 210, 10)], 210),  # a little below it, it falls behind in the end
+    ],
+)
+def test_body_is_due_body_s_after_it_fell_behind(came: list[tuple[float, int]], due: float) -> None:
+    """Its time runs down from body_s, and comes back as the body comes on: no silence is longer than body_s."""
+    patience = Patience(TIMEOUTS, KEEP_ALIVE_S)
+    patience.begin(Owed.BODY, now=0)
+    for now, size in came:
+        assert now < patience.due
+        patience.body_bytes += size
+        patience.has_come_on(now)
+    assert patience.due == pytest.approx(due)
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        (0, "No whole request body within 30 s and 1 s for each 100 kB"),
+        (slow(1), "No whole request body within 30 s and 1 s for each 100 kB"),
+        (slow(9), "The request body has come to less than 100 kB a second, and fell 30 s behind"),
+    ],
+)
+def test_slow_body_is_told_what_it_was(size: int, told: str) -> None:
+    """Too slow from the beginning, or after a good one."""
+    patience = Patience(TIMEOUTS, KEEP_ALIVE_S)
+    patience.begin(Owed.BODY, now=0)
+    patience.body_bytes += size
+    patience.has_come_on(now=2)
+    refused = patience.refusal(has_begun=False)
+    assert refused
+    assert (refused.status, refused.detail) == (408, told)
+
+
+@pytest.mark.parametrize(("owed", "has_begun"), [(Owed.REQUEST, True), (Owed.HEAD, False), (Owed.END, True)])
+def test_client_that_owes_nothing_of_a_request_is_not_refused(owed: Owed, *, has_begun: bool) -> None:
+    """Its connection ends without a word, whatever has come of the body before."""
+    patience = Patience(TIMEOUTS, KEEP_ALIVE_S)
+    patience.begin(Owed.BODY, now=0)
+    patience.body_bytes += slow(10)
+    patience.begin(owed, now=20)
+    assert patience.refusal(has_begun=has_begun) is None
+
+
+def test_nothing_owed_is_never_due() -> None:
+    """A client whose job runs, or whose kept-alive connection rests, is in no hurry."""
+    assert Patience(TIMEOUTS, KEEP_ALIVE_S).due == math.inf
+
+
+def test_next_request_starts_without_the_last_one_s_credit() -> None:
+    """What a large body earned ends with it."""
+    patience = Patience(TIMEOUTS, KEEP_ALIVE_S)
+    patience.begin(Owed.BODY, now=0)
+    patience.body_bytes += 10 * MIN_BODY_BYTES_A_SECOND
+    patience.has_come_on(now=20)
+    patience.begin(Owed.HEAD, now=20)
+    patience.begin(Owed.BODY, now=21)
+    assert patience.due == 51
+    refused = patience.refusal(has_begun=False)
+    assert refused is not None
+    assert refused.detail.startswith("No whole request body within 30 s")
+    patience.begin(Owed.HEAD, now=30)
+    patience.body_bytes += MIN_BODY_BYTES_A_SECOND  # which came along with its head, and took no time
+    patience.begin(Owed.BODY, now=31)
+    patience.has_come_on(now=40)
+    assert (patience.due, patience.body_bytes) == (61, MIN_BODY_BYTES_A_SECOND)
+    patience.begin(Owed.HEAD, now=50)
+    refused = patience.refusal(has_begun=True)
+    assert refused is not None
+    assert refused.detail == "No whole request head within 30 s"
+
+
+@pytest.mark.parametrize(
+    ("looks", "has_stalled"),
+    [
+        ([(0, 0), (59, 0), (61, 0)], False),  # nothing to read
+        ([(0, 9), (59, 9)], False),
+        ([(1000, 9)], False),
+        ([(0, 9), (60, 9)], True),
+        ([(0, 1), (60, 1)], True),
+        ([(0, 9), (30, 8), (60, 8)], False),  # read one byte at 30 s at the latest
+        ([(0, 9), (30, 8), (90, 8)], True),
+        ([(0, 9), (30, 12), (60, 12)], True),  # another answer was added
+        ([(0, 9), (30, 0), (31, 9), (90, 9)], False),
+        ([(0, 9), (30, 0), (31, 9), (91, 9)], True),
+    ],
+)
+def test_reader_without_progress_has_stalled(looks: list[tuple[float, int]], has_stalled: bool) -> None:
+    """It is the bytes not read that tell: fewer of them, or none, is progress."""
+    patience = Patience(TIMEOUTS, KEEP_ALIVE_S)
+    told = [patience.has_stalled(unread_bytes, now) for now, unread_bytes in looks]
+    assert told[-1] is has_stalled
+    assert not any(told[:-1])
+
+
+def test_reader_that_caught_up_between_two_looks_has_not_stalled() -> None:
+    """As much unread as before may be another answer's."""
+    patience = Patience(TIMEOUTS, KEEP_ALIVE_S)
+    patience.has_stalled(9, now=0)
+    patience.has_read()
+    assert not patience.has_stalled(9, now=60)
+
+
+@pytest.mark.parametrize("timeouts", [TIMEOUTS, ClientTimeouts(1, 60), ClientTimeouts(60, 1)])
+def test_looks_come_in_time_for_what_begins_between_them(timeouts: ClientTimeouts) -> None:
+    """Nothing begun after a look is due before the next one; and a reader is looked at several times."""
+    assert timeouts.look_every_s <= timeouts.body_s
+    assert timeouts.look_every_s <= timeouts.read_s / 4
+
+
+HOST = (b"host", b"router")
+
+
+@pytest.mark.parametrize(
+    ("version", "headers", "reason"),
+    [
+        ("1.1", [HOST], None),
+        ("1.0", [], None),
+        ("1.0", [HOST], None),
+        ("1.1", [HOST, (b"transfer-encoding", b" Chunked\t")], None),
+        ("1.1", [], "no Host"),
+        ("1.1", [HOST, HOST], "more than one Host"),
+        ("1.0", [HOST, HOST], "more than one Host"),
+        ("1.1", [HOST, (b"transfer-encoding", b"gzip, chunked")], "Transfer-Encoding other than chunked"),
+        ("1.1", [HOST, (b"transfer-encoding", b"")], "Transfer-Encoding other than chunked"),
+        ("1.0", [HOST, (b"transfer-encoding", b"chunked")], "Transfer-Encoding in HTTP/1.0"),
+        ("0.9", [], "HTTP/0.9"),
+        ("2.0", [HOST], "HTTP/2.0"),
+    ],
+)
+def test_head_is_refused_with_a_reason(version: str, headers: list[tuple[bytes, bytes]], reason: str | None) -> None:
+    """Hosts, codings and versions are counted and named."""
+    refused = refusal(version, headers)
+    assert (refused and (refused.status, refused.detail)) == (reason and (400, f"Malformed request: {reason}"))
+
+
+def test_head_s_length_is_that_of_its_lines() -> None:
+    """Names, values, and what stands between and after them."""
+    head = b"POST /run_code HTTP/1.1\r\nhost: router\r\nx: y\r\n\r\n"
+    rest = len(b"POST  HTTP/1.1\r\n\r\n")
+    assert head_bytes(b"/run_code", [HOST, (b"x", b"y")]) == len(head) - rest

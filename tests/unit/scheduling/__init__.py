@@ -1,0 +1,1 @@
+"""Units of router.scheduling; no process, no socket to Redis."""

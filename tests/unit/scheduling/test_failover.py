@@ -1,0 +1,262 @@
+"""Which exchange is asked, and when: Redis, or this process alone. Redis' script is scripted."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+from redis.exceptions import RedisError
+
+from router.fleet.model import Health, Member, Worker, WorkerRecord
+from router.fleet.redis_client import RedisUnavailable
+from router.fleet.schema import Keys
+from router.logs import local_time
+from router.policy.verdict import Blame
+from router.scheduling import failover
+from router.scheduling.failover import PAUSE_S, RETURN_BEATS, EitherExchange
+from router.scheduling.messages import Arrival, Beat, Call, Ended, Grant, Reply, Rules
+from router.telemetry.recorder import Tally
+from tests.support.timeless import timeless
+
+A, B = "http://a", "http://b"
+FIRST = Call("p", arrived=(Arrival(1, 1000, 1000),))
+BEAT = Call("p", beat=Beat())
+
+
+class Fleet:
+    """A process among others, with a Redis that answers by `redis`."""
+
+    def __init__(self, *workers: Worker, processes: int = 1, **rules: Any) -> None:
+        self.redis: Callable[[Call], Reply | Exception] = lambda _: Reply(routable=7)
+        self.asked: list[Call] = []
+        self.answers = True
+        self.keys = Keys("sfr")
+        self.told: list[Reply] = []
+        self.again: list[Call] = []
+        self.tally = Tally()
+        self.follow(*workers)
+        parts: Any = self
+        self.exchange = EitherExchange(parts, parts, Rules(**rules), processes, self.tally)
+
+    def follow(self, *workers: Worker) -> None:
+        """Let these be the fleet."""
+        members = tuple(Member(worker, Health.HEALTHY) for worker in workers)
+        records = tuple(WorkerRecord(worker, Health.HEALTHY) for worker in workers)
+        self.snapshot = SimpleNamespace(members=members, state=SimpleNamespace(records=records))
+
+    def script(self, *_: object) -> SimpleNamespace:
+        """Give the script."""
+        return SimpleNamespace(ask=self._ask)
+
+    def _ask(self, text: bytes, then: Callable[[object], None]) -> None:
+        call = msgspec.json.decode(text, type=Call)
+        self.asked.append(call)
+        answer = self.redis(call)
+        told = answer if isinstance(answer, Exception) else msgspec.json.encode(answer)
+        asyncio.get_running_loop().call_soon(then, told)
+
+    def succeeded(self, steady: str = "") -> None:
+        """As RedisClient."""
+        del steady
+        self.answers = True
+
+    def failed(self, error: Exception, steady: str = "") -> Any:
+        """As RedisClient."""
+        del steady
+        self.answers = False
+        return RedisUnavailable(str(error))
+
+    def all_again(self, call: Call) -> Call:
+        """Say all that this process has to say."""
+        self.again.append(call)
+        return msgspec.structs.replace(call, arrived=(Arrival(9, 1000, 1000),), seed=4)
+
+    async def ask(self, call: Call) -> Reply:
+        """Ask; return the reply, which comes once and not at once."""
+        before = len(self.told)
+        self.exchange(call, self.all_again, self.told.append)
+        assert len(self.told) == before
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert len(self.told) == before + 1
+        return self.told[-1]
+
+
+def run(law: Callable[[], Awaitable[None]]) -> None:
+    """Run it."""
+
+    async def main() -> None:
+        await law()
+
+    timeless(main())
+
+
+def away(_: Call) -> Exception:
+    """Do not answer."""
+    return RedisError("away")
+
+
+def test_redis_decides_while_it_is_there() -> None:
+    """Each call is counted, with its time."""
+
+    async def law() -> None:
+        fleet = Fleet(Worker(A))
+        assert (await fleet.ask(FIRST)).routable == 7
+        assert (fleet.asked, fleet.again, fleet.exchange.is_alone) == ([FIRST], [], False)
+        counts = fleet.tally.take()
+        assert (counts.redis.count, counts.redis_failures) == (1, 0)
+        assert 0 <= counts.redis.total_s < 60
+
+    run(law)
+
+
+def test_without_redis_this_process_decides_and_is_told_all() -> None:
+    """The call that failed is said again with all that waits; Redis is not asked again for jobs, nor at once."""
+
+    async def law() -> None:
+        fleet = Fleet(Worker(A))
+        fleet.redis = away
+        reply = await fleet.ask(FIRST)
+        assert reply.granted == (Grant(9, A, 1),)
+        assert (fleet.again, fleet.exchange.is_alone) == ([FIRST], True)
+        assert fleet.tally.take().redis_failures == 1
+        assert (await fleet.ask(FIRST)).granted == (Grant(1, A, 2),)
+        assert len(fleet.asked) == 1
+        fleet.answers = True  # as the last load of the fleet has found
+        await fleet.ask(BEAT)
+        assert len(fleet.asked) == 1
+        await asyncio.sleep(PAUSE_S)
+        await fleet.ask(FIRST)
+        assert len(fleet.asked) == 1
+        fleet.answers = False
+        await fleet.ask(BEAT)
+        assert len(fleet.asked) == 1
+
+    run(law)
+
+
+def test_redis_that_is_back_is_told_all_and_decides_again() -> None:
+    """A heartbeat finds out; the next ones say that there was an outage."""
+
+    async def law() -> None:
+        fleet = Fleet(Worker(A))
+        assert not fleet.exchange.has_just_returned()
+        fleet.redis = away
+        await fleet.ask(FIRST)
+        await asyncio.sleep(PAUSE_S)
+        fleet.answers, fleet.redis = True, lambda _: Reply(routable=7)
+        assert (await fleet.ask(BEAT)).routable == 7
+        assert fleet.asked[-1].arrived == (Arrival(9, 1000, 1000),)
+        assert not fleet.exchange.is_alone
+        assert [fleet.exchange.has_just_returned() for _ in range(RETURN_BEATS + 2)] == [True] * 3 + [False] * 2
+        assert (await fleet.ask(FIRST)).routable == 7
+
+    run(law)
+
+
+def test_redis_that_fails_again_leaves_all_as_it_was() -> None:
+    """What ran here runs here; it is left alone for a moment once more."""
+
+    async def law() -> None:
+        fleet = Fleet(Worker(A, max_concurrency=1))
+        fleet.redis = away
+        await fleet.ask(FIRST)
+        await asyncio.sleep(PAUSE_S)
+        fleet.answers = True
+        assert (await fleet.ask(BEAT)).granted == (Grant(9, A, 2),)
+        assert (len(fleet.asked), fleet.again) == (2, [FIRST, BEAT])
+        fleet.answers = True
+        await fleet.ask(BEAT)
+        assert len(fleet.asked) == 2
+        await asyncio.sleep(PAUSE_S)
+        await fleet.ask(BEAT)
+        assert len(fleet.asked) == 3
+
+    run(law)
+
+
+def test_redis_that_does_not_know_the_fleet_decides_nothing() -> None:
+    """It answers, and is asked with each heartbeat whether it does by now."""
+
+    async def law() -> None:
+        fleet = Fleet(Worker(A))
+        fleet.redis = lambda _: Reply(has_fleet=False)
+        assert (await fleet.ask(FIRST)).granted == (Grant(9, A, 1),)
+        assert fleet.tally.take().redis_failures == 0
+        await fleet.ask(BEAT)
+        assert len(fleet.asked) == 2
+        assert fleet.exchange.is_alone
+
+    run(law)
+
+
+@pytest.mark.parametrize(("cap", "told", "share"), [(4, 0, 2), (5, 0, 3), (1, 0, 1), (8, 4, 2), (None, 0, 10)])
+def test_process_that_is_alone_has_its_share_of_each_cap(cap: int | None, told: int, share: int) -> None:
+    """Of as many processes as Redis has told of last; rounded up; what has no cap has none."""
+
+    async def law() -> None:
+        fleet = Fleet(Worker(A, max_concurrency=cap), processes=2)
+        fleet.redis = lambda _: Reply(processes=told)
+        await fleet.ask(BEAT)
+        fleet.redis = away
+        await fleet.ask(BEAT)
+        call = Call("p", arrived=tuple(Arrival(number, 1000, 1000) for number in range(20, 29)))
+        assert 1 + len((await fleet.ask(call)).granted) == share  # the first is that of `all_again`
+
+    run(law)
+
+
+def test_process_that_is_alone_has_its_share_of_the_retries() -> None:
+    """As of the caps."""
+
+    async def law() -> None:
+        fleet = Fleet(Worker(A), processes=4, budget_per_second=8.0, budget_percent=0.0)
+        fleet.redis = away
+        await fleet.ask(BEAT)
+        retries = tuple(Arrival(number, 1000, 1000, 1, (), "job") for number in range(20, 30))
+        assert len((await fleet.ask(Call("p", arrived=retries))).granted) == 2
+
+    run(law)
+
+
+def test_process_that_is_alone_follows_the_fleet() -> None:
+    """As it is known; and its clock is the loop's, in milliseconds."""
+
+    async def law() -> None:
+        fleet = Fleet(Worker(A, max_concurrency=1))
+        fleet.redis = away
+        await fleet.ask(FIRST)  # A is taken for a second
+        assert (await fleet.ask(FIRST)).granted == ()
+        fleet.follow(Worker(B))
+        assert [grant.url for grant in (await fleet.ask(BEAT)).granted] == [B]
+        fleet.follow(Worker(A, max_concurrency=1))
+        assert (await fleet.ask(Call("p", arrived=(Arrival(3, 1000, 5000),)))).granted == ()
+        await asyncio.sleep(0.9)
+        assert (await fleet.ask(BEAT)).granted == ()
+        await asyncio.sleep(0.2)
+        assert [grant.number for grant in (await fleet.ask(BEAT)).granted] == [3]
+
+    run(law)
+
+
+@pytest.mark.parametrize("loop_s", [0.0, 5_000.0])
+def test_process_that_is_alone_tells_whom_it_ejects_and_until_when(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, loop_s: float
+) -> None:
+    """By the clock on the wall, whatever the loop's says."""
+    monkeypatch.setattr(failover, "time", lambda: 1_800_000_000.0)
+
+    async def main() -> None:
+        fleet = Fleet(Worker(A), Worker(B), failures=1, base_ms=30_000, max_ejected_percent=100)
+        fleet.redis = away
+        (grant,) = (await fleet.ask(FIRST)).granted
+        caplog.clear()
+        await fleet.ask(Call("p", ended=(Ended(grant.url, grant.number, Blame.FAULT, cause="it broke"),)))
+        until = local_time(1_800_000_030.0)
+        (line,) = caplog.messages
+        assert line.startswith(f"Worker {grant.url} is ejected by this process alone until {until}: ")
+        assert line.endswith("it broke")
+
+    timeless(main(), loop_s)

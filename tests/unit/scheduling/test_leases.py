@@ -1,0 +1,634 @@
+"""What a process says to the exchange, call by call and beat by beat; exchange, fleet and grants are scripted."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from router.fleet.redis_client import RedisUnavailable
+from router.fleet.schema import Keys
+from router.policy.verdict import Blame
+from router.scheduling.leases import BEAT_S, HAND_IN_EVERY, LOOK_AFTER, Leases
+from router.scheduling.messages import Arrival, Call, Claim, Ended, Grant, Reply
+from router.scheduling.pending import (
+    ClientLeft,
+    Exhausted,
+    Lease,
+    NoRoom,
+    NoWorkers,
+    Quarantined,
+    QueueTimeout,
+    Unfunded,
+)
+from router.telemetry.recorder import Tally
+from tests.support.timeless import timeless
+
+A, B = "http://a", "http://b"
+
+
+class Desk:
+    """A process' leases among these."""
+
+    def __init__(self, without_workers_s: float = 0.0) -> None:
+        self.calls: list[Call] = []
+        self.reply: Callable[[Call], Reply] = lambda _: Reply(routable=2)
+        self.is_return = False
+        self.grants: asyncio.Queue[list[Grant]] = asyncio.Queue()
+        self.available = True
+        self.listened: list[float] = []
+        self.told: dict[str, list[Lease | NoRoom]] = {}
+        self.left: dict[str, asyncio.Event] = {}
+        self.snapshot = SimpleNamespace(fleet_print="one", routable=frozenset({A, B}))
+        self.tally = Tally()
+        view: Any = self
+        self.on_change: Callable[[], None] | None = None
+        exchange: Any = self
+        redis: Any = SimpleNamespace(keys=Keys("sfr"), popped=self._popped, available=True)
+        self.leases = Leases(exchange, redis, view, "p", self.tally, without_workers_s)
+        self.say_all_again: Callable[[Call], Call]
+
+    def __call__(self, call: Call, say_all_again: Callable[[Call], Call], then: Callable[[Reply], None]) -> None:
+        """Take one call."""
+        self.calls.append(call)
+        self.say_all_again = say_all_again
+        asyncio.get_running_loop().call_soon(lambda: then(self.reply(call)))
+
+    def has_just_returned(self) -> bool:
+        """Whether there was an outage."""
+        return self.is_return
+
+    async def _popped(self, key: str, _wait_s: float, _count: int) -> AsyncIterator[list[str]]:
+        assert key == Keys("sfr").grants("p")
+        self.listened.append(asyncio.get_running_loop().time())
+        while True:
+            if not self.available:
+                raise RedisUnavailable("away")
+            yield [msgspec.json.encode(grant).decode() for grant in await self.grants.get()]
+
+    def ask(self, name: str, bound_s: float = 60, wait_s: float = 30, **more: Any) -> Any:
+        """Ask for a job's lease; what it is told is kept by its name."""
+        told: list[Lease | NoRoom] = []
+        self.told[name], self.left[name] = told, asyncio.Event()
+
+        async def has_left() -> None:
+            await self.left[name].wait()
+
+        return self.leases.ask(bound_s, wait_s, has_left, told.append, **more)
+
+    async def settle(self) -> None:
+        """Let all that is under way come to its end."""
+        for _ in range(8):
+            await asyncio.sleep(0)
+
+    def said(self, name: str) -> list[Any]:
+        """Return all that was said in one field, in order."""
+        return [item for call in self.calls for item in getattr(call, name)]
+
+    def kinds(self, name: str) -> list[type]:
+        """Return what a job was told, by kind."""
+        return [type(each) for each in self.told[name]]
+
+
+def queue(call: Call) -> Reply:
+    """Let all that come wait, with tickets from 70."""
+    told = tuple(part for arrival in call.arrived for part in (arrival.number, arrival.ticket or 70 + arrival.number))
+    return Reply(routable=2, queued=told, waiting=len(call.arrived))
+
+
+def give(call: Call) -> Reply:
+    """Give all that come a lease."""
+    return Reply(routable=2, granted=tuple(Grant(each.number, A, 70 + each.number) for each in call.arrived))
+
+
+def run(law: Callable[[Desk], Awaitable[None]]) -> None:
+    """Run it."""
+
+    async def main() -> None:
+        await law(Desk())
+
+    timeless(main())
+
+
+async def living(desk: Desk) -> "asyncio.Task[None]":
+    """Let its heart beat."""
+    task = asyncio.create_task(desk.leases.run())
+    await desk.settle()
+    return task
+
+
+async def ended(task: "asyncio.Task[None]") -> None:
+    """Let it live no longer."""
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def test_asking_says_all_of_the_job() -> None:
+    """In milliseconds; and the lease that comes is the job's."""
+
+    async def law(desk: Desk) -> None:
+        desk.reply = give
+        desk.ask("x", 1.5, 2.5, ticket=9, tried=(B,), retry_of="name")
+        await desk.settle()
+        assert desk.said("arrived") == [Arrival(1, 1500, 2500, 9, (B,), "name")]
+        (lease,) = desk.told["x"]
+        assert isinstance(lease, Lease)
+        assert (lease.number, lease.url, lease.ticket) == (1, A, 71)
+        assert 0 <= lease.waited_ms < 60_000
+        assert desk.leases.load() == (1, 0)
+        assert desk.tally.take().waits.count == 1
+
+    run(law)
+
+
+def test_lease_that_has_no_ticket_has_the_job_s() -> None:
+    """As one that another process' call has given, and was claimed; for as long as the job may run."""
+
+    async def law(desk: Desk) -> None:
+        task = await living(desk)
+        desk.reply = queue
+        desk.ask("x", 7)
+        await desk.settle()
+        desk.reply = lambda call: Reply(routable=2, claimed=tuple(claim.number for claim in call.claims))
+        desk.grants.put_nowait([Grant(1, B, 5)])
+        await desk.settle()
+        assert desk.said("claims") == [Claim(B, 1, 7000)]
+        (lease,) = desk.told["x"]
+        assert isinstance(lease, Lease)
+        assert (lease.url, lease.ticket, desk.leases.load()) == (B, 71, (1, 0))
+        desk.left["x"].set()  # the wait is no longer watched
+        await asyncio.sleep(40)
+        assert (desk.kinds("x"), desk.said("left")) == ([Lease], [])
+        await ended(task)
+
+    run(law)
+
+
+def test_claim_that_comes_too_late_lets_its_job_ask_again() -> None:
+    """Under a new number, with its place in the line; it is no retry for that."""
+
+    async def law(desk: Desk) -> None:
+        task = await living(desk)
+        desk.reply = queue
+        desk.ask("x", ticket=50, tried=(B,), retry_of="name")
+        await desk.settle()
+
+        def lose(call: Call) -> Reply:
+            return give(call) if call.arrived else Reply(routable=2, lost=tuple(each.number for each in call.claims))
+
+        desk.reply = lose
+        desk.grants.put_nowait([Grant(1, A, 50)])
+        await desk.settle()
+        assert desk.said("arrived")[1] == Arrival(2, 60_000, 30_000, 50, (B,), "")
+        assert desk.said("left") == [1]
+        assert desk.kinds("x") == [Lease]
+        await ended(task)
+
+    run(law)
+
+
+def test_grant_for_nobody_is_given_back() -> None:
+    """From another process' call, too; it says nothing of the worker."""
+
+    async def law(desk: Desk) -> None:
+        task = await living(desk)
+        desk.grants.put_nowait([Grant(5, A, 1), Grant(6, B, 2)])
+        await desk.settle()
+        await asyncio.sleep(1)
+        assert desk.said("ended") == [Ended(A, 5, Blame.NONE), Ended(B, 6, Blame.NONE)]
+        assert desk.said("claims") == []
+        await ended(task)
+
+    run(law)
+
+
+def test_grants_are_listened_for_again_when_redis_is_back() -> None:
+    """Tried with each beat."""
+
+    async def law(desk: Desk) -> None:
+        desk.available = False
+        task = await living(desk)
+        await asyncio.sleep(2 * BEAT_S + 0.1)
+        assert desk.listened == [0.0, BEAT_S, 2 * BEAT_S]
+        await ended(task)
+
+    run(law)
+
+
+def test_heart_says_what_is_held_and_what_waits() -> None:
+    """Each beat the numbers; every fourth all leases, with what is left of each; those past their moment are gone."""
+
+    async def law(desk: Desk) -> None:
+        desk.reply = give
+        desk.ask("short", 0.001)
+        desk.ask("long", 3600)
+        await desk.settle()
+        desk.reply = queue
+        for number in range(LOOK_AFTER + 3):
+            desk.ask(f"w{number}", wait_s=3600)
+        await desk.settle()
+        desk.reply = lambda _: Reply(routable=2)
+        desk.ask("on its way", wait_s=3600)
+        while not all(moment < time.monotonic() for _, moment in list(desk.leases._held.values())[:1]):
+            pass
+        before = len(desk.calls)
+        task = await living(desk)
+        await asyncio.sleep(BEAT_S * (HAND_IN_EVERY + 0.5))
+        beats = [call.beat for call in desk.calls[before:] if call.beat]
+        assert [bool(beat.held) for beat in beats] == [True, False, False, False, True]
+        assert (beats[0].running, beats[0].waiting) == (1, LOOK_AFTER + 4)
+        assert list(beats[0].oldest) == list(range(3, 3 + LOOK_AFTER))
+        ((url, number, left_ms),) = [(held.url, held.number, held.left_ms) for held in beats[0].held]
+        assert (url, number) == (A, 2)
+        assert 3_000_000 < left_ms <= 3_600_000
+        assert not any(beat.is_return for beat in beats)
+        await ended(task)
+
+    run(law)
+
+
+@pytest.mark.parametrize("why", ["settles", "has returned"])
+def test_redis_that_may_have_lost_leases_is_handed_all_with_each_beat(why: str) -> None:
+    """As long as its memory settles, and after an outage."""
+
+    async def law(desk: Desk) -> None:
+        desk.reply = give
+        desk.ask("x")
+        await desk.settle()
+        desk.reply = lambda _: Reply(routable=2, settles=why == "settles")
+        desk.is_return = why != "settles"
+        task = await living(desk)
+        await asyncio.sleep(3.2 * BEAT_S)
+        beats = [call.beat for call in desk.calls if call.beat]
+        assert len(beats) == 4
+        assert all(beat.held for beat in beats)
+        assert [beat.is_return for beat in beats] == [why != "settles"] * 4
+        await ended(task)
+
+    run(law)
+
+
+def test_fleet_is_told_once_and_a_change_at_once() -> None:
+    """By its print, with the next call and with none after that."""
+
+    async def law(desk: Desk) -> None:
+        task = await living(desk)
+        await asyncio.sleep(1.2 * BEAT_S)
+        desk.snapshot = SimpleNamespace(fleet_print="two", routable=frozenset({A}))
+        assert desk.on_change is not None
+        desk.on_change()
+        await desk.settle()
+        desk.ask("x")
+        await desk.settle()
+        assert [call.fleet_print for call in desk.calls] == ["one", "", "two", ""]
+        assert desk.calls[2].beat is not None
+        await ended(task)
+
+    run(law)
+
+
+def test_retry_for_which_no_worker_is_left_waits_no_longer() -> None:
+    """Where the fleet has shrunk while it waited; a job that has tried none waits on, as one that others may take."""
+
+    async def law(desk: Desk) -> None:
+        desk.reply = queue
+        desk.ask("both", tried=(A, B), wait_s=3600)
+        desk.ask("a", tried=(A,), wait_s=3600)
+        desk.ask("fresh", wait_s=3600)
+        task = await living(desk)
+        assert [desk.kinds(name) for name in ("both", "a", "fresh")] == [[Exhausted], [], []]
+        await asyncio.sleep(BEAT_S)
+        desk.snapshot = SimpleNamespace(fleet_print="two", routable=frozenset({A}))
+        await asyncio.sleep(2 * BEAT_S)
+        assert [desk.kinds(name) for name in ("both", "a", "fresh")] == [[Exhausted], [Exhausted], []]
+        assert sorted(desk.said("left")) == [1, 2]
+        await ended(task)
+
+    run(law)
+
+
+def test_other_exchange_is_told_all() -> None:
+    """All that wait, in their order, under new numbers and without tickets; all that is held; the fleet."""
+
+    async def law(desk: Desk) -> None:
+        desk.reply = give
+        desk.ask("held")
+        await desk.settle()
+        desk.reply = queue
+        desk.ask("first", ticket=9, tried=(A,), retry_of="name")
+        desk.ask("second")
+        await desk.settle()
+        again = desk.say_all_again(Call("p"))
+        assert [(each.number, each.ticket, each.tried, each.retry_of) for each in again.arrived] == [
+            (4, 0, (A,), ""),
+            (5, 0, (), ""),
+        ]
+        assert again.fleet_print == "one"
+        assert again.beat is not None
+        assert ([held.number for held in again.beat.held], again.beat.is_return) == ([1], True)
+        desk.reply = lambda _: Reply(routable=2)
+        desk.ask("third")
+        await desk.settle()
+        assert [arrival.number for arrival in desk.calls[-1].arrived] == [6]  # those above have been said
+        assert desk.said("left") == [2, 3]
+
+    run(law)
+
+
+def test_refusals_reach_their_jobs() -> None:
+    """Each its own, in a later turn of the loop."""
+
+    async def law(desk: Desk) -> None:
+        desk.reply = lambda _: Reply(routable=2, exhausted=(1,), unfunded=(2,), quarantined=(3,))
+        for name in ("a", "b", "c"):
+            desk.ask(name)
+        await desk.settle()
+        assert [desk.kinds(name) for name in ("a", "b", "c")] == [[Exhausted], [Unfunded], [Quarantined]]
+        assert desk.leases.load() == (0, 0)
+
+    run(law)
+
+
+def test_wait_ends_when_its_time_is_up_or_its_client_has_left() -> None:
+    """Once; the place in the line is given up, and the wait counted."""
+
+    async def law(desk: Desk) -> None:
+        desk.reply = queue
+        desk.ask("late", wait_s=30)
+        desk.ask("left", wait_s=3600)
+        await desk.settle()
+        desk.left["left"].set()
+        await desk.settle()
+        assert (desk.kinds("left"), desk.kinds("late")) == ([ClientLeft], [])
+        await asyncio.sleep(60)
+        assert (desk.kinds("left"), desk.kinds("late")) == ([ClientLeft], [QueueTimeout])
+        assert desk.said("left") == [2, 1]
+        waits = desk.tally.take().waits
+        assert waits.count == 2
+        assert 0 <= waits.total_s < 100
+        assert desk.leases.load() == (0, 0)
+
+    # The moment until which a job waits is by time.monotonic, as the loop's own clock mostly is.
+    timeless(_with(law), time.monotonic())
+
+
+async def _with(law: Callable[[Desk], Awaitable[None]], without_workers_s: float = 0.0) -> None:
+    await law(Desk(without_workers_s))
+
+
+def test_who_gives_up_is_told_nothing() -> None:
+    """Its place is given up, once, whether it stands in the line by then or not."""
+
+    async def law(desk: Desk) -> None:
+        desk.reply = queue
+        waiter = desk.ask("x", wait_s=1)
+        await desk.settle()
+        desk.leases.give_up(waiter)
+        desk.leases.give_up(waiter)
+        await asyncio.sleep(10)
+        early = desk.ask("y")
+        desk.leases.give_up(early)
+        await desk.settle()
+        assert (desk.told, desk.said("left"), desk.leases.load()) == ({"x": [], "y": []}, [1, 2], (0, 0))
+        assert [arrival.number for arrival in desk.said("arrived")] == [1]
+        assert desk.tally.take().waits.count == 0
+
+    timeless(_with(law), time.monotonic())
+
+
+def test_job_that_was_let_wait_after_it_gave_up_leaves_again() -> None:
+    """Its asking was on its way."""
+
+    async def law(desk: Desk) -> None:
+        waiter = desk.ask("x")
+        await asyncio.sleep(0)
+        desk.reply = lambda call: queue(call) if call.arrived else Reply(routable=2)
+        desk.leases.give_up(waiter)
+        await desk.settle()
+        await desk.leases.flush()
+        assert 1 in desk.said("left")
+        assert desk.told["x"] == []
+
+    run(law)
+
+
+def test_lease_whose_job_still_runs_is_held_on() -> None:
+    """It is said, with whose fault it may be, and handed in with the beats."""
+
+    async def law(desk: Desk) -> None:
+        desk.reply = give
+        desk.ask("x")
+        desk.ask("y")
+        await desk.settle()
+        first, second = desk.told["x"][0], desk.told["y"][0]
+        assert isinstance(first, Lease)
+        assert isinstance(second, Lease)
+        desk.leases.end(first, Blame.FAULT, is_over=False)
+        desk.leases.end(second, Blame.DIED, job="name")
+        await desk.leases.flush()
+        assert desk.said("ended") == [Ended(A, 1, Blame.FAULT, False), Ended(A, 2, Blame.DIED, True, "name")]
+        assert desk.leases.load() == (1, 0)
+
+    run(law)
+
+
+@pytest.mark.parametrize("field", ["refused", "exhausted", "unfunded", "quarantined"])
+def test_refusal_of_one_kind_alone_reaches_its_job(field: str) -> None:
+    """Whatever else the reply says."""
+
+    async def law(desk: Desk) -> None:
+        def refuse(call: Call) -> Reply:
+            said: dict[str, Any] = {field: tuple(each.number for each in call.arrived)}
+            return Reply(routable=2, **said)
+
+        desk.reply = refuse
+        desk.ask("x")
+        await desk.settle()
+        assert len(desk.told["x"]) == 1
+
+    run(law)
+
+
+def test_lease_says_how_long_its_job_has_waited() -> None:
+    """In whole milliseconds."""
+
+    async def law(desk: Desk) -> None:
+        desk.reply = give
+        since = time.monotonic()
+        desk.ask("x")
+        while time.monotonic() - since < 0.02:
+            pass
+        await desk.settle()
+        (lease,) = desk.told["x"]
+        assert isinstance(lease, Lease)
+        assert 20 <= lease.waited_ms + 1 <= (time.monotonic() - since) * 1000 + 2
+
+    run(law)
+
+
+def empty(call: Call) -> Reply:
+    """Let all that come wait, where there is no worker."""
+    return msgspec.structs.replace(queue(call), routable=0)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the process' clock be the loop's."""
+    now = SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time())
+    monkeypatch.setattr("router.scheduling.leases.time", now)
+
+
+@pytest.mark.usefixtures("clock")
+def test_wait_for_any_worker_at_all_ends_sooner() -> None:
+    """So long after the last one was gone, or after the job came; a retry has waited since its job came."""
+
+    async def law(desk: Desk) -> None:
+        task = await living(desk)
+        assert desk.leases.has_workers
+        desk.reply = empty
+        for name, at, ends in (("early", 0, 10), ("late", 5, 15)):
+            await asyncio.sleep(at)
+            desk.ask(name, wait_s=300, job_since=asyncio.get_running_loop().time())
+            await desk.settle()
+            assert not desk.leases.has_workers
+            assert desk.kinds(name) == []
+            assert ends > at
+        await asyncio.sleep(4)
+        assert desk.kinds("early") == []
+        await asyncio.sleep(1 + BEAT_S)
+        assert (desk.kinds("early"), desk.kinds("late")) == ([NoWorkers], [])
+        await asyncio.sleep(5)
+        assert desk.kinds("late") == [NoWorkers]
+        assert desk.said("left") == [1, 2]
+        desk.ask("retry", wait_s=300, job_since=1001.0)
+        desk.ask("new", wait_s=300)
+        await desk.settle()
+        assert (desk.kinds("retry"), desk.kinds("new")) == ([NoWorkers], [])
+        desk.reply = queue  # there is a worker again
+        await asyncio.sleep(2 * BEAT_S)
+        assert desk.leases.has_workers
+        await asyncio.sleep(50)
+        assert (desk.kinds("new"), desk.said("left")) == ([], [1, 2, 3])
+        await asyncio.sleep(400)
+        assert (desk.kinds("new"), desk.kinds("retry"), desk.said("left")) == (
+            [QueueTimeout],
+            [NoWorkers],
+            [1, 2, 3, 4],
+        )
+        await ended(task)
+
+    timeless(_with(law, 10), 1000.0)
+
+
+@pytest.mark.parametrize(
+    ("routable", "away", "has_workers"), [(2, 2, False), (2, 1, True), (0, 0, False), (1, 0, True)]
+)
+def test_worker_that_cannot_be_reached_is_none(routable: int, away: int, *, has_workers: bool) -> None:
+    """As the last reply told."""
+
+    async def law(desk: Desk) -> None:
+        desk.reply = lambda _: Reply(routable=routable, away=away)
+        desk.ask("x")
+        await desk.settle()
+        assert desk.leases.has_workers is has_workers
+
+    run(law)
+
+
+@pytest.mark.parametrize(("reply", "told"), [(queue, QueueTimeout), (empty, NoWorkers)])
+@pytest.mark.usefixtures("clock")
+def test_wait_that_ends_is_told_by_what_was_waited_for(reply: Callable[[Call], Reply], told: type) -> None:
+    """Room, or any worker; who has left has left, whatever it was."""
+
+    async def law(desk: Desk) -> None:
+        desk.reply = reply
+        desk.ask("x", wait_s=2)
+        desk.ask("left", wait_s=2)
+        await desk.settle()
+        desk.left["left"].set()
+        await asyncio.sleep(60)
+        assert (desk.kinds("x"), desk.kinds("left")) == ([told], [ClientLeft])
+
+    timeless(_with(law, 100), 1000.0)
+
+
+def test_exchange_is_asked_again_when_it_says_that_something_will_be_to_do() -> None:
+    """To the millisecond, and once."""
+
+    async def law(desk: Desk) -> None:
+        desk.reply = lambda _: Reply(routable=2, look_in_ms=500 if len(desk.calls) == 1 else 0)
+        desk.ask("x")
+        await desk.settle()
+        for after_s, calls in ((0.4999, 1), (0.0002, 2), (100, 2)):
+            await asyncio.sleep(after_s)
+            assert len(desk.calls) == calls
+
+    run(law)
+
+
+def test_doubts_are_resolved_without_an_end_of_their_leases() -> None:
+    """Those have ended before; it is said soon, though nothing else is to say."""
+
+    async def law(desk: Desk) -> None:
+        doubts = ((Lease(1, A, 0, 0), "one"), (Lease(2, B, 0, 0), "two"))
+        desk.leases.resolve(doubts, Blame.ERROR, "job")
+        await asyncio.sleep(5)
+        assert desk.said("ended") == [
+            Ended(A, 1, Blame.ERROR, False, "job", "one"),
+            Ended(B, 2, Blame.ERROR, False, "job", "two"),
+        ]
+
+    run(law)
+
+
+def test_lease_that_its_job_cannot_take_is_given_back() -> None:
+    """By a fault of this program; the others of its call have theirs."""
+
+    async def law(desk: Desk) -> None:
+        desk.reply = give
+
+        def fail(_: object) -> None:
+            raise LookupError
+
+        desk.leases.ask(60, 30, asyncio.Event().wait, fail)  # type: ignore[arg-type]
+        desk.ask("x")
+        await desk.settle()
+        assert (desk.kinds("x"), desk.leases.load()) == ([Lease], (1, 0))
+        await asyncio.sleep(5)
+        assert desk.said("ended") == [Ended(A, 1, Blame.NONE)]
+
+    run(law)
+
+
+def test_place_that_is_given_up_is_told_at_once() -> None:
+    """Others wait behind it; no heartbeat is waited for."""
+
+    async def law(desk: Desk) -> None:
+        desk.reply = queue
+        waiter = desk.ask("x")
+        await desk.settle()
+        desk.leases.give_up(waiter)
+        await desk.settle()
+        assert (desk.said("left"), desk.told["x"]) == ([1], [])
+
+    run(law)
+
+
+def test_first_try_waits_on_where_all_workers_are_gone() -> None:
+    """It has tried none of them: that there are none is another rule's."""
+
+    async def law(desk: Desk) -> None:
+        task = await living(desk)
+        desk.reply = queue
+        desk.ask("first", wait_s=300)
+        desk.ask("retry", wait_s=300, tried=(A,))
+        await desk.settle()
+        desk.snapshot = SimpleNamespace(fleet_print="two", routable=frozenset())
+        await asyncio.sleep(2 * BEAT_S)
+        assert (desk.kinds("first"), desk.kinds("retry")) == ([], [Exhausted])
+        await ended(task)
+
+    run(law)

@@ -1,0 +1,1 @@
+"""Units of sidecar; no process, no socket to Redis."""

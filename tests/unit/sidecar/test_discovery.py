@@ -1,0 +1,429 @@
+"""Who is wanted in the fleet: the sources, which of them wins, and what each keeps where it fails. Redis is a fake."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fakeredis import FakeAsyncRedis
+
+from router.config.load import load
+from router.fleet.intents import Intents, Registration
+from router.fleet.leadership import Leadership
+from router.fleet.model import Source, Worker
+from router.fleet.records import Records
+from router.fleet.redis_client import RedisClient, RedisUnavailable
+from router.fleet.schema import Keys
+from router.fleet.worker_list import DEFAULT_PORT, known_workers, parse
+from router.scheduling.messages import configured_rules
+from sidecar.controller import Sidecar
+from sidecar.discovery import DNS_EVERY_S, GATHER_S, Membership
+from sidecar.job_probe import DeepCheck
+from sidecar.probe import Probe
+from sidecar.sources import RESOLVE_WITHIN_S, ConfigFile, DnsName, WorkersFile, addresses_of
+from tests.support.eventually import eventually
+from tests.support.files import put
+from tests.support.timeless import timeless
+
+A, B, C, D = (f"http://{name}:1" for name in "abcd")
+
+
+@pytest.fixture
+async def redis() -> AsyncIterator[RedisClient]:
+    """A client of a fake Redis with Lua, with which a sidecar has led."""
+    # Without a time limit, as the product's own client: see test_sidecar_lives.
+    async with FakeAsyncRedis(decode_responses=True, socket_timeout=None) as redis:
+        client = RedisClient(redis, "sfr", timeout_s=5)
+        await Leadership(client).lead("me", 3)
+        yield client
+
+
+class Resolver:
+    """A DNS that answers as it is told, or fails."""
+
+    def __init__(self) -> None:
+        self.addresses: list[str] | None = None
+
+    async def __call__(self, _host: str, _port: int) -> list[str]:
+        """Resolve any name."""
+        if self.addresses is None:
+            raise OSError(-2, "Name or service not known")
+        return self.addresses
+
+
+def membership(folder: Path, redis: RedisClient, text: str, resolver: Resolver | None = None) -> Membership:
+    """Return the membership by a config.yaml of this text."""
+    path = folder / "config.yaml"
+    put(path, text)
+    return Membership(path, load(path), redis, resolver or Resolver())
+
+
+def sources(wanted: dict[str, Worker]) -> dict[str, str]:
+    """Return by what each worker is named."""
+    return {url: worker.source for url, worker in wanted.items()}
+
+
+@pytest.mark.parametrize(
+    ("line", "url"),
+    [
+        ("node1", f"http://node1:{DEFAULT_PORT}"),
+        ("  Node1.example.org:9000 ", "http://node1.example.org:9000"),
+        ("10.0.0.7/run_code", f"http://10.0.0.7:{DEFAULT_PORT}"),
+        ("10.0.0.7:80/run_code/", "http://10.0.0.7"),
+        ("[fd00::1]", f"http://[fd00::1]:{DEFAULT_PORT}"),
+        ("[fd00::1]:81", "http://[fd00::1]:81"),
+        ("http://node1", "http://node1"),
+        ("https://node1:8443/box/run_code  # behind a proxy", "https://node1:8443/box"),
+    ],
+)
+def test_line_names_a_worker(line: str, url: str) -> None:
+    """Host, host:port or URL, with or without /run_code; a URL has the port that it says."""
+    assert parse(line, "f") == ((url,), ())
+
+
+@pytest.mark.parametrize(
+    "line", ["a b", "node:port", "ftp://a", "http://", "fd00::1", "a:99999", "u:p@a", "a?b", "é..é"]
+)
+def test_bad_line_is_named_with_file_and_number(line: str) -> None:
+    """Nothing else of the file is lost by it."""
+    urls, (problem,) = parse(f"a:1\r\n# all of them\n\n{line}\nb:1\na:1", "hosts.txt")
+    assert urls == (A, B)
+    assert problem == f"hosts.txt:4: expected a host, host:port or URL, got {line.replace('u:p@', '***@')!r}"
+
+
+async def test_file_is_read_again_when_it_changes(
+    tmp_path: Path, redis: RedisClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until it is there, those that it named before stay; a bad line is told once; an empty file names nobody."""
+    hosts = tmp_path / "hosts"
+    members = membership(tmp_path, redis, f"{{workers_file: {hosts}, default_max_concurrency: 4}}")
+    await members.reread()
+    await members.reread()
+    assert caplog.text.count(f"{hosts} cannot be read: No such file") == 1
+    held = Worker(D, 1, 4, Source.FILE)
+    assert members.wanted([held]) == {D: held}
+    put(hosts, "a:1\nb b\n")
+    for _ in range(2):
+        await members.reread()
+    assert members.wanted([held]) == {A: Worker(A, 1, 4, Source.FILE)}
+    assert caplog.text.count(f"Line passed over: {hosts}:2: ") == 1
+    hosts.unlink()
+    await members.reread()
+    assert members.wanted([]).keys() == {A}
+    put(hosts, "# nobody\n")
+    await members.reread()
+    assert members.wanted([held]) == {}
+    put(hosts, "\n".join("x y" for _ in range(40)))
+    await members.reread()
+    assert f"{hosts}: 30 more such lines" in caplog.text
+
+
+async def test_dns_answer_is_kept_where_a_later_one_fails(
+    tmp_path: Path, redis: RedisClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each address is a worker; a failure is told once, by the name, and takes nobody out."""
+    resolver = Resolver()
+    members = membership(tmp_path, redis, "discover: {dns: 'boxes.svc:8080'}", resolver)
+    await members.reread()
+    held = Worker("http://10.0.0.9:8080", source=Source.DNS)
+    running = asyncio.create_task(members.run())
+    await eventually(lambda: "boxes.svc:8080 cannot be resolved" in caplog.text, what="the failure told")
+    assert members.wanted([held]) == {held.url: held}
+    resolver.addresses = ["10.0.0.1", "[fd00::2]"]
+    dns = members._dns
+    assert dns is not None
+    assert await dns.look_up()
+    assert sources(members.wanted([held])) == {"http://10.0.0.1:8080": "dns", "http://[fd00::2]:8080": "dns"}
+    resolver.addresses = None
+    assert not await dns.look_up()
+    assert len(members.wanted([])) == 2
+    running.cancel()
+
+
+async def test_name_with_addresses_of_both_kinds_is_one_worker() -> None:
+    """IPv4 where there is one; else IPv6, in brackets."""
+    assert await addresses_of("127.0.0.1", 80) == ["127.0.0.1"]
+    assert await addresses_of("::1", 80) == ["[::1]"]
+    assert await addresses_of("localhost", 80) == ["127.0.0.1"]
+
+
+async def test_first_source_says_weight_and_cap_and_the_operator_over_all(tmp_path: Path, redis: RedisClient) -> None:
+    """config.yaml, then registrations, then the file; what an operator has set at run time survives a reread."""
+    put(tmp_path / "hosts", "a:1\nb:1\nc:1")
+    text = f"{{workers: [{{url: '{A}', weight: 2}}], workers_file: {tmp_path / 'hosts'}}}"
+    members = membership(tmp_path, redis, text)
+    intents = Intents(redis)
+    await intents.register(Registration(A, 9))
+    await intents.register(Registration(B, 3, 5))
+    await intents.override(A, {"max_concurrency": 6})
+    await members.reread()
+    expected = {A: Worker(A, 2, 6), B: Worker(B, 3, 5, Source.REGISTERED), C: Worker(C, source=Source.FILE)}
+    assert members.wanted([]) == expected
+    put(tmp_path / "config.yaml", text.replace("weight: 2", "weight: 4"))
+    await members.reread()
+    assert members.wanted([])[A] == Worker(A, 4, 6)
+    await intents.override(A, {"max_concurrency": None})
+    await intents.remove(B)
+    await members.reread()
+    assert (members.wanted([])[A], members.wanted([])[B].source) == (Worker(A, 4), "file")
+
+
+async def test_nobody_leaves_before_redis_has_said_who_is_registered(
+    tmp_path: Path, redis: RedisClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a sidecar that cannot read yet nor a Redis that has lost everything empties the fleet."""
+    intents = Intents(redis)
+    members = membership(tmp_path, redis, f"workers: ['{A}']")
+    held = Worker(B, 3, source=Source.REGISTERED)
+    assert sources(members.wanted([held])) == {A: "config", B: "registered"}
+    await members.reread()
+    assert sources(members.wanted([held])) == {A: "config"}
+    await intents.register(Registration(B))
+    await intents.drain(B)
+    await members.reread()
+    await redis.command(["FLUSHALL"])
+    await members.reread()
+    assert sources(members.wanted([])) == {A: "config", B: "registered"}
+    await Leadership(redis).lead("me", 3)
+    await members.reread()
+    assert sources(members.wanted([])) == {A: "config", B: "registered"}
+    assert (await intents.read()).draining == {B}
+    assert caplog.text.count("Redis has lost what it held") == 1
+
+
+async def test_wish_is_heard_at_once(tmp_path: Path, redis: RedisClient) -> None:
+    """A registration wakes the sidecar."""
+    members = membership(tmp_path, redis, "")
+    running = asyncio.create_task(members.run())
+    await members.news(within_s=1.0)  # subscribed
+    waiting = asyncio.create_task(members.news(within_s=60))
+    await Intents(redis).register(Registration(A))
+    await asyncio.wait_for(waiting, 5)
+    running.cancel()
+
+
+async def test_registered_worker_without_a_cap_has_the_fleet_s(tmp_path: Path, redis: RedisClient) -> None:
+    """As any other worker."""
+    members = membership(tmp_path, redis, "default_max_concurrency: 4")
+    await Intents(redis).register(Registration(A))
+    await Intents(redis).register(Registration(B, max_concurrency=9))
+    await members.reread()
+    assert [members.wanted([])[url].max_concurrency for url in (A, B)] == [4, 9]
+
+
+async def test_changed_settings_name_another_file_and_another_name(tmp_path: Path, redis: RedisClient) -> None:
+    """And one that names the same ones keeps what they said last, should they say nothing now."""
+    put(tmp_path / "one", "a:1")
+    put(tmp_path / "two", "b:1")
+    resolver = Resolver()
+    resolver.addresses = ["10.0.0.1"]
+    text = f"{{workers_file: {tmp_path / 'one'}, discover: {{dns: 'x:1'}}}}"
+    members = membership(tmp_path, redis, text, resolver)
+
+    async def reread(text: str) -> set[str]:
+        put(tmp_path / "config.yaml", text)
+        await members.reread()
+        if members._dns is not None and members._dns.urls is None:
+            await members._dns.look_up()
+        return set(members.wanted([]))
+
+    assert await reread(text) == {A, "http://10.0.0.1:1"}
+    (tmp_path / "one").unlink()
+    assert await reread(text.replace("{", "{timeout: 9, ", 1)) == {A, "http://10.0.0.1:1"}
+    assert await reread(text.replace("one", "two").replace("x:1", "y:2")) == {B, "http://10.0.0.1:2"}
+    assert await reread("workers: []") == set()
+
+
+async def test_what_cannot_be_read_of_intent_is_told_once(
+    tmp_path: Path, redis: RedisClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until it is another problem."""
+    members = membership(tmp_path, redis, "")
+    for wrong, told in (("much", 1), ("more", 2)):
+        await redis.command(["HSET", "sfr:intent", f"weight {A}", wrong])
+        for _ in range(3):
+            await members.reread()
+            assert caplog.text.count("Passed over: ") == told
+    await redis.command(["HDEL", "sfr:intent", f"weight {A}"])
+    await members.reread()
+    assert caplog.text.count("Passed over: ") == 2
+
+
+def scripted(tmp_path: Path, heard: Callable[[], bool], resolver: Resolver | None = None) -> Membership:
+    """Return a membership that tries to listen, as `heard` says whether it can."""
+
+    async def hear(_channel: str) -> AsyncIterator[None]:
+        if not heard():
+            raise RedisUnavailable("away")
+        yield None
+        await asyncio.Event().wait()
+
+    redis: Any = SimpleNamespace(keys=Keys("sfr"), heard=hear, register=lambda _: None)
+    return membership(tmp_path, redis, "discover: {dns: 'x:1'}", resolver)
+
+
+def test_news_are_waited_for_and_gathered(tmp_path: Path) -> None:
+    """A wish wakes the sidecar after a moment, in which others may come; without one it looks when time is up."""
+
+    async def main() -> None:
+        members = scripted(tmp_path, lambda: True)
+        since = asyncio.get_running_loop().time
+
+        async def waited_s() -> float:
+            start = since()
+            await members.news(within_s=7)
+            return since() - start
+
+        assert await waited_s() == 7
+        members._news.set()
+        assert await waited_s() == pytest.approx(GATHER_S)
+        assert await waited_s() == pytest.approx(7)
+
+    timeless(main())
+
+
+def test_redis_is_listened_to_again_each_second(tmp_path: Path) -> None:
+    """Where it is away: not more often, and not less."""
+    tries: list[float] = []
+
+    async def main() -> None:
+        def heard() -> bool:
+            tries.append(asyncio.get_running_loop().time())
+            return False
+
+        running = asyncio.create_task(scripted(tmp_path, heard).run())
+        await asyncio.sleep(9.5)
+        running.cancel()
+        assert tries == list(range(10))
+
+    timeless(main())
+
+
+def test_another_answer_of_the_dns_wakes_the_sidecar(tmp_path: Path) -> None:
+    """It is asked every 5 s; the same answer wakes nobody."""
+
+    async def main() -> None:
+        resolver = Resolver()
+        resolver.addresses = ["10.0.0.1"]
+        members = scripted(tmp_path, lambda: False, resolver)
+        running = asyncio.create_task(members.run())
+        clock = asyncio.get_running_loop().time
+        await members.news(within_s=60)
+        assert clock() == pytest.approx(GATHER_S)
+        asyncio.get_running_loop().call_at(32, resolver.addresses.append, "10.0.0.2")
+        await members.news(within_s=60)
+        assert clock() == pytest.approx(7 * DNS_EVERY_S + GATHER_S)
+        running.cancel()
+
+    timeless(main())
+
+
+def test_name_that_cannot_be_resolved_is_told_once_each_time(caplog: pytest.LogCaptureFixture) -> None:
+    """With the reason; so is that it can again."""
+
+    async def main() -> None:
+        caplog.set_level("INFO")
+        resolver = Resolver()
+        dns = DnsName("boxes.svc:1", resolver)
+        for addresses in (None, None, ["10.0.0.1"], ["10.0.0.1"], ["10.0.0.1"], None, None):
+            resolver.addresses = addresses
+            await dns.look_up()
+        assert dns.urls == ("http://10.0.0.1:1",)
+
+        async def hang(_host: str, _port: int) -> list[str]:
+            await asyncio.Event().wait()
+            return []
+
+        assert not await DnsName("slow.svc:1", hang).look_up()
+        assert asyncio.get_running_loop().time() == RESOLVE_WITHIN_S
+
+    timeless(main())
+    failing = "{} cannot be resolved, its last answer stays in force: {}"
+    assert caplog.messages == [
+        failing.format("boxes.svc:1", "Name or service not known"),
+        "boxes.svc:1 is resolved again",
+        failing.format("boxes.svc:1", "Name or service not known"),
+        failing.format("slow.svc:1", "no answer within 5 s"),
+    ]
+
+
+async def test_what_a_resolver_says_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """An address that is none as long as it is in the answer; an error of any kind as it comes."""
+    resolver = Resolver()
+    dns = DnsName("boxes.svc:1", resolver)
+    for addresses in (["10.0.0.1", "1.2"],) * 3:
+        resolver.addresses = addresses
+        await dns.look_up()
+    assert [line.startswith("Address passed over: ") for line in caplog.messages] == [True]
+
+    async def odd(_host: str, _port: int) -> list[str]:
+        raise UnicodeError("label too long")
+
+    caplog.clear()
+    assert not await DnsName("odd.svc:1", odd).look_up()
+    assert caplog.messages == ["odd.svc:1 cannot be resolved, its last answer stays in force: label too long"]
+
+
+def test_file_that_cannot_be_read_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What it said last stays; of its bad lines as many are told as fit, and how many more there are."""
+    path = tmp_path / "hosts"
+    put(path, "a:1\n" + "x y\n" * 10)
+    hosts = WorkersFile(path)
+    for _ in range(2):
+        hosts.reread()
+    assert (hosts.urls, caplog.text.count("Line passed over"), "more such lines" in caplog.text) == ((A,), 10, False)
+    put(path, "a:1\n" + "x y\n" * 11)
+    hosts.reread()
+    assert f"{path}: 1 more such lines" in caplog.text
+    put(path, b"b:1\n\xff\n")
+    for _ in range(2):
+        hosts.reread()
+    assert (hosts.urls, caplog.text.count(f"{path} cannot be read: it is not UTF-8")) == ((A,), 1)
+    path.unlink()
+    for _ in range(2):
+        hosts.reread()
+    assert (hosts.urls, caplog.text.count(f"{path} cannot be read: No such file or directory")) == ((A,), 1)
+
+
+def test_configuration_is_read_when_it_changes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Not before; a bad one is told once, and gives nothing."""
+    caplog.set_level("INFO")
+    path = tmp_path / "config.yaml"
+    put(path, "timeout: 7")
+    config = ConfigFile(path)
+    assert [config.reread(), config.reread()] == [None, None]
+    put(path, "timeout: 123")
+    first, second = config.reread(), config.reread()
+    assert first is not None
+    assert (first.timeout, second) == (123, None)
+    put(path, "timeout: never")
+    assert [config.reread(), config.reread()] == [None, None]
+    assert [caplog.text.count(told) for told in ("read again: 0 workers", "Configuration not taken over")] == [1, 1]
+
+
+def test_router_knows_config_and_file_without_asking_anybody(tmp_path: Path) -> None:
+    """Where it starts without Redis, these are its fleet; a file that is not there names nobody."""
+    put(tmp_path / "hosts", "a:1\nbad line\nd:1")
+    path = tmp_path / "config.yaml"
+    text = f"{{workers: [{{url: '{A}', weight: 2}}], workers_file: {tmp_path / 'hosts'}, default_max_concurrency: 3}}"
+    put(path, text)
+    assert known_workers(load(path)) == [Worker(A, 2, 3), Worker(D, 1, 3, Source.FILE)]
+    put(path, text.replace("hosts", "none"))
+    assert known_workers(load(path)) == [Worker(A, 2, 3)]
+
+
+async def test_drain_of_nobody_is_said_once(
+    tmp_path: Path, redis: RedisClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An operator's slip in a host's name drains nobody, and the log names it."""
+    settings = load(Path("config.yaml"))
+    deep = DeepCheck("sidecar", configured_rules(settings), redis, probe := Probe(settings.tls))
+    members = membership(tmp_path, redis, "")
+    sidecar = Sidecar("me", members, Leadership(redis), Records(redis), probe, deep)
+    await redis.command(["SADD", "sfr:drain", "http://nobody:1/"])
+    for _ in range(3):
+        await members.reread()
+        sidecar._tell_strangers({A})
+    assert caplog.text.count("http://nobody:1 is drained, but no such worker is in the fleet") == 1

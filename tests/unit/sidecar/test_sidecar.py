@@ -1,0 +1,713 @@
+"""The sidecar's life and one worker's checks, hours at once: Redis, members and workers are scripted."""
+
+import asyncio
+import itertools
+import random
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from router.config.settings import HealthCheckSettings, Settings
+from router.config.worker_auth import WorkerAuth
+from router.fleet.leadership import Term
+from router.fleet.model import Health, Observation, Worker, WorkerRecord
+from router.fleet.redis_client import RedisUnavailable
+from sidecar.checker import Checkup
+from sidecar.controller import GATHER_S, LEAD_TTL_S, RECHECK_S, RENEW_S, REREAD_S, Sidecar
+from sidecar.job_probe import NoRoom
+from tests.support.timeless import timeless
+
+A, B = "http://a:1", "http://b:1"
+INTERVAL_S = 30
+SETTINGS = Settings.model_validate({"workers": [], "health_check_interval": INTERVAL_S})
+
+
+@pytest.fixture(autouse=True)
+def _same_spread() -> None:
+    """Checks come at the same moments each time."""
+    random.seed(1)
+
+
+@dataclass
+class Written:
+    """What one call wrote."""
+
+    at: float
+    records: dict[str, WorkerRecord]
+    gone: set[str]
+    changed: bool
+
+
+@dataclass
+class Memory:
+    """Redis as this sidecar sees it: whether it is there, who leads, what was written."""
+
+    is_there: bool = True
+    other_leads: bool = False
+    refuses: bool = False
+    held: tuple[WorkerRecord, ...] = ()
+    terms: int = 0
+    asked: int = 0
+    written: list[Written] = field(default_factory=list)
+    resigned: list[int] = field(default_factory=list)
+    leads_until: float = -1.0
+    finished: dict[str, float] = field(default_factory=dict)
+
+    def _answer(self) -> None:
+        if not self.is_there:
+            raise RedisUnavailable("away")
+
+    async def lead(self, name: str, ttl_s: float) -> Term | None:
+        """Give or renew the lead, unless another one has it."""
+        self._answer()
+        now = asyncio.get_running_loop().time()
+        if self.other_leads:
+            self.leads_until = -1.0
+            return None
+        if now > self.leads_until:
+            self.terms += 1
+        self.leads_until = now + ttl_s
+        return Term(self.terms, name)
+
+    async def resign(self, term: Term) -> None:
+        """Take note."""
+        self._answer()
+        self.resigned.append(term.token)
+
+    async def load(self) -> SimpleNamespace:
+        """Tell what the last leader wrote."""
+        self._answer()
+        return SimpleNamespace(records=self.held)
+
+    async def record(
+        self, term: Term, written_at: datetime, records: Iterable[WorkerRecord], gone: Iterable[str], *, changed: bool
+    ) -> bool:
+        """Keep what is written."""
+        del written_at
+        self.asked += 1
+        self._answer()
+        if self.refuses or term.token != self.terms:
+            return False
+        now = asyncio.get_running_loop().time()
+        self.written.append(Written(now, {record.worker.url: record for record in records}, set(gone), changed))
+        return True
+
+    async def finished_s_ago(self, worker_url: str) -> float | None:
+        """Tell when a job last ended well there."""
+        self._answer()
+        at = self.finished.get(worker_url)
+        return None if at is None else asyncio.get_running_loop().time() - at
+
+
+class Members:
+    """The fleet as it is wanted."""
+
+    settings = SETTINGS
+    draining: frozenset[str] = frozenset()
+
+    def __init__(self, *urls: str) -> None:
+        self.workers = {url: Worker(url) for url in urls}
+        self.runs = False
+        self.rereads = 0
+
+    async def run(self) -> None:
+        """Live on."""
+        self.runs = True
+        await asyncio.Event().wait()
+
+    async def news(self, within_s: float) -> None:
+        """Nothing is told of a change."""
+        await asyncio.sleep(within_s)
+
+    async def reread(self) -> None:
+        """Take note."""
+        self.rereads += 1
+
+    def wanted(self, held: Sequence[Worker]) -> dict[str, Worker]:
+        """Return those wanted."""
+        del held
+        return dict(self.workers)
+
+
+class Workers:
+    """Answer pings by `errors`, and jobs by `job`; when each ping came is kept."""
+
+    def __init__(self) -> None:
+        self.errors: dict[str, str | None] = {}
+        self.pings: dict[str, list[float]] = {}
+        self.hang: set[str] = set()
+        self.deep: list[float] = []
+        self.job: Callable[[], str | None] = lambda: None
+        self.auth = WorkerAuth()
+
+    async def ping(self, url: str, settings: HealthCheckSettings) -> Observation:
+        """Answer at once, or never."""
+        del settings
+        self.pings.setdefault(url, []).append(asyncio.get_running_loop().time())
+        if url in self.hang:
+            await asyncio.Event().wait()
+        return Observation(datetime.now(UTC), 1.0, self.errors.get(url))
+
+    async def run(self, url: str, timeout_s: float) -> str | None:
+        """Run a job."""
+        del url, timeout_s
+        self.deep.append(asyncio.get_running_loop().time())
+        return self.job()
+
+
+class Life:
+    """One sidecar, and what is around it."""
+
+    def __init__(self, *urls: str) -> None:
+        self.memory, self.members, self.workers = Memory(), Members(*urls), Workers()
+        around: tuple[Any, ...] = (self.members, self.memory, self.memory, self.workers, self.workers)
+        self.sidecar = Sidecar("me", *around)
+
+    @asynccontextmanager
+    async def led(self, seconds: float = 5) -> AsyncIterator[Memory]:
+        """Let it live on for so long, and then while the block runs."""
+        living = asyncio.create_task(self.sidecar.run())
+        await asyncio.sleep(seconds)
+        yield self.memory
+        living.cancel()
+        await asyncio.gather(living, return_exceptions=True)
+
+    def checked(self, url: str, since: float) -> list[float]:
+        """Return when it was pinged from then on."""
+        return [at for at in self.workers.pings.get(url, []) if at >= since]
+
+
+def now() -> float:
+    """Return the loop's time."""
+    return asyncio.get_running_loop().time()
+
+
+def test_sidecar_that_leads_again_checks_its_workers_again() -> None:
+    """Another one had the lead for a while: in the first moment of the new term all are checked and written."""
+
+    async def main() -> None:
+        life = Life(A, B)
+        async with life.led() as memory:
+            memory.other_leads = True
+            await asyncio.sleep(10)
+            lost, memory.other_leads = now(), False
+            life.workers.hang = {B}
+            before = len(memory.written)
+            await asyncio.sleep(RENEW_S + GATHER_S + 0.1)
+            assert [len(life.checked(url, lost)) for url in (A, B)] == [1, 1]
+            assert memory.written[before].records.keys() == {A, B}
+            assert memory.written[before].changed
+            await asyncio.sleep(3 * INTERVAL_S)
+            assert len(life.checked(A, lost)) >= 3
+
+    timeless(main())
+
+
+def test_nobody_is_checked_without_the_lead() -> None:
+    """Neither before it nor after it."""
+
+    async def main() -> None:
+        life = Life(A)
+        life.memory.other_leads = True
+        async with life.led(100) as memory:
+            assert (life.workers.pings, memory.written) == ({}, [])
+            assert life.members.runs
+            assert life.members.rereads >= 100  # it keeps up with config.yaml all the same
+            memory.other_leads = False
+            await asyncio.sleep(5)
+            memory.other_leads = True
+            await asyncio.sleep(2 * RENEW_S)
+            since = now()
+            await asyncio.sleep(10 * INTERVAL_S)
+            assert life.checked(A, since) == []
+
+    timeless(main())
+
+
+@pytest.mark.parametrize("error", ["refused", None])
+def test_change_of_health_seen_while_redis_is_away_is_told_when_it_is_back(error: str | None) -> None:
+    """The routers are told that there is a change, though nothing more has changed by then."""
+
+    async def main() -> None:
+        life = Life(A)
+        life.workers.errors[A] = None if error else "refused"
+        async with life.led() as memory:
+            memory.is_there = False
+            life.workers.errors[A] = error
+            await asyncio.sleep(3 * INTERVAL_S)
+            before, memory.is_there = len(memory.written), True
+            await asyncio.sleep(RENEW_S + 2 * GATHER_S)
+            assert memory.terms == 1 or memory.written[before].changed
+            written = memory.written[before]
+            assert (written.records[A].health, written.changed) == ("unhealthy" if error else "healthy", True)
+
+    timeless(main())
+
+
+def test_redis_that_is_away_takes_nobody_the_lead() -> None:
+    """The checks go on, and what they see is written when it is back; it is asked again each second, not more often."""
+
+    async def main() -> None:
+        life = Life(A)
+        async with life.led() as memory:
+            memory.is_there = False
+            since, asked = now(), memory.asked
+            life.workers.errors[A] = "refused"
+            await asyncio.sleep(2 * INTERVAL_S)
+            assert len(life.checked(A, since)) >= 1
+            assert 20 < memory.asked - asked <= 2 * INTERVAL_S
+            memory.is_there = True
+            memory.leads_until = now() + LEAD_TTL_S
+            await asyncio.sleep(5)
+            assert (memory.terms, memory.resigned) == (1, [])
+            assert memory.written[-1].records.keys() == {A}
+
+    timeless(main())
+
+
+def test_worker_that_leaves_while_redis_is_away_is_forgotten_there_later() -> None:
+    """Unless it has come back meanwhile."""
+
+    async def main() -> None:
+        life = Life(A, B)
+        async with life.led() as memory:
+            memory.is_there = False
+            life.members.workers = {}
+            await asyncio.sleep(3 * REREAD_S)
+            life.members.workers = {B: Worker(B)}
+            await asyncio.sleep(3 * REREAD_S)
+            before, memory.is_there = len(memory.written), True
+            memory.leads_until = now() + LEAD_TTL_S
+            await asyncio.sleep(3)
+            (written,) = memory.written[before:]
+            assert (written.gone, set(written.records), written.changed) == ({A}, {B}, True)
+
+    timeless(main())
+
+
+def test_worker_that_leaves_is_checked_no_more() -> None:
+    """The routers hear of it at once; back again it is new, and checked at once."""
+
+    async def main() -> None:
+        life = Life(A, B)
+        async with life.led() as memory:
+            del life.members.workers[A]
+            before = len(memory.written)
+            await asyncio.sleep(REREAD_S + GATHER_S + 0.1)
+            assert [(written.gone, written.changed) for written in memory.written[before:]] == [({A}, True)]
+            since = now()
+            await asyncio.sleep(5 * INTERVAL_S)
+            assert life.checked(A, since) == []
+            assert life.checked(B, since)
+            assert (memory.terms, memory.resigned) == (1, [])
+            life.members.workers[A] = Worker(A)
+            since = now()
+            await asyncio.sleep(REREAD_S + 0.1)
+            assert len(life.checked(A, since)) == 1
+
+    timeless(main())
+
+
+def test_worker_that_is_back_before_anybody_heard_of_it_has_not_left() -> None:
+    """It would be written and struck out in one."""
+
+    async def main() -> None:
+        life = Life(A, B)
+        there = dict(life.members.workers)
+        steps = iter([(5.0, {B: Worker(B)}), (GATHER_S / 2, there), (1000, there)])
+
+        async def news(within_s: float) -> None:
+            del within_s
+            after_s, life.members.workers = next(steps)
+            await asyncio.sleep(after_s)
+
+        life.members.news = news  # type: ignore[method-assign]
+        async with life.led(4) as memory:
+            before = len(memory.written)
+            await asyncio.sleep(2)
+            (written,) = [written for written in memory.written[before:] if written.changed]
+            assert (set(written.records), written.gone) == ({A}, set())
+
+    timeless(main())
+
+
+def test_drain_of_no_worker_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Not for each look at it; one of a worker that has just joined is none."""
+
+    async def main() -> None:
+        life = Life(A)
+        life.members.draining = frozenset({A, B})
+        async with life.led(10 * REREAD_S):
+            told = [line for line in caplog.messages if "drained" in line]
+            assert told == [f"{B} is drained, but no such worker is in the fleet"]
+            life.members.draining = frozenset({A})
+            await asyncio.sleep(2 * REREAD_S)
+            life.members.draining = frozenset({A, B})
+            await asyncio.sleep(2 * REREAD_S)
+            assert caplog.messages.count(told[0]) == 2
+
+    timeless(main())
+
+
+def test_leader_keeps_up_with_what_is_configured_and_the_workers_secrets() -> None:
+    """Also at the beginning of a term that follows another one at once."""
+
+    async def main() -> None:
+        life = Life(A)
+        reread_at: list[float] = []
+
+        def reread(settings: Settings) -> None:
+            assert settings is SETTINGS
+            reread_at.append(now())
+
+        async def news(within_s: float) -> None:
+            await asyncio.sleep(1.3 * within_s)  # not when the lead is renewed
+
+        life.workers.auth = SimpleNamespace(reread=reread)  # type: ignore[assignment]
+        life.members.news = news  # type: ignore[method-assign]
+        async with life.led(14 * REREAD_S) as memory:
+            assert life.members.rereads >= 10
+            assert len(reread_at) == life.members.rereads - 1  # the first is before any term
+            memory.terms += 1  # as though another one had led: the next write is refused
+            life.workers.errors[A] = "sick"
+            while not memory.resigned:
+                since = now()
+                await asyncio.sleep(0.001)
+            assert since <= reread_at[-1]
+
+    timeless(main())
+
+
+def test_one_check_begins_in_each_round_of_the_loop() -> None:
+    """All of a large fleet at once would take the loop for seconds, and time out by no fault of the workers."""
+
+    async def main() -> None:
+        life, rounds, began = Life(*(f"http://{number}" for number in range(20))), 0, []
+        ping = life.workers.ping
+
+        async def noted(url: str, settings: HealthCheckSettings) -> Observation:
+            began.append(rounds)
+            return await ping(url, settings)
+
+        async def count() -> None:
+            nonlocal rounds
+            while len(began) < 20:
+                rounds += 1
+                await asyncio.sleep(0)
+
+        life.workers.ping = noted  # type: ignore[method-assign]
+        living = asyncio.create_task(life.sidecar.run())
+        await count()
+        living.cancel()
+        await asyncio.gather(living, return_exceptions=True)
+        assert len(set(began)) == 20
+
+    timeless(main())
+
+
+def test_check_that_cannot_be_done_says_how_long_it_took() -> None:
+    """In milliseconds, and what it was."""
+
+    async def main() -> None:
+        await asyncio.sleep(100)
+        memory, workers = Memory(), Workers()
+        checkup, check = await no_sign(memory, workers)
+
+        async def ping(url: str, settings: HealthCheckSettings) -> Observation:
+            del url, settings
+            await asyncio.sleep(2)
+            raise LookupError("odd")
+
+        workers.ping = ping  # type: ignore[method-assign]
+        seen = await checkup.look(Health.HEALTHY, check)
+        assert (seen.error, seen.latency_ms) == ("cannot be checked: LookupError: odd", 2000)
+
+    timeless(main())
+
+
+def test_changed_worker_is_written_and_told_and_keeps_its_health() -> None:
+    """A new weight is no new worker: it is not checked for it. What is as it was is not written."""
+
+    async def main() -> None:
+        life = Life(A, B)
+        async with life.led() as memory:
+            before = len(memory.written)
+            life.members.workers[A] = Worker(A, weight=7)
+            since = now()
+            await asyncio.sleep(REREAD_S + GATHER_S + 0.1)
+            (written,) = memory.written[before:]
+            record = written.records[A]
+            assert (record.worker.weight, record.health, written.changed) == (7, Health.HEALTHY, True)
+            assert (set(written.records), life.checked(A, since)) == ({A}, [])
+
+    timeless(main())
+
+
+def test_check_that_changes_nothing_wakes_no_router() -> None:
+    """It is written, without a word to the routers."""
+
+    async def main() -> None:
+        life = Life(A)
+        async with life.led(3 * INTERVAL_S) as memory:
+            assert len(memory.written) >= 3
+            assert [written.changed for written in memory.written[2:]] == [False] * (len(memory.written) - 2)
+
+    timeless(main())
+
+
+def test_refused_write_ends_the_term() -> None:
+    """Another one leads: what was to be written is, in the next term."""
+
+    async def main() -> None:
+        life = Life(A)
+        async with life.led() as memory:
+            memory.refuses = True
+            life.workers.errors[A] = "refused"
+            await asyncio.sleep(2 * INTERVAL_S)
+            assert memory.resigned[:1] == [1]
+            memory.refuses = False
+            before = len(memory.written)
+            await asyncio.sleep(5)
+            assert memory.written[before].records[A].health is Health.UNHEALTHY
+
+    timeless(main())
+
+
+def test_worker_that_leaves_in_the_moment_the_lead_is_lost_is_forgotten_in_the_next_term() -> None:
+    """The write that told of it was refused."""
+
+    async def main() -> None:
+        life = Life(A, B)
+        async with life.led() as memory:
+            memory.refuses = True
+            del life.members.workers[A]
+            await asyncio.sleep(3 * REREAD_S)
+            memory.refuses = False
+            before = len(memory.written)
+            await asyncio.sleep(5)
+            assert set().union(*(written.gone for written in memory.written[before:])) == {A}
+
+    timeless(main())
+
+
+def test_each_change_of_health_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """With its reason; what stays as it was is not."""
+
+    async def main() -> None:
+        life = Life(A)
+        async with life.led(3 * INTERVAL_S):
+            life.workers.errors[A] = "refused"
+            await asyncio.sleep(3 * INTERVAL_S)
+            life.workers.errors[A] = None
+            await asyncio.sleep(3 * INTERVAL_S)
+
+    caplog.set_level("INFO")
+    timeless(main())
+    told = [record.message for record in caplog.records if record.message.startswith(f"Worker {A} is ")]
+    ill = f"Worker {A} is unhealthy after 2 failed checks: refused"
+    assert told == [f"Worker {A} is healthy", ill, f"Worker {A} is healthy"]
+
+
+def test_new_leader_takes_over_what_the_last_one_wrote() -> None:
+    """A worker is not unknown because another sidecar looks at it now; those wanted no more are forgotten."""
+
+    async def main() -> None:
+        life = Life(A)
+        life.memory.held = tuple(WorkerRecord(Worker(url), Health.UNHEALTHY, failures=3) for url in (A, B))
+        life.workers.errors[A] = "refused"
+        async with life.led(3) as memory:
+            first = memory.written[0]
+            assert (first.records[A].health, first.records[A].failures) == (Health.UNHEALTHY, 4)
+            assert (set(first.records), first.gone, first.changed) == ({A}, {B}, True)
+
+    timeless(main())
+
+
+@pytest.mark.parametrize(
+    ("error", "finishes", "least_s", "most_s"),
+    [(None, False, 27, 33), ("refused", False, 1.8, 2.2), ("timed out", True, 1.8, 2.2)],
+)
+def test_worker_in_doubt_is_asked_again_soon(error: str | None, finishes: bool, least_s: float, most_s: float) -> None:
+    """One that fails, or only its jobs speak for, every 2 s; the others once in an interval, a tenth more or less."""
+
+    async def main() -> None:
+        life = Life(A)
+        life.workers.errors[A] = error
+        async with life.led() as memory:
+            for _ in range(400):
+                if finishes:
+                    memory.finished[A] = now()
+                await asyncio.sleep(1)
+            times = life.workers.pings[A]
+            gaps = [later - earlier for earlier, later in itertools.pairwise(times[1:])]
+            assert gaps
+            assert least_s - 0.01 <= min(gaps)
+            assert max(gaps) <= most_s + 0.01
+            assert max(gaps) - min(gaps) > 0.01  # they drift
+            if finishes:
+                assert memory.written[-1].records[A].failures == 0
+
+    assert RECHECK_S == 2
+    timeless(main())
+
+
+def test_checks_of_many_workers_are_spread_over_the_interval() -> None:
+    """All are checked at once when they are new, later each at its own moment; one write gathers a moment's."""
+
+    async def main() -> None:
+        urls = [f"http://w{number}:1" for number in range(60)]
+        life = Life(*urls)
+        async with life.led(0) as memory:
+            await asyncio.sleep(2 * GATHER_S)
+            assert life.workers.pings.keys() == set(urls)
+            assert set(memory.written[0].records) == set(urls)
+            await asyncio.sleep(INTERVAL_S)
+            second = sorted(life.workers.pings[url][1] for url in urls)
+            assert len(second) == 60
+            assert second[8] < INTERVAL_S / 2 < second[52]
+
+    timeless(main())
+
+
+async def no_sign(memory: Memory, workers: Workers, **check: Any) -> tuple[Checkup, HealthCheckSettings]:
+    """Return the checks of one worker."""
+    parts: tuple[Any, ...] = (memory, workers, workers)
+    return Checkup(A, *parts), HealthCheckSettings.model_validate(check)
+
+
+def test_each_finished_job_outvotes_one_failed_ping() -> None:
+    """And only where it ended after the last sign of life; without Redis nothing does."""
+
+    async def main() -> None:
+        memory, workers = Memory(), Workers()
+        checkup, check = await no_sign(memory, workers)
+
+        async def look() -> Observation:
+            await asyncio.sleep(10)
+            return await checkup.look(Health.HEALTHY, check)
+
+        workers.errors[A] = "timed out after 5 s"
+        memory.finished[A] = -5  # before the sidecar began
+        assert (await look()).is_outvoted is False
+        memory.finished[A] = now() + 4
+        seen = await look()
+        assert (seen.is_outvoted, seen.error) == (True, "timed out after 5 s, but it finished a job 6.0 s ago")
+        seen = await look()
+        assert (seen.is_outvoted, seen.error) == (False, "timed out after 5 s")
+        workers.errors[A] = None
+        memory.finished[A] = now() + 10
+        assert (await look()).error is None
+        workers.errors[A] = "timed out"
+        assert (await look()).is_outvoted is False  # that job came before the pong
+        memory.finished[A] = now() + 5
+        memory.is_there = False
+        seen = await look()
+        assert (seen.is_outvoted, seen.error) == (False, "timed out")
+        memory.is_there = True
+        memory.finished.clear()
+        assert (await look()).is_outvoted is False
+
+    timeless(main())
+
+
+def test_job_comes_with_every_so_many_good_pings() -> None:
+    """None where it is not asked for, none after a bad ping; the first check has one."""
+
+    async def main() -> None:
+        memory, workers = Memory(), Workers()
+        checkup, check = await no_sign(memory, workers, deep=True, deep_every=3)
+        ran = []
+        for number in range(8):
+            workers.errors[A] = "refused" if number == 1 else None
+            before = len(workers.deep)
+            await checkup.look(Health.HEALTHY, check)
+            ran.append(len(workers.deep) - before)
+        assert ran == [1, 0, 0, 0, 1, 0, 0, 1]
+        checkup, check = await no_sign(memory, workers, deep=False)
+        before = len(workers.deep)
+        await checkup.look(Health.UNHEALTHY, check)
+        assert len(workers.deep) == before
+
+    timeless(main())
+
+
+def test_who_fails_its_job_is_ill_until_one_is_done() -> None:
+    """Pings alone bring it back no more, nor anybody who was found ill."""
+
+    async def main() -> None:
+        memory, workers = Memory(), Workers()
+        checkup, check = await no_sign(memory, workers, deep=True, deep_every=100)
+        workers.job = lambda: "SandboxError: no space"
+        for _ in range(3):
+            seen = await checkup.look(Health.HEALTHY, check)
+            assert seen.error == "answers pings, but failed a job: SandboxError: no space"
+            assert not seen.is_outvoted
+        workers.job = lambda: None
+        assert (await checkup.look(Health.HEALTHY, check)).error is None
+        assert len(workers.deep) == 4
+        assert (await checkup.look(Health.HEALTHY, check)).error is None
+        assert len(workers.deep) == 4
+        await checkup.look(Health.UNHEALTHY, check)
+        assert len(workers.deep) == 5
+
+    timeless(main())
+
+
+def test_full_worker_is_asked_for_its_job_at_the_next_check() -> None:
+    """A ping speaks for it meanwhile, but not where it has been found ill."""
+
+    async def main() -> None:
+        memory, workers = Memory(), Workers()
+        checkup, check = await no_sign(memory, workers, deep=True, deep_every=5)
+
+        def full() -> str | None:
+            raise NoRoom
+
+        workers.job = full
+        for health, is_outvoted in ((Health.HEALTHY, False), (Health.UNHEALTHY, True), (Health.HEALTHY, False)):
+            seen = await checkup.look(health, check)
+            assert (seen.error, seen.is_outvoted) == (None, is_outvoted)
+        assert len(workers.deep) == 3
+
+    timeless(main())
+
+
+def test_job_that_times_out_is_no_illness_where_others_end() -> None:
+    """The worker is busy; where none ends, it is stuck, and must show a job."""
+
+    async def main() -> None:
+        memory, workers = Memory(), Workers()
+        checkup, check = await no_sign(memory, workers, deep=True, deep_every=100)
+
+        def late() -> str | None:
+            memory.finished |= finished
+            raise TimeoutError
+
+        workers.job = late
+        finished: dict[str, float] = {}
+        seen = await checkup.look(Health.HEALTHY, check)
+        assert (seen.error, seen.is_outvoted) == ("answers pings and timed out on a job after 5 s", False)
+        await asyncio.sleep(10)
+        finished = {A: now() + 1}
+        seen = await checkup.look(Health.HEALTHY, check)
+        assert seen.is_outvoted
+        workers.job = lambda: None
+        for _ in range(2):
+            await checkup.look(Health.HEALTHY, check)
+            assert len(workers.deep) == 3  # still due the first time: no job has been done yet
+        for finished_by_then, must_work in (({}, 1), ({A: now() + 31}, 0)):
+            await asyncio.sleep(15)
+            finished = finished_by_then
+            workers.job = late
+            await checkup.look(Health.UNHEALTHY, check)
+            workers.job = lambda: None
+            before = len(workers.deep)
+            await checkup.look(Health.HEALTHY, check)
+            assert len(workers.deep) - before == must_work
+
+    timeless(main())

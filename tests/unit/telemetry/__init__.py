@@ -1,0 +1,1 @@
+"""Units of router.telemetry; no process, no socket to Redis."""

@@ -1,0 +1,65 @@
+"""What is counted in one process, and how it gets into Prometheus' values."""
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from router.policy.verdict import Kind, Outcome
+from router.telemetry.prometheus import BulkHistogram
+from router.telemetry.recorder import BOUNDS_S, Tally, Timing
+
+TIMES = st.lists(st.one_of(st.floats(0, 1000), st.sampled_from(BOUNDS_S)), max_size=30)
+
+
+@given(TIMES, TIMES)
+def test_bulk_histogram_shows_what_observing_one_by_one_does(first: list[float], second: list[float]) -> None:
+    """Times added many at once fall into the same buckets, those on a bound, too."""
+    registry = CollectorRegistry()
+    bulk = BulkHistogram("bulk", "-", registry=registry, buckets=BOUNDS_S)
+    single = BulkHistogram("single", "-", registry=registry, buckets=BOUNDS_S)
+    for times in (first, second):
+        timing = Timing()
+        for seconds in times:
+            timing.add(seconds)
+            single.observe(seconds)
+        bulk.add(timing)
+    shown = {family.name: [sample[1:3] for sample in family.samples] for family in registry.collect()}
+    *bulk_buckets, (_, bulk_sum) = shown["bulk"]
+    *single_buckets, (_, single_sum) = shown["single"]
+    assert bulk_buckets == single_buckets
+    assert abs(bulk_sum - single_sum) < 1e-6
+
+
+@given(TIMES, TIMES)
+def test_sum_of_timings_holds_all(first: list[float], second: list[float]) -> None:
+    """As if all had been counted in one."""
+    parts, whole = (Timing(), Timing()), Timing()
+    for timing, times in zip(parts, (first, second), strict=True):
+        for seconds in times:
+            timing.add(seconds)
+            whole.add(seconds)
+    assert Timing.sum(parts).counts == whole.counts
+    assert Timing.sum(parts).count == len(first) + len(second)
+
+
+def test_what_is_taken_is_counted_once() -> None:
+    """Each count is in one taking and no other."""
+    tally = Tally()
+    tally.attempt_ended("http://a", Kind.RESULT, 0.5)
+    tally.attempt_ended("http://a", Kind.FAULT, 0.25)
+    tally.job_ended("/run_code", 200, Outcome.RESULT, 0.75)
+    first = tally.take()
+    tally.answer_cut("http://a")
+    second, third = tally.take(), tally.take()
+    assert [counts.jobs["/run_code", 200, Outcome.RESULT].count for counts in (first, second)] == [1, 0]
+    worker = first.workers["http://a"]
+    assert (worker.jobs, worker.failures, worker.seconds) == (2, 1, 0.75)
+    assert second.workers["http://a"].failures == second.cut_answers == 1
+    assert not third.workers
+
+
+def test_bounds_are_three_a_decade_and_rise() -> None:
+    """So that a percentile read from them is off by a factor of 2.5 at most."""
+    assert all(1 < high / low <= 2.5 for low, high in itertools.pairwise(BOUNDS_S))

@@ -1,0 +1,1 @@
+"""Units of router.upstream; no process, no socket to Redis."""

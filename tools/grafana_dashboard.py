@@ -1,0 +1,305 @@
+"""`python -m tools.grafana_dashboard`: write Grafana's dashboard, deploy/grafana/sandboxfusion-router.json, from this.
+
+As JSON it is two thousand lines of Grafana's own words; what matters of it, titles, units and expressions, is this.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tools.grafana_model import Panel, Row, Variable, dashboard
+
+FILE = Path(__file__).parent.parent / "deploy" / "grafana" / "sandboxfusion-router.json"
+
+# Which series: of one fleet; of the chosen routers of it; of the chosen workers of it.
+FLEET = 'namespace=~"$namespace",job=~"$job"'
+ROUTERS = f'{FLEET},instance=~"$router"'
+WORKERS = f'{FLEET},worker=~"$worker"'
+# However large the fleet, a chart shows no more workers than can be told apart.
+MOST = 20
+
+
+def _rate(metric: str, by: str, more: str = "") -> str:
+    return f"sum by ({by}) (rate({metric}{{{ROUTERS}{more}}}[$__rate_interval]))"
+
+
+def _quantiles(metric: str) -> list[tuple[str, str]]:
+    buckets = f"sum by (le) (rate({metric}_bucket{{{ROUTERS}}}[$__rate_interval]))"
+    return [(f"p{share * 100:g}", f"histogram_quantile({share}, {buckets})") for share in (0.5, 0.9, 0.99)]
+
+
+def _fleet(metric: str) -> str:
+    """Return what every router shows the same, once."""
+    return f"max({metric}{{{FLEET}}})"
+
+
+def _worker(metric: str) -> str:
+    return f"max by (worker) ({metric}{{{WORKERS}}})"
+
+
+def _worker_rate(metric: str) -> str:
+    return f"max by (worker) (rate({metric}{{{WORKERS}}}[$__rate_interval]))"
+
+
+def _most(expression: str) -> list[tuple[str, str]]:
+    return [("{{worker}}", f"topk({MOST}, {expression})")]
+
+
+_NO_RESULT = "all_failed|no_workers|queue_full|queue_timeout|deadline|buffers_full|error"
+_ERROR_SHARE = (
+    f'(sum(rate(sfr_requests_total{{{ROUTERS},verdict=~"{_NO_RESULT}"}}[$__rate_interval])) or vector(0))'
+    f" / sum(rate(sfr_requests_total{{{ROUTERS}}}[$__rate_interval]))"
+)
+_JOBS = f"sum(rate(sfr_requests_total{{{ROUTERS}}}[$__rate_interval]))"
+_P99 = _quantiles("sfr_request_duration_seconds")[-1][1]
+_LEASES, _CAPS = f"sum({_worker('sfr_worker_leases')})", f"sum({_worker('sfr_worker_cap')})"
+_LOAD = f"{_worker('sfr_worker_leases')} / {_worker('sfr_worker_cap')}"
+_MEAN_TIME = f"{_worker_rate('sfr_worker_busy_seconds_total')} / {_worker_rate('sfr_worker_jobs_total')}"
+_FAILED_SHARE = f"{_worker_rate('sfr_worker_failures_total')} / {_worker_rate('sfr_worker_jobs_total')}"
+
+# How the columns of the workers' table are shown, beside plain numbers.
+_COLUMNS: dict[str, dict[str, Any]] = {
+    "Up": {"mappings": [{"type": "value", "options": {"0": {"text": "no", "color": "red"}, "1": {"text": "yes"}}}]},
+    "Draining": {
+        "mappings": [{"type": "value", "options": {"0": {"text": ""}, "1": {"text": "yes", "color": "blue"}}}]
+    },
+    "Ejected": {"mappings": [{"type": "value", "options": {"0": {"text": ""}, "1": {"text": "yes", "color": "red"}}}]},
+    "Full": {"unit": "percentunit", "min": 0, "max": 1, "custom.cellOptions": {"type": "gauge", "mode": "basic"}},
+    "Jobs/s": {"unit": "reqps"},
+    "Failed": {"unit": "percentunit"},
+    "Mean time": {"unit": "s"},
+}
+
+ROWS = (
+    Row(
+        "Now",
+        (
+            Panel("Jobs", "Answered a second.", [("", _JOBS)], "reqps", "stat", 3),
+            Panel(
+                "Without a result",
+                "The share of jobs that got an error instead.",
+                [("", _ERROR_SHARE)],
+                "percentunit",
+                "stat",
+                3,
+                colour="green",
+                turns=(0.01, "red"),
+            ),
+            Panel("p99", "From a job's request to its answer.", [("", _P99)], "s", "stat", 3),
+            Panel("Running", "Leases on all workers.", [("", _LEASES)], "short", "stat", 3),
+            Panel(
+                "Waiting", "Jobs of all routers without room.", [("", _fleet("sfr_queue_length"))], "short", "stat", 3
+            ),
+            Panel(
+                "Workers that get jobs",
+                "Healthy, not draining, not ejected.",
+                [("", _fleet("sfr_workers_routable"))],
+                "short",
+                "stat",
+                3,
+                colour="red",
+                turns=(1, "green"),
+            ),
+            Panel(
+                "Without Redis",
+                "Router processes that keep caps each for itself.",
+                [("", f"sum(sfr_processes_degraded{{{FLEET}}})")],
+                "short",
+                "stat",
+                3,
+                colour="green",
+                turns=(1, "red"),
+            ),
+            Panel(
+                "Sidecar's age",
+                "Since a sidecar last wrote what it saw.",
+                [("", f"min(sfr_sidecar_age_seconds{{{FLEET}}})")],
+                "s",
+                "stat",
+                3,
+                colour="green",
+                turns=(90, "red"),
+            ),
+        ),
+        height=4,
+    ),
+    Row(
+        "Jobs",
+        (
+            Panel(
+                "Jobs by verdict",
+                "What was answered: docs/metrics.md names the verdicts.",
+                [("{{verdict}}", _rate("sfr_requests_total", "verdict"))],
+                "reqps",
+                is_stacked=True,
+            ),
+            Panel(
+                "Errors by status",
+                "Answers of 400 and above.",
+                [("{{status}}", _rate("sfr_requests_total", "status", ',status=~"[45].."'))],
+                "reqps",
+                is_stacked=True,
+            ),
+            Panel(
+                "Jobs by endpoint",
+                "SandboxFusion's endpoints.",
+                [("{{endpoint}}", _rate("sfr_requests_total", "endpoint"))],
+                "reqps",
+                is_stacked=True,
+            ),
+            Panel(
+                "Duration",
+                "From a job's whole request to its answer, queue and retries included.",
+                _quantiles("sfr_request_duration_seconds"),
+                "s",
+            ),
+            Panel("Wait for a worker", "Redis' answer, and room.", _quantiles("sfr_queue_wait_seconds"), "s"),
+            Panel(
+                "Worker's time", "From the lease to the worker's answer.", _quantiles("sfr_worker_time_seconds"), "s"
+            ),
+        ),
+    ),
+    Row(
+        "Room",
+        (
+            Panel(
+                "Running against the cap",
+                "Leases on the chosen workers, and how many they take at once.",
+                [("running", _LEASES), ("cap", _CAPS)],
+            ),
+            Panel("Queue", "Jobs of all routers that wait for room.", [("waiting", _fleet("sfr_queue_length"))]),
+            Panel(
+                "By router",
+                "What each router's processes hold, and what waits in them.",
+                [
+                    ("{{instance}} running", f"sum by (instance) (sfr_jobs_running{{{ROUTERS}}})"),
+                    ("{{instance}} waiting", f"sum by (instance) (sfr_jobs_waiting{{{ROUTERS}}})"),
+                ],
+            ),
+        ),
+    ),
+    Row(
+        "Failures",
+        (
+            Panel(
+                "Attempts without a result",
+                "By what they brought.",
+                [("{{verdict}}", _rate("sfr_attempts_total", "verdict", ',verdict!="result"'))],
+                "reqps",
+                is_stacked=True,
+                width=6,
+            ),
+            Panel(
+                "Retries by cause",
+                "By what the attempt before had brought.",
+                [("{{cause}}", _rate("sfr_retries_total", "cause"))],
+                "reqps",
+                is_stacked=True,
+                width=6,
+            ),
+            Panel(
+                "Retry budget",
+                "How many retries the fleet may make at once; refused are those beyond it, a second.",
+                [
+                    ("left", _fleet("sfr_retry_budget")),
+                    ("refused", f"sum(rate(sfr_retries_refused_total{{{ROUTERS}}}[$__rate_interval]))"),
+                ],
+                width=6,
+            ),
+            Panel(
+                "Answers cut",
+                "Large answers that broke off when their clients had a part of them.",
+                [("cut", f"sum(rate(sfr_answers_cut_total{{{ROUTERS}}}[$__rate_interval]))")],
+                "reqps",
+                width=6,
+            ),
+        ),
+    ),
+    Row(
+        "Workers",
+        (
+            Panel(
+                "Workers out",
+                "Failing their checks, ejected by the breaker, or drained.",
+                [
+                    ("unhealthy", f"count({_worker('sfr_worker_up')} == 0) or vector(0)"),
+                    ("ejected", f"sum({_worker('sfr_worker_ejected')})"),
+                    ("draining", f"sum({_worker('sfr_worker_draining')})"),
+                ],
+                width=6,
+            ),
+            Panel(f"The {MOST} fullest", "Leases by cap.", _most(_LOAD), "percentunit", width=6),
+            Panel(f"The {MOST} slowest", "Mean time of an attempt.", _most(_MEAN_TIME), "s", width=6),
+            Panel(
+                f"The {MOST} that fail most",
+                "Attempts without a result, of all that ended there.",
+                _most(_FAILED_SHARE),
+                "percentunit",
+                width=6,
+            ),
+            Panel(
+                "Each worker",
+                "The chosen ones, as they are now.",
+                [
+                    ("Up", _worker("sfr_worker_up")),
+                    ("Draining", _worker("sfr_worker_draining")),
+                    ("Ejected", _worker("sfr_worker_ejected")),
+                    ("Running", _worker("sfr_worker_leases")),
+                    ("Cap", _worker("sfr_worker_cap")),
+                    ("Full", _LOAD),
+                    ("Jobs/s", _worker_rate("sfr_worker_jobs_total")),
+                    ("Failed", _FAILED_SHARE),
+                    ("Mean time", _MEAN_TIME),
+                ],
+                kind="table",
+                columns=_COLUMNS,
+                width=24,
+            ),
+        ),
+    ),
+    Row(
+        "Redis and sidecar",
+        (
+            Panel("Redis' answer", "Calls of the exchange.", _quantiles("sfr_redis_duration_seconds"), "s", width=6),
+            Panel(
+                "Redis' failures",
+                "Calls that it did not answer, or not in time.",
+                [("{{instance}}", _rate("sfr_redis_failures_total", "instance"))],
+                "reqps",
+                width=6,
+            ),
+            Panel(
+                "Router processes",
+                "All, and those that give leases by themselves.",
+                [
+                    ("all", f"sum(sfr_processes{{{ROUTERS}}})"),
+                    ("without Redis", f"sum(sfr_processes_degraded{{{ROUTERS}}})"),
+                ],
+                width=6,
+            ),
+            Panel(
+                "Sidecar's age",
+                "As each router sees it.",
+                [("{{instance}}", f"max by (instance) (sfr_sidecar_age_seconds{{{ROUTERS}}})")],
+                "s",
+                width=6,
+            ),
+        ),
+    ),
+)
+
+VARIABLES = (
+    Variable("namespace", "label_values(sfr_processes, namespace)"),
+    Variable("job", 'label_values(sfr_processes{namespace=~"$namespace"}, job)'),
+    Variable("router", f"label_values(sfr_processes{{{FLEET}}}, instance)"),
+    Variable("worker", f"label_values(sfr_worker_up{{{FLEET}}}, worker)"),
+)
+
+
+def text() -> str:
+    """Return the file's text."""
+    return json.dumps(dashboard("sandboxfusion-router", "SandboxFusion Router", VARIABLES, ROWS), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    FILE.write_text(text())

@@ -1,0 +1,28 @@
+"""`python -m tools.prometheus_rule`: write the alert rules once more, as the object that Prometheus' operator reads."""
+
+from pathlib import Path
+from textwrap import indent
+
+_DEPLOY = Path(__file__).parent.parent / "deploy"
+RULES = _DEPLOY / "prometheus" / "alerts.yaml"
+FILE = _DEPLOY / "kubernetes" / "monitored" / "prometheusrule.yaml"
+
+_HEAD = """\
+# Made of ../../prometheus/alerts.yaml by `python -m tools.prometheus_rule`: change that. Many Prometheuses look only at
+# rules with a label of theirs, such as `release: …`: add it in an overlay.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: router
+  labels: {app.kubernetes.io/name: router}
+spec:
+"""
+
+
+def text() -> str:
+    """Return the file's text."""
+    return _HEAD + indent(RULES.read_text(), "  ")
+
+
+if __name__ == "__main__":
+    FILE.write_text(text())
