@@ -11,7 +11,7 @@ from gunicorn.workers.base import Worker
 
 from router import logs
 from router.config.load import or_exit
-from router.downstream.balance import CROWD
+from router.downstream.balance import BALANCE
 from router.downstream.in_force import INHERITED, InForce
 from router.downstream.master import Master
 from router.file_handles import raise_limit
@@ -59,7 +59,7 @@ def when_ready(server: Arbiter) -> None:  # noqa: ARG001  (gunicorn's signature)
 
 def pre_fork(server: Arbiter, worker: Worker) -> None:  # noqa: ARG001  (gunicorn's signature)
     """Count the process in among those that share the clients."""
-    worker.place_in_crowd = CROWD.enter()
+    worker.place_in_crowd = BALANCE.enter()
 
 
 def post_fork(server: Arbiter, worker: Worker) -> None:  # noqa: ARG001  (gunicorn's signature)
@@ -70,7 +70,7 @@ def post_fork(server: Arbiter, worker: Worker) -> None:  # noqa: ARG001  (gunico
 
 def child_exit(server: Arbiter, worker: Worker) -> None:
     """Let go of what a process showed of itself while it lived; what it counted stays."""
-    CROWD.leave(worker.place_in_crowd)
+    BALANCE.leave(worker.place_in_crowd)
     SharedCounts.inherited().bury(server.WORKERS.keys() - {worker.pid})
 
 

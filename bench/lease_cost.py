@@ -149,7 +149,7 @@ class RedisCost:
 
 
 async def _counts(client: Any) -> tuple[int, int, float]:
-    """Return jobs that came, calls of the exchange and CPU seconds so far."""
+    """Return jobs that came, calls of the scheduler and CPU seconds so far."""
     cpu = await client.info("cpu")
     stats = await client.info("commandstats")
     tickets = int(await client.get("sfr:ticket") or 0)

@@ -1,9 +1,9 @@
 """What 10,000 waiting jobs cost, and how soon a waiting job has the lease that another process' call gave it.
 
-One process (the giver) holds all slots; another (the waiter) has 10,000 jobs and some more in the queue. The giver ends
-leases one by one, then in bursts; each end grants the queue's head to the waiter through its grant list. Delivery is
-counted from the moment the giver says that a lease has ended (before its call is even sent) to the moment `lease()`
-returns in the waiter. Memory is counted for each waiting job, in Redis and in the waiter: there it is the lease, the
+One process (the giver) holds all slots; another (the pending) has 10,000 jobs and some more in the queue. The giver
+ends leases one by one, then in bursts; each end grants the queue's head to the pending through its grant list. Delivery
+is counted from the moment the giver says that a lease has ended (before its call is even sent) to the moment `lease()`
+returns in the pending. Memory is counted for each waiting job, in Redis and in the pending: there it is the lease, the
 watch over its client and one task, without the job's body and connection, which come on top.
 
 `python -m bench.queue_wait`
@@ -45,12 +45,12 @@ BOUND_S, WAIT_S = 300.0, 300.0
 WITHIN_S = 60.0
 
 
-# The waiter: a process of its own
+# The pending: a process of its own
 
 
 async def wait(redis_url: str) -> None:
     """Put all jobs in the queue, print what they take; print each grant, when all are in."""
-    leases, running = await start_leases(redis_url, "waiter")
+    leases, running = await start_leases(redis_url, "pending")
     grants: list[tuple[int, str, float]] = []
     all_in = asyncio.Event()
 
@@ -138,13 +138,13 @@ async def main() -> None:
             taken = await take_all_slots(leases)
             before = await used_memory(client)
             argv = [sys.executable, "-m", "bench.queue_wait", "wait", valkey.url]
-            async with Program(argv, folder / "waiter.log") as waiter:
-                await eventually(lambda: waiter.output.count("\n") >= 1, WITHIN_S, "the queue")
-                assert await client.zcard("sfr:queue") == WAITING + GRANTS, waiter.output
+            async with Program(argv, folder / "pending.log") as pending:
+                await eventually(lambda: pending.output.count("\n") >= 1, WITHIN_S, "the queue")
+                assert await client.zcard("sfr:queue") == WAITING + GRANTS, pending.output
                 redis_bytes = await used_memory(client) - before
                 ended = await give(leases, taken)
-                await eventually(lambda: waiter.output.count("\n") >= 2, WITHIN_S, "all grants")
-                told = [json.loads(line) for line in waiter.output.splitlines()]
+                await eventually(lambda: pending.output.count("\n") >= 2, WITHIN_S, "all grants")
+                told = [json.loads(line) for line in pending.output.splitlines()]
             for task in running:
                 task.cancel()
     grants: list[tuple[int, str, float]] = told[1]

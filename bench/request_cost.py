@@ -1,9 +1,9 @@
 """What a job's way through the router costs the process alone: no sockets, no Redis, all else real.
 
-From the bytes of a client's request to the bytes of its answer: ClientConnection, JobDoor, Dispatcher, Leases,
-RedisClient, RedisExchange, Upstream, wire.Connection. Transports are made of two callbacks; where Redis would answer, a
-few lines grant every lease at once. Many clients are kept busy, who share what a call of the exchange costs; or one,
-who has it for itself; and as many whose every job comes over a connection of its own.
+From the bytes of a client's request to the bytes of its answer: ClientConnection, JobHandler, Dispatcher, Leases,
+RedisClient, RedisScheduler, WorkerPool, wire.Connection. Transports are made of two callbacks; where Redis would
+answer, a few lines grant every lease at once. Many clients are kept busy, who share what a call of the scheduler costs;
+or one, who has it for itself; and as many whose every job comes over a connection of its own.
 
 `python -m bench.request_cost` prints the µs a request, and the functions called. These the regression test counts: they
 do not depend on how fast the machine is, or on what else runs there.
@@ -32,22 +32,22 @@ from uvicorn.server import ServerState
 
 from bench.support.report import show
 from router.config.settings import Settings
-from router.downstream.connection import DOOR, TIMEOUTS, ClientConnection
+from router.downstream.connection import HANDLER, TIMEOUTS, ClientConnection
 from router.fleet.model import Worker
 from router.fleet.redis_client import RedisClient
 from router.fleet.snapshot import FleetView
-from router.http.head_cache import Heads
+from router.http.head_cache import HeadCache
 from router.http.headers import WorkerHead
-from router.jobs.body_budget import Buffers
+from router.jobs.body_budget import BodyBudget
 from router.jobs.dispatcher import Dispatcher
-from router.jobs.handler import JobDoor
+from router.jobs.handler import JobHandler
 from router.policy.client_timeouts import ClientTimeouts
-from router.scheduling.failover import EitherExchange
+from router.scheduling.failover import FailoverScheduler
 from router.scheduling.leases import Leases
 from router.scheduling.messages import Rules
-from router.telemetry.recorder import Tally
+from router.telemetry.recorder import Recorder
 from router.upstream.connection import Connection
-from router.upstream.pool import Upstream
+from router.upstream.pool import WorkerPool
 from tests.support.programs import ROOT
 
 MANY = 64
@@ -144,21 +144,21 @@ class Way:
         settings = Settings.model_validate({"workers": _URLS})
         redis = RedisClient(Redis(connection_pool=_Pool()), "sfr", _TIMEOUT_S)
         view = FleetView(redis, [Worker(url) for url in _URLS])
-        tally = Tally()
-        leases = Leases(EitherExchange(redis, view, Rules(), 1, tally), redis, view, "way", tally)
-        upstream = Upstream(settings.tls)
-        heads = Heads[WorkerHead]()
+        recorder = Recorder()
+        leases = Leases(FailoverScheduler(redis, view, Rules(), 1, recorder), redis, view, "way", recorder)
+        upstream = WorkerPool(settings.tls)
+        heads = HeadCache[WorkerHead]()
         for url in _URLS:
             for _ in range(clients):
                 upstream.give_back(url, self._worker(heads))
-        dispatcher = Dispatcher(leases, upstream, view, settings, tally)
-        door = JobDoor(dispatcher, _no_api, Buffers(2**30), settings, tally)
+        dispatcher = Dispatcher(leases, upstream, view, settings, recorder)
+        handler = JobHandler(dispatcher, _no_api, BodyBudget(2**30), settings, recorder)
         self._left = self._awaited = 0
         self._is_done = asyncio.Event()
         config = Config(_no_api, log_config=None, access_log=False, timeout_keep_alive=_EVER_S)
         server = ServerState()
         server.default_headers = [(b"date", b"Mon, 23 Nov 2026 19:26:02 GMT"), (b"server", b"uvicorn")]
-        state = {DOOR: door, TIMEOUTS: ClientTimeouts(_EVER_S, _EVER_S)}
+        state = {HANDLER: handler, TIMEOUTS: ClientTimeouts(_EVER_S, _EVER_S)}
         logging.getLogger("uvicorn.error").setLevel(logging.INFO)  # as in production: at 0 it counts as TRACE
         self._accept = partial(ClientConnection, config, server, state, self._loop)
         self._clients = [self._client() for _ in range(clients)]
@@ -194,7 +194,7 @@ class Way:
             self._clients.append(client)
         client.data_received(_REQUEST)
 
-    def _worker(self, heads: Heads[WorkerHead]) -> Connection:
+    def _worker(self, heads: HeadCache[WorkerHead]) -> Connection:
         connection = Connection(heads)
 
         def asked(_: bytes) -> None:

@@ -24,7 +24,7 @@ from router.policy.verdict import Kind, Outcome
 from router.telemetry.multiprocess import SharedCounts
 from router.telemetry.prometheus import Metrics
 from router.telemetry.publisher import for_fleet
-from router.telemetry.recorder import Tally
+from router.telemetry.recorder import Recorder
 from tests.support.programs import Valkey
 
 DEFAULT_WORKERS = 1000
@@ -33,14 +33,14 @@ ROUNDS = 9
 _PATIENCE_S = 10.0
 
 
-def count_jobs(tally: Tally, workers: list[str]) -> None:
+def count_jobs(recorder: Recorder, workers: list[str]) -> None:
     """Do for JOBS jobs what leases and dispatch do for each: three counts, and the clock four times."""
     for number in range(JOBS):
         for _ in range(4):
             perf_counter()
-        tally.waited(0.0004)
-        tally.attempt_ended(workers[number % len(workers)], Kind.RESULT, 0.027)
-        tally.job_ended("/run_code", 200, Outcome.RESULT, 0.0275)
+        recorder.waited(0.0004)
+        recorder.attempt_ended(workers[number % len(workers)], Kind.RESULT, 0.027)
+        recorder.job_ended("/run_code", 200, Outcome.RESULT, 0.0275)
 
 
 def do_nothing(workers: list[str]) -> None:
@@ -73,11 +73,11 @@ async def redis_cpu_ms(valkey: Valkey, work: Callable[[], Awaitable[object]]) ->
 async def main(count: int) -> None:
     """Measure, print and save."""
     with TemporaryDirectory() as folder:
-        workers, tally, metrics = urls(count), Tally(), Metrics(SharedCounts(Path(folder)))
+        workers, recorder, metrics = urls(count), Recorder(), Metrics(SharedCounts(Path(folder)))
         rounds = []
         for _ in range(ROUNDS):
-            job_us = (cpu_ms(lambda: count_jobs(tally, workers)) - cpu_ms(lambda: do_nothing(workers))) * 1000 / JOBS
-            counts = tally.take()
+            job_us = (cpu_ms(lambda: count_jobs(recorder, workers)) - cpu_ms(lambda: do_nothing(workers))) * 1000 / JOBS
+            counts = recorder.take()
             write_ms = cpu_ms(partial(metrics.add, counts)) + cpu_ms(partial(for_fleet, counts)) + cpu_ms(metrics.share)
             rounds.append((job_us, write_ms))
         job_us, write_ms = (statistics.median(column) for column in zip(*rounds, strict=True))

@@ -19,8 +19,8 @@ from router.api.application import create_api
 from router.auth.access import OPEN, Access, AdminGate
 from router.config.settings import Settings
 from router.dashboard.feed import Feed
-from router.dashboard.handler import DashboardDoor
-from router.downstream.connection import DOOR, TIMEOUTS
+from router.dashboard.handler import DashboardHandler
+from router.downstream.connection import HANDLER, TIMEOUTS
 from router.file_handles import FileHandles
 from router.fleet.counters import Counters
 from router.fleet.intents import Intents
@@ -28,20 +28,20 @@ from router.fleet.redis_client import RedisClient
 from router.fleet.snapshot import FleetView
 from router.fleet.worker_list import announce, known_workers
 from router.http.asgi import Application
-from router.jobs.batch.handler import BatchDoor
-from router.jobs.body_budget import Buffers
+from router.jobs.batch.handler import BatchHandler
+from router.jobs.body_budget import BodyBudget
 from router.jobs.dispatcher import Dispatcher
-from router.jobs.handler import JobDoor
-from router.jobs.key_auth import KeyDoor
+from router.jobs.handler import JobHandler
+from router.jobs.key_auth import KeyAuthHandler
 from router.policy.client_timeouts import ClientTimeouts
-from router.scheduling.failover import EitherExchange
+from router.scheduling.failover import FailoverScheduler
 from router.scheduling.leases import Leases
 from router.scheduling.messages import configured_rules
 from router.telemetry.multiprocess import SharedCounts
 from router.telemetry.prometheus import Metrics, ProcessState
-from router.telemetry.publisher import Reporting
-from router.telemetry.recorder import Tally
-from router.upstream.pool import Upstream
+from router.telemetry.publisher import Publisher
+from router.telemetry.recorder import Recorder
+from router.upstream.pool import WorkerPool
 
 if TYPE_CHECKING:
     from router.jobs.tracing import Traces
@@ -59,19 +59,19 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     view = FleetView(redis, first_workers)
     processes = int(os.environ.get("WEB_CONCURRENCY") or 1)
     traces = _traces(settings)
-    tally = Tally() if traces is None else traces.tally()
-    exchange = EitherExchange(redis, view, configured_rules(settings), processes, tally)
-    leases = Leases(exchange, redis, view, process_name(), tally, settings.queue.without_workers)
-    upstream_of = Upstream if traces is None else traces.upstream
+    recorder = Recorder() if traces is None else traces.recorder()
+    scheduler = FailoverScheduler(redis, view, configured_rules(settings), processes, recorder)
+    leases = Leases(scheduler, redis, view, process_name(), recorder, settings.queue.without_workers)
+    upstream_of = WorkerPool if traces is None else traces.upstream
     upstream = upstream_of(settings.tls, access.worker_auth)
     dispatcher_of = Dispatcher if traces is None else traces.dispatcher
-    dispatcher = dispatcher_of(leases, upstream, view, settings, tally)
-    reporting = Reporting(
-        tally,
+    dispatcher = dispatcher_of(leases, upstream, view, settings, recorder)
+    publisher = Publisher(
+        recorder,
         Metrics(SharedCounts.inherited()),
         redis,
         view,
-        lambda: ProcessState(*leases.load(), is_alone=exchange.is_alone),
+        lambda: ProcessState(*leases.load(), is_alone=scheduler.is_alone),
     )
 
     @asynccontextmanager
@@ -83,16 +83,16 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
             traces.start()
         await view.refresh()
         api.openapi()  # made once, in 50 ms: before anybody waits
-        running = [asyncio.create_task(part.run()) for part in (view, leases, reporting, FileHandles())]
+        running = [asyncio.create_task(part.run()) for part in (view, leases, publisher, FileHandles())]
         # What is there now stays: the garbage collector need not walk it again (130 ms with 11,000 jobs waiting). And
         # jobs leave no circles behind: to look for them after each 700 new objects costs a job 2 µs.
         gc.collect()
         gc.freeze()
         gc.set_threshold(_GARBAGE_AFTER)
-        yield {TIMEOUTS: ClientTimeouts(settings.client_body_timeout, settings.client_read_timeout), DOOR: door}
+        yield {TIMEOUTS: ClientTimeouts(settings.client_body_timeout, settings.client_read_timeout), HANDLER: handler}
         await dispatcher.finish()
         await leases.flush()
-        await reporting.finish()
+        await publisher.finish()
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
@@ -101,22 +101,22 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
         if traces is not None:
             await traces.close()
 
-    buffers = Buffers(int(settings.max_buffered_mb * 2**20))
-    api = create_api(view, redis, reporting.page, lifespan)
+    buffers = BodyBudget(int(settings.max_buffered_mb * 2**20))
+    api = create_api(view, redis, publisher.page, lifespan)
     gate = AdminGate(access.admin_token, allow_loopback=settings.admin.allow_loopback)
     api.include_router(create_admin(Intents(redis), view, settings.admin, gate))
-    dashboard = DashboardDoor(Feed(redis, Counters(redis), view, settings.health_check_interval), gate, api)
-    batches = BatchDoor(dispatcher, dashboard, buffers, settings, tally)
+    dashboard = DashboardHandler(Feed(redis, Counters(redis), view, settings.health_check_interval), gate, api)
+    batches = BatchHandler(dispatcher, dashboard, buffers, settings, recorder)
     if access.api_keys:
-        door: JobDoor = KeyDoor(dispatcher, batches, buffers, settings, tally, access.api_keys)
+        handler: JobHandler = KeyAuthHandler(dispatcher, batches, buffers, settings, recorder, access.api_keys)
     else:
-        door = JobDoor(dispatcher, batches, buffers, settings, tally)
-    return _with_cors(door, settings.cors_origins) if settings.cors_origins else door
+        handler = JobHandler(dispatcher, batches, buffers, settings, recorder)
+    return _with_cors(handler, settings.cors_origins) if settings.cors_origins else handler
 
 
-def _with_cors(door: JobDoor, origins: Sequence[str]) -> Application:
+def _with_cors(handler: JobHandler, origins: Sequence[str]) -> Application:
     """Let pages of these origins send what they like, read all answers and the header fields that the router adds."""
-    return CORSMiddleware(door, origins, allow_methods=["*"], allow_headers=["*"], expose_headers=_FOR_PAGES)
+    return CORSMiddleware(handler, origins, allow_methods=["*"], allow_headers=["*"], expose_headers=_FOR_PAGES)
 
 
 def _traces(settings: Settings) -> "Traces | None":

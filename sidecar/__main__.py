@@ -15,9 +15,9 @@ from router.fleet.leadership import Leadership
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisClient
 from router.scheduling.messages import configured_rules
-from sidecar.controller import Sidecar
-from sidecar.discovery import Membership
-from sidecar.job_probe import DeepCheck
+from sidecar.controller import Controller
+from sidecar.discovery import Discovery
+from sidecar.job_probe import JobProbe
 from sidecar.probe import Probe
 
 # Nobody waits for the sidecar's calls; but a lead that cannot be renewed in time is lost.
@@ -32,9 +32,9 @@ async def run() -> None:
     # Unique for each process, also where containers share a host name and a process id.
     name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     async with Probe(settings.tls, auth) as probe:
-        deep = DeepCheck(f"sidecar-{name}", configured_rules(settings), redis, probe)
-        sidecar = Sidecar(
-            name, Membership(config_path(), settings, redis), Leadership(redis), Records(redis), probe, deep
+        deep = JobProbe(f"sidecar-{name}", configured_rules(settings), redis, probe)
+        sidecar = Controller(
+            name, Discovery(config_path(), settings, redis), Leadership(redis), Records(redis), probe, deep
         )
         running = asyncio.create_task(sidecar.run())
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -8,17 +8,17 @@ from router.config.settings import HealthCheckSettings
 from router.fleet.model import Health, Observation
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisUnavailable
-from sidecar.job_probe import DeepCheck, NoRoom
+from sidecar.job_probe import JobProbe, NoRoom
 from sidecar.probe import Probe
 
 # What a worker answers, or a library says of it, may be long, and hold what neither a log nor Redis' JSON takes.
 _TOLD_AT_MOST = 500
 
 
-class Checkup:
+class Checker:
     """The checks of one worker. It remembers when there was last a sign of life: a good ping or a finished job."""
 
-    def __init__(self, worker_url: str, records: Records, probe: Probe, deep: DeepCheck) -> None:
+    def __init__(self, worker_url: str, records: Records, probe: Probe, deep: JobProbe) -> None:
         self._url = worker_url
         self._records = records
         self._probe = probe

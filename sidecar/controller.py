@@ -18,9 +18,9 @@ from router.fleet.model import Health, Worker, WorkerRecord
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisUnavailable
 from router.fleet.worker_list import known_workers
-from sidecar.checker import Checkup
-from sidecar.discovery import Membership
-from sidecar.job_probe import DeepCheck
+from sidecar.checker import Checker
+from sidecar.discovery import Discovery
+from sidecar.job_probe import JobProbe
 from sidecar.probe import Probe
 from sidecar.rounds import for_ever
 from sidecar.thresholds import judge
@@ -44,11 +44,11 @@ class _LeadLost(Exception):
     """Another sidecar leads, or this one's term has ended."""
 
 
-class Sidecar:
+class Controller:
     """One sidecar process. `run` ends only by cancellation."""
 
     def __init__(
-        self, name: str, membership: Membership, leadership: Leadership, records: Records, probe: Probe, deep: DeepCheck
+        self, name: str, membership: Discovery, leadership: Leadership, records: Records, probe: Probe, deep: JobProbe
     ) -> None:
         self._name = name
         self._membership = membership
@@ -164,7 +164,7 @@ class Sidecar:
 
     async def _watch(self, url: str) -> None:
         """Check one worker at once, then at a place of its own in each interval, and sooner while it fails."""
-        checkup = Checkup(url, self._fleet, self._probe, self._deep)
+        checkup = Checker(url, self._fleet, self._probe, self._deep)
         wait = random.random()
         while True:
             # One check begins in each round of the event loop. 5,000 at once, of a new fleet or one that has gone away,

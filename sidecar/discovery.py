@@ -28,7 +28,7 @@ LISTEN_AGAIN_S = 1.0
 GATHER_S = 0.05
 
 
-class Membership:
+class Discovery:
     """Keeps up with all that names workers. `settings` are config.yaml's last good ones."""
 
     def __init__(self, path: Path, settings: Settings, redis: RedisClient, resolve: Resolve = addresses_of) -> None:

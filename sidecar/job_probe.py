@@ -6,7 +6,7 @@ from contextlib import suppress
 from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.policy.verdict import Blame
 from router.scheduling.messages import Call, Check, Ended, Rules
-from router.scheduling.redis_scheduler import RedisExchange
+from router.scheduling.redis_scheduler import RedisScheduler
 from sidecar.probe import Probe
 
 # A worker ends its job at run_timeout, and needs a while before and after; so long the slot counts as taken.
@@ -17,12 +17,12 @@ class NoRoom(Exception):
     """No lease for a check: the worker is full or ejected, or Redis is away."""
 
 
-class DeepCheck:
+class JobProbe:
     """Runs jobs as the process `process`. `rules` are the routers', so that this process' calls change nothing."""
 
     def __init__(self, process: str, rules: Rules, redis: RedisClient, probe: Probe) -> None:
         self._process = process
-        self._exchange = RedisExchange(redis, rules, steady="")
+        self._scheduler = RedisScheduler(redis, rules, steady="")
         self._probe = probe
         self._numbers = itertools.count(1)
 
@@ -37,13 +37,13 @@ class DeepCheck:
         # The routers' breaker counts clients' jobs alone.
         ended = Ended(worker_url, number, Blame.NONE)
         with suppress(RedisUnavailable):
-            await self._exchange(Call(self._process, ended=(ended,)))
+            await self._scheduler(Call(self._process, ended=(ended,)))
         return reason
 
     async def _lease(self, worker_url: str, bound_s: float) -> int:
         check = Check(next(self._numbers), worker_url, int(bound_s * 1000))
         try:
-            reply = await self._exchange(Call(self._process, checks=(check,)))
+            reply = await self._scheduler(Call(self._process, checks=(check,)))
         except RedisUnavailable as error:
             raise NoRoom from error
         if not reply.granted:

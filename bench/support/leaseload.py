@@ -16,10 +16,10 @@ from router.config.settings import RedisSettings
 from router.fleet.redis_client import RedisClient
 from router.fleet.snapshot import FleetView
 from router.policy.verdict import Blame
-from router.scheduling.failover import EitherExchange
+from router.scheduling.failover import FailoverScheduler
 from router.scheduling.leases import Leases
 from router.scheduling.messages import Rules
-from router.telemetry.recorder import Tally
+from router.telemetry.recorder import Recorder
 from tests.support.eventually import leased
 
 # What is measured is Redis: a process that waits long for it is no reason to go on alone.
@@ -38,8 +38,8 @@ async def start_leases(redis_url: str, process: str) -> tuple[Leases, list[async
     """Return this process' leases, composed as the router does it, and the tasks that keep them alive."""
     redis = RedisClient.connect(RedisSettings(url=redis_url), PATIENCE_S)
     view = FleetView(redis, ())
-    tally = Tally()
-    leases = Leases(EitherExchange(redis, view, RULES, 1, tally), redis, view, process, tally)
+    recorder = Recorder()
+    leases = Leases(FailoverScheduler(redis, view, RULES, 1, recorder), redis, view, process, recorder)
     await view.refresh()
     gc.collect()
     gc.freeze()

@@ -1,6 +1,7 @@
 """What is asked of the router itself: status, health, and the description of all it serves (OpenAPI).
 
-Jobs do not pass here. asgi.JobDoor serves them; their endpoints are described below so that /docs shows one whole API.
+Jobs do not pass here. asgi.JobHandler serves them; their endpoints are described below so that /docs shows one whole
+API.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -78,7 +79,7 @@ def create_api(
     metrics_page: Callable[[str], Awaitable[tuple[bytes, str]]],
     lifespan: Lifespan[FastAPI],
 ) -> FastAPI:
-    """Return the FastAPI application behind the job door."""
+    """Return the FastAPI application behind the job handler."""
     # FastAPI's own pages at docs_url and redoc_url load their programs from outside, and ask for /openapi.json whatever
     # path a proxy serves this below.
     api = FastAPI(

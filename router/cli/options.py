@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from router.api.schemas import AdminWorker
-    from router.cli.router_client import Fleet, ThroughRouter
+    from router.cli.router_client import Fleet, RouterClient
 
 EXITS = (
     "Exit status: 0 done; 1 refused, or (status) no job can be routed; 2 bad input; 3 router or Redis cannot be "
@@ -87,20 +87,20 @@ def fleet_at(url: str, redis: str | None, prefix: str) -> "Fleet":
         return router_at(url)
     from pydantic import ValidationError
 
-    from router.cli.fleet.redis_client import ThroughRedis
+    from router.cli.fleet.redis_client import RedisFleet
     from router.config.settings import RedisSettings
 
     try:
-        return ThroughRedis(RedisSettings(url=redis, prefix=prefix))
+        return RedisFleet(RedisSettings(url=redis, prefix=prefix))
     except ValidationError as error:  # the URL is not repeated: it may hold a password
         problem = error.errors()[0]
         raise bad_input(f"--{'redis' if problem['loc'] == ('url',) else 'prefix'}: {problem['msg']}") from error
 
 
-def router_at(url: str, answer_within_s: float | None = None) -> "ThroughRouter":
+def router_at(url: str, answer_within_s: float | None = None) -> "RouterClient":
     """Return the router at `url`, with the token from the environment. Raises Failed."""
     from router.auth.admin_token import Unreadable, admin_token
-    from router.cli.router_client import ANSWER_WITHIN_S, ThroughRouter
+    from router.cli.router_client import ANSWER_WITHIN_S, RouterClient
     from router.cli.run.job_file import BadInput
 
     try:
@@ -110,7 +110,7 @@ def router_at(url: str, answer_within_s: float | None = None) -> "ThroughRouter"
         raise bad_input(str(error)) from error
     if token is not None and not token.isprintable():
         raise bad_input("the admin token: expected one line of text")
-    return ThroughRouter(address, token, answer_within_s or ANSWER_WITHIN_S)
+    return RouterClient(address, token, answer_within_s or ANSWER_WITHIN_S)
 
 
 def source_of(url: str, redis: str | None) -> str:

@@ -61,7 +61,7 @@ class Fleet(Protocol):
         """Let a worker have jobs again."""
 
 
-class ThroughRouter:
+class RouterClient:
     """The fleet by the API of the router at `address`.
 
     By no proxy, and redirected nowhere: the token goes to whom it is for.

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from router.dashboard.view_model import Picture, Reading, Status
+from router.dashboard.view_model import Reading, Status, ViewModel
 from router.fleet.counters import Counters
 from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.fleet.snapshot import FleetView, Snapshot
@@ -40,7 +40,7 @@ class Feed:
         self._counters = counters
         self._view = view
         self._old_after_s = max(LATE_S, LATE_CHECKS * check_interval_s)
-        self._picture = Picture()
+        self._picture = ViewModel()
         self._number = 0  # of the picture that is current; 0 while nobody has watched long enough for one
         self._tick = self._whole = b""
         self._news = asyncio.Event()

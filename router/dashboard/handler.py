@@ -1,4 +1,4 @@
-"""The dashboard's door: its static files, who may steer, and the stream of what happens. All else goes on to `rest`.
+"""The dashboard's handler: its static files, who may steer, and the stream of what happens. All else goes on to `rest`.
 
 Everything is free to look at, as `GET /` is. Changes go the way of all changes, by /admin and its gate. What a worker
 says or is called is data here, never markup; the page keeps it so, and the policy below lets no script in but its own.
@@ -46,7 +46,7 @@ _EVENTS = [
 ]
 
 
-class DashboardDoor:
+class DashboardHandler:
     """An ASGI application that serves the dashboard, and hands all else to `rest`."""
 
     def __init__(self, feed: Feed, gate: AdminGate, rest: Application) -> None:

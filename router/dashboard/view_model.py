@@ -114,7 +114,7 @@ class Whole(msgspec.Struct, frozen=True):
     courses: list[list[int | None]]
 
 
-class Picture:
+class ViewModel:
     """The fleet as it is shown. `number` counts readings; `tick` is None where only `whole` tells the last change."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ _SLACK_FACTOR, _SLACK = 1.1, 1
 _WAIT_S, _WAIT_AT_MOST_S = 0.000_05, 0.001
 
 
-class Crowd:
+class ConnectionBalance:
     """Made before the processes are forked; `enter` before each."""
 
     def __init__(self) -> None:
@@ -68,4 +68,4 @@ def give_way_s(own: int, of_all: Sequence[int]) -> float:
     return min(_WAIT_AT_MOST_S, max(0.0, ahead) * _WAIT_S)
 
 
-CROWD = Crowd()
+BALANCE = ConnectionBalance()

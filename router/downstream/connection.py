@@ -22,8 +22,8 @@ from router.http.asgi import CLIENT_LEFT, STOPPING, new_request_id, tell
 from router.http.head_cache import cut
 from router.http.sockets import LingeringTransport, has_ended, name_of, reset, unread_bytes
 from router.jobs.endpoints import Asked
-from router.jobs.handler import JobDoor, answering
-from router.policy.client_timeouts import LAST_REQUEST_S, ClientTimeouts, Owed, Patience
+from router.jobs.handler import JobHandler, answering
+from router.policy.client_timeouts import LAST_REQUEST_S, ClientClock, ClientTimeouts, Owed
 from router.policy.request_head import (
     HEAD_TOO_LARGE,
     MAX_HEAD_BYTES,
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 ending.take_over()  # here, where uvicorn is handed the class below
 
 # The lifespan state's entries by which the application hands both to this class, which uvicorn makes.
-TIMEOUTS, DOOR = "client_timeouts", "job_door"
+TIMEOUTS, HANDLER = "client_timeouts", "job_door"
 _SLASH = ord("/")
 
 
@@ -58,10 +58,10 @@ class ClientConnection(LightProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first request."""
         super().connection_made(cast("asyncio.Transport", transport))
-        self._door: JobDoor | None = self.app_state.get(DOOR)
-        self._patience = Patience(self.app_state.get(TIMEOUTS) or ClientTimeouts(), self.timeout_keep_alive)
-        self._patience.begin(Owed.HEAD, self.loop.time())
-        self._watch = self.loop.call_later(self._patience.timeouts.look_every_s, self._look)
+        self._handler: JobHandler | None = self.app_state.get(HANDLER)
+        self._clock = ClientClock(self.app_state.get(TIMEOUTS) or ClientTimeouts(), self.timeout_keep_alive)
+        self._clock.begin(Owed.HEAD, self.loop.time())
+        self._watch = self.loop.call_later(self._clock.timeouts.look_every_s, self._look)
         if self.is_ending:
             self.shutdown()
 
@@ -82,27 +82,27 @@ class ClientConnection(LightProtocol):
         """
         super().shutdown()
         tell(self.cycle, STOPPING)
-        self._patience.keep_alive_s = min(self._patience.keep_alive_s, LAST_REQUEST_S)
+        self._clock.keep_alive_s = min(self._clock.keep_alive_s, LAST_REQUEST_S)
         if self._waits_for_request():
             self._expect_request()
-        elif self._patience.owed is not Owed.HEAD and self.cycle is not None and not self.cycle.response_started:
+        elif self._clock.owed is not Owed.HEAD and self.cycle is not None and not self.cycle.response_started:
             self.cycle.keep_alive = False
 
     def _waits_for_request(self) -> bool:
         """Whether nothing of a request has come since the connection was made, or since the last answer."""
-        owed = self._patience.owed
+        owed = self._clock.owed
         return owed is Owed.REQUEST or (owed is Owed.HEAD and not self._loose_bytes)
 
     def _expect_request(self) -> None:
         now = self.loop.time()
-        self._patience.begin(Owed.REQUEST, now)
+        self._clock.begin(Owed.REQUEST, now)
         self._look_in_time(now)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; at the first malformed byte, refuse."""
         if self._is_deaf:
             return
-        patience = self._patience
+        patience = self._clock
         is_between = patience.owed is Owed.REQUEST or (patience.owed is Owed.HEAD and not self._loose_bytes)
         if is_between and self._has_begun(data):
             return
@@ -119,13 +119,13 @@ class ClientConnection(LightProtocol):
 
     def _has_begun(self, data: bytes) -> bool:
         """Begin a job that came in one piece, and with a head that is known."""
-        if (door := self._door) is None or self.access_log or (parts := cut(data)) is None:
+        if (handler := self._handler) is None or self.access_log or (parts := cut(data)) is None:
             return False
         self._name, body = parts  # the parser's to forget, where it has to read this
-        if (head := door.heads.get(self._name)) is None:
+        if (head := handler.heads.get(self._name)) is None:
             return False
-        self._patience.owed = self._name = None
-        self.cycle = job = WholeJob(self, door, head)  # type: ignore[assignment]  # as far as it is asked
+        self._clock.owed = self._name = None
+        self.cycle = job = WholeJob(self, handler, head)  # type: ignore[assignment]  # as far as it is asked
         job.start(body)
         return True
 
@@ -137,10 +137,10 @@ class ClientConnection(LightProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-        elif self._patience.owed is None:
-            self._patience.begin(Owed.REQUEST, self.loop.time())
+        elif self._clock.owed is None:
+            self._clock.begin(Owed.REQUEST, self.loop.time())
             if self.is_ending:
-                self._look_in_time(self._patience.since)
+                self._look_in_time(self._clock.since)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if isinstance(cycle, JobCycle) and app is self.app:  # another one answers what turned out malformed
@@ -153,11 +153,11 @@ class ClientConnection(LightProtocol):
         self._start_job()
         if self._loose_bytes > MAX_HEAD_BYTES:
             self._refuse(HEAD_TOO_LARGE)
-        elif self._patience.owed is Owed.BODY and self.cycle.transport is self.transport:
-            self._patience.begin(Owed.BODY, self.loop.time())
+        elif self._clock.owed is Owed.BODY and self.cycle.transport is self.transport:
+            self._clock.begin(Owed.BODY, self.loop.time())
             self.cycle.transport = LingeringTransport(self.transport, self._close_after_answer)
-        elif self._patience.owed is Owed.BODY:
-            self._patience.has_come_on(self.loop.time())
+        elif self._clock.owed is Owed.BODY:
+            self._clock.has_come_on(self.loop.time())
 
     # The parser's callbacks: for every request, so without super(), which would cost a microsecond in all
 
@@ -173,16 +173,16 @@ class ClientConnection(LightProtocol):
         if self.url[0] != _SLASH:
             self._take_host_of_target()
         path, _, query = self.url.partition(b"?")
-        is_job = self._door is not None and path in self._door.job_paths and self.parser.get_method() == b"POST"
+        is_job = self._handler is not None and path in self._handler.job_paths and self.parser.get_method() == b"POST"
         # What a browser sends for a page goes the application's way, which has CORS.
-        if self._door is not None and is_job and b"origin" not in dict(self.headers):
-            self._begin_job(self._door, Asked("POST", self._door.job_paths[path], query, self.headers), version)
+        if self._handler is not None and is_job and b"origin" not in dict(self.headers):
+            self._begin_job(self._handler, Asked("POST", self._handler.job_paths[path], query, self.headers), version)
         else:
             self._start_application()
         # Trailers are dropped (RFC 9110 §6.5.1): the application has the list that has been filled so far.
         self.headers = []
         self._loose_bytes = 0
-        self._patience.owed = Owed.BODY
+        self._clock.owed = Owed.BODY
 
     def _take_host_of_target(self) -> None:
         """Let an absolute-form target's host count in the place of Host (RFC 9112 §3.2.2). Raises Refused."""
@@ -192,10 +192,10 @@ class ClientConnection(LightProtocol):
             raise Refused(malformed("invalid target"))
         self.headers = [(b"host", authority), *(field for field in self.headers if field[0] != b"host")]
 
-    def _begin_job(self, door: JobDoor, asked: Asked, version: str) -> None:
+    def _begin_job(self, handler: JobHandler, asked: Asked, version: str) -> None:
         previous = self.cycle
         keep_alive = version != "1.0" and self.parser.should_keep_alive() and not self.is_ending
-        self.cycle = cycle = JobCycle(self, door, asked, keep_alive=keep_alive)
+        self.cycle = cycle = JobCycle(self, handler, asked, keep_alive=keep_alive)
         if previous is None or previous.response_complete:
             self._unstarted = cycle
         else:
@@ -223,7 +223,7 @@ class ClientConnection(LightProtocol):
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
         self._loose_bytes = 0
-        self._patience.body_bytes += len(body)
+        self._clock.body_bytes += len(body)
         cycle = self.cycle
         if cycle.response_complete:
             return
@@ -240,7 +240,7 @@ class ClientConnection(LightProtocol):
         """End a request."""
         name, self._name = self._name, None
         self._loose_bytes = 0
-        self._patience.owed = None
+        self._clock.owed = None
         if self.cycle.response_complete:
             self._expect_request()
             return
@@ -254,12 +254,12 @@ class ClientConnection(LightProtocol):
 
     def resume_writing(self) -> None:
         """Go on writing: the client has read."""
-        self._patience.has_read()
+        self._clock.has_read()
         super().resume_writing()
 
     def _look(self) -> None:
         now = self.loop.time()
-        patience = self._patience
+        patience = self._clock
         if self.flow.read_paused and has_ended(self.transport.get_extra_info("socket")):
             self.transport.abort()  # who does not read does not hear of it
             return
@@ -280,14 +280,14 @@ class ClientConnection(LightProtocol):
     def _look_in_time(self, now: float) -> None:
         if self._watch:
             self._watch.cancel()
-        delay_s = min(self._patience.timeouts.look_every_s, self._patience.due - now)
+        delay_s = min(self._clock.timeouts.look_every_s, self._clock.due - now)
         self._watch = self.loop.call_later(delay_s, self._look)
 
     def _end_wait(self) -> None:
-        if reason := self._patience.refusal(has_begun=self._loose_bytes > 0):
+        if reason := self._clock.refusal(has_begun=self._loose_bytes > 0):
             self._refuse(reason)
         else:
-            self._patience.owed = None
+            self._clock.owed = None
             self.transport.close()
 
     # Refusing
@@ -296,12 +296,12 @@ class ClientConnection(LightProtocol):
         """Answer the request that is being read, after those before it, and close the connection."""
         log.info("Refused %s: %d %s", name_of(self.client), reason.status, reason.detail)
         self._is_deaf = True
-        is_in_body = self._patience.owed is Owed.BODY
-        self._patience.owed = None
+        is_in_body = self._clock.owed is Owed.BODY
+        self._clock.owed = None
         self._unstarted = None
         answer = problem(reason.status, reason.detail, new_request_id())
-        if self._door is not None:
-            self._door.tally.refused(answer.status, answer.outcome)
+        if self._handler is not None:
+            self._handler.recorder.refused(answer.status, answer.outcome)
         cycle = self.cycle  # the latest request whose head was whole
         if is_in_body and self.pipeline:
             self.pipeline[0] = (cycle, cast("Any", answering(answer.with_field(b"connection", b"close"))))
@@ -316,7 +316,7 @@ class ClientConnection(LightProtocol):
             self._close(answer)
 
     def _close_after_answer(self) -> None:
-        if self._patience.owed is Owed.BODY:
+        if self._clock.owed is Owed.BODY:
             self._close()
         else:
             self.transport.close()
@@ -332,5 +332,5 @@ class ClientConnection(LightProtocol):
         self.flow.resume_reading()
         self.transport.write_eof()
         now = self.loop.time()
-        self._patience.begin(Owed.END, now)
+        self._clock.begin(Owed.END, now)
         self._look_in_time(now)

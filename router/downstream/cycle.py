@@ -1,4 +1,4 @@
-"""A job's way from its client's connection to the door and back, without ASGI's messages in between.
+"""A job's way from its client's connection to the handler and back, without ASGI's messages in between.
 
 JobCycle is uvicorn's cycle of request and response, without the scope, its copies and the checks of each message. A job
 that has come whole, with a head that is known, needs nothing of it: that is WholeJob, which no task serves.
@@ -18,7 +18,7 @@ from router.http.asgi import Receive, Scope, Send
 from router.http.headers import Headers, as_lines
 from router.jobs import job_log
 from router.jobs.endpoints import Asked, BadDeadline, JobHead
-from router.jobs.handler import Foreign, JobDoor, answering, send_job_answer
+from router.jobs.handler import Foreign, JobHandler, answering, send_job_answer
 from router.upstream.connection import JOINED_BYTES
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ _ONE_JOBS_ALONE = frozenset({b"x-request-id", b"traceparent"})
 class JobCycle(RequestResponseCycle):
     """uvicorn's cycle of request and response, for a job: without ASGI's scope, and with one write an answer."""
 
-    def __init__(self, connection: HttpToolsProtocol, door: JobDoor, asked: Asked, *, keep_alive: bool) -> None:
+    def __init__(self, connection: HttpToolsProtocol, handler: JobHandler, asked: Asked, *, keep_alive: bool) -> None:
         super().__init__(
             scope={  # type: ignore[typeddict-item]  # what uvicorn's own methods read
                 "type": "http",
@@ -52,7 +52,7 @@ class JobCycle(RequestResponseCycle):
             on_response=connection.on_response_complete,
         )
         self._asked = asked
-        self._door = door
+        self._handler = handler
         self._parts: list[bytes] = []
 
     def start(self, loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[None]]) -> None:
@@ -68,7 +68,7 @@ class JobCycle(RequestResponseCycle):
         if comes_once or self.waiting_for_100_continue or self.scope["http_version"] != "1.1":
             return
         with suppress(BadDeadline, Foreign):
-            self._door.heads.learn(name, self._door.read(self._asked, keep_alive=self.keep_alive))
+            self._handler.heads.learn(name, self._handler.read(self._asked, keep_alive=self.keep_alive))
 
     def take(self, part: bytes) -> int:
         """Take a part of the body, uncopied; return how many bytes nobody has asked for yet."""
@@ -86,7 +86,7 @@ class JobCycle(RequestResponseCycle):
     async def _serve(self, _scope: Scope, receive: Receive, send: Send) -> None:
         try:
             whole = None if self.more_body else b"".join(self._parts)
-            answer = await self._door.answer(self._asked, receive, whole)
+            answer = await self._handler.answer(self._asked, receive, whole)
             if answer is None or self.disconnected:
                 _drop(self._asked.path, answer)
                 return
@@ -103,27 +103,27 @@ class WholeJob:
     """A job that has come whole: what uvicorn and the connection ask of a cycle, and no more."""
 
     __slots__ = (
-        *("_connection", "_door", "_event", "_head", "disconnected", "flow", "keep_alive", "on_response"),
+        *("_connection", "_handler", "_event", "_head", "disconnected", "flow", "keep_alive", "on_response"),
         *("response_complete", "response_started", "transport"),
     )
     scope: ClassVar[Scope] = {}
     more_body = False
     waiting_for_100_continue = False
 
-    def __init__(self, connection: LightProtocol, door: JobDoor, head: JobHead) -> None:
+    def __init__(self, connection: LightProtocol, handler: JobHandler, head: JobHead) -> None:
         self.transport = connection.transport
         self.flow = connection.flow
         self.on_response = connection.on_response_complete
         self.keep_alive = head.keep_alive and not connection.is_ending
         self.disconnected = self.response_started = self.response_complete = False
         self._connection = connection
-        self._door = door
+        self._handler = handler
         self._head = head
         self._event: asyncio.Event | None = None
 
     def start(self, body: bytes) -> None:
         """Serve it."""
-        self._door.begin(self._head, body, self._has_left, self._answer)
+        self._handler.begin(self._head, body, self._has_left, self._answer)
 
     @property
     def message_event(self) -> asyncio.Event:
@@ -156,7 +156,7 @@ class WholeJob:
         """Let uvicorn's cycle send an answer that takes its time."""
         connection, head = self._connection, self._head
         asked = Asked("POST", head.path, head.target.partition(b"?")[2], head.headers)
-        cycle = JobCycle(connection, self._door, asked, keep_alive=self.keep_alive)
+        cycle = JobCycle(connection, self._handler, asked, keep_alive=self.keep_alive)
         cycle.more_body = cycle.waiting_for_100_continue = False
         connection.cycle = cycle
         connection._start_asgi_task(cycle, cast("Any", answering(answer)))  # noqa: SLF001  (uvicorn's way to begin one)

@@ -12,7 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
-from router.downstream.balance import CROWD
+from router.downstream.balance import BALANCE
 from router.policy.request_head import Refusal, malformed
 
 # The application's state holds under this name what all its connections have in common.
@@ -38,7 +38,7 @@ class LightProtocol(HttpToolsProtocol):
             app_state[_IS_ENDING] = False
         self.__dict__ = common.copy()
         self.pipeline = deque()
-        CROWD.take_in()  # here, where the next one has not been accepted yet
+        BALANCE.take_in()  # here, where the next one has not been accepted yet
 
     @cached_property
     def parser(self) -> httptools.HttpRequestParser:  # type: ignore[override]  # uvicorn makes one for each connection
@@ -76,7 +76,7 @@ class LightProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Let it go."""
         super().connection_lost(exc)
-        CROWD.has(len(self.connections))
+        BALANCE.has(len(self.connections))
 
     def on_message_begin(self) -> None:
         """Begin a request: uvicorn's way makes a scope for it."""

@@ -198,7 +198,7 @@ class Intents:
 
     def _set_drain(self, command: str, url: str) -> tuple[tuple[str, ...], ...]:
         keys = self._keys
-        # The next exchange makes the plan anew, and all routers show what they do.
+        # The next scheduler makes the plan anew, and all routers show what they do.
         return (command, keys.drain, url), ("HSET", keys.plan_head, "stale", "1"), ("PUBLISH", keys.changes, "drain")
 
     def _tell_sidecar(self, url: str) -> tuple[str, ...]:

@@ -183,7 +183,7 @@ def _latency_ms(text: str | None) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A worker of the fleet as the exchange sees it; `cap` 0: none."""
+    """A worker of the fleet as the scheduler sees it; `cap` 0: none."""
 
     worker: Worker
     health: Health = Health.HEALTHY

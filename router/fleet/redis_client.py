@@ -25,7 +25,7 @@ _Value = TypeVar("_Value")
 
 
 # What routers and sidecars ask steadily: while Redis refuses one of these it is of no use, whatever else it takes.
-LOAD, EXCHANGE, LEAD, RECORD = "load", "exchange", "lead", "record"
+LOAD, SCHEDULE, LEAD, RECORD = "load", "schedule", "lead", "record"
 
 
 class RedisUnavailable(Exception):

@@ -28,7 +28,7 @@ class Snapshot:
 
     @cached_property
     def members(self) -> tuple[Member, ...]:
-        """The workers as the exchange sees them."""
+        """The workers as the scheduler sees them."""
         draining = self.state.draining
         return tuple(
             Member(record.worker, record.health, record.worker.url in draining) for record in self.state.records

@@ -7,26 +7,26 @@ from types import TracebackType
 from typing import Self
 
 
-class BuffersFull(Exception):
+class BodyBudgetFull(Exception):
     """This process holds as many bytes of request bodies as it may."""
 
 
-class Buffers:
+class BodyBudget:
     """The bodies that are held: being read, waiting, running. What is held `within` others counts there, too."""
 
-    def __init__(self, max_bytes: int, within: "Buffers | None" = None) -> None:
+    def __init__(self, max_bytes: int, within: "BodyBudget | None" = None) -> None:
         self.max_bytes = max_bytes
         self.held_bytes = 0
         self._within = within
 
-    def share(self) -> "Share":
+    def share(self) -> "BodyShare":
         """Return one body's share, empty; `with` gives back what it has grown to."""
-        return Share(self)
+        return BodyShare(self)
 
     def take(self, count: int) -> None:
-        """Hold `count` bytes more. Raises BuffersFull, and holds none of them then."""
+        """Hold `count` bytes more. Raises BodyBudgetFull, and holds none of them then."""
         if self.held_bytes + count > self.max_bytes:
-            raise BuffersFull
+            raise BodyBudgetFull
         if self._within is not None:
             self._within.take(count)
         self.held_bytes += count
@@ -38,12 +38,12 @@ class Buffers:
             self._within.let_go(count)
 
 
-class Share:
+class BodyShare:
     """What one body takes of the buffers."""
 
     __slots__ = ("_buffers", "held_bytes")
 
-    def __init__(self, buffers: Buffers) -> None:
+    def __init__(self, buffers: BodyBudget) -> None:
         self._buffers = buffers
         self.held_bytes = 0
 
@@ -56,13 +56,13 @@ class Share:
         self.give_back()
 
     def grow(self, count: int) -> None:
-        """Take `count` bytes more. Raises BuffersFull, and has taken none then."""
+        """Take `count` bytes more. Raises BodyBudgetFull, and has taken none then."""
         self._buffers.take(count)
         self.held_bytes += count
 
-    def hand_over(self) -> "Share":
+    def hand_over(self) -> "BodyShare":
         """Return a share that has all that this one had: for what outlives its request."""
-        heir = Share(self._buffers)
+        heir = BodyShare(self._buffers)
         heir.held_bytes, self.held_bytes = self.held_bytes, 0
         return heir
 

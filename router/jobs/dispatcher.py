@@ -2,7 +2,7 @@
 
 Read top to bottom: each step is called when the one before has brought what it needs, and nothing walks back but a
 retry, to the lease. Steps are plain calls, not coroutines: a task and its nine frames cost a job 15 µs. It waits for
-leases and workers, and decides nothing itself: who gets the job stands in the exchange; how long it may take, what an
+leases and workers, and decides nothing itself: who gets the job stands in the scheduler; how long it may take, what an
 answer means and whether it is tried again, in policy.
 """
 
@@ -32,8 +32,8 @@ from router.policy.retry import RetryRules, is_worth_another
 from router.policy.verdict import Blame, Kind, Outcome
 from router.scheduling.leases import Leases
 from router.scheduling.pending import ClientLeft, Exhausted, Lease, NoRoom, NoWorkers, Quarantined, Unfunded
-from router.telemetry.recorder import Tally
-from router.upstream.pool import Request, Upstream
+from router.telemetry.recorder import Recorder
+from router.upstream.pool import Request, WorkerPool
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ _RESULT = Outcome.RESULT
 # A lease is a little longer than the attempt that it is for, so that none passes while its attempt still runs.
 LEASE_MARGIN_S = 1.0
 _OWN_FAULT = "Job %s met with a fault of the router's own"
-_TIMED = frozenset({Blame.AWAY, Blame.DIED})  # of these the exchange wants to know how long the attempt took
+_TIMED = frozenset({Blame.AWAY, Blame.DIED})  # of these the scheduler wants to know how long the attempt took
 # How often a process that is to end looks whether its last attempts are over.
 _LOOK_EVERY_S = 0.05
 # How long a job waits for this host to have file handles, ports or memory again before it looks.
@@ -51,12 +51,14 @@ _NO_MEANS_S = 0.1
 class Dispatcher:
     """Brings jobs to workers."""
 
-    def __init__(self, leases: Leases, upstream: Upstream, view: FleetView, settings: Settings, tally: Tally) -> None:
+    def __init__(
+        self, leases: Leases, upstream: WorkerPool, view: FleetView, settings: Settings, recorder: Recorder
+    ) -> None:
         self.turns = Turns()  # in which large bodies, and batches, are read
         self._leases = leases
         self._upstream = upstream
         self._view = view
-        self._tally = tally
+        self._recorder = recorder
         retry = settings.retry
         has_budget = retry.budget_percent > 0 or retry.budget_per_second > 0
         self._retry = RetryRules(retry.attempts, retry.sandbox_error, has_budget)
@@ -169,7 +171,7 @@ class Dispatcher:
         course.queue_ms += lease.waited_ms
         if course.is_retry:
             course.is_retry = False
-            self._tally.retried(course.failed[-1].kind)
+            self._recorder.retried(course.failed[-1].kind)
         now, bound_s = time.monotonic(), course.limits.bound_s
         if course.ends_at - now < bound_s:
             wait_s = max(0.0, course.ends_at - now)
@@ -220,12 +222,12 @@ class Dispatcher:
             self._break_off(course, fault)
 
     def _judged(self, course: Course, lease: Lease, since: float, outcome: Response | UpstreamFailed) -> Answer | None:
-        """Say in the exchange how an attempt went. Return its answer; None where it failed, which is kept in mind."""
+        """Say in the scheduler how an attempt went. Return its answer; None where it failed, which is kept in mind."""
         job, url = course.job, lease.url
         response = None if isinstance(outcome, UpstreamFailed) else outcome
         verdict = job.verdict_on(outcome)
         kind, blame, took_s = verdict.kind, verdict.blame, time.monotonic() - since
-        self._tally.attempt_ended(url, kind, took_s)
+        self._recorder.attempt_ended(url, kind, took_s)
         if course.doubts and blame is Blame.OK:  # so the others' errors were their own
             self._leases.resolve(course.doubts, Blame.ERROR, job.name)
             course.doubts = ()
@@ -274,7 +276,7 @@ class Dispatcher:
         if cause is Kind.NOT_SENT and self._leases.is_enough_for(course.since):
             self._refuse(course, NoWorkers())
             return
-        self._tally.retried(cause)
+        self._recorder.retried(cause)
         self._ask(course, course.ends_at - time.monotonic(), course.tried)
 
     def _ask_any(self, course: Course) -> None:
@@ -322,7 +324,7 @@ class Dispatcher:
             if course.doubts:
                 self._drop_doubts(course)
             took_s = time.monotonic() - course.since
-            self._tally.job_ended(course.job.path, answer.status, answer.outcome, took_s)
+            self._recorder.job_ended(course.job.path, answer.status, answer.outcome, took_s)
             if answer.outcome is not _RESULT:
                 job_log.failed(course, answer.status, answer.outcome, took_s)
         finally:
@@ -336,7 +338,7 @@ class Dispatcher:
             self._drop_doubts(course)
             if deliver is not None:
                 took_s = time.monotonic() - course.since
-                self._tally.job_ended(course.job.path, CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, took_s)
+                self._recorder.job_ended(course.job.path, CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, took_s)
                 job_log.failed(course, CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, took_s)
         finally:
             if deliver is not None:
@@ -344,7 +346,7 @@ class Dispatcher:
 
     def _answer_cut(self, course: Course, status: int, failure: UpstreamFailed) -> None:
         """Count, and tell of, a large answer that its worker has broken off."""
-        self._tally.answer_cut(failure.worker_url)
+        self._recorder.answer_cut(failure.worker_url)
         job_log.answer_cut(course, status, time.monotonic() - course.since, failure)
 
     def _drop_doubts(self, course: Course) -> None:
@@ -359,7 +361,7 @@ class Dispatcher:
             self._leave(course)
             return
         if isinstance(reason, Unfunded):
-            self._tally.retry_unfunded()
+            self._recorder.retry_unfunded()
         self._end(course, self._last_answers.refused(course, reason))
 
     def _give_lease_back(self, course: Course) -> None:

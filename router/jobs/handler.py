@@ -1,4 +1,4 @@
-"""The data path's door: jobs are taken here, in plain ASGI, before FastAPI sees anything.
+"""The data path's handler: jobs are taken here, in plain ASGI, before FastAPI sees anything.
 
 FastAPI's middleware and routing cost 28 µs a request, as much as all that is done for a job. Whatever is no job goes
 on to it unchanged.
@@ -17,19 +17,19 @@ from router.auth.origin import Pages
 from router.config.settings import Settings
 from router.http.answer import Answer, problem
 from router.http.asgi import Application, Receive, Scope, Send, leaving, new_request_id, request_id_of, send_answer
-from router.http.head_cache import Heads
+from router.http.head_cache import HeadCache
 from router.http.headers import Head, Headers, read_head
 from router.http.response import Body
 from router.jobs import job_log
 from router.jobs.answers import broken, buffers_full
-from router.jobs.body_budget import Buffers, BuffersFull, Share
+from router.jobs.body_budget import BodyBudget, BodyBudgetFull, BodyShare
 from router.jobs.dispatcher import Dispatcher
 from router.jobs.endpoints import Asked, BadDeadline, JobHead, client_s_of
 from router.jobs.job import Deliver, Job
 from router.policy.deadline import SMALL_BYTES
 from router.policy.endpoints import endpoints_of
 from router.scheduling.pending import ClientLeft
-from router.telemetry.recorder import Tally
+from router.telemetry.recorder import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -45,17 +45,17 @@ class BodyTooLarge(Exception):
     """The request's body is longer than the limit."""
 
 
-class JobDoor:
+class JobHandler:
     """An ASGI application that takes jobs, and hands all else to `rest`.
 
     `heads` are those that its connections have read.
     """
 
     def __init__(
-        self, dispatcher: Dispatcher, rest: Application, buffers: Buffers, settings: Settings, tally: Tally
+        self, dispatcher: Dispatcher, rest: Application, buffers: BodyBudget, settings: Settings, recorder: Recorder
     ) -> None:
-        self.heads = Heads[JobHead]()
-        self.tally = tally
+        self.heads = HeadCache[JobHead]()
+        self.recorder = recorder
         self.methods = {path: endpoint.method for path, endpoint in endpoints_of(settings.endpoints).items()}
         # Those of jobs as they mostly are; percent-encoded, ASGI's way is good enough.
         self.job_paths = {path.encode("ascii"): path for path, method in self.methods.items() if method == "POST"}
@@ -83,7 +83,7 @@ class JobDoor:
             if not isinstance(found, Answer):
                 await self._pass_on(scope, receive, send, found)
                 return
-            self.tally.refused(found.status, found.outcome)
+            self.recorder.refused(found.status, found.outcome)
             answer = found
         if answer is not None:
             await send_job_answer(path, answer, receive, send)
@@ -125,7 +125,7 @@ class JobDoor:
                 return await self._dispatcher.run(_job(asked, head, body, request_id, receive, share))
         except ClientLeft:
             return None
-        except (BadDeadline, BodyTooLarge, BuffersFull) as reason:
+        except (BadDeadline, BodyTooLarge, BodyBudgetFull) as reason:
             return self._unfit(asked, reason, request_id)
 
     def read(self, asked: Asked, *, keep_alive: bool) -> JobHead:
@@ -151,7 +151,7 @@ class JobDoor:
         try:
             try:
                 _admitted(body, self._max_body_bytes, share)
-            except (BodyTooLarge, BuffersFull) as reason:
+            except (BodyTooLarge, BodyBudgetFull) as reason:
                 end(self._unfit(head, reason, request_id))
                 return
             job = Job(
@@ -174,7 +174,7 @@ class JobDoor:
             deliver(broken(job.request_id))
 
     def _unfit(
-        self, asked: Asked | JobHead, reason: BadDeadline | BodyTooLarge | BuffersFull, request_id: bytes
+        self, asked: Asked | JobHead, reason: BadDeadline | BodyTooLarge | BodyBudgetFull, request_id: bytes
     ) -> Answer:
         match reason:
             case BadDeadline():
@@ -189,7 +189,7 @@ class JobDoor:
 
     def _refused(self, path: str, answer: Answer) -> Answer:
         """Count the answer to what is no job yet; jobs are the dispatcher's to count."""
-        self.tally.refused(answer.status, answer.outcome, path)
+        self.recorder.refused(answer.status, answer.outcome, path)
         return answer
 
 
@@ -204,7 +204,7 @@ def _target(asked: Asked) -> bytes:
     return path + b"?" + asked.query if asked.query else path
 
 
-def _job(asked: Asked, head: Head, body: Body, request_id: bytes, receive: Receive, share: Share) -> Job:
+def _job(asked: Asked, head: Head, body: Body, request_id: bytes, receive: Receive, share: BodyShare) -> Job:
     return Job(
         method=asked.method.encode("ascii"),
         path=asked.path,
@@ -219,14 +219,14 @@ def _job(asked: Asked, head: Head, body: Body, request_id: bytes, receive: Recei
     )
 
 
-def _admitted(body: bytes, limit: int, share: Share) -> bytes:
+def _admitted(body: bytes, limit: int, share: BodyShare) -> bytes:
     if len(body) > limit:
         raise BodyTooLarge
     share.grow(len(body))
     return body
 
 
-async def _read_body(head: Head, receive: Receive, limit: int, share: Share) -> Body:
+async def _read_body(head: Head, receive: Receive, limit: int, share: BodyShare) -> Body:
     if head.content_length > limit:  # before a byte of it is read, and before uvicorn answers `Expect: 100-continue`
         raise BodyTooLarge
     body = bytearray()  # joined at its end, a large one would be copied at once

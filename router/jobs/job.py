@@ -8,17 +8,17 @@ import msgspec
 
 from router.http.answer import Answer
 from router.http.response import Body, Phase, Response, UpstreamFailed
-from router.jobs.body_budget import Share
+from router.jobs.body_budget import BodyShare
 from router.policy.deadline import SMALL_BYTES, LimitReader, Limits
 from router.policy.large_json import Malformed
 from router.policy.verdict import NEVER_RAN, Blame, Kind, Verdict, of_answer
-from router.scheduling.pending import Lease, Waiter
+from router.scheduling.pending import Lease, PendingJob
 from router.upstream.pool import Request
 
 _NAME_BYTES = 8
 # Hashing so much takes 0.3 ms.
 _PIECE_BYTES = 2**18
-# Where the blame may be the job's own, the exchange is told which one it was: that takes reading its whole body.
+# Where the blame may be the job's own, the scheduler is told which one it was: that takes reading its whole body.
 MAY_BE_THE_JOBS = (Blame.DIED, Blame.ERROR)
 
 _BROKEN = {
@@ -52,7 +52,7 @@ class Job(msgspec.Struct, frozen=True):
     body: Body
     request_id: bytes
     has_left: Callable[[], Coroutine[None, None, None]]
-    share: Share
+    share: BodyShare
     client_s: float | None = None
     key_name: str = ""
     seen: "Seen | None" = None
@@ -161,10 +161,10 @@ class Course:
         self.unreached: tuple[FailedAttempt, ...] = ()
         self.doubts: tuple[tuple[Lease, str], ...] = ()
         self.failed: list[FailedAttempt] = []
-        self.waits: Waiter | None = None
+        self.waits: PendingJob | None = None
         self.lease: Lease | None = None
         self.timer: asyncio.TimerHandle | None = None
-        self.late_share: Share | None = None  # holds the body for an attempt that outlives its job
+        self.late_share: BodyShare | None = None  # holds the body for an attempt that outlives its job
 
     @property
     def is_suspect(self) -> bool:

@@ -1,6 +1,6 @@
-"""The door where `api_keys` is set: who sends a job without a key gets 401, and no worker sees a key.
+"""The handler where `api_keys` is set: who sends a job without a key gets 401, and no worker sees a key.
 
-Without `api_keys` the plain JobDoor stands in its place.
+Without `api_keys` the plain JobHandler stands in its place.
 """
 
 from collections.abc import Callable, Coroutine
@@ -13,31 +13,31 @@ from router.config.settings import Settings
 from router.http.answer import Answer, problem
 from router.http.asgi import Application, Receive, Scope, Send, request_id_of
 from router.http.headers import Headers, read_head
-from router.jobs.body_budget import Buffers
+from router.jobs.body_budget import BodyBudget
 from router.jobs.dispatcher import Dispatcher
 from router.jobs.endpoints import Asked, JobHead
-from router.jobs.handler import JobDoor
+from router.jobs.handler import JobHandler
 from router.jobs.job import Deliver
-from router.telemetry.recorder import Tally
+from router.telemetry.recorder import Recorder
 
 API_KEY = b"x-api-key"
 _CREDENTIALS = frozenset({b"authorization", API_KEY})
 _HOW = "send it as `Authorization: Bearer KEY`, as `x-api-key: KEY`, or in the URL: http://any:KEY@router/run_code"
 
 
-class KeyDoor(JobDoor):
+class KeyAuthHandler(JobHandler):
     """Takes jobs that come with a key, and lets all through that is no job."""
 
     def __init__(
         self,
         dispatcher: Dispatcher,
         rest: Application,
-        buffers: Buffers,
+        buffers: BodyBudget,
         settings: Settings,
-        tally: Tally,
+        recorder: Recorder,
         keys: ApiKeys,
     ) -> None:
-        super().__init__(dispatcher, rest, buffers, settings, tally)
+        super().__init__(dispatcher, rest, buffers, settings, recorder)
         self._keys = keys
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, key_name: str) -> None:

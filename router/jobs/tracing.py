@@ -1,8 +1,8 @@
-"""OpenTelemetry: a span for each job, and below it one for each of its attempts. Its one door.
+"""OpenTelemetry: a span for each job, and below it one for each of its attempts. Its one handler.
 
-Who wants none (`traces.endpoint`) pays nothing: these parts stand in the place of Dispatcher, Upstream and Tally only
-where they are wanted. Between them a job is known by what goes to its worker anyway: the first of its header lines is
-the `traceparent` of its span, until an attempt puts its own in that place. So no context is kept along a job's way.
+Who wants none (`traces.endpoint`) pays nothing: these parts stand in the place of Dispatcher, WorkerPool and Recorder
+only where they are wanted. Between them a job is known by what goes to its worker anyway: the first of its header lines
+is the `traceparent` of its span, until an attempt puts its own in that place. So no context is kept along a job's way.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ from router.jobs.dispatcher import Dispatcher
 from router.jobs.job import Course, Deliver, Job
 from router.jobs.job_log import CLIENT_LEFT_STATUS
 from router.policy.verdict import Kind, Outcome
-from router.telemetry.recorder import Tally
+from router.telemetry.recorder import Recorder
 from router.upstream import pool
-from router.upstream.pool import Request, Upstream
+from router.upstream.pool import Request, WorkerPool
 from router.version import __version__
 
 log = logging.getLogger(__name__)
@@ -96,11 +96,11 @@ class Traces:
         if ending.is_alive():
             log.warning("The last traces are lost: %s did not take them within %g s", self._endpoint, FLUSH_S)
 
-    def tally(self) -> Tally:
-        """Return a tally that tells of attempts' verdicts."""
+    def recorder(self) -> Recorder:
+        """Return a recorder that tells of attempts' verdicts."""
         return _Tally(self)
 
-    def upstream(self, tls: TlsSettings, auth: WorkerAuth) -> Upstream:
+    def upstream(self, tls: TlsSettings, auth: WorkerAuth) -> WorkerPool:
         """Return the connections to the workers, with a span for each attempt."""
         return _Upstream(tls, auth, self)
 
@@ -177,7 +177,7 @@ class _Dispatcher(Dispatcher):
         return super().begin(traced, end)
 
 
-class _Upstream(Upstream):
+class _Upstream(WorkerPool):
     """The connections to the workers; what is sent over them names its attempt's span as its parent."""
 
     def __init__(self, tls: TlsSettings, auth: WorkerAuth, traces: Traces) -> None:
@@ -202,7 +202,7 @@ class _Upstream(Upstream):
         super().send(worker_url, attempt.request, timeout_s, come_back)
 
 
-class _Tally(Tally):
+class _Tally(Recorder):
     """Counts, and hands on what attempts were worth."""
 
     def __init__(self, traces: Traces) -> None:

@@ -41,7 +41,7 @@ class ClientTimeouts:
         return min(self.body_s, self.read_s / 4)
 
 
-class Patience:
+class ClientClock:
     """What one client owes, until when; and since when it has read nothing.
 
     `since` is the moment from which its time counts. `body_bytes` is how much has come of its body.

@@ -1,4 +1,4 @@
-"""Whether a job is tried again. Its own limits stand here; what the whole fleet may retry, the exchange knows."""
+"""Whether a job is tried again. Its own limits stand here; what the whole fleet may retry, the scheduler knows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""When this process calls the exchange: one call at a time, and whoever comes while it is under way shares the next.
+"""When this process calls the scheduler: one call at a time, and whoever comes while it is under way shares the next.
 
 It knows only that there is something to say and how urgent it is, not what.
 """
@@ -12,7 +12,7 @@ COMPANY_WITHIN_S = 0.001
 _LOOK_EVERY_S = 0.005
 
 
-class Calls:
+class CallBatcher:
     """Begins a call by `begin` as long as there is something urgent to say; `is_more` tells of what can wait.
 
     Whoever began a call says when it is `over`.

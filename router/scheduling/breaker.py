@@ -3,7 +3,7 @@
 Closed, a breaker passes every job; open (the worker is ejected) it passes none; once its time is over it passes one,
 fleet-wide, and that job's outcome closes it, or opens it for twice as long. Failures count in a row, because a worker
 that still does jobs between them is worth more than none; and no more than a share of the fleet is ever ejected,
-because the last workers of a bad day are all that is left. exchange.lua decides alike.
+because the last workers of a bad day are all that is left. scheduler.lua decides alike.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The exchange that this process uses: Redis', or its twin in this process.
+"""The scheduler that this process uses: Redis', or its twin in this process.
 
 While Redis is away, or does not know the fleet, the twin decides, with this process' share of each cap; when Redis is
 back, what is held is handed in there. No request waits for Redis longer than its time limit, and while it is
@@ -19,10 +19,10 @@ from router.fleet.ejection_log import tell_ejections
 from router.fleet.model import Ejection, Member
 from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.fleet.snapshot import FleetView, Snapshot
-from router.scheduling.local_scheduler import Exchange
+from router.scheduling.local_scheduler import LocalScheduler
 from router.scheduling.messages import Call, Reply, Rules
-from router.scheduling.redis_scheduler import RedisExchange
-from router.telemetry.recorder import Tally
+from router.scheduling.redis_scheduler import RedisScheduler
+from router.telemetry.recorder import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -32,17 +32,17 @@ PAUSE_S = 1.0
 RETURN_BEATS = 3
 
 
-class EitherExchange:
-    """Called as `exchange(call, say_all_again, then)`; knows which of the two is in force."""
+class FailoverScheduler:
+    """Called as `scheduler(call, say_all_again, then)`; knows which of the two is in force."""
 
-    def __init__(self, redis: RedisClient, view: FleetView, rules: Rules, processes: int, tally: Tally) -> None:
+    def __init__(self, redis: RedisClient, view: FleetView, rules: Rules, processes: int, recorder: Recorder) -> None:
         self._client = redis
-        self._redis = RedisExchange(redis, rules)
+        self._redis = RedisScheduler(redis, rules)
         self._view = view
         self._rules = rules
-        self._tally = tally
+        self._recorder = recorder
         self._processes = processes  # until Redis tells how many there are
-        self._local: Exchange | None = None
+        self._local: LocalScheduler | None = None
         self._local_fleet: Snapshot | None = None
         self._try_again_at = -math.inf
         self._return_beats = 0
@@ -60,7 +60,7 @@ class EitherExchange:
     def __call__(self, call: Call, say_all_again: Callable[[Call], Call], then: Callable[[Reply], None]) -> None:
         """Call `then` with the reply to `call`, once, and never before this has returned.
 
-        Where the exchange changes, the new one is told all: `say_all_again(call)`.
+        Where the scheduler changes, the new one is told all: `say_all_again(call)`.
         """
         # Only a heartbeat looks whether Redis is back, and only when it answered somebody's last call: jobs share this
         # call, and must not wait.
@@ -87,10 +87,10 @@ class EitherExchange:
     ) -> None:
         """Take Redis' reply; where there is none, or Redis does not know the fleet, decide here."""
         if isinstance(reply, RedisUnavailable):
-            self._tally.redis_failed()
+            self._recorder.redis_failed()
             self._try_again_at = asyncio.get_running_loop().time() + PAUSE_S
         else:
-            self._tally.redis_answered(perf_counter() - since)
+            self._recorder.redis_answered(perf_counter() - since)
             if reply.processes:
                 self._processes = reply.processes
             if reply.has_fleet:
@@ -104,23 +104,23 @@ class EitherExchange:
             own = msgspec.structs.replace(
                 self._rules, budget_per_second=self._rules.budget_per_second / self._processes
             )
-            self._local, self._local_fleet = Exchange(own), None
+            self._local, self._local_fleet = LocalScheduler(own), None
             call = say_all_again(call)
         then(self._ask_locally(self._local, call))
 
-    def _ask_locally(self, local: Exchange, call: Call) -> Reply:
+    def _ask_locally(self, local: LocalScheduler, call: Call) -> Reply:
         snapshot = self._view.snapshot
         if snapshot is not self._local_fleet:
             self._local_fleet = snapshot
             local.set_fleet(_share(member, self._processes) for member in snapshot.members)
         now_ms = int(asyncio.get_running_loop().time() * 1000)
         before = _ejections(local, now_ms)
-        reply = local.exchange(call, now_ms)
+        reply = local.step(call, now_ms)
         tell_ejections(before, _ejections(local, now_ms), snapshot.state.records, " by this process alone")
         return reply
 
 
-def _ejections(local: Exchange, now_ms: int) -> dict[str, Ejection]:
+def _ejections(local: LocalScheduler, now_ms: int) -> dict[str, Ejection]:
     at_zero_s = time() - now_ms / 1000
     return {
         url: Ejection(at_zero_s + breaker.until_ms / 1000, breaker.times, breaker.failures, breaker.cause)

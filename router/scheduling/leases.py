@@ -1,7 +1,7 @@
 """Leases: the right to run one job on one worker, asked for and given back in batches.
 
-All that this process has to say at one moment goes in one call of the exchange; who comes while a call is under way
-shares the next one. Which exchange that is, Redis' or the one in this process, either_exchange.py knows.
+All that this process has to say at one moment goes in one call of the scheduler; who comes while a call is under way
+shares the next one. Which scheduler that is, Redis' or the one in this process, either_exchange.py knows.
 """
 
 import asyncio
@@ -17,12 +17,12 @@ import msgspec
 from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.fleet.snapshot import FleetView
 from router.policy.verdict import Blame
-from router.scheduling.batching import Calls
-from router.scheduling.failover import EitherExchange
+from router.scheduling.batching import CallBatcher
+from router.scheduling.failover import FailoverScheduler
 from router.scheduling.messages import Arrival, Beat, Call, Claim, Ended, Grant, Held, Reply
-from router.scheduling.pending import Exhausted, Lease, NoRoom, NoWorkers, QueueTimeout, Waiter, refusals
+from router.scheduling.pending import Exhausted, Lease, NoRoom, NoWorkers, PendingJob, QueueTimeout, refusals
 from router.scheduling.redis_scheduler import grants
-from router.telemetry.recorder import Tally
+from router.telemetry.recorder import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -40,21 +40,21 @@ class Leases:
 
     def __init__(
         self,
-        exchange: EitherExchange,
+        scheduler: FailoverScheduler,
         redis: RedisClient,
         view: FleetView,
         process: str,
-        tally: Tally,
+        recorder: Recorder,
         without_workers_s: float = 0.0,
     ) -> None:
-        self._exchange = exchange
+        self._scheduler = scheduler
         self._without_workers_s = without_workers_s
         self._redis = redis
         self._view = view
         self._process = process
-        self._tally = tally
+        self._recorder = recorder
         self._numbers = itertools.count(1)
-        self._waiters: dict[int, Waiter] = {}
+        self._pending_jobs: dict[int, PendingJob] = {}
         self._held: dict[int, tuple[str, float]] = {}  # number → URL, the moment (this process' clock) it passes
         # To be said with the next call.
         self._arrived: list[int] = []
@@ -70,7 +70,7 @@ class Leases:
         self._missed: frozenset[int] = frozenset()  # waiting jobs that the last heartbeat did not find in the queue
         self._beats = itertools.count()
         self._routable_then: frozenset[str] = frozenset()
-        self._calls = Calls(self._call, self._is_urgent, lambda: bool(self._ended))
+        self._calls = CallBatcher(self._call, self._is_urgent, lambda: bool(self._ended))
 
     @property
     def has_workers(self) -> bool:
@@ -86,7 +86,7 @@ class Leases:
 
     def load(self) -> tuple[int, int]:
         """Return how many leases this process holds, and how many jobs wait for one here."""
-        return len(self._held), len(self._waiters)
+        return len(self._held), len(self._pending_jobs)
 
     async def run(self) -> None:
         """Beat, and listen for grants, until cancelled."""
@@ -111,7 +111,7 @@ class Leases:
         tried: tuple[str, ...] = (),
         retry_of: str = "",
         job_since: float = 0.0,
-    ) -> Waiter:
+    ) -> PendingJob:
         """Ask for a lease for `bound_s` seconds, after a wait of `wait_s` at most, for a job that came at `job_since`.
 
         `then` is called once, and never before this has returned: with the lease, or with a NoRoom (NoWorkers,
@@ -122,16 +122,16 @@ class Leases:
         number = next(self._numbers)
         arrival = Arrival(number, int(bound_s * 1000), int(wait_s * 1000), ticket, tried, retry_of)
         now = time.monotonic()
-        waiter = self._waiters[number] = Waiter(arrival, now, job_since or now, has_left, then)
+        pending = self._pending_jobs[number] = PendingJob(arrival, now, job_since or now, has_left, then)
         self._arrived.append(number)
         self._calls.now()
-        return waiter
+        return pending
 
-    def give_up(self, waiter: Waiter) -> None:
+    def give_up(self, pending: PendingJob) -> None:
         """Let go of what was asked for: nobody waits for it any more, and `then` is not called."""
-        number = waiter.arrival.number
-        if self._waiters.pop(number, None):
-            waiter.stop_waiting()
+        number = pending.arrival.number
+        if self._pending_jobs.pop(number, None):
+            pending.stop_waiting()
             self._left.append(number)
             self._calls.now()
 
@@ -160,7 +160,7 @@ class Leases:
 
     def _call(self) -> None:
         call = self._compose()
-        self._exchange(call, self._say_all_again, partial(self._replied, call))
+        self._scheduler(call, self._say_all_again, partial(self._replied, call))
 
     def _replied(self, call: Call, reply: Reply) -> None:
         try:
@@ -176,8 +176,8 @@ class Leases:
     def _compose(self) -> Call:
         """Take all that is to be said."""
         # First, for it ends the wait of some, who leave with this call.
-        beat = self._beat(is_return=self._exchange.has_just_returned()) if self._beat_is_due else None
-        arrived = tuple(self._waiters[number].arrival for number in self._arrived if number in self._waiters)
+        beat = self._beat(is_return=self._scheduler.has_just_returned()) if self._beat_is_due else None
+        arrived = tuple(self._pending_jobs[number].arrival for number in self._arrived if number in self._pending_jobs)
         call = Call(
             self._process,
             arrived=arrived,
@@ -195,11 +195,11 @@ class Leases:
         self._let_go_of_the_exhausted()
         self._refuse_without_workers()
         # Those that have been said to wait; the newest may still be on their way.
-        queued = (number for number, waiter in self._waiters.items() if waiter.timer)
+        queued = (number for number, pending in self._pending_jobs.items() if pending.timer)
         oldest = tuple(itertools.islice(queued, LOOK_AFTER))
         is_whole = is_return or self._redis_settles or next(self._beats) % HAND_IN_EVERY == 0
         held = self._still_held() if is_whole else ()
-        return Beat(len(self._held), len(self._waiters), oldest, held, is_return)
+        return Beat(len(self._held), len(self._pending_jobs), oldest, held, is_return)
 
     def _still_held(self) -> tuple[Held, ...]:
         now = time.monotonic()
@@ -212,8 +212,8 @@ class Leases:
         if before == routable:
             return
         self._routable_then = routable
-        for number, waiter in list(self._waiters.items()):
-            if waiter.arrival.tried and waiter.timer and routable.issubset(waiter.arrival.tried):
+        for number, pending in list(self._pending_jobs.items()):
+            if pending.arrival.tried and pending.timer and routable.issubset(pending.arrival.tried):
                 self._fail(number, Exhausted())
                 self._left.append(number)
 
@@ -221,8 +221,8 @@ class Leases:
         """End the wait of those that have waited long enough for any worker at all."""
         if self._alone_since is None:
             return
-        for number, waiter in list(self._waiters.items()):
-            if waiter.timer and self.is_enough_for(waiter.job_since):
+        for number, pending in list(self._pending_jobs.items()):
+            if pending.timer and self.is_enough_for(pending.job_since):
                 self._fail(number, NoWorkers())
                 self._left.append(number)
 
@@ -233,13 +233,13 @@ class Leases:
         return news
 
     def _say_all_again(self, call: Call) -> Call:
-        """Return `call` as the first one to another exchange: all that wait, in order, all that is held, the fleet.
+        """Return `call` as the first one to another scheduler: all that wait, in order, all that is held, the fleet.
 
         Tickets in hand come from another counter, so new ones are taken.
         """
-        for number in list(self._waiters):
+        for number in list(self._pending_jobs):
             self._arrive_again(number, ticket=0)
-        arrived, self._arrived = tuple(waiter.arrival for waiter in self._waiters.values()), []
+        arrived, self._arrived = tuple(pending.arrival for pending in self._pending_jobs.values()), []
         fleet_print = self._view.snapshot.fleet_print
         return msgspec.structs.replace(call, arrived=arrived, beat=self._beat(is_return=True), fleet_print=fleet_print)
 
@@ -249,10 +249,10 @@ class Leases:
         With the old one, a grant of the first asking that is still on its way, and is given back as nobody's, would
         take along the lease that the job runs under by then.
         """
-        waiter = self._waiters.pop(number)
+        pending = self._pending_jobs.pop(number)
         again = next(self._numbers)
-        waiter.arrival = msgspec.structs.replace(waiter.arrival, number=again, ticket=ticket, retry_of="")
-        self._waiters[again] = waiter
+        pending.arrival = msgspec.structs.replace(pending.arrival, number=again, ticket=ticket, retry_of="")
+        self._pending_jobs[again] = pending
         self._arrived.append(again)
         self._left.append(number)
 
@@ -276,7 +276,7 @@ class Leases:
         if call.claims:
             self._take_claimed(call.claims, set(reply.claimed))
         for number in (*reply.lost, *self._twice_missing(call, reply)):
-            if waiting := self._waiters.get(number):
+            if waiting := self._pending_jobs.get(number):
                 self._arrive_again(number, waiting.arrival.ticket)
 
     def _take_claimed(self, claims: tuple[Claim, ...], claimed: set[int]) -> None:
@@ -292,56 +292,56 @@ class Leases:
         return before & self._missed
 
     def _wait_on(self, number: int, ticket: int) -> None:
-        waiter = self._waiters.get(number)
-        if waiter is None:
+        pending = self._pending_jobs.get(number)
+        if pending is None:
             self._left.append(number)
             return
-        if self.is_enough_for(waiter.job_since):
+        if self.is_enough_for(pending.job_since):
             self._fail(number, NoWorkers())
             self._left.append(number)
             return
-        waiter.arrival = msgspec.structs.replace(waiter.arrival, ticket=ticket)
-        if waiter.timer is None:
-            waiter.start_waiting(self._stop_waiting)
+        pending.arrival = msgspec.structs.replace(pending.arrival, ticket=ticket)
+        if pending.timer is None:
+            pending.start_waiting(self._stop_waiting)
 
     def _take(self, grant: Grant) -> None:
         """Hand a lease to the job that waits for it; where nobody does, give it back."""
-        waiter = self._waiters.pop(grant.number, None)
-        if waiter is None:
+        pending = self._pending_jobs.pop(grant.number, None)
+        if pending is None:
             self._ended.append(Ended(grant.url, grant.number, Blame.NONE))
             return
-        if waiter.timer is not None:
-            waiter.stop_waiting()
+        if pending.timer is not None:
+            pending.stop_waiting()
         now = time.monotonic()
-        waited_s = now - waiter.since
-        self._held[grant.number] = (grant.url, now + waiter.arrival.bound_ms / 1000)
-        lease = Lease(grant.number, grant.url, grant.ticket or waiter.arrival.ticket, int(waited_s * 1000))
+        waited_s = now - pending.since
+        self._held[grant.number] = (grant.url, now + pending.arrival.bound_ms / 1000)
+        lease = Lease(grant.number, grant.url, grant.ticket or pending.arrival.ticket, int(waited_s * 1000))
         try:
-            waiter.then(lease)
+            pending.then(lease)
         except Exception:
             log.exception("A lease could not be taken, and is given back")
             self.end(lease, Blame.NONE)
-        self._tally.waited(waited_s)
+        self._recorder.waited(waited_s)
 
     def _fail(self, number: int, reason: NoRoom) -> None:
-        waiter = self._waiters.pop(number, None)
-        if waiter is not None:
-            waiter.stop_waiting()
+        pending = self._pending_jobs.pop(number, None)
+        if pending is not None:
+            pending.stop_waiting()
             # Not at once: a call may just be composed, and what is asked for next must not be lost with it.
-            asyncio.get_running_loop().call_soon(waiter.then, reason)
+            asyncio.get_running_loop().call_soon(pending.then, reason)
 
-    def _stop_waiting(self, waiter: Waiter, reason: NoRoom) -> None:
-        number = waiter.arrival.number
+    def _stop_waiting(self, pending: PendingJob, reason: NoRoom) -> None:
+        number = pending.arrival.number
         if isinstance(reason, QueueTimeout) and self._alone_since is not None:
             reason = NoWorkers()
         self._fail(number, reason)
         self._left.append(number)
         self._calls.now()
-        self._tally.waited(time.monotonic() - waiter.since)
+        self._recorder.waited(time.monotonic() - pending.since)
 
     def _claim(self, grant: Grant) -> None:
-        if (waiter := self._waiters.get(grant.number)) is not None:
-            self._claims.append(Claim(grant.url, grant.number, waiter.arrival.bound_ms))
+        if (pending := self._pending_jobs.get(grant.number)) is not None:
+            self._claims.append(Claim(grant.url, grant.number, pending.arrival.bound_ms))
         else:
             self._ended.append(Ended(grant.url, grant.number, Blame.NONE))
 

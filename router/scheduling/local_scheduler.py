@@ -1,4 +1,4 @@
-"""The twin of exchange.lua: the same decisions over a state in this process.
+"""The twin of scheduler.lua: the same decisions over a state in this process.
 
 It serves while Redis is away, each process then with its share of each cap, and it is the model that hypothesis runs
 the script against. It decides and keeps state; clock and randomness come in.
@@ -43,7 +43,7 @@ class _Told:
     quarantined: list[int] = field(default_factory=list)
 
 
-class Exchange:
+class LocalScheduler:
     """All leases, the queue and the breakers, of one process or, as a model, of many."""
 
     def __init__(self, rules: Rules, settle_ms: int = 0) -> None:
@@ -67,7 +67,7 @@ class Exchange:
         """Take over who belongs to the fleet, and in what condition."""
         self._plan.set_fleet(members)
 
-    def exchange(self, call: Call, now: int) -> Reply:
+    def step(self, call: Call, now: int) -> Reply:
         """Do all that `call` asks at the moment `now` (ms of any clock that does not go back), as one step."""
         told = _Told()
         self._seed = call.seed

@@ -1,4 +1,4 @@
-"""What one call of `exchange` says and is told: the values on both sides of exchange.lua and of its Python twin.
+"""What one call of `scheduler` says and is told: the values on both sides of scheduler.lua and of its Python twin.
 
 Times are in milliseconds of Redis' own clock, or lengths of time; nobody sends the time of day. A lease is named
 `process:number`; within one process the number is enough.
@@ -15,7 +15,7 @@ from router.policy.verdict import Blame
 PROCESS_TTL_MS = 2000
 # A grant that its process does not claim within this is taken back. Together with the above: 3 s.
 CLAIM_WITHIN_MS = 1000
-# When its memory begins empty, the exchange gives workers with a cap nothing for so long: every process sees within a
+# When its memory begins empty, the scheduler gives workers with a cap nothing for so long: every process sees within a
 # second that Redis is back, and hands in what it holds at its next heartbeat.
 SETTLE_MS = 2000
 # What retries are saved up runs off over this time.
@@ -77,7 +77,7 @@ class Rules(msgspec.Struct, frozen=True):
 
 
 def configured_rules(settings: Settings) -> Rules:
-    """Return what config.yaml wants the exchange to go by."""
+    """Return what config.yaml wants the scheduler to go by."""
     return Rules(
         strategy=Strategy(settings.routing_strategy),
         max_waiting=settings.queue.max_waiting,
@@ -190,7 +190,7 @@ class Grant(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """What the exchange answers. `has_fleet` False: no sidecar has written, and nothing was done.
+    """What the scheduler answers. `has_fleet` False: no sidecar has written, and nothing was done.
 
     `queued` gives numbers and their tickets in turn; `refused` had no place in the queue, or, as checks, no room;
     `exhausted` have tried every worker; `lost` claims came too late; `missing` jobs are not in the queue any more;

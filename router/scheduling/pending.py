@@ -57,7 +57,7 @@ class Lease(msgspec.Struct, frozen=True):
     waited_ms: int
 
 
-class Waiter:
+class PendingJob:
     """A job without a lease yet; `then` is called once, with the lease or why there is none.
 
     `since` is when it asked, `job_since` when the job came.
@@ -82,7 +82,7 @@ class Waiter:
         self.timer: asyncio.TimerHandle | None = None
         self.watch: asyncio.Task[None] | None = None
 
-    def start_waiting(self, stop: Callable[["Waiter", NoRoom], None]) -> None:
+    def start_waiting(self, stop: Callable[["PendingJob", NoRoom], None]) -> None:
         """Have `stop` called when its time is up, or its client has left."""
         loop = asyncio.get_running_loop()
         self.timer = loop.call_at(self.since + self.arrival.wait_ms / 1000, stop, self, QueueTimeout())

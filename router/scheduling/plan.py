@@ -1,4 +1,4 @@
-"""The plan: who may get jobs, with which cap, and in which order a ticket asks them. exchange.lua makes the same."""
+"""The plan: who may get jobs, with which cap, and in which order a ticket asks them. scheduler.lua makes the same."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

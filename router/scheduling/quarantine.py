@@ -6,7 +6,7 @@ again and again to one worker that is broken anyway, and one that does well else
 
 Workers also die together, of a cause outside: a time limit, a node, an operator. So the deaths that one run of a job
 has outlived are one piece of evidence with its own, and a death is little evidence where another worker has just died
-under another job; then those just convicted are let go, too. exchange.lua judges alike.
+under another job; then those just convicted are let go, too. scheduler.lua judges alike.
 """
 
 from router.scheduling.messages import BROKEN_WITHIN_MS, DEATHS_LOOKED_AT, ENOUGH_EVIDENCE, OUTAGE_SHARE, Rules

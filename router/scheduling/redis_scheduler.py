@@ -1,4 +1,4 @@
-"""The exchange in Redis (exchange.lua), under the rules of one configuration."""
+"""The scheduler in Redis (scheduler.lua), under the rules of one configuration."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from router.fleet.lua_source import lua
-from router.fleet.redis_client import EXCHANGE, RedisClient, RedisUnavailable
+from router.fleet.redis_client import SCHEDULE, RedisClient, RedisUnavailable
 from router.scheduling.messages import CONSTANTS, Call, Grant, Reply, Rules
 
 _encode = msgspec.json.Encoder().encode
@@ -20,10 +20,10 @@ GRANTS_WAIT_S = 5
 GRANTS_A_WAIT = 1000
 
 
-class RedisExchange:
+class RedisScheduler:
     """Does all that a call says, in one atomic step."""
 
-    def __init__(self, redis: RedisClient, rules: Rules, steady: str = EXCHANGE) -> None:
+    def __init__(self, redis: RedisClient, rules: Rules, steady: str = SCHEDULE) -> None:
         """`steady` names the calls to Redis; "" where they are made now and then."""
         self._redis = redis
         self._steady = steady

@@ -4,7 +4,7 @@ Such a worker is not at fault: the job never ran there, and it waits in the line
 all the jobs that it can take, so it gets another one when one of those ends. When its rest is over it may get one
 more: where it takes that, its limit goes up with each job done; where it turns that away, its next rest is twice as
 long. A worker that cannot be reached gets one job when its rest is over; once that has arrived, all is as before.
-exchange.lua decides alike.
+scheduler.lua decides alike.
 """
 
 from collections.abc import Container

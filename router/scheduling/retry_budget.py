@@ -1,7 +1,7 @@
 """How much the whole fleet may retry: a share of its jobs and some a second, so that none makes a bad day worse.
 
 A bucket of retries: each job and each second puts some in, each retry takes one out, and what is saved runs off over
-WINDOW_MS (Finagle's retry budget counts ten seconds, too). exchange.lua counts alike.
+WINDOW_MS (Finagle's retry budget counts ten seconds, too). scheduler.lua counts alike.
 """
 
 from router.scheduling.messages import BUDGET_WINDOW_MS, Rules

@@ -1,7 +1,7 @@
 """Who may get jobs, and the ring that round robin goes around.
 
 The ring lists each worker as often as its weight, evenly spread; a ticket names the place in it where the search for
-room starts. exchange.lua lays the same ring.
+room starts. scheduler.lua lays the same ring.
 """
 
 from collections.abc import Sequence

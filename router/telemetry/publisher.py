@@ -1,4 +1,4 @@
-"""What the tally holds goes, each second, to those who show it: Prometheus' values, and the fleet's counts in Redis.
+"""What the recorder holds goes, each second, to those who show it: Prometheus' values, and the fleet's counts in Redis.
 
 A count that Redis did not confirm in time is told again: rather one too many than none.
 """
@@ -13,23 +13,23 @@ from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.fleet.snapshot import FleetView
 from router.fleet.stats import Stats, WorkerStats, took
 from router.telemetry.prometheus import Metrics, ProcessState
-from router.telemetry.recorder import BOUNDS_S, Counts, Tally, Timing
+from router.telemetry.recorder import BOUNDS_S, Counts, Recorder, Timing
 
 EVERY_S = 1.0
 
 
-class Reporting:
+class Publisher:
     """Tells what this process has counted: each second while `run` runs, and a last time by `finish`."""
 
     def __init__(
         self,
-        tally: Tally,
+        recorder: Recorder,
         metrics: Metrics,
         redis: RedisClient,
         view: FleetView,
         state: Callable[[], ProcessState],
     ) -> None:
-        self._tally = tally
+        self._recorder = recorder
         self._metrics = metrics
         self._counters = Counters(redis)
         self._view = view
@@ -63,7 +63,7 @@ class Reporting:
         return await asyncio.to_thread(self._metrics.page, snapshot, usage, accept)
 
     def _count(self) -> None:
-        counts = self._tally.take()
+        counts = self._recorder.take()
         self._untold.add(for_fleet(counts))
         self._metrics.add(counts)
         self._metrics.set_state(self._state())

@@ -1,6 +1,6 @@
 """What this process has counted since it was last asked: plain numbers, summed up where jobs pass.
 
-That is all that metrics cost a job, 1.5 µs; who shows the numbers takes them by a timer (reporting.py). It knows
+That is all that metrics cost a job, 1.5 µs; who shows the numbers takes them by a timer (publisher.py). It knows
 neither Prometheus nor Redis.
 """
 
@@ -76,7 +76,7 @@ class Counts:
 
     `jobs` by endpoint, status and outcome; `refusals`, those that no worker could have got, by the same; `retries` by
     how the attempt before had ended; `unfunded` retries were more than the fleet's budget; `cut_answers` broke off when
-    their clients had a part of them; `redis` are the exchange's answers.
+    their clients had a part of them; `redis` are the scheduler's answers.
     """
 
     jobs: defaultdict[tuple[str, int, Outcome], Timing] = field(default_factory=lambda: defaultdict(Timing))
@@ -91,7 +91,7 @@ class Counts:
     redis_failures: int = 0
 
 
-class Tally:
+class Recorder:
     """Counts; one for each process."""
 
     def __init__(self) -> None:
@@ -138,7 +138,7 @@ class Tally:
         self._counts.unfunded += 1
 
     def redis_answered(self, seconds: float) -> None:
-        """Count a call of the exchange that Redis answered."""
+        """Count a call of the scheduler that Redis answered."""
         self._counts.redis.add(seconds)
 
     def redis_failed(self) -> None:

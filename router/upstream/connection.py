@@ -13,7 +13,7 @@ from typing import cast
 
 import httptools
 
-from router.http.head_cache import Heads, cut
+from router.http.head_cache import HeadCache, cut
 from router.http.headers import Headers, WorkerHead, read_worker_head
 from router.http.response import Body, Broken, Phase, Response, Stale
 
@@ -43,7 +43,7 @@ class Connection(asyncio.Protocol):
     `heads` are those of workers' answers, of all connections.
     """
 
-    def __init__(self, heads: Heads[WorkerHead]) -> None:
+    def __init__(self, heads: HeadCache[WorkerHead]) -> None:
         self.idle_since = 0.0
         self.is_streaming = False  # the response that was handed over lacks what `read` gives
         self._heads = heads

@@ -22,7 +22,7 @@ import msgspec
 from router.aio import start
 from router.config.settings import TlsSettings
 from router.config.worker_auth import WorkerAuth
-from router.http.head_cache import Heads
+from router.http.head_cache import HeadCache
 from router.http.headers import WorkerHead
 from router.http.reasons import reason
 from router.http.response import Body, Broken, Phase, Response, Stale, UpstreamFailed
@@ -83,14 +83,14 @@ class _Origins(dict[str, _Origin]):
         return made
 
 
-class Upstream:
+class WorkerPool:
     """The connections from this process to all workers, and the headers by which these know it."""
 
     def __init__(self, tls: TlsSettings, auth: WorkerAuth | None = None) -> None:
         self.origins = _Origins(auth or WorkerAuth())
         self._tls = tls
         self._idle: dict[str, list[Connection]] = {}
-        self._heads = Heads[WorkerHead]()
+        self._heads = HeadCache[WorkerHead]()
         self._connecting: set[asyncio.Task[None]] = set()
 
     def send(self, worker_url: str, request: Request, timeout_s: float, deliver: Deliver) -> None:
@@ -172,7 +172,7 @@ class _Attempt:
 
     __slots__ = ("_connection", "_deliver", "_request", "_unsent", "_upstream", "_worker_url", "due", "origin")
 
-    def __init__(self, upstream: Upstream, worker_url: str, request: Request, due: float, deliver: Deliver) -> None:
+    def __init__(self, upstream: WorkerPool, worker_url: str, request: Request, due: float, deliver: Deliver) -> None:
         self.origin = upstream.origins[worker_url]
         self.due = due
         self._upstream = upstream
@@ -210,7 +210,7 @@ class _Attempt:
 class Rest:
     """The rest of a large answer, read from its worker as it is asked for."""
 
-    def __init__(self, upstream: Upstream, worker_url: str, connection: Connection, left_s: float) -> None:
+    def __init__(self, upstream: WorkerPool, worker_url: str, connection: Connection, left_s: float) -> None:
         self._upstream = upstream
         self._worker_url = worker_url
         self._connection: Connection | None = connection

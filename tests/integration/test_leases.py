@@ -1,4 +1,4 @@
-"""What a process makes of the exchange's replies; the exchange is scripted."""
+"""What a process makes of the scheduler's replies; the scheduler is scripted."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -11,16 +11,16 @@ from router.fleet.model import Worker
 from router.fleet.redis_client import RedisClient
 from router.fleet.snapshot import FleetView
 from router.policy.verdict import Blame
-from router.scheduling.failover import EitherExchange
+from router.scheduling.failover import FailoverScheduler
 from router.scheduling.leases import Leases
 from router.scheduling.messages import Beat, Call, Ended, Grant, Reply, Rules
 from router.scheduling.pending import ClientLeft, NoWorkers, QueueFull, QueueTimeout
-from router.telemetry.recorder import Tally
+from router.telemetry.recorder import Recorder
 from tests.support.eventually import eventually, leased
 from tests.support.programs import Valkey
 
 
-class Exchange:
+class Scheduled:
     """Answers by `reply`, and keeps what it was told."""
 
     def __init__(self) -> None:
@@ -43,9 +43,9 @@ class Exchange:
 
 
 @pytest.fixture
-def exchange() -> Exchange:
-    """A scripted exchange."""
-    return Exchange()
+def scheduler() -> Scheduled:
+    """A scripted scheduler."""
+    return Scheduled()
 
 
 @pytest.fixture
@@ -57,20 +57,20 @@ async def redis(valkey: Valkey) -> AsyncIterator[RedisClient]:
 
 
 @pytest.fixture
-def leases(exchange: Exchange, redis: RedisClient) -> Leases:
+def leases(scheduler: Scheduled, redis: RedisClient) -> Leases:
     """A process' leases over it."""
-    return Leases(exchange, redis, FleetView(redis, [Worker("http://a")]), "p", Tally())  # type: ignore[arg-type]
+    return Leases(scheduler, redis, FleetView(redis, [Worker("http://a")]), "p", Recorder())  # type: ignore[arg-type]
 
 
-async def beat(leases: Leases, exchange: Exchange) -> Beat:
+async def beat(leases: Leases, scheduler: Scheduled) -> Beat:
     """Let the heart beat once; return what it says."""
-    before = len(exchange.calls)
+    before = len(scheduler.calls)
     running = asyncio.create_task(leases.run())
-    await eventually(lambda: any(call.beat for call in exchange.calls[before:]), what="a heartbeat")
+    await eventually(lambda: any(call.beat for call in scheduler.calls[before:]), what="a heartbeat")
     running.cancel()
     await asyncio.wait([running])
     await leases.flush()
-    return next(call.beat for call in exchange.calls[before:] if call.beat)
+    return next(call.beat for call in scheduler.calls[before:] if call.beat)
 
 
 async def stays() -> None:
@@ -89,41 +89,41 @@ def queues_all(call: Call) -> Reply:
     return Reply(routable=1, queued=tuple(part for arrival in call.arrived for part in (arrival.number, 7)))
 
 
-async def test_jobs_of_one_moment_share_one_call(leases: Leases, exchange: Exchange) -> None:
+async def test_jobs_of_one_moment_share_one_call(leases: Leases, scheduler: Scheduled) -> None:
     """A hundred jobs, one call; their ends, one more."""
-    exchange.reply = grants_all
+    scheduler.reply = grants_all
     given = await asyncio.gather(*(leased(leases, 10, 10, stays) for _ in range(100)))
-    assert len(exchange.calls) == 1
+    assert len(scheduler.calls) == 1
     for lease in given:
         leases.end(lease, Blame.OK)
     await leases.flush()
-    assert len(exchange.calls) == 2
-    assert exchange.told("ended") == [Ended("http://a", lease.number, Blame.OK) for lease in given]
+    assert len(scheduler.calls) == 2
+    assert scheduler.told("ended") == [Ended("http://a", lease.number, Blame.OK) for lease in given]
 
 
-async def test_end_waits_for_company_unless_somebody_waits_for_room(leases: Leases, exchange: Exchange) -> None:
+async def test_end_waits_for_company_unless_somebody_waits_for_room(leases: Leases, scheduler: Scheduled) -> None:
     """It goes with the next job's call where nobody waits; else at once."""
     for waiting, calls in ((0, 2), (1, 3)):
-        exchange.calls.clear()
-        exchange.reply = partial(grants_all, waiting=waiting)
+        scheduler.calls.clear()
+        scheduler.reply = partial(grants_all, waiting=waiting)
         first = await leased(leases, 10, 10, stays)
         leases.end(first, Blame.OK)
         for _ in range(5):
             await asyncio.sleep(0)
         second = await leased(leases, 10, 10, stays)
-        assert exchange.told("ended") == [Ended(first.url, first.number, Blame.OK)]
-        assert len(exchange.calls) == calls
+        assert scheduler.told("ended") == [Ended(first.url, first.number, Blame.OK)]
+        assert len(scheduler.calls) == calls
         leases.end(second, Blame.OK)
         await leases.flush()
 
 
-async def test_job_asked_for_twice_keeps_the_lease_that_it_runs_under(leases: Leases, exchange: Exchange) -> None:
+async def test_job_asked_for_twice_keeps_the_lease_that_it_runs_under(leases: Leases, scheduler: Scheduled) -> None:
     """A late grant of the first asking is given back under its own number, and takes no other lease along."""
-    exchange.reply = queues_all
+    scheduler.reply = queues_all
     job = asyncio.create_task(leased(leases, 10, 10, stays))
-    await eventually(lambda: exchange.told("arrived"), what="the first asking")
+    await eventually(lambda: scheduler.told("arrived"), what="the first asking")
     await leases.flush()
-    first = exchange.calls[0].arrived[0].number
+    first = scheduler.calls[0].arrived[0].number
 
     def lose_then_grant(call: Call) -> Reply:
         if call.arrived:
@@ -131,40 +131,40 @@ async def test_job_asked_for_twice_keeps_the_lease_that_it_runs_under(leases: Le
             return Reply(routable=1, granted=(*grants_all(call).granted, late))
         return Reply(routable=1, missing=(first,))
 
-    exchange.reply = lose_then_grant
-    await beat(leases, exchange)
-    assert len(exchange.told("arrived")) == 1  # missing once: a grant may be on its way
-    await beat(leases, exchange)
+    scheduler.reply = lose_then_grant
+    await beat(leases, scheduler)
+    assert len(scheduler.told("arrived")) == 1  # missing once: a grant may be on its way
+    await beat(leases, scheduler)
     lease = await job
     await leases.flush()
     assert lease.number != first
-    assert exchange.told("ended") == [Ended("http://a", first, Blame.NONE)]
-    assert first in exchange.told("left")
+    assert scheduler.told("ended") == [Ended("http://a", first, Blame.NONE)]
+    assert first in scheduler.told("left")
     assert lease.ticket == 7
 
 
-async def test_grant_that_nobody_waits_for_is_given_back(leases: Leases, exchange: Exchange) -> None:
+async def test_grant_that_nobody_waits_for_is_given_back(leases: Leases, scheduler: Scheduled) -> None:
     """A job that was cancelled in the moment of its grant holds nothing."""
-    exchange.reply = grants_all
+    scheduler.reply = grants_all
     job = asyncio.create_task(leased(leases, 10, 10, stays))
     await asyncio.sleep(0)
     job.cancel()
     await asyncio.gather(job, return_exceptions=True)
     await leases.flush()
-    number = exchange.calls[0].arrived[0].number if exchange.told("arrived") else None
-    assert exchange.told("ended") == ([Ended("http://a", number, Blame.NONE)] if number else [])
-    assert (await beat(leases, exchange)).waiting == 0
+    number = scheduler.calls[0].arrived[0].number if scheduler.told("arrived") else None
+    assert scheduler.told("ended") == ([Ended("http://a", number, Blame.NONE)] if number else [])
+    assert (await beat(leases, scheduler)).waiting == 0
 
 
-async def test_each_way_in_which_waiting_ends(leases: Leases, exchange: Exchange) -> None:
+async def test_each_way_in_which_waiting_ends(leases: Leases, scheduler: Scheduled) -> None:
     """Refused, timed out, left by the client: each its own error, and the place is given up."""
-    exchange.reply = lambda call: Reply(routable=0, refused=tuple(arrival.number for arrival in call.arrived))
+    scheduler.reply = lambda call: Reply(routable=0, refused=tuple(arrival.number for arrival in call.arrived))
     with pytest.raises(NoWorkers):
         await leased(leases, 10, 10, stays)
-    exchange.reply = lambda call: Reply(routable=1, refused=tuple(arrival.number for arrival in call.arrived))
+    scheduler.reply = lambda call: Reply(routable=1, refused=tuple(arrival.number for arrival in call.arrived))
     with pytest.raises(QueueFull):
         await leased(leases, 10, 10, stays)
-    exchange.reply = queues_all
+    scheduler.reply = queues_all
     with pytest.raises(QueueTimeout):
         await leased(leases, 10, 0.01, stays)
 
@@ -174,15 +174,15 @@ async def test_each_way_in_which_waiting_ends(leases: Leases, exchange: Exchange
     with pytest.raises(ClientLeft):
         await leased(leases, 10, 10, leaves)
     await leases.flush()
-    assert exchange.told("left") == [3, 4]
-    assert (await beat(leases, exchange)).waiting == 0
+    assert scheduler.told("left") == [3, 4]
+    assert (await beat(leases, scheduler)).waiting == 0
 
 
 async def test_redis_without_a_fleet_costs_no_job_its_lease(redis: RedisClient) -> None:
     """Each heartbeat asks whether Redis knows the fleet by now; the jobs of that moment get theirs all the same."""
     view = FleetView(redis, [Worker("http://a")])
-    tally = Tally()
-    leases = Leases(EitherExchange(redis, view, Rules(), 1, tally), redis, view, "p", tally)
+    recorder = Recorder()
+    leases = Leases(FailoverScheduler(redis, view, Rules(), 1, recorder), redis, view, "p", recorder)
     running = asyncio.create_task(leases.run())
     leases.end(await leased(leases, 10, 10, stays), Blame.OK)
     for _ in range(20):

@@ -1,4 +1,4 @@
-"""What the exchange makes of single jobs and of retries, in the script and in its twin."""
+"""What the scheduler makes of single jobs and of retries, in the script and in its twin."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -9,7 +9,7 @@ from redis import Redis
 
 from router.fleet.model import Member, Worker
 from router.policy.verdict import Blame
-from router.scheduling.local_scheduler import Exchange
+from router.scheduling.local_scheduler import LocalScheduler
 from router.scheduling.messages import (
     BROKEN_WITHIN_MS,
     OUTAGE_SHARE,
@@ -37,16 +37,16 @@ Ask = Callable[[Call, int], Reply]
 
 @pytest.fixture(params=["script", "twin"])
 def make(request: pytest.FixtureRequest, valkey: Valkey) -> Iterator[Callable[[Rules, int], Ask]]:
-    """Make an exchange of three workers with these rules and this cap, its memory settled."""
+    """Make a scheduler of three workers with these rules and this cap, its memory settled."""
     with Redis.from_url(valkey.url, decode_responses=True) as redis:
 
         def made(rules: Rules, cap: int = 0) -> Ask:
             redis.flushall()
             members = [Member(Worker(url, max_concurrency=cap or None)) for url in URLS]
-            exchange = Script(redis, rules) if request.param == "script" else Exchange(rules, SETTLE_MS)
-            exchange.set_fleet(members)
-            exchange.exchange(Call("p"), START - SETTLE_MS)
-            return exchange.exchange
+            scheduler = Script(redis, rules) if request.param == "script" else LocalScheduler(rules, SETTLE_MS)
+            scheduler.set_fleet(members)
+            scheduler.step(Call("p"), START - SETTLE_MS)
+            return scheduler.step
 
         yield made
 
@@ -55,14 +55,14 @@ def make(request: pytest.FixtureRequest, valkey: Valkey) -> Iterator[Callable[[R
 def make_members(
     request: pytest.FixtureRequest, valkey: Valkey
 ) -> Iterator[Callable[[list[Member]], tuple[Ask, Callable[[list[Member]], None]]]]:
-    """Make an exchange of these workers, its memory settled; return it, and what changes them."""
+    """Make a scheduler of these workers, its memory settled; return it, and what changes them."""
     with Redis.from_url(valkey.url, decode_responses=True) as redis:
 
         def made(members: list[Member]) -> tuple[Ask, Callable[[list[Member]], None]]:
-            exchange = Script(redis, Rules()) if request.param == "script" else Exchange(Rules(), SETTLE_MS)
-            exchange.set_fleet(members)
-            exchange.exchange(Call("p"), START - SETTLE_MS)
-            return exchange.exchange, exchange.set_fleet
+            scheduler = Script(redis, Rules()) if request.param == "script" else LocalScheduler(Rules(), SETTLE_MS)
+            scheduler.set_fleet(members)
+            scheduler.step(Call("p"), START - SETTLE_MS)
+            return scheduler.step, scheduler.set_fleet
 
         yield made
 

@@ -42,46 +42,46 @@ def script(redis: "Redis", *workers: Worker, **rules: Any) -> Script:
     """Return the script over a healthy fleet, its memory settled."""
     made = Script(redis, Rules(**rules))
     made.set_fleet([Member(worker) for worker in workers])
-    made.exchange(Call("p"), NOW - SETTLE_MS)
+    made.step(Call("p"), NOW - SETTLE_MS)
     return made
 
 
 def ask(script: Script, number: int, *tried: str, process: str = "p", now: int = NOW, bound_ms: int = 60_000) -> Reply:
     """Let a job come that has tried these workers."""
-    return script.exchange(Call(process, arrived=(Arrival(number, bound_ms, 60_000, 0, tried),)), now)
+    return script.step(Call(process, arrived=(Arrival(number, bound_ms, 60_000, 0, tried),)), now)
 
 
 def test_without_a_fleet_nothing_is_done(redis: "Redis") -> None:
-    """Where no sidecar has written, the exchange says so and writes nothing."""
-    reply = Script(redis, Rules()).exchange(Call("p", arrived=(Arrival(1, 1000, 1000),), beat=Beat()), NOW)
+    """Where no sidecar has written, the scheduler says so and writes nothing."""
+    reply = Script(redis, Rules()).step(Call("p", arrived=(Arrival(1, 1000, 1000),), beat=Beat()), NOW)
     assert reply == Reply(has_fleet=False)
     assert redis.dbsize() == 0
 
 
 def test_heartbeat_is_shown_and_fades(redis: "Redis") -> None:
     """A process' hash tells when it beat, what it holds and how many of its jobs wait, as long as it lives."""
-    exchange = script(redis, Worker(ONE))
-    exchange.exchange(Call("p", beat=Beat(running=2, waiting=3)), NOW)
+    scheduler = script(redis, Worker(ONE))
+    scheduler.step(Call("p", beat=Beat(running=2, waiting=3)), NOW)
     assert redis.hgetall("sfr:process:p") == {"heartbeat": str(NOW // 1000), "leases": "2", "waiting": "3"}
     assert 0 < redis.pttl("sfr:process:p") <= PROCESS_TTL_MS
 
 
 def test_grants_to_a_process_that_dies_fade(redis: "Redis") -> None:
     """Nobody takes them, so that they would stay for ever."""
-    exchange = script(redis, Worker(ONE, max_concurrency=1))
-    exchange.exchange(Call("q", beat=Beat()), NOW)
-    assert ask(exchange, 1).granted
-    assert ask(exchange, 1, process="q").queued
-    exchange.exchange(Call("p", ended=(Ended(ONE, 1, Blame.OK),)), NOW)
+    scheduler = script(redis, Worker(ONE, max_concurrency=1))
+    scheduler.step(Call("q", beat=Beat()), NOW)
+    assert ask(scheduler, 1).granted
+    assert ask(scheduler, 1, process="q").queued
+    scheduler.step(Call("p", ended=(Ended(ONE, 1, Blame.OK),)), NOW)
     assert redis.llen("sfr:grants:q") == 1
     assert 0 < redis.pttl("sfr:grants:q") <= PROCESS_TTL_MS + CLAIM_WITHIN_MS
 
 
 def test_failures_fade_and_an_ejection_stays(redis: "Redis") -> None:
     """Failures so long ago are no row; that a worker was ejected is known until it has done well."""
-    exchange = script(redis, Worker(ONE), Worker(OTHER), failures=2)
-    for number, lifetime_ms in ((1, 2 * exchange.rules.max_ms), (2, -1)):
-        exchange.exchange(Call("p", ended=(Ended(ONE, number, Blame.FAULT),)), NOW)
+    scheduler = script(redis, Worker(ONE), Worker(OTHER), failures=2)
+    for number, lifetime_ms in ((1, 2 * scheduler.rules.max_ms), (2, -1)):
+        scheduler.step(Call("p", ended=(Ended(ONE, number, Blame.FAULT),)), NOW)
         left_ms = redis.pttl(f"sfr:breaker:{ONE}")
         assert left_ms == -1 if lifetime_ms == -1 else lifetime_ms / 2 < left_ms <= lifetime_ms
 
@@ -91,18 +91,18 @@ def test_other_strategy_finds_its_own_order(redis: "Redis") -> None:
     by_turn = script(redis, Worker(ONE), Worker(OTHER))
     first, second = (ask(by_turn, number).granted[0] for number in (1, 2))
     assert {first.url, second.url} == {ONE, OTHER}
-    by_turn.exchange(Call("p", ended=(Ended(first.url, first.number, Blame.OK),)), NOW)
+    by_turn.step(Call("p", ended=(Ended(first.url, first.number, Blame.OK),)), NOW)
     by_load = Script(redis, Rules(strategy=Strategy.LEAST_LOADED))
     assert ask(by_load, 3).granted[0].url == first.url
 
 
 def test_news_of_the_fleet_cost_one_plan(redis: "Redis") -> None:
     """The first process that tells of a change has the plan made anew; all others that saw the same have not."""
-    exchange = script(redis, Worker(ONE))
-    exchange.exchange(Call("p"), NOW)
+    scheduler = script(redis, Worker(ONE))
+    scheduler.step(Call("p"), NOW)
     plans = []
     for process in ("p", "q", "r"):
-        exchange.exchange(Call(process, fleet_print="changed"), NOW)
+        scheduler.step(Call(process, fleet_print="changed"), NOW)
         plans.append(redis.info("commandstats")["cmdstat_smembers"]["calls"])
     assert plans == [plans[0]] * 3
 
@@ -111,146 +111,146 @@ def test_news_of_the_fleet_cost_one_plan(redis: "Redis") -> None:
 def test_one_worker_of_many_that_a_job_has_not_tried_is_found(redis: "Redis", strategy: Strategy) -> None:
     """However many tried ones stand before it, and wherever the search begins."""
     workers = [Worker(f"http://w{number:02}") for number in range(20)]
-    exchange = script(redis, *workers, strategy=strategy)
+    scheduler = script(redis, *workers, strategy=strategy)
     tried = [worker.url for worker in workers[:-1]]
     for number in range(1, 21):
-        (grant,) = ask(exchange, number, *tried).granted
+        (grant,) = ask(scheduler, number, *tried).granted
         assert grant.url == workers[-1].url
-        exchange.exchange(Call("p", ended=(Ended(grant.url, number, Blame.OK),)), NOW)
+        scheduler.step(Call("p", ended=(Ended(grant.url, number, Blame.OK),)), NOW)
 
 
 @pytest.mark.parametrize("passed_over", [PASSED_OVER_AT_MOST - 1, PASSED_OVER_AT_MOST])
 def test_so_many_in_the_line_are_passed_over_at_most(redis: "Redis", passed_over: int) -> None:
     """Many jobs that have tried the one worker with room do hold up others, so that a call's cost is bounded."""
-    exchange = script(redis, Worker(ONE, max_concurrency=1), Worker(OTHER, max_concurrency=1))
-    held = [ask(exchange, number).granted[0] for number in (1, 2)]
+    scheduler = script(redis, Worker(ONE, max_concurrency=1), Worker(OTHER, max_concurrency=1))
+    held = [ask(scheduler, number).granted[0] for number in (1, 2)]
     for number in range(3, 3 + passed_over):
-        assert ask(exchange, number, ONE).queued
-    assert ask(exchange, 100).queued
+        assert ask(scheduler, number, ONE).queued
+    assert ask(scheduler, 100).queued
     (at_one,) = (grant for grant in held if grant.url == ONE)
-    reply = exchange.exchange(Call("p", ended=(Ended(ONE, at_one.number, Blame.OK),)), NOW)
+    reply = scheduler.step(Call("p", ended=(Ended(ONE, at_one.number, Blame.OK),)), NOW)
     assert [grant.number for grant in reply.granted] == [100] * (passed_over < PASSED_OVER_AT_MOST)
 
 
 @pytest.mark.parametrize("early_ms", [1, 0])
 def test_wait_ends_at_its_moment(redis: "Redis", early_ms: int) -> None:
     """Room that comes 1 ms before a job's deadline is its own; at the deadline it is another's."""
-    exchange = script(redis, Worker(ONE, max_concurrency=1))
-    assert ask(exchange, 1).granted
-    assert exchange.exchange(Call("p", arrived=(Arrival(2, 60_000, 500),)), NOW).queued
-    assert ask(exchange, 3).queued
-    reply = exchange.exchange(Call("p", ended=(Ended(ONE, 1, Blame.OK),)), NOW + 500 - early_ms)
+    scheduler = script(redis, Worker(ONE, max_concurrency=1))
+    assert ask(scheduler, 1).granted
+    assert scheduler.step(Call("p", arrived=(Arrival(2, 60_000, 500),)), NOW).queued
+    assert ask(scheduler, 3).queued
+    reply = scheduler.step(Call("p", ended=(Ended(ONE, 1, Blame.OK),)), NOW + 500 - early_ms)
     assert [grant.number for grant in reply.granted] == [2 if early_ms else 3]
 
 
 @pytest.mark.parametrize("early_ms", [1, 0])
 def test_process_lives_up_to_its_moment(redis: "Redis", early_ms: int) -> None:
     """A process whose last heartbeat is a time to live ago is dead, and its jobs hold nobody up."""
-    exchange = script(redis, Worker(ONE, max_concurrency=1))
-    exchange.exchange(Call("q", beat=Beat()), NOW)
-    assert ask(exchange, 1).granted
-    assert ask(exchange, 2, process="q").queued
-    assert ask(exchange, 3).queued
-    reply = exchange.exchange(Call("p", ended=(Ended(ONE, 1, Blame.OK),)), NOW + PROCESS_TTL_MS - early_ms)
+    scheduler = script(redis, Worker(ONE, max_concurrency=1))
+    scheduler.step(Call("q", beat=Beat()), NOW)
+    assert ask(scheduler, 1).granted
+    assert ask(scheduler, 2, process="q").queued
+    assert ask(scheduler, 3).queued
+    reply = scheduler.step(Call("p", ended=(Ended(ONE, 1, Blame.OK),)), NOW + PROCESS_TTL_MS - early_ms)
     assert len(reply.granted) == (0 if early_ms else 1)
 
 
 def test_claimed_trial_is_the_only_one_until_its_lease_passes(redis: "Redis") -> None:
     """A trial given to another process' job lasts as long as that job may run, once it is claimed."""
-    exchange = script(redis, Worker(ONE), Worker(OTHER, max_concurrency=1), failures=1, base_ms=1000)
-    exchange.exchange(Call("p", ended=(Ended(ONE, 9, Blame.FAULT),)), NOW)
-    assert ask(exchange, 1).granted[0].url == OTHER
-    assert ask(exchange, 2, process="q").queued
-    exchange.exchange(Call("q", beat=Beat()), NOW + 999)
-    exchange.exchange(Call("p"), NOW + 1000)
-    assert [grant.url for grant in exchange.grants()["q"]] == [ONE]
-    assert exchange.exchange(Call("q", claims=(Claim(ONE, 2, 60_000),)), NOW + 1100).claimed
-    assert ask(exchange, 3, now=NOW + 1100 + CLAIM_WITHIN_MS).queued
+    scheduler = script(redis, Worker(ONE), Worker(OTHER, max_concurrency=1), failures=1, base_ms=1000)
+    scheduler.step(Call("p", ended=(Ended(ONE, 9, Blame.FAULT),)), NOW)
+    assert ask(scheduler, 1).granted[0].url == OTHER
+    assert ask(scheduler, 2, process="q").queued
+    scheduler.step(Call("q", beat=Beat()), NOW + 999)
+    scheduler.step(Call("p"), NOW + 1000)
+    assert [grant.url for grant in scheduler.grants()["q"]] == [ONE]
+    assert scheduler.step(Call("q", claims=(Claim(ONE, 2, 60_000),)), NOW + 1100).claimed
+    assert ask(scheduler, 3, now=NOW + 1100 + CLAIM_WITHIN_MS).queued
 
 
 @pytest.mark.parametrize("strategy", list(Strategy))
 def test_end_of_an_older_job_makes_no_room_for_a_second_trial(redis: "Redis", strategy: Strategy) -> None:
     """A worker under trial has one trial, however many jobs from before its ejection end meanwhile."""
-    exchange = script(redis, Worker(ONE), Worker(OTHER), strategy=strategy, failures=1, base_ms=500)
-    older = {grant.url: grant.number for number in (1, 2) for grant in ask(exchange, number).granted}
-    exchange.exchange(Call("p", ended=(Ended(ONE, 9, Blame.FAULT),)), NOW)
-    assert ask(exchange, 3, OTHER, now=NOW + 500).granted[0].url == ONE
-    exchange.exchange(Call("p", ended=(Ended(ONE, older[ONE], Blame.OK),)), NOW + 500)
-    assert ask(exchange, 4, OTHER, now=NOW + 500).queued
+    scheduler = script(redis, Worker(ONE), Worker(OTHER), strategy=strategy, failures=1, base_ms=500)
+    older = {grant.url: grant.number for number in (1, 2) for grant in ask(scheduler, number).granted}
+    scheduler.step(Call("p", ended=(Ended(ONE, 9, Blame.FAULT),)), NOW)
+    assert ask(scheduler, 3, OTHER, now=NOW + 500).granted[0].url == ONE
+    scheduler.step(Call("p", ended=(Ended(ONE, older[ONE], Blame.OK),)), NOW + 500)
+    assert ask(scheduler, 4, OTHER, now=NOW + 500).queued
 
 
 def granted_to_q(redis: "Redis", **rules: Any) -> Script:
     """Return the script just after a call of process p has given ONE to job 2 of process q."""
-    exchange = script(redis, Worker(ONE, max_concurrency=1), Worker(OTHER, max_concurrency=1), **rules)
-    exchange.exchange(Call("q", beat=Beat()), NOW)
-    held = {grant.url: grant.number for number in (1, 3) for grant in ask(exchange, number).granted}
-    assert ask(exchange, 2, process="q").queued
-    exchange.exchange(Call("p", ended=(Ended(ONE, held[ONE], Blame.OK),)), NOW)
-    assert [(grant.number, grant.url) for grant in exchange.grants()["q"]] == [(2, ONE)]
-    return exchange
+    scheduler = script(redis, Worker(ONE, max_concurrency=1), Worker(OTHER, max_concurrency=1), **rules)
+    scheduler.step(Call("q", beat=Beat()), NOW)
+    held = {grant.url: grant.number for number in (1, 3) for grant in ask(scheduler, number).granted}
+    assert ask(scheduler, 2, process="q").queued
+    scheduler.step(Call("p", ended=(Ended(ONE, held[ONE], Blame.OK),)), NOW)
+    assert [(grant.number, grant.url) for grant in scheduler.grants()["q"]] == [(2, ONE)]
+    return scheduler
 
 
 @pytest.mark.parametrize("early_ms", [1, 0])
 def test_claim_that_comes_too_late_is_lost(redis: "Redis", early_ms: int) -> None:
     """The process is told, so that its job asks again."""
     call = Call("q", claims=(Claim(ONE, 2, 60_000),))
-    exchange = granted_to_q(redis)
-    exchange.exchange(Call("p"), NOW + CLAIM_WITHIN_MS - early_ms)
-    reply = exchange.exchange(call, NOW + CLAIM_WITHIN_MS)
+    scheduler = granted_to_q(redis)
+    scheduler.step(Call("p"), NOW + CLAIM_WITHIN_MS - early_ms)
+    reply = scheduler.step(call, NOW + CLAIM_WITHIN_MS)
     assert (reply.claimed, reply.lost) == (((2,), ()) if early_ms else ((), (2,)))
 
 
 def test_claim_prolongs_no_ejection(redis: "Redis") -> None:
     """A lease given before its worker was ejected is no trial."""
-    exchange = granted_to_q(redis, failures=1, base_ms=500)
-    exchange.exchange(Call("p", ended=(Ended(ONE, 9, Blame.FAULT),)), NOW)
-    assert exchange.exchange(Call("q", claims=(Claim(ONE, 2, 60_000),)), NOW).claimed
-    assert exchange.state().ejected == {ONE: NOW + 500}
+    scheduler = granted_to_q(redis, failures=1, base_ms=500)
+    scheduler.step(Call("p", ended=(Ended(ONE, 9, Blame.FAULT),)), NOW)
+    assert scheduler.step(Call("q", claims=(Claim(ONE, 2, 60_000),)), NOW).claimed
+    assert scheduler.state().ejected == {ONE: NOW + 500}
 
 
 @pytest.mark.parametrize("word", ["NaN", "1e400", "inf", "-1", "0", "0.5", "1e9", "0x10", "heavy", "9" * 400, ""])
 def test_weight_and_cap_that_are_no_numbers_stop_nobody(redis: "Redis", word: str) -> None:
     """A ring of a thousand million places would stop Redis; a cap of -1 would be a trial, and one of NaN be full."""
-    exchange = script(redis, Worker(ONE))
+    scheduler = script(redis, Worker(ONE))
     redis.hset(f"sfr:worker:{ONE}", mapping={"weight": word, "max_concurrency": word})
     redis.hset("sfr:plan:head", "stale", "1")
-    assert [grant.url for grant in ask(exchange, 1).granted] == [ONE]
+    assert [grant.url for grant in ask(scheduler, 1).granted] == [ONE]
     assert redis.hget("sfr:plan", ONE) == "0 1 0"
 
 
 def test_worker_of_another_type_stops_nobody(redis: "Redis") -> None:
     """`SET sfr:worker:http://one x` hides one worker, and jobs go to the other."""
-    exchange = script(redis, Worker(ONE), Worker(OTHER))
+    scheduler = script(redis, Worker(ONE), Worker(OTHER))
     redis.set(f"sfr:worker:{ONE}", "x")
     redis.hset("sfr:plan:head", "stale", "1")
-    assert [grant.url for grant in ask(exchange, 1).granted] == [OTHER]
+    assert [grant.url for grant in ask(scheduler, 1).granted] == [OTHER]
 
 
 def test_drain_of_another_type_stops_nobody(redis: "Redis") -> None:
     """`SET sfr:drain http://one` drains nobody, and jobs go on by the fleet's counts."""
-    exchange = script(redis, Worker(ONE))
+    scheduler = script(redis, Worker(ONE))
     redis.delete("sfr:drain")
     redis.set("sfr:drain", ONE)
     redis.hset("sfr:plan:head", "stale", "1")
-    assert [grant.url for grant in ask(exchange, 1).granted] == [ONE]
+    assert [grant.url for grant in ask(scheduler, 1).granted] == [ONE]
 
 
 def test_what_is_kept_of_breakdowns_passes(redis: "Redis") -> None:
     """No key stays for ever because a connection died once."""
-    exchange = script(redis, Worker(ONE))
-    assert ask(exchange, 1).granted
-    exchange.exchange(Call("p", ended=(Ended(ONE, 1, Blame.DIED, job="bad"),)), NOW)
+    scheduler = script(redis, Worker(ONE))
+    assert ask(scheduler, 1).granted
+    scheduler.step(Call("p", ended=(Ended(ONE, 1, Blame.DIED, job="bad"),)), NOW)
     assert 0 < redis.pttl(f"sfr:broken:{ONE}") <= BROKEN_WITHIN_MS
 
 
 def test_worker_that_leaves_leaves_nothing_behind(redis: "Redis") -> None:
     """Neither when it last did a job, nor that it was ejected."""
-    exchange = script(redis, Worker(ONE), Worker(OTHER), failures=1)
-    exchange.exchange(Call("p", ended=(Ended(ONE, 9, Blame.OK), Ended(OTHER, 8, Blame.OK))), NOW)
-    exchange.exchange(Call("p", ended=(Ended(ONE, 7, Blame.FAULT),)), NOW)
+    scheduler = script(redis, Worker(ONE), Worker(OTHER), failures=1)
+    scheduler.step(Call("p", ended=(Ended(ONE, 9, Blame.OK), Ended(OTHER, 8, Blame.OK))), NOW)
+    scheduler.step(Call("p", ended=(Ended(ONE, 7, Blame.FAULT),)), NOW)
     assert set(redis.zrange("sfr:finished", 0, -1)) == {ONE, OTHER}
-    exchange.set_fleet([Member(Worker(OTHER))])
-    exchange.exchange(Call("p", fleet_print="new"), NOW)
+    scheduler.set_fleet([Member(Worker(OTHER))])
+    scheduler.step(Call("p", fleet_print="new"), NOW)
     assert redis.zrange("sfr:finished", 0, -1) == [OTHER]
     assert redis.exists("sfr:ejected", f"sfr:breaker:{ONE}") == 0
 
@@ -264,12 +264,12 @@ def test_ring_is_no_longer_than_its_weights_make_it(redis: "Redis", weights: tup
 
 def test_trial_that_finds_its_worker_busy_is_put_off_and_says_until_when(redis: "Redis") -> None:
     """In seconds, for people; and so long the worker gets no other."""
-    exchange = script(redis, Worker(ONE), Worker(OTHER), failures=1, base_ms=1000)
-    exchange.exchange(Call("p", ended=(Ended(ONE, 9, Blame.FAULT),)), NOW)
+    scheduler = script(redis, Worker(ONE), Worker(OTHER), failures=1, base_ms=1000)
+    scheduler.step(Call("p", ended=(Ended(ONE, 9, Blame.FAULT),)), NOW)
     assert redis.hget(f"sfr:breaker:{ONE}", "ejected_until") == f"{(NOW + 1000) / 1000:.3f}"
-    (trial,) = ask(exchange, 1, OTHER, now=NOW + 1000).granted
-    exchange.exchange(Call("p", ended=(Ended(ONE, trial.number, Blame.BUSY),)), NOW + 1100)
+    (trial,) = ask(scheduler, 1, OTHER, now=NOW + 1000).granted
+    scheduler.step(Call("p", ended=(Ended(ONE, trial.number, Blame.BUSY),)), NOW + 1100)
     assert redis.hget(f"sfr:breaker:{ONE}", "ejected_until") == f"{(NOW + 1100 + REST_MAX_MS) / 1000:.3f}"
     assert redis.zscore("sfr:ejected", ONE) == NOW + 1100 + REST_MAX_MS
-    assert ask(exchange, 2, OTHER, now=NOW + 1100 + REST_MAX_MS - 1).queued
-    assert exchange.exchange(Call("p"), NOW + 1100 + REST_MAX_MS).granted[0].url == ONE
+    assert ask(scheduler, 2, OTHER, now=NOW + 1100 + REST_MAX_MS - 1).queued
+    assert scheduler.step(Call("p"), NOW + 1100 + REST_MAX_MS).granted[0].url == ONE

@@ -19,7 +19,7 @@ from redis import Redis
 
 from router.fleet.model import Health, Member, Worker
 from router.policy.verdict import Blame
-from router.scheduling.local_scheduler import Exchange
+from router.scheduling.local_scheduler import LocalScheduler
 from router.scheduling.messages import (
     PROCESS_TTL_MS,
     SETTLE_MS,
@@ -39,12 +39,12 @@ from tests.support.lua_scheduler import JOBS, PROCESSES, RULES, URLS, Script
 from tests.support.programs import Valkey
 
 
-class Model(Exchange):
+class Model(LocalScheduler):
     """The twin, and what the script does besides: health checks, which come to Redis only."""
 
-    def exchange(self, call: Call, now: int) -> Reply:
+    def step(self, call: Call, now: int) -> Reply:
         """Let the jobs have what they want, then the checks."""
-        reply = super().exchange(call, now)
+        reply = super().step(call, now)
         granted, refused = list(reply.granted), list(reply.refused)
         for check in call.checks:
             held = self.leases.setdefault(check.url, {})
@@ -60,7 +60,7 @@ class Model(Exchange):
 
 
 class Machine(RuleBasedStateMachine):
-    """Three processes that use one exchange, done twice: by the script and by the twin."""
+    """Three processes that use one scheduler, done twice: by the script and by the twin."""
 
     redis: Any
     strategy: Strategy
@@ -101,8 +101,8 @@ class Machine(RuleBasedStateMachine):
 
     def _call(self, process: str, **said: Any) -> Reply:
         call = Call(process, seed=7, **said)
-        reply = self.script.exchange(call, self.now)
-        assert reply == self.twin.exchange(call, self.now)
+        reply = self.script.step(call, self.now)
+        assert reply == self.twin.step(call, self.now)
         self._check_order(reply)
         for grant in reply.granted:
             self.held[process, grant.number] = grant.url

@@ -4,7 +4,7 @@ import pytest
 
 from bench.request_cost import COUNTED, MANY, calls
 
-# By how many clients there are, one having each call of the exchange for itself; and whether each job comes over a
+# By how many clients there are, one having each call of the scheduler for itself; and whether each job comes over a
 # connection of its own.
 COMMITTED = {(MANY, False): 120.7, (1, False): 166.0, (MANY, True): 147.3}
 # Another Python makes a few calls more or less of the same code.

@@ -8,7 +8,7 @@ from typing import TypeVar
 from router.http.response import Response, UpstreamFailed
 from router.scheduling.leases import Leases
 from router.scheduling.pending import Lease, NoRoom
-from router.upstream.pool import Request, Upstream
+from router.upstream.pool import Request, WorkerPool
 
 _POLL_S = 0.02
 
@@ -32,7 +32,7 @@ async def eventually(
 _Value = TypeVar("_Value")
 
 
-async def sent(upstream: Upstream, worker_url: str, request: Request, timeout_s: float) -> Response:
+async def sent(upstream: WorkerPool, worker_url: str, request: Request, timeout_s: float) -> Response:
     """Send a request to a worker; return its answer. Raises UpstreamFailed."""
     answered: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
     upstream.send(worker_url, request, timeout_s, _into(answered))
@@ -44,11 +44,11 @@ async def leased(
 ) -> Lease:
     """Ask for a lease; return it. Raises NoRoom; cancelled, it gives up its place."""
     given: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-    waiter = leases.ask(bound_s, wait_s, has_left, _into(given))
+    pending = leases.ask(bound_s, wait_s, has_left, _into(given))
     try:
         return await given
     except asyncio.CancelledError:
-        leases.give_up(waiter)
+        leases.give_up(pending)
         raise
 
 

@@ -1,4 +1,4 @@
-"""exchange.lua on a real Valkey, under a clock that the test sets."""
+"""scheduler.lua on a real Valkey, under a clock that the test sets."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,14 +55,14 @@ class State:
 
 
 class Script:
-    """exchange.lua with a settable clock."""
+    """scheduler.lua with a settable clock."""
 
     def __init__(self, redis: "Redis", rules: Rules) -> None:
         self.redis = redis
         self.rules = rules
         self._script = redis.register_script(_timed_script())
 
-    def exchange(self, call: Call, now: int) -> Reply:
+    def step(self, call: Call, now: int) -> Reply:
         """Run it once."""
         if passed := self.redis.zrangebyscore("passing", "-inf", now):
             self.redis.delete(*passed)
@@ -150,7 +150,7 @@ def _rest(text: str) -> Rest:
 
 
 def _timed_script() -> str:
-    """Return exchange.lua under the test's clock; read each time, for `make mutants` changes it."""
+    """Return scheduler.lua under the test's clock; read each time, for `make mutants` changes it."""
     text = _SCRIPT.read_text()
     assert CLOCK in text
     assert EXPIRY in text

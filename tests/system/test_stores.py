@@ -41,7 +41,7 @@ async def test_slow_redis_is_left_alone_after_250_ms(
             failed_calls = (await scrape(router.url)).total("sfr_redis_failures_total")
         answers = first + later + after
         assert {answer.status for answer in answers} == {200}
-        # The wait for a lease as the router tells it. Each call of the exchange that fails is a wait of 250 ms.
+        # The wait for a lease as the router tells it. Each call of the scheduler that fails is a wait of 250 ms.
         assert max(int(answer.headers["x-router-queue-ms"]) for answer in first + later) < 1000 * delay_s
         assert failed_calls <= 2 * router.processes
 

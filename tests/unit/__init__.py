@@ -1,1 +1,1 @@
-"""Decisions, values and single doors, without other processes."""
+"""Decisions, values and single handlers, without other processes."""

@@ -3,27 +3,27 @@
 from pathlib import Path
 
 _UNIT = "tests/unit/test_"
-_EXCHANGE = ("exchange", "exchange_jobs", "exchange_script")
+_SCHEDULER = ("scheduler", "exchange_jobs", "exchange_script")
 _ROUTED = ("http", "large", "batch", "metrics", "traces", "bodies")  # the application, before scripted workers
 
 TESTS: dict[str, tuple[str, ...]] = {
     "router/config/allowlist.py": ("access", "config"),
-    "router/scheduling/breaker.py": ("breaker", *_EXCHANGE),
-    "router/scheduling/retry_budget.py": ("verdicts", *_EXCHANGE),
+    "router/scheduling/breaker.py": ("breaker", *_SCHEDULER),
+    "router/scheduling/retry_budget.py": ("verdicts", *_SCHEDULER),
     "router/policy/deadline.py": ("verdicts", "limits", *_ROUTED),
     "router/policy/endpoints.py": ("limits", "dispatch", "http"),
-    "router/scheduling/local_scheduler.py": (*_EXCHANGE, "leases"),
+    "router/scheduling/local_scheduler.py": (*_SCHEDULER, "leases"),
     "router/auth/origin.py": ("pages",),
     "router/policy/client_timeouts.py": ("patience", "downstream"),
-    "router/scheduling/plan.py": ("policy", *_EXCHANGE),
-    "router/scheduling/quarantine.py": ("verdicts", *_EXCHANGE),
+    "router/scheduling/plan.py": ("policy", *_SCHEDULER),
+    "router/scheduling/quarantine.py": ("verdicts", *_SCHEDULER),
     "router/policy/request_head.py": ("patience", "downstream"),
-    "router/scheduling/rests.py": _EXCHANGE,
+    "router/scheduling/rests.py": _SCHEDULER,
     "router/policy/retry.py": ("verdicts", "dispatch"),
     "router/policy/retry_after.py": ("verdicts",),
-    "router/scheduling/ring.py": ("policy", *_EXCHANGE),
+    "router/scheduling/ring.py": ("policy", *_SCHEDULER),
     "router/policy/verdict.py": ("verdicts", "http", "large"),
-    "router/scheduling/lua/scheduler.lua": ("exchange_script", "exchange_jobs", "exchange"),
+    "router/scheduling/lua/scheduler.lua": ("exchange_script", "exchange_jobs", "scheduler"),
     "router/scheduling/failover.py": ("either_exchange", "leases", "dispatch"),
     "router/scheduling/leases.py": ("leases_calls", "leases", "dispatch", *_ROUTED),
     "router/jobs/last_answers.py": ("dispatch_steps",),

@@ -19,8 +19,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from router.auth.admin_token import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE
-from router.cli.agent.registration import Course, FleetPlace
-from router.cli.router_client import Exit, Failed, ThroughRouter
+from router.cli.agent.registration import Course, Registrar
+from router.cli.router_client import Exit, Failed, RouterClient
 from router.processes import die_with_parent
 
 log = logging.getLogger(__name__)
@@ -59,10 +59,10 @@ class Plan:
 class Agent:
     """Runs one plan."""
 
-    def __init__(self, plan: Plan, routers: Sequence[ThroughRouter]) -> None:
+    def __init__(self, plan: Plan, routers: Sequence[RouterClient]) -> None:
         self._plan = plan
         self._course = Course()
-        self._places = [FleetPlace(each, plan.fields, plan.ttl_s, self._course, self._on_refusal) for each in routers]
+        self._places = [Registrar(each, plan.fields, plan.ttl_s, self._course, self._on_refusal) for each in routers]
         self._told = asyncio.Event()
         self._refusal: Failed | None = None
 

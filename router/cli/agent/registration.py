@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from router.api.schemas import AdminWorker
-from router.cli.router_client import Exit, Failed, ThroughRouter
+from router.cli.router_client import Exit, Failed, RouterClient
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Course:
         self.joined = asyncio.Event()
 
 
-class FleetPlace:
+class Registrar:
     """One worker's place with one router; `fields` are what it is registered with (NewWorker's, `ttl_seconds` apart).
 
     `refusal` is what the router last said where it does not take the worker; `on_refusal` is told of it.
@@ -49,7 +49,7 @@ class FleetPlace:
 
     def __init__(
         self,
-        router: ThroughRouter,
+        router: RouterClient,
         fields: Mapping[str, Any],
         ttl_s: float,
         course: Course,

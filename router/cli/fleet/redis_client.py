@@ -22,7 +22,7 @@ from router.fleet.stats import Usage
 _Value = TypeVar("_Value")
 
 
-class ThroughRedis:
+class RedisFleet:
     """The fleet straight from Redis; each call has a connection of its own."""
 
     def __init__(self, settings: RedisSettings) -> None:

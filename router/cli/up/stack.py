@@ -54,7 +54,7 @@ class Plan:
     local_workers: int | None
 
 
-class Embedded:
+class Stack:
     """One whole system on this machine, its files in `folder`."""
 
     def __init__(self, plan: Plan, folder: Path, console: Console) -> None:
@@ -209,7 +209,7 @@ class Embedded:
 def up(plan: Plan) -> None:
     """Run the system until it is told to stop. Raises CannotStart, ConfigError."""
     with tempfile.TemporaryDirectory(prefix="sfr-") as folder:
-        asyncio.run(Embedded(plan, Path(folder), Console()).run())
+        asyncio.run(Stack(plan, Path(folder), Console()).run())
 
 
 def own_hosts(bound_to: str) -> list[str]:

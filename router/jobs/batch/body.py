@@ -15,8 +15,8 @@ from router.config.settings import Settings
 from router.http.asgi import Message, Receive
 from router.http.ndjson import BOM, Line, Lines, flaw, flaw_as_job, trimmed
 from router.http.response import Body
-from router.jobs.batch.window import InFlight
-from router.jobs.body_budget import Buffers, BuffersFull, Share
+from router.jobs.batch.window import Window
+from router.jobs.body_budget import BodyBudget, BodyBudgetFull, BodyShare
 from router.policy.client_timeouts import MIN_BODY_BYTES_A_SECOND
 from router.policy.large_json import Malformed, items
 from router.scheduling.pending import ClientLeft
@@ -56,8 +56,8 @@ class BatchBody:
     def __init__(
         self,
         receive: Receive,
-        in_flight: InFlight,
-        buffers: Buffers,
+        in_flight: Window,
+        buffers: BodyBudget,
         settings: Settings,
         turns: Turns,
         is_stopping: Callable[[], bool],
@@ -75,7 +75,7 @@ class BatchBody:
         self._is_more = True
 
     async def entries(self) -> AsyncGenerator[Entry]:
-        """Yield the jobs. Before the first, raises Refused and BuffersFull; at any time, ClientLeft and CutShort."""
+        """Yield the jobs. Before the first, raises Refused and BodyBudgetFull; at any time, ClientLeft and CutShort."""
         lines = Lines(self._max_mb * 2**20)
         part = await self._part()
         while part and BOM.startswith(part):  # it has come in parts
@@ -97,7 +97,7 @@ class BatchBody:
                 async for entry in self._of_lines(lines, part, share):
                     yield entry
 
-    async def _of_list(self, part: bytes, share: Share) -> AsyncGenerator[Entry]:
+    async def _of_list(self, part: bytes, share: BodyShare) -> AsyncGenerator[Entry]:
         """Yield the items of a body that is one JSON list, and has been found to be nothing else."""
         text = await self._whole(part, share)
         try:
@@ -117,7 +117,7 @@ class BatchBody:
             yield await self._job(_slice(text, place), f"Item {index}")
             index += 1
 
-    async def _whole(self, part: bytes, share: Share) -> bytearray:
+    async def _whole(self, part: bytes, share: BodyShare) -> bytearray:
         text = bytearray()
         while part:
             if len(text) + len(part) > self._max_mb * 2**20:
@@ -133,7 +133,7 @@ class BatchBody:
         found = await self._turns.run(flaw_as_job(text))
         return text if found is None else Unfit(HTTPStatus.UNPROCESSABLE_ENTITY, f"{place}: {found}")
 
-    async def _of_lines(self, lines: Lines, part: bytes, share: Share) -> AsyncGenerator[Entry]:
+    async def _of_lines(self, lines: Lines, part: bytes, share: BodyShare) -> AsyncGenerator[Entry]:
         """Yield the jobs from `part` on; `share` is what the line takes that has begun."""
         has_room = True
         while part:
@@ -152,13 +152,13 @@ class BatchBody:
             if (entry := await self._of_line(line, has_room=has_room)) is not None:
                 yield entry
 
-    async def _hold(self, lines: Lines, share: Share) -> bool:
+    async def _hold(self, lines: Lines, share: BodyShare) -> bool:
         """Count what has come of a line; return whether there is room for it."""
         if lines.held_bytes < share.held_bytes:  # it is longer than any may be
             share.give_back()
         try:
             await self._in_flight.grow(share, lines.held_bytes - share.held_bytes)
-        except BuffersFull:
+        except BodyBudgetFull:
             share.give_back()
             lines.skip()
             return False

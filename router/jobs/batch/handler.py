@@ -21,14 +21,14 @@ from router.http.response import Body, Parts, UpstreamFailed
 from router.jobs import job_log
 from router.jobs.answers import buffers_full
 from router.jobs.batch.body import STOPPED, BatchBody, CutShort, Entry, Refused, Unfit
-from router.jobs.batch.window import InFlight
-from router.jobs.body_budget import Buffers, BuffersFull, Share
+from router.jobs.batch.window import Window
+from router.jobs.body_budget import BodyBudget, BodyBudgetFull, BodyShare
 from router.jobs.dispatcher import Dispatcher
 from router.jobs.endpoints import BadDeadline, client_s_of
 from router.jobs.handler import KEY_NAME
 from router.jobs.job import Job
 from router.scheduling.pending import ClientLeft
-from router.telemetry.recorder import Tally
+from router.telemetry.recorder import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -42,17 +42,17 @@ class _TooLarge(Exception):
     """An answer is larger than a line may be."""
 
 
-class BatchDoor:
+class BatchHandler:
     """An ASGI application that takes batches, and hands all else to `rest`."""
 
     def __init__(
-        self, dispatcher: Dispatcher, rest: Application, buffers: Buffers, settings: Settings, tally: Tally
+        self, dispatcher: Dispatcher, rest: Application, buffers: BodyBudget, settings: Settings, recorder: Recorder
     ) -> None:
         self._dispatcher = dispatcher
         self._rest = rest
         self._buffers = buffers
         self._settings = settings
-        self._tally = tally
+        self._recorder = recorder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -64,7 +64,7 @@ class BatchDoor:
         try:
             if reason := _unfit(scope):
                 raise Refused(reason)
-            common = self._dispatcher, self._buffers, self._settings, self._tally
+            common = self._dispatcher, self._buffers, self._settings, self._recorder
             await _Batch(*common, scope, receive, send, head, request_id).run()
         except ClientLeft:
             return
@@ -76,11 +76,11 @@ class BatchDoor:
             answer = problem(HTTPStatus.BAD_REQUEST, str(error), request_id)
         except CutShort as cut:
             answer = problem(HTTPStatus.SERVICE_UNAVAILABLE, f"Nothing has begun: {cut}", request_id)
-        except BuffersFull:
+        except BodyBudgetFull:
             answer = buffers_full(self._settings.error_status.queue_full, self._buffers.max_bytes, request_id)
         else:
             return
-        self._tally.refused(answer.status, answer.outcome, PATH)
+        self._recorder.refused(answer.status, answer.outcome, PATH)
         job_log.refused(request_id, PATH, _key_name_in(scope), answer)
         await send_answer(answer, receive, send)
 
@@ -101,9 +101,9 @@ class _Batch:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        buffers: Buffers,
+        buffers: BodyBudget,
         settings: Settings,
-        tally: Tally,
+        recorder: Recorder,
         scope: Scope,
         receive: Receive,
         send: Send,
@@ -113,7 +113,7 @@ class _Batch:
         self._dispatcher = dispatcher
         self._buffers = buffers
         self._settings = settings
-        self._tally = tally
+        self._recorder = recorder
         self._receive = receive
         self._send = send
         self._request_id = request_id
@@ -123,7 +123,7 @@ class _Batch:
         query = scope["query_string"]
         self._target = JOB_PATH.encode("ascii") + (b"?" + query if query else b"")
         self._max_bytes = int(settings.max_body_mb * 2**20)
-        self._in_flight = InFlight(settings.batch.max_in_flight, self._max_bytes, buffers)
+        self._in_flight = Window(settings.batch.max_in_flight, self._max_bytes, buffers)
         self._client_left, self._stopping = asyncio.Event(), asyncio.Event()
         scope.setdefault("state", {}).update({CLIENT_LEFT: self._client_left, STOPPING: self._stopping})
         self._body = BatchBody(receive, self._in_flight, buffers, settings, dispatcher.turns, self._stopping.is_set)
@@ -132,7 +132,7 @@ class _Batch:
         self._one_large = asyncio.Lock()
 
     async def run(self) -> None:
-        """Answer it. Before the answer begins, raises ClientLeft, Refused, BuffersFull and CutShort.
+        """Answer it. Before the answer begins, raises ClientLeft, Refused, BodyBudgetFull and CutShort.
 
         An answer that is not all the jobs' is left without its end: uvicorn then closes the connection short.
         """
@@ -193,7 +193,7 @@ class _Batch:
         share = self._in_flight.share()
         try:
             await self._in_flight.grow(share, 0 if self._body.is_list else len(entry))
-        except BuffersFull:
+        except BodyBudgetFull:
             await self._refuse(index, self._buffers_full())
             await asyncio.sleep(RETRY_AFTER_S)
             return
@@ -207,7 +207,7 @@ class _Batch:
 
     async def _refuse(self, index: int, answer: Answer) -> None:
         """Answer, and count, what never becomes a job."""
-        self._tally.refused(answer.status, answer.outcome, JOB_PATH)
+        self._recorder.refused(answer.status, answer.outcome, JOB_PATH)
         await self._write(index, self._lost(index, answer))
 
     def _go_on(self) -> None:
@@ -216,11 +216,11 @@ class _Batch:
         if self._stopping.is_set():
             raise CutShort(STOPPED)
 
-    def _end(self, share: Share, _: asyncio.Task[None]) -> None:
+    def _end(self, share: BodyShare, _: asyncio.Task[None]) -> None:
         share.give_back()
         self._in_flight.end()
 
-    async def _run(self, index: int, body: Body, share: Share) -> None:
+    async def _run(self, index: int, body: Body, share: BodyShare) -> None:
         job = Job(
             *(b"POST", JOB_PATH, self._target, self._lines, body, self._id_of(index), self._has_left, share),
             *(self._client_s, self._key_name),
@@ -264,7 +264,7 @@ class _Batch:
             body: Body | None = None
             try:
                 body = await self._whole(answer.body, rest, share)
-            except BuffersFull:
+            except BodyBudgetFull:
                 answer = self._lost(index, self._buffers_full())
             except UpstreamFailed as failure:
                 answer = problem(self._settings.error_status.all_failed, str(failure), b"")
@@ -275,7 +275,7 @@ class _Batch:
                 rest.close()
             await self._write(index, answer, body)
 
-    async def _whole(self, beginning: bytes, rest: Parts, share: Share) -> bytearray:
+    async def _whole(self, beginning: bytes, rest: Parts, share: BodyShare) -> bytearray:
         share.grow(len(beginning))
         held = bytearray(beginning)
         async for part in rest:

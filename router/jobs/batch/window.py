@@ -5,20 +5,20 @@ Whoever wants to begin another waits here for one to end. Where none is under wa
 
 import asyncio
 
-from router.jobs.body_budget import Buffers, BuffersFull, Share
+from router.jobs.body_budget import BodyBudget, BodyBudgetFull, BodyShare
 
 
-class InFlight:
+class Window:
     """The jobs of one batch that have begun and whose lines are not yet written. One task may wait at a time."""
 
-    def __init__(self, max_jobs: int, max_bytes: int, within: Buffers) -> None:
+    def __init__(self, max_jobs: int, max_bytes: int, within: BodyBudget) -> None:
         self.jobs = 0
         self.quiet_since = asyncio.get_running_loop().time()  # when the last one ended
         self._max_jobs = max_jobs
-        self._buffers = Buffers(max_bytes, within)
+        self._buffers = BodyBudget(max_bytes, within)
         self._has_changed = asyncio.Event()
 
-    def share(self) -> Share:
+    def share(self) -> BodyShare:
         """Return a share of the batch's bytes, empty."""
         return self._buffers.share()
 
@@ -27,12 +27,12 @@ class InFlight:
         while self.jobs >= self._max_jobs:
             await self._one_ends()
 
-    async def grow(self, share: Share, count: int) -> None:
-        """Let `share` grow, once there is room. Raises BuffersFull where none of these jobs could make any."""
+    async def grow(self, share: BodyShare, count: int) -> None:
+        """Let `share` grow, once there is room. Raises BodyBudgetFull where none of these jobs could make any."""
         while True:
             try:
                 share.grow(count)
-            except BuffersFull:
+            except BodyBudgetFull:
                 if not self.jobs:
                     raise
             else:

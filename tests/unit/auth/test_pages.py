@@ -55,7 +55,7 @@ class Ways:
             text = json.dumps(JOB)
             for _ in range(3):  # from the second on, its head is known
                 address = URL(self._url + path, encoded=True)
-                # What a page may send without asking: the batch door takes it for JSON.
+                # What a page may send without asking: the batch handler takes it for JSON.
                 fields = {"content-type": "text/plain", **headers}
                 async with self._session.request(method, address, data=text, headers=fields) as response:
                     found.add(response.status)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from router.cli.agent.registration import Course, FleetPlace
-from router.cli.router_client import Exit, Failed, ThroughRouter
+from router.cli.agent.registration import Course, Registrar
+from router.cli.router_client import Exit, Failed, RouterClient
 from router.fleet.model import Health
 from router.processes import free_port
 from tests.support.eventually import eventually
@@ -56,7 +56,7 @@ class Kept:
     """A place under way."""
 
     course: Course
-    place: FleetPlace
+    place: Registrar
     refusals: list[Failed | None]
     done: asyncio.Task[None]
 
@@ -70,8 +70,8 @@ class Kept:
 async def kept(router_url: str, ttl_s: float = 30) -> AsyncIterator[Kept]:
     """Keep a place while the block runs."""
     course, refusals = Course(), list[Failed | None]()
-    router = ThroughRouter(router_url, "token", 5)
-    place = FleetPlace(router, {"url": URL, "weight": 1}, ttl_s, course, lambda: refusals.append(place.refusal))
+    router = RouterClient(router_url, "token", 5)
+    place = Registrar(router, {"url": URL, "weight": 1}, ttl_s, course, lambda: refusals.append(place.refusal))
     done = asyncio.create_task(place.run())
     try:
         yield Kept(course, place, refusals, done)

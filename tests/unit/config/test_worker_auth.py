@@ -8,7 +8,7 @@ import pytest
 from router.config.load import ConfigError, parse
 from router.config.settings import HealthCheckSettings, Settings, TlsSettings
 from router.config.worker_auth import WorkerAuth
-from router.upstream.pool import Request, Upstream
+from router.upstream.pool import Request, WorkerPool
 from sidecar.probe import Probe
 from tests.support.eventually import sent
 from tests.support.worker import Exchange, ScriptedWorker
@@ -123,7 +123,7 @@ async def test_job_goes_with_the_worker_s_header_and_never_with_a_client_s(tmp_p
     request = Request(b"POST", b"/run_code", lines + b"content-length: 2\r\n\r\n", b"{}")
     async with ScriptedWorker() as guarded, ScriptedWorker() as other:
         auth = WorkerAuth.load(settings(workers=[{"url": guarded.url, "worker_auth": path}, other.url]))
-        upstream = Upstream(TlsSettings(), auth)
+        upstream = WorkerPool(TlsSettings(), auth)
         try:
             for worker in (guarded, other):
                 await sent(upstream, worker.url, request, timeout_s=10)

@@ -1,4 +1,4 @@
-"""The dashboard's door: files, headers, who may steer, and one stream for all. No Redis, or a fake one."""
+"""The dashboard's handler: files, headers, who may steer, and one stream for all. No Redis, or a fake one."""
 
 import asyncio
 import json

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from router.dashboard.view_model import HISTORY_S, POINT_S, POINTS, WINDOW_S, Picture, Reading, Status
+from router.dashboard.view_model import HISTORY_S, POINT_S, POINTS, WINDOW_S, Reading, Status, ViewModel
 from router.fleet.model import Ejection, Health, Worker, WorkerRecord
 from router.fleet.stats import Usage, WorkerStats, WorkerUsage, took
 
@@ -40,7 +40,7 @@ def used(running: int, jobs: int = 0, busy_ms: int = 0) -> WorkerUsage:
 
 def test_rates_are_differences_over_some_seconds() -> None:
     """What was counted before is no rate; a window of a few seconds evens out who tells when."""
-    picture = Picture()
+    picture = ViewModel()
     for second, jobs in enumerate([1000, 1010, 1010, 1040, 1040, 1050, 1060]):
         picture.take(seen(100 + second, jobs=jobs, errors=second, retries=2 * second))
     history = picture.whole().history
@@ -51,7 +51,7 @@ def test_rates_are_differences_over_some_seconds() -> None:
 
 def test_percentiles_are_those_of_the_last_seconds() -> None:
     """A million slow jobs of yesterday do not show in today's."""
-    picture = Picture()
+    picture = ViewModel()
     picture.take(seen(100, times={1.0: 10**6}))
     picture.take(seen(101, times={1.0: 10**6, 0.1: 100}))
     now = picture.whole().history[-1]
@@ -62,7 +62,7 @@ def test_percentiles_are_those_of_the_last_seconds() -> None:
 
 def test_counts_that_begin_anew_make_no_negative_rates() -> None:
     """A Redis that has lost its memory; a break in which nobody looked."""
-    picture = Picture()
+    picture = ViewModel()
     picture.take(seen(100, jobs=1000))
     picture.take(seen(101, jobs=5))
     assert picture.whole().history[-1].jobs is None
@@ -74,7 +74,7 @@ def test_counts_that_begin_anew_make_no_negative_rates() -> None:
 
 def test_tick_has_only_what_has_changed() -> None:
     """Rows and their numbers apart: the first seldom change, the others always."""
-    picture = Picture()
+    picture = ViewModel()
     picture.take(seen(100))
     assert picture.tick is None
     picture.take(seen(101))
@@ -89,7 +89,7 @@ def test_tick_has_only_what_has_changed() -> None:
 
 def test_row_says_why_a_worker_is_out() -> None:
     """The last error of one that is well now is over."""
-    picture = Picture()
+    picture = ViewModel()
     picture.take(seen(100, ["http://a"], Health.UNHEALTHY))
     (row,) = picture.whole().rows
     assert (row.health, row.reason, row.since, row.weight, row.cap) == (
@@ -105,7 +105,7 @@ def test_row_says_why_a_worker_is_out() -> None:
 
 def test_row_says_why_and_until_when_a_worker_is_ejected() -> None:
     """Not what a check that failed long ago said."""
-    picture = Picture()
+    picture = ViewModel()
     ejection = Ejection(130.5, failures=5, cause="returned 503: Service Unavailable")
     picture.take(seen(100, ["http://a"], Health.EJECTED, ejected={"http://a": ejection}))
     (row,) = picture.whole().rows
@@ -120,7 +120,7 @@ def test_row_says_why_and_until_when_a_worker_is_ejected() -> None:
 @pytest.mark.parametrize("health", [Health.UNHEALTHY, Health.EJECTED, Health.DRAINING])
 def test_slots_are_those_of_all_workers_that_jobs_run_on(health: Health) -> None:
     """A worker that hangs has its jobs until their leases pass: never do more run than there are slots."""
-    picture = Picture()
+    picture = ViewModel()
     picture.take(seen(100, {"http://a": used(8), "http://b": used(8)}, health))
     now = picture.whole().history[-1]
     assert (now.running, now.slots) == (16, 16)
@@ -128,7 +128,7 @@ def test_slots_are_those_of_all_workers_that_jobs_run_on(health: Health) -> None
 
 def test_other_members_are_told_as_a_whole() -> None:
     """Places are places among the URLs: where these change, no tick fits."""
-    picture = Picture()
+    picture = ViewModel()
     picture.take(seen(100, ["http://a"]))
     picture.take(seen(101, ["http://a", "http://b"]))
     assert picture.tick is None
@@ -138,7 +138,7 @@ def test_other_members_are_told_as_a_whole() -> None:
 
 def test_course_is_the_mean_time_in_each_while() -> None:
     """A while without jobs is a gap; a worker that comes has no course yet, one that goes takes its own along."""
-    picture = Picture()
+    picture = ViewModel()
     picture.take(seen(100, {"http://a": used(0, 10, 1000)}))
     picture.take(seen(105, {"http://a": used(0, 20, 2000)}))
     assert picture.tick is not None
@@ -155,7 +155,7 @@ def test_course_is_the_mean_time_in_each_while() -> None:
 
 def test_course_begins_anew_where_nobody_has_looked() -> None:
     """One mean over an hour would be drawn as ten seconds."""
-    picture = Picture()
+    picture = ViewModel()
     for number in range(3):
         picture.take(seen(100 + number * POINT_S, {"http://a": used(0, number, 100 * number)}))
     assert picture.whole().courses == [[100, 100]]
@@ -165,7 +165,7 @@ def test_course_begins_anew_where_nobody_has_looked() -> None:
 
 def test_history_is_bounded() -> None:
     """Five minutes, however long somebody looks."""
-    picture = Picture()
+    picture = ViewModel()
     for second in range(int(HISTORY_S) + 50):
         picture.take(seen(100 + second, jobs=second))
     assert len(picture.whole().history) == HISTORY_S
@@ -173,7 +173,7 @@ def test_history_is_bounded() -> None:
 
 def test_without_redis_numbers_are_unknown_and_rows_stay() -> None:
     """What each worker ran is shown as it was; the fleet's numbers are not made up."""
-    picture = Picture()
+    picture = ViewModel()
     picture.take(seen(100, {"http://a": used(5)}))
     picture.take(seen(101, {"http://a": used(0)}, is_away=True))
     assert picture.tick is not None

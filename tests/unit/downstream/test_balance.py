@@ -5,12 +5,12 @@ import time
 
 import pytest
 
-from router.downstream.balance import Crowd, give_way_s
+from router.downstream.balance import ConnectionBalance, give_way_s
 
 
 def test_places_of_those_that_have_ended_are_given_again() -> None:
     """However often processes are replaced, the memory suffices; beyond it they do without."""
-    crowd = Crowd()
+    crowd = ConnectionBalance()
     first, second = crowd.enter(), crowd.enter()
     assert first != second
     for _ in range(1000):
@@ -25,7 +25,7 @@ def test_places_of_those_that_have_ended_are_given_again() -> None:
     crowd.leave(None)
 
 
-def waited_s(crowd: Crowd, clients: int) -> float:
+def waited_s(crowd: ConnectionBalance, clients: int) -> float:
     """Return how long it takes to take in so many."""
     start = time.monotonic()
     for _ in range(clients):
@@ -35,7 +35,7 @@ def waited_s(crowd: Crowd, clients: int) -> float:
 
 def test_who_has_more_than_a_forked_process_gives_way_to_it() -> None:
     """And does no more once the other one has as many, or is gone."""
-    crowd = Crowd()
+    crowd = ConnectionBalance()
     other = crowd.enter()
     clients, told = os.pipe()
     pid = os.fork()

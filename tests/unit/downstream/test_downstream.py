@@ -16,16 +16,16 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from router.auth.access import PROXY, peer_in
-from router.downstream.connection import DOOR, TIMEOUTS, ClientConnection
+from router.downstream.connection import HANDLER, TIMEOUTS, ClientConnection
 from router.http.answer import Answer
 from router.http.asgi import STOPPING, Receive, Scope, Send
-from router.http.head_cache import Heads
+from router.http.head_cache import HeadCache
 from router.http.headers import Headers
 from router.jobs.endpoints import Asked, JobHead
 from router.jobs.job import Deliver
 from router.policy.client_timeouts import LAST_REQUEST_S, LINGER_S, ClientTimeouts
 from router.policy.verdict import Outcome
-from router.telemetry.recorder import Tally
+from router.telemetry.recorder import Recorder
 from tests.support.malformed import MALFORMED, WELL_FORMED
 from tests.support.serving import served
 
@@ -98,9 +98,9 @@ class Application:
         self.running = 0
         self.keys: list[bytes] = []
         self.known = 0  # heads that were not parsed
-        self.heads = Heads[JobHead]()
+        self.heads = HeadCache[JobHead]()
         self.job_paths = {b"/run_code": "/run_code"}
-        self.tally = Tally()
+        self.recorder = Recorder()
         self._is_hasty = is_hasty
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -113,7 +113,7 @@ class Application:
         self.running -= 1
 
     async def answer(self, asked: Asked, receive: Receive, whole: bytes | None = None) -> Answer | None:
-        """Answer a job as JobDoor does; what has come whole is not read."""
+        """Answer a job as JobHandler does; what has come whole is not read."""
         self.running += 1
         if whole is not None:
             self.bodies.append(whole)
@@ -124,7 +124,7 @@ class Application:
         return ANSWER if is_read else None
 
     def read(self, asked: Asked, *, keep_alive: bool) -> JobHead:
-        """Know a head as JobDoor does."""
+        """Know a head as JobHandler does."""
         request_id = dict(asked.headers).get(b"x-request-id")
         return JobHead(asked.path, b"", b"", asked.headers, keep_alive, request_id)
 
@@ -205,7 +205,7 @@ class Connected:
         self.wire = Wire()
         self.clock = Clock()
         loop = cast("asyncio.AbstractEventLoop", self.clock)
-        self.state: dict[str, Any] = {DOOR: self.application} if is_direct else {}
+        self.state: dict[str, Any] = {HANDLER: self.application} if is_direct else {}
         self.protocol = ClientConnection(config, ServerState(), self.state if state is None else state, loop)
         if state is None:
             self.protocol.connection_made(self.wire)
@@ -236,7 +236,7 @@ def received(pieces: list[bytes], *, is_hasty: bool = False, is_direct: bool = F
 
 
 def served_in_turn(requests: list[bytes]) -> Connected:
-    """Return a new connection to the jobs' door that has received these requests, each after the last one's answer."""
+    """Return a new connection that has received these requests, each after the answer to the one before."""
 
     async def receive() -> Connected:
         connected = Connected(is_direct=True)
@@ -304,7 +304,7 @@ def test_pipelined_requests_are_all_answered_in_order(is_direct: bool) -> None:
     assert (connected.statuses, connected.application.bodies) == ([200] * 3, [b"{}"] * 3)
 
 
-# Heads that have been read before
+# HeadCache that have been read before
 
 KEYED = b"POST /run_code HTTP/1.1\r\nHost: a\r\nX-Key: %s\r\nContent-Length: %d\r\n\r\n%s"
 

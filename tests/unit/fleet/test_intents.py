@@ -13,7 +13,7 @@ from router.fleet.leadership import Leadership
 from router.fleet.model import Source, Worker, WorkerRecord
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisClient
-from sidecar.discovery import Membership
+from sidecar.discovery import Discovery
 
 A, B = "http://a:1", "http://b:1"
 
@@ -184,7 +184,7 @@ async def test_another_spelling_in_redis_is_the_worker_s_own(
     assert (standing.is_draining, standing.override) == (True, Override(7, 5))
     path = tmp_path / "config.yaml"
     path.write_text("")
-    members = Membership(path, load(path), redis)
+    members = Discovery(path, load(path), redis)
     for _ in range(2):
         await members.reread()
     assert await client.smembers("sfr:drain") == {A, "http://user:secret@a"}
@@ -224,7 +224,7 @@ async def test_key_of_another_type_takes_nobody_out_and_is_told_once(
     await intents.register(Registration(A, 3))
     path = tmp_path / "config.yaml"
     path.write_text("")
-    members = Membership(path, load(path), redis)
+    members = Discovery(path, load(path), redis)
     await members.reread()
     await client.set(key, "http://a:1")
     for _ in range(3):

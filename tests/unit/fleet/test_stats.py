@@ -36,7 +36,7 @@ async def test_counts_of_processes_add_up(redis: RedisClient) -> None:
 
 
 async def test_usage_tells_what_is_in_use(redis: RedisClient, client: FakeAsyncRedis) -> None:
-    """Leases, the line, the breaker and the budget as the exchange keeps them."""
+    """Leases, the line, the breaker and the budget as the scheduler keeps them."""
     await client.zadd("sfr:leases:http://a", {"p:1": 1, "p:2": 1})
     await client.zadd("sfr:queue", {"p:3": 7})
     await client.hset("sfr:breaker:http://a", mapping={"failures": 5, "times": 1, "ejected_until": "1700000030.500"})

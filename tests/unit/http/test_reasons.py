@@ -7,7 +7,7 @@ import pytest
 from router.config.settings import HealthCheckSettings, TlsSettings
 from router.http.reasons import reason
 from router.http.response import UpstreamFailed
-from router.upstream.pool import Request, Upstream
+from router.upstream.pool import Request, WorkerPool
 from sidecar.probe import Probe
 from tests.support.eventually import sent
 
@@ -19,7 +19,7 @@ async def test_host_that_can_be_no_name_is_told_in_our_own_words(host: str) -> N
     """Python's codec for such names has said it in three ways, from 3.11 to 3.13."""
     url = f"http://{host}:80"
     with pytest.raises(UpstreamFailed) as caught:
-        await sent(Upstream(TlsSettings()), url, Request(b"GET", b"/", b"\r\n", b""), timeout_s=5)
+        await sent(WorkerPool(TlsSettings()), url, Request(b"GET", b"/", b"\r\n", b""), timeout_s=5)
     assert caught.value.cause == NO_NAME
     async with Probe(TlsSettings()) as probe:
         assert (await probe.ping(url, HealthCheckSettings())).error == NO_NAME

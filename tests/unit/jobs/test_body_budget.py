@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.jobs.body_budget import Buffers, BuffersFull
+from router.jobs.body_budget import BodyBudget, BodyBudgetFull
 
 
 @given(st.lists(st.lists(st.integers(0, 40), max_size=4), max_size=6), st.integers(0, 100))
 def test_held_is_the_sum_of_what_was_taken_and_never_over_the_limit(bodies: list[list[int]], limit: int) -> None:
     """Parts that do not fit are refused and count nothing; in the end nothing is held."""
-    buffers, taken = Buffers(limit), 0
+    buffers, taken = BodyBudget(limit), 0
     with ExitStack() as requests:
         for parts in bodies:
             share = requests.enter_context(buffers.share())
             for part in parts:
                 if taken + part > limit:
-                    with pytest.raises(BuffersFull):
+                    with pytest.raises(BodyBudgetFull):
                         share.grow(part)
                 else:
                     share.grow(part)
@@ -29,13 +29,13 @@ def test_held_is_the_sum_of_what_was_taken_and_never_over_the_limit(bodies: list
 
 def test_share_is_given_back_once_by_whatever_ends_a_request() -> None:
     """An error, a part that does not fit, or an early return of it: the others' bytes stay counted."""
-    buffers = Buffers(10)
+    buffers = BodyBudget(10)
     with buffers.share() as other:
         other.grow(3)
         with suppress(ZeroDivisionError), buffers.share() as share:
             share.grow(7)
             raise ZeroDivisionError
-        with suppress(BuffersFull), buffers.share() as share:
+        with suppress(BodyBudgetFull), buffers.share() as share:
             share.grow(7)
             share.grow(1)
         with buffers.share() as share:
@@ -49,13 +49,13 @@ def test_share_is_given_back_once_by_whatever_ends_a_request() -> None:
 
 def test_body_as_large_as_the_buffers_fits_alone() -> None:
     """Nothing is kept free: one request always fits where there is no other."""
-    with Buffers(10).share() as share:
+    with BodyBudget(10).share() as share:
         share.grow(10)
 
 
 def test_share_handed_over_is_held_until_its_heir_gives_it_back() -> None:
     """As for an attempt whose client has been told that it takes too long."""
-    buffers = Buffers(10)
+    buffers = BodyBudget(10)
     with buffers.share() as share:
         share.grow(7)
         heir = share.hand_over()

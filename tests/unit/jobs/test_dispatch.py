@@ -10,14 +10,14 @@ from router.config.settings import Settings
 from router.fleet.model import Worker
 from router.fleet.redis_client import RedisClient
 from router.fleet.snapshot import FleetView
-from router.jobs.body_budget import Buffers
+from router.jobs.body_budget import BodyBudget
 from router.jobs.dispatcher import Dispatcher
 from router.jobs.job import Job
-from router.scheduling.failover import EitherExchange
+from router.scheduling.failover import FailoverScheduler
 from router.scheduling.leases import Leases
 from router.scheduling.messages import Rules
-from router.telemetry.recorder import Tally
-from router.upstream.pool import Deliver, Request, Upstream
+from router.telemetry.recorder import Recorder
+from router.upstream.pool import Deliver, Request, WorkerPool
 from tests.support.eventually import eventually
 from tests.support.worker import Gate, ScriptedWorker
 
@@ -27,15 +27,15 @@ BODY = json.dumps({"code": "print(1)", "language": "python"}).encode()
 class Bench:
     """A dispatcher before one worker with room for one job, without Redis."""
 
-    def __init__(self, worker_url: str, upstream: Upstream | None = None) -> None:
+    def __init__(self, worker_url: str, upstream: WorkerPool | None = None) -> None:
         settings = Settings.model_validate({"workers": [worker_url], "timeout": 5})
         redis = RedisClient(FakeAsyncRedis(connected=False), "sfr", timeout_s=1)
         view = FleetView(redis, [Worker(worker_url, max_concurrency=1)])
-        self.tally = Tally()
-        self.leases = Leases(EitherExchange(redis, view, Rules(), 1, self.tally), redis, view, "p", self.tally)
-        self.upstream = upstream or Upstream(settings.tls)
-        self.dispatcher = Dispatcher(self.leases, self.upstream, view, settings, self.tally)
-        self.buffers = Buffers(2**20)
+        self.recorder = Recorder()
+        self.leases = Leases(FailoverScheduler(redis, view, Rules(), 1, self.recorder), redis, view, "p", self.recorder)
+        self.upstream = upstream or WorkerPool(settings.tls)
+        self.dispatcher = Dispatcher(self.leases, self.upstream, view, settings, self.recorder)
+        self.buffers = BodyBudget(2**20)
 
     def job(self, client_s: float | None = None) -> Job:
         """Return a job whose client stays."""
@@ -110,7 +110,7 @@ async def test_client_that_is_told_in_time_leaves_the_attempt_to_its_end(worker:
     bench.upstream.close()
 
 
-class Broken(Upstream):
+class Broken(WorkerPool):
     """Has a fault of its own."""
 
     def send(self, worker_url: str, request: Request, timeout_s: float, deliver: Deliver) -> None:

@@ -14,7 +14,7 @@ from router.config.settings import Settings
 from router.http.answer import Answer
 from router.http.headers import read_worker_head
 from router.http.response import Phase, Response, UpstreamFailed
-from router.jobs.body_budget import Buffers
+from router.jobs.body_budget import BodyBudget
 from router.jobs.dispatcher import LEASE_MARGIN_S, Dispatcher
 from router.jobs.job import Job
 from router.jobs.job_log import CLIENT_LEFT_STATUS
@@ -30,7 +30,7 @@ from router.scheduling.pending import (
     QueueTimeout,
     Unfunded,
 )
-from router.telemetry.recorder import Counts, Tally
+from router.telemetry.recorder import Counts, Recorder
 from router.upstream.pool import Deliver, Request
 from tests.support.timeless import timeless
 
@@ -91,9 +91,9 @@ class Leases:
             asyncio.get_running_loop().call_soon(then, given)
         return asked
 
-    def give_up(self, waiter: object) -> None:
+    def give_up(self, pending: object) -> None:
         """Take note."""
-        self.given_up.append(waiter)
+        self.given_up.append(pending)
 
     def end(
         self, lease: Lease, blame: Blame, *, is_over: bool = True, job: str = "", cause: str = "", ms: int = 0
@@ -170,11 +170,11 @@ class Bench:
     has_left: bool = False
 
     def __post_init__(self) -> None:
-        self.leases, self.tally, self.buffers = Leases(), Tally(), Buffers(2**20)
+        self.leases, self.recorder, self.buffers = Leases(), Recorder(), BodyBudget(2**20)
         view: Any = SimpleNamespace(snapshot=SimpleNamespace(state=SimpleNamespace(quarantined=self.quarantined)))
         parts: tuple[Any, Any] = (self.leases, self.workers)
         settings = Settings.model_validate({"timeout": 100, "job_grace": 2, **self.settings})
-        self.dispatcher = Dispatcher(*parts, view, settings, self.tally)
+        self.dispatcher = Dispatcher(*parts, view, settings, self.recorder)
         share = self.buffers.share()
         share.grow(len(BODY))
         self.job = Job(
@@ -196,7 +196,7 @@ class Bench:
 
     def counts(self) -> Counts:
         """Return what was counted since the last time."""
-        return self.tally.take()
+        return self.recorder.take()
 
     def answered(self) -> list[int]:
         """Return the statuses that were counted since the last time."""

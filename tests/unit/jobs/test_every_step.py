@@ -20,23 +20,23 @@ import pytest
 from fakeredis import FakeAsyncRedis
 
 from router.config.settings import Settings
-from router.downstream.connection import DOOR
+from router.downstream.connection import HANDLER
 from router.fleet.model import Worker
 from router.fleet.redis_client import RedisClient
 from router.fleet.snapshot import FleetView
 from router.http.asgi import Receive, Scope, Send
 from router.jobs import dispatcher, job_log, unanswered
-from router.jobs.body_budget import Buffers
+from router.jobs.body_budget import BodyBudget
 from router.jobs.dispatcher import Dispatcher
-from router.jobs.handler import JobDoor
+from router.jobs.handler import JobHandler
 from router.jobs.last_answers import LastAnswers
 from router.logs import Seldom
-from router.scheduling.failover import EitherExchange
+from router.scheduling.failover import FailoverScheduler
 from router.scheduling.leases import Leases
-from router.scheduling.local_scheduler import Exchange as LocalExchange
+from router.scheduling.local_scheduler import LocalScheduler
 from router.scheduling.messages import Rules
-from router.telemetry.recorder import Tally
-from router.upstream.pool import Upstream
+from router.telemetry.recorder import Recorder
+from router.upstream.pool import WorkerPool
 from tests.support.eventually import eventually
 from tests.support.serving import served
 from tests.support.worker import RESULT, Exchange, Script, ScriptedWorker, always, reset, well
@@ -57,9 +57,10 @@ assert all(Path(name).exists() for name in WAY)
 # They catch what the others raise; before them stands nothing but their own call.
 GUARDS = {
     *("Dispatcher._attempted", "Dispatcher._be_late", "Dispatcher._break_off"),
-    *("Dispatcher.run.<locals>.<lambda>", "JobDoor.begin.<locals>.end", "Share.__exit__", "Share.give_back"),
-    *("Buffers.let_go", "Course.let_go", "send_answer", "send_job_answer", "LeasedParts.close", "LeasedParts._end"),
-    *("JobDoor._begin_large", "Unanswered._look", "_close_rest"),
+    *("Dispatcher.run.<locals>.<lambda>", "JobHandler.begin.<locals>.end", "BodyShare.__exit__", "BodyShare.give_back"),
+    *("BodyBudget.let_go", "Course.let_go", "send_answer", "send_job_answer", "LeasedParts.close", "LeasedParts._end"),
+    *("JobHandler._begin_large", "Unanswered._look", "_close_rest"),
+    "tell",  # the connection calls it when it has lost its client, after all else
 }
 
 
@@ -111,28 +112,28 @@ class Rig:
         settings = Settings.model_validate({"workers": urls, "timeout": 1, "retry": {"budget_percent": 1000}})
         redis = RedisClient(FakeAsyncRedis(connected=False), "sfr", timeout_s=1)
         view = FleetView(redis, [Worker(url) for url in urls])
-        tally = Tally()
-        self.exchange = EitherExchange(redis, view, Rules(), 1, tally)
-        self.leases = Leases(self.exchange, redis, view, "p", tally)
-        self.upstream = Upstream(settings.tls)
-        self.dispatcher = Dispatcher(self.leases, self.upstream, view, settings, tally)
-        self.buffers = Buffers(max_buffered_bytes)
-        self.door = JobDoor(self.dispatcher, _nothing, self.buffers, settings, tally)
+        recorder = Recorder()
+        self.exchange = FailoverScheduler(redis, view, Rules(), 1, recorder)
+        self.leases = Leases(self.exchange, redis, view, "p", recorder)
+        self.upstream = WorkerPool(settings.tls)
+        self.dispatcher = Dispatcher(self.leases, self.upstream, view, settings, recorder)
+        self.buffers = BodyBudget(max_buffered_bytes)
+        self.handler = JobHandler(self.dispatcher, _nothing, self.buffers, settings, recorder)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve as the router does."""
         if scope["type"] == "lifespan":
             await receive()
-            scope["state"][DOOR] = self.door
+            scope["state"][HANDLER] = self.handler
             await send({"type": "lifespan.startup.complete"})
             await receive()
             await send({"type": "lifespan.shutdown.complete"})
         else:
-            await self.door(scope, receive, send)
+            await self.handler(scope, receive, send)
 
     def forget(self) -> None:
         """Know nothing of what workers have done before: each job finds them as the first one did."""
-        self.exchange._local, self.exchange._local_fleet = LocalExchange(Rules(budget_percent=1000)), None
+        self.exchange._local, self.exchange._local_fleet = LocalScheduler(Rules(budget_percent=1000)), None
         self.upstream.close()
         self.dispatcher._seldom = Seldom()
 
@@ -269,7 +270,7 @@ WAYS = {
     ),
     "failed": Way([request(SMALL)], always(502, b""), (LastAnswers.failed, job_log._tell)),
     "no room for its body": Way(
-        [request(SMALL)], well, (JobDoor._unfit, job_log.refused), max_buffered_bytes=len(SMALL) - 1
+        [request(SMALL)], well, (JobHandler._unfit, job_log.refused), max_buffered_bytes=len(SMALL) - 1
     ),
 }
 

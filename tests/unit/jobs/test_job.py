@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from router.http.response import Phase, UpstreamFailed
-from router.jobs.body_budget import Buffers
+from router.jobs.body_budget import BodyBudget
 from router.jobs.job import _PIECE_BYTES, Job
 from router.jobs.streaming import LeasedParts
 from router.policy.deadline import SMALL_BYTES, LimitReader
@@ -29,7 +29,7 @@ async def _left() -> None:
 
 def job(body: bytes = b"{}", target: bytes = b"/run_code", has_left: Any = _stays) -> Job:
     """Return a job of this body."""
-    return Job(b"POST", "/run_code", target, b"", body, b"id", has_left, Buffers(1).share())
+    return Job(b"POST", "/run_code", target, b"", body, b"id", has_left, BodyBudget(1).share())
 
 
 @pytest.mark.parametrize("size", [1, _PIECE_BYTES - 1, _PIECE_BYTES, _PIECE_BYTES + 1, 3 * _PIECE_BYTES])

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from router.jobs.body_budget import Buffers
+from router.jobs.body_budget import BodyBudget
 from router.jobs.job import Course, FailedAttempt, Job
 from router.policy.verdict import NEVER_RAN, Kind
 
@@ -15,7 +15,7 @@ async def _stays() -> None:
 
 def begun() -> Course:
     """Return a job that waits for room until 50."""
-    job = Job(b"POST", "/run_code", b"/run_code", b"", b"", b"id", _stays, Buffers(1).share())
+    job = Job(b"POST", "/run_code", b"/run_code", b"", b"", b"id", _stays, BodyBudget(1).share())
     return Course(job, 20, 50, lambda _answer: None)
 
 

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from router.jobs import unanswered
-from router.jobs.body_budget import Buffers
+from router.jobs.body_budget import BodyBudget
 from router.jobs.job import Course, Job
 from router.jobs.unanswered import Unanswered
 from tests.support.eventually import eventually
@@ -18,7 +18,7 @@ async def _stays() -> None:
 
 def course(left_s: float) -> Course:
     """Return a job whose client has its answer in so long, at the latest."""
-    share = Buffers(1).share()
+    share = BodyBudget(1).share()
     job = Job(b"POST", "/run_code", b"/run_code", b"", b"", b"id", _stays, share)
     made = Course(job, time.monotonic() - 100, 0, lambda _answer: None)
     made.ends_at = time.monotonic() + left_s

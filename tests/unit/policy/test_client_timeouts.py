@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from router.policy.client_timeouts import LINGER_S, MIN_BODY_BYTES_A_SECOND, ClientTimeouts, Owed, Patience
+from router.policy.client_timeouts import LINGER_S, MIN_BODY_BYTES_A_SECOND, ClientClock, ClientTimeouts, Owed
 from router.policy.request_head import head_bytes, refusal
 
 TIMEOUTS = ClientTimeouts(body_s=30, read_s=60)
@@ -22,7 +22,7 @@ KEEP_ALIVE_S = 75.0
 )
 def test_what_is_owed_is_due_in_time(owed: Owed, due: float) -> None:
     """Thirty seconds; two to close."""
-    patience = Patience(TIMEOUTS, KEEP_ALIVE_S)
+    patience = ClientClock(TIMEOUTS, KEEP_ALIVE_S)
     patience.begin(owed, now=100)
     assert patience.due == pytest.approx(due)
 
@@ -48,7 +48,7 @@ def slow(seconds: float) -> int:
 )
 def test_body_is_due_body_s_after_it_fell_behind(came: list[tuple[float, int]], due: float) -> None:
     """Its time runs down from body_s, and comes back as the body comes on: no silence is longer than body_s."""
-    patience = Patience(TIMEOUTS, KEEP_ALIVE_S)
+    patience = ClientClock(TIMEOUTS, KEEP_ALIVE_S)
     patience.begin(Owed.BODY, now=0)
     for now, size in came:
         assert now < patience.due
@@ -67,7 +67,7 @@ def test_body_is_due_body_s_after_it_fell_behind(came: list[tuple[float, int]], 
 )
 def test_slow_body_is_told_what_it_was(size: int, told: str) -> None:
     """Too slow from the beginning, or after a good one."""
-    patience = Patience(TIMEOUTS, KEEP_ALIVE_S)
+    patience = ClientClock(TIMEOUTS, KEEP_ALIVE_S)
     patience.begin(Owed.BODY, now=0)
     patience.body_bytes += size
     patience.has_come_on(now=2)
@@ -79,7 +79,7 @@ def test_slow_body_is_told_what_it_was(size: int, told: str) -> None:
 @pytest.mark.parametrize(("owed", "has_begun"), [(Owed.REQUEST, True), (Owed.HEAD, False), (Owed.END, True)])
 def test_client_that_owes_nothing_of_a_request_is_not_refused(owed: Owed, *, has_begun: bool) -> None:
     """Its connection ends without a word, whatever has come of the body before."""
-    patience = Patience(TIMEOUTS, KEEP_ALIVE_S)
+    patience = ClientClock(TIMEOUTS, KEEP_ALIVE_S)
     patience.begin(Owed.BODY, now=0)
     patience.body_bytes += slow(10)
     patience.begin(owed, now=20)
@@ -88,12 +88,12 @@ def test_client_that_owes_nothing_of_a_request_is_not_refused(owed: Owed, *, has
 
 def test_nothing_owed_is_never_due() -> None:
     """A client whose job runs, or whose kept-alive connection rests, is in no hurry."""
-    assert Patience(TIMEOUTS, KEEP_ALIVE_S).due == math.inf
+    assert ClientClock(TIMEOUTS, KEEP_ALIVE_S).due == math.inf
 
 
 def test_next_request_starts_without_the_last_one_s_credit() -> None:
     """What a large body earned ends with it."""
-    patience = Patience(TIMEOUTS, KEEP_ALIVE_S)
+    patience = ClientClock(TIMEOUTS, KEEP_ALIVE_S)
     patience.begin(Owed.BODY, now=0)
     patience.body_bytes += 10 * MIN_BODY_BYTES_A_SECOND
     patience.has_come_on(now=20)
@@ -131,7 +131,7 @@ def test_next_request_starts_without_the_last_one_s_credit() -> None:
 )
 def test_reader_without_progress_has_stalled(looks: list[tuple[float, int]], has_stalled: bool) -> None:
     """It is the bytes not read that tell: fewer of them, or none, is progress."""
-    patience = Patience(TIMEOUTS, KEEP_ALIVE_S)
+    patience = ClientClock(TIMEOUTS, KEEP_ALIVE_S)
     told = [patience.has_stalled(unread_bytes, now) for now, unread_bytes in looks]
     assert told[-1] is has_stalled
     assert not any(told[:-1])
@@ -139,7 +139,7 @@ def test_reader_without_progress_has_stalled(looks: list[tuple[float, int]], has
 
 def test_reader_that_caught_up_between_two_looks_has_not_stalled() -> None:
     """As much unread as before may be another answer's."""
-    patience = Patience(TIMEOUTS, KEEP_ALIVE_S)
+    patience = ClientClock(TIMEOUTS, KEEP_ALIVE_S)
     patience.has_stalled(9, now=0)
     patience.has_read()
     assert not patience.has_stalled(9, now=60)

@@ -1,4 +1,4 @@
-"""Which exchange is asked, and when: Redis, or this process alone. Redis' script is scripted."""
+"""Which scheduler is asked, and when: Redis, or this process alone. Redis' script is scripted."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,9 +15,9 @@ from router.fleet.schema import Keys
 from router.logs import local_time
 from router.policy.verdict import Blame
 from router.scheduling import failover
-from router.scheduling.failover import PAUSE_S, RETURN_BEATS, EitherExchange
+from router.scheduling.failover import PAUSE_S, RETURN_BEATS, FailoverScheduler
 from router.scheduling.messages import Arrival, Beat, Call, Ended, Grant, Reply, Rules
-from router.telemetry.recorder import Tally
+from router.telemetry.recorder import Recorder
 from tests.support.timeless import timeless
 
 A, B = "http://a", "http://b"
@@ -35,10 +35,10 @@ class Fleet:
         self.keys = Keys("sfr")
         self.told: list[Reply] = []
         self.again: list[Call] = []
-        self.tally = Tally()
+        self.recorder = Recorder()
         self.follow(*workers)
         parts: Any = self
-        self.exchange = EitherExchange(parts, parts, Rules(**rules), processes, self.tally)
+        self.scheduler = FailoverScheduler(parts, parts, Rules(**rules), processes, self.recorder)
 
     def follow(self, *workers: Worker) -> None:
         """Let these be the fleet."""
@@ -76,7 +76,7 @@ class Fleet:
     async def ask(self, call: Call) -> Reply:
         """Ask; return the reply, which comes once and not at once."""
         before = len(self.told)
-        self.exchange(call, self.all_again, self.told.append)
+        self.scheduler(call, self.all_again, self.told.append)
         assert len(self.told) == before
         for _ in range(3):
             await asyncio.sleep(0)
@@ -104,8 +104,8 @@ def test_redis_decides_while_it_is_there() -> None:
     async def law() -> None:
         fleet = Fleet(Worker(A))
         assert (await fleet.ask(FIRST)).routable == 7
-        assert (fleet.asked, fleet.again, fleet.exchange.is_alone) == ([FIRST], [], False)
-        counts = fleet.tally.take()
+        assert (fleet.asked, fleet.again, fleet.scheduler.is_alone) == ([FIRST], [], False)
+        counts = fleet.recorder.take()
         assert (counts.redis.count, counts.redis_failures) == (1, 0)
         assert 0 <= counts.redis.total_s < 60
 
@@ -120,8 +120,8 @@ def test_without_redis_this_process_decides_and_is_told_all() -> None:
         fleet.redis = away
         reply = await fleet.ask(FIRST)
         assert reply.granted == (Grant(9, A, 1),)
-        assert (fleet.again, fleet.exchange.is_alone) == ([FIRST], True)
-        assert fleet.tally.take().redis_failures == 1
+        assert (fleet.again, fleet.scheduler.is_alone) == ([FIRST], True)
+        assert fleet.recorder.take().redis_failures == 1
         assert (await fleet.ask(FIRST)).granted == (Grant(1, A, 2),)
         assert len(fleet.asked) == 1
         fleet.answers = True  # as the last load of the fleet has found
@@ -142,15 +142,15 @@ def test_redis_that_is_back_is_told_all_and_decides_again() -> None:
 
     async def law() -> None:
         fleet = Fleet(Worker(A))
-        assert not fleet.exchange.has_just_returned()
+        assert not fleet.scheduler.has_just_returned()
         fleet.redis = away
         await fleet.ask(FIRST)
         await asyncio.sleep(PAUSE_S)
         fleet.answers, fleet.redis = True, lambda _: Reply(routable=7)
         assert (await fleet.ask(BEAT)).routable == 7
         assert fleet.asked[-1].arrived == (Arrival(9, 1000, 1000),)
-        assert not fleet.exchange.is_alone
-        assert [fleet.exchange.has_just_returned() for _ in range(RETURN_BEATS + 2)] == [True] * 3 + [False] * 2
+        assert not fleet.scheduler.is_alone
+        assert [fleet.scheduler.has_just_returned() for _ in range(RETURN_BEATS + 2)] == [True] * 3 + [False] * 2
         assert (await fleet.ask(FIRST)).routable == 7
 
     run(law)
@@ -184,10 +184,10 @@ def test_redis_that_does_not_know_the_fleet_decides_nothing() -> None:
         fleet = Fleet(Worker(A))
         fleet.redis = lambda _: Reply(has_fleet=False)
         assert (await fleet.ask(FIRST)).granted == (Grant(9, A, 1),)
-        assert fleet.tally.take().redis_failures == 0
+        assert fleet.recorder.take().redis_failures == 0
         await fleet.ask(BEAT)
         assert len(fleet.asked) == 2
-        assert fleet.exchange.is_alone
+        assert fleet.scheduler.is_alone
 
     run(law)
 

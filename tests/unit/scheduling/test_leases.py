@@ -1,4 +1,4 @@
-"""What a process says to the exchange, call by call and beat by beat; exchange, fleet and grants are scripted."""
+"""What a process says to the scheduler, call by call and beat by beat; scheduler, fleet and grants are scripted."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ from router.scheduling.pending import (
     QueueTimeout,
     Unfunded,
 )
-from router.telemetry.recorder import Tally
+from router.telemetry.recorder import Recorder
 from tests.support.timeless import timeless
 
 A, B = "http://a", "http://b"
@@ -43,12 +43,12 @@ class Desk:
         self.told: dict[str, list[Lease | NoRoom]] = {}
         self.left: dict[str, asyncio.Event] = {}
         self.snapshot = SimpleNamespace(fleet_print="one", routable=frozenset({A, B}))
-        self.tally = Tally()
+        self.recorder = Recorder()
         view: Any = self
         self.on_change: Callable[[], None] | None = None
-        exchange: Any = self
+        scheduler: Any = self
         redis: Any = SimpleNamespace(keys=Keys("sfr"), popped=self._popped, available=True)
-        self.leases = Leases(exchange, redis, view, "p", self.tally, without_workers_s)
+        self.leases = Leases(scheduler, redis, view, "p", self.recorder, without_workers_s)
         self.say_all_again: Callable[[Call], Call]
 
     def __call__(self, call: Call, say_all_again: Callable[[Call], Call], then: Callable[[Reply], None]) -> None:
@@ -139,7 +139,7 @@ def test_asking_says_all_of_the_job() -> None:
         assert (lease.number, lease.url, lease.ticket) == (1, A, 71)
         assert 0 <= lease.waited_ms < 60_000
         assert desk.leases.load() == (1, 0)
-        assert desk.tally.take().waits.count == 1
+        assert desk.recorder.take().waits.count == 1
 
     run(law)
 
@@ -366,7 +366,7 @@ def test_wait_ends_when_its_time_is_up_or_its_client_has_left() -> None:
         await asyncio.sleep(60)
         assert (desk.kinds("left"), desk.kinds("late")) == ([ClientLeft], [QueueTimeout])
         assert desk.said("left") == [2, 1]
-        waits = desk.tally.take().waits
+        waits = desk.recorder.take().waits
         assert waits.count == 2
         assert 0 <= waits.total_s < 100
         assert desk.leases.load() == (0, 0)
@@ -384,17 +384,17 @@ def test_who_gives_up_is_told_nothing() -> None:
 
     async def law(desk: Desk) -> None:
         desk.reply = queue
-        waiter = desk.ask("x", wait_s=1)
+        pending = desk.ask("x", wait_s=1)
         await desk.settle()
-        desk.leases.give_up(waiter)
-        desk.leases.give_up(waiter)
+        desk.leases.give_up(pending)
+        desk.leases.give_up(pending)
         await asyncio.sleep(10)
         early = desk.ask("y")
         desk.leases.give_up(early)
         await desk.settle()
         assert (desk.told, desk.said("left"), desk.leases.load()) == ({"x": [], "y": []}, [1, 2], (0, 0))
         assert [arrival.number for arrival in desk.said("arrived")] == [1]
-        assert desk.tally.take().waits.count == 0
+        assert desk.recorder.take().waits.count == 0
 
     timeless(_with(law), time.monotonic())
 
@@ -403,10 +403,10 @@ def test_job_that_was_let_wait_after_it_gave_up_leaves_again() -> None:
     """Its asking was on its way."""
 
     async def law(desk: Desk) -> None:
-        waiter = desk.ask("x")
+        pending = desk.ask("x")
         await asyncio.sleep(0)
         desk.reply = lambda call: queue(call) if call.arrived else Reply(routable=2)
-        desk.leases.give_up(waiter)
+        desk.leases.give_up(pending)
         await desk.settle()
         await desk.leases.flush()
         assert 1 in desk.said("left")
@@ -608,9 +608,9 @@ def test_place_that_is_given_up_is_told_at_once() -> None:
 
     async def law(desk: Desk) -> None:
         desk.reply = queue
-        waiter = desk.ask("x")
+        pending = desk.ask("x")
         await desk.settle()
-        desk.leases.give_up(waiter)
+        desk.leases.give_up(pending)
         await desk.settle()
         assert (desk.said("left"), desk.told["x"]) == ([1], [])
 

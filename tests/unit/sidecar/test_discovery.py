@@ -18,9 +18,9 @@ from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.fleet.schema import Keys
 from router.fleet.worker_list import DEFAULT_PORT, known_workers, parse
 from router.scheduling.messages import configured_rules
-from sidecar.controller import Sidecar
-from sidecar.discovery import DNS_EVERY_S, GATHER_S, Membership
-from sidecar.job_probe import DeepCheck
+from sidecar.controller import Controller
+from sidecar.discovery import DNS_EVERY_S, GATHER_S, Discovery
+from sidecar.job_probe import JobProbe
 from sidecar.probe import Probe
 from sidecar.sources import RESOLVE_WITHIN_S, ConfigFile, DnsName, WorkersFile, addresses_of
 from tests.support.eventually import eventually
@@ -53,11 +53,11 @@ class Resolver:
         return self.addresses
 
 
-def membership(folder: Path, redis: RedisClient, text: str, resolver: Resolver | None = None) -> Membership:
+def membership(folder: Path, redis: RedisClient, text: str, resolver: Resolver | None = None) -> Discovery:
     """Return the membership by a config.yaml of this text."""
     path = folder / "config.yaml"
     put(path, text)
-    return Membership(path, load(path), redis, resolver or Resolver())
+    return Discovery(path, load(path), redis, resolver or Resolver())
 
 
 def sources(wanted: dict[str, Worker]) -> dict[str, str]:
@@ -251,7 +251,7 @@ async def test_what_cannot_be_read_of_intent_is_told_once(
     assert caplog.text.count("Passed over: ") == 2
 
 
-def scripted(tmp_path: Path, heard: Callable[[], bool], resolver: Resolver | None = None) -> Membership:
+def scripted(tmp_path: Path, heard: Callable[[], bool], resolver: Resolver | None = None) -> Discovery:
     """Return a membership that tries to listen, as `heard` says whether it can."""
 
     async def hear(_channel: str) -> AsyncIterator[None]:
@@ -419,9 +419,9 @@ async def test_drain_of_nobody_is_said_once(
 ) -> None:
     """An operator's slip in a host's name drains nobody, and the log names it."""
     settings = load(Path("config.yaml"))
-    deep = DeepCheck("sidecar", configured_rules(settings), redis, probe := Probe(settings.tls))
+    deep = JobProbe("sidecar", configured_rules(settings), redis, probe := Probe(settings.tls))
     members = membership(tmp_path, redis, "")
-    sidecar = Sidecar("me", members, Leadership(redis), Records(redis), probe, deep)
+    sidecar = Controller("me", members, Leadership(redis), Records(redis), probe, deep)
     await redis.command(["SADD", "sfr:drain", "http://nobody:1/"])
     for _ in range(3):
         await members.reread()

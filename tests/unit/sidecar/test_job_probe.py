@@ -14,7 +14,7 @@ from router.fleet.model import Health, Worker, WorkerRecord
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisClient
 from router.scheduling.messages import Rules
-from sidecar.job_probe import GRACE_S, DeepCheck, NoRoom
+from sidecar.job_probe import GRACE_S, JobProbe, NoRoom
 from tests.support.programs import Valkey
 
 A, B = "http://a:1", "http://b:1"
@@ -54,10 +54,10 @@ async def fleet(valkey: Valkey, redis: "Redis") -> AsyncIterator[RedisClient]:
     await fleet.close()
 
 
-def checks(redis: RedisClient, probe: Probe) -> DeepCheck:
+def checks(redis: RedisClient, probe: Probe) -> JobProbe:
     """Return the checks of a sidecar; `run` takes a fake probe."""
     asked: Any = probe
-    return DeepCheck("me", Rules(), redis, asked)
+    return JobProbe("me", Rules(), redis, asked)
 
 
 @pytest.mark.parametrize("reason", [None, "Failed, and printed '' instead of '1\\n'"])

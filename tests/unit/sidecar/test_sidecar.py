@@ -17,8 +17,8 @@ from router.config.worker_auth import WorkerAuth
 from router.fleet.leadership import Term
 from router.fleet.model import Health, Observation, Worker, WorkerRecord
 from router.fleet.redis_client import RedisUnavailable
-from sidecar.checker import Checkup
-from sidecar.controller import GATHER_S, LEAD_TTL_S, RECHECK_S, RENEW_S, REREAD_S, Sidecar
+from sidecar.checker import Checker
+from sidecar.controller import GATHER_S, LEAD_TTL_S, RECHECK_S, RENEW_S, REREAD_S, Controller
 from sidecar.job_probe import NoRoom
 from tests.support.timeless import timeless
 
@@ -166,7 +166,7 @@ class Life:
     def __init__(self, *urls: str) -> None:
         self.memory, self.members, self.workers = Memory(), Members(*urls), Workers()
         around: tuple[Any, ...] = (self.members, self.memory, self.memory, self.workers, self.workers)
-        self.sidecar = Sidecar("me", *around)
+        self.sidecar = Controller("me", *around)
 
     @asynccontextmanager
     async def led(self, seconds: float = 5) -> AsyncIterator[Memory]:
@@ -574,10 +574,10 @@ def test_checks_of_many_workers_are_spread_over_the_interval() -> None:
     timeless(main())
 
 
-async def no_sign(memory: Memory, workers: Workers, **check: Any) -> tuple[Checkup, HealthCheckSettings]:
+async def no_sign(memory: Memory, workers: Workers, **check: Any) -> tuple[Checker, HealthCheckSettings]:
     """Return the checks of one worker."""
     parts: tuple[Any, ...] = (memory, workers, workers)
-    return Checkup(A, *parts), HealthCheckSettings.model_validate(check)
+    return Checker(A, *parts), HealthCheckSettings.model_validate(check)
 
 
 def test_each_finished_job_outvotes_one_failed_ping() -> None:

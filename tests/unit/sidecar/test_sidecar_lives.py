@@ -17,10 +17,10 @@ from router.fleet.model import Health, Observation
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisClient
 from router.scheduling.messages import configured_rules
-from sidecar.checker import Checkup
-from sidecar.controller import Sidecar
-from sidecar.discovery import Membership
-from sidecar.job_probe import DeepCheck
+from sidecar.checker import Checker
+from sidecar.controller import Controller
+from sidecar.discovery import Discovery
+from sidecar.job_probe import JobProbe
 from sidecar.probe import Probe
 from sidecar.rounds import for_ever
 from sidecar.sources import WorkersFile
@@ -94,9 +94,9 @@ async def lives_through(
             await redis.hset(f"sfr:worker:{url}", mapping={"weight": word, "since": word, "latency_ms": word})
         client = RedisClient(redis, "sfr", timeout_s=5)
         config = load(path)
-        deep = DeepCheck("sidecar", configured_rules(config), client, probe)
-        sidecar = Sidecar(
-            "me", Membership(path, config, client, OddResolver(dns)), Leadership(client), Records(client), probe, deep
+        deep = JobProbe("sidecar", configured_rules(config), client, probe)
+        sidecar = Controller(
+            "me", Discovery(path, config, client, OddResolver(dns)), Leadership(client), Records(client), probe, deep
         )
         running = asyncio.create_task(sidecar.run())
 
@@ -152,8 +152,8 @@ async def test_check_that_raises_speaks_against_that_worker_alone() -> None:
     """The reason becomes the worker's error: one line, which log, JSON and terminal take."""
     async with FakeAsyncRedis(decode_responses=True) as redis:
         client, probe = RedisClient(redis, "sfr", timeout_s=5), Raising(TlsSettings())
-        deep = DeepCheck("sidecar", configured_rules(load(Path("config.yaml"))), client, probe)
-        seen = await Checkup("http://a", Records(client), probe, deep).look(Health.UNKNOWN, HealthCheckSettings())
+        deep = JobProbe("sidecar", configured_rules(load(Path("config.yaml"))), client, probe)
+        seen = await Checker("http://a", Records(client), probe, deep).look(Health.UNKNOWN, HealthCheckSettings())
     assert seen.error == "cannot be checked: UnicodeError: label of http://a empty or ?[1mtoo long?"
 
 

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from router.policy.verdict import Kind, Outcome
 from router.telemetry.prometheus import BulkHistogram
-from router.telemetry.recorder import BOUNDS_S, Tally, Timing
+from router.telemetry.recorder import BOUNDS_S, Recorder, Timing
 
 TIMES = st.lists(st.one_of(st.floats(0, 1000), st.sampled_from(BOUNDS_S)), max_size=30)
 
@@ -46,13 +46,13 @@ def test_sum_of_timings_holds_all(first: list[float], second: list[float]) -> No
 
 def test_what_is_taken_is_counted_once() -> None:
     """Each count is in one taking and no other."""
-    tally = Tally()
-    tally.attempt_ended("http://a", Kind.RESULT, 0.5)
-    tally.attempt_ended("http://a", Kind.FAULT, 0.25)
-    tally.job_ended("/run_code", 200, Outcome.RESULT, 0.75)
-    first = tally.take()
-    tally.answer_cut("http://a")
-    second, third = tally.take(), tally.take()
+    recorder = Recorder()
+    recorder.attempt_ended("http://a", Kind.RESULT, 0.5)
+    recorder.attempt_ended("http://a", Kind.FAULT, 0.25)
+    recorder.job_ended("/run_code", 200, Outcome.RESULT, 0.75)
+    first = recorder.take()
+    recorder.answer_cut("http://a")
+    second, third = recorder.take(), recorder.take()
     assert [counts.jobs["/run_code", 200, Outcome.RESULT].count for counts in (first, second)] == [1, 0]
     worker = first.workers["http://a"]
     assert (worker.jobs, worker.failures, worker.seconds) == (2, 1, 0.75)

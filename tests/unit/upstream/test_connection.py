@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from router.http.head_cache import Heads
+from router.http.head_cache import HeadCache
 from router.http.headers import WorkerHead
 from router.http.response import Broken, Phase, Response, Stale
 from router.upstream.connection import HOLD_BYTES, JOINED_BYTES, MAX_HEAD_BYTES, STALE_WITHIN_S, Connection
@@ -26,8 +26,8 @@ def sized(body: bytes) -> bytes:
 class Wire:
     """A connection, and what it has delivered."""
 
-    def __init__(self, heads: Heads[WorkerHead] | None = None) -> None:
-        self.heads = heads or Heads[WorkerHead]()
+    def __init__(self, heads: HeadCache[WorkerHead] | None = None) -> None:
+        self.heads = heads or HeadCache[WorkerHead]()
         self.connection = Connection(self.heads)
         self.transport = Transport()
         self.connection.connection_made(self.transport)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from router.config.settings import TlsSettings
 from router.http.response import Phase, UpstreamFailed
 from router.upstream.connection import HOLD_BYTES
-from router.upstream.pool import Request, Upstream
+from router.upstream.pool import Request, WorkerPool
 from tests.support.eventually import sent
 from tests.support.worker import Exchange, ScriptedWorker
 
@@ -251,7 +251,7 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def ours(upstream: Upstream, url: str, request: Request = REQUEST) -> tuple[int, bytes] | None:
+async def ours(upstream: WorkerPool, url: str, request: Request = REQUEST) -> tuple[int, bytes] | None:
     """Return what we make of the answer; None: we refuse it."""
     try:
         response = await sent(upstream, url, request, LIMIT_S)
@@ -276,7 +276,7 @@ async def theirs(url: str, limit_s: float = LIMIT_S) -> tuple[int, bytes] | None
 
 async def both(sent: Sent) -> tuple[tuple[int, bytes] | None, tuple[int, bytes] | None]:
     """Return what we and what aiohttp make of the answer."""
-    upstream = Upstream(TlsSettings())
+    upstream = WorkerPool(TlsSettings())
     async with ScriptedWorker(sent) as worker:
         mine = await ours(upstream, worker.url)
         aiohttps = await theirs(worker.url, HANG_S if mine is None else LIMIT_S)
@@ -336,7 +336,7 @@ async def two(sent: Sent, pause: Callable[[], object] | None) -> tuple[tuple[int
         else:
             await sent(exchange)
 
-    upstream = Upstream(TlsSettings())
+    upstream = WorkerPool(TlsSettings())
     async with ScriptedWorker(script) as worker:
         first = await ours(upstream, worker.url)
         if pause:

@@ -16,7 +16,7 @@ from router.config.load import parse
 from router.config.settings import TlsSettings
 from router.http.response import Phase, Response, UpstreamFailed
 from router.upstream.connection import HOLD_BYTES, Connection
-from router.upstream.pool import Request, Upstream
+from router.upstream.pool import Request, WorkerPool
 from tests.support.eventually import eventually, sent
 from tests.support.load import JOB
 from tests.support.serving import served
@@ -37,9 +37,9 @@ async def worker() -> AsyncIterator[ScriptedWorker]:
 
 
 @pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
+async def upstream() -> AsyncIterator[WorkerPool]:
     """Connections, closed after the test."""
-    connections = Upstream(TlsSettings())
+    connections = WorkerPool(TlsSettings())
     yield connections
     connections.close()
 
@@ -92,7 +92,7 @@ async def read(response: Response) -> bytes:
 
 @pytest.mark.parametrize("extra", [-1, 0, 1, HOLD_BYTES])
 async def test_answer_is_whole_up_to_the_limit_and_streamed_beyond_it(
-    worker: ScriptedWorker, upstream: Upstream, extra: int
+    worker: ScriptedWorker, upstream: WorkerPool, extra: int
 ) -> None:
     """Both ways all of it comes, and the connection is used again."""
     body = bytes(range(256)) * (HOLD_BYTES // 256) + b"y" * extra if extra >= 0 else b"z" * (HOLD_BYTES - 1)
@@ -104,7 +104,7 @@ async def test_answer_is_whole_up_to_the_limit_and_streamed_beyond_it(
     assert worker.connections == 1
 
 
-async def test_slow_reader_slows_the_worker_down(worker: ScriptedWorker, upstream: Upstream) -> None:
+async def test_slow_reader_slows_the_worker_down(worker: ScriptedWorker, upstream: WorkerPool) -> None:
     """What the worker has passed and the reader has not got yet fits into the sockets, whatever the answer's size."""
     passed = 0
 
@@ -136,7 +136,7 @@ async def test_slow_reader_slows_the_worker_down(worker: ScriptedWorker, upstrea
     ids=["died", "garbled", "length too short", "timed out"],
 )
 async def test_failure_in_mid_stream_is_raised_by_the_rest(
-    worker: ScriptedWorker, upstream: Upstream, script: Script, phase: Phase, cause: str
+    worker: ScriptedWorker, upstream: WorkerPool, script: Script, phase: Phase, cause: str
 ) -> None:
     """The parts that came before it are given; then it is told like any other, and the connection is gone."""
     worker.script = script
@@ -150,7 +150,7 @@ async def test_failure_in_mid_stream_is_raised_by_the_rest(
     assert worker.connections == 2
 
 
-async def test_reader_s_own_time_is_not_the_worker_s(worker: ScriptedWorker, upstream: Upstream) -> None:
+async def test_reader_s_own_time_is_not_the_worker_s(worker: ScriptedWorker, upstream: WorkerPool) -> None:
     """A reader that takes longer than the time limit gets all of what the worker gives at once when asked."""
     worker.script = sends_chunks(128)
     response = await sent(upstream, worker.url, REQUEST, timeout_s=1)
@@ -160,7 +160,7 @@ async def test_reader_s_own_time_is_not_the_worker_s(worker: ScriptedWorker, ups
     assert sum([len(part) async for part in response.rest]) > 0
 
 
-async def test_rest_that_is_closed_early_closes_the_connection(worker: ScriptedWorker, upstream: Upstream) -> None:
+async def test_rest_that_is_closed_early_closes_the_connection(worker: ScriptedWorker, upstream: WorkerPool) -> None:
     """The worker notices, whether a part was read or none; nobody else gets what is left."""
     over: list[Script] = []
     worker.script = watched(sends(b"x" * 2 * HOLD_BYTES, declared=1), over)

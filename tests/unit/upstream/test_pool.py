@@ -12,7 +12,7 @@ from router.config.worker_auth import WorkerAuth
 from router.http.response import Broken, Phase, Response, UpstreamFailed
 from router.upstream import pool
 from router.upstream.connection import HOLD_BYTES, Connection
-from router.upstream.pool import CONNECT_TIMEOUT_S, MAX_IDLE_S, Request, Rest, Upstream, _origin
+from router.upstream.pool import CONNECT_TIMEOUT_S, MAX_IDLE_S, Request, Rest, WorkerPool, _origin
 from tests.support.timeless import timeless
 from tests.support.transport import Transport
 
@@ -25,7 +25,7 @@ class Net:
     """What is beyond the sockets: each connection that is made is kept; `script` is what comes of trying."""
 
     def __init__(self) -> None:
-        self.upstream = Upstream(TlsSettings())
+        self.upstream = WorkerPool(TlsSettings())
         self.made: list[tuple[Connection, Transport]] = []
         self.asked: list[tuple[str, int, bool]] = []
         self.script: Callable[[Connection], Awaitable[None]] | None = None

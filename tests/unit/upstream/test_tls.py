@@ -12,7 +12,7 @@ from router.config.load import ConfigError, parse
 from router.config.settings import HealthCheckSettings, TlsSettings
 from router.http.response import Phase, UpstreamFailed
 from router.upstream.connection import HOLD_BYTES
-from router.upstream.pool import Request, Upstream
+from router.upstream.pool import Request, WorkerPool
 from sidecar.probe import Probe
 from tests.support.eventually import sent
 from tests.support.worker import Exchange, ScriptedWorker
@@ -46,7 +46,7 @@ async def worker(authority: trustme.CA) -> AsyncIterator[ScriptedWorker]:
 
 async def send(worker_url: str, tls: TlsSettings) -> int:
     """Send a job over a connection of its own and return the answer's status."""
-    upstream = Upstream(tls)
+    upstream = WorkerPool(tls)
     try:
         return (await sent(upstream, worker_url, REQUEST, timeout_s=10)).head.status
     finally:
@@ -117,7 +117,7 @@ async def test_large_answer_over_tls_is_whole_though_the_worker_has_closed(
         exchange.close()
 
     worker.script = large
-    upstream = Upstream(TlsSettings(ca=ca_file))
+    upstream = WorkerPool(TlsSettings(ca=ca_file))
     response = await sent(upstream, worker.url, REQUEST, timeout_s=10)
     assert response.rest
     got = len(response.body)

@@ -15,7 +15,7 @@ from router.config.settings import TlsSettings
 from router.http.response import Phase, UpstreamFailed
 from router.processes import free_port
 from router.upstream.connection import MAX_HEAD_BYTES, STALE_WITHIN_S
-from router.upstream.pool import Request, Upstream, _short_of
+from router.upstream.pool import Request, WorkerPool, _short_of
 from tests.support.eventually import sent
 from tests.support.worker import Exchange, Script, ScriptedWorker, hang
 
@@ -32,9 +32,9 @@ async def worker() -> AsyncIterator[ScriptedWorker]:
 
 
 @pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
+async def upstream() -> AsyncIterator[WorkerPool]:
     """Connections, closed after the test."""
-    connections = Upstream(TlsSettings())
+    connections = WorkerPool(TlsSettings())
     yield connections
     connections.close()
 
@@ -91,7 +91,9 @@ def says(*parts: bytes, then: str = "stay") -> Script:
         "60 kB of headers",
     ],
 )
-async def test_every_form_of_a_whole_answer_is_read(worker: ScriptedWorker, upstream: Upstream, script: Script) -> None:
+async def test_every_form_of_a_whole_answer_is_read(
+    worker: ScriptedWorker, upstream: WorkerPool, script: Script
+) -> None:
     """Twice in a row, so that what is left on a connection would show."""
     worker.script = script
     for _ in range(2):
@@ -104,7 +106,7 @@ async def test_every_form_of_a_whole_answer_is_read(worker: ScriptedWorker, upst
 
 @pytest.mark.parametrize("status", [204, 304])
 async def test_answer_without_a_body_ends_with_its_headers(
-    worker: ScriptedWorker, upstream: Upstream, status: int
+    worker: ScriptedWorker, upstream: WorkerPool, status: int
 ) -> None:
     """Whatever length they speak of; and its connection is used again."""
     worker.script = says(b"HTTP/1.1 %d X\r\ncontent-length: 2\r\n\r\n" % status)
@@ -142,7 +144,7 @@ async def test_answer_without_a_body_ends_with_its_headers(
     ],
 )
 async def test_worker_that_closes_before_a_whole_answer_has_died(
-    worker: ScriptedWorker, upstream: Upstream, script: Script, cause: str
+    worker: ScriptedWorker, upstream: WorkerPool, script: Script, cause: str
 ) -> None:
     """The job was sent: phase DIED, and the cause in words."""
     worker.script = script
@@ -216,7 +218,7 @@ async def test_worker_that_closes_before_a_whole_answer_has_died(
     ],
 )
 async def test_what_is_no_right_http_answer_is_garbled(
-    worker: ScriptedWorker, upstream: Upstream, text: bytes, cause: str
+    worker: ScriptedWorker, upstream: WorkerPool, text: bytes, cause: str
 ) -> None:
     """The job was sent: phase GARBLED, the cause in words; and nothing of it is left for the next request."""
     worker.script = says(text)
@@ -229,7 +231,7 @@ async def test_what_is_no_right_http_answer_is_garbled(
     assert worker.connections == 2
 
 
-async def test_refused_connection_was_never_sent(upstream: Upstream) -> None:
+async def test_refused_connection_was_never_sent(upstream: WorkerPool) -> None:
     """Nobody listens: phase CONNECT."""
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(UpstreamFailed, match=f"Worker {url} cannot be reached: ") as caught:
@@ -238,14 +240,14 @@ async def test_refused_connection_was_never_sent(upstream: Upstream) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://nobody.invalid:80", "http://no..name", f"http://{'x' * 64}"])
-async def test_unknown_host_was_never_sent(upstream: Upstream, url: str) -> None:
+async def test_unknown_host_was_never_sent(upstream: WorkerPool, url: str) -> None:
     """A name that leads nowhere, or can't, is unreachable, too."""
     with pytest.raises(UpstreamFailed, match="cannot be reached: ") as caught:
         await sent(upstream, url, REQUEST, timeout_s=5)
     assert caught.value.phase is Phase.CONNECT
 
 
-async def test_silence_ends_with_the_time_limit(worker: ScriptedWorker, upstream: Upstream) -> None:
+async def test_silence_ends_with_the_time_limit(worker: ScriptedWorker, upstream: WorkerPool) -> None:
     """A worker that never answers timed out, and its connection is not used again."""
     worker.script = hang
     with pytest.raises(UpstreamFailed, match="timed out") as caught:
@@ -256,7 +258,7 @@ async def test_silence_ends_with_the_time_limit(worker: ScriptedWorker, upstream
     assert worker.connections == 2
 
 
-async def test_connection_is_kept_and_used_again(worker: ScriptedWorker, upstream: Upstream) -> None:
+async def test_connection_is_kept_and_used_again(worker: ScriptedWorker, upstream: WorkerPool) -> None:
     """Ten requests in a row need one connection; three at once need three."""
     worker.script = says(OK)
     for _ in range(10):
@@ -267,7 +269,7 @@ async def test_connection_is_kept_and_used_again(worker: ScriptedWorker, upstrea
 
 
 async def test_kept_connection_that_turns_out_closed_costs_no_attempt(
-    worker: ScriptedWorker, upstream: Upstream
+    worker: ScriptedWorker, upstream: WorkerPool
 ) -> None:
     """The worker closes when the second request arrives: a fresh connection brings its answer."""
 
@@ -284,7 +286,7 @@ async def test_kept_connection_that_turns_out_closed_costs_no_attempt(
 
 
 async def test_worker_that_dies_while_it_runs_the_job_of_a_kept_connection_has_died(
-    worker: ScriptedWorker, upstream: Upstream
+    worker: ScriptedWorker, upstream: WorkerPool
 ) -> None:
     """A connection that closes long after the job went out was not stale: the job is not run there once more."""
     await sent(upstream, worker.url, REQUEST, timeout_s=5)
@@ -301,7 +303,7 @@ async def test_worker_that_dies_while_it_runs_the_job_of_a_kept_connection_has_d
 
 
 async def test_kept_connection_closed_by_a_worker_that_is_gone_has_died(
-    worker: ScriptedWorker, upstream: Upstream
+    worker: ScriptedWorker, upstream: WorkerPool
 ) -> None:
     """The job may have been what took the worker away: it is not called unsent."""
     await sent(upstream, worker.url, REQUEST, timeout_s=5)
@@ -316,7 +318,7 @@ async def test_kept_connection_closed_by_a_worker_that_is_gone_has_died(
 
 
 async def test_answer_before_the_request_has_been_read_spoils_the_connection(
-    upstream: Upstream,
+    upstream: WorkerPool,
 ) -> None:
     """The worker would take the rest of the one body for the next request."""
 
@@ -341,7 +343,7 @@ async def test_answer_before_the_request_has_been_read_spoils_the_connection(
 
 
 async def test_more_than_was_asked_for_spoils_the_connection_and_not_the_answer(
-    worker: ScriptedWorker, upstream: Upstream
+    worker: ScriptedWorker, upstream: WorkerPool
 ) -> None:
     """A second answer that nobody asked for is nobody's result: the next request has a connection of its own."""
     worker.script = says(OK + OK.replace(b"ok", b"no"))
@@ -351,7 +353,7 @@ async def test_more_than_was_asked_for_spoils_the_connection_and_not_the_answer(
     assert worker.connections == 2
 
 
-async def test_request_is_what_the_worker_gets(worker: ScriptedWorker, upstream: Upstream) -> None:
+async def test_request_is_what_the_worker_gets(worker: ScriptedWorker, upstream: WorkerPool) -> None:
     """Method, path under the worker's own, query, host and body arrive as meant, also when they are large."""
     body = b"x" * 2**21
     block = b"content-length: %d\r\n\r\n" % len(body)
@@ -376,7 +378,7 @@ def no_more_file_handles() -> Iterator[None]:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_want_of_file_handles_is_told_as_this_host_s(
-    worker: ScriptedWorker, upstream: Upstream, host: str
+    worker: ScriptedWorker, upstream: WorkerPool, host: str
 ) -> None:
     """Named by address or by name, which a resolver without a file handle says it does not know."""
     with no_more_file_handles(), pytest.raises(UpstreamFailed) as failure:
@@ -403,7 +405,7 @@ def test_error_that_does_not_say_what_is_wanting_is_looked_into(error: OSError, 
 
 
 async def test_idle_connections_are_given_up_for_want_of_file_handles(
-    workers: list[ScriptedWorker], upstream: Upstream
+    workers: list[ScriptedWorker], upstream: WorkerPool
 ) -> None:
     """So that the next attempt finds some."""
     for worker in workers[:2]:
@@ -423,7 +425,7 @@ async def test_idle_connections_are_given_up_for_want_of_file_handles(
     ],
 )
 async def test_each_error_at_connecting_is_the_host_s_or_the_worker_s(
-    upstream: Upstream, monkeypatch: pytest.MonkeyPatch, number: int | None, phase: Phase
+    upstream: WorkerPool, monkeypatch: pytest.MonkeyPatch, number: int | None, phase: Phase
 ) -> None:
     """What the kernel says where nothing can be made to be short."""
 
