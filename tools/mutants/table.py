@@ -10,7 +10,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "router/policy/allowed.py": ("access", "config"),
     "router/policy/breaker.py": ("breaker", *_EXCHANGE),
     "router/policy/budget.py": ("verdicts", *_EXCHANGE),
-    "router/policy/deadline.py": ("verdicts", "limits", *_ROUTED),
+    "router/policy/deadline.py": ("verdicts", "limits"),
     "router/policy/endpoints.py": ("limits", "dispatch", "http"),
     "router/policy/exchange.py": (*_EXCHANGE, "leases"),
     "router/policy/origin.py": ("pages",),
