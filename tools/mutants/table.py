@@ -44,7 +44,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "sidecar/deep.py": ("deep",),
     "sidecar/judge.py": ("judge",),
     "sidecar/loop.py": ("sidecar",),
-    "sidecar/membership.py": ("membership", "sidecar"),
+    "sidecar/membership.py": ("membership", "intents", "sidecar"),
     "sidecar/probe.py": ("probe", "worker_auth", "tls", "reasons"),
     "sidecar/rounds.py": ("sidecar_lives",),
     "sidecar/sources.py": ("membership",),
