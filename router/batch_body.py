@@ -148,6 +148,7 @@ class BatchBody:
                 has_room = await self._hold(lines, share)
             part = await self._part()
         for line in lines.end():
+            share.give_back()
             if (entry := await self._of_line(line, has_room=has_room)) is not None:
                 yield entry
 

@@ -306,13 +306,13 @@ async def test_no_more_jobs_are_under_way_than_may_be(worker: ScriptedWorker) ->
 
 
 async def test_no_more_bytes_are_under_way_than_one_body_may_have(worker: ScriptedWorker) -> None:
-    """Three jobs of 400 kB are more than 1 MB: two at once; a line of 1 MB waits until it is alone."""
+    """Three jobs of 400 kB are more than 1 MB: two at once; a last line of 1 MB, without an end, waits for its turn."""
     gate = Gate()
     worker.script = gate
     job = b'{"code": "%s"}' % (b"x" * 400_000)
     whole = b'{"code": "%s"}' % (b"x" * (MB - 20))
     async with routed(worker, max_buffered_mb=1) as url:
-        posted = asyncio.create_task(post(url, b"\n".join([job, job, job, whole, b"{}"])))
+        posted = asyncio.create_task(post(url, b"\n".join([job, job, job, b"{}", whole])))
         await eventually(lambda: worker.running == 2, what="two jobs")
         gate.open()
         _, answers = await posted
