@@ -84,33 +84,7 @@ async def test_each_job_has_its_answer_on_a_line_of_its_own(worker: ScriptedWork
     assert worker.most_at_once <= 64
 
 
-BOM = b"\xef\xbb\xbf"
-
-
-@pytest.mark.parametrize("is_cut", [False, True])
-@pytest.mark.parametrize(
-    "body",
-    [
-        b'{"code": "a"}\n{"code": "b"}',
-        BOM.join([b'{"code": "a"}\n', b' {"code": "b"}']),
-        b'\n[{"code": "a"}, {"code": "b"}]',
-    ],
-)
-async def test_byte_order_mark_is_passed_over(worker: ScriptedWorker, body: bytes, is_cut: bool) -> None:
-    """At the beginning of a batch, of a list or of a line, as a worker passes it over; however it is cut."""
-    worker.script = echo
-
-    async def parts() -> AsyncIterator[bytes]:
-        for start in range(len(BOM + body)):
-            yield (BOM + body)[start : start + 1]
-            await asyncio.sleep(0)
-
-    async with routed(worker) as url:
-        status, answers = await post(url, parts() if is_cut else BOM + body)
-    assert (status, [line["body"]["message"] for line in answers]) == (200, ["a", "b"])
-
-
-@pytest.mark.parametrize("body", [b"", BOM, b"\n\r\n  ", b"[]", b" [ ] "])
+@pytest.mark.parametrize("body", [b"", b" [ ] "])
 async def test_empty_batch_has_an_empty_answer(worker: ScriptedWorker, body: bytes) -> None:
     """No job, no line, no error."""
     async with routed(worker) as url:
