@@ -13,18 +13,12 @@ from router.policy.large_json import items
 from router.settings import Settings
 from router.turns import Turns
 from router.waiter import ClientLeft
+from tests.messages import END, GONE, Sender, at_once, part
 from tests.timeless import timeless
 
 KB = 1024
 SETTINGS = parse(f"{{max_body_mb: {1 / KB}, client_body_timeout: 10, error_status: {{queue_full: 429}}}}", "t")
 LARGE = parse("max_body_mb: 1", "t")
-END: Message = {"type": "http.request"}
-GONE: Message = {"type": "http.disconnect"}
-
-
-def part(body: bytes) -> Message:
-    """Return a part that is not the last one."""
-    return {"type": "http.request", "body": body, "more_body": True}
 
 
 class Batch:
@@ -39,17 +33,11 @@ class Batch:
         self.body = BatchBody(self._receive, self.in_flight, self.buffers, settings, Turns(), lambda: self.is_stopping)
         self.found: list[str] = []
         self.held_bytes: list[int] = []  # whenever more is asked for
-        self._sent = list(sent)
+        self._client = Sender(*sent)
 
     async def _receive(self) -> Message:
         self.held_bytes.append(self.buffers.held_bytes)
-        if not self._sent:
-            await asyncio.Event().wait()
-        at_s, message = self._sent[0]
-        if (ahead_s := at_s - asyncio.get_running_loop().time()) > 0:
-            await asyncio.sleep(ahead_s)
-        del self._sent[0]
-        return message
+        return await self._client()
 
     async def read(self) -> list[str]:
         """Read all of it, and return what is found."""
@@ -57,11 +45,6 @@ class Batch:
             self.body.is_answered = True
             self.found.append(f"{entry.status} {entry.detail}" if isinstance(entry, Unfit) else bytes(entry).decode())
         return self.found
-
-
-def at_once(*parts: bytes) -> list[tuple[float, Message]]:
-    """Return the messages of a body that has come whole, in these parts."""
-    return [*((0.0, part(body)) for body in parts), (0.0, END)]
 
 
 def found_in(*parts: bytes) -> list[str]:

@@ -37,7 +37,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "router/addresses.py": ("addresses", "config"),
     "router/strict_yaml.py": ("config",),
     "router/admin.py": ("admin", "access"),
-    "router/batch.py": ("batch",),
+    "router/batch.py": ("batch_door",),
     "router/batch_body.py": ("batch_body",),
     "router/results.py": ("results", "cli_run"),
     "sidecar/checkup.py": ("sidecar", "sidecar_lives"),
