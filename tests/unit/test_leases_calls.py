@@ -621,3 +621,82 @@ def test_first_try_waits_on_where_all_workers_are_gone() -> None:
         await ended(task)
 
     run(law)
+
+
+def test_claim_that_comes_during_a_call_goes_with_the_next_at_once() -> None:
+    """The grant is provisional: with the next heartbeat it might be too late."""
+
+    async def law(desk: Desk) -> None:
+        task = await living(desk)
+        desk.reply = queue
+        desk.ask("x")
+        await desk.settle()
+        desk.reply = lambda _: Reply(routable=2)
+        desk.ask("begins a call")
+        desk.grants.put_nowait([Grant(1, B, 5)])
+        await desk.settle()
+        assert [[len(call.arrived), len(call.claims)] for call in desk.calls[-2:]] == [[1, 0], [0, 1]]
+        await ended(task)
+
+    run(law)
+
+
+def test_heart_asks_only_after_jobs_that_stand_in_the_line() -> None:
+    """One that was not said to wait may have its lease on the way, and must not ask for another."""
+
+    async def law(desk: Desk) -> None:
+        desk.reply = queue
+        desk.ask("x")
+        await desk.settle()
+        desk.reply = lambda _: Reply(routable=2)
+        desk.ask("on its way")
+        await desk.settle()
+        task = await living(desk)
+        assert [call.beat.oldest for call in desk.calls if call.beat] == [(1,)]
+        await ended(task)
+
+    run(law)
+
+
+def test_job_that_two_heartbeats_in_a_row_miss_asks_anew() -> None:
+    """Whatever is called between the two; and not one that each of two other heartbeats missed."""
+
+    async def law(desk: Desk) -> None:
+        desk.reply = queue
+        desk.ask("x", wait_s=3600)
+        desk.ask("y", wait_s=3600)
+        await desk.settle()
+        task = await living(desk)
+
+        for missing in ((1,), (2,), (1,)):
+            desk.reply = lambda call, missing=missing: Reply(routable=2, missing=missing if call.beat else ())
+            await asyncio.sleep(BEAT_S)
+        assert desk.said("left") == []
+        desk.ask("between")
+        await desk.settle()
+        await asyncio.sleep(BEAT_S)
+        await desk.settle()
+        assert [each.number for each in desk.said("arrived")] == [1, 2, 3, 4]
+        assert desk.said("left") == [1]
+        await ended(task)
+
+    run(law)
+
+
+@pytest.mark.usefixtures("clock")
+def test_retry_asks_before_it_is_refused_for_want_of_workers() -> None:
+    """Its job has waited long enough, but by now there may be a worker: the last reply is some time ago."""
+
+    async def law(desk: Desk) -> None:
+        task = await living(desk)
+        desk.reply = empty
+        await asyncio.sleep(20)
+        desk.reply = give
+        desk.ask("retry", wait_s=300, job_since=1000.0)
+        assert desk.on_change is not None
+        desk.on_change()
+        await desk.settle()
+        assert (desk.kinds("retry"), desk.calls[-1].beat is not None) == ([Lease], True)
+        await ended(task)
+
+    timeless(_with(law, 10), 1000.0)
