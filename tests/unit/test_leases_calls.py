@@ -660,6 +660,7 @@ def test_job_that_two_heartbeats_in_a_row_miss_asks_anew() -> None:
         for number in (1, 2, 1):
             desk.reply = partial(miss, number)
             await asyncio.sleep(BEAT_S)
+            await desk.settle()
         assert desk.said("left") == []
         desk.ask("between")
         await desk.settle()
