@@ -15,7 +15,7 @@ from router.fleet.store import StoreUnavailable
 from router.leases import BEAT_S, HAND_IN_EVERY, LOOK_AFTER, Leases
 from router.tally import Tally
 from router.waiter import ClientLeft, Exhausted, Lease, NoRoom, NoWorkers, Quarantined, QueueTimeout, Unfunded
-from tests.timeless import timeless
+from tests.timeless import keep_loop_time, timeless
 
 A, B = "http://a", "http://b"
 
@@ -456,8 +456,7 @@ def empty(call: Call) -> Reply:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the process' clock be the loop's."""
-    now = SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time())
-    monkeypatch.setattr("router.leases.time", now)
+    keep_loop_time(monkeypatch, "leases")
 
 
 @pytest.mark.usefixtures("clock")
