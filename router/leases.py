@@ -291,8 +291,7 @@ class Leases:
 
     def _wait_on(self, number: int, ticket: int) -> None:
         waiter = self._waiters.get(number)
-        if waiter is None:
-            self._left.append(number)
+        if waiter is None:  # it has given up, which the next call says
             return
         if self.is_enough_for(waiter.job_since):
             self._fail(number, NoWorkers())

@@ -4,6 +4,7 @@ from pathlib import Path
 
 _UNIT = "tests/unit/test_"
 _EXCHANGE = ("exchange", "exchange_jobs", "exchange_script")
+_DISPATCH = ("dispatch_steps", "dispatch_faults", "dispatch_told", "dispatch_waits", "dispatch")
 _ROUTED = ("http", "large", "batch", "metrics", "traces", "bodies")  # the application, before scripted workers
 
 TESTS: dict[str, tuple[str, ...]] = {
@@ -30,7 +31,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "router/unanswered.py": ("unanswered",),
     "router/job.py": ("job", "dispatch_steps", "large"),
     "router/course.py": ("course", "dispatch_steps", "dispatch"),
-    "router/dispatch.py": ("dispatch_steps", "dispatch", *_ROUTED),
+    "router/dispatch.py": (*_DISPATCH, *_ROUTED),
     "router/wire.py": ("wire", "upstream", "large", "differential", "tls"),
     "router/upstream.py": ("upstream_pool", "upstream", "large", "tls", "dispatch", "reasons", "worker_auth"),
     "router/access.py": ("access", "dashboard_door"),
