@@ -1,7 +1,7 @@
 """The Redis schema: every key there is, who writes it and what it holds.
 
-One kind of writer for each key, so that intent, observation and usage never overwrite each other. README shows SCHEMA
-as a table, and a test holds the two and a live Redis equal.
+One kind of writer for each key, so that intent, observation and usage never overwrite each other. docs/redis.md
+shows SCHEMA as a table, and a test holds the two and a live Redis equal.
 """
 
 from dataclasses import dataclass
