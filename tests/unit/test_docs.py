@@ -13,6 +13,7 @@ from bench.dashboard import FILE as DASHBOARD_NUMBERS
 from bench.dashboard import PAGE as DASHBOARD
 from bench.dashboard import table
 from router import __version__, answers
+from router.policy.endpoints import SANDBOX_FUSION
 from router.policy.verdict import Kind
 from router.settings import Settings
 from tests.browser import IS_THERE, chromium
@@ -92,6 +93,17 @@ def test_handbook_names_every_error() -> None:
     for answer in told:
         said = re.sub(r"\d+", "N", json.loads(answer.body)["detail"])
         assert said in handbook
+
+
+def test_api_page_names_every_endpoint() -> None:
+    """docs/api.md names each of SandboxFusion's endpoints, with its method before it."""
+    page = (ROOT / "docs" / "api.md").read_text()
+    shown = {
+        path: method
+        for method, paths in re.findall(r"`(POST|GET) (/\w+(?:`, `/\w+)*)`", page)
+        for path in paths.split("`, `")
+    }
+    assert {path: endpoint.method for path, endpoint in SANDBOX_FUSION.items()}.items() <= shown.items()
 
 
 def test_every_page_is_built(site: Path) -> None:
