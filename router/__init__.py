@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from router.asgi import Application
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # With any other status, `uvicorn --workers N` would start a worker that cannot start again and again.
 _UVICORN_STARTUP_FAILURE = 3

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
+from router import __version__
 from router.app import create_app
 from router.asgi import JOB_ENDPOINTS
 from router.config import parse
@@ -242,7 +243,7 @@ async def test_status_tells_service_version_and_workers(
     """GET / without Redis: config.yaml's workers, not checked yet, and what is missing."""
     async with session.get(f"{url}/") as response:
         status = await response.json()
-    assert (status["service"], status["version"]) == ("SandboxFusion Router", "0.1.0")
+    assert (status["service"], status["version"]) == ("SandboxFusion Router", __version__)
     assert [worker["url"] for worker in status["workers"]] == sorted(worker.url for worker in workers)
     assert {(worker["healthy"], worker["health"]) for worker in status["workers"]} == {(False, "unknown")}
     assert (status["redis"], status["sidecar"]) == ("unavailable", {"leader": None, "age_seconds": None})
