@@ -54,10 +54,11 @@ bench: $(VENV)/.installed
 	@$(call debian,nginx haproxy wrk,nginx-light haproxy wrk)
 	@$(BIN)/python -m bench.peers $(ROUNDS)
 
-# Its page on the settings is made of the settings; beside it are made the dashboard and the operator's rules. The variable
-# silences the theme's word on its successor.
+# Its page on the settings is made of the settings, its picture by a program; beside it are made the dashboard and the
+# operator's rules. The variable silences the theme's word on its successor.
 docs: $(VENV)/.installed
 	$(BIN)/python -m tools.reference
+	$(BIN)/python -m tools.architecture
 	$(BIN)/python -m tools.dashboard
 	$(BIN)/python -m tools.prometheusrule
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -5,14 +5,17 @@ three times slower, while one dies after a second, and while one that was away c
 configuration names it). Time is over the ideal: all cores there are busy to the end, or the longest job. Limits are
 false where the job would have been in time on a worker to itself.
 
-`python -m bench.makespan [ROUNDS]`; one round takes about eight minutes.
+`python -m bench.makespan [ROUNDS]` writes bench/results/makespan.json and the README's table; one round takes about
+eight minutes.
 """
 
 import asyncio
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 
 from bench.batch import CHECK_S, CORES, COURSES, Run, Setup, alternate, haproxies, peers, routers, typical
 from bench.support import configs
@@ -33,9 +36,32 @@ SETUPS: dict[str, Setup] = {
     "Envoy, least request": partial(peers, _ENVOY, "envoy", 1),
     "nginx, round robin": partial(peers, configs.nginx, "nginx", 1),
 }
+# In the README: one name for each kind of set-up, and which it is.
+SHOWN = {
+    "this router, caps of 4, two hosts": "this router, round_robin, caps, 2 hosts",
+    "HAProxy, maxconn 4, one host": "HAProxy, leastconn, maxconn",
+    "HAProxy, maxconn 4, two hosts": "HAProxy, leastconn, maxconn, 2 hosts",
+    "Envoy, least request, one host": "Envoy, least request",
+    "nginx, round robin, one host": "nginx, round robin",
+}
+README = Path(__file__).parent.parent / "README.md"
+_README_TABLE = re.compile(r"(?<=<!-- bench.makespan -->\n).*?(?=<!-- /bench.makespan -->)", re.DOTALL)
+Runs = Mapping[str, Mapping[str, Sequence[Run]]]
 
 
-def report(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> None:
+def table(runs: Runs) -> str:
+    """Return the README's table: what became of a batch while all workers lived, and while one died."""
+    alike, dying = runs["all alike"], runs["one dies"]
+    rows = [
+        f"| {shown} | {max(run.false_time_limits for run in alike[name])} | {max(run.errors for run in dying[name])} | "
+        f"{typical(alike[name], 'over_ideal'):.2f} |"
+        for shown, name in SHOWN.items()
+    ]
+    head = "| in front of the workers | false time limits | failed jobs when a worker dies | time / ideal |"
+    return "\n".join([head, "| --- | ---: | ---: | ---: |", *rows])
+
+
+def report(runs: Runs) -> None:
     """Print a table for each course (medians, of counts the worst round), and write all."""
     for title, by_setup in runs.items():
         rows = [
@@ -55,6 +81,7 @@ def report(runs: Mapping[str, Mapping[str, Sequence[Run]]]) -> None:
         title: {name: [asdict(run) for run in of] for name, of in by_setup.items()} for title, by_setup in runs.items()
     }
     save("makespan", rounds=rounds)
+    README.write_text(_README_TABLE.sub(lambda _: f"\n{table(runs)}\n\n", README.read_text()))
 
 
 if __name__ == "__main__":

@@ -3,13 +3,12 @@
 In each round every load is put on each proxy in turn, for two seconds; who begins changes from round to round. What is
 claimed is the median of the rounds' ratios. The proxies have one CPU; all else has another.
 
-`python -m bench.peers [ROUNDS]`, or `make bench`, writes bench/results/peers.json, docs/speed.md with its plot, and the
-README's table. A round takes two minutes, five of them ten.
+`python -m bench.peers [ROUNDS]`, or `make bench`, writes bench/results/peers.json, and docs/speed.md with its plot. A
+round takes two minutes, five of them ten.
 """
 
 import asyncio
 import os
-import re
 import sys
 import time
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from bench.support.plot import svg
 from bench.support.proxies import Proxy, available, find
 from bench.support.report import machine, save
 from bench.support.samples import Sample, Samples
-from bench.support.table import page, ratios
+from bench.support.table import page
 from tests.support.programs import ROOT
 
 DEFAULT_ROUNDS = 5
@@ -49,8 +48,7 @@ LOADS = {
 }
 PLOTTED = [load for load in LOADS if load.startswith(("64", "512", "answers"))]
 
-SVG, PAGE, README = ROOT / "docs" / "speed.svg", ROOT / "docs" / "speed.md", ROOT / "README.md"
-_README_TABLE = re.compile(r"(?<=<!-- make bench -->\n).*?(?=<!-- /make bench -->)", re.DOTALL)
+SVG, PAGE = ROOT / "docs" / "speed.svg", ROOT / "docs" / "speed.md"
 
 
 async def measure(proxy: Proxy, load: Load, cpu: int) -> Sample:
@@ -96,7 +94,6 @@ def publish(samples: Samples) -> None:
     )
     SVG.write_text(svg(samples, PLOTTED))
     PAGE.write_text(page(samples, machine(), SVG.name))
-    README.write_text(_README_TABLE.sub(lambda _: f"\n{ratios(samples)}\n\n", README.read_text()))
 
 
 async def main(rounds: int) -> None:

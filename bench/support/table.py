@@ -1,4 +1,4 @@
-"""`bench.peers`' figures as Markdown: the ratios that the README claims, and all of them for docs/speed.md."""
+"""`bench.peers`' figures as Markdown: docs/speed.md."""
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median

@@ -64,16 +64,16 @@ class NamedWorker(_Settings):
     url: WorkerUrl
     """its address, in any spelling: `HTTP://Node1.:80/run_code` is known as `http://node1`"""
     weight: Annotated[int, Field(ge=1, le=MAX_WEIGHT)] = 1
-    """turns in the ring, 1 to 100: a worker of weight 3 gets three jobs for each one of weight 1"""
+    """its share of the jobs, 1 to 100: a worker of weight 3 gets three jobs for each job of a worker of weight 1"""
     max_concurrency: Count | None = None
-    """how many jobs run on it at once, at most; none: any number"""
+    """the cap: how many jobs may run on it at once; none: any number"""
 
 
 class WorkerSettings(NamedWorker):
     """One worker of the fleet, as config.yaml names it."""
 
     worker_auth: AuthFile | None = None
-    """a file with the header that this worker wants, in place of that for all"""
+    """a file with the header that this worker wants, instead of the one for all workers"""
 
 
 def _from_bare_url(value: object) -> object:
@@ -129,10 +129,10 @@ class TlsSettings(_Settings):
     """How an https:// worker proves who it is: by the system's CAs, by those in the file `ca`, or not at all."""
 
     ca: Annotated[FilePath, AfterValidator(_ca_file)] | None = None
-    """a file of PEM certificates: the CA that `https://` workers' certificates are from; none: the system's. The
-    sidecar, too, reads `tls` at its start"""
+    """a file of PEM certificates: the CA that signed the certificates of `https://` workers; none: the system's CAs.
+    The sidecar, too, reads `tls` at its start"""
     verify: bool = True
-    """false: take any certificate"""
+    """false: any certificate is accepted"""
     # Read with the settings: the file may be gone, or bad, when a process that has inherited them makes its context.
     _ca_pem: str | None = PrivateAttr(None)
 
@@ -151,7 +151,7 @@ class TlsSettings(_Settings):
 
 
 class DiscoverSettings(_Settings):
-    """Where workers are found that nobody names one by one: `dns`, a name:port with an address for each of them."""
+    """Where to find workers that are not named one by one: `dns`, a name:port with an address for each of them."""
 
     dns: Annotated[str, AfterValidator(dns_name)] | None = None
     """`name:port`: each address of the name is a worker, such as the pods of a headless service"""
@@ -167,86 +167,86 @@ def _allowed(text: str) -> str:
 
 
 class AdminSettings(_Settings):
-    """Who may steer the fleet without the admin token, and what may be added to it at run time."""
+    """Who may change the fleet without the admin token, and which workers may be added to it at run time."""
 
     allow_loopback: bool = False
-    """where no admin token is set, this host's own users may change the fleet, over loopback or a Unix socket"""
+    """true: if no admin token is set, users of this host may change the fleet, over loopback or a Unix socket"""
     allowed_workers: Annotated[
         tuple[Annotated[str, AfterValidator(_allowed)], ...],
         BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
     ] = ()
     """which workers may be added at run time: networks for addresses (`10.0.0.0/8`), patterns for names (`node*`,
-    `*.sandbox.svc`); a `*` is part of one label, unless the pattern begins with it"""
+    `*.sandbox.svc`); a `*` stands for a part of one label, except at the beginning of the pattern"""
 
 
 class HealthCheckSettings(_Settings):
-    """How the sidecar asks a worker whether it is well, and how many answers change its mind."""
+    """How the sidecar checks a worker, and how many checks in a row change the worker's health."""
 
     path: Annotated[str, Field(pattern=r"^/[!-~]*$")] = "/v1/ping"
-    """what the sidecar asks a worker; well is 200 and `"pong"`, with or without quotes"""
+    """the path of a check; a good answer is 200 and `"pong"`, with or without quotes"""
     timeout: PositiveSeconds = 5.0
-    """how long that may take, and a deep check's job"""
+    """how long a check may take, and the job of a deep check"""
     rise: Count = 1
-    """good checks in a row until a sick worker is healthy"""
+    """good checks in a row until an unhealthy worker is healthy"""
     fall: Count = 2
-    """bad checks in a row until a healthy worker is taken out"""
+    """failed checks in a row until a healthy worker is unhealthy"""
     deep: bool = False
-    """now and then run `print(1)` on each worker, too, under a lease of its own; a worker that was found sick must do
-    one to come back"""
+    """true: some checks also run `print(1)` on the worker, under a lease; an unhealthy worker must run it to become
+    healthy"""
     deep_every: Count = 4
-    """which checks are deep: every fourth"""
+    """every how many checks one is deep"""
 
 
 class QueueSettings(_Settings):
-    """How long a job waits for a worker with room, and how many may wait."""
+    """How long a job may be pending, without a free slot on any worker, and how many jobs may be."""
 
     timeout: PositiveSeconds = 60.0
-    """how long a job waits for room before it gets 504 with Retry-After"""
+    """how long a job may be pending; then it gets 504 with Retry-After"""
     max_waiting: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 10_000
-    """how many jobs may wait; the next one gets 503 at once"""
+    """how many jobs may be pending; the next one gets 503 at once"""
     without_workers: Annotated[float, Field(ge=0)] = 10.0
-    """how long a job waits, within `timeout`, while there is no worker to send it to: none is healthy, or none can be
-    reached. Then it gets 503; 0: at once"""
+    """how long a job may be pending, within `timeout`, while no worker is healthy or none can be reached. Then it gets
+    503; 0: at once"""
 
 
 class BreakerSettings(_Settings):
-    """When a worker that fails job after job is left alone, and for how long."""
+    """When a worker that fails job after job is ejected, and for how long."""
 
     failures: Count = 5
     """failed jobs in a row until a worker is ejected"""
     base_seconds: PositiveSeconds = 30.0
-    """for how long it is ejected; doubled each time its trial job fails"""
+    """how long the first ejection lasts; doubled each time the trial job after it fails"""
     max_seconds: PositiveSeconds = 300.0
     """the longest ejection"""
     max_ejected_percent: Annotated[float, Field(ge=0, le=100)] = 50.0
-    """no more of the fleet is ejected at once"""
+    """the largest part of the fleet that may be ejected at once"""
 
 
 class RetrySettings(_Settings):
-    """How often one job is tried, and how many retries the whole fleet can bear."""
+    """How often one job is tried, and how many retries the whole fleet may make."""
 
     attempts: Count = 3
     """how often one job is tried, at most"""
     sandbox_error: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 1
-    """how often it is tried again after a `SandboxError`"""
+    """how often a job is tried again after a `SandboxError`"""
     budget_percent: Annotated[float, Field(ge=0, le=MAX_COUNT)] = 20.0
-    """the fleet's retries: this share of its jobs …"""
+    """the budget for retries, over the whole fleet: this share of its jobs, and `budget_per_second` besides"""
     budget_per_second: Annotated[float, Field(ge=0, le=MAX_COUNT)] = 10.0
-    """… and so many a second"""
+    """the second part of the budget for retries: so many a second"""
 
 
 class BatchSettings(_Settings):
-    """How many jobs of one batch may be under way at once, waiting for room included."""
+    """How many jobs of one batch may be under way at once."""
 
     max_in_flight: Count = 64
-    """how many jobs of one batch are under way at once, waiting for room included"""
+    """how many jobs of one batch are under way at once, pending jobs included"""
 
 
 class TracesSettings(_Settings):
     """Where OpenTelemetry's spans go; the extra `traces` has to be installed for it."""
 
     endpoint: Annotated[str, AfterValidator(otlp_url)] | None = None
-    """where spans are sent, by OTLP over HTTP: `http://collector:4318/v1/traces`; none: there are none"""
+    """where spans are sent, by OTLP over HTTP: `http://collector:4318/v1/traces`; none: no spans are made"""
 
 
 def _field(name: str) -> str:
@@ -256,15 +256,15 @@ def _field(name: str) -> str:
 
 
 class EndpointSettings(_Settings):
-    """One endpoint of the workers: a bound of its own for SandboxFusion's, or one that a fork of it has besides."""
+    """One endpoint of the workers: another time limit for one of SandboxFusion's, or a further one of a fork."""
 
     timeout: PositiveSeconds = 120.0
-    """how long a worker may take to answer, where the body has no `limit`; then the job is tried on another one"""
+    """how long a worker may take to answer, if the body has no `limit`; then the job is tried on another worker"""
     method: Literal["GET", "POST"] | None = None
-    """of its requests; none: SandboxFusion's own, for others POST"""
+    """the method of its requests; none: SandboxFusion's own, for other endpoints POST"""
     limit: Annotated[str, AfterValidator(_field)] | None = None
     """the field of the JSON body that holds the job's own limit in seconds, such as `total_timeout` or
-    `config.run_timeout`; the worker gets that and `job_grace`"""
+    `config.run_timeout`; the worker may take that and `job_grace`"""
 
 
 def _endpoint_path(path: str) -> str:
@@ -284,16 +284,16 @@ ErrorStatus = Annotated[int, Field(ge=400, le=599)]
 
 
 class ErrorStatusSettings(_Settings):
-    """Which status the router's own errors have: clients differ in what they try again."""
+    """Which status the router's own errors have, because clients differ in what they try again."""
 
     no_workers: ErrorStatus = 503
-    """the status where nobody is there to send a job to"""
+    """the status if no worker is healthy, or none can be reached"""
     all_failed: ErrorStatus = 503
-    """where every attempt failed"""
+    """the status if every attempt failed"""
     queue_full: ErrorStatus = 503
-    """where too many wait, or too many bodies are held"""
+    """the status if too many jobs are pending, or too many bodies are held"""
     queue_timeout: ErrorStatus = 504
-    """where no worker had room in time, or no result came in time"""
+    """the status if no worker had a free slot in time, or no result came in time"""
 
 
 def _budget(value: object) -> object:
@@ -326,35 +326,35 @@ class Settings(_Settings):
     timeout: PositiveSeconds = 300.0
     """how long a job may take in all, waiting and retries included"""
     job_grace: PositiveSeconds = 10.0
-    """how much longer than its own limits a job may take on a worker"""
+    """how much longer than the limits in its body a job may take on a worker"""
     endpoints: Annotated[
         dict[Annotated[str, AfterValidator(_endpoint_path)], EndpointSettings], AfterValidator(_fit)
     ] = {}
-    """bounds of their own for SandboxFusion's endpoints (by default /submit has 120 s, those that run no code 60), and
-    further endpoints that its forks have"""
+    """other time limits for SandboxFusion's endpoints (by default 120 s for /submit, 60 s for those that run no code),
+    and further endpoints of its forks"""
     client_budget: Annotated[str | float, BeforeValidator(_budget)] = "none"
-    """how long clients wait that do not say so; they are answered before. `job+10`: compile_timeout + run_timeout +
-    10 s, as verl's do, and `job` is the same; `12`: 12 s, whatever the job; `none`: as long as it takes"""
+    """how long clients wait; the router answers before that. `job+10`, or `job`: compile_timeout + run_timeout + 10 s,
+    as verl waits; `12`: 12 s, whatever the job; `none`: for ever. The header `x-router-deadline-ms` wins"""
     routing_strategy: Literal["round_robin", "random", "least_loaded"] = "round_robin"
-    """`round_robin`: the ticket names where in the ring to start, full workers are skipped; `random`: from a random
-    start; `least_loaded`: the lowest leases/weight, ties by ticket"""
+    """`round_robin`: the workers in turn, by weight, full ones skipped; `random`: the first with a free slot from a
+    random place on; `least_loaded`: the one with the fewest leases for its weight"""
     queue: QueueSettings = QueueSettings()
     breaker: BreakerSettings = BreakerSettings()
     retry: RetrySettings = RetrySettings()
     quarantine_seconds: PositiveSeconds = 300.0
-    """for how long a job that breaks workers is refused"""
+    """how long a job that breaks workers is refused"""
     batch: BatchSettings = BatchSettings()
     error_status: ErrorStatusSettings = ErrorStatusSettings()
     redis: RedisSettings = RedisSettings()
     health_check: HealthCheckSettings = HealthCheckSettings()
     worker_auth: AuthFile | None = None
     """a file with one line such as `Authorization: Bearer KEY`: the header that workers want with jobs, pings and deep
-    checks. It goes to every worker of the fleet that has none of its own, also to one that is added at run time"""
+    checks. Every worker without a `worker_auth` of its own gets it, also one that is added at run time"""
     tls: TlsSettings = TlsSettings()
     traces: TracesSettings = TracesSettings()
     admin: AdminSettings = AdminSettings()
     api_keys: FilePath | None = None
-    """a file with the SHA-256 of each key that jobs may be sent with; `sfr key new NAME >> FILE` adds one"""
+    """a file with the SHA-256 of each key that clients may send jobs with; `sfr key new NAME >> FILE` adds one"""
     cors_origins: Annotated[
         tuple[Annotated[str, AfterValidator(origin)], ...],
         BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
@@ -364,18 +364,18 @@ class Settings(_Settings):
         tuple[Annotated[str, AfterValidator(_allowed)], ...],
         BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
     ] = ()
-    """by which names and addresses (patterns, networks) the router may be asked, besides loopback's; none: any. With
+    """the names and addresses (patterns, networks) that a request's Host may have, besides loopback's; none: any. With
     local workers, `sfr up` allows those of its own host"""
     max_body_mb: Annotated[float, Field(gt=0, le=MAX_MB)] = 128.0
     """the largest request body (MB of 2^20 bytes); a larger one gets 413"""
     max_buffered_mb: Annotated[float, Field(gt=0, le=MAX_MB, validate_default=True)] = 1024.0
-    """how many MB of request bodies each router process holds, at most (being read, waiting, running); what does not
-    fit gets 503. At least `max_body_mb`"""
+    """how many MB of request bodies each router process may hold (being read, pending, running); a request that does
+    not fit gets 503. At least `max_body_mb`"""
     client_body_timeout: PositiveSeconds = 30.0
-    """how long a client may take to send a request's head; and how far its body may fall behind 100 kB a second: a
-    silence, or bytes now and then, end after so long (408)"""
+    """how long a client may take to send a request's head, and how many seconds its body may fall behind a pace of
+    100 kB a second; then it gets 408"""
     client_read_timeout: PositiveSeconds = 60.0
-    """after how long an answer of which nothing more is read is cut"""
+    """how long a client may read nothing of its answer; then the connection is closed"""
 
     @field_validator("max_buffered_mb")
     @classmethod

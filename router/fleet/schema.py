@@ -1,7 +1,7 @@
 """The Redis schema: every key there is, who writes it and what it holds.
 
-One kind of writer for each key, so that intent, observation and usage never overwrite each other. README shows SCHEMA
-as a table, and a test holds the two and a live Redis equal.
+One kind of writer for each key, so that intent, observation and usage never overwrite each other. docs/redis.md
+shows SCHEMA as a table, and a test holds the two and a live Redis equal.
 """
 
 from dataclasses import dataclass
@@ -37,19 +37,19 @@ SCHEMA = (
         "sfr:queue",
         "zset",
         "routers",
-        "jobs waiting for room, `process:number`, in order of arrival (scored by ticket)",
+        "pending jobs, `process:number`, in order of arrival (scored by ticket)",
     ),
     Key(
         "sfr:waiting",
         "hash",
         "routers",
-        "what each waiting job asks for: bound, deadline (Unix ms), workers it has tried",
+        "what each pending job asks for: bound (ms), deadline (Unix ms), workers it has tried",
     ),
     Key(
         "sfr:grants:<process>",
         "list with TTL",
         "routers",
-        "leases given to waiting jobs of that process, to be claimed",
+        "leases given to pending jobs of that process, which has to claim them",
     ),
     Key(
         "sfr:breaker:<url>",
@@ -58,60 +58,70 @@ SCHEMA = (
         "failures (in a row), last_error_of (a job), times (ejected), ejected_until (Unix s), trial, cause (of the "
         "last ejection); absent for a worker without trouble",
     ),
-    Key("sfr:ejected", "zset", "routers", "URLs that the breaker keeps out, scored by when that ends (Unix ms)"),
+    Key(
+        "sfr:ejected",
+        "zset",
+        "routers",
+        "URLs that the breaker has ejected, scored by the end of the ejection (Unix ms)",
+    ),
     Key(
         "sfr:rests",
         "hash",
         "routers",
-        "workers that turn jobs away, for they have no room (429) or are out of reach: how many jobs each may run, "
-        "until when (Unix ms), whether it is asked, its last rest (ms), whether it is out of reach, in how many ms a "
-        "job is taken",
+        "workers that turn jobs away because they have no room (429) or are out of reach: how many jobs each may run, "
+        "until when (Unix ms), whether the rest is over, the last rest (ms), whether the worker is out of reach, in "
+        "how many ms it takes a job",
     ),
-    Key("sfr:finished", "zset", "routers", "URLs scored by when a job last ended well there (Unix ms)"),
+    Key("sfr:finished", "zset", "routers", "URLs, scored by the time of the last job that ended well there (Unix ms)"),
     Key(
         "sfr:budget",
         "hash",
         "routers",
-        "what the fleet may retry: saved (retries), tickets (counted so far), filled_at (Unix ms)",
+        "the budget for retries: saved (retries), tickets (counted so far), filled_at (Unix ms)",
     ),
-    Key("sfr:quarantine", "zset", "routers", "jobs that break workers, by hash, scored by until when (Unix ms)"),
+    Key(
+        "sfr:quarantine",
+        "zset",
+        "routers",
+        "jobs that break workers, by hash, scored by the end of the quarantine (Unix ms)",
+    ),
     Key(
         "sfr:suspect:<job>",
         "hash with TTL",
         "routers",
-        "the evidence that this job breaks workers, by URL: 1 where it ran alone, and when that one died (Unix ms)",
+        "the evidence that this job breaks workers, by URL: 1 if it ran alone, and the time of death (Unix ms)",
     ),
     Key(
         "sfr:deaths",
         "zset with TTL",
         "routers",
-        "`job URL` of connections that have just died, scored by when (Unix ms): workers that die together do so of a "
-        "cause outside",
+        "`job URL` of connections that have just died, scored by the time (Unix ms): workers that die together die of "
+        "a cause outside",
     ),
     Key(
         "sfr:broken:<url>",
         "zset with TTL",
         "routers",
-        "leases whose connections have just died on this worker, scored by when (Unix ms)",
+        "leases whose connections have just died on this worker, scored by the time (Unix ms)",
     ),
     Key(
         "sfr:drain",
         "set",
         "operators and agents, by CLI or API",
-        "URLs that get no new job; the sidecar puts another spelling right",
+        "URLs of workers that get no new job; the sidecar corrects another spelling",
     ),
     Key(
         "sfr:intent",
         "hash",
         "operator, by CLI or API",
-        "`weight <url>` and `max_concurrency <url>` as set at run time: they win over what the worker came with",
+        "`weight <url>` and `max_concurrency <url>` as set at run time: they win over the worker's own",
     ),
     Key("sfr:registered", "set", "agents, by API", "URLs of the workers that registered themselves"),
     Key(
         "sfr:registered:<url>",
         "hash with TTL",
         "agents, by API",
-        "weight, max_concurrency; the worker stays as long as this is there, without TTL until it is removed",
+        "weight, max_concurrency; the worker stays as long as this key, without TTL until it is removed",
     ),
     Key("sfr:process:<id>", "hash with TTL", "that router process", "heartbeat (Unix s), leases, waiting"),
     Key("sfr:processes", "zset", "routers", "living router processes, scored by their last heartbeat (Unix ms)"),
@@ -119,7 +129,7 @@ SCHEMA = (
         "sfr:plan",
         "hash",
         "routers",
-        "each routable worker's cap, weight and places in the ring; made anew at a change",
+        "each routable worker's cap, weight and places in the ring; made anew at each change",
     ),
     Key(
         "sfr:plan:head",
@@ -128,27 +138,27 @@ SCHEMA = (
         "ring (its length), workers, strategy, print (of the fleet it was made for), settles_at (Unix ms), stale, "
         "resting and away (how many workers)",
     ),
-    Key("sfr:room", "zset", "routers", "the workers that have room: by place in the ring, or by load"),
-    Key("sfr:lapse", "zset", "routers", "workers with leases, scored by when the first of them may pass (Unix ms)"),
+    Key("sfr:room", "zset", "routers", "the workers with a free slot, by place in the ring or by load"),
+    Key("sfr:lapse", "zset", "routers", "workers with leases, scored by the earliest end of a lease (Unix ms)"),
     Key(
         "sfr:stats",
         "hash",
         "routers",
-        "what all have counted: jobs, errors, attempts, retries; jobs that took up to some seconds: le_0.05 …",
+        "counts of all routers: jobs, errors, attempts, retries; jobs that took up to some seconds: le_0.05 …",
     ),
     Key(
         "sfr:stats:<url>",
         "hash with TTL",
         "routers",
-        "what all have counted of this worker: jobs (attempts that ended), failures, busy_ms (their time together)",
+        "counts of all routers for this worker: jobs (attempts that ended), failures, busy_ms (their time together)",
     ),
-    Key("sfr:sidecar", "string with TTL", "the leading sidecar", "who leads: its fencing token and name"),
+    Key("sfr:sidecar", "string with TTL", "the leading sidecar", "the leader's fencing token and name"),
     Key(
         "sfr:fleet",
         "hash",
         "sidecar",
-        "token (the last fencing token given), born (when this memory was, Unix µs), written_at, changed_at (the last "
-        "write that changed who is there or how well; ISO 8601)",
+        "token (the last fencing token given), born (when this memory began, Unix µs), written_at, changed_at (the "
+        "last change of membership or health; ISO 8601)",
     ),
 )
 

@@ -70,8 +70,9 @@ class ClientBudget(msgspec.Struct, frozen=True):
 class LimitReader:
     """Reads how long a job may take: the sum of its `fields`, each with the worker's default, and `overhead_s`.
 
-    A field is named by its path, such as `config.run_timeout`. Where one without a default is absent, the job has no
-    limit. A body in which the bytes `sign` do not stand has none of the fields, unless they are written with escapes.
+    A field is named by its path, such as `config.run_timeout`. One without a default adds nothing where it is absent; a
+    job whose fields add nothing has no limit. A body in which the bytes `sign` do not stand has none of the fields,
+    unless they are written with escapes.
     """
 
     def __init__(self, fields: Mapping[str, float | None], overhead_s: float = 0.0, sign: bytes = b"") -> None:
@@ -90,6 +91,8 @@ class LimitReader:
         >>> reader = LimitReader({"compile_timeout": 10, "run_timeout": 10}, sign=b"_timeout")
         >>> reader.longest_s(b'{"code": "", "run_timeout": 5}'), reader.longest_s(b'{"run_timeout": "1_0.5"}')
         (15.0, 20.5)
+        >>> reader.longest_s(b'{"code": "without the sign it is not parsed')
+        20.0
         >>> reader.longest_s(b"not JSON")
         """
         if body.startswith(b"{") and self._sign not in body and b"\\u00" not in body:  # as most are
@@ -97,7 +100,7 @@ class LimitReader:
         try:
             told = self._decode(body)
             seconds = [_of_struct(told, path) for path in self._fields]
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # it may be good for the worker all the same
+        except (msgspec.DecodeError, RecursionError):  # it may be good for the worker all the same
             try:
                 told = json.loads(body)
                 seconds = [_as_worker(told, path) for path in self._fields]
@@ -111,8 +114,6 @@ class LimitReader:
         return self._excerpts.excerpt(body)
 
     def _sum(self, seconds: list[float | None]) -> float | None:
-        if None in seconds:
-            return None
         total = sum(s if isnan(s) else max(0.0, s) for s in seconds if s is not None)
         return total + self._overhead_s if total > 0 else None  # NaN is not, either
 
@@ -144,7 +145,14 @@ def limits_of(
 
 
 def _shape(paths: list[tuple[str, ...]]) -> Any:
-    """Return a struct of these fields: what msgspec reads of a body, passing over all else."""
+    """Return a struct of these fields: what msgspec reads of a body, passing over all else.
+
+    >>> read = msgspec.json.Decoder(_shape([("a",), ("b", "c")])).decode
+    >>> read(b'{"a": 1, "b": {"c": 2, "d": 3}, "e": "f"}')
+    Shape(a=1.0, b=Shape(c=2.0))
+    >>> read(b'{"a": null, "b": null}') == read(b'{}')
+    True
+    """
     members: dict[str, Any] = {}
     for name in dict.fromkeys(path[0] for path in paths):
         inner = [path[1:] for path in paths if path[0] == name and path[1:]]

@@ -293,8 +293,7 @@ class Leases:
 
     def _wait_on(self, number: int, ticket: int) -> None:
         pending = self._pending_jobs.get(number)
-        if pending is None:
-            self._left.append(number)
+        if pending is None:  # it has given up, which the next call says
             return
         if self.is_enough_for(pending.job_since):
             self._fail(number, NoWorkers())

@@ -1,4 +1,4 @@
-"""The Redis schema is one: in README, in keys.py and in the Redis that the programs write."""
+"""The Redis schema is one: in docs/redis.md, in keys.py and in the Redis that the programs write."""
 
 import asyncio
 import re
@@ -18,12 +18,13 @@ from tests.support.worker import ScriptedWorker, always, hang
 
 # Within the transaction that asks for the time to live, for an ejection may come between.
 _TIMES_EJECTED = "return redis.call('TYPE', KEYS[1]).ok == 'hash' and redis.call('HGET', KEYS[1], 'times')"
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
 
 
-def test_readme_shows_the_schema() -> None:
-    """README's table has the schema's rows, word for word."""
-    rows = re.findall(r"^\| `(sfr:[^`]+)` \| (.+?) \| (.+?) \| (.+?) \|$", README.read_text(), re.MULTILINE)
+def test_page_shows_the_schema() -> None:
+    """docs/redis.md's table has the schema's rows, word for word."""
+    page = (ROOT / "docs" / "redis.md").read_text()
+    rows = re.findall(r"^\| `(sfr:[^`]+)` \| (.+?) \| (.+?) \| (.+?) \|$", page, re.MULTILINE)
     assert rows == [(key.name, key.type, key.writer, key.holds) for key in SCHEMA]
 
 
@@ -33,7 +34,7 @@ def test_keys_make_the_schema_s_names() -> None:
     made = {keys.workers, keys.ticket, keys.sidecar, keys.fleet, keys.worker("<url>"), keys.plan, keys.drain}
     made |= {keys.intent, keys.registered, keys.registration("<url>"), keys.leases("<url>"), keys.breaker("<url>")}
     made |= {keys.plan_head, keys.ejected, keys.finished, keys.grants("<process>"), keys.stats}
-    scripts = "".join(path.read_text() for path in (README.parent / "router").glob("*/lua/*.lua"))
+    scripts = "".join(path.read_text() for path in (ROOT / "router").glob("*/lua/*.lua"))
     in_scripts = {f"sfr:{name}" for name in re.findall(r"prefix \.\. ':([a-z:]+[a-z])'", scripts)}
     in_scripts |= {f"sfr:{name}:<url>" for name in re.findall(r"prefix \.\. ':([a-z]+):' \.\. url", scripts)}
     in_scripts |= {f"sfr:{name}:<url>" for name in re.findall(r"prefix \.\. ':([a-z]+):' \.\. (?:url|worker)", scripts)}

@@ -274,6 +274,14 @@ def test_local_workers_serve_where_the_sandboxes_do() -> None:
         assert f'"http://127.0.0.1:{parts.port}/v1/ping"' in service["healthcheck"]["test"][-1]
 
 
+def test_page_names_what_the_environment_sets() -> None:
+    """docs/deployment-compose.md has each variable that the compose files read, with its default."""
+    page = (ROOT / "docs" / "deployment-compose.md").read_text()
+    shown = {name: default.strip("`") for name, default in re.findall(r"^\| `(\w+)` \| (\S+) \|", page, re.MULTILINE)}
+    text = "".join((ROOT / name).read_text() for name in (BASE, OVERLAY))
+    assert shown == dict(re.findall(r"\$\{(\w+):-([^}]*)\}", text))
+
+
 def test_build_s_default_base_is_the_dockerfile_s() -> None:
     """Compose passes PYTHON_IMAGE on; where it is not set, both files mean the same image."""
     (argument,) = instructions("ARG")

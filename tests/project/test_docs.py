@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,19 @@ from bench.dashboard_feed import table
 from router.config.settings import Settings
 from router.jobs import answers
 from router.jobs.job import FailedAttempt
+from router.policy.endpoints import SANDBOX_FUSION
 from router.policy.verdict import Kind
+from router.version import __version__
 from tests.support.browser import IS_THERE, chromium
+from tools.architecture import PALETTES, PICTURES, svg
 from tools.config_reference import PAGE, keys, page
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+_README_LINES, _README_KEYS = 200, 10
 _ROW = re.compile(r"^\| `([\w.\[\]]+)` \| (.*?) \| (.*) \|$", re.MULTILINE)
+_LINK = re.compile(r"\]\((?!https?://)([^)#]+)#?([^)]*)\)")
+_PICTURE = re.compile(r"\bsrc(?:set)?=\"([^\"]+)\"")
 # What a browser fetches by itself; links are the reader's to follow.
 _FETCHED = re.compile(
     r"""<(?:script|img|iframe|source)[^>]*\ssrc="([^"]*)"|<link\s[^>]*href="([^"]*)"|url\(([^)]*)\)"""
@@ -51,10 +58,25 @@ def test_reference_has_every_key() -> None:
 
 
 def test_readme_says_the_same() -> None:
-    """README's table has each key, with the default and the meaning that the settings give."""
+    """README's table has ten keys, each with the default and the meaning that the settings give."""
     table = README.read_text().partition("| key | default | meaning |")[2].partition("\n\n")[0]
     made = {(key.name, key.default, key.meaning) for _, members in keys().values() for key in members}
-    assert set(_ROW.findall(table)) == made
+    shown = _ROW.findall(table)
+    assert len(shown) == _README_KEYS
+    assert set(shown) <= made
+
+
+def test_readme_is_short() -> None:
+    """README can be read at one go: what goes further stands in docs/ alone."""
+    assert len(README.read_text().splitlines()) <= _README_LINES
+
+
+@pytest.mark.parametrize("name", PALETTES)
+def test_architecture_s_pictures_are_made_from_their_source(name: str) -> None:
+    """docs/pictures has what `python -m tools.architecture` draws, and it is well-formed."""
+    text = (PICTURES / f"architecture-{name}.svg").read_text()
+    assert text == svg(PALETTES[name])
+    ET.fromstring(text)
 
 
 def test_handbook_names_every_error() -> None:
@@ -73,6 +95,17 @@ def test_handbook_names_every_error() -> None:
     for answer in told:
         said = re.sub(r"\d+", "N", json.loads(answer.body)["detail"])
         assert said in handbook
+
+
+def test_api_page_names_every_endpoint() -> None:
+    """docs/api.md names each of SandboxFusion's endpoints, with its method before it."""
+    page = (ROOT / "docs" / "api.md").read_text()
+    shown = {
+        path: method
+        for method, paths in re.findall(r"`(POST|GET) (/\w+(?:`, `/\w+)*)`", page)
+        for path in paths.split("`, `")
+    }
+    assert {path: endpoint.method for path, endpoint in SANDBOX_FUSION.items()}.items() <= shown.items()
 
 
 def test_every_page_is_built(site: Path) -> None:
@@ -98,10 +131,31 @@ async def test_search_works_in_pages_opened_from_the_disk(site: Path, tmp_path: 
         assert [asked for asked in await browser.requested() if asked.startswith("http")] == []
 
 
-def test_readme_links_to_pages_that_exist() -> None:
-    """Each relative link of README leads to a file of the repository."""
-    for target in re.findall(r"\]\((?!https?://)([^)#]+)[^)]*\)", README.read_text()):
+@pytest.mark.skipif(not IS_THERE, reason="chromium and chromedriver are not installed (make browser)")
+async def test_pages_fit_on_a_phone(site: Path, tmp_path: Path) -> None:
+    """No page is wider than a window of 390 pixels: what is, such as a table, scrolls by itself."""
+    with chromium(tmp_path / "chromium") as browser:
+        await browser.resize(390, 844)
+        for path in sorted(site.glob("*.html")):
+            await browser.open(path.as_uri())
+            wide = await browser.js("const page = document.documentElement; return page.scrollWidth > page.clientWidth")
+            assert not wide, path.name
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("*.md")))
+def test_links_outside_of_docs_lead_somewhere(name: str, site: Path) -> None:
+    """Each relative link and picture of README and its siblings is a file here, and each anchor is one of its page."""
+    text = (ROOT / name).read_text()
+    for target, anchor in [*_LINK.findall(text), *((picture, "") for picture in _PICTURE.findall(text))]:
         assert (ROOT / target).exists(), target
+        if anchor and target.startswith("docs/"):
+            assert f'id="{anchor}"' in (site / Path(target).with_suffix(".html").name).read_text(), (target, anchor)
+
+
+def test_changelog_tells_of_this_version() -> None:
+    """Below what is unreleased stands the version that the programs show."""
+    first, second, *_ = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert (first, second) == ("Unreleased", __version__)
 
 
 def test_dashboard_page_says_what_was_measured() -> None:

@@ -7,7 +7,10 @@ import asyncio
 import selectors
 from collections.abc import Coroutine
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, TypeVar
+
+import pytest
 
 _Value = TypeVar("_Value")
 _Found = list[tuple[selectors.SelectorKey, int]]
@@ -51,3 +54,10 @@ def timeless(main: Coroutine[Any, Any, _Value], now: float = 0.0) -> _Value:
         value = runner.run(main)
     assert raised == []
     return value
+
+
+def keep_loop_time(patch: pytest.MonkeyPatch, *modules: str) -> None:
+    """Let the clock of these modules of the router, time.monotonic, be the loop's."""
+    now = SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time())
+    for module in modules:
+        patch.setattr(f"router.{module}.time", now)

@@ -72,7 +72,7 @@ def shown_by(folder: Path) -> set[str]:
 
 
 async def test_fleet_is_the_same_at_every_router(system: System, workers: list[ScriptedWorker]) -> None:
-    """Each worker's jobs are those of all routers, and it goes with the worker; README and docs name all there is."""
+    """Each worker's jobs are those of all routers, and it goes with the worker; docs name all there is."""
     workers[0].script = always(503)
     urls = [worker.url for worker in workers]
     caps = {"default_max_concurrency": 4, "breaker": {"failures": 3, "base_seconds": 60}}

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -68,6 +69,7 @@ class _Trials:
         self._until = until
         self.seen = Seen()
         self._lines: set[int] = set()
+        self._kills: Counter[str] = Counter()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -122,20 +124,26 @@ class _Trials:
         fitting = [item for item in items if is_script or wanted & set(self.seen.lines[item.nodeid])]
         if not fitting:
             return "no test"
-        fitting.sort(key=lambda item: self.seen.seconds[item.nodeid])
+        # First those that have killed most for their time.
+        fitting.sort(key=lambda item: self.seen.seconds[item.nodeid] / (1 + self._kills[item.nodeid]))
+        told = Path("killed_by.json")
 
         def trial() -> int:
             if not is_script:
                 _put_in_place(mutant, source, self._path, functions)
             self.seen.failed = []
             _run(fitting, self._passes)
+            told.write_text(json.dumps(self.seen.failed))
             return len(self.seen.failed)
 
+        told.write_text("[]")
         self._path.write_bytes(mutant.applied(source))  # for programs that tests start
         try:
-            return "survived" if _forked(trial, Path("output.txt")) == 0 else "killed"
+            outcome = "survived" if _forked(trial, Path("output.txt")) == 0 else "killed"
         finally:
             self._path.write_bytes(source)
+        self._kills.update(json.loads(told.read_text()))
+        return outcome
 
     def _passes(self, item: pytest.Item, run: Callable[[], object]) -> bool:
         # SIGALRM ends the process.

@@ -78,7 +78,7 @@ class BatchBody:
         """Yield the jobs. Before the first, raises Refused and BodyBudgetFull; at any time, ClientLeft and CutShort."""
         lines = Lines(self._max_mb * 2**20)
         part = await self._part()
-        while part and BOM.startswith(part):  # it has come in parts
+        while BOM.startswith(part):  # it has come in parts
             if not (more := await self._part()):
                 break
             part += more
@@ -149,15 +149,14 @@ class BatchBody:
                 has_room = await self._hold(lines, share)
             part = await self._part()
         for line in lines.end():
+            share.give_back()
             if (entry := await self._of_line(line, has_room=has_room)) is not None:
                 yield entry
 
     async def _hold(self, lines: Lines, share: BodyShare) -> bool:
         """Count what has come of a line; return whether there is room for it."""
-        if lines.held_bytes < share.held_bytes:  # it is longer than any may be
-            share.give_back()
         try:
-            await self._in_flight.grow(share, lines.held_bytes - share.held_bytes)
+            await self._in_flight.grow(share, lines.held_bytes - share.held_bytes)  # less, where it is too long
         except BodyBudgetFull:
             share.give_back()
             lines.skip()
@@ -206,7 +205,7 @@ class BatchBody:
                     raise CutShort(f"{what} came for {self._patience_s:g} s") from None
             else:
                 if not self._in_flight.jobs:
-                    self._left_s -= max(0.0, loop.time() - max(since, self._in_flight.quiet_since))
+                    self._left_s -= loop.time() - max(since, self._in_flight.quiet_since)
                 return message
 
 

@@ -187,7 +187,6 @@ class _Batch:
         self._count += 1
         if isinstance(entry, Unfit):
             await self._refuse(index, problem(entry.status, entry.detail, b""))
-            await asyncio.sleep(0)  # one part of a body may be a hundred thousand such lines
             return
         await self._in_flight.has_place()
         share = self._in_flight.share()

@@ -35,6 +35,7 @@ class Desk:
         settings = AdminSettings(allowed_workers=("new", "config"))
         self.app.include_router(create_admin(Intents(client), FleetView(client, []), settings, gate))
         self.fields: dict[bytes, bytes] = {}
+        self.peer = "10.0.0.9"
 
     async def ask(
         self, method: str, path: str = "", url: str | None = None, body: object = None, *headers: tuple[bytes, bytes]
@@ -47,7 +48,7 @@ class Desk:
             "path": f"/admin/workers{path}",
             "query_string": b"" if url is None else b"url=" + quote(url, safe="").encode(),
             "headers": [(b"content-type", b"application/json"), *(headers or (KEY,))],
-            "state": {PEER: "10.0.0.9"},
+            "state": {PEER: self.peer},
         }
 
         async def receive() -> dict[str, object]:
@@ -247,6 +248,14 @@ async def test_host_that_may_not_change_anything_is_asked_for_no_token(desk: Des
     open_desk = Desk(desk.redis, desk.client, AdminGate(None, allow_loopback=False))
     status, _ = await open_desk.ask("POST", "/drain", FOUND)
     assert (status, b"www-authenticate" in open_desk.fields) == (403, False)
+
+
+async def test_this_host_s_own_users_need_no_token_where_none_is_set(desk: Desk) -> None:
+    """Nothing but the gate asks for one."""
+    open_desk = Desk(desk.redis, desk.client, AdminGate(None, allow_loopback=True))
+    open_desk.peer = "127.0.0.1"
+    status, _ = await open_desk.ask("POST", "/drain", FOUND, None, (b"host", b"localhost"))
+    assert status == 200
 
 
 async def test_redis_that_is_away_is_told(redis: "FakeAsyncRedis") -> None:

@@ -1,6 +1,7 @@
 """Who may send jobs, who may steer the fleet, and which hosts may be added to it."""
 
 import asyncio
+import threading
 from base64 import b64encode
 from functools import partial
 from hashlib import sha256
@@ -290,3 +291,18 @@ def test_keys_that_have_not_changed_are_not_read_again(tmp_path: Path, caplog: p
     put(held, digest("first") + " name")
     assert keys.name_of(b"first") is not None
     assert caplog.text.count("read again: 1 API keys") == 1
+
+
+async def test_large_key_file_is_read_beside_the_jobs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In a thread: until it is read, the last good ones stay in force."""
+    caplog.set_level("INFO")
+    held = tmp_path / "keys"
+    put(held, digest("first"))
+    keys = ApiKeys(held, reread_s=0)
+    new = tmp_path / "new"
+    put(new, digest("second") + "\n" + "# of another trainer\n" * 10_000)
+    new.replace(held)
+    await eventually(lambda: keys.name_of(b"second") == "" and "read again" in caplog.text, what="the new key")
+    assert keys.name_of(b"first") is None
+    (told,) = [record for record in caplog.records if "read again: 1 API keys" in record.getMessage()]
+    assert told.thread != threading.get_ident()

@@ -175,16 +175,12 @@ def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
         assert (null.done, null.statuses) == ({}, {200: 1})
 
 
-def test_standard_output_stays_open(tmp_path: Path) -> None:
+def test_standard_output_stays_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that it leads to is not gone on with, nor closed at the end."""
-    path = held(tmp_path / "out", line(0))
-    script = (
-        "import msgspec\nfrom router.cli.run.results_file import *\n"
-        "with Results('-') as results:\n"
-        "    assert (results.is_file, results.name, results.done) == (False, 'stdout', {})\n"
-        "    results.add([Result(1, 'aa', 200, msgspec.Raw(b'{\"x\":1}'))])\n"
-        "print('on')\n"
-    )
-    with path.open("ab") as out:
-        subprocess.run([sys.executable, "-c", script], stdout=out, check=True)
+    with held(path, line(0)).open("a") as out:
+        monkeypatch.setattr("sys.stdout", out)
+        with Results("-") as results:
+            assert (results.is_file, results.name, results.done) == (False, "stdout", {})
+            results.add([result(1)])
+        out.write("on\n")
     assert path.read_bytes() == line(0) + line(1) + b"on\n"

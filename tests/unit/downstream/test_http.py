@@ -12,6 +12,7 @@ import pytest
 from router.app import create_app
 from router.config.load import parse
 from router.jobs.endpoints import JOB_ENDPOINTS
+from router.version import __version__
 from tests.support.load import JOB
 from tests.support.serving import served
 from tests.support.worker import RESULT, Exchange, Script, ScriptedWorker, always, hang
@@ -242,7 +243,7 @@ async def test_status_tells_service_version_and_workers(
     """GET / without Redis: config.yaml's workers, not checked yet, and what is missing."""
     async with session.get(f"{url}/") as response:
         status = await response.json()
-    assert (status["service"], status["version"]) == ("SandboxFusion Router", "0.1.0")
+    assert (status["service"], status["version"]) == ("SandboxFusion Router", __version__)
     assert [worker["url"] for worker in status["workers"]] == sorted(worker.url for worker in workers)
     assert {(worker["healthy"], worker["health"]) for worker in status["workers"]} == {(False, "unknown")}
     assert (status["redis"], status["sidecar"]) == ("unavailable", {"leader": None, "age_seconds": None})

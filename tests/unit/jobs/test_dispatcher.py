@@ -60,6 +60,8 @@ class Leases:
         self.asked: list[Asked] = []
         self.ended: list[tuple[str, Blame, bool, str]] = []
         self.resolved: list[tuple[tuple[str, ...], Blame, str]] = []
+        self.causes: list[tuple[str, int]] = []  # of each end, and the ms that it says
+        self.doubts: list[str] = []
         self.given_up: list[object] = []
         self.fault: Exception | None = None
         self.has_workers = True
@@ -99,13 +101,14 @@ class Leases:
         self, lease: Lease, blame: Blame, *, is_over: bool = True, job: str = "", cause: str = "", ms: int = 0
     ) -> None:
         """Take note, or fail as no code should."""
-        del cause, ms
         if self.fault:
             raise self.fault
+        self.causes.append((cause, ms))
         self.ended.append((lease.url, blame, is_over, job))
 
     def resolve(self, doubts: tuple[tuple[Lease, str], ...], blame: Blame, job: str = "") -> None:
         """Take note."""
+        self.doubts += [cause for _, cause in doubts]
         self.resolved.append((tuple(lease.url for lease, _ in doubts), blame, job))
 
 

@@ -153,7 +153,7 @@ def test_beginning_of_a_large_answer(body: bytes, kind: Kind) -> None:
         (20, None, "job+0", 30, 19.5),
         (20, None, "job+2.5", 30, 22),
         (20, None, 12, 30, 11.5),
-        (20, None, 1.5, 30, 1),
+        (20, None, 1, 30, 0.5),
         (20, None, 1000, 30, 300),
         (20, 5, "job", 30, 4.5),
         (20, 5, 12, 30, 4.5),

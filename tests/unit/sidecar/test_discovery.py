@@ -251,6 +251,38 @@ async def test_what_cannot_be_read_of_intent_is_told_once(
     assert caplog.text.count("Passed over: ") == 2
 
 
+async def test_weight_of_nobody_adds_nobody(tmp_path: Path, redis: RedisClient) -> None:
+    """An operator's slip in a host's name changes neither the fleet nor what else is wanted of it."""
+    members = membership(tmp_path, redis, f"workers: ['{A}']")
+    await Intents(redis).override(B, {"weight": 3})
+    await members.reread()
+    assert members.wanted([]) == {A: Worker(A)}
+
+
+async def test_trouble_in_reading_intent_is_told_once_each_time(
+    tmp_path: Path, redis: RedisClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From the first look on, and again when it has been over."""
+    members = membership(tmp_path, redis, "")
+    for times in (1, 2):
+        await redis.command(["SET", "sfr:intent", "x"])
+        for _ in range(2):
+            await members.reread()
+            assert caplog.text.count("stay as they were: sfr:intent: ") == times
+        await redis.command(["DEL", "sfr:intent"])
+        await members.reread()
+
+
+async def test_redis_that_is_away_is_told_of_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Redis is away: that nothing can be read then goes without saying."""
+    async with FakeAsyncRedis(connected=False) as redis:
+        members = membership(tmp_path, RedisClient(redis, "sfr", timeout_s=5), "")
+        for _ in range(2):
+            await members.reread()
+    (told,) = caplog.messages
+    assert told.startswith("Redis unavailable: ")
+
+
 def scripted(tmp_path: Path, heard: Callable[[], bool], resolver: Resolver | None = None) -> Discovery:
     """Return a membership that tries to listen, as `heard` says whether it can."""
 

@@ -178,7 +178,7 @@ def test_head_may_be_as_long_as_it_may_be() -> None:
     """To the byte, whatever body comes with it; one byte more is too much."""
 
     def law() -> None:
-        for extra, body in ((0, b"ok"), (0, b"x" * 100), (1, b"ok")):
+        for extra, body in ((0, b"ok"), (0, b"x" * 100), (1, b"ok"), (1, b"x" * 100)):
             wire = Wire()
             head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nx: " % len(body)
             head += b"y" * (MAX_HEAD_BYTES - len(head) - 4 + extra) + b"\r\n\r\n"
@@ -186,6 +186,19 @@ def test_head_may_be_as_long_as_it_may_be() -> None:
             wire.hear(*((head, body) if body == b"ok" else (head[:100], head[100:] + body)))
             told = body if not extra else f"sent a header block of more than {MAX_HEAD_BYTES // 1024} kB"
             assert wire.bodies == [told]
+
+    run(law)
+
+
+@pytest.mark.parametrize(("status", "is_taken"), [(200, True), (599, True), (600, False)])
+def test_answer_has_a_status_of_http(status: int, *, is_taken: bool) -> None:
+    """RFC 9110 §15: what is from 600 on is none."""
+
+    def law() -> None:
+        wire = Wire()
+        wire.ask()
+        wire.hear(b"HTTP/1.1 %d X\r\ncontent-length: 2\r\n\r\nok" % status)
+        assert wire.bodies == [b"ok" if is_taken else f"sent an answer that is not HTTP: status {status}"]
 
     run(law)
 

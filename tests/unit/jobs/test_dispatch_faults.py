@@ -1,0 +1,232 @@
+"""What a fault of the router's own leaves of a job, whatever step it strikes: an answer, and nothing that is held."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from router.http.response import Phase
+from router.jobs.body_budget import BodyShare
+from router.policy.verdict import Blame
+from router.scheduling.pending import Lease
+from tests.support.timeless import keep_loop_time, timeless
+from tests.unit.jobs.test_dispatcher import BODY, Bench, Parts, Workers, fails, says
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the process' clock be the loop's."""
+    keep_loop_time(monkeypatch, "jobs.dispatcher", "jobs.unanswered")
+
+
+def run(law: Callable[[], Awaitable[None]]) -> None:
+    """Run what waits for nothing real."""
+
+    async def main() -> None:
+        await law()
+
+    timeless(main(), 1000.0)
+
+
+def raises(*_: object, **__: object) -> Any:
+    """Fail as no code should."""
+    raise LookupError("a fault")
+
+
+def statuses(bench: Bench) -> list[int | None]:
+    """Return what the client was given."""
+    return [None if answer is None else answer.status for answer in bench.given]
+
+
+async def has_ended(bench: Bench) -> None:
+    """Fail where a process that is to end would wait for an attempt."""
+    await asyncio.wait_for(bench.dispatcher.finish(), 1)
+
+
+def test_job_that_cannot_ask_for_a_lease_is_answered() -> None:
+    """Not before `begin` has returned, as ever."""
+
+    async def law() -> None:
+        bench = Bench()
+        parts: Any = bench.leases
+        parts.ask = raises
+        bench.began()
+        assert bench.given == []
+        await asyncio.sleep(0.1)
+        assert statuses(bench) == [500]
+
+    run(law)
+
+
+@pytest.mark.parametrize("client_s", [None, 4.5])
+def test_lease_of_a_job_that_cannot_be_sent_is_given_back(client_s: float | None) -> None:
+    """It says nothing of the worker; nor does the clock strike that was to tell the client that it takes too long."""
+
+    async def law() -> None:
+        bench = Bench(client_s=client_s)
+        parts: Any = bench.workers
+        parts.send = raises
+        bench.began()
+        await asyncio.sleep(10)
+        assert (statuses(bench), bench.leases.ended) == ([500], [("http://w1", Blame.NONE, True, "")])
+        await has_ended(bench)
+
+    run(law)
+
+
+@pytest.mark.parametrize("outcome", [says(503), fails(Phase.DIED), says(rest=Parts()), says(503, rest=Parts())])
+def test_attempt_whose_end_cannot_be_told_is_over(outcome: Any) -> None:
+    """Its lease is given back, and the rest of a large answer read no further; nobody waits for it any more."""
+
+    async def law() -> None:
+        bench = Bench(Workers(outcome))
+        parts: Any = bench.recorder
+        parts.attempt_ended = raises
+        bench.began()
+        await asyncio.sleep(0.1)
+        assert (statuses(bench), bench.leases.ended) == ([500], [("http://w1", Blame.NONE, True, "")])
+        rest = getattr(outcome, "rest", None)
+        assert rest is None or rest.is_closed
+        await has_ended(bench)
+
+    run(law)
+
+
+def test_large_answer_that_meets_with_a_fault_ends_its_lease_once() -> None:
+    """Its client has it already, and cannot read on."""
+
+    async def law() -> None:
+        rest = Parts()
+        bench = Bench(Workers(says(rest=rest)))
+        parts: Any = bench.recorder
+        parts.job_ended = raises
+        bench.began()
+        await asyncio.sleep(0.1)
+        assert (statuses(bench), rest.is_closed) == ([200], True)
+        assert bench.leases.ended == [("http://w1", Blame.NONE, True, "")]
+
+    run(law)
+
+
+@pytest.mark.parametrize("outcome", [says(503), fails(Phase.NO_MEANS)])
+def test_job_that_cannot_ask_again_is_answered(outcome: Any) -> None:
+    """After second thoughts, and after a wait for means."""
+
+    async def law() -> None:
+        bench = Bench(Workers(outcome))
+        parts: Any = bench.leases
+        ask = bench.leases.ask
+        parts.ask = lambda *given: raises() if bench.leases.asked else ask(*given)
+        bench.began()
+        await asyncio.sleep(1)
+        assert (statuses(bench), len(bench.leases.asked)) == ([500], 1)
+
+    run(law)
+
+
+def test_client_whose_patience_ends_is_answered_whatever_fails_then() -> None:
+    """The attempt goes on without it."""
+
+    class Failing(BodyShare):
+        __slots__ = ()
+
+        def hand_over(self) -> BodyShare:
+            raise LookupError("a fault")
+
+    async def law() -> None:
+        bench = Bench(client_s=4.5)
+        bench.job = msgspec.structs.replace(bench.job, share=Failing(bench.buffers))
+        bench.began()
+        await asyncio.sleep(5)
+        assert statuses(bench) == [500]
+        await has_ended(bench)
+        bench.workers.held[0](says())
+        assert bench.leases.ended == [("http://w1", Blame.OK, True, "")]
+
+    run(law)
+
+
+def test_doubts_of_a_late_attempt_are_dropped() -> None:
+    """Nobody is asked whether the error is the job's own, so nobody is blamed; also where its end cannot be said."""
+
+    async def law() -> None:
+        for fault in (None, LookupError("a fault")):
+            bench = Bench(client_s=4.5)
+            bench.began()
+            await asyncio.sleep(5)
+            bench.leases.fault = fault
+            bench.workers.held[0](says(500))
+            assert bench.leases.resolved == [(("http://w1",), Blame.NONE, "")]
+            assert statuses(bench) == [504]
+
+    run(law)
+
+
+def test_job_that_no_step_goes_on_with_is_broken_off_in_the_end() -> None:
+    """Some seconds after its answer was due; what its attempt still brings is not wanted, and its lease ends once."""
+
+    async def law() -> None:
+        bench = Bench()
+        bench.began()
+        await asyncio.sleep(104)
+        assert bench.given == []
+        await asyncio.sleep(4)
+        assert (statuses(bench), bench.leases.ended) == ([500], [("http://w1", Blame.NONE, True, "")])
+        rest = Parts()
+        bench.workers.held[0](says(rest=rest))
+        assert (len(bench.leases.ended), rest.is_closed) == (1, True)
+        await has_ended(bench)
+
+    run(law)
+
+
+def test_job_whose_lease_never_comes_gives_up_its_place() -> None:
+    """And a lease that comes all the same goes back."""
+
+    async def law() -> None:
+        bench = Bench()
+        bench.leases.script = [None]
+        bench.began()
+        await asyncio.sleep(108)
+        assert (statuses(bench), bench.leases.given_up) == ([500], bench.leases.asked)
+        bench.leases.asked[0].then(Lease(1, "http://w1", 71, 5))
+        assert (bench.leases.ended, bench.workers.sent) == ([("http://w1", Blame.NONE, True, "")], [])
+
+    run(law)
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_job_that_has_ended_is_watched_no_longer(caplog: pytest.LogCaptureFixture, *, leaves: bool) -> None:
+    """Answered, or left by its client."""
+
+    async def law() -> None:
+        bench = Bench(Workers(says(503), says()), has_left=leaves)
+        bench.began()
+        other = Bench()
+        other.began()  # whoever is watched beside it
+        await asyncio.sleep(90)
+        other.workers.held[0](says())
+        await asyncio.sleep(60)
+        assert (statuses(bench), statuses(other)) == ([None if leaves else 200], [200])
+        assert not bench.dispatcher._unanswered
+
+    run(law)
+    assert "fault" not in caplog.text
+
+
+def test_large_job_is_looked_into_while_others_have_their_turns() -> None:
+    """Its limits are found in its body; a small one asks at once."""
+
+    async def law() -> None:
+        for body, at_once in ((BODY, 1), (bytearray(BODY[:-1] + b', "stdin": "%s"}' % (b"x" * 2**20)), 0)):
+            bench = Bench(Workers(says()))
+            bench.job = msgspec.structs.replace(bench.job, body=body)
+            running = asyncio.create_task(bench.run())
+            await asyncio.sleep(0)
+            assert len(bench.leases.asked) == at_once
+            assert (await running).status == 200
+            assert bench.leases.asked[0].bound_s == 13
+
+    run(law)

@@ -1,0 +1,155 @@
+"""What a job's way tells the scheduler and the log of its attempts and of its end."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from router.http.headers import read_worker_head
+from router.http.response import Phase, Response, UpstreamFailed
+from router.policy.verdict import Blame
+from tests.support.timeless import keep_loop_time, timeless
+from tests.unit.jobs.test_dispatcher import Bench, Parts, Workers, fails, says
+
+SICK = "returned 503: Service Unavailable"
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the process' clock be the loop's."""
+    keep_loop_time(monkeypatch, "jobs.dispatcher", "jobs.unanswered")
+
+
+def run(law: Callable[[], Awaitable[None]]) -> None:
+    """Run what waits for nothing real."""
+
+    async def main() -> None:
+        await law()
+
+    timeless(main(), 1000.0)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "cause", "ms"),
+    [
+        (says(), "", 0),
+        (says(503), SICK, 0),
+        (fails(Phase.CONNECT), fails(Phase.CONNECT).cause, 1500),
+        (fails(Phase.DIED), fails(Phase.DIED).cause, 1500),
+        (fails(Phase.TIMED_OUT), fails(Phase.TIMED_OUT).cause, 0),
+        (Response(read_worker_head(429, [(b"retry-after", b"7")]), b""), "returned 429: Too Many Requests", 7000),
+    ],
+)
+def test_exchange_is_told_why_an_attempt_failed_and_how_long(
+    outcome: Response | UpstreamFailed, cause: str, ms: int
+) -> None:
+    """How long it took where the worker was away or died; how long it wants to rest where it has no room."""
+
+    async def law() -> None:
+        bench = Bench()
+        bench.began()
+        await asyncio.sleep(1.5)
+        bench.workers.held[0](outcome)
+        assert bench.leases.causes == [(cause, ms)]
+
+    run(law)
+
+
+def test_exchange_is_told_what_a_worker_said_before_another_one_did_the_job() -> None:
+    """So that an ejection can say why."""
+
+    async def law() -> None:
+        bench = Bench(Workers(says(500), says()))
+        await bench.run()
+        assert bench.leases.doubts == ["returned 500: Internal Server Error"]
+
+    run(law)
+
+
+@pytest.mark.parametrize(
+    ("percent", "per_second", "blame"), [(0, 0, Blame.ERROR), (0, 0.5, Blame.DOUBT), (0.5, 0, Blame.DOUBT)]
+)
+def test_error_is_in_doubt_where_the_fleet_may_retry(percent: float, per_second: float, blame: Blame) -> None:
+    """By whichever half of the budget; where there is none, no other worker will tell."""
+
+    async def law() -> None:
+        bench = Bench(Workers(says(500)), {"retry": {"budget_percent": percent, "budget_per_second": per_second}})
+        bench.began()
+        await asyncio.sleep(0.1)
+        assert [told for _, told, _, _ in bench.leases.ended] == [blame]
+
+    run(law)
+
+
+def test_doubts_of_a_job_whose_client_has_left_are_dropped() -> None:
+    """No other worker is asked."""
+
+    async def law() -> None:
+        bench = Bench(Workers(says(500)), has_left=True)
+        bench.began()
+        await asyncio.sleep(0.1)
+        assert (bench.given, bench.leases.resolved) == ([None], [(("http://w1",), Blame.NONE, "")])
+
+    run(law)
+
+
+@pytest.mark.parametrize(("first", "is_named"), [(says(503), False), (fails(Phase.DIED), True)])
+def test_large_answer_names_its_job_where_a_worker_died_of_it(first: Response | UpstreamFailed, is_named: bool) -> None:
+    """And not where one has failed otherwise."""
+
+    async def law() -> None:
+        bench = Bench(Workers(first, says(rest=Parts())))
+        answer = await bench.run()
+        assert answer.rest is not None
+        assert [part async for part in answer.rest] == [b"rest"]
+        assert bench.leases.ended[1] == ("http://w2", Blame.OK, True, bench.job.name if is_named else "")
+
+    run(law)
+
+
+def test_log_tells_of_each_failed_attempt_and_of_a_job_without_a_result(caplog: pytest.LogCaptureFixture) -> None:
+    """With what each worker did; nothing is said of a job that has its result."""
+
+    async def law() -> None:
+        await Bench(Workers(says())).run()
+        bench = Bench(Workers(says(503), says(503)), {"retry": {"attempts": 2}})
+        await bench.run()
+
+    run(law)
+    assert caplog.messages == [
+        f"Worker http://w1 {SICK} (job id, /run_code, attempt 1)",
+        f"Worker http://w2 {SICK} (job id, /run_code, attempt 2)",
+        f"Job id failed: 503 all_failed after 0.000 s, /run_code; http://w1 {SICK}; http://w2 {SICK}",
+    ]
+
+
+def test_log_tells_of_a_client_that_has_left(caplog: pytest.LogCaptureFixture) -> None:
+    """With what its job had come to."""
+    caplog.set_level("INFO")
+
+    async def law() -> None:
+        bench = Bench()
+        running = asyncio.create_task(bench.run())
+        await asyncio.sleep(2)
+        running.cancel()
+        await asyncio.wait([running])
+
+    run(law)
+    told = "Job id failed: 499 client_left after 2.000 s, /run_code; http://w1 has not answered yet"
+    assert caplog.messages == [told]
+
+
+def test_log_tells_of_an_answer_that_was_cut(caplog: pytest.LogCaptureFixture) -> None:
+    """How long the job has taken by then."""
+
+    async def law() -> None:
+        bench = Bench(Workers(says(rest=Parts(fails(Phase.DIED)))))
+        answer = await bench.run()
+        await asyncio.sleep(2)
+        assert answer.rest is not None
+        with pytest.raises(UpstreamFailed):
+            await anext(answer.rest)
+
+    run(law)
+    (told,) = caplog.messages
+    assert told.startswith("Job id failed: 200 answer_cut after 2.000 s, /run_code; http://w")

@@ -1,0 +1,147 @@
+"""How a job waits again that no worker ran: for this host's means, for room, or for any worker that can be reached."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from router.http.response import Phase
+from router.policy.verdict import Kind
+from router.scheduling.pending import Exhausted, Lease
+from tests.support.timeless import keep_loop_time, timeless
+from tests.unit.jobs.test_dispatcher import Bench, Workers, fails, says
+
+FIRST, SECOND, THIRD = (Lease(number, f"http://w{number}", 70 + number, 5) for number in (1, 2, 3))
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the process' clock be the loop's."""
+    keep_loop_time(monkeypatch, "jobs.dispatcher", "jobs.unanswered")
+
+
+def run(law: Callable[[], Awaitable[None]]) -> None:
+    """Run what waits for nothing real."""
+
+    async def main() -> None:
+        await law()
+
+    timeless(main(), 1000.0)
+
+
+def test_job_waits_a_moment_for_means_and_then_for_room_as_long_as_ever() -> None:
+    """A tenth of a second, in which a file handle may be closed."""
+
+    async def law() -> None:
+        bench = Bench(Workers(fails(Phase.NO_MEANS)), {"queue": {"timeout": 30}})
+        bench.began()
+        for after_s, asked in ((0.09, 1), (0.02, 2)):
+            await asyncio.sleep(after_s)
+            assert len(bench.leases.asked) == asked
+        assert bench.leases.asked[1].wait_s == pytest.approx(30)
+
+    run(law)
+
+
+def test_wait_for_means_ends_with_the_client_s_patience() -> None:
+    """It is told in time."""
+
+    async def law() -> None:
+        bench = Bench(client_s=1.0)  # half a second of which is for the way back
+        bench.began()
+        await asyncio.sleep(0.45)
+        bench.workers.held[0](fails(Phase.NO_MEANS))
+        await asyncio.sleep(0.04)
+        assert bench.given == []
+        await asyncio.sleep(0.02)
+        assert ([answer and answer.status for answer in bench.given], len(bench.leases.asked)) == ([504], 1)
+
+    run(law)
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_client_that_leaves_while_its_job_waits_for_means_gets_no_attempt(*, is_cancelled: bool) -> None:
+    """Whether it hung up, or whoever asked for it here is gone."""
+
+    async def law() -> None:
+        bench = Bench(Workers(fails(Phase.NO_MEANS)), has_left=not is_cancelled)
+        running = asyncio.create_task(bench.run())
+        await asyncio.sleep(0.05)
+        if is_cancelled:
+            running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await asyncio.sleep(1)
+        assert (len(bench.leases.asked), bench.answered()) == (1, [499])
+
+    run(law)
+
+
+@pytest.mark.parametrize("never_ran", [fails(Phase.CONNECT), says(429)])
+def test_job_that_was_turned_away_waits_for_what_its_client_has_left(never_ran: object) -> None:
+    """And for room, as long as ever: the attempt was no wait for it."""
+
+    async def law() -> None:
+        for timeout_s, wait_s in ((300, 98), (30, 30)):
+            bench = Bench(settings={"queue": {"timeout": timeout_s}})
+            bench.began()
+            await asyncio.sleep(2)
+            bench.workers.held[0](never_ran)  # type: ignore[arg-type]
+            assert bench.leases.asked[1].wait_s == pytest.approx(wait_s)
+
+    run(law)
+
+
+def test_job_that_finds_no_room_is_not_refused_for_want_of_workers() -> None:
+    """There is one: it answers."""
+
+    async def law() -> None:
+        bench = Bench(Workers(says(429), says()))
+        bench.leases.is_enough = True
+        assert (await bench.run()).status == 200
+
+    run(law)
+
+
+def test_retry_that_finds_no_room_is_counted_once() -> None:
+    """The second worker ran nothing: that the job asks again is no other retry."""
+
+    async def law() -> None:
+        bench = Bench(Workers(says(503), says(429), says()))
+        await bench.run()
+        assert bench.counts().retries == {Kind.FAULT: 1, Kind.BUSY: 1}
+
+    run(law)
+
+
+def test_job_that_has_failed_nowhere_may_go_anywhere() -> None:
+    """This host could not connect to the only worker."""
+
+    async def law() -> None:
+        bench = Bench(Workers(fails(Phase.NO_MEANS), says()))
+        bench.leases.script = [FIRST, Exhausted(), SECOND]
+        assert (await bench.run()).status == 200
+        assert [asked.tried for asked in bench.leases.asked] == [(), ("http://w1",), ()]
+
+    run(law)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "has_workers", "status", "attempt"),
+    [(2, True, 503, b"2"), (3, True, 200, b"3"), (2, False, 200, b"2")],
+)
+def test_worker_that_a_retry_did_not_reach_counts_as_tried_once_none_is_left(
+    attempts: int, status: int, attempt: bytes, *, has_workers: bool
+) -> None:
+    """Unless nobody can be reached: then all wait, and it spends no attempt."""
+
+    async def law() -> None:
+        bench = Bench(Workers(says(503), fails(Phase.CONNECT), says()), {"retry": {"attempts": attempts}})
+        bench.leases.script, bench.leases.has_workers = [FIRST, SECOND, Exhausted(), THIRD], has_workers
+        answer = await bench.run()
+        assert (answer.status, dict(answer.headers)[b"x-router-attempt"]) == (status, attempt)
+        if status == 503:
+            assert json.loads(answer.body)["detail"] == "All workers failed after 2 attempts"
+        assert (bench.answered(), len(bench.leases.asked)) == ([status], 3 if status == 503 else 4)
+
+    run(law)
