@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field, replace
 
 from router.config.addresses import known_worker_url, masked
 from router.config.bounds import MAX_COUNT, MAX_WEIGHT, whole_number
-from router.fleet.lua_source import lua
 from router.fleet.model import Worker, number_in
 from router.fleet.redis_client import RedisClient, RedisUnavailable, Refused
 
@@ -76,7 +75,7 @@ class Intents:
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
         self._keys = redis.keys
-        self._respell = redis.register(lua("router.fleet", "respell"))
+        self._respell = redis.register("respell")
 
     async def read(self) -> Intent:
         """Return all that is wanted."""
@@ -104,8 +103,7 @@ class Intents:
 
     async def respell(self, spelt: str, url: str) -> None:
         """Hold under `url`, its worker's form, what is held under another spelling of it; the newer word wins."""
-        keys = [self._keys.drain, self._keys.intent, self._keys.registered, self._keys.plan_head]
-        await self._redis.ask(self._respell(keys=keys, args=[spelt, url, self._keys.changes]))
+        await self._redis.ask(self._respell(spelt, url))
 
     async def registered(self) -> frozenset[str]:
         """Return the URLs of those that have registered; some may have left since."""

@@ -10,7 +10,6 @@ from redis.exceptions import ResponseError
 
 from router.config.addresses import known_worker_url
 from router.fleet.leadership import Term
-from router.fleet.lua_source import lua
 from router.fleet.model import Ejection, Worker, WorkerRecord, moment
 from router.fleet.redis_client import LOAD, RECORD, RedisClient, Refused, executed
 
@@ -44,8 +43,8 @@ class Records:
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
         self._keys = redis.keys
-        self._record = redis.register(lua("router.fleet", "record"))
-        self._finished = redis.register(lua("router.fleet", "finished"))
+        self._record = redis.register("record")
+        self._finished = redis.register("finished")
 
     async def load(self, known: FleetState | None = None, only: str | None = None) -> FleetState:
         """Read the whole fleet. A hash that cannot be read counts as a worker of which nothing is known.
@@ -63,30 +62,19 @@ class Records:
         Raises RedisUnavailable.
         """
         entries = [(record.worker.url, _flat(record.to_hash())) for record in records]
-        entries += [(url, "[]") for url in gone]
+        entries += [(url, []) for url in gone]
+        moment_text = written_at.isoformat(timespec="milliseconds")
         for start in range(0, max(1, len(entries)), RECORDS_A_CALL):
-            part = entries[start : start + RECORDS_A_CALL]
+            part = json.dumps(entries[start : start + RECORDS_A_CALL])
             is_last = start + RECORDS_A_CALL >= len(entries)
-            channel = self._keys.changes if changed and is_last else ""
-            keys = [
-                self._keys.sidecar,
-                self._keys.fleet,
-                self._keys.workers,
-                self._keys.plan_head,
-                self._keys.drain,
-                self._keys.intent,
-                self._keys.registered,
-                *(self._keys.worker(url) for url, _ in part),
-            ]
-            args = [str(term), written_at.isoformat(timespec="milliseconds"), channel]
-            args += [text for entry in part for text in entry]
-            if not await self._redis.ask(self._record(keys=keys, args=args), RECORD):
+            tells = "1" if changed and is_last else ""
+            if not await self._redis.ask(self._record(str(term), moment_text, tells, part), RECORD):
                 return False
         return True
 
     async def finished_s_ago(self, worker_url: str) -> float | None:
         """Return how long ago a job last ended well on the worker, None where none has. Raises RedisUnavailable."""
-        ago_ms = await self._redis.ask(self._finished(keys=[self._keys.finished], args=[worker_url]))
+        ago_ms = await self._redis.ask(self._finished(worker_url))
         return None if ago_ms < 0 else ago_ms / 1000
 
     async def _load(self, known: FleetState | None, only: str | None) -> FleetState:
@@ -171,5 +159,5 @@ def _read(url: str, fields: dict[str, str] | Refused) -> WorkerRecord:
         return WorkerRecord(Worker(url))
 
 
-def _flat(fields: dict[str, str]) -> str:
-    return json.dumps([text for item in fields.items() for text in item])
+def _flat(fields: dict[str, str]) -> list[str]:
+    return [text for item in fields.items() for text in item]

@@ -5,11 +5,10 @@ Each call is bounded in time and ends in a value or in RedisUnavailable; whoever
 
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
-from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError, ResponseError
 
 from router.config.settings import RedisSettings
@@ -52,7 +51,7 @@ class RedisClient:
         self._trouble: dict[str, str] = {}  # why, by the steady call that failed, "" of all others
         self._client = client
         self._timeout_s = timeout_s
-        self._transaction = self.register(lua("router.fleet", "transaction"))
+        self._transaction = self.register("transaction")
 
     @classmethod
     def connect(cls, settings: RedisSettings, timeout_s: float) -> Self:
@@ -103,9 +102,11 @@ class RedisClient:
         self.succeeded(steady)
         return value
 
-    def register(self, text: str) -> AsyncScript:
-        """Return a Lua script as redis-py calls it, for `ask`."""
-        return self._client.register_script(text)
+    def register(self, name: str) -> Callable[..., Awaitable[Any]]:
+        """Return the script router/fleet/lua/NAME.lua; call it with its arguments and hand the result to `ask`."""
+        registered = self._client.register_script(lua(__package__, name, self.keys.lua_names()))
+        # Any key names the Cluster's slot: all of a fleet are in one.
+        return lambda *args: registered(keys=[self.keys.fleet], args=args)
 
     def pipeline(self) -> Any:
         """Return a pipeline, which is no transaction; `executed` sends it, and `ask` bounds that in time."""
@@ -156,7 +157,7 @@ class RedisClient:
 
     async def transaction(self, *commands: Sequence[str]) -> Any:
         """Send the commands in one atomic step and return the last one's answer. Raises RedisUnavailable."""
-        return await self.ask(self._transaction(keys=[self.keys.fleet], args=[json.dumps(commands)]))
+        return await self.ask(self._transaction(json.dumps(commands)))
 
 
 async def executed(pipeline: Any) -> list[Any]:

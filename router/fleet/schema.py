@@ -186,6 +186,22 @@ class Keys:
         self.changes = f"{prefix}:changes"
         self.wishes = f"{prefix}:wishes"
 
+    def lua_names(self) -> dict[str, str]:
+        """Return the schema's keys and the routers' channel by the names that the Lua scripts use.
+
+        A key for each worker, process or job is named as far as all of them are alike: `LEASES_OF .. url` is a key.
+
+        >>> names = Keys("sfr").lua_names()
+        >>> names["PLAN_HEAD"], names["LEASES_OF"], names["CHANGES"]
+        ('sfr:plan:head', 'sfr:leases:', 'sfr:changes')
+        """
+        names = {"CHANGES": self.changes}
+        for key in SCHEMA:
+            stem, is_each, _ = key.name.removeprefix("sfr:").partition(":<")
+            name = stem.replace(":", "_").upper()
+            names[f"{name}_OF" if is_each else name] = f"{self.prefix}:{stem}:" if is_each else f"{self.prefix}:{stem}"
+        return names
+
     def worker(self, url: str) -> str:
         """Return the key of the hash that holds the worker at `url`."""
         return f"{self.prefix}:worker:{url}"

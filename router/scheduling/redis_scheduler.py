@@ -28,7 +28,7 @@ class RedisScheduler:
         self._redis = redis
         self._steady = steady
         self._script = redis.script(
-            lua("router.scheduling", "scheduler"), redis.keys.plan, (redis.keys.prefix, _encode(rules), *CONSTANTS)
+            lua("router.scheduling", "scheduler", {}), redis.keys.plan, (redis.keys.prefix, _encode(rules), *CONSTANTS)
         )
 
     def ask(self, call: Call, then: Callable[[Reply | RedisUnavailable], None]) -> None:

@@ -1,6 +1,10 @@
--- How many ms ago, by Redis' own clock, a job last ended well on a worker; -1 where none has.
--- KEYS: finished.  ARGV: the worker's URL.
-local moment = redis.call('ZSCORE', KEYS[1], ARGV[1])
+-- Tells how long ago a job last ended well on a worker, by Redis' own clock.
+--
+-- KEYS[1]  any key of the fleet: it names the Cluster slot
+-- ARGV[1]  the worker's URL
+-- Reads    FINISHED
+-- Returns  that time in ms, or -1 if no job has ended well there
+local moment = redis.call('ZSCORE', FINISHED, ARGV[1])
 if not moment then
   return -1
 end

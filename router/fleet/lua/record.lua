@@ -1,33 +1,42 @@
--- Write what the leading sidecar saw, all or nothing; returns 0 and writes nothing where it no longer leads.
--- KEYS: sidecar, fleet, workers, plan:head, drain, intent, registered, then one worker hash for each entry.
--- ARGV: '<token> <name>' of the writer, its time (ISO 8601), the channel to tell of a change ('' for none), then for
--- each entry its URL and a JSON list of fields and values in turn; an empty list: the worker has left the fleet, and
--- what was said of it goes with it, unless it has registered again meanwhile.
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+-- Writes what the leading sidecar has seen of some workers, all of it or nothing.
+--
+-- With a worker that has left the fleet goes what operators have set for it, unless it has registered again meanwhile.
+--
+-- KEYS[1]  any key of the fleet: it names the Cluster slot
+-- ARGV[1]  '<token> <name>' of the writer's term
+-- ARGV[2]  the writer's time (ISO 8601)
+-- ARGV[3]  '1' if the fleet or a worker's health has changed, so that the routers are told; else ''
+-- ARGV[4]  a JSON list of [URL, [field, value, field, value …]]; an empty inner list: the worker has left the fleet
+-- Reads    SIDECAR, REGISTERED_OF each worker that has left
+-- Writes   WORKER_OF each worker, WORKERS, FLEET (written_at, changed_at), PLAN_HEAD (stale), CHANGES; for those that
+--          have left also DRAIN, INTENT, REGISTERED
+-- Returns  1, or 0 if the writer no longer leads: then nothing is written
+if redis.call('GET', SIDECAR) ~= ARGV[1] then
   return 0
 end
-for entry = 1, #KEYS - 7 do
-  local key, url, fields = KEYS[7 + entry], ARGV[2 + 2 * entry], cjson.decode(ARGV[3 + 2 * entry])
+for _, entry in ipairs(cjson.decode(ARGV[4])) do
+  local url, fields = entry[1], entry[2]
+  local key = WORKER_OF .. url
   if #fields > 0 then
     local kind = redis.call('TYPE', key).ok
-    if kind ~= 'hash' and kind ~= 'none' then redis.call('DEL', key) end -- by a slip with redis-cli
+    if kind ~= 'hash' and kind ~= 'none' then redis.call('DEL', key) end -- redis-cli has made another type of it
     redis.call('HSET', key, unpack(fields))
-    redis.call('SADD', KEYS[3], url)
+    redis.call('SADD', WORKERS, url)
   else
     redis.call('DEL', key)
-    redis.call('SREM', KEYS[3], url)
-    if redis.call('EXISTS', KEYS[7] .. ':' .. url) == 0 then
-      -- One of another type, by a slip with redis-cli, keeps nobody in the fleet.
-      redis.pcall('SREM', KEYS[5], url)
-      redis.pcall('HDEL', KEYS[6], 'weight ' .. url, 'max_concurrency ' .. url)
-      redis.pcall('SREM', KEYS[7], url)
+    redis.call('SREM', WORKERS, url)
+    if redis.call('EXISTS', REGISTERED_OF .. url) == 0 then
+      -- pcall: a key that redis-cli has made another type of must not keep the worker in the fleet.
+      redis.pcall('SREM', DRAIN, url)
+      redis.pcall('HDEL', INTENT, 'weight ' .. url, 'max_concurrency ' .. url)
+      redis.pcall('SREM', REGISTERED, url)
     end
   end
 end
-redis.call('HSET', KEYS[2], 'written_at', ARGV[2])
+redis.call('HSET', FLEET, 'written_at', ARGV[2])
 if ARGV[3] ~= '' then
-  redis.call('HSET', KEYS[2], 'changed_at', ARGV[2])
-  redis.call('HSET', KEYS[4], 'stale', 1) -- the next exchange makes the plan anew
-  redis.call('PUBLISH', ARGV[3], ARGV[1])
+  redis.call('HSET', FLEET, 'changed_at', ARGV[2])
+  redis.call('HSET', PLAN_HEAD, 'stale', 1) -- the next call of the scheduler makes the plan anew
+  redis.call('PUBLISH', CHANGES, ARGV[1])
 end
 return 1

@@ -1,5 +1,8 @@
--- Send a list of commands in one atomic step.  KEYS: one of the fleet (it names the Cluster slot).  ARGV: JSON list of
--- commands, each a list of words. Returns the last one's answer.
+-- Does several commands in one atomic step.
+--
+-- KEYS[1]  any key of the fleet: it names the Cluster slot
+-- ARGV[1]  the commands as a JSON list, each a list of words
+-- Returns  the answer to the last command
 local answer
 for _, words in ipairs(cjson.decode(ARGV[1])) do answer = redis.call(unpack(words)) end
 return answer

@@ -1,8 +1,12 @@
--- Read how some workers are used, and what all router processes have counted. Returns Usage as JSON.
--- KEYS: stats (it names the Cluster slot; all keys share the prefix).  ARGV: prefix, the workers' URLs as JSON.
-local prefix, workers, fleet = ARGV[1], {}, {}
+-- Reads how busy some workers are now, and what all router processes have counted.
+--
+-- KEYS[1]  any key of the fleet: it names the Cluster slot
+-- ARGV[1]  the workers' URLs as a JSON list
+-- Reads    QUEUE, BUDGET, STATS; of each worker LEASES_OF, BREAKER_OF, STATS_OF
+-- Returns  Usage as JSON (router/fleet/stats.py)
+local workers, fleet = {}, {}
 
--- What redis-cli may have written: no NaN and nothing infinite, which JSON has no word for.
+-- Anything may have been written with redis-cli. JSON knows neither NaN nor infinity: such a value counts as 0.
 local function number(text)
   local found = tonumber(text)
   return found and found >= 0 and found < 1e14 and found or 0
@@ -18,16 +22,16 @@ local function counts(key, ...)
   return held
 end
 
-for _, url in ipairs(cjson.decode(ARGV[2])) do
-  local failures, ejected_until = unpack(numbers(prefix .. ':breaker:' .. url, 'failures', 'ejected_until'))
-  local counted = counts(prefix .. ':stats:' .. url, 'jobs', 'failures', 'busy_ms')
-  workers[url] = {redis.call('ZCARD', prefix .. ':leases:' .. url), math.floor(failures), ejected_until, counted}
+for _, url in ipairs(cjson.decode(ARGV[1])) do
+  local failures, ejected_until = unpack(numbers(BREAKER_OF .. url, 'failures', 'ejected_until'))
+  local counted = counts(STATS_OF .. url, 'jobs', 'failures', 'busy_ms')
+  workers[url] = {redis.call('ZCARD', LEASES_OF .. url), math.floor(failures), ejected_until, counted}
 end
-local held = redis.call('HGETALL', KEYS[1])
+local held = redis.call('HGETALL', STATS)
 for place = 1, #held, 2 do fleet[held[place]] = math.floor(number(held[place + 1])) end
 return cjson.encode({
-  waiting = redis.call('ZCARD', prefix .. ':queue'),
-  retries_left = numbers(prefix .. ':budget', 'saved')[1],
-  fleet = next(fleet) and fleet, -- not at all where it is empty: in Lua that might as well be a list
+  waiting = redis.call('ZCARD', QUEUE),
+  retries_left = numbers(BUDGET, 'saved')[1],
+  fleet = next(fleet) and fleet, -- left out where it is empty: cjson would write an empty table as a list
   workers = next(workers) and workers,
 })

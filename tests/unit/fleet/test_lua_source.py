@@ -1,0 +1,78 @@
+"""How a Lua script is put together from its parts and from the names that it shares with Python."""
+
+from pathlib import Path
+
+import pytest
+from fakeredis import FakeAsyncRedis
+
+from router.fleet.lua_source import IncludeError, declared, joined
+
+
+def write(folder: Path, **texts: str) -> None:
+    """Write each part."""
+    for name, text in texts.items():
+        (folder / f"{name}.lua").write_text(text)
+
+
+def test_part_stands_after_all_that_it_includes(tmp_path: Path) -> None:
+    """A local of Lua must stand before whatever uses it."""
+    write(tmp_path, top="-- @include middle\ntop()", middle="-- @include bottom\nmiddle()", bottom="bottom()")
+    lines = [line for line in joined(tmp_path, "top").splitlines() if not line.startswith("--")]
+    assert lines == ["bottom()", "middle()", "top()"]
+
+
+def test_part_included_twice_stands_once(tmp_path: Path) -> None:
+    """Two parts may need the same third one, and a part may name it twice."""
+    write(tmp_path, top="-- @include a\n-- @include b\n-- @include c", a="-- @include c", b="-- @include c", c="c()")
+    assert joined(tmp_path, "top").count("c()") == 1
+
+
+def test_missing_part_is_named_with_the_part_that_includes_it(tmp_path: Path) -> None:
+    """The error says which line to correct."""
+    write(tmp_path, top="-- @include rooms")
+    with pytest.raises(IncludeError, match=r"^top\.lua includes 'rooms', but there is no rooms\.lua in "):
+        joined(tmp_path, "top")
+    with pytest.raises(IncludeError, match=r"^there is no other\.lua in "):
+        joined(tmp_path, "other")
+
+
+@pytest.mark.parametrize("last", ["top", "a", "b"])
+def test_circular_include_is_told_with_its_path(tmp_path: Path, last: str) -> None:
+    """No order of the parts would do."""
+    write(tmp_path, top="-- @include a", a="-- @include b", b=f"-- @include {last}")
+    with pytest.raises(IncludeError, match=f"^circular @include: top -> a -> b -> {last}$"):
+        joined(tmp_path, "top")
+
+
+@pytest.mark.parametrize("line", ["--@include part", "--  @include   part  ", "-- @include part\r"])
+def test_include_is_understood_however_it_is_spaced(tmp_path: Path, line: str) -> None:
+    """Else the part would be missing without a word."""
+    write(tmp_path, top=line, part="part()")
+    assert "part()" in joined(tmp_path, "top")
+
+
+def test_line_for_redis_stays_the_first_one(tmp_path: Path) -> None:
+    """Redis reads a script's flags there, and nowhere else."""
+    write(tmp_path, top="#!lua\n-- @include part\nuse(NAME)", part="part()")
+    assert declared(joined(tmp_path, "top"), {"NAME": 1}).splitlines() == [
+        "#!lua",
+        "local NAME = 1",
+        "part()",
+        "-- @include part",
+        "use(NAME)",
+    ]
+
+
+@pytest.mark.parametrize("prefix", ["sfr", "{sfr}", "it's", 'a"b', "back\\slash\\", "\u00e9"])
+async def test_name_has_in_lua_the_value_that_it_has_in_python(prefix: str) -> None:
+    """Whatever prefix the configuration gives to keys."""
+    async with FakeAsyncRedis(decode_responses=True) as redis:
+        assert await redis.eval(declared("return NAME", {"NAME": prefix, "OTHER": ""}), 0) == prefix
+
+
+def test_names_that_a_script_does_not_use_are_left_out() -> None:
+    """A Lua function has 200 locals at most."""
+    assert (
+        declared("use(PLAN_HEAD)", {"PLAN": "x", "PLAN_HEAD": "y", "SHARE": 0.3})
+        == "local PLAN_HEAD = 'y'\nuse(PLAN_HEAD)"
+    )
