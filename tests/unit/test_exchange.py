@@ -37,7 +37,6 @@ from router.fleet.model import Health, Worker
 from router.policy.exchange import Exchange
 from router.policy.plan import Member
 from tests.exchanges import JOBS, PROCESSES, RULES, URLS, Script
-from tests.programs import Valkey
 
 
 class Model(Exchange):
@@ -381,11 +380,9 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("strategy", list(Strategy))
-async def test_script_and_twin_agree_and_keep_the_laws(valkey: Valkey, strategy: Strategy) -> None:
+def test_script_and_twin_agree_and_keep_the_laws(redis: "Redis", strategy: Strategy) -> None:
     """Arrive, end, expire, die, eject, drain, reweigh, wipe, in any order: the same on both sides, and lawful."""
-    machine = type(
-        "Machine", (Machine,), {"redis": Redis.from_url(valkey.url, decode_responses=True), "strategy": strategy}
-    )
+    machine = type("Machine", (Machine,), {"redis": redis, "strategy": strategy})
     run_state_machine_as_test(
         machine,
         settings=settings(

@@ -1,6 +1,6 @@
 """What the exchange makes of single jobs and of retries, in the script and in its twin."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 
@@ -27,7 +27,6 @@ from router.fleet.model import Worker
 from router.policy.exchange import Exchange
 from router.policy.plan import Member
 from tests.exchanges import Script
-from tests.programs import Valkey
 
 A, B, C = URLS = ("http://a", "http://b", "http://c")
 START = 1_000_000
@@ -35,37 +34,33 @@ NUMBERS = count(1)
 
 Ask = Callable[[Call, int], Reply]
 
+SetFleet = Callable[[list[Member]], None]
+MakeMembers = Callable[[list[Member], Rules], tuple[Ask, SetFleet]]
+
 
 @pytest.fixture(params=["script", "twin"])
-def make(request: pytest.FixtureRequest, valkey: Valkey) -> Iterator[Callable[[Rules, int], Ask]]:
+def make_members(request: pytest.FixtureRequest, redis: "Redis") -> MakeMembers:
+    """Make an exchange of these workers by these rules, its memory settled; return it, and what changes them."""
+
+    def made(members: list[Member], rules: Rules) -> tuple[Ask, SetFleet]:
+        redis.flushall()
+        exchange = Script(redis, rules) if request.param == "script" else Exchange(rules, SETTLE_MS)
+        exchange.set_fleet(members)
+        exchange.exchange(Call("p"), START - SETTLE_MS)
+        return exchange.exchange, exchange.set_fleet
+
+    return made
+
+
+@pytest.fixture
+def make(make_members: MakeMembers) -> Callable[[Rules, int], Ask]:
     """Make an exchange of three workers with these rules and this cap, its memory settled."""
-    with Redis.from_url(valkey.url, decode_responses=True) as redis:
 
-        def made(rules: Rules, cap: int = 0) -> Ask:
-            redis.flushall()
-            members = [Member(Worker(url, max_concurrency=cap or None)) for url in URLS]
-            exchange = Script(redis, rules) if request.param == "script" else Exchange(rules, SETTLE_MS)
-            exchange.set_fleet(members)
-            exchange.exchange(Call("p"), START - SETTLE_MS)
-            return exchange.exchange
+    def made(rules: Rules, cap: int = 0) -> Ask:
+        ask, _ = make_members([Member(Worker(url, max_concurrency=cap or None)) for url in URLS], rules)
+        return ask
 
-        yield made
-
-
-@pytest.fixture(params=["script", "twin"])
-def make_members(
-    request: pytest.FixtureRequest, valkey: Valkey
-) -> Iterator[Callable[[list[Member]], tuple[Ask, Callable[[list[Member]], None]]]]:
-    """Make an exchange of these workers, its memory settled; return it, and what changes them."""
-    with Redis.from_url(valkey.url, decode_responses=True) as redis:
-
-        def made(members: list[Member]) -> tuple[Ask, Callable[[list[Member]], None]]:
-            exchange = Script(redis, Rules()) if request.param == "script" else Exchange(Rules(), SETTLE_MS)
-            exchange.set_fleet(members)
-            exchange.exchange(Call("p"), START - SETTLE_MS)
-            return exchange.exchange, exchange.set_fleet
-
-        yield made
+    return made
 
 
 def begin(ask: Ask, now: int, *tried: str, retry_of: str = "") -> Reply:
@@ -271,11 +266,11 @@ def test_first_of_several_rests_to_end_is_foretold(
 
 
 def test_worker_that_comes_back_to_the_fleet_need_not_rest(
-    make_members: Callable[[list[Member]], tuple[Ask, Callable[[list[Member]], None]]],
+    make_members: MakeMembers,
 ) -> None:
     """It may be another one; those that stayed rest on."""
     members = [Member(Worker(url)) for url in URLS]
-    ask, set_fleet = make_members(members)
+    ask, set_fleet = make_members(members, Rules())
     for url in (A, B):
         end(ask, START, url, Blame.BUSY)
     for number, fleet in enumerate((members[1:], members)):
@@ -480,12 +475,10 @@ def test_death_soon_after_another_worker_s_is_little_evidence(
 
 
 @pytest.mark.parametrize("is_drained", [True, False])
-def test_death_of_a_worker_that_was_to_end_convicts_nobody(
-    make_members: Callable[[list[Member]], tuple[Ask, Callable[[list[Member]], None]]], is_drained: bool
-) -> None:
+def test_death_of_a_worker_that_was_to_end_convicts_nobody(make_members: MakeMembers, is_drained: bool) -> None:
     """It is drained, or has left the fleet: it was ended on purpose."""
     members = [Member(Worker(url)) for url in URLS]
-    ask, set_fleet = make_members(members)
+    ask, set_fleet = make_members(members, Rules())
     grants = {url: begin(ask, START, *(other for other in URLS if other != url)).granted[0] for url in URLS}
     set_fleet([replace(member, is_draining=True) for member in members[:2]] * is_drained + members[2:])
     for moment, url in enumerate((A, B)):

@@ -1,6 +1,5 @@
 """What the state machine cannot see: lifetimes in Redis, costs, and lengths beyond its small fleet."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,17 +25,9 @@ from router.fleet.exchange import (
 from router.fleet.model import Worker
 from router.policy.plan import Member
 from tests.exchanges import Script
-from tests.programs import Valkey
 
 ONE, OTHER = "http://one", "http://other"
 NOW = 1_000_000
-
-
-@pytest.fixture
-def redis(valkey: Valkey) -> Iterator["Redis"]:
-    """A client of an empty Valkey."""
-    with Redis.from_url(valkey.url, decode_responses=True) as client:
-        yield client
 
 
 def script(redis: "Redis", *workers: Worker, **rules: Any) -> Script:
