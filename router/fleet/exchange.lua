@@ -685,6 +685,7 @@ for _, claim in ipairs(call.claims or {}) do
   local url, name = claim[1], holder(claim[2])
   if redis.call('ZSCORE', leases(url), name) then
     redis.call('ZADD', leases(url), now + claim[3], name)
+    redis.call('ZADD', LAPSE, 'LT', now + claim[3], url)
     if redis.call('HGET', breaker(url), 'trial') == name then redis.call('ZADD', EJECTED, now + claim[3], url) end
     leave(name)
     tell('claimed', claim[2])
