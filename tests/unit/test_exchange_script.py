@@ -8,21 +8,21 @@ from redis import Redis
 from router.fleet.exchange import (
     BROKEN_WITHIN_MS,
     CLAIM_WITHIN_MS,
-    PASSED_OVER_AT_MOST,
     PROCESS_TTL_MS,
     REST_MAX_MS,
     SETTLE_MS,
+    SILENCE_MS,
     Arrival,
     Beat,
     Blame,
     Call,
-    Claim,
+    Check,
     Ended,
     Reply,
     Rules,
     Strategy,
 )
-from router.fleet.model import Worker
+from router.fleet.model import Health, Worker
 from router.policy.plan import Member
 from tests.exchanges import Script
 
@@ -92,11 +92,65 @@ def test_news_of_the_fleet_cost_one_plan(redis: "Redis") -> None:
     """The first process that tells of a change has the plan made anew; all others that saw the same have not."""
     exchange = script(redis, Worker(ONE))
     exchange.exchange(Call("p"), NOW)
-    plans = []
-    for process in ("p", "q", "r"):
-        exchange.exchange(Call(process, fleet_print="changed"), NOW)
-        plans.append(redis.info("commandstats")["cmdstat_smembers"]["calls"])
-    assert plans == [plans[0]] * 3
+    assert [plans(redis, exchange, Call(process, fleet_print="new"), NOW) for process in ("p", "q", "r")] == [1, 0, 0]
+
+
+def test_trial_that_opens_costs_one_plan(redis: "Redis") -> None:
+    """And none while no job has come for it."""
+    exchange = script(redis, Worker(ONE), Worker(OTHER), failures=1, base_ms=1000)
+    exchange.exchange(Call("p"), NOW)
+    fault = Call("p", ended=(Ended(ONE, 9, Blame.FAULT),))
+    asked = ((fault, NOW), (Call("p"), NOW + 999), (Call("p"), NOW + 1000), (Call("p"), NOW + 1001))
+    assert [plans(redis, exchange, call, moment) for call, moment in asked] == [1, 0, 1, 0]
+
+
+def plans(redis: "Redis", exchange: Script, call: Call, now: int) -> int:
+    """Return how often this call has the plan made anew."""
+    redis.config_resetstat()
+    exchange.exchange(call, now)
+    return int(redis.info("commandstats").get("cmdstat_smembers", {"calls": 0})["calls"]) // 2  # fleet, and who drains
+
+
+def test_head_tells_how_many_rest(redis: "Redis") -> None:
+    """And how many are away, also when the plan is made anew: with a count that stays, each call looks for rests."""
+    exchange = script(redis, Worker(ONE), Worker(OTHER))
+    for number, url, blame in ((9, ONE, Blame.AWAY), (8, OTHER, Blame.BUSY), (7, OTHER, Blame.AWAY)):
+        exchange.exchange(Call("p", ended=(Ended(url, number, blame),)), NOW)
+        now_away = 1 + (number == 7)
+        assert redis.hmget("sfr:plan:head", "resting", "away") == [str(2 - (number == 9)), str(now_away)]
+    exchange.exchange(Call("p", fleet_print="new"), NOW)
+    assert redis.hmget("sfr:plan:head", "resting", "away") == ["2", "2"]
+    exchange.set_fleet([Member(Worker(OTHER))])
+    exchange.exchange(Call("p"), NOW)
+    assert redis.hmget("sfr:plan:head", "resting", "away") == ["1", "1"]
+    for moment in (NOW + REST_MAX_MS, NOW + 2 * SILENCE_MS + REST_MAX_MS):
+        exchange.exchange(Call("p"), moment)
+    assert redis.hmget("sfr:plan:head", "resting", "away") == ["0", "0"]
+
+
+def checked(exchange: Script, url: str, number: int = 50) -> bool:
+    """Whether a health check gets a lease on this worker; it is told so, or that it is refused."""
+    reply = exchange.exchange(Call("sidecar", checks=(Check(number, url, 60_000),)), NOW)
+    granted = [(grant.number, grant.url) for grant in reply.granted]
+    assert (granted, reply.refused) in (([(number, url)], ()), ([], (number,)))
+    return bool(granted)
+
+
+def test_check_has_its_worker_where_there_is_room(redis: "Redis") -> None:
+    """Also a worker that gets no jobs; none that is full, turns jobs away, or is kept out by its breaker."""
+    exchange = script(redis, Worker(ONE, max_concurrency=1), Worker(OTHER), Worker("http://ill"), failures=1)
+    exchange.set_fleet(
+        [Member(Worker(ONE, max_concurrency=1)), Member(Worker(OTHER)), Member(Worker("http://ill"), Health.UNHEALTHY)]
+    )
+    assert checked(exchange, "http://ill")
+    assert checked(exchange, ONE)
+    assert not checked(exchange, ONE, 51)
+    assert checked(exchange, OTHER)
+    exchange.exchange(Call("p", ended=(Ended(OTHER, 9, Blame.BUSY),)), NOW)
+    assert not checked(exchange, OTHER)
+    exchange.exchange(Call("sidecar", ended=(Ended(ONE, 50, Blame.NONE),)), NOW)
+    exchange.exchange(Call("p", ended=(Ended(ONE, 9, Blame.FAULT),)), NOW)
+    assert not checked(exchange, ONE)
 
 
 @pytest.mark.parametrize("strategy", list(Strategy))
@@ -109,95 +163,6 @@ def test_one_worker_of_many_that_a_job_has_not_tried_is_found(redis: "Redis", st
         (grant,) = ask(exchange, number, *tried).granted
         assert grant.url == workers[-1].url
         exchange.exchange(Call("p", ended=(Ended(grant.url, number, Blame.OK),)), NOW)
-
-
-@pytest.mark.parametrize("passed_over", [PASSED_OVER_AT_MOST - 1, PASSED_OVER_AT_MOST])
-def test_so_many_in_the_line_are_passed_over_at_most(redis: "Redis", passed_over: int) -> None:
-    """Many jobs that have tried the one worker with room do hold up others, so that a call's cost is bounded."""
-    exchange = script(redis, Worker(ONE, max_concurrency=1), Worker(OTHER, max_concurrency=1))
-    held = [ask(exchange, number).granted[0] for number in (1, 2)]
-    for number in range(3, 3 + passed_over):
-        assert ask(exchange, number, ONE).queued
-    assert ask(exchange, 100).queued
-    (at_one,) = (grant for grant in held if grant.url == ONE)
-    reply = exchange.exchange(Call("p", ended=(Ended(ONE, at_one.number, Blame.OK),)), NOW)
-    assert [grant.number for grant in reply.granted] == [100] * (passed_over < PASSED_OVER_AT_MOST)
-
-
-@pytest.mark.parametrize("early_ms", [1, 0])
-def test_wait_ends_at_its_moment(redis: "Redis", early_ms: int) -> None:
-    """Room that comes 1 ms before a job's deadline is its own; at the deadline it is another's."""
-    exchange = script(redis, Worker(ONE, max_concurrency=1))
-    assert ask(exchange, 1).granted
-    assert exchange.exchange(Call("p", arrived=(Arrival(2, 60_000, 500),)), NOW).queued
-    assert ask(exchange, 3).queued
-    reply = exchange.exchange(Call("p", ended=(Ended(ONE, 1, Blame.OK),)), NOW + 500 - early_ms)
-    assert [grant.number for grant in reply.granted] == [2 if early_ms else 3]
-
-
-@pytest.mark.parametrize("early_ms", [1, 0])
-def test_process_lives_up_to_its_moment(redis: "Redis", early_ms: int) -> None:
-    """A process whose last heartbeat is a time to live ago is dead, and its jobs hold nobody up."""
-    exchange = script(redis, Worker(ONE, max_concurrency=1))
-    exchange.exchange(Call("q", beat=Beat()), NOW)
-    assert ask(exchange, 1).granted
-    assert ask(exchange, 2, process="q").queued
-    assert ask(exchange, 3).queued
-    reply = exchange.exchange(Call("p", ended=(Ended(ONE, 1, Blame.OK),)), NOW + PROCESS_TTL_MS - early_ms)
-    assert len(reply.granted) == (0 if early_ms else 1)
-
-
-def test_claimed_trial_is_the_only_one_until_its_lease_passes(redis: "Redis") -> None:
-    """A trial given to another process' job lasts as long as that job may run, once it is claimed."""
-    exchange = script(redis, Worker(ONE), Worker(OTHER, max_concurrency=1), failures=1, base_ms=1000)
-    exchange.exchange(Call("p", ended=(Ended(ONE, 9, Blame.FAULT),)), NOW)
-    assert ask(exchange, 1).granted[0].url == OTHER
-    assert ask(exchange, 2, process="q").queued
-    exchange.exchange(Call("q", beat=Beat()), NOW + 999)
-    exchange.exchange(Call("p"), NOW + 1000)
-    assert [grant.url for grant in exchange.grants()["q"]] == [ONE]
-    assert exchange.exchange(Call("q", claims=(Claim(ONE, 2, 60_000),)), NOW + 1100).claimed
-    assert ask(exchange, 3, now=NOW + 1100 + CLAIM_WITHIN_MS).queued
-
-
-@pytest.mark.parametrize("strategy", list(Strategy))
-def test_end_of_an_older_job_makes_no_room_for_a_second_trial(redis: "Redis", strategy: Strategy) -> None:
-    """A worker under trial has one trial, however many jobs from before its ejection end meanwhile."""
-    exchange = script(redis, Worker(ONE), Worker(OTHER), strategy=strategy, failures=1, base_ms=500)
-    older = {grant.url: grant.number for number in (1, 2) for grant in ask(exchange, number).granted}
-    exchange.exchange(Call("p", ended=(Ended(ONE, 9, Blame.FAULT),)), NOW)
-    assert ask(exchange, 3, OTHER, now=NOW + 500).granted[0].url == ONE
-    exchange.exchange(Call("p", ended=(Ended(ONE, older[ONE], Blame.OK),)), NOW + 500)
-    assert ask(exchange, 4, OTHER, now=NOW + 500).queued
-
-
-def granted_to_q(redis: "Redis", **rules: Any) -> Script:
-    """Return the script just after a call of process p has given ONE to job 2 of process q."""
-    exchange = script(redis, Worker(ONE, max_concurrency=1), Worker(OTHER, max_concurrency=1), **rules)
-    exchange.exchange(Call("q", beat=Beat()), NOW)
-    held = {grant.url: grant.number for number in (1, 3) for grant in ask(exchange, number).granted}
-    assert ask(exchange, 2, process="q").queued
-    exchange.exchange(Call("p", ended=(Ended(ONE, held[ONE], Blame.OK),)), NOW)
-    assert [(grant.number, grant.url) for grant in exchange.grants()["q"]] == [(2, ONE)]
-    return exchange
-
-
-@pytest.mark.parametrize("early_ms", [1, 0])
-def test_claim_that_comes_too_late_is_lost(redis: "Redis", early_ms: int) -> None:
-    """The process is told, so that its job asks again."""
-    call = Call("q", claims=(Claim(ONE, 2, 60_000),))
-    exchange = granted_to_q(redis)
-    exchange.exchange(Call("p"), NOW + CLAIM_WITHIN_MS - early_ms)
-    reply = exchange.exchange(call, NOW + CLAIM_WITHIN_MS)
-    assert (reply.claimed, reply.lost) == (((2,), ()) if early_ms else ((), (2,)))
-
-
-def test_claim_prolongs_no_ejection(redis: "Redis") -> None:
-    """A lease given before its worker was ejected is no trial."""
-    exchange = granted_to_q(redis, failures=1, base_ms=500)
-    exchange.exchange(Call("p", ended=(Ended(ONE, 9, Blame.FAULT),)), NOW)
-    assert exchange.exchange(Call("q", claims=(Claim(ONE, 2, 60_000),)), NOW).claimed
-    assert exchange.state().ejected == {ONE: NOW + 500}
 
 
 @pytest.mark.parametrize("word", ["NaN", "1e400", "inf", "-1", "0", "0.5", "1e9", "0x10", "heavy", "9" * 400, ""])
@@ -238,7 +203,8 @@ def test_what_is_kept_of_breakdowns_passes(redis: "Redis") -> None:
 def test_worker_that_leaves_leaves_nothing_behind(redis: "Redis") -> None:
     """Neither when it last did a job, nor that it was ejected."""
     exchange = script(redis, Worker(ONE), Worker(OTHER), failures=1)
-    exchange.exchange(Call("p", ended=(Ended(ONE, 9, Blame.OK), Ended(OTHER, 8, Blame.OK))), NOW)
+    exchange.exchange(Call("p", ended=(Ended(OTHER, 8, Blame.OK),)), NOW)
+    exchange.exchange(Call("p", ended=(Ended(ONE, 9, Blame.OK),)), NOW + 1)
     exchange.exchange(Call("p", ended=(Ended(ONE, 7, Blame.FAULT),)), NOW)
     assert set(redis.zrange("sfr:finished", 0, -1)) == {ONE, OTHER}
     exchange.set_fleet([Member(Worker(OTHER))])
