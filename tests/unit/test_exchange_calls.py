@@ -264,11 +264,12 @@ def test_lease_that_was_lost_is_set_again_and_one_that_was_not_stays(
     make_members: MakeMembers, is_return: bool
 ) -> None:
     """For the time that its process says, and no longer than it had."""
-    ask, _ = make_members(fleet(2), Rules())
+    ask, _ = make_members(fleet(3), Rules())
     come(ask, START, 1, bound_ms=300)
-    ask(Call("p", beat=Beat(held=(Held(A, 1, 900), Held(A, 7, 200)), is_return=is_return)), START)
-    assert come(ask, START, 2, 3).queued[::2] == (2, 3)
-    for moment, wanted in ((199, []), (200, [2]), (299, []), (300, [3])):
+    come(ask, START, 6, bound_ms=100)
+    ask(Call("p", beat=Beat(held=(Held(A, 1, 900), Held(A, 6, 100), Held(A, 7, 200)), is_return=is_return)), START)
+    assert come(ask, START, 2, 3, 4).queued[::2] == (2, 3, 4)
+    for moment, wanted in ((99, []), (100, [2]), (199, []), (200, [3]), (299, []), (300, [4])):
         assert granted(ask(Call("p"), START + moment)) == wanted
 
 
@@ -317,12 +318,14 @@ def test_memory_that_begins_empty_gives_capped_workers_nothing_until_it_has_sett
     assert (granted(reply), reply.settles) == (([], True) if early_ms else ([2], False))
 
 
-def test_ring_spreads_turns_by_weight(make_members: MakeMembers) -> None:
+@pytest.mark.parametrize("weights", [(4, 2, 4, 2), (1, 2, 1, 1)])
+def test_ring_spreads_turns_by_weight(make_members: MakeMembers, weights: tuple[int, ...]) -> None:
     """A ticket is a place in it; so the jobs' workers are those of the ring, in its order."""
-    workers = [Worker(url, weight) for url, weight in ((A, 4), (B, 2), (C, 4), ("http://d", 2))]
+    workers = [Worker(url, weight) for url, weight in zip((A, B, C, "http://d"), weights, strict=True)]
     ask, _ = make_members([Member(worker) for worker in workers], Rules())
     ring = weighted_ring(workers)
-    assert [grant.url for grant in come(ask, START, *range(12)).granted] == [ring[n % 6] for n in range(1, 13)]
+    urls = [grant.url for grant in come(ask, START, *range(12)).granted]
+    assert urls == [ring[ticket % len(ring)] for ticket in range(1, 13)]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -389,6 +392,23 @@ def test_worker_that_is_away_stays_so_when_the_fleet_changes(make_members: MakeM
 
 
 # Ejections
+
+
+@pytest.mark.parametrize("blame", [Blame.FAULT, Blame.ERROR])
+def test_job_that_goes_well_begins_the_row_anew(make: Make, blame: Blame) -> None:
+    """Only failures in a row eject."""
+    ask = make(Rules(failures=2), 0)
+    ended = [Ended(A, number, its, job=f"{number}") for number, its in enumerate((blame, Blame.OK, blame, blame))]
+    assert [ask(Call("p", ended=(each,)), START).routable for each in ended] == [3, 3, 3, 2]
+
+
+@pytest.mark.parametrize(("percent", "left"), [(33, 3), (34, 2), (66, 2), (67, 1), (100, 0)])
+def test_no_more_than_a_share_of_the_fleet_is_ejected(make: Make, percent: int, left: int) -> None:
+    """The last workers of a bad day are all that is left."""
+    ask = make(Rules(failures=1, max_ejected_percent=percent), 0)
+    for url in (A, B, C):
+        reply = over(ask, START, url, 9, Blame.FAULT)
+    assert reply.routable == left
 
 
 def test_each_trial_that_fails_doubles_the_ejection(make_members: MakeMembers) -> None:

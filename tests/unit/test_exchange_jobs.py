@@ -180,6 +180,17 @@ def test_full_worker_gets_one_more_job_for_each_that_it_has_done_since_its_rest(
     assert taken(ask, now) == more
 
 
+def test_answer_that_is_told_of_later_makes_room_too(make: Make) -> None:
+    """Another worker has done the job: then this one's answer was an error, but it took the job and answered."""
+    ask = make(Rules(), 0)
+    ran = begin(ask, START, B, C).granted[0]
+    end(ask, START, A, Blame.BUSY)
+    now = START + REST_FIRST_MS
+    assert taken(ask, now) == 1
+    ask(Call("p", ended=(Ended(A, ran.number, Blame.ERROR, False, "job"),)), now)
+    assert taken(ask, now) == 1
+
+
 @pytest.mark.parametrize(("running", "more"), [(0, 50), (1, 50), (2, 1)])
 def test_full_worker_that_nobody_needs_gets_any_number_where_it_has_room(make: Make, running: int, more: int) -> None:
     """One that runs all that it may gets one more, as where jobs wait."""
@@ -343,6 +354,15 @@ def is_refused(ask: Ask, now: int, job: str) -> bool:
     return bool(reply.quarantined)
 
 
+def test_retry_of_a_job_in_quarantine_is_told_of_by_its_number(make: Make) -> None:
+    """So that its process finds whom to refuse."""
+    ask = make(Rules(), 0)
+    for url in (A, B):
+        end(ask, START, url, Blame.DIED, "bad")
+    arrival = Arrival(next(NUMBERS), 60_000, 1, 1, (), "bad")
+    assert ask(Call("p", arrived=(arrival,)), START).quarantined == (arrival.number,)
+
+
 def test_two_workers_broken_alone_convict_for_a_while(make: Make) -> None:
     """Two on one worker do not; on two they do, until the quarantine is over."""
     ask = make(Rules(quarantine_ms=5000), 0)
@@ -495,6 +515,16 @@ def test_budget_is_a_second_s_worth_at_first_and_then_what_comes_in(make: Make) 
             Call("p", ended=(), beat=None, arrived=(Arrival(next(NUMBERS), 1, 1, 1, (), "job"),)), START + second * 1000
         )
     assert 80 <= retries(START + 61_000) <= 100
+
+
+def test_budget_is_kept_in_thousandths(make: Make) -> None:
+    """So that many small shares make a whole retry; each retry that is refused is told of by its number."""
+    ask = make(Rules(budget_percent=99.96, budget_per_second=1), 0)
+    assert begin(ask, START, retry_of="job").granted
+    arrival = Arrival(next(NUMBERS), 60_000, 1, 1, (), "job")
+    assert ask(Call("p", arrived=(arrival,)), START).unfunded == (arrival.number,)
+    begin(ask, START)  # a new job: 0.9996 of a retry
+    assert begin(ask, START, retry_of="job").granted
 
 
 @pytest.mark.parametrize(("later_ms", "convicts"), [(4999, True), (5000, False)])

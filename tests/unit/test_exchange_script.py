@@ -66,7 +66,7 @@ def test_grants_to_a_process_that_dies_fade(redis: "Redis") -> None:
     assert ask(exchange, 1, process="q").queued
     exchange.exchange(Call("p", ended=(Ended(ONE, 1, Blame.OK),)), NOW)
     assert redis.llen("sfr:grants:q") == 1
-    assert 0 < redis.pttl("sfr:grants:q") <= PROCESS_TTL_MS + CLAIM_WITHIN_MS
+    assert PROCESS_TTL_MS < redis.pttl("sfr:grants:q") <= PROCESS_TTL_MS + CLAIM_WITHIN_MS
 
 
 def test_failures_fade_and_an_ejection_stays(redis: "Redis") -> None:
@@ -197,16 +197,38 @@ def test_what_is_kept_of_breakdowns_passes(redis: "Redis") -> None:
     exchange = script(redis, Worker(ONE))
     assert ask(exchange, 1).granted
     exchange.exchange(Call("p", ended=(Ended(ONE, 1, Blame.DIED, job="bad"),)), NOW)
-    assert 0 < redis.pttl(f"sfr:broken:{ONE}") <= BROKEN_WITHIN_MS
+    for key in (f"sfr:broken:{ONE}", "sfr:deaths"):
+        assert 0 < redis.pttl(key) <= BROKEN_WITHIN_MS
+
+
+def test_jobs_that_are_over_leave_nothing_behind(redis: "Redis") -> None:
+    """Neither in the line, whether they had a lease or left, nor among those that pass next."""
+    exchange = script(redis, Worker(ONE, max_concurrency=1))
+    for number in (1, 2, 3):
+        ask(exchange, number, bound_ms=1000)
+    exchange.exchange(Call("p", left=(3,)), NOW)
+    for moment in (NOW + 1000, NOW + 2000):
+        exchange.exchange(Call("p"), moment)
+    assert redis.exists("sfr:queue", "sfr:waiting", "sfr:lapse", f"sfr:leases:{ONE}") == 0
+
+
+def test_trial_of_a_full_worker_is_put_off_and_says_until_when(redis: "Redis") -> None:
+    """In seconds, for people: until the first of those that run on there has passed."""
+    exchange = script(redis, Worker(ONE, max_concurrency=1), Worker(OTHER), failures=1, base_ms=1000)
+    assert ask(exchange, 1, OTHER, bound_ms=5000).granted
+    exchange.exchange(Call("p", ended=(Ended(ONE, 9, Blame.FAULT),)), NOW)
+    exchange.exchange(Call("p"), NOW + 1000)
+    assert redis.hget(f"sfr:breaker:{ONE}", "ejected_until") == f"{(NOW + 5000) / 1000:.3f}"
 
 
 def test_worker_that_leaves_leaves_nothing_behind(redis: "Redis") -> None:
     """Neither when it last did a job, nor that it was ejected."""
-    exchange = script(redis, Worker(ONE), Worker(OTHER), failures=1)
-    exchange.exchange(Call("p", ended=(Ended(OTHER, 8, Blame.OK),)), NOW)
-    exchange.exchange(Call("p", ended=(Ended(ONE, 9, Blame.OK),)), NOW + 1)
+    workers = [Worker(ONE), Worker(OTHER), Worker("http://third")]
+    exchange = script(redis, *workers, failures=1)
+    for moment, worker in enumerate(workers):
+        exchange.exchange(Call("p", ended=(Ended(worker.url, 8, Blame.OK),)), NOW + moment)
     exchange.exchange(Call("p", ended=(Ended(ONE, 7, Blame.FAULT),)), NOW)
-    assert set(redis.zrange("sfr:finished", 0, -1)) == {ONE, OTHER}
+    assert redis.zrange("sfr:finished", 0, -1) == [worker.url for worker in workers]
     exchange.set_fleet([Member(Worker(OTHER))])
     exchange.exchange(Call("p", fleet_print="new"), NOW)
     assert redis.zrange("sfr:finished", 0, -1) == [OTHER]
