@@ -146,6 +146,7 @@ def test_check_has_its_worker_where_there_is_room(redis: "Redis") -> None:
     assert checked(exchange, ONE)
     assert not checked(exchange, ONE, 51)
     assert checked(exchange, OTHER)
+    assert checked(exchange, OTHER, 52)
     exchange.exchange(Call("p", ended=(Ended(OTHER, 9, Blame.BUSY),)), NOW)
     assert not checked(exchange, OTHER)
     exchange.exchange(Call("sidecar", ended=(Ended(ONE, 50, Blame.NONE),)), NOW)
@@ -199,6 +200,32 @@ def test_what_is_kept_of_breakdowns_passes(redis: "Redis") -> None:
     exchange.exchange(Call("p", ended=(Ended(ONE, 1, Blame.DIED, job="bad"),)), NOW)
     for key in (f"sfr:broken:{ONE}", "sfr:deaths"):
         assert 0 < redis.pttl(key) <= BROKEN_WITHIN_MS
+
+
+def test_news_of_a_conviction_is_told_once_and_it_passes(redis: "Redis") -> None:
+    """At once, so that each process refuses the job; when the quarantine is over, nothing is left of it."""
+    exchange = script(redis, Worker(ONE), Worker(OTHER), quarantine_ms=5000)
+    with redis.pubsub(ignore_subscribe_messages=True) as news:
+        news.subscribe("sfr:changes")
+        for url in (ONE, OTHER, OTHER):
+            exchange.exchange(Call("p", ended=(Ended(url, 9, Blame.DIED, job="bad"),)), NOW)
+        redis.publish("sfr:changes", "end")
+        heard = []
+        while "end" not in heard:
+            if message := news.get_message(timeout=None):
+                heard.append(message["data"])
+    assert heard == ["quarantine", "end"]
+    for moment, is_left in ((NOW + 4999, True), (NOW + 5000, False)):
+        exchange.exchange(Call("p", beat=Beat()), moment)
+        assert redis.exists("sfr:quarantine") == is_left
+
+
+def test_operator_who_deletes_the_rests_ends_them(redis: "Redis") -> None:
+    """`DEL sfr:rests`: nobody counts as away any more."""
+    exchange = script(redis, Worker(ONE))
+    assert exchange.exchange(Call("p", ended=(Ended(ONE, 9, Blame.AWAY),)), NOW).away == 1
+    redis.delete("sfr:rests")
+    assert exchange.exchange(Call("p"), NOW).away == 0
 
 
 def test_jobs_that_are_over_leave_nothing_behind(redis: "Redis") -> None:
