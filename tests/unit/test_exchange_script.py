@@ -205,7 +205,7 @@ def test_what_is_kept_of_breakdowns_passes(redis: "Redis") -> None:
 def test_news_of_a_conviction_is_told_once_and_it_passes(redis: "Redis") -> None:
     """At once, so that each process refuses the job; when the quarantine is over, nothing is left of it."""
     exchange = script(redis, Worker(ONE), Worker(OTHER), quarantine_ms=5000)
-    with redis.pubsub(ignore_subscribe_messages=True) as news:
+    with redis.pubsub(ignore_subscribe_messages=True) as news:  # type: ignore[no-untyped-call]
         news.subscribe("sfr:changes")
         for url in (ONE, OTHER, OTHER):
             exchange.exchange(Call("p", ended=(Ended(url, 9, Blame.DIED, job="bad"),)), NOW)
