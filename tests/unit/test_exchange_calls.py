@@ -391,6 +391,17 @@ def test_worker_that_is_away_stays_so_when_the_fleet_changes(make_members: MakeM
     assert come(ask, START, 2, tried=(B, C)).queued
 
 
+def test_rest_ends_at_its_moment_though_a_lease_has_passed_before(make_members: MakeMembers) -> None:
+    """And another one passes much later."""
+    ask, _ = make_members(fleet(0), Rules())
+    come(ask, START, 1, bound_ms=REST_FIRST_MS - 1)
+    come(ask, START, 2)
+    over(ask, START, A, 9, Blame.AWAY)
+    assert come(ask, START, 3).queued
+    for moment, wanted in ((REST_FIRST_MS - 1, []), (REST_FIRST_MS, [3])):
+        assert granted(ask(Call("p"), START + moment)) == wanted
+
+
 # Ejections
 
 

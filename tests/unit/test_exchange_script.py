@@ -22,7 +22,7 @@ from router.fleet.exchange import (
     Rules,
     Strategy,
 )
-from router.fleet.model import Health, Worker
+from router.fleet.model import MAX_COUNT, MAX_WEIGHT, Health, Worker
 from router.policy.plan import Member
 from tests.exchanges import Script
 
@@ -174,6 +174,13 @@ def test_weight_and_cap_that_are_no_numbers_stop_nobody(redis: "Redis", word: st
     redis.hset("sfr:plan:head", "stale", "1")
     assert [grant.url for grant in ask(exchange, 1).granted] == [ONE]
     assert redis.hget("sfr:plan", ONE) == "0 1 0"
+
+
+def test_largest_weight_and_cap_stand(redis: "Redis") -> None:
+    """As config.yaml allows them."""
+    exchange = script(redis, Worker(ONE, MAX_WEIGHT, MAX_COUNT))
+    assert ask(exchange, 1).granted
+    assert redis.hget("sfr:plan", ONE) == f"{MAX_COUNT} {MAX_WEIGHT} 0"
 
 
 def test_worker_of_another_type_stops_nobody(redis: "Redis") -> None:
