@@ -3,7 +3,7 @@
 from pathlib import Path
 
 _UNIT = "tests/unit/test_"
-_EXCHANGE = ("exchange", "exchange_jobs", "exchange_script")
+_EXCHANGE = ("exchange_calls", "exchange_jobs", "exchange_script", "exchange")
 _DISPATCH = ("dispatch_steps", "dispatch_faults", "dispatch_told", "dispatch_waits", "dispatch")
 _ROUTED = ("http", "large", "batch", "metrics", "traces", "bodies")  # the application, before scripted workers
 
@@ -24,7 +24,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "router/policy/retry_after.py": ("verdicts",),
     "router/policy/selection.py": ("policy", *_EXCHANGE),
     "router/policy/verdict.py": ("verdicts", "http", "large"),
-    "router/fleet/exchange.lua": ("exchange_script", "exchange_jobs", "exchange"),
+    "router/fleet/exchange.lua": _EXCHANGE,
     "router/either_exchange.py": ("either_exchange", "leases", "dispatch"),
     "router/leases.py": ("leases_calls", "leases", "dispatch", *_ROUTED),
     "router/last_answers.py": ("dispatch_steps",),
