@@ -1,6 +1,7 @@
-"""Loads a Lua script: joins it with the parts that it includes, and declares the names that it shares with Python.
+"""Loads a Lua script: joins it with the parts that it includes, and fills in the names that it shares with Python.
 
-A part that needs another one says so in a line `-- @include NAME`; NAME.lua stands in the same folder.
+A part that needs another one says so in a line `-- @include NAME`; NAME.lua stands in the same folder. The names shared
+with Python are written in capitals: keys of the schema, and constants.
 """
 
 import re
@@ -10,25 +11,28 @@ from importlib.resources.abc import Traversable
 
 _INCLUDE = re.compile(r"^--\s*@include\s+(.*?)\s*$", re.MULTILINE)
 _SHEBANG = re.compile(r"\A#!.*\n")
+_WORD_OR_QUIET = re.compile(r"""--[^\n]*|'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|\b[A-Za-z_]\w*""")
+_IN_CAPITALS = re.compile(r"[A-Z][A-Z0-9_]*")
+# Redis' own names.
+_GIVEN = {"KEYS", "ARGV"}
 
 
-class IncludeError(Exception):
-    """A part of a Lua script includes a part that does not exist, or includes itself."""
+class LuaSourceError(Exception):
+    """A script includes a part that does not exist or includes itself, or it uses a name that it does not share."""
 
 
 def lua(package: str, name: str, names: Mapping[str, str | float]) -> str:
     """Return the script `lua/NAME.lua` of `package`, ready for Redis.
 
-    Those of `names` that the script uses become locals at its top, so that no key or constant is spelled in Lua too.
-    Raises IncludeError.
+    `names` are those that it may share with Python, each with its value. Raises LuaSourceError.
     """
-    return declared(joined(files(package).joinpath("lua"), name), names)
+    return filled(joined(files(package).joinpath("lua"), name), names)
 
 
 def joined(folder: Traversable, name: str) -> str:
     """Return the text of NAME.lua after all parts that it includes, each once, and each after those that it includes.
 
-    If NAME.lua begins with a line `#!lua`, so does the whole. Raises IncludeError.
+    If NAME.lua begins with a line `#!lua`, so does the whole. Raises LuaSourceError.
     """
     texts: dict[str, str] = {}
     _collect(folder, name, (), texts)
@@ -37,17 +41,25 @@ def joined(folder: Traversable, name: str) -> str:
     return (shebang.group() if shebang else "") + "\n".join(texts.values())
 
 
-def declared(text: str, names: Mapping[str, str | float]) -> str:
-    """Return the script with a local for each of `names` that stands in it, after the line `#!lua` if there is one.
+def filled(text: str, names: Mapping[str, str | float]) -> str:
+    """Return the script with the value of each of `names` in its place. Raises LuaSourceError.
 
-    >>> print(declared("return redis.call('GET', TICKET)", {"TICKET": "sfr:ticket", "QUEUE": "sfr:queue"}))
-    local TICKET = 'sfr:ticket'
-    return redis.call('GET', TICKET)
+    Values are filled in, not declared as locals: each run of a script makes all its functions anew, and pays for every
+    local of the script that a function uses.
+
+    >>> filled("return redis.call('GET', TICKET) -- TICKET", {"TICKET": "sfr:ticket"})
+    "return redis.call('GET', 'sfr:ticket') -- TICKET"
     """
-    used = set(re.findall(r"\w+", text))
-    lines = [f"local {name} = {_literal(value)}\n" for name, value in names.items() if name in used]
-    begins = shebang.end() if (shebang := _SHEBANG.match(text)) else 0
-    return text[:begins] + "".join(lines) + text[begins:]
+
+    def value(match: re.Match[str]) -> str:
+        word = match.group()
+        if word in names:
+            return _literal(names[word])
+        if _IN_CAPITALS.fullmatch(word) and word not in _GIVEN:
+            raise LuaSourceError(f"unknown name {word}: it is neither a key of the schema nor a constant")
+        return word
+
+    return _WORD_OR_QUIET.sub(value, text)
 
 
 def _collect(folder: Traversable, name: str, path: tuple[str, ...], texts: dict[str, str]) -> None:
@@ -55,12 +67,12 @@ def _collect(folder: Traversable, name: str, path: tuple[str, ...], texts: dict[
     if name in texts:
         return
     if name in path:
-        raise IncludeError(f"circular @include: {' -> '.join((*path, name))}")
+        raise LuaSourceError(f"circular @include: {' -> '.join((*path, name))}")
     try:
         text = folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
     except FileNotFoundError as error:
         where = f"{path[-1]}.lua includes {name!r}, but " if path else ""
-        raise IncludeError(f"{where}there is no {name}.lua in {folder}") from error
+        raise LuaSourceError(f"{where}there is no {name}.lua in {folder}") from error
     for needed in _INCLUDE.findall(text):
         _collect(folder, needed, (*path, name), texts)
     texts[name] = text
@@ -69,10 +81,10 @@ def _collect(folder: Traversable, name: str, path: tuple[str, ...], texts: dict[
 def _literal(value: str | float) -> str:
     r"""Return the value as Lua spells it.
 
-    >>> _literal(1.5), _literal("it's")
-    ('1.5', "'it\\'s'")
+    >>> _literal(-1), _literal("it's")
+    ('(-1)', "'it\\'s'")
     """
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
         return f"'{escaped}'"
-    return repr(value)
+    return f"({value!r})" if value < 0 else repr(value)

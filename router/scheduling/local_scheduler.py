@@ -15,6 +15,7 @@ from router.scheduling.messages import (
     CLAIM_WITHIN_MS,
     PASSED_OVER_AT_MOST,
     PROCESS_TTL_MS,
+    TRIAL,
     Arrival,
     Beat,
     Call,
@@ -24,7 +25,7 @@ from router.scheduling.messages import (
     Reply,
     Rules,
 )
-from router.scheduling.plan import TRIAL, Plan
+from router.scheduling.plan import Plan
 from router.scheduling.quarantine import Quarantine
 from router.scheduling.rests import Rests
 from router.scheduling.retry_budget import RetryBudget

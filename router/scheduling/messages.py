@@ -37,21 +37,11 @@ SILENCE_MS = 500
 OUTAGE_SHARE = 0.3
 # How many of the latest deaths are looked at for that.
 DEATHS_LOOKED_AT = 16
-# As the script takes them.
-CONSTANTS = (
-    PROCESS_TTL_MS,
-    CLAIM_WITHIN_MS,
-    PASSED_OVER_AT_MOST,
-    SETTLE_MS,
-    BUDGET_WINDOW_MS,
-    BROKEN_WITHIN_MS,
-    ENOUGH_EVIDENCE,
-    REST_FIRST_MS,
-    REST_MAX_MS,
-    SILENCE_MS,
-    OUTAGE_SHARE,
-    DEATHS_LOOKED_AT,
-)
+# The cap of a worker that may get one job, fleet-wide, as the trial of its breaker.
+TRIAL = -1
+# With `random`, the jobs of one call share a random number, and this factor sets their starting places apart. It is a
+# prime: a factor of 3 in it would send all jobs of a call to one of three workers.
+SPREAD = 40_507
 
 
 class Strategy(StrEnum):

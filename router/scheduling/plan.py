@@ -5,13 +5,8 @@ from dataclasses import dataclass
 
 from router.fleet.model import Health, Member
 from router.scheduling.breaker import Breakers
-from router.scheduling.messages import Rules, Strategy
+from router.scheduling.messages import SPREAD, TRIAL, Rules, Strategy
 from router.scheduling.ring import weighted_ring
-
-TRIAL = -1
-# With `random`, the jobs of one call share a random number; this factor sets their starts apart. A prime: 40,503 is
-# divisible by 3, and with three workers all jobs of a call went to one.
-SPREAD = 40_507
 
 
 @dataclass(frozen=True, slots=True)

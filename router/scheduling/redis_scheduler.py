@@ -7,17 +7,32 @@ from typing import Any
 
 import msgspec
 
+from router.config.bounds import MAX_COUNT, MAX_WEIGHT
 from router.fleet.lua_source import lua
 from router.fleet.redis_client import SCHEDULE, RedisClient, RedisUnavailable
-from router.scheduling.messages import CONSTANTS, Call, Grant, Reply, Rules
+from router.fleet.schema import Keys
+from router.scheduling import messages
+from router.scheduling.messages import Call, Grant, Reply, Rules
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Reply).decode
 _decode_grant = msgspec.json.Decoder(Grant).decode
 
+# What the script shares with its Python twin.
+CONSTANTS: dict[str, float] = {
+    "MAX_COUNT": MAX_COUNT,
+    "MAX_WEIGHT": MAX_WEIGHT,
+    **{name: value for name, value in vars(messages).items() if name.isupper()},
+}
+
 # How long one wait for a grant lasts before it is renewed.
 GRANTS_WAIT_S = 5
 GRANTS_A_WAIT = 1000
+
+
+def script_text(keys: Keys) -> str:
+    """Return the script as Redis runs it: lua/scheduler.lua with its parts, over these keys."""
+    return lua(__package__, "scheduler", {**keys.lua_names(), **CONSTANTS})
 
 
 class RedisScheduler:
@@ -27,9 +42,7 @@ class RedisScheduler:
         """`steady` names the calls to Redis; "" where they are made now and then."""
         self._redis = redis
         self._steady = steady
-        self._script = redis.script(
-            lua("router.scheduling", "scheduler", {}), redis.keys.plan, (redis.keys.prefix, _encode(rules), *CONSTANTS)
-        )
+        self._script = redis.script(script_text(redis.keys), redis.keys.plan, (_encode(rules),))
 
     def ask(self, call: Call, then: Callable[[Reply | RedisUnavailable], None]) -> None:
         """Have `call` done. `then` is called once, and never before this has returned."""

@@ -12,6 +12,7 @@ from router.scheduling.messages import (
     PROCESS_TTL_MS,
     REST_FIRST_MS,
     SETTLE_MS,
+    SPREAD,
     Arrival,
     Beat,
     Call,
@@ -22,7 +23,6 @@ from router.scheduling.messages import (
     Rules,
     Strategy,
 )
-from router.scheduling.plan import SPREAD
 from router.scheduling.ring import weighted_ring
 from tests.support.lua_scheduler import START, A, Ask, B, C, Make, MakeMembers
 

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import aiohttp
+import pytest
 from redis.asyncio import Redis
 
 from router.fleet.intents import Intents, Registration
@@ -19,6 +20,7 @@ from tests.support.worker import ScriptedWorker, always, hang
 # Within the transaction that asks for the time to live, for an ejection may come between.
 _TIMES_EJECTED = "return redis.call('TYPE', KEYS[1]).ok == 'hash' and redis.call('HGET', KEYS[1], 'times')"
 ROOT = Path(__file__).parents[2]
+SCRIPTS = {path.relative_to(ROOT): path.read_text() for path in sorted((ROOT / "router").glob("*/lua/*.lua"))}
 
 
 def test_page_shows_the_schema() -> None:
@@ -28,20 +30,35 @@ def test_page_shows_the_schema() -> None:
     assert rows == [(key.name, key.type, key.writer, key.holds) for key in SCHEMA]
 
 
-def test_keys_make_the_schema_s_names() -> None:
-    """With the default prefix, `Keys` gives what the table shows."""
+def test_schema_has_what_is_used_and_nothing_else() -> None:
+    """Each key is used by Python, through `Keys`, or by a script, through its name in capitals."""
     keys = Keys("sfr")
     made = {keys.workers, keys.ticket, keys.sidecar, keys.fleet, keys.worker("<url>"), keys.plan, keys.drain}
     made |= {keys.intent, keys.registered, keys.registration("<url>"), keys.leases("<url>"), keys.breaker("<url>")}
     made |= {keys.plan_head, keys.ejected, keys.finished, keys.grants("<process>"), keys.stats}
-    scripts = "".join(path.read_text() for path in (ROOT / "router").glob("*/lua/*.lua"))
-    in_scripts = {f"sfr:{name}" for name in re.findall(r"prefix \.\. ':([a-z:]+[a-z])'", scripts)}
-    in_scripts |= {f"sfr:{name}:<url>" for name in re.findall(r"prefix \.\. ':([a-z]+):' \.\. url", scripts)}
-    in_scripts |= {f"sfr:{name}:<url>" for name in re.findall(r"prefix \.\. ':([a-z]+):' \.\. (?:url|worker)", scripts)}
-    in_scripts |= {f"sfr:{name}:<process>" for name in re.findall(r"prefix \.\. ':([a-z]+):' \.\. process", scripts)}
-    in_scripts |= {f"sfr:{name}:<job>" for name in re.findall(r"prefix \.\. ':([a-z]+):' \.\. job", scripts)}
-    in_scripts |= {f"sfr:{name}:<id>" for name in re.findall(r"prefix \.\. ':([a-z]+):' \.\. call\.process", scripts)}
-    assert (made | in_scripts) - {keys.changes} == {key.name for key in SCHEMA}
+    used = {word for text in SCRIPTS.values() for word in re.findall(r"\b[A-Z_]+\b", code(text))}
+    made |= {value for name, value in keys.lua_names().items() if name in used}
+    assert {re.sub(r":<\w+>$", ":", key) for key in made - {keys.changes}} == {
+        re.sub(r":<\w+>$", ":", key.name) for key in SCHEMA
+    }
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=str)
+def test_script_s_header_names_the_keys_that_it_uses(path: Path) -> None:
+    """And what it says of arguments is what it takes; it spells no key itself."""
+    header = "".join(re.findall(r"(?:^(?:#!|--).*\n)+", SCRIPTS[path], re.MULTILINE)[:1])
+    rows = "".join(re.findall(r"^-- (?:Reads|Writes) (?:.*\n-- {8})*.*\n", header, re.MULTILINE))
+    names = Keys("sfr").lua_names().keys()
+    told, used = (names & set(re.findall(r"\b[A-Z_]+\b", text)) for text in (rows, code(SCRIPTS[path])))
+    assert told == used
+    arguments = re.compile(r"(?:KEYS|ARGV)\[\d\]")
+    assert set(arguments.findall(header)) - {"KEYS[1]"} == set(arguments.findall(code(SCRIPTS[path])))
+    assert "sfr:" not in SCRIPTS[path]
+
+
+def code(text: str) -> str:
+    """Return a script without its comments."""
+    return re.sub(r"--.*", "", text)
 
 
 async def test_live_redis_holds_the_schema_and_nothing_else(

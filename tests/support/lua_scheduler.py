@@ -2,22 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
 from redis import Redis
 
 from router.fleet.model import Member
-from router.scheduling.messages import CONSTANTS, Call, Grant, Reply, Rules
+from router.fleet.schema import Keys
+from router.scheduling.messages import Call, Grant, Reply, Rules
+from router.scheduling.redis_scheduler import script_text
 from router.scheduling.rests import Rest
 
-_SCRIPT = Path(__file__).parents[2] / "router" / "scheduling" / "lua" / "scheduler.lua"
-CLOCK = "local time = redis.call('TIME')"
-TEST_CLOCK = "local time = {math.floor(ARGV[#ARGV] / 1000), ARGV[#ARGV] % 1000 * 1000}"
-# Evidence passes by Redis' own clock; here by the test's.
-EXPIRY = "redis.call('PEXPIRE', suspect, rules.quarantine_ms)"
-TEST_EXPIRY = "redis.call('ZADD', 'passing', now + rules.quarantine_ms, suspect)"
 URLS = tuple(f"http://w{number}" for number in range(5))
 PROCESSES = ("p", "q", "r")
 A, B, C = THREE = ("http://a", "http://b", "http://c")
@@ -68,13 +63,11 @@ class Script:
     def __init__(self, redis: "Redis", rules: Rules) -> None:
         self.redis = redis
         self.rules = rules
-        self._script = redis.register_script(_timed_script())
+        self._script = redis.register_script(script_text(Keys("sfr")))
 
     def step(self, call: Call, now: int) -> Reply:
-        """Run it once."""
-        if passed := self.redis.zrangebyscore("passing", "-inf", now):
-            self.redis.delete(*passed)
-        args: list[Any] = [msgspec.json.encode(call), "sfr", msgspec.json.encode(self.rules), *CONSTANTS, now]
+        """Run it once, at the moment `now` (ms)."""
+        args: list[Any] = [msgspec.json.encode(call), msgspec.json.encode(self.rules), now]
         return msgspec.json.decode(self._script(keys=["sfr:plan"], args=args), type=Reply)
 
     def set_fleet(self, members: list[Member]) -> None:
@@ -155,11 +148,3 @@ class Script:
 def _rest(text: str) -> Rest:
     limit, until, is_asked, rest_ms, is_away, silence = (int(word) for word in text.split())
     return Rest(limit, until, bool(is_asked), rest_ms, bool(is_away), silence)
-
-
-def _timed_script() -> str:
-    """Return scheduler.lua under the test's clock; read each time, for `make mutants` changes it."""
-    text = _SCRIPT.read_text()
-    assert CLOCK in text
-    assert EXPIRY in text
-    return text.replace(CLOCK, TEST_CLOCK).replace(EXPIRY, TEST_EXPIRY)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from router.fleet.lua_source import IncludeError, declared, joined
+from router.fleet.lua_source import LuaSourceError, filled, joined
 
 
 def write(folder: Path, **texts: str) -> None:
@@ -30,9 +30,9 @@ def test_part_included_twice_stands_once(tmp_path: Path) -> None:
 def test_missing_part_is_named_with_the_part_that_includes_it(tmp_path: Path) -> None:
     """The error says which line to correct."""
     write(tmp_path, top="-- @include rooms")
-    with pytest.raises(IncludeError, match=r"^top\.lua includes 'rooms', but there is no rooms\.lua in "):
+    with pytest.raises(LuaSourceError, match=r"^top\.lua includes 'rooms', but there is no rooms\.lua in "):
         joined(tmp_path, "top")
-    with pytest.raises(IncludeError, match=r"^there is no other\.lua in "):
+    with pytest.raises(LuaSourceError, match=r"^there is no other\.lua in "):
         joined(tmp_path, "other")
 
 
@@ -40,7 +40,7 @@ def test_missing_part_is_named_with_the_part_that_includes_it(tmp_path: Path) ->
 def test_circular_include_is_told_with_its_path(tmp_path: Path, last: str) -> None:
     """No order of the parts would do."""
     write(tmp_path, top="-- @include a", a="-- @include b", b=f"-- @include {last}")
-    with pytest.raises(IncludeError, match=f"^circular @include: top -> a -> b -> {last}$"):
+    with pytest.raises(LuaSourceError, match=f"^circular @include: top -> a -> b -> {last}$"):
         joined(tmp_path, "top")
 
 
@@ -53,26 +53,26 @@ def test_include_is_understood_however_it_is_spaced(tmp_path: Path, line: str) -
 
 def test_line_for_redis_stays_the_first_one(tmp_path: Path) -> None:
     """Redis reads a script's flags there, and nowhere else."""
-    write(tmp_path, top="#!lua\n-- @include part\nuse(NAME)", part="part()")
-    assert declared(joined(tmp_path, "top"), {"NAME": 1}).splitlines() == [
-        "#!lua",
-        "local NAME = 1",
-        "part()",
-        "-- @include part",
-        "use(NAME)",
-    ]
+    write(tmp_path, top="#!lua\n-- @include part\ntop()", part="part()")
+    assert joined(tmp_path, "top").splitlines() == ["#!lua", "part()", "-- @include part", "top()"]
 
 
-@pytest.mark.parametrize("prefix", ["sfr", "{sfr}", "it's", 'a"b', "back\\slash\\", "\u00e9"])
-async def test_name_has_in_lua_the_value_that_it_has_in_python(prefix: str) -> None:
+@pytest.mark.parametrize("value", ["sfr", "{sfr}", "it's", 'a"b', "back\\slash\\", "\u00e9", "a -- b", 7, -1, 0.25])
+async def test_name_has_in_lua_the_value_that_it_has_in_python(value: str | float) -> None:
     """Whatever prefix the configuration gives to keys."""
     async with FakeAsyncRedis(decode_responses=True) as redis:
-        assert await redis.eval(declared("return NAME", {"NAME": prefix, "OTHER": ""}), 0) == prefix
+        answer = await redis.eval(filled("return {4 - 1, tostring(NAME)}", {"NAME": value}), 0)
+    assert answer == [3, str(value)]
 
 
-def test_names_that_a_script_does_not_use_are_left_out() -> None:
-    """A Lua function has 200 locals at most."""
-    assert (
-        declared("use(PLAN_HEAD)", {"PLAN": "x", "PLAN_HEAD": "y", "SHARE": 0.3})
-        == "local PLAN_HEAD = 'y'\nuse(PLAN_HEAD)"
-    )
+def test_only_whole_names_in_code_are_filled_in() -> None:
+    """Not within another name, a string or a comment."""
+    text = """use(PLAN, PLAN_HEAD, 'PLAN', "it's PLAN") -- PLAN's"""
+    assert filled(text, {"PLAN": 1, "PLAN_HEAD": 2}) == """use(1, 2, 'PLAN', "it's PLAN") -- PLAN's"""
+
+
+def test_name_that_is_not_shared_is_told() -> None:
+    """Else Redis would find it in the first call that comes to it."""
+    filled("return KEYS[1] .. ARGV[1] .. 'TIME' -- NOTE", {})
+    with pytest.raises(LuaSourceError, match=r"^unknown name QUEU: "):
+        filled("return QUEU", {"QUEUE": "sfr:queue"})

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from router.fleet.model import Health, Member, Worker, WorkerRecord, routable
 from router.policy.verdict import Blame
 from router.scheduling.breaker import Breakers
-from router.scheduling.messages import Ended, Rules, Strategy
-from router.scheduling.plan import SPREAD, TRIAL, Plan, Planned
+from router.scheduling.messages import SPREAD, TRIAL, Ended, Rules, Strategy
+from router.scheduling.plan import Plan, Planned
 from router.scheduling.ring import places_in_ring, weighted_ring
 
 weights = st.lists(st.integers(1, 12), min_size=1, max_size=12)

@@ -1,0 +1,48 @@
+-- What one run of the scheduler works on: the call, the rules, the time, and what its parts share.
+--
+-- ARGV[1]  Call as JSON (router/scheduling/messages.py)
+-- ARGV[2]  Rules as JSON
+-- ARGV[3]  the time (Unix ms), from tests only: without it Redis' own clock counts
+--
+-- Names in capitals, such as QUEUE, LEASES_OF and PROCESS_TTL_MS, are keys of router/fleet/schema.py and constants of
+-- router/scheduling/redis_scheduler.py. The loader fills in their values.
+local call, rules = cjson.decode(ARGV[1]), cjson.decode(ARGV[2])
+local now = tonumber(ARGV[3])
+if not now then
+  local time = redis.call('TIME')
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+local is_by_load = rules.strategy == 'least_loaded'
+local reply = {}
+
+-- The plan, as plan.lua loads or makes it.
+local ring_length = 0
+local fleet_print = ''
+local is_plan_stale = false
+-- Until this moment a memory that began empty does not know what runs: workers with a cap get no jobs, and every process
+-- has time to hand in the leases that it holds. nil: the memory has settled.
+local settles_at
+
+-- How many workers rest, and how many of them because they cannot be reached.
+local resting, away = 0, 0
+-- When the first of the workers whose rests this call was about may get a job; nil: none of them.
+local look_at
+
+-- The name of a lease or a pending job of the calling process.
+local function holder(number) return call.process .. ':' .. string.format('%.0f', number) end
+
+-- Add values to a list of the reply.
+local function tell(field, ...)
+  local list = reply[field] or {}
+  for _, value in ipairs({...}) do list[#list + 1] = value end
+  reply[field] = list
+end
+
+-- A number as it is kept, so that the Python twin can round alike.
+local function written(number) return string.format('%.3f', number) end
+
+-- A field of a hash that redis-cli may have written: `otherwise`, unless it is a whole number from 1 to `most`.
+local function whole_number(text, most, otherwise)
+  local number = text and #text <= 10 and string.match(text, '^%d+$') and tonumber(text)
+  return number and number >= 1 and number <= most and number or otherwise
+end

@@ -1,0 +1,73 @@
+-- The plan: which workers may get jobs, with which cap, weight and places in the ring.
+--
+-- It is kept between calls, and made anew when the fleet or an ejection has changed. Only this reads all workers.
+--
+-- Twin     router/scheduling/plan.py, Plan
+-- Reads    WORKERS, WORKER_OF, DRAIN, BREAKER_OF
+-- Writes   PLAN, PLAN_HEAD (apart from PLAN, for each call reads it), ROOM, EJECTED, FINISHED, RESTS
+-- @include context
+-- @include breaker
+-- @include rests
+-- @include ring
+-- @include room
+
+-- Load the head of the plan, and find out whether the plan is stale.
+local function load_plan()
+  local head = redis.call('HMGET', PLAN_HEAD, 'ring', 'workers', 'strategy', 'print', 'stale', 'settles_at', 'resting',
+    'away')
+  fleet_print = head[4] or ''
+  ring_length, reply.routable = tonumber(head[1]) or 0, tonumber(head[2]) or 0
+  if head[7] and redis.call('EXISTS', RESTS) == 1 then resting, away = tonumber(head[7]), tonumber(head[8]) end
+  if call.fleet_print and call.fleet_print ~= fleet_print then fleet_print, is_plan_stale = call.fleet_print, true end
+  if not head[1] or head[5] or head[3] ~= rules.strategy then is_plan_stale = true end
+  settles_at = head[1] and tonumber(head[6]) or not head[1] and now + SETTLE_MS or nil
+  if settles_at and settles_at <= now then settles_at, is_plan_stale = nil, true end
+end
+
+-- The workers that may get jobs: the healthy ones; if there are none, those that have not been checked.
+local function candidates()
+  local urls = redis.call('SMEMBERS', WORKERS)
+  table.sort(urls)
+  local is_draining, is_known = {}, {}
+  -- Operators write DRAIN by hand. If it is of another type, the answer is an error, and no worker is drained.
+  for _, url in ipairs(redis.pcall('SMEMBERS', DRAIN)) do is_draining[url] = true end
+  local by_health = {healthy = {}, unknown = {}, unhealthy = {}}
+  for _, url in ipairs(urls) do
+    is_known[url] = true
+    local held = redis.pcall('HMGET', WORKER_OF .. url, 'health', 'weight', 'max_concurrency')
+    if held.err then held = {} end -- a key of another type: nothing is known of the worker
+    local is_ejected = redis.call('ZSCORE', EJECTED, url)
+    if is_ejected and held[1] == 'unhealthy' then forget(url) end -- the sidecar will let it back in
+    local is_trial = is_ejected and redis.call('HGET', BREAKER_OF .. url, 'trial') == 'open'
+    if not is_draining[url] and (not is_ejected or is_trial) then
+      local group = by_health[held[1]] or by_health.unknown
+      local cap = is_trial and TRIAL or whole_number(held[3], MAX_COUNT, 0)
+      group[#group + 1] = {url = url, weight = whole_number(held[2], MAX_WEIGHT, 1), cap = cap, places = {}}
+    end
+  end
+  for _, url in ipairs(redis.call('ZRANGE', EJECTED, 0, -1)) do
+    if not is_known[url] then forget(url) end
+  end
+  for _, url in ipairs(redis.call('ZRANGE', FINISHED, 0, -1)) do
+    if not is_known[url] then redis.call('ZREM', FINISHED, url) end
+  end
+  return #by_health.healthy > 0 and by_health.healthy or by_health.unknown
+end
+
+local function make_plan_if_stale()
+  if not is_plan_stale then return end
+  is_plan_stale = false
+  redis.call('DEL', PLAN, PLAN_HEAD, ROOM)
+  local workers = candidates()
+  count_rests_anew(workers)
+  ring_length = lay_ring(workers)
+  for _, worker in ipairs(workers) do
+    local places = is_by_load and '0' or table.concat(worker.places, ',')
+    redis.call('HSET', PLAN, worker.url, worker.cap .. ' ' .. worker.weight .. ' ' .. places)
+    set_room(worker.url, worker.cap, worker.weight, places, has_room(worker.url, worker.cap))
+  end
+  redis.call('HSET', PLAN_HEAD, 'ring', ring_length, 'workers', #workers, 'strategy', rules.strategy,
+    'print', fleet_print)
+  if settles_at then redis.call('HSET', PLAN_HEAD, 'settles_at', string.format('%.0f', settles_at)) end
+  reply.routable = #workers
+end

@@ -1,0 +1,50 @@
+-- Which workers have room for a job. ROOM is an index of them, so that the cost of a job does not grow with the fleet.
+--
+-- A member of ROOM is '<place> <cap> <weight> <url>'. Its score is the place in the ring; with least_loaded it is the
+-- number of leases by weight, and the place is 0.
+--
+-- Twin     LocalScheduler.has_room
+-- Reads    PLAN, LEASES_OF, BREAKER_OF
+-- Writes   ROOM
+-- @include context
+-- @include rests
+
+local function planned(url)
+  local entry = redis.call('HGET', PLAN, url)
+  if entry then
+    local cap, weight, places = string.match(entry, '^(%S+) (%S+) (%S+)$')
+    return tonumber(cap), tonumber(weight), places
+  end
+end
+
+local function set_room(url, cap, weight, places, is_open)
+  for place in string.gmatch(places, '%d+') do
+    local member = place .. ' ' .. cap .. ' ' .. weight .. ' ' .. url
+    if not is_open then
+      redis.call('ZREM', ROOM, member)
+    elseif is_by_load then
+      redis.call('ZADD', ROOM, redis.call('ZCARD', LEASES_OF .. url) / weight, member)
+    else
+      redis.call('ZADD', ROOM, place, member)
+    end
+  end
+end
+
+local function has_room(url, cap)
+  if cap == TRIAL then return redis.call('HGET', BREAKER_OF .. url, 'trial') == 'open' end
+  local rest = rest_of(url)
+  if rest and redis.call('ZCARD', LEASES_OF .. url) >= rest.limit then return false end
+  return cap == 0 or not settles_at and redis.call('ZCARD', LEASES_OF .. url) < cap
+end
+
+-- Correct ROOM for a worker that may have room now, or may have none any more.
+local function set_room_anew(url)
+  local cap, weight, places = planned(url)
+  if cap then set_room(url, cap, weight, places, has_room(url, cap)) end
+end
+
+-- Correct ROOM for a worker of which only the number of leases has changed.
+local function update_room(url)
+  local cap, weight, places = planned(url)
+  if cap and (cap ~= 0 or is_by_load or resting > 0) then set_room(url, cap, weight, places, has_room(url, cap)) end
+end
