@@ -304,7 +304,7 @@ def test_pipelined_requests_are_all_answered_in_order(is_direct: bool) -> None:
     assert (connected.statuses, connected.application.bodies) == ([200] * 3, [b"{}"] * 3)
 
 
-# HeadCache that have been read before
+# Heads that have been read before
 
 KEYED = b"POST /run_code HTTP/1.1\r\nHost: a\r\nX-Key: %s\r\nContent-Length: %d\r\n\r\n%s"
 
