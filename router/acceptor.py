@@ -10,6 +10,7 @@ import logging
 import resource
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol, cast
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 # Taken in one turn of the event loop. One costs 5 % more than several at once; with hundreds, running jobs would wait.
 _AT_ONCE = 16
-# Others are given so long to accept; event loops know nothing shorter.
+# Others are given so long to accept; uvloop's timers know nothing shorter.
 _GIVE_WAY_S = 0.001
 # After an accept that failed, for want of memory or file handles.
 _RETRY_S = 0.05
@@ -37,6 +38,8 @@ def seats(limit: int) -> int:
     >>> seats(256), seats(1024), seats(20)
     (104, 488, 1)
     """
+    if limit == resource.RLIM_INFINITY:  # -1 on Linux
+        return sys.maxsize
     return max(1, (limit - _OWN_HANDLES) // 2)
 
 
