@@ -46,7 +46,8 @@ async def _told(program: Program, number: signal.Signals, processes: int, *pids:
 
 
 async def _hup(router: Router) -> None:
-    await _told(router, signal.SIGHUP, router.processes)
+    # The master stops the old processes one by one, up to a second apart: by then the first waits no longer.
+    await _told(router, signal.SIGHUP, 1)
 
 
 async def _term(router: Router) -> None:
