@@ -2,7 +2,7 @@
 
 Router: CPU µs a request, all its processes, for 3 to 1,000 workers and 1 to 16 processes, under the same load, in turn
 within each round; the claim is the median of the rounds' ratios to the smallest. The router has one CPU, all else
-another. Sidecar: 5,000 workers, each to be checked every 10 s: the share of one core that it takes, and whether each
+another. Controller: 5,000 workers, each to be checked every 10 s: the share of one core that it takes, and whether each
 check came in time.
 
 `python -m bench.growth [ROUNDS]`, `python -m bench.growth sidecar`

@@ -100,7 +100,7 @@ def _packed(words: tuple[_Word, ...]) -> bytes:
 class LineScript:
     """A script on one server, over a line that is opened by the first call, and anew by the first after it has closed.
 
-    Calls share it: their replies come in their order.
+    CallBatcher share it: their replies come in their order.
     """
 
     def __init__(self, client: Redis, text: str, timeout_s: float, key: str, constants: tuple[_Word, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Heads of HTTP messages that have been read before: what they mean is looked up, not read again.
+"""HeadCache of HTTP messages that have been read before: what they mean is looked up, not read again.
 
 A client sends the same head with each of its jobs, and a worker with each of its answers, but for the digits of their
 Content-Length. So a message that comes in one piece costs a search, a cut and a look into a dictionary, 1 µs, where the
@@ -22,7 +22,7 @@ _LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ?([0-9]{1,15})\r\n")
 
 
 class HeadCache(Generic[Meaning]):
-    """Heads and their meanings, by the names that `cut` gives them."""
+    """HeadCache and their meanings, by the names that `cut` gives them."""
 
     def __init__(self) -> None:
         self._meanings: dict[bytes, Meaning] = {}
