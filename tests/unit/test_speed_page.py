@@ -7,7 +7,7 @@ from bench.peers import PAGE, PLOTTED, README, SVG
 from bench.plot import svg
 from bench.report import RESULTS
 from bench.samples import read
-from bench.table import page, ratios
+from bench.table import put, ratios, tables
 
 FILE = RESULTS / "peers.json"
 
@@ -16,7 +16,8 @@ def test_readme_claims_what_was_measured() -> None:
     """The table, the page and the plot are made of bench/results/peers.json, without a figure written by hand."""
     samples = read(FILE)
     assert ratios(samples) in README.read_text()
-    assert PAGE.read_text() == page(samples, json.loads(FILE.read_text())["machine"], SVG.name)
+    made = tables(samples, json.loads(FILE.read_text())["machine"], SVG.name)
+    assert PAGE.read_text() == put(made, PAGE.read_text(), "make bench")
     assert SVG.read_text() == svg(samples, PLOTTED)
 
 
