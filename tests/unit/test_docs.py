@@ -13,18 +13,14 @@ from bench.dashboard import PAGE as SPEED
 from bench.dashboard import table
 from bench.table import put
 from router import answers
-from router.fleet.keys import SCHEMA
-from router.policy.verdict import Kind, Outcome
+from router.policy.verdict import Kind
 from router.settings import Settings
 from tests.browser import IS_THERE, chromium
 from tools.reference import PAGE, keys, page
 
 ROOT = Path(__file__).parents[2]
-README, DOCS = ROOT / "README.md", ROOT / "docs"
+README = ROOT / "README.md"
 _ROW = re.compile(r"^\| `([\w.\[\]]+)` \| (.*?) \| (.*) \|$", re.MULTILINE)
-# A row of a table of options: its key with a link to the section, and its default.
-_OPTION = re.compile(r"^\| \[`([\w.\[\]]+)`\]\(configuration\.md#([\w-]+)\) \| (.*?) \| .* \|$", re.MULTILINE)
-_CHANNELS = {"sfr:changes", "sfr:wishes"}
 # What a browser fetches by itself; links are the reader's to follow.
 _FETCHED = re.compile(
     r"""<(?:script|img|iframe|source)[^>]*\ssrc="([^"]*)"|<link\s[^>]*href="([^"]*)"|url\(([^)]*)\)"""
@@ -112,39 +108,3 @@ def test_page_says_what_watching_costs() -> None:
     """What the dashboard costs stands in docs/speed.md as bench/dashboard.py has found it."""
     made = table(json.loads(DASHBOARD_NUMBERS.read_text())["results"])
     assert put(made, SPEED.read_text(), "bench.dashboard") == SPEED.read_text()
-
-
-def test_pages_give_the_settings_defaults() -> None:
-    """Wherever a page has a table of options, each key links to its section and has the default of the settings."""
-    made = {key.name: (section, key.default) for section, (_, members) in keys().items() for key in members}
-    found = 0
-    for path in sorted(DOCS.glob("*.md")):
-        for name, anchor, default in _OPTION.findall(path.read_text()):
-            section = made[name][0] or "at the top"
-            assert (anchor, default) == (re.sub(r"[^\w-]", "", section.replace(" ", "-")).lower(), made[name][1]), path
-            found += 1
-    assert found
-
-
-def test_pages_name_every_verdict() -> None:
-    """An attempt's verdicts have rows in docs/retries-and-verdicts.md, a request's in docs/metrics.md."""
-    assert {str(kind) for kind in Kind} == _first_words((DOCS / "retries-and-verdicts.md").read_text())
-    of_requests = (DOCS / "metrics.md").read_text().partition("| verdict of a request |")[2].partition("\n\n")[0]
-    assert {str(outcome) for outcome in Outcome} == _first_words(of_requests)
-
-
-def test_pages_name_what_there_is() -> None:
-    """Each metric that a page names stands in docs/metrics.md, and each key of Redis is one of the schema's."""
-    metrics = set(re.findall(r"^\| `(sfr_\w+)` \|", (DOCS / "metrics.md").read_text(), re.MULTILINE))
-    held = {key.name.partition(":<")[0] for key in SCHEMA}
-    for path in sorted(DOCS.glob("*.md")):
-        text = path.read_text()
-        assert {name.removesuffix("_bucket") for name in re.findall(r"\bsfr_\w+", text)} <= metrics, path
-        named = {name.rstrip(":") for name in re.findall(r"\bsfr:[a-z]+(?::[a-z]+\b(?!:))?", text)}
-        assert named <= held | _CHANNELS, path
-
-
-def _first_words(table: str) -> set[str]:
-    """Return what stands as code in the first cells of the table's rows."""
-    first = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", table, re.MULTILINE)
-    return {word for cell in first for word in re.findall(r"`(\w+)`", cell)}
