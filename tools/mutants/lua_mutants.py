@@ -28,7 +28,8 @@ _SWAPPED = {
 _TOKEN = re.compile(rb"<=|>=|==|~=|<|>| and | or |\bnot | [-+*/] |math\.m(?:in|ax)|\btrue\b|\bfalse\b|'NX'|'LT'")
 _NUMBER = re.compile(rb"(?<![\w.'])\d+(?![\w.'])")
 _STRING_OR_COMMENT = re.compile(rb"--[^\n]*|'(?:[^'\\\n]|\\.)*'")
-_FUNCTION = re.compile(rb"^(?:local )?function (\w+)", re.MULTILINE)
+# A function of the script itself: it ends on its own line, or with a line of just `end`.
+_FUNCTION = re.compile(rb"^local function (\w+)(?:.*\bend$|[\s\S]*?^end$)", re.MULTILINE)
 # A whole statement on one line, or within `then … end` on one line.
 _STATEMENT = re.compile(
     rb"(?:(?<=\n)[ ]*|(?<=then )|(?<=do )|(?<=; ))((?!local |return |end\b|function |if |for |while |else)"
@@ -64,9 +65,9 @@ def mutants(path: str, source: bytes) -> list[Mutant]:
         for match in _CONDITION.finditer(source, begins)
         if not _is_in(match.start(), quiet) and not _TOKEN.search(match.group(1))
     ]
-    places = [(match.start(), match.group(1).decode()) for match in _FUNCTION.finditer(source)]
+    places = [(*match.span(), match.group(1).decode()) for match in _FUNCTION.finditer(source)]
     return [
-        Mutant(path, next((name for at, name in reversed(places) if at <= start), ""), start, end, new)
+        Mutant(path, next((name for first, last, name in places if first <= start < last), "main"), start, end, new)
         for start, end, new in sorted(found)
     ]
 

@@ -2,6 +2,10 @@
 
 _UNIT, _INTEGRATION = "tests/unit", "tests/integration"
 _SCHEDULER = tuple(f"{_INTEGRATION}/test_scheduler_{name}" for name in ("calls", "jobs", "script", "twin"))
+_LUA_PARTS = (
+    *("breaker", "context", "heartbeat", "leases", "plan", "quarantine", "queue", "rests", "retry_budget", "ring"),
+    *("room", "scheduler", "selection"),
+)
 _DISPATCHER = tuple(
     f"{_UNIT}/jobs/test_{name}"
     for name in ("dispatcher", "dispatch_faults", "dispatch_told", "dispatch_waits", "dispatch")
@@ -39,7 +43,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "router/scheduling/failover.py": (f"{_UNIT}/scheduling/test_failover", f"{_INTEGRATION}/test_leases"),
     "router/scheduling/leases.py": (f"{_UNIT}/scheduling/test_leases", f"{_INTEGRATION}/test_leases"),
     "router/scheduling/local_scheduler.py": _SCHEDULER,
-    "router/scheduling/lua/scheduler.lua": _SCHEDULER,
+    **dict.fromkeys((f"router/scheduling/lua/{part}.lua" for part in _LUA_PARTS), _SCHEDULER),
     "router/scheduling/plan.py": (f"{_UNIT}/scheduling/test_ring", *_SCHEDULER),
     "router/scheduling/quarantine.py": (f"{_UNIT}/policy/test_verdicts", *_SCHEDULER),
     "router/scheduling/rests.py": _SCHEDULER,
