@@ -1,4 +1,4 @@
-"""Decides which job gets which worker, and when: the scheduler, its model, leases, pending jobs.
+"""Decides which job gets which worker, and when: the scheduler, its Python twin, leases and pending jobs.
 
-It may not import http, upstream or jobs: a job is an id, its time limits and who waits for it.
+It may not import http, upstream or jobs: here a job is a number, its time limits and a callback.
 """

@@ -1,21 +1,21 @@
-"""When this process calls the scheduler: one call at a time, and whoever comes while it is under way shares the next.
+"""Decides when this process calls the scheduler: one call at a time; what comes up meanwhile goes with the next.
 
-It knows only that there is something to say and how urgent it is, not what.
+It knows that there is something to say and how urgent that is, but not what it is.
 """
 
 import asyncio
 from collections.abc import Callable
 
-# What is not urgent waits so long for company: a call costs Redis and this process as much as several jobs in it.
+# What is not urgent waits so long for more to go with it: a call costs as much as several of the jobs in it.
 COMPANY_WITHIN_S = 0.001
-# How often a process that is to end looks whether all is said.
+# How often a process that is about to end looks whether everything has been said.
 _LOOK_EVERY_S = 0.005
 
 
 class CallBatcher:
-    """Begins a call by `begin` as long as there is something urgent to say; `is_more` tells of what can wait.
+    """Begins calls with `begin`, one after another, while `is_urgent` says so, or some time after `is_more` says so.
 
-    Whoever began a call says when it is `over`.
+    The owner calls `over` when a call has been answered.
     """
 
     def __init__(self, begin: Callable[[], None], is_urgent: Callable[[], bool], is_more: Callable[[], bool]) -> None:
@@ -26,7 +26,7 @@ class CallBatcher:
         self._planned: asyncio.TimerHandle | None = None
 
     def now(self) -> None:
-        """Call at once, or next."""
+        """Begin a call in this turn of the event loop, or as soon as the present one is over."""
         if self._planned is not None:
             self._planned.cancel()
             self._planned = None
@@ -34,14 +34,14 @@ class CallBatcher:
             self._next()
 
     def soon(self) -> None:
-        """Call in a moment, or with whatever is urgent before."""
+        """Begin a call within COMPANY_WITHIN_S, or earlier with something urgent."""
         if self._is_urgent():
             self.now()
         elif not self._is_under_way and self._planned is None:
             self._planned = asyncio.get_running_loop().call_later(COMPANY_WITHIN_S, self.now)
 
     def over(self) -> None:
-        """Go on: the call that was begun has been answered."""
+        """Take note that the call has been answered, and begin the next one if there is more to say."""
         if self._is_urgent():
             self._next()
             return
@@ -50,12 +50,12 @@ class CallBatcher:
             self.soon()
 
     async def flush(self) -> None:
-        """Return when all is said."""
+        """Return when everything has been said."""
         while self._is_more() or self._is_under_way:
             self.now()
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def _next(self) -> None:
         self._is_under_way = True
-        # Not at once: who else has something to say in this turn of the loop goes along.
+        # Not at once: what else comes up in this turn of the event loop goes with it.
         asyncio.get_running_loop().call_soon(self._begin)

@@ -1,9 +1,10 @@
 """Circuit breakers: a worker that fails job after job is ejected for a while, then tried with one job.
 
-Closed, a breaker passes every job; open (the worker is ejected) it passes none; once its time is over it passes one,
-fleet-wide, and that job's outcome closes it, or opens it for twice as long. Failures count in a row, because a worker
-that still does jobs between them is worth more than none; and no more than a share of the fleet is ever ejected,
-because the last workers of a bad day are all that is left. scheduler.lua decides alike.
+A closed breaker passes every job. An open one passes none: its worker is ejected. When its time is over it passes one
+job, fleet-wide: the trial. The trial's outcome closes the breaker, or opens it for twice as long.
+
+Only failures in a row count: a worker that does some jobs well between them is better than none. No more than a share
+of the fleet is ejected at once: on a bad day the other workers are all that is left. lua/breaker.lua decides alike.
 """
 
 import math
@@ -14,15 +15,17 @@ from router.policy.verdict import Blame
 from router.scheduling.messages import REST_MAX_MS, Ended, Rules
 
 OPEN_TRIAL = "open"
-# These say nothing of how well a worker does jobs.
+# These say nothing of how well the worker does jobs.
 _NO_FAILURES = (Blame.NONE, Blame.BUSY, Blame.DOUBT)
 
 
 @dataclass(slots=True)
 class Breaker:
-    """The trouble that a worker has made. `times` ejected, 0: it is not; `until_ms` it is, or its trial may take.
+    """What is held against one worker: `failures` in a row, and how many `times` it has been ejected since it did well.
 
-    `cause` is that of the attempt which ejected it last.
+    While `times` is above 0 the worker is ejected. `trial` is then the name of the lease that tries it, OPEN_TRIAL if
+    the next job may, or "" until `until_ms`. During a trial that is the moment at which the next one opens if this one
+    is never reported. `last_error_of` names the last job with a sandbox error; `cause` says why the worker was ejected.
     """
 
     failures: int = 0
@@ -34,9 +37,10 @@ class Breaker:
 
 
 class Breakers:
-    """The breakers of a fleet. Workers without trouble have none; `has_changed` says that who may get jobs has.
+    """The breakers of a fleet, by URL. A worker without failures has none.
 
-    `full_until` gives the moment at which a worker without room will have some; None where it has room.
+    `has_changed` is set when the workers that may get jobs are other ones; the plan resets it. `full_until` gives the
+    moment (ms) at which a full worker will have room, and None for a worker that has room.
     """
 
     def __init__(self, rules: Rules, full_until: Callable[[str], int | None]) -> None:
@@ -46,11 +50,11 @@ class Breakers:
         self._full_until = full_until
 
     def is_ejected(self, url: str) -> bool:
-        """Whether the worker is out, be it that a trial is open or under way."""
+        """Whether the worker is ejected; it still is while its trial is open or under way."""
         return url in self.by_url and self.by_url[url].times > 0
 
     def ejected(self) -> dict[str, Breaker]:
-        """Return the breakers of those who are out."""
+        """Return the breakers of the ejected workers."""
         return {url: breaker for url, breaker in self.by_url.items() if breaker.times}
 
     def allows(self, url: str) -> bool:
@@ -62,18 +66,18 @@ class Breakers:
         return url in self.by_url and self.by_url[url].trial == name
 
     def begin_trial(self, url: str, name: str, moment: int) -> None:
-        """Make this lease the trial. Should nobody ever say how it went, the next one opens at `moment`."""
+        """Make this lease the trial. If no process ever reports it, the next trial opens at `moment`."""
         breaker = self.by_url[url]
         breaker.trial, breaker.until_ms = name, moment
 
     def open_trials(self, now: int) -> None:
-        """Let those whose time is over have one job."""
+        """Let each worker whose time is over have one job."""
         for url, breaker in self.by_url.items():
             if breaker.until_ms <= now:
                 self._open_trial(url, breaker)
 
     def forget_ejected_but(self, well: Container[str]) -> None:
-        """Drop the ejections of all but these: who has left the fleet, or is out as unhealthy, comes back anew."""
+        """Drop the ejections of all workers but these: one that left the fleet, or is unhealthy, comes back anew."""
         self.by_url = {url: breaker for url, breaker in self.by_url.items() if url in well or not self.is_ejected(url)}
 
     def judge(self, ended: Ended, name: str, now: int, fleet_size: int) -> None:
@@ -90,7 +94,7 @@ class Breakers:
             breaker = self.by_url.setdefault(url, Breaker())
             if blame is Blame.ERROR:
                 if breaker.last_error_of == ended.job:
-                    return  # one bad job, sent again and again, is no bad worker
+                    return  # one bad job, sent again and again, does not make a bad worker
                 breaker.last_error_of = ended.job
             breaker.failures += 1
             if breaker.failures >= self._rules.failures and self._may_eject_another(fleet_size):
@@ -105,7 +109,7 @@ class Breakers:
             self._open_trial(url, breaker)
         elif blame is Blame.BUSY:
             breaker.trial, breaker.until_ms = "", now + max(ended.ms, REST_MAX_MS)
-        elif blame is not Blame.DOUBT:  # then the word about this trial is still to come
+        elif blame is not Blame.DOUBT:  # after a doubt the same lease is judged once more, when more is known
             self._eject(breaker, now, ended.cause)
 
     def _may_eject_another(self, fleet_size: int) -> bool:
@@ -120,7 +124,8 @@ class Breakers:
         self.has_changed = True
 
     def _open_trial(self, url: str, breaker: Breaker) -> None:
-        if (moment := self._full_until(url)) is not None:  # with what timed out there and still runs
+        # Jobs that timed out there may still run. If they fill the worker, its trial waits for the first lease to pass.
+        if (moment := self._full_until(url)) is not None:
             breaker.trial, breaker.until_ms = "", moment
             return
         breaker.trial, breaker.until_ms = OPEN_TRIAL, math.inf

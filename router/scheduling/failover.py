@@ -1,8 +1,8 @@
-"""The scheduler that this process uses: Redis', or its twin in this process.
+"""Decides which scheduler this process uses: the one in Redis, or its twin in this process.
 
-While Redis is away, or does not know the fleet, the twin decides, with this process' share of each cap; when Redis is
-back, what is held is handed in there. No request waits for Redis longer than its time limit, and while it is
-away none waits for it at all.
+While Redis is away, or does not know the fleet, the twin decides. It has this process' share of each cap. When Redis is
+back, the process hands in the leases that it holds. No request waits for Redis longer than a call's time limit, nor at
+all for a Redis that is known to be away.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ from router.telemetry.recorder import Recorder
 
 log = logging.getLogger(__name__)
 
-# After a failed call, Redis is left alone for a moment before the next try.
+# After a failed call this process does not try Redis again for so long.
 PAUSE_S = 1.0
-# For so many heartbeats after an outage a process says that it is back: a call that timed out may be done late.
+# A process says in so many heartbeats after an outage that it is back: a call that timed out may still be done late.
 RETURN_BEATS = 3
 
 
 class FailoverScheduler:
-    """Called as `scheduler(call, say_all_again, then)`; knows which of the two is in force."""
+    """Gives each call to the scheduler in force: `scheduler(call, say_all_again, then)`."""
 
     def __init__(self, redis: RedisClient, view: FleetView, rules: Rules, processes: int, recorder: Recorder) -> None:
         self._client = redis
@@ -41,7 +41,7 @@ class FailoverScheduler:
         self._view = view
         self._rules = rules
         self._recorder = recorder
-        self._processes = processes  # until Redis tells how many there are
+        self._processes = processes  # of the whole fleet, once Redis has told
         self._local: LocalScheduler | None = None
         self._local_fleet: Snapshot | None = None
         self._try_again_at = -math.inf
@@ -49,26 +49,26 @@ class FailoverScheduler:
 
     @property
     def is_alone(self) -> bool:
-        """Whether this process decides for itself."""
+        """Whether the twin in this process decides."""
         return self._local is not None
 
     def has_just_returned(self) -> bool:
-        """Whether the heartbeat that asks is one of the first after an outage."""
+        """Whether the heartbeat that is made now is one of the first after an outage; call it once for each."""
         self._return_beats -= 1
         return self._return_beats >= 0
 
     def __call__(self, call: Call, say_all_again: Callable[[Call], Call], then: Callable[[Reply], None]) -> None:
         """Call `then` with the reply to `call`, once, and never before this has returned.
 
-        Where the scheduler changes, the new one is told all: `say_all_again(call)`.
+        If another scheduler is in force from now on, it gets `say_all_again(call)`: all that this process knows.
         """
-        # Only a heartbeat looks whether Redis is back, and only when it answered somebody's last call: jobs share this
-        # call, and must not wait.
+        # Only a heartbeat looks whether Redis is back, and only if Redis has answered the last call of another part of
+        # this process. Jobs share the heartbeat's call, and must not wait for a Redis that is away.
         loop = asyncio.get_running_loop()
         if self._local is None:
             self._ask_redis(call, say_all_again, then)
         elif call.beat and loop.time() >= self._try_again_at and self._client.answers:
-            # Whoever answers it: what it tells of is asked for under new numbers.
+            # Its jobs have new numbers by now, so that the twin must get this call, too, if Redis does not answer.
             self._ask_redis(say_all_again(call), say_all_again, then)
         else:
             loop.call_soon(then, self._ask_locally(self._local, call))
@@ -85,7 +85,7 @@ class FailoverScheduler:
         since: float,
         reply: Reply | RedisUnavailable,
     ) -> None:
-        """Take Redis' reply; where there is none, or Redis does not know the fleet, decide here."""
+        """Hand on Redis' reply; if there is none, or Redis does not know the fleet, let the twin decide."""
         if isinstance(reply, RedisUnavailable):
             self._recorder.redis_failed()
             self._try_again_at = asyncio.get_running_loop().time() + PAUSE_S
@@ -129,7 +129,7 @@ def _ejections(local: LocalScheduler, now_ms: int) -> dict[str, Ejection]:
 
 
 def _share(member: Member, processes: int) -> Member:
-    """Return `member` with this process' share of its cap, rounded up: no worker is out of everybody's reach."""
+    """Return `member` with this process' share of its cap, rounded up, so that every worker gets jobs."""
     cap = member.worker.max_concurrency
     if cap is None:
         return member

@@ -1,7 +1,7 @@
-"""Leases: the right to run one job on one worker, asked for and given back in batches.
+"""This process' leases: asks for them, keeps them alive and gives them back.
 
-All that this process has to say at one moment goes in one call of the scheduler; who comes while a call is under way
-shares the next one. Which scheduler that is, Redis' or the one in this process, either_exchange.py knows.
+All that the process has to say at one moment goes in one call of the scheduler (batching.py says when). Which scheduler
+is in force, failover.py decides.
 """
 
 import asyncio
@@ -27,16 +27,19 @@ from router.telemetry.recorder import Recorder
 log = logging.getLogger(__name__)
 
 BEAT_S = 0.5
-# Every so many heartbeats, 2 s, all held leases are handed in, should a Redis that failed over have lost some; and at
-# once where it says that its memory began empty. Each time: 5 µs of Redis' time a lease.
+# Every fourth heartbeat registers the leases again that this process holds, in case a Redis that failed over has lost
+# some. Every heartbeat does while Redis says that its memory began empty. Redis pays for each lease each time.
 HAND_IN_EVERY = 4
-# How many of the oldest waiting jobs each heartbeat looks after: they are next, and if they are lost, all may be.
+# Each heartbeat looks for so many of the oldest pending jobs: they are next, and if these are lost, all may be.
 LOOK_AFTER = 10
 _RANDOM_BITS = 32
 
 
 class Leases:
-    """This process' leases. `run` keeps its heart beating."""
+    """This process' leases. `run` sends heartbeats and listens for grants.
+
+    After `without_workers_s` without any worker, pending jobs are refused.
+    """
 
     def __init__(
         self,
@@ -56,40 +59,40 @@ class Leases:
         self._numbers = itertools.count(1)
         self._pending_jobs: dict[int, PendingJob] = {}
         self._held: dict[int, tuple[str, float]] = {}  # number → URL, the moment (this process' clock) it passes
-        # To be said with the next call.
+        # What the next call will say.
         self._arrived: list[int] = []
         self._ended: list[Ended] = []
         self._claims: list[Claim] = []
         self._left: list[int] = []
         self._beat_is_due = False
         self._told_print = ""
-        # What the last reply told.
+        # What the last reply said.
         self._others_wait = False
         self._redis_settles = False
-        self._alone_since: float | None = None  # when the last worker was gone; None where there is one
-        self._missed: frozenset[int] = frozenset()  # waiting jobs that the last heartbeat did not find in the queue
+        self._alone_since: float | None = None  # when the last worker was gone; None while there is one
+        self._missed: frozenset[int] = frozenset()  # pending jobs that the last heartbeat did not find in the queue
         self._beats = itertools.count()
         self._routable_then: frozenset[str] = frozenset()
         self._calls = CallBatcher(self._call, self._is_urgent, lambda: bool(self._ended))
 
     @property
     def has_workers(self) -> bool:
-        """Whether there is a worker that may get jobs and can be reached, as far as the last reply told."""
+        """Whether there is a worker that may get jobs and can be reached, by the last reply."""
         return self._alone_since is None
 
     def is_enough_for(self, job_since: float) -> bool:
-        """Whether a job that came at `job_since` has waited long enough for any worker at all."""
+        """Whether there has been no worker at all for long enough to refuse a job that came at `job_since`."""
         alone_since = self._alone_since
         if alone_since is None:
             return False
         return time.monotonic() - max(alone_since, job_since) >= self._without_workers_s
 
     def load(self) -> tuple[int, int]:
-        """Return how many leases this process holds, and how many jobs wait for one here."""
+        """Return how many leases this process holds, and how many of its jobs are pending."""
         return len(self._held), len(self._pending_jobs)
 
     async def run(self) -> None:
-        """Beat, and listen for grants, until cancelled."""
+        """Send heartbeats and listen for grants, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen())
             self._view.on_change = self._beat_now
@@ -98,7 +101,7 @@ class Leases:
                 await asyncio.sleep(BEAT_S)
 
     async def flush(self) -> None:
-        """Say what there is to say, before the process ends."""
+        """Return when all has been said, so that the process can end."""
         await self._calls.flush()
 
     def ask(
@@ -112,12 +115,12 @@ class Leases:
         retry_of: str = "",
         job_since: float = 0.0,
     ) -> PendingJob:
-        """Ask for a lease for `bound_s` seconds, after a wait of `wait_s` at most, for a job that came at `job_since`.
+        """Ask for a lease of `bound_s` seconds, after a wait of at most `wait_s`, for a job that came at `job_since`.
 
         `then` is called once, and never before this has returned: with the lease, or with a NoRoom (NoWorkers,
         Exhausted, Unfunded, Quarantined, QueueFull, QueueTimeout, ClientLeft). `has_left` returns when the client has
-        hung up; it is awaited only where the job must wait, and then the job gives up its place. `retry_of` names the
-        job where it has been tried before.
+        hung up; it is awaited only if the job must wait, and then the job gives up its place. `ticket`, `tried` and
+        `retry_of` as in Arrival.
         """
         number = next(self._numbers)
         arrival = Arrival(number, int(bound_s * 1000), int(wait_s * 1000), ticket, tried, retry_of)
@@ -128,7 +131,7 @@ class Leases:
         return pending
 
     def give_up(self, pending: PendingJob) -> None:
-        """Let go of what was asked for: nobody waits for it any more, and `then` is not called."""
+        """Take back what was asked for; `then` is not called."""
         number = pending.arrival.number
         if self._pending_jobs.pop(number, None):
             pending.stop_waiting()
@@ -138,9 +141,9 @@ class Leases:
     def end(
         self, lease: Lease, blame: Blame, *, is_over: bool = True, job: str = "", cause: str = "", ms: int = 0
     ) -> None:
-        """Say what the attempt makes of its worker, and, unless the worker still runs the job, give the lease back.
+        """Say what the attempt tells of its worker, and give the lease back unless the worker still runs the job.
 
-        `job` names the job where the blame may be its own; `cause` says what the blame is for; `ms` as in Ended.
+        The arguments are as in Ended.
         """
         if is_over:
             self._held.pop(lease.number, None)
@@ -148,7 +151,7 @@ class Leases:
         self._calls.soon()
 
     def resolve(self, doubts: tuple[tuple[Lease, str], ...], blame: Blame, job: str = "") -> None:
-        """Say what is to be made of attempts that ended in doubt: their leases, each with its cause."""
+        """Say what the attempts that ended in doubt tell of their workers: each lease with its cause."""
         self._ended += [Ended(lease.url, lease.number, blame, False, job, cause) for lease, cause in doubts]
         self._calls.soon()
 
@@ -169,13 +172,13 @@ class Leases:
             self._calls.over()
 
     def _is_urgent(self) -> bool:
-        # An end is urgent where somebody waits for the room that it gives.
+        # An end is urgent if a job waits for the room that it gives.
         ends_press = self._others_wait and self._ended
         return bool(self._arrived or self._claims or self._left or self._beat_is_due or ends_press)
 
     def _compose(self) -> Call:
-        """Take all that is to be said."""
-        # First, for it ends the wait of some, who leave with this call.
+        """Return all that is to be said now, as one call."""
+        # The heartbeat first: it ends the wait of some jobs, which leave the queue with this call.
         beat = self._beat(is_return=self._scheduler.has_just_returned()) if self._beat_is_due else None
         arrived = tuple(self._pending_jobs[number].arrival for number in self._arrived if number in self._pending_jobs)
         call = Call(
@@ -185,29 +188,29 @@ class Leases:
             claims=tuple(self._claims),
             left=tuple(self._left),
             beat=beat,
-            fleet_print=self._news_of_fleet(),
+            fleet_print=self._new_fleet_print(),
             seed=random.getrandbits(_RANDOM_BITS),
         )
         self._arrived, self._ended, self._claims, self._left, self._beat_is_due = [], [], [], [], False
         return call
 
     def _beat(self, *, is_return: bool) -> Beat:
-        self._let_go_of_the_exhausted()
+        self._refuse_exhausted()
         self._refuse_without_workers()
-        # Those that have been said to wait; the newest may still be on their way.
+        # Only jobs that a reply has put into the queue: newer ones are on their way.
         queued = (number for number, pending in self._pending_jobs.items() if pending.timer)
         oldest = tuple(itertools.islice(queued, LOOK_AFTER))
         is_whole = is_return or self._redis_settles or next(self._beats) % HAND_IN_EVERY == 0
-        held = self._still_held() if is_whole else ()
+        held = self._held_leases() if is_whole else ()
         return Beat(len(self._held), len(self._pending_jobs), oldest, held, is_return)
 
-    def _still_held(self) -> tuple[Held, ...]:
+    def _held_leases(self) -> tuple[Held, ...]:
         now = time.monotonic()
         self._held = {number: held for number, held in self._held.items() if held[1] > now}
         return tuple(Held(url, number, int((moment - now) * 1000)) for number, (url, moment) in self._held.items())
 
-    def _let_go_of_the_exhausted(self) -> None:
-        """End the wait of retries for which no worker is left, where the fleet has shrunk while they waited."""
+    def _refuse_exhausted(self) -> None:
+        """End the wait of retries that have tried all workers that are left, after the fleet has become smaller."""
         before, routable = self._routable_then, self._view.snapshot.routable
         if before == routable:
             return
@@ -218,7 +221,7 @@ class Leases:
                 self._left.append(number)
 
     def _refuse_without_workers(self) -> None:
-        """End the wait of those that have waited long enough for any worker at all."""
+        """End the wait of jobs while there has been no worker at all for long enough."""
         if self._alone_since is None:
             return
         for number, pending in list(self._pending_jobs.items()):
@@ -226,16 +229,16 @@ class Leases:
                 self._fail(number, NoWorkers())
                 self._left.append(number)
 
-    def _news_of_fleet(self) -> str:
+    def _new_fleet_print(self) -> str:
         fleet_print = self._view.snapshot.fleet_print
-        news = fleet_print if fleet_print != self._told_print else ""
+        is_new = fleet_print != self._told_print
         self._told_print = fleet_print
-        return news
+        return fleet_print if is_new else ""
 
     def _say_all_again(self, call: Call) -> Call:
-        """Return `call` as the first one to another scheduler: all that wait, in order, all that is held, the fleet.
+        """Return `call` as the first one to another scheduler: with all pending jobs in order, all leases, the fleet.
 
-        Tickets in hand come from another counter, so new ones are taken.
+        The jobs' tickets come from the other scheduler's counter, so they take new ones.
         """
         for number in list(self._pending_jobs):
             self._arrive_again(number, ticket=0)
@@ -244,10 +247,10 @@ class Leases:
         return msgspec.structs.replace(call, arrived=arrived, beat=self._beat(is_return=True), fleet_print=fleet_print)
 
     def _arrive_again(self, number: int, ticket: int) -> None:
-        """Let a job ask anew, under a new number.
+        """Let a job ask again, under a new number.
 
-        With the old one, a grant of the first asking that is still on its way, and is given back as nobody's, would
-        take along the lease that the job runs under by then.
+        A grant for the old number may still be on its way. It will be given back, as no job has that number; if the job
+        had kept it, the lease that the job runs under by then would be given back with it.
         """
         pending = self._pending_jobs.pop(number)
         again = next(self._numbers)
@@ -256,7 +259,7 @@ class Leases:
         self._arrived.append(again)
         self._left.append(number)
 
-    # What comes back
+    # What the scheduler replies
 
     def _apply(self, call: Call, reply: Reply) -> None:
         self._others_wait, self._redis_settles = reply.waiting > 0, reply.settles
@@ -276,8 +279,8 @@ class Leases:
         if call.claims:
             self._take_claimed(call.claims, set(reply.claimed))
         for number in (*reply.lost, *self._twice_missing(call, reply)):
-            if waiting := self._pending_jobs.get(number):
-                self._arrive_again(number, waiting.arrival.ticket)
+            if pending := self._pending_jobs.get(number):
+                self._arrive_again(number, pending.arrival.ticket)
 
     def _take_claimed(self, claims: tuple[Claim, ...], claimed: set[int]) -> None:
         for claim in claims:
@@ -285,7 +288,7 @@ class Leases:
                 self._take(Grant(claim.number, claim.url, 0))
 
     def _twice_missing(self, call: Call, reply: Reply) -> frozenset[int]:
-        """Return the jobs that two heartbeats in a row did not find: at the first, a grant may be on its way."""
+        """Return the jobs that two heartbeats in a row did not find. After one, a grant may still be on its way."""
         if call.beat is None:
             return frozenset()
         before, self._missed = self._missed, frozenset(reply.missing)
@@ -293,7 +296,7 @@ class Leases:
 
     def _wait_on(self, number: int, ticket: int) -> None:
         pending = self._pending_jobs.get(number)
-        if pending is None:  # it has given up, which the next call says
+        if pending is None:  # it has been given up, which the next call says
             return
         if self.is_enough_for(pending.job_since):
             self._fail(number, NoWorkers())
@@ -304,7 +307,7 @@ class Leases:
             pending.start_waiting(self._stop_waiting)
 
     def _take(self, grant: Grant) -> None:
-        """Hand a lease to the job that waits for it; where nobody does, give it back."""
+        """Hand a lease to the job that waits for it; if there is none, give it back."""
         pending = self._pending_jobs.pop(grant.number, None)
         if pending is None:
             self._ended.append(Ended(grant.url, grant.number, Blame.NONE))
@@ -326,7 +329,7 @@ class Leases:
         pending = self._pending_jobs.pop(number, None)
         if pending is not None:
             pending.stop_waiting()
-            # Not at once: a call may just be composed, and what is asked for next must not be lost with it.
+            # Not at once: this call may just be composed, and a job that asks again now would be lost from it.
             asyncio.get_running_loop().call_soon(pending.then, reason)
 
     def _stop_waiting(self, pending: PendingJob, reason: NoRoom) -> None:
@@ -345,7 +348,7 @@ class Leases:
             self._ended.append(Ended(grant.url, grant.number, Blame.NONE))
 
     async def _listen(self) -> None:
-        """Claim the leases that other processes' calls have given to jobs of this one."""
+        """Claim the leases that calls of other processes have granted to jobs of this one."""
         while True:
             try:
                 async for given in grants(self._redis, self._process):

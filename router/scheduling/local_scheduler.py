@@ -1,7 +1,7 @@
-"""The twin of scheduler.lua: the same decisions over a state in this process.
+"""The Python twin of lua/scheduler.lua: makes the same decisions over a state in this process.
 
-It serves while Redis is away, each process then with its share of each cap, and it is the model that hypothesis runs
-the script against. It decides and keeps state; clock and randomness come in.
+It serves while Redis is away; each process then has its share of each cap. It is also the model that hypothesis runs
+the script against. It reads no clock and draws no random number: both are arguments.
 """
 
 from bisect import insort
@@ -33,6 +33,8 @@ from router.scheduling.retry_budget import RetryBudget
 
 @dataclass(slots=True)
 class _Told:
+    """The lists of a Reply, while it is made."""
+
     granted: list[Grant] = field(default_factory=list)
     queued: list[int] = field(default_factory=list)
     refused: list[int] = field(default_factory=list)
@@ -45,7 +47,10 @@ class _Told:
 
 
 class LocalScheduler:
-    """All leases, the queue and the breakers, of one process or, as a model, of many."""
+    """The leases, the queue and the breakers of one process or, as a model, of many.
+
+    A memory that begins empty settles for `settle_ms`; in a process of its own there is nothing to wait for.
+    """
 
     def __init__(self, rules: Rules, settle_ms: int = 0) -> None:
         self.rules = rules
@@ -65,11 +70,11 @@ class LocalScheduler:
         self._beats: dict[str, int] = {}
 
     def set_fleet(self, members: Iterable[Member]) -> None:
-        """Take over who belongs to the fleet, and in what condition."""
+        """Take over the workers of the fleet, and their conditions."""
         self._plan.set_fleet(members)
 
     def step(self, call: Call, now: int) -> Reply:
-        """Do all that `call` asks at the moment `now` (ms of any clock that does not go back), as one step."""
+        """Do all that `call` says at the moment `now` (ms of any clock that does not go back)."""
         told = _Told()
         self._seed = call.seed
         self.rests.look_at_ms = None
@@ -119,7 +124,7 @@ class LocalScheduler:
             self.rests.forget_all_but(self._plan.by_url)
 
     def _settle(self, now: int) -> None:
-        """Let a memory that begins empty learn first what runs: until then, workers with a cap get nothing."""
+        """Let a memory that begins empty learn first what runs; until then workers with a cap get no jobs."""
         if not self._has_begun:
             self._has_begun, self._settles_at = True, now + self._settle_ms
         if self._settles_at is not None and self._settles_at <= now:
@@ -166,7 +171,7 @@ class LocalScheduler:
         return self.rests.away >= len(self._plan.by_url)
 
     def _is_to_stay(self, url: str) -> bool:
-        """Whether it was not to end anyway: it belongs to the fleet, and nobody drains it."""
+        """Whether the worker belongs to the fleet and is not drained; else it was to end anyway."""
         return url in self._plan.fleet and not self._plan.fleet[url].is_draining
 
     def _full_until(self, url: str) -> int | None:
@@ -225,7 +230,7 @@ class LocalScheduler:
                 passed += 1
 
     def _arrive(self, process: str, arrivals: Sequence[Arrival], now: int, told: _Told) -> None:
-        # After a loss of memory the counter goes on above the tickets in hand.
+        # After Redis has lost its memory the counter goes on above the tickets in hand.
         fresh = self.ticket + 1
         newest = max((arrival.ticket for arrival in arrivals), default=0)
         count = sum(arrival.ticket == 0 for arrival in arrivals)

@@ -1,7 +1,7 @@
-"""What one call of `scheduler` says and is told: the values on both sides of scheduler.lua and of its Python twin.
+"""What one call of the scheduler carries and what it answers: the same for lua/scheduler.lua and its Python twin.
 
-Times are in milliseconds of Redis' own clock, or lengths of time; nobody sends the time of day. A lease is named
-`process:number`; within one process the number is enough.
+Times are in milliseconds: moments by Redis' own clock, or lengths of time. A process never sends its own time of day. A
+lease is named `process:number`; within one process the number is enough.
 """
 
 from enum import StrEnum
@@ -11,31 +11,31 @@ import msgspec
 from router.config.settings import Settings
 from router.policy.verdict import Blame
 
-# Without a heartbeat for so long a process is dead, and its waiting jobs block nobody any more.
+# A process without a heartbeat for this long is dead, and its pending jobs leave the queue.
 PROCESS_TTL_MS = 2000
-# A grant that its process does not claim within this is taken back. Together with the above: 3 s.
+# A grant that its process does not claim within this time is taken back.
 CLAIM_WITHIN_MS = 1000
-# When its memory begins empty, the scheduler gives workers with a cap nothing for so long: every process sees within a
-# second that Redis is back, and hands in what it holds at its next heartbeat.
+# When Redis' memory begins empty, workers with a cap get no jobs for this long. Every process sees within a second that
+# Redis is back, and hands in the leases that it holds with its next heartbeat.
 SETTLE_MS = 2000
-# What retries are saved up runs off over this time.
+# Retries that are saved up run off over this time.
 BUDGET_WINDOW_MS = 10_000
-# Connections to one worker that die within this time died together: of one cause.
+# Connections to one worker that die within this time have died of one cause.
 BROKEN_WITHIN_MS = 2000
-# As many workers broken by a job alone are no chance. A little less than 2: shares of evidence are rounded.
+# So many workers broken by one job alone are no coincidence. It is a little under 2: shares of evidence are rounded.
 ENOUGH_EVIDENCE = 1.99
-# How many heads of the queue are passed over at most, where the workers with room are those that they have tried.
+# At most so many jobs at the head of the queue are passed over because they have tried all workers with room.
 PASSED_OVER_AT_MOST = 16
-# How long a worker rests that has no room or cannot be reached: so long at first, doubled as long as it goes on saying
-# so, up to the second one.
+# A worker that has no room, or cannot be reached, rests for the first of these times. Each further rest is twice as
+# long, up to the second one.
 REST_FIRST_MS = 20
 REST_MAX_MS = 500
-# An attempt that has not been turned away for so long has been taken.
+# A worker has accepted an attempt if it has not turned it away within this time.
 SILENCE_MS = 500
-# What a death says of its job where workers die under other jobs at the same moment: most likely nothing. With it a job
-# that dies three times within one outage is not convicted.
+# The evidence of a death while workers die under other jobs, too: most likely the job is not the cause. A job that dies
+# three times within one outage is not convicted.
 OUTAGE_SHARE = 0.3
-# How many of the latest deaths are looked at for that.
+# So many of the latest deaths are read for that.
 DEATHS_LOOKED_AT = 16
 # The cap of a worker that may get one job, fleet-wide, as the trial of its breaker.
 TRIAL = -1
@@ -45,7 +45,7 @@ SPREAD = 40_507
 
 
 class Strategy(StrEnum):
-    """Where the search for a worker with room begins."""
+    """Where the search for a worker with room begins: at the ticket's place, at a random place, at the least loaded."""
 
     ROUND_ROBIN = "round_robin"
     RANDOM = "random"
@@ -53,7 +53,7 @@ class Strategy(StrEnum):
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """What every call of one configuration has in common."""
+    """What the scheduler goes by: the same in every call of one configuration. Defaults are those of config.yaml."""
 
     strategy: Strategy = Strategy.ROUND_ROBIN
     max_waiting: int = 10_000
@@ -67,7 +67,7 @@ class Rules(msgspec.Struct, frozen=True):
 
 
 def configured_rules(settings: Settings) -> Rules:
-    """Return what config.yaml wants the scheduler to go by."""
+    """Return the rules that config.yaml sets."""
     return Rules(
         strategy=Strategy(settings.routing_strategy),
         max_waiting=settings.queue.max_waiting,
@@ -82,10 +82,11 @@ def configured_rules(settings: Settings) -> Rules:
 
 
 class Arrival(msgspec.Struct, frozen=True, array_like=True):
-    """A job that wants a lease for `bound_ms`, and waits for it `wait_ms` at most.
+    """A job that asks for a lease of `bound_ms`, and waits for it `wait_ms` at most.
 
-    `ticket` 0: a new one is taken. With a ticket of its own, as on a retry, a job keeps its place in the line.
-    `retry_of` names the job, by a hash of what it sends, where this is a new attempt: those are counted.
+    `ticket` 0 takes a new ticket; a retry sends its own and keeps its place in the queue. `tried` are the URLs of the
+    workers that it shall not get again. `retry_of` names the job, by a hash of its request, if this is a new attempt:
+    the retry budget counts those. Else it is "".
     """
 
     number: int
@@ -97,13 +98,13 @@ class Arrival(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True):
-    """What became of a lease. `is_over` False: the worker still runs the job, so the lease stays to its moment.
+    """How the attempt under a lease ended.
 
-    `job` names the job as `Arrival.retry_of` does, where the blame may be its own (DIED, ERROR) or is lifted (OK).
-    `cause` is prose without its subject, such as `returned 503: Service Unavailable`; where the attempt ejects its
-    worker, that is why.
-    `ms` is how long the worker wants to rest (BUSY; 0: it does not say), how long connecting took (AWAY), or how long
-    the attempt ran (DIED). After DOUBT the same lease is told of once more when more is known: ERROR or NONE.
+    `is_over` False: the worker still runs the job, so the lease stays until its moment. `job` names the job as
+    `Arrival.retry_of` does, if it may be at fault itself (DIED, ERROR) or is cleared (OK). `cause` is prose without its
+    subject, such as `returned 503: Service Unavailable`; it is shown if the attempt ejects its worker. `ms` is how long
+    the worker asks to rest (BUSY; 0: it does not say), how long connecting took (AWAY), or how long the attempt ran
+    (DIED). After DOUBT the same lease is sent once more when more is known: with ERROR or NONE.
     """
 
     url: str
@@ -116,7 +117,7 @@ class Ended(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Held(msgspec.Struct, frozen=True, array_like=True):
-    """A lease that its process holds, for `left_ms` yet: set again where Redis has lost it."""
+    """A lease that its process holds for `left_ms` more. It is set again if Redis has lost it."""
 
     url: str
     number: int
@@ -124,7 +125,7 @@ class Held(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Claim(msgspec.Struct, frozen=True, array_like=True):
-    """A grant that came through the grant list, taken up for `bound_ms`."""
+    """A process takes up a grant that came through its grant list, for `bound_ms` from now on."""
 
     url: str
     number: int
@@ -132,7 +133,7 @@ class Claim(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Check(msgspec.Struct, frozen=True, array_like=True):
-    """A health check that wants a lease for `bound_ms` on just this worker, routable or not: granted or refused."""
+    """A health check asks for a lease of `bound_ms` on just this worker. It is granted or refused; it never waits."""
 
     number: int
     url: str
@@ -140,10 +141,11 @@ class Check(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Beat(msgspec.Struct, frozen=True, array_like=True):
-    """A heartbeat and what a process checks with it: whether its oldest jobs still wait, at times all that it holds.
+    """A heartbeat: shows that the process lives, and compares what it knows with what the scheduler knows.
 
-    `is_return` after a time without the redis: leases of this process that it does not hold are dropped, be they given
-    by a call whose reply was lost, or ended while nobody could be told.
+    `running` and `waiting` count its leases and its pending jobs. `oldest` are the pending jobs to look for; `held` are
+    all its leases, in some heartbeats only. `is_return` is set after a time without Redis: leases of this process that
+    are not in `held` are dropped. They were granted in a reply that never arrived, or ended while Redis was away.
     """
 
     running: int = 0
@@ -156,8 +158,9 @@ class Beat(msgspec.Struct, frozen=True, array_like=True):
 class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     """All that one process has to say at one moment.
 
-    `fleet_print` is sent once after the process saw the fleet change: it names what it saw, so that the first of all
-    processes has the plan made anew and the others do not. `seed` feeds the `random` strategy.
+    `left` are pending jobs that wait no longer. `fleet_print` is sent once after the process saw the fleet change. It
+    names what the process saw: the first process that sends it has the plan made anew, and the others do not. `seed`
+    feeds the `random` strategy.
     """
 
     process: str
@@ -180,14 +183,17 @@ class Grant(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """What the scheduler answers. `has_fleet` False: no sidecar has written, and nothing was done.
+    """What the scheduler answers. `has_fleet` False: no sidecar has written the fleet, and nothing was done.
 
-    `queued` gives numbers and their tickets in turn; `refused` had no place in the queue, or, as checks, no room;
-    `exhausted` have tried every worker; `lost` claims came too late; `missing` jobs are not in the queue any more;
-    `unfunded` retries are more than the fleet's budget; `quarantined` ones are of jobs that break workers.
-    `routable` counts the workers that may get jobs, `away` those of them that cannot be reached; jobs wait where these
-    are all. `waiting` counts all processes' waiting jobs. `settles`: the memory began empty, and wants to be told
-    what runs. In `look_in_ms` a worker that rests may get a job, if somebody calls; 0: there is none.
+    Numbers of jobs: `queued` has each number with its ticket, in turn; `refused` found the queue full or, if they are
+    checks, the worker; `exhausted` have tried every worker; claims that are `lost` came too late; `missing` jobs are
+    not in the queue any more; `unfunded` retries exceed the fleet's budget; `quarantined` ones are of jobs that break
+    workers.
+
+    Numbers of the fleet: `routable` workers may get jobs, and `away` of those cannot be reached; `processes` are alive
+    (0 unless the call has a heartbeat); `waiting` jobs of all processes are pending. `settles`: Redis' memory began
+    empty, and processes are to hand in their leases. After `look_in_ms` a worker that rests may get a job, if a process
+    calls then; 0: there is none.
     """
 
     has_fleet: bool = True

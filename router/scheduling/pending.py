@@ -1,4 +1,4 @@
-"""A job that waits for its lease, and the ways in which that ends."""
+"""A job that waits for its lease, and the ways in which the wait ends."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
@@ -9,11 +9,11 @@ from router.scheduling.messages import Arrival, Reply
 
 
 class NoRoom(Exception):
-    """No lease for this job."""
+    """The job gets no lease; each subclass is a reason."""
 
 
 class NoWorkers(NoRoom):
-    """Nobody may get jobs, or nobody can be reached."""
+    """No worker may get jobs, or none can be reached."""
 
 
 class Exhausted(NoRoom):
@@ -29,7 +29,7 @@ class Quarantined(NoRoom):
 
 
 class QueueFull(NoRoom):
-    """As many jobs wait as may."""
+    """As many jobs are pending as the queue takes."""
 
 
 class QueueTimeout(NoRoom):
@@ -37,11 +37,11 @@ class QueueTimeout(NoRoom):
 
 
 class ClientLeft(NoRoom):
-    """The client hung up while its job waited."""
+    """The client hung up while its job was pending."""
 
 
 def refusals(reply: Reply) -> Iterator[tuple[int, NoRoom]]:
-    """Yield the jobs that get no lease by this reply, and why."""
+    """Yield the number of each job that gets no lease by this reply, and why."""
     yield from ((number, QueueFull() if reply.routable else NoWorkers()) for number in reply.refused)
     yield from ((number, Exhausted()) for number in reply.exhausted)
     yield from ((number, Unfunded()) for number in reply.unfunded)
@@ -49,7 +49,7 @@ def refusals(reply: Reply) -> Iterator[tuple[int, NoRoom]]:
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """The right to run one job on the worker at `url`. `ticket` is the job's place in the line, for a retry."""
+    """The right to run one job on the worker at `url`. `ticket` is the job's place in the queue, for a retry."""
 
     number: int
     url: str
@@ -58,9 +58,9 @@ class Lease(msgspec.Struct, frozen=True):
 
 
 class PendingJob:
-    """A job without a lease yet; `then` is called once, with the lease or why there is none.
+    """A job without a lease; `then` is called once, with the lease or the reason why there is none.
 
-    `since` is when it asked, `job_since` when the job came.
+    `since` is the moment when the job asked, `job_since` when it came to the router; both by time.monotonic.
     """
 
     __slots__ = ("arrival", "has_left", "job_since", "since", "then", "timer", "watch")
@@ -78,19 +78,19 @@ class PendingJob:
         self.job_since = job_since
         self.has_left = has_left
         self.then = then
-        # Both only once it stands in the queue: most jobs never do.
+        # Set when the job stands in the queue, which most jobs never do.
         self.timer: asyncio.TimerHandle | None = None
         self.watch: asyncio.Task[None] | None = None
 
     def start_waiting(self, stop: Callable[["PendingJob", NoRoom], None]) -> None:
-        """Have `stop` called when its time is up, or its client has left."""
+        """Have `stop` called when the wait has been too long, or the client has left."""
         loop = asyncio.get_running_loop()
         self.timer = loop.call_at(self.since + self.arrival.wait_ms / 1000, stop, self, QueueTimeout())
         self.watch = loop.create_task(self.has_left())
         self.watch.add_done_callback(lambda watch: None if watch.cancelled() else stop(self, ClientLeft()))
 
     def stop_waiting(self) -> None:
-        """End what watches over the wait."""
+        """Cancel the timer and the watch over the client."""
         if self.timer:
             self.timer.cancel()
         if self.watch:

@@ -1,4 +1,7 @@
-"""The plan: who may get jobs, with which cap, and in which order a ticket asks them. scheduler.lua makes the same."""
+"""Decides which workers may get jobs, with which cap, and in which order a ticket asks them.
+
+lua/plan.lua makes the same plan, and lua/selection.lua has the same order.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -11,14 +14,14 @@ from router.scheduling.ring import weighted_ring
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A worker that may get jobs."""
+    """A worker that may get jobs; `cap` 0 is no cap, and TRIAL one job fleet-wide."""
 
     cap: int
     weight: int
 
 
 class Plan:
-    """Made anew when the fleet or an ejection has changed."""
+    """The workers that may get jobs, `by_url` and as a ring. It is made anew when the fleet or an ejection changes."""
 
     def __init__(self, rules: Rules, breakers: Breakers) -> None:
         self.fleet: dict[str, Member] = {}
@@ -29,16 +32,16 @@ class Plan:
         self._is_stale = True
 
     def set_fleet(self, members: Iterable[Member]) -> None:
-        """Take over who belongs to the fleet, and in what condition."""
+        """Take over the workers of the fleet, and their conditions."""
         self.fleet = {member.worker.url: member for member in members}
         self._is_stale = True
 
     def expire(self) -> None:
-        """Have it made anew."""
+        """Have the plan made anew."""
         self._is_stale = True
 
     def make_if_stale(self) -> bool:
-        """Choose who may get jobs, and lay the ring; return whether that was needed."""
+        """Choose the workers that may get jobs, and lay the ring; return whether the plan was stale."""
         if not (self._is_stale or self._breakers.has_changed):
             return False
         self._is_stale = self._breakers.has_changed = False
@@ -50,9 +53,9 @@ class Plan:
         return True
 
     def in_order(self, ticket: int, seed: int, load: Callable[[str], float | None]) -> Iterator[str]:
-        """Yield the workers in the order in which this ticket asks them.
+        """Yield the URLs in the order in which this ticket asks the workers for room.
 
-        `load` gives a worker's leases by weight, None where it has no room; only `least_loaded` asks for it.
+        `load` gives a worker's leases divided by its weight, and None if it has no room; only `least_loaded` needs it.
         """
         if not self.ring:
             return
@@ -78,7 +81,7 @@ class Plan:
         by_load: dict[float, list[tuple[str, str]]] = {}
         for url, planned in self.by_url.items():
             if (its := load(url)) is not None:
-                # Ties stand as the script's members do, whose names begin with cap and weight.
+                # The script orders ties by its members' text, which begins with cap and weight.
                 by_load.setdefault(its, []).append((f"0 {planned.cap} {planned.weight} {url}", url))
         for _, ties in sorted(by_load.items()):
             ties.sort()

@@ -1,19 +1,19 @@
-"""Which jobs break workers. Such a job is refused for a while, or its client's retries take worker after worker down.
+"""Decides which jobs break workers. They are refused for a while, so that a client's retries do not break the fleet.
 
-Each broken worker is evidence of 1, shared among the jobs that it ran: a job alone on it bears all, one of four a
-quarter. So two workers broken by it alone convict a job, and innocent neighbours stay free, as does a job that is sent
-again and again to one worker that is broken anyway, and one that does well elsewhere.
+Each broken worker is evidence of 1, shared among the jobs that it ran: a job alone on it bears all, one of four jobs a
+quarter. Two workers broken by one job alone convict it. Free stay its innocent neighbours, a job that is sent again and
+again to one worker that is broken anyway, and a job that does well elsewhere.
 
-Workers also die together, of a cause outside: a time limit, a node, an operator. So the deaths that one run of a job
-has outlived are one piece of evidence with its own, and a death is little evidence where another worker has just died
-under another job; then those just convicted are let go, too. scheduler.lua judges alike.
+Workers also die together, of a cause outside: a time limit, a node, an operator. So if one run of a job has outlived
+other deaths of that job, they and its own death are one piece of evidence. And a death is little evidence if another
+worker has just died under another job; then the jobs just convicted are let go, too. lua/quarantine.lua judges alike.
 """
 
 from router.scheduling.messages import BROKEN_WITHIN_MS, DEATHS_LOOKED_AT, ENOUGH_EVIDENCE, OUTAGE_SHARE, Rules
 
 
 class Quarantine:
-    """The evidence against jobs, each named by the hash of what it sent."""
+    """The evidence against jobs; a job is named by the hash of its request, as `Arrival.retry_of`."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
@@ -23,17 +23,17 @@ class Quarantine:
         self._deaths: dict[tuple[str, str], int] = {}  # job, worker → when it last died
 
     def holds(self, job: str, now: int) -> bool:
-        """Whether the job is to be refused."""
+        """Whether the job is to be refused at the moment `now` (ms)."""
         return self._until.get(job, 0) > now
 
     def held(self, now: int) -> set[str]:
-        """Return all that are to be refused."""
+        """Return all jobs that are to be refused at the moment `now` (ms)."""
         return {job for job in self._until if self.holds(job, now)}
 
     def hear_of_death(self, job: str, url: str, name: str, others: int, now: int, ran_ms: int = 0) -> None:
-        """Take in that the connection died on which `job` ran under the lease `name`, beside `others` on the worker.
+        """Take in that the connection died on which `job` ran under the lease `name`, `ran_ms` after it had begun.
 
-        It had run for `ran_ms`.
+        `others` counts the jobs that run on the worker still.
         """
         broken = {its: at for its, at in self._broken.get(url, {}).items() if now - at < BROKEN_WITHIN_MS}
         broken[name] = now
@@ -44,7 +44,7 @@ class Quarantine:
         share = float(f"{1 / (others + len(broken)) * (OUTAGE_SHARE if is_outage else 1):.3f}")
         kept = {}
         for its, (held, at) in evidence.items():
-            if its == url or at > now - ran_ms:  # one cause, and one piece of evidence
+            if its == url or at > now - ran_ms:  # of one cause with this death
                 share = max(share, held)
             else:
                 kept[its] = held, at
@@ -56,12 +56,12 @@ class Quarantine:
             self._until.pop(job, None)
 
     def exonerate(self, job: str) -> None:
-        """Forget what was held against a job that has been done well."""
+        """Drop what is held against a job that has been done well."""
         self._evidence.pop(job, None)
         self._until.pop(job, None)
 
     def _hear_of_outage(self, job: str, url: str, now: int) -> bool:
-        """Return whether another worker has just died under another job; then let go of those just convicted."""
+        """Return whether another worker has just died under another job. If so, let go of the jobs just convicted."""
         self._deaths = {death: at for death, at in self._deaths.items() if now - at < BROKEN_WITHIN_MS}
         self._deaths[job, url] = now
         latest = sorted(self._deaths, key=lambda death: (self._deaths[death], " ".join(death)), reverse=True)

@@ -1,4 +1,4 @@
-"""The scheduler in Redis (scheduler.lua), under the rules of one configuration."""
+"""The scheduler in Redis: lua/scheduler.lua with the parts that it includes, under the rules of one configuration."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -25,7 +25,7 @@ CONSTANTS: dict[str, float] = {
     **{name: value for name, value in vars(messages).items() if name.isupper()},
 }
 
-# How long one wait for a grant lasts before it is renewed.
+# How long one wait for grants lasts before it is renewed, and how many grants it returns at most.
 GRANTS_WAIT_S = 5
 GRANTS_A_WAIT = 1000
 
@@ -36,20 +36,20 @@ def script_text(keys: Keys) -> str:
 
 
 class RedisScheduler:
-    """Does all that a call says, in one atomic step."""
+    """Does all that a call says in one atomic step; Redis' clock alone counts."""
 
     def __init__(self, redis: RedisClient, rules: Rules, steady: str = SCHEDULE) -> None:
-        """`steady` names the calls to Redis; "" where they are made now and then."""
+        """`steady` names the calls as RedisClient's steady ones; "" if they are made now and then."""
         self._redis = redis
         self._steady = steady
         self._script = redis.script(script_text(redis.keys), redis.keys.plan, (_encode(rules),))
 
     def ask(self, call: Call, then: Callable[[Reply | RedisUnavailable], None]) -> None:
-        """Have `call` done. `then` is called once, and never before this has returned."""
+        """Send `call`. `then` is called once, with the reply or with why there is none, never before this returns."""
         self._script.ask(_encode(call), partial(self._answered, then))
 
     async def __call__(self, call: Call) -> Reply:
-        """Return the reply to `call`, for those who wait in a coroutine. Raises RedisUnavailable."""
+        """Return the reply to `call`: `ask` for coroutines. Raises RedisUnavailable."""
         answered: asyncio.Future[Reply | RedisUnavailable] = asyncio.get_running_loop().create_future()
         self.ask(call, lambda reply: None if answered.done() else answered.set_result(reply))
         reply = await answered
@@ -62,7 +62,7 @@ class RedisScheduler:
             if isinstance(told, Exception):
                 raise told
             reply = _decode(told)
-        except Exception as error:  # noqa: BLE001  (else who asked would wait for ever)
+        except Exception as error:  # noqa: BLE001  (else the caller would wait for ever)
             then(self._redis.failed(error, self._steady))
         else:
             self._redis.succeeded(self._steady)
@@ -70,6 +70,6 @@ class RedisScheduler:
 
 
 async def grants(redis: RedisClient, process: str) -> AsyncIterator[list[Grant]]:
-    """Yield the leases that other processes' calls give to jobs of `process`. Raises RedisUnavailable."""
+    """Yield the leases that calls of other processes grant to jobs of `process`. Raises RedisUnavailable."""
     async for popped in redis.popped(redis.keys.grants(process), GRANTS_WAIT_S, GRANTS_A_WAIT):
         yield [_decode_grant(text) for text in popped]

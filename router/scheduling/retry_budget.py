@@ -1,14 +1,14 @@
-"""How much the whole fleet may retry: a share of its jobs and some a second, so that none makes a bad day worse.
+"""Decides how much the whole fleet may retry: a share of its jobs, and some retries a second.
 
-A bucket of retries: each job and each second puts some in, each retry takes one out, and what is saved runs off over
-WINDOW_MS (Finagle's retry budget counts ten seconds, too). scheduler.lua counts alike.
+It is a bucket of retries: each job and each second put some in, each retry takes one out. What is saved runs off over
+BUDGET_WINDOW_MS, which is ten seconds as in Finagle's retry budget. lua/retry_budget.lua counts alike.
 """
 
 from router.scheduling.messages import BUDGET_WINDOW_MS, Rules
 
 
 class RetryBudget:
-    """The bucket. It is filled when somebody looks: by the tickets and the time since."""
+    """The bucket. Each look fills it by the tickets and the time since the last one."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
@@ -17,7 +17,7 @@ class RetryBudget:
         self._saved = 0.0
 
     def fill(self, now: int, tickets: int) -> None:
-        """Count `tickets`, all that were ever given, and the time up to `now` (ms)."""
+        """Fill the bucket up to the moment `now` (ms); `tickets` counts all that were ever given."""
         if self._filled_at is None:
             self._saved = self._rules.budget_per_second
         else:
@@ -28,7 +28,7 @@ class RetryBudget:
         self._filled_at, self._tickets = now, tickets
 
     def take(self, now: int, tickets: int) -> bool:
-        """Take one retry out; False where there is none."""
+        """Take one retry out; return False if there is none."""
         self.fill(now, tickets)
         if self._saved < 1:
             return False
@@ -37,5 +37,5 @@ class RetryBudget:
 
 
 def _as_written(saved: float) -> float:
-    """Return `saved` as the script keeps it."""
+    """Return `saved` rounded as the script keeps it."""
     return float(f"{saved:.3f}")

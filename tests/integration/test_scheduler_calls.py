@@ -125,7 +125,13 @@ def test_job_that_has_tried_every_worker_is_told_so(make: Make) -> None:
     """Those that may get jobs count, whoever else it has tried; while one is left it waits for that one."""
     ask = make(Rules(), 1)
     come(ask, START, 1, 2, 3)
-    for number, tried, is_exhausted in ((4, (A, B, C), True), (5, (A, B, C, "http://gone"), True), (6, (A, B), False)):
+    gone = "http://gone"
+    for number, tried, is_exhausted in (
+        (4, (A, B, C), True),
+        (5, (A, B, C, gone), True),
+        (6, (A, B), False),
+        (7, (A, B, gone), False),
+    ):
         reply = come(ask, START, number, tried=tried)
         assert reply.exhausted == (number,) * is_exhausted
         assert reply.queued[::2] == (number,) * (not is_exhausted)

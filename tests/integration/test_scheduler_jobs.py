@@ -540,6 +540,14 @@ def test_evidence_against_a_job_counts_for_as_long_as_it_would_be_refused(
     assert not is_refused(ask, START + later_ms + 5000, "bad")
 
 
+def test_evidence_that_has_passed_counts_no_more_whatever_comes_after_it(make: Make) -> None:
+    """A later death does not bring it back."""
+    ask = make(Rules(failures=100, quarantine_ms=5000), 0)
+    for now, url in ((START, A), (START + 5000, B), (START + 5000 + 2 * BROKEN_WITHIN_MS, B)):
+        end(ask, now, url, Blame.DIED, "bad")
+        assert not is_refused(ask, now, "bad")
+
+
 @pytest.mark.parametrize(("later_ms", "convicts"), [(BROKEN_WITHIN_MS - 1, False), (BROKEN_WITHIN_MS, True)])
 def test_deaths_on_one_worker_within_a_moment_share_the_blame(make: Make, later_ms: int, *, convicts: bool) -> None:
     """They are of one breakdown; those after it are of another."""

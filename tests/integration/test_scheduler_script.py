@@ -207,6 +207,7 @@ def test_what_is_kept_of_breakdowns_passes(redis: "Redis") -> None:
     scheduler.step(Call("p", ended=(Ended(ONE, 1, Blame.DIED, job="bad"),)), NOW)
     for key in (f"sfr:broken:{ONE}", "sfr:deaths"):
         assert 0 < redis.pttl(key) <= BROKEN_WITHIN_MS
+    assert 0 < redis.pttl("sfr:suspect:bad") <= scheduler.rules.quarantine_ms
 
 
 def test_news_of_a_conviction_is_told_once_and_it_passes(redis: "Redis") -> None:
@@ -216,12 +217,13 @@ def test_news_of_a_conviction_is_told_once_and_it_passes(redis: "Redis") -> None
         news.subscribe("sfr:changes")
         for url in (ONE, OTHER, OTHER):
             scheduler.step(Call("p", ended=(Ended(url, 9, Blame.DIED, job="bad"),)), NOW)
+            redis.publish("sfr:changes", url)
         redis.publish("sfr:changes", "end")
         heard = []
         while "end" not in heard:
             if message := news.get_message(timeout=None):
                 heard.append(message["data"])
-    assert heard == ["quarantine", "end"]
+    assert heard == [ONE, "quarantine", OTHER, OTHER, "end"]
     for moment, is_left in ((NOW + 4999, True), (NOW + 5000, False)):
         scheduler.step(Call("p", beat=Beat()), moment)
         assert redis.exists("sfr:quarantine") == is_left

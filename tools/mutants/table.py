@@ -44,10 +44,10 @@ TESTS: dict[str, tuple[str, ...]] = {
     "router/scheduling/leases.py": (f"{_UNIT}/scheduling/test_leases", f"{_INTEGRATION}/test_leases"),
     "router/scheduling/local_scheduler.py": _SCHEDULER,
     **dict.fromkeys((f"router/scheduling/lua/{part}.lua" for part in _LUA_PARTS), _SCHEDULER),
-    "router/scheduling/plan.py": (f"{_UNIT}/scheduling/test_ring", *_SCHEDULER),
-    "router/scheduling/quarantine.py": (f"{_UNIT}/policy/test_verdicts", *_SCHEDULER),
+    "router/scheduling/plan.py": (f"{_UNIT}/scheduling/test_plan", *_SCHEDULER),
+    "router/scheduling/quarantine.py": (f"{_UNIT}/scheduling/test_quarantine", *_SCHEDULER),
     "router/scheduling/rests.py": _SCHEDULER,
-    "router/scheduling/retry_budget.py": (f"{_UNIT}/policy/test_verdicts", *_SCHEDULER),
+    "router/scheduling/retry_budget.py": (f"{_UNIT}/scheduling/test_retry_budget", *_SCHEDULER),
     "router/scheduling/ring.py": (f"{_UNIT}/scheduling/test_ring", *_SCHEDULER),
     "router/upstream/connection.py": (
         *(f"{_UNIT}/upstream/test_{name}" for name in ("connection", "upstream", "large", "differential", "tls")),

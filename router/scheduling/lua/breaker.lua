@@ -27,7 +27,7 @@ end
 
 local function open_trial(url)
   local cap = whole_number(redis.call('HGET', WORKER_OF .. url, 'max_concurrency'), MAX_COUNT, 0)
-  -- Jobs that timed out there may still run. If they fill the worker, the trial waits for the first of them to pass.
+  -- Jobs that timed out there may still run. If they fill the worker, its trial waits for the first lease to pass.
   if cap > 0 and redis.call('ZCARD', LEASES_OF .. url) >= cap then
     postpone_trial(url, redis.call('ZRANGE', LEASES_OF .. url, 0, 0, 'WITHSCORES')[2])
     return

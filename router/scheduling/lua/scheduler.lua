@@ -26,7 +26,6 @@ local has_finished = {}
 -- Take in what became of a lease. The arguments are Ended's fields.
 local function end_attempt(url, number, blame, is_over, job, cause, ms)
   local name = holder(number)
-  ms = ms or 0
   if is_over and redis.call('ZREM', LEASES_OF .. url, name) == 1 then update_room(url) end
   if blame == 'busy' or blame == 'away' then
     if turn_away(url, blame == 'away', ms) then set_room_anew(url) end

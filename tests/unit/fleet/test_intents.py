@@ -1,6 +1,5 @@
 """Intent in Redis: what is registered, drained and set at run time, and what a bad entry does. Redis is a fake."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,19 +15,6 @@ from router.fleet.redis_client import RedisClient
 from sidecar.discovery import Discovery
 
 A, B = "http://a:1", "http://b:1"
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[FakeAsyncRedis]:
-    """A fake Redis with Lua, empty."""
-    async with FakeAsyncRedis(decode_responses=True) as redis:
-        yield redis
-
-
-@pytest.fixture
-def redis(client: FakeAsyncRedis) -> RedisClient:
-    """A client of the fake."""
-    return RedisClient(client, "sfr", timeout_s=5)
 
 
 @pytest.fixture

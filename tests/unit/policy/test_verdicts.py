@@ -9,9 +9,6 @@ from router.policy.deadline import ClientBudget, limits_of
 from router.policy.retry import RetryRules, is_jobs_own, is_worth_another
 from router.policy.retry_after import MAX_REST_MS
 from router.policy.verdict import Blame, Kind, Outcome, of_answer
-from router.scheduling.messages import Rules
-from router.scheduling.quarantine import Quarantine
-from router.scheduling.retry_budget import RetryBudget
 
 RUN = "/run_code"
 
@@ -232,48 +229,6 @@ def test_failure_is_the_job_s_own_where_enough_workers_say_so(
 def test_no_sandbox_error_is_retried_where_none_may_be() -> None:
     """`retry.sandbox_error: 0` hands the worker's own answer back at once."""
     assert not is_worth_another([Kind.SANDBOX_ERROR], RetryRules(sandbox_errors=0))
-
-
-def test_budget_is_a_share_of_jobs_and_some_a_second() -> None:
-    """Under a load that always wants to retry, 20 % of the jobs and 10 a second are retried, over any time."""
-    budget = RetryBudget(Rules())
-    taken = 0
-    for tick in range(600):  # 50 jobs a tick of 100 ms
-        taken += sum(budget.take(tick * 100, tick * 50) for _ in range(50))
-    assert 0.95 <= taken / (0.2 * 600 * 50 + 10 * 60) <= 1.01
-
-
-def test_saved_retries_run_off() -> None:
-    """An hour of good jobs pays for no more than its last seconds."""
-    budget = RetryBudget(Rules())
-    for second in range(3600):
-        budget.fill(second * 1000, second * 100)
-    taken = sum(budget.take(3600 * 1000, 3600 * 100) for _ in range(10_000))
-    assert 0.9 <= taken / (0.2 * 100 * 10 + 10 * 10) <= 1.1
-
-
-def test_job_that_breaks_two_workers_alone_is_refused_for_a_while() -> None:
-    """The first may be chance; after the second it is in quarantine, which ends."""
-    quarantine = Quarantine(Rules(quarantine_ms=1000))
-    quarantine.hear_of_death("bad", "http://a", "p:1", 0, now=0)
-    assert not quarantine.holds("bad", 1)
-    quarantine.hear_of_death("bad", "http://b", "p:2", 0, now=10)
-    assert quarantine.holds("bad", 11)
-    assert not quarantine.holds("bad", 1010)
-    assert (quarantine.held(1009), quarantine.held(1010)) == ({"bad"}, set())
-
-
-def test_innocent_neighbours_are_not_convicted() -> None:
-    """One job breaks worker after worker, each with three neighbours of it that change: it alone is convicted."""
-    quarantine = Quarantine(Rules())
-    neighbours = iter(range(1000))
-    now = 0
-    while not quarantine.holds("bad", now):
-        now += 5000
-        for others, job in enumerate(["bad", *(f"good-{next(neighbours)}" for _ in range(3))]):
-            quarantine.hear_of_death(job, f"http://{now}", f"p:{now}-{others}", 3 - others, now)
-    assert now == 8 * 5000
-    assert quarantine.held(now) == {"bad"}
 
 
 def test_error_is_what_the_fleet_and_not_the_client_is_to_blame_for() -> None:

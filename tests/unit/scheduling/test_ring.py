@@ -1,18 +1,13 @@
-"""Selection's laws, and what statuses mean."""
+"""The ring of round robin: how often, and where, each worker stands in it."""
 
 from collections import Counter
 from math import gcd
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.fleet.model import Health, Member, Worker, WorkerRecord, routable
-from router.policy.verdict import Blame
-from router.scheduling.breaker import Breakers
-from router.scheduling.messages import SPREAD, TRIAL, Ended, Rules, Strategy
-from router.scheduling.plan import Plan, Planned
-from router.scheduling.ring import places_in_ring, weighted_ring
+from router.fleet.model import Worker
+from router.scheduling.ring import weighted_ring
 
 weights = st.lists(st.integers(1, 12), min_size=1, max_size=12)
 
@@ -51,110 +46,3 @@ def test_empty_fleet_has_an_empty_ring() -> None:
 def test_workers_of_one_weight_take_turns_in_their_order() -> None:
     """The same in each process, and in the script."""
     assert weighted_ring(fleet([1, 1, 1])) == ("http://00", "http://01", "http://02")
-
-
-@given(weights)
-def test_places_are_the_ring_read_backwards(of_weights: list[int]) -> None:
-    """Every place is listed once, under the worker whose place it is."""
-    ring, places = places_in_ring(fleet(of_weights))
-    assert sorted(place for its in places.values() for place in its) == list(range(len(ring)))
-    assert all(ring[place] == url for url, its in places.items() for place in its)
-
-
-def test_only_healthy_workers_get_jobs_and_unchecked_ones_where_none_is_healthy() -> None:
-    """Unknown is better than nobody; unhealthy, ejected and draining are not."""
-    each = {health: (WorkerRecord(Worker(health.value)), health) for health in Health}
-    out = [each[health] for health in (Health.UNHEALTHY, Health.EJECTED, Health.DRAINING)]
-    healthy, unknown = each[Health.HEALTHY], each[Health.UNKNOWN]
-    assert routable([healthy, unknown, *out]) == [healthy[0].worker]
-    assert routable([unknown, *out]) == [unknown[0].worker]
-    assert routable(out) == []
-
-
-A, B, C = URLS = ("http://a", "http://b", "http://c")
-
-
-def planned(strategy: Strategy = Strategy.ROUND_ROBIN, **rules: int) -> tuple[Plan, Breakers]:
-    """Return a plan of three workers, and what ejects them."""
-    breakers = Breakers(Rules(strategy=strategy, failures=1, max_ejected_percent=100, **rules), lambda _url: None)
-    plan = Plan(Rules(strategy=strategy), breakers)
-    plan.set_fleet(Member(Worker(url)) for url in URLS)
-    assert plan.make_if_stale()
-    return plan, breakers
-
-
-@pytest.mark.parametrize(
-    ("conditions", "routed"),
-    [
-        ("HHH", "abc"),
-        ("HUX", "a"),
-        ("UUX", "ab"),
-        ("XXX", ""),
-    ],
-)
-def test_plan_is_of_the_healthy_or_the_unchecked(conditions: str, routed: str) -> None:
-    """As `routable` says, too; one that is drained gets nothing."""
-    health = {"H": Health.HEALTHY, "U": Health.UNKNOWN, "X": Health.UNHEALTHY}
-    plan, _ = planned()
-    members = [Member(Worker(url), health[it]) for url, it in zip(URLS, conditions, strict=True)]
-    plan.set_fleet([*members, Member(Worker("http://d"), is_draining=True)])
-    assert plan.make_if_stale()
-    assert not plan.make_if_stale()
-    assert [url[-1] for url in plan.by_url] == list(routed)
-    assert sorted(plan.ring) == sorted(plan.by_url)
-
-
-def test_ejected_worker_is_in_the_plan_for_its_trial_alone() -> None:
-    """And without any ejection when it has left the fleet, or is unhealthy, and comes back."""
-    for health in (None, Health.UNHEALTHY):
-        plan, breakers = planned(base_ms=100)
-        breakers.judge(Ended(A, 1, Blame.FAULT), "p:1", 0, 3)
-        assert plan.make_if_stale()
-        assert list(plan.by_url) == [B, C]
-        breakers.open_trials(99)
-        assert not plan.make_if_stale()
-        breakers.open_trials(100)
-        assert plan.make_if_stale()
-        assert plan.by_url == {A: Planned(TRIAL, 1), B: Planned(0, 1), C: Planned(0, 1)}
-        others = [Member(Worker(url)) for url in (B, C)]
-        plan.set_fleet([*others, Member(Worker(A), health)] if health else others)
-        assert plan.make_if_stale()
-        plan.set_fleet([*others, Member(Worker(A))])
-        assert plan.make_if_stale()
-        assert plan.by_url[A] == Planned(0, 1)
-
-
-@pytest.mark.parametrize("ticket", [0, 1, 2, 3, 4])
-def test_ticket_names_the_place_where_the_search_begins(ticket: int) -> None:
-    """One way around the ring; by chance, each ticket of a call begins elsewhere."""
-    round_robin, by_chance = planned()[0], planned(Strategy.RANDOM)[0]
-    for plan, start in ((round_robin, ticket), (by_chance, 5 + SPREAD * ticket)):
-        order = list(plan.in_order(ticket, 5, lambda _url: None))
-        assert order == [URLS[(start + number) % 3] for number in range(3)]
-
-
-@pytest.mark.parametrize(("ticket", "order"), [(0, [B, C, A]), (1, [C, B, A]), (2, [B, C, A])])
-def test_least_loaded_come_first_and_take_turns_where_they_are_alike(ticket: int, order: list[str]) -> None:
-    """Who has no room is not asked."""
-    plan, _ = planned(Strategy.LEAST_LOADED)
-    load = {A: 2.0, B: 1.0, C: 1.0}
-    assert list(plan.in_order(ticket, 0, load.get)) == order
-    del load[B]
-    assert list(plan.in_order(ticket, 0, load.get)) == [C, A]
-
-
-def test_least_loaded_of_different_caps_stand_as_the_script_has_them() -> None:
-    """By cap and weight as text, then by URL: both must give the same ticket to the same worker."""
-    plan, _ = planned(Strategy.LEAST_LOADED)
-    plan.set_fleet(Member(Worker(url, max_concurrency=cap)) for url, cap in zip(URLS, (3, 20, 20), strict=True))
-    plan.make_if_stale()
-    assert list(plan.in_order(0, 0, lambda _url: 0.0)) == [B, C, A]
-
-
-@pytest.mark.parametrize("strategy", Strategy)
-def test_empty_plan_asks_nobody(strategy: Strategy) -> None:
-    """There is no place in its ring."""
-    plan, _ = planned(strategy)
-    plan.set_fleet([])
-    plan.make_if_stale()
-    assert list(plan.in_order(1, 1, lambda _url: 0.0)) == []

@@ -1,57 +1,18 @@
-"""The fleet in Redis: records there and back, tickets, the lead, and what a bad hash does. Redis is a fake."""
+"""What the sidecar writes of each worker, and what routers read of it. Redis is a fake."""
 
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from router.fleet.counters import Counters
 from router.fleet.leadership import Leadership, Term
 from router.fleet.model import Ejection, Health, Worker, WorkerRecord
 from router.fleet.records import RECORDS_A_CALL, Records
 from router.fleet.redis_client import RedisClient
-from router.fleet.snapshot import FleetView
-from router.fleet.stats import Stats, WorkerStats
-from router.logs import local_time
-
-NOW = datetime(2026, 11, 1, 12, 30, tzinfo=UTC)
-SECOND = timedelta(seconds=1)
-SEEN = WorkerRecord(
-    Worker("http://a:1", weight=3, max_concurrency=8), Health.UNHEALTHY, NOW, NOW, 12.5, 3, 0, "timed out after 5 s"
-)
-NEW = WorkerRecord(Worker("http://b:1"))
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[FakeAsyncRedis]:
-    """A fake Redis with Lua, empty."""
-    async with FakeAsyncRedis(decode_responses=True) as redis:
-        yield redis
-
-
-@pytest.fixture
-def redis(client: FakeAsyncRedis) -> RedisClient:
-    """A client of the fake."""
-    return RedisClient(client, "sfr", timeout_s=5)
-
-
-@pytest.fixture
-async def term(redis: RedisClient) -> Term:
-    """The lead, taken."""
-    term = await Leadership(redis).lead("me", 3)
-    assert term is not None
-    return term
-
-
-@pytest.mark.parametrize("record", [SEEN, NEW])
-def test_record_survives_its_way_through_a_hash(record: WorkerRecord) -> None:
-    """What is written is what is read."""
-    assert WorkerRecord.from_hash(record.worker.url, record.to_hash()) == record
+from tests.support.records import NEW, NOW, SECOND, SEEN
 
 
 async def test_fleet_is_loaded_as_recorded_in_the_order_of_urls(redis: RedisClient, term: Term) -> None:
@@ -76,18 +37,6 @@ async def test_records_are_read_again_only_after_a_change(redis: RedisClient, te
     assert (await Records(redis).load(known)).records == (SEEN, well)
 
 
-async def test_who_looks_at_the_fleet_sees_the_last_checks(redis: RedisClient, term: Term) -> None:
-    """The snapshot, which jobs go by, waits for a change of health; what is shown does not."""
-    view = FleetView(redis, ())
-    await Records(redis).record(term, NOW, [NEW], [], changed=True)
-    await view.refresh()
-    checked = replace(NEW, checked_at=NOW)
-    await Records(redis).record(term, NOW + SECOND, [checked], [], changed=False)
-    await view.refresh()
-    assert view.snapshot.state.records == (NEW,)
-    assert (await view.latest()).state.records == (checked,)
-
-
 async def test_records_are_read_again_where_redis_has_lost_its_mark(
     redis: RedisClient, term: Term, client: FakeAsyncRedis
 ) -> None:
@@ -97,54 +46,6 @@ async def test_records_are_read_again_where_redis_has_lost_its_mark(
     await client.hdel("sfr:fleet", "changed_at")
     await Records(redis).record(term, NOW + SECOND, [], [SEEN.worker.url], changed=False)
     assert (await Records(redis).load(known)).records == (NEW,)
-
-
-async def test_ejection_is_read_with_its_cause_and_again_when_it_changes(
-    redis: RedisClient, term: Term, client: FakeAsyncRedis, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The log says why and until when, once for each ejection, and when it is over."""
-    caplog.set_level("INFO")
-    a, b = SEEN.worker.url, NEW.worker.url
-    healthy = replace(SEEN, health=Health.HEALTHY)
-    await Records(redis).record(term, NOW, [NEW, healthy], [], changed=True)
-    view = FleetView(redis, ())
-    await view.refresh()
-    fields: dict[Any, Any] = {
-        "times": 1,
-        "failures": 5,
-        "ejected_until": "1800000000.125",
-        "trial": "",
-        "cause": "timed out",
-    }
-    await client.hset(f"sfr:breaker:{a}", mapping=fields)
-    await client.zadd("sfr:ejected", {a: 1_800_000_000_125})
-    for _ in range(3):
-        await view.refresh()
-    ejection = Ejection(1_800_000_000.125, 1, 5, "timed out", 1_800_000_000_125)
-    assert view.snapshot.state.ejected == {a: ejection}
-    assert [condition for _, condition in view.snapshot.conditions] == [Health.EJECTED, Health.UNKNOWN]
-    told = [record.getMessage() for record in caplog.records]
-    assert told == [
-        f"Worker {a} is ejected until {local_time(ejection.until)}: 5 failed jobs in a row, the last: timed out"
-    ]
-    caplog.clear()
-    # Its trial: the script's score changes, and nobody need hear of it. Then the next ejection.
-    await client.zadd("sfr:ejected", {a: float("inf")})
-    await view.refresh()
-    assert caplog.records == []
-    again: dict[Any, Any] = {"times": 2, "ejected_until": "1800000060", "cause": "returned 503: Service Unavailable"}
-    await client.hset(f"sfr:breaker:{a}", mapping=again)
-    await client.zadd("sfr:ejected", {a: 1_800_000_060_000, b: 1_800_000_060_000})
-    await view.refresh()
-    assert {record.getMessage().partition(": ")[2] for record in caplog.records} == {
-        "its trial job failed: returned 503: Service Unavailable",
-        "the cause is not known",
-    }
-    caplog.clear()
-    await client.delete("sfr:ejected", f"sfr:breaker:{a}")
-    await Records(redis).record(term, NOW + SECOND, [], [b], changed=True)
-    await view.refresh()
-    assert [record.getMessage() for record in caplog.records] == [f"Worker {a} is ejected no more: it gets jobs again"]
 
 
 @pytest.mark.parametrize(
@@ -252,44 +153,6 @@ async def test_member_that_is_no_url_is_no_worker(redis: RedisClient, term: Term
     assert (await Records(redis).load()).records == (NEW,)
 
 
-async def test_lead_that_redis_cli_has_written_is_nobody_s(redis: RedisClient, client: FakeAsyncRedis) -> None:
-    """`SET sfr:sidecar me` keeps no sidecar from leading for ever."""
-    await client.set("sfr:sidecar", "me")
-    assert await Leadership(redis).lead("me", 3) is not None
-
-
-async def test_counts_that_redis_cli_has_written_begin_anew(redis: RedisClient, client: FakeAsyncRedis) -> None:
-    """Neither who counts nor who shows the counts stumbles over them."""
-    for word in ("NaN", "1e400", "1.5", "many", "-3", "9" * 400):
-        await client.hset("sfr:stats", "jobs", word)
-        await client.hset("sfr:stats:http://a:1", mapping={"jobs": word, "busy_ms": word})
-        await client.hset("sfr:breaker:http://a:1", mapping={"failures": word, "ejected_until": word})
-        await client.hset("sfr:budget", "saved", word)
-        usage = await Counters(redis).usage(["http://a:1"])
-        json.dumps(msgspec.to_builtins(usage), allow_nan=False)
-        await Counters(redis).count(Stats({"jobs": 2}, {"http://a:1": WorkerStats(1, 1, 5)}))
-        assert (await Counters(redis).usage(["http://a:1"])).fleet["jobs"] >= 0
-    assert redis.available
-
-
-async def test_one_sidecar_leads_and_renews(redis: RedisClient, term: Term) -> None:
-    """The leader keeps its token, another gets none; a lead given up passes on with the next token."""
-    assert await Leadership(redis).lead("me", 3) == term
-    assert await Leadership(redis).lead("other", 3) is None
-    await Leadership(redis).resign(Term(99, "other"))
-    assert await Leadership(redis).lead("other", 3) is None
-    await Leadership(redis).resign(term)
-    assert await Leadership(redis).lead("other", 3) == Term(term.token + 1, "other")
-
-
-async def test_token_is_never_given_twice(redis: RedisClient, term: Term, client: FakeAsyncRedis) -> None:
-    """After a loss of Redis' memory, a sidecar that goes on leading has a new term, and writes all again."""
-    await client.flushall()
-    after = await Leadership(redis).lead("me", 3)
-    assert after is not None
-    assert after.token > term.token
-
-
 async def test_outdated_leader_writes_nothing(redis: RedisClient, term: Term) -> None:
     """The fencing token is checked in the same step that writes."""
     await Leadership(redis).resign(term)
@@ -309,12 +172,3 @@ async def test_last_finished_job_is_told_by_redis_own_clock(redis: RedisClient, 
     assert ago_s is not None
     seconds_later, _ = await client.time()
     assert 50 <= ago_s <= 50 + seconds_later - seconds + 1
-
-
-async def test_every_key_has_the_prefix(client: FakeAsyncRedis) -> None:
-    """Two fleets share a Redis by their prefixes."""
-    redis = RedisClient(client, "{mine}", timeout_s=5)
-    term = await Leadership(redis).lead("me", 3)
-    assert term is not None
-    await Records(redis).record(term, NOW, [SEEN], [], changed=True)
-    assert all(str(key).startswith("{mine}:") for key in await client.keys("*"))

@@ -1,0 +1,22 @@
+"""Workers as values: what Redis holds of them, and which may get jobs."""
+
+import pytest
+
+from router.fleet.model import Health, Worker, WorkerRecord, routable
+from tests.support.records import NEW, SEEN
+
+
+def test_only_healthy_workers_get_jobs_and_unchecked_ones_where_none_is_healthy() -> None:
+    """Unknown is better than nobody; unhealthy, ejected and draining are not."""
+    each = {health: (WorkerRecord(Worker(health.value)), health) for health in Health}
+    out = [each[health] for health in (Health.UNHEALTHY, Health.EJECTED, Health.DRAINING)]
+    healthy, unknown = each[Health.HEALTHY], each[Health.UNKNOWN]
+    assert routable([healthy, unknown, *out]) == [healthy[0].worker]
+    assert routable([unknown, *out]) == [unknown[0].worker]
+    assert routable(out) == []
+
+
+@pytest.mark.parametrize("record", [SEEN, NEW])
+def test_record_survives_its_way_through_a_hash(record: WorkerRecord) -> None:
+    """What is written is what is read."""
+    assert WorkerRecord.from_hash(record.worker.url, record.to_hash()) == record

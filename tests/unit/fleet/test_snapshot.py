@@ -1,0 +1,75 @@
+"""A router's view of the fleet, and what it logs of ejections. Redis is a fake."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from fakeredis import FakeAsyncRedis
+
+from router.fleet.leadership import Term
+from router.fleet.model import Ejection, Health
+from router.fleet.records import Records
+from router.fleet.redis_client import RedisClient
+from router.fleet.snapshot import FleetView
+from router.logs import local_time
+from tests.support.records import NEW, NOW, SECOND, SEEN
+
+
+async def test_who_looks_at_the_fleet_sees_the_last_checks(redis: RedisClient, term: Term) -> None:
+    """The snapshot, which jobs go by, waits for a change of health; what is shown does not."""
+    view = FleetView(redis, ())
+    await Records(redis).record(term, NOW, [NEW], [], changed=True)
+    await view.refresh()
+    checked = replace(NEW, checked_at=NOW)
+    await Records(redis).record(term, NOW + SECOND, [checked], [], changed=False)
+    await view.refresh()
+    assert view.snapshot.state.records == (NEW,)
+    assert (await view.latest()).state.records == (checked,)
+
+
+async def test_ejection_is_read_with_its_cause_and_again_when_it_changes(
+    redis: RedisClient, term: Term, client: FakeAsyncRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says why and until when, once for each ejection, and when it is over."""
+    caplog.set_level("INFO")
+    a, b = SEEN.worker.url, NEW.worker.url
+    healthy = replace(SEEN, health=Health.HEALTHY)
+    await Records(redis).record(term, NOW, [NEW, healthy], [], changed=True)
+    view = FleetView(redis, ())
+    await view.refresh()
+    fields: dict[Any, Any] = {
+        "times": 1,
+        "failures": 5,
+        "ejected_until": "1800000000.125",
+        "trial": "",
+        "cause": "timed out",
+    }
+    await client.hset(f"sfr:breaker:{a}", mapping=fields)
+    await client.zadd("sfr:ejected", {a: 1_800_000_000_125})
+    for _ in range(3):
+        await view.refresh()
+    ejection = Ejection(1_800_000_000.125, 1, 5, "timed out", 1_800_000_000_125)
+    assert view.snapshot.state.ejected == {a: ejection}
+    assert [condition for _, condition in view.snapshot.conditions] == [Health.EJECTED, Health.UNKNOWN]
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [
+        f"Worker {a} is ejected until {local_time(ejection.until)}: 5 failed jobs in a row, the last: timed out"
+    ]
+    caplog.clear()
+    # Its trial: the script's score changes, and nobody need hear of it. Then the next ejection.
+    await client.zadd("sfr:ejected", {a: float("inf")})
+    await view.refresh()
+    assert caplog.records == []
+    again: dict[Any, Any] = {"times": 2, "ejected_until": "1800000060", "cause": "returned 503: Service Unavailable"}
+    await client.hset(f"sfr:breaker:{a}", mapping=again)
+    await client.zadd("sfr:ejected", {a: 1_800_000_060_000, b: 1_800_000_060_000})
+    await view.refresh()
+    assert {record.getMessage().partition(": ")[2] for record in caplog.records} == {
+        "its trial job failed: returned 503: Service Unavailable",
+        "the cause is not known",
+    }
+    caplog.clear()
+    await client.delete("sfr:ejected", f"sfr:breaker:{a}")
+    await Records(redis).record(term, NOW + SECOND, [], [b], changed=True)
+    await view.refresh()
+    assert [record.getMessage() for record in caplog.records] == [f"Worker {a} is ejected no more: it gets jobs again"]
