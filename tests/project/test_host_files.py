@@ -15,7 +15,7 @@ from router.auth.admin_token import TOKEN_VARIABLE
 from router.cli.agent.command import agent
 from router.config.load import CONFIG_VARIABLE, load
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
 SLURM = ROOT / "deploy" / "slurm" / "sandbox-workers.sbatch"
 PROGRAMS = "/opt/sandboxfusion-router/.venv/bin"
