@@ -1,4 +1,4 @@
-"""The fleet as Redis holds it: workers, their health, what operators want, who leads, what is counted.
+"""Decides how the fleet stands in Redis: workers, their health, operators' intent, the leading sidecar, counters.
 
-The only room that knows the Redis client. It may not import scheduling, http or jobs.
+It is the only room that knows the Redis client. It may not import scheduling, http or jobs.
 """

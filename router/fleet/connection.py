@@ -1,7 +1,7 @@
-"""How to reach Redis: one server, a Sentinel's master, or a Cluster, by `redis.url` and `redis.cluster`.
+"""Decides how to reach Redis: one server, a Sentinel's master, or a Cluster, by `redis.url` and `redis.cluster`.
 
-redis-py's own retries are off: a caller that may not wait has something better to do than to try again. Its read
-time-out is off, too: the client bounds each call, and a subscription waits as long as it must.
+redis-py's own retries are off: without Redis a job goes on at once, by the scheduler in this process. Its read timeout
+is off, too: RedisClient bounds each call, and a subscription has to wait without a bound.
 """
 
 from typing import Any
@@ -21,16 +21,16 @@ _SENTINEL_PORT = 26379
 
 
 def connect(settings: RedisSettings, timeout_s: float) -> AnyRedis:
-    """Return a client that connects at its first call; connecting may take `timeout_s` seconds."""
+    """Return a client that connects at its first call, within `timeout_s` seconds."""
     options: dict[str, Any] = {
         "decode_responses": True,
-        "encoding_errors": "backslashreplace",  # of what redis-cli has written that is no UTF-8
+        "encoding_errors": "backslashreplace",  # redis-cli may have written bytes that are no UTF-8
         "socket_timeout": None,
         "socket_connect_timeout": timeout_s,
         "retry": Retry(NoBackoff(), 0),
     }
     if settings.cluster:
-        # One retry: it is how the client follows a slot that has moved to another node.
+        # One retry: with it the client follows a slot that has moved to another node.
         return RedisCluster.from_url(settings.url, **{**options, "retry": Retry(NoBackoff(), 1)})
     if settings.url.startswith("redis+sentinel://"):
         return _master(settings.url, options)
@@ -40,7 +40,7 @@ def connect(settings: RedisSettings, timeout_s: float) -> AnyRedis:
 def _master(url: str, options: dict[str, Any]) -> Redis:
     """Return a client of the master that the Sentinels name: `redis+sentinel://[user:password@]host,host/name[/db]`.
 
-    User and password are Redis' own; `?sentinel_password=` is the Sentinels'.
+    User and password are for Redis; `?sentinel_password=` is for the Sentinels.
     """
     parts = urlsplit(url)
     credentials, _, hosts = parts.netloc.rpartition("@")

@@ -1,4 +1,4 @@
-"""The log's lines for workers that the breaker keeps jobs from: why and until when, and when that is over."""
+"""Logs when the breaker ejects a worker, with cause and end, and when an ejection is over."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -9,10 +9,13 @@ from router.logs import local_time
 log = logging.getLogger(__name__)
 
 
-def tell_ejections(
+def log_ejections(
     before: Mapping[str, Ejection], now: Mapping[str, Ejection], records: Iterable[WorkerRecord], whose: str = ""
 ) -> None:
-    """Say who has been ejected since `before`, and who of `records` is ejected no more; `whose` doing it is."""
+    """Log the workers ejected since `before`, and those of `records` that are ejected no more.
+
+    `whose` is "", or text such as ` by this process alone` after "is ejected".
+    """
     for url, ejection in now.items():
         earlier = before.get(url)
         if earlier is None or earlier.times < ejection.times:

@@ -1,7 +1,7 @@
-"""What operators and agents want of the fleet: who registers, who is drained, weights and caps set at run time.
+"""Reads and writes intent, which is what operators and agents want: registrations, drains, weights and caps.
 
-Intent stands in keys of its own. The sidecar reads it and writes what follows from it into the fleet; a drain the
-routers read for themselves, so that it needs no sidecar. What a worker was given here leaves the fleet with it.
+Intent stands in keys of its own. The sidecar reads it, and changes the fleet accordingly. Routers read the drains
+themselves, so that draining works without a sidecar. When a worker leaves the fleet, its intent goes with it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,17 +10,17 @@ from dataclasses import asdict, dataclass, field, replace
 from router.config.addresses import known_worker_url, masked
 from router.config.bounds import MAX_COUNT, MAX_WEIGHT, whole_number
 from router.fleet.model import Worker, number_in
-from router.fleet.redis_client import RedisClient, RedisUnavailable, Refused
+from router.fleet.redis_client import RedisClient, RedisUnavailable, RefusedCommand
 
-# What Redis with a time limit of 250 ms answers in a tenth of that.
+# One call reads so many workers: a small part of what Redis answers within a call's time limit.
 WORKERS_A_CALL = 250
-# Of an entry that nobody can read.
+# So much of an entry is shown that cannot be read.
 _SHOWN_CHARACTERS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """A worker that registered itself. `ttl_s`: for how long it is one yet; None: until it is removed."""
+    """A worker that registered itself, for `ttl_s` more seconds; None: until it is removed."""
 
     url: str
     weight: int = 1
@@ -30,13 +30,13 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """A worker's weight and cap as set at run time; None: as it came with."""
+    """A worker's weight and cap as set at run time; None: the worker's own."""
 
     weight: int | None = None
     max_concurrency: int | None = None
 
     def over(self, worker: Worker) -> Worker:
-        """Return `worker` with what is set here."""
+        """Return `worker` with this weight and cap, as far as they are set."""
         return Worker(
             worker.url, self.weight or worker.weight, self.max_concurrency or worker.max_concurrency, worker.source
         )
@@ -44,11 +44,10 @@ class Override:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """All that is wanted, by URL. `problems` tells of what cannot be read, as after a slip with redis-cli.
+    """All intent, by URL. `problems` describes entries that cannot be read, as after a slip with redis-cli.
 
-    `respelt` has each spelling of a URL under which something is held, and the form by which the worker is known.
-    `born` names the memory that it was read from: it is another one after Redis has lost everything, and None as long
-    as no sidecar has led with it.
+    `respelt` has each other spelling of a URL under which something is held, and the form by which the worker is known.
+    `born` names Redis' memory: it changes when Redis has lost everything, and is None until a sidecar has led.
     """
 
     born: str | None
@@ -61,7 +60,7 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What is wanted of one worker, and how many jobs run on it."""
+    """The intent for one worker, and how many jobs run on it."""
 
     registration: Registration | None
     override: Override
@@ -78,7 +77,7 @@ class Intents:
         self._respell = redis.register("respell")
 
     async def read(self) -> Intent:
-        """Return all that is wanted."""
+        """Return all intent."""
         keys = self._keys
         answers = await self._redis.ask_each(
             ("HGET", keys.fleet, "born"),
@@ -102,16 +101,16 @@ class Intents:
         )
 
     async def respell(self, spelt: str, url: str) -> None:
-        """Hold under `url`, its worker's form, what is held under another spelling of it; the newer word wins."""
+        """Move what is held under another spelling of a worker's URL to `url`, the form by which it is known."""
         await self._redis.ask(self._respell(spelt, url))
 
     async def registered(self) -> frozenset[str]:
-        """Return the URLs of those that have registered; some may have left since."""
+        """Return the URLs of the workers that have registered; some may have left since."""
         (urls,) = await self._redis.ask_all(("SMEMBERS", self._keys.registered))
         return frozenset(urls)
 
     async def standing(self, urls: Sequence[str]) -> dict[str, Standing]:
-        """Return how it stands with each of these workers, and with no other one."""
+        """Return the intent for each of these workers, and how many jobs run on it."""
         found: dict[str, Standing] = {}
         for start in range(0, len(urls), WORKERS_A_CALL):
             found.update(await self._standing(urls[start : start + WORKERS_A_CALL]))
@@ -140,9 +139,9 @@ class Intents:
         }
 
     async def register(self, registration: Registration) -> bool:
-        """Register a worker, or renew it; return whether it is new, or another one than before.
+        """Register a worker, or renew it; return whether it is new, or its weight or cap has changed.
 
-        One that was not registered begins undrained: it may have left a moment ago, before the sidecar has seen it go.
+        A worker that was not registered begins undrained: it may have left and come back before the sidecar saw it go.
         """
         keys, url = self._keys, registration.url
         key, fields = keys.registration(url), _fields(registration)
@@ -151,17 +150,17 @@ class Intents:
         commands: list[tuple[str, ...]] = [
             ("SADD", keys.registered, url),
             ("HSET", key, *(text for item in fields.items() for text in item)),
-            # Also where it has had none, or another one.
+            # Also if it had no time to live before, or another one.
             ("PERSIST", key) if registration.ttl_s is None else ("PEXPIRE", key, f"{registration.ttl_s * 1000:.0f}"),
         ]
-        # Renewals are many, and news to nobody.
+        # There are many renewals, and they change nothing for the sidecar.
         if is_drained and not before:
             commands.extend(self._set_drain("SREM", url))
         await self._redis.transaction(*commands, *([self._tell_sidecar(url)] if is_other else []))
         return is_other
 
     async def remove(self, url: str) -> None:
-        """End a registration. The sidecar takes the worker out, and all that was said of it."""
+        """End a registration. The sidecar then takes the worker out of the fleet, with its intent."""
         await self._redis.transaction(("DEL", self._keys.registration(url)), self._tell_sidecar(url))
 
     async def drain(self, url: str) -> None:
@@ -173,7 +172,7 @@ class Intents:
         await self._redis.transaction(*self._set_drain("SREM", url))
 
     async def override(self, url: str, fields: Mapping[str, int | None]) -> None:
-        """Set a worker's `weight` or `max_concurrency`, or both; None: as it came with."""
+        """Set a worker's `weight` or `max_concurrency`, or both; None: the worker's own again."""
         commands = [
             ("HDEL", self._keys.intent, f"{name} {url}")
             if value is None
@@ -183,7 +182,7 @@ class Intents:
         await self._redis.transaction(*commands, self._tell_sidecar(url))
 
     async def restore(self, intent: Intent) -> None:
-        """Write again what Redis has lost of `intent`; what it has been told since stays."""
+        """Write again what Redis has lost of `intent`. What has been written since then stays."""
         held = await self.read()
         for url, registration in intent.registrations.items():
             if url not in held.registrations:
@@ -191,12 +190,13 @@ class Intents:
         for url, override in intent.overrides.items():
             if url not in held.overrides:
                 await self.override(url, {name: value for name, value in asdict(override).items() if value is not None})
-        for url in intent.draining | held.draining:  # the latter, too: who registers anew begins undrained
+        # Also those drained since then: to register a worker anew has ended its drain.
+        for url in intent.draining | held.draining:
             await self.drain(url)
 
     def _set_drain(self, command: str, url: str) -> tuple[tuple[str, ...], ...]:
         keys = self._keys
-        # The next scheduler makes the plan anew, and all routers show what they do.
+        # The next call of the scheduler makes the plan anew, and all routers load the fleet.
         return (command, keys.drain, url), ("HSET", keys.plan_head, "stale", "1"), ("PUBLISH", keys.changes, "drain")
 
     def _tell_sidecar(self, url: str) -> tuple[str, ...]:
@@ -213,7 +213,7 @@ def _fields(registration: Registration) -> dict[str, str]:
 
 
 class _Read:
-    """What stands in Redis, read entry by entry; what cannot be understood is passed over, and told in `problems`."""
+    """Reads intent entry by entry. An entry that cannot be understood is left out, and described in `problems`."""
 
     def __init__(self, drain_key: str, intent_key: str, registered_key: str) -> None:
         self.registrations: dict[str, Registration] = {}
@@ -223,12 +223,12 @@ class _Read:
         self.problems: list[str] = []
         self._drain_key, self._intent_key, self._registered_key = drain_key, intent_key, registered_key
 
-    def registration(self, spelt: str, fields: Mapping[str, str] | Refused, left_ms: int) -> None:
-        """Read the hash of one that has registered; an empty one has left."""
+    def registration(self, spelt: str, fields: Mapping[str, str] | RefusedCommand, left_ms: int) -> None:
+        """Read the hash of a registered worker; if it is empty, the worker has left."""
         url = self._url(spelt, self._registered_key)
         if url is None or not fields:
             return
-        if isinstance(fields, Refused):
+        if isinstance(fields, RefusedCommand):
             self.problems.append(f"{self._registered_key}:{url}: {fields.reason}")
             return
         try:
@@ -240,7 +240,7 @@ class _Read:
         self.registrations[url] = Registration(url, weight, cap, left_ms / 1000 if left_ms >= 0 else None)
 
     def drain(self, spelt: str) -> None:
-        """Read a member of the set of those that are drained."""
+        """Read a member of the set of drained workers."""
         if url := self._url(spelt, self._drain_key):
             self.draining.add(url)
 
@@ -265,14 +265,14 @@ class _Read:
 
 
 def _expect_none_refused(keys: Sequence[str], answers: Sequence[object]) -> None:
-    """Raise RedisUnavailable where a key cannot be read: to take it for empty would take workers out."""
+    """Raise RedisUnavailable if a key cannot be read: to take it for empty would take workers out of the fleet."""
     for key, answer in zip(keys, answers, strict=False):
-        if isinstance(answer, Refused):
+        if isinstance(answer, RefusedCommand):
             raise RedisUnavailable(f"{key}: {answer.reason}")
 
 
-def _count(answer: int | Refused) -> int:
-    return 0 if isinstance(answer, Refused) else answer
+def _count(answer: int | RefusedCommand) -> int:
+    return 0 if isinstance(answer, RefusedCommand) else answer
 
 
 def _shown(text: str) -> str:

@@ -1,6 +1,6 @@
-"""Workers as values: what was asked for, what was seen, and what is held of them in Redis.
+"""Workers as values: what is configured, what checks have seen, and what Redis holds. Nothing here acts.
 
-Nothing here acts. A record's two ways, to a Redis hash and from it, stand side by side so that neither forgets a field.
+How a record becomes a Redis hash and how it is read again stand side by side, so that neither forgets a field.
 """
 
 import math
@@ -13,9 +13,9 @@ from router.config.bounds import MAX_COUNT, MAX_WEIGHT, whole_number
 
 
 class Health(StrEnum):
-    """A worker's condition. The sidecar finds the first three (UNKNOWN: not checked yet), and only they are stored.
+    """A worker's condition. The sidecar finds and stores the first three; UNKNOWN: it has not been checked.
 
-    EJECTED and DRAINING are what a healthy worker shows as while the breaker or an operator keeps new jobs from it.
+    A healthy worker is shown as EJECTED or DRAINING while the breaker or an operator keeps new jobs from it.
     """
 
     UNKNOWN = "unknown"
@@ -26,7 +26,7 @@ class Health(StrEnum):
 
 
 class Source(StrEnum):
-    """What names a worker: config.yaml, its workers_file, its DNS name; or it was registered at run time."""
+    """Where a worker comes from: config.yaml, the workers_file, a DNS name, or a registration at run time."""
 
     CONFIG = "config"
     REGISTERED = "registered"
@@ -36,7 +36,7 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One worker as it was asked for. `source` is a Source, or what else stands in Redis."""
+    """One worker as it was configured. `source` is a Source, or any other text that stands in Redis."""
 
     url: str
     weight: int = 1
@@ -46,9 +46,9 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One health check's outcome; `error` is None where the worker was well.
+    """One health check's outcome; `error` is None if the worker was well.
 
-    `is_outvoted`: something else speaks against it, so that it counts neither for the worker nor against it.
+    `is_outvoted`: other evidence contradicts it, so that it counts neither for the worker nor against it.
     """
 
     checked_at: datetime
@@ -59,10 +59,11 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Ejection:
-    """That the breaker keeps jobs from a worker, `until` (Unix time) one is let through: its trial.
+    """The breaker keeps jobs from a worker `until` (Unix time) one is let through as its trial.
 
-    `times` it has been ejected since it last did well, at first after so many `failures` in a row; `cause` is that of
-    the job which ejected it last. `score` is what the script goes by; it changes whenever the others do.
+    It has been ejected `times` since it last did well, for the first time after so many `failures` in a row. `cause` is
+    that of the attempt which ejected it last. `score` is the worker's score in the key `ejected`; it changes whenever
+    one of the others does.
     """
 
     until: float
@@ -87,7 +88,7 @@ class Ejection:
 
 @dataclass(frozen=True, slots=True)
 class WorkerRecord:
-    """A worker and its condition: one `sfr:worker:<url>` hash.
+    """A worker and its condition: the Redis hash `sfr:worker:<url>`.
 
     `failures` and `successes` count checks in a row; at least one of them is 0. `since` is when `health` last changed.
     """
@@ -102,7 +103,7 @@ class WorkerRecord:
     last_error: str = ""
 
     def to_hash(self) -> dict[str, str]:
-        """Return the fields of the Redis hash, all text; what is not known is empty."""
+        """Return the fields of the Redis hash as text; a field that is not known is empty."""
         return {
             "health": self.health.value,
             "since": _iso(self.since),
@@ -120,7 +121,7 @@ class WorkerRecord:
     def from_hash(cls, url: str, fields: Mapping[str, str]) -> "WorkerRecord":
         """Read what `to_hash` wrote; a field that is absent has its default.
 
-        Raises ValueError where a field cannot be read, as after a slip with redis-cli.
+        Raises ValueError if a field cannot be read, as after a slip with redis-cli.
         """
         return cls(
             worker=Worker(
@@ -140,9 +141,9 @@ class WorkerRecord:
 
 
 def slots(caps: Iterable[int | None]) -> int | None:
-    """Return how many jobs may run at once on workers with these caps; None where one has none, or there is no worker.
+    """Return how many jobs may run at once on workers with these caps; None if one has no cap, or there is no worker.
 
-    Jobs run on sick and ejected workers, too, until they end: where running jobs are counted, all workers are.
+    To compare with running jobs, pass all workers: jobs run on unhealthy and ejected workers, too, until they end.
 
     >>> slots([3, 4]), slots([3, None]), slots([])
     (7, None, None)
@@ -156,7 +157,7 @@ def _iso(moment: datetime | None) -> str:
 
 
 def moment(text: str | None) -> datetime | None:
-    """Read a moment; one that names no zone is UTC's. Raises ValueError."""
+    """Read a moment in ISO 8601; without a zone it is in UTC. Raises ValueError."""
     if not text:
         return None
     found = datetime.fromisoformat(text)
@@ -164,7 +165,7 @@ def moment(text: str | None) -> datetime | None:
 
 
 def number_in(fields: Mapping[str, str], name: str, least: int, most: int) -> int | None:
-    """Return the number that a field holds; None where it is absent or empty. Raises ValueError."""
+    """Return the number that a field holds; None if it is absent or empty. Raises ValueError."""
     text = fields.get(name)
     if not text:
         return None
@@ -183,7 +184,7 @@ def _latency_ms(text: str | None) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A worker of the fleet as the scheduler sees it; `cap` 0: none."""
+    """A worker of the fleet as the scheduler sees it."""
 
     worker: Worker
     health: Health = Health.HEALTHY
@@ -196,9 +197,9 @@ class Member:
 
 
 def routable(workers: Iterable[tuple[WorkerRecord, Health]]) -> list[Worker]:
-    """Return the workers that may get jobs, by the condition they show: the healthy; where none is, the unchecked.
+    """Return the workers that may get jobs: those shown as healthy or, if there are none, those not checked.
 
-    Without a sidecar or Redis every worker is unchecked, and config.yaml is enough to route by.
+    So without a sidecar or Redis, when no worker has been checked, all workers of config.yaml get jobs.
     """
     by_condition: dict[Health, list[Worker]] = {}
     for record, condition in workers:

@@ -1,4 +1,4 @@
-"""What the sidecar writes of each worker, and what routers read: the state of the fleet."""
+"""The state of the fleet in Redis: what the sidecar writes of each worker, and what routers read."""
 
 import json
 import logging
@@ -11,21 +11,21 @@ from redis.exceptions import ResponseError
 from router.config.addresses import known_worker_url
 from router.fleet.leadership import Term
 from router.fleet.model import Ejection, Worker, WorkerRecord, moment
-from router.fleet.redis_client import LOAD, RECORD, RedisClient, Refused, executed
+from router.fleet.redis_client import LOAD, RECORD, RedisClient, RefusedCommand, executed
 
 log = logging.getLogger(__name__)
 
-# What one script call writes at most: about 3 ms of Redis' time, so that a fleet of thousands delays no ticket.
+# One script call writes at most so many, so that the sidecar of a large fleet does not hold up the routers' calls.
 RECORDS_A_CALL = 500
 
 
 @dataclass(frozen=True, slots=True)
 class FleetState:
-    """All that Redis holds of the fleet. `written_at` is None where no sidecar has written yet.
+    """All that Redis holds of the fleet. `written_at` is None if no sidecar has ever written.
 
-    `records` are in the order of their URLs, which all processes share; `changed_at` names the sidecar's last write
-    that changed who they are or how well. `ejected` are those that the breaker keeps out, by URL; `quarantined` are
-    hashes of jobs that break workers.
+    `records` are in the order of their URLs, which all processes share. `changed_at` names the sidecar's last write
+    that changed the fleet or a worker's health. `leader` is the leading sidecar's term as text. `ejected` are the
+    workers that the breaker has ejected, by URL; `quarantined` are hashes of jobs that break workers.
     """
 
     records: tuple[WorkerRecord, ...]
@@ -49,17 +49,17 @@ class Records:
     async def load(self, known: FleetState | None = None, only: str | None = None) -> FleetState:
         """Read the whole fleet. A hash that cannot be read counts as a worker of which nothing is known.
 
-        Where nothing has changed since `known` was read, its records are taken over: 1,000 workers take 18 ms of CPU.
-        With `only`, a URL, no other worker is read. Raises RedisUnavailable.
+        If nothing has changed since `known` was read, its records are taken over: to read those of a large fleet takes
+        much of a process' time. With `only`, a URL, no other worker is read. Raises RedisUnavailable.
         """
         return await self._redis.ask(self._load(known, only), LOAD)
 
     async def record(
         self, term: Term, written_at: datetime, records: Iterable[WorkerRecord], gone: Iterable[str], *, changed: bool
     ) -> bool:
-        """Write `records` and forget the URLs in `gone`; `changed` tells the routers at once. False: not leading.
+        """Write `records`, and remove the workers at the URLs in `gone`; return False if `term` is over.
 
-        Raises RedisUnavailable.
+        With `changed` the routers are told at once. Raises RedisUnavailable.
         """
         entries = [(record.worker.url, _flat(record.to_hash())) for record in records]
         entries += [(url, []) for url in gone]
@@ -73,7 +73,7 @@ class Records:
         return True
 
     async def finished_s_ago(self, worker_url: str) -> float | None:
-        """Return how long ago a job last ended well on the worker, None where none has. Raises RedisUnavailable."""
+        """Return how long ago a job last ended well on the worker; None if none has. Raises RedisUnavailable."""
         ago_ms = await self._redis.ask(self._finished(worker_url))
         return None if ago_ms < 0 else ago_ms / 1000
 
@@ -85,18 +85,18 @@ class Records:
         pipeline.zrange(self._keys.ejected, 0, -1, withscores=True)
         pipeline.zrange(self._keys.quarantine, 0, -1)
         (written_at, changed_at), leader, draining, *others = await executed(pipeline)
-        if refused := next((each for each in others if isinstance(each, Refused)), None):
+        if refused := next((each for each in others if isinstance(each, RefusedCommand)), None):
             raise ResponseError(refused.reason)
         ejected, quarantined = others
-        # Changed while this reads, it is read again next time: the mark has been read before.
+        # The mark is read before the records: if they change meanwhile, they are read again next time.
         is_known = known is not None and known.changed_at is not None and known.changed_at == changed_at
         return FleetState(
             records=known.records if known is not None and is_known else await self._records(only),
             written_at=_moment(written_at),
             changed_at=changed_at,
             leader=leader,
-            # Operators write it by hand. Of another type, it drains nobody; the sidecar says so.
-            draining=frozenset() if isinstance(draining, Refused) else frozenset(draining),
+            # Operators write this key by hand. If it is of another type it drains no worker, and the sidecar logs that.
+            draining=frozenset() if isinstance(draining, RefusedCommand) else frozenset(draining),
             ejected=await self._ejections(dict(ejected), known.ejected if known else {}, only),
             quarantined=frozenset(quarantined),
         )
@@ -104,7 +104,7 @@ class Records:
     async def _ejections(
         self, scores: Mapping[str, float], known: Mapping[str, Ejection], only: str | None
     ) -> dict[str, Ejection]:
-        """Read why workers are ejected, but for those of which that is `known`."""
+        """Read why workers are ejected, except for ejections that are `known`."""
         found = {url: known[url] for url, score in scores.items() if url in known and known[url].score == score}
         new = [url for url in scores if url not in found and only in (None, url)]
         pipeline = self._redis.pipeline()
@@ -119,7 +119,7 @@ class Records:
         if only is None:
             pipeline.smembers(self._keys.workers)
             (held,) = await pipeline.execute()
-            # Anything may have come in by redis-cli. What is no worker's URL gets no job.
+            # redis-cli may have written anything; a member that is no worker's URL gets no job.
             urls = sorted(url for url in map(str, held) if url.isascii() and known_worker_url(url))
         else:
             pipeline.sismember(self._keys.workers, only)
@@ -132,9 +132,9 @@ class Records:
 
 
 def _ejection(held: Sequence[str | None], score: float) -> Ejection:
-    """Return what a breaker's hash says: ejected_until, times, failures, cause.
+    """Return what a breaker's hash says; `held` is its ejected_until, times, failures and cause.
 
-    It may be gone by now; what cannot be read, as after a slip with redis-cli, counts as absent.
+    The hash may be gone by now. If it cannot be read, as after a slip with redis-cli, it counts as absent.
     """
     try:
         until, times, failures = float(held[0] or 0), int(held[1] or 1), int(held[2] or 0)
@@ -147,13 +147,13 @@ def _ejection(held: Sequence[str | None], score: float) -> Ejection:
 def _moment(text: str | None) -> datetime | None:
     try:
         return moment(text)
-    except ValueError:  # after a slip with redis-cli; the sidecar's next write is as good as the first
+    except ValueError:  # after a slip with redis-cli; the sidecar's next write corrects it
         return None
 
 
-def _read(url: str, fields: dict[str, str] | Refused) -> WorkerRecord:
+def _read(url: str, fields: dict[str, str] | RefusedCommand) -> WorkerRecord:
     try:
-        return WorkerRecord.from_hash(url, {"health": fields.reason} if isinstance(fields, Refused) else fields)
+        return WorkerRecord.from_hash(url, {"health": fields.reason} if isinstance(fields, RefusedCommand) else fields)
     except ValueError as error:
         log.warning("Redis holds no readable state of worker %s: %s", url, error)
         return WorkerRecord(Worker(url))

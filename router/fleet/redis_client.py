@@ -1,6 +1,6 @@
 """The one connection to Redis: every command that this project sends passes here.
 
-Each call is bounded in time and ends in a value or in RedisUnavailable; whoever calls decides what to do without Redis.
+Each call is bounded in time, and ends in a value or in RedisUnavailable. What to do without Redis, the caller decides.
 """
 
 import json
@@ -23,32 +23,32 @@ log = logging.getLogger(__name__)
 _Value = TypeVar("_Value")
 
 
-# What routers and sidecars ask steadily: while Redis refuses one of these it is of no use, whatever else it takes.
+# The steady calls of routers and sidecars. While Redis refuses one of these it is of no use, whatever else it answers.
 LOAD, SCHEDULE, LEAD, RECORD = "load", "schedule", "lead", "record"
 
 
 class RedisUnavailable(Exception):
-    """Redis did not answer, not in time, or not as it should."""
+    """Redis did not answer, not in time, or with an error."""
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """What Redis gave in place of one command's answer, such as for a key of another type."""
+class RefusedCommand:
+    """Redis refused one command of several, such as for a key of another type."""
 
     reason: str
 
 
 class RedisClient:
-    """Redis under one prefix. The only state here is how calls ended: `available` and `answers`.
+    """Redis under one prefix. Its only state is how calls ended: `available` and `answers`.
 
-    A replica, or a Redis without memory, answers each reading and refuses each writing. So a steady call that fails
-    makes Redis unavailable until the same call succeeds; another call's trouble is over with any call that succeeds.
+    A replica, or a Redis without memory, answers each read and refuses each write. So when a steady call fails, Redis
+    is unavailable until the same steady call succeeds. When another call fails, it is until any call succeeds.
     """
 
     def __init__(self, client: AnyRedis, prefix: str, timeout_s: float) -> None:
         self.keys = Keys(prefix)
-        self.answers = True  # the last call was answered, if only with a refusal
-        self._trouble: dict[str, str] = {}  # why, by the steady call that failed, "" of all others
+        self.answers = True  # the last call was answered, even if with an error
+        self._trouble: dict[str, str] = {}  # the causes, by the steady call that failed; "" for all other calls
         self._client = client
         self._timeout_s = timeout_s
         self._transaction = self.register("transaction")
@@ -64,15 +64,15 @@ class RedisClient:
 
     @property
     def available(self) -> bool:
-        """Whether all goes well that is asked of Redis steadily."""
+        """Whether no call is in trouble."""
         return not self._trouble
 
     def script(self, text: str, key: str, constants: tuple[str | bytes | float, ...]) -> Script:
-        """Return a script that is asked by calls; whoever asks tells `succeeded` or `failed` how that went."""
+        """Return a script that is asked with callbacks. Its owner calls `succeeded` or `failed` after each call."""
         return script(self._client, text, self._timeout_s, key, constants)
 
     def succeeded(self, steady: str = "") -> None:
-        """Take note of a call that was answered; `steady` names it where it is one of those."""
+        """Take note of a call that was answered; `steady` is its name if it is a steady one."""
         self.answers = True
         if self._trouble:
             self._trouble.pop("", None)
@@ -81,17 +81,17 @@ class RedisClient:
                 log.info("Redis available again")
 
     def failed(self, error: Exception, steady: str = "") -> RedisUnavailable:
-        """Take note of a call that was not, and return how that is told."""
+        """Take note of a call that failed, and return the error to raise."""
         cause = f"no answer within {self._timeout_s} s" if isinstance(error, TimeoutError) else str(error)
         self.answers = isinstance(error, ResponseError)
-        if steady or not self.answers:  # a single call that is refused says nothing of the others
+        if steady or not self.answers:  # that Redis refuses one call now and then says nothing of the others
             if not self._trouble:
                 log.warning("Redis unavailable: %s", cause)
             self._trouble[steady] = cause
         return RedisUnavailable(cause)
 
     async def ask(self, call: Awaitable[_Value], steady: str = "") -> _Value:
-        """Return what `call` brings within the time limit; `steady` names it where it is one of those.
+        """Return what `call` returns within the time limit; `steady` is its name if it is a steady one.
 
         Raises RedisUnavailable.
         """
@@ -109,13 +109,13 @@ class RedisClient:
         return lambda *args: registered(keys=[self.keys.fleet], args=args)
 
     def pipeline(self) -> Any:
-        """Return a pipeline, which is no transaction; `executed` sends it, and `ask` bounds that in time."""
+        """Return a pipeline, which is no transaction. `executed` sends it, and `ask` bounds that in time."""
         return self._client.pipeline(transaction=False)
 
     async def heard(self, channel: str) -> AsyncIterator[None]:
         """Yield once when subscribed to the channel, then at each message there. Raises RedisUnavailable."""
         try:
-            await self._client.initialize()  # a Cluster's subscription does not ask for itself where its slots are
+            await self._client.initialize()  # a Cluster's subscription does not find out itself where its slots are
             async with self._client.pubsub() as pubsub:
                 await pubsub.subscribe(channel)
                 async for _ in pubsub.listen():
@@ -127,7 +127,7 @@ class RedisClient:
         """Yield what others append to the list `key`, up to `count` entries at once. Raises RedisUnavailable."""
         try:
             while True:
-                # A wait without end would not notice a connection that is dead without a word.
+                # A wait without a bound would not notice a connection that has died silently.
                 popped = await self._client.blmpop(wait_s, 1, key, direction="LEFT", count=count)
                 if popped:
                     yield [str(text) for text in popped[1]]
@@ -135,7 +135,7 @@ class RedisClient:
             raise RedisUnavailable(str(error)) from error
 
     async def command(self, words: Sequence[str]) -> Any:
-        """Send one command as an operator typed it. Raises RedisUnavailable, also where Redis refuses it."""
+        """Send one command as an operator typed it. Raises RedisUnavailable, also if Redis refuses it."""
         return await self.ask(self._client.execute_command(*words))
 
     async def ask_all(self, *commands: Sequence[str]) -> list[Any]:
@@ -146,7 +146,7 @@ class RedisClient:
         return await self.ask(pipeline.execute())
 
     async def ask_each(self, *commands: Sequence[str]) -> list[Any]:
-        """Send the commands in one round trip; of one that Redis refuses, Refused is the answer.
+        """Send the commands in one round trip; return their answers, with RefusedCommand for each that Redis refuses.
 
         Raises RedisUnavailable.
         """
@@ -161,9 +161,9 @@ class RedisClient:
 
 
 async def executed(pipeline: Any) -> list[Any]:
-    """Return the answers to the pipeline's commands, Refused in place of one that Redis refuses. Raises RedisError."""
+    """Return the answers to a pipeline's commands, RefusedCommand for each that Redis refuses. Raises RedisError."""
     answers: list[Any] = await pipeline.execute(raise_on_error=False)
     for answer in answers:
         if isinstance(answer, Exception) and not isinstance(answer, ResponseError):
             raise answer
-    return [Refused(str(answer)) if isinstance(answer, ResponseError) else answer for answer in answers]
+    return [RefusedCommand(str(answer)) if isinstance(answer, ResponseError) else answer for answer in answers]

@@ -1,7 +1,7 @@
-"""The Redis schema: every key there is, who writes it and what it holds.
+"""The Redis schema: every key, its type, its writer and what it holds.
 
-One kind of writer for each key, so that intent, observation and usage never overwrite each other. docs/redis.md
-shows SCHEMA as a table, and a test holds the two and a live Redis equal.
+Each key has one kind of writer, so that intent, observation and usage never overwrite each other. docs/redis.md shows
+SCHEMA as a table, the Lua scripts take their names from it, and a test holds all of them and a live Redis equal.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One row of the schema; `name` is written with the default prefix, `<url>` stands for a worker's URL."""
+    """One row of the schema. `name` has the default prefix; `<url>` stands for a worker's URL, `<job>` for a hash."""
 
     name: str
     type: str
@@ -181,8 +181,8 @@ class Keys:
         self.stats = f"{prefix}:stats"
         self.sidecar = f"{prefix}:sidecar"
         self.fleet = f"{prefix}:fleet"
-        # Not keys but channels. The first tells the routers that the fleet or somebody's health has changed, the second
-        # the sidecar that somebody has registered or left, or has a new weight or cap.
+        # Not keys but channels. The first tells the routers that the fleet or a worker's health has changed. The second
+        # tells the sidecar that a worker has registered or left, or has a new weight or cap.
         self.changes = f"{prefix}:changes"
         self.wishes = f"{prefix}:wishes"
 

@@ -1,8 +1,8 @@
-"""This process' view of the fleet: a snapshot, kept fresh from Redis.
+"""This process' view of the fleet: a snapshot that is kept fresh from Redis. Jobs read it and never wait.
 
-Loaded at the start, at each change that the sidecar tells of, and at least every second: then only who drains or is
-ejected, and whether anything has changed of the workers. What cannot be loaded leaves
-the last snapshot in force; before the first one, config.yaml is the fleet. Jobs read the snapshot and never wait.
+It is loaded at the start, when the sidecar tells of a change, and at least every second. The regular load reads drains
+and ejections, and the workers only if something has changed of them. If a load fails, the last snapshot stays in force;
+before the first one, the workers of config.yaml are the fleet.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
-from router.fleet.ejection_log import tell_ejections
+from router.fleet.ejection_log import log_ejections
 from router.fleet.model import Health, Member, Worker, WorkerRecord, routable
 from router.fleet.records import FleetState, Records
 from router.fleet.redis_client import RedisClient, RedisUnavailable
@@ -22,7 +22,7 @@ REFRESH_S = 1.0
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The fleet at one moment, and what follows from it. `state.written_at` None: this is config.yaml's fleet."""
+    """The fleet at one moment, and what follows from it. `state.written_at` None: it is the fleet of config.yaml."""
 
     state: FleetState
 
@@ -41,12 +41,12 @@ class Snapshot:
 
     @cached_property
     def conditions(self) -> tuple[tuple[WorkerRecord, Health], ...]:
-        """Each worker's record, and the condition that it shows."""
+        """Each worker's record, and the condition that the worker is shown in."""
         return tuple((record, self._condition(record)) for record in self.state.records)
 
     @cached_property
     def fleet_print(self) -> str:
-        """A name for who is in the fleet and how: equal in all processes that see the same."""
+        """A hash of the fleet's members: equal in all processes that see the same fleet."""
         return f"{zlib.crc32(repr(self.members).encode()):x}"
 
     def _condition(self, record: WorkerRecord) -> Health:
@@ -58,7 +58,7 @@ class Snapshot:
 
 
 class FleetView:
-    """Holds the latest `snapshot`; `run` keeps it so. `on_change` is called when the fleet's members are other ones."""
+    """Holds the latest `snapshot`, which `run` keeps fresh. `on_change` is called when the members have changed."""
 
     on_change: Callable[[], None] | None = None
 
@@ -70,21 +70,21 @@ class FleetView:
         self._changed = asyncio.Event()
 
     async def refresh(self) -> None:
-        """Load the fleet from Redis; where that fails, or no sidecar has written yet, keep what there is."""
+        """Load the fleet from Redis; if that fails, or no sidecar has written it, keep the present snapshot."""
         with suppress(RedisUnavailable):
             state = await self._records.load(self.snapshot.state)
-            # An empty Redis is new, or wiped. A sidecar will fill it; until then the last known fleet is the best one.
+            # An empty Redis is new, or has lost everything. Until a sidecar fills it the last known fleet is the best.
             if state.written_at is not None:
                 before, self.snapshot = self.snapshot, Snapshot(state)
-                tell_ejections(before.state.ejected, state.ejected, state.records)
+                log_ejections(before.state.ejected, state.ejected, state.records)
                 if self.on_change and self.snapshot.fleet_print != before.fleet_print:
                     self.on_change()
 
     async def latest(self, only: str | None = None) -> Snapshot:
-        """Return the fleet with all that the last checks saw, which `snapshot` has only when somebody's health changes.
+        """Return the fleet with the last checks' results; those in `snapshot` may be older while no health changes.
 
-        With `only`, a URL, nobody need be in it but that worker: agents of a large fleet ask often, each after its own.
-        Without Redis, the last snapshot.
+        With `only`, a URL, only that worker needs to be in it: agents of a large fleet ask often, each for its own. If
+        Redis does not answer, return `snapshot`.
         """
         if self._redis.answers:
             with suppress(RedisUnavailable):
@@ -94,7 +94,7 @@ class FleetView:
         return self.snapshot
 
     async def run(self) -> None:
-        """Refresh on each change told and at least every second, until cancelled."""
+        """Refresh at each announced change, and at least every second, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen())
             while True:
@@ -109,5 +109,5 @@ class FleetView:
             with suppress(RedisUnavailable):
                 async for _ in self._redis.heard(self._redis.keys.changes):
                     self._changed.set()
-            # Redis is away; `refresh` says so and finds out when it is back.
+            # Redis is away. `refresh` logs that, and finds out when it is back.
             await asyncio.sleep(REFRESH_S)

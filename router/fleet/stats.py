@@ -1,6 +1,6 @@
-"""What all router processes have counted together, and what is in use at this moment: values on both sides of Redis.
+"""Counts of all router processes together, and how busy the fleet is now: values that go to Redis and come from it.
 
-Counts only grow, but for a Redis that has lost its memory; who wants rates takes the difference of two readings.
+Counts only grow, unless Redis loses its memory. A rate is the difference of two readings.
 """
 
 import math
@@ -9,14 +9,14 @@ from itertools import islice
 
 import msgspec
 
-# A worker without jobs for so long is forgotten: its counts begin again at 0.
+# The counts of a worker that has had no job for so long are dropped, and begin again at 0.
 WORKER_TTL_S = 24 * 3600
-# Workers in one script call, which takes Redis 3 µs for each.
+# One script call takes at most so many workers, so that it does not hold up the routers' calls.
 WORKERS_A_CALL = 250
 
 
 class WorkerStats(msgspec.Struct, array_like=True):
-    """Attempts that have ended on one worker, those of them without a result, and how long all took together."""
+    """Of one worker: attempts that have ended, those of them without a result, and the time that all took together."""
 
     jobs: int = 0
     failures: int = 0
@@ -24,7 +24,7 @@ class WorkerStats(msgspec.Struct, array_like=True):
 
 
 class Stats(msgspec.Struct):
-    """Counts by name for the fleet (`jobs`, `errors`, `attempts`, `retries`, and what `took` names), and by worker."""
+    """Counts of the fleet by name (`jobs`, `errors`, `attempts`, `retries` and those of `took`), and by worker."""
 
     fleet: dict[str, int] = {}
     workers: dict[str, WorkerStats] = {}
@@ -33,7 +33,7 @@ class Stats(msgspec.Struct):
         return bool(self.fleet or self.workers)
 
     def add(self, more: "Stats") -> None:
-        """Count `more` here, too."""
+        """Add `more` to these counts."""
         for name, count in more.fleet.items():
             self.fleet[name] = self.fleet.get(name, 0) + count
         for url, counts in more.workers.items():
@@ -43,7 +43,7 @@ class Stats(msgspec.Struct):
             worker.busy_ms += counts.busy_ms
 
     def take(self) -> "Stats":
-        """Return, and forget, the fleet's counts and those of as many workers as one call takes, the first in first."""
+        """Remove and return the fleet's counts, and those of as many workers as one call takes, oldest first."""
         urls = list(islice(self.workers, WORKERS_A_CALL))
         taken = Stats(self.fleet, {url: self.workers.pop(url) for url in urls})
         self.fleet = {}
@@ -51,7 +51,7 @@ class Stats(msgspec.Struct):
 
 
 class WorkerUsage(msgspec.Struct, frozen=True, array_like=True):
-    """One worker at a moment. `breaker_failures` are in a row; `ejected_until` is a Unix time, 0 where it is not."""
+    """One worker at a moment. `breaker_failures` are in a row; `ejected_until` is a Unix time, 0 if it never was."""
 
     leases: int
     breaker_failures: int
@@ -60,7 +60,7 @@ class WorkerUsage(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """The fleet at a moment: jobs that wait, retries that the budget holds, what is counted, each worker by its URL."""
+    """The fleet at a moment: pending jobs, retries that the budget holds, the counts, and each worker by its URL."""
 
     waiting: int
     retries_left: float
@@ -69,7 +69,7 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 def took(bound_s: float) -> str:
-    """Return the name under which jobs are counted that took at most `bound_s`, and more than the bound below.
+    """Return the name of the count of jobs that took at most `bound_s`, but longer than the bound below.
 
     >>> took(0.05), took(math.inf)
     ('le_0.05', 'le_inf')
@@ -78,9 +78,9 @@ def took(bound_s: float) -> str:
 
 
 def quantile_s(fleet: Mapping[str, int], bounds_s: Sequence[float], share: float) -> float | None:
-    """Return how long `share` of the jobs counted in `fleet` took at most; None where there were none.
+    """Return the time within which `share` of the jobs counted in `fleet` ended; None if there were no jobs.
 
-    Within a bound's jobs, times are taken to be spread evenly; above the last bound, that bound is all that is known.
+    Between two bounds, times count as spread evenly. Above the last bound, that bound is returned.
 
     >>> quantile_s({"le_1": 50, "le_2": 50}, (1, 2), 0.75)
     1.5

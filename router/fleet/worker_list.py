@@ -1,6 +1,6 @@
-"""The workers that are known without asking anybody: config.yaml's, and those of workers_file, one a line.
+"""The workers that are named in files: those of config.yaml, and those of workers_file, one in each line.
 
-Each line is a host, host:port or URL, with or without /run_code.
+A line is a host, host:port or URL, with or without /run_code.
 """
 
 import logging
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 # SandboxFusion's own.
 DEFAULT_PORT = 8080
 
-# Of a line that names nobody.
+# So much of a line is shown that names no worker.
 _SHOWN_CHARACTERS = 200
 _HAS_PORT = re.compile(r".*:\d+")
 
@@ -29,9 +29,9 @@ def read(path: Path) -> str:
 
 
 def parse(text: str, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    r"""Return the workers' URLs, each once and in order, and what is wrong with lines that name none.
+    r"""Return the workers' URLs, each once and in order, and a message for each line that names no worker.
 
-    `name` is what messages call the file. `#` begins a comment.
+    `name` is the file's name in messages. `#` begins a comment.
 
     >>> parse("node1  # rack 3\nhttp://node2:9000/run_code\nnode 3", "hosts")
     (('http://node1:8080', 'http://node2:9000'), ("hosts:3: expected a host, host:port or URL, got 'node 3'",))
@@ -57,7 +57,7 @@ def configured_workers(settings: Settings) -> list[Worker]:
 
 
 def known_workers(settings: Settings) -> list[Worker]:
-    """Return the workers that are known without asking anybody: config.yaml's, and the file's where it can be read."""
+    """Return the workers of config.yaml and, if it can be read, of workers_file."""
     workers = {worker.url: worker for worker in configured_workers(settings)}
     if settings.workers_file is not None:
         with suppress(OSError, ValueError):  # the sidecar says what is wrong
@@ -76,7 +76,7 @@ def _url(named: str) -> str:
 
 
 def announce(workers: Sequence[Worker]) -> None:
-    """Say once per start which workers the router begins with."""
+    """Log which workers the router begins with, once at its start."""
     count = len(workers)
     log.info("Router started with %d worker%s%s", count, "" if count == 1 else "s", ":" if count else "")
     for worker in workers:

@@ -15,7 +15,7 @@ from time import perf_counter, time
 
 import msgspec
 
-from router.fleet.ejection_log import tell_ejections
+from router.fleet.ejection_log import log_ejections
 from router.fleet.model import Ejection, Member
 from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.fleet.snapshot import FleetView, Snapshot
@@ -116,7 +116,7 @@ class FailoverScheduler:
         now_ms = int(asyncio.get_running_loop().time() * 1000)
         before = _ejections(local, now_ms)
         reply = local.step(call, now_ms)
-        tell_ejections(before, _ejections(local, now_ms), snapshot.state.records, " by this process alone")
+        log_ejections(before, _ejections(local, now_ms), snapshot.state.records, " by this process alone")
         return reply
 
 

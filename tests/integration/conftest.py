@@ -6,7 +6,7 @@ from redis import Redis
 from router.fleet.model import Member, Worker
 from router.scheduling.local_scheduler import LocalScheduler
 from router.scheduling.messages import SETTLE_MS, Call, Rules
-from tests.support.lua_scheduler import START, THREE, Ask, Make, MakeMembers, Script, SetFleet
+from tests.support.lua_scheduler import START, THREE, Ask, LuaScheduler, Make, MakeMembers, SetFleet
 
 
 @pytest.fixture(params=["script", "twin"])
@@ -15,7 +15,7 @@ def make_members(request: pytest.FixtureRequest, redis: "Redis") -> MakeMembers:
 
     def made(members: list[Member], rules: Rules) -> tuple[Ask, SetFleet]:
         redis.flushall()
-        scheduler = Script(redis, rules) if request.param == "script" else LocalScheduler(rules, SETTLE_MS)
+        scheduler = LuaScheduler(redis, rules) if request.param == "script" else LocalScheduler(rules, SETTLE_MS)
         scheduler.set_fleet(members)
         scheduler.step(Call("p"), START - SETTLE_MS)
         return scheduler.step, scheduler.set_fleet

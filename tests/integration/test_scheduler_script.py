@@ -24,28 +24,30 @@ from router.scheduling.messages import (
     Rules,
     Strategy,
 )
-from tests.support.lua_scheduler import Script
+from tests.support.lua_scheduler import LuaScheduler
 
 ONE, OTHER = "http://one", "http://other"
 NOW = 1_000_000
 
 
-def script(redis: "Redis", *workers: Worker, **rules: Any) -> Script:
+def script(redis: "Redis", *workers: Worker, **rules: Any) -> LuaScheduler:
     """Return the script over a healthy fleet, its memory settled."""
-    made = Script(redis, Rules(**rules))
+    made = LuaScheduler(redis, Rules(**rules))
     made.set_fleet([Member(worker) for worker in workers])
     made.step(Call("p"), NOW - SETTLE_MS)
     return made
 
 
-def ask(script: Script, number: int, *tried: str, process: str = "p", now: int = NOW, bound_ms: int = 60_000) -> Reply:
+def ask(
+    script: LuaScheduler, number: int, *tried: str, process: str = "p", now: int = NOW, bound_ms: int = 60_000
+) -> Reply:
     """Let a job come that has tried these workers."""
     return script.step(Call(process, arrived=(Arrival(number, bound_ms, 60_000, 0, tried),)), now)
 
 
 def test_without_a_fleet_nothing_is_done(redis: "Redis") -> None:
     """Where no sidecar has written, the scheduler says so and writes nothing."""
-    reply = Script(redis, Rules()).step(Call("p", arrived=(Arrival(1, 1000, 1000),), beat=Beat()), NOW)
+    reply = LuaScheduler(redis, Rules()).step(Call("p", arrived=(Arrival(1, 1000, 1000),), beat=Beat()), NOW)
     assert reply == Reply(has_fleet=False)
     assert redis.dbsize() == 0
 
@@ -84,7 +86,7 @@ def test_other_strategy_finds_its_own_order(redis: "Redis") -> None:
     first, second = (ask(by_turn, number).granted[0] for number in (1, 2))
     assert {first.url, second.url} == {ONE, OTHER}
     by_turn.step(Call("p", ended=(Ended(first.url, first.number, Blame.OK),)), NOW)
-    by_load = Script(redis, Rules(strategy=Strategy.LEAST_LOADED))
+    by_load = LuaScheduler(redis, Rules(strategy=Strategy.LEAST_LOADED))
     assert ask(by_load, 3).granted[0].url == first.url
 
 
@@ -104,7 +106,7 @@ def test_trial_that_opens_costs_one_plan(redis: "Redis") -> None:
     assert [plans(redis, scheduler, call, moment) for call, moment in asked] == [1, 0, 1, 0]
 
 
-def plans(redis: "Redis", scheduler: Script, call: Call, now: int) -> int:
+def plans(redis: "Redis", scheduler: LuaScheduler, call: Call, now: int) -> int:
     """Return how often this call has the plan made anew."""
     redis.config_resetstat()
     scheduler.step(call, now)
@@ -128,7 +130,7 @@ def test_head_tells_how_many_rest(redis: "Redis") -> None:
     assert redis.hmget("sfr:plan:head", "resting", "away") == ["0", "0"]
 
 
-def checked(scheduler: Script, url: str, number: int = 50) -> bool:
+def checked(scheduler: LuaScheduler, url: str, number: int = 50) -> bool:
     """Whether a health check gets a lease on this worker; it is told so, or that it is refused."""
     reply = scheduler.step(Call("sidecar", checks=(Check(number, url, 60_000),)), NOW)
     granted = [(grant.number, grant.url) for grant in reply.granted]

@@ -36,7 +36,7 @@ from router.scheduling.messages import (
     Rules,
     Strategy,
 )
-from tests.support.lua_scheduler import JOBS, PROCESSES, RULES, URLS, Script
+from tests.support.lua_scheduler import JOBS, PROCESSES, RULES, URLS, LuaScheduler
 
 
 class Model(LocalScheduler):
@@ -80,7 +80,7 @@ class Machine(RuleBasedStateMachine):
         self.is_prompt = is_prompt
         self.redis.flushall()
         rules = Rules(strategy=self.strategy, **RULES)  # type: ignore[arg-type]
-        self.script, self.twin = Script(self.redis, rules), Model(rules, SETTLE_MS)
+        self.script, self.twin = LuaScheduler(self.redis, rules), Model(rules, SETTLE_MS)
         self.now = 1_000_000
         self.numbers = 0
         self.beating = set(PROCESSES)

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from router.config.settings import RedisSettings
 from router.fleet.connection import connect
-from router.fleet.script import LineScript, Script, script
+from router.fleet.script import Script, ServerScript, script
 from tests.support.eventually import eventually
 from tests.support.programs import Valkey
 
@@ -160,13 +160,13 @@ async def test_answer_in_the_socket_counts_though_time_is_up(says: Script) -> No
 
 async def test_no_connection_is_lost_to_the_pool(says: Script, valkey: Valkey) -> None:
     """However often the line is closed, one is open."""
-    assert isinstance(says, LineScript)
+    assert isinstance(says, ServerScript)
     asked = Asked(says)
     async with valkey.client() as client:
         for word in "abcde":
             await asked.all(word)
             await client.client_kill_filter(_type="normal", skipme=True)
-            await eventually(lambda: says._line is None or not says._line.is_open, what="the closed line")
+            await eventually(lambda: says._connection is None or not says._connection.is_open, what="the closed line")
     await asked.all("f")
     pool = says._pool
     assert len(pool._in_use_connections) == 1

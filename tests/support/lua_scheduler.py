@@ -57,7 +57,7 @@ class State:
     rests: dict[str, Rest]
 
 
-class Script:
+class LuaScheduler:
     """scheduler.lua with a settable clock."""
 
     def __init__(self, redis: "Redis", rules: Rules) -> None:
