@@ -17,7 +17,7 @@ cli = CliRunner()
 
 
 def test_help_names_the_commands() -> None:
-    """Who types `sfr` sees what there is."""
+    """A user who types `sfr` sees what there is."""
     shown = cli.invoke(app, ["--help"]).output
     assert all(command in shown for command in ("up", "worker", "status", "workers", "config", "redis", "key"))
     assert cli.invoke(app, ["--version"]).output == f"sfr {__version__}\n"
@@ -57,7 +57,7 @@ def test_config_show_is_a_configuration_without_its_secrets(tmp_path: Path, monk
 
 
 def test_new_key_is_known_by_its_line(tmp_path: Path) -> None:
-    """The file gets the hash, whoever asked gets the key, and no two are alike."""
+    """The hash goes to the file, the key to the user, and no two keys are alike."""
     held = tmp_path / "keys"
     keys = []
     for name in ("trainer a", ""):

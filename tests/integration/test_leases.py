@@ -1,4 +1,4 @@
-"""What a process makes of the scheduler's replies; the scheduler is scripted."""
+"""What a process does with the scheduler's replies. The scheduler is scripted; grants come through Valkey."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -20,8 +20,8 @@ from tests.support.eventually import eventually, leased
 from tests.support.programs import Valkey
 
 
-class Scheduled:
-    """Answers by `reply`, and keeps what it was told."""
+class ScriptedScheduler:
+    """Answers by `reply`, and keeps the calls."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -43,9 +43,9 @@ class Scheduled:
 
 
 @pytest.fixture
-def scheduler() -> Scheduled:
+def scheduler() -> ScriptedScheduler:
     """A scripted scheduler."""
-    return Scheduled()
+    return ScriptedScheduler()
 
 
 @pytest.fixture
@@ -57,13 +57,13 @@ async def redis(valkey: Valkey) -> AsyncIterator[RedisClient]:
 
 
 @pytest.fixture
-def leases(scheduler: Scheduled, redis: RedisClient) -> Leases:
+def leases(scheduler: ScriptedScheduler, redis: RedisClient) -> Leases:
     """A process' leases over it."""
     return Leases(scheduler, redis, FleetView(redis, [Worker("http://a")]), "p", Recorder())  # type: ignore[arg-type]
 
 
-async def beat(leases: Leases, scheduler: Scheduled) -> Beat:
-    """Let the heart beat once; return what it says."""
+async def beat(leases: Leases, scheduler: ScriptedScheduler) -> Beat:
+    """Let the process send one heartbeat, and return it."""
     before = len(scheduler.calls)
     running = asyncio.create_task(leases.run())
     await eventually(lambda: any(call.beat for call in scheduler.calls[before:]), what="a heartbeat")
@@ -79,18 +79,18 @@ async def stays() -> None:
 
 
 def grants_all(call: Call, waiting: int = 0) -> Reply:
-    """Grant whatever arrives."""
+    """Grant every job that arrives."""
     granted = tuple(Grant(arrival.number, "http://a", 7) for arrival in call.arrived)
     return Reply(routable=1, granted=granted, waiting=waiting)
 
 
 def queues_all(call: Call) -> Reply:
-    """Let whatever arrives wait."""
+    """Put every job that arrives into the queue."""
     return Reply(routable=1, queued=tuple(part for arrival in call.arrived for part in (arrival.number, 7)))
 
 
-async def test_jobs_of_one_moment_share_one_call(leases: Leases, scheduler: Scheduled) -> None:
-    """A hundred jobs, one call; their ends, one more."""
+async def test_jobs_of_one_moment_share_one_call(leases: Leases, scheduler: ScriptedScheduler) -> None:
+    """A hundred jobs arrive in one call, and end in one more."""
     scheduler.reply = grants_all
     given = await asyncio.gather(*(leased(leases, 10, 10, stays) for _ in range(100)))
     assert len(scheduler.calls) == 1
@@ -101,8 +101,10 @@ async def test_jobs_of_one_moment_share_one_call(leases: Leases, scheduler: Sche
     assert scheduler.told("ended") == [Ended("http://a", lease.number, Blame.OK) for lease in given]
 
 
-async def test_end_waits_for_company_unless_somebody_waits_for_room(leases: Leases, scheduler: Scheduled) -> None:
-    """It goes with the next job's call where nobody waits; else at once."""
+async def test_end_waits_for_more_to_say_unless_a_job_waits_for_room(
+    leases: Leases, scheduler: ScriptedScheduler
+) -> None:
+    """If no job is pending, it goes with the next job's call; else it is said at once."""
     for waiting, calls in ((0, 2), (1, 3)):
         scheduler.calls.clear()
         scheduler.reply = partial(grants_all, waiting=waiting)
@@ -117,8 +119,10 @@ async def test_end_waits_for_company_unless_somebody_waits_for_room(leases: Leas
         await leases.flush()
 
 
-async def test_job_asked_for_twice_keeps_the_lease_that_it_runs_under(leases: Leases, scheduler: Scheduled) -> None:
-    """A late grant of the first asking is given back under its own number, and takes no other lease along."""
+async def test_job_asked_for_twice_keeps_the_lease_that_it_runs_under(
+    leases: Leases, scheduler: ScriptedScheduler
+) -> None:
+    """A late grant for the first number is given back under that number, and no other lease goes with it."""
     scheduler.reply = queues_all
     job = asyncio.create_task(leased(leases, 10, 10, stays))
     await eventually(lambda: scheduler.told("arrived"), what="the first asking")
@@ -127,7 +131,7 @@ async def test_job_asked_for_twice_keeps_the_lease_that_it_runs_under(leases: Le
 
     def lose_then_grant(call: Call) -> Reply:
         if call.arrived:
-            late = Grant(first, "http://a", 7)  # the first asking had been granted all along
+            late = Grant(first, "http://a", 7)  # the first number had been granted all along
             return Reply(routable=1, granted=(*grants_all(call).granted, late))
         return Reply(routable=1, missing=(first,))
 
@@ -143,7 +147,7 @@ async def test_job_asked_for_twice_keeps_the_lease_that_it_runs_under(leases: Le
     assert lease.ticket == 7
 
 
-async def test_grant_that_nobody_waits_for_is_given_back(leases: Leases, scheduler: Scheduled) -> None:
+async def test_grant_that_nobody_waits_for_is_given_back(leases: Leases, scheduler: ScriptedScheduler) -> None:
     """A job that was cancelled in the moment of its grant holds nothing."""
     scheduler.reply = grants_all
     job = asyncio.create_task(leased(leases, 10, 10, stays))
@@ -156,8 +160,8 @@ async def test_grant_that_nobody_waits_for_is_given_back(leases: Leases, schedul
     assert (await beat(leases, scheduler)).waiting == 0
 
 
-async def test_each_way_in_which_waiting_ends(leases: Leases, scheduler: Scheduled) -> None:
-    """Refused, timed out, left by the client: each its own error, and the place is given up."""
+async def test_each_way_in_which_waiting_ends(leases: Leases, scheduler: ScriptedScheduler) -> None:
+    """Refused, timed out, or left by the client: each has its own error, and the place in the queue is given up."""
     scheduler.reply = lambda call: Reply(routable=0, refused=tuple(arrival.number for arrival in call.arrived))
     with pytest.raises(NoWorkers):
         await leased(leases, 10, 10, stays)
@@ -179,7 +183,7 @@ async def test_each_way_in_which_waiting_ends(leases: Leases, scheduler: Schedul
 
 
 async def test_redis_without_a_fleet_costs_no_job_its_lease(redis: RedisClient) -> None:
-    """Each heartbeat asks whether Redis knows the fleet by now; the jobs of that moment get theirs all the same."""
+    """Each heartbeat asks whether Redis knows the fleet by now. Jobs in the same call still get their leases."""
     view = FleetView(redis, [Worker("http://a")])
     recorder = Recorder()
     leases = Leases(FailoverScheduler(redis, view, Rules(), 1, recorder), redis, view, "p", recorder)

@@ -1,4 +1,4 @@
-"""What a call makes of the line, of heartbeats and of the fleet, in the script and in its twin."""
+"""What calls do with the queue, heartbeats and the fleet, in the script and in its twin."""
 
 from dataclasses import replace
 
@@ -53,11 +53,11 @@ def fleet(*caps: int) -> list[Member]:
     return [Member(Worker(url, max_concurrency=cap or None)) for url, cap in zip((A, B, C), caps, strict=False)]
 
 
-# Tickets and the line
+# Tickets and the queue
 
 
 def test_new_jobs_take_the_next_tickets_and_a_retry_keeps_its_place(make: Make) -> None:
-    """A retry stands before all that came after its first attempt."""
+    """A retry goes before all jobs that came after its first attempt."""
     ask = make(Rules(), 1)
     reply = come(ask, START, 1, 2, 3)
     assert [(grant.number, grant.ticket) for grant in reply.granted] == [(1, 1), (2, 2), (3, 3)]
@@ -82,7 +82,7 @@ def test_new_jobs_take_the_next_tickets_and_a_retry_keeps_its_place(make: Make) 
 def test_after_a_loss_of_memory_new_tickets_are_above_those_in_hand(
     make: Make, before: tuple[int, ...], tickets: tuple[int, ...], given: list[int], following: int
 ) -> None:
-    """Else a new job would stand before older ones; where nothing is lost, none is left out."""
+    """Else a new job would go before older ones. If nothing is lost, no ticket is left out."""
     ask = make(Rules(), 0)
     for number, ticket in enumerate(before):
         ask(Call("p", arrived=(Arrival(100 + number, LONG_MS, LONG_MS, ticket),)), START)
@@ -91,8 +91,8 @@ def test_after_a_loss_of_memory_new_tickets_are_above_those_in_hand(
     assert [grant.ticket for grant in come(ask, START, 200).granted] == [following]
 
 
-def test_line_takes_as_many_as_may_wait_and_first_gives_room_to_those_that_wait(make: Make) -> None:
-    """The one after is refused; one that comes with the news of room finds the place of the first in the line free."""
+def test_queue_is_bounded_and_gets_room_before_new_jobs(make: Make) -> None:
+    """One job too many is refused. One that arrives with an end finds a place: the first in the queue got the room."""
     ask = make(Rules(max_waiting=2), 1)
     urls = [grant.url for grant in come(ask, START, 1, 2, 3).granted]
     reply = come(ask, START, 4, 5, 6)
@@ -102,8 +102,8 @@ def test_line_takes_as_many_as_may_wait_and_first_gives_room_to_those_that_wait(
     assert (granted(reply), reply.queued[::2], reply.refused, reply.waiting) == ([4], (7,), (), 2)
 
 
-def test_job_goes_past_those_that_have_tried_all_that_have_room(make_members: MakeMembers) -> None:
-    """It stands behind them in the line, and gets its lease in the same call."""
+def test_job_passes_those_that_have_tried_all_workers_with_room(make_members: MakeMembers) -> None:
+    """It joins the queue behind them, and gets its lease in the same call."""
     ask, _ = make_members(fleet(2, 1), Rules())
     come(ask, START, 1, tried=(A,))
     assert come(ask, START, 2, tried=(A,)).queued
@@ -112,8 +112,8 @@ def test_job_goes_past_those_that_have_tried_all_that_have_room(make_members: Ma
 
 
 @pytest.mark.parametrize("passed_over", [PASSED_OVER_AT_MOST - 1, PASSED_OVER_AT_MOST])
-def test_so_many_in_the_line_are_passed_over_at_most(make_members: MakeMembers, passed_over: int) -> None:
-    """Many jobs that have tried the one worker with room do hold up others, so that a call's cost is bounded."""
+def test_number_of_jobs_passed_over_is_bounded(make_members: MakeMembers, passed_over: int) -> None:
+    """Beyond it, jobs that have tried the one worker with room hold up others, so that a call's cost is bounded."""
     ask, _ = make_members(fleet(1, 1), Rules())
     held = {grant.url: grant.number for grant in come(ask, START, 1, 2).granted}
     come(ask, START, *range(3, 3 + passed_over), tried=(A,))
@@ -122,7 +122,7 @@ def test_so_many_in_the_line_are_passed_over_at_most(make_members: MakeMembers, 
 
 
 def test_job_that_has_tried_every_worker_is_told_so(make: Make) -> None:
-    """Those that may get jobs count, whoever else it has tried; while one is left it waits for that one."""
+    """Only workers that may get jobs count. While one of them is left the job waits for that one."""
     ask = make(Rules(), 1)
     come(ask, START, 1, 2, 3)
     gone = "http://gone"
@@ -137,8 +137,8 @@ def test_job_that_has_tried_every_worker_is_told_so(make: Make) -> None:
         assert reply.queued[::2] == (number,) * (not is_exhausted)
 
 
-def test_job_that_asks_again_stands_in_the_line_once(make: Make) -> None:
-    """Its first ticket's place is given up: its process thought that it was forgotten."""
+def test_job_that_asks_again_is_in_the_queue_once(make: Make) -> None:
+    """Its first place is given up: its process believes that the scheduler has lost it."""
     ask = make(Rules(), 1)
     urls = [grant.url for grant in come(ask, START, 1, 2, 3).granted]
     come(ask, START, 4, 5)
@@ -149,7 +149,7 @@ def test_job_that_asks_again_stands_in_the_line_once(make: Make) -> None:
 
 @pytest.mark.parametrize("early_ms", [1, 0])
 def test_wait_ends_at_its_moment(make_members: MakeMembers, early_ms: int) -> None:
-    """Room that comes 1 ms before a job's deadline is its own; at the deadline it is another's."""
+    """Room that comes 1 ms before a job's deadline goes to that job; at the deadline it goes to the next one."""
     ask, _ = make_members(fleet(1), Rules())
     assert come(ask, START, 1).granted
     assert ask(Call("p", arrived=(Arrival(2, LONG_MS, 500),)), START).queued
@@ -158,7 +158,7 @@ def test_wait_ends_at_its_moment(make_members: MakeMembers, early_ms: int) -> No
 
 
 def test_lease_passes_at_its_moment_and_so_does_the_next_one(make_members: MakeMembers) -> None:
-    """Each frees its slot, whoever fails to say that the job is over."""
+    """Each frees its slot, even if no process says that the job is over."""
     ask, _ = make_members(fleet(2), Rules())
     come(ask, START, 1, bound_ms=100)
     come(ask, START, 2, bound_ms=200)
@@ -172,7 +172,7 @@ def test_lease_passes_at_its_moment_and_so_does_the_next_one(make_members: MakeM
 
 @pytest.mark.parametrize("early_ms", [1, 0, None])
 def test_process_lives_up_to_its_moment(make_members: MakeMembers, early_ms: int | None) -> None:
-    """A process whose last heartbeat is a time to live ago, or that had none, is dead: its jobs hold nobody up."""
+    """A process whose last heartbeat is a time to live ago, or that sent none, is dead: its jobs hold up no others."""
     ask, _ = make_members(fleet(1), Rules())
     if early_ms is not None:
         ask(Call("q", beat=Beat()), START)
@@ -185,7 +185,7 @@ def test_process_lives_up_to_its_moment(make_members: MakeMembers, early_ms: int
 
 @pytest.mark.parametrize("early_ms", [1, 0])
 def test_processes_are_counted_while_they_live(make: Make, early_ms: int) -> None:
-    """By heartbeats: who shares the fleet's caps while Redis is away learns from it how many there are."""
+    """By their heartbeats. While Redis is away, a process takes its share of the caps by this number."""
     ask = make(Rules(), 0)
     assert ask(Call("q", beat=Beat()), START).processes == 1
     assert ask(Call("p", beat=Beat()), START + PROCESS_TTL_MS - early_ms).processes == 1 + early_ms
@@ -204,7 +204,7 @@ def to_q(make_members: MakeMembers, rules: Rules) -> Ask:
 
 
 def test_claimed_lease_lasts_as_long_as_its_job_may_run(make_members: MakeMembers) -> None:
-    """From the claim on."""
+    """The time counts from the claim on."""
     ask = to_q(make_members, Rules())
     reply = ask(Call("q", claims=(Claim(A, 2, 5000),)), START + 500)
     assert (reply.claimed, reply.lost) == ((2,), ())
@@ -222,8 +222,8 @@ def test_claim_that_comes_too_late_is_lost(make_members: MakeMembers, early_ms: 
     assert (reply.claimed, reply.lost) == (((2,), ()) if early_ms else ((), (2,)))
 
 
-def test_claim_of_a_job_that_has_asked_again_takes_it_out_of_the_line(make_members: MakeMembers) -> None:
-    """The grant came after all: a second lease would run the job twice."""
+def test_claim_of_a_job_that_has_asked_again_takes_it_out_of_the_queue(make_members: MakeMembers) -> None:
+    """The grant arrived after all, and a second lease would run the job twice."""
     ask = to_q(make_members, Rules())
     assert come(ask, START, 2, process="q").queued
     reply = ask(Call("q", claims=(Claim(A, 2, LONG_MS),)), START)
@@ -240,7 +240,7 @@ def test_claim_prolongs_no_ejection(make_members: MakeMembers) -> None:
 
 
 def test_claimed_trial_is_the_only_one_until_its_lease_passes(make_members: MakeMembers) -> None:
-    """A trial given to another process' job lasts as long as that job may run, once it is claimed."""
+    """Once another process has claimed the trial, it lasts as long as that process' job may run."""
     ask, _ = make_members(fleet(0, 1), Rules(failures=1, base_ms=1000))
     over(ask, START, A, 9, Blame.FAULT)
     assert come(ask, START, 1).granted[0].url == B
@@ -257,7 +257,7 @@ def test_claimed_trial_is_the_only_one_until_its_lease_passes(make_members: Make
 
 
 def test_heartbeat_tells_which_jobs_do_not_wait_any_more(make: Make) -> None:
-    """Of this process: another one's job of the same number is another job."""
+    """Jobs of this process: a job of the same number of another process is another job."""
     ask = make(Rules(), 1)
     come(ask, START, 1, 2, 3)
     come(ask, START, 4)
@@ -269,7 +269,7 @@ def test_heartbeat_tells_which_jobs_do_not_wait_any_more(make: Make) -> None:
 def test_lease_that_was_lost_is_set_again_and_one_that_was_not_stays(
     make_members: MakeMembers, is_return: bool
 ) -> None:
-    """For the time that its process says, and no longer than it had."""
+    """A lost lease lasts as long as its process says; one that is still there keeps its moment."""
     ask, _ = make_members(fleet(3), Rules())
     come(ask, START, 1, bound_ms=300)
     come(ask, START, 6, bound_ms=100)
@@ -280,20 +280,20 @@ def test_lease_that_was_lost_is_set_again_and_one_that_was_not_stays(
 
 
 def test_process_that_is_back_drops_what_it_does_not_hold(make_members: MakeMembers) -> None:
-    """On any worker, of its own leases alone; one that was not away drops none."""
+    """It drops its own leases on any worker. A process that was not away drops none."""
     for is_return in (False, True):
         ask, _ = make_members(fleet(3, 1), Rules())
         assert len(come(ask, START, 1, 2, bound_ms=LONG_MS, tried=(B,)).granted) == 2
         assert come(ask, START, 5, tried=(A,)).granted
         assert come(ask, START, 3, process="q", tried=(B,)).granted
         ask(Call("p", beat=Beat(held=(Held(A, 1, LONG_MS), Held(A, 5, LONG_MS)), is_return=is_return)), START)
-        # What it says to hold there is set, too.
+        # The lease that it says it holds is set again in the same call.
         assert granted(come(ask, START, 6, tried=(A,))) == [6] * is_return
         assert granted(come(ask, START, 7, tried=(B,))) == []
 
 
 def test_process_that_is_back_frees_what_it_does_not_hold(make_members: MakeMembers) -> None:
-    """One lease of two, and the slot is the next one's."""
+    """It held two leases and lost one: the next pending job gets that slot."""
     ask, _ = make_members(fleet(2), Rules())
     come(ask, START, 1, 2)
     assert come(ask, START, 3, 4).queued
@@ -302,7 +302,7 @@ def test_process_that_is_back_frees_what_it_does_not_hold(make_members: MakeMemb
 
 
 def test_quiet_fleet_saves_no_more_retries_than_its_last_seconds_bring(make: Make) -> None:
-    """Heartbeats alone let what is saved run off: a minute in which nobody retries pays for no flood of them."""
+    """Saved retries run off with heartbeats alone: a minute without retries does not pay for a flood of them."""
     ask = make(Rules(budget_percent=20, budget_per_second=1, max_waiting=0), 0)
     for second in range(60):
         ask(Call("p", beat=Beat()), START + second * 1000)
@@ -317,7 +317,7 @@ def test_quiet_fleet_saves_no_more_retries_than_its_last_seconds_bring(make: Mak
 def test_memory_that_begins_empty_gives_capped_workers_nothing_until_it_has_settled(
     make_members: MakeMembers, early_ms: int
 ) -> None:
-    """To the millisecond; those without a cap get jobs at once."""
+    """To the millisecond. Workers without a cap get jobs at once."""
     ask, _ = make_members(fleet(0, 1), Rules())  # its first call is SETTLE_MS ago
     assert come(ask, START - SETTLE_MS, 1).granted[0].url == A
     reply = come(ask, START - early_ms, 2, tried=(A,))
@@ -326,7 +326,7 @@ def test_memory_that_begins_empty_gives_capped_workers_nothing_until_it_has_sett
 
 @pytest.mark.parametrize("weights", [(4, 2, 4, 2), (2, 1, 1, 4)])
 def test_ring_spreads_turns_by_weight(make_members: MakeMembers, weights: tuple[int, ...]) -> None:
-    """A ticket is a place in it; so the jobs' workers are those of the ring, in its order."""
+    """A ticket is a place in the ring, so that jobs go to the workers in the ring's order."""
     workers = [Worker(url, weight) for url, weight in zip((A, B, C, "http://d"), weights, strict=True)]
     ask, _ = make_members([Member(worker) for worker in workers], Rules())
     ring = weighted_ring(workers)
@@ -336,7 +336,7 @@ def test_ring_spreads_turns_by_weight(make_members: MakeMembers, weights: tuple[
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_random_begins_where_the_seed_says(make: Make, seed: int) -> None:
-    """Each job of a call somewhere else."""
+    """Each job of a call begins elsewhere."""
     ask = make(Rules(strategy=Strategy.RANDOM), 0)
     arrived = tuple(Arrival(number, LONG_MS, LONG_MS) for number in range(2))
     urls = [grant.url for grant in ask(Call("p", arrived=arrived, seed=seed), START).granted]
@@ -351,8 +351,8 @@ def test_least_loaded_counts_leases_by_weight(make_members: MakeMembers) -> None
     assert (urls.count(A), urls.count(B)) == (6, 3)
 
 
-def test_healthy_workers_that_nobody_drains_get_the_jobs(make_members: MakeMembers) -> None:
-    """Where none is left, those of unknown health; never the unhealthy, nor the drained."""
+def test_healthy_workers_that_are_not_drained_get_the_jobs(make_members: MakeMembers) -> None:
+    """If there is none, those of unknown health do. Unhealthy and drained workers never do."""
     ill, unknown, well = Member(Worker(A), Health.UNHEALTHY), Member(Worker(B), Health.UNKNOWN), Member(Worker(C))
     ask, set_fleet = make_members([ill, unknown, well], Rules())
     assert {grant.url for grant in come(ask, START, *range(6)).granted} == {C}
@@ -365,7 +365,7 @@ def test_healthy_workers_that_nobody_drains_get_the_jobs(make_members: MakeMembe
 
 @pytest.mark.parametrize("blame", [Blame.BUSY, Blame.AWAY])
 def test_worker_that_gets_no_jobs_anyway_needs_no_rest(make_members: MakeMembers, blame: Blame) -> None:
-    """It is ejected, or has just left: nobody is to look at it soon, and it does not count among those away."""
+    """It is ejected, or has just left: no call is foretold for it, and it does not count as away."""
     ask, set_fleet = make_members(fleet(0, 0, 0), Rules(failures=2))
     come(ask, START, 1, 2, 3)
     ended = tuple(Ended(A, number, its) for number, its in enumerate((Blame.FAULT, Blame.FAULT, blame)))
@@ -377,8 +377,8 @@ def test_worker_that_gets_no_jobs_anyway_needs_no_rest(make_members: MakeMembers
     assert (reply.look_in_ms, reply.away) == (0, 0)
 
 
-def test_worker_that_has_left_does_not_excuse_those_away(make_members: MakeMembers) -> None:
-    """Of two that stay one is away and the other is not: that one is at fault."""
+def test_worker_that_has_left_does_not_excuse_those_out_of_reach(make_members: MakeMembers) -> None:
+    """Of the two workers that stay, one is out of reach and the other is not: so the first is at fault."""
     ask, set_fleet = make_members(fleet(0, 0, 0), Rules(failures=2))
     over(ask, START, A, 9, Blame.AWAY)
     set_fleet(fleet(0, 0, 0)[1:])
@@ -386,7 +386,7 @@ def test_worker_that_has_left_does_not_excuse_those_away(make_members: MakeMembe
 
 
 def test_worker_that_is_away_stays_so_when_the_fleet_changes(make_members: MakeMembers) -> None:
-    """Its rest goes on, however few rest."""
+    """Its rest goes on, even if no other worker rests."""
     ask, set_fleet = make_members(fleet(0, 0, 0), Rules())
     come(ask, START, 1, tried=(B, C))
     for number in (8, 9):
@@ -398,7 +398,7 @@ def test_worker_that_is_away_stays_so_when_the_fleet_changes(make_members: MakeM
 
 
 def test_rest_ends_at_its_moment_though_a_lease_has_passed_before(make_members: MakeMembers) -> None:
-    """And another one passes much later."""
+    """A lease that passes earlier, and one that passes much later, do not move that moment."""
     ask, _ = make_members(fleet(0), Rules())
     come(ask, START, 1, bound_ms=REST_FIRST_MS - 1)
     come(ask, START, 2)
@@ -421,7 +421,7 @@ def test_job_that_goes_well_begins_the_row_anew(make: Make, blame: Blame) -> Non
 
 @pytest.mark.parametrize(("percent", "left"), [(33, 3), (34, 2), (66, 2), (67, 1), (100, 0)])
 def test_no_more_than_a_share_of_the_fleet_is_ejected(make: Make, percent: int, left: int) -> None:
-    """The last workers of a bad day are all that is left."""
+    """On a bad day the other workers are all that is left."""
     ask = make(Rules(failures=1, max_ejected_percent=percent), 0)
     for url in (A, B, C):
         reply = over(ask, START, url, 9, Blame.FAULT)
@@ -440,8 +440,8 @@ def test_each_trial_that_fails_doubles_the_ejection(make_members: MakeMembers) -
         over(ask, now, A, number, Blame.FAULT)
 
 
-def test_trial_that_nobody_tells_of_is_followed_by_another_one(make_members: MakeMembers) -> None:
-    """When its lease has passed, and none before that."""
+def test_trial_that_is_never_reported_is_followed_by_another_one(make_members: MakeMembers) -> None:
+    """The next one opens when the lease of the first has passed, and not before."""
     ask, _ = make_members(fleet(0, 0), Rules(failures=1, base_ms=1000))
     over(ask, START, A, 9, Blame.FAULT)
     assert granted(come(ask, START + 1000, 1, tried=(B,), bound_ms=700)) == [1]
@@ -461,8 +461,8 @@ def test_end_of_an_older_job_makes_no_room_for_a_second_trial(make_members: Make
     assert come(ask, START + 500, 4, tried=(B,)).queued
 
 
-def test_trial_opens_when_the_first_of_those_that_run_on_has_passed(make_members: MakeMembers) -> None:
-    """A full worker's slots are taken by jobs that timed out there."""
+def test_trial_of_a_full_worker_opens_when_the_first_lease_has_passed(make_members: MakeMembers) -> None:
+    """Its slots are taken by jobs that timed out and still run."""
     ask, _ = make_members(fleet(2, 0), Rules(failures=1, base_ms=1000))
     come(ask, START, 1, tried=(B,), bound_ms=5000)
     come(ask, START, 2, tried=(B,), bound_ms=9000)
@@ -473,7 +473,7 @@ def test_trial_opens_when_the_first_of_those_that_run_on_has_passed(make_members
 
 
 def test_worker_at_fault_is_ejected_though_all_are_away(make: Make) -> None:
-    """That nobody can be reached excuses who cannot be reached, and no other failure."""
+    """If no worker can be reached, only failures to reach one are excused."""
     ask = make(Rules(failures=3), 0)
     for url in (A, B, C):
         over(ask, START, url, 9, Blame.AWAY)

@@ -1,4 +1,4 @@
-"""What the scheduler makes of single jobs and of retries, in the script and in its twin."""
+"""What the scheduler does with the ends of jobs, and with retries, in the script and in its twin."""
 
 from dataclasses import replace
 from itertools import count
@@ -29,7 +29,7 @@ NUMBERS = count(1)
 
 
 def begin(ask: Ask, now: int, *tried: str, retry_of: str = "") -> Reply:
-    """Let one job come, a retry where it has a name."""
+    """Let one job arrive; with `retry_of` it is a retry."""
     ticket = 1 if retry_of else 0
     return ask(Call("p", arrived=(Arrival(next(NUMBERS), 60_000, 1, ticket, tried, retry_of),)), now)
 
@@ -44,7 +44,7 @@ def end(
 
 
 def looked_at(ask: Ask, now: int, *tried: str, retry_of: str = "") -> Reply:
-    """Return what a job is told, and give its lease back."""
+    """Return the reply to one job, and give its lease back."""
     reply = begin(ask, now, *tried, retry_of=retry_of)
     for grant in reply.granted:
         ask(Call("p", ended=(Ended(grant.url, grant.number, Blame.NONE),)), now)
@@ -57,7 +57,7 @@ def is_ejected(ask: Ask, now: int, url: str) -> bool:
 
 
 def test_trial_waits_for_what_timed_out_and_still_runs(make: Make) -> None:
-    """A job that runs on when the ejection is over takes the slot; the trial has it after that, and none before."""
+    """A job that still runs when the ejection is over keeps the slot; the trial begins after it, and not before."""
     ask = make(Rules(failures=1, base_ms=1000), 1)
     end(ask, START, A, Blame.FAULT, is_over=False)  # its lease stays for 60 s
     assert is_ejected(ask, START + 1001, A)
@@ -65,8 +65,8 @@ def test_trial_waits_for_what_timed_out_and_still_runs(make: Make) -> None:
     assert not is_ejected(ask, START + 60_001, A)
 
 
-def test_settled_memory_looks_anew_who_may_get_jobs(make: Make) -> None:
-    """A worker whose trial is under way counts as one that may, until the fleet is next looked at."""
+def test_plan_is_made_anew_when_the_memory_has_settled(make: Make) -> None:
+    """Until a new plan is made, a worker whose trial is under way counts as routable."""
     ask = make(Rules(failures=1, base_ms=100), 0)
     end(ask, START - 1000, A, Blame.FAULT)
     (trial,) = begin(ask, START - 899, B, C).granted
@@ -76,7 +76,7 @@ def test_settled_memory_looks_anew_who_may_get_jobs(make: Make) -> None:
 
 
 def test_worker_on_trial_is_as_loaded_as_it_is_now(make: Make) -> None:
-    """What ran there when its trial opened, and has ended since, does not count."""
+    """Jobs that ran there when its trial opened, and have ended since, do not count."""
     ask = make(Rules(strategy=Strategy.LEAST_LOADED, failures=1, base_ms=1000), 0)
     older = [begin(ask, START, B, C).granted[0] for _ in range(2)]
     end(ask, START, A, Blame.FAULT)
@@ -91,7 +91,7 @@ def test_worker_on_trial_is_as_loaded_as_it_is_now(make: Make) -> None:
 @pytest.mark.parametrize("blame", [Blame.BUSY, Blame.AWAY])
 @pytest.mark.parametrize("cap", [0, 2])
 def test_worker_that_turns_a_job_away_rests(make: Make, cap: int, blame: Blame) -> None:
-    """Capped or not; those that wait for it get it as soon as its rest is over, one at first, and that is foretold."""
+    """With a cap or without. When its rest is over, which is foretold, one of the jobs that wait for it gets it."""
     ask = make(Rules(failures=2), cap)
     _, reply = end(ask, START, A, blame)
     assert reply.look_in_ms == REST_FIRST_MS
@@ -104,7 +104,7 @@ def test_worker_that_turns_a_job_away_rests(make: Make, cap: int, blame: Blame) 
 
 @pytest.mark.parametrize("blame", [Blame.BUSY, Blame.AWAY])
 def test_rest_gets_longer_until_a_job_is_done(make: Make, blame: Blame) -> None:
-    """Doubled up to a bound each time that the one job is turned away, too."""
+    """It doubles, up to a bound, each time that the worker turns the one job away."""
     ask = make(Rules(failures=100), 0)
     now, rests = START, []
     for _ in range(8):
@@ -118,7 +118,7 @@ def test_rest_gets_longer_until_a_job_is_done(make: Make, blame: Blame) -> None:
 
 
 def test_worker_that_says_how_long_rests_so_long(make: Make) -> None:
-    """Whatever of it comes first: one answer of a burst that names a time is enough."""
+    """Of a burst that is turned away, one answer that names a time is enough, in any order."""
     ask = make(Rules(), 0)
     first, second = (begin(ask, START, B, C).granted[0] for _ in range(2))
     for grant, ms in ((first, 0), (second, 3000)):
@@ -128,7 +128,7 @@ def test_worker_that_says_how_long_rests_so_long(make: Make) -> None:
 
 
 def test_full_worker_without_a_cap_gets_as_many_jobs_as_it_takes(make: Make) -> None:
-    """Of ten at once it takes four: it gets the next one when one of those ends, and none of the six before that."""
+    """Of ten jobs at once it takes four. It gets another one of the six only when one of the four ends."""
     ask = make(Rules(), 0)
     sent = [begin(ask, START, B, C).granted[0] for _ in range(10)]
     ask(Call("p", ended=tuple(Ended(A, grant.number, Blame.BUSY) for grant in sent[4:])), START)
@@ -140,7 +140,7 @@ def test_full_worker_without_a_cap_gets_as_many_jobs_as_it_takes(make: Make) -> 
 
 
 def test_full_worker_gets_more_jobs_as_long_as_it_takes_them(make: Make) -> None:
-    """One more after its rest, and again when it has not turned the last one away; when nobody waits, any number."""
+    """One more after its rest, and one more whenever it accepts that one. Without pending jobs, any number."""
     ask = make(Rules(), 0)
     running, _ = begin(ask, START, B, C).granted[0], end(ask, START, A, Blame.BUSY)
     waiting = tuple(Arrival(next(NUMBERS), 60_000, 60_000, 0, (B, C)) for _ in range(3))
@@ -158,7 +158,7 @@ def test_full_worker_gets_more_jobs_as_long_as_it_takes_them(make: Make) -> None
 
 
 def taken(ask: Ask, now: int, most: int = 50) -> int:
-    """How many more jobs the worker A gets now, of `most`."""
+    """Return how many of `most` more jobs the worker A gets now."""
     given = [begin(ask, now, B, C) for _ in range(most)]
     for reply in given:
         ask(Call("p", left=reply.queued[:1]), now)
@@ -179,8 +179,8 @@ def test_full_worker_gets_one_more_job_for_each_that_it_has_done_since_its_rest(
     assert taken(ask, now) == more
 
 
-def test_answer_that_is_told_of_later_makes_room_too(make: Make) -> None:
-    """Another worker has done the job: then this one's answer was an error, but it took the job and answered."""
+def test_answer_that_is_reported_later_makes_room_too(make: Make) -> None:
+    """Another worker has done the job, so that this one's answer was an error; but it took the job and answered."""
     ask = make(Rules(), 0)
     ran = begin(ask, START, B, C).granted[0]
     end(ask, START, A, Blame.BUSY)
@@ -191,8 +191,8 @@ def test_answer_that_is_told_of_later_makes_room_too(make: Make) -> None:
 
 
 @pytest.mark.parametrize(("running", "more"), [(0, 50), (1, 50), (2, 1)])
-def test_full_worker_that_nobody_needs_gets_any_number_where_it_has_room(make: Make, running: int, more: int) -> None:
-    """One that runs all that it may gets one more, as where jobs wait."""
+def test_full_worker_that_no_job_waits_for_gets_any_number_if_it_has_room(make: Make, running: int, more: int) -> None:
+    """If it runs as many as it may, it gets one more, as if jobs were pending."""
     ask = make(Rules(), 0)
     begin(ask, START, B, C)
     first = begin(ask, START, B, C).granted[0]
@@ -207,7 +207,7 @@ def test_full_worker_that_nobody_needs_gets_any_number_where_it_has_room(make: M
 
 
 def test_full_worker_gets_more_jobs_one_by_one_while_some_wait(make: Make) -> None:
-    """Also where those have tried it: others may come for it, and it has not said how many it takes."""
+    """Also if the pending jobs have tried it: others may come, and it has not shown how many it takes."""
     ask = make(Rules(failures=100), 0)
     for url, ms in ((A, 0), (B, 60_000), (C, 60_000)):
         end(ask, START, url, Blame.BUSY, ms=ms)
@@ -219,7 +219,7 @@ def test_full_worker_gets_more_jobs_one_by_one_while_some_wait(make: Make) -> No
 
 
 def test_burst_that_is_turned_away_is_one_reason_to_rest(make: Make) -> None:
-    """Sent before the worker had turned the first one away; where it then cannot be reached, that is another one."""
+    """All were sent before the worker had turned the first one away. That it then is out of reach is another reason."""
     ask = make(Rules(failures=100), 0)
     sent = [begin(ask, START, B, C).granted[0] for _ in range(4)]
     blames = (Blame.BUSY, Blame.BUSY, Blame.AWAY, Blame.AWAY)
@@ -231,7 +231,7 @@ def test_burst_that_is_turned_away_is_one_reason_to_rest(make: Make) -> None:
 
 @pytest.mark.parametrize("rests_ms", [(0, 7000), (7000, 0)])
 def test_first_of_several_rests_to_end_is_foretold(make: Make, rests_ms: tuple[int, int]) -> None:
-    """Whichever of the workers turned a job away first."""
+    """Whichever of the workers has turned a job away first."""
     ask = make(Rules(), 0)
     grants = [begin(ask, START, *others).granted[0] for others in ((B, C), (A, C))]
     ended = tuple(Ended(it.url, it.number, Blame.BUSY, ms=ms) for it, ms in zip(grants, rests_ms, strict=True))
@@ -241,7 +241,7 @@ def test_first_of_several_rests_to_end_is_foretold(make: Make, rests_ms: tuple[i
 def test_worker_that_comes_back_to_the_fleet_need_not_rest(
     make_members: MakeMembers,
 ) -> None:
-    """It may be another one; those that stayed rest on."""
+    """It may be another machine. The workers that stayed still rest."""
     members = [Member(Worker(url)) for url in URLS]
     ask, set_fleet = make_members(members, Rules())
     for url in (A, B):
@@ -254,7 +254,7 @@ def test_worker_that_comes_back_to_the_fleet_need_not_rest(
 
 
 def test_worker_that_is_back_gets_all_its_jobs(make: Make) -> None:
-    """As soon as it has answered one; or has had one for so long that it must have arrived."""
+    """As soon as it has answered one job, or has had one for so long that it must have accepted it."""
     ask = make(Rules(), 0)
     for blame, pause in ((Blame.OK, 0), (None, SILENCE_MS + 2 * 40)):
         end(ask, START, A, Blame.AWAY, ms=40)
@@ -270,7 +270,7 @@ def test_worker_that_is_back_gets_all_its_jobs(make: Make) -> None:
 
 
 def test_fleet_that_is_away_is_not_ejected(make: Make) -> None:
-    """Where no worker can be reached, that is no worker's fault; where another one can, it is."""
+    """If no worker can be reached, that is no worker's fault; if another one can, it is."""
     ask = make(Rules(failures=3), 0)
     for url in URLS:
         assert end(ask, START, url, Blame.AWAY)[1].away == URLS.index(url) + 1
@@ -286,7 +286,7 @@ def test_fleet_that_is_away_is_not_ejected(make: Make) -> None:
 
 
 def test_jobs_wait_while_there_is_no_worker(make: Make) -> None:
-    """They stand in the line; how long, their process decides."""
+    """They join the queue. How long they wait, their process decides."""
     ask = make(Rules(failures=1, base_ms=100, max_ejected_percent=100), 0)
     for url in URLS:
         end(ask, START, url, Blame.FAULT)
@@ -297,7 +297,7 @@ def test_jobs_wait_while_there_is_no_worker(make: Make) -> None:
 
 @pytest.mark.parametrize("ms", [0, 7000])
 def test_busy_at_its_trial_is_tried_again_later(make: Make, ms: int) -> None:
-    """That says neither that it is well nor that it is not: it is not kept out for longer than it wants to rest."""
+    """Such a trial decides nothing: the worker is kept out only as long as it asks to rest."""
     ask = make(Rules(failures=1, base_ms=1000), 0)
     end(ask, START, A, Blame.FAULT)
     end(ask, START + 1000, A, Blame.BUSY, ms=ms)
@@ -307,8 +307,8 @@ def test_busy_at_its_trial_is_tried_again_later(make: Make, ms: int) -> None:
     assert not is_ejected(ask, later, A)
 
 
-def test_doubt_blames_nobody_until_it_is_resolved(make: Make) -> None:
-    """A job that another worker then does counts against the first one; one that nobody can do does not."""
+def test_doubt_blames_no_worker_until_it_is_resolved(make: Make) -> None:
+    """A job that another worker then does counts against the first worker; one that no worker can do does not."""
     ask = make(Rules(failures=2), 0)
     for job in ("a", "b", "c"):
         number, _ = end(ask, START, A, Blame.DOUBT)
@@ -321,8 +321,8 @@ def test_doubt_blames_nobody_until_it_is_resolved(make: Make) -> None:
 
 
 @pytest.mark.parametrize("blame", [Blame.NONE, Blame.ERROR])
-def test_trial_that_ends_in_doubt_waits_for_the_word_about_it(make: Make, blame: Blame) -> None:
-    """No other one begins meanwhile; then it is ejected for longer, or tried again at once."""
+def test_trial_that_ends_in_doubt_waits_until_that_is_resolved(make: Make, blame: Blame) -> None:
+    """No other trial begins meanwhile. Then the worker is ejected for longer, or tried again at once."""
     ask = make(Rules(failures=1, base_ms=1000), 0)
     end(ask, START, A, Blame.FAULT)
     number, _ = end(ask, START + 1000, A, Blame.DOUBT)
@@ -332,7 +332,7 @@ def test_trial_that_ends_in_doubt_waits_for_the_word_about_it(make: Make, blame:
 
 
 def test_errors_of_one_job_count_once_and_of_many_eject(make: Make) -> None:
-    """A bad job sent again and again is no bad worker; errors of different jobs in a row are."""
+    """One bad job sent again and again does not eject a worker; errors of different jobs in a row do."""
     ask = make(Rules(failures=3, max_ejected_percent=100), 0)
     for _ in range(10):
         end(ask, START, A, Blame.ERROR, "bad")
@@ -353,8 +353,8 @@ def is_refused(ask: Ask, now: int, job: str) -> bool:
     return bool(reply.quarantined)
 
 
-def test_retry_of_a_job_in_quarantine_is_told_of_by_its_number(make: Make) -> None:
-    """So that its process finds whom to refuse."""
+def test_retry_of_a_job_in_quarantine_is_refused_by_its_number(make: Make) -> None:
+    """So that its process knows which job that is."""
     ask = make(Rules(), 0)
     for url in (A, B):
         end(ask, START, url, Blame.DIED, "bad")
@@ -363,7 +363,7 @@ def test_retry_of_a_job_in_quarantine_is_told_of_by_its_number(make: Make) -> No
 
 
 def test_two_workers_broken_alone_convict_for_a_while(make: Make) -> None:
-    """Two on one worker do not; on two they do, until the quarantine is over."""
+    """Two deaths on one worker do not convict; on two workers they do, until the quarantine is over."""
     ask = make(Rules(quarantine_ms=5000), 0)
     end(ask, START, A, Blame.DIED, "bad")
     end(ask, START + 2 * BROKEN_WITHIN_MS, A, Blame.DIED, "bad")
@@ -375,7 +375,7 @@ def test_two_workers_broken_alone_convict_for_a_while(make: Make) -> None:
 
 
 def test_job_done_well_elsewhere_is_no_suspect(make: Make) -> None:
-    """What died under it before died of something else."""
+    """The connection that died under it before died of something else."""
     ask = make(Rules(), 0)
     end(ask, START, A, Blame.DIED, "fine")
     end(ask, START, C, Blame.OK, "fine")
@@ -384,7 +384,7 @@ def test_job_done_well_elsewhere_is_no_suspect(make: Make) -> None:
 
 
 def test_evidence_is_shared_by_those_that_ran_together(make: Make) -> None:
-    """Two jobs on each of two workers that break: half of each is not enough, whether they still run or just died."""
+    """Two jobs run on each of two workers that break: half of each is not enough, running or just died."""
     ask = make(Rules(), 0)
     for url in (A, B):
         others = [other for other in URLS if other != url]
@@ -395,7 +395,7 @@ def test_evidence_is_shared_by_those_that_ran_together(make: Make) -> None:
 
 
 def test_job_whose_runs_die_together_is_no_poison(make: Make) -> None:
-    """Alike jobs that run on several workers at their time limit: each began before the first of them died."""
+    """Equal jobs run on several workers up to their time limit: each began before the first of them died."""
     ask = make(Rules(), 0)
     for moment, url in enumerate(URLS):
         end(ask, START + 3000 * moment, url, Blame.DIED, "common", ms=60_000)
@@ -403,7 +403,7 @@ def test_job_whose_runs_die_together_is_no_poison(make: Make) -> None:
 
 
 def test_verdict_is_taken_back_when_an_older_run_dies_too(make: Make) -> None:
-    """A retry died on the next worker at once; then the same job, which ran before either, dies on a third one."""
+    """A retry dies on the next worker at once. Then the same job, which began before either, dies on a third one."""
     ask = make(Rules(), 0)
     end(ask, START, A, Blame.DIED, "common", ms=60_000)
     end(ask, START + 50, B, Blame.DIED, "common", ms=49)
@@ -415,7 +415,7 @@ def test_verdict_is_taken_back_when_an_older_run_dies_too(make: Make) -> None:
 
 
 def test_runs_that_died_together_are_one_piece_of_evidence_for_good(make: Make) -> None:
-    """Also when the job then dies with a neighbour, which is half of another one."""
+    """Also if the job later dies beside a neighbour, which is half a piece more."""
     ask = make(Rules(failures=100), 0)
     end(ask, START, A, Blame.DIED, "common", ms=60_000)
     end(ask, START + 50, B, Blame.DIED, "common", ms=60_000)
@@ -425,8 +425,8 @@ def test_runs_that_died_together_are_one_piece_of_evidence_for_good(make: Make) 
 
 
 @pytest.mark.parametrize(("deaths", "convicts"), [(DEATHS_LOOKED_AT - 1, False), (DEATHS_LOOKED_AT, True)])
-def test_outage_is_told_by_the_newest_deaths(make_members: MakeMembers, deaths: int, *, convicts: bool) -> None:
-    """Where many died since under the job itself, what died before them says nothing any more."""
+def test_outage_shows_in_the_newest_deaths(make_members: MakeMembers, deaths: int, *, convicts: bool) -> None:
+    """If many connections have died since under the job itself, older deaths say nothing any more."""
     workers = [Worker(f"http://w{number:02}") for number in range(DEATHS_LOOKED_AT + 2)]
     ask, _ = make_members([Member(worker) for worker in workers], Rules(failures=100))
     ask(Call("p", ended=(Ended(workers[-1].url, 100, Blame.DIED, job="other"),)), START)
@@ -439,7 +439,7 @@ def test_outage_is_told_by_the_newest_deaths(make_members: MakeMembers, deaths: 
 
 @pytest.mark.parametrize("other", ["a", "z"])
 def test_workers_that_die_in_one_call_die_of_one_cause(make: Make, other: str) -> None:
-    """Whatever their jobs are called."""
+    """In whatever order the jobs' names sort."""
     ask = make(Rules(failures=100), 0)
     ended = ((A, other), (B, "job"), (C, "job"))
     ask(Call("p", ended=tuple(Ended(url, 9, Blame.DIED, job=job) for url, job in ended)), START)
@@ -447,7 +447,7 @@ def test_workers_that_die_in_one_call_die_of_one_cause(make: Make, other: str) -
 
 
 def test_job_that_goes_from_one_dying_worker_to_the_next_is_no_poison(make: Make) -> None:
-    """Where workers die under other jobs at the same moment; one that was convicted in that moment is let go."""
+    """If workers die under other jobs at the same moment. A job convicted in that moment is let go."""
     ask = make(Rules(), 0)
     end(ask, START, A, Blame.DIED, "unlucky")
     end(ask, START + 5, B, Blame.DIED, "unlucky")
@@ -464,7 +464,7 @@ def test_job_that_goes_from_one_dying_worker_to_the_next_is_no_poison(make: Make
 
 @pytest.mark.parametrize(("later_ms", "stays"), [(BROKEN_WITHIN_MS - 1, False), (BROKEN_WITHIN_MS, True)])
 def test_outage_lets_go_only_of_those_just_convicted(make: Make, later_ms: int, *, stays: bool) -> None:
-    """Who was convicted before the moment in which workers die under several jobs has broken them by itself."""
+    """A job that was convicted before the outage has broken workers by itself."""
     ask = make(Rules(failures=100), 0)
     for url in (A, B):
         end(ask, START, url, Blame.DIED, "bad")
@@ -485,7 +485,7 @@ def test_death_soon_after_another_worker_s_is_little_evidence(make: Make, later_
 
 
 @pytest.mark.parametrize("is_drained", [True, False])
-def test_death_of_a_worker_that_was_to_end_convicts_nobody(make_members: MakeMembers, is_drained: bool) -> None:
+def test_death_of_a_worker_that_was_to_end_convicts_no_job(make_members: MakeMembers, is_drained: bool) -> None:
     """It is drained, or has left the fleet: it was ended on purpose."""
     members = [Member(Worker(url)) for url in URLS]
     ask, set_fleet = make_members(members, Rules())
@@ -498,7 +498,7 @@ def test_death_of_a_worker_that_was_to_end_convicts_nobody(make_members: MakeMem
 
 
 def test_budget_is_a_second_s_worth_at_first_and_then_what_comes_in(make: Make) -> None:
-    """10 at once, then 10 a second and 20 % of the jobs; what is saved runs off within ten seconds."""
+    """Ten at once, then ten a second and a fifth of the jobs. Saved retries run off within ten seconds."""
     ask = make(Rules(budget_percent=20, budget_per_second=10), 0)
 
     def retries(now: int) -> int:
@@ -517,7 +517,7 @@ def test_budget_is_a_second_s_worth_at_first_and_then_what_comes_in(make: Make) 
 
 
 def test_budget_is_kept_in_thousandths(make: Make) -> None:
-    """So that many small shares make a whole retry; each retry that is refused is told of by its number."""
+    """So that many small shares make a whole retry. Each refused retry is named by its number."""
     ask = make(Rules(budget_percent=99.96, budget_per_second=1), 0)
     assert begin(ask, START, retry_of="job").granted
     arrival = Arrival(next(NUMBERS), 60_000, 1, 1, (), "job")
@@ -530,7 +530,7 @@ def test_budget_is_kept_in_thousandths(make: Make) -> None:
 def test_evidence_against_a_job_counts_for_as_long_as_it_would_be_refused(
     make: Make, later_ms: int, *, convicts: bool
 ) -> None:
-    """To the millisecond; and so long it is refused."""
+    """Both to the millisecond."""
     ask = make(Rules(failures=100, quarantine_ms=5000), 0)
     end(ask, START, A, Blame.DIED, "bad")
     assert not is_refused(ask, START, "bad")
@@ -550,7 +550,7 @@ def test_evidence_that_has_passed_counts_no_more_whatever_comes_after_it(make: M
 
 @pytest.mark.parametrize(("later_ms", "convicts"), [(BROKEN_WITHIN_MS - 1, False), (BROKEN_WITHIN_MS, True)])
 def test_deaths_on_one_worker_within_a_moment_share_the_blame(make: Make, later_ms: int, *, convicts: bool) -> None:
-    """They are of one breakdown; those after it are of another."""
+    """They are of one breakdown; later ones are of another."""
     ask = make(Rules(failures=100), 0)
     end(ask, START, A, Blame.DIED, "other")
     end(ask, START + later_ms, A, Blame.DIED, "bad")
@@ -560,8 +560,8 @@ def test_deaths_on_one_worker_within_a_moment_share_the_blame(make: Make, later_
     assert not is_refused(ask, now, "other")
 
 
-def test_job_that_has_done_well_is_free_of_all_that_was_held_against_it(make: Make) -> None:
-    """Convicted or not: it takes two more workers to convict it then."""
+def test_job_that_has_done_well_is_free_of_all_evidence(make: Make) -> None:
+    """Convicted or not: after that it takes two more workers to convict it."""
     ask = make(Rules(failures=100), 0)
     for now, convicted in ((START, False), (START + 10 * BROKEN_WITHIN_MS, True)):
         for url in (A, B)[: 2 if convicted else 1]:
@@ -575,7 +575,7 @@ def test_job_that_has_done_well_is_free_of_all_that_was_held_against_it(make: Ma
 
 
 def test_same_worker_again_is_no_second_witness(make: Make) -> None:
-    """However often a job dies there; what speaks most against it counts."""
+    """However often a job dies there, only the largest share of evidence counts."""
     ask = make(Rules(failures=100), 0)
     for number in range(5):
         end(ask, START + number * BROKEN_WITHIN_MS, A, Blame.DIED, "bad")

@@ -1,4 +1,4 @@
-"""What the state machine cannot see: lifetimes in Redis, costs, and lengths beyond its small fleet."""
+"""What only the script has: lifetimes of keys, costs, slips with redis-cli, health checks, large fleets."""
 
 from typing import Any
 
@@ -41,19 +41,19 @@ def script(redis: "Redis", *workers: Worker, **rules: Any) -> LuaScheduler:
 def ask(
     script: LuaScheduler, number: int, *tried: str, process: str = "p", now: int = NOW, bound_ms: int = 60_000
 ) -> Reply:
-    """Let a job come that has tried these workers."""
+    """Let a job arrive that has tried these workers."""
     return script.step(Call(process, arrived=(Arrival(number, bound_ms, 60_000, 0, tried),)), now)
 
 
 def test_without_a_fleet_nothing_is_done(redis: "Redis") -> None:
-    """Where no sidecar has written, the scheduler says so and writes nothing."""
+    """If no sidecar has written the fleet, the scheduler says so and writes nothing."""
     reply = LuaScheduler(redis, Rules()).step(Call("p", arrived=(Arrival(1, 1000, 1000),), beat=Beat()), NOW)
     assert reply == Reply(has_fleet=False)
     assert redis.dbsize() == 0
 
 
 def test_heartbeat_is_shown_and_fades(redis: "Redis") -> None:
-    """A process' hash tells when it beat, what it holds and how many of its jobs wait, as long as it lives."""
+    """A process' hash has its last heartbeat, its leases and its pending jobs, as long as the process lives."""
     scheduler = script(redis, Worker(ONE))
     scheduler.step(Call("p", beat=Beat(running=2, waiting=3)), NOW)
     assert redis.hgetall("sfr:process:p") == {"heartbeat": str(NOW // 1000), "leases": "2", "waiting": "3"}
@@ -61,7 +61,7 @@ def test_heartbeat_is_shown_and_fades(redis: "Redis") -> None:
 
 
 def test_grants_to_a_process_that_dies_fade(redis: "Redis") -> None:
-    """Nobody takes them, so that they would stay for ever."""
+    """No process takes them, so that they would stay for ever."""
     scheduler = script(redis, Worker(ONE, max_concurrency=1))
     scheduler.step(Call("q", beat=Beat()), NOW)
     assert ask(scheduler, 1).granted
@@ -72,7 +72,7 @@ def test_grants_to_a_process_that_dies_fade(redis: "Redis") -> None:
 
 
 def test_failures_fade_and_an_ejection_stays(redis: "Redis") -> None:
-    """Failures so long ago are no row; that a worker was ejected is known until it has done well."""
+    """Failures long ago do not count as a row. An ejection stays known until the worker has done well."""
     scheduler = script(redis, Worker(ONE), Worker(OTHER), failures=2)
     for number, lifetime_ms in ((1, 2 * scheduler.rules.max_ms), (2, -1)):
         scheduler.step(Call("p", ended=(Ended(ONE, number, Blame.FAULT),)), NOW)
@@ -90,15 +90,15 @@ def test_other_strategy_finds_its_own_order(redis: "Redis") -> None:
     assert ask(by_load, 3).granted[0].url == first.url
 
 
-def test_news_of_the_fleet_cost_one_plan(redis: "Redis") -> None:
-    """The first process that tells of a change has the plan made anew; all others that saw the same have not."""
+def test_change_of_the_fleet_costs_one_plan(redis: "Redis") -> None:
+    """The first process that sends a new print has the plan made anew; the others that send the same do not."""
     scheduler = script(redis, Worker(ONE))
     scheduler.step(Call("p"), NOW)
     assert [plans(redis, scheduler, Call(process, fleet_print="new"), NOW) for process in ("p", "q", "r")] == [1, 0, 0]
 
 
 def test_trial_that_opens_costs_one_plan(redis: "Redis") -> None:
-    """And none while no job has come for it."""
+    """Further calls make no new plan while no job has come for the trial."""
     scheduler = script(redis, Worker(ONE), Worker(OTHER), failures=1, base_ms=1000)
     scheduler.step(Call("p"), NOW)
     fault = Call("p", ended=(Ended(ONE, 9, Blame.FAULT),))
@@ -107,14 +107,14 @@ def test_trial_that_opens_costs_one_plan(redis: "Redis") -> None:
 
 
 def plans(redis: "Redis", scheduler: LuaScheduler, call: Call, now: int) -> int:
-    """Return how often this call has the plan made anew."""
+    """Return how often this call makes the plan anew."""
     redis.config_resetstat()
     scheduler.step(call, now)
     return int(redis.info("commandstats").get("cmdstat_smembers", {"calls": 0})["calls"]) // 2  # fleet, and who drains
 
 
 def test_head_tells_how_many_rest(redis: "Redis") -> None:
-    """And how many are away, also when the plan is made anew: with a count that stays, each call looks for rests."""
+    """And how many are out of reach, also after a new plan. With a count too high each call would look for rests."""
     scheduler = script(redis, Worker(ONE), Worker(OTHER))
     for number, url, blame in ((9, ONE, Blame.AWAY), (8, OTHER, Blame.BUSY), (7, OTHER, Blame.AWAY)):
         scheduler.step(Call("p", ended=(Ended(url, number, blame),)), NOW)
@@ -131,15 +131,15 @@ def test_head_tells_how_many_rest(redis: "Redis") -> None:
 
 
 def checked(scheduler: LuaScheduler, url: str, number: int = 50) -> bool:
-    """Whether a health check gets a lease on this worker; it is told so, or that it is refused."""
+    """Return whether a health check gets a lease on this worker; else it must be refused."""
     reply = scheduler.step(Call("sidecar", checks=(Check(number, url, 60_000),)), NOW)
     granted = [(grant.number, grant.url) for grant in reply.granted]
     assert (granted, reply.refused) in (([(number, url)], ()), ([], (number,)))
     return bool(granted)
 
 
-def test_check_has_its_worker_where_there_is_room(redis: "Redis") -> None:
-    """Also a worker that gets no jobs; none that is full, turns jobs away, or is kept out by its breaker."""
+def test_check_gets_its_worker_if_that_has_room(redis: "Redis") -> None:
+    """Also one that gets no jobs; but none that is full, turns jobs away, or is ejected."""
     scheduler = script(redis, Worker(ONE, max_concurrency=1), Worker(OTHER), Worker("http://ill"), failures=1)
     scheduler.set_fleet(
         [Member(Worker(ONE, max_concurrency=1)), Member(Worker(OTHER)), Member(Worker("http://ill"), Health.UNHEALTHY)]
@@ -158,7 +158,7 @@ def test_check_has_its_worker_where_there_is_room(redis: "Redis") -> None:
 
 @pytest.mark.parametrize("strategy", list(Strategy))
 def test_one_worker_of_many_that_a_job_has_not_tried_is_found(redis: "Redis", strategy: Strategy) -> None:
-    """However many tried ones stand before it, and wherever the search begins."""
+    """However many tried workers come before it, and wherever the search begins."""
     workers = [Worker(f"http://w{number:02}") for number in range(20)]
     scheduler = script(redis, *workers, strategy=strategy)
     tried = [worker.url for worker in workers[:-1]]
@@ -169,8 +169,8 @@ def test_one_worker_of_many_that_a_job_has_not_tried_is_found(redis: "Redis", st
 
 
 @pytest.mark.parametrize("word", ["NaN", "1e400", "inf", "-1", "0", "0.5", "1e9", "0x10", "heavy", "9" * 400, ""])
-def test_weight_and_cap_that_are_no_numbers_stop_nobody(redis: "Redis", word: str) -> None:
-    """A ring of a thousand million places would stop Redis; a cap of -1 would be a trial, and one of NaN be full."""
+def test_weight_and_cap_that_are_no_numbers_stop_no_job(redis: "Redis", word: str) -> None:
+    """A ring of 10^9 places would stop Redis; a cap of -1 would mean a trial, and one of NaN a full worker."""
     scheduler = script(redis, Worker(ONE))
     redis.hset(f"sfr:worker:{ONE}", mapping={"weight": word, "max_concurrency": word})
     redis.hset("sfr:plan:head", "stale", "1")
@@ -179,13 +179,13 @@ def test_weight_and_cap_that_are_no_numbers_stop_nobody(redis: "Redis", word: st
 
 
 def test_largest_weight_and_cap_stand(redis: "Redis") -> None:
-    """As config.yaml allows them."""
+    """config.yaml allows them."""
     scheduler = script(redis, Worker(ONE, MAX_WEIGHT, MAX_COUNT))
     assert ask(scheduler, 1).granted
     assert redis.hget("sfr:plan", ONE) == f"{MAX_COUNT} {MAX_WEIGHT} 0"
 
 
-def test_worker_of_another_type_stops_nobody(redis: "Redis") -> None:
+def test_worker_of_another_type_stops_no_job(redis: "Redis") -> None:
     """`SET sfr:worker:http://one x` hides one worker, and jobs go to the other."""
     scheduler = script(redis, Worker(ONE), Worker(OTHER))
     redis.set(f"sfr:worker:{ONE}", "x")
@@ -193,8 +193,8 @@ def test_worker_of_another_type_stops_nobody(redis: "Redis") -> None:
     assert [grant.url for grant in ask(scheduler, 1).granted] == [OTHER]
 
 
-def test_drain_of_another_type_stops_nobody(redis: "Redis") -> None:
-    """`SET sfr:drain http://one` drains nobody, and jobs go on by the fleet's counts."""
+def test_drain_of_another_type_stops_no_job(redis: "Redis") -> None:
+    """`SET sfr:drain http://one` drains no worker, and jobs still get leases."""
     scheduler = script(redis, Worker(ONE))
     redis.delete("sfr:drain")
     redis.set("sfr:drain", ONE)
@@ -202,7 +202,7 @@ def test_drain_of_another_type_stops_nobody(redis: "Redis") -> None:
     assert [grant.url for grant in ask(scheduler, 1).granted] == [ONE]
 
 
-def test_what_is_kept_of_breakdowns_passes(redis: "Redis") -> None:
+def test_keys_of_breakdowns_pass(redis: "Redis") -> None:
     """No key stays for ever because a connection died once."""
     scheduler = script(redis, Worker(ONE))
     assert ask(scheduler, 1).granted
@@ -212,8 +212,8 @@ def test_what_is_kept_of_breakdowns_passes(redis: "Redis") -> None:
     assert 0 < redis.pttl("sfr:suspect:bad") <= scheduler.rules.quarantine_ms
 
 
-def test_news_of_a_conviction_is_told_once_and_it_passes(redis: "Redis") -> None:
-    """At once, so that each process refuses the job; when the quarantine is over, nothing is left of it."""
+def test_conviction_is_announced_once_and_passes(redis: "Redis") -> None:
+    """At once, so that each process refuses the job. When the quarantine is over, nothing is left of it."""
     scheduler = script(redis, Worker(ONE), Worker(OTHER), quarantine_ms=5000)
     with redis.pubsub(ignore_subscribe_messages=True) as news:  # type: ignore[no-untyped-call]
         news.subscribe("sfr:changes")
@@ -232,7 +232,7 @@ def test_news_of_a_conviction_is_told_once_and_it_passes(redis: "Redis") -> None
 
 
 def test_operator_who_deletes_the_rests_ends_them(redis: "Redis") -> None:
-    """`DEL sfr:rests`: nobody counts as away any more."""
+    """After `DEL sfr:rests` no worker counts as out of reach."""
     scheduler = script(redis, Worker(ONE))
     assert scheduler.step(Call("p", ended=(Ended(ONE, 9, Blame.AWAY),)), NOW).away == 1
     redis.delete("sfr:rests")
@@ -240,7 +240,7 @@ def test_operator_who_deletes_the_rests_ends_them(redis: "Redis") -> None:
 
 
 def test_jobs_that_are_over_leave_nothing_behind(redis: "Redis") -> None:
-    """Neither in the line, whether they had a lease or left, nor among those that pass next."""
+    """Neither in the queue nor in the index of leases, whether they had a lease or were given up."""
     scheduler = script(redis, Worker(ONE, max_concurrency=1))
     for number in (1, 2, 3):
         ask(scheduler, number, bound_ms=1000)
@@ -251,7 +251,7 @@ def test_jobs_that_are_over_leave_nothing_behind(redis: "Redis") -> None:
 
 
 def test_trial_of_a_full_worker_is_put_off_and_says_until_when(redis: "Redis") -> None:
-    """In seconds, for people: until the first of those that run on there has passed."""
+    """Until the first lease there has passed; in seconds, for people."""
     scheduler = script(redis, Worker(ONE, max_concurrency=1), Worker(OTHER), failures=1, base_ms=1000)
     assert ask(scheduler, 1, OTHER, bound_ms=5000).granted
     scheduler.step(Call("p", ended=(Ended(ONE, 9, Blame.FAULT),)), NOW)
@@ -260,7 +260,7 @@ def test_trial_of_a_full_worker_is_put_off_and_says_until_when(redis: "Redis") -
 
 
 def test_worker_that_leaves_leaves_nothing_behind(redis: "Redis") -> None:
-    """Neither when it last did a job, nor that it was ejected."""
+    """Neither the time of its last good job, nor its ejection."""
     workers = [Worker(ONE), Worker(OTHER), Worker("http://third")]
     scheduler = script(redis, *workers, failures=1)
     for moment, worker in enumerate(workers):
@@ -275,13 +275,13 @@ def test_worker_that_leaves_leaves_nothing_behind(redis: "Redis") -> None:
 
 @pytest.mark.parametrize(("weights", "length"), [((100, 100), 2), ((2, 4), 3), ((3, 3, 6), 4), ((1, 100), 101)])
 def test_ring_is_no_longer_than_its_weights_make_it(redis: "Redis", weights: tuple[int, ...], length: int) -> None:
-    """What they have in common is taken out."""
+    """Weights are divided by their common divisor."""
     script(redis, *(Worker(f"http://w{place}", weight=weight) for place, weight in enumerate(weights)))
     assert redis.hget("sfr:plan:head", "ring") == str(length)
 
 
 def test_trial_that_finds_its_worker_busy_is_put_off_and_says_until_when(redis: "Redis") -> None:
-    """In seconds, for people; and so long the worker gets no other."""
+    """In seconds, for people. Until then the worker gets no other trial."""
     scheduler = script(redis, Worker(ONE), Worker(OTHER), failures=1, base_ms=1000)
     scheduler.step(Call("p", ended=(Ended(ONE, 9, Blame.FAULT),)), NOW)
     assert redis.hget(f"sfr:breaker:{ONE}", "ejected_until") == f"{(NOW + 1000) / 1000:.3f}"

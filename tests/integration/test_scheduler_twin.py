@@ -40,10 +40,10 @@ from tests.support.lua_scheduler import JOBS, PROCESSES, RULES, URLS, LuaSchedul
 
 
 class Model(LocalScheduler):
-    """The twin, and what the script does besides: health checks, which come to Redis only."""
+    """The twin with health checks, which in production only the script has."""
 
     def step(self, call: Call, now: int) -> Reply:
-        """Let the jobs have what they want, then the checks."""
+        """Serve the jobs, then the checks."""
         reply = super().step(call, now)
         granted, refused = list(reply.granted), list(reply.refused)
         for check in call.checks:
@@ -64,7 +64,7 @@ class Model(LocalScheduler):
 
 
 class Machine(RuleBasedStateMachine):
-    """Three processes that use one scheduler, done twice: by the script and by the twin."""
+    """Three processes that use one scheduler, which is done twice: by the script and by the twin."""
 
     redis: Any
     strategy: Strategy
@@ -120,7 +120,7 @@ class Machine(RuleBasedStateMachine):
         return reply
 
     def _check_order(self, reply: Reply) -> None:
-        """Who was granted is older than all that still wait and would have taken any worker."""
+        """Check that no pending job that would take any worker is older than a job that was granted."""
         waiting = [ticket for ticket, _, _, _, tried in self.twin.waiting if not tried]
         for grant in reply.granted:
             assert grant.ticket <= min(waiting, default=grant.ticket)
@@ -155,7 +155,7 @@ class Machine(RuleBasedStateMachine):
         job=st.sampled_from(("", *JOBS)),
     )
     def retry(self, process: str, old: int, tried: str, fresh: int, job: str) -> None:
-        """A job comes again, perhaps among new ones; after a loss, Redis may not have given its ticket yet."""
+        """A job arrives again, perhaps among new ones. After a loss its ticket may be above Redis' counter."""
         first, self.numbers = self.numbers + 1, self.numbers + 1 + fresh
         new = (Arrival(number, 500, 500) for number in range(first + 1, self.numbers + 1))
         reply = self._call(process, arrived=(Arrival(first, 500, 500, old, (tried,), job), *new))
@@ -163,7 +163,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(process=st.sampled_from(PROCESSES), url=st.sampled_from(URLS), bound=st.integers(1, 5000))
     def check(self, process: str, url: str, bound: int) -> None:
-        """A health check wants a lease on one worker, whatever its condition."""
+        """A health check asks for a lease on one worker of any condition."""
         if url in self.members:
             self.numbers += 1
             self._call(process, checks=(Check(self.numbers, url, bound),))
@@ -187,7 +187,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(job=st.sampled_from(JOBS), ran_ms=st.sampled_from([0, 0, 1, 500]), gap_ms=st.sampled_from([0, 1, 2500]))
     def break_workers(self, job: str, ran_ms: int, gap_ms: int) -> None:
-        """A job breaks one worker after another, or runs on several that die together, and is sent again."""
+        """A job breaks one worker after another, or runs on several that die together; then it is sent again."""
         for (process, number), url in sorted(self.held.items())[:6]:
             del self.held[process, number]
             self._call(process, ended=(Ended(url, number, Blame.DIED, job=job, ms=ran_ms),))
@@ -197,7 +197,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(data=st.data(), blame=st.sampled_from(Blame))
     def end_all_of_one_worker(self, data: st.DataObject, blame: Blame) -> None:
-        """All jobs of one worker end alike, as when it breaks down, or proves itself."""
+        """All jobs of one worker end alike, as when it breaks down or does well."""
         url = data.draw(st.sampled_from(sorted(set(self.held.values()))))
         for process in PROCESSES:
             numbers = [number for (owner, number), at in sorted(self.held.items()) if (owner, at) == (process, url)]
@@ -210,7 +210,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(blame=st.sampled_from([Blame.BUSY, Blame.AWAY]), ms=st.sampled_from([0, 1, 300]), keep=st.integers(0, 3))
     def turn_away(self, blame: Blame, ms: int, keep: int) -> None:
-        """Workers turn away what they were just sent, all but a few jobs; those are sent again, and go on waiting."""
+        """Workers turn away all but a few of the jobs just sent; these arrive again with their tickets."""
         for process, number in sorted(self.held)[keep:]:
             url, ticket = self.held.pop((process, number)), self.tickets.get((process, number), 0)
             self.numbers += 1
@@ -219,7 +219,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(process=st.sampled_from(PROCESSES), url=st.sampled_from(URLS), count=st.integers(1, 3))
     def fail(self, process: str, url: str, count: int) -> None:
-        """Jobs whose leases have passed turn out to have failed: most ejections begin so."""
+        """Jobs whose leases have passed are reported as failed: most ejections begin so."""
         numbers = range(10_001, 10_001 + count)
         self._call(
             process, ended=tuple(Ended(url, number, Blame.FAULT, cause=f"failed {number}") for number in numbers)
@@ -228,7 +228,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self._ejected())
     @rule(data=st.data(), process=st.sampled_from(PROCESSES), blame=st.sampled_from([*Blame, Blame.FAULT, None]))
     def try_ejected(self, data: st.DataObject, process: str, blame: Blame | None) -> None:
-        """An ejection comes to its end, jobs come, and the one that is the trial ends, or is not heard of."""
+        """An ejection ends, jobs arrive, and the one that is the trial ends or is never reported."""
         url = data.draw(st.sampled_from(self._ejected()))
         until = self.twin.breakers.by_url[url].until_ms
         if until < math.inf:
@@ -244,17 +244,17 @@ class Machine(RuleBasedStateMachine):
 
     @rule(ms=st.sampled_from([1, 100, 700, 2500, 6000]))
     def advance(self, ms: int) -> None:
-        """Time passes; living processes beat."""
+        """Time passes; living processes send heartbeats."""
         self._pass(ms)
 
     @precondition(lambda self: self._moments())
     @rule(data=st.data(), by=st.sampled_from([-1, 0, 0]))
     def advance_to_a_moment(self, data: st.DataObject, by: int) -> None:
-        """Time passes up to where something ends, or to just before it."""
+        """Time passes up to a moment at which something ends, or to just before it."""
         self._pass(data.draw(st.sampled_from(self._moments())) - self.now + by)
 
     def _moments(self) -> list[int]:
-        """Return when leases, waits, ejections and lives end, and the settling."""
+        """Return the moments at which leases, waits, ejections, rests, processes and the settling end."""
         twin = self.twin
         moments = {at for held in twin.leases.values() for at in held.values()}
         moments |= {deadline for _, _, _, deadline, _ in twin.waiting}
@@ -279,7 +279,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.unclaimed)
     @rule(data=st.data(), bound_ms=st.sampled_from([1800, 1800, 300]))
     def claim(self, data: st.DataObject, bound_ms: int) -> None:
-        """A process takes up what was given to it, perhaps too late."""
+        """A process claims a grant, perhaps too late."""
         self._claim(*self.unclaimed.pop(data.draw(st.integers(0, len(self.unclaimed) - 1))), bound_ms)
 
     def _claim(self, process: str, grant: Grant, bound_ms: int = 1800) -> None:
@@ -291,14 +291,14 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.twin.waiting)
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
-        """A client hangs up while its job waits."""
+        """A client hangs up while its job is pending."""
         name = data.draw(st.sampled_from([item[1] for item in self.twin.waiting]))
         process, _, number = name.partition(":")
         self._call(process, left=(int(number),))
 
     @rule(process=st.sampled_from(PROCESSES))
     def die_or_live(self, process: str) -> None:
-        """A process stops beating, or beats again."""
+        """A process stops sending heartbeats, or begins again."""
         self.beating ^= {process}
 
     @rule(url=st.sampled_from(URLS), health=st.sampled_from([Health.HEALTHY, Health.UNHEALTHY, Health.UNKNOWN]))
@@ -310,7 +310,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(url=st.sampled_from(URLS), process=st.sampled_from(PROCESSES))
     def drain_or_resume(self, url: str, process: str) -> None:
-        """The operator drains a worker, or resumes it; a process sees that."""
+        """The operator drains or resumes a worker, and a process sees that."""
         if url in self.members:
             member = self.members[url]
             self.members[url] = Member(member.worker, member.health, not member.is_draining)
@@ -334,7 +334,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(process=st.sampled_from(PROCESSES), is_return=st.booleans(), has_heard=st.sampled_from([True, True, False]))
     def hand_in(self, process: str, is_return: bool, has_heard: bool) -> None:
-        """A process says all that it holds: nothing, where the replies that gave it leases were lost."""
+        """A process hands in all leases that it holds: none, if the replies that granted them were lost."""
         if not has_heard:
             self.held = {lease: url for lease, url in self.held.items() if lease[0] != process}
         held = tuple(Held(url, number, 600) for (owner, number), url in sorted(self.held.items()) if owner == process)
@@ -354,7 +354,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def laws_hold(self) -> None:
-        """The same on both sides; never over cap; nobody waits while there is room; at most half ejected."""
+        """Both sides agree; no worker is over its cap; no job waits while there is room; at most half are ejected."""
         self._call("p")
         state, twin = self.script.state(), self.twin
         assert state.leases == {url: held for url, held in twin.leases.items() if held}

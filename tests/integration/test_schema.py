@@ -1,4 +1,4 @@
-"""The Redis schema is one: in docs/redis.md, in keys.py and in the Redis that the programs write."""
+"""The Redis schema is one: in docs/redis.md, schema.py, the Lua scripts, and the Redis that the programs write."""
 
 import asyncio
 import re
@@ -45,7 +45,7 @@ def test_schema_has_what_is_used_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=str)
 def test_script_s_header_names_the_keys_that_it_uses(path: Path) -> None:
-    """And what it says of arguments is what it takes; it spells no key itself."""
+    """It names the arguments, too, and the script spells no key itself."""
     header = "".join(re.findall(r"(?:^(?:#!|--).*\n)+", SCRIPTS[path], re.MULTILINE)[:1])
     rows = "".join(re.findall(r"^-- (?:Reads|Writes) (?:.*\n-- {8})*.*\n", header, re.MULTILINE))
     names = Keys("sfr").lua_names().keys()

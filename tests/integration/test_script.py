@@ -1,4 +1,4 @@
-"""Scripts asked by calls, against a real Valkey that loses them, closes their line, or stops."""
+"""Scripts asked with callbacks, on a real Valkey that loses them, closes the connection, or stops."""
 
 import asyncio
 import signal
@@ -31,7 +31,7 @@ async def says(valkey: Valkey) -> AsyncIterator[Script]:
 
 
 class Asked:
-    """Asks a script, and keeps what it is told in each one's place."""
+    """Asks a script, and keeps the reply to each word."""
 
     def __init__(self, asked: Script) -> None:
         self.told: dict[str, Any] = {}
@@ -61,14 +61,14 @@ def reply(word: str) -> list[bytes]:
 
 
 async def test_calls_of_one_moment_are_answered_each_with_its_own(says: Script) -> None:
-    """Before the line is open and after."""
+    """Before the connection is open, and after."""
     asked = Asked(says)
     for words in ("ab", "cde"):
         assert await asked.all(*words) == [reply(word) for word in words]
 
 
-async def test_line_that_brought_an_error_is_not_used_again(says: Script, valkey: Valkey) -> None:
-    """A master that has become a replica refuses what it is told; calls behind one that failed are told of it."""
+async def test_connection_that_brought_an_error_is_not_used_again(says: Script, valkey: Valkey) -> None:
+    """A master that has become a replica refuses writes. Calls sent after one that failed end, too."""
     asked = Asked(says)
     await asked.all("a")
     async with valkey.client() as client:
@@ -83,7 +83,7 @@ async def test_line_that_brought_an_error_is_not_used_again(says: Script, valkey
 
 
 async def test_script_that_redis_has_lost_is_sent_again(says: Script, valkey: Valkey) -> None:
-    """After SCRIPT FLUSH, as after a restart, no call fails and each is done once."""
+    """After SCRIPT FLUSH, as after a restart, no call fails, and each is done once."""
     asked = Asked(says)
     async with valkey.client() as client:
         await asked.all("a")
@@ -99,15 +99,15 @@ async def test_large_call_is_whole(says: Script, large: int) -> None:
     assert await Asked(says).all(word) == [reply(word)]
 
 
-async def test_all_under_way_are_told_that_their_line_was_closed(says: Script, valkey: Valkey) -> None:
-    """The next call opens another."""
+async def test_all_calls_under_way_end_with_their_connection(says: Script, valkey: Valkey) -> None:
+    """The next call opens another one."""
     asked = Asked(says)
     await asked.all("a")
     valkey.send(signal.SIGSTOP)
     asked.ask("b")
     asked.ask("c")
     await valkey.kill()
-    await eventually(lambda: {"b", "c"} <= asked.told.keys(), what="the end of the line")
+    await eventually(lambda: {"b", "c"} <= asked.told.keys(), what="the end of the connection")
     assert all(isinstance(asked.told[word], OSError) for word in "bc")
     (refused,) = await asked.all("d")
     assert isinstance(refused, Exception)
@@ -115,8 +115,8 @@ async def test_all_under_way_are_told_that_their_line_was_closed(says: Script, v
     assert await asked.all("e") == [reply("e")]
 
 
-async def test_reply_that_is_late_belongs_to_nobody(says: Script, valkey: Valkey) -> None:
-    """A call is told of its time limit; what comes later is not taken for another one's answer."""
+async def test_late_reply_is_not_taken_for_another_one(says: Script, valkey: Valkey) -> None:
+    """A call ends at its time limit. A reply that arrives later goes to no other call."""
     asked = Asked(says)
     await asked.all("a")
     valkey.send(signal.SIGSTOP)
@@ -132,7 +132,7 @@ async def test_reply_that_is_late_belongs_to_nobody(says: Script, valkey: Valkey
 
 
 def answers(asked: Asked, word: str) -> Callable[[], Any]:
-    """Return whether the script answers, and rightly."""
+    """Return a test of whether the script answers; each answer must be right."""
     tries = iter(range(100))
 
     async def answered() -> bool:
@@ -145,7 +145,7 @@ def answers(asked: Asked, word: str) -> Callable[[], Any]:
 
 
 async def test_answer_in_the_socket_counts_though_time_is_up(says: Script) -> None:
-    """A process that got no CPU for a while reads once more before it gives up."""
+    """A process that got no CPU for a while reads its socket once more before a call ends."""
     asked = Asked(says)
     await asked.all("a")
     asked.ask("b")
@@ -159,22 +159,24 @@ async def test_answer_in_the_socket_counts_though_time_is_up(says: Script) -> No
 
 
 async def test_no_connection_is_lost_to_the_pool(says: Script, valkey: Valkey) -> None:
-    """However often the line is closed, one is open."""
+    """However often the connection is closed, one is open in the end."""
     assert isinstance(says, ServerScript)
     asked = Asked(says)
     async with valkey.client() as client:
         for word in "abcde":
             await asked.all(word)
             await client.client_kill_filter(_type="normal", skipme=True)
-            await eventually(lambda: says._connection is None or not says._connection.is_open, what="the closed line")
+            await eventually(
+                lambda: says._connection is None or not says._connection.is_open, what="the closed connection"
+            )
     await asked.all("f")
     pool = says._pool
     assert len(pool._in_use_connections) == 1
     assert len(pool._available_connections) == 0
 
 
-async def test_wrong_password_is_told(valkey: Valkey) -> None:
-    """As whatever goes wrong while the line is opened."""
+async def test_wrong_password_reaches_the_caller(valkey: Valkey) -> None:
+    """As any error while the connection is opened."""
     async with valkey.client() as client:
         await client.config_set("requirepass", "secret")
         opened = connect(RedisSettings(url=valkey.url), TIMEOUT_S)

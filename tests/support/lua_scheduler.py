@@ -1,4 +1,4 @@
-"""scheduler.lua on a real Valkey, under a clock that the test sets."""
+"""The scheduler's script on a real Valkey, under a clock that the test sets."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,11 +36,12 @@ RULES = {
 
 @dataclass(frozen=True)
 class State:
-    """What is in Redis: leases by URL with their moments, the line, and failures, times and trial of the breakers.
+    """What is in Redis: leases by URL with their moments, the queue, and the breakers' failures, times and trial.
 
-    `until` and `ejected` say when ejections end, once to be read by people, once for the script; the latter also when
-    a trial that is not heard of ends. `causes` are those of the last ejections. `room` and `lapse` are the indexes: who
-    has room, whose leases pass when. `quarantined` are jobs and until when, `rests` the workers that turn jobs away.
+    `asked` are the pending jobs of the key `waiting`. `until` and `ejected` are the ends of ejections, for people and
+    for the script; the latter also has the moment at which a trial that is never reported ends. `causes` are those of
+    the last ejections. `room` and `lapse` are the indexes of workers with room and of leases that pass. `quarantined`
+    are jobs and the end of their quarantine, `rests` the workers that turn jobs away.
     """
 
     leases: dict[str, dict[str, int]]
@@ -58,7 +59,7 @@ class State:
 
 
 class LuaScheduler:
-    """scheduler.lua with a settable clock."""
+    """The script under a clock that the test sets."""
 
     def __init__(self, redis: "Redis", rules: Rules) -> None:
         self.redis = redis
@@ -71,7 +72,7 @@ class LuaScheduler:
         return msgspec.json.decode(self._script(keys=["sfr:plan"], args=args), type=Reply)
 
     def set_fleet(self, members: list[Member]) -> None:
-        """Write the fleet as the sidecar and the operator do; the sidecar says that it has changed."""
+        """Write the fleet as the sidecar and the operator do; the sidecar marks the plan as stale."""
         self.set_drain(members)
         redis = self.redis
         redis.delete("sfr:workers")
@@ -87,14 +88,14 @@ class LuaScheduler:
         redis.hset("sfr:plan:head", "stale", 1)
 
     def set_drain(self, members: list[Member]) -> None:
-        """Write who is draining, as the operator does, who tells nobody."""
+        """Write the drains as an operator with redis-cli does, without marking the plan as stale."""
         self.redis.delete("sfr:drain")
         for member in members:
             if member.is_draining:
                 self.redis.sadd("sfr:drain", member.worker.url)
 
     def state(self) -> State:
-        """Read leases, line and breakers, in one round trip."""
+        """Read the state in one round trip."""
         pipeline = self.redis.pipeline(transaction=False)
         for url in URLS:
             pipeline.zrange(f"sfr:leases:{url}", 0, -1, withscores=True)
@@ -135,7 +136,7 @@ class LuaScheduler:
         )
 
     def grants(self) -> dict[str, list[Grant]]:
-        """Take what lies in the processes' grant lists."""
+        """Take all grants from the processes' lists."""
         pipeline = self.redis.pipeline(transaction=False)
         for process in PROCESSES:
             pipeline.lrange(f"sfr:grants:{process}", 0, -1)
