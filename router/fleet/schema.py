@@ -164,21 +164,18 @@ SCHEMA = (
 
 
 class Keys:
-    """The schema's keys under one prefix."""
+    """The keys under one prefix: those that Python uses, as attributes and methods, and all for Lua."""
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
         self.workers = f"{prefix}:workers"
-        self.ticket = f"{prefix}:ticket"
         self.plan = f"{prefix}:plan"
         self.plan_head = f"{prefix}:plan:head"
         self.drain = f"{prefix}:drain"
         self.intent = f"{prefix}:intent"
         self.registered = f"{prefix}:registered"
         self.ejected = f"{prefix}:ejected"
-        self.finished = f"{prefix}:finished"
         self.quarantine = f"{prefix}:quarantine"
-        self.stats = f"{prefix}:stats"
         self.sidecar = f"{prefix}:sidecar"
         self.fleet = f"{prefix}:fleet"
         # Not keys but channels. The first tells the routers that the fleet or a worker's health has changed. The second

@@ -147,7 +147,7 @@ async def test_job_asked_for_twice_keeps_the_lease_that_it_runs_under(
     assert lease.ticket == 7
 
 
-async def test_grant_that_nobody_waits_for_is_given_back(leases: Leases, scheduler: ScriptedScheduler) -> None:
+async def test_grant_that_no_job_waits_for_is_given_back(leases: Leases, scheduler: ScriptedScheduler) -> None:
     """A job that was cancelled in the moment of its grant holds nothing."""
     scheduler.reply = grants_all
     job = asyncio.create_task(leased(leases, 10, 10, stays))

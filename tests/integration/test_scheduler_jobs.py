@@ -509,7 +509,7 @@ def test_budget_is_a_second_s_worth_at_first_and_then_what_comes_in(make: Make) 
     for _ in range(50):
         begin(ask, START + 500)
     assert retries(START + 500) == 10
-    for second in range(1, 61):  # somebody looks once a second, and saves
+    for second in range(1, 61):  # one look a second, which saves
         ask(
             Call("p", ended=(), beat=None, arrived=(Arrival(next(NUMBERS), 1, 1, 1, (), "job"),)), START + second * 1000
         )

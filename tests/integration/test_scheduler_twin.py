@@ -70,7 +70,7 @@ class Machine(RuleBasedStateMachine):
     strategy: Strategy
 
     @initialize(
-        # One worker without a cap, and nobody ever waits: most fleets have none.
+        # With one worker without a cap no job ever waits: most of these fleets have none.
         caps=st.sampled_from([0, 1, 1]).flatmap(lambda least: st.lists(st.integers(least, 3), min_size=2, max_size=5)),
         weights=st.lists(st.integers(1, 3), min_size=5),
         is_prompt=st.booleans(),

@@ -33,9 +33,9 @@ def test_page_shows_the_schema() -> None:
 def test_schema_has_what_is_used_and_nothing_else() -> None:
     """Each key is used by Python, through `Keys`, or by a script, through its name in capitals."""
     keys = Keys("sfr")
-    made = {keys.workers, keys.ticket, keys.sidecar, keys.fleet, keys.worker("<url>"), keys.plan, keys.drain}
+    made = {keys.workers, keys.sidecar, keys.fleet, keys.worker("<url>"), keys.plan, keys.drain}
     made |= {keys.intent, keys.registered, keys.registration("<url>"), keys.leases("<url>"), keys.breaker("<url>")}
-    made |= {keys.plan_head, keys.ejected, keys.finished, keys.grants("<process>"), keys.stats}
+    made |= {keys.plan_head, keys.ejected, keys.grants("<process>")}
     used = {word for text in SCRIPTS.values() for word in re.findall(r"\b[A-Z_]+\b", code(text))}
     made |= {value for name, value in keys.lua_names().items() if name in used}
     assert {re.sub(r":<\w+>$", ":", key) for key in made - {keys.changes}} == {

@@ -12,7 +12,7 @@ from router.fleet.stats import WORKERS_A_CALL, Stats, WorkerStats
 
 
 async def test_counts_of_processes_add_up(redis: RedisClient) -> None:
-    """Two processes, one sum; a worker that nobody has counted is at 0."""
+    """Two processes make one sum; a worker without counts is at 0."""
     await Counters(redis).count(Stats({"jobs": 2, "errors": 1}, {"http://a": WorkerStats(2, 1, 500)}))
     await Counters(redis).count(Stats({"jobs": 3}, {"http://a": WorkerStats(3, 0, 250)}))
     usage = await Counters(redis).usage(["http://a", "http://b"])
@@ -22,7 +22,7 @@ async def test_counts_of_processes_add_up(redis: RedisClient) -> None:
 
 
 async def test_usage_tells_what_is_in_use(redis: RedisClient, client: FakeAsyncRedis) -> None:
-    """Leases, the line, the breaker and the budget as the scheduler keeps them."""
+    """Leases, the queue, the breaker and the budget as the scheduler keeps them."""
     await client.zadd("sfr:leases:http://a", {"p:1": 1, "p:2": 1})
     await client.zadd("sfr:queue", {"p:3": 7})
     await client.hset("sfr:breaker:http://a", mapping={"failures": 5, "times": 1, "ejected_until": "1700000030.500"})
@@ -34,7 +34,7 @@ async def test_usage_tells_what_is_in_use(redis: RedisClient, client: FakeAsyncR
 
 
 async def test_api_s_counts_are_those_of_redis(redis: RedisClient) -> None:
-    """A command that asks a router sees what one that asks Redis does."""
+    """A command that asks a router shows the same as one that asks Redis."""
     await Counters(redis).count(Stats({"jobs": 2, "le_0.05": 2}, {"http://a": WorkerStats(2, 1, 500)}))
     usage = await Counters(redis).usage(["http://a", "http://b"])
     told = FleetCounts.model_validate_json(FleetCounts.of(usage).model_dump_json())
@@ -42,7 +42,7 @@ async def test_api_s_counts_are_those_of_redis(redis: RedisClient) -> None:
     assert (told.running, told.workers["http://a"].failures) == (0, 1)
 
 
-async def test_usage_of_nobody_and_of_many(redis: RedisClient) -> None:
+async def test_usage_of_no_worker_and_of_many(redis: RedisClient) -> None:
     """No workers at all, and more than one call takes."""
     assert (await Counters(redis).usage([])).workers == {}
     urls = [f"http://{number}" for number in range(2 * WORKERS_A_CALL + 1)]
@@ -50,14 +50,14 @@ async def test_usage_of_nobody_and_of_many(redis: RedisClient) -> None:
 
 
 async def test_workers_without_jobs_are_forgotten(redis: RedisClient, client: FakeAsyncRedis) -> None:
-    """What is counted of a worker has a time to live; what is counted of the fleet has none."""
+    """A worker's counts have a time to live; the fleet's have none."""
     await Counters(redis).count(Stats({"jobs": 1}, {"http://a": WorkerStats(1, 0, 5)}))
     assert await client.ttl("sfr:stats:http://a") == 24 * 3600
     assert await client.ttl("sfr:stats") == -1
 
 
 async def test_counts_that_redis_cli_has_written_begin_anew(redis: RedisClient, client: FakeAsyncRedis) -> None:
-    """Neither who counts nor who shows the counts stumbles over them."""
+    """Neither adding to them nor reading them fails."""
     for word in ("NaN", "1e400", "1.5", "many", "-3", "9" * 400):
         await client.hset("sfr:stats", "jobs", word)
         await client.hset("sfr:stats:http://a:1", mapping={"jobs": word, "busy_ms": word})

@@ -1,4 +1,4 @@
-"""Intent in Redis: what is registered, drained and set at run time, and what a bad entry does. Redis is a fake."""
+"""Intent in Redis: registrations, drains, weights and caps, and what a bad entry does. Redis is a fake."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ def intents(redis: RedisClient) -> Intents:
 
 
 async def test_registration_lasts_for_its_ttl_or_until_it_is_removed(intents: Intents, client: FakeAsyncRedis) -> None:
-    """With a TTL it passes by itself; renewed without one it stays; removed it is gone."""
+    """With a TTL it ends by itself; renewed without one it stays; removed it is gone."""
     assert await intents.register(Registration(A, 3, 8, ttl_s=30))
     (held,) = (await intents.read()).registrations.values()
     assert (held.url, held.weight, held.max_concurrency) == (A, 3, 8)
@@ -41,8 +41,8 @@ async def test_registration_lasts_for_its_ttl_or_until_it_is_removed(intents: In
     assert (await intents.read()).registrations == {}
 
 
-async def test_sidecar_is_told_of_what_is_new_and_not_of_renewals(intents: Intents, client: FakeAsyncRedis) -> None:
-    """A thousand agents that renew wake nobody."""
+async def test_sidecar_is_told_of_changes_and_not_of_renewals(intents: Intents, client: FakeAsyncRedis) -> None:
+    """A thousand agents that renew do not wake it."""
     async with client.pubsub() as pubsub:
         await pubsub.subscribe("sfr:wishes")
         for cap in (4, 4, 4, 8):
@@ -54,7 +54,7 @@ async def test_sidecar_is_told_of_what_is_new_and_not_of_renewals(intents: Inten
 
 
 async def test_override_is_set_and_taken_back_field_by_field(intents: Intents) -> None:
-    """Weight and cap are set apart, and win over what the worker came with."""
+    """Weight and cap are set one by one, and win over the worker's own."""
     await intents.override(A, {"weight": 5})
     await intents.override(A, {"max_concurrency": 2})
     (override,) = (await intents.read()).overrides.values()
@@ -65,8 +65,8 @@ async def test_override_is_set_and_taken_back_field_by_field(intents: Intents) -
     assert Override(None, 2).over(Worker(A, 7)) == Worker(A, 7, 2)
 
 
-async def test_who_registers_anew_begins_undrained(intents: Intents, client: FakeAsyncRedis) -> None:
-    """A node that comes back before the sidecar has seen it go does not inherit a drain; a renewal lifts none."""
+async def test_worker_that_registers_anew_begins_undrained(intents: Intents, client: FakeAsyncRedis) -> None:
+    """Even if it comes back before the sidecar has seen it go. A renewal ends no drain."""
     await intents.register(Registration(A, ttl_s=60))
     await intents.drain(A)
     await intents.register(Registration(A, ttl_s=60))
@@ -79,7 +79,7 @@ async def test_who_registers_anew_begins_undrained(intents: Intents, client: Fak
 
 
 async def test_drain_makes_the_plan_stale_in_the_same_step(intents: Intents, client: FakeAsyncRedis) -> None:
-    """No job is given to the worker after the answer."""
+    """After the answer no job goes to the worker."""
     await intents.drain(A)
     assert await client.smembers("sfr:drain") == {A}
     assert await client.hget("sfr:plan:head", "stale") == "1"
@@ -87,7 +87,7 @@ async def test_drain_makes_the_plan_stale_in_the_same_step(intents: Intents, cli
     assert (await intents.read()).draining == frozenset()
 
 
-async def test_standing_tells_of_the_asked_workers_alone(intents: Intents, client: FakeAsyncRedis) -> None:
+async def test_standing_is_of_the_asked_workers_alone(intents: Intents, client: FakeAsyncRedis) -> None:
     """Registration, override, drain and running jobs of each."""
     await intents.register(Registration(A, 2))
     await intents.override(B, {"weight": 3})
@@ -99,7 +99,7 @@ async def test_standing_tells_of_the_asked_workers_alone(intents: Intents, clien
     assert [standing[url].is_draining for url in (A, B)] == [False, True]
 
 
-async def test_what_nobody_can_read_is_told_and_passed_over(intents: Intents, client: FakeAsyncRedis) -> None:
+async def test_entry_that_cannot_be_read_is_a_problem_and_left_out(intents: Intents, client: FakeAsyncRedis) -> None:
     """A slip with redis-cli costs one entry, not the fleet."""
     await intents.register(Registration(A))
     for url, weight in ((B, "heavy"), ("http://c:1", "1000"), ("c", "1")):
@@ -117,9 +117,7 @@ async def test_what_nobody_can_read_is_told_and_passed_over(intents: Intents, cl
     ]
 
 
-async def test_what_redis_has_lost_is_restored_and_what_it_was_told_since_stays(
-    intents: Intents, client: FakeAsyncRedis
-) -> None:
+async def test_lost_intent_is_restored_and_newer_intent_stays(intents: Intents, client: FakeAsyncRedis) -> None:
     """Registrations, overrides and drains are written again, newer ones are not touched."""
     await intents.register(Registration(A, 2, ttl_s=30))
     await intents.register(Registration(B, 2))
@@ -135,9 +133,7 @@ async def test_what_redis_has_lost_is_restored_and_what_it_was_told_since_stays(
     assert (after.registrations[A].weight, after.registrations[A].ttl_s is not None) == (2, True)
 
 
-async def test_worker_that_leaves_takes_along_what_was_said_of_it(
-    redis: RedisClient, intents: Intents, client: FakeAsyncRedis
-) -> None:
+async def test_intent_leaves_with_its_worker(redis: RedisClient, intents: Intents, client: FakeAsyncRedis) -> None:
     """Drain, override and the place among the registered go; those of one that has registered again stay."""
     term = await Leadership(redis).lead("me", 3)
     assert term is not None
@@ -187,7 +183,9 @@ async def test_another_spelling_in_redis_is_the_worker_s_own(
 @pytest.mark.parametrize(
     "word", ["NaN", "1e400", "inf", "-1", "0", "1.5", "0x10", "1_0", "\uff19", "9" * 5000, "\\udcff", ""]
 )
-async def test_number_that_is_none_is_told_and_passed_over(intents: Intents, client: FakeAsyncRedis, word: str) -> None:
+async def test_text_that_is_no_number_is_a_problem_and_left_out(
+    intents: Intents, client: FakeAsyncRedis, word: str
+) -> None:
     """Whatever redis-cli has written as a weight or a cap."""
     await client.hset("sfr:intent", mapping={f"weight {A}": word, f"max_concurrency {A}": word})
     await client.sadd("sfr:registered", B)
@@ -197,7 +195,7 @@ async def test_number_that_is_none_is_told_and_passed_over(intents: Intents, cli
 
 
 @pytest.mark.parametrize("key", ["sfr:registered", "sfr:drain", "sfr:intent"])
-async def test_key_of_another_type_takes_nobody_out_and_is_told_once(
+async def test_key_of_another_type_takes_no_worker_out_and_is_logged_once(
     redis: RedisClient,
     intents: Intents,
     client: FakeAsyncRedis,
@@ -205,7 +203,7 @@ async def test_key_of_another_type_takes_nobody_out_and_is_told_once(
     caplog: pytest.LogCaptureFixture,
     key: str,
 ) -> None:
-    """`SET sfr:drain http://a:1`: what was wanted before stays, and one line names the key."""
+    """After `SET sfr:drain http://a:1` the last intent stays, and one log line names the key."""
     await Leadership(redis).lead("me", 3)
     await intents.register(Registration(A, 3))
     path = tmp_path / "config.yaml"
@@ -223,7 +221,7 @@ async def test_key_of_another_type_takes_nobody_out_and_is_told_once(
 
 
 async def test_registration_of_another_type_costs_that_one_alone(intents: Intents, client: FakeAsyncRedis) -> None:
-    """The others are read, and one problem names the key."""
+    """The other registrations are read, and one problem names the key."""
     await intents.register(Registration(A))
     await client.sadd("sfr:registered", B)
     await client.set(f"sfr:registered:{B}", "x")

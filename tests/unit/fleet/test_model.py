@@ -6,8 +6,8 @@ from router.fleet.model import Health, Worker, WorkerRecord, routable
 from tests.support.records import NEW, SEEN
 
 
-def test_only_healthy_workers_get_jobs_and_unchecked_ones_where_none_is_healthy() -> None:
-    """Unknown is better than nobody; unhealthy, ejected and draining are not."""
+def test_only_healthy_workers_get_jobs_or_unchecked_ones_if_none_is_healthy() -> None:
+    """An unchecked worker is better than none; an unhealthy, ejected or draining one is not."""
     each = {health: (WorkerRecord(Worker(health.value)), health) for health in Health}
     out = [each[health] for health in (Health.UNHEALTHY, Health.EJECTED, Health.DRAINING)]
     healthy, unknown = each[Health.HEALTHY], each[Health.UNKNOWN]
@@ -17,6 +17,6 @@ def test_only_healthy_workers_get_jobs_and_unchecked_ones_where_none_is_healthy(
 
 
 @pytest.mark.parametrize("record", [SEEN, NEW])
-def test_record_survives_its_way_through_a_hash(record: WorkerRecord) -> None:
-    """What is written is what is read."""
+def test_record_is_read_from_a_hash_as_it_was_written(record: WorkerRecord) -> None:
+    """No field is lost or changed."""
     assert WorkerRecord.from_hash(record.worker.url, record.to_hash()) == record

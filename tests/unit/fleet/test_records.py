@@ -24,7 +24,7 @@ async def test_fleet_is_loaded_as_recorded_in_the_order_of_urls(redis: RedisClie
 
 
 async def test_records_are_read_again_only_after_a_change(redis: RedisClient, term: Term) -> None:
-    """What each check sees costs the routers nothing; a change of health or membership reaches them."""
+    """Checks cost the routers nothing; a change of health or membership reaches them."""
     await Records(redis).record(term, NOW, [NEW, SEEN], [], changed=True)
     known = await Records(redis).load()
     checked = replace(NEW, checked_at=NOW)
@@ -37,7 +37,7 @@ async def test_records_are_read_again_only_after_a_change(redis: RedisClient, te
     assert (await Records(redis).load(known)).records == (SEEN, well)
 
 
-async def test_records_are_read_again_where_redis_has_lost_its_mark(
+async def test_records_are_read_again_if_redis_has_lost_its_mark(
     redis: RedisClient, term: Term, client: FakeAsyncRedis
 ) -> None:
     """A Redis that is new, or an old copy of itself, is read whole."""
@@ -51,10 +51,10 @@ async def test_records_are_read_again_where_redis_has_lost_its_mark(
 @pytest.mark.parametrize(
     "slip", [{"times": "many"}, {"ejected_until": "1e300"}, {"ejected_until": "nan"}, {"failures": "1.5"}]
 )
-async def test_breaker_that_nobody_can_read_ejects_without_a_reason(
+async def test_breaker_that_cannot_be_read_ejects_without_a_reason(
     redis: RedisClient, term: Term, client: FakeAsyncRedis, slip: dict[str, str]
 ) -> None:
-    """A slip with redis-cli keeps nobody from seeing the fleet."""
+    """A slip with redis-cli does not hide the fleet."""
     await Records(redis).record(term, NOW, [NEW], [], changed=True)
     fields: dict[Any, Any] = {"times": 1, "cause": "x"}
     await client.hset(f"sfr:breaker:{NEW.worker.url}", mapping=fields | slip)
@@ -70,10 +70,10 @@ async def test_removed_worker_leaves_set_and_hash(redis: RedisClient, term: Term
     assert await client.keys("sfr:worker:*") == ["sfr:worker:http://b:1"]
 
 
-async def test_large_fleet_is_written_in_parts_and_told_once(
+async def test_large_fleet_is_written_in_parts_and_announced_once(
     redis: RedisClient, term: Term, client: FakeAsyncRedis
 ) -> None:
-    """More records than one call takes all arrive, and one message tells of them."""
+    """More records than one call takes are all written, and one message announces them."""
     async with client.pubsub() as pubsub:
         await pubsub.subscribe("sfr:changes")
         many = [WorkerRecord(Worker(f"http://w{number}")) for number in range(RECORDS_A_CALL * 2 + 1)]
@@ -83,7 +83,7 @@ async def test_large_fleet_is_written_in_parts_and_told_once(
     assert [message["type"] for message in messages if message] == ["subscribe", "message"]
 
 
-async def test_hash_that_nobody_can_read_is_a_worker_of_which_nothing_is_known(
+async def test_hash_that_cannot_be_read_is_a_worker_of_which_nothing_is_known(
     redis: RedisClient, term: Term, client: FakeAsyncRedis
 ) -> None:
     """A slip with redis-cli hides one worker's state, not the fleet."""
@@ -103,7 +103,7 @@ async def test_hash_that_nobody_can_read_is_a_worker_of_which_nothing_is_known(
 async def test_word_that_is_no_number_of_its_kind_hides_one_worker_s_state(
     redis: RedisClient, term: Term, client: FakeAsyncRedis, field: str, word: str
 ) -> None:
-    """What is read can be counted with, laid out in a ring, and written as JSON."""
+    """Every value that is read can be counted with, laid out in a ring, and written as JSON."""
     await Records(redis).record(term, NOW, [NEW, SEEN], [], changed=False)
     await client.hset("sfr:worker:http://a:1", field, word)
     seen, new = (await Records(redis).load()).records
@@ -114,10 +114,10 @@ async def test_word_that_is_no_number_of_its_kind_hides_one_worker_s_state(
 
 
 @pytest.mark.parametrize("word", ["yesterday", "2026-11-01T12:30:00", "2026-11-01", ""])
-async def test_moment_that_redis_cli_has_written_ends_nobody(
+async def test_moment_that_redis_cli_has_written_stops_no_process(
     redis: RedisClient, term: Term, client: FakeAsyncRedis, word: str
 ) -> None:
-    """A moment without a zone is UTC's; what is none counts as not written."""
+    """A moment without a zone is in UTC; text that is no moment counts as not written."""
     await Records(redis).record(term, NOW, [SEEN], [], changed=False)
     await client.hset("sfr:fleet", "written_at", word)
     await client.hset("sfr:worker:http://a:1", "since", word)
@@ -138,7 +138,7 @@ async def test_key_of_another_type_is_a_worker_of_which_nothing_is_known_until_t
 
 
 async def test_drain_of_another_type_hides_no_fleet(redis: RedisClient, term: Term, client: FakeAsyncRedis) -> None:
-    """`SET sfr:drain http://b:1` drains nobody; what the sidecar sees goes on to reach the routers."""
+    """`SET sfr:drain http://b:1` drains no worker, and the sidecar's writes still reach the routers."""
     await client.set("sfr:drain", "http://b:1")
     assert await Records(redis).record(term, NOW, [NEW, SEEN], [], changed=True)
     assert await Records(redis).record(term, NOW, [], [SEEN.worker.url], changed=True)
@@ -147,7 +147,7 @@ async def test_drain_of_another_type_hides_no_fleet(redis: RedisClient, term: Te
 
 
 async def test_member_that_is_no_url_is_no_worker(redis: RedisClient, term: Term, client: FakeAsyncRedis) -> None:
-    """No job goes to it, and no answer's head is broken by it."""
+    """No job goes to it, and it breaks no response head."""
     await Records(redis).record(term, NOW, [NEW], [], changed=False)
     await client.sadd("sfr:workers", "a b", "http://\u00e9", "http://a..b", "")
     assert (await Records(redis).load()).records == (NEW,)
@@ -164,7 +164,7 @@ async def test_outdated_leader_writes_nothing(redis: RedisClient, term: Term) ->
 
 
 async def test_last_finished_job_is_told_by_redis_own_clock(redis: RedisClient, client: FakeAsyncRedis) -> None:
-    """How long ago, not when: nobody compares two clocks."""
+    """How long ago, not when: no two clocks are compared."""
     assert await Records(redis).finished_s_ago("http://a:1") is None
     seconds, _ = await client.time()
     await client.zadd("sfr:finished", {"http://a:1": (seconds - 50) * 1000})

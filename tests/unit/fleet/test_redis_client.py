@@ -9,7 +9,7 @@ from tests.support.records import NOW, SEEN
 
 
 async def test_every_key_has_the_prefix(client: FakeAsyncRedis) -> None:
-    """Two fleets share a Redis by their prefixes."""
+    """So two fleets can share a Redis."""
     redis = RedisClient(client, "{mine}", timeout_s=5)
     term = await Leadership(redis).lead("me", 3)
     assert term is not None

@@ -15,8 +15,8 @@ from router.logs import local_time
 from tests.support.records import NEW, NOW, SECOND, SEEN
 
 
-async def test_who_looks_at_the_fleet_sees_the_last_checks(redis: RedisClient, term: Term) -> None:
-    """The snapshot, which jobs go by, waits for a change of health; what is shown does not."""
+async def test_latest_fleet_has_the_last_checks(redis: RedisClient, term: Term) -> None:
+    """The snapshot, which jobs use, waits for a change of health; `latest`, which people see, does not."""
     view = FleetView(redis, ())
     await Records(redis).record(term, NOW, [NEW], [], changed=True)
     await view.refresh()
@@ -30,7 +30,7 @@ async def test_who_looks_at_the_fleet_sees_the_last_checks(redis: RedisClient, t
 async def test_ejection_is_read_with_its_cause_and_again_when_it_changes(
     redis: RedisClient, term: Term, client: FakeAsyncRedis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log says why and until when, once for each ejection, and when it is over."""
+    """The log has its cause and end once for each ejection, and says when it is over."""
     caplog.set_level("INFO")
     a, b = SEEN.worker.url, NEW.worker.url
     healthy = replace(SEEN, health=Health.HEALTHY)
@@ -56,7 +56,7 @@ async def test_ejection_is_read_with_its_cause_and_again_when_it_changes(
         f"Worker {a} is ejected until {local_time(ejection.until)}: 5 failed jobs in a row, the last: timed out"
     ]
     caplog.clear()
-    # Its trial: the script's score changes, and nobody need hear of it. Then the next ejection.
+    # Its trial changes the score, which is not logged. Then the next ejection.
     await client.zadd("sfr:ejected", {a: float("inf")})
     await view.refresh()
     assert caplog.records == []

@@ -1,4 +1,4 @@
-"""Counts before they go to Redis, and what follows from them."""
+"""Counts on their way to Redis, and quantiles of those that come back."""
 
 import pytest
 

@@ -1,1 +1,1 @@
-"""Units of router.scheduling; no process, no socket to Redis."""
+"""Tests of router.scheduling without a process or a socket to Redis."""

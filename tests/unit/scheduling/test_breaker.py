@@ -1,4 +1,4 @@
-"""What ejects a worker, for how long, and what its trial makes of that: the breakers by themselves."""
+"""What ejects a worker, for how long, and what its trial changes: the breakers by themselves."""
 
 import pytest
 
@@ -10,7 +10,7 @@ A, B, C = URLS = ("http://a", "http://b", "http://c")
 
 
 class Fleet:
-    """Three workers and their breakers; `full_until` says which of them has no room, and until when."""
+    """Three workers and their breakers; `full_until` has the full ones, and when they will have room."""
 
     def __init__(self, failures: int = 1, max_ejected_percent: int = 100) -> None:
         self.full_until: dict[str, int] = {}
@@ -19,14 +19,14 @@ class Fleet:
         self._numbers = 0
 
     def end(self, url: str, blame: Blame, now: int = 0, *, job: str = "", name: str = "", ms: int = 0) -> bool:
-        """Let an attempt end so; return whether the worker is ejected."""
+        """Let an attempt end with this blame; return whether the worker is ejected."""
         self._numbers += 1
         ended = Ended(url, self._numbers, blame, job=job, cause=f"because {self._numbers}", ms=ms)
         self.breakers.judge(ended, name or f"p:{self._numbers}", now, len(URLS))
         return self.breakers.is_ejected(url)
 
     def try_out(self, url: str, blame: Blame, now: int, *, ms: int = 0) -> bool:
-        """Let the trial, which is open, end so."""
+        """Let the trial, which is open, end with this blame."""
         self.breakers.open_trials(now)
         assert self.breakers.allows(url)
         self.breakers.begin_trial(url, "p:trial", now + 1000)
@@ -45,7 +45,7 @@ class Fleet:
 
 
 def test_failures_in_a_row_eject() -> None:
-    """One job that goes well begins the row anew; what is nobody's fault counts for nothing."""
+    """One job that goes well begins the row anew. Ends without fault do not count."""
     fleet = Fleet(failures=3)
     for blame in (Blame.FAULT, Blame.DIED, Blame.OK, Blame.FAULT, Blame.NONE, Blame.BUSY, Blame.DOUBT, Blame.FAULT):
         assert not fleet.end(A, blame)
@@ -60,7 +60,7 @@ def test_failures_in_a_row_eject() -> None:
 
 
 def test_errors_of_one_job_are_one() -> None:
-    """Another job's is another one."""
+    """An error of another job counts again."""
     fleet = Fleet(failures=2)
     assert not fleet.end(A, Blame.ERROR, job="x")
     assert not fleet.end(A, Blame.ERROR, job="x")
@@ -75,7 +75,7 @@ def test_no_more_than_a_share_of_the_fleet_is_ejected(percent: int, ejected: int
 
 
 def test_ejections_double_until_a_trial_goes_well() -> None:
-    """Up to a bound; what ran there before says nothing new."""
+    """Up to a bound. Ends of jobs that ran there before change nothing."""
     fleet = Fleet()
     assert fleet.end(A, Blame.FAULT)
     lasted, now = [], 0
@@ -104,8 +104,8 @@ def test_ejections_double_until_a_trial_goes_well() -> None:
         (Blame.DIED, 0, 300),
     ],
 )
-def test_trial_that_says_nothing_is_had_again(blame: Blame, ms: int, opens_at: int) -> None:
-    """At once, or when a worker without room may have some; one that says something doubles the time."""
+def test_trial_that_decides_nothing_is_repeated(blame: Blame, ms: int, opens_at: int) -> None:
+    """At once, or when a full worker may have room. A trial that fails doubles the ejection."""
     fleet = Fleet()
     fleet.end(A, Blame.FAULT)
     assert fleet.try_out(A, blame, 100, ms=ms)
@@ -113,7 +113,7 @@ def test_trial_that_says_nothing_is_had_again(blame: Blame, ms: int, opens_at: i
 
 
 def test_trial_waits_until_the_worker_has_room() -> None:
-    """For what timed out there and still runs."""
+    """Jobs that timed out there may still run."""
     fleet = Fleet()
     fleet.end(A, Blame.FAULT)
     fleet.full_until[A] = 700
@@ -129,7 +129,7 @@ def test_trial_waits_until_the_worker_has_room() -> None:
 
 
 def test_ejection_ends_with_the_membership_and_a_row_of_failures_does_not() -> None:
-    """Who comes back comes back anew; who is well stays ejected."""
+    """A worker that comes back is not ejected; one that stays in the fleet, and is well, still is."""
     fleet = Fleet()
     for url in (A, B):
         fleet.end(url, Blame.FAULT)

@@ -1,4 +1,4 @@
-"""Which scheduler is asked, and when: Redis, or this process alone. Redis' script is scripted."""
+"""Which scheduler is asked, and when: the one in Redis or the one in this process. Redis' replies are scripted."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -41,13 +41,13 @@ class Fleet:
         self.scheduler = FailoverScheduler(parts, parts, Rules(**rules), processes, self.recorder)
 
     def follow(self, *workers: Worker) -> None:
-        """Let these be the fleet."""
+        """Make these workers the fleet."""
         members = tuple(Member(worker, Health.HEALTHY) for worker in workers)
         records = tuple(WorkerRecord(worker, Health.HEALTHY) for worker in workers)
         self.snapshot = SimpleNamespace(members=members, state=SimpleNamespace(records=records))
 
     def script(self, *_: object) -> SimpleNamespace:
-        """Give the script."""
+        """Return the scripted script."""
         return SimpleNamespace(ask=self._ask)
 
     def _ask(self, text: bytes, then: Callable[[object], None]) -> None:
@@ -58,23 +58,23 @@ class Fleet:
         asyncio.get_running_loop().call_soon(then, told)
 
     def succeeded(self, steady: str = "") -> None:
-        """As RedisClient."""
+        """Behave as RedisClient does."""
         del steady
         self.answers = True
 
     def failed(self, error: Exception, steady: str = "") -> Any:
-        """As RedisClient."""
+        """Behave as RedisClient does."""
         del steady
         self.answers = False
         return RedisUnavailable(str(error))
 
     def all_again(self, call: Call) -> Call:
-        """Say all that this process has to say."""
+        """Return the call with all that this process knows."""
         self.again.append(call)
         return msgspec.structs.replace(call, arrived=(Arrival(9, 1000, 1000),), seed=4)
 
     async def ask(self, call: Call) -> Reply:
-        """Ask; return the reply, which comes once and not at once."""
+        """Ask, and return the reply, which arrives once and in a later turn of the loop."""
         before = len(self.told)
         self.scheduler(call, self.all_again, self.told.append)
         assert len(self.told) == before
@@ -85,7 +85,7 @@ class Fleet:
 
 
 def run(law: Callable[[], Awaitable[None]]) -> None:
-    """Run it."""
+    """Run the test's law in a loop whose clock jumps."""
 
     async def main() -> None:
         await law()
@@ -113,7 +113,7 @@ def test_redis_decides_while_it_is_there() -> None:
 
 
 def test_without_redis_this_process_decides_and_is_told_all() -> None:
-    """The call that failed is said again with all that waits; Redis is not asked again for jobs, nor at once."""
+    """The twin gets the failed call with all that is pending. Jobs ask Redis no more, and heartbeats not at once."""
 
     async def law() -> None:
         fleet = Fleet(Worker(A))
@@ -138,7 +138,7 @@ def test_without_redis_this_process_decides_and_is_told_all() -> None:
 
 
 def test_redis_that_is_back_is_told_all_and_decides_again() -> None:
-    """A heartbeat finds out; the next ones say that there was an outage."""
+    """A heartbeat finds out. The next ones say that there was an outage."""
 
     async def law() -> None:
         fleet = Fleet(Worker(A))
@@ -157,7 +157,7 @@ def test_redis_that_is_back_is_told_all_and_decides_again() -> None:
 
 
 def test_redis_that_fails_again_leaves_all_as_it_was() -> None:
-    """What ran here runs here; it is left alone for a moment once more."""
+    """Leases of this process stay. Redis is left alone for a moment once more."""
 
     async def law() -> None:
         fleet = Fleet(Worker(A, max_concurrency=1))
@@ -178,7 +178,7 @@ def test_redis_that_fails_again_leaves_all_as_it_was() -> None:
 
 
 def test_redis_that_does_not_know_the_fleet_decides_nothing() -> None:
-    """It answers, and is asked with each heartbeat whether it does by now."""
+    """It answers; each heartbeat asks whether it knows the fleet by now."""
 
     async def law() -> None:
         fleet = Fleet(Worker(A))
@@ -194,7 +194,7 @@ def test_redis_that_does_not_know_the_fleet_decides_nothing() -> None:
 
 @pytest.mark.parametrize(("cap", "told", "share"), [(4, 0, 2), (5, 0, 3), (1, 0, 1), (8, 4, 2), (None, 0, 10)])
 def test_process_that_is_alone_has_its_share_of_each_cap(cap: int | None, told: int, share: int) -> None:
-    """Of as many processes as Redis has told of last; rounded up; what has no cap has none."""
+    """Among as many processes as Redis last counted, rounded up. A worker without a cap still has none."""
 
     async def law() -> None:
         fleet = Fleet(Worker(A, max_concurrency=cap), processes=2)
@@ -203,13 +203,14 @@ def test_process_that_is_alone_has_its_share_of_each_cap(cap: int | None, told: 
         fleet.redis = away
         await fleet.ask(BEAT)
         call = Call("p", arrived=tuple(Arrival(number, 1000, 1000) for number in range(20, 29)))
-        assert 1 + len((await fleet.ask(call)).granted) == share  # the first is that of `all_again`
+        # One was granted before, to the call with all that this process knows.
+        assert 1 + len((await fleet.ask(call)).granted) == share
 
     run(law)
 
 
 def test_process_that_is_alone_has_its_share_of_the_retries() -> None:
-    """As of the caps."""
+    """Among as many processes as for the caps."""
 
     async def law() -> None:
         fleet = Fleet(Worker(A), processes=4, budget_per_second=8.0, budget_percent=0.0)
@@ -222,7 +223,7 @@ def test_process_that_is_alone_has_its_share_of_the_retries() -> None:
 
 
 def test_process_that_is_alone_follows_the_fleet() -> None:
-    """As it is known; and its clock is the loop's, in milliseconds."""
+    """As the view has it. Its clock is the event loop's, in milliseconds."""
 
     async def law() -> None:
         fleet = Fleet(Worker(A, max_concurrency=1))
@@ -242,10 +243,10 @@ def test_process_that_is_alone_follows_the_fleet() -> None:
 
 
 @pytest.mark.parametrize("loop_s", [0.0, 5_000.0])
-def test_process_that_is_alone_tells_whom_it_ejects_and_until_when(
+def test_process_that_is_alone_logs_ejections_with_their_ends(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, loop_s: float
 ) -> None:
-    """By the clock on the wall, whatever the loop's says."""
+    """The end is told by the wall clock, not by the loop's."""
     monkeypatch.setattr(failover, "time", lambda: 1_800_000_000.0)
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""What a process says to the scheduler, call by call and beat by beat; scheduler, fleet and grants are scripted."""
+"""What a process says to the scheduler in calls and heartbeats. Scheduler, fleet and grants are scripted."""
 
 import asyncio
 import time
@@ -32,7 +32,7 @@ A, B = "http://a", "http://b"
 
 
 class Desk:
-    """A process' leases among these."""
+    """A process' leases over a scripted scheduler, fleet and grant list."""
 
     def __init__(self, without_workers_s: float = 0.0) -> None:
         self.calls: list[Call] = []
@@ -72,7 +72,7 @@ class Desk:
             yield [msgspec.json.encode(grant).decode() for grant in await self.grants.get()]
 
     def ask(self, name: str, bound_s: float = 60, wait_s: float = 30, **more: Any) -> Any:
-        """Ask for a job's lease; what it is told is kept by its name."""
+        """Ask for a job's lease; what `then` gets is kept by the job's name."""
         told: list[Lease | NoRoom] = []
         self.told[name], self.left[name] = told, asyncio.Event()
 
@@ -82,7 +82,7 @@ class Desk:
         return self.leases.ask(bound_s, wait_s, has_left, told.append, **more)
 
     async def settle(self) -> None:
-        """Let all that is under way come to its end."""
+        """Let everything that is under way end."""
         for _ in range(8):
             await asyncio.sleep(0)
 
@@ -91,28 +91,28 @@ class Desk:
         return [item for call in self.calls for item in getattr(call, name)]
 
     def kinds(self, name: str) -> list[type]:
-        """Return what a job was told, by kind."""
+        """Return the types of what a job's `then` got."""
         return [type(each) for each in self.told[name]]
 
 
 def queue(call: Call) -> Reply:
-    """Let all that come wait, with tickets from 70."""
+    """Put all jobs that arrive into the queue, with tickets from 70."""
     told = tuple(part for arrival in call.arrived for part in (arrival.number, arrival.ticket or 70 + arrival.number))
     return Reply(routable=2, queued=told, waiting=len(call.arrived))
 
 
 def give(call: Call) -> Reply:
-    """Give all that come a lease."""
+    """Give all jobs that arrive a lease."""
     return Reply(routable=2, granted=tuple(Grant(each.number, A, 70 + each.number) for each in call.arrived))
 
 
 def miss(number: int, call: Call) -> Reply:
-    """Find this job in no line, where that is asked."""
+    """Answer a heartbeat with this job as missing."""
     return Reply(routable=2, missing=(number,) if call.beat else ())
 
 
 def run(law: Callable[[Desk], Awaitable[None]]) -> None:
-    """Run it."""
+    """Run the test's law in a loop whose clock jumps."""
 
     async def main() -> None:
         await law(Desk())
@@ -121,20 +121,20 @@ def run(law: Callable[[Desk], Awaitable[None]]) -> None:
 
 
 async def living(desk: Desk) -> "asyncio.Task[None]":
-    """Let its heart beat."""
+    """Let the process send heartbeats."""
     task = asyncio.create_task(desk.leases.run())
     await desk.settle()
     return task
 
 
 async def ended(task: "asyncio.Task[None]") -> None:
-    """Let it live no longer."""
+    """Let the process send no more heartbeats."""
     task.cancel()
     await asyncio.wait([task])
 
 
-def test_asking_says_all_of_the_job() -> None:
-    """In milliseconds; and the lease that comes is the job's."""
+def test_arrival_has_all_of_the_job() -> None:
+    """In milliseconds; the lease that comes back goes to that job."""
 
     async def law(desk: Desk) -> None:
         desk.reply = give
@@ -152,7 +152,7 @@ def test_asking_says_all_of_the_job() -> None:
 
 
 def test_lease_that_has_no_ticket_has_the_job_s() -> None:
-    """As one that another process' call has given, and was claimed; for as long as the job may run."""
+    """A lease granted by another process' call and claimed has none. It lasts as long as the job may run."""
 
     async def law(desk: Desk) -> None:
         task = await living(desk)
@@ -175,7 +175,7 @@ def test_lease_that_has_no_ticket_has_the_job_s() -> None:
 
 
 def test_claim_that_comes_too_late_lets_its_job_ask_again() -> None:
-    """Under a new number, with its place in the line; it is no retry for that."""
+    """Under a new number, with its place in the queue. That does not count as a retry."""
 
     async def law(desk: Desk) -> None:
         task = await living(desk)
@@ -197,8 +197,8 @@ def test_claim_that_comes_too_late_lets_its_job_ask_again() -> None:
     run(law)
 
 
-def test_grant_for_nobody_is_given_back() -> None:
-    """From another process' call, too; it says nothing of the worker."""
+def test_grant_without_a_job_is_given_back() -> None:
+    """Also one from another process' call. It says nothing of the worker."""
 
     async def law(desk: Desk) -> None:
         task = await living(desk)
@@ -213,7 +213,7 @@ def test_grant_for_nobody_is_given_back() -> None:
 
 
 def test_grants_are_listened_for_again_when_redis_is_back() -> None:
-    """Tried with each beat."""
+    """It tries as often as it sends heartbeats."""
 
     async def law(desk: Desk) -> None:
         desk.available = False
@@ -225,8 +225,8 @@ def test_grants_are_listened_for_again_when_redis_is_back() -> None:
     run(law)
 
 
-def test_heart_says_what_is_held_and_what_waits() -> None:
-    """Each beat the numbers; every fourth all leases, with what is left of each; those past their moment are gone."""
+def test_heartbeat_has_leases_and_pending_jobs() -> None:
+    """Each has their numbers; every fourth all leases with the time left, without those that have passed."""
 
     async def law(desk: Desk) -> None:
         desk.reply = give
@@ -258,8 +258,8 @@ def test_heart_says_what_is_held_and_what_waits() -> None:
 
 
 @pytest.mark.parametrize("why", ["settles", "has returned"])
-def test_redis_that_may_have_lost_leases_is_handed_all_with_each_beat(why: str) -> None:
-    """As long as its memory settles, and after an outage."""
+def test_redis_that_may_have_lost_leases_gets_all_with_each_heartbeat(why: str) -> None:
+    """While its memory settles, and after an outage."""
 
     async def law(desk: Desk) -> None:
         desk.reply = give
@@ -279,7 +279,7 @@ def test_redis_that_may_have_lost_leases_is_handed_all_with_each_beat(why: str) 
 
 
 def test_fleet_is_told_once_and_a_change_at_once() -> None:
-    """By its print, with the next call and with none after that."""
+    """By its print, in the next call only."""
 
     async def law(desk: Desk) -> None:
         task = await living(desk)
@@ -298,7 +298,7 @@ def test_fleet_is_told_once_and_a_change_at_once() -> None:
 
 
 def test_retry_for_which_no_worker_is_left_waits_no_longer() -> None:
-    """Where the fleet has shrunk while it waited; a job that has tried none waits on, as one that others may take."""
+    """If the fleet has become smaller while it waited. Jobs that other workers may take wait on."""
 
     async def law(desk: Desk) -> None:
         desk.reply = queue
@@ -317,8 +317,8 @@ def test_retry_for_which_no_worker_is_left_waits_no_longer() -> None:
     run(law)
 
 
-def test_other_exchange_is_told_all() -> None:
-    """All that wait, in their order, under new numbers and without tickets; all that is held; the fleet."""
+def test_other_scheduler_is_told_all() -> None:
+    """All pending jobs in order, under new numbers and without tickets; all leases; the fleet."""
 
     async def law(desk: Desk) -> None:
         desk.reply = give
@@ -346,7 +346,7 @@ def test_other_exchange_is_told_all() -> None:
 
 
 def test_refusals_reach_their_jobs() -> None:
-    """Each its own, in a later turn of the loop."""
+    """Each job gets its own, in a later turn of the loop."""
 
     async def law(desk: Desk) -> None:
         desk.reply = lambda _: Reply(routable=2, exhausted=(1,), unfunded=(2,), quarantined=(3,))
@@ -360,7 +360,7 @@ def test_refusals_reach_their_jobs() -> None:
 
 
 def test_wait_ends_when_its_time_is_up_or_its_client_has_left() -> None:
-    """Once; the place in the line is given up, and the wait counted."""
+    """It ends once. The place in the queue is given up, and the wait is recorded."""
 
     async def law(desk: Desk) -> None:
         desk.reply = queue
@@ -386,8 +386,8 @@ async def _with(law: Callable[[Desk], Awaitable[None]], without_workers_s: float
     await law(Desk(without_workers_s))
 
 
-def test_who_gives_up_is_told_nothing() -> None:
-    """Its place is given up, once, whether it stands in the line by then or not."""
+def test_job_that_gives_up_is_told_nothing() -> None:
+    """Its place is given up once, whether it is in the queue by then or not."""
 
     async def law(desk: Desk) -> None:
         desk.reply = queue
@@ -406,8 +406,8 @@ def test_who_gives_up_is_told_nothing() -> None:
     timeless(_with(law), time.monotonic())
 
 
-def test_job_that_was_let_wait_after_it_gave_up_leaves_again() -> None:
-    """Its asking was on its way."""
+def test_job_queued_after_it_gave_up_leaves_the_queue() -> None:
+    """Its arrival was under way when it gave up."""
 
     async def law(desk: Desk) -> None:
         pending = desk.ask("x")
@@ -422,8 +422,8 @@ def test_job_that_was_let_wait_after_it_gave_up_leaves_again() -> None:
     run(law)
 
 
-def test_lease_whose_job_still_runs_is_held_on() -> None:
-    """It is said, with whose fault it may be, and handed in with the beats."""
+def test_lease_whose_job_still_runs_is_kept() -> None:
+    """Its end is said with the blame, and heartbeats still hand it in."""
 
     async def law(desk: Desk) -> None:
         desk.reply = give
@@ -444,7 +444,7 @@ def test_lease_whose_job_still_runs_is_held_on() -> None:
 
 @pytest.mark.parametrize("field", ["refused", "exhausted", "unfunded", "quarantined"])
 def test_refusal_of_one_kind_alone_reaches_its_job(field: str) -> None:
-    """Whatever else the reply says."""
+    """Whatever else is in the reply."""
 
     async def law(desk: Desk) -> None:
         def refuse(call: Call) -> Reply:
@@ -460,7 +460,7 @@ def test_refusal_of_one_kind_alone_reaches_its_job(field: str) -> None:
 
 
 def empty(call: Call) -> Reply:
-    """Let all that come wait, where there is no worker."""
+    """Put all jobs that arrive into the queue of a fleet without workers."""
     return msgspec.structs.replace(queue(call), routable=0)
 
 
@@ -472,7 +472,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("clock")
 def test_wait_for_any_worker_at_all_ends_sooner() -> None:
-    """So long after the last one was gone, or after the job came; a retry has waited since its job came."""
+    """Counted from when the last worker was gone or the job came; for a retry, from when its job came."""
 
     async def law(desk: Desk) -> None:
         task = await living(desk)
@@ -515,8 +515,8 @@ def test_wait_for_any_worker_at_all_ends_sooner() -> None:
 @pytest.mark.parametrize(
     ("routable", "away", "has_workers"), [(2, 2, False), (2, 1, True), (0, 0, False), (1, 0, True)]
 )
-def test_worker_that_cannot_be_reached_is_none(routable: int, away: int, *, has_workers: bool) -> None:
-    """As the last reply told."""
+def test_worker_that_cannot_be_reached_does_not_count(routable: int, away: int, *, has_workers: bool) -> None:
+    """By the last reply."""
 
     async def law(desk: Desk) -> None:
         desk.reply = lambda _: Reply(routable=routable, away=away)
@@ -529,8 +529,8 @@ def test_worker_that_cannot_be_reached_is_none(routable: int, away: int, *, has_
 
 @pytest.mark.parametrize(("reply", "told"), [(queue, QueueTimeout), (empty, NoWorkers)])
 @pytest.mark.usefixtures("clock")
-def test_wait_that_ends_is_told_by_what_was_waited_for(reply: Callable[[Call], Reply], told: type) -> None:
-    """Room, or any worker; who has left has left, whatever it was."""
+def test_end_of_a_wait_names_what_was_waited_for(reply: Callable[[Call], Reply], told: type) -> None:
+    """Room, or any worker at all. A client that has left is told of in both cases."""
 
     async def law(desk: Desk) -> None:
         desk.reply = reply
@@ -544,7 +544,7 @@ def test_wait_that_ends_is_told_by_what_was_waited_for(reply: Callable[[Call], R
     timeless(_with(law, 100), 1000.0)
 
 
-def test_exchange_is_asked_again_when_it_says_that_something_will_be_to_do() -> None:
+def test_scheduler_is_called_again_when_it_has_foretold_room() -> None:
     """To the millisecond, and once."""
 
     async def law(desk: Desk) -> None:
@@ -559,7 +559,7 @@ def test_exchange_is_asked_again_when_it_says_that_something_will_be_to_do() -> 
 
 
 def test_doubts_are_resolved_without_an_end_of_their_leases() -> None:
-    """Those have ended before; it is said soon, though nothing else is to say."""
+    """The leases have ended before. It is said soon, even if there is nothing else to say."""
 
     async def law(desk: Desk) -> None:
         doubts = ((Lease(1, A, 0, 0), "one"), (Lease(2, B, 0, 0), "two"))
@@ -574,7 +574,7 @@ def test_doubts_are_resolved_without_an_end_of_their_leases() -> None:
 
 
 def test_lease_that_its_job_cannot_take_is_given_back() -> None:
-    """By a fault of this program; the others of its call have theirs."""
+    """Because of a fault of this program. The other jobs of the call get theirs."""
 
     async def law(desk: Desk) -> None:
         desk.reply = give
@@ -592,8 +592,8 @@ def test_lease_that_its_job_cannot_take_is_given_back() -> None:
     run(law)
 
 
-def test_place_that_is_given_up_is_told_at_once() -> None:
-    """Others wait behind it; no heartbeat is waited for."""
+def test_place_that_is_given_up_is_said_at_once() -> None:
+    """Not with the next heartbeat: other jobs wait behind it."""
 
     async def law(desk: Desk) -> None:
         desk.reply = queue
@@ -606,8 +606,8 @@ def test_place_that_is_given_up_is_told_at_once() -> None:
     run(law)
 
 
-def test_first_try_waits_on_where_all_workers_are_gone() -> None:
-    """It has tried none of them: that there are none is another rule's."""
+def test_first_attempt_waits_on_if_all_workers_are_gone() -> None:
+    """It has tried none of them. Another rule decides how long it waits for any worker."""
 
     async def law(desk: Desk) -> None:
         task = await living(desk)
@@ -624,7 +624,7 @@ def test_first_try_waits_on_where_all_workers_are_gone() -> None:
 
 
 def test_claim_that_comes_during_a_call_goes_with_the_next_at_once() -> None:
-    """The grant is provisional: with the next heartbeat it might be too late."""
+    """A grant has to be claimed soon: with the next heartbeat it might be too late."""
 
     async def law(desk: Desk) -> None:
         task = await living(desk)
@@ -641,8 +641,8 @@ def test_claim_that_comes_during_a_call_goes_with_the_next_at_once() -> None:
     run(law)
 
 
-def test_heart_asks_only_after_jobs_that_stand_in_the_line() -> None:
-    """One that was not said to wait may have its lease on the way, and must not ask for another."""
+def test_heartbeat_looks_only_for_jobs_in_the_queue() -> None:
+    """The lease of another job may be on its way, and the job must not ask for a second one."""
 
     async def law(desk: Desk) -> None:
         desk.reply = queue
@@ -658,8 +658,8 @@ def test_heart_asks_only_after_jobs_that_stand_in_the_line() -> None:
     run(law)
 
 
-def test_job_that_two_heartbeats_in_a_row_miss_asks_anew() -> None:
-    """Whatever is called between the two; and not one that each of two other heartbeats missed."""
+def test_job_that_two_heartbeats_in_a_row_miss_asks_again() -> None:
+    """Other calls between the two change nothing. Two misses that are not in a row do not count."""
 
     async def law(desk: Desk) -> None:
         desk.reply = queue
@@ -684,8 +684,8 @@ def test_job_that_two_heartbeats_in_a_row_miss_asks_anew() -> None:
 
 
 @pytest.mark.usefixtures("clock")
-def test_retry_asks_before_it_is_refused_for_want_of_workers() -> None:
-    """Its job has waited long enough, but by now there may be a worker: the last reply is some time ago."""
+def test_retry_asks_before_it_is_refused_without_workers() -> None:
+    """Its job has waited long enough, but there may be a worker again since the last reply."""
 
     async def law(desk: Desk) -> None:
         task = await living(desk)
@@ -704,7 +704,7 @@ def test_retry_asks_before_it_is_refused_for_want_of_workers() -> None:
 
 @pytest.mark.usefixtures("clock")
 def test_lease_says_how_long_its_job_has_waited() -> None:
-    """In whole milliseconds; and is handed in with all that is left of it, even an hour's."""
+    """In whole milliseconds. It is handed in with all the time left, even of an hour."""
 
     async def law(desk: Desk) -> None:
         desk.ask("x", 3600)
@@ -721,7 +721,7 @@ def test_lease_says_how_long_its_job_has_waited() -> None:
 
 
 def test_lease_of_a_job_that_gave_up_meanwhile_is_given_back() -> None:
-    """Its asking was on its way; who shares the call has its own."""
+    """Its arrival was under way. Other jobs in that call get their leases."""
 
     async def law(desk: Desk) -> None:
         desk.reply = give
@@ -737,7 +737,7 @@ def test_lease_of_a_job_that_gave_up_meanwhile_is_given_back() -> None:
 
 
 def test_retry_asks_before_it_is_told_that_no_worker_is_left() -> None:
-    """The scheduler may know of one that this process has not heard of."""
+    """The scheduler may know of a worker that this process has not heard of."""
 
     async def law(desk: Desk) -> None:
         task = await living(desk)
@@ -754,10 +754,10 @@ def test_retry_asks_before_it_is_told_that_no_worker_is_left() -> None:
 
 
 @pytest.mark.parametrize("answers", [True, False])
-def test_grants_that_cannot_be_read_are_told_of_where_redis_answers(
+def test_grants_that_cannot_be_read_are_logged_if_redis_answers(
     caplog: pytest.LogCaptureFixture, *, answers: bool
 ) -> None:
-    """While it is away, whoever called it has said so."""
+    """While Redis is away, the call that found out has logged that."""
 
     async def law(desk: Desk) -> None:
         desk.available, desk.redis.available = False, answers

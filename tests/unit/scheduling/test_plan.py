@@ -12,7 +12,7 @@ A, B, C = URLS = ("http://a", "http://b", "http://c")
 
 
 def planned(strategy: Strategy = Strategy.ROUND_ROBIN, **rules: int) -> tuple[Plan, Breakers]:
-    """Return a plan of three workers, and what ejects them."""
+    """Return a plan of three workers, and their breakers."""
     breakers = Breakers(Rules(strategy=strategy, failures=1, max_ejected_percent=100, **rules), lambda _url: None)
     plan = Plan(Rules(strategy=strategy), breakers)
     plan.set_fleet(Member(Worker(url)) for url in URLS)
@@ -30,7 +30,7 @@ def planned(strategy: Strategy = Strategy.ROUND_ROBIN, **rules: int) -> tuple[Pl
     ],
 )
 def test_plan_is_of_the_healthy_or_the_unchecked(conditions: str, routed: str) -> None:
-    """As `routable` says, too; one that is drained gets nothing."""
+    """As `routable` decides, too. A drained worker gets no jobs."""
     health = {"H": Health.HEALTHY, "U": Health.UNKNOWN, "X": Health.UNHEALTHY}
     plan, _ = planned()
     members = [Member(Worker(url), health[it]) for url, it in zip(URLS, conditions, strict=True)]
@@ -42,7 +42,7 @@ def test_plan_is_of_the_healthy_or_the_unchecked(conditions: str, routed: str) -
 
 
 def test_ejected_worker_is_in_the_plan_for_its_trial_alone() -> None:
-    """And without any ejection when it has left the fleet, or is unhealthy, and comes back."""
+    """When it has left the fleet, or was unhealthy, and comes back, it is not ejected."""
     for health in (None, Health.UNHEALTHY):
         plan, breakers = planned(base_ms=100)
         breakers.judge(Ended(A, 1, Blame.FAULT), "p:1", 0, 3)
@@ -63,7 +63,7 @@ def test_ejected_worker_is_in_the_plan_for_its_trial_alone() -> None:
 
 @pytest.mark.parametrize("ticket", [0, 1, 2, 3, 4])
 def test_ticket_names_the_place_where_the_search_begins(ticket: int) -> None:
-    """One way around the ring; by chance, each ticket of a call begins elsewhere."""
+    """The order goes around the ring. With random, each ticket of a call begins elsewhere."""
     round_robin, by_chance = planned()[0], planned(Strategy.RANDOM)[0]
     for plan, start in ((round_robin, ticket), (by_chance, 5 + SPREAD * ticket)):
         order = list(plan.in_order(ticket, 5, lambda _url: None))
@@ -72,7 +72,7 @@ def test_ticket_names_the_place_where_the_search_begins(ticket: int) -> None:
 
 @pytest.mark.parametrize(("ticket", "order"), [(0, [B, C, A]), (1, [C, B, A]), (2, [B, C, A])])
 def test_least_loaded_come_first_and_take_turns_where_they_are_alike(ticket: int, order: list[str]) -> None:
-    """Who has no room is not asked."""
+    """A worker without room is not asked."""
     plan, _ = planned(Strategy.LEAST_LOADED)
     load = {A: 2.0, B: 1.0, C: 1.0}
     assert list(plan.in_order(ticket, 0, load.get)) == order
@@ -81,7 +81,7 @@ def test_least_loaded_come_first_and_take_turns_where_they_are_alike(ticket: int
 
 
 def test_least_loaded_of_different_caps_stand_as_the_script_has_them() -> None:
-    """By cap and weight as text, then by URL: both must give the same ticket to the same worker."""
+    """By cap and weight as text, then by URL. Both sides must give a ticket to the same worker."""
     plan, _ = planned(Strategy.LEAST_LOADED)
     plan.set_fleet(Member(Worker(url, max_concurrency=cap)) for url, cap in zip(URLS, (3, 20, 20), strict=True))
     plan.make_if_stale()
@@ -89,7 +89,7 @@ def test_least_loaded_of_different_caps_stand_as_the_script_has_them() -> None:
 
 
 @pytest.mark.parametrize("strategy", Strategy)
-def test_empty_plan_asks_nobody(strategy: Strategy) -> None:
+def test_empty_plan_asks_no_worker(strategy: Strategy) -> None:
     """There is no place in its ring."""
     plan, _ = planned(strategy)
     plan.set_fleet([])

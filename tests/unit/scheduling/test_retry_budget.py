@@ -5,7 +5,7 @@ from router.scheduling.retry_budget import RetryBudget
 
 
 def test_budget_is_a_share_of_jobs_and_some_a_second() -> None:
-    """Under a load that always wants to retry, 20 % of the jobs and 10 a second are retried, over any time."""
+    """If all jobs want to retry, a fifth of the jobs and ten a second may, over any time."""
     budget = RetryBudget(Rules())
     taken = 0
     for tick in range(600):  # 50 jobs a tick of 100 ms
@@ -14,7 +14,7 @@ def test_budget_is_a_share_of_jobs_and_some_a_second() -> None:
 
 
 def test_saved_retries_run_off() -> None:
-    """An hour of good jobs pays for no more than its last seconds."""
+    """An hour of good jobs saves no more than its last seconds do."""
     budget = RetryBudget(Rules())
     for second in range(3600):
         budget.fill(second * 1000, second * 100)
