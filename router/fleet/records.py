@@ -38,7 +38,7 @@ class FleetState:
 
 
 class Records:
-    """The records of one fleet's workers in Redis."""
+    """The records of one fleet's workers in Redis, and the time of the last job that ended well on each."""
 
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
