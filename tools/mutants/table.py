@@ -25,6 +25,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "router/config/addresses.py": (f"{_UNIT}/config/test_addresses", f"{_UNIT}/config/test_config"),
     "router/config/allowlist.py": (f"{_UNIT}/auth/test_access", f"{_UNIT}/config/test_config"),
     "router/config/strict_yaml.py": (f"{_UNIT}/config/test_config",),
+    "router/fleet/lua_source.py": (f"{_UNIT}/fleet/test_lua_source",),
     "router/jobs/batch/body.py": (f"{_UNIT}/jobs/test_batch_body",),
     "router/jobs/batch/handler.py": (f"{_UNIT}/jobs/test_batch_handler",),
     "router/jobs/dispatcher.py": (*_DISPATCHER, *_ROUTED),

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from router.fleet.lua_source import LuaSourceError, filled, joined
+from router.fleet.lua_source import LuaSourceError, filled, joined, lua
+from router.fleet.schema import Keys
 
 
 def write(folder: Path, **texts: str) -> None:
@@ -69,6 +70,11 @@ def test_only_whole_names_in_code_are_filled_in() -> None:
     """Not within another name, a string or a comment."""
     text = """use(PLAN, PLAN_HEAD, 'PLAN', "it's PLAN") -- PLAN's"""
     assert filled(text, {"PLAN": 1, "PLAN_HEAD": 2}) == """use(1, 2, 'PLAN', "it's PLAN") -- PLAN's"""
+
+
+def test_script_of_a_package_has_the_keys_of_the_prefix() -> None:
+    """As router/fleet/lua/resign.lua, which uses one."""
+    assert lua("router.fleet", "resign", Keys("mine").lua_names()).count("'mine:sidecar'") == 2
 
 
 def test_name_that_is_not_shared_is_told() -> None:
