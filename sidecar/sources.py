@@ -8,6 +8,7 @@ from pathlib import Path
 
 from router.config.load import ConfigError, WatchedFile, load
 from router.config.settings import Settings
+from router.config.text_file import Unreadable, read_text
 from router.fleet import worker_list
 
 log = logging.getLogger(__name__)
@@ -58,10 +59,9 @@ class WorkersFile:
         self._is_first_look = False
         path = self._file.path
         try:
-            text = worker_list.read(path)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            log.error("%s cannot be read: %s", path, reason)  # noqa: TRY400
+            text = read_text(path)
+        except Unreadable as error:
+            log.error("%s", error)  # noqa: TRY400
             return
         self.urls, problems = worker_list.parse(text, str(path))
         for problem in problems[:_TOLD_AT_MOST]:

@@ -17,7 +17,8 @@ from pydantic_core import ErrorDetails
 
 from router.config.addresses import masked
 from router.config.settings import EndpointSettings, Settings, WorkerSettings
-from router.config.strict_yaml import NotYaml, read
+from router.config.strict_yaml import NotYaml, parse_yaml
+from router.config.text_file import Unreadable, read_text
 
 CONFIG_VARIABLE = "ROUTER_CONFIG"
 DEFAULT_CONFIG_FILE = "config.yaml"
@@ -85,18 +86,17 @@ def load(path: Path) -> Settings:
     Raises ConfigError.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        hint = f"; set {CONFIG_VARIABLE} to the file you mean" if isinstance(error, FileNotFoundError) else ""
-        raise ConfigError(f"{path}: cannot be read: {reason}{hint}") from error
+        text = read_text(path)
+    except Unreadable as error:
+        hint = f"; set {CONFIG_VARIABLE} to the file you mean" if isinstance(error.__cause__, FileNotFoundError) else ""
+        raise ConfigError(f"{error}{hint}") from error
     return parse(text, str(path))
 
 
 def parse(text: str, name: str) -> Settings:
     """Validate the YAML `text`; `name` is what messages call it. Raises ConfigError."""
     try:
-        document: Any = read(text)
+        document: Any = parse_yaml(text)
     except NotYaml as error:
         raise ConfigError(f"{name}: not valid YAML: {error}") from error
     document = {} if document is None else document

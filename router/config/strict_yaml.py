@@ -24,7 +24,7 @@ class NotYaml(Exception):
     """The text cannot be read; the message says where, and repeats nothing of it."""
 
 
-def read(text: str) -> Any:
+def parse_yaml(text: str) -> Any:
     """Return what the text says. Raises NotYaml."""
     loader = _Loader(text)
     try:

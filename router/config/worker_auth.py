@@ -11,6 +11,7 @@ from typing import Self
 
 from router.config.load import ConfigError, WatchedFile
 from router.config.settings import Settings
+from router.config.text_file import Unreadable, read_text
 
 log = logging.getLogger(__name__)
 
@@ -96,10 +97,9 @@ class WorkerAuth:
 def _read(path: Path) -> Header:
     """Return the header that stands in the file. Raises ConfigError, which repeats nothing of it."""
     try:
-        text = path.read_text(encoding="utf-8-sig").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigError(f"worker_auth: {path} cannot be read: {reason}") from error
+        text = read_text(path, "worker_auth").strip()
+    except Unreadable as error:
+        raise ConfigError(str(error)) from error
     name, colon, value = text.partition(":")
     value = value.strip()
     if not colon or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value) or len(text) > _LONGEST:

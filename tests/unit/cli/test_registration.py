@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from router.cli.agent.registration import Course, Registrar
-from router.cli.router_client import Exit, Failed, RouterClient
+from router.cli.agent.registration import Lifecycle, Registrar
+from router.cli.failure import Exit, Failed
+from router.cli.router_client import RouterClient
 from router.fleet.model import Health
 from router.processes import free_port
 from tests.support.eventually import eventually
 from tests.support.worker import Exchange, ScriptedWorker
-from tests.unit.cli.test_cli_fleet import worker as shown_worker
+from tests.unit.cli.test_fleet_commands import worker as shown_worker
 
 URL = "http://node1:8080"
 LEFT = ["POST drain", "DELETE "]
@@ -55,29 +56,29 @@ class Steered:
 class Kept:
     """A place under way."""
 
-    course: Course
+    lifecycle: Lifecycle
     place: Registrar
     refusals: list[Failed | None]
     done: asyncio.Task[None]
 
     async def leaves(self) -> None:
         """Give the place up, and wait until that is done."""
-        self.course.leaving.set()
+        self.lifecycle.leaving.set()
         await asyncio.wait_for(self.done, 20)
 
 
 @asynccontextmanager
 async def kept(router_url: str, ttl_s: float = 30) -> AsyncIterator[Kept]:
     """Keep a place while the block runs."""
-    course, refusals = Course(), list[Failed | None]()
+    lifecycle, refusals = Lifecycle(), list[Failed | None]()
     router = RouterClient(router_url, "token", 5)
-    place = Registrar(router, {"url": URL, "weight": 1}, ttl_s, course, lambda: refusals.append(place.refusal))
+    place = Registrar(router, {"url": URL, "weight": 1}, ttl_s, lifecycle, lambda: refusals.append(place.refusal))
     done = asyncio.create_task(place.run())
     try:
-        yield Kept(course, place, refusals, done)
+        yield Kept(lifecycle, place, refusals, done)
     finally:
-        course.leaving.set()
-        course.hurry.set()
+        lifecycle.leaving.set()
+        lifecycle.hurry.set()
         await done
 
 
@@ -85,9 +86,9 @@ async def test_place_is_kept_drained_and_given_up_when_nothing_runs() -> None:
     """In this order; and drained again where a router has forgotten that."""
     steered = Steered(running=2)
     async with ScriptedWorker(script=steered) as router, kept(router.url) as place:
-        await asyncio.wait_for(place.course.joined.wait(), 20)
+        await asyncio.wait_for(place.lifecycle.joined.wait(), 20)
         assert (steered.steps, json.loads(router.jobs[0].body)["ttl_seconds"]) == ([], 30)
-        place.course.leaving.set()
+        place.lifecycle.leaving.set()
         await eventually(lambda: steered.draining, what="the drain")
         steered.draining = False
         await eventually(lambda: steered.draining, what="the drain again")
@@ -101,8 +102,8 @@ async def test_place_is_given_up_at_once_in_a_hurry() -> None:
     """No drain: whoever is in a hurry has no worker any more."""
     steered = Steered(running=2)
     async with ScriptedWorker(script=steered) as router, kept(router.url) as place:
-        await asyncio.wait_for(place.course.joined.wait(), 20)
-        place.course.hurry.set()
+        await asyncio.wait_for(place.lifecycle.joined.wait(), 20)
+        place.lifecycle.hurry.set()
         await place.leaves()
         assert steered.steps == LEFT[1:]
 
@@ -111,7 +112,7 @@ async def test_predecessor_s_drain_is_lifted_and_an_operator_s_is_not() -> None:
     """The former is found at the first registration."""
     steered = Steered(draining=True)
     async with ScriptedWorker(script=steered) as router, kept(router.url, ttl_s=0.3) as place:
-        await asyncio.wait_for(place.course.joined.wait(), 20)
+        await asyncio.wait_for(place.lifecycle.joined.wait(), 20)
         assert (steered.steps, steered.draining) == (["POST resume"], False)
         steered.draining, seen = True, len(steered.calls)
         await eventually(lambda: len(steered.calls) > seen + 3, what="renewals")
@@ -134,14 +135,14 @@ async def test_router_that_never_was_there_is_not_waited_for() -> None:
     async with kept(f"http://127.0.0.1:{free_port()}") as place:
         await asyncio.sleep(0)
         await asyncio.wait_for(place.leaves(), 5)
-        assert not place.course.joined.is_set()
+        assert not place.lifecycle.joined.is_set()
 
 
-@pytest.mark.parametrize(("status", "reason"), [(403, Exit.REFUSED), (401, Exit.NO_TOKEN), (422, Exit.REFUSED)])
+@pytest.mark.parametrize(("status", "reason"), [(403, Exit.FAILED), (401, Exit.NO_TOKEN), (422, Exit.FAILED)])
 async def test_refusal_is_told_and_forgotten_once_the_worker_is_taken(status: int, reason: Exit) -> None:
     """The agent decides what follows; the place goes on asking."""
     steered = Steered(fails=[status])
     async with ScriptedWorker(script=steered) as router, kept(router.url) as place:
-        await asyncio.wait_for(place.course.joined.wait(), 20)
+        await asyncio.wait_for(place.lifecycle.joined.wait(), 20)
         assert [refusal.status for refusal in place.refusals if refusal] == [reason]
         assert place.place.refusal is None

@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from router.cli.run.job_file import BadInput, JobLine
+from router.cli.failure import BadInput
+from router.cli.run.job_file import JobLine
 from router.cli.run.results_file import Result, Results, is_final
 
 

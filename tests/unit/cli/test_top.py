@@ -12,7 +12,7 @@ from router.cli.top.table import SORTS, Moment, top_table
 from router.fleet.model import Health
 from router.fleet.stats import Usage, WorkerStats, WorkerUsage
 from router.telemetry.rates import Rates, WorkerRates
-from tests.unit.cli.test_cli_fleet import EJECTED_BECAUSE, worker
+from tests.unit.cli.test_fleet_commands import EJECTED_BECAUSE, worker
 
 A, B, C, D = "http://a:1", "http://b:1", "http://c:1", "http://d:1"
 

@@ -165,7 +165,7 @@ def test_bad_redis_url_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_missing_file_is_told_with_the_variable_to_set(tmp_path: Path) -> None:
     """Who has no config.yaml learns which variable names one."""
-    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read: No such file .*ROUTER_CONFIG"):
+    with pytest.raises(ConfigError, match=r"none\.yaml cannot be read: No such file .*ROUTER_CONFIG"):
         load(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         load(tmp_path)
