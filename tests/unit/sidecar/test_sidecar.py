@@ -19,7 +19,7 @@ from router.fleet.model import Health, Observation, Worker, WorkerRecord
 from router.fleet.redis_client import RedisUnavailable
 from sidecar.checker import Checker
 from sidecar.controller import GATHER_S, LEAD_TTL_S, RECHECK_S, RENEW_S, REREAD_S, Controller
-from sidecar.job_probe import NoRoom
+from sidecar.job_probe import NoLease
 from tests.support.timeless import timeless
 
 A, B = "http://a:1", "http://b:1"
@@ -120,7 +120,7 @@ class Members:
         self.runs = True
         await asyncio.Event().wait()
 
-    async def news(self, within_s: float) -> None:
+    async def wait_for_change(self, within_s: float) -> None:
         """Nothing is told of a change."""
         await asyncio.sleep(within_s)
 
@@ -321,12 +321,12 @@ def test_worker_that_is_back_before_anybody_heard_of_it_has_not_left() -> None:
         there = dict(life.members.workers)
         steps = iter([(5.0, {B: Worker(B)}), (GATHER_S / 2, there), (1000, there)])
 
-        async def news(within_s: float) -> None:
+        async def wait_for_change(within_s: float) -> None:
             del within_s
             after_s, life.members.workers = next(steps)
             await asyncio.sleep(after_s)
 
-        life.members.news = news  # type: ignore[method-assign]
+        life.members.wait_for_change = wait_for_change  # type: ignore[method-assign]
         async with life.led(4) as memory:
             before = len(memory.written)
             await asyncio.sleep(2)
@@ -365,11 +365,11 @@ def test_leader_keeps_up_with_what_is_configured_and_the_workers_secrets() -> No
             assert settings is SETTINGS
             reread_at.append(now())
 
-        async def news(within_s: float) -> None:
+        async def wait_for_change(within_s: float) -> None:
             await asyncio.sleep(1.3 * within_s)  # not when the lead is renewed
 
         life.workers.auth = SimpleNamespace(reread=reread)  # type: ignore[assignment]
-        life.members.news = news  # type: ignore[method-assign]
+        life.members.wait_for_change = wait_for_change  # type: ignore[method-assign]
         async with life.led(14 * REREAD_S) as memory:
             assert life.members.rereads >= 10
             assert len(reread_at) == life.members.rereads - 1  # the first is before any term
@@ -416,7 +416,7 @@ def test_check_that_cannot_be_done_says_how_long_it_took() -> None:
     async def main() -> None:
         await asyncio.sleep(100)
         memory, workers = Memory(), Workers()
-        checkup, check = await no_sign(memory, workers)
+        checker, check = await no_sign(memory, workers)
 
         async def ping(url: str, settings: HealthCheckSettings) -> Observation:
             del url, settings
@@ -424,7 +424,7 @@ def test_check_that_cannot_be_done_says_how_long_it_took() -> None:
             raise LookupError("odd")
 
         workers.ping = ping  # type: ignore[method-assign]
-        seen = await checkup.look(Health.HEALTHY, check)
+        seen = await checker.check(Health.HEALTHY, check)
         assert (seen.error, seen.latency_ms) == ("cannot be checked: LookupError: odd", 2000)
 
     timeless(main())
@@ -585,11 +585,11 @@ def test_each_finished_job_outvotes_one_failed_ping() -> None:
 
     async def main() -> None:
         memory, workers = Memory(), Workers()
-        checkup, check = await no_sign(memory, workers)
+        checker, check = await no_sign(memory, workers)
 
         async def look() -> Observation:
             await asyncio.sleep(10)
-            return await checkup.look(Health.HEALTHY, check)
+            return await checker.check(Health.HEALTHY, check)
 
         workers.errors[A] = "timed out after 5 s"
         memory.finished[A] = -5  # before the sidecar began
@@ -620,17 +620,17 @@ def test_job_comes_with_every_so_many_good_pings() -> None:
 
     async def main() -> None:
         memory, workers = Memory(), Workers()
-        checkup, check = await no_sign(memory, workers, deep=True, deep_every=3)
+        checker, check = await no_sign(memory, workers, deep=True, deep_every=3)
         ran = []
         for number in range(8):
             workers.errors[A] = "refused" if number == 1 else None
             before = len(workers.deep)
-            await checkup.look(Health.HEALTHY, check)
+            await checker.check(Health.HEALTHY, check)
             ran.append(len(workers.deep) - before)
         assert ran == [1, 0, 0, 0, 1, 0, 0, 1]
-        checkup, check = await no_sign(memory, workers, deep=False)
+        checker, check = await no_sign(memory, workers, deep=False)
         before = len(workers.deep)
-        await checkup.look(Health.UNHEALTHY, check)
+        await checker.check(Health.UNHEALTHY, check)
         assert len(workers.deep) == before
 
     timeless(main())
@@ -641,18 +641,18 @@ def test_who_fails_its_job_is_ill_until_one_is_done() -> None:
 
     async def main() -> None:
         memory, workers = Memory(), Workers()
-        checkup, check = await no_sign(memory, workers, deep=True, deep_every=100)
+        checker, check = await no_sign(memory, workers, deep=True, deep_every=100)
         workers.job = lambda: "SandboxError: no space"
         for _ in range(3):
-            seen = await checkup.look(Health.HEALTHY, check)
+            seen = await checker.check(Health.HEALTHY, check)
             assert seen.error == "answers pings, but failed a job: SandboxError: no space"
             assert not seen.is_outvoted
         workers.job = lambda: None
-        assert (await checkup.look(Health.HEALTHY, check)).error is None
+        assert (await checker.check(Health.HEALTHY, check)).error is None
         assert len(workers.deep) == 4
-        assert (await checkup.look(Health.HEALTHY, check)).error is None
+        assert (await checker.check(Health.HEALTHY, check)).error is None
         assert len(workers.deep) == 4
-        await checkup.look(Health.UNHEALTHY, check)
+        await checker.check(Health.UNHEALTHY, check)
         assert len(workers.deep) == 5
 
     timeless(main())
@@ -663,14 +663,14 @@ def test_full_worker_is_asked_for_its_job_at_the_next_check() -> None:
 
     async def main() -> None:
         memory, workers = Memory(), Workers()
-        checkup, check = await no_sign(memory, workers, deep=True, deep_every=5)
+        checker, check = await no_sign(memory, workers, deep=True, deep_every=5)
 
         def full() -> str | None:
-            raise NoRoom
+            raise NoLease
 
         workers.job = full
         for health, is_outvoted in ((Health.HEALTHY, False), (Health.UNHEALTHY, True), (Health.HEALTHY, False)):
-            seen = await checkup.look(health, check)
+            seen = await checker.check(health, check)
             assert (seen.error, seen.is_outvoted) == (None, is_outvoted)
         assert len(workers.deep) == 3
 
@@ -682,7 +682,7 @@ def test_job_that_times_out_is_no_illness_where_others_end() -> None:
 
     async def main() -> None:
         memory, workers = Memory(), Workers()
-        checkup, check = await no_sign(memory, workers, deep=True, deep_every=100)
+        checker, check = await no_sign(memory, workers, deep=True, deep_every=100)
 
         def late() -> str | None:
             memory.finished |= finished
@@ -690,24 +690,24 @@ def test_job_that_times_out_is_no_illness_where_others_end() -> None:
 
         workers.job = late
         finished: dict[str, float] = {}
-        seen = await checkup.look(Health.HEALTHY, check)
+        seen = await checker.check(Health.HEALTHY, check)
         assert (seen.error, seen.is_outvoted) == ("answers pings and timed out on a job after 5 s", False)
         await asyncio.sleep(10)
         finished = {A: now() + 1}
-        seen = await checkup.look(Health.HEALTHY, check)
+        seen = await checker.check(Health.HEALTHY, check)
         assert seen.is_outvoted
         workers.job = lambda: None
         for _ in range(2):
-            await checkup.look(Health.HEALTHY, check)
+            await checker.check(Health.HEALTHY, check)
             assert len(workers.deep) == 3  # still due the first time: no job has been done yet
         for finished_by_then, must_work in (({}, 1), ({A: now() + 31}, 0)):
             await asyncio.sleep(15)
             finished = finished_by_then
             workers.job = late
-            await checkup.look(Health.UNHEALTHY, check)
+            await checker.check(Health.UNHEALTHY, check)
             workers.job = lambda: None
             before = len(workers.deep)
-            await checkup.look(Health.HEALTHY, check)
+            await checker.check(Health.HEALTHY, check)
             assert len(workers.deep) - before == must_work
 
     timeless(main())

@@ -22,7 +22,7 @@ from sidecar.controller import Controller
 from sidecar.discovery import Discovery
 from sidecar.job_probe import JobProbe
 from sidecar.probe import Probe
-from sidecar.rounds import for_ever
+from sidecar.rounds import forever
 from sidecar.sources import WorkersFile
 from tests.support.eventually import eventually
 from tests.support.worker import Exchange, ScriptedWorker
@@ -94,9 +94,14 @@ async def lives_through(
             await redis.hset(f"sfr:worker:{url}", mapping={"weight": word, "since": word, "latency_ms": word})
         client = RedisClient(redis, "sfr", timeout_s=5)
         config = load(path)
-        deep = JobProbe("sidecar", configured_rules(config), client, probe)
+        job_probe = JobProbe("sidecar", configured_rules(config), client, probe)
         sidecar = Controller(
-            "me", Discovery(path, config, client, OddResolver(dns)), Leadership(client), Records(client), probe, deep
+            "me",
+            Discovery(path, config, client, OddResolver(dns)),
+            Leadership(client),
+            Records(client),
+            probe,
+            job_probe,
         )
         running = asyncio.create_task(sidecar.run())
 
@@ -152,8 +157,8 @@ async def test_check_that_raises_speaks_against_that_worker_alone() -> None:
     """The reason becomes the worker's error: one line, which log, JSON and terminal take."""
     async with FakeAsyncRedis(decode_responses=True) as redis:
         client, probe = RedisClient(redis, "sfr", timeout_s=5), Raising(TlsSettings())
-        deep = JobProbe("sidecar", configured_rules(load(Path("config.yaml"))), client, probe)
-        seen = await Checker("http://a", Records(client), probe, deep).look(Health.UNKNOWN, HealthCheckSettings())
+        job_probe = JobProbe("sidecar", configured_rules(load(Path("config.yaml"))), client, probe)
+        seen = await Checker("http://a", Records(client), probe, job_probe).check(Health.UNKNOWN, HealthCheckSettings())
     assert seen.error == "cannot be checked: UnicodeError: label of http://a empty or ?[1mtoo long?"
 
 
@@ -167,7 +172,7 @@ async def test_fault_of_its_own_ends_a_round_and_not_the_sidecar(caplog: pytest.
         if rounds != 3:
             raise LookupError("no such thing")
 
-    running = asyncio.create_task(for_ever(one_round, 0))
+    running = asyncio.create_task(forever(one_round, 0))
     await eventually(lambda: rounds > 5, what="more rounds")
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
