@@ -172,8 +172,8 @@ class Controller:
         checker = Checker(url, self._records, self._probe, self._job_probe)
         wait = random.random()
         while True:
-            # At most one check begins in each turn of the event loop. If thousands began at once, as in a new fleet, that
-            # would take so long that checks of healthy workers timed out, and that the lead was lost.
+            # At most one check begins in each turn of the event loop. If thousands began at once, as in a new fleet,
+            # they would keep it busy for so long that checks of healthy workers timed out, and that the lead was lost.
             async with self._check_begins:
                 await asyncio.sleep(0)
             seen = await checker.check(self._known[url].health, self._discovery.settings.health_check)

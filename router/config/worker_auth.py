@@ -1,6 +1,7 @@
-"""The header that workers want of whoever asks them, from files: the value stands nowhere else.
+"""Reads from files the header that workers ask for, such as `Authorization: Bearer KEY`.
 
-It goes to the worker that it is for, with jobs, pings and deep checks, and into no log, no answer and not into Redis.
+The header is sent only to its worker, with jobs, pings and deep checks. Its value is a secret: it appears in no log, in
+no answer and not in Redis.
 """
 
 import logging
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 _LONGEST = 8_192
-# What frames a message, concerns one connection, or is made anew for each worker.
+# Headers that frame a message, that concern one connection, or that we set for each request.
 _NOT_OURS = frozenset(
     {
         *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
@@ -26,7 +27,7 @@ _NOT_OURS = frozenset(
         *("traceparent", "tracestate", "x-request-id"),
     }
 )
-# A shorter word may stand in an answer by chance.
+# A shorter secret may appear in an answer by chance.
 _SECRET_FROM = 8
 
 
@@ -38,7 +39,7 @@ class Header:
     value: str = field(repr=False)
 
     def hidden_in(self, text: str) -> str:
-        """Return what a worker has said without this secret, should it have repeated it.
+        """Return a worker's answer with this secret masked, in case the worker has repeated it.
 
         >>> Header("authorization", "Bearer hunter2-hunter2").hidden_in("no hunter2-hunter2 here")
         'no *** here'
@@ -50,10 +51,9 @@ class Header:
 
 
 class WorkerAuth:
-    """The header for each worker: its own, or that for all."""
+    """The header for each worker: its own, or the one for all workers."""
 
     def __init__(self) -> None:
-        """Know of none."""
         self._for_all: str | None = None
         self._by_url: dict[str, str] = {}
         self._files: dict[str, WatchedFile] = {}
@@ -69,7 +69,7 @@ class WorkerAuth:
         return auth
 
     def reread(self, settings: Settings) -> None:
-        """Follow the settings, and read again what has changed; of what cannot be read, the last header stays."""
+        """Follow the settings, and read the files that have changed. If one is bad, its last header stays in force."""
         for path in self._name(settings):
             if not self._files[path].has_changed():
                 continue
@@ -81,7 +81,7 @@ class WorkerAuth:
                 log.info("%s read: the header %s for workers", path, self._headers[path].name)
 
     def for_worker(self, url: str) -> Header | None:
-        """Return the header that the worker at `url` wants, None where it wants none."""
+        """Return the header that the worker at `url` asks for; None if it asks for none."""
         path = self._by_url.get(url, self._for_all)
         return None if path is None else self._headers.get(path)
 
@@ -95,7 +95,7 @@ class WorkerAuth:
 
 
 def _read(path: Path) -> Header:
-    """Return the header that stands in the file. Raises ConfigError, which repeats nothing of it."""
+    """Return the header in the file. Raises ConfigError, whose message does not repeat the content."""
     try:
         text = read_text(path, "worker_auth").strip()
     except Unreadable as error:

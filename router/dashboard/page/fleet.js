@@ -1,8 +1,8 @@
-// The fleet as the stream tells of it: `whole` gives all, `tick` what has changed. Knows neither the page nor the network.
+// The state of the fleet: a `whole` event replaces it, a `tick` changes it. Knows neither the page nor the network.
 
 const HISTORY_S = 300;
 const POINTS = 30;
-export const HEALTHS = ["unhealthy", "ejected", "unknown", "draining", "healthy"]; // those in trouble first
+export const HEALTHS = ["unhealthy", "ejected", "unknown", "draining", "healthy"]; // the worst first
 
 export class Fleet {
   workers = [];
@@ -15,26 +15,26 @@ export class Fleet {
   }
 
   whole(told) {
-    // Another process, asked after a break, may know less of the past than this page does.
+    // After a break the stream may come from another process, whose history may be shorter than this page's.
     const first = told.history[0]?.[0] ?? 0;
     this.history = [...this.history.filter(([at]) => at < first), ...told.history];
-    const before = new Map(this.workers.map((worker) => [worker.url, worker.course]));
+    const before = new Map(this.workers.map((worker) => [worker.url, worker.trend]));
     this.workers = told.urls.map((url, place) => {
-      const course = told.courses[place];
+      const trend = told.trends[place];
       const known = before.get(url) ?? [];
-      return { url, course: course.length < known.length ? known : course };
+      return { url, trend: trend.length < known.length ? known : trend };
     });
     this.#update(told);
   }
 
-  // Returns false where it does not follow on what is known.
+  // Returns false if an event between the last one and this one is missing.
   tick(told) {
     if (told.number !== this.number + 1) return false;
     this.history.push(told.totals);
     if (told.points) {
       told.points.forEach((point, place) => {
         const worker = this.workers[place];
-        worker.course = [...worker.course, point].slice(-POINTS);
+        worker.trend = [...worker.trend, point].slice(-POINTS);
       });
     }
     this.#update(told);
@@ -61,4 +61,4 @@ export class Fleet {
   }
 }
 
-export const latest = (course) => course.findLast((point) => point != null) ?? null;
+export const latest = (trend) => trend.findLast((point) => point != null) ?? null;
