@@ -15,7 +15,11 @@ from router.cli.top import command as cli_top
 from router.version import __version__
 
 app = typer.Typer(
-    name="sfr", help="The SandboxFusion router's commands.", no_args_is_help=True, pretty_exceptions_enable=False
+    name="sfr",
+    help="The SandboxFusion router's commands.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
 )
 config_app = typer.Typer(help="Check and show the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
@@ -52,14 +56,14 @@ def up(
         ),
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="How many router processes to start.")] = 2,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="The router's port.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port that the router listens on.")] = 8000,
     host: Annotated[
         str, typer.Option(help="The address that the router listens on; 0.0.0.0 opens it to the network.")
     ] = "127.0.0.1",
 ) -> None:
     """Start the whole system on this machine: Valkey, the sidecar, the router and, if you ask for them, local workers.
 
-    Example: sfr up --local-workers 3
+    Example: `sfr up --local-workers 3`
     """
     from router import logs
     from router.cli.up import stack
@@ -83,7 +87,7 @@ def worker(
 ) -> None:
     """Run a local worker, for demos and tests. It has SandboxFusion's API and runs real code WITHOUT ISOLATION.
 
-    Example: sfr worker --port 8081
+    Example: `sfr worker --port 8081`
     """
     import logging
 
@@ -113,7 +117,10 @@ def redis(
     command: Annotated[list[str], typer.Argument(help="A Redis command and its arguments.")],
     url: Annotated[str | None, typer.Option(help="Redis' URL; by default the configured one.")] = None,
 ) -> None:
-    """Send one command to the configured Redis: `sfr redis HGETALL sfr:worker:http://server1:8080`."""
+    """Send one command to the configured Redis.
+
+    Example: `sfr redis HGETALL sfr:worker:http://server1:8080`
+    """
     import asyncio
     import logging
 
@@ -144,7 +151,7 @@ def check(
 ) -> None:
     """Check the configuration. If it is bad, the command says where, and its exit status is 2.
 
-    Example: sfr config check /etc/sandboxfusion-router/config.yaml
+    Example: `sfr config check /etc/sandboxfusion-router/config.yaml`
     """
     from router.config.load import ConfigError, config_path, load
 
@@ -163,7 +170,7 @@ def show(
 ) -> None:
     """Show the configuration with all defaults and REDIS_URL applied. Passwords are masked.
 
-    Example: sfr config show | grep -A3 queue
+    Example: `sfr config show | grep -A3 queue`
     """
     from router.config.load import ConfigError, config_path, load, shown
 
@@ -177,7 +184,7 @@ def show(
 def new(name: Annotated[str, typer.Argument(help="Whose key it is, for people who read the file.")] = "") -> None:
     """Make an API key. Its line for the `api_keys` file goes to stdout, and the key itself to stderr.
 
-    Example: sfr key new trainer >> api_keys.txt
+    Example: `sfr key new trainer >> api_keys.txt`
     """
     import hashlib
     import secrets

@@ -32,7 +32,9 @@ def agent(
     ] = 1,
     max_concurrency: Annotated[
         str | None,
-        typer.Option(help=f"The cap: how many jobs may run on it at once; `{AUTO}`: one for each CPU of this process."),
+        typer.Option(
+            help=f"The cap: how many jobs may run on it at once. `{AUTO}` means one for each CPU of this process."
+        ),
     ] = None,
     grace: Annotated[
         int, typer.Option(min=0, help="How many seconds running jobs have to finish when the agent is told to end.")
@@ -42,14 +44,14 @@ def agent(
         int, typer.Option(min=1, help="How many seconds the worker stays in the fleet if the agent dies.")
     ] = 30,
 ) -> None:
-    """Run a worker and keep it in the fleet: `sfr agent --router URL --url http://$HOST:8080 -- COMMAND...`.
+    """Run a worker and keep it in the fleet.
 
     The worker joins the fleet when it answers its ping. At SIGTERM or SIGINT the agent drains it, waits for its jobs,
     and then sends SIGTERM to the command. Routers ask for the admin token, from ADMIN_TOKEN or ADMIN_TOKEN_FILE; the
     command does not see it.
 
-    Example: sfr agent --router http://router:8000 --url http://$(hostname):8080 --max-concurrency auto --
-    singularity run --env HOST=0.0.0.0 sandbox-fusion.sif
+    Example: `sfr agent --router http://router:8000 --url http://$(hostname):8080 --max-concurrency auto --
+    singularity run --env HOST=0.0.0.0 sandbox-fusion.sif`
     """
     import asyncio
 

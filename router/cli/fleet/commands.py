@@ -52,7 +52,7 @@ def status(
 ) -> None:
     """Show the state of the fleet.
 
-    Examples: `sfr status --url http://router:8000`, `sfr status --watch`, `sfr status --json | jq`.
+    Examples: `sfr status --url http://router:8000`, `sfr status --watch`, `sfr status --json | jq`
     """
     with failures_shown():
         fleet, source = fleet_at(url, redis, prefix), source_of(url, redis)
@@ -71,7 +71,10 @@ def status(
 def list_workers(
     url: Url = ROUTER_URL, redis: RedisUrl = None, prefix: Prefix = "sfr", as_json: AsJson = False
 ) -> None:
-    """List all workers: `sfr workers list`, `sfr workers list --json | jq -r '.[].url'`."""
+    """List all workers.
+
+    Examples: `sfr workers list`, `sfr workers list --json | jq -r '.[].url'`
+    """
     with failures_shown():
         with waiting():
             found = fleet_at(url, redis, prefix).workers()
@@ -85,7 +88,10 @@ def list_workers(
 
 @workers_app.command(epilog=EXITS)
 def drain(worker: WorkerArgument, url: Url = ROUTER_URL, redis: RedisUrl = None, prefix: Prefix = "sfr") -> None:
-    """Give a worker no new jobs; those that run on it are finished: `sfr workers drain http://server1:8080`."""
+    """Give a worker no new jobs; those that run on it are finished.
+
+    Example: `sfr workers drain http://server1:8080`
+    """
     with failures_shown():
         with waiting():
             drained = fleet_at(url, redis, prefix).drain(worker_address(worker))
@@ -94,7 +100,10 @@ def drain(worker: WorkerArgument, url: Url = ROUTER_URL, redis: RedisUrl = None,
 
 @workers_app.command(epilog=EXITS)
 def resume(worker: WorkerArgument, url: Url = ROUTER_URL, redis: RedisUrl = None, prefix: Prefix = "sfr") -> None:
-    """Give a drained worker new jobs again: `sfr workers resume http://server1:8080`."""
+    """Give a drained worker new jobs again.
+
+    Example: `sfr workers resume http://server1:8080`
+    """
     with failures_shown():
         with waiting():
             resumed = fleet_at(url, redis, prefix).resume(worker_address(worker))
@@ -112,7 +121,9 @@ def add(
     ] = None,
     url: Url = ROUTER_URL,
 ) -> None:
-    """Add a worker, or renew one that was added: `sfr workers add http://server9:8080 --max-concurrency 8`.
+    """Add a worker, or renew one that was added.
+
+    Example: `sfr workers add http://server9:8080 --max-concurrency 8`
 
     `admin.allowed_workers` in the router's config.yaml must allow its host.
     """
@@ -125,7 +136,10 @@ def add(
 
 @workers_app.command(epilog=EXITS)
 def remove(worker: WorkerArgument, url: Url = ROUTER_URL) -> None:
-    """Remove a worker that was added: `sfr workers remove http://server9:8080`."""
+    """Remove a worker that was added.
+
+    Example: `sfr workers remove http://server9:8080`
+    """
     with failures_shown():
         address = worker_address(worker)
         with waiting():
@@ -137,17 +151,22 @@ def remove(worker: WorkerArgument, url: Url = ROUTER_URL) -> None:
 def weigh(
     worker: WorkerArgument,
     weight: Annotated[
-        str | None, typer.Argument(help=f"Its share of the jobs, 1 to 100; `{DEFAULT}`: the value that it came with.")
+        str | None,
+        typer.Argument(help=f"Its share of the jobs, 1 to 100. `{DEFAULT}` restores the value that it came with."),
     ] = None,
     max_concurrency: Annotated[
         str | None,
-        typer.Option(help=f"The cap: how many jobs may run on it at once; `{DEFAULT}`: the value that it came with."),
+        typer.Option(
+            help=f"The cap: how many jobs may run on it at once. `{DEFAULT}` restores the value that it came with."
+        ),
     ] = None,
     url: Url = ROUTER_URL,
 ) -> None:
-    """Set a worker's weight, cap or both: `sfr workers weigh http://server1:8080 3 --max-concurrency 8`.
+    """Set a worker's weight, cap or both.
 
-    They replace config.yaml's values until they are set to `default`, or until the worker leaves the fleet.
+    Example: `sfr workers weigh http://server1:8080 3 --max-concurrency 8`
+
+    The new values replace config.yaml's until they are set to `default`, or until the worker leaves the fleet.
     """
     with failures_shown():
         given = {"weight": weight, "max_concurrency": max_concurrency}

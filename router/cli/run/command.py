@@ -40,7 +40,9 @@ def run(
     ] = "-",
     url: Annotated[str, typer.Option(envvar="SFR_URL", help="The router's address.")] = ROUTER_URL,
 ) -> None:
-    """Run many jobs: `sfr run jobs.jsonl -o results.jsonl`.
+    """Run a file of jobs.
+
+    Example: `sfr run jobs.jsonl -o results.jsonl`
 
     After an interruption, the same command continues where it was. It then also sends the jobs again that no worker
     could run (5xx). If the router asks for an API key, the command takes it from SFR_API_KEY.

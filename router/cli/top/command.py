@@ -29,14 +29,16 @@ def top(
     prefix: Prefix = "sfr",
     sort: Annotated[
         Sort,
-        typer.Option(help="Which workers come first. trouble: the unhealthy ones, then those with most failures."),
+        typer.Option(help="Which workers come first. With trouble, the unhealthy ones, then those with most failures."),
     ] = "trouble",
     interval: Annotated[
         int, typer.Option(min=1, help="Seconds between two updates; rates are those of this time.")
     ] = 2,
     once: Annotated[bool, typer.Option("--once", help="Show one interval, then end. Always so in a pipe.")] = False,
 ) -> None:
-    """Show what the fleet does, live: `sfr top`, `sfr top --sort running`, `sfr top --once | head -20`. q ends it.
+    """Show live what the fleet does; q ends it.
+
+    Examples: `sfr top`, `sfr top --sort running`, `sfr top --once | head -20`
 
     Rates and times are those of the last interval, over all routers. An attempt counts for its worker when it ends.
     """
