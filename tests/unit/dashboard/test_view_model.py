@@ -1,4 +1,4 @@
-"""What the dashboard shows of readings: rates, percentiles, rows, and no more than has changed."""
+"""What the dashboard shows after some readings: rates, percentiles, rows, and only what has changed."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ def seen(
     times: Mapping[float, int] | None = None,
     **counts: int,
 ) -> Reading:
-    """A reading at `at` of workers, used or idle; and what is counted by then, `times` of jobs by bound."""
+    """A reading at `at`, with the workers' use and the counts so far; `times` counts jobs by bound."""
     counts |= {took(bound_s): count for bound_s, count in (times or {}).items()}
     used = workers if isinstance(workers, Mapping) else {url: WorkerUsage(0, 0, 0.0, WorkerStats()) for url in workers}
     records = [WorkerRecord(Worker(url, 2, 8), health, SINCE, last_error="refused") for url in used]
@@ -39,7 +39,7 @@ def used(running: int, jobs: int = 0, busy_ms: int = 0) -> WorkerUsage:
 
 
 def test_rates_are_differences_over_some_seconds() -> None:
-    """What was counted before is no rate; a window of a few seconds evens out who tells when."""
+    """Earlier counts are no rate. A window of some seconds evens out when processes publish."""
     view = ViewModel()
     for second, jobs in enumerate([1000, 1010, 1010, 1040, 1040, 1050, 1060]):
         view.take(seen(100 + second, jobs=jobs, errors=second, retries=2 * second))
@@ -50,7 +50,7 @@ def test_rates_are_differences_over_some_seconds() -> None:
 
 
 def test_percentiles_are_those_of_the_last_seconds() -> None:
-    """A million slow jobs of yesterday do not show in today's."""
+    """A million slow jobs of yesterday do not change today's percentiles."""
     view = ViewModel()
     view.take(seen(100, times={1.0: 10**6}))
     view.take(seen(101, times={1.0: 10**6, 0.1: 100}))
@@ -60,8 +60,8 @@ def test_percentiles_are_those_of_the_last_seconds() -> None:
     assert view.whole().history[-1].p50_ms is None
 
 
-def test_counts_that_begin_anew_make_no_negative_rates() -> None:
-    """A Redis that has lost its memory; a break in which nobody looked."""
+def test_counts_that_start_again_make_no_negative_rates() -> None:
+    """After Redis was emptied, and after a time without watchers."""
     view = ViewModel()
     view.take(seen(100, jobs=1000))
     view.take(seen(101, jobs=5))
@@ -73,7 +73,7 @@ def test_counts_that_begin_anew_make_no_negative_rates() -> None:
 
 
 def test_tick_has_only_what_has_changed() -> None:
-    """Rows and their numbers apart: the first seldom change, the others always."""
+    """Rows and live numbers are apart, because rows seldom change and numbers always do."""
     view = ViewModel()
     view.take(seen(100))
     assert view.tick is None
@@ -88,7 +88,7 @@ def test_tick_has_only_what_has_changed() -> None:
 
 
 def test_row_says_why_a_worker_is_out() -> None:
-    """The last error of one that is well now is over."""
+    """A healthy worker shows no earlier error."""
     view = ViewModel()
     view.take(seen(100, ["http://a"], Health.UNHEALTHY))
     (row,) = view.whole().rows
@@ -104,7 +104,7 @@ def test_row_says_why_a_worker_is_out() -> None:
 
 
 def test_row_says_why_and_until_when_a_worker_is_ejected() -> None:
-    """Not what a check that failed long ago said."""
+    """It does not show an old failed check."""
     view = ViewModel()
     ejection = Ejection(130.5, failures=5, cause="returned 503: Service Unavailable")
     view.take(seen(100, ["http://a"], Health.EJECTED, ejected={"http://a": ejection}))
@@ -119,15 +119,15 @@ def test_row_says_why_and_until_when_a_worker_is_ejected() -> None:
 
 @pytest.mark.parametrize("health", [Health.UNHEALTHY, Health.EJECTED, Health.DRAINING])
 def test_slots_are_those_of_all_workers_that_jobs_run_on(health: Health) -> None:
-    """A worker that hangs has its jobs until their leases pass: never do more run than there are slots."""
+    """Unhealthy workers count, because their jobs run until the leases expire. So running never exceeds slots."""
     view = ViewModel()
     view.take(seen(100, {"http://a": used(8), "http://b": used(8)}, health))
     now = view.whole().history[-1]
     assert (now.running, now.slots) == (16, 16)
 
 
-def test_other_members_are_told_as_a_whole() -> None:
-    """Places are places among the URLs: where these change, no tick fits."""
+def test_changed_list_of_workers_is_sent_as_a_whole() -> None:
+    """Places are indexes in the list of URLs. If that list changes, there is no tick."""
     view = ViewModel()
     view.take(seen(100, ["http://a"]))
     view.take(seen(101, ["http://a", "http://b"]))
@@ -136,8 +136,8 @@ def test_other_members_are_told_as_a_whole() -> None:
     assert len(view.whole().live) == 2
 
 
-def test_trend_is_the_mean_time_in_each_while() -> None:
-    """A while without jobs is a gap; a worker that comes has no trend yet, one that goes takes its own along."""
+def test_trend_is_the_mean_time_of_each_span() -> None:
+    """A span without jobs is a gap. A new worker has no trend, and the trend of one that leaves is dropped."""
     view = ViewModel()
     view.take(seen(100, {"http://a": used(0, 10, 1000)}))
     view.take(seen(105, {"http://a": used(0, 20, 2000)}))
@@ -153,8 +153,8 @@ def test_trend_is_the_mean_time_in_each_while() -> None:
     assert trend == [100] * POINTS
 
 
-def test_trend_begins_anew_where_nobody_has_looked() -> None:
-    """One mean over an hour would be drawn as ten seconds."""
+def test_trend_starts_again_after_a_time_without_watchers() -> None:
+    """Otherwise one mean of an hour would be drawn as ten seconds."""
     view = ViewModel()
     for number in range(3):
         view.take(seen(100 + number * POINT_S, {"http://a": used(0, number, 100 * number)}))
@@ -164,7 +164,7 @@ def test_trend_begins_anew_where_nobody_has_looked() -> None:
 
 
 def test_history_is_bounded() -> None:
-    """Five minutes, however long somebody looks."""
+    """To five minutes, however long somebody watches."""
     view = ViewModel()
     for second in range(int(HISTORY_S) + 50):
         view.take(seen(100 + second, jobs=second))
@@ -172,7 +172,7 @@ def test_history_is_bounded() -> None:
 
 
 def test_without_redis_numbers_are_unknown_and_rows_stay() -> None:
-    """What each worker ran is shown as it was; the fleet's numbers are not made up."""
+    """Each worker's last number stays; the fleet's numbers are unknown."""
     view = ViewModel()
     view.take(seen(100, {"http://a": used(5)}))
     view.take(seen(101, {"http://a": used(0)}, is_away=True))

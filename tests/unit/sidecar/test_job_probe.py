@@ -1,4 +1,4 @@
-"""The deep check's lease, on a real Valkey; the worker is scripted."""
+"""The lease of a deep check, on a real Valkey; the worker is scripted."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -34,14 +34,14 @@ class Probe:
 
 @pytest.fixture
 async def redis(valkey: Valkey) -> AsyncIterator["Redis"]:
-    """What the test looks with."""
+    """The client with which the test looks into Redis."""
     async with valkey.client() as client:
         yield client
 
 
 @pytest.fixture
 async def fleet(valkey: Valkey, redis: "Redis") -> AsyncIterator[RedisClient]:
-    """It holds two workers with room for one job each, and has done so for a while."""
+    """A Redis with two workers with room for one job each, which is old enough to grant leases."""
     fleet = RedisClient.connect(RedisSettings(url=valkey.url), timeout_s=1)
     term = await Leadership(fleet).lead("me", 60)
     assert term is not None
@@ -55,14 +55,14 @@ async def fleet(valkey: Valkey, redis: "Redis") -> AsyncIterator[RedisClient]:
 
 
 def checks(redis: RedisClient, probe: Probe) -> JobProbe:
-    """Return the checks of a sidecar; `run` takes a fake probe."""
+    """Return a JobProbe with a fake Probe; `run` is what the worker does."""
     asked: Any = probe
     return JobProbe("me", Rules(), redis, asked)
 
 
 @pytest.mark.parametrize("reason", [None, "Failed, and printed '' instead of '1\\n'"])
 async def test_check_holds_a_slot_while_it_runs(fleet: RedisClient, redis: "Redis", reason: str | None) -> None:
-    """No longer than its job may take and a while; what came of it says nothing to the breaker."""
+    """Its lease expires when the job and the grace time are over. Its result does not reach the breaker."""
     probe = Probe()
     job_probe = checks(fleet, probe)
 
@@ -80,7 +80,7 @@ async def test_check_holds_a_slot_while_it_runs(fleet: RedisClient, redis: "Redi
 
 
 async def test_checks_of_two_workers_have_leases_of_their_own(fleet: RedisClient, redis: "Redis") -> None:
-    """Each ends its own alone."""
+    """Each check ends only its own lease."""
     probe, both, ends = Probe(), asyncio.Barrier(3), asyncio.Event()
     job_probe = checks(fleet, probe)
 
@@ -100,7 +100,7 @@ async def test_checks_of_two_workers_have_leases_of_their_own(fleet: RedisClient
 
 
 async def test_job_that_timed_out_still_runs(fleet: RedisClient, redis: "Redis") -> None:
-    """Its slot stays taken."""
+    """Its lease stays."""
     probe = Probe()
 
     async def job() -> str | None:
@@ -113,7 +113,7 @@ async def test_job_that_timed_out_still_runs(fleet: RedisClient, redis: "Redis")
 
 
 async def test_redis_that_is_away_gives_no_room_and_takes_no_result(fleet: RedisClient, valkey: Valkey) -> None:
-    """A check that has begun is worth what the worker said."""
+    """A check that has begun still returns the worker's result."""
     probe = Probe()
     job_probe = checks(fleet, probe)
 
