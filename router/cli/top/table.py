@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from router.api.schemas import Report, WorkerStatus
-from router.cli.fleet.tables import health_text, healthy, load, note, trouble
+from router.cli.fleet.tables import health_text, healthy, note, rank, running_jobs
 from router.fleet.stats import Usage
 from router.telemetry.rates import Rates, WorkerRates
 
@@ -67,7 +67,7 @@ def _facts(moment: Moment, source: str) -> Table:
     if report.status != "healthy":
         facts.add_row("routing", Text("jobs find no worker", "bold red"))
     facts.add_row("workers", Text(healthy(report)))
-    facts.add_row("running", Text(f"{load(report.workers)}, {moment.usage.waiting} waiting"))
+    facts.add_row("running", Text(f"{running_jobs(report.workers)}, {moment.usage.waiting} waiting"))
     if rates is None:
         facts.add_row("jobs", Text("counting", "dim"))
     else:
@@ -95,7 +95,7 @@ def _rows(moment: Moment) -> list[_Row]:
 
 # The orders that the user may choose; each maps a row to its sort key.
 SORTS: Mapping[str, Callable[[_Row], tuple[float | str, ...]]] = {
-    "trouble": lambda row: (trouble(row.worker.health), -row.rates.failures),
+    "trouble": lambda row: (rank(row.worker.health), -row.rates.failures),
     "jobs": lambda row: (-row.rates.jobs,),
     "failures": lambda row: (-row.rates.failures,),
     "running": lambda row: (-row.fullness, -row.running),

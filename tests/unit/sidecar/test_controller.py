@@ -510,9 +510,7 @@ def test_new_leader_takes_over_what_the_last_one_wrote() -> None:
     ("error", "finishes", "least_s", "most_s"),
     [(None, False, 27, 33), ("refused", False, 1.8, 2.2), ("timed out", True, 1.8, 2.2)],
 )
-def test_worker_in_doubt_is_checked_again_soon(
-    error: str | None, finishes: bool, least_s: float, most_s: float
-) -> None:
+def test_worker_in_doubt_is_checked_soon(error: str | None, finishes: bool, least_s: float, most_s: float) -> None:
     """After a failed check, outvoted or not, every 2 s; otherwise once in an interval, give or take a tenth."""
 
     async def main() -> None:
