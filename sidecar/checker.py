@@ -35,8 +35,8 @@ class Checker:
         try:
             seen = await self._check(health, settings)
         except Exception as error:  # noqa: BLE001  (a fault with one worker must not end the checks of others)
-            told = f"cannot be checked: {type(error).__name__}: {error}"
-            seen = Observation(datetime.now(UTC), (self._clock() - began_at) * 1000, told)
+            message = f"cannot be checked: {type(error).__name__}: {error}"
+            seen = Observation(datetime.now(UTC), (self._clock() - began_at) * 1000, message)
         return seen if seen.error is None else replace(seen, error=_in_one_line(seen.error))
 
     async def _check(self, health: Health, settings: HealthCheckSettings) -> Observation:
@@ -84,11 +84,11 @@ class Checker:
         return replace(seen, error=f"{error}, but it finished a job {ago_s:.1f} s ago", is_outvoted=True)
 
 
-def _in_one_line(told: str) -> str:
+def _in_one_line(message: str) -> str:
     r"""Return the text shortened, in one line and printable.
 
     >>> _in_one_line("returned 500:\n \x1b[1m\udcff")
     'returned 500: ?[1m?'
     """
-    words = " ".join(told[:_SHOWN_CHARACTERS].split())
+    words = " ".join(message[:_SHOWN_CHARACTERS].split())
     return "".join(character if character.isprintable() else "?" for character in words)

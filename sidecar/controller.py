@@ -63,7 +63,7 @@ class Controller:
         self._job_probe = job_probe
         self._known: dict[str, WorkerRecord] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
-        # The URLs whose records Redis does not hold yet, and those that it holds too long.
+        # URLs whose records must still be written to Redis, and those that must still be removed from it.
         self._unwritten: set[str] = set()
         self._gone: set[str] = set()
         self._has_change = False

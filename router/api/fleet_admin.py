@@ -69,7 +69,7 @@ class Admin:
         shown = await self._shown(url)
         urls = sorted(shown.keys() | await self._intents.registered()) if url is None else [url]
         standing = await self._intents.standing(urls)
-        return [worker for each in urls if (worker := _worker(each, shown.get(each), standing[each]))]
+        return [worker for each in urls if (worker := _admin_worker(each, shown.get(each), standing[each]))]
 
     async def one(self, url: str) -> AdminWorker:
         """Return the worker at `url`. Raises UnknownWorker."""
@@ -119,7 +119,7 @@ class Admin:
         }
 
 
-def _worker(url: str, shown: _Shown | None, standing: Standing) -> AdminWorker | None:
+def _admin_worker(url: str, shown: _Shown | None, standing: Standing) -> AdminWorker | None:
     registration = standing.registration
     if shown is None:
         if registration is None:

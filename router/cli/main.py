@@ -104,7 +104,7 @@ def worker(
         create_local_worker([host] if is_loopback(host) else ()),
         host=host,
         port=port,
-        workers=1,  # whatever WEB_CONCURRENCY says
+        workers=1,  # regardless of WEB_CONCURRENCY
         log_config=None,
         log_level="warning",
         access_log=False,

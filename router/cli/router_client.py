@@ -115,8 +115,8 @@ class RouterClient:
             answer = connection.getresponse()
             status, text = answer.status, answer.read()
         except (OSError, UnicodeError) as error:  # UnicodeError: DNS can have no such name
-            told = f"the router at {self.address} cannot be reached: {reason(error)}"
-            raise Failed(told, Exit.UNREACHABLE, was_sent=was_sent) from error
+            message = f"the router at {self.address} cannot be reached: {reason(error)}"
+            raise Failed(message, Exit.UNREACHABLE, was_sent=was_sent) from error
         except HTTPException as error:
             raise Failed(f"no router answers at {self.address}: {error}", Exit.UNREACHABLE) from error
         finally:
@@ -127,8 +127,8 @@ class RouterClient:
 
     def _refusal(self, status: int, text: bytes) -> Failed:
         if status == HTTPStatus.UNAUTHORIZED:
-            told = "takes another admin token than" if self._token else "wants its admin token, in"
-            return Failed(f"{self.address} {told} {TOKEN_VARIABLE} or {TOKEN_FILE_VARIABLE}", Exit.NO_TOKEN)
+            message = "takes another admin token than" if self._token else "wants its admin token, in"
+            return Failed(f"{self.address} {message} {TOKEN_VARIABLE} or {TOKEN_FILE_VARIABLE}", Exit.NO_TOKEN)
         try:
             detail = json.loads(text)["detail"]
             if isinstance(detail, list):  # FastAPI's, of a request that is not valid

@@ -82,8 +82,8 @@ def masked(text: str) -> str:
 
 
 def _no_worker_url(reason: str = "") -> PydanticCustomError:
-    told = "expected a URL such as http://server1:8080"
-    return PydanticCustomError("worker_url", f"{told}: {{reason}}" if reason else told, {"reason": reason})
+    message = "expected a URL such as http://server1:8080"
+    return PydanticCustomError("worker_url", f"{message}: {{reason}}" if reason else message, {"reason": reason})
 
 
 def _host(text: str) -> str:

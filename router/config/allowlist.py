@@ -46,7 +46,7 @@ class Allowed:
         [True, True, False, False, False]
         """
         name = host.lower().removesuffix(".")
-        address = _address(name)
+        address = _ip_address(name)
         if address is not None:
             return any(address in network for network in self._networks)
         if ends_in_number(name):
@@ -60,7 +60,7 @@ def _as_regex(pattern: str) -> str:
     return first + within_label
 
 
-def _address(name: str) -> IPv4Address | IPv6Address | None:
+def _ip_address(name: str) -> IPv4Address | IPv6Address | None:
     try:
         address = ip_address(name)
     except ValueError:

@@ -175,7 +175,9 @@ def or_exit(start: Callable[[], _Value], status: int = 2) -> _Value:
 
 
 def _problem(detail: ErrorDetails) -> str:
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{_shown(part)}" for part in detail["loc"]).lstrip(".")
+    key = "".join(
+        f"[{part}]" if isinstance(part, int) else f".{_printable_key(part)}" for part in detail["loc"]
+    ).lstrip(".")
     if detail["type"] == "extra_forbidden":
         return f"{key}: unknown key; expected one of {', '.join(_known_keys(detail['loc'][:-1]))}"
     message = detail["msg"].replace("Input should be", "expected", 1)
@@ -193,7 +195,7 @@ def _given(value: object, key: str) -> str:
         return ""
 
 
-def _shown(key: str) -> str:
+def _printable_key(key: str) -> str:
     shown = masked(key)[:_SHOWN_CHARACTERS]
     return shown if shown.isprintable() else repr(shown)
 

@@ -126,7 +126,7 @@ def _ca_file(path: str) -> str:
 
 
 class TlsSettings(_Settings):
-    """How an https:// worker proves who it is: by the system's CAs, by those in the file `ca`, or not at all."""
+    """How the certificate of an https:// worker is checked: by the system's CAs, by the file `ca`, or not at all."""
 
     ca: Annotated[FilePath, AfterValidator(_ca_file)] | None = None
     """a file of PEM certificates: the CA that signed the certificates of `https://` workers; none: the system's CAs.
@@ -287,7 +287,7 @@ ErrorStatus = Annotated[int, Field(ge=400, le=599)]
 
 
 class ErrorStatusSettings(_Settings):
-    """Which status the router's own errors have, because clients differ in what they try again."""
+    """Which status the router's own errors have, because clients retry different ones."""
 
     no_workers: ErrorStatus = 503
     """the status if no worker is healthy, or none can be reached"""

@@ -31,7 +31,7 @@ def parse_yaml(text: str) -> Any:
     try:
         return loader.get_single_data()
     except yaml.YAMLError as error:
-        raise NotYaml(_problem(error)) from error
+        raise NotYaml(_yaml_problem(error)) from error
     finally:
         loader.dispose()
 
@@ -43,7 +43,7 @@ class _Loader(yaml.SafeLoader):
         try:
             super().__init__(text)
         except yaml.YAMLError as error:  # the text has a character that YAML does not allow
-            raise NotYaml(_problem(error)) from error
+            raise NotYaml(_yaml_problem(error)) from error
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         self.depth += 1
@@ -88,7 +88,7 @@ _Loader.add_implicit_resolver(_INT, re.compile(rf"(?:{_WHOLE})$"), list("-+01234
 _Loader.add_implicit_resolver(_FLOAT, re.compile(rf"(?:{_FRACTION}|{_NOT_FINITE})$"), list("-+0123456789."))
 
 
-def _problem(error: yaml.YAMLError) -> str:
+def _yaml_problem(error: yaml.YAMLError) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"

@@ -65,7 +65,7 @@ class WorkerAuth:
         auth = cls()
         for path in auth._name(settings):
             auth._files[path].has_changed()
-            auth._headers[path] = _read(Path(path))
+            auth._headers[path] = _read_header(Path(path))
         return auth
 
     def reread(self, settings: Settings) -> None:
@@ -74,7 +74,7 @@ class WorkerAuth:
             if not self._files[path].has_changed():
                 continue
             try:
-                self._headers[path] = _read(Path(path))
+                self._headers[path] = _read_header(Path(path))
             except ConfigError as error:
                 log.error("Header for workers not taken over, the last good one stays in force: %s", error)  # noqa: TRY400
             else:
@@ -94,7 +94,7 @@ class WorkerAuth:
         return paths
 
 
-def _read(path: Path) -> Header:
+def _read_header(path: Path) -> Header:
     """Return the header in the file. Raises ConfigError, whose message does not repeat the content."""
     try:
         text = read_text(path, "worker_auth").strip()

@@ -51,13 +51,13 @@ class Feed:
         self.watchers += 1
         if self._reading is None:
             self._reading = asyncio.create_task(self._keep_reading())
-        told = 0
+        sent = 0
         try:
             while True:
-                if told == self._number:
+                if sent == self._number:
                     await self._has_event.wait()
-                is_next = told > 0 and told == self._number - 1
-                told = self._number
+                is_next = sent > 0 and sent == self._number - 1
+                sent = self._number
                 yield self._tick if is_next and self._tick else self._all()
         finally:
             self.watchers -= 1
@@ -83,8 +83,8 @@ class Feed:
         self._number, tick = self._view_model.number, self._view_model.tick
         self._tick = _event(b"tick", tick) if tick else b""
         self._whole = b""
-        told, self._has_event = self._has_event, asyncio.Event()
-        told.set()
+        event, self._has_event = self._has_event, asyncio.Event()
+        event.set()
 
     def _all(self) -> bytes:
         if not self._whole:

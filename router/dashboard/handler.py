@@ -53,7 +53,7 @@ class DashboardHandler:
         self._feed = feed
         self._gate = gate
         self._rest = rest
-        self._pages = {_address(name): _page(name, body) for name, body in _files()}
+        self._pages = {_path_of(name): _page(name, body) for name, body in _page_files()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -94,13 +94,13 @@ class DashboardHandler:
         """Say whether this request could change the fleet. The status is always 200, because it changes nothing."""
         refusal = self._gate.refusal(scope["headers"], peer_in(scope))
         status, detail = refusal or (HTTPStatus.OK, "")
-        told = {
+        answer = {
             "may_steer": refusal is None,
             "takes_token": self._gate.takes_token,
             "is_wrong": status == HTTPStatus.UNAUTHORIZED and bearer(scope["headers"]) is not None,
             "detail": detail,
         }
-        return _made(json.dumps(told).encode(), b"application/json", [(b"cache-control", b"no-store")])
+        return _made(json.dumps(answer).encode(), b"application/json", [(b"cache-control", b"no-store")])
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until the client disconnects or this process stops."""
@@ -131,7 +131,7 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def _files() -> Iterator[tuple[str, bytes]]:
+def _page_files() -> Iterator[tuple[str, bytes]]:
     """Yield each file of the page: its path below the page's folder, and its content."""
 
     def walk(folder: Traversable, below: str) -> Iterator[tuple[str, bytes]]:
@@ -144,7 +144,7 @@ def _files() -> Iterator[tuple[str, bytes]]:
     yield from walk(files("router.dashboard").joinpath("page"), "")
 
 
-def _address(name: str) -> str:
+def _path_of(name: str) -> str:
     return PATH if name == "index.html" else f"{PATH}/{name}"
 
 

@@ -31,7 +31,7 @@ _RENEWALS = 3
 
 
 class Lifecycle:
-    """What an agent tells its registrars, and they tell it.
+    """The events that an agent and its registrars share.
 
     `leaving`: drain the worker and remove it; `hurry`: do not wait for its jobs; `joined`: a router has taken it.
     """

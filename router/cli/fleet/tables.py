@@ -105,7 +105,7 @@ def note(worker: WorkerStatus) -> str:
     is_not_healthy = worker.health in (Health.UNHEALTHY, Health.UNKNOWN)
     notes = [worker.last_error] if is_not_healthy and worker.last_error else []
     if worker.ejected_until is not None:
-        notes.append(_ejection(worker.ejected_until, worker.ejected_because))
+        notes.append(_ejection_note(worker.ejected_until, worker.ejected_because))
     if isinstance(worker, AdminWorker):
         if worker.draining and worker.health is not Health.DRAINING:
             notes.append("draining")
@@ -114,7 +114,7 @@ def note(worker: WorkerStatus) -> str:
     return "; ".join(notes)
 
 
-def _ejection(until: datetime, because: str) -> str:
+def _ejection_note(until: datetime, because: str) -> str:
     left_s = (until - datetime.now(UTC)).total_seconds()
     lasts = f"for {length(left_s)}, until {until.astimezone():%H:%M:%S}" if left_s > 0 else "until its trial job ends"
     return f"ejected {lasts}: {because}"

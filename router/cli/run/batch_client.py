@@ -89,11 +89,11 @@ class BatchClient:
         send = session.post(self._url, data=self._body(), headers=self._headers, allow_redirects=False)
         async with send as response:
             if response.status != HTTPStatus.OK:
-                told = f"answered {response.status}: {await _detail(response)}"
+                message = f"answered {response.status}: {await _detail(response)}"
                 if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                    raise _CutOff(told)
+                    raise _CutOff(message)
                 hint = "; SFR_API_KEY in the environment holds it" if response.status == HTTPStatus.UNAUTHORIZED else ""
-                raise self._failed(f"takes no batches: it {told}{hint}")
+                raise self._failed(f"takes no batches: it {message}{hint}")
             self._is_reached = True
             lines = Lines(max_bytes=inf)
             async for part in response.content.iter_any():

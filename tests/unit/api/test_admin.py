@@ -11,7 +11,7 @@ from fakeredis import FakeAsyncRedis
 from fastapi import FastAPI
 
 from router.api.admin import create_admin
-from router.api.fleet_admin import _worker
+from router.api.fleet_admin import _admin_worker
 from router.auth.access import PEER, AdminGate
 from router.config.settings import AdminSettings
 from router.fleet.intents import Intents, Override, Standing
@@ -228,7 +228,7 @@ def test_drain_is_shown_as_it_is_now(
     """The drain comes from Redis even if this process has not loaded it; all else is what it last read."""
     ejection = Ejection(1_800_000_000.0) if ejected else None
     record = WorkerRecord(Worker(CONFIGURED), health)
-    told = _worker(CONFIGURED, (record, seen, ejection), Standing(None, Override(), is_draining, 3))
+    told = _admin_worker(CONFIGURED, (record, seen, ejection), Standing(None, Override(), is_draining, 3))
     assert told is not None
     assert (told.health, told.draining, told.running) == (shown, is_draining, 3)
 
