@@ -1,4 +1,4 @@
-"""`sfr run`: the command's options, its course from the jobs to the summary, and its exit status."""
+"""`sfr run`: the command's options, its steps from the jobs to the summary, and its exit status."""
 
 # ruff: noqa: PLC0415  (see cli/options.py)
 import os
