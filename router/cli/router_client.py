@@ -141,4 +141,6 @@ class RouterClient:
         try:
             return TypeAdapter(kind).validate_json(text)
         except ValidationError as error:
-            raise Failed(f"no router answers at {self.address}: its answer is another one", Exit.UNREACHABLE) from error
+            raise Failed(
+                f"no router answers at {self.address}: its answer is not a router's", Exit.UNREACHABLE
+            ) from error

@@ -105,5 +105,5 @@ def _read_header(path: Path) -> Header:
     if not colon or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value) or len(text) > _LONGEST:
         raise ConfigError(f"worker_auth: {path}: expected one line such as `Authorization: Bearer KEY`")
     if name.lower() in _NOT_OURS:
-        raise ConfigError(f"worker_auth: {path}: {name} is no header to be known by")
+        raise ConfigError(f"worker_auth: {path}: {name} is a header that the router sets itself")
     return Header(name.lower(), value)

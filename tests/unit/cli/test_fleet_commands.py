@@ -147,8 +147,8 @@ def test_failure_is_told_in_one_line(command: list[str], status: int, told: str)
 @pytest.mark.parametrize(
     ("answer", "status", "told"),
     [
-        ((200, b"<html>"), 3, "no router answers at {url}: its answer is another one\n"),
-        ((200, {"hello": "world"}), 3, "no router answers at {url}: its answer is another one\n"),
+        ((200, b"<html>"), 3, "no router answers at {url}: its answer is not a router's\n"),
+        ((200, {"hello": "world"}), 3, "no router answers at {url}: its answer is not a router's\n"),
         ((404, b"Not Found"), 3, "no router answers at {url}: status 404\n"),
         ((302, b""), 3, "no router answers at {url}: status 302\n"),
         ((503, {"detail": "Redis is unavailable: away"}), 3, "Redis is unavailable: away\n"),
