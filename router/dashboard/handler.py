@@ -107,17 +107,17 @@ class DashboardHandler:
         stopping = asyncio.Event()
         scope.setdefault("state", {})[STOPPING] = stopping
         await send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": list(_EVENTS)})
-        sending, left, stopped = (
+        sending, gone, stopped = (
             asyncio.create_task(part) for part in (self._send_events(send), leaving(receive), stopping.wait())
         )
         try:
-            await asyncio.wait((sending, left, stopped), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((sending, gone, stopped), return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
                 sending.result()  # it ends only by a defect, which must be raised
         finally:
-            for task in (sending, left, stopped):
+            for task in (sending, gone, stopped):
                 task.cancel()
-            await asyncio.gather(sending, left, stopped, return_exceptions=True)
+            await asyncio.gather(sending, gone, stopped, return_exceptions=True)
         await send({"type": "http.response.body", "body": b""})
 
     async def _send_events(self, send: Send) -> None:

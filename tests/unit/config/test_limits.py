@@ -1,4 +1,4 @@
-"""A job's limits are read from its body as its worker reads them: with Python's parser and pydantic."""
+"""A job's limits are read from its body as its worker reads them: by Python's parser and pydantic."""
 
 import json
 from math import isnan
@@ -17,14 +17,14 @@ RUN = "/run_code"
 
 
 class RunCode(BaseModel):
-    """SandboxFusion's own model of the limits."""
+    """What SandboxFusion says of its limits."""
 
     compile_timeout: float = 10
     run_timeout: float = 10
 
 
 def as_worker(body: bytes) -> float | None:
-    """Return how long a worker would run this job; None if it rejects it. A limit below 0 means no limit."""
+    """Return how long a worker would run this, a limit below 0 being none at all; None where it refuses it."""
     try:
         told = RunCode.model_validate(json.loads(body))
     except (ValueError, RecursionError):
@@ -35,7 +35,7 @@ def as_worker(body: bytes) -> float | None:
 
 
 def longest_s(body: bytes, path: str = RUN) -> float | None:
-    """Return the limit that is read, and check that it is the same in a body too large to be parsed."""
+    """Return what is read, and see that it is the same in a body that is too large to be parsed."""
     reader = SANDBOX_FUSION[path].reader
     found = reader.longest_s(body)
     try:
@@ -74,7 +74,7 @@ members = st.lists(
 
 
 def written(told: list[tuple[str, object]], *, is_escaped: bool, indent: str) -> bytes:
-    """Return an object with these members; a name may come several times."""
+    """Return an object of these members, one name perhaps several times."""
     parts = []
     for name, value in told:
         key = json.dumps(name)
@@ -89,7 +89,7 @@ def written(told: list[tuple[str, object]], *, is_escaped: bool, indent: str) ->
 def test_limits_are_those_that_the_worker_reads(
     told: list[tuple[str, object]], is_escaped: bool, indent: str, mark: bytes
 ) -> None:
-    """For numbers, words, strings, repeated and escaped names, NaN, and half surrogate pairs elsewhere."""
+    """Numbers, words, strings, names that come twice or with escapes, NaN and half surrogate pairs elsewhere."""
     assume(all(value is not None for name, value in told))  # which SandboxFusion's forks take for nothing said
     body = mark + written(told, is_escaped=is_escaped, indent=indent)
     assert longest_s(body) == as_worker(body)
@@ -127,7 +127,7 @@ def test_limits_are_those_that_the_worker_reads(
     ],
 )
 def test_longest_run_is_read_from_the_body(path: str, body: bytes, seconds: float | None) -> None:
-    """With the worker's own limits and defaults. A body that the worker rejects has no limit."""
+    """By the worker's own limits and defaults; a body that the worker refuses has none."""
     assert SANDBOX_FUSION[path].reader.longest_s(body) == seconds
 
 
@@ -135,7 +135,7 @@ def test_longest_run_is_read_from_the_body(path: str, body: bytes, seconds: floa
 def test_large_json_is_walked_as_a_parser_reads_it(
     told: list[object], other: object, piece: int, indent: int | None
 ) -> None:
-    """Wherever a piece ends, items are found, and members only at their own level."""
+    """Wherever a piece ends: items are found, and members at their own level only."""
     before, large_json.PIECE_BYTES = large_json.PIECE_BYTES, piece
     try:
         text = json.dumps(told, indent=indent).encode()
@@ -169,7 +169,7 @@ NASTY = {
 
 @pytest.mark.parametrize("body", NASTY.values(), ids=NASTY)
 def test_large_body_is_read_in_pieces(body: bytes) -> None:
-    """There is a pause after each piece, and a limit at the end of the body is found."""
+    """As many pauses as it has pieces, whatever is in it; and its limit is found at its end."""
     reader = SANDBOX_FUSION[RUN].reader
     pauses = 0
     steps = reader.excerpt(body)
@@ -185,7 +185,7 @@ def test_large_body_is_read_in_pieces(body: bytes) -> None:
 
 
 def test_further_endpoints_are_those_of_the_configuration() -> None:
-    """With their own time limits, and the field of the body that holds the job's limit, at any depth."""
+    """With bounds of their own, and the field of their bodies that holds their limit, however deep it stands."""
     text = """
     endpoints:
       /submit: {timeout: 45}
@@ -229,7 +229,7 @@ def test_further_endpoints_are_those_of_the_configuration() -> None:
     ],
 )
 def test_endpoint_that_cannot_be_is_told(said: str, told: str) -> None:
-    """The message has its path and what was expected."""
+    """With its path and what was expected."""
     with pytest.raises(ConfigError, match=r"endpoints") as error:
         parse(f"endpoints: {said}", "c")
     assert told in str(error.value)
