@@ -1,8 +1,8 @@
 """An HTTP router that spreads code-execution jobs over many SandboxFusion workers.
 
-`router:app` is what gunicorn and uvicorn serve. It is built at its first use, so that programs which want only
-`router.config.load` or `router.fleet` (the sidecar, the CLI) import no web framework. Only this module imports
-`router.app`: whoever else did so first would put that module in the application's place.
+`router:app` is the application that gunicorn and uvicorn serve. It is built at its first use, so that the sidecar and
+the CLI, which need only some rooms, import no web framework. No other module may import `router.app`: the name
+`router.app` would then be that module instead of the application.
 """
 
 from typing import TYPE_CHECKING
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from router.http.asgi import Application
 
 
-# With any other status, `uvicorn --workers N` would start a worker that cannot start again and again.
+# With any other status, `uvicorn --workers N` would restart a worker that cannot start again and again.
 _UVICORN_STARTUP_FAILURE = 3
 
 
 def __getattr__(name: str) -> "Application":
-    """Build `app` from the configuration; a bad one, and no last good one, ends the process."""
+    """Build `app` from the configuration. A bad one ends the process, unless an earlier good one is in force."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from multiprocessing import parent_process  # noqa: PLC0415  (lazy imports are this function's purpose)
+    from multiprocessing import parent_process  # noqa: PLC0415  (this function exists to import lazily)
 
     from router import logs  # noqa: PLC0415
     from router.app import create_app  # noqa: PLC0415

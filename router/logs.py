@@ -1,7 +1,7 @@
-"""How every program of this project writes its log: to stdout, one line an event, as text or as JSON.
+"""The log of every program of this project: on stdout, one line an event, as text or as JSON.
 
-Shared by the router, the sidecar, gunicorn and uvicorn, so that one stream reads alike whoever wrote the line. A time
-says which zone it is of: the programs' hosts may have different ones.
+The router, the sidecar, gunicorn and uvicorn share it, so that all lines look alike. Times carry their zone, because
+the hosts may be in different ones.
 """
 
 import logging.config
@@ -12,14 +12,14 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-# What lasts is said once in so long.
+# A state that lasts is logged once in this time.
 SELDOM_S = 60.0
 _MAX_SUBJECTS = 10_000
 LOG_FORMAT_VARIABLE = "LOG_FORMAT"
 
 
 class TextLine(logging.Formatter):
-    """A line of text that begins with the local time, as ISO 8601 with its offset from UTC."""
+    """Formats a record as a line of text. It begins with the local time in ISO 8601, with its offset from UTC."""
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802  (logging's)
         """Return the time of `record`."""
@@ -36,7 +36,7 @@ _JSON = {
 
 
 def local_time(unix_s: float) -> str:
-    """Return a moment in this host's zone, as ISO 8601 with its offset: `2026-11-28T18:05:02.125+01:00`."""
+    """Return a moment in this host's zone, in ISO 8601 with its offset: `2026-11-28T18:05:02.125+01:00`."""
     return datetime.fromtimestamp(unix_s).astimezone().isoformat(timespec="milliseconds")
 
 
@@ -49,21 +49,22 @@ def log_config() -> dict[str, Any]:
         "handlers": {"stdout": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stdout"}},
         "root": {"level": "INFO", "handlers": ["stdout"]},
         "loggers": {
-            # uvicorn's log goes to this logger's own handlers, under gunicorn.
+            # Under gunicorn, uvicorn logs to this logger's own handlers.
             "gunicorn.error": {"level": "INFO", "handlers": ["stdout"], "propagate": False},
-            # A line for each request would cost more than routing it; x-router-worker and the metrics tell the rest.
+            # No access log: a line would cost more than routing the request. The header x-router-worker and the metrics
+            # give the same facts.
             "gunicorn.access": {"level": "CRITICAL", "handlers": [], "propagate": False},
         },
     }
 
 
 def set_up() -> None:
-    """Send this process' log to stdout, as `log_config` says."""
+    """Send this process' log to stdout, in the form of `log_config`."""
     logging.config.dictConfig(log_config())
 
 
 def expect_cut_answers() -> None:
-    """Keep uvicorn from calling an unfinished answer a defect: which worker broke it off has been logged by then."""
+    """Keep uvicorn from logging an unfinished answer as a defect: we have logged which worker broke it off."""
     logging.getLogger("uvicorn.error").addFilter(_is_no_cut_answer)
 
 
@@ -72,7 +73,7 @@ def _is_no_cut_answer(record: logging.LogRecord) -> bool:
 
 
 class Seldom:
-    """Which lines are due that else each job would write: one for each subject, and again after SELDOM_S seconds."""
+    """Limits lines that each job would write: one for each subject in SELDOM_S seconds."""
 
     def __init__(self) -> None:
         self._said_at: dict[str, float] = {}

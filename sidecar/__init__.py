@@ -1,4 +1,4 @@
-"""The health checker: which workers there are, and how well each is.
+"""The sidecar: it decides which workers are in the fleet and which of them are healthy.
 
-Of the router it may import config, fleet and what tests/project/test_imports.py names.
+Of the router it may import config, fleet and the modules that tests/project/test_laws.py names.
 """

@@ -1,4 +1,4 @@
-"""`python -m sidecar`: run until SIGTERM or Ctrl-C. Several may run; one leads."""
+"""`python -m sidecar`: runs the sidecar until SIGTERM or Ctrl-C. Several may run; one of them leads."""
 
 import asyncio
 import os
@@ -20,23 +20,22 @@ from sidecar.discovery import Discovery
 from sidecar.job_probe import JobProbe
 from sidecar.probe import Probe
 
-# Nobody waits for the sidecar's calls; but a lead that cannot be renewed in time is lost.
+# No job waits for the sidecar's calls. But if a call that renews the lead takes too long, the lead is lost.
 REDIS_TIMEOUT_S = 1.0
 
 
 async def run() -> None:
-    """Compose the sidecar and run it until it is told to stop; then hand the lead over."""
+    """Build the sidecar and run it until a signal stops it; the lead is handed over at the end."""
     settings = load_or_exit()
     auth = or_exit(lambda: WorkerAuth.load(settings))
     redis = RedisClient.connect(settings.redis, REDIS_TIMEOUT_S)
-    # Unique for each process, also where containers share a host name and a process id.
+    # Unique for each process, even if containers share a host name and process ids.
     name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     async with Probe(settings.tls, auth) as probe:
-        deep = JobProbe(f"sidecar-{name}", configured_rules(settings), redis, probe)
-        sidecar = Controller(
-            name, Discovery(config_path(), settings, redis), Leadership(redis), Records(redis), probe, deep
-        )
-        running = asyncio.create_task(sidecar.run())
+        job_probe = JobProbe(f"sidecar-{name}", configured_rules(settings), redis, probe)
+        discovery = Discovery(config_path(), settings, redis)
+        controller = Controller(name, discovery, Leadership(redis), Records(redis), probe, job_probe)
+        running = asyncio.create_task(controller.run())
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, running.cancel)
         with suppress(asyncio.CancelledError):
@@ -45,7 +44,7 @@ async def run() -> None:
 
 
 def main() -> None:
-    """Set up the log and run."""
+    """Set up the log and run the sidecar."""
     logs.set_up()
     raise_limit()
     asyncio.run(run())

@@ -1,4 +1,4 @@
-"""One worker's health checks, one after another: the ping, now and then a job, and what finished jobs say for it."""
+"""Checks one worker: by a ping, sometimes by a job, and after a failure by the jobs that it has just finished."""
 
 import asyncio
 from dataclasses import replace
@@ -8,69 +8,70 @@ from router.config.settings import HealthCheckSettings
 from router.fleet.model import Health, Observation
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisUnavailable
-from sidecar.job_probe import JobProbe, NoRoom
+from sidecar.job_probe import JobProbe, NoLease
 from sidecar.probe import Probe
 
-# What a worker answers, or a library says of it, may be long, and hold what neither a log nor Redis' JSON takes.
-_TOLD_AT_MOST = 500
+# A worker's answer or a library's error may be long, and may hold characters that a log or JSON cannot.
+_SHOWN_CHARACTERS = 500
 
 
 class Checker:
-    """The checks of one worker. It remembers when there was last a sign of life: a good ping or a finished job."""
+    """The checks of one worker. It remembers the last sign of life: a good ping or a finished job."""
 
-    def __init__(self, worker_url: str, records: Records, probe: Probe, deep: JobProbe) -> None:
+    def __init__(self, worker_url: str, records: Records, probe: Probe, job_probe: JobProbe) -> None:
         self._url = worker_url
         self._records = records
         self._probe = probe
-        self._deep = deep
+        self._job_probe = job_probe
         self._clock = asyncio.get_running_loop().time
-        # Before its first check nothing is known; jobs that end during that one count.
+        # Jobs that end after this moment, thus during the first check, count as signs of life.
         self._alive_at = self._clock()
-        self._until_deep = 0
+        self._until_job = 0
         self._has_failed_job = False
 
-    async def look(self, health: Health, settings: HealthCheckSettings) -> Observation:
-        """Check the worker, so far known as `health`, once. Never raises: what goes wrong is the observation."""
+    async def check(self, health: Health, settings: HealthCheckSettings) -> Observation:
+        """Check the worker once; `health` is its health so far. Never raises: an error is part of the observation."""
         began_at = self._clock()
         try:
-            seen = await self._look(health, settings)
-        except Exception as error:  # noqa: BLE001  (whatever it is, it speaks of this worker, and ends no other's checks)
-            told = f"cannot be checked: {type(error).__name__}: {error}"
-            seen = Observation(datetime.now(UTC), (self._clock() - began_at) * 1000, told)
+            seen = await self._check(health, settings)
+        except Exception as error:  # noqa: BLE001  (a fault with one worker must not end the checks of others)
+            message = f"cannot be checked: {type(error).__name__}: {error}"
+            seen = Observation(datetime.now(UTC), (self._clock() - began_at) * 1000, message)
         return seen if seen.error is None else replace(seen, error=_in_one_line(seen.error))
 
-    async def _look(self, health: Health, settings: HealthCheckSettings) -> Observation:
+    async def _check(self, health: Health, settings: HealthCheckSettings) -> Observation:
         seen = await self._probe.ping(self._url, settings)
         if seen.error is not None:
             return await self._unless_busy(seen, seen.error)
         self._alive_at = self._clock()
         if not settings.deep:
             return seen
-        # Who was found sick comes back by a job that it did, not by a ping.
+        # An unhealthy worker must run a job to become healthy again; a ping is not enough.
         must_work = self._has_failed_job or health is Health.UNHEALTHY
-        if self._until_deep > 0 and not must_work:
-            self._until_deep -= 1
+        if self._until_job > 0 and not must_work:
+            self._until_job -= 1
             return seen
-        return await self._look_deep(seen, settings, must_work=must_work)
+        return await self._check_by_job(seen, settings, must_work=must_work)
 
-    async def _look_deep(self, seen: Observation, settings: HealthCheckSettings, *, must_work: bool) -> Observation:
+    async def _check_by_job(self, seen: Observation, settings: HealthCheckSettings, *, must_work: bool) -> Observation:
         try:
-            reason = await self._deep.run(self._url, settings.timeout)
-        except NoRoom:  # it is asked again at its next check
+            reason = await self._job_probe.run(self._url, settings.timeout)
+        except NoLease:  # the next check tries again
             return replace(seen, is_outvoted=must_work)
         except TimeoutError:
             error = f"answers pings and timed out on a job after {settings.timeout:g} s"
             seen = await self._unless_busy(seen, error)
             self._has_failed_job = not seen.is_outvoted
             return seen
-        self._until_deep = settings.deep_every - 1
+        self._until_job = settings.deep_every - 1
         self._has_failed_job = reason is not None
         return seen if reason is None else replace(seen, error=f"answers pings, but failed a job: {reason}")
 
     async def _unless_busy(self, seen: Observation, error: str) -> Observation:
-        """Let a job that the worker finished since the last sign of life outvote `error`.
+        """Return `seen` with `error`, outvoted if the worker has finished a job since the last sign of life.
 
-        Each job speaks once, so that a worker that died at its work is out as soon as any other, one check later.
+        Each finished job outvotes one check only, so a worker that died while it ran jobs is taken out one check later
+        than any other, at most.
         """
         now = self._clock()
         try:
@@ -83,11 +84,11 @@ class Checker:
         return replace(seen, error=f"{error}, but it finished a job {ago_s:.1f} s ago", is_outvoted=True)
 
 
-def _in_one_line(told: str) -> str:
-    r"""Return it so that it can be logged, stored and shown.
+def _in_one_line(message: str) -> str:
+    r"""Return the text shortened, in one line and printable.
 
     >>> _in_one_line("returned 500:\n \x1b[1m\udcff")
     'returned 500: ?[1m?'
     """
-    words = " ".join(told[:_TOLD_AT_MOST].split())
+    words = " ".join(message[:_SHOWN_CHARACTERS].split())
     return "".join(character if character.isprintable() else "?" for character in words)

@@ -1,13 +1,12 @@
-"""The sidecar's life: stand by, lead, check, write; and stand by again when the lead is lost.
+"""Runs the sidecar: it stands by until it leads; then it checks all workers and writes their records to Redis.
 
-The leader watches each worker in a task of its own and writes what all of them saw, together, a moment later. What it
-knows it keeps when Redis goes away, and writes in full at the start of each term.
+The leader watches each worker in a task of its own. What the tasks see within a moment is written in one call. While
+Redis is away the leader keeps its records; at the start of each term it writes all of them.
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
@@ -22,21 +21,21 @@ from sidecar.checker import Checker
 from sidecar.discovery import Discovery
 from sidecar.job_probe import JobProbe
 from sidecar.probe import Probe
-from sidecar.rounds import for_ever
+from sidecar.rounds import forever
 from sidecar.thresholds import judge
 
 log = logging.getLogger(__name__)
 
-# Another sidecar leads at most LEAD_TTL_S + RENEW_S = 4 s after this one died.
+# If the leader dies, another sidecar leads at most LEAD_TTL_S + RENEW_S = 4 s later.
 RENEW_S = 1.0
 LEAD_TTL_S = 3 * RENEW_S
-# How often the sources of members are looked at, where nothing tells of a change.
+# How often the sources of workers are read if none of them reports a change.
 REREAD_S = 1.0
-# Results that come within this time are written together.
+# Observations that come within this time are written together.
 GATHER_S = 0.05
-# A worker whose last check failed, outvoted or not, is asked again this soon: it is out soon, and back soon.
+# After a failed check, outvoted or not, the next one comes this soon: so a worker is quickly out, and quickly back.
 RECHECK_S = 2.0
-# Checks of one worker drift by up to a tenth, so that those of many stay spread over the interval.
+# Intervals vary by up to a tenth, so that the checks of many workers stay spread over time.
 DRIFT = 0.1
 
 
@@ -48,35 +47,41 @@ class Controller:
     """One sidecar process. `run` ends only by cancellation."""
 
     def __init__(
-        self, name: str, membership: Discovery, leadership: Leadership, records: Records, probe: Probe, deep: JobProbe
+        self,
+        name: str,
+        discovery: Discovery,
+        leadership: Leadership,
+        records: Records,
+        probe: Probe,
+        job_probe: JobProbe,
     ) -> None:
         self._name = name
-        self._membership = membership
-        self._fleet = records
+        self._discovery = discovery
+        self._records = records
         self._leadership = leadership
         self._probe = probe
-        self._deep = deep
-        self._records: dict[str, WorkerRecord] = {}
+        self._job_probe = job_probe
+        self._known: dict[str, WorkerRecord] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
-        # What Redis does not hold yet.
+        # URLs whose records must still be written to Redis, and those that must still be removed from it.
         self._unwritten: set[str] = set()
         self._gone: set[str] = set()
-        self._is_change = False
-        self._strangers: frozenset[str] = frozenset()
-        self._news = asyncio.Event()
-        self._turn = asyncio.Lock()
+        self._has_change = False
+        self._unknown_drains: frozenset[str] = frozenset()
+        self._has_unwritten = asyncio.Event()
+        self._check_begins = asyncio.Lock()
 
     async def run(self) -> None:
-        """Lead whenever nobody else does, until cancelled."""
-        count = len(known_workers(self._membership.settings))
+        """Lead whenever no other sidecar does, until cancelled."""
+        count = len(known_workers(self._discovery.settings))
         log.info("Sidecar %s started with %d workers", self._name, count)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._membership.run())
-            tasks.create_task(for_ever(self._lead_in_turn, RENEW_S))
+            tasks.create_task(self._discovery.run())
+            tasks.create_task(forever(self._lead_in_turn, RENEW_S))
 
     async def _lead_in_turn(self) -> None:
-        """Lead until another sidecar does. A lead that is lost is asked for again at once: nobody else may want it."""
-        await self._membership.reread()
+        """Lead until another sidecar does. After the lead is lost, ask again at once, because no other may want it."""
+        await self._discovery.reread()
         while term := await self._ask_for_lead():
             log.info("Sidecar %s leads, token %d", self._name, term.token)
             try:
@@ -100,60 +105,60 @@ class Controller:
                 tasks.create_task(self._write(term))
                 tasks.create_task(self._renew(term))
                 while True:
-                    self._follow_members(tasks)
-                    await self._membership.news(within_s=REREAD_S)
+                    self._follow_discovery(tasks)
+                    await self._discovery.wait_for_change(within_s=REREAD_S)
                     await self._reread()
         finally:
             self._watches.clear()
 
     async def _reread(self) -> None:
-        await self._membership.reread()
-        self._probe.auth.reread(self._membership.settings)
+        await self._discovery.reread()
+        self._probe.auth.reread(self._discovery.settings)
 
     async def _adopt(self) -> None:
-        """Take over what the last leader wrote, and plan to write all of it."""
+        """Take over the last leader's records, and mark all of them to be written."""
         with suppress(RedisUnavailable):
-            for record in (await self._fleet.load()).records:
-                self._records[record.worker.url] = record
-        self._unwritten.update(self._records)
-        self._tell(is_change=True)
+            for record in (await self._records.load()).records:
+                self._known[record.worker.url] = record
+        self._unwritten.update(self._known)
+        self._write_soon(is_change=True)
 
     async def _renew(self, term: Term) -> None:
         while True:
             await asyncio.sleep(RENEW_S)
-            # While Redis is away nobody can lead, and the checks go on: what they see is written when it is back.
+            # While Redis is away no sidecar can lead. The checks go on, and are written when Redis is back.
             with suppress(RedisUnavailable):
                 if await self._leadership.lead(self._name, LEAD_TTL_S) != term:
                     raise _LeadLost
 
-    def _follow_members(self, tasks: asyncio.TaskGroup) -> None:
-        """Make records and watches match the wanted fleet: new ones begin, changed ones change, others end."""
-        wanted = self._membership.wanted([record.worker for record in self._records.values()])
-        self._tell_strangers(wanted.keys() | self._records.keys())
-        for url in self._records.keys() - wanted.keys():
+    def _follow_discovery(self, tasks: asyncio.TaskGroup) -> None:
+        """Make records and watches match the wanted fleet: add, change and remove workers."""
+        wanted = self._discovery.wanted([record.worker for record in self._known.values()])
+        self._warn_of_unknown_drains(wanted.keys() | self._known.keys())
+        for url in self._known.keys() - wanted.keys():
             self._forget(url)
         for url, worker in wanted.items():
             self._adapt(worker)
             if url not in self._watches:
                 self._watches[url] = tasks.create_task(self._watch(url))
 
-    def _tell_strangers(self, known: AbstractSet[str]) -> None:
-        """Say once of a drain that it is nobody's: it may be a slip."""
-        strangers = self._membership.draining - known
-        for url in sorted(strangers - self._strangers):
+    def _warn_of_unknown_drains(self, known: AbstractSet[str]) -> None:
+        """Warn once of each drained URL that is not in the fleet: it may be a typing error."""
+        unknown = self._discovery.draining - known
+        for url in sorted(unknown - self._unknown_drains):
             log.warning("%s is drained, but no such worker is in the fleet", url)
-        self._strangers = strangers
+        self._unknown_drains = unknown
 
     def _forget(self, url: str) -> None:
-        del self._records[url]
+        del self._known[url]
         if watch := self._watches.pop(url, None):
             watch.cancel()
         self._gone.add(url)
-        self._tell(is_change=True)
+        self._write_soon(is_change=True)
         log.info("Worker %s has left the fleet", url)
 
     def _adapt(self, worker: Worker) -> None:
-        record = self._records.get(worker.url)
+        record = self._known.get(worker.url)
         if record is None:
             record = WorkerRecord(worker)
             log.info("Worker %s has joined the fleet, named by: %s", worker.url, worker.source)
@@ -163,16 +168,16 @@ class Controller:
         self._note(replace(record, worker=worker), is_change=True)
 
     async def _watch(self, url: str) -> None:
-        """Check one worker at once, then at a place of its own in each interval, and sooner while it fails."""
-        checkup = Checker(url, self._fleet, self._probe, self._deep)
+        """Check one worker now, then in each interval at a time of its own, and sooner while it fails."""
+        checker = Checker(url, self._records, self._probe, self._job_probe)
         wait = random.random()
         while True:
-            # One check begins in each round of the event loop. 5,000 at once, of a new fleet or one that has gone away,
-            # take seconds of CPU: they would time out by no fault of the workers, and the lead with them.
-            async with self._turn:
+            # At most one check begins in each turn of the event loop. If thousands began at once, as in a new fleet,
+            # they would keep it busy for so long that checks of healthy workers timed out, and that the lead was lost.
+            async with self._check_begins:
                 await asyncio.sleep(0)
-            seen = await checkup.look(self._records[url].health, self._membership.settings.health_check)
-            before, settings = self._records[url], self._membership.settings
+            seen = await checker.check(self._known[url].health, self._discovery.settings.health_check)
+            before, settings = self._known[url], self._discovery.settings
             after = judge(before, seen, settings.health_check.rise, settings.health_check.fall)
             if after.health is not before.health:
                 _log_health(after)
@@ -183,35 +188,33 @@ class Controller:
             wait = random.uniform(1 - DRIFT, 1 + DRIFT)
 
     def _note(self, record: WorkerRecord, *, is_change: bool) -> None:
-        self._records[record.worker.url] = record
+        self._known[record.worker.url] = record
         self._unwritten.add(record.worker.url)
-        self._tell(is_change=is_change)
+        self._write_soon(is_change=is_change)
 
-    def _tell(self, *, is_change: bool) -> None:
-        self._is_change = self._is_change or is_change
-        self._news.set()
+    def _write_soon(self, *, is_change: bool) -> None:
+        self._has_change = self._has_change or is_change
+        self._has_unwritten.set()
 
     async def _write(self, term: Term) -> None:
-        """Write whatever is unwritten, gathered over a moment, as long as this term lasts."""
+        """Write unwritten records as they come, gathered over a moment, until this term ends."""
         while True:
-            await self._news.wait()
+            await self._has_unwritten.wait()
             await asyncio.sleep(GATHER_S)
-            self._news.clear()
-            urls, gone, is_change = self._unwritten, self._gone, self._is_change
-            self._unwritten, self._gone, self._is_change = set(), set(), False
+            self._has_unwritten.clear()
+            urls, gone, is_change = self._unwritten, self._gone, self._has_change
+            self._unwritten, self._gone, self._has_change = set(), set(), False
             try:
-                if not await self._fleet.record(term, datetime.now(UTC), self._present(urls), gone, changed=is_change):
+                present = [self._known[url] for url in urls if url in self._known]
+                if not await self._records.record(term, datetime.now(UTC), present, gone, changed=is_change):
                     raise _LeadLost
             except (RedisUnavailable, _LeadLost) as error:
                 self._unwritten |= urls
-                self._gone |= gone - self._records.keys()
-                self._tell(is_change=is_change)
+                self._gone |= gone - self._known.keys()
+                self._write_soon(is_change=is_change)
                 if isinstance(error, _LeadLost):
                     raise
                 await asyncio.sleep(RENEW_S)
-
-    def _present(self, urls: Iterable[str]) -> list[WorkerRecord]:
-        return [self._records[url] for url in urls if url in self._records]
 
 
 def _log_health(record: WorkerRecord) -> None:

@@ -1,6 +1,7 @@
-"""Who is wanted in the fleet: config.yaml's workers, those that registered, the workers_file's, a DNS name's.
+"""Decides which workers the fleet should have: those of config.yaml, registrations, workers_file and a DNS name.
 
-One worker may be named by several; the first of them in this order says its weight and cap, unless an operator has.
+Several of these may name one worker. Then the first in this order gives its weight and cap. An operator's overrides win
+over all of them.
 """
 
 import asyncio
@@ -15,21 +16,21 @@ from router.fleet.intents import Intent, Intents
 from router.fleet.model import Source, Worker
 from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.fleet.worker_list import configured_workers
-from sidecar.rounds import for_ever
+from sidecar.rounds import forever
 from sidecar.sources import ConfigFile, DnsName, Resolve, WorkersFile, addresses_of
 
 log = logging.getLogger(__name__)
 
-# As Kubernetes' own DNS: its answers are good for so long.
+# How long answers of Kubernetes' DNS are valid by default.
 DNS_EVERY_S = 5.0
-# Redis being away, its channel is asked for again.
+# While Redis is away, its channel is subscribed to again this often.
 LISTEN_AGAIN_S = 1.0
-# Wishes that come within this time are looked at together.
+# Changes of the intents within this time are read together.
 GATHER_S = 0.05
 
 
 class Discovery:
-    """Keeps up with all that names workers. `settings` are config.yaml's last good ones."""
+    """Follows all sources of workers. `settings` are the last good ones of config.yaml."""
 
     def __init__(self, path: Path, settings: Settings, redis: RedisClient, resolve: Resolve = addresses_of) -> None:
         self.settings = settings
@@ -42,35 +43,35 @@ class Discovery:
         self._file: WorkersFile | None = None
         self._dns: DnsName | None = None
         self._follow_settings(None)
-        self._news = asyncio.Event()
+        self._has_changed = asyncio.Event()
 
     async def run(self) -> Never:
-        """Listen to wishes and resolve the DNS name, until cancelled."""
+        """Listen for changes of the intents and resolve the DNS name, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(for_ever(self._listen, LISTEN_AGAIN_S))
-            await for_ever(self._look_up, DNS_EVERY_S)
+            tasks.create_task(forever(self._listen, LISTEN_AGAIN_S))
+            await forever(self._look_up, DNS_EVERY_S)
 
     @property
     def draining(self) -> frozenset[str]:
-        """The URLs that get no new job, also those of nobody in the fleet."""
+        """The URLs that get no new jobs, including those that are not in the fleet."""
         return self._intent.draining if self._intent else frozenset()
 
-    async def news(self, within_s: float) -> None:
-        """Return at a wish or another answer of the DNS, or after `within_s` seconds: time to `reread`."""
+    async def wait_for_change(self, within_s: float) -> None:
+        """Return when intents or the DNS answer have changed, or after `within_s` seconds. Then `reread` is due."""
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                await self._news.wait()
+                await self._has_changed.wait()
                 await asyncio.sleep(GATHER_S)
-        self._news.clear()
+        self._has_changed.clear()
 
     async def reread(self) -> None:
-        """Read again what has changed. What cannot be read stays as it was."""
+        """Read the sources that have changed. A source that cannot be read keeps its last answer."""
         before = self.settings
         if settings := self._config.reread():
             self.settings = settings
             self._follow_settings(before)
         if self._file:
-            await asyncio.to_thread(self._file.reread)  # 100,000 lines take a second
+            await asyncio.to_thread(self._file.reread)  # a long list takes a while to parse
         try:
             await self._reread_intent()
         except RedisUnavailable as error:
@@ -81,10 +82,10 @@ class Discovery:
             self._trouble = ""
 
     def wanted(self, held: Sequence[Worker]) -> dict[str, Worker]:
-        """Return the workers that the fleet is to have, by URL.
+        """Return the workers that the fleet should have, by URL.
 
-        Of those that it has, `held`, none leaves on account of a source that has not answered yet: a new leader knows
-        them from the one before.
+        `held` are those that it has. A worker of a source that has not answered yet stays: a new leader knows it only
+        from the leader before.
         """
         intent, cap = self._intent or Intent(None), self.settings.default_max_concurrency
         silent = {
@@ -123,7 +124,7 @@ class Discovery:
 
     async def _reread_intent(self) -> None:
         intent, known = await self._intents.read(), self._intent
-        if intent.born is None:  # nobody has led yet with this memory: it knows nothing
+        if intent.born is None:  # no sidecar has led since Redis was emptied: it holds no intents yet
             return
         if known and known.born != intent.born:
             log.warning("Redis has lost what it held: registrations, drains and overrides are written again")
@@ -139,9 +140,9 @@ class Discovery:
 
     async def _look_up(self) -> None:
         if (dns := self._dns) and await dns.look_up():
-            self._news.set()
+            self._has_changed.set()
 
     async def _listen(self) -> None:
         with suppress(RedisUnavailable):
             async for _ in self._redis.heard(self._redis.keys.wishes):
-                self._news.set()
+                self._has_changed.set()

@@ -9,16 +9,19 @@ from router.scheduling.messages import Call, Check, Ended, Rules
 from router.scheduling.redis_scheduler import RedisScheduler
 from sidecar.probe import Probe
 
-# A worker ends its job at run_timeout, and needs a while before and after; so long the slot counts as taken.
+# A worker ends its job at run_timeout, and needs some time before and after. The lease covers that time, too.
 GRACE_S = 10.0
 
 
-class NoRoom(Exception):
-    """No lease for a check: the worker is full or ejected, or Redis is away."""
+class NoLease(Exception):
+    """The probe has no lease: the worker is full or ejected, or Redis is away."""
 
 
 class JobProbe:
-    """Runs jobs as the process `process`. `rules` are the routers', so that this process' calls change nothing."""
+    """Runs jobs under leases of the process `process`.
+
+    `rules` must be the same as the routers', because the scheduler applies the rules of each call.
+    """
 
     def __init__(self, process: str, rules: Rules, redis: RedisClient, probe: Probe) -> None:
         self._process = process
@@ -27,14 +30,14 @@ class JobProbe:
         self._numbers = itertools.count(1)
 
     async def run(self, worker_url: str, timeout_s: float) -> str | None:
-        """Run a job on the worker; return why that failed, None where it did not.
+        """Run a job on the worker; return why it failed, or None if it succeeded.
 
-        Raises NoRoom, and TimeoutError where no answer came in time.
+        Raises NoLease, and TimeoutError if no answer came in time.
         """
         number = await self._lease(worker_url, timeout_s + GRACE_S)
-        # After a time-out, or when this is cancelled, the worker runs on: then the lease stays to its moment.
+        # After a time-out or a cancellation the worker may still run the job. Then the lease stays until it expires.
         reason = await self._probe.run_job(worker_url, timeout_s)
-        # The routers' breaker counts clients' jobs alone.
+        # No blame, because the breaker counts only clients' jobs.
         ended = Ended(worker_url, number, Blame.NONE)
         with suppress(RedisUnavailable):
             await self._scheduler(Call(self._process, ended=(ended,)))
@@ -45,7 +48,7 @@ class JobProbe:
         try:
             reply = await self._scheduler(Call(self._process, checks=(check,)))
         except RedisUnavailable as error:
-            raise NoRoom from error
+            raise NoLease from error
         if not reply.granted:
-            raise NoRoom
+            raise NoLease
         return check.number

@@ -1,4 +1,4 @@
-"""What a worker is asked over HTTP: whether `pong` comes back in time, and whether a job of one line does."""
+"""Asks a worker over HTTP whether it answers a ping in time, and whether it runs a job of one line."""
 
 import asyncio
 import time
@@ -15,15 +15,15 @@ from router.config.worker_auth import WorkerAuth
 from router.fleet.model import Observation
 from router.http.reasons import reason
 
-# SandboxFusion answers the JSON string, quotes included; a bare pong is as good.
+# SandboxFusion answers a JSON string, with quotes. An answer without quotes is accepted, too.
 PONGS = (b'"pong"', b"pong")
 PRINTED = "1\n"
 JOB = {"code": "print(1)", "language": "python"}
-# By this a worker's own log tells checks from jobs. What comes back is read as it is, so it must not be compressed.
+# The user agent tells checks from jobs in a worker's own log. Answers are not decompressed, so none may be compressed.
 HEADERS = {"User-Agent": "sandboxfusion-router-sidecar", "Accept-Encoding": "identity"}
-# A pong, a result of JOB and a failure's traceback are smaller.
-_READ_AT_MOST = 65_536
-_TOLD_AT_MOST = 200
+# Enough for a pong, a result of JOB and a failure's traceback.
+_READ_BYTES = 65_536
+_SHOWN_CHARACTERS = 200
 
 
 class _Ran(msgspec.Struct):
@@ -37,9 +37,9 @@ class _Result(msgspec.Struct):
 
 
 class Probe:
-    """Asks workers over connections of their own, so that each check also shows whether one can connect.
+    """Sends checks. Each has a connection of its own, so that it also shows whether the worker accepts connections.
 
-    `auth` is by what they let it in.
+    `auth` holds the headers that workers ask for.
     """
 
     def __init__(self, tls: TlsSettings, auth: WorkerAuth | None = None) -> None:
@@ -48,7 +48,7 @@ class Probe:
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
-        # No limit: a check that waits for its turn would count the waiting as the worker's.
+        # No limit, because the time that a check waits for a connection would count as the worker's.
         connector = aiohttp.TCPConnector(limit=0, force_close=True, ssl=self._tls.context())
         self._session = aiohttp.ClientSession(connector=connector, headers=HEADERS, auto_decompress=False)
         return self
@@ -59,7 +59,7 @@ class Probe:
         await self._session.close()
 
     async def ping(self, worker_url: str, settings: HealthCheckSettings) -> Observation:
-        """Ask the worker at `worker_url` once. Never raises: what goes wrong is the observation."""
+        """Ping the worker at `worker_url` once. Never raises: an error is part of the observation."""
         checked_at = datetime.now(UTC)
         start = time.monotonic()
         try:
@@ -71,7 +71,7 @@ class Probe:
         return Observation(checked_at, (time.monotonic() - start) * 1000, error)
 
     async def run_job(self, worker_url: str, timeout_s: float) -> str | None:
-        """Let the worker run one line of Python; return what is wrong with its answer, None where nothing is.
+        """Have the worker run one line of Python; return what is wrong with its answer, or None.
 
         Raises TimeoutError.
         """
@@ -82,12 +82,12 @@ class Probe:
     async def _ask(
         self, method: str, worker_url: str, path: str, json: object, timeout_s: float
     ) -> tuple[bytes, str | None]:
-        """Return the start of a good answer's body, or why there is none. Raises TimeoutError."""
+        """Return the beginning of the body of a 200 answer, or why there is none. Raises TimeoutError."""
         header = self.auth.for_worker(worker_url)
         if header is None:
             return await self._send(method, worker_url + path, json, {}, timeout_s)
         body, error = await self._send(method, worker_url + path, json, {header.name: header.value}, timeout_s)
-        # A worker may repeat what it was sent, and what it says goes to Redis and to logs.
+        # A worker may repeat the header in its answer, and answers go to Redis and to logs.
         return header.hidden_in(body.decode("latin-1")).encode("latin-1"), error and header.hidden_in(error)
 
     async def _send(
@@ -101,7 +101,7 @@ class Probe:
                     if response.status != HTTPStatus.OK:
                         return b"", f"returned {response.status}: {response.reason or 'no reason'}"
                     return await _start_of(response.content), None
-            except (aiohttp.ClientConnectorError, UnicodeError) as failure:  # UnicodeError: no name that DNS could know
+            except (aiohttp.ClientConnectorError, UnicodeError) as failure:  # UnicodeError: DNS can have no such name
                 return b"", f"cannot be reached: {reason(failure)}"
             except (aiohttp.ClientError, OSError) as failure:
                 return b"", f"gave no whole answer: {failure}"
@@ -109,13 +109,13 @@ class Probe:
 
 async def _start_of(content: aiohttp.StreamReader) -> bytes:
     body = b""
-    while len(body) < _READ_AT_MOST and (part := await content.read(_READ_AT_MOST - len(body))):
+    while len(body) < _READ_BYTES and (part := await content.read(_READ_BYTES - len(body))):
         body += part
     return body
 
 
 def _failure(body: bytes) -> str | None:
-    r"""Return why `body` is not the result of JOB.
+    r"""Return why `body` is not the right result of JOB, or None if it is.
 
     >>> _failure(b'{"status": "Success", "run_result": {"stdout": "1\\n"}}')
     >>> _failure(b'{"status": "SandboxError", "message": "no space left"}')
@@ -129,5 +129,5 @@ def _failure(body: bytes) -> str | None:
     if result.status == "Success" and printed == PRINTED:
         return None
     if result.message:
-        return f"{result.status}: {' '.join(result.message[:_TOLD_AT_MOST].split())}"
-    return f"{result.status[:_TOLD_AT_MOST]}, and printed {(printed or '')[:40]!r} instead of {PRINTED!r}"
+        return f"{result.status}: {' '.join(result.message[:_SHOWN_CHARACTERS].split())}"
+    return f"{result.status[:_SHOWN_CHARACTERS]}, and printed {(printed or '')[:40]!r} instead of {PRINTED!r}"

@@ -1,4 +1,4 @@
-"""What the sidecar does for ever, round after round: a fault ends one round, and never the sidecar."""
+"""Repeats a task of the sidecar forever. A fault ends one round, but never the sidecar."""
 
 import asyncio
 import logging
@@ -8,15 +8,18 @@ from typing import Never
 log = logging.getLogger(__name__)
 
 
-async def for_ever(one_round: Callable[[], Awaitable[None]], pause_s: float) -> Never:
-    """Run `one_round` again and again, with a pause after each. What it raises is logged; the same again is not."""
-    told = ""
+async def forever(one_round: Callable[[], Awaitable[None]], pause_s: float) -> Never:
+    """Run `one_round` again and again, with a pause after each.
+
+    An error is logged, unless the round before raised the same one.
+    """
+    before = ""
     while True:
         try:
             await one_round()
-        except Exception as error:  # whatever it is, the fleet's health must go on being looked at
-            if told != (told := repr(error)):
+        except Exception as error:  # whatever the fault is, workers must still be checked
+            if before != (before := repr(error)):
                 log.exception("The sidecar goes on after a fault of its own")
         else:
-            told = ""
+            before = ""
         await asyncio.sleep(pause_s)

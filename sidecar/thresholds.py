@@ -1,4 +1,4 @@
-"""What one health check does to what is known of a worker: rise and fall. Pure; `seen` carries the time."""
+"""Decides how one check changes a worker's health, by the thresholds rise and fall. It reads no clock."""
 
 from dataclasses import replace
 
@@ -6,11 +6,11 @@ from router.fleet.model import Health, Observation, WorkerRecord
 
 
 def judge(record: WorkerRecord, seen: Observation, rise: int, fall: int) -> WorkerRecord:
-    """Return `record` after `seen`.
+    """Return `record` after the check `seen`.
 
-    A worker of which nothing is known is what its first check says; later, `rise` good checks in a row make it
-    healthy, `fall` bad ones unhealthy, so that one late answer takes nobody out. An outvoted check changes no health
-    and begins both rows anew.
+    The first check of an unknown worker decides its health. Later, `rise` good checks in a row make it healthy, and
+    `fall` failed ones unhealthy, so that one late answer takes no worker out. An outvoted check does not change the
+    health, and both counts start again at 0.
     """
     is_well = seen.error is None and not seen.is_outvoted
     is_ill = seen.error is not None and not seen.is_outvoted

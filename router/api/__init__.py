@@ -1,4 +1,5 @@
-"""The endpoints that are no jobs: health, admin, metrics, the OpenAPI page. Made with FastAPI.
+"""All endpoints except those for jobs: status, health, admin, metrics and the OpenAPI page, made with FastAPI.
 
-It may not import downstream or cli.
+It decides what operators may do to the fleet, and how the fleet is described to them. It may not import downstream or
+cli.
 """

@@ -1,6 +1,7 @@
-"""`/admin`: the fleet as an operator or an agent sees and steers it.
+"""`/admin/workers`: operators and agents see and steer the fleet.
 
-Looking is free, as `GET /` is. Changes are intent: they are written to Redis, and the sidecar and the routers follow.
+Everyone may look, as with `GET /`; changes must pass the AdminGate. A change is written to Redis as an intent, and the
+sidecar and the routers follow it.
 """
 
 import logging
@@ -42,7 +43,7 @@ def create_admin(intents: Intents, view: FleetView, settings: AdminSettings, gat
         route_class=_guarded_by(gate),
         responses={503: {"model": Problem, "description": "Redis is unavailable"}},
     )
-    # Its one work is to be described: the gate has looked by then, before any body was read.
+    # Only for the OpenAPI description: the gate has decided before any body is read.
     described = [Security(HTTPBearer(auto_error=False, description="The admin token"))]
     refused: dict[int | str, dict[str, Any]] = {
         401: {"model": Problem, "description": "The admin token is missing or wrong"},
@@ -53,22 +54,22 @@ def create_admin(intents: Intents, view: FleetView, settings: AdminSettings, gat
         404: {"model": Problem, "description": "No such worker"},
     }
     named_elsewhere: dict[int | str, dict[str, Any]] = {
-        409: {"model": Problem, "description": "The worker stands in config.yaml, a file or the DNS"}
+        409: {"model": Problem, "description": "config.yaml, workers_file or the DNS names the worker"}
     }
 
-    @router.get("", summary="The fleet, with what is wanted of it", name="list_workers")
+    @router.get("", summary="The workers, with their intents", name="list_workers")
     async def list_workers(url: Named | None = None) -> list[AdminWorker]:
-        """Return all workers; with `url` that one, or none."""
+        """Return all workers; with `url`, that one if there is one."""
         return await admin.list(url)
 
     @router.post("", status_code=201, summary="Add a worker, or renew it", dependencies=described, responses=refused)
     async def add(new: NewWorker, request: Request, response: Response) -> AdminWorker:
-        """Register a worker. 201 where it is new or has changed, 200 where it is renewed.
+        """Register a worker. The status is 201 if the worker is new or has changed, 200 if it is renewed.
 
-        Its host must be among `admin.allowed_workers`. The sidecar takes it in at once, and checks it.
+        `admin.allowed_workers` must allow its host. The sidecar adds it to the fleet at once, and checks it.
         """
         if await admin.add(new):
-            _tell(request, f"Worker {new.url} added")
+            _log_change(request, f"Worker {new.url} added")
         else:
             response.status_code = HTTPStatus.OK
         return await admin.one(new.url)
@@ -81,36 +82,36 @@ def create_admin(intents: Intents, view: FleetView, settings: AdminSettings, gat
         responses={**unknown, **named_elsewhere},
     )
     async def remove(url: Named, request: Request) -> None:
-        """End a registration. The worker gets no new job; what it runs is answered."""
+        """End a registration. The worker gets no new jobs; those that run on it are answered."""
         await admin.remove(url)
-        _tell(request, f"Worker {url} removed")
+        _log_change(request, f"Worker {url} removed")
 
     @router.patch("", summary="Set a worker's weight or cap", dependencies=described, responses=unknown)
     async def change(url: Named, changes: Changes, request: Request) -> AdminWorker:
-        """Set weight, max_concurrency or both, whatever named the worker, until it leaves the fleet."""
+        """Set a worker's weight, max_concurrency or both, until it leaves the fleet, whatever its source."""
         await admin.change(url, changes)
-        _tell(request, f"Worker {url} set to {changes.model_dump(exclude_unset=True)}")
+        _log_change(request, f"Worker {url} set to {changes.model_dump(exclude_unset=True)}")
         return await admin.one(url)
 
     @router.post("/drain", summary="Keep new jobs from a worker", dependencies=described, responses=unknown)
     async def drain(url: Named, request: Request) -> AdminWorker:
-        """Give the worker no new job from now on. `running` falls to 0 as its jobs end."""
+        """Give the worker no new jobs from now on. `running` falls to 0 as its jobs end."""
         await admin.drain(url)
-        _tell(request, f"Worker {url} drained")
+        _log_change(request, f"Worker {url} drained")
         return await admin.one(url)
 
-    @router.post("/resume", summary="Let a worker have jobs again", dependencies=described, responses=unknown)
+    @router.post("/resume", summary="Give a drained worker new jobs again", dependencies=described, responses=unknown)
     async def resume(url: Named, request: Request) -> AdminWorker:
         """Undo a drain."""
         await admin.resume(url)
-        _tell(request, f"Worker {url} resumed")
+        _log_change(request, f"Worker {url} resumed")
         return await admin.one(url)
 
     return router
 
 
 def _guarded_by(gate: AdminGate) -> type[APIRoute]:
-    """Return a class of routes whose changes pass the gate before anything of their bodies is read."""
+    """Return a route class that asks the gate before it reads a change's body, and that maps errors to statuses."""
 
     class Guarded(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
@@ -136,5 +137,5 @@ def _guarded_by(gate: AdminGate) -> type[APIRoute]:
     return Guarded
 
 
-def _tell(request: Request, what: str) -> None:
+def _log_change(request: Request, what: str) -> None:
     log.info("%s, by %s", what, peer_in(request.scope) or "an unknown peer")

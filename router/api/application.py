@@ -1,7 +1,7 @@
-"""What is asked of the router itself: status, health, and the description of all it serves (OpenAPI).
+"""The router's own endpoints: status, health, metrics, and the OpenAPI description of all endpoints.
 
-Jobs do not pass here. asgi.JobHandler serves them; their endpoints are described below so that /docs shows one whole
-API.
+jobs.handler.JobHandler serves the jobs; none comes here. Their endpoints are only described here, so that /docs shows
+the whole API.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -31,12 +31,12 @@ SERVICE = "SandboxFusion Router"
 DESCRIPTION = "Spreads code-execution jobs over many SandboxFusion workers. Jobs are SandboxFusion's own API."
 
 
-# What each 503 says of when to ask again.
+# The header with which each 503 says when to ask again.
 COME_AGAIN = {"Retry-After": str(RETRY_AFTER_S)}
 
 
 _SWAGGER = Path(__file__).parent / "swagger"
-# Swagger UI sets styles from its program, and its icons are data: URLs.
+# Swagger UI sets styles from its script, and its icons are data: URLs.
 _SWAGGER_HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
@@ -57,9 +57,11 @@ class BatchLine(BaseModel):
     """One job's answer in the answer to a batch."""
 
     index: int = Field(description="the job's place in the batch, from 0")
-    status: int = Field(description="the status that /run_code would have had")
-    retry_after: int | None = Field(None, description="seconds, where it may go well then; else it is left out")
-    body: Any = Field(description="what /run_code would have answered; its `detail`, where the job failed")
+    status: int = Field(description="the status with which /run_code would have answered")
+    retry_after: int | None = Field(
+        None, description="seconds after which another try may succeed; absent if none would"
+    )
+    body: Any = Field(description="the body that /run_code would have answered; its `detail` if the job failed")
 
 
 _NDJSON = handler.MEDIA_TYPE.decode("ascii")
@@ -80,8 +82,8 @@ def create_api(
     lifespan: Lifespan[FastAPI],
 ) -> FastAPI:
     """Return the FastAPI application behind the job handler."""
-    # FastAPI's own pages at docs_url and redoc_url load their programs from outside, and ask for /openapi.json whatever
-    # path a proxy serves this below.
+    # FastAPI's own pages at docs_url and redoc_url load scripts from other hosts, and ask for /openapi.json even if a
+    # proxy serves this API below another path.
     api = FastAPI(
         title=SERVICE,
         version=__version__,
@@ -95,7 +97,7 @@ def create_api(
 
     @api.get("/", summary="The fleet, worker by worker", tags=["router"])
     async def status(response: Response) -> FleetStatus:
-        response.headers["vary"] = "accept"  # who prefers HTML is sent to the dashboard
+        response.headers["vary"] = "accept"  # browsers are sent to the dashboard
         snapshot = await view.latest()
         return FleetStatus(
             service=SERVICE,
@@ -121,7 +123,7 @@ def create_api(
         """Answer as a worker does, so that a router can stand behind a router."""
         return "pong"
 
-    @api.get("/metrics", summary="What Prometheus reads", tags=["router"], response_class=PlainTextResponse)
+    @api.get("/metrics", summary="The metrics, for Prometheus", tags=["router"], response_class=PlainTextResponse)
     async def metrics(accept: Annotated[str, Header()] = "") -> Response:
         page, content_type = await metrics_page(accept)
         return Response(page, headers={"content-type": content_type})
@@ -133,7 +135,7 @@ def create_api(
         responses={503: {"model": Problem, "description": "Redis is unavailable"}},
     )
     async def stats() -> FleetCounts:
-        """Return the counts of the fleet and of each worker, a second old, and what runs and waits now."""
+        """Return the counts of the fleet and of each worker, and the jobs that run and wait now."""
         urls = [record.worker.url for record in view.snapshot.state.records]
         try:
             return FleetCounts.of(await Counters(redis).usage(urls))
@@ -159,7 +161,7 @@ def create_api(
 
 
 async def _refuse(_: Request, error: Exception) -> JSONResponse:
-    """Say what is wrong with a request, and where; what was sent is not repeated, which need be no JSON (NaN)."""
+    """Say what is wrong with a request, and where. Its values are not repeated, because JSON cannot hold each (NaN)."""
     found = error.errors() if isinstance(error, RequestValidationError) else []
     problems = [{"type": each["type"], "loc": _printable(each["loc"]), "msg": each["msg"]} for each in found]
     return JSONResponse({"detail": problems}, HTTPStatus.UNPROCESSABLE_ENTITY)
@@ -170,12 +172,12 @@ def _printable(place: Iterable[str | int]) -> list[str | int]:
 
 
 def redis_away(error: RedisUnavailable) -> HTTPException:
-    """Return the answer to what only Redis could tell or do."""
+    """Return the answer to a request for which Redis is needed."""
     return HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, f"Redis is unavailable: {error}", COME_AGAIN)
 
 
 def _serve_docs(api: FastAPI) -> None:
-    """Serve Swagger UI at /docs, from this package."""
+    """Serve Swagger UI at /docs, from the files of this package."""
 
     def serve(path: str, name: str) -> None:
         @api.api_route(path, methods=["GET", "HEAD"], include_in_schema=False)
@@ -188,16 +190,16 @@ def _serve_docs(api: FastAPI) -> None:
 
 
 def _job_descriptions() -> APIRouter:
-    """Return routes that only describe: one for each of JOB_ENDPOINTS."""
+    """Return routes that serve nothing and only describe JOB_ENDPOINTS."""
     described = APIRouter(
         tags=["jobs"],
         responses={
             400: {"model": Problem, "description": "The request is malformed"},
-            401: {"model": Problem, "description": "The API key is missing or unknown, where api_keys is set"},
+            401: {"model": Problem, "description": "The API key is missing or unknown, if api_keys is set"},
             408: {"model": Problem, "description": "The request did not arrive within client_body_timeout"},
             413: {"model": Problem, "description": "The body is over max_body_mb"},
             503: {"model": Problem, "description": "No healthy worker, or all failed, or a queue or buffer is full"},
-            504: {"model": Problem, "description": "No worker had room within queue.timeout"},
+            504: {"model": Problem, "description": "No worker had a free slot within queue.timeout"},
         },
     )
 
@@ -210,13 +212,13 @@ def _job_descriptions() -> APIRouter:
         raise NotImplementedError
 
     async def forwarded() -> object:
-        """Pass on to a worker, unchanged; into a JSON object, `router_metadata` is added as the last key."""
+        """Forward the request to a worker, unchanged. `router_metadata` is added to a JSON object as its last key."""
         raise NotImplementedError
 
     async def run_batch(jobs: list[RunCodeRequest]) -> None:
-        """Run many jobs: one a line (NDJSON), or a JSON list. Each is answered on a line of its own, when it is done.
+        """Run many jobs, sent one a line (NDJSON) or as a JSON list. Each job's answer is a line of its own.
 
-        There are as many lines as jobs, in the order in which they end.
+        The lines come in the order in which the jobs end.
         """
         raise NotImplementedError
 

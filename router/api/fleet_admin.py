@@ -1,4 +1,4 @@
-"""What operators may do to the fleet, whoever asks: the admin API or `sfr --redis`."""
+"""Decides what an operator may do to the fleet: for the admin API and for `sfr --redis`. It knows no HTTP."""
 
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -15,7 +15,7 @@ from router.fleet.intents import Intents, Override, Registration, Standing
 from router.fleet.model import Ejection, Health, Source, Worker, WorkerRecord
 from router.fleet.snapshot import FleetView
 
-# A worker's record, the condition that it shows, and its ejection.
+# A worker's record, its condition and its ejection, if it has one.
 _Shown = tuple[WorkerRecord, Health, Ejection | None]
 _PLACES: dict[str, str] = {Source.CONFIG: "config.yaml", Source.FILE: "workers_file", Source.DNS: "discover.dns"}
 
@@ -28,21 +28,21 @@ class UnknownWorker(Exception):
 
 
 class HostNotAllowed(Exception):
-    """admin.allowed_workers does not name the new worker's host."""
+    """admin.allowed_workers does not allow the new worker's host."""
 
 
 class NamedElsewhere(Exception):
-    """The worker stands in config.yaml, a file or the DNS, and is removed there."""
+    """The worker cannot be removed here, because config.yaml, workers_file or the DNS names it."""
 
 
 class NewWorker(NamedWorker):
-    """A worker to register, or to renew. Without `ttl_seconds` it is one until it is removed."""
+    """A worker to register, or to renew. Without `ttl_seconds` it stays until it is removed."""
 
     ttl_seconds: Annotated[float, Field(ge=0.001, le=MAX_SECONDS)] | None = None  # Redis counts milliseconds
 
 
 class Changes(BaseModel):
-    """A new weight or cap, or both; null: as the worker came with. What is absent stays as it is."""
+    """A new weight, cap or both; null: the value that the worker came with. A value that is absent stays as it is."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -57,7 +57,7 @@ class Changes(BaseModel):
 
 
 class Admin:
-    """What can be done to the fleet. Each method may raise RedisUnavailable."""
+    """Lists and changes the workers of the fleet. Each method may raise RedisUnavailable."""
 
     def __init__(self, intents: Intents, view: FleetView, allowed: Allowed) -> None:
         self._intents = intents
@@ -65,11 +65,11 @@ class Admin:
         self._allowed = allowed
 
     async def list(self, url: str | None) -> list[AdminWorker]:
-        """Return all workers, or the one at `url` where there is such a one."""
+        """Return all workers, or the one at `url`, if there is one."""
         shown = await self._shown(url)
         urls = sorted(shown.keys() | await self._intents.registered()) if url is None else [url]
         standing = await self._intents.standing(urls)
-        return [worker for each in urls if (worker := _worker(each, shown.get(each), standing[each]))]
+        return [worker for each in urls if (worker := _admin_worker(each, shown.get(each), standing[each]))]
 
     async def one(self, url: str) -> AdminWorker:
         """Return the worker at `url`. Raises UnknownWorker."""
@@ -79,7 +79,7 @@ class Admin:
         return found[0]
 
     async def add(self, new: NewWorker) -> bool:
-        """Register a worker; return whether it is new, or another one than before. Raises HostNotAllowed."""
+        """Register a worker; return whether it is new or differs from before. Raises HostNotAllowed."""
         host = urlsplit(new.url).hostname or ""
         if not self._allowed.permits(host):
             detail = f"{new.url}: admin.allowed_workers in config.yaml allows no {host}"
@@ -101,12 +101,12 @@ class Admin:
         await self._intents.drain(url)
 
     async def resume(self, url: str) -> None:
-        """Let a worker have jobs again. Raises UnknownWorker."""
+        """Give a drained worker new jobs again. Raises UnknownWorker."""
         await self.one(url)
         await self._intents.resume(url)
 
     async def change(self, url: str, changes: Changes) -> None:
-        """Set a worker's weight or cap. Raises UnknownWorker."""
+        """Set a worker's weight, cap or both. Raises UnknownWorker."""
         await self.one(url)
         await self._intents.override(url, {name: getattr(changes, name) for name in changes.model_fields_set})
 
@@ -119,16 +119,16 @@ class Admin:
         }
 
 
-def _worker(url: str, shown: _Shown | None, standing: Standing) -> AdminWorker | None:
+def _admin_worker(url: str, shown: _Shown | None, standing: Standing) -> AdminWorker | None:
     registration = standing.registration
     if shown is None:
         if registration is None:
             return None
-        # It has just come; the sidecar has not taken it in yet.
+        # It has just been registered, and the sidecar has not added it yet.
         worker = Worker(url, registration.weight, registration.max_concurrency, Source.REGISTERED)
         shown = WorkerRecord(worker), Health.UNKNOWN, None
     record, condition, ejection = shown
-    # The drain is as it stands in Redis now, the rest as this process has last seen it.
+    # The drain is the current one in Redis; all else is what this process last read.
     if record.health is not Health.UNHEALTHY:
         condition = Health.DRAINING if standing.is_draining else Health.EJECTED if ejection else record.health
     return AdminWorker(

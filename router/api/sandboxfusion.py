@@ -1,6 +1,6 @@
-"""SandboxFusion's own API, as far as the router describes it and the local worker speaks it.
+"""The part of SandboxFusion's own API that the router describes and the local worker has.
 
-Fields, defaults and statuses are those of the SandboxFusion server; unknown fields are ignored there, and here.
+Fields, defaults and statuses are the SandboxFusion server's. It ignores unknown fields, and so do these models.
 """
 
 from enum import StrEnum
@@ -16,7 +16,7 @@ Language = Literal[
 
 
 class RunStatus(StrEnum):
-    """What became of a job. SandboxError is the worker's own failure, not the code's."""
+    """How a job ended. SandboxError is a failure of the worker, not of the code."""
 
     SUCCESS = "Success"
     FAILED = "Failed"
@@ -24,7 +24,7 @@ class RunStatus(StrEnum):
 
 
 class CommandStatus(StrEnum):
-    """What became of one command of a job: the compiler, or the program."""
+    """How one command of a job ended: the compiler or the program."""
 
     FINISHED = "Finished"
     ERROR = "Error"
@@ -32,7 +32,7 @@ class CommandStatus(StrEnum):
 
 
 class RunCodeRequest(BaseModel):
-    """A job: code to compile where its language wants that, and to run."""
+    """A job: code to compile, if its language needs that, and to run."""
 
     code: str = Field(description="the code to run", examples=['print("hello")'])
     language: Language = Field(description="the language or execution mode to run the code", examples=["python"])
@@ -40,12 +40,12 @@ class RunCodeRequest(BaseModel):
     run_timeout: float = Field(10, description="seconds that the program may run")
     memory_limit_MB: int = Field(-1, description="memory that the program may use; -1: no limit")  # noqa: N815
     stdin: str | None = Field(None, description="text for the program's standard input")
-    files: dict[str, str | None] = Field({}, description="files to lay out before the run: path to base64 content")
+    files: dict[str, str | None] = Field({}, description="files to create before the run: path to base64 content")
     fetch_files: list[str] = Field([], description="paths of files to return after the run")
 
 
 class CommandResult(BaseModel):
-    """How one command ended; `return_code` is absent where it was stopped."""
+    """How one command ended; `return_code` is absent if it was stopped."""
 
     status: CommandStatus
     execution_time: float | None = Field(None, description="seconds")
@@ -72,5 +72,5 @@ class RunJupyterRequest(BaseModel):
     cell_timeout: float = Field(0, description="seconds that one cell may run; 0: no limit")
     total_timeout: float = Field(45, description="seconds that all cells together may run")
     kernel: Literal["python3"] = "python3"
-    files: dict[str, str] = Field({}, description="files to lay out before the run: path to base64 content")
+    files: dict[str, str] = Field({}, description="files to create before the run: path to base64 content")
     fetch_files: list[str] = Field([], description="paths of files to return after the run")

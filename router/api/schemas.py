@@ -1,6 +1,6 @@
-"""What the API tells of the fleet, as models: for those who answer and for the commands that ask.
+"""The API's models of the fleet, for the endpoints that answer and the commands that ask.
 
-Apart from FastAPI, which takes a command longer to load than all that it does.
+They do not import FastAPI, because loading it would delay every command.
 """
 
 from datetime import datetime
@@ -22,21 +22,21 @@ class WorkerStatus(BaseModel):
     checked_at: datetime | None
     latency_ms: float | None = Field(description="how long the last health check took")
     failures: int = Field(description="failed checks in a row")
-    last_error: str = Field(description="of the last health check that failed, be it long ago")
+    last_error: str = Field(description="of the last health check that failed, however long ago")
     weight: int
     max_concurrency: int | None
     source: str
     ejected_until: datetime | None = Field(
-        None, description="when the breaker tries it with one job; null: it keeps no jobs from it"
+        None, description="when the breaker gives it one trial job; null: it is not ejected"
     )
-    ejected_because: str = Field("", description="why the breaker keeps jobs from it; empty: it does not")
+    ejected_because: str = Field("", description="why the breaker ejected it; empty: it is not ejected")
 
 
 class SidecarStatus(BaseModel):
-    """The health checker behind the workers' states."""
+    """The sidecar, which checks the workers."""
 
     leader: str | None = Field(description="fencing token and name of the sidecar that leads; null: none does")
-    age_seconds: float | None = Field(description="how old the workers' states are; null: no sidecar has written any")
+    age_seconds: float | None = Field(description="how old the workers' records are; null: no sidecar has written any")
 
 
 class FleetStatus(BaseModel):
@@ -50,7 +50,7 @@ class FleetStatus(BaseModel):
 
 
 class HealthStatus(BaseModel):
-    """The answer of `GET /health`; `unhealthy`, with 503, only where no job could be routed."""
+    """The answer of `GET /health`. `unhealthy`, with 503, means that no job can be routed."""
 
     status: str = Field(examples=["healthy"])
     total_workers: int
@@ -61,48 +61,48 @@ class HealthStatus(BaseModel):
 
 
 class Overrides(BaseModel):
-    """What was set at run time and wins over what the worker came with; null: nothing."""
+    """Values set at run time, which win over those that the worker came with; null: not set."""
 
     weight: int | None
     max_concurrency: int | None
 
 
 class AdminWorker(WorkerStatus):
-    """One worker, with what is wanted of it and what it does at this moment."""
+    """One worker, with its intents and the number of its running jobs."""
 
     running: int = Field(description="its leases: jobs that run on it")
-    draining: bool = Field(description="it gets no new job")
+    draining: bool = Field(description="it gets no new jobs")
     registered: bool = Field(description="it was registered at run time")
     expires_in_seconds: float | None = Field(
-        description="when its registration ends, unless renewed; null: not by itself"
+        description="when its registration ends, unless it is renewed; null: never"
     )
     overrides: Overrides
 
 
 class Report(HealthStatus):
-    """The whole fleet. Workers are WorkerStatus where Redis is away, for then nobody knows what runs on them."""
+    """The whole fleet. Workers are WorkerStatus if Redis is away, because then their running jobs are not known."""
 
     workers: list[AdminWorker | WorkerStatus]
-    waiting: int | None = Field(None, description="jobs that wait for room; null: not known without Redis")
+    waiting: int | None = Field(None, description="pending jobs, which wait for a slot; null: not known without Redis")
 
 
 class WorkerCounts(BaseModel):
-    """What all routers have counted of one worker, and what it does at this moment."""
+    """What all routers have counted of one worker, and its state at this moment."""
 
     running: int = Field(description="its leases: jobs that run on it")
     breaker_failures: int = Field(description="failed jobs in a row")
     ejected_until: float = Field(description="Unix time; 0: it is not ejected")
     jobs: int = Field(description="attempts that ended there")
-    failures: int = Field(description="those of them without a result")
-    busy_ms: int = Field(description="how long all of them took together")
+    failures: int = Field(description="those of them that had no result")
+    busy_ms: int = Field(description="how long all of them took in sum")
 
 
 class FleetCounts(BaseModel):
-    """The answer of `GET /admin/stats`. Counts only grow, but for a Redis that was emptied; rates are differences."""
+    """The answer of `GET /admin/stats`. Counts only grow, unless Redis is emptied; rates are differences of counts."""
 
-    waiting: int = Field(description="jobs that wait for room")
+    waiting: int = Field(description="pending jobs, which wait for a slot")
     running: int = Field(description="jobs that run")
-    retries_left: float = Field(description="retries that the fleet's budget holds")
+    retries_left: float = Field(description="retries that are left in the fleet's budget")
     fleet: dict[str, int] = Field(
         description="jobs, errors, attempts, retries; le_N: jobs that took up to N seconds and more than the N before",
         examples=[{"jobs": 2, "attempts": 2, "le_0.05": 2}],
@@ -111,7 +111,7 @@ class FleetCounts(BaseModel):
 
     @classmethod
     def of(cls, usage: Usage) -> Self:
-        """Return what Redis tells, as the API tells it."""
+        """Return the counts from Redis as the API's model."""
         workers = {
             url: WorkerCounts(
                 running=worker.leases,
@@ -129,7 +129,7 @@ class FleetCounts(BaseModel):
         )
 
     def usage(self) -> Usage:
-        """Return it as Redis tells it."""
+        """Return the counts as they came from Redis."""
         workers = {
             url: WorkerUsage(
                 worker.running,

@@ -1,4 +1,4 @@
-"""The state of the fleet, as the API's models tell it."""
+"""Fills the API's models with the state of the fleet."""
 
 from datetime import UTC, datetime
 
@@ -9,7 +9,7 @@ from router.fleet.snapshot import Snapshot
 
 
 def health_status(snapshot: Snapshot, redis: RedisClient) -> HealthStatus:
-    """Return what is told of the whole fleet."""
+    """Return the state of the whole fleet, as `GET /health` shows it."""
     return HealthStatus(
         status="healthy" if snapshot.routable else "unhealthy",
         total_workers=len(snapshot.conditions),
@@ -21,7 +21,7 @@ def health_status(snapshot: Snapshot, redis: RedisClient) -> HealthStatus:
 
 
 def worker_status(record: WorkerRecord, condition: Health, ejection: Ejection | None) -> WorkerStatus:
-    """Return what is shown of one worker."""
+    """Return the state of one worker, as `GET /` shows it."""
     return WorkerStatus(
         url=record.worker.url,
         healthy=condition is Health.HEALTHY,
@@ -40,15 +40,15 @@ def worker_status(record: WorkerRecord, condition: Health, ejection: Ejection | 
 
 
 def redis_state(redis: RedisClient) -> str:
-    """Return the word for whether Redis can be used."""
+    """Return the word that says whether Redis can be used."""
     return "available" if redis.available else "unavailable"
 
 
 def sidecar_status(snapshot: Snapshot) -> SidecarStatus:
-    """Return which sidecar leads, and how old its last word is."""
+    """Return which sidecar leads, and how old its last records are."""
     state = snapshot.state
     if state.written_at is None:
         return SidecarStatus(leader=state.leader, age_seconds=None)
-    # Two hosts' clocks may differ by a little: an age is never negative.
+    # The clocks of two hosts may differ a little, but an age must not be negative.
     age_s = max(0.0, (datetime.now(UTC) - state.written_at).total_seconds())
     return SidecarStatus(leader=state.leader, age_seconds=round(age_s, 1))

@@ -19,10 +19,11 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 
-from router.auth.admin_token import TOKEN_VARIABLE, Unreadable, admin_token, read
+from router.auth.admin_token import TOKEN_VARIABLE, admin_token
 from router.auth.origin import host_name, is_foreign, is_loopback
 from router.config.load import ConfigError, WatchedFile
 from router.config.settings import Settings
+from router.config.text_file import Unreadable, read_text
 from router.config.worker_auth import WorkerAuth
 from router.http.headers import Headers
 
@@ -204,7 +205,7 @@ def _authorization(headers: Headers, wanted: bytes) -> bytes | None:
 def _read_keys(path: Path) -> dict[bytes, str]:
     names = {}
     try:
-        text = read(path, "api_keys")
+        text = read_text(path, "api_keys")
     except Unreadable as error:
         raise ConfigError(str(error)) from error
     for number, line in enumerate(text.splitlines(), start=1):

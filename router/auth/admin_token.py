@@ -3,12 +3,10 @@
 import os
 from pathlib import Path
 
+from router.config.text_file import Unreadable, read_text
+
 TOKEN_VARIABLE = "ADMIN_TOKEN"  # noqa: S105  (its name, not a token)
 TOKEN_FILE_VARIABLE = "ADMIN_TOKEN_FILE"  # noqa: S105
-
-
-class Unreadable(Exception):
-    """A file that is to be read cannot be; the message says what named it, and why."""
 
 
 def admin_token() -> str | None:
@@ -18,16 +16,7 @@ def admin_token() -> str | None:
     name = os.environ.get(TOKEN_FILE_VARIABLE)
     if not name:
         return None
-    token = read(Path(name), TOKEN_FILE_VARIABLE).strip()
+    token = read_text(Path(name), TOKEN_FILE_VARIABLE).strip()
     if not token:
         raise Unreadable(f"{TOKEN_FILE_VARIABLE}: {name} is empty")
     return token
-
-
-def read(path: Path, setting: str) -> str:
-    """Return the text of the file that `setting` names. Raises Unreadable."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise Unreadable(f"{setting}: {path} cannot be read: {reason}") from error

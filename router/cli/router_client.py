@@ -1,11 +1,10 @@
-"""The fleet as an operator's commands and the agent see and steer it, through a router's API.
+"""How the commands and the agent see and steer the fleet: through a router's API.
 
-steering_redis.py goes straight to Redis instead. What goes wrong is a Failed, told in one line. Imports here are what a
-command waits for: nothing heavy.
+fleet/redis_fleet.py asks Redis itself instead. Every error is a Failed. Nothing heavy is imported here, because every
+command waits for it.
 """
 
 import json
-from enum import IntEnum
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Protocol, TypeVar
@@ -15,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from router.api.schemas import AdminWorker, FleetCounts, FleetStatus, HealthStatus, Report, WorkerStatus
 from router.auth.admin_token import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE
+from router.cli.failure import Exit, Failed
 from router.fleet.stats import Usage
 from router.http.reasons import reason
 
@@ -23,48 +23,29 @@ ANSWER_WITHIN_S = 10.0
 _Value = TypeVar("_Value")
 
 
-class Exit(IntEnum):
-    """How the fleet's commands end; docs/operations.md explains them."""
-
-    DONE = 0
-    REFUSED = 1
-    BAD_INPUT = 2
-    UNREACHABLE = 3
-    NO_TOKEN = 4
-
-
-class Failed(Exception):
-    """What was asked for was not done; the message is one line. `was_sent` False: nobody has heard of it."""
-
-    def __init__(self, message: str, status: Exit, *, was_sent: bool = True) -> None:
-        super().__init__(" ".join(message.split()))
-        self.status = status
-        self.was_sent = was_sent
-
-
 class Fleet(Protocol):
-    """A way to the fleet. Every method raises Failed."""
+    """The fleet as a command sees and steers it. Every method raises Failed."""
 
     def report(self) -> Report:
-        """Return how all of it is."""
+        """Return the state of the whole fleet."""
 
     def workers(self) -> list[AdminWorker]:
         """Return all workers."""
 
     def counts(self) -> Usage:
-        """Return what all routers have counted, and what runs and waits now."""
+        """Return what all routers have counted, and the jobs that run and are pending now."""
 
     def drain(self, url: str) -> AdminWorker:
         """Keep new jobs from a worker."""
 
     def resume(self, url: str) -> AdminWorker:
-        """Let a worker have jobs again."""
+        """Give a drained worker new jobs again."""
 
 
 class RouterClient:
-    """The fleet by the API of the router at `address`.
+    """The fleet through the API of the router at `address`.
 
-    By no proxy, and redirected nowhere: the token goes to whom it is for.
+    It uses no proxy and follows no redirect, so that only this router gets the token.
     """
 
     def __init__(self, address: str, token: str | None, answer_within_s: float = ANSWER_WITHIN_S) -> None:
@@ -73,7 +54,7 @@ class RouterClient:
         self._answer_within_s = answer_within_s
 
     def report(self) -> Report:
-        """Return how all of it is, as this router sees it."""
+        """Return the state of the whole fleet as this router sees it."""
         _, health = self._ask("GET", "/health", taken={HTTPStatus.SERVICE_UNAVAILABLE})
         status, body = self._ask("GET", "/admin/workers", taken={HTTPStatus.SERVICE_UNAVAILABLE})
         if status == HTTPStatus.OK:
@@ -89,7 +70,7 @@ class RouterClient:
         return self._read(list[AdminWorker], self._ask("GET", "/admin/workers")[1])
 
     def counts(self) -> Usage:
-        """Return what all routers have counted, and what runs and waits now."""
+        """Return what all routers have counted, and the jobs that run and are pending now."""
         return self._read(FleetCounts, self._ask("GET", "/admin/stats")[1]).usage()
 
     def drain(self, url: str) -> AdminWorker:
@@ -97,15 +78,15 @@ class RouterClient:
         return self._steer("POST", "/drain", url)
 
     def resume(self, url: str) -> AdminWorker:
-        """Let a worker have jobs again."""
+        """Give a drained worker new jobs again."""
         return self._steer("POST", "/resume", url)
 
     def change(self, url: str, fields: dict[str, int | None]) -> AdminWorker:
-        """Set a worker's `weight` or `max_concurrency`, or both; None: as it came with."""
+        """Set a worker's `weight`, `max_concurrency` or both; None: the value that it came with."""
         return self._steer("PATCH", "", url, fields)
 
     def add(self, fields: dict[str, Any]) -> AdminWorker:
-        """Register the worker that `fields` (NewWorker's) describe, or renew it."""
+        """Register a worker, or renew its registration; `fields` are NewWorker's."""
         return self._read(AdminWorker, self._ask("POST", "/admin/workers", fields)[1])
 
     def remove(self, url: str) -> None:
@@ -118,7 +99,7 @@ class RouterClient:
     def _ask(
         self, method: str, target: str, body: object = None, taken: frozenset[int] | set[HTTPStatus] = frozenset()
     ) -> tuple[int, bytes]:
-        """Return status and body of the answer. Raises Failed, also at a status that is neither good nor `taken`."""
+        """Return the status and body of the answer. Raises Failed unless the status is 2xx or one of `taken`."""
         headers: dict[str, str | bytes] = {"content-type": "application/json"}
         if self._token is not None:
             headers["authorization"] = f"Bearer {self._token}".encode()
@@ -133,9 +114,9 @@ class RouterClient:
             connection.request(method, parts.path + target, sent, headers)
             answer = connection.getresponse()
             status, text = answer.status, answer.read()
-        except (OSError, UnicodeError) as error:  # the latter of a host that can be no name
-            told = f"the router at {self.address} cannot be reached: {reason(error)}"
-            raise Failed(told, Exit.UNREACHABLE, was_sent=was_sent) from error
+        except (OSError, UnicodeError) as error:  # UnicodeError: DNS can have no such name
+            message = f"the router at {self.address} cannot be reached: {reason(error)}"
+            raise Failed(message, Exit.UNREACHABLE, was_sent=was_sent) from error
         except HTTPException as error:
             raise Failed(f"no router answers at {self.address}: {error}", Exit.UNREACHABLE) from error
         finally:
@@ -146,18 +127,20 @@ class RouterClient:
 
     def _refusal(self, status: int, text: bytes) -> Failed:
         if status == HTTPStatus.UNAUTHORIZED:
-            told = "takes another admin token than" if self._token else "wants its admin token, in"
-            return Failed(f"{self.address} {told} {TOKEN_VARIABLE} or {TOKEN_FILE_VARIABLE}", Exit.NO_TOKEN)
+            message = "takes another admin token than" if self._token else "wants its admin token, in"
+            return Failed(f"{self.address} {message} {TOKEN_VARIABLE} or {TOKEN_FILE_VARIABLE}", Exit.NO_TOKEN)
         try:
             detail = json.loads(text)["detail"]
-            if isinstance(detail, list):  # FastAPI's, of what is wrong with a request
+            if isinstance(detail, list):  # FastAPI's, of a request that is not valid
                 detail = "; ".join(f"{problem['loc'][-1]}: {problem['msg']}" for problem in detail)
         except (ValueError, TypeError, LookupError):
             return Failed(f"no router answers at {self.address}: status {status}", Exit.UNREACHABLE)
-        return Failed(str(detail), Exit.UNREACHABLE if status == HTTPStatus.SERVICE_UNAVAILABLE else Exit.REFUSED)
+        return Failed(str(detail), Exit.UNREACHABLE if status == HTTPStatus.SERVICE_UNAVAILABLE else Exit.FAILED)
 
     def _read(self, kind: type[_Value], text: bytes) -> _Value:
         try:
             return TypeAdapter(kind).validate_json(text)
         except ValidationError as error:
-            raise Failed(f"no router answers at {self.address}: its answer is another one", Exit.UNREACHABLE) from error
+            raise Failed(
+                f"no router answers at {self.address}: its answer is not a router's", Exit.UNREACHABLE
+            ) from error

@@ -1,4 +1,4 @@
-"""Shows people that something is waited for, once that takes long: a bar on stderr, where that is a terminal."""
+"""Shows on stderr, if that is a terminal, that the command still waits: a bar, once the wait is long."""
 
 import sys
 import threading
@@ -6,19 +6,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Until then nobody wonders.
+# A shorter wait needs no explanation.
 _AFTER_S = 2.0
 _STEP_S = 0.1
 
 
 @contextmanager
-def waiting(what: str, total_s: float | None = None, after_s: float = _AFTER_S) -> Iterator[None]:
-    """Show the bar while the block runs, from `after_s` seconds on; `total_s`: how long it takes, if known."""
+def waiting(
+    what: str = "waiting for an answer", total_s: float | None = None, after_s: float = _AFTER_S
+) -> Iterator[None]:
+    """Show the bar while the block runs, after the first `after_s` seconds; `total_s`: how long it takes, if known."""
     if not sys.stderr.isatty():
         yield
         return
     is_over = threading.Event()
-    bar = threading.Thread(target=_show, args=(what, total_s, after_s, is_over), daemon=True)
+    bar = threading.Thread(target=_show_bar, args=(what, total_s, after_s, is_over), daemon=True)
     bar.start()
     try:
         yield
@@ -27,11 +29,11 @@ def waiting(what: str, total_s: float | None = None, after_s: float = _AFTER_S) 
         bar.join()
 
 
-def _show(what: str, total_s: float | None, after_s: float, is_over: threading.Event) -> None:
+def _show_bar(what: str, total_s: float | None, after_s: float, is_over: threading.Event) -> None:
     started = time.monotonic()
     if is_over.wait(after_s):
         return
-    from rich.console import Console  # noqa: PLC0415  (rarely needed, and a command's start waits for it)
+    from rich.console import Console  # noqa: PLC0415  (rarely needed, and it would delay every command)
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()

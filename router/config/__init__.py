@@ -1,4 +1,4 @@
-"""What may be configured, and how it is read: config.yaml, the environment, secrets in files, addresses.
+"""Decides what may be configured, and reads it: config.yaml, the environment, secrets in files, addresses.
 
-It knows no room but policy, whose rules say which endpoints and budgets a setting may name.
+It may import no room except policy, whose rules say which endpoints and budgets a setting may name.
 """

@@ -1,6 +1,6 @@
-"""What can be an address: a worker's, Redis', a DNS name's, a collector's. Nothing is looked up, nobody is asked.
+"""Decides what is a valid address of a worker, of Redis, of a DNS name or of a collector. Nothing is resolved.
 
-It also decides what of an address may be shown: one that was refused may hold a password.
+It also decides which parts of an address may be shown, because a rejected one may hold a password.
 """
 
 import re
@@ -14,16 +14,16 @@ from pydantic_core import PydanticCustomError
 from router.config.allowlist import ends_in_number
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
-# User and password have no place here: URLs of workers stand in logs, answers and Redis.
+# No user and no password, because the URLs of workers appear in logs, in answers and in Redis.
 _NETLOC = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:@]+)(?::0*([0-9]{1,5}))?")
 _LABEL = re.compile(r"[a-z0-9_-]+")
-# No %, no empty segment, none of dots alone: programs differ in what they make of these, and so in whom they ask.
+# No %, no empty segment and none of only dots: programs read these differently, and so would ask different workers.
 _PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+)*")
 _HOST = re.compile(rf"{_NAME.pattern}|\[[0-9A-Fa-f:.]+\]")
 _ORIGIN = re.compile(rf"(?P<scheme>https?)://(?P<host>{_HOST.pattern})(?::(?P<port>[1-9][0-9]{{0,4}}))?")
 _PORTS = 2**16
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-# DNS (RFC 1035 §2.3.4); resolvers and Python's own idna raise errors of their own beyond.
+# The limits of DNS (RFC 1035 §2.3.4). Beyond them, resolvers and Python's idna raise other errors.
 _LABEL_CHARACTERS, _NAME_CHARACTERS = 63, 253
 _URL_CHARACTERS = 2_000
 
@@ -31,13 +31,13 @@ _URL_CHARACTERS = 2_000
 def worker_url(text: str) -> str:
     """Return `text` in the one form by which a worker is known everywhere.
 
-    Scheme and host in lower case, names as DNS has them (IDNA) and without the last dot, addresses in their shortest
-    form, no default port; no trailing slash and no /run_code.
+    Scheme and host are in lower case, names are encoded for DNS (IDNA) and lose a final dot, addresses are in their
+    shortest form. A default port, a trailing slash and /run_code are removed.
 
     >>> worker_url("HTTP://Server1.:080/run_code/"), worker_url("http://[::FFFF:10.0.0.7]:8080")
     ('http://server1', 'http://10.0.0.7:8080')
 
-    Raises PydanticCustomError (a ValueError) where no job could be sent to such an address.
+    Raises PydanticCustomError (a ValueError) if no job could be sent to this address.
     """
     if not text.isprintable() or " " in text or len(text) > _URL_CHARACTERS:
         raise _no_worker_url()
@@ -62,7 +62,7 @@ def worker_url(text: str) -> str:
 
 @lru_cache(maxsize=10_000)
 def known_worker_url(text: str) -> str | None:
-    """Return what `worker_url` does, None where it raises: for what is read again and again."""
+    """Return `worker_url(text)`, or None if it raises. It is cached, for texts that are read again and again."""
     try:
         return worker_url(text)
     except ValueError:
@@ -70,9 +70,9 @@ def known_worker_url(text: str) -> str | None:
 
 
 def masked(text: str) -> str:
-    """Return what may be shown of a text that may be a URL: no user, no password, no value of its query.
+    """Return `text`, which may be a URL, without its user, its password and the values of its query.
 
-    Rather too little of it than too much.
+    In doubt it masks too much rather than too little.
 
     >>> masked("redis://me:secret@a:1/0?db=1"), masked("me:se/cret@a"), masked("node1:8080")
     ('redis://***@a:1/0?db=***', '***@a', 'node1:8080')
@@ -82,8 +82,8 @@ def masked(text: str) -> str:
 
 
 def _no_worker_url(reason: str = "") -> PydanticCustomError:
-    told = "expected a URL such as http://server1:8080"
-    return PydanticCustomError("worker_url", f"{told}: {{reason}}" if reason else told, {"reason": reason})
+    message = "expected a URL such as http://server1:8080"
+    return PydanticCustomError("worker_url", f"{message}: {{reason}}" if reason else message, {"reason": reason})
 
 
 def _host(text: str) -> str:
@@ -93,10 +93,10 @@ def _host(text: str) -> str:
             address = IPv6Address(text[1:-1])
         except AddressValueError as error:
             raise _no_worker_url("its host is no IPv6 address") from error
-        # ::ffff:10.0.0.7 leads where 10.0.0.7 does.
+        # ::ffff:10.0.0.7 is the same host as 10.0.0.7.
         return str(address.ipv4_mapped or f"[{address}]")
     try:
-        # What is ASCII already is not asked of idna, which refuses the _ of many a container's name.
+        # ASCII names do not go through idna, because it rejects the _ that many container names have.
         name = text.lower() if text.isascii() else idna.encode(text, uts46=True).decode("ascii")
     except UnicodeError as error:
         raise _no_worker_url("its host is no name that DNS could know") from error
@@ -110,16 +110,16 @@ def _host(text: str) -> str:
         try:
             return str(IPv4Address(name))
         except AddressValueError as error:
-            # 10.1 and 010.0.0.7 are addresses to some programs, and not the same ones to all.
+            # Some programs accept 10.1 and 010.0.0.7, but they disagree on which addresses these are.
             raise _no_worker_url("an IPv4 address is four numbers of 0 to 255, without leading zeros") from error
     return name
 
 
 def otlp_url(text: str) -> str:
-    """Return `text` where spans could be sent there. Raises PydanticCustomError."""
+    """Return `text` if spans can be sent there. Raises PydanticCustomError."""
     wrong = PydanticCustomError("otlp_url", "expected a whole URL such as http://collector:4318/v1/traces")
     try:
-        url = worker_url(text)  # what no job could be sent to, no span could
+        url = worker_url(text)  # an address for spans must meet the same rules
     except PydanticCustomError as error:
         raise wrong from error
     if not urlsplit(url).path:
@@ -128,7 +128,7 @@ def otlp_url(text: str) -> str:
 
 
 def redis_url(text: str) -> str:
-    """Return `text` where Redis may be there. Raises PydanticCustomError."""
+    """Return `text` if it is a URL of Redis. Raises PydanticCustomError."""
     try:
         parts = urlsplit(text)
         is_good = {
@@ -162,7 +162,7 @@ def _names_sentinels(netloc: str, path: str) -> bool:
 
 
 def origin(text: str) -> str:
-    """Return `text` as a browser names a page's origin: in lower case, without a default port.
+    """Return `text` as browsers write a page's origin: in lower case, without a default port.
 
     >>> origin("HTTPS://Lab.example:443")
     'https://lab.example'
@@ -177,13 +177,13 @@ def origin(text: str) -> str:
 
 
 def dns_name(text: str) -> str:
-    """Return `text` where it is a name:port. Raises PydanticCustomError."""
+    """Return `text` if it is a name:port. Raises PydanticCustomError."""
     name, _, port = text.rpartition(":")
     wrong = PydanticCustomError("dns_name", "expected name:port such as sandbox-workers:8080")
     if not _NAME.fullmatch(name) or not port.isdigit():
         raise wrong
     try:
-        worker_url(f"http://{name}:{port}")  # what no worker could be called, nobody can resolve
+        worker_url(f"http://{name}:{port}")  # a name must meet the same rules as a worker's host
     except PydanticCustomError as error:
         raise wrong from error
     return text

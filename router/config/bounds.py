@@ -1,18 +1,19 @@
-"""How large numbers from outside may be, wherever they come from: config.yaml, Redis, the API, the command line."""
+"""Limits of numbers from outside: from config.yaml, Redis, the API and the command line."""
 
-# A weight is a number of turns in the ring: 100 tells the slowest from the fastest worker, and bounds the ring.
+# A weight is a number of turns in the ring. 100 is enough between the slowest and the fastest worker, and keeps the
+# ring small.
 MAX_WEIGHT = 100
-# Of caps and other counts: more than any fleet has, and a number to all who read it (Lua, JSON, JavaScript).
+# For caps and other counts: more than any fleet has, and exact in Lua, JSON and JavaScript.
 MAX_COUNT = 10**9
 
 
 def whole_number(text: str, least: int, most: int) -> int | None:
-    """Return the number that `text` is; None where it is none, or not from `least` to `most`.
+    """Return the whole number that `text` holds; None if there is none, or if it is not from `least` to `most`.
 
     >>> [whole_number(text, 1, 100) for text in ("7", "0", "1e2", "-1", "9" * 5000)]
     [7, None, None, None, None]
     """
-    # Python refuses to read thousands of digits, with another error than for other texts.
+    # The length is checked first, because Python raises an error for thousands of digits.
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(most))):
         return None
     return number if least <= (number := int(text)) <= most else None

@@ -1,7 +1,7 @@
-"""config.yaml and the environment, read into validated, frozen settings.
+"""Reads config.yaml and the environment into validated, frozen settings.
 
-This room decides how a bad configuration is told; what a good one is, settings.py says. It is read by the router, the
-sidecar, the CLI and gunicorn.conf.py, so it imports nothing heavy.
+It decides how a bad configuration is reported; settings.py decides what a good one is. The router, the sidecar, the CLI
+and gunicorn.conf.py use it, so it imports nothing heavy.
 """
 
 import os
@@ -17,16 +17,18 @@ from pydantic_core import ErrorDetails
 
 from router.config.addresses import masked
 from router.config.settings import EndpointSettings, Settings, WorkerSettings
-from router.config.strict_yaml import NotYaml, read
+from router.config.strict_yaml import NotYaml, parse_yaml
+from router.config.text_file import Unreadable, read_text
 
 CONFIG_VARIABLE = "ROUTER_CONFIG"
 DEFAULT_CONFIG_FILE = "config.yaml"
 REDIS_VARIABLE = "REDIS_URL"
-# OpenTelemetry's own: the whole URL, or its beginning.
+# OpenTelemetry's own variables: the whole URL, or the part before /v1/traces.
 TRACES_VARIABLE = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 OTLP_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
-# REDIS_URL may carry a password in a form that nobody has thought of, and a header may stand where its file should.
+# The values of these keys are never shown. A bad REDIS_URL may hold a password in a form that `masked` does not know,
+# and worker_auth may hold the header itself by mistake.
 _SECRET = ("redis.url", "worker_auth")
 _SHOWN_CHARACTERS = 200
 
@@ -36,10 +38,10 @@ _IN_COLLECTIONS: Mapping[str, type[BaseModel]] = {"workers": WorkerSettings, "en
 
 
 class WatchedFile:
-    """A file that is read again when it has changed.
+    """Notices when a file has changed and can be read again.
 
-    One that is written in place may be half written, or just emptied: it has changed when it looks the same twice. One
-    that has taken another's place (a rename, Kubernetes' links) is whole.
+    A file that is written in place may be half written, so it counts as changed only when it looks the same twice. A
+    file that replaces another one (a rename, Kubernetes' links) is complete at once.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,7 +50,7 @@ class WatchedFile:
         self._looked: tuple[int, int, int] | None = None
 
     def has_changed(self) -> bool:
-        """Whether it is another file than when this last said so; at the first call: whether there is one."""
+        """Whether the file has changed since this last returned True; at the first call: whether it exists."""
         before, self._looked = self._looked, self._stamp()
         is_whole = self._looked == before or before is None or self._looked is None or self._looked[0] != before[0]
         if self._looked == self._seen or not is_whole:
@@ -58,11 +60,11 @@ class WatchedFile:
 
     @property
     def size_bytes(self) -> int:
-        """Its size when it was looked at last; 0 where it was not there."""
+        """The file's size when `has_changed` last returned True; 0 if it did not exist."""
         return self._seen[1] if self._seen is not None else 0
 
     def _stamp(self) -> tuple[int, int, int] | None:
-        # Follows links: Kubernetes changes a mounted ConfigMap by turning a link to another folder.
+        # stat follows links. Kubernetes changes a mounted ConfigMap by pointing a link at another folder.
         try:
             found = self.path.stat()
         except OSError:
@@ -80,29 +82,28 @@ def config_path() -> Path:
 
 
 def load(path: Path) -> Settings:
-    """Read and validate `path`; in the environment, REDIS_URL wins over its redis.url, OTEL_… over its traces.endpoint.
+    """Read and validate `path`. The variable REDIS_URL wins over its redis.url, and OTEL_… over its traces.endpoint.
 
     Raises ConfigError.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        hint = f"; set {CONFIG_VARIABLE} to the file you mean" if isinstance(error, FileNotFoundError) else ""
-        raise ConfigError(f"{path}: cannot be read: {reason}{hint}") from error
+        text = read_text(path)
+    except Unreadable as error:
+        hint = f"; set {CONFIG_VARIABLE} to the file you mean" if isinstance(error.__cause__, FileNotFoundError) else ""
+        raise ConfigError(f"{error}{hint}") from error
     return parse(text, str(path))
 
 
 def parse(text: str, name: str) -> Settings:
-    """Validate the YAML `text`; `name` is what messages call it. Raises ConfigError."""
+    """Validate the YAML `text`; error messages call it `name`. Raises ConfigError."""
     try:
-        document: Any = read(text)
+        document: Any = parse_yaml(text)
     except NotYaml as error:
         raise ConfigError(f"{name}: not valid YAML: {error}") from error
     document = {} if document is None else document
     if not isinstance(document, dict):
         raise ConfigError(f"{name}: expected keys and values such as `timeout: 300`, got a {type(document).__name__}")
-    # A key without a value (`redis:`) leaves all below it at its defaults.
+    # A key without a value (`redis:`) keeps its defaults.
     document = {key: value for key, value in document.items() if value is not None}
     if url := os.environ.get(REDIS_VARIABLE):
         _put(document, name, "redis", "url", url, "prefix: sfr")
@@ -121,7 +122,7 @@ def _put(document: dict[str, Any], name: str, section: str, key: str, value: str
 
 
 def _traces_url(environment: Mapping[str, str]) -> str | None:
-    """Return where OpenTelemetry's own variables send spans; "" where they forbid it, None where they say nothing.
+    """Return where OpenTelemetry's own variables send spans; "" if they turn traces off, None if none is set.
 
     >>> _traces_url({OTLP_VARIABLE: "http://collector:4318/"})
     'http://collector:4318/v1/traces'
@@ -135,7 +136,7 @@ def _traces_url(environment: Mapping[str, str]) -> str | None:
 
 
 def expect_extras(settings: Settings) -> None:
-    """Raise ConfigError where the router, by its settings, needs a library that is not installed."""
+    """Raise ConfigError if these settings need a library that is not installed."""
     if settings.traces.endpoint is None:
         return
     try:
@@ -147,7 +148,7 @@ def expect_extras(settings: Settings) -> None:
 
 
 def shown(settings: Settings) -> str:
-    """Return the settings as config.yaml has them, defaults included, without what may be a password.
+    """Return the settings as YAML, with all defaults and without anything that may be a password.
 
     >>> print(shown(Settings())[:25])
     workers: []
@@ -160,12 +161,12 @@ def shown(settings: Settings) -> str:
 
 
 def load_or_exit() -> Settings:
-    """Load the configuration for a program's start, as `or_exit` does."""
+    """Return the configuration for a program's start; exit if it is bad, as `or_exit` does."""
     return or_exit(lambda: load(config_path()))
 
 
 def or_exit(start: Callable[[], _Value], status: int = 2) -> _Value:
-    """Return what `start` returns; where it raises ConfigError, say why on stderr and exit with `status`."""
+    """Return what `start` returns; if it raises ConfigError, print that on stderr and exit with `status`."""
     try:
         return start()
     except ConfigError as error:
@@ -174,7 +175,9 @@ def or_exit(start: Callable[[], _Value], status: int = 2) -> _Value:
 
 
 def _problem(detail: ErrorDetails) -> str:
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{_shown(part)}" for part in detail["loc"]).lstrip(".")
+    key = "".join(
+        f"[{part}]" if isinstance(part, int) else f".{_printable_key(part)}" for part in detail["loc"]
+    ).lstrip(".")
     if detail["type"] == "extra_forbidden":
         return f"{key}: unknown key; expected one of {', '.join(_known_keys(detail['loc'][:-1]))}"
     message = detail["msg"].replace("Input should be", "expected", 1)
@@ -182,17 +185,17 @@ def _problem(detail: ErrorDetails) -> str:
 
 
 def _given(value: object, key: str) -> str:
-    """Return what was given, where it is a value to be shown: no section or list, and nothing that may be a secret."""
+    """Return the value that was given, for an error message; nothing for sections, lists and possible secrets."""
     if not isinstance(value, str | int | float) or key.endswith(_SECRET):
         return ""
     shown = masked(value)[:_SHOWN_CHARACTERS] if isinstance(value, str) else value
     try:
         return f", got {shown!r}"
-    except ValueError:  # Python writes no number of thousands of digits
+    except ValueError:  # Python does not print a number of thousands of digits
         return ""
 
 
-def _shown(key: str) -> str:
+def _printable_key(key: str) -> str:
     shown = masked(key)[:_SHOWN_CHARACTERS]
     return shown if shown.isprintable() else repr(shown)
 

@@ -1,6 +1,6 @@
-"""The settings: what a valid configuration is, each key's default and what it means.
+"""The settings: each key of config.yaml with its default, its limits and its meaning.
 
-Pure values: config.py reads them from config.yaml, and tells a bad one.
+These are pure values. load.py reads them from config.yaml, and reports a bad configuration.
 """
 
 import re
@@ -27,7 +27,7 @@ from router.config.bounds import MAX_COUNT, MAX_WEIGHT
 from router.policy import endpoints
 from router.policy.deadline import ClientBudget
 
-# 30 years: for ever, and a number that clocks, timers and Redis' milliseconds take.
+# 30 years: as good as forever, and within the limits of clocks, timers and Redis' milliseconds.
 MAX_SECONDS = 1e9
 # 1 TB.
 MAX_MB = 2.0**20
@@ -35,7 +35,7 @@ _LONGEST_PATH = 256
 
 
 class _Settings(BaseModel):
-    # Strict, because YAML has types: `timeout: "5"` is a slip that should be said, not guessed at.
+    # Strict, because YAML has types: `timeout: "5"` is a mistake to report, not to guess at.
     # Docstrings below keys become their descriptions, in docs/configuration.md and in OpenAPI.
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -45,7 +45,7 @@ class _Settings(BaseModel):
 WorkerUrl = Annotated[str, AfterValidator(worker_url)]
 PositiveSeconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
-# No control characters: what holds a NUL no system call takes.
+# No control characters: system calls reject a NUL.
 FilePath = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
@@ -59,7 +59,7 @@ AuthFile = Annotated[FilePath, AfterValidator(_no_header)]
 
 
 class NamedWorker(_Settings):
-    """One worker, as whoever names it may describe it."""
+    """One worker, as config.yaml or a registration describes it."""
 
     url: WorkerUrl
     """its address, in any spelling: `HTTP://Node1.:80/run_code` is known as `http://node1`"""
@@ -92,7 +92,7 @@ def _unlike(workers: tuple[WorkerSettings, ...]) -> tuple[WorkerSettings, ...]:
 
 
 class RedisSettings(_Settings):
-    """Where the shared memory is, and what its keys begin with."""
+    """Where Redis is, and the prefix of its keys."""
 
     url: Annotated[str, AfterValidator(redis_url)] = "redis://localhost:6379/0"
     """`redis://`, `rediss://`, `unix://`, or `redis+sentinel://host1:26379,host2:26379/mymaster/0` (`user:password@`
@@ -104,7 +104,7 @@ class RedisSettings(_Settings):
 
     @model_validator(mode="after")
     def _shares_one_slot(self) -> Self:
-        # Redis Cluster hashes what stands in braces: all keys of one fleet must share a slot.
+        # Redis Cluster hashes only the part in braces, and all keys of one fleet must share a slot.
         if self.cluster and not re.match(r"[^{]*\{[^}]+\}", self.prefix):
             raise PydanticCustomError(
                 "prefix", "expected a prefix with a hash tag, such as {sfr}, where cluster is true"
@@ -126,23 +126,26 @@ def _ca_file(path: str) -> str:
 
 
 class TlsSettings(_Settings):
-    """How an https:// worker proves who it is: by the system's CAs, by those in the file `ca`, or not at all."""
+    """How the certificate of an https:// worker is checked: by the system's CAs, by the file `ca`, or not at all."""
 
     ca: Annotated[FilePath, AfterValidator(_ca_file)] | None = None
     """a file of PEM certificates: the CA that signed the certificates of `https://` workers; none: the system's CAs.
     The sidecar, too, reads `tls` at its start"""
     verify: bool = True
     """false: any certificate is accepted"""
-    # Read with the settings: the file may be gone, or bad, when a process that has inherited them makes its context.
+    # Read together with the settings. A process that inherits them makes its context later, when the file may be bad or
+    # gone.
     _ca_pem: str | None = PrivateAttr(None)
 
     def model_post_init(self, _: object) -> None:
-        """Read the CA."""
+        """Read the CA file."""
         if self.ca is not None:
-            self._ca_pem = Path(self.ca).read_bytes().decode("ascii", "ignore")  # comments may have other letters
+            self._ca_pem = (
+                Path(self.ca).read_bytes().decode("ascii", "ignore")
+            )  # comments in the file may have other characters
 
     def context(self) -> ssl.SSLContext:
-        """Return what a connection to a worker is made with."""
+        """Return the TLS context for connections to workers."""
         context = ssl.create_default_context(cadata=self._ca_pem)
         if not self.verify:
             context.check_hostname = False
@@ -284,7 +287,7 @@ ErrorStatus = Annotated[int, Field(ge=400, le=599)]
 
 
 class ErrorStatusSettings(_Settings):
-    """Which status the router's own errors have, because clients differ in what they try again."""
+    """Which status the router's own errors have, because clients retry different ones."""
 
     no_workers: ErrorStatus = 503
     """the status if no worker is healthy, or none can be reached"""
@@ -380,7 +383,7 @@ class Settings(_Settings):
     @field_validator("max_buffered_mb")
     @classmethod
     def _takes_the_largest_body(cls, buffered_mb: float, info: ValidationInfo) -> float:
-        body_mb = info.data.get("max_body_mb", 0.0)  # absent where it is itself at fault
+        body_mb = info.data.get("max_body_mb", 0.0)  # absent if it is invalid itself
         if buffered_mb < body_mb:
             wanted = "expected at least max_body_mb, which is {body_mb}"
             raise PydanticCustomError("max_buffered_mb", wanted, {"body_mb": f"{body_mb:g}"})

@@ -1,6 +1,7 @@
-"""YAML without its riddles: what config.yaml's text says, or in a line what is wrong with it and where.
+"""Parses YAML without its surprises, and says in one line what is wrong with a text and where.
 
-Each key stands once; 010 is no 8, 1:30 no 90, and a date is text. Depth and size are bounded, aliases included.
+A key may be given only once. 010 is not read as 8, 1:30 not as 90, and a date is text. Depth and size are limited, with
+aliases included.
 """
 
 import re
@@ -10,7 +11,7 @@ import yaml
 
 from router.config.addresses import masked
 
-# More than any configuration has; a document beyond would exhaust the stack, or memory by aliases of aliases.
+# More than any configuration has. A deeper document could exhaust the stack; aliases of aliases could exhaust memory.
 MAX_DEPTH = 50
 MAX_MERGED = 10_000
 
@@ -21,16 +22,16 @@ _NOT_FINITE = r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 
 
 class NotYaml(Exception):
-    """The text cannot be read; the message says where, and repeats nothing of it."""
+    """The text cannot be parsed; the message says where and why, and repeats none of it."""
 
 
-def read(text: str) -> Any:
-    """Return what the text says. Raises NotYaml."""
+def parse_yaml(text: str) -> Any:
+    """Return the document in `text`. Raises NotYaml."""
     loader = _Loader(text)
     try:
         return loader.get_single_data()
     except yaml.YAMLError as error:
-        raise NotYaml(_problem(error)) from error
+        raise NotYaml(_yaml_problem(error)) from error
     finally:
         loader.dispose()
 
@@ -41,8 +42,8 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         try:
             super().__init__(text)
-        except yaml.YAMLError as error:  # of a character that YAML does not take
-            raise NotYaml(_problem(error)) from error
+        except yaml.YAMLError as error:  # the text has a character that YAML does not allow
+            raise NotYaml(_yaml_problem(error)) from error
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         self.depth += 1
@@ -75,7 +76,7 @@ class _Loader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except yaml.YAMLError:
             raise
-        except Exception as error:  # what constructors raise at `!!int x`, or at thousands of digits
+        except Exception as error:  # such as for `!!int x`, or for thousands of digits
             raise yaml.MarkedYAMLError(problem="a value that cannot be read", problem_mark=node.start_mark) from error
 
 
@@ -87,7 +88,7 @@ _Loader.add_implicit_resolver(_INT, re.compile(rf"(?:{_WHOLE})$"), list("-+01234
 _Loader.add_implicit_resolver(_FLOAT, re.compile(rf"(?:{_FRACTION}|{_NOT_FINITE})$"), list("-+0123456789."))
 
 
-def _problem(error: yaml.YAMLError) -> str:
+def _yaml_problem(error: yaml.YAMLError) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"

@@ -1,6 +1,7 @@
-"""The header that workers want of whoever asks them, from files: the value stands nowhere else.
+"""Reads from files the header that workers ask for, such as `Authorization: Bearer KEY`.
 
-It goes to the worker that it is for, with jobs, pings and deep checks, and into no log, no answer and not into Redis.
+The header is sent only to its worker, with jobs, pings and deep checks. Its value is a secret: it appears in no log, in
+no answer and not in Redis.
 """
 
 import logging
@@ -11,13 +12,14 @@ from typing import Self
 
 from router.config.load import ConfigError, WatchedFile
 from router.config.settings import Settings
+from router.config.text_file import Unreadable, read_text
 
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 _LONGEST = 8_192
-# What frames a message, concerns one connection, or is made anew for each worker.
+# Headers that frame a message, that concern one connection, or that we set for each request.
 _NOT_OURS = frozenset(
     {
         *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
@@ -25,7 +27,7 @@ _NOT_OURS = frozenset(
         *("traceparent", "tracestate", "x-request-id"),
     }
 )
-# A shorter word may stand in an answer by chance.
+# A shorter secret may appear in an answer by chance.
 _SECRET_FROM = 8
 
 
@@ -37,7 +39,7 @@ class Header:
     value: str = field(repr=False)
 
     def hidden_in(self, text: str) -> str:
-        """Return what a worker has said without this secret, should it have repeated it.
+        """Return a worker's answer with this secret masked, in case the worker has repeated it.
 
         >>> Header("authorization", "Bearer hunter2-hunter2").hidden_in("no hunter2-hunter2 here")
         'no *** here'
@@ -49,10 +51,9 @@ class Header:
 
 
 class WorkerAuth:
-    """The header for each worker: its own, or that for all."""
+    """The header for each worker: its own, or the one for all workers."""
 
     def __init__(self) -> None:
-        """Know of none."""
         self._for_all: str | None = None
         self._by_url: dict[str, str] = {}
         self._files: dict[str, WatchedFile] = {}
@@ -64,23 +65,23 @@ class WorkerAuth:
         auth = cls()
         for path in auth._name(settings):
             auth._files[path].has_changed()
-            auth._headers[path] = _read(Path(path))
+            auth._headers[path] = _read_header(Path(path))
         return auth
 
     def reread(self, settings: Settings) -> None:
-        """Follow the settings, and read again what has changed; of what cannot be read, the last header stays."""
+        """Follow the settings, and read the files that have changed. If one is bad, its last header stays in force."""
         for path in self._name(settings):
             if not self._files[path].has_changed():
                 continue
             try:
-                self._headers[path] = _read(Path(path))
+                self._headers[path] = _read_header(Path(path))
             except ConfigError as error:
                 log.error("Header for workers not taken over, the last good one stays in force: %s", error)  # noqa: TRY400
             else:
                 log.info("%s read: the header %s for workers", path, self._headers[path].name)
 
     def for_worker(self, url: str) -> Header | None:
-        """Return the header that the worker at `url` wants, None where it wants none."""
+        """Return the header that the worker at `url` asks for; None if it asks for none."""
         path = self._by_url.get(url, self._for_all)
         return None if path is None else self._headers.get(path)
 
@@ -93,17 +94,16 @@ class WorkerAuth:
         return paths
 
 
-def _read(path: Path) -> Header:
-    """Return the header that stands in the file. Raises ConfigError, which repeats nothing of it."""
+def _read_header(path: Path) -> Header:
+    """Return the header in the file. Raises ConfigError, whose message does not repeat the content."""
     try:
-        text = path.read_text(encoding="utf-8-sig").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigError(f"worker_auth: {path} cannot be read: {reason}") from error
+        text = read_text(path, "worker_auth").strip()
+    except Unreadable as error:
+        raise ConfigError(str(error)) from error
     name, colon, value = text.partition(":")
     value = value.strip()
     if not colon or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value) or len(text) > _LONGEST:
         raise ConfigError(f"worker_auth: {path}: expected one line such as `Authorization: Bearer KEY`")
     if name.lower() in _NOT_OURS:
-        raise ConfigError(f"worker_auth: {path}: {name} is no header to be known by")
+        raise ConfigError(f"worker_auth: {path}: {name} is a header that the router sets itself")
     return Header(name.lower(), value)

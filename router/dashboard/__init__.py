@@ -1,4 +1,4 @@
-"""The page that shows the fleet, and the feed that it draws.
+"""The dashboard: its page, its event stream, and which numbers it shows.
 
 It may not import jobs or api.
 """

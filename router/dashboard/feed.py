@@ -1,7 +1,7 @@
-"""The dashboard's news: one reading of the fleet a second for all who watch this process, and none while nobody does.
+"""The dashboard's events: the fleet is read once a second for all watchers of this process, and never without watchers.
 
-Each event is written down once and shared. A watcher is told the newest one when it has taken the one before: who is
-slow skips some, and then gets the whole picture. So a watcher holds one event at most, however far it is behind.
+Each event is encoded once and shared. A watcher gets the newest event when it has taken the one before. A slow watcher
+skips events and then gets the whole view, so each watcher holds at most one event.
 """
 
 import asyncio
@@ -22,14 +22,14 @@ from router.version import __version__
 log = logging.getLogger(__name__)
 
 EVERY_S = 1.0
-# So many checks may be late before the sidecar's word counts as old; quick ones for so long.
+# The sidecar's records count as old after this many check intervals, and not before this time.
 LATE_CHECKS, LATE_S = 3, 10.0
 
 _encode = msgspec.json.Encoder().encode
 
 
 class Feed:
-    """Who watches, and what they are told."""
+    """Reads the fleet for its watchers, and yields them events."""
 
     def __init__(
         self, redis: RedisClient, counters: Counters, view: FleetView, check_interval_s: float, every_s: float = EVERY_S
@@ -40,24 +40,24 @@ class Feed:
         self._counters = counters
         self._view = view
         self._old_after_s = max(LATE_S, LATE_CHECKS * check_interval_s)
-        self._picture = ViewModel()
-        self._number = 0  # of the picture that is current; 0 while nobody has watched long enough for one
+        self._view_model = ViewModel()
+        self._number = 0  # of the current reading; 0 until there is one
         self._tick = self._whole = b""
-        self._news = asyncio.Event()
+        self._has_event = asyncio.Event()
         self._reading: asyncio.Task[None] | None = None
 
     async def events(self) -> AsyncGenerator[bytes]:
-        """Yield events as EventSource reads them: `whole`, then `tick` after `tick`; `whole` again after a gap."""
+        """Yield events in EventSource's format: `whole` first, then `tick` after `tick`; `whole` again after a gap."""
         self.watchers += 1
         if self._reading is None:
-            self._reading = asyncio.create_task(self._read_on())
-        told = 0
+            self._reading = asyncio.create_task(self._keep_reading())
+        sent = 0
         try:
             while True:
-                if told == self._number:
-                    await self._news.wait()
-                is_next = told > 0 and told == self._number - 1
-                told = self._number
+                if sent == self._number:
+                    await self._has_event.wait()
+                is_next = sent > 0 and sent == self._number - 1
+                sent = self._number
                 yield self._tick if is_next and self._tick else self._all()
         finally:
             self.watchers -= 1
@@ -66,29 +66,29 @@ class Feed:
                 self._reading.cancel()
                 self._reading = None
 
-    async def _read_on(self) -> None:
+    async def _keep_reading(self) -> None:
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
             try:
-                self._picture.take(await self._read())
-            except Exception:  # whatever it is, those who watch must not wait for ever
+                self._view_model.take(await self._read())
+            except Exception:  # whatever the fault is, watchers must get further events
                 log.exception("The dashboard's reading failed")
             else:
-                self._tell()
+                self._publish()
             due = max(due + self._every_s, loop.time())
             await asyncio.sleep(due - loop.time())
 
-    def _tell(self) -> None:
-        self._number, tick = self._picture.number, self._picture.tick
+    def _publish(self) -> None:
+        self._number, tick = self._view_model.number, self._view_model.tick
         self._tick = _event(b"tick", tick) if tick else b""
         self._whole = b""
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+        event, self._has_event = self._has_event, asyncio.Event()
+        event.set()
 
     def _all(self) -> bytes:
         if not self._whole:
-            self._whole = _event(b"whole", self._picture.whole())
+            self._whole = _event(b"whole", self._view_model.whole())
         return self._whole
 
     async def _read(self) -> Reading:

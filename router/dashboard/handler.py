@@ -1,7 +1,7 @@
-"""The dashboard's handler: its static files, who may steer, and the stream of what happens. All else goes on to `rest`.
+"""Serves the dashboard: its static files, its event stream, and whether the visitor may change the fleet.
 
-Everything is free to look at, as `GET /` is. Changes go the way of all changes, by /admin and its gate. What a worker
-says or is called is data here, never markup; the page keeps it so, and the policy below lets no script in but its own.
+Everyone may look, as with `GET /`. Changes go through /admin and its gate. The page shows workers' texts as data, never
+as markup, and the policy below allows no script but the page's own.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ from importlib.resources.abc import Traversable
 from router.auth.access import AdminGate, bearer, peer_in
 from router.dashboard.feed import Feed
 from router.http.answer import Answer, problem
-from router.http.asgi import STOPPING, Application, Receive, Scope, Send, new_request_id, send_answer
+from router.http.asgi import STOPPING, Application, Receive, Scope, Send, leaving, new_request_id, send_answer
 from router.http.headers import Headers, as_lines
 from router.policy.verdict import Outcome
 
 PATH = "/dashboard"
 EVENTS, ACCESS = f"{PATH}/events", f"{PATH}/access"
-# Each is sent up to 64 kB that it has not read yet, and one event.
+# Each may hold one event, and 64 kB that it has not read.
 MAX_WATCHERS = 64
 _POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -42,18 +42,18 @@ _TYPES = {
 _EVENTS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),  # nginx would hold events until it has a page of them
+    (b"x-accel-buffering", b"no"),  # keeps nginx from collecting events before it sends them
 ]
 
 
 class DashboardHandler:
-    """An ASGI application that serves the dashboard, and hands all else to `rest`."""
+    """An ASGI application that serves the dashboard, and passes all other requests to `rest`."""
 
     def __init__(self, feed: Feed, gate: AdminGate, rest: Application) -> None:
         self._feed = feed
         self._gate = gate
         self._rest = rest
-        self._pages = {_address(name): _page(name, body) for name, body in _files()}
+        self._pages = {_path_of(name): _page(name, body) for name, body in _page_files()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -91,33 +91,33 @@ class DashboardHandler:
         return page
 
     def _access(self, scope: Scope) -> Answer:
-        """Tell whether who asks so may steer; with 200 in any case, for it is asked to know, not to do."""
+        """Say whether this request could change the fleet. The status is always 200, because it changes nothing."""
         refusal = self._gate.refusal(scope["headers"], peer_in(scope))
         status, detail = refusal or (HTTPStatus.OK, "")
-        told = {
+        answer = {
             "may_steer": refusal is None,
             "takes_token": self._gate.takes_token,
             "is_wrong": status == HTTPStatus.UNAUTHORIZED and bearer(scope["headers"]) is not None,
             "detail": detail,
         }
-        return _made(json.dumps(told).encode(), b"application/json", [(b"cache-control", b"no-store")])
+        return _made(json.dumps(answer).encode(), b"application/json", [(b"cache-control", b"no-store")])
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send events until the client leaves or this process is to stop."""
+        """Send events until the client disconnects or this process stops."""
         stopping = asyncio.Event()
         scope.setdefault("state", {})[STOPPING] = stopping
         await send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": list(_EVENTS)})
-        sending, leaving, stopped = (
-            asyncio.create_task(part) for part in (self._send_events(send), _left(receive), stopping.wait())
+        sending, gone, stopped = (
+            asyncio.create_task(part) for part in (self._send_events(send), leaving(receive), stopping.wait())
         )
         try:
-            await asyncio.wait((sending, leaving, stopped), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((sending, gone, stopped), return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
-                sending.result()  # it ends by a defect alone, which is to be told
+                sending.result()  # it ends only by a defect, which must be raised
         finally:
-            for task in (sending, leaving, stopped):
+            for task in (sending, gone, stopped):
                 task.cancel()
-            await asyncio.gather(sending, leaving, stopped, return_exceptions=True)
+            await asyncio.gather(sending, gone, stopped, return_exceptions=True)
         await send({"type": "http.response.body", "body": b""})
 
     async def _send_events(self, send: Send) -> None:
@@ -126,13 +126,8 @@ class DashboardHandler:
                 await send({"type": "http.response.body", "body": event, "more_body": True})
 
 
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def _files() -> Iterator[tuple[str, bytes]]:
-    """Yield the page's files by their path below the page's folder."""
+def _page_files() -> Iterator[tuple[str, bytes]]:
+    """Yield each file of the page: its path below the page's folder, and its content."""
 
     def walk(folder: Traversable, below: str) -> Iterator[tuple[str, bytes]]:
         for entry in folder.iterdir():
@@ -144,18 +139,18 @@ def _files() -> Iterator[tuple[str, bytes]]:
     yield from walk(files("router.dashboard").joinpath("page"), "")
 
 
-def _address(name: str) -> str:
+def _path_of(name: str) -> str:
     return PATH if name == "index.html" else f"{PATH}/{name}"
 
 
 def _page(name: str, body: bytes) -> Answer:
-    # Asked for again each time, and mostly not sent again: a new version of the router shows at once.
+    # Browsers revalidate each time, so that a new version of the router is shown at once.
     fields = [(b"cache-control", b"no-cache"), (b"etag", b'"%s"' % sha256(body).hexdigest()[:32].encode()), *_GUARDS]
     return _made(body, _TYPES[name.rpartition(".")[2]], fields)
 
 
 def _moved(relative: str) -> Answer:
-    # Relative, for a proxy may serve all this below a path of its own.
+    # Relative, because a proxy may serve this below another path.
     fields = [(b"location", relative.encode()), (b"vary", b"accept"), (b"content-length", b"0")]
     return Answer(HTTPStatus.FOUND, as_lines(fields), b"", Outcome.RESULT)
 
@@ -170,7 +165,7 @@ def _is_browser(scope: Scope) -> bool:
 
 
 def prefers_page(accept: str) -> bool:
-    """Whether an Accept header names HTML, and prefers it to JSON. Programs take anything, or say nothing.
+    """Whether an Accept header prefers HTML to JSON. Programs accept anything (`*/*`), or send none.
 
     >>> prefers_page("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"), prefers_page("*/*")
     (True, False)
@@ -181,8 +176,8 @@ def prefers_page(accept: str) -> bool:
     for item in accept.lower().split(","):
         name, *parameters = (part.strip() for part in item.split(";"))
         weights[name] = next((_weight(each[2:]) for each in parameters if each.startswith("q=")), 1.0)
-    json_s = next((weights[name] for name in ("application/json", "application/*", "*/*") if name in weights), 0.0)
-    return weights.get("text/html", 0.0) > json_s
+    json_weight = next((weights[name] for name in ("application/json", "application/*", "*/*") if name in weights), 0.0)
+    return weights.get("text/html", 0.0) > json_weight
 
 
 def _weight(text: str) -> float:

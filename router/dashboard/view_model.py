@@ -1,8 +1,7 @@
-"""What the dashboard shows: a reading of the fleet goes in each second; rates, rows and what has changed come out.
+"""What the dashboard shows: a reading of the fleet goes in each second; rates, rows and changes come out.
 
-Counts are the whole fleet's (`sfr:stats`), so rates and percentiles are differences between two readings. What is kept
-is bounded: five minutes of totals, and as long a course of each worker that is there. No I/O and no clock: a reading
-brings its moment.
+The counts are the whole fleet's (`sfr:stats`), so rates and percentiles are differences between two readings. It keeps
+five minutes of totals, and of each worker's trend. No I/O and no clock: each reading carries its time.
 """
 
 from collections import deque
@@ -16,10 +15,10 @@ from router.fleet.model import Ejection, Health, WorkerRecord, slots
 from router.fleet.stats import Usage, WorkerStats, WorkerUsage
 from router.telemetry.rates import has_fallen, rates
 
-# Processes tell what they have counted once a second each, at moments of their own: over one second, rates would jump.
+# Each process publishes its counts once a second, at a time of its own. Over one second, rates would jump.
 WINDOW_S = 5.0
 HISTORY_S = 300.0
-# A worker's course: its jobs' mean time in each so many seconds.
+# A worker's trend has one point for each of these spans: the mean time of the attempts that ended in it.
 POINT_S = 10.0
 POINTS = int(HISTORY_S / POINT_S)
 
@@ -27,7 +26,7 @@ _Item = TypeVar("_Item")
 
 
 class Status(msgspec.Struct, frozen=True):
-    """How the parts are. `sidecar_s` is the age of what the sidecar wrote; `is_sidecar_old`: too old to be believed."""
+    """The state of the parts. `sidecar_s` is the age of the sidecar's records; `is_sidecar_old`: too old to rely on."""
 
     version: str
     redis: bool
@@ -38,7 +37,7 @@ class Status(msgspec.Struct, frozen=True):
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """The fleet at the Unix time `at`, who is draining and who is ejected. `usage` is None while Redis is away."""
+    """The fleet at the Unix time `at`, with drained and ejected workers. `usage` is None while Redis is away."""
 
     at: float
     status: Status
@@ -49,9 +48,9 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 class Totals(msgspec.Struct, frozen=True, array_like=True):
-    """The fleet's numbers at a moment. None: not known. Rates are a second's; percentiles in ms.
+    """The fleet's numbers at a moment. None: not known. Rates are per second.
 
-    `slots` are how many may be `running`, on all workers; None: a worker has no cap.
+    `slots`: how many jobs may run on all workers together; None: a worker has no cap.
     """
 
     at: float
@@ -66,9 +65,9 @@ class Totals(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):
-    """What seldom changes of a worker; `place` is its place among the URLs. `since` and `ejected_until` are Unix times.
+    """A worker's values that change seldom. `place` is its index in the list of URLs.
 
-    `ejected_until` None: the breaker keeps no jobs from it.
+    `since` and `ejected_until` are Unix times; `ejected_until` None: the worker is not ejected.
     """
 
     place: int
@@ -83,7 +82,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Live(msgspec.Struct, frozen=True, array_like=True):
-    """What changes all the time: leases, attempts that ended, those without a result."""
+    """A worker's values that change often: leases, attempts that ended, and those of them without a result."""
 
     place: int
     running: int
@@ -92,7 +91,7 @@ class Live(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Tick(msgspec.Struct, frozen=True):
-    """What has changed since the tick before. `points` are all workers' latest mean times (ms), where they are new."""
+    """All changes since the last reading. `points`: a new point (ms) of each worker's trend; None: none is due."""
 
     number: int
     status: Status
@@ -103,7 +102,7 @@ class Tick(msgspec.Struct, frozen=True):
 
 
 class Whole(msgspec.Struct, frozen=True):
-    """All that is shown; `courses` are all workers' points, the oldest first."""
+    """All that the dashboard shows. `trends`: each worker's points, the oldest first."""
 
     number: int
     status: Status
@@ -111,11 +110,11 @@ class Whole(msgspec.Struct, frozen=True):
     urls: list[str]
     rows: list[Row]
     live: list[Live]
-    courses: list[list[int | None]]
+    trends: list[list[int | None]]
 
 
 class ViewModel:
-    """The fleet as it is shown. `number` counts readings; `tick` is None where only `whole` tells the last change."""
+    """The fleet as it is shown. `number` counts readings; `tick` None: the last change is only in `whole`."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -126,12 +125,12 @@ class ViewModel:
         self._urls: list[str] = []
         self._rows: list[Row] = []
         self._live: list[Live] = []
-        self._courses: dict[str, deque[int | None]] = {}
+        self._trends: dict[str, deque[int | None]] = {}
         self._point_at = 0.0
         self._at_point: dict[str, WorkerStats] = {}
 
     def take(self, reading: Reading) -> None:
-        """Go on to the next reading."""
+        """Take the next reading."""
         self.number += 1
         self._status = reading.status
         of = slots(record.worker.max_concurrency for record, _ in reading.conditions)
@@ -152,7 +151,7 @@ class ViewModel:
         self._urls, self._rows, self._live = urls, rows, live
 
     def whole(self) -> Whole:
-        """Return all of it. There must have been a reading."""
+        """Return all that is shown. Call it only after a reading."""
         return Whole(
             self.number,
             self._status,
@@ -160,7 +159,7 @@ class ViewModel:
             self._urls,
             self._rows,
             self._live,
-            [list(self._courses.get(url, ())) for url in self._urls],
+            [list(self._trends.get(url, ())) for url in self._urls],
         )
 
     def _totals(self, reading: Reading) -> Totals:
@@ -168,7 +167,7 @@ class ViewModel:
         if usage is None:
             return Totals(at)
         counts = self._counts
-        if counts and has_fallen(counts[-1][1].fleet, usage.fleet):  # Redis has begun to count anew
+        if counts and has_fallen(counts[-1][1].fleet, usage.fleet):  # Redis was emptied and counts from 0
             counts.clear()
         while counts and counts[0][0] < at - 1.5 * WINDOW_S:
             counts.popleft()
@@ -184,19 +183,19 @@ class ViewModel:
         return Totals(at, jobs, running, usage.waiting, _ms(of.p50_s), _ms(of.p99_s), errors, retries)
 
     def _points(self, at: float, urls: Sequence[str], usage: Usage | None) -> list[int | None] | None:
-        """Return each worker's newest point where it is time for one; None where it is not."""
+        """Return each worker's new point of its trend; None if no point is due."""
         if usage is None or at < self._point_at + POINT_S:
             return None
         before, self._at_point = self._at_point, {url: worker.stats for url, worker in usage.workers.items()}
         is_next = at < self._point_at + 2 * POINT_S
         self._point_at = at
-        if not is_next:  # nobody has looked for a while
-            self._courses.clear()
+        if not is_next:  # there was no watcher for a while
+            self._trends.clear()
             return None
         points = [_mean_ms(before.get(url), usage.workers.get(url)) for url in urls]
-        self._courses = {url: self._courses.get(url) or deque(maxlen=POINTS) for url in urls}
+        self._trends = {url: self._trends.get(url) or deque(maxlen=POINTS) for url in urls}
         for url, point in zip(urls, points, strict=True):
-            self._courses[url].append(point)
+            self._trends[url].append(point)
         return points
 
 
@@ -231,7 +230,7 @@ def _changed(before: Sequence[_Item], now: Sequence[_Item]) -> list[_Item]:
 
 
 def _mean_ms(before: WorkerStats | None, now: WorkerUsage | None) -> int | None:
-    """Return the mean time of the attempts that ended between the two; None where there were none."""
+    """Return the mean time of the attempts that ended between the two readings; None if there were none."""
     if before is None or now is None or now.stats.jobs <= before.jobs:
         return None
     return max(0, round((now.stats.busy_ms - before.busy_ms) / (now.stats.jobs - before.jobs)))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from router.config.addresses import masked, worker_url
 from router.config.settings import Settings
+from router.config.text_file import Unreadable, read_text
 from router.fleet.model import Source, Worker
 
 log = logging.getLogger(__name__)
@@ -21,11 +22,6 @@ DEFAULT_PORT = 8080
 # So much of a line is shown that names no worker.
 _SHOWN_CHARACTERS = 200
 _HAS_PORT = re.compile(r".*:\d+")
-
-
-def read(path: Path) -> str:
-    """Return the file's text. Raises OSError, or UnicodeDecodeError (a ValueError)."""
-    return path.read_text(encoding="utf-8-sig")
 
 
 def parse(text: str, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -60,8 +56,8 @@ def known_workers(settings: Settings) -> list[Worker]:
     """Return the workers of config.yaml and, if it can be read, of workers_file."""
     workers = {worker.url: worker for worker in configured_workers(settings)}
     if settings.workers_file is not None:
-        with suppress(OSError, ValueError):  # the sidecar says what is wrong
-            for url in parse(read(Path(settings.workers_file)), settings.workers_file)[0]:
+        with suppress(Unreadable):  # the sidecar says what is wrong
+            for url in parse(read_text(Path(settings.workers_file)), settings.workers_file)[0]:
                 workers.setdefault(url, Worker(url, 1, settings.default_max_concurrency, Source.FILE))
     return list(workers.values())
 

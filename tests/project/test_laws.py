@@ -198,6 +198,13 @@ def test_commands_start_without_what_only_servers_need() -> None:
     assert not heavy & set(loaded.split())
 
 
+def test_commands_that_ask_redis_load_no_web_framework() -> None:
+    """`sfr --redis` uses the API's models and decisions, but not FastAPI."""
+    asked = "import sys, router.cli.main, router.cli.fleet.redis_fleet; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    assert not {"fastapi", "starlette", "uvicorn", "aiohttp", "yaml", "multiprocessing"} & set(loaded.split())
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_no_module_is_longer_than_its_idea(name: str) -> None:
     """At most 400 lines; past that an idea is missing."""

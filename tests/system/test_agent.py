@@ -47,13 +47,13 @@ class Agent(Program):
     ) -> None:
         self.port = port or free_port()
         self.worker = f"http://127.0.0.1:{self.port}"
-        argv = [sys.executable, "-m", "router.cli.main", "agent", "--url", self.worker, *options]
+        argv = [sys.executable, "-m", "router.cli", "agent", "--url", self.worker, *options]
         argv += [word for url in routers for word in ("--router", url)]
         argv += ["--", *(word.replace("{port}", str(self.port)) for word in command)]
         super().__init__(argv, system._log("agent"), {**system.env, "ADMIN_TOKEN": token})
 
 
-LOCAL_WORKER = (sys.executable, "-m", "router.cli.main", "worker", "--port", "{port}")
+LOCAL_WORKER = (sys.executable, "-m", "router.cli", "worker", "--port", "{port}")
 PONG_WORKER = (sys.executable, "-c", PONG, "{port}")
 
 

@@ -156,7 +156,7 @@ async def _on_terminal(*words: str) -> AsyncIterator[tuple[subprocess.Popen[byte
     """Run `sfr` on a terminal of its own; gives it, the terminal to type into, and what it has shown so far."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "router.cli.main", *words],
+        [sys.executable, "-m", "router.cli", *words],
         cwd=ROOT,
         env={**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"},
         stdin=theirs,

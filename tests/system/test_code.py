@@ -21,9 +21,7 @@ from tests.support.programs import Program, System, Valkey
 
 def local_worker(folder: Path, port: int) -> Program:
     """Return a local worker, not yet started."""
-    return Program(
-        [sys.executable, "-m", "router.cli.main", "worker", "--port", str(port)], folder / f"worker-{port}.log"
-    )
+    return Program([sys.executable, "-m", "router.cli", "worker", "--port", str(port)], folder / f"worker-{port}.log")
 
 
 async def _pongs(url: str) -> bool:
@@ -182,7 +180,7 @@ async def test_job_sees_nothing_of_the_worker_s_environment(tmp_path: Path) -> N
     """Secrets in the worker's environment are not the job's; the worker says that it isolates nothing else."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    argv = [sys.executable, "-m", "router.cli.main", "worker", "--port", str(port)]
+    argv = [sys.executable, "-m", "router.cli", "worker", "--port", str(port)]
     async with Program(argv, tmp_path / "log", {"ADMIN_TOKEN": "s3cret"}) as program:
         await eventually(lambda: _pongs(url), what="the worker's pong")
         answer = await run(url, code="env", language="bash")

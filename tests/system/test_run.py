@@ -24,7 +24,7 @@ from tests.support.programs import ROOT, Program, System
 from tests.support.serving import served
 from tests.support.worker import RESULT, Exchange, Gate, ScriptedWorker, takes
 
-RUN = [sys.executable, "-m", "router.cli.main", "run"]
+RUN = [sys.executable, "-m", "router.cli", "run"]
 
 
 @pytest.fixture

@@ -47,9 +47,9 @@ SINGULARITY = f"""#!/bin/bash
 [[ $1 == run && " $* " == *" --cleanenv "* && " $* " == *" --env HOST=0.0.0.0 "* ]] || exit 64
 [[ "${{@: -1}}" == the-image.sif && ! -v ADMIN_TOKEN ]] || exit 65
 while [[ $# -gt 0 ]]; do [[ $1 == --env ]] && declare "$2"; shift; done
-exec {shlex.quote(sys.executable)} -m router.cli.main worker --port "$PORT"
+exec {shlex.quote(sys.executable)} -m router.cli worker --port "$PORT"
 """
-SFR = f'#!/bin/bash\nexec {shlex.quote(sys.executable)} -m router.cli.main "$@"\n'
+SFR = f'#!/bin/bash\nexec {shlex.quote(sys.executable)} -m router.cli "$@"\n'
 
 
 def path_with(folder: Path, **programs: str) -> str:

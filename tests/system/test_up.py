@@ -149,7 +149,7 @@ async def test_without_workers_to_start_a_config_is_needed(tmp_path: Path) -> No
     """Without --local-workers the workers come from config.yaml: where it is missing, that is said."""
     async with up(tmp_path) as program:
         assert await program.ended() == 2
-    assert "config.yaml: cannot be read: No such file or directory; set ROUTER_CONFIG" in program.output
+    assert "config.yaml cannot be read: No such file or directory; set ROUTER_CONFIG" in program.output
     assert "Traceback" not in program.output
 
 
@@ -191,7 +191,7 @@ async def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     site = tmp_path / "site"
     shutil.unpack_archive(wheel, site, "zip")
     env = {"PYTHONPATH": str(site)}
-    argv = (sys.executable, "-m", "router.cli.main")
+    argv = (sys.executable, "-m", "router.cli")
     async with up(tmp_path, "--local-workers", "1", argv=argv, env=env) as program:
         await told(program)
         assert '"stdout":"42\\n"' in pasted(printed(program, "curl"))

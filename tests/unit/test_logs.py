@@ -1,4 +1,4 @@
-"""How a line of the log reads, as text and as JSON."""
+"""The form of a log line, as text and as JSON."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from router.logs import log_config
 
 @pytest.fixture(params=["text", "json"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What LOG_FORMAT asks for."""
+    """The value of LOG_FORMAT."""
     monkeypatch.setenv("LOG_FORMAT", request.param)
     wanted: str = request.param
     return wanted
@@ -22,7 +22,7 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 @pytest.fixture
 def _in_kathmandu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A host whose clock is 5:45 h before UTC's."""
+    """A host whose clock is 5:45 h ahead of UTC."""
     monkeypatch.setenv("TZ", "NPT-5:45")
     time.tzset()
     yield
@@ -31,7 +31,7 @@ def _in_kathmandu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def line(record: logging.LogRecord) -> str:
-    """Return how `record` is written down."""
+    """Return `record` as a line."""
     formatters = logging.config.DictConfigurator(log_config())
     formatter: logging.Formatter = formatters.configure_formatter(log_config()["formatters"]["line"])
     return formatter.format(record)
@@ -39,7 +39,7 @@ def line(record: logging.LogRecord) -> str:
 
 @pytest.mark.usefixtures("_in_kathmandu")
 def test_time_of_a_line_says_its_zone(form: str) -> None:
-    """Lines of hosts in different zones can be put in order."""
+    """So that lines of hosts in different zones can be put in order."""
     record = logging.makeLogRecord({"msg": "hello", "levelname": "INFO", "created": 1_800_000_000.125})
     written = line(record)
     moment = datetime.fromisoformat(json.loads(written)["time"] if form == "json" else written.split()[0])

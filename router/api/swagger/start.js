@@ -1,4 +1,4 @@
-// Relative, for a proxy may serve all this below a path of its own. No validator: it would be asked at its makers' host.
+// Relative, because a proxy may serve this below another path. No validator, because it would send the API to another host.
 SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#swagger-ui",

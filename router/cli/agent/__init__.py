@@ -1,4 +1,4 @@
-"""`sfr agent`: keeps one worker running on a host, and registered.
+"""`sfr agent`: runs a worker's command on a host, and keeps that worker registered.
 
 It may not import downstream or app.
 """

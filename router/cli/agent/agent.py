@@ -1,7 +1,7 @@
-"""`sfr agent`: runs a worker's command, and has the worker in the fleet for as long as it answers and is wanted.
+"""`sfr agent`: runs a worker's command, and keeps the worker in the fleet while it answers.
 
-Told to end, it drains the worker, waits for its jobs, gives up its place and then ends the command: no job is lost. The
-fleet's side stands in fleet_place.py.
+When the agent is told to end, it drains the worker, waits for its jobs, removes it from the fleet and then ends the
+command: no job is lost. registration.py talks to the routers.
 """
 
 import asyncio
@@ -10,8 +10,8 @@ import os
 import signal
 import ssl
 import time
+from asyncio.subprocess import Process
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -19,28 +19,24 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from router.auth.admin_token import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE
-from router.cli.agent.registration import Course, Registrar
-from router.cli.router_client import Exit, Failed, RouterClient
-from router.processes import die_with_parent
+from router.cli.agent.registration import Lifecycle, Registrar
+from router.cli.failure import Exit, Failed
+from router.cli.router_client import RouterClient
+from router.processes import end_group, start_session
 
 log = logging.getLogger(__name__)
 
 _PING_EVERY_S = 0.25
 _PING_TIMEOUT_S = 5.0
-# A large image takes minutes to start; so often it is said that it is still waited for.
-_STILL_WAITING_EVERY_S = 30.0
-_POLL_S = 0.05
-# What shells answer for a command that is not there, and one that cannot be executed (POSIX, "Exit Status").
-_NOT_FOUND = 127
-_NOT_EXECUTABLE = 126
-_SIGNALLED = 128
+# A large image takes minutes to start; meanwhile the log repeats this often that the worker does not answer.
+_REMIND_EVERY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What to run, and as which worker (`fields`: NewWorker's).
+class AgentOptions:
+    """Which command to run, and how to register its worker (`fields`: NewWorker's).
 
-    `grace_s`: how long running jobs may take once it is told to end; `kill_after_s`: the command, once it is.
+    When the agent is told to end, running jobs have `grace_s` seconds; then the command has `kill_after_s` seconds.
     """
 
     command: Sequence[str]
@@ -57,108 +53,107 @@ class Plan:
 
 
 class Agent:
-    """Runs one plan."""
+    """Runs one worker, and registers it with each of `routers`."""
 
-    def __init__(self, plan: Plan, routers: Sequence[RouterClient]) -> None:
-        self._plan = plan
-        self._course = Course()
-        self._places = [Registrar(each, plan.fields, plan.ttl_s, self._course, self._on_refusal) for each in routers]
-        self._told = asyncio.Event()
+    def __init__(self, options: AgentOptions, routers: Sequence[RouterClient]) -> None:
+        self._options = options
+        self._lifecycle = Lifecycle()
+        self._registrars = [
+            Registrar(router, options.fields, options.ttl_s, self._lifecycle, self._on_refusal) for router in routers
+        ]
+        self._ending = asyncio.Event()
         self._refusal: Failed | None = None
 
     async def run(self) -> int:
-        """Return the exit status: the command's, 128 + n where signal n ended it. Raises Failed, the command ended."""
-        url = self._plan.url
+        """Run until the command ends or a signal comes; return the exit status.
+
+        That is the command's own, or 128 + n if signal n ended it. Raises Failed when the command has ended because no
+        router takes the worker.
+        """
+        url, command = self._options.url, self._options.command
         if await asyncio.to_thread(answers_ping, url):
-            raise Failed(f"something answers at {url} already: is another worker on this port?", Exit.REFUSED)
+            raise Failed(f"something answers at {url} already: is another worker on this port?", Exit.FAILED)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
+        # A worker runs code of strangers, so it must not see the token.
+        hidden = {TOKEN_VARIABLE, TOKEN_FILE_VARIABLE}
         try:
-            process = await self._start()
+            process = await start_session(command, {k: v for k, v in os.environ.items() if k not in hidden})
         except OSError as error:
-            log.error("%s cannot be run: %s", self._plan.command[0], error.strerror)  # noqa: TRY400
-            return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
-        log.info("Started %s, process %d; waiting for %s to answer", self._plan.command[0], process.pid, url)
+            log.error("%s cannot be run: %s", command[0], error.strerror)  # noqa: TRY400
+            return Exit.NOT_FOUND if isinstance(error, FileNotFoundError) else Exit.NOT_EXECUTABLE
+        log.info("Started %s, process %d; waiting for %s to answer", command[0], process.pid, url)
         try:
             await self._keep_in_fleet(process)
         finally:
-            status = await _end(process, self._plan.kill_after_s)
-        log.info("%s ended with status %d", self._plan.command[0], status)
+            # The whole group, because a shell does not pass SIGTERM on.
+            if await end_group(process, self._options.kill_after_s, whole=True):
+                log.warning("The command did not end within %g s of SIGTERM and is killed", self._options.kill_after_s)
+            status = await process.wait()
+        status = status if status >= 0 else Exit.SIGNALLED - status
+        log.info("%s ended with status %d", command[0], status)
         if self._refusal:
             raise self._refusal
         return status
 
-    async def _start(self) -> asyncio.subprocess.Process:
-        # A worker runs strangers' code: the token is not for it.
-        hidden = {TOKEN_VARIABLE, TOKEN_FILE_VARIABLE}
-        return await asyncio.create_subprocess_exec(
-            *self._plan.command,
-            env={name: value for name, value in os.environ.items() if name not in hidden},
-            stdin=asyncio.subprocess.DEVNULL,
-            # Its own session: a terminal's Ctrl-C reaches the agent alone, which drains first.
-            start_new_session=True,
-            preexec_fn=die_with_parent,
-        )
-
-    async def _keep_in_fleet(self, process: asyncio.subprocess.Process) -> None:
-        """Return when the command has ended, or is to end, and the worker has left the fleet."""
-        course = self._course
+    async def _keep_in_fleet(self, process: Process) -> None:
+        """Return when the worker has left the fleet, because the command has ended or is to end."""
+        lifecycle = self._lifecycle
         ended = asyncio.create_task(process.wait())
-        told = asyncio.create_task(self._told.wait())
+        ending = asyncio.create_task(self._ending.wait())
         joining = asyncio.create_task(self._join())
-        await asyncio.wait({ended, told, joining}, return_when=asyncio.FIRST_COMPLETED)
-        course.leaving.set()
-        hurry = asyncio.create_task(course.hurry.wait())
-        # Where the command is over nothing runs any more.
-        await asyncio.wait({ended, hurry, joining}, timeout=self._plan.grace_s, return_when=asyncio.FIRST_COMPLETED)
-        if not joining.done() and not ended.done() and not course.hurry.is_set():
-            log.warning("Jobs still run after %g s; the command is ended all the same", self._plan.grace_s)
-        course.hurry.set()
+        await asyncio.wait({ended, ending, joining}, return_when=asyncio.FIRST_COMPLETED)
+        lifecycle.leaving.set()
+        hurry = asyncio.create_task(lifecycle.hurry.wait())
+        # If the command has ended, no job runs any more.
+        await asyncio.wait({ended, hurry, joining}, timeout=self._options.grace_s, return_when=asyncio.FIRST_COMPLETED)
+        if not joining.done() and not ended.done() and not lifecycle.hurry.is_set():
+            log.warning("Jobs still run after %g s; the command is ended all the same", self._options.grace_s)
+        lifecycle.hurry.set()
         await joining
-        for task in (ended, told, hurry):
+        for task in (ended, ending, hurry):
             task.cancel()
 
     async def _join(self) -> None:
-        """Be in the fleet from the worker's first answer on, until that is over."""
+        """Wait for the worker's first answer; then keep it registered until it is to leave."""
         if await self._answers():
-            log.info("Worker %s answers", self._plan.url)
-            async with asyncio.TaskGroup() as places:
-                for place in self._places:
-                    places.create_task(place.run())
+            log.info("Worker %s answers", self._options.url)
+            async with asyncio.TaskGroup() as tasks:
+                for registrar in self._registrars:
+                    tasks.create_task(registrar.run())
 
     async def _answers(self) -> bool:
-        """Wait until the worker answers; False where it is to leave before."""
-        say_at = time.monotonic() + _STILL_WAITING_EVERY_S
-        while not self._course.leaving.is_set():
-            if await asyncio.to_thread(answers_ping, self._plan.url):
-                return not self._course.leaving.is_set()
-            if time.monotonic() > say_at:
-                log.warning('%s does not answer /v1/ping with "pong" yet', self._plan.url)
-                say_at += _STILL_WAITING_EVERY_S
+        """Wait until the worker answers; return False if the worker is to leave before that."""
+        remind_at = time.monotonic() + _REMIND_EVERY_S
+        while not self._lifecycle.leaving.is_set():
+            if await asyncio.to_thread(answers_ping, self._options.url):
+                return not self._lifecycle.leaving.is_set()
+            if time.monotonic() > remind_at:
+                log.warning('%s does not answer /v1/ping with "pong" yet', self._options.url)
+                remind_at += _REMIND_EVERY_S
             await asyncio.sleep(_PING_EVERY_S)
         return False
 
     def _on_signal(self, number: signal.Signals) -> None:
-        if self._told.is_set():
+        if self._ending.is_set():
             log.warning("%s again: running jobs are not waited for", number.name)
-            self._course.hurry.set()
+            self._lifecycle.hurry.set()
             return
-        log.info(
-            "%s: the worker is drained, its jobs have %g s; once more ends it now", number.name, self._plan.grace_s
-        )
-        self._told.set()
+        grace_s = self._options.grace_s
+        log.info("%s: the worker is drained, its jobs have %g s; once more ends it now", number.name, grace_s)
+        self._ending.set()
 
     def _on_refusal(self) -> None:
-        """End all where no router takes this worker, and none ever has: to wait longer would change nothing."""
-        refusals = [place.refusal for place in self._places if place.refusal]
-        if len(refusals) == len(self._places) and not self._course.joined.is_set():
+        """End the command if every router refuses this worker and none has ever taken it: waiting would not help."""
+        refusals = [registrar.refusal for registrar in self._registrars if registrar.refusal]
+        if len(refusals) == len(self._registrars) and not self._lifecycle.joined.is_set():
             self._refusal = refusals[0]
-            log.error("No router takes worker %s: the command is ended", self._plan.url)
-            self._told.set()
+            log.error("No router takes worker %s: the command is ended", self._options.url)
+            self._ending.set()
 
 
 def answers_ping(url: str) -> bool:
-    """Whether a worker answers at `url`. Whatever its certificate: it is told nothing."""
+    """Whether a worker answers at `url`. Any certificate will do, because no secret is sent."""
     parts = urlsplit(url)
     if parts.scheme == "https":
         any_certificate = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -172,32 +167,9 @@ def answers_ping(url: str) -> bool:
         connection.request("GET", f"{parts.path}/v1/ping")
         answer = connection.getresponse()
         if answer.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            return True  # it wants a key (worker_auth), which routers and sidecar have
+            return True  # it wants the header of worker_auth, which routers and the sidecar have
         return answer.status == HTTPStatus.OK and answer.read(100).strip() in (b'"pong"', b"pong")
     except (OSError, HTTPException, UnicodeError):
         return False
     finally:
         connection.close()
-
-
-async def _end(process: asyncio.subprocess.Process, kill_after_s: float) -> int:
-    """End the command and all of its process group; return its status, 128 + n where signal n ended it."""
-    give_up_at = time.monotonic() + kill_after_s
-    _signal_group(process, signal.SIGTERM)
-    with suppress(TimeoutError):
-        await asyncio.wait_for(process.wait(), kill_after_s)
-    while _signal_group(process, None) and time.monotonic() < give_up_at:  # noqa: ASYNC110  (the kernel tells nobody)
-        await asyncio.sleep(_POLL_S)
-    if _signal_group(process, signal.SIGKILL):
-        log.warning("The command did not end within %g s of SIGTERM and is killed", kill_after_s)
-    status = await process.wait()
-    return status if status >= 0 else _SIGNALLED - status
-
-
-def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals | None) -> bool:
-    """Send the signal, or none, to the command's process group; return whether anybody is left in it."""
-    try:
-        os.killpg(process.pid, number or 0)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True

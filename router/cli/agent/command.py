@@ -1,60 +1,69 @@
-"""`sfr agent`: the command's options, and how it ends."""
+"""`sfr agent`: the command's options and its exit status."""
 
-# ruff: noqa: PLC0415  (see cli.py)
+# ruff: noqa: PLC0415  (see cli/options.py)
 from typing import Annotated
 
 import typer
 
-from router.cli.options import bad_input, router_at, told, worker_address
+from router.cli.failure import BadInput
+from router.cli.options import failures_shown, router_at, worker_address
 
 AUTO = "auto"
-# Shorter than an operator's: while one router hangs, the others and the command's end wait for the call.
+# Shorter than for an operator: if a router hangs, the agent's end waits for this call.
 _ANSWER_WITHIN_S = 5.0
 
 EXITS = (
-    "Exit status: the command's, 128 + n where signal n ended it, 127 or 126 where it cannot be run; 1 no router "
-    "takes the worker, or something answers at its URL already; 2 bad input; 4 the admin token is missing or wrong."
+    "Exit status: the command's own; 128 + n if signal n ended it; 127 or 126 if it cannot be run; 1 no router takes "
+    "the worker, or something answers at its URL already; 2 bad input; 4 the admin token is missing or wrong."
 )
 
 
 def agent(
     command: Annotated[
-        list[str], typer.Argument(help="What starts the worker, and its arguments.", show_default=False)
+        list[str], typer.Argument(help="The command that starts the worker, with its arguments.", show_default=False)
     ],
-    url: Annotated[str, typer.Option("--url", help="The worker's address, as routers reach it.", show_default=False)],
+    url: Annotated[str, typer.Option("--url", help="The URL at which routers reach the worker.", show_default=False)],
     router: Annotated[
         list[str],
-        typer.Option("--router", envvar="SFR_URL", help="A router's address. May be given again.", show_default=False),
+        typer.Option("--router", envvar="SFR_URL", help="A router's address. May be repeated.", show_default=False),
     ],
-    weight: Annotated[int, typer.Option(min=1, max=100, help="Turns in the ring.")] = 1,
+    weight: Annotated[
+        int, typer.Option(min=1, max=100, help="Its share of the jobs: 3 gets three times as many as 1.")
+    ] = 1,
     max_concurrency: Annotated[
-        str | None, typer.Option(help=f"How many jobs run on it at once; `{AUTO}`: as many as this process has CPUs.")
+        str | None,
+        typer.Option(
+            help=f"The cap: how many jobs may run on it at once. `{AUTO}` means one for each CPU of this process."
+        ),
     ] = None,
     grace: Annotated[
-        int, typer.Option(min=0, help="For so many seconds running jobs are waited for at the end.")
+        int, typer.Option(min=0, help="How many seconds running jobs have to finish when the agent is told to end.")
     ] = 100,
-    kill_after: Annotated[int, typer.Option(min=0, help="So many seconds after SIGTERM the command is killed.")] = 10,
-    ttl: Annotated[int, typer.Option(min=1, help="After so many seconds without renewal it is no worker.")] = 30,
+    kill_after: Annotated[int, typer.Option(min=0, help="How many seconds after SIGTERM the command is killed.")] = 10,
+    ttl: Annotated[
+        int, typer.Option(min=1, help="How many seconds the worker stays in the fleet if the agent dies.")
+    ] = 30,
 ) -> None:
-    """Run a worker and keep it in the fleet: `sfr agent --router URL --url http://$HOST:8080 -- COMMAND...`.
+    """Run a worker and keep it in the fleet.
 
-    The worker joins when it answers its ping. At SIGTERM or SIGINT it is drained, its jobs are waited for, and then the
-    command gets SIGTERM. Routers want the admin token, in ADMIN_TOKEN or ADMIN_TOKEN_FILE; the command does not see it.
+    The worker joins the fleet when it answers its ping. At SIGTERM or SIGINT the agent drains it, waits for its jobs,
+    and then sends SIGTERM to the command. Routers ask for the admin token, from ADMIN_TOKEN or ADMIN_TOKEN_FILE; the
+    command does not see it.
 
-    Example: sfr agent --router http://router:8000 --url http://$(hostname):8080 --max-concurrency auto --
-    singularity run --env HOST=0.0.0.0 sandbox-fusion.sif
+    Example: `sfr agent --router http://router:8000 --url http://$(hostname):8080 --max-concurrency auto --
+    singularity run --env HOST=0.0.0.0 sandbox-fusion.sif`
     """
     import asyncio
 
     from router import logs
-    from router.cli.agent.agent import Agent, Plan
+    from router.cli.agent.agent import Agent, AgentOptions
 
     logs.set_up()
-    with told():
+    with failures_shown():
         fields = {"url": worker_address(url), "weight": weight, "max_concurrency": _cap(max_concurrency)}
-        plan = Plan(command, fields, ttl, grace, kill_after)
+        options = AgentOptions(command, fields, ttl, grace, kill_after)
         routers = {found.address: found for found in (router_at(each, _ANSWER_WITHIN_S) for each in router)}
-        status = asyncio.run(Agent(plan, list(routers.values())).run())
+        status = asyncio.run(Agent(options, list(routers.values())).run())
         raise typer.Exit(status)
 
 
@@ -72,5 +81,5 @@ def _cap(text: str | None) -> int | None:
     from router.config.bounds import MAX_COUNT, whole_number
 
     if (cap := whole_number(text, 1, MAX_COUNT)) is None:
-        raise bad_input(f"--max-concurrency: expected a number above 0 or `{AUTO}`, got {text[:20]!r}")
+        raise BadInput(f"--max-concurrency: expected a number above 0 or `{AUTO}`, got {text[:20]!r}")
     return cap

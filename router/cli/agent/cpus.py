@@ -1,6 +1,6 @@
-"""How many CPUs this process may use: what the scheduler lets it run on, and what its cgroups grant it of that.
+"""How many CPUs this process may use, by its CPU affinity and its cgroups' quotas.
 
-A node has 128, Slurm gives a task 8 of them by affinity, and a container may have 1.5 by quota.
+Slurm limits a task by affinity, containers are limited by quota; both may have far fewer CPUs than the node.
 """
 
 import os
@@ -14,14 +14,14 @@ _OWN_CGROUPS = Path("/proc/self/cgroup")
 
 @dataclass(frozen=True, slots=True)
 class Cpus:
-    """`affinity`: CPUs that this process may run on; `quota`: how many of them at once, None: all."""
+    """`affinity`: the number of CPUs this process may run on; `quota`: how much CPU time, in CPUs; None: no quota."""
 
     affinity: int
     quota: float | None
 
     @property
     def count(self) -> int:
-        """How many whole ones there are, at least 1."""
+        """The number of whole CPUs, at least 1."""
         return self.affinity if self.quota is None else max(1, min(self.affinity, int(self.quota)))
 
     def __str__(self) -> str:
@@ -30,13 +30,13 @@ class Cpus:
 
 
 def usable_cpus(cgroups: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> Cpus:
-    """Return what this process may use. Where no cgroups can be read, there is no quota."""
+    """Return the CPUs that this process may use. If its cgroups cannot be read, there is no quota."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Cpus(affinity, min(_quotas(cgroups, own), default=None))
 
 
 def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
-    """Yield each quota on the way from this process' cgroup up to the root; cgroups(7), v2 and v1."""
+    """Yield the quota of this process' cgroup and of each cgroup above it; cgroups(7), v2 and v1."""
     for line in _text(own).splitlines():
         _, controllers, place = line.split(":", 2)
         if not controllers:
@@ -45,7 +45,7 @@ def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
             base, read = cgroups / controllers, _quota_v1
         else:
             continue
-        # In a container the place may be the host's name for it: then its root here has the container's own quota.
+        # In a container, this path may be the one that the host sees. Then the root here has the container's own quota.
         folder = base / place.strip("/")
         for each in (folder, *folder.parents):
             if each.is_relative_to(base) and (quota := read(each)) is not None:

@@ -1,7 +1,7 @@
-"""A worker's place in the fleet, kept by its agent: registered with one router and renewed, drained, given up.
+"""Keeps one worker registered with one router: registers it, renews the registration, drains and removes the worker.
 
-Whatever the router, its Redis or the network do meanwhile, the place is taken again when they are back, for as long as
-the agent wants it; a registration that nobody renews passes by its TTL.
+If the router, its Redis or the network fail, the worker is registered again when they are back, until it is to leave. A
+registration that is not renewed ends after its TTL.
 """
 
 import asyncio
@@ -13,26 +13,27 @@ from contextlib import suppress
 from typing import Any
 
 from router.api.schemas import AdminWorker
-from router.cli.router_client import Exit, Failed, RouterClient
+from router.cli.failure import Exit, Failed
+from router.cli.router_client import RouterClient
 
 log = logging.getLogger(__name__)
 
-# Between tries with a router that cannot be reached: soon, then ever more slowly, and never so slowly that it matters.
+# Pauses between tries to reach a router. They double, and stay short compared with the start of a worker.
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 10.0
-# How often a draining worker's jobs are counted: soon for the short ones, seldom enough for a thousand agents.
+# Pauses between counts of a draining worker's jobs: short at first for short jobs, long enough for a thousand agents.
 _FIRST_LOOK_S = 0.1
 _LONGEST_LOOK_S = 2.0
-# A router that is away when the place is given up has so long to come back; then the TTL does it.
+# If the router cannot be reached for this long when the worker is to be removed, the TTL removes it.
 _LEAVE_WITHIN_S = 2.0
-# A third of the TTL: two renewals may fail.
+# A registration is renewed every third of its TTL, so that two renewals may fail.
 _RENEWALS = 3
 
 
-class Course:
-    """What an agent wants of its places. `leaving`: drain, and give them up; `hurry`: do not wait for jobs.
+class Lifecycle:
+    """The events that an agent and its registrars share.
 
-    `joined`: one of them has been taken.
+    `leaving`: drain the worker and remove it; `hurry`: do not wait for its jobs; `joined`: a router has taken it.
     """
 
     def __init__(self) -> None:
@@ -42,9 +43,9 @@ class Course:
 
 
 class Registrar:
-    """One worker's place with one router; `fields` are what it is registered with (NewWorker's, `ttl_seconds` apart).
+    """One worker's registration with one router. `fields` are NewWorker's, without `ttl_seconds`.
 
-    `refusal` is what the router last said where it does not take the worker; `on_refusal` is told of it.
+    `refusal` is the router's last answer if it refuses the worker; `on_refusal` is called when there is a new one.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Registrar:
         router: RouterClient,
         fields: Mapping[str, Any],
         ttl_s: float,
-        course: Course,
+        lifecycle: Lifecycle,
         on_refusal: Callable[[], None],
     ) -> None:
         self.refusal: Failed | None = None
@@ -60,17 +61,17 @@ class Registrar:
         self._fields = {**fields, "ttl_seconds": ttl_s}
         self._url: str = fields["url"]
         self._ttl_s = ttl_s
-        self._course = course
+        self._lifecycle = lifecycle
         self._on_refusal = on_refusal
-        # Until when the router may take this worker to be one, by time.monotonic; 0: it never has.
+        # Until this time.monotonic() the router may hold a registration of this worker; 0: it never held one.
         self._held_until = 0.0
-        # A predecessor that was killed in the middle of its drain is registered for a TTL yet, and drained. 0: that is
-        # over, and a drain is an operator's.
+        # An earlier agent that was killed while it drained leaves its worker registered and drained for one TTL. Until
+        # this moment a drain may be that one, and is lifted. Later a drain is an operator's, and stays.
         self._is_inherited_until = 0.0
         self._trouble = ""
 
     async def run(self) -> None:
-        """Take the place and keep it; once told to leave, drain the worker, wait for its jobs, and give it up."""
+        """Keep the worker registered until it is to leave; then drain it, wait for its jobs, and remove it."""
         await self._keep()
         if self._held_until:
             await self._drain()
@@ -79,16 +80,16 @@ class Registrar:
     async def _keep(self) -> None:
         pause_s = _FIRST_PAUSE_S
         self._is_inherited_until = time.monotonic() + self._ttl_s
-        while not self._course.leaving.is_set():
+        while not self._lifecycle.leaving.is_set():
             if await self._renew():
                 pause_s, wait_s = _FIRST_PAUSE_S, self._ttl_s / _RENEWALS
             else:
-                wait_s = pause_s * random.uniform(0.5, 1)  # agents of a whole cluster need not come all at once
+                wait_s = pause_s * random.uniform(0.5, 1)  # so that the agents of a whole cluster do not come at once
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            await _passed(self._course.leaving, wait_s)
+            await _wait(self._lifecycle.leaving, wait_s)
 
     async def _renew(self) -> AdminWorker | None:
-        """Register the worker, or renew that; return how it is, None where that failed."""
+        """Register the worker, or renew its registration; return its state, or None if that failed."""
         now = time.monotonic()
         try:
             worker = await asyncio.to_thread(self._router.add, self._fields)
@@ -101,24 +102,24 @@ class Registrar:
             log.info("Worker %s is registered with %s", self._url, self._router.address)
         self._held_until, self._is_inherited_until = now + self._ttl_s, 0.0
         self._trouble, self.refusal = "", None
-        self._course.joined.set()
+        self._lifecycle.joined.set()
         return worker
 
     def _failed(self, error: Failed, asked_at: float) -> None:
         if str(error) != self._trouble:
             log.warning("Worker %s is not registered: %s; it is tried again", self._url, error)
         self._trouble = str(error)
-        if error.status in (Exit.REFUSED, Exit.NO_TOKEN):
+        if error.status in (Exit.FAILED, Exit.NO_TOKEN):
             self.refusal = error
             self._on_refusal()
-        elif error.was_sent:  # it may have been heard, and the answer lost
+        elif error.was_sent:  # the router may have registered the worker, and its answer was lost
             self._held_until = max(self._held_until, asked_at + self._ttl_s)
 
     async def _drain(self) -> None:
-        """Return when nothing runs on the worker and nothing can come, or when it is time to hurry."""
+        """Drain the worker; return when it runs no job, when its registration has ended, or in a hurry."""
         pause_s, before = _FIRST_LOOK_S, -1
-        while not self._course.hurry.is_set() and time.monotonic() < self._held_until:
-            # Renewed, for who leaves the fleet has no count of jobs.
+        while not self._lifecycle.hurry.is_set() and time.monotonic() < self._held_until:
+            # Renewed, because a worker that has left the fleet has no count of running jobs.
             worker = await self._renew()
             with suppress(Failed):
                 if worker and not worker.draining:
@@ -128,7 +129,7 @@ class Registrar:
                     log.info("Worker %s is drained by %s, %d running", self._url, self._router.address, before)
                 if worker and worker.draining and not worker.running:
                     return
-            await _passed(self._course.hurry, pause_s)
+            await _wait(self._lifecycle.hurry, pause_s)
             pause_s = min(2 * pause_s, _LONGEST_LOOK_S, self._ttl_s / _RENEWALS)
 
     async def _leave(self) -> None:
@@ -137,19 +138,19 @@ class Registrar:
             try:
                 await asyncio.to_thread(self._router.remove, self._url)
             except Failed as error:
-                if error.status is Exit.UNREACHABLE and time.monotonic() < give_up_at:
+                if error.status == Exit.UNREACHABLE and time.monotonic() < give_up_at:
                     await asyncio.sleep(_FIRST_PAUSE_S)
                     continue
-                # Gone already, or in config.yaml, too: both are well.
-                if error.status is not Exit.REFUSED:
+                # A refusal is no trouble: the worker is gone already, or config.yaml names it, too.
+                if error.status != Exit.FAILED:
                     log.warning("Worker %s leaves the fleet in %g s at the latest: %s", self._url, self._ttl_s, error)
             else:
                 log.info("Worker %s has left %s", self._url, self._router.address)
             return
 
 
-async def _passed(event: asyncio.Event, seconds: float) -> None:
-    """Return when the event has come, or after so long."""
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    """Return when the event is set, or after `seconds`."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -1,4 +1,4 @@
-"""`sfr status`, `add`, `drain` and the other commands that look at the fleet or change it.
+"""`sfr status` and `sfr workers`: the commands that show the fleet or change it.
 
 It may not import downstream or app.
 """

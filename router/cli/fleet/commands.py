@@ -1,6 +1,6 @@
-"""`sfr status` and `sfr workers`: the fleet, seen and steered from a terminal."""
+"""`sfr status` and `sfr workers`: see and steer the fleet from a terminal."""
 
-# ruff: noqa: PLC0415  (see cli.py)
+# ruff: noqa: PLC0415  (see cli/options.py)
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from router.cli.failure import BadInput, Exit, Failed
 from router.cli.options import (
     EXITS,
     ROUTER_URL,
@@ -16,27 +17,27 @@ from router.cli.options import (
     RedisUrl,
     Url,
     WorkerArgument,
-    asking,
-    bad_input,
+    failures_shown,
     fleet_at,
     router_at,
     source_of,
-    told,
     worker_address,
 )
+from router.cli.spinner import waiting
 
 if TYPE_CHECKING:
     from router.api.schemas import AdminWorker, Report
     from router.cli.router_client import Fleet
 
 WATCH_EVERY_S = 2.0
-# What stands for the weight or cap that a worker came with.
+# The argument that stands for the weight or cap that a worker came with.
 DEFAULT = "default"
 
-AsJson = Annotated[bool, typer.Option("--json", help="As JSON, as the API has it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the API answers it.")]
 
 workers_app = typer.Typer(
-    help="See and steer the workers. Changes by a router need its admin token in ADMIN_TOKEN or ADMIN_TOKEN_FILE.",
+    help="See and change the workers. A router takes changes only with its admin token, from ADMIN_TOKEN or "
+    "ADMIN_TOKEN_FILE.",
     epilog=EXITS,
     no_args_is_help=True,
 )
@@ -47,31 +48,35 @@ def status(
     redis: RedisUrl = None,
     prefix: Prefix = "sfr",
     as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds, until Ctrl-C.")] = False,
 ) -> None:
-    """Show how the fleet is: `sfr status --url http://router:8000`, `sfr status --watch`, `sfr status --json | jq`."""
-    with told():
+    """Show the state of the fleet.
+
+    Examples: `sfr status --url http://router:8000`, `sfr status --watch`, `sfr status --json | jq`
+    """
+    with failures_shown():
         fleet, source = fleet_at(url, redis, prefix), source_of(url, redis)
         if watch:
             with suppress(KeyboardInterrupt):
                 _watch(fleet, source, as_json=as_json)
             return
-        with asking():
+        with waiting():
             report = fleet.report()
-        _show(report, source, as_json=as_json)
+        _show_report(report, source, as_json=as_json)
         if report.status != "healthy":
-            from router.cli.router_client import Exit
-
-            raise typer.Exit(Exit.REFUSED)
+            raise typer.Exit(Exit.FAILED)
 
 
 @workers_app.command("list", epilog=EXITS)
 def list_workers(
     url: Url = ROUTER_URL, redis: RedisUrl = None, prefix: Prefix = "sfr", as_json: AsJson = False
 ) -> None:
-    """List all workers: `sfr workers list`, `sfr workers list --json | jq -r '.[].url'`."""
-    with told():
-        with asking():
+    """List all workers.
+
+    Examples: `sfr workers list`, `sfr workers list --json | jq -r '.[].url'`
+    """
+    with failures_shown():
+        with waiting():
             found = fleet_at(url, redis, prefix).workers()
         if as_json:
             typer.echo(f"[{','.join(each.model_dump_json() for each in found)}]")
@@ -83,47 +88,61 @@ def list_workers(
 
 @workers_app.command(epilog=EXITS)
 def drain(worker: WorkerArgument, url: Url = ROUTER_URL, redis: RedisUrl = None, prefix: Prefix = "sfr") -> None:
-    """Keep new jobs from a worker; what runs on it is finished: `sfr workers drain http://server1:8080`."""
-    with told():
-        with asking():
+    """Give a worker no new jobs; those that run on it are finished.
+
+    Example: `sfr workers drain http://server1:8080`
+    """
+    with failures_shown():
+        with waiting():
             drained = fleet_at(url, redis, prefix).drain(worker_address(worker))
-        _say(drained)
+        _show_worker(drained)
 
 
 @workers_app.command(epilog=EXITS)
 def resume(worker: WorkerArgument, url: Url = ROUTER_URL, redis: RedisUrl = None, prefix: Prefix = "sfr") -> None:
-    """Let a drained worker have jobs again: `sfr workers resume http://server1:8080`."""
-    with told():
-        with asking():
+    """Give a drained worker new jobs again.
+
+    Example: `sfr workers resume http://server1:8080`
+    """
+    with failures_shown():
+        with waiting():
             resumed = fleet_at(url, redis, prefix).resume(worker_address(worker))
-        _say(resumed)
+        _show_worker(resumed)
 
 
 @workers_app.command(epilog=EXITS)
 def add(
     worker: NewWorkerArgument,
-    weight: Annotated[int, typer.Option(help="Turns in the ring, 1 to 100.")] = 1,
-    max_concurrency: Annotated[int | None, typer.Option(help="How many jobs run on it at once, at most.")] = None,
-    ttl: Annotated[float | None, typer.Option(help="For how many seconds; else until it is removed.")] = None,
+    weight: Annotated[int, typer.Option(help="Its share of the jobs, 1 to 100: 3 gets three times as many as 1.")] = 1,
+    max_concurrency: Annotated[int | None, typer.Option(help="The cap: how many jobs may run on it at once.")] = None,
+    ttl: Annotated[
+        float | None,
+        typer.Option(help="How many seconds it stays, unless added again; by default until it is removed."),
+    ] = None,
     url: Url = ROUTER_URL,
 ) -> None:
-    """Add a worker, or renew it: `sfr workers add http://server9:8080 --max-concurrency 8`.
+    """Add a worker, or renew one that was added.
 
-    Its host must be among `admin.allowed_workers` in the router's config.yaml.
+    Example: `sfr workers add http://server9:8080 --max-concurrency 8`
+
+    `admin.allowed_workers` in the router's config.yaml must allow its host.
     """
-    with told():
+    with failures_shown():
         fields = {"weight": weight, "max_concurrency": max_concurrency, "ttl_seconds": ttl}
-        with asking():
+        with waiting():
             added = router_at(url).add({"url": worker_address(worker), **fields})
-        _say(added)
+        _show_worker(added)
 
 
 @workers_app.command(epilog=EXITS)
 def remove(worker: WorkerArgument, url: Url = ROUTER_URL) -> None:
-    """Take out a worker that was added: `sfr workers remove http://server9:8080`."""
-    with told():
+    """Remove a worker that was added.
+
+    Example: `sfr workers remove http://server9:8080`
+    """
+    with failures_shown():
         address = worker_address(worker)
-        with asking():
+        with waiting():
             router_at(url).remove(address)
         typer.echo(f"{address}: removed")
 
@@ -132,25 +151,31 @@ def remove(worker: WorkerArgument, url: Url = ROUTER_URL) -> None:
 def weigh(
     worker: WorkerArgument,
     weight: Annotated[
-        str | None, typer.Argument(help=f"Turns in the ring, 1 to 100; `{DEFAULT}`: as it came with.")
+        str | None,
+        typer.Argument(help=f"Its share of the jobs, 1 to 100. `{DEFAULT}` restores the value that it came with."),
     ] = None,
     max_concurrency: Annotated[
-        str | None, typer.Option(help=f"How many jobs run on it at once, at most; `{DEFAULT}`: as it came with.")
+        str | None,
+        typer.Option(
+            help=f"The cap: how many jobs may run on it at once. `{DEFAULT}` restores the value that it came with."
+        ),
     ] = None,
     url: Url = ROUTER_URL,
 ) -> None:
-    """Set a worker's weight, cap or both: `sfr workers weigh http://server1:8080 3 --max-concurrency 8`.
+    """Set a worker's weight, cap or both.
 
-    They win over config.yaml until set to `default`, or until the worker leaves the fleet.
+    Example: `sfr workers weigh http://server1:8080 3 --max-concurrency 8`
+
+    The new values replace config.yaml's until they are set to `default`, or until the worker leaves the fleet.
     """
-    with told():
+    with failures_shown():
         given = {"weight": weight, "max_concurrency": max_concurrency}
         fields = {name: _number(name, text) for name, text in given.items() if text is not None}
         if not fields:
-            raise bad_input("expected a weight or --max-concurrency, or both")
-        with asking():
+            raise BadInput("expected a weight or --max-concurrency, or both")
+        with waiting():
             changed = router_at(url).change(worker_address(worker), fields)
-        # What it has now follows a moment later, when the sidecar has seen it.
+        # The answer may hold the old values: the sidecar applies the new ones a moment later.
         wanted = ", ".join(f"{name} {value or 'as it came'}" for name, value in fields.items())
         typer.echo(f"{changed.url}: {wanted}")
 
@@ -160,17 +185,17 @@ def _number(name: str, text: str) -> int | None:
         return None
     from router.config.bounds import MAX_COUNT, whole_number
 
-    if (number := whole_number(text, 0, MAX_COUNT)) is None:  # the router tells which numbers it takes
-        raise bad_input(f"{name}: expected a number or `{DEFAULT}`, got {text[:20]!r}")
+    if (number := whole_number(text, 0, MAX_COUNT)) is None:  # the router checks the range
+        raise BadInput(f"{name}: expected a number or `{DEFAULT}`, got {text[:20]!r}")
     return number
 
 
-def _say(worker: "AdminWorker") -> None:
+def _show_worker(worker: "AdminWorker") -> None:
     cap = "" if worker.max_concurrency is None else f" of {worker.max_concurrency}"
     typer.echo(f"{worker.url}: {worker.health}, weight {worker.weight}, {worker.running}{cap} running")
 
 
-def _show(report: "Report", source: str, *, as_json: bool) -> None:
+def _show_report(report: "Report", source: str, *, as_json: bool) -> None:
     if as_json:
         typer.echo(report.model_dump_json())
         return
@@ -180,7 +205,7 @@ def _show(report: "Report", source: str, *, as_json: bool) -> None:
 
 
 def _watch(fleet: "Fleet", source: str, *, as_json: bool) -> None:
-    """Show the fleet again and again."""
+    """Show the fleet every WATCH_EVERY_S seconds."""
     from router.cli.fleet.tables import live, report_table, screen
 
     if as_json:
@@ -189,19 +214,17 @@ def _watch(fleet: "Fleet", source: str, *, as_json: bool) -> None:
         return
     console = screen()
     if not console.is_terminal:
-        raise bad_input("--watch: expected a terminal; with --json it writes a line each time")
+        raise BadInput("--watch: expected a terminal; with --json it writes a line each time")
     with live(console) as view:
         for report, trouble in _reports(fleet):
             view.update(report_table(report, source, trouble), refresh=True)
 
 
 def _reports(fleet: "Fleet") -> Iterator[tuple["Report", str | None]]:
-    """Yield how the fleet is, every WATCH_EVERY_S seconds; while nothing newer is known, the last with why that is.
+    """Yield the state of the fleet every WATCH_EVERY_S seconds, and why it is not newer, if it is not.
 
-    Raises Failed where it was never seen.
+    Raises Failed if the first try fails.
     """
-    from router.cli.router_client import Failed
-
     report, trouble = fleet.report(), None
     while True:
         yield report, trouble

@@ -1,4 +1,4 @@
-"""What `sfr status` and `sfr workers list` show: the fleet as a table, those in trouble first."""
+"""The tables of `sfr status` and `sfr workers list`; unhealthy workers come first."""
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -18,21 +18,21 @@ _STYLES = {
     Health.EJECTED: "red",
     Health.UNHEALTHY: "bold red",
 }
-_TROUBLED_FIRST = [Health.UNHEALTHY, Health.EJECTED, Health.UNKNOWN, Health.DRAINING, Health.HEALTHY]
-# In a pipe each worker has its line, however long.
+_WORST_FIRST = [Health.UNHEALTHY, Health.EJECTED, Health.UNKNOWN, Health.DRAINING, Health.HEALTHY]
+# In a pipe each worker has one line, however long.
 _PIPE_COLUMNS = 10_000
 _UNKNOWN = "unknown without Redis"
 _UNITS = {"d": 86_400, "h": 3_600, "min": 60}
 
 
 def screen() -> Console:
-    """Return where tables go: stdout, in colour and in its width where that is a terminal."""
+    """Return the console for tables: stdout, with colours and the terminal's width if it is a terminal."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=_PIPE_COLUMNS)
 
 
 def live(console: Console) -> Live:
-    """Return what shows one thing in the place of the one before, on a terminal, while it is entered."""
+    """Return a context that shows one table at a time on the terminal's whole screen."""
     return Live(console=console, auto_refresh=False, screen=True)
 
 
@@ -44,18 +44,18 @@ def workers_table(workers: Iterable[WorkerStatus]) -> Table:
     table.add_column("source")
     table.add_column("note", overflow="fold")
     now = datetime.now(UTC)
-    for worker in sorted(workers, key=lambda worker: (trouble(worker.health), worker.url)):
-        # `since` is of the sidecar's word, and says nothing of how long the breaker has kept jobs away.
+    for worker in sorted(workers, key=lambda worker: (rank(worker.health), worker.url)):
+        # `since` is when the checks changed the health; it does not say since when the breaker has ejected the worker.
         since = None if worker.health is Health.EJECTED else worker.since
         lasts = "" if since is None else length((now - since).total_seconds())
-        # Text takes brackets as they are: what a worker says is no markup.
+        # Text does not read brackets as markup, and a worker's answer may hold any.
         cells = [_running(worker), str(worker.weight), worker.source, note(worker)]
         table.add_row(Text(worker.url), health_text(worker.health), lasts, *map(Text, cells))
     return table
 
 
 def report_table(report: Report, source: str, stale: str | None = None) -> RenderableType:
-    """Return the whole fleet; `source` says who tells it, `stale` why nothing newer is known."""
+    """Return the whole fleet as a table. `source` is where the data come from; `stale`: why they are not newer."""
     facts = Table.grid(padding=(0, 2))
     is_routed = report.status == "healthy"
     facts.add_row("jobs", Text("are routed", "green") if is_routed else Text("find no worker", "bold red"))
@@ -63,7 +63,7 @@ def report_table(report: Report, source: str, stale: str | None = None) -> Rende
     facts.add_row("redis", Text(report.redis, "green" if report.redis == "available" else "bold red"))
     facts.add_row("sidecar", Text(_sidecar(report.sidecar), "" if report.sidecar.leader else "bold red"))
     facts.add_row("workers", Text(healthy(report)))
-    facts.add_row("running", Text(load(report.workers)))
+    facts.add_row("running", Text(running_jobs(report.workers)))
     facts.add_row("waiting", Text(_UNKNOWN if report.waiting is None else str(report.waiting)))
     if report.quarantined_jobs:
         facts.add_row("quarantined", Text(f"{report.quarantined_jobs} jobs that break workers", "yellow"))
@@ -73,17 +73,17 @@ def report_table(report: Report, source: str, stale: str | None = None) -> Rende
 
 
 def health_text(health: Health) -> Text:
-    """Return a condition in its colour."""
+    """Return a health in its colour."""
     return Text(health, _STYLES[health])
 
 
-def trouble(health: Health) -> int:
-    """Return how far a condition is from the worst one: those in trouble are shown first."""
-    return _TROUBLED_FIRST.index(health)
+def rank(health: Health) -> int:
+    """Return the rank of a health in the order of the tables; the worst has 0."""
+    return _WORST_FIRST.index(health)
 
 
 def length(seconds: float) -> str:
-    """Return a length of time in its largest unit.
+    """Return a duration in its largest unit.
 
     >>> length(0.4), length(59), length(3 * 60 + 59), length(7_200), length(200_000)
     ('0 s', '59 s', '3 min', '2 h', '2 d')
@@ -100,12 +100,12 @@ def _running(worker: WorkerStatus) -> str:
 
 
 def note(worker: WorkerStatus) -> str:
-    """Return what there is to say of a worker: why it is not well, and what has been said of it."""
-    # The last error of one whose checks are well may be of long ago.
-    is_checked_ill = worker.health in (Health.UNHEALTHY, Health.UNKNOWN)
-    notes = [worker.last_error] if is_checked_ill and worker.last_error else []
+    """Return why a worker gets no jobs, and its intents."""
+    # If the last check was good, the last error may be old.
+    is_not_healthy = worker.health in (Health.UNHEALTHY, Health.UNKNOWN)
+    notes = [worker.last_error] if is_not_healthy and worker.last_error else []
     if worker.ejected_until is not None:
-        notes.append(_ejection(worker.ejected_until, worker.ejected_because))
+        notes.append(_ejection_note(worker.ejected_until, worker.ejected_because))
     if isinstance(worker, AdminWorker):
         if worker.draining and worker.health is not Health.DRAINING:
             notes.append("draining")
@@ -114,7 +114,7 @@ def note(worker: WorkerStatus) -> str:
     return "; ".join(notes)
 
 
-def _ejection(until: datetime, because: str) -> str:
+def _ejection_note(until: datetime, because: str) -> str:
     left_s = (until - datetime.now(UTC)).total_seconds()
     lasts = f"for {length(left_s)}, until {until.astimezone():%H:%M:%S}" if left_s > 0 else "until its trial job ends"
     return f"ejected {lasts}: {because}"
@@ -126,12 +126,12 @@ def _sidecar(sidecar: SidecarStatus) -> str:
 
 
 def healthy(report: Report) -> str:
-    """Return how many are healthy, and what the others are."""
+    """Return how many workers are healthy, and the health of the others."""
     return f"{report.healthy_workers} of {report.total_workers} healthy{_others(report)}"
 
 
-def load(workers: Sequence[WorkerStatus]) -> str:
-    """Return how many jobs run, and of how many where each worker has a cap."""
+def running_jobs(workers: Sequence[WorkerStatus]) -> str:
+    """Return how many jobs run, and how many may run, if each worker has a cap."""
     if not all(isinstance(worker, AdminWorker) for worker in workers):
         return _UNKNOWN
     running = sum(worker.running for worker in workers if isinstance(worker, AdminWorker))
@@ -140,5 +140,5 @@ def load(workers: Sequence[WorkerStatus]) -> str:
 
 
 def _others(report: Report) -> str:
-    counts = {health: sum(worker.health is health for worker in report.workers) for health in _TROUBLED_FIRST}
+    counts = {health: sum(worker.health is health for worker in report.workers) for health in _WORST_FIRST}
     return "".join(f", {count} {health}" for health, count in counts.items() if count and health is not Health.HEALTHY)

@@ -1,4 +1,4 @@
-"""`sfr run`: a file of jobs becomes a file of results.
+"""`sfr run`: sends a file of jobs to a router and writes a file of results.
 
 It may not import downstream or app.
 """

@@ -1,6 +1,6 @@
-"""`sfr run`: the command's options, its progress bar, its summary and how it ends."""
+"""`sfr run`: the command's options, its steps from the jobs to the summary, and its exit status."""
 
-# ruff: noqa: PLC0415  (see cli.py)
+# ruff: noqa: PLC0415  (see cli/options.py)
 import os
 import signal
 import stat
@@ -9,79 +9,61 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
-from enum import IntEnum
 from http import HTTPStatus
 from io import FileIO
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli.options import router_url
+from router.cli.failure import BadInput, Exit, Failed
+from router.cli.options import ROUTER_URL, failures_shown, router_url
 
 if TYPE_CHECKING:
     from router.cli.run.batch_client import BatchClient
     from router.cli.run.progress import RunProgress
     from router.cli.run.results_file import Results
 
-# A secret, and so no option: those can be read in the list of processes.
+# No option, because everyone on this host can read the options of a process.
 API_KEY_VARIABLE = "SFR_API_KEY"
 _READ_BYTES = 2**20
 
 
-class Exit(IntEnum):
-    """How `sfr run` ends; docs/batch.md explains them."""
-
-    ALL_DONE = 0
-    SOME_FAILED = 1
-    BAD_INPUT = 2
-    NO_ROUTER = 3
-    SIGNALLED = 128  # and the signal's number
-
-
-class Signalled(Exception):
-    """The command was told to end."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"ended by {signal.Signals(number).name}")
-        self.number = number
-
-
 def run(
-    jobs: Annotated[str, typer.Argument(help="A file with one job a line (JSON, as for /run_code); - for stdin.")],
+    jobs: Annotated[str, typer.Argument(help="A file with one job a line, in JSON as for /run_code; - for stdin.")],
     output: Annotated[
-        str, typer.Option("--output", "-o", help="Where results go, one a line. A file is gone on with; - for stdout.")
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Where results go, one a line. An earlier run's file is continued; - for stdout.",
+        ),
     ] = "-",
-    url: Annotated[str, typer.Option(envvar="SFR_URL", help="The router's address.")] = "http://127.0.0.1:8000",
+    url: Annotated[str, typer.Option(envvar="SFR_URL", help="The router's address.")] = ROUTER_URL,
 ) -> None:
-    """Run many jobs: `sfr run jobs.jsonl -o results.jsonl`.
+    """Run a file of jobs.
 
-    Interrupted, the same command goes on where it was; jobs that nobody could run (5xx) are then tried again. A router
-    that wants an API key gets the one in SFR_API_KEY.
+    Example: `sfr run jobs.jsonl -o results.jsonl`
+
+    After an interruption, the same command continues where it was. It then also sends the jobs again that no worker
+    could run (5xx). If the router asks for an API key, the command takes it from SFR_API_KEY.
 
     Exit status: 0 all jobs were answered with 200; 1 some were not; 2 jobs, output or an option cannot be used; 3 no
     router can be reached; 128 + n ended by signal n.
     """
-    from router.cli.run.batch_client import NotTaken, Unreachable
-    from router.cli.run.job_file import BadInput
     from router.cli.run.results_file import Results
 
     try:
-        address = router_url(url)
-        with Results(output) as results, _opened(jobs) as fd:
-            _run(fd, jobs, results, address)
-            raise typer.Exit(Exit.ALL_DONE if results.statuses.keys() <= {HTTPStatus.OK} else Exit.SOME_FAILED)
-    except BadInput as error:
-        _fail(str(error), Exit.BAD_INPUT)
-    except (Unreachable, NotTaken) as error:
-        _fail(f"the router at {address} {error}", Exit.NO_ROUTER)
-    except Signalled as error:
-        _fail(str(error), Exit.SIGNALLED + error.number)
+        with failures_shown():
+            address = router_url(url)
+            with Results(output) as results, _opened(jobs) as fd:
+                _run_jobs(fd, jobs, results, address)
+                raise typer.Exit(Exit.DONE if results.statuses.keys() <= {HTTPStatus.OK} else Exit.FAILED)
     except KeyboardInterrupt:  # before the first job
         raise typer.Exit(Exit.SIGNALLED + signal.SIGINT) from None
 
 
 def summary(statuses: Counter[int], total: int | None, before: int, seconds: float) -> str:
-    """Return what became of the jobs, in a line. `before` of them had results when it began.
+    """Return how the jobs ended, in a line. `before` of them had results before this run.
 
     >>> summary(Counter({200: 8, 503: 1, 422: 1}), 12, 0, 2.04)
     '10 of 12 jobs answered in 2.0 s: 8 done, 2 failed (422: 1, 503: 1)'
@@ -96,8 +78,8 @@ def summary(statuses: Counter[int], total: int | None, before: int, seconds: flo
     )
 
 
-def _run(fd: int, name: str, results: "Results", url: str) -> None:
-    """Send all jobs that have no result; whatever ends it, tell how many have one now."""
+def _run_jobs(fd: int, name: str, results: "Results", url: str) -> None:
+    """Send all jobs that have no result. However that ends, print the summary."""
     import asyncio
 
     from router.cli.run.batch_client import BatchClient
@@ -110,9 +92,9 @@ def _run(fd: int, name: str, results: "Results", url: str) -> None:
     try:
         with RunProgress() as progress:
             if stat.S_ISREG(os.fstat(fd).st_mode):
-                total = _check(fd, name, results, progress)
+                total = _check_jobs(fd, name, results, progress)
             progress.begin(results.statuses, total)
-            reader = JobReader(fd, JobLines(_shown(name), results.is_done))
+            reader = JobReader(fd, JobLines(_name_shown(name), results.is_done))
             key = os.environ.get(API_KEY_VARIABLE, "").strip()
             client = BatchClient(url, key, reader, lambda cause: progress.say(f"connection lost, going on: {cause}"))
             asyncio.run(_drive(client, results, progress))
@@ -123,11 +105,11 @@ def _run(fd: int, name: str, results: "Results", url: str) -> None:
             typer.echo(f"the same command goes on with the other {left}", err=True)
 
 
-def _check(fd: int, name: str, results: "Results", progress: "RunProgress") -> int:
-    """Read all jobs, and return how many there are: what is wrong with one is said before any runs. Raises BadInput."""
+def _check_jobs(fd: int, name: str, results: "Results", progress: "RunProgress") -> int:
+    """Read all jobs and return their number, so that a bad one is found before any runs. Raises BadInput."""
     from router.cli.run.job_file import JobLines
 
-    lines = JobLines(_shown(name), results.is_done)
+    lines = JobLines(_name_shown(name), results.is_done)
     progress.begin_reading(os.fstat(fd).st_size)
     part = b"begun"
     while part:
@@ -141,7 +123,7 @@ def _check(fd: int, name: str, results: "Results", progress: "RunProgress") -> i
 
 
 async def _drive(client: "BatchClient", results: "Results", progress: "RunProgress") -> None:
-    """Write down what comes. Raises Signalled, and what the client and the results raise."""
+    """Write answers to the results as they come. Raises Failed, also at a signal."""
     import asyncio
 
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
@@ -161,15 +143,13 @@ async def _drive(client: "BatchClient", results: "Results", progress: "RunProgre
                 progress.show(results.statuses)
     except asyncio.CancelledError:
         if signals:
-            raise Signalled(signals[0]) from None
+            raise Failed(f"ended by {signal.Signals(signals[0]).name}", Exit.SIGNALLED + signals[0]) from None
         raise
 
 
 @contextmanager
 def _opened(name: str) -> Iterator[int]:
-    """Give the file descriptor of the jobs. Raises BadInput."""
-    from router.cli.run.job_file import BadInput
-
+    """Yield the file descriptor of the jobs. Raises BadInput."""
     if name == "-":
         yield sys.stdin.fileno()
         return
@@ -181,10 +161,5 @@ def _opened(name: str) -> Iterator[int]:
         yield file.fileno()
 
 
-def _shown(name: str) -> str:
+def _name_shown(name: str) -> str:
     return "stdin" if name == "-" else name
-
-
-def _fail(message: str, status: int) -> NoReturn:
-    typer.echo(message, err=True)
-    raise typer.Exit(status)

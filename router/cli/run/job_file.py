@@ -1,4 +1,4 @@
-"""The jobs that `sfr run` is given: one JSON object a line, from a file or a pipe."""
+"""Reads the jobs of `sfr run`: one JSON object a line, from a file or a pipe."""
 
 import asyncio
 import hashlib
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import inf
 
+from router.cli.failure import BadInput
 from router.http.ndjson import Line, Lines, flaw_as_job, trimmed
 from router.policy.large_json import finished
 
@@ -15,13 +16,9 @@ _READ_BYTES = 2**16
 _DIGEST_BYTES = 8
 
 
-class BadInput(Exception):
-    """What was given cannot be used; the message names the file, the line and what was expected."""
-
-
 @dataclass(frozen=True, slots=True)
 class JobLine:
-    """One job. `index` counts jobs from 0, `number` the lines of its file from 1; `digest` tells it from others."""
+    """One job. `index` counts jobs from 0, `number` counts the file's lines from 1; `digest` is its text's hash."""
 
     index: int
     number: int
@@ -30,9 +27,9 @@ class JobLine:
 
 
 class JobLines:
-    """Finds the jobs in what is read of the file `name`; those that are done it leaves out.
+    """Splits the text of the file `name` into jobs, and leaves out those for which `is_done` returns True.
 
-    `is_done` is asked of each job, and may raise BadInput.
+    `is_done` may raise BadInput.
     """
 
     def __init__(self, name: str, is_done: Callable[[JobLine], bool]) -> None:
@@ -42,7 +39,7 @@ class JobLines:
         self._lines = Lines(max_bytes=inf)
 
     def feed(self, part: bytes) -> Iterator[JobLine]:
-        """Yield the jobs that end in `part`; b"" is the end of all. Raises BadInput."""
+        """Yield the jobs that end in `part`; b"" ends the text. Raises BadInput."""
         for line in self._lines.feed(part) if part else self._lines.end():
             job = self._job(line)
             if job is not None and not self._is_done(job):
@@ -61,7 +58,7 @@ class JobLines:
 
 
 class JobReader:
-    """Reads jobs from the file descriptor `fd` as they are asked for. `failure` is why no more come, if not the end."""
+    """Reads jobs from the file descriptor `fd` as they are asked for. `failure`: why reading failed, if it did."""
 
     def __init__(self, fd: int, jobs: JobLines) -> None:
         self.failure: BadInput | None = None
@@ -71,7 +68,7 @@ class JobReader:
         self._has_ended = False
 
     async def next(self) -> JobLine | None:
-        """Return the next job; None at the end. Cancelled, it loses none."""
+        """Return the next job; None at the end. Cancelling this loses no job."""
         while not self._ready and not self._has_ended:
             await _is_readable(self._fd)
             try:
@@ -87,11 +84,11 @@ class JobReader:
 
 
 async def _is_readable(fd: int) -> None:
-    """Wait, without a thread that would outlive Ctrl-C, until there is something to read."""
+    """Wait until there is something to read. No thread is used, because it would outlive Ctrl-C."""
     loop, ready = asyncio.get_running_loop(), asyncio.Event()
     try:
         loop.add_reader(fd, ready.set)
-    except PermissionError:  # a file's bytes are there, and epoll takes none
+    except PermissionError:  # a regular file is always readable, and epoll takes none
         return
     try:
         await ready.wait()

@@ -1,4 +1,4 @@
-"""The progress bar of `sfr run`, on stderr, where that is a terminal."""
+"""The progress bar of `sfr run`, on stderr, if that is a terminal."""
 
 from collections import Counter
 from http import HTTPStatus
@@ -22,12 +22,12 @@ from rich.text import Text
 
 class _Speed(ProgressColumn):
     def render(self, task: Task) -> Text:
-        """Return how many a second."""
+        """Return the number of jobs or bytes a second."""
         return Text("" if task.speed is None else f"{task.speed:.0f}/s")
 
 
 class RunProgress:
-    """First how far the jobs are read, then how many have their answers."""
+    """Shows first how much of the jobs' file has been read, then how many jobs have their answers."""
 
     def __init__(self) -> None:
         console = Console(stderr=True, highlight=False)
@@ -57,17 +57,17 @@ class RunProgress:
         self._task = self._progress.add_task("reading", total=size, visible=size > 0)
 
     def has_read(self, count: int) -> None:
-        """Show so many bytes more."""
+        """Show that `count` more bytes have been read."""
         self._progress.advance(self._task, count)
 
     def begin(self, statuses: Counter[int], total: int | None) -> None:
-        """Begin to show how many of `total` jobs are answered; None: nobody knows how many come."""
+        """Begin to show how many of `total` jobs are answered; None: the number is not known."""
         for task in self._progress.task_ids:
             self._progress.remove_task(task)
         self._task = self._progress.add_task("jobs", total=total, completed=statuses.total())
 
     def show(self, statuses: Counter[int]) -> None:
-        """Show how many are answered now, and how."""
+        """Show how many jobs are answered now, and how many of these failed."""
         failed = statuses.total() - statuses[HTTPStatus.OK]
         described = f"jobs, {failed} failed" if failed else "jobs"
         self._progress.update(self._task, completed=statuses.total(), description=described)

@@ -1,4 +1,4 @@
-"""What `sfr run` has been answered: a file of one JSON object a line, to which it adds, and from which it goes on."""
+"""The results of `sfr run`: a file of one JSON object a line. A later run reads it and continues."""
 
 import fcntl
 import os
@@ -15,13 +15,14 @@ from typing import Self
 
 import msgspec
 
-from router.cli.run.job_file import BadInput, JobLine
+from router.cli.failure import BadInput
+from router.cli.run.job_file import JobLine
 
 _BEGINNING = b'{"index":'
 
 
 class Result(msgspec.Struct):
-    """One job's answer: `index` counts the file's jobs from 0, `job` is its digest, `body` what the router said."""
+    """One job's answer: `index` counts the jobs from 0, `job` is the job's digest, `body` the router's answer."""
 
     index: int
     job: str
@@ -39,12 +40,12 @@ _read_known = msgspec.json.Decoder(_Known).decode
 
 
 def is_final(status: int) -> bool:
-    """Whether a job with this answer is done: a 5xx says that nobody could run it, and it is worth another try."""
+    """Whether a job with this answer is done. After a 5xx it is not, because no worker could run it."""
     return status < HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 class Results:
-    """The answers in a file, or on stdout (`-`), where nothing is gone on with. Raises BadInput."""
+    """The answers in a file, or on stdout (`-`), from which no later run can continue. Raises BadInput."""
 
     def __init__(self, path: str) -> None:
         self.is_file = path != "-"
@@ -52,7 +53,7 @@ class Results:
         self.done: dict[int, str] = {}
         self.statuses: Counter[int] = Counter()
         self._path = Path(path)
-        # Unbuffered: what could not be written is not tried again at the end.
+        # Unbuffered, so that closing the file does not write again what could not be written.
         self._file = self._open() if self.is_file else FileIO(sys.stdout.fileno(), "wb", closefd=False)
         if self.is_file and stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
             self._go_on()
@@ -66,7 +67,7 @@ class Results:
         self._file.close()
 
     def is_done(self, job: JobLine) -> bool:
-        """Whether there is an answer to this job. Raises BadInput where there is one to another in its place."""
+        """Whether this job has an answer. Raises BadInput if another job has one at this index."""
         digest = self.done.get(job.index)
         if digest not in (None, job.digest):
             raise BadInput(
@@ -76,12 +77,12 @@ class Results:
         return digest is not None
 
     def check(self, count: int, jobs_name: str) -> None:
-        """See to it that there are so many jobs. Raises BadInput where these are the results of more."""
+        """Raise BadInput if there are results of more than `count` jobs."""
         if any(index >= count for index in self.done):
             raise BadInput(f"{self.name} has results of more jobs than {jobs_name} has; name another output")
 
     def add(self, results: Sequence[Result]) -> None:
-        """Write these, whole lines, at once. Raises BadInput."""
+        """Write these results as whole lines, at once. Raises BadInput."""
         unwritten = memoryview(b"".join(msgspec.json.encode(result) + b"\n" for result in results))
         try:
             while unwritten:
@@ -107,7 +108,7 @@ class Results:
             pass  # not every file can be locked
 
     def _go_on(self) -> None:
-        """Learn what is done. A cut last line is dropped, and so are the answers that are worth another try."""
+        """Read which jobs are done. Drop a last line that was cut off, and all answers that are not final."""
         clean_bytes = dropped = 0
         with self._path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -136,8 +137,8 @@ class Results:
             raise BadInput(f"{self.name}, line {number}: no result of `sfr run`")
 
     def _drop_failed(self) -> None:
-        """Replace the file by one without them; should that be interrupted, the old one is still whole."""
-        path = self._path.resolve()  # whatever points to it, goes on to
+        """Replace the file by one without the answers that are not final. If interrupted, the old file stays whole."""
+        path = self._path.resolve()  # so that a symbolic link stays one
         beside = path.with_name(f"{path.name}.tmp")
         with path.open("rb") as old, beside.open("wb") as new:
             for line in old:

@@ -1,4 +1,4 @@
-"""`sfr top`: the fleet at a glance, again and again.
+"""`sfr top`: shows live what the fleet does.
 
 It may not import downstream or app.
 """

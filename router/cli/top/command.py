@@ -1,6 +1,6 @@
-"""`sfr top`: what the fleet does, live."""
+"""`sfr top`: the command's options, its loop and its keyboard."""
 
-# ruff: noqa: PLC0415  (see cli.py)
+# ruff: noqa: PLC0415  (see cli/options.py)
 import os
 import sys
 import time
@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from router.cli.options import ROUTER_URL, Prefix, RedisUrl, Url, asking, fleet_at, source_of, told
+from router.cli.failure import Failed
+from router.cli.options import ROUTER_URL, Prefix, RedisUrl, Url, failures_shown, fleet_at, source_of
+from router.cli.spinner import waiting
 
 if TYPE_CHECKING:
     from router.cli.router_client import Fleet
     from router.cli.top.table import Moment
 
 
-# top_table.SORTS, which a command's help need not load.
+# The keys of table.SORTS, spelled again because that module would delay every command.
 Sort = Literal["trouble", "jobs", "failures", "running", "time", "url"]
 
 
@@ -27,24 +29,27 @@ def top(
     prefix: Prefix = "sfr",
     sort: Annotated[
         Sort,
-        typer.Option(help="What comes first. trouble: those that are not well, then those that fail, the busiest."),
+        typer.Option(help="Which workers come first. With trouble, the unhealthy ones, then those with most failures."),
     ] = "trouble",
-    interval: Annotated[int, typer.Option(min=1, help="How many seconds the rates are of.")] = 2,
-    once: Annotated[bool, typer.Option("--once", help="One interval, and end; so it is in a pipe, too.")] = False,
+    interval: Annotated[
+        int, typer.Option(min=1, help="Seconds between two updates; rates are those of this time.")
+    ] = 2,
+    once: Annotated[bool, typer.Option("--once", help="Show one interval, then end. Always so in a pipe.")] = False,
 ) -> None:
-    """Show what the fleet does, live: `sfr top`, `sfr top --sort running`, `sfr top --once | head -20`. q ends it.
+    """Show live what the fleet does; q ends it.
 
-    Rates and times are those of the last interval, over all routers; an attempt counts for its worker when it ends.
+    Examples: `sfr top`, `sfr top --sort running`, `sfr top --once | head -20`
+
+    Rates and times are those of the last interval, over all routers. An attempt counts for its worker when it ends.
     """
     from router.cli.fleet.tables import live, screen
-    from router.cli.spinner import waiting
     from router.cli.top.table import fits, top_table
 
-    with told(), suppress(KeyboardInterrupt):
+    with failures_shown(), suppress(KeyboardInterrupt):
         fleet, source = fleet_at(url, redis, prefix), source_of(url, redis)
         console = screen()
         moments = _moments(fleet)
-        with asking():
+        with waiting():
             moment = next(moments)
         if once or not console.is_terminal:
             with waiting("counting", interval):
@@ -63,13 +68,12 @@ def top(
 
 
 def _moments(fleet: "Fleet") -> Iterator["Moment"]:
-    """Yield the fleet each time it is asked for, with the rates since the last time.
+    """Yield the fleet at each `next`, with the rates since the one before.
 
-    While nothing newer is known: the last, with why that is. Raises Failed where it was never seen.
+    If the fleet cannot be asked, that is the last known state, with the reason. Raises Failed if the first try fails.
     """
     from dataclasses import replace
 
-    from router.cli.router_client import Failed
     from router.cli.top.table import Moment
     from router.telemetry.rates import rates
 
@@ -86,17 +90,17 @@ def _moments(fleet: "Fleet") -> Iterator["Moment"]:
 
 @contextmanager
 def _keys() -> Iterator[Callable[[float], bool]]:
-    """Give what waits for so many seconds and says whether `q` was typed meanwhile."""
+    """Yield a function that waits for some seconds and returns whether `q` was typed meanwhile."""
     import select
     import termios
     import tty
 
-    def is_over_within(seconds: float) -> bool:
+    def ignore_keys(seconds: float) -> bool:
         time.sleep(seconds)
         return False
 
     if not sys.stdin.isatty():
-        yield is_over_within
+        yield ignore_keys
         return
     fd = sys.stdin.fileno()
 
@@ -108,7 +112,7 @@ def _keys() -> Iterator[Callable[[float], bool]]:
         return False
 
     before = termios.tcgetattr(fd)
-    tty.setcbreak(fd)  # each key at once, and none shown
+    tty.setcbreak(fd)  # keys arrive at once, and are not echoed
     try:
         yield is_q_within
     finally:

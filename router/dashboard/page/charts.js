@@ -1,10 +1,11 @@
-// Four cards: numbers, and their course over the last minutes, drawn by uPlot. Pointing at one shows all as of that moment.
+// Four cards with numbers and charts of the last minutes, drawn by uPlot. Pointing at one chart shows the numbers of that
+// moment on all cards.
 
 import { clock, clockMinute, count, milliseconds, rate } from "./format.js";
 
 const LEAST_SPAN_S = 60;
 const HEIGHT = 132;
-// Places in the fleet's history.
+// Indexes in an entry of the fleet's history.
 const JOBS = 1, RUNNING = 2, WAITING = 3, P50 = 4, P99 = 5, ERRORS = 6, RETRIES = 7, SLOTS = 8;
 
 const CARDS = [
@@ -16,7 +17,7 @@ const CARDS = [
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-// Columns for uPlot; where nothing is known for a while, the line is broken.
+// Columns for uPlot. A gap in the history breaks the line.
 function columns(history) {
   const rows = [];
   for (const entry of history) {
@@ -27,7 +28,7 @@ function columns(history) {
   return Array.from({ length: SLOTS + 1 }, (_, place) => rows.map((row) => row[place]));
 }
 
-// What would be cut off at the edge is left out.
+// A label that would be cut off at the edge is left out.
 function moments({ min, max }, moment, step) {
   if (max - moment < 0.09 * (max - min)) return "";
   return step < 60 ? clock(moment) : clockMinute(moment);
@@ -118,7 +119,7 @@ export class Charts {
     this.#tell();
   }
 
-  // Write the numbers of the moment that is pointed at, or the latest.
+  // Writes the numbers of the moment under the pointer, or the latest.
   #tell() {
     if (!this.#fleet) return;
     const at = this.#columns[0];

@@ -1,8 +1,8 @@
-// The fleet as the stream tells of it: `whole` gives all, `tick` what has changed. Knows neither the page nor the network.
+// The state of the fleet: a `whole` event replaces it, a `tick` changes it. Knows neither the page nor the network.
 
 const HISTORY_S = 300;
 const POINTS = 30;
-export const HEALTHS = ["unhealthy", "ejected", "unknown", "draining", "healthy"]; // those in trouble first
+export const HEALTHS = ["unhealthy", "ejected", "unknown", "draining", "healthy"]; // the worst first
 
 export class Fleet {
   workers = [];
@@ -14,40 +14,40 @@ export class Fleet {
     return this.history.length ? this.history.at(-1)[0] : 0;
   }
 
-  whole(told) {
-    // Another process, asked after a break, may know less of the past than this page does.
-    const first = told.history[0]?.[0] ?? 0;
-    this.history = [...this.history.filter(([at]) => at < first), ...told.history];
-    const before = new Map(this.workers.map((worker) => [worker.url, worker.course]));
-    this.workers = told.urls.map((url, place) => {
-      const course = told.courses[place];
+  whole(data) {
+    // After a break the stream may come from another process, whose history may be shorter than this page's.
+    const first = data.history[0]?.[0] ?? 0;
+    this.history = [...this.history.filter(([at]) => at < first), ...data.history];
+    const before = new Map(this.workers.map((worker) => [worker.url, worker.trend]));
+    this.workers = data.urls.map((url, place) => {
+      const trend = data.trends[place];
       const known = before.get(url) ?? [];
-      return { url, course: course.length < known.length ? known : course };
+      return { url, trend: trend.length < known.length ? known : trend };
     });
-    this.#update(told);
+    this.#update(data);
   }
 
-  // Returns false where it does not follow on what is known.
-  tick(told) {
-    if (told.number !== this.number + 1) return false;
-    this.history.push(told.totals);
-    if (told.points) {
-      told.points.forEach((point, place) => {
+  // Returns false if an event between the last one and this one is missing.
+  tick(data) {
+    if (data.number !== this.number + 1) return false;
+    this.history.push(data.totals);
+    if (data.points) {
+      data.points.forEach((point, place) => {
         const worker = this.workers[place];
-        worker.course = [...worker.course, point].slice(-POINTS);
+        worker.trend = [...worker.trend, point].slice(-POINTS);
       });
     }
-    this.#update(told);
+    this.#update(data);
     return true;
   }
 
-  #update(told) {
-    this.number = told.number;
-    this.status = told.status;
-    for (const [place, health, isDraining, since, reason, weight, cap, source, ejectedUntil] of told.rows) {
+  #update(data) {
+    this.number = data.number;
+    this.status = data.status;
+    for (const [place, health, isDraining, since, reason, weight, cap, source, ejectedUntil] of data.rows) {
       Object.assign(this.workers[place], { health, isDraining, since, reason, weight, cap, source, ejectedUntil });
     }
-    for (const [place, running, jobs, failures] of told.live) {
+    for (const [place, running, jobs, failures] of data.live) {
       Object.assign(this.workers[place], { running, jobs, failures });
     }
     const oldest = this.now - HISTORY_S;
@@ -61,4 +61,4 @@ export class Fleet {
   }
 }
 
-export const latest = (course) => course.findLast((point) => point != null) ?? null;
+export const latest = (trend) => trend.findLast((point) => point != null) ?? null;

@@ -1,4 +1,4 @@
-// Numbers, lengths of time and moments as text.
+// Formats numbers, durations and moments as text.
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });

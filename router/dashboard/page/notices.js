@@ -1,4 +1,4 @@
-// Says how fresh the page is, what is away, and what was done.
+// Shows whether the page is live, which parts are away, and what was done.
 
 import { ago, clock } from "./format.js";
 
@@ -12,7 +12,7 @@ export class Notices {
     this.place = document.getElementById("notices");
   }
 
-  // Tell of something that was done, or not.
+  // Shows the result of an action for a few seconds.
   say = (text, isError = false) => {
     const said = document.getElementById("said");
     said.textContent = text;
@@ -43,7 +43,7 @@ export class Notices {
     part("sidecar", known || (isWell && status.redis ? "good" : "bad"), status.leader ? `Sidecar ${seen}` : "No sidecar leads");
   }
 
-  // What is wrong with what the page shows: a key for each, and its words.
+  // Returns the notices that are due: for each a key and its text.
   #found({ status, now, history }, stream) {
     const found = [];
     if (!stream.isLive && status) {
@@ -56,16 +56,16 @@ export class Notices {
       const asOf = last ? `as of ${clock(last[0])}` : "not known";
       found.push(["redis", `Redis is away. Jobs go on, each router by itself; the fleet's numbers are ${asOf}.`]);
     } else if (!status.leader) {
-      found.push(["leader", "No sidecar leads: nobody checks the workers. Their health is as the last one saw it."]);
+      found.push(["leader", "No sidecar leads, so the workers are not checked. Their health is as the last sidecar saw it."]);
     } else if (status.is_sidecar_old) {
-      found.push(["sidecar", "The sidecar has not written for long: the workers' health may be another by now."]);
+      found.push(["sidecar", "The sidecar has not written for long: the workers' health may have changed."]);
     }
     if (status.quarantined) found.push(["quarantined", `${status.quarantined} ${status.quarantined === 1 ? "job is" : "jobs are"} refused for having broken workers.`]);
     if (status.version !== this.#version) found.push(["version", "The router has another version now: reload this page."]);
     return found;
   }
 
-  // Written only where something else is to be told, so that a screen reader says it once.
+  // Written only when the notices change, so that a screen reader reads each once.
   #notices(found) {
     const text = JSON.stringify(found);
     if (text === this.#shown) return;

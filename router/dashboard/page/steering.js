@@ -1,4 +1,5 @@
-// Who may steer, and the steering: by the admin API, with the token that the operator gives this tab.
+// Finds out whether this tab may change the fleet, and changes it through the admin API with the token that the operator
+// enters.
 
 const KEY = "sfr-admin-token";
 const QUESTIONS = {
@@ -11,7 +12,7 @@ const DONE = { drain: "is drained", resume: "gets jobs again", remove: "is remov
 export class Steering {
   #access = null;
 
-  // `say(text, isError)` tells the operator.
+  // `say(text, isError)` shows a message.
   constructor(say) {
     this.say = say;
     this.button = document.getElementById("steering");
@@ -27,13 +28,13 @@ export class Steering {
     this.dialog.addEventListener("close", () => (document.getElementById("token").value = ""));
   }
 
-  // Ask the router what this tab may do.
+  // Asks the router whether this tab may change the fleet.
   async look() {
     try {
       this.#access = await this.#ask(kept());
       if (this.#access.is_wrong) keep(null);
     } catch {
-      return; // no router at the moment: asked again when there is one
+      return; // no router answers; the stream calls this again when one does
     }
     this.#show();
   }
@@ -92,14 +93,14 @@ export class Steering {
       this.dialog.close();
       this.say("Unlocked: workers can be drained, resumed and removed.");
     } catch {
-      wrong.textContent = "The router cannot be reached, or the token has signs that no header can carry.";
+      wrong.textContent = "The router cannot be reached, or the token has characters that no header can carry.";
     }
   }
 
   #show() {
     const { may_steer: may, takes_token: takesToken, detail } = this.#access;
     document.documentElement.classList.toggle("steers", may);
-    this.button.hidden = may && !takesToken; // this host's own users need nothing
+    this.button.hidden = may && !takesToken; // no token is needed on this host
     this.button.textContent = takesToken ? (may ? "Lock" : "Unlock steering") : "Read only";
     this.button.title = takesToken ? "" : detail;
     this.button.setAttribute("aria-disabled", String(!takesToken));
@@ -123,7 +124,7 @@ function keep(token) {
   }
 }
 
-// Headers carry bytes: a token's UTF-8, as the gate compares it.
+// A header carries bytes. The gate compares the UTF-8 bytes of the token.
 function authorized(token) {
   if (!token) return {};
   const bytes = new TextEncoder().encode(token);
@@ -138,7 +139,7 @@ async function detail(answer) {
   }
 }
 
-// Ask, and give the focus back to where it was.
+// Asks the operator; afterwards the focus returns to where it was.
 function confirmed(title, text, name, isDanger) {
   const dialog = document.getElementById("confirm");
   document.getElementById("confirm-title").textContent = title;

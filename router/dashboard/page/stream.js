@@ -1,6 +1,6 @@
-// The stream of events, kept open: reopened when it breaks, closed while nobody sees the page.
+// Keeps the event stream open: reopens it when it breaks, and closes it while the page is hidden for long.
 
-const SILENT_MS = 5000; // events come each second
+const SILENT_MS = 5000; // events come every second
 const RETRY_MS = 2000;
 const HIDDEN_MS = 60_000;
 
@@ -11,7 +11,7 @@ export class Stream {
   #openedAt = 0;
   #hiddenSince = null;
 
-  // `on` are functions: whole, tick (false: the whole is needed) and change (of isLive).
+  // `on` has the functions whole, tick (returns false if it needs the whole) and change (called when isLive changes).
   constructor(address, on) {
     this.address = address;
     this.on = on;
@@ -27,14 +27,14 @@ export class Stream {
     this.#openedAt = performance.now();
     const source = new EventSource(this.address);
     this.#source = source;
-    const told = (handle) => (event) => {
+    const received = (handle) => (event) => {
       if (source !== this.#source) return;
       this.lastEventAt = performance.now();
       if (handle(JSON.parse(event.data)) === false) this.#open();
       else this.#be(true);
     };
-    source.addEventListener("whole", told(this.on.whole));
-    source.addEventListener("tick", told(this.on.tick));
+    source.addEventListener("whole", received(this.on.whole));
+    source.addEventListener("tick", received(this.on.tick));
     source.addEventListener("error", () => source === this.#source && this.#be(false));
   }
 

@@ -1,15 +1,15 @@
-// The table of workers: sorted, filtered, a page at a time, and written anew only where something has changed.
+// The table of workers: sorted, filtered, one page at a time. Only cells that have changed are written.
 
 import { ago, clock, count, milliseconds, share } from "./format.js";
 import { HEALTHS, latest } from "./fleet.js";
 import { path } from "./spark.js";
 
 const PAGE = 50;
-const HELD_MS = 10_000; // by a pointer that rests; a page that nobody uses shows trouble first again
+const HELD_MS = 10_000; // a pointer that rests longer no longer holds the rows in place
 const SOURCES = { config: "config.yaml", file: "workers_file", dns: "DNS", registered: "registered" };
 const label = (health) => health[0].toUpperCase() + health.slice(1);
 
-// Each column's name, by what it sorts, and in which direction first.
+// Each column's name and sort key. Columns of numbers sort descending first.
 const COLUMNS = [
   { id: "worker", name: "Worker", by: ({ place }) => place },
   { id: "health", name: "Health", by: ({ health }) => HEALTHS.indexOf(health) },
@@ -17,12 +17,12 @@ const COLUMNS = [
   { id: "weight", name: "Weight", by: ({ weight }) => weight, isNumber: true },
   { id: "jobs", name: "Jobs", by: ({ jobs }) => jobs, isNumber: true },
   { id: "failures", name: "Failures", by: ({ failures }) => failures, isNumber: true },
-  { id: "time", name: "Latency", by: ({ course }) => latest(course) ?? -1, isNumber: true },
+  { id: "time", name: "Latency", by: ({ trend }) => latest(trend) ?? -1, isNumber: true },
 ];
 
 export class Table {
   #fleet = null;
-  #rows = new Map(); // by URL: the parts of each row on this page
+  #rows = new Map(); // by URL: the elements of each row on this page
   #found = [];
   #shown = [];
   #sort = { column: COLUMNS[1], isAscending: true };
@@ -31,7 +31,7 @@ export class Table {
   #page = 0;
   #pointedAt = -HELD_MS;
 
-  // `steering` says what may be done and does it; `say` tells a screen reader.
+  // `steering` changes workers; `say` shows a message.
   constructor(section, steering, say) {
     this.section = section;
     this.steering = steering;
@@ -40,7 +40,7 @@ export class Table {
     this.template = document.getElementById("row").content.firstElementChild;
     this.#head();
     this.#controls();
-    // Rows do not change places under a pointer or with the focus in them: what is clicked on stays what it is.
+    // Rows keep their places while the pointer or the focus is on them, so that a click hits the row that was aimed at.
     this.body.addEventListener("pointermove", () => (this.#pointedAt = performance.now()));
     this.body.addEventListener("pointerleave", () => (this.#pointedAt = -HELD_MS));
     this.body.addEventListener("click", (event) => this.#act(event.target.closest("button")));
@@ -195,7 +195,7 @@ export class Table {
       source: part(".source"), health: part(".health"), word: part(".health > span"), since: part(".since"),
       reason: part(".reason"), running: part(".running > span"), used: part(".used > i"), weight: part(".weight"),
       jobs: part(".jobs"), failures: part(".failures > span"), failed: part(".failures small"),
-      line: part(".course"), time: part(".time > span"),
+      line: part(".trend"), time: part(".time > span"),
       drain: part('[data-act="drain"]'), remove: part('[data-act="remove"]'),
     };
   }
@@ -205,7 +205,7 @@ export class Table {
     text(parts.source, SOURCES[worker.source] ?? worker.source);
     if (parts.health.dataset.is !== health) parts.health.dataset.is = health;
     text(parts.word, label(health));
-    // It is the checks' word that is so old, not the operator's or the breaker's.
+    // `since` is when the health checks changed the health; it says nothing about a drain or an ejection.
     const isChecked = health === "healthy" || health === "unhealthy";
     text(parts.since, worker.since && isChecked ? ago(this.#fleet.now - worker.since) : "");
     const reason = this.#reason(worker);
@@ -222,10 +222,10 @@ export class Table {
     text(parts.jobs, count(worker.jobs));
     text(parts.failures, count(worker.failures));
     text(parts.failed, share(worker.failures, worker.jobs));
-    text(parts.time, milliseconds(latest(worker.course)));
-    if (parts.course !== worker.course) {
-      parts.course = worker.course;
-      parts.line.setAttribute("d", path(worker.course));
+    text(parts.time, milliseconds(latest(worker.trend)));
+    if (parts.trend !== worker.trend) {
+      parts.trend = worker.trend;
+      parts.line.setAttribute("d", path(worker.trend));
     }
     this.#fillActions(parts, worker);
   }
@@ -259,7 +259,7 @@ export class Table {
     }
     const empty = document.getElementById("empty");
     empty.hidden = this.#shown.length > 0;
-    text(empty, workers.length ? "No worker matches." : "The fleet has no workers yet: name some in config.yaml, or add one by the admin API.");
+    text(empty, workers.length ? "No worker matches." : "The fleet has no workers yet: name some in config.yaml, or add one with the admin API.");
     this.pages.hidden = last === 0;
     const [previous, shown, next] = this.pages.children;
     text(shown, `${count(from + 1)}–${count(Math.min(from + PAGE, this.#found.length))} of ${count(this.#found.length)}`);
@@ -276,7 +276,7 @@ export class Table {
   }
 }
 
-// Workers' words are text, whatever they look like; and what has not changed is not written.
+// Writes text, never markup, and only if it has changed.
 function text(node, value) {
   const wanted = String(value);
   if (node.textContent !== wanted) node.textContent = wanted;

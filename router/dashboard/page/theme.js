@@ -1,4 +1,4 @@
-// Before the page is painted: the theme that was chosen here, or the system's.
+// Sets the theme before the page is painted: the one that was chosen here, or the system's.
 "use strict";
 
 (() => {
@@ -10,7 +10,7 @@
     try {
       return localStorage.getItem(KEY);
     } catch {
-      return null; // a browser that keeps nothing
+      return null; // this browser stores nothing
     }
   }
 
@@ -20,7 +20,7 @@
   }
 
   system.addEventListener("change", show);
-  // Called by the toggle. What the system wants anyway is not kept, so that the page follows it again.
+  // Called by the toggle. The system's own theme is not stored, so that the page follows the system again.
   window.toggleTheme = () => {
     const next = root.dataset.theme === "dark" ? "light" : "dark";
     try {

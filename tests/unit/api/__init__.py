@@ -1,1 +1,1 @@
-"""Units of router.api; no process, no socket to Redis."""
+"""Unit tests of router.api. They start no process; Redis is a fake."""

@@ -1,4 +1,4 @@
-"""The endpoints that steer the fleet, each of their refusals and what stays of them in Redis, which is a fake."""
+"""The endpoints that change the fleet: each refusal, and what they write to Redis, which is a fake."""
 
 import json
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ from fakeredis import FakeAsyncRedis
 from fastapi import FastAPI
 
 from router.api.admin import create_admin
-from router.api.fleet_admin import _worker
+from router.api.fleet_admin import _admin_worker
 from router.auth.access import PEER, AdminGate
 from router.config.settings import AdminSettings
 from router.fleet.intents import Intents, Override, Standing
@@ -27,7 +27,7 @@ KEY = (b"authorization", b"Bearer secret")
 
 
 class Desk:
-    """The endpoints over a fleet of three."""
+    """The endpoints, for a fleet of three."""
 
     def __init__(self, redis: "FakeAsyncRedis", client: RedisClient, gate: AdminGate) -> None:
         self.redis, self.client = redis, client
@@ -40,7 +40,7 @@ class Desk:
     async def ask(
         self, method: str, path: str = "", url: str | None = None, body: object = None, *headers: tuple[bytes, bytes]
     ) -> tuple[int, Any]:
-        """Send one request; return status and body."""
+        """Send one request; return the status and the body."""
         text, sent = b"" if body is None else json.dumps(body).encode(), []
         scope = {
             "type": "http",
@@ -65,14 +65,14 @@ class Desk:
 
 @pytest.fixture
 async def redis() -> AsyncIterator["FakeAsyncRedis"]:
-    """A fake with Lua."""
+    """A fake Redis with Lua."""
     async with FakeAsyncRedis(decode_responses=True) as client:
         yield client
 
 
 @pytest.fixture
 async def desk(redis: "FakeAsyncRedis") -> Desk:
-    """Three workers, each named by something else; the one in the file is ill."""
+    """Three workers, each from another source; the one from the file is unhealthy."""
     client = RedisClient(redis, "sfr", timeout_s=5)
     term = await Leadership(client).lead("me", 60)
     assert term is not None
@@ -85,8 +85,8 @@ async def desk(redis: "FakeAsyncRedis") -> Desk:
     return Desk(redis, client, AdminGate(TOKEN, allow_loopback=False))
 
 
-async def test_whole_fleet_is_listed_or_one_worker(desk: Desk) -> None:
-    """By URL, those too that have just registered; one that is not there is none."""
+async def test_all_workers_are_listed_or_one(desk: Desk) -> None:
+    """By URL, with workers that have just been registered. An unknown URL gives an empty list."""
     await desk.ask("POST", body={"url": NEW, "weight": 3, "max_concurrency": 4, "ttl_seconds": 60})
     status, workers = await desk.ask("GET")
     assert (status, [worker["url"] for worker in workers]) == (200, [CONFIGURED, FOUND, LISTED, NEW])
@@ -100,7 +100,7 @@ async def test_whole_fleet_is_listed_or_one_worker(desk: Desk) -> None:
 
 
 async def test_worker_is_added_once_and_renewed_after_that(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
-    """201 where it is new or another one, with a line in the log; 200 where it is renewed."""
+    """201 and a line in the log if the worker is new or has changed; 200 if it is renewed."""
     caplog.set_level("INFO")
     for weight, wanted in ((1, 201), (1, 200), (2, 201)):
         status, worker = await desk.ask("POST", body={"url": NEW, "weight": weight})
@@ -114,8 +114,8 @@ async def test_worker_is_added_once_and_renewed_after_that(desk: Desk, caplog: p
 @pytest.mark.parametrize(
     ("url", "place"), [(CONFIGURED, "config.yaml"), (FOUND, "discover.dns"), (LISTED, "workers_file")]
 )
-async def test_worker_that_stands_elsewhere_is_not_removed(desk: Desk, url: str, place: str) -> None:
-    """It would be back at once: 409, and where to take it out. One that has registered as well loses that."""
+async def test_worker_of_another_source_is_not_removed(desk: Desk, url: str, place: str) -> None:
+    """409 names its source, because it would be back at once. If it is also registered, the registration ends."""
     status, told = await desk.ask("DELETE", url=url)
     assert (status, told["detail"]) == (409, f"{url} stands in {place}: take it out there, or drain it")
     if url == CONFIGURED:
@@ -126,7 +126,7 @@ async def test_worker_that_stands_elsewhere_is_not_removed(desk: Desk, url: str,
 
 
 async def test_registered_worker_is_removed(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
-    """204, and it is gone; a second time 404."""
+    """The first time 204, and it is gone; the second time 404."""
     caplog.set_level("INFO")
     await desk.ask("POST", body={"url": NEW})
     assert await desk.ask("DELETE", url=NEW) == (204, None)
@@ -135,7 +135,7 @@ async def test_registered_worker_is_removed(desk: Desk, caplog: pytest.LogCaptur
 
 
 async def test_registered_worker_whose_registration_has_passed_may_be_removed(desk: Desk) -> None:
-    """The sidecar has not noticed yet: that is no conflict."""
+    """The sidecar has not noticed it yet. That is no conflict."""
     term = await Leadership(desk.client).lead("me", 60)
     assert term is not None
     gone = [WorkerRecord(Worker(NEW, 1, None, Source.REGISTERED), Health.HEALTHY)]
@@ -144,7 +144,7 @@ async def test_registered_worker_whose_registration_has_passed_may_be_removed(de
 
 
 async def test_worker_is_drained_and_resumed(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
-    """It shows at once, whatever this process has seen of it by then; one that is ill is ill."""
+    """The answer shows it at once, even if this process has older data. An unhealthy worker stays unhealthy."""
     caplog.set_level("INFO")
     for path, is_draining, health in (("/drain", True, "draining"), ("/resume", False, "healthy")):
         status, worker = await desk.ask("POST", path, FOUND)
@@ -157,7 +157,7 @@ async def test_worker_is_drained_and_resumed(desk: Desk, caplog: pytest.LogCaptu
 
 
 async def test_weight_and_cap_are_set_and_taken_back(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
-    """What is absent stays; null is as it came."""
+    """A value that is absent stays; null restores the original one."""
     caplog.set_level("INFO")
     for changes, left in (
         ({"weight": 5}, {"weight": 5, "max_concurrency": None}),
@@ -171,7 +171,7 @@ async def test_weight_and_cap_are_set_and_taken_back(desk: Desk, caplog: pytest.
 
 @pytest.mark.parametrize("changes", [{}, {"weight": 0}, {"weight": 1.5}, {"max_concurrency": 0}, {"wait": 1}])
 async def test_change_that_says_nothing_or_nonsense_is_refused(desk: Desk, changes: dict[str, object]) -> None:
-    """422, and nothing is changed."""
+    """422, and nothing changes."""
     assert (await desk.ask("PATCH", url=CONFIGURED, body=changes))[0] == 422
     assert await desk.redis.hgetall("sfr:intent") == {}
 
@@ -183,7 +183,7 @@ async def test_change_that_says_nothing_or_nonsense_is_refused(desk: Desk, chang
 async def test_unknown_worker_is_not_steered(
     desk: Desk, caplog: pytest.LogCaptureFixture, method: str, path: str, body: object
 ) -> None:
-    """404, and nothing of it stays in Redis or is told in the log."""
+    """404, and neither Redis nor the log has a trace of it."""
     caplog.set_level("INFO")
     url = "http://nobody:1"
     assert await desk.ask(method, path, url, body) == (404, {"detail": f"{url} is not in the fleet"})
@@ -192,7 +192,7 @@ async def test_unknown_worker_is_not_steered(
 
 
 async def test_each_refusal_is_described(desk: Desk) -> None:
-    """With the token that all but looking needs."""
+    """Also the token that every change needs."""
     paths = desk.app.openapi()["paths"]
     refusals = {
         ("/admin/workers", "get"): set(),
@@ -225,10 +225,10 @@ async def test_each_refusal_is_described(desk: Desk) -> None:
 def test_drain_is_shown_as_it_is_now(
     health: Health, seen: Health, ejected: bool, is_draining: bool, shown: str
 ) -> None:
-    """Whoever drains a worker sees that it is, before this process has loaded it; all else is as it was seen."""
+    """The drain comes from Redis even if this process has not loaded it; all else is what it last read."""
     ejection = Ejection(1_800_000_000.0) if ejected else None
     record = WorkerRecord(Worker(CONFIGURED), health)
-    told = _worker(CONFIGURED, (record, seen, ejection), Standing(None, Override(), is_draining, 3))
+    told = _admin_worker(CONFIGURED, (record, seen, ejection), Standing(None, Override(), is_draining, 3))
     assert told is not None
     assert (told.health, told.draining, told.running) == (shown, is_draining, 3)
 
@@ -237,21 +237,21 @@ def test_drain_is_shown_as_it_is_now(
     ("method", "path"), [("POST", ""), ("DELETE", ""), ("PATCH", ""), ("POST", "/drain"), ("POST", "/resume")]
 )
 async def test_changes_pass_the_gate_before_anything_is_read(desk: Desk, method: str, path: str) -> None:
-    """401 for who shows no token, however wrong the rest is; looking needs none."""
+    """401 without a token, whatever else is wrong with the request. Reading needs no token."""
     status, _ = await desk.ask(method, path, None, {"x": 1}, (b"x", b"y"))
     assert (status, desk.fields[b"www-authenticate"]) == (401, b"Bearer")
     assert (await desk.ask("GET", "", None, None, (b"x", b"y")))[0] == 200
 
 
 async def test_host_that_may_not_change_anything_is_asked_for_no_token(desk: Desk) -> None:
-    """403: there is none to show."""
+    """403, because there is no token that it could send."""
     open_desk = Desk(desk.redis, desk.client, AdminGate(None, allow_loopback=False))
     status, _ = await open_desk.ask("POST", "/drain", FOUND)
     assert (status, b"www-authenticate" in open_desk.fields) == (403, False)
 
 
 async def test_this_host_s_own_users_need_no_token_where_none_is_set(desk: Desk) -> None:
-    """Nothing but the gate asks for one."""
+    """Only the gate asks for a token."""
     open_desk = Desk(desk.redis, desk.client, AdminGate(None, allow_loopback=True))
     open_desk.peer = "127.0.0.1"
     status, _ = await open_desk.ask("POST", "/drain", FOUND, None, (b"host", b"localhost"))
@@ -259,7 +259,7 @@ async def test_this_host_s_own_users_need_no_token_where_none_is_set(desk: Desk)
 
 
 async def test_redis_that_is_away_is_told(redis: "FakeAsyncRedis") -> None:
-    """503, to those who look as to those who change."""
+    """503, for reading and for changes."""
     client = RedisClient(FakeAsyncRedis(connected=False), "sfr", timeout_s=1)
     desk = Desk(redis, client, AdminGate(TOKEN, allow_loopback=False))
     for method, path, url in (("GET", "", None), ("POST", "/drain", FOUND)):

@@ -1,1 +1,1 @@
-"""Units of router.cli; no process, no socket to Redis."""
+"""Unit tests of router.cli. They start no process and use no Redis."""

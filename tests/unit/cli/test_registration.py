@@ -1,4 +1,4 @@
-"""A worker's place in the fleet, kept at a scripted router on a real socket."""
+"""A worker's registration with a scripted router on a real socket."""
 
 import asyncio
 import json
@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from router.cli.agent.registration import Course, Registrar
-from router.cli.router_client import Exit, Failed, RouterClient
+from router.cli.agent.registration import Lifecycle, Registrar
+from router.cli.failure import Exit, Failed
+from router.cli.router_client import RouterClient
 from router.fleet.model import Health
 from router.processes import free_port
 from tests.support.eventually import eventually
 from tests.support.worker import Exchange, ScriptedWorker
-from tests.unit.cli.test_cli_fleet import worker as shown_worker
+from tests.unit.cli.test_fleet_commands import worker as shown_worker
 
 URL = "http://node1:8080"
 LEFT = ["POST drain", "DELETE "]
@@ -22,7 +23,7 @@ LEFT = ["POST drain", "DELETE "]
 
 @dataclass
 class Steered:
-    """What a router's admin API does with one worker; `fails` is what happens to the next calls instead."""
+    """A router's admin API for one worker; the next calls fail as `fails` says."""
 
     draining: bool = False
     running: int = 0
@@ -30,7 +31,7 @@ class Steered:
     calls: list[str] = field(default_factory=list)
 
     async def __call__(self, exchange: Exchange) -> None:
-        """Do what is asked, and note it."""
+        """Answer one request, and note it."""
         path = exchange.request.target.partition("?")[0].removeprefix("/admin/workers").strip("/")
         self.calls.append(f"{exchange.request.method} {path}")
         failure = self.fails.pop(0) if self.fails else None
@@ -47,71 +48,73 @@ class Steered:
 
     @property
     def steps(self) -> list[str]:
-        """What was asked, but for renewals."""
+        """All requests except renewals."""
         return [call for call in self.calls if call != "POST "]
 
 
 @dataclass
-class Kept:
-    """A place under way."""
+class RegistrarRun:
+    """A registrar that runs."""
 
-    course: Course
-    place: Registrar
+    lifecycle: Lifecycle
+    registrar: Registrar
     refusals: list[Failed | None]
     done: asyncio.Task[None]
 
     async def leaves(self) -> None:
-        """Give the place up, and wait until that is done."""
-        self.course.leaving.set()
+        """Tell the registrar to leave, and wait until it has."""
+        self.lifecycle.leaving.set()
         await asyncio.wait_for(self.done, 20)
 
 
 @asynccontextmanager
-async def kept(router_url: str, ttl_s: float = 30) -> AsyncIterator[Kept]:
-    """Keep a place while the block runs."""
-    course, refusals = Course(), list[Failed | None]()
+async def registered(router_url: str, ttl_s: float = 30) -> AsyncIterator[RegistrarRun]:
+    """Keep a worker registered while the block runs."""
+    lifecycle, refusals = Lifecycle(), list[Failed | None]()
     router = RouterClient(router_url, "token", 5)
-    place = Registrar(router, {"url": URL, "weight": 1}, ttl_s, course, lambda: refusals.append(place.refusal))
-    done = asyncio.create_task(place.run())
+    registrar = Registrar(
+        router, {"url": URL, "weight": 1}, ttl_s, lifecycle, lambda: refusals.append(registrar.refusal)
+    )
+    done = asyncio.create_task(registrar.run())
     try:
-        yield Kept(course, place, refusals, done)
+        yield RegistrarRun(lifecycle, registrar, refusals, done)
     finally:
-        course.leaving.set()
-        course.hurry.set()
+        lifecycle.leaving.set()
+        lifecycle.hurry.set()
         await done
 
 
-async def test_place_is_kept_drained_and_given_up_when_nothing_runs() -> None:
-    """In this order; and drained again where a router has forgotten that."""
+async def test_worker_is_registered_drained_and_removed_when_no_job_runs() -> None:
+    """In this order. If the router has lost the drain, the worker is drained again."""
     steered = Steered(running=2)
-    async with ScriptedWorker(script=steered) as router, kept(router.url) as place:
-        await asyncio.wait_for(place.course.joined.wait(), 20)
+    async with ScriptedWorker(script=steered) as router, registered(router.url) as run:
+        await asyncio.wait_for(run.lifecycle.joined.wait(), 20)
         assert (steered.steps, json.loads(router.jobs[0].body)["ttl_seconds"]) == ([], 30)
-        place.course.leaving.set()
+        run.lifecycle.leaving.set()
         await eventually(lambda: steered.draining, what="the drain")
         steered.draining = False
         await eventually(lambda: steered.draining, what="the drain again")
-        assert not place.done.done()
+        assert not run.done.done()
         steered.running = 0
-        await place.leaves()
+        await run.leaves()
         assert steered.steps == ["POST drain", *LEFT]
 
 
-async def test_place_is_given_up_at_once_in_a_hurry() -> None:
-    """No drain: whoever is in a hurry has no worker any more."""
+async def test_hurry_removes_the_worker_at_once() -> None:
+    """Without a drain, because the command is ended at once."""
     steered = Steered(running=2)
-    async with ScriptedWorker(script=steered) as router, kept(router.url) as place:
-        await asyncio.wait_for(place.course.joined.wait(), 20)
-        place.course.hurry.set()
-        await place.leaves()
+    async with ScriptedWorker(script=steered) as router, registered(router.url) as run:
+        await asyncio.wait_for(run.lifecycle.joined.wait(), 20)
+        run.lifecycle.hurry.set()
+        await run.leaves()
         assert steered.steps == LEFT[1:]
 
 
-async def test_predecessor_s_drain_is_lifted_and_an_operator_s_is_not() -> None:
-    """The former is found at the first registration."""
+async def test_drain_of_an_earlier_agent_is_lifted_and_an_operator_s_is_not() -> None:
+    """A drain at the first registration is an earlier agent's; a later one is an operator's."""
     steered = Steered(draining=True)
-    async with ScriptedWorker(script=steered) as router, kept(router.url, ttl_s=0.3) as place:
-        await asyncio.wait_for(place.course.joined.wait(), 20)
+    async with ScriptedWorker(script=steered) as router, registered(router.url, ttl_s=0.3) as run:
+        await asyncio.wait_for(run.lifecycle.joined.wait(), 20)
         assert (steered.steps, steered.draining) == (["POST resume"], False)
         steered.draining, seen = True, len(steered.calls)
         await eventually(lambda: len(steered.calls) > seen + 3, what="renewals")
@@ -119,29 +122,29 @@ async def test_predecessor_s_drain_is_lifted_and_an_operator_s_is_not() -> None:
 
 
 @pytest.mark.parametrize("failure", ["lost", 503])
-async def test_what_a_router_may_have_heard_counts(failure: int | str) -> None:
-    """Its answer was lost, so the worker may be one: it is drained and given up like any."""
+async def test_lost_answer_may_be_a_registration(failure: int | str) -> None:
+    """The answer was lost, so the worker may be registered. It is drained and removed as usual."""
     steered = Steered(fails=[failure])
-    async with ScriptedWorker(script=steered) as router, kept(router.url) as place:
+    async with ScriptedWorker(script=steered) as router, registered(router.url) as run:
         await eventually(lambda: bool(steered.calls), what="the first call")
-        await place.leaves()
+        await run.leaves()
         assert steered.steps == LEFT
-        assert place.refusals == []
+        assert run.refusals == []
 
 
-async def test_router_that_never_was_there_is_not_waited_for() -> None:
-    """Nobody has heard of the worker: there is nothing to drain."""
-    async with kept(f"http://127.0.0.1:{free_port()}") as place:
+async def test_router_that_was_never_reached_is_not_waited_for() -> None:
+    """It cannot hold a registration, so there is nothing to drain."""
+    async with registered(f"http://127.0.0.1:{free_port()}") as run:
         await asyncio.sleep(0)
-        await asyncio.wait_for(place.leaves(), 5)
-        assert not place.course.joined.is_set()
+        await asyncio.wait_for(run.leaves(), 5)
+        assert not run.lifecycle.joined.is_set()
 
 
-@pytest.mark.parametrize(("status", "reason"), [(403, Exit.REFUSED), (401, Exit.NO_TOKEN), (422, Exit.REFUSED)])
-async def test_refusal_is_told_and_forgotten_once_the_worker_is_taken(status: int, reason: Exit) -> None:
-    """The agent decides what follows; the place goes on asking."""
+@pytest.mark.parametrize(("status", "reason"), [(403, Exit.FAILED), (401, Exit.NO_TOKEN), (422, Exit.FAILED)])
+async def test_refusal_is_reported_and_cleared_when_the_worker_is_taken(status: int, reason: Exit) -> None:
+    """The registrar reports it and tries again; the agent decides what follows."""
     steered = Steered(fails=[status])
-    async with ScriptedWorker(script=steered) as router, kept(router.url) as place:
-        await asyncio.wait_for(place.course.joined.wait(), 20)
-        assert [refusal.status for refusal in place.refusals if refusal] == [reason]
-        assert place.place.refusal is None
+    async with ScriptedWorker(script=steered) as router, registered(router.url) as run:
+        await asyncio.wait_for(run.lifecycle.joined.wait(), 20)
+        assert [refusal.status for refusal in run.refusals if refusal] == [reason]
+        assert run.registrar.refusal is None

@@ -1,4 +1,4 @@
-"""The file that `sfr run` writes, and what it makes of one that is there already."""
+"""The file that `sfr run` writes, and how it continues an earlier one."""
 
 import fcntl
 import subprocess
@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from router.cli.run.job_file import BadInput, JobLine
+from router.cli.failure import BadInput
+from router.cli.run.job_file import JobLine
 from router.cli.run.results_file import Result, Results, is_final
 
 
@@ -19,25 +20,25 @@ def result(index: int, status: int = 200, job: str = "aa") -> Result:
 
 
 def line(index: int, status: int = 200, job: str = "aa") -> bytes:
-    """Return it as it stands in the file."""
+    """Return a result as its line in the file."""
     return msgspec.json.encode(result(index, status, job)) + b"\n"
 
 
 def held(path: Path, *lines: bytes) -> Path:
-    """Write these to the file."""
+    """Write these lines to the file."""
     path.write_bytes(b"".join(lines))
     return path
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A file that is not there yet."""
+    """A file that does not exist yet."""
     return tmp_path / "results.jsonl"
 
 
 @pytest.mark.parametrize(("status", "final"), [(200, True), (422, True), (499, True), (500, False), (503, False)])
-def test_answer_that_says_nobody_could_run_it_is_worth_another_try(path: Path, status: int, final: bool) -> None:
-    """500 is the first of these: the job is run again, its old answer is gone, the others stay as they were."""
+def test_job_that_no_worker_could_run_is_sent_again(path: Path, status: int, final: bool) -> None:
+    """From 500 on the job is run again, and its old answer is dropped. All other answers stay."""
     held(path, line(0), line(1, status), line(2))
     with Results(str(path)) as results:
         assert is_final(status) is final
@@ -51,8 +52,8 @@ def test_answer_that_says_nobody_could_run_it_is_worth_another_try(path: Path, s
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_cut_last_line_is_dropped_and_written_anew(path: Path) -> None:
-    """As of a run that was killed in the midst of it; those before it stand."""
+def test_cut_last_line_is_dropped_and_written_again(path: Path) -> None:
+    """A run that was killed may leave one. The lines before it stay."""
     for cut in (b"{", line(1)[:20], line(1)[:-1]):
         held(path, line(0), cut)
         with Results(str(path)) as results:
@@ -65,7 +66,7 @@ def test_cut_last_line_is_dropped_and_written_anew(path: Path) -> None:
 
 @pytest.mark.parametrize("end", [b"notes", b'{"ind', b'{"x'])
 def test_last_line_of_another_file_is_not_cut(path: Path, end: bytes) -> None:
-    """Only what can be the beginning of a result is one."""
+    """Only the beginning of a result counts as a cut line."""
     held(path, line(0), end)
     if line(1).startswith(end):
         with Results(str(path)):
@@ -82,7 +83,7 @@ def test_last_line_of_another_file_is_not_cut(path: Path, end: bytes) -> None:
     ids=["empty", "no JSON", "wrong type", "deep"],
 )
 def test_line_that_is_no_result_is_named(path: Path, bad: bytes) -> None:
-    """And nothing is changed."""
+    """And the file does not change."""
     held(path, line(0), bad)
     with pytest.raises(BadInput, match=r"results\.jsonl, line 2: no result of `sfr run`"):
         Results(str(path))
@@ -90,7 +91,7 @@ def test_line_that_is_no_result_is_named(path: Path, bad: bytes) -> None:
 
 
 def test_two_runs_do_not_write_one_file(path: Path) -> None:
-    """The second is refused, also after the first has put a file without failed answers in the old one's place."""
+    """The second is refused, also after the first has replaced the file."""
     for lines in ((), (line(0), line(1, 500))):
         held(path, *lines)
         first = Results(str(path))
@@ -103,8 +104,8 @@ def test_two_runs_do_not_write_one_file(path: Path) -> None:
             assert 2 in second.done
 
 
-def test_lock_is_told_at_once_and_not_waited_for(path: Path) -> None:
-    """Whoever has it, another process too."""
+def test_locked_file_is_refused_at_once(path: Path) -> None:
+    """Also if another process holds it."""
     holder = "import fcntl, sys; f = open(sys.argv[1], 'ab'); fcntl.flock(f, fcntl.LOCK_SH); print(flush=True); input()"
     argv = [sys.executable, "-c", holder, str(path)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
@@ -117,8 +118,8 @@ def test_lock_is_told_at_once_and_not_waited_for(path: Path) -> None:
         pass
 
 
-def test_what_leads_to_the_file_and_may_be_read_stays(tmp_path: Path, path: Path) -> None:
-    """A link stays a link, and the file's mode stays, when failed answers are taken out of it."""
+def test_link_and_mode_of_the_file_stay(tmp_path: Path, path: Path) -> None:
+    """When failed answers are dropped, a link stays a link, and the file keeps its mode."""
     held(path, line(0), line(1, 500))
     path.chmod(0o640)
     link = tmp_path / "link"
@@ -129,8 +130,8 @@ def test_what_leads_to_the_file_and_may_be_read_stays(tmp_path: Path, path: Path
     assert (path.stat().st_mode & 0o777, path.read_bytes()) == (0o640, line(0) + line(1))
 
 
-def test_file_that_is_left_is_free_for_the_next_run(path: Path) -> None:
-    """In the same process, too; nothing is left open."""
+def test_closed_file_is_free_for_the_next_run(path: Path) -> None:
+    """Also in the same process. No file descriptor stays open."""
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):
         held(path, line(0), line(1, 500))
@@ -142,7 +143,7 @@ def test_file_that_is_left_is_free_for_the_next_run(path: Path) -> None:
 
 
 def test_job_is_done_where_its_own_answer_is_there(path: Path) -> None:
-    """One of another job in its place is a mistake; so are answers to more jobs than there are."""
+    """An answer to another job at this index is an error, and so are more answers than jobs."""
     with Results(str(held(path, line(0), line(2)))) as results:
         assert results.is_done(JobLine(0, 1, b"", "aa"))
         assert not results.is_done(JobLine(1, 2, b"", "aa"))
@@ -154,7 +155,7 @@ def test_job_is_done_where_its_own_answer_is_there(path: Path) -> None:
 
 
 def test_results_are_added_whole_and_counted(path: Path) -> None:
-    """A line each, in order."""
+    """One line each, in order."""
     with Results(str(path)) as results:
         assert results.is_file
         results.add([result(0), result(1, 422)])
@@ -165,7 +166,7 @@ def test_results_are_added_whole_and_counted(path: Path) -> None:
 
 
 def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
-    """At the beginning, and in the midst; a device or a pipe is written as it is, and not gone on with."""
+    """At the start and later. A device or a pipe is written, but not read first."""
     with pytest.raises(BadInput, match=r"none/x: cannot be written: No such file"):
         Results(str(tmp_path / "none" / "x"))
     with Results("/dev/full") as full, pytest.raises(BadInput, match="/dev/full: cannot be written: No space left"):
@@ -176,7 +177,7 @@ def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 
 def test_standard_output_stays_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that it leads to is not gone on with, nor closed at the end."""
+    """If stdout is a file, it is neither continued nor closed at the end."""
     with held(path, line(0)).open("a") as out:
         monkeypatch.setattr("sys.stdout", out)
         with Results("-") as results:

@@ -1,1 +1,1 @@
-"""Units of router.config; no process, no socket to Redis."""
+"""Unit tests of router.config. They start no process and use no Redis."""

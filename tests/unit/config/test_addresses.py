@@ -1,4 +1,4 @@
-"""Addresses: one worker has one form, whoever writes it down, and what cannot be asked is refused where it comes in."""
+"""A worker has one form of its address, and an address that cannot be used is rejected where it comes in."""
 
 import pytest
 from hypothesis import example, given
@@ -65,7 +65,7 @@ LONGEST_URL = "http://a/" + "b" * 1991
     ],
 )
 def test_worker_has_one_form_however_it_is_spelt(spelt: str, known: str) -> None:
-    """Two spellings of one worker would be two workers, with twice the cap."""
+    """Two spellings would be two workers, with twice the cap."""
     assert worker_url(spelt) == known
     assert worker_url(known) == known == known_worker_url(spelt)
 
@@ -108,8 +108,8 @@ def test_what_no_check_could_ask_is_refused(text: str) -> None:
 @given(TEXTS)
 @example("http://node..1:8080")
 @example(f"http://{'a' * 64}")
-def test_what_is_taken_can_be_asked_by_everybody_under_the_same_name(text: str) -> None:
-    """It is refused by one kind of error, or its form is final, and resolvers and clients take it as it is."""
+def test_accepted_address_is_the_same_for_every_program(text: str) -> None:
+    """A text is rejected with one kind of error, or its form is final and works with resolvers and clients."""
     try:
         known = worker_url(text)
     except ValueError:
@@ -125,8 +125,8 @@ def test_what_is_taken_can_be_asked_by_everybody_under_the_same_name(text: str) 
 @pytest.mark.parametrize(
     "text", ["a..b:80", f"{'a' * 64}:80", "a:0", "a:99999", "a:٨٠", "[::1]:80", "a b:80", "a:", "a:80/x", "80"]
 )
-def test_dns_name_that_nobody_can_resolve_is_refused(text: str) -> None:
-    """A resolver would raise an error of its own kind at each look."""
+def test_dns_name_that_cannot_be_resolved_is_refused(text: str) -> None:
+    """Otherwise the resolver would raise an error at each lookup."""
     with pytest.raises(ValueError, match="expected name:port"):
         dns_name(text)
 
@@ -147,7 +147,7 @@ def test_dns_name_that_nobody_can_resolve_is_refused(text: str) -> None:
     ],
 )
 def test_what_may_be_a_url_is_shown_without_its_secrets(text: str, shown: str) -> None:
-    """Neither user nor password nor a value of the query, whatever else is wrong with it."""
+    """No user, password or value of the query is shown, whatever else is wrong with the URL."""
     assert masked(text) == shown
 
 
@@ -161,7 +161,7 @@ def test_what_may_be_a_url_is_shown_without_its_secrets(text: str, shown: str) -
     ],
 )
 def test_redis_url_that_cannot_be_connected_to_is_refused(text: str) -> None:
-    """The client would raise an error at the start of each program, with a part of the password in it."""
+    """Otherwise the client would raise an error when a program starts, with a part of the password in it."""
     with pytest.raises(ValueError, match=r"^expected a URL such as redis") as caught:
         redis_url(text)
     assert "ss" not in str(caught.value).replace("expected a URL such as redis", "")
@@ -174,12 +174,12 @@ SENTINELS = ("redis+sentinel://a/m", "redis+sentinel://:p@a:1,b:65535/m/15")
     "text", ["redis://h", "rediss://:p@h:1/2?db=1", "redis://[::1]:6379", "redis://[::1]", "unix:///s", *SENTINELS]
 )
 def test_redis_url_that_can_be_connected_to_is_taken(text: str) -> None:
-    """As redis-py takes them."""
+    """All forms that redis-py accepts."""
     assert redis_url(text) == text
 
 
-def test_collector_is_refused_without_a_word_of_its_password() -> None:
-    """The message names what is expected, and repeats nothing."""
+def test_rejected_collector_shows_no_password() -> None:
+    """The message says what is expected, and repeats nothing."""
     with pytest.raises(ValueError, match=r"^expected a whole URL such as http://collector:4318/v1/traces$"):
         otlp_url("http://user:secret@collector/v1/traces")
     with pytest.raises(ValueError, match=r"^expected a whole URL"):
@@ -188,7 +188,7 @@ def test_collector_is_refused_without_a_word_of_its_password() -> None:
 
 
 def test_dns_name_is_taken_as_it_is_written() -> None:
-    """The resolver is asked for it."""
+    """Its form is not changed, because only the resolver uses it."""
     assert dns_name("Workers.svc:8080") == "Workers.svc:8080"
 
 
@@ -205,7 +205,7 @@ def test_dns_name_is_taken_as_it_is_written() -> None:
     ],
 )
 def test_origin_is_known_as_a_browser_names_it(spelt: str, known: str | None) -> None:
-    """Or it is refused: a browser would never name it so."""
+    """An origin that no browser would send is rejected."""
     if known is not None:
         assert origin(spelt) == known
         return

@@ -1,4 +1,4 @@
-"""config.yaml: what is good is taken, what is bad is told in one line."""
+"""A good config.yaml is accepted, and a mistake in it is reported in one line."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ BOMB = "a0: &a0 {x: 1}\n" + "".join(
 
 
 def test_empty_file_gives_the_defaults() -> None:
-    """Nothing has to be configured, not even workers."""
+    """No key is required, not even workers."""
     settings = parse("", "config.yaml")
     assert settings.workers == ()
     assert (settings.timeout, settings.health_check_interval, settings.max_body_mb) == (300, 30, 128)
@@ -28,7 +28,7 @@ def test_empty_file_gives_the_defaults() -> None:
 
 
 def test_worker_is_a_url_or_a_mapping() -> None:
-    """A bare string is a URL; URLs are known without their last slash and with a host in lower case."""
+    """A bare string is a URL. A trailing slash is removed, and the host is in lower case."""
     settings = parse("workers: ['http://A:8080/', {url: 'https://b/x', weight: 3, max_concurrency: 4}]", "c")
     assert [(w.url, w.weight, w.max_concurrency) for w in settings.workers] == [
         ("http://a:8080", 1, None),
@@ -37,7 +37,7 @@ def test_worker_is_a_url_or_a_mapping() -> None:
 
 
 def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """REDIS_URL replaces redis.url and leaves the prefix."""
+    """REDIS_URL replaces redis.url, and keeps the prefix."""
     monkeypatch.setenv("REDIS_URL", "redis://there:1/2")
     redis = parse("redis: {url: 'redis://here', prefix: mine}", "c").redis
     assert (redis.url, redis.prefix) == ("redis://there:1/2", "mine")
@@ -142,21 +142,21 @@ def test_mistake_is_told_with_file_key_and_expectation(text: str, told: str) -> 
 
 @pytest.mark.parametrize("budget", ["none", "job", "job+10", "job+2", "job+0.5", 12, 1, 30.5])
 def test_client_budget_is_read_as_it_is_shown(budget: object) -> None:
-    """What `sfr config show` and `sfr up` write down of it means the same."""
+    """The text that `sfr config show` and `sfr up` write is read as the same value."""
     settings = parse(f"client_budget: {budget}", "c")
     assert settings.client_budget == budget
     assert Settings.model_validate_json(settings.model_dump_json()) == settings
 
 
 def test_every_mistake_is_told_at_once() -> None:
-    """Two mistakes are two lines, so that nobody has to try twice."""
+    """Two mistakes give two lines."""
     with pytest.raises(ConfigError) as caught:
         parse("{timeout: 0, max_body_mb: 0}", "c")
     assert len(str(caught.value).splitlines()) == 2
 
 
 def test_bad_redis_url_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Redis URL may carry a password, which no message shows."""
+    """It may hold a password, which no message shows."""
     monkeypatch.setenv("REDIS_URL", "http://:secret@host")
     with pytest.raises(ConfigError) as caught:
         parse("", "c")
@@ -164,8 +164,8 @@ def test_bad_redis_url_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_missing_file_is_told_with_the_variable_to_set(tmp_path: Path) -> None:
-    """Who has no config.yaml learns which variable names one."""
-    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read: No such file .*ROUTER_CONFIG"):
+    """The message names the variable that names the file."""
+    with pytest.raises(ConfigError, match=r"none\.yaml cannot be read: No such file .*ROUTER_CONFIG"):
         load(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         load(tmp_path)
@@ -189,8 +189,8 @@ def test_the_repository_s_own_config_is_good() -> None:
         *("1:30", "2026-01-01", "~x", "[5]", "{a: 5}", "'5'", "!!binary aGk=", "1_0_"),
     ],
 )
-def test_number_that_is_none_is_told_by_its_key(key: str, value: str) -> None:
-    """Neither a number that no clock takes nor a text that YAML once read as another number becomes a setting."""
+def test_bad_number_is_reported_with_its_key(key: str, value: str) -> None:
+    """Neither a number that clocks cannot hold nor a text that YAML once read as another number is accepted."""
     with pytest.raises(ConfigError) as caught:
         parse(f"{key}: {value}", "my.yaml")
     assert str(caught.value).startswith(f"my.yaml: {key}: ")
@@ -201,7 +201,7 @@ def test_number_that_is_none_is_told_by_its_key(key: str, value: str) -> None:
     ("key", "most"), [("default_max_concurrency", 10**9), ("queue.max_waiting", 10**9), ("retry.budget_percent", 10**9)]
 )
 def test_count_beyond_all_fleets_is_refused(key: str, most: int) -> None:
-    """It would be none to Lua, JSON or the page."""
+    """Lua, JSON or the dashboard could not hold it exactly."""
     section, _, name = key.rpartition(".")
     for value in (most + 1, 10**400):
         with pytest.raises(ConfigError, match=f"c: {key}: "):
@@ -221,15 +221,15 @@ def test_count_beyond_all_fleets_is_refused(key: str, most: int) -> None:
         ("? [a]\n: b", "line 1, column 3: found unhashable key"),
     ],
 )
-def test_yaml_that_nobody_means_is_told_by_its_place(text: str, told: str) -> None:
-    """A key that stands twice, a depth that would end the program, a tag that makes something else of a text."""
+def test_ambiguous_yaml_is_reported_with_its_place(text: str, told: str) -> None:
+    """A key that is given twice, too deep nesting, a tag that changes a value's type."""
     with pytest.raises(ConfigError) as caught:
         parse(text, "my.yaml")
     assert str(caught.value).startswith(f"my.yaml: not valid YAML: {told}")
 
 
 def test_aliases_of_aliases_are_stopped_before_they_fill_memory() -> None:
-    """A page of them would stand for a million million entries."""
+    """One page of them would expand to a million million entries."""
     merged = "\n".join(f"b{n}: &b{n} {{y{n}: 1, <<: [{', '.join([f'*b{n - 1}'] * 10)}]}}" for n in range(1, 13))
     with pytest.raises(ConfigError, match="too many merged keys"):
         parse(f"b0: &b0 {{x: 1}}\n{merged}", "c")
@@ -240,8 +240,8 @@ def test_aliases_of_aliases_are_stopped_before_they_fill_memory() -> None:
         parse("workers: &w [*w]", "c")
 
 
-def test_anchors_go_on_to_save_words() -> None:
-    """What workers share may be said once, or in two parts, and be said otherwise by one of them."""
+def test_anchors_still_work() -> None:
+    """Workers may share keys by an anchor, also by two, and override some of them."""
     twice = "{workers: [&u {url: 'http://a'}, &w {url: 'http://b', weight: 4}, {<<: *w, <<: *u}]}"
     with pytest.raises(ConfigError, match="each URL once"):
         parse(twice, "c")
@@ -276,7 +276,7 @@ def test_anchors_go_on_to_save_words() -> None:
     ],
 )
 def test_no_message_shows_a_password(text: str, scheme: str) -> None:
-    """Whichever key a URL was written at, and whatever is wrong with it."""
+    """At whichever key the URL is, and whatever is wrong with it."""
     url = f"{scheme}://me:hunter2@host:x/y?token=hunter2&password=hunter2"
     with pytest.raises(ConfigError) as caught:
         parse(text.format(url=url), "c")
@@ -284,14 +284,14 @@ def test_no_message_shows_a_password(text: str, scheme: str) -> None:
 
 
 def test_what_is_shown_holds_no_password() -> None:
-    """`sfr config show` is pasted into tickets."""
+    """People paste the output of `sfr config show` into tickets."""
     text = "{redis: {url: 'redis://me:hunter2@h?password=hunter2'}, health_check: {path: '/ping?token=hunter2'}}"
     assert "hunter2" not in shown(parse(text, "c"))
 
 
 @pytest.mark.parametrize("name", ["workers_file", "api_keys"])
 def test_path_that_no_system_call_takes_is_refused(name: str) -> None:
-    """A NUL would end the sidecar at its look at the file."""
+    """A NUL would end the sidecar when it opens the file."""
     with pytest.raises(ConfigError, match=f"c: {name}: "):
         parse(f'{name}: "a\\0b"', "c")
 
@@ -300,7 +300,7 @@ def test_path_that_no_system_call_takes_is_refused(name: str) -> None:
     "value", ["http://:hunter2@host", "redis://h:x", "\udcff", "redis://me:hun#ter2@h:1", "x" * 10_000]
 )
 def test_environment_is_read_as_the_file_is(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """REDIS_URL and OpenTelemetry's endpoint: one line, printable, without a password."""
+    """A bad REDIS_URL or OpenTelemetry endpoint gives one printable line without a password."""
     for variable, key in (("REDIS_URL", "redis.url"), ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "traces.endpoint")):
         monkeypatch.setenv(variable, value)
         with pytest.raises(ConfigError) as caught:
@@ -314,7 +314,7 @@ def test_environment_is_read_as_the_file_is(monkeypatch: pytest.MonkeyPatch, val
 
 
 def test_file_that_is_being_written_is_taken_over_when_it_is_whole(tmp_path: Path) -> None:
-    """One written in place must look the same twice; one that takes its place counts at once, and so does its end."""
+    """A file written in place must look the same twice. One that replaces it counts at once, as does its removal."""
     path = tmp_path / "config.yaml"
     path.write_text("timeout: 5")
     watched = WatchedFile(path)

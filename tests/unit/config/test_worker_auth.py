@@ -1,4 +1,4 @@
-"""The header that workers want: read from files, sent to whom it is for, and never a client's."""
+"""The header that workers want: read from files, sent only to its worker, and never taken from a client."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ SECRET = "hunter2-hunter2"
 
 
 def written(path: Path, text: str) -> str:
-    """Return the name of a file of this text."""
+    """Return the name of a file with this text."""
     path.write_text(text)
     return str(path)
 
@@ -29,7 +29,7 @@ def settings(**keys: object) -> Settings:
 
 
 def test_worker_s_own_header_goes_before_that_for_all(tmp_path: Path) -> None:
-    """Whoever is named otherwise, or at run time, gets that for all."""
+    """Workers without a header of their own, also those added at run time, get the common one."""
     for_all = written(tmp_path / "all", f"Authorization: Bearer {SECRET}\n")
     own = written(tmp_path / "own", "\ufeffX-Api-Key:  one two\r\n")
     auth = WorkerAuth.load(settings(worker_auth=for_all, workers=[{"url": "http://A.:01/", "worker_auth": own}]))
@@ -66,8 +66,8 @@ def test_worker_s_own_header_goes_before_that_for_all(tmp_path: Path) -> None:
         f"A: {SECRET}\0",
     ],
 )
-def test_file_that_holds_no_header_is_told_without_a_word_of_it(tmp_path: Path, text: str) -> None:
-    """A start ends there, and a log may be read by many."""
+def test_file_without_a_header_is_reported_without_its_content(tmp_path: Path, text: str) -> None:
+    """The program does not start, and its log repeats nothing of the file."""
     path = written(tmp_path / "auth", text)
     with pytest.raises(ConfigError, match=r"worker_auth: .*auth: ") as caught:
         WorkerAuth.load(settings(worker_auth=path))
@@ -76,8 +76,8 @@ def test_file_that_holds_no_header_is_told_without_a_word_of_it(tmp_path: Path, 
         WorkerAuth.load(settings(worker_auth=str(tmp_path / "none")))
 
 
-def test_header_in_place_of_its_file_is_told_without_a_word_of_it() -> None:
-    """It would stand in `sfr config show`."""
+def test_header_in_place_of_its_file_is_reported_without_its_value() -> None:
+    """Otherwise `sfr config show` would show it."""
     for text in (
         f"worker_auth: 'Authorization: Bearer {SECRET}'",
         f"workers: [{{url: {A}, worker_auth: 'X: {SECRET}'}}]",
@@ -90,7 +90,7 @@ def test_header_in_place_of_its_file_is_told_without_a_word_of_it() -> None:
 def test_changed_file_is_read_again_and_a_bad_one_is_told_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The last good header stays; the settings may name another file, or none."""
+    """The last good header stays. The settings may name another file, or none."""
     path = tmp_path / "auth"
     told = settings(worker_auth=written(path, "A: one"))
     auth = WorkerAuth.load(told)
@@ -117,7 +117,7 @@ def test_changed_file_is_read_again_and_a_bad_one_is_told_once(
 
 
 async def test_job_goes_with_the_worker_s_header_and_never_with_a_client_s(tmp_path: Path) -> None:
-    """Whatever the client spells it like; to another worker the client's goes on, and the secret does not."""
+    """However the client spells it. A worker without a header gets the client's, and not the secret."""
     path = written(tmp_path / "auth", f"X-Api-Key: {SECRET}")
     lines = b"x-api-key: mine\r\naccept: x-api-key: y\r\nX_API_KEY: mine\r\nx-api-key-2: 2\r\nx-api-key: again\r\n"
     request = Request(b"POST", b"/run_code", lines + b"content-length: 2\r\n\r\n", b"{}")
@@ -140,7 +140,7 @@ async def test_job_goes_with_the_worker_s_header_and_never_with_a_client_s(tmp_p
 
 
 async def test_checks_go_with_the_header_and_repeat_nothing_of_it(tmp_path: Path) -> None:
-    """A worker that answers with what it was sent puts it into no log; nobody follows it to another host."""
+    """A worker that repeats the header does not bring it into a log. Redirects to other hosts are not followed."""
     heads: list[str] = []
     status = b""
 

@@ -1,1 +1,1 @@
-"""Units of router.dashboard; no process, no socket to Redis."""
+"""Unit tests of router.dashboard. They start no process."""

@@ -1,4 +1,4 @@
-"""The dashboard's handler: files, headers, who may steer, and one stream for all. No Redis, or a fake one."""
+"""The dashboard's files, headers, access and event stream. There is no Redis, or a fake one."""
 
 import asyncio
 import json
@@ -33,20 +33,20 @@ MARK = "http://127.0.0.1:1"
 
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    """A client that follows no redirection, and sends no Accept of its own."""
+    """A client that follows no redirects and sends no Accept header of its own."""
     async with aiohttp.ClientSession(skip_auto_headers=["accept"]) as client:
         yield client
 
 
 @pytest.fixture
 async def url() -> AsyncIterator[str]:
-    """A router without a token, whose own users may steer."""
+    """A router without a token, which users of this host may change."""
     async with served(create_app(parse(SETTINGS, "t"))) as address:
         yield address
 
 
-async def test_page_and_all_that_it_names_is_served(url: str, session: aiohttp.ClientSession) -> None:
-    """Each file has its type, may run nothing but the page's own, and is not sent again to who has it."""
+async def test_page_and_all_its_files_are_served(url: str, session: aiohttp.ClientSession) -> None:
+    """Each file has its type, allows only the page's own scripts, and is not sent again if it has not changed."""
     async with session.get(f"{url}/dashboard") as response:
         page = await response.text()
         policy = response.headers["content-security-policy"]
@@ -74,10 +74,10 @@ async def test_page_and_all_that_it_names_is_served(url: str, session: aiohttp.C
     ("accept", "is_page"),
     [(CHROMIUM, True), ("text/html", True), (None, False), ("*/*", False), ("application/json", False)],
 )
-async def test_root_is_the_page_to_browsers_alone(
+async def test_root_is_the_page_only_for_browsers(
     url: str, session: aiohttp.ClientSession, accept: str | None, is_page: bool
 ) -> None:
-    """Programs get the JSON that they always got; caches keep the two apart."""
+    """Programs get JSON. Caches keep the two apart."""
     headers = {} if accept is None else {"accept": accept}
     async with session.get(f"{url}/", headers=headers, allow_redirects=False) as response:
         assert response.headers["vary"].lower() == "accept"
@@ -88,7 +88,7 @@ async def test_root_is_the_page_to_browsers_alone(
 
 
 async def test_what_is_not_there_is_told(url: str, session: aiohttp.ClientSession) -> None:
-    """No other file, no other method; nothing outside the page's folder."""
+    """No other file, no other method, and nothing outside the page's folder."""
     for path in ("/dashboard/nothing.js", "/dashboard/..%2fdoor.py", "/dashboard/uplot/README.md"):
         async with session.get(url + path) as response:
             assert (response.status, await response.json()) == (404, {"detail": "Not Found"})
@@ -99,8 +99,8 @@ async def test_what_is_not_there_is_told(url: str, session: aiohttp.ClientSessio
         assert (response.status, response.url.path) == (200, "/dashboard")
 
 
-async def test_access_says_who_may_steer(url: str, session: aiohttp.ClientSession) -> None:
-    """As the gate of /admin would: this host's own users, not a page from elsewhere; with a token, who has it."""
+async def test_access_says_whether_the_request_may_steer(url: str, session: aiohttp.ClientSession) -> None:
+    """As the gate of /admin decides: users of this host but no other site's page, or whoever has the token."""
 
     async def access(at: str, **headers: str) -> tuple[bool, bool, bool]:
         async with session.get(f"{at}/dashboard/access", headers=headers) as response:
@@ -118,7 +118,7 @@ async def test_access_says_who_may_steer(url: str, session: aiohttp.ClientSessio
 
 
 async def test_stream_tells_the_fleet_without_redis(url: str, session: aiohttp.ClientSession) -> None:
-    """config.yaml's workers, and that Redis is away."""
+    """It has config.yaml's workers, and says that Redis is away."""
     async with session.get(f"{url}/dashboard/events") as response:
         assert (response.content_type, response.headers["cache-control"]) == ("text/event-stream", "no-store")
         assert await response.content.readline() == b"event: whole\n"
@@ -126,8 +126,8 @@ async def test_stream_tells_the_fleet_without_redis(url: str, session: aiohttp.C
     assert (told["urls"], told["status"]["redis"], told["rows"][0][1]) == ([MARK], False, "unknown")
 
 
-async def test_so_many_may_watch_and_no_more(url: str) -> None:
-    """The next is told why not; one that leaves makes room."""
+async def test_number_of_watchers_is_limited(url: str) -> None:
+    """One watcher too many is told why it is refused. When one leaves, another may come."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session, AsyncExitStack() as stack:
         streams = [await stack.enter_async_context(session.get(f"{url}/dashboard/events")) for _ in range(MAX_WATCHERS)]
         assert {stream.status for stream in streams} == {200}
@@ -148,12 +148,12 @@ async def test_so_many_may_watch_and_no_more(url: str) -> None:
 
 
 class CountingCounters(Counters):
-    """Counts how often it is read for what is in use."""
+    """Counts how often the usage is read."""
 
     reads = 0
 
     async def usage(self, urls: Sequence[str]) -> Usage:
-        """Count, and read."""
+        """Count this call, and read."""
         self.reads += 1
         return await super().usage(urls)
 
@@ -168,7 +168,7 @@ class Watched:
         self.feed = Feed(self.redis, self.counters, self.view, 30, every_s=0.02)
 
     async def write(self) -> None:
-        """Have a sidecar write the fleet."""
+        """Write the fleet as a sidecar does."""
         now = datetime.now(UTC)
         term = await Leadership(self.redis).lead("test", 60)
         assert term is not None
@@ -178,7 +178,7 @@ class Watched:
 
 @pytest.fixture
 async def watched() -> AsyncIterator[Watched]:
-    """One, with its fleet written."""
+    """Such a feed, with its fleet written."""
     async with FakeAsyncRedis(decode_responses=True) as client:
         watched = Watched(client)
         await watched.write()
@@ -190,8 +190,8 @@ def kind(event: bytes) -> str:
     return str(re.findall(rb"event: (\w+)\n", event)[0], "ascii")
 
 
-async def test_many_watchers_cost_one_reading_and_one_writing(watched: Watched) -> None:
-    """All get the same bytes; when the last one leaves, nothing is read any more."""
+async def test_many_watchers_share_one_reading_and_its_bytes(watched: Watched) -> None:
+    """All get the same bytes. When the last one leaves, reading stops."""
     async with aclosing(watched.feed.events()) as first, aclosing(watched.feed.events()) as second:
         for wanted in ("whole", "tick", "tick"):
             one, other = await asyncio.gather(anext(first), anext(second))
@@ -202,7 +202,7 @@ async def test_many_watchers_cost_one_reading_and_one_writing(watched: Watched) 
 
 
 async def test_slow_watcher_skips_and_then_gets_the_whole(watched: Watched) -> None:
-    """Nothing is kept for who does not come; others go on."""
+    """No events are kept for it, and the others go on."""
     async with aclosing(watched.feed.events()) as slow, aclosing(watched.feed.events()) as quick:
         assert kind(await anext(slow)) == "whole"
         for _ in range(5):
@@ -212,8 +212,8 @@ async def test_slow_watcher_skips_and_then_gets_the_whole(watched: Watched) -> N
         assert kind(await anext(slow)) == "tick"
 
 
-async def test_who_comes_back_is_told_nothing_old(watched: Watched) -> None:
-    """After a break the first event is of now, though the last minutes are still in it."""
+async def test_watcher_that_returns_gets_nothing_old(watched: Watched) -> None:
+    """The first event after a break is a current one, which still has the history."""
     async with aclosing(watched.feed.events()) as events:
         await anext(events)
     had = watched.counters.reads

@@ -1,4 +1,4 @@
-"""What the dashboard shows of readings: rates, percentiles, rows, and no more than has changed."""
+"""What the dashboard shows after some readings: rates, percentiles, rows, and only what has changed."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ def seen(
     times: Mapping[float, int] | None = None,
     **counts: int,
 ) -> Reading:
-    """A reading at `at` of workers, used or idle; and what is counted by then, `times` of jobs by bound."""
+    """A reading at `at`, with the workers' use and the counts so far; `times` counts jobs by bound."""
     counts |= {took(bound_s): count for bound_s, count in (times or {}).items()}
     used = workers if isinstance(workers, Mapping) else {url: WorkerUsage(0, 0, 0.0, WorkerStats()) for url in workers}
     records = [WorkerRecord(Worker(url, 2, 8), health, SINCE, last_error="refused") for url in used]
@@ -39,59 +39,59 @@ def used(running: int, jobs: int = 0, busy_ms: int = 0) -> WorkerUsage:
 
 
 def test_rates_are_differences_over_some_seconds() -> None:
-    """What was counted before is no rate; a window of a few seconds evens out who tells when."""
-    picture = ViewModel()
+    """Earlier counts are no rate. A window of some seconds evens out when processes publish."""
+    view = ViewModel()
     for second, jobs in enumerate([1000, 1010, 1010, 1040, 1040, 1050, 1060]):
-        picture.take(seen(100 + second, jobs=jobs, errors=second, retries=2 * second))
-    history = picture.whole().history
+        view.take(seen(100 + second, jobs=jobs, errors=second, retries=2 * second))
+    history = view.whole().history
     assert (history[0].jobs, history[1].jobs) == (None, 10)
     assert (history[-1].jobs, history[-1].errors, history[-1].retries) == ((1060 - 1010) / WINDOW_S, 1, 2)
     assert (history[-1].running, history[-1].waiting) == (0, 3)
 
 
 def test_percentiles_are_those_of_the_last_seconds() -> None:
-    """A million slow jobs of yesterday do not show in today's."""
-    picture = ViewModel()
-    picture.take(seen(100, times={1.0: 10**6}))
-    picture.take(seen(101, times={1.0: 10**6, 0.1: 100}))
-    now = picture.whole().history[-1]
+    """A million slow jobs of yesterday do not change today's percentiles."""
+    view = ViewModel()
+    view.take(seen(100, times={1.0: 10**6}))
+    view.take(seen(101, times={1.0: 10**6, 0.1: 100}))
+    now = view.whole().history[-1]
     assert (now.p50_ms, now.p99_ms) == (75, 99.5)
-    picture.take(seen(110, times={1.0: 10**6, 0.1: 100}))
-    assert picture.whole().history[-1].p50_ms is None
+    view.take(seen(110, times={1.0: 10**6, 0.1: 100}))
+    assert view.whole().history[-1].p50_ms is None
 
 
-def test_counts_that_begin_anew_make_no_negative_rates() -> None:
-    """A Redis that has lost its memory; a break in which nobody looked."""
-    picture = ViewModel()
-    picture.take(seen(100, jobs=1000))
-    picture.take(seen(101, jobs=5))
-    assert picture.whole().history[-1].jobs is None
-    picture.take(seen(102, jobs=9))
-    assert picture.whole().history[-1].jobs == 4
-    picture.take(seen(600, jobs=10**6))
-    assert picture.whole().history[-1].jobs is None
+def test_counts_that_start_again_make_no_negative_rates() -> None:
+    """After Redis was emptied, and after a time without watchers."""
+    view = ViewModel()
+    view.take(seen(100, jobs=1000))
+    view.take(seen(101, jobs=5))
+    assert view.whole().history[-1].jobs is None
+    view.take(seen(102, jobs=9))
+    assert view.whole().history[-1].jobs == 4
+    view.take(seen(600, jobs=10**6))
+    assert view.whole().history[-1].jobs is None
 
 
 def test_tick_has_only_what_has_changed() -> None:
-    """Rows and their numbers apart: the first seldom change, the others always."""
-    picture = ViewModel()
-    picture.take(seen(100))
-    assert picture.tick is None
-    picture.take(seen(101))
-    assert picture.tick is not None
-    assert (picture.tick.number, picture.tick.rows, picture.tick.live) == (2, [], [])
-    picture.take(seen(102, {"http://a": used(0), "http://b": used(4)}, draining=["http://a"]))
-    tick = picture.tick
+    """Rows and live numbers are apart, because rows seldom change and numbers always do."""
+    view = ViewModel()
+    view.take(seen(100))
+    assert view.tick is None
+    view.take(seen(101))
+    assert view.tick is not None
+    assert (view.tick.number, view.tick.rows, view.tick.live) == (2, [], [])
+    view.take(seen(102, {"http://a": used(0), "http://b": used(4)}, draining=["http://a"]))
+    tick = view.tick
     assert tick is not None
     assert [(row.place, row.is_draining) for row in tick.rows] == [(0, True)]
     assert [(live.place, live.running) for live in tick.live] == [(1, 4)]
 
 
 def test_row_says_why_a_worker_is_out() -> None:
-    """The last error of one that is well now is over."""
-    picture = ViewModel()
-    picture.take(seen(100, ["http://a"], Health.UNHEALTHY))
-    (row,) = picture.whole().rows
+    """A healthy worker shows no earlier error."""
+    view = ViewModel()
+    view.take(seen(100, ["http://a"], Health.UNHEALTHY))
+    (row,) = view.whole().rows
     assert (row.health, row.reason, row.since, row.weight, row.cap) == (
         Health.UNHEALTHY,
         "refused",
@@ -99,85 +99,85 @@ def test_row_says_why_a_worker_is_out() -> None:
         2,
         8,
     )
-    picture.take(seen(101, ["http://a"]))
-    assert picture.whole().rows[0].reason == ""
+    view.take(seen(101, ["http://a"]))
+    assert view.whole().rows[0].reason == ""
 
 
 def test_row_says_why_and_until_when_a_worker_is_ejected() -> None:
-    """Not what a check that failed long ago said."""
-    picture = ViewModel()
+    """It does not show an old failed check."""
+    view = ViewModel()
     ejection = Ejection(130.5, failures=5, cause="returned 503: Service Unavailable")
-    picture.take(seen(100, ["http://a"], Health.EJECTED, ejected={"http://a": ejection}))
-    (row,) = picture.whole().rows
+    view.take(seen(100, ["http://a"], Health.EJECTED, ejected={"http://a": ejection}))
+    (row,) = view.whole().rows
     assert (row.reason, row.ejected_until) == (
         "5 failed jobs in a row, the last: returned 503: Service Unavailable",
         130.5,
     )
-    picture.take(seen(101, ["http://a"]))
-    assert (picture.whole().rows[0].reason, picture.whole().rows[0].ejected_until) == ("", None)
+    view.take(seen(101, ["http://a"]))
+    assert (view.whole().rows[0].reason, view.whole().rows[0].ejected_until) == ("", None)
 
 
 @pytest.mark.parametrize("health", [Health.UNHEALTHY, Health.EJECTED, Health.DRAINING])
 def test_slots_are_those_of_all_workers_that_jobs_run_on(health: Health) -> None:
-    """A worker that hangs has its jobs until their leases pass: never do more run than there are slots."""
-    picture = ViewModel()
-    picture.take(seen(100, {"http://a": used(8), "http://b": used(8)}, health))
-    now = picture.whole().history[-1]
+    """Unhealthy workers count, because their jobs run until the leases expire. So running never exceeds slots."""
+    view = ViewModel()
+    view.take(seen(100, {"http://a": used(8), "http://b": used(8)}, health))
+    now = view.whole().history[-1]
     assert (now.running, now.slots) == (16, 16)
 
 
-def test_other_members_are_told_as_a_whole() -> None:
-    """Places are places among the URLs: where these change, no tick fits."""
-    picture = ViewModel()
-    picture.take(seen(100, ["http://a"]))
-    picture.take(seen(101, ["http://a", "http://b"]))
-    assert picture.tick is None
-    assert picture.whole().urls == ["http://a", "http://b"]
-    assert len(picture.whole().live) == 2
+def test_changed_list_of_workers_is_sent_as_a_whole() -> None:
+    """Places are indexes in the list of URLs. If that list changes, there is no tick."""
+    view = ViewModel()
+    view.take(seen(100, ["http://a"]))
+    view.take(seen(101, ["http://a", "http://b"]))
+    assert view.tick is None
+    assert view.whole().urls == ["http://a", "http://b"]
+    assert len(view.whole().live) == 2
 
 
-def test_course_is_the_mean_time_in_each_while() -> None:
-    """A while without jobs is a gap; a worker that comes has no course yet, one that goes takes its own along."""
-    picture = ViewModel()
-    picture.take(seen(100, {"http://a": used(0, 10, 1000)}))
-    picture.take(seen(105, {"http://a": used(0, 20, 2000)}))
-    assert picture.tick is not None
-    assert picture.tick.points is None
-    picture.take(seen(100 + POINT_S, {"http://a": used(0, 30, 5000)}))
-    assert picture.tick.points == [200]
-    picture.take(seen(100 + 2 * POINT_S, {"http://a": used(0, 30, 5000), "http://b": used(0, 1, 9)}))
-    assert picture.whole().courses == [[200, None], [None]]
+def test_trend_is_the_mean_time_of_each_span() -> None:
+    """A span without jobs is a gap. A new worker has no trend, and the trend of one that leaves is dropped."""
+    view = ViewModel()
+    view.take(seen(100, {"http://a": used(0, 10, 1000)}))
+    view.take(seen(105, {"http://a": used(0, 20, 2000)}))
+    assert view.tick is not None
+    assert view.tick.points is None
+    view.take(seen(100 + POINT_S, {"http://a": used(0, 30, 5000)}))
+    assert view.tick.points == [200]
+    view.take(seen(100 + 2 * POINT_S, {"http://a": used(0, 30, 5000), "http://b": used(0, 1, 9)}))
+    assert view.whole().trends == [[200, None], [None]]
     for number in range(3, POINTS + 5):
-        picture.take(seen(100 + number * POINT_S, {"http://b": used(0, number, 100 * number)}))
-    (course,) = picture.whole().courses
-    assert course == [100] * POINTS
+        view.take(seen(100 + number * POINT_S, {"http://b": used(0, number, 100 * number)}))
+    (trend,) = view.whole().trends
+    assert trend == [100] * POINTS
 
 
-def test_course_begins_anew_where_nobody_has_looked() -> None:
-    """One mean over an hour would be drawn as ten seconds."""
-    picture = ViewModel()
+def test_trend_starts_again_after_a_time_without_watchers() -> None:
+    """Otherwise one mean of an hour would be drawn as ten seconds."""
+    view = ViewModel()
     for number in range(3):
-        picture.take(seen(100 + number * POINT_S, {"http://a": used(0, number, 100 * number)}))
-    assert picture.whole().courses == [[100, 100]]
-    picture.take(seen(4000, {"http://a": used(0, 90, 900_000)}))
-    assert picture.whole().courses == [[]]
+        view.take(seen(100 + number * POINT_S, {"http://a": used(0, number, 100 * number)}))
+    assert view.whole().trends == [[100, 100]]
+    view.take(seen(4000, {"http://a": used(0, 90, 900_000)}))
+    assert view.whole().trends == [[]]
 
 
 def test_history_is_bounded() -> None:
-    """Five minutes, however long somebody looks."""
-    picture = ViewModel()
+    """To five minutes, however long somebody watches."""
+    view = ViewModel()
     for second in range(int(HISTORY_S) + 50):
-        picture.take(seen(100 + second, jobs=second))
-    assert len(picture.whole().history) == HISTORY_S
+        view.take(seen(100 + second, jobs=second))
+    assert len(view.whole().history) == HISTORY_S
 
 
 def test_without_redis_numbers_are_unknown_and_rows_stay() -> None:
-    """What each worker ran is shown as it was; the fleet's numbers are not made up."""
-    picture = ViewModel()
-    picture.take(seen(100, {"http://a": used(5)}))
-    picture.take(seen(101, {"http://a": used(0)}, is_away=True))
-    assert picture.tick is not None
-    assert picture.tick.live == []
-    assert picture.whole().live[0].running == 5
-    now = picture.whole().history[-1]
+    """Each worker's last number stays; the fleet's numbers are unknown."""
+    view = ViewModel()
+    view.take(seen(100, {"http://a": used(5)}))
+    view.take(seen(101, {"http://a": used(0)}, is_away=True))
+    assert view.tick is not None
+    assert view.tick.live == []
+    assert view.whole().live[0].running == 5
+    now = view.whole().history[-1]
     assert (now.jobs, now.running, now.waiting) == (None, None, None)

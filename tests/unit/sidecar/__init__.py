@@ -1,1 +1,1 @@
-"""Units of sidecar; no process, no socket to Redis."""
+"""Unit tests of the sidecar. They start no process."""

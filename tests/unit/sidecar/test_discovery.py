@@ -1,4 +1,4 @@
-"""Who is wanted in the fleet: the sources, which of them wins, and what each keeps where it fails. Redis is a fake."""
+"""Which workers discovery wants: the sources, their order, and what each keeps after a failure. Redis is a fake."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -32,7 +32,7 @@ A, B, C, D = (f"http://{name}:1" for name in "abcd")
 
 @pytest.fixture
 async def redis() -> AsyncIterator[RedisClient]:
-    """A client of a fake Redis with Lua, with which a sidecar has led."""
+    """A client of a fake Redis with Lua, in which a sidecar has already led."""
     # Without a time limit, as the product's own client: see test_sidecar_lives.
     async with FakeAsyncRedis(decode_responses=True, socket_timeout=None) as redis:
         client = RedisClient(redis, "sfr", timeout_s=5)
@@ -41,7 +41,7 @@ async def redis() -> AsyncIterator[RedisClient]:
 
 
 class Resolver:
-    """A DNS that answers as it is told, or fails."""
+    """A DNS that answers as the test sets it, or fails."""
 
     def __init__(self) -> None:
         self.addresses: list[str] | None = None
@@ -53,15 +53,15 @@ class Resolver:
         return self.addresses
 
 
-def membership(folder: Path, redis: RedisClient, text: str, resolver: Resolver | None = None) -> Discovery:
-    """Return the membership by a config.yaml of this text."""
+def discovery_of(folder: Path, redis: RedisClient, text: str, resolver: Resolver | None = None) -> Discovery:
+    """Return a Discovery with a config.yaml of this text."""
     path = folder / "config.yaml"
     put(path, text)
     return Discovery(path, load(path), redis, resolver or Resolver())
 
 
 def sources(wanted: dict[str, Worker]) -> dict[str, str]:
-    """Return by what each worker is named."""
+    """Return the source of each worker."""
     return {url: worker.source for url, worker in wanted.items()}
 
 
@@ -79,7 +79,7 @@ def sources(wanted: dict[str, Worker]) -> dict[str, str]:
     ],
 )
 def test_line_names_a_worker(line: str, url: str) -> None:
-    """Host, host:port or URL, with or without /run_code; a URL has the port that it says."""
+    """A line is a host, host:port or URL, with or without /run_code; a URL keeps its own port."""
     assert parse(line, "f") == ((url,), ())
 
 
@@ -87,7 +87,7 @@ def test_line_names_a_worker(line: str, url: str) -> None:
     "line", ["a b", "node:port", "ftp://a", "http://", "fd00::1", "a:99999", "u:p@a", "a?b", "é..é"]
 )
 def test_bad_line_is_named_with_file_and_number(line: str) -> None:
-    """Nothing else of the file is lost by it."""
+    """The other lines of the file still count."""
     urls, (problem,) = parse(f"a:1\r\n# all of them\n\n{line}\nb:1\na:1", "hosts.txt")
     assert urls == (A, B)
     assert problem == f"hosts.txt:4: expected a host, host:port or URL, got {line.replace('u:p@', '***@')!r}"
@@ -96,138 +96,138 @@ def test_bad_line_is_named_with_file_and_number(line: str) -> None:
 async def test_file_is_read_again_when_it_changes(
     tmp_path: Path, redis: RedisClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Until it is there, those that it named before stay; a bad line is told once; an empty file names nobody."""
+    """While the file is missing, its workers stay. A bad line is logged once. An empty file names no worker."""
     hosts = tmp_path / "hosts"
-    members = membership(tmp_path, redis, f"{{workers_file: {hosts}, default_max_concurrency: 4}}")
-    await members.reread()
-    await members.reread()
+    discovery = discovery_of(tmp_path, redis, f"{{workers_file: {hosts}, default_max_concurrency: 4}}")
+    await discovery.reread()
+    await discovery.reread()
     assert caplog.text.count(f"{hosts} cannot be read: No such file") == 1
     held = Worker(D, 1, 4, Source.FILE)
-    assert members.wanted([held]) == {D: held}
+    assert discovery.wanted([held]) == {D: held}
     put(hosts, "a:1\nb b\n")
     for _ in range(2):
-        await members.reread()
-    assert members.wanted([held]) == {A: Worker(A, 1, 4, Source.FILE)}
+        await discovery.reread()
+    assert discovery.wanted([held]) == {A: Worker(A, 1, 4, Source.FILE)}
     assert caplog.text.count(f"Line passed over: {hosts}:2: ") == 1
     hosts.unlink()
-    await members.reread()
-    assert members.wanted([]).keys() == {A}
+    await discovery.reread()
+    assert discovery.wanted([]).keys() == {A}
     put(hosts, "# nobody\n")
-    await members.reread()
-    assert members.wanted([held]) == {}
+    await discovery.reread()
+    assert discovery.wanted([held]) == {}
     put(hosts, "\n".join("x y" for _ in range(40)))
-    await members.reread()
+    await discovery.reread()
     assert f"{hosts}: 30 more such lines" in caplog.text
 
 
 async def test_dns_answer_is_kept_where_a_later_one_fails(
     tmp_path: Path, redis: RedisClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each address is a worker; a failure is told once, by the name, and takes nobody out."""
+    """Each address is a worker. A failure is logged once, with the name, and removes no worker."""
     resolver = Resolver()
-    members = membership(tmp_path, redis, "discover: {dns: 'boxes.svc:8080'}", resolver)
-    await members.reread()
+    discovery = discovery_of(tmp_path, redis, "discover: {dns: 'boxes.svc:8080'}", resolver)
+    await discovery.reread()
     held = Worker("http://10.0.0.9:8080", source=Source.DNS)
-    running = asyncio.create_task(members.run())
+    running = asyncio.create_task(discovery.run())
     await eventually(lambda: "boxes.svc:8080 cannot be resolved" in caplog.text, what="the failure told")
-    assert members.wanted([held]) == {held.url: held}
+    assert discovery.wanted([held]) == {held.url: held}
     resolver.addresses = ["10.0.0.1", "[fd00::2]"]
-    dns = members._dns
+    dns = discovery._dns
     assert dns is not None
     assert await dns.look_up()
-    assert sources(members.wanted([held])) == {"http://10.0.0.1:8080": "dns", "http://[fd00::2]:8080": "dns"}
+    assert sources(discovery.wanted([held])) == {"http://10.0.0.1:8080": "dns", "http://[fd00::2]:8080": "dns"}
     resolver.addresses = None
     assert not await dns.look_up()
-    assert len(members.wanted([])) == 2
+    assert len(discovery.wanted([])) == 2
     running.cancel()
 
 
 async def test_name_with_addresses_of_both_kinds_is_one_worker() -> None:
-    """IPv4 where there is one; else IPv6, in brackets."""
+    """IPv4 addresses count if there are any; otherwise IPv6 addresses, in brackets."""
     assert await addresses_of("127.0.0.1", 80) == ["127.0.0.1"]
     assert await addresses_of("::1", 80) == ["[::1]"]
     assert await addresses_of("localhost", 80) == ["127.0.0.1"]
 
 
-async def test_first_source_says_weight_and_cap_and_the_operator_over_all(tmp_path: Path, redis: RedisClient) -> None:
-    """config.yaml, then registrations, then the file; what an operator has set at run time survives a reread."""
+async def test_first_source_decides_weight_and_cap_and_an_override_wins(tmp_path: Path, redis: RedisClient) -> None:
+    """The order is config.yaml, registrations, the file. An operator's override wins, also after a reread."""
     put(tmp_path / "hosts", "a:1\nb:1\nc:1")
     text = f"{{workers: [{{url: '{A}', weight: 2}}], workers_file: {tmp_path / 'hosts'}}}"
-    members = membership(tmp_path, redis, text)
+    discovery = discovery_of(tmp_path, redis, text)
     intents = Intents(redis)
     await intents.register(Registration(A, 9))
     await intents.register(Registration(B, 3, 5))
     await intents.override(A, {"max_concurrency": 6})
-    await members.reread()
+    await discovery.reread()
     expected = {A: Worker(A, 2, 6), B: Worker(B, 3, 5, Source.REGISTERED), C: Worker(C, source=Source.FILE)}
-    assert members.wanted([]) == expected
+    assert discovery.wanted([]) == expected
     put(tmp_path / "config.yaml", text.replace("weight: 2", "weight: 4"))
-    await members.reread()
-    assert members.wanted([])[A] == Worker(A, 4, 6)
+    await discovery.reread()
+    assert discovery.wanted([])[A] == Worker(A, 4, 6)
     await intents.override(A, {"max_concurrency": None})
     await intents.remove(B)
-    await members.reread()
-    assert (members.wanted([])[A], members.wanted([])[B].source) == (Worker(A, 4), "file")
+    await discovery.reread()
+    assert (discovery.wanted([])[A], discovery.wanted([])[B].source) == (Worker(A, 4), "file")
 
 
-async def test_nobody_leaves_before_redis_has_said_who_is_registered(
+async def test_no_worker_leaves_before_registrations_are_read(
     tmp_path: Path, redis: RedisClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither a sidecar that cannot read yet nor a Redis that has lost everything empties the fleet."""
+    """A sidecar that cannot read Redis, and a Redis that has lost everything, do not empty the fleet."""
     intents = Intents(redis)
-    members = membership(tmp_path, redis, f"workers: ['{A}']")
+    discovery = discovery_of(tmp_path, redis, f"workers: ['{A}']")
     held = Worker(B, 3, source=Source.REGISTERED)
-    assert sources(members.wanted([held])) == {A: "config", B: "registered"}
-    await members.reread()
-    assert sources(members.wanted([held])) == {A: "config"}
+    assert sources(discovery.wanted([held])) == {A: "config", B: "registered"}
+    await discovery.reread()
+    assert sources(discovery.wanted([held])) == {A: "config"}
     await intents.register(Registration(B))
     await intents.drain(B)
-    await members.reread()
+    await discovery.reread()
     await redis.command(["FLUSHALL"])
-    await members.reread()
-    assert sources(members.wanted([])) == {A: "config", B: "registered"}
+    await discovery.reread()
+    assert sources(discovery.wanted([])) == {A: "config", B: "registered"}
     await Leadership(redis).lead("me", 3)
-    await members.reread()
-    assert sources(members.wanted([])) == {A: "config", B: "registered"}
+    await discovery.reread()
+    assert sources(discovery.wanted([])) == {A: "config", B: "registered"}
     assert (await intents.read()).draining == {B}
     assert caplog.text.count("Redis has lost what it held") == 1
 
 
-async def test_wish_is_heard_at_once(tmp_path: Path, redis: RedisClient) -> None:
+async def test_new_intent_wakes_the_sidecar(tmp_path: Path, redis: RedisClient) -> None:
     """A registration wakes the sidecar."""
-    members = membership(tmp_path, redis, "")
-    running = asyncio.create_task(members.run())
-    await members.news(within_s=1.0)  # subscribed
-    waiting = asyncio.create_task(members.news(within_s=60))
+    discovery = discovery_of(tmp_path, redis, "")
+    running = asyncio.create_task(discovery.run())
+    await discovery.wait_for_change(within_s=1.0)  # subscribed
+    waiting = asyncio.create_task(discovery.wait_for_change(within_s=60))
     await Intents(redis).register(Registration(A))
     await asyncio.wait_for(waiting, 5)
     running.cancel()
 
 
 async def test_registered_worker_without_a_cap_has_the_fleet_s(tmp_path: Path, redis: RedisClient) -> None:
-    """As any other worker."""
-    members = membership(tmp_path, redis, "default_max_concurrency: 4")
+    """default_max_concurrency applies to it as to any worker."""
+    discovery = discovery_of(tmp_path, redis, "default_max_concurrency: 4")
     await Intents(redis).register(Registration(A))
     await Intents(redis).register(Registration(B, max_concurrency=9))
-    await members.reread()
-    assert [members.wanted([])[url].max_concurrency for url in (A, B)] == [4, 9]
+    await discovery.reread()
+    assert [discovery.wanted([])[url].max_concurrency for url in (A, B)] == [4, 9]
 
 
-async def test_changed_settings_name_another_file_and_another_name(tmp_path: Path, redis: RedisClient) -> None:
-    """And one that names the same ones keeps what they said last, should they say nothing now."""
+async def test_changed_settings_replace_file_and_name(tmp_path: Path, redis: RedisClient) -> None:
+    """A source that the new settings still name keeps its last answer, even if it has none now."""
     put(tmp_path / "one", "a:1")
     put(tmp_path / "two", "b:1")
     resolver = Resolver()
     resolver.addresses = ["10.0.0.1"]
     text = f"{{workers_file: {tmp_path / 'one'}, discover: {{dns: 'x:1'}}}}"
-    members = membership(tmp_path, redis, text, resolver)
+    discovery = discovery_of(tmp_path, redis, text, resolver)
 
     async def reread(text: str) -> set[str]:
         put(tmp_path / "config.yaml", text)
-        await members.reread()
-        if members._dns is not None and members._dns.urls is None:
-            await members._dns.look_up()
-        return set(members.wanted([]))
+        await discovery.reread()
+        if discovery._dns is not None and discovery._dns.urls is None:
+            await discovery._dns.look_up()
+        return set(discovery.wanted([]))
 
     assert await reread(text) == {A, "http://10.0.0.1:1"}
     (tmp_path / "one").unlink()
@@ -236,55 +236,53 @@ async def test_changed_settings_name_another_file_and_another_name(tmp_path: Pat
     assert await reread("workers: []") == set()
 
 
-async def test_what_cannot_be_read_of_intent_is_told_once(
-    tmp_path: Path, redis: RedisClient, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Until it is another problem."""
-    members = membership(tmp_path, redis, "")
+async def test_bad_intent_is_logged_once(tmp_path: Path, redis: RedisClient, caplog: pytest.LogCaptureFixture) -> None:
+    """Until there is another problem."""
+    discovery = discovery_of(tmp_path, redis, "")
     for wrong, told in (("much", 1), ("more", 2)):
         await redis.command(["HSET", "sfr:intent", f"weight {A}", wrong])
         for _ in range(3):
-            await members.reread()
+            await discovery.reread()
             assert caplog.text.count("Passed over: ") == told
     await redis.command(["HDEL", "sfr:intent", f"weight {A}"])
-    await members.reread()
+    await discovery.reread()
     assert caplog.text.count("Passed over: ") == 2
 
 
-async def test_weight_of_nobody_adds_nobody(tmp_path: Path, redis: RedisClient) -> None:
-    """An operator's slip in a host's name changes neither the fleet nor what else is wanted of it."""
-    members = membership(tmp_path, redis, f"workers: ['{A}']")
+async def test_override_of_an_unknown_worker_adds_none(tmp_path: Path, redis: RedisClient) -> None:
+    """An override for a mistyped URL changes neither the fleet nor the other intents."""
+    discovery = discovery_of(tmp_path, redis, f"workers: ['{A}']")
     await Intents(redis).override(B, {"weight": 3})
-    await members.reread()
-    assert members.wanted([]) == {A: Worker(A)}
+    await discovery.reread()
+    assert discovery.wanted([]) == {A: Worker(A)}
 
 
-async def test_trouble_in_reading_intent_is_told_once_each_time(
+async def test_failure_to_read_intents_is_logged_once_each_time(
     tmp_path: Path, redis: RedisClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """From the first look on, and again when it has been over."""
-    members = membership(tmp_path, redis, "")
+    """It is logged from the first read on, and again if it comes back after it was over."""
+    discovery = discovery_of(tmp_path, redis, "")
     for times in (1, 2):
         await redis.command(["SET", "sfr:intent", "x"])
         for _ in range(2):
-            await members.reread()
+            await discovery.reread()
             assert caplog.text.count("stay as they were: sfr:intent: ") == times
         await redis.command(["DEL", "sfr:intent"])
-        await members.reread()
+        await discovery.reread()
 
 
-async def test_redis_that_is_away_is_told_of_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Redis is away: that nothing can be read then goes without saying."""
+async def test_redis_outage_is_logged_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The outage itself is logged; that intents cannot be read then is not."""
     async with FakeAsyncRedis(connected=False) as redis:
-        members = membership(tmp_path, RedisClient(redis, "sfr", timeout_s=5), "")
+        discovery = discovery_of(tmp_path, RedisClient(redis, "sfr", timeout_s=5), "")
         for _ in range(2):
-            await members.reread()
+            await discovery.reread()
     (told,) = caplog.messages
     assert told.startswith("Redis unavailable: ")
 
 
 def scripted(tmp_path: Path, heard: Callable[[], bool], resolver: Resolver | None = None) -> Discovery:
-    """Return a membership that tries to listen, as `heard` says whether it can."""
+    """Return a Discovery that tries to listen; `heard` says whether it can."""
 
     async def hear(_channel: str) -> AsyncIterator[None]:
         if not heard():
@@ -293,23 +291,23 @@ def scripted(tmp_path: Path, heard: Callable[[], bool], resolver: Resolver | Non
         await asyncio.Event().wait()
 
     redis: Any = SimpleNamespace(keys=Keys("sfr"), heard=hear, register=lambda _: None)
-    return membership(tmp_path, redis, "discover: {dns: 'x:1'}", resolver)
+    return discovery_of(tmp_path, redis, "discover: {dns: 'x:1'}", resolver)
 
 
-def test_news_are_waited_for_and_gathered(tmp_path: Path) -> None:
-    """A wish wakes the sidecar after a moment, in which others may come; without one it looks when time is up."""
+def test_changes_are_waited_for_and_gathered(tmp_path: Path) -> None:
+    """A change wakes the sidecar after a moment, in which more may come. Without one, it wakes when the time is up."""
 
     async def main() -> None:
-        members = scripted(tmp_path, lambda: True)
+        discovery = scripted(tmp_path, lambda: True)
         since = asyncio.get_running_loop().time
 
         async def waited_s() -> float:
             start = since()
-            await members.news(within_s=7)
+            await discovery.wait_for_change(within_s=7)
             return since() - start
 
         assert await waited_s() == 7
-        members._news.set()
+        discovery._has_changed.set()
         assert await waited_s() == pytest.approx(GATHER_S)
         assert await waited_s() == pytest.approx(7)
 
@@ -317,7 +315,7 @@ def test_news_are_waited_for_and_gathered(tmp_path: Path) -> None:
 
 
 def test_redis_is_listened_to_again_each_second(tmp_path: Path) -> None:
-    """Where it is away: not more often, and not less."""
+    """While Redis is away: neither more often nor less."""
     tries: list[float] = []
 
     async def main() -> None:
@@ -334,18 +332,18 @@ def test_redis_is_listened_to_again_each_second(tmp_path: Path) -> None:
 
 
 def test_another_answer_of_the_dns_wakes_the_sidecar(tmp_path: Path) -> None:
-    """It is asked every 5 s; the same answer wakes nobody."""
+    """The DNS is asked every 5 s. The same answer does not wake the sidecar."""
 
     async def main() -> None:
         resolver = Resolver()
         resolver.addresses = ["10.0.0.1"]
-        members = scripted(tmp_path, lambda: False, resolver)
-        running = asyncio.create_task(members.run())
+        discovery = scripted(tmp_path, lambda: False, resolver)
+        running = asyncio.create_task(discovery.run())
         clock = asyncio.get_running_loop().time
-        await members.news(within_s=60)
+        await discovery.wait_for_change(within_s=60)
         assert clock() == pytest.approx(GATHER_S)
         asyncio.get_running_loop().call_at(32, resolver.addresses.append, "10.0.0.2")
-        await members.news(within_s=60)
+        await discovery.wait_for_change(within_s=60)
         assert clock() == pytest.approx(7 * DNS_EVERY_S + GATHER_S)
         running.cancel()
 
@@ -353,7 +351,7 @@ def test_another_answer_of_the_dns_wakes_the_sidecar(tmp_path: Path) -> None:
 
 
 def test_name_that_cannot_be_resolved_is_told_once_each_time(caplog: pytest.LogCaptureFixture) -> None:
-    """With the reason; so is that it can again."""
+    """With the reason. That it can be resolved again is logged, too."""
 
     async def main() -> None:
         caplog.set_level("INFO")
@@ -382,7 +380,7 @@ def test_name_that_cannot_be_resolved_is_told_once_each_time(caplog: pytest.LogC
 
 
 async def test_what_a_resolver_says_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    """An address that is none as long as it is in the answer; an error of any kind as it comes."""
+    """A bad address is logged once while it is in the answer; any kind of error is caught."""
     resolver = Resolver()
     dns = DnsName("boxes.svc:1", resolver)
     for addresses in (["10.0.0.1", "1.2"],) * 3:
@@ -399,7 +397,7 @@ async def test_what_a_resolver_says_is_told_once(caplog: pytest.LogCaptureFixtur
 
 
 def test_file_that_cannot_be_read_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What it said last stays; of its bad lines as many are told as fit, and how many more there are."""
+    """Its last workers stay. Only some of many bad lines are logged, and the number of the others."""
     path = tmp_path / "hosts"
     put(path, "a:1\n" + "x y\n" * 10)
     hosts = WorkersFile(path)
@@ -420,7 +418,7 @@ def test_file_that_cannot_be_read_is_told_once(tmp_path: Path, caplog: pytest.Lo
 
 
 def test_configuration_is_read_when_it_changes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Not before; a bad one is told once, and gives nothing."""
+    """And only then. A bad one is logged once, and returns nothing."""
     caplog.set_level("INFO")
     path = tmp_path / "config.yaml"
     put(path, "timeout: 7")
@@ -435,8 +433,8 @@ def test_configuration_is_read_when_it_changes(tmp_path: Path, caplog: pytest.Lo
     assert [caplog.text.count(told) for told in ("read again: 0 workers", "Configuration not taken over")] == [1, 1]
 
 
-def test_router_knows_config_and_file_without_asking_anybody(tmp_path: Path) -> None:
-    """Where it starts without Redis, these are its fleet; a file that is not there names nobody."""
+def test_router_knows_config_and_file_without_redis(tmp_path: Path) -> None:
+    """A router that starts without Redis begins with these workers. A missing file names none."""
     put(tmp_path / "hosts", "a:1\nbad line\nd:1")
     path = tmp_path / "config.yaml"
     text = f"{{workers: [{{url: '{A}', weight: 2}}], workers_file: {tmp_path / 'hosts'}, default_max_concurrency: 3}}"
@@ -446,16 +444,16 @@ def test_router_knows_config_and_file_without_asking_anybody(tmp_path: Path) -> 
     assert known_workers(load(path)) == [Worker(A, 2, 3)]
 
 
-async def test_drain_of_nobody_is_said_once(
+async def test_drain_of_an_unknown_worker_is_logged_once(
     tmp_path: Path, redis: RedisClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An operator's slip in a host's name drains nobody, and the log names it."""
+    """A mistyped URL drains no worker, and the log names it."""
     settings = load(Path("config.yaml"))
-    deep = JobProbe("sidecar", configured_rules(settings), redis, probe := Probe(settings.tls))
-    members = membership(tmp_path, redis, "")
-    sidecar = Controller("me", members, Leadership(redis), Records(redis), probe, deep)
+    job_probe = JobProbe("sidecar", configured_rules(settings), redis, probe := Probe(settings.tls))
+    discovery = discovery_of(tmp_path, redis, "")
+    controller = Controller("me", discovery, Leadership(redis), Records(redis), probe, job_probe)
     await redis.command(["SADD", "sfr:drain", "http://nobody:1/"])
     for _ in range(3):
-        await members.reread()
-        sidecar._tell_strangers({A})
+        await discovery.reread()
+        controller._warn_of_unknown_drains({A})
     assert caplog.text.count("http://nobody:1 is drained, but no such worker is in the fleet") == 1

@@ -1,4 +1,4 @@
-"""The deep check's lease, on a real Valkey; the worker is scripted."""
+"""The lease of a deep check, on a real Valkey; the worker is scripted."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,7 +14,7 @@ from router.fleet.model import Health, Worker, WorkerRecord
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisClient
 from router.scheduling.messages import Rules
-from sidecar.job_probe import GRACE_S, JobProbe, NoRoom
+from sidecar.job_probe import GRACE_S, JobProbe, NoLease
 from tests.support.programs import Valkey
 
 A, B = "http://a:1", "http://b:1"
@@ -34,20 +34,20 @@ class Probe:
 
 @pytest.fixture
 async def redis(valkey: Valkey) -> AsyncIterator["Redis"]:
-    """What the test looks with."""
+    """The client with which the test looks into Redis."""
     async with valkey.client() as client:
         yield client
 
 
 @pytest.fixture
 async def fleet(valkey: Valkey, redis: "Redis") -> AsyncIterator[RedisClient]:
-    """It holds two workers with room for one job each, and has done so for a while."""
+    """A Redis with two workers with room for one job each, which is old enough to grant leases."""
     fleet = RedisClient.connect(RedisSettings(url=valkey.url), timeout_s=1)
     term = await Leadership(fleet).lead("me", 60)
     assert term is not None
     workers = [WorkerRecord(Worker(url, max_concurrency=1), Health.HEALTHY) for url in (A, B)]
     assert await Records(fleet).record(term, datetime.now(UTC), workers, [], changed=False)
-    with pytest.raises(NoRoom):  # a memory that begins empty does not know what runs
+    with pytest.raises(NoLease):  # a memory that begins empty does not know what runs
         await checks(fleet, Probe()).run(A, 5)
     await redis.hset("sfr:plan:head", "settles_at", "1")
     yield fleet
@@ -55,34 +55,34 @@ async def fleet(valkey: Valkey, redis: "Redis") -> AsyncIterator[RedisClient]:
 
 
 def checks(redis: RedisClient, probe: Probe) -> JobProbe:
-    """Return the checks of a sidecar; `run` takes a fake probe."""
+    """Return a JobProbe with a fake Probe; `run` is what the worker does."""
     asked: Any = probe
     return JobProbe("me", Rules(), redis, asked)
 
 
 @pytest.mark.parametrize("reason", [None, "Failed, and printed '' instead of '1\\n'"])
 async def test_check_holds_a_slot_while_it_runs(fleet: RedisClient, redis: "Redis", reason: str | None) -> None:
-    """No longer than its job may take and a while; what came of it says nothing to the breaker."""
+    """Its lease expires when the job and the grace time are over. Its result does not reach the breaker."""
     probe = Probe()
-    deep = checks(fleet, probe)
+    job_probe = checks(fleet, probe)
 
     async def job() -> str | None:
         until_ms = float(await redis.zscore(f"sfr:leases:{A}", "me:1") or 0)
         second, micros = (float(part) for part in await redis.time())
         assert GRACE_S < until_ms / 1000 - (second + micros / 1e6) <= 5 + GRACE_S
-        with pytest.raises(NoRoom):
-            await deep.run(A, 5)
+        with pytest.raises(NoLease):
+            await job_probe.run(A, 5)
         return reason
 
     probe.job = job
-    assert await deep.run(A, 5) == reason
+    assert await job_probe.run(A, 5) == reason
     assert await redis.exists(f"sfr:leases:{A}", f"sfr:breaker:{A}") == 0
 
 
 async def test_checks_of_two_workers_have_leases_of_their_own(fleet: RedisClient, redis: "Redis") -> None:
-    """Each ends its own alone."""
+    """Each check ends only its own lease."""
     probe, both, ends = Probe(), asyncio.Barrier(3), asyncio.Event()
-    deep = checks(fleet, probe)
+    job_probe = checks(fleet, probe)
 
     async def job() -> str | None:
         await both.wait()
@@ -90,7 +90,7 @@ async def test_checks_of_two_workers_have_leases_of_their_own(fleet: RedisClient
         return None
 
     probe.job = job
-    running = [asyncio.create_task(deep.run(url, 5)) for url in (A, B)]
+    running = [asyncio.create_task(job_probe.run(url, 5)) for url in (A, B)]
     await asyncio.wait_for(both.wait(), 20)
     names = [name for url in (A, B) for name in await redis.zrange(f"sfr:leases:{url}", 0, -1)]
     assert sorted(names) == ["me:1", "me:2"]
@@ -100,7 +100,7 @@ async def test_checks_of_two_workers_have_leases_of_their_own(fleet: RedisClient
 
 
 async def test_job_that_timed_out_still_runs(fleet: RedisClient, redis: "Redis") -> None:
-    """Its slot stays taken."""
+    """Its lease stays."""
     probe = Probe()
 
     async def job() -> str | None:
@@ -113,15 +113,15 @@ async def test_job_that_timed_out_still_runs(fleet: RedisClient, redis: "Redis")
 
 
 async def test_redis_that_is_away_gives_no_room_and_takes_no_result(fleet: RedisClient, valkey: Valkey) -> None:
-    """A check that has begun is worth what the worker said."""
+    """A check that has begun still returns the worker's result."""
     probe = Probe()
-    deep = checks(fleet, probe)
+    job_probe = checks(fleet, probe)
 
     async def job() -> str | None:
         await valkey.kill()
         return "no space"
 
     probe.job = job
-    assert await deep.run(A, 5) == "no space"
-    with pytest.raises(NoRoom):
-        await deep.run(A, 5)
+    assert await job_probe.run(A, 5) == "no space"
+    with pytest.raises(NoLease):
+        await job_probe.run(A, 5)

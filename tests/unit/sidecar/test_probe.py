@@ -1,4 +1,4 @@
-"""What a check makes of each answer, from a scripted worker on a real socket."""
+"""How a check judges each answer of a scripted worker on a real socket."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ async def worker() -> AsyncIterator[ScriptedWorker]:
 
 @pytest.fixture
 async def probe() -> AsyncIterator[Probe]:
-    """What asks."""
+    """The probe under test."""
     async with Probe(TlsSettings()) as asking:
         yield asking
 
@@ -50,7 +50,7 @@ async def probe() -> AsyncIterator[Probe]:
 async def test_ping_is_good_or_told_why_not(
     worker: ScriptedWorker, probe: Probe, ping: Script, error: str | None
 ) -> None:
-    """By its status and its first bytes; no redirection is followed."""
+    """The status and the first bytes decide; redirects are not followed."""
     worker.ping = ping
     settings = HealthCheckSettings(timeout=0.5) if ping is hang else CHECK
     seen = await probe.ping(worker.url, settings)
@@ -64,7 +64,7 @@ async def test_ping_is_good_or_told_why_not(
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 64])
 async def test_host_that_no_resolver_takes_cannot_be_reached(probe: Probe, host: str) -> None:
-    """Whatever a resolver raises at it."""
+    """Whatever error the resolver raises."""
     seen = await probe.ping(f"http://{host}:1", CHECK)
     assert seen.error == "cannot be reached: its host cannot be a name in DNS"
 
@@ -79,7 +79,7 @@ async def test_check_says_how_long_it_took(
 
 
 async def test_worker_that_is_not_there_cannot_be_reached(probe: Probe) -> None:
-    """Which is another thing than an answer that breaks off."""
+    """The message differs from that for an answer that breaks off."""
     seen = await probe.ping(f"http://127.0.0.1:{free_port()}", CHECK)
     assert seen.error == "cannot be reached: Connection refused"
 
@@ -96,7 +96,7 @@ async def test_answer_that_breaks_off_is_told(worker: ScriptedWorker, probe: Pro
 
 
 async def test_each_check_connects_anew(worker: ScriptedWorker, probe: Probe) -> None:
-    """So that each shows whether one can; none waits for another's end."""
+    """So that each check shows whether the worker accepts connections. No check waits for another one."""
     for number in (1, 2, 3):
         await probe.ping(worker.url, CHECK)
         assert worker.connections == number
@@ -134,7 +134,7 @@ async def test_each_check_connects_anew(worker: ScriptedWorker, probe: Probe) ->
 async def test_job_is_done_or_told_why_not(
     worker: ScriptedWorker, probe: Probe, answer: Script, reason: str | None
 ) -> None:
-    """Done is what says Success and printed what was asked for; of what a worker says, no more than a line is told."""
+    """A good answer says Success and has the right output. The message holds at most one line of the worker's text."""
     worker.script = answer
     told = await probe.run_job(worker.url, 7)
     if reason is None:
@@ -152,14 +152,14 @@ async def test_job_is_done_or_told_why_not(
 
 
 async def test_job_without_an_answer_times_out(worker: ScriptedWorker, probe: Probe) -> None:
-    """That is for the caller to judge: the worker may be busy."""
+    """The caller decides what that means, because the worker may be busy."""
     worker.script = hang
     with pytest.raises(TimeoutError):
         await probe.run_job(worker.url, 0.3)
 
 
 async def test_probe_that_ends_closes_its_session(worker: ScriptedWorker) -> None:
-    """Nothing is left open."""
+    """No connection stays open."""
     async with Probe(TlsSettings()) as probe:
         assert (await probe.ping(worker.url, CHECK)).error is None
     assert probe._session.closed

@@ -1,4 +1,4 @@
-"""Whatever names workers and whatever they answer: the sidecar goes on, and each worker's checks are its own."""
+"""No name and no answer of a worker ends the sidecar or disturbs the checks of other workers."""
 
 import asyncio
 import tempfile
@@ -22,7 +22,7 @@ from sidecar.controller import Controller
 from sidecar.discovery import Discovery
 from sidecar.job_probe import JobProbe
 from sidecar.probe import Probe
-from sidecar.rounds import for_ever
+from sidecar.rounds import forever
 from sidecar.sources import WorkersFile
 from tests.support.eventually import eventually
 from tests.support.worker import Exchange, ScriptedWorker
@@ -38,7 +38,7 @@ WORDS = st.one_of(TEXTS, st.sampled_from(["nan", "1e400", "-1", "9" * 5000, "0x1
 
 
 class OddResolver:
-    """A DNS that answers with whatever it is given."""
+    """A DNS that answers with any text."""
 
     def __init__(self, answer: list[str] | Exception) -> None:
         self._answer = answer
@@ -58,7 +58,7 @@ async def lives_through(
     answer: bytes,
     dns: list[str] | Exception,
 ) -> None:
-    """Run a sidecar with all of it until it has found a good worker well and the odd one otherwise."""
+    """Run a sidecar until it finds a good worker healthy and the odd one not."""
 
     async def odd(exchange: Exchange) -> None:
         await exchange.raw(answer)
@@ -94,9 +94,14 @@ async def lives_through(
             await redis.hset(f"sfr:worker:{url}", mapping={"weight": word, "since": word, "latency_ms": word})
         client = RedisClient(redis, "sfr", timeout_s=5)
         config = load(path)
-        deep = JobProbe("sidecar", configured_rules(config), client, probe)
+        job_probe = JobProbe("sidecar", configured_rules(config), client, probe)
         sidecar = Controller(
-            "me", Discovery(path, config, client, OddResolver(dns)), Leadership(client), Records(client), probe, deep
+            "me",
+            Discovery(path, config, client, OddResolver(dns)),
+            Leadership(client),
+            Records(client),
+            probe,
+            job_probe,
         )
         running = asyncio.create_task(sidecar.run())
 
@@ -132,33 +137,33 @@ async def lives_through(
 @example(
     urls=[], lines=[], said=[("\udcff", "9" * 5000)], answer=b"HTTP/1.1 500 \xff\x1b\r\n\r\n", dns=["fe80::1%2", "a..b"]
 )
-def test_sidecar_lives_whoever_names_workers_and_whatever_they_answer(
+def test_sidecar_survives_any_name_and_any_answer(
     urls: list[str], lines: list[str], said: list[tuple[str, str]], answer: bytes, dns: list[str] | Exception
 ) -> None:
-    """A good worker is found well and an odd one is not, beside any URL, word in Redis, line, address and answer."""
+    """For any URL, value in Redis, line of a file, address and answer."""
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(lives_through(Path(folder), urls, lines, said, answer, dns))
 
 
 class Raising(Probe):
-    """A probe at which a library raises what nobody has thought of."""
+    """A probe in which a library raises an unexpected error."""
 
     async def ping(self, worker_url: str, settings: HealthCheckSettings) -> Observation:  # noqa: ARG002
-        """Raise, of some worker."""
+        """Raise an error."""
         raise UnicodeError(f"label of {worker_url}\nempty or \x1b[1mtoo long\udcff")
 
 
-async def test_check_that_raises_speaks_against_that_worker_alone() -> None:
-    """The reason becomes the worker's error: one line, which log, JSON and terminal take."""
+async def test_error_in_a_check_concerns_that_worker_only() -> None:
+    """The error becomes the worker's: one line that is safe for logs, JSON and terminals."""
     async with FakeAsyncRedis(decode_responses=True) as redis:
         client, probe = RedisClient(redis, "sfr", timeout_s=5), Raising(TlsSettings())
-        deep = JobProbe("sidecar", configured_rules(load(Path("config.yaml"))), client, probe)
-        seen = await Checker("http://a", Records(client), probe, deep).look(Health.UNKNOWN, HealthCheckSettings())
+        job_probe = JobProbe("sidecar", configured_rules(load(Path("config.yaml"))), client, probe)
+        seen = await Checker("http://a", Records(client), probe, job_probe).check(Health.UNKNOWN, HealthCheckSettings())
     assert seen.error == "cannot be checked: UnicodeError: label of http://a empty or ?[1mtoo long?"
 
 
 async def test_fault_of_its_own_ends_a_round_and_not_the_sidecar(caplog: pytest.LogCaptureFixture) -> None:
-    """It is logged once for as long as it stays the same, and the next round begins."""
+    """The same fault is logged once, and the next round begins."""
     rounds = 0
 
     async def one_round() -> None:
@@ -167,15 +172,15 @@ async def test_fault_of_its_own_ends_a_round_and_not_the_sidecar(caplog: pytest.
         if rounds != 3:
             raise LookupError("no such thing")
 
-    running = asyncio.create_task(for_ever(one_round, 0))
+    running = asyncio.create_task(forever(one_round, 0))
     await eventually(lambda: rounds > 5, what="more rounds")
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert caplog.text.count("The sidecar goes on after a fault of its own") == 2
 
 
-def test_file_that_cannot_be_looked_at_names_nobody(tmp_path: Path) -> None:
-    """As where it is a folder."""
+def test_file_that_cannot_be_read_names_no_worker(tmp_path: Path) -> None:
+    """Such as a folder."""
     file = WorkersFile(tmp_path)
     file.reread()
     assert file.urls is None

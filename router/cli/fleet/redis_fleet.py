@@ -1,4 +1,4 @@
-"""The fleet as it stands in Redis, for a command that asks no router: by the API's own code, giving its own models."""
+"""The fleet as Redis holds it, for a command that asks no router. It uses the API's own code and models."""
 
 import asyncio
 import logging
@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from router.api.fleet_admin import Admin
+from router.api.fleet_admin import Admin, UnknownWorker
 from router.api.schemas import AdminWorker, Report, WorkerStatus
 from router.api.status import health_status
-from router.cli.router_client import ANSWER_WITHIN_S, Exit, Failed
+from router.cli.failure import BadInput, Exit, Failed
+from router.cli.router_client import ANSWER_WITHIN_S
 from router.config.allowlist import Allowed
 from router.config.settings import RedisSettings
 from router.fleet.counters import Counters
@@ -23,17 +24,18 @@ _Value = TypeVar("_Value")
 
 
 class RedisFleet:
-    """The fleet straight from Redis; each call has a connection of its own."""
+    """The fleet straight from Redis; each call makes a connection of its own."""
 
     def __init__(self, settings: RedisSettings) -> None:
         self._settings = settings
-        # The client logs what Failed tells here.
+        # Silences what the Redis client logs: the command shows the same as its Failed.
         logging.getLogger("router").addHandler(logging.NullHandler())
 
     def report(self) -> Report:
-        """Return how all of it is, as a router would see it."""
+        """Return the state of the whole fleet, as a router would see it."""
 
-        async def ask(redis: RedisClient, view: FleetView) -> Report:
+        async def ask(redis: RedisClient) -> Report:
+            view = FleetView(redis, ())
             workers: list[AdminWorker | WorkerStatus] = [*await _admin(redis, view).list(None)]
             health = health_status(await view.latest(), redis)
             return Report(**health.model_dump(), workers=workers, waiting=(await Counters(redis).usage(())).waiting)
@@ -42,38 +44,39 @@ class RedisFleet:
 
     def workers(self) -> list[AdminWorker]:
         """Return all workers."""
-        return self._run(lambda redis, view: _admin(redis, view).list(None))
+        return self._run(lambda redis: _admin(redis).list(None))
 
     def counts(self) -> Usage:
-        """Return what all routers have counted, and what runs and waits now."""
+        """Return what all routers have counted, and the jobs that run and are pending now."""
 
-        async def ask(redis: RedisClient, _: FleetView) -> Usage:
+        async def ask(redis: RedisClient) -> Usage:
             return await Counters(redis).usage([record.worker.url for record in (await Records(redis).load()).records])
 
         return self._run(ask)
 
     def drain(self, url: str) -> AdminWorker:
         """Keep new jobs from a worker."""
-        return self._steer(url, lambda intents: intents.drain(url))
+        return self._steer(url, Admin.drain)
 
     def resume(self, url: str) -> AdminWorker:
-        """Let a worker have jobs again."""
-        return self._steer(url, lambda intents: intents.resume(url))
+        """Give a drained worker new jobs again."""
+        return self._steer(url, Admin.resume)
 
-    def _steer(self, url: str, act: Callable[[Intents], Awaitable[None]]) -> AdminWorker:
-        async def ask(redis: RedisClient, view: FleetView) -> AdminWorker:
-            admin = _admin(redis, view)
-            if not await admin.list(url):
-                raise Failed(f"{url} is not in the fleet", Exit.REFUSED)
-            await act(Intents(redis))
+    def _steer(self, url: str, act: Callable[[Admin, str], Awaitable[None]]) -> AdminWorker:
+        async def ask(redis: RedisClient) -> AdminWorker:
+            admin = _admin(redis)
+            await act(admin, url)
             return await admin.one(url)
 
-        return self._run(ask)
+        try:
+            return self._run(ask)
+        except UnknownWorker as error:
+            raise Failed(str(error), Exit.FAILED) from error
 
-    def _run(self, ask: Callable[[RedisClient, FleetView], Awaitable[_Value]]) -> _Value:
+    def _run(self, ask: Callable[[RedisClient], Awaitable[_Value]]) -> _Value:
         async def run() -> _Value:
             async with self._connected() as redis:
-                return await ask(redis, FleetView(redis, ()))
+                return await ask(redis)
 
         try:
             return asyncio.run(run())
@@ -84,13 +87,13 @@ class RedisFleet:
     async def _connected(self) -> AsyncIterator[RedisClient]:
         try:
             redis = RedisClient.connect(self._settings, ANSWER_WITHIN_S)
-        except ValueError as error:  # redis-py's, and not repeated: the URL may hold a password
-            raise Failed("--redis: expected a URL such as redis://localhost:6379/0", Exit.BAD_INPUT) from error
+        except ValueError as error:  # redis-py's own; the URL is not repeated, because it may hold a password
+            raise BadInput("--redis: expected a URL such as redis://localhost:6379/0") from error
         try:
             yield redis
         finally:
             await redis.close()
 
 
-def _admin(redis: RedisClient, view: FleetView) -> Admin:
-    return Admin(Intents(redis), view, Allowed(()))
+def _admin(redis: RedisClient, view: FleetView | None = None) -> Admin:
+    return Admin(Intents(redis), view or FleetView(redis, ()), Allowed(()))

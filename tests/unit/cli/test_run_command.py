@@ -1,4 +1,4 @@
-"""What `sfr run` refuses before it asks a router for anything."""
+"""What `sfr run` refuses before it asks a router."""
 
 import fcntl
 from pathlib import Path
@@ -12,7 +12,7 @@ cli = CliRunner()
 
 
 def refused(*options: object, url: str = "http://127.0.0.1:1") -> str:
-    """Run `sfr run` with these, which it must refuse; return what it says."""
+    """Run `sfr run` with these options, which it must refuse; return what it prints."""
     done = cli.invoke(app, ["run", *map(str, options), "--url", url])
     assert (done.exit_code, done.stdout) == (2, "")
     return done.stderr
@@ -43,7 +43,7 @@ def refused(*options: object, url: str = "http://127.0.0.1:1") -> str:
     ],
 )
 def test_files_that_do_not_fit_are_left_alone(tmp_path: Path, jobs: bytes, results: bytes | None, told: str) -> None:
-    """The line and what is wrong with it; status 2; nothing runs, and nothing is overwritten."""
+    """The message has the line and the mistake, the status is 2, no job runs, and no file changes."""
     jobs_path, results_path = tmp_path / "jobs", tmp_path / "results"
     jobs_path.write_bytes(jobs)
     if results is not None:
@@ -53,7 +53,7 @@ def test_files_that_do_not_fit_are_left_alone(tmp_path: Path, jobs: bytes, resul
 
 
 def test_files_that_cannot_be_used_are_told(tmp_path: Path) -> None:
-    """Not there, a folder, in a folder that is not there, being written by another run."""
+    """A missing file, a folder, a file in a missing folder, a file that another run is writing."""
     jobs, output = tmp_path / "jobs", tmp_path / "results"
     jobs.write_text("{}")
     assert refused("/none", "-o", output) == "/none: cannot be read: No such file or directory\n"
@@ -66,7 +66,7 @@ def test_files_that_cannot_be_used_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["nowhere", "ftp://router", "http://", "http://router:x", "http://router:0"])
-def test_url_that_is_none_is_told(tmp_path: Path, url: str) -> None:
-    """With what was expected."""
+def test_bad_url_is_told(tmp_path: Path, url: str) -> None:
+    """The message says what was expected."""
     told = f"--url: expected a URL such as http://router:8000, got {url!r}\n"
     assert refused("/none", "-o", tmp_path / "results", url=url) == told

@@ -1,8 +1,6 @@
-"""`sfr status` and `sfr workers`: what they show, and what they say where they cannot."""
+"""`sfr status` and `sfr workers`: what they show, and how they fail."""
 
 import asyncio
-import sys
-import time
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
@@ -14,7 +12,6 @@ from typer.testing import CliRunner
 from router.api.schemas import AdminWorker, Overrides, Report, SidecarStatus, WorkerStatus
 from router.cli.fleet.tables import report_table
 from router.cli.main import app
-from router.cli.spinner import waiting
 from router.fleet.model import Health
 from tests.support.worker import ScriptedWorker, always
 
@@ -25,7 +22,7 @@ EJECTED_BECAUSE = "5 failed jobs in a row, the last: returned [b]503[/]"
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands see no variable of whoever runs the tests."""
+    """The commands do not see the environment of the tests."""
     for name in ("SFR_URL", "ADMIN_TOKEN", "ADMIN_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
 
@@ -39,7 +36,7 @@ def worker(
     cap: int | None = 8,
     ejected_for_s: float | None = None,
 ) -> AdminWorker:
-    """A worker that has been so for three minutes, or is ejected for so long yet."""
+    """A worker with this health for three minutes, or one that is ejected for `ejected_for_s` more seconds."""
     now = datetime.now(UTC)
     return AdminWorker(
         url=url,
@@ -80,8 +77,8 @@ def printed(workers: list[AdminWorker | WorkerStatus], redis: str = "available",
     return file.getvalue()
 
 
-def test_those_in_trouble_come_first_with_their_reason() -> None:
-    """A row for each worker; what a worker has said is shown as it is, brackets included."""
+def test_unhealthy_workers_come_first_with_their_reason() -> None:
+    """A row for each worker. A worker's text is shown as it is, with its brackets."""
     text = printed(
         [
             worker("http://a:1", Health.HEALTHY),
@@ -98,7 +95,7 @@ def test_those_in_trouble_come_first_with_their_reason() -> None:
 
 
 def test_ejected_worker_shows_why_and_until_when() -> None:
-    """Not what a health check said before it went well again, nor since when the checks have gone well."""
+    """It shows neither an old failed check nor since when the checks are good."""
     ejected = worker("http://a:1", Health.EJECTED, error="timed out after 5 s", ejected_for_s=90.5)
     tried = worker("http://b:1", Health.EJECTED, error="timed out after 5 s", ejected_for_s=-1)
     drained = worker("http://c:1", Health.DRAINING, draining=True, error="timed out after 5 s")
@@ -112,7 +109,7 @@ def test_ejected_worker_shows_why_and_until_when() -> None:
 
 
 def test_what_is_not_known_is_not_made_up() -> None:
-    """Without Redis nobody knows what runs; without caps there is no sum of them; old news are called so."""
+    """Running jobs without Redis, and the sum of caps if a worker has none. Old data are marked as stale."""
     known = worker("http://a:1", Health.HEALTHY, cap=None)
     assert " 3 " in printed([known])
     fields = {name: value for name, value in known.model_dump().items() if name in WorkerStatus.model_fields}
@@ -139,8 +136,8 @@ def test_what_is_not_known_is_not_made_up() -> None:
         (["workers", "drain", "http://a:1", "--redis", "redis://127.0.0.1:1/0"], 3, "Redis: Error 111 connecting"),
     ],
 )
-def test_what_cannot_be_done_is_told_in_a_line(command: list[str], status: int, told: str) -> None:
-    """With the documented status, and nothing on stdout."""
+def test_failure_is_told_in_one_line(command: list[str], status: int, told: str) -> None:
+    """With the documented exit status, and nothing on stdout."""
     done = cli.invoke(app, command, env={"SFR_URL": NOWHERE})
     assert (done.exit_code, done.stdout) == (status, "")
     assert done.stderr.startswith(told)
@@ -150,8 +147,8 @@ def test_what_cannot_be_done_is_told_in_a_line(command: list[str], status: int, 
 @pytest.mark.parametrize(
     ("answer", "status", "told"),
     [
-        ((200, b"<html>"), 3, "no router answers at {url}: its answer is another one\n"),
-        ((200, {"hello": "world"}), 3, "no router answers at {url}: its answer is another one\n"),
+        ((200, b"<html>"), 3, "no router answers at {url}: its answer is not a router's\n"),
+        ((200, {"hello": "world"}), 3, "no router answers at {url}: its answer is not a router's\n"),
         ((404, b"Not Found"), 3, "no router answers at {url}: status 404\n"),
         ((302, b""), 3, "no router answers at {url}: status 302\n"),
         ((503, {"detail": "Redis is unavailable: away"}), 3, "Redis is unavailable: away\n"),
@@ -160,8 +157,8 @@ def test_what_cannot_be_done_is_told_in_a_line(command: list[str], status: int, 
         ((422, {"detail": [{"loc": ["body", "weight"], "msg": "too much"}]}), 1, "weight: too much\n"),
     ],
 )
-async def test_answers_that_are_no_fleet_are_told(answer: tuple[int, object], status: int, told: str) -> None:
-    """Whoever listens there, the line says what is wrong."""
+async def test_answer_of_another_program_is_told(answer: tuple[int, object], status: int, told: str) -> None:
+    """Whatever program answers, the line says what is wrong."""
     async with ScriptedWorker(script=always(*answer)) as server:
         command = ["workers", "list", "--url", server.url]
         done = await asyncio.to_thread(cli.invoke, app, command)
@@ -169,7 +166,7 @@ async def test_answers_that_are_no_fleet_are_told(answer: tuple[int, object], st
 
 
 def test_token_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    """And none is ever shown."""
+    """No message shows the token."""
     missing = tmp_path / "none"
     done = cli.invoke(app, ["workers", "list"], env={"ADMIN_TOKEN_FILE": str(missing)})
     assert (done.exit_code, done.stderr) == (
@@ -181,7 +178,7 @@ def test_token_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 
 
 def test_watch_needs_a_terminal() -> None:
-    """It says so before it asks anybody."""
+    """The command says so before it asks a router."""
     done = cli.invoke(app, ["status", "--watch", "--url", NOWHERE])
     assert (done.exit_code, done.stderr) == (
         2,
@@ -190,40 +187,24 @@ def test_watch_needs_a_terminal() -> None:
 
 
 def test_help_has_examples_and_exit_statuses() -> None:
-    """Who asks a command for help sees how it is typed, and how it ends."""
+    """The help of each command has an example, and the exit statuses."""
     for name in ("list", "add", "remove", "drain", "resume", "weigh"):
         shown_help = " ".join(cli.invoke(app, ["workers", name, "--help"]).output.split())
-        assert f"`sfr workers {name}" in shown_help
+        assert f"sfr workers {name}" in shown_help.partition("Example")[2]
         assert "Exit status: 0 done;" in shown_help
-    assert "`sfr status --watch`" in " ".join(cli.invoke(app, ["status", "--help"]).output.split())
+    assert "sfr status --watch" in " ".join(cli.invoke(app, ["status", "--help"]).output.split())
 
 
 @pytest.mark.parametrize("url", [NOWHERE, "nonsense"])
 def test_completion_is_quiet_where_no_router_answers(url: str) -> None:
-    """Somebody is typing: no word, and no error."""
+    """The user is typing, so there is no output and no error."""
     typed = {"_SFR_COMPLETE": "complete_bash", "COMP_WORDS": "sfr workers drain ", "COMP_CWORD": "3", "SFR_URL": url}
     done = cli.invoke(app, [], env=typed, prog_name="sfr")
     assert (done.exit_code, done.output.strip()) == (0, "")
 
 
-@pytest.mark.parametrize(("after_s", "is_shown"), [(0.0, True), (60.0, False)])
-def test_long_waits_are_shown_to_people(monkeypatch: pytest.MonkeyPatch, after_s: float, is_shown: bool) -> None:
-    """On a terminal, and not before they are long; afterwards nothing of it is left."""
-    terminal = StringIO()
-    monkeypatch.setattr(terminal, "isatty", lambda: True)
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "80")
-    with waiting("waiting for an answer", after_s=after_s):
-        until = time.monotonic() + 20
-        while is_shown and "for an answer" not in terminal.getvalue() and time.monotonic() < until:
-            time.sleep(0.01)
-    assert ("waiting for an answer" in terminal.getvalue()) is is_shown
-    assert not is_shown or terminal.getvalue().endswith("\x1b[2K")  # the line is erased
-
-
 def test_completion_knows_commands_options_and_their_values() -> None:
-    """What typer offers by itself is offered for this program's name."""
+    """Typer's completion works under the name sfr."""
     for typed, offered in (("sfr workers dr", "drain"), ("sfr top --so", "--sort"), ("sfr top --sort r", "running")):
         words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
         done = cli.invoke(app, [], env={"_SFR_COMPLETE": "complete_bash", **words}, prog_name="sfr")

@@ -1,4 +1,4 @@
-"""`sfr top`: what is on its screen, and in which order."""
+"""The screen of `sfr top`: its content and its order."""
 
 from io import StringIO
 from typing import get_args
@@ -12,7 +12,7 @@ from router.cli.top.table import SORTS, Moment, top_table
 from router.fleet.model import Health
 from router.fleet.stats import Usage, WorkerStats, WorkerUsage
 from router.telemetry.rates import Rates, WorkerRates
-from tests.unit.cli.test_cli_fleet import EJECTED_BECAUSE, worker
+from tests.unit.cli.test_fleet_commands import EJECTED_BECAUSE, worker
 
 A, B, C, D = "http://a:1", "http://b:1", "http://c:1", "http://d:1"
 
@@ -54,14 +54,14 @@ RATES = Rates(
 
 
 def screen(shown: Moment, sort: str = "trouble", height: int | None = None, width: int = 120) -> list[str]:
-    """Return the lines as they are on a screen of that size."""
+    """Return the lines on a screen of this size."""
     console = Console(file=(file := StringIO()), width=width)
     console.print(top_table(shown, "the router", sort, height))
     return [line.rstrip() for line in file.getvalue().splitlines()]
 
 
 def urls(lines: list[str]) -> list[str]:
-    """Return the workers' names in their order."""
+    """Return the workers in their order."""
     return [line.split()[0][7] for line in lines if line.startswith("http://")]
 
 
@@ -76,14 +76,14 @@ def urls(lines: list[str]) -> list[str]:
         ("url", "abcd"),
     ],
 )
-def test_first_is_what_is_asked_for(sort: str, order: str) -> None:
-    """Each order that the command offers, and no other."""
+def test_workers_come_in_the_chosen_order(sort: str, order: str) -> None:
+    """For each order that the command offers."""
     assert "".join(urls(screen(moment(rates=RATES), sort))) == order
     assert get_args(Sort) == tuple(SORTS)
 
 
 def test_rates_times_and_load_are_shown() -> None:
-    """The fleet's in their lines, a worker's in its row; what a worker says is no markup."""
+    """The fleet's in the facts, a worker's in its row. A worker's text is not read as markup."""
     lines = screen(moment(rates=RATES), width=200)
     facts = [" ".join(line.split()) for line in lines]
     assert "jobs 120/s, 0.5 errors/s, <0.1 retries/s" in facts
@@ -94,7 +94,7 @@ def test_rates_times_and_load_are_shown() -> None:
     assert any(line.endswith(f": {EJECTED_BECAUSE}") for line in facts)
 
 
-def test_before_the_second_reading_and_without_a_new_one_it_says_so() -> None:
+def test_missing_rates_and_stale_data_are_marked() -> None:
     """No rate is made up."""
     facts = [" ".join(line.split()) for line in screen(moment())]
     assert "jobs counting" in facts
@@ -104,8 +104,8 @@ def test_before_the_second_reading_and_without_a_new_one_it_says_so() -> None:
 
 
 @pytest.mark.parametrize(("height", "shown"), [(12, 4), (11, 4), (10, 2), (9, 1), (8, 0), (3, 0)])
-def test_screen_is_never_too_small(height: int, shown: int) -> None:
-    """As many workers as fit, those of interest first, and how many are not shown; no line is broken."""
+def test_table_fits_any_screen(height: int, shown: int) -> None:
+    """It shows as many workers as fit, the first in order, and counts the others. No line is broken."""
     lines = screen(moment(rates=RATES), height=height, width=60)
     assert len(lines) <= max(height, 8)
     assert urls(lines) == list("dcba"[:shown])

@@ -1,4 +1,4 @@
-"""The sidecar's life and one worker's checks, hours at once: Redis, members and workers are scripted."""
+"""The controller's terms, watches and writes, in simulated time: Redis, discovery and workers are scripted."""
 
 import asyncio
 import itertools
@@ -17,9 +17,7 @@ from router.config.worker_auth import WorkerAuth
 from router.fleet.leadership import Term
 from router.fleet.model import Health, Observation, Worker, WorkerRecord
 from router.fleet.redis_client import RedisUnavailable
-from sidecar.checker import Checker
 from sidecar.controller import GATHER_S, LEAD_TTL_S, RECHECK_S, RENEW_S, REREAD_S, Controller
-from sidecar.job_probe import NoRoom
 from tests.support.timeless import timeless
 
 A, B = "http://a:1", "http://b:1"
@@ -29,13 +27,13 @@ SETTINGS = Settings.model_validate({"workers": [], "health_check_interval": INTE
 
 @pytest.fixture(autouse=True)
 def _same_spread() -> None:
-    """Checks come at the same moments each time."""
+    """The random intervals are the same in each run."""
     random.seed(1)
 
 
 @dataclass
 class Written:
-    """What one call wrote."""
+    """One call's write."""
 
     at: float
     records: dict[str, WorkerRecord]
@@ -45,7 +43,7 @@ class Written:
 
 @dataclass
 class Memory:
-    """Redis as this sidecar sees it: whether it is there, who leads, what was written."""
+    """Redis as this sidecar sees it: whether it is there, which sidecar leads, and what was written."""
 
     is_there: bool = True
     other_leads: bool = False
@@ -63,7 +61,7 @@ class Memory:
             raise RedisUnavailable("away")
 
     async def lead(self, name: str, ttl_s: float) -> Term | None:
-        """Give or renew the lead, unless another one has it."""
+        """Give or renew the lead, unless another sidecar has it."""
         self._answer()
         now = asyncio.get_running_loop().time()
         if self.other_leads:
@@ -80,7 +78,7 @@ class Memory:
         self.resigned.append(term.token)
 
     async def load(self) -> SimpleNamespace:
-        """Tell what the last leader wrote."""
+        """Return what the last leader wrote."""
         self._answer()
         return SimpleNamespace(records=self.held)
 
@@ -98,14 +96,14 @@ class Memory:
         return True
 
     async def finished_s_ago(self, worker_url: str) -> float | None:
-        """Tell when a job last ended well there."""
+        """Return how long ago a job last ended well on the worker."""
         self._answer()
         at = self.finished.get(worker_url)
         return None if at is None else asyncio.get_running_loop().time() - at
 
 
 class Members:
-    """The fleet as it is wanted."""
+    """A Discovery that wants `workers`."""
 
     settings = SETTINGS
     draining: frozenset[str] = frozenset()
@@ -120,8 +118,8 @@ class Members:
         self.runs = True
         await asyncio.Event().wait()
 
-    async def news(self, within_s: float) -> None:
-        """Nothing is told of a change."""
+    async def wait_for_change(self, within_s: float) -> None:
+        """Report no change."""
         await asyncio.sleep(within_s)
 
     async def reread(self) -> None:
@@ -129,13 +127,13 @@ class Members:
         self.rereads += 1
 
     def wanted(self, held: Sequence[Worker]) -> dict[str, Worker]:
-        """Return those wanted."""
+        """Return the wanted workers."""
         del held
         return dict(self.workers)
 
 
 class Workers:
-    """Answer pings by `errors`, and jobs by `job`; when each ping came is kept."""
+    """A Probe and JobProbe: pings answer with `errors`, jobs with `job`. The times of all pings are kept."""
 
     def __init__(self) -> None:
         self.errors: dict[str, str | None] = {}
@@ -161,7 +159,7 @@ class Workers:
 
 
 class Life:
-    """One sidecar, and what is around it."""
+    """One controller and its scripted surroundings."""
 
     def __init__(self, *urls: str) -> None:
         self.memory, self.members, self.workers = Memory(), Members(*urls), Workers()
@@ -170,7 +168,7 @@ class Life:
 
     @asynccontextmanager
     async def led(self, seconds: float = 5) -> AsyncIterator[Memory]:
-        """Let it live on for so long, and then while the block runs."""
+        """Run the controller for `seconds`, and then while the block runs."""
         living = asyncio.create_task(self.sidecar.run())
         await asyncio.sleep(seconds)
         yield self.memory
@@ -178,7 +176,7 @@ class Life:
         await asyncio.gather(living, return_exceptions=True)
 
     def checked(self, url: str, since: float) -> list[float]:
-        """Return when it was pinged from then on."""
+        """Return when the worker was pinged, from `since` on."""
         return [at for at in self.workers.pings.get(url, []) if at >= since]
 
 
@@ -188,7 +186,7 @@ def now() -> float:
 
 
 def test_sidecar_that_leads_again_checks_its_workers_again() -> None:
-    """Another one had the lead for a while: in the first moment of the new term all are checked and written."""
+    """When a new term begins, all workers are checked and written at once."""
 
     async def main() -> None:
         life = Life(A, B)
@@ -208,8 +206,8 @@ def test_sidecar_that_leads_again_checks_its_workers_again() -> None:
     timeless(main())
 
 
-def test_nobody_is_checked_without_the_lead() -> None:
-    """Neither before it nor after it."""
+def test_workers_are_checked_only_with_the_lead() -> None:
+    """Neither before a term nor after it."""
 
     async def main() -> None:
         life = Life(A)
@@ -231,7 +229,7 @@ def test_nobody_is_checked_without_the_lead() -> None:
 
 @pytest.mark.parametrize("error", ["refused", None])
 def test_change_of_health_seen_while_redis_is_away_is_told_when_it_is_back(error: str | None) -> None:
-    """The routers are told that there is a change, though nothing more has changed by then."""
+    """The routers are notified of the change, even if nothing else changes until then."""
 
     async def main() -> None:
         life = Life(A)
@@ -249,8 +247,8 @@ def test_change_of_health_seen_while_redis_is_away_is_told_when_it_is_back(error
     timeless(main())
 
 
-def test_redis_that_is_away_takes_nobody_the_lead() -> None:
-    """The checks go on, and what they see is written when it is back; it is asked again each second, not more often."""
+def test_lead_is_kept_while_redis_is_away() -> None:
+    """The checks go on and are written when Redis is back. It is asked once a second."""
 
     async def main() -> None:
         life = Life(A)
@@ -291,7 +289,7 @@ def test_worker_that_leaves_while_redis_is_away_is_forgotten_there_later() -> No
 
 
 def test_worker_that_leaves_is_checked_no_more() -> None:
-    """The routers hear of it at once; back again it is new, and checked at once."""
+    """The routers are notified at once. If it comes back it is new, and checked at once."""
 
     async def main() -> None:
         life = Life(A, B)
@@ -313,20 +311,20 @@ def test_worker_that_leaves_is_checked_no_more() -> None:
     timeless(main())
 
 
-def test_worker_that_is_back_before_anybody_heard_of_it_has_not_left() -> None:
-    """It would be written and struck out in one."""
+def test_worker_that_returns_before_the_write_has_not_left() -> None:
+    """Otherwise one write would both record and remove it."""
 
     async def main() -> None:
         life = Life(A, B)
         there = dict(life.members.workers)
         steps = iter([(5.0, {B: Worker(B)}), (GATHER_S / 2, there), (1000, there)])
 
-        async def news(within_s: float) -> None:
+        async def wait_for_change(within_s: float) -> None:
             del within_s
             after_s, life.members.workers = next(steps)
             await asyncio.sleep(after_s)
 
-        life.members.news = news  # type: ignore[method-assign]
+        life.members.wait_for_change = wait_for_change  # type: ignore[method-assign]
         async with life.led(4) as memory:
             before = len(memory.written)
             await asyncio.sleep(2)
@@ -336,8 +334,8 @@ def test_worker_that_is_back_before_anybody_heard_of_it_has_not_left() -> None:
     timeless(main())
 
 
-def test_drain_of_no_worker_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Not for each look at it; one of a worker that has just joined is none."""
+def test_drain_of_no_worker_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """It is not logged at each reread, and not for a worker that has just joined."""
 
     async def main() -> None:
         life = Life(A)
@@ -355,7 +353,7 @@ def test_drain_of_no_worker_is_told_once(caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_leader_keeps_up_with_what_is_configured_and_the_workers_secrets() -> None:
-    """Also at the beginning of a term that follows another one at once."""
+    """Also at the beginning of a term that follows another one directly."""
 
     async def main() -> None:
         life = Life(A)
@@ -365,11 +363,11 @@ def test_leader_keeps_up_with_what_is_configured_and_the_workers_secrets() -> No
             assert settings is SETTINGS
             reread_at.append(now())
 
-        async def news(within_s: float) -> None:
+        async def wait_for_change(within_s: float) -> None:
             await asyncio.sleep(1.3 * within_s)  # not when the lead is renewed
 
         life.workers.auth = SimpleNamespace(reread=reread)  # type: ignore[assignment]
-        life.members.news = news  # type: ignore[method-assign]
+        life.members.wait_for_change = wait_for_change  # type: ignore[method-assign]
         async with life.led(14 * REREAD_S) as memory:
             assert life.members.rereads >= 10
             assert len(reread_at) == life.members.rereads - 1  # the first is before any term
@@ -383,8 +381,8 @@ def test_leader_keeps_up_with_what_is_configured_and_the_workers_secrets() -> No
     timeless(main())
 
 
-def test_one_check_begins_in_each_round_of_the_loop() -> None:
-    """All of a large fleet at once would take the loop for seconds, and time out by no fault of the workers."""
+def test_one_check_begins_in_each_turn_of_the_loop() -> None:
+    """If all checks of a large fleet began at once, healthy workers would time out."""
 
     async def main() -> None:
         life, rounds, began = Life(*(f"http://{number}" for number in range(20))), 0, []
@@ -410,28 +408,8 @@ def test_one_check_begins_in_each_round_of_the_loop() -> None:
     timeless(main())
 
 
-def test_check_that_cannot_be_done_says_how_long_it_took() -> None:
-    """In milliseconds, and what it was."""
-
-    async def main() -> None:
-        await asyncio.sleep(100)
-        memory, workers = Memory(), Workers()
-        checkup, check = await no_sign(memory, workers)
-
-        async def ping(url: str, settings: HealthCheckSettings) -> Observation:
-            del url, settings
-            await asyncio.sleep(2)
-            raise LookupError("odd")
-
-        workers.ping = ping  # type: ignore[method-assign]
-        seen = await checkup.look(Health.HEALTHY, check)
-        assert (seen.error, seen.latency_ms) == ("cannot be checked: LookupError: odd", 2000)
-
-    timeless(main())
-
-
 def test_changed_worker_is_written_and_told_and_keeps_its_health() -> None:
-    """A new weight is no new worker: it is not checked for it. What is as it was is not written."""
+    """A new weight causes no check. Workers that did not change are not written."""
 
     async def main() -> None:
         life = Life(A, B)
@@ -449,7 +427,7 @@ def test_changed_worker_is_written_and_told_and_keeps_its_health() -> None:
 
 
 def test_check_that_changes_nothing_wakes_no_router() -> None:
-    """It is written, without a word to the routers."""
+    """It is written, but the routers are not notified."""
 
     async def main() -> None:
         life = Life(A)
@@ -461,7 +439,7 @@ def test_check_that_changes_nothing_wakes_no_router() -> None:
 
 
 def test_refused_write_ends_the_term() -> None:
-    """Another one leads: what was to be written is, in the next term."""
+    """Another sidecar leads. The records are written in this sidecar's next term."""
 
     async def main() -> None:
         life = Life(A)
@@ -479,7 +457,7 @@ def test_refused_write_ends_the_term() -> None:
 
 
 def test_worker_that_leaves_in_the_moment_the_lead_is_lost_is_forgotten_in_the_next_term() -> None:
-    """The write that told of it was refused."""
+    """The write that removed it was refused."""
 
     async def main() -> None:
         life = Life(A, B)
@@ -496,7 +474,7 @@ def test_worker_that_leaves_in_the_moment_the_lead_is_lost_is_forgotten_in_the_n
 
 
 def test_each_change_of_health_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """With its reason; what stays as it was is not."""
+    """With its reason. A health that stays is not logged."""
 
     async def main() -> None:
         life = Life(A)
@@ -514,7 +492,7 @@ def test_each_change_of_health_is_logged_once(caplog: pytest.LogCaptureFixture) 
 
 
 def test_new_leader_takes_over_what_the_last_one_wrote() -> None:
-    """A worker is not unknown because another sidecar looks at it now; those wanted no more are forgotten."""
+    """Workers keep their health when another sidecar leads. Workers that are not wanted are removed."""
 
     async def main() -> None:
         life = Life(A)
@@ -532,8 +510,8 @@ def test_new_leader_takes_over_what_the_last_one_wrote() -> None:
     ("error", "finishes", "least_s", "most_s"),
     [(None, False, 27, 33), ("refused", False, 1.8, 2.2), ("timed out", True, 1.8, 2.2)],
 )
-def test_worker_in_doubt_is_asked_again_soon(error: str | None, finishes: bool, least_s: float, most_s: float) -> None:
-    """One that fails, or only its jobs speak for, every 2 s; the others once in an interval, a tenth more or less."""
+def test_worker_in_doubt_is_checked_soon(error: str | None, finishes: bool, least_s: float, most_s: float) -> None:
+    """After a failed check, outvoted or not, every 2 s; otherwise once in an interval, give or take a tenth."""
 
     async def main() -> None:
         life = Life(A)
@@ -557,7 +535,7 @@ def test_worker_in_doubt_is_asked_again_soon(error: str | None, finishes: bool, 
 
 
 def test_checks_of_many_workers_are_spread_over_the_interval() -> None:
-    """All are checked at once when they are new, later each at its own moment; one write gathers a moment's."""
+    """New workers are all checked at once, later each at its own time. One write gathers those of a moment."""
 
     async def main() -> None:
         urls = [f"http://w{number}:1" for number in range(60)]
@@ -570,144 +548,5 @@ def test_checks_of_many_workers_are_spread_over_the_interval() -> None:
             second = sorted(life.workers.pings[url][1] for url in urls)
             assert len(second) == 60
             assert second[8] < INTERVAL_S / 2 < second[52]
-
-    timeless(main())
-
-
-async def no_sign(memory: Memory, workers: Workers, **check: Any) -> tuple[Checker, HealthCheckSettings]:
-    """Return the checks of one worker."""
-    parts: tuple[Any, ...] = (memory, workers, workers)
-    return Checker(A, *parts), HealthCheckSettings.model_validate(check)
-
-
-def test_each_finished_job_outvotes_one_failed_ping() -> None:
-    """And only where it ended after the last sign of life; without Redis nothing does."""
-
-    async def main() -> None:
-        memory, workers = Memory(), Workers()
-        checkup, check = await no_sign(memory, workers)
-
-        async def look() -> Observation:
-            await asyncio.sleep(10)
-            return await checkup.look(Health.HEALTHY, check)
-
-        workers.errors[A] = "timed out after 5 s"
-        memory.finished[A] = -5  # before the sidecar began
-        assert (await look()).is_outvoted is False
-        memory.finished[A] = now() + 4
-        seen = await look()
-        assert (seen.is_outvoted, seen.error) == (True, "timed out after 5 s, but it finished a job 6.0 s ago")
-        seen = await look()
-        assert (seen.is_outvoted, seen.error) == (False, "timed out after 5 s")
-        workers.errors[A] = None
-        memory.finished[A] = now() + 10
-        assert (await look()).error is None
-        workers.errors[A] = "timed out"
-        assert (await look()).is_outvoted is False  # that job came before the pong
-        memory.finished[A] = now() + 5
-        memory.is_there = False
-        seen = await look()
-        assert (seen.is_outvoted, seen.error) == (False, "timed out")
-        memory.is_there = True
-        memory.finished.clear()
-        assert (await look()).is_outvoted is False
-
-    timeless(main())
-
-
-def test_job_comes_with_every_so_many_good_pings() -> None:
-    """None where it is not asked for, none after a bad ping; the first check has one."""
-
-    async def main() -> None:
-        memory, workers = Memory(), Workers()
-        checkup, check = await no_sign(memory, workers, deep=True, deep_every=3)
-        ran = []
-        for number in range(8):
-            workers.errors[A] = "refused" if number == 1 else None
-            before = len(workers.deep)
-            await checkup.look(Health.HEALTHY, check)
-            ran.append(len(workers.deep) - before)
-        assert ran == [1, 0, 0, 0, 1, 0, 0, 1]
-        checkup, check = await no_sign(memory, workers, deep=False)
-        before = len(workers.deep)
-        await checkup.look(Health.UNHEALTHY, check)
-        assert len(workers.deep) == before
-
-    timeless(main())
-
-
-def test_who_fails_its_job_is_ill_until_one_is_done() -> None:
-    """Pings alone bring it back no more, nor anybody who was found ill."""
-
-    async def main() -> None:
-        memory, workers = Memory(), Workers()
-        checkup, check = await no_sign(memory, workers, deep=True, deep_every=100)
-        workers.job = lambda: "SandboxError: no space"
-        for _ in range(3):
-            seen = await checkup.look(Health.HEALTHY, check)
-            assert seen.error == "answers pings, but failed a job: SandboxError: no space"
-            assert not seen.is_outvoted
-        workers.job = lambda: None
-        assert (await checkup.look(Health.HEALTHY, check)).error is None
-        assert len(workers.deep) == 4
-        assert (await checkup.look(Health.HEALTHY, check)).error is None
-        assert len(workers.deep) == 4
-        await checkup.look(Health.UNHEALTHY, check)
-        assert len(workers.deep) == 5
-
-    timeless(main())
-
-
-def test_full_worker_is_asked_for_its_job_at_the_next_check() -> None:
-    """A ping speaks for it meanwhile, but not where it has been found ill."""
-
-    async def main() -> None:
-        memory, workers = Memory(), Workers()
-        checkup, check = await no_sign(memory, workers, deep=True, deep_every=5)
-
-        def full() -> str | None:
-            raise NoRoom
-
-        workers.job = full
-        for health, is_outvoted in ((Health.HEALTHY, False), (Health.UNHEALTHY, True), (Health.HEALTHY, False)):
-            seen = await checkup.look(health, check)
-            assert (seen.error, seen.is_outvoted) == (None, is_outvoted)
-        assert len(workers.deep) == 3
-
-    timeless(main())
-
-
-def test_job_that_times_out_is_no_illness_where_others_end() -> None:
-    """The worker is busy; where none ends, it is stuck, and must show a job."""
-
-    async def main() -> None:
-        memory, workers = Memory(), Workers()
-        checkup, check = await no_sign(memory, workers, deep=True, deep_every=100)
-
-        def late() -> str | None:
-            memory.finished |= finished
-            raise TimeoutError
-
-        workers.job = late
-        finished: dict[str, float] = {}
-        seen = await checkup.look(Health.HEALTHY, check)
-        assert (seen.error, seen.is_outvoted) == ("answers pings and timed out on a job after 5 s", False)
-        await asyncio.sleep(10)
-        finished = {A: now() + 1}
-        seen = await checkup.look(Health.HEALTHY, check)
-        assert seen.is_outvoted
-        workers.job = lambda: None
-        for _ in range(2):
-            await checkup.look(Health.HEALTHY, check)
-            assert len(workers.deep) == 3  # still due the first time: no job has been done yet
-        for finished_by_then, must_work in (({}, 1), ({A: now() + 31}, 0)):
-            await asyncio.sleep(15)
-            finished = finished_by_then
-            workers.job = late
-            await checkup.look(Health.UNHEALTHY, check)
-            workers.job = lambda: None
-            before = len(workers.deep)
-            await checkup.look(Health.HEALTHY, check)
-            assert len(workers.deep) - before == must_work
 
     timeless(main())
