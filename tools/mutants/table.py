@@ -21,7 +21,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "router/api/fleet_admin.py": (f"{_UNIT}/api/test_admin",),
     "router/auth/access.py": (f"{_UNIT}/auth/test_access", f"{_UNIT}/dashboard/test_handler"),
     "router/auth/origin.py": (f"{_UNIT}/auth/test_pages",),
-    "router/cli/run/results_file.py": (f"{_UNIT}/cli/test_results_file", f"{_UNIT}/cli/test_cli_run"),
+    "router/cli/run/results_file.py": (f"{_UNIT}/cli/test_results_file", f"{_UNIT}/cli/test_run_command"),
     "router/config/addresses.py": (f"{_UNIT}/config/test_addresses", f"{_UNIT}/config/test_config"),
     "router/config/allowlist.py": (f"{_UNIT}/auth/test_access", f"{_UNIT}/config/test_config"),
     "router/config/strict_yaml.py": (f"{_UNIT}/config/test_config",),
@@ -57,8 +57,12 @@ TESTS: dict[str, tuple[str, ...]] = {
         *(f"{_UNIT}/upstream/test_{name}" for name in ("pool", "upstream", "large", "tls")),
         *(f"{_UNIT}/http/test_reasons", f"{_UNIT}/config/test_worker_auth"),
     ),
-    "sidecar/checker.py": (f"{_UNIT}/sidecar/test_sidecar", f"{_UNIT}/sidecar/test_sidecar_lives"),
-    "sidecar/controller.py": (f"{_UNIT}/sidecar/test_sidecar",),
+    "sidecar/checker.py": (
+        f"{_UNIT}/sidecar/test_checker",
+        f"{_UNIT}/sidecar/test_controller",
+        f"{_UNIT}/sidecar/test_sidecar_lives",
+    ),
+    "sidecar/controller.py": (f"{_UNIT}/sidecar/test_controller",),
     "sidecar/discovery.py": (f"{_UNIT}/sidecar/test_discovery", f"{_UNIT}/fleet/test_intents"),
     "sidecar/job_probe.py": (f"{_UNIT}/sidecar/test_job_probe",),
     "sidecar/probe.py": (
