@@ -16,7 +16,8 @@ from starlette.middleware.cors import CORSMiddleware
 from router import logs
 from router.api.admin import create_admin
 from router.api.application import create_api
-from router.auth.access import OPEN, Access, AdminGate
+from router.auth.access import OPEN, Access, AdminGate, JobGate
+from router.auth.origin import Pages
 from router.config.settings import Settings
 from router.dashboard.feed import Feed
 from router.dashboard.handler import DashboardHandler
@@ -32,7 +33,6 @@ from router.jobs.batch.handler import BatchHandler
 from router.jobs.body_budget import BodyBudget
 from router.jobs.dispatcher import Dispatcher
 from router.jobs.handler import JobHandler
-from router.jobs.key_auth import KeyAuthHandler
 from router.policy.client_timeouts import ClientTimeouts
 from router.scheduling.failover import FailoverScheduler
 from router.scheduling.leases import Leases
@@ -59,13 +59,12 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     view = FleetView(redis, first_workers)
     processes = int(os.environ.get("WEB_CONCURRENCY") or 1)
     traces = _traces(settings)
-    recorder = Recorder() if traces is None else traces.recorder()
+    recorder = Recorder()
     scheduler = FailoverScheduler(redis, view, configured_rules(settings), processes, recorder)
     leases = Leases(scheduler, redis, view, process_name(), recorder, settings.queue.without_workers)
-    upstream_of = WorkerPool if traces is None else traces.upstream
-    upstream = upstream_of(settings.tls, access.worker_auth)
-    dispatcher_of = Dispatcher if traces is None else traces.dispatcher
-    dispatcher = dispatcher_of(leases, upstream, view, settings, recorder)
+    upstream = WorkerPool(settings.tls, access.worker_auth)
+    hooks_of = None if traces is None else traces.job_begins
+    dispatcher = Dispatcher(leases, upstream, view, settings, recorder, hooks_of)
     publisher = Publisher(
         recorder,
         Metrics(SharedCounts.inherited()),
@@ -103,14 +102,12 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
 
     buffers = BodyBudget(int(settings.max_buffered_mb * 2**20))
     api = create_api(view, redis, publisher.page, lifespan)
-    gate = AdminGate(access.admin_token, allow_loopback=settings.admin.allow_loopback)
-    api.include_router(create_admin(Intents(redis), view, settings.admin, gate))
-    dashboard = DashboardHandler(Feed(redis, Counters(redis), view, settings.health_check_interval), gate, api)
+    admin_gate = AdminGate(access.admin_token, allow_loopback=settings.admin.allow_loopback)
+    api.include_router(create_admin(Intents(redis), view, settings.admin, admin_gate))
+    dashboard = DashboardHandler(Feed(redis, Counters(redis), view, settings.health_check_interval), admin_gate, api)
     batches = BatchHandler(dispatcher, dashboard, buffers, settings, recorder)
-    if access.api_keys:
-        handler: JobHandler = KeyAuthHandler(dispatcher, batches, buffers, settings, recorder, access.api_keys)
-    else:
-        handler = JobHandler(dispatcher, batches, buffers, settings, recorder)
+    job_gate = JobGate(Pages(settings.cors_origins, settings.trusted_hosts), access.api_keys)
+    handler = JobHandler(dispatcher, batches, job_gate, buffers, settings, recorder)
     return _with_cors(handler, settings.cors_origins) if settings.cors_origins else handler
 
 

@@ -19,12 +19,15 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
+
 from router.auth.admin_token import TOKEN_VARIABLE, Unreadable, admin_token, read
-from router.auth.origin import host_name, is_foreign, is_loopback
+from router.auth.origin import Pages, host_name, is_foreign, is_loopback
 from router.config.load import ConfigError, WatchedFile
 from router.config.settings import Settings
 from router.config.worker_auth import WorkerAuth
 from router.http.headers import Headers
+from router.policy.request_head import Refusal
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,10 @@ PEER = "peer"
 UNIX_SOCKET = "a Unix socket"
 # And one whose client sends an absolute-form target: that is for proxies (RFC 9112 §3.2.2).
 PROXY = "a proxy"
+
+_API_KEY = b"x-api-key"
+_CREDENTIALS = frozenset({b"authorization", _API_KEY})
+_HOW = "send it as `Authorization: Bearer KEY`, as `x-api-key: KEY`, or in the URL: http://any:KEY@router/run_code"
 
 REREAD_S = 1.0
 # Some hundred keys; to read a hundred thousand would hold all jobs up for 0.1 s.
@@ -112,6 +119,55 @@ class Access:
 
 
 OPEN = Access()
+
+
+class Admission(msgspec.Struct, frozen=True):
+    """The proof that a request may send jobs. Only JobGate makes one, and there is no job without one.
+
+    `headers` are the request's, without its credentials: these end here. `key_name` is the name of its API key, empty
+    if the key has no name or none is needed. `key` is None if none is needed.
+    """
+
+    headers: Headers
+    key_name: str = ""
+    key: bytes | None = None
+
+
+class JobGate:
+    """Decides who may send jobs: programs and the allowed pages; if API keys are set, only with one of them.
+
+    Header names are in lower case.
+    """
+
+    def __init__(self, pages: Pages, keys: ApiKeys | None) -> None:
+        self._pages = pages
+        self._keys = keys
+
+    def refusal(self, headers: Headers) -> Refusal | None:
+        """Return why a request that is no job is refused; None if it may pass."""
+        reason = self._pages.refusal(headers)
+        return None if reason is None else Refusal(HTTPStatus.FORBIDDEN, reason)
+
+    def admit(self, headers: Headers) -> Admission | Refusal:
+        """Return the admission of jobs with these headers, or why they are refused (401, 403)."""
+        if reason := self._pages.job_refusal(headers):
+            return Refusal(HTTPStatus.FORBIDDEN, reason)
+        if self._keys is None:
+            return Admission(headers)
+        given = next((value for name, value in headers if name == _API_KEY), None)
+        key = given or bearer(headers) or basic(headers)
+        if key is None:
+            return Refusal(HTTPStatus.UNAUTHORIZED, f"Jobs need an API key: {_HOW}")
+        return self.renew(Admission([field for field in headers if field[0] not in _CREDENTIALS], key=key))
+
+    def renew(self, admission: Admission) -> Admission | Refusal:
+        """Return an earlier request's admission for one with the same headers: its key may be unknown by now."""
+        if self._keys is None or admission.key is None:
+            return admission
+        name = self._keys.name_of(admission.key)
+        if name is None:
+            return Refusal(HTTPStatus.UNAUTHORIZED, "Unknown API key")
+        return msgspec.structs.replace(admission, key_name=name)
 
 
 class AdminGate:

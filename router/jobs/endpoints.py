@@ -2,6 +2,7 @@
 
 import msgspec
 
+from router.auth.access import Admission
 from router.http.headers import DEADLINE, Head, Headers
 from router.policy.endpoints import SANDBOX_FUSION
 
@@ -12,29 +13,29 @@ _DEADLINE_DIGITS = 12
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """The head of a request for a job; header names are in lower case. `key_name`: as Job has it."""
+    """The head of a request for a job; header names are in lower case."""
 
     method: str
     path: str
     query: bytes
     headers: Headers
-    key_name: str = ""
 
 
 class JobHead(msgspec.Struct, frozen=True):
-    """What is the same for all jobs that are sent with this head, but for the length of their bodies.
+    """What all jobs that are sent with this head have in common, except for the length of their bodies.
 
-    `lines` go on to the worker; `headers` are all that came. `key_name`: as Job has it.
+    `lines` are the header lines for the worker. `request_id` is None if each job gets a new one. `client_s` is for how
+    many seconds the client waits, None if it does not say.
     """
 
     path: str
     target: bytes
     lines: bytes
-    headers: Headers
+    admission: Admission
     keep_alive: bool
     request_id: bytes | None = None
     client_s: float | None = None
-    key_name: str = ""
+    method: bytes = b"POST"
 
 
 class BadDeadline(Exception):

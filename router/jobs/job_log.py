@@ -11,7 +11,7 @@ from http import HTTPStatus
 
 from router.http.answer import Answer
 from router.http.response import UpstreamFailed
-from router.jobs.job import Course
+from router.jobs.job import JobRun
 from router.logs import Seldom
 from router.policy.verdict import Kind, Outcome
 
@@ -23,7 +23,7 @@ _UNENDED = "has not answered yet"
 _CUT = "when a part of its answer had gone to the client"
 
 
-def attempt_failed(course: Course, worker_url: str, kind: Kind, cause: str, seldom: Seldom) -> None:
+def attempt_failed(run: JobRun, worker_url: str, kind: Kind, cause: str, seldom: Seldom) -> None:
     """Say that an attempt has brought no result; `cause` is prose without its subject.
 
     What each job may meet with for a while is no job's failure: it is said once a minute.
@@ -36,7 +36,7 @@ def attempt_failed(course: Course, worker_url: str, kind: Kind, cause: str, seld
         if seldom.is_due(worker_url):
             log.warning("Worker %s %s: it has no room, and gets as many jobs as it takes", worker_url, cause)
         return
-    job, attempt = course.job, len(course.failed) + 1
+    job, attempt = run.job, len(run.failed) + 1
     request_id = job.request_id.decode("ascii")
     log.warning(
         "Worker %s %s (job %s, %s, attempt %d)",
@@ -51,20 +51,20 @@ def attempt_failed(course: Course, worker_url: str, kind: Kind, cause: str, seld
     )
 
 
-def failed(course: Course, status: int, outcome: Outcome, took_s: float) -> None:
+def failed(run: JobRun, status: int, outcome: Outcome, took_s: float) -> None:
     """Say that a job has ended without a result."""
-    attempts = _ended(course)
-    if course.lease is not None:  # its client has been told, or has left, before that attempt ended
-        attempts.append((course.lease.url, _UNENDED))
-    job = course.job
-    _tell(job.request_id, job.path, job.key_name, status, outcome, took_s, attempts)
+    attempts = _ended(run)
+    if run.lease is not None:  # its client has been told, or has left, before that attempt ended
+        attempts.append((run.lease.url, _UNENDED))
+    job = run.job
+    _tell(job.request_id, job.path, job.admission.key_name, status, outcome, took_s, attempts)
 
 
-def answer_cut(course: Course, status: int, took_s: float, failure: UpstreamFailed) -> None:
+def answer_cut(run: JobRun, status: int, took_s: float, failure: UpstreamFailed) -> None:
     """Say that a worker has broken off a large answer: its client has a part of it, so it can't be tried elsewhere."""
-    job = course.job
-    attempts = [*_ended(course), (failure.worker_url, f"{failure.cause}, {_CUT}")]
-    _tell(job.request_id, job.path, job.key_name, status, "answer_cut", took_s, attempts)
+    job = run.job
+    attempts = [*_ended(run), (failure.worker_url, f"{failure.cause}, {_CUT}")]
+    _tell(job.request_id, job.path, job.admission.key_name, status, "answer_cut", took_s, attempts)
 
 
 def unheard(path: str, answer: Answer, when: str = "when its client had left") -> None:
@@ -82,8 +82,8 @@ def refused(request_id: bytes, path: str, key_name: str, answer: Answer) -> None
         _tell(request_id, path, key_name, answer.status, answer.outcome, None, (), detail)
 
 
-def _ended(course: Course) -> list[tuple[str, str]]:
-    return [(attempt.worker_url, attempt.cause) for attempt in course.failed]
+def _ended(run: JobRun) -> list[tuple[str, str]]:
+    return [(attempt.worker_url, attempt.cause) for attempt in run.failed]
 
 
 # An attempt is its worker's URL and, without that subject, why it brought no result.

@@ -22,9 +22,9 @@ _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a request is not served."""
+    """Why a request, or one line of a batch, is not served: the answer's status and its text."""
 
-    status: HTTPStatus
+    status: int
     detail: str
 
 

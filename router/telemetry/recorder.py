@@ -62,7 +62,7 @@ class Timing:
 
 
 @dataclass(slots=True)
-class WorkerCounts:
+class AttemptCounts:
     """What became of the attempts on one worker: all, those without a result, and how long all took together."""
 
     jobs: int = 0
@@ -83,7 +83,7 @@ class Counts:
     refusals: defaultdict[tuple[str, int, Outcome], int] = field(default_factory=lambda: defaultdict(int))
     waits: Timing = field(default_factory=Timing)
     attempts: defaultdict[Kind, Timing] = field(default_factory=lambda: defaultdict(Timing))
-    workers: defaultdict[str, WorkerCounts] = field(default_factory=lambda: defaultdict(WorkerCounts))
+    workers: defaultdict[str, AttemptCounts] = field(default_factory=lambda: defaultdict(AttemptCounts))
     retries: defaultdict[Kind, int] = field(default_factory=lambda: defaultdict(int))
     unfunded: int = 0
     cut_answers: int = 0

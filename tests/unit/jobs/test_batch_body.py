@@ -8,10 +8,11 @@ from router.aio import Turns
 from router.config.load import parse
 from router.config.settings import Settings
 from router.http.asgi import Message
-from router.jobs.batch.body import STOPPED, BatchBody, CutShort, Refused, Unfit
+from router.jobs.batch.body import STOPPED, BatchBody, BatchRefused, CutShort
 from router.jobs.batch.window import Window
 from router.jobs.body_budget import BodyBudget, BodyBudgetFull
 from router.policy.large_json import items
+from router.policy.request_head import Refusal
 from router.scheduling.pending import ClientLeft
 from tests.support.messages import END, GONE, Sender, at_once, part
 from tests.support.timeless import timeless
@@ -43,7 +44,7 @@ class Batch:
         """Read all of it, and return what is found."""
         async for entry in self.body.entries():
             self.body.is_answered = True
-            self.found.append(f"{entry.status} {entry.detail}" if isinstance(entry, Unfit) else bytes(entry).decode())
+            self.found.append(f"{entry.status} {entry.detail}" if isinstance(entry, Refusal) else bytes(entry).decode())
         return self.found
 
 
@@ -156,9 +157,9 @@ def test_list_that_cannot_be_run_is_refused_before_its_first_job(parts: list[byt
 
     async def main() -> None:
         batch = Batch(*at_once(*parts))
-        with pytest.raises(Refused, match=told) as refused:
+        with pytest.raises(BatchRefused, match=told) as refused:
             await batch.read()
-        assert refused.value.reason.status == (413 if "larger" in told else 422)
+        assert refused.value.refusal.status == (413 if "larger" in told else 422)
         assert (batch.found, batch.buffers.held_bytes) == ([], 0)
 
     timeless(main())

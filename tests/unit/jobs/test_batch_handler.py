@@ -8,6 +8,7 @@ from typing import Any, Self
 import pytest
 
 from router.aio import Turns
+from router.auth.access import Admission
 from router.config.load import parse
 from router.http.answer import RETRY_AFTER_S, Answer
 from router.http.asgi import CLIENT_LEFT, STOPPING, Message
@@ -16,10 +17,11 @@ from router.http.response import Phase, UpstreamFailed
 from router.jobs.answers import no_healthy_workers
 from router.jobs.batch.handler import BatchHandler
 from router.jobs.body_budget import BodyBudget
-from router.jobs.handler import KEY_NAME
+from router.jobs.handler import ADMISSION
 from router.jobs.job import Job
 from router.policy.verdict import Outcome
 from router.scheduling.pending import ClientLeft
+from tests.support.jobs import ADMITTED
 from tests.support.messages import END, GONE, Sender, at_once, part
 from tests.support.timeless import timeless
 
@@ -45,7 +47,7 @@ class Router:
         self.counted: list[int] = []  # bytes of each job
         self.refusals: list[tuple[int, str, str]] = []
         self.passed_on: list[Any] = []
-        self.state: dict[str, Any] = {}
+        self.state: dict[str, Any] = {ADMISSION: ADMITTED}
         self.buffers = BodyBudget(2 * KB)
         self.buffers.take(others_hold)
         self.sent: list[Message] = []
@@ -138,13 +140,13 @@ def test_each_job_has_what_its_batch_came_with() -> None:
     async def main() -> None:
         for query, target in ((b"", b"/run_code"), (b"a=1", b"/run_code?a=1")):
             router = Router()
-            router.state[KEY_NAME] = "me"
+            router.state[ADMISSION] = Admission([], "me")
             fields = {"content-type": "x", "x-tenant": "y", "x-request-id": "abc", "x-router-deadline-ms": "2500"}
             headers = [(name.encode(), value.encode()) for name, value in fields.items()]
             await router.ask(*at_once(b'{"s":1}\n{}'), query_string=query, headers=headers)
             for index, job in enumerate(router.jobs):
                 assert (job.method, job.path, job.target) == (b"POST", "/run_code", target)
-                assert (job.request_id, job.client_s, job.key_name) == (b"abc-%d" % index, 2.5, "me")
+                assert (job.request_id, job.client_s, job.admission.key_name) == (b"abc-%d" % index, 2.5, "me")
                 assert b"x-tenant: y\r\n" in job.lines
                 assert (
                     job.lines.lower().count(b"content-type") == job.lines.count(b"content-type: application/json") == 1
@@ -231,7 +233,7 @@ def test_batch_of_which_nothing_has_begun_ends_with_its_router_or_its_client(
 
     async def main() -> None:
         router = Router()
-        router.state[KEY_NAME] = "me"
+        router.state[ADMISSION] = Admission([], "me")
         if news:
             router.tell_at(1, news)
         await router.ask((2, part(b"{}\n") if news else GONE), (3, GONE), headers=[(b"x-request-id", b"abc")])

@@ -19,6 +19,7 @@ from router.scheduling.messages import Rules
 from router.telemetry.recorder import Recorder
 from router.upstream.pool import Deliver, Request, WorkerPool
 from tests.support.eventually import eventually
+from tests.support.jobs import ADMITTED, stays
 from tests.support.worker import Gate, ScriptedWorker
 
 BODY = json.dumps({"code": "print(1)", "language": "python"}).encode()
@@ -41,11 +42,7 @@ class Bench:
         """Return a job whose client stays."""
         share = self.buffers.share()
         share.grow(len(BODY))
-        return Job(b"POST", "/run_code", b"/run_code", b"", BODY, b"1", _stays, share, client_s)
-
-
-async def _stays() -> None:
-    await asyncio.Event().wait()
+        return Job(b"POST", "/run_code", b"/run_code", b"", BODY, b"1", stays, share, ADMITTED, client_s)
 
 
 @pytest.fixture

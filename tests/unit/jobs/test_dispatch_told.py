@@ -17,7 +17,7 @@ SICK = "returned 503: Service Unavailable"
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the process' clock be the loop's."""
-    keep_loop_time(monkeypatch, "jobs.dispatcher", "jobs.unanswered")
+    keep_loop_time(monkeypatch, "jobs.dispatcher", "jobs.job")
 
 
 def run(law: Callable[[], Awaitable[None]]) -> None:

@@ -18,7 +18,7 @@ FIRST, SECOND, THIRD = (Lease(number, f"http://w{number}", 70 + number, 5) for n
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the process' clock be the loop's."""
-    keep_loop_time(monkeypatch, "jobs.dispatcher", "jobs.unanswered")
+    keep_loop_time(monkeypatch, "jobs.dispatcher", "jobs.job")
 
 
 def run(law: Callable[[], Awaitable[None]]) -> None:

@@ -32,6 +32,7 @@ from router.scheduling.pending import (
 )
 from router.telemetry.recorder import Counts, Recorder
 from router.upstream.pool import Deliver, Request
+from tests.support.jobs import ADMITTED
 from tests.support.timeless import timeless
 
 BODY = json.dumps({"code": "x", "run_timeout": 5, "compile_timeout": 5}).encode()
@@ -181,7 +182,7 @@ class Bench:
         share = self.buffers.share()
         share.grow(len(BODY))
         self.job = Job(
-            b"POST", "/run_code", b"/run_code?a", b"x: y\r\n", BODY, b"id", self._leaves, share, self.client_s
+            b"POST", "/run_code", b"/run_code?a", b"x: y\r\n", BODY, b"id", self._leaves, share, ADMITTED, self.client_s
         )
         self.given: list[Answer | None] = []
 
