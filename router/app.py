@@ -46,7 +46,7 @@ from router.upstream.pool import WorkerPool
 if TYPE_CHECKING:
     from router.jobs.tracing import Traces
 
-# No request waits longer for Redis.
+# The longest wait of a request for Redis.
 REDIS_TIMEOUT_S = 0.25
 _GARBAGE_AFTER = 20_000
 _FOR_PAGES = ("x-router-worker", "x-router-attempt", "x-router-queue-ms", "x-request-id", "retry-after")
@@ -81,10 +81,10 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
         if traces is not None:
             traces.start()
         await view.refresh()
-        api.openapi()  # made once, in 50 ms: before anybody waits
+        api.openapi()  # made once and kept: before the first client could wait for it
         running = [asyncio.create_task(part.run()) for part in (view, leases, publisher, FileHandles())]
-        # What is there now stays: the garbage collector need not walk it again (130 ms with 11,000 jobs waiting). And
-        # jobs leave no circles behind: to look for them after each 700 new objects costs a job 2 µs.
+        # The objects that exist now stay, so the garbage collector need not visit them again. Jobs leave no reference
+        # cycles behind, so it need not look for cycles as often as it does by default.
         gc.collect()
         gc.freeze()
         gc.set_threshold(_GARBAGE_AFTER)
@@ -112,12 +112,12 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
 
 
 def _with_cors(handler: JobHandler, origins: Sequence[str]) -> Application:
-    """Let pages of these origins send what they like, read all answers and the header fields that the router adds."""
+    """Let pages of these origins send any request, and read its answer and the header fields that the router adds."""
     return CORSMiddleware(handler, origins, allow_methods=["*"], allow_headers=["*"], expose_headers=_FOR_PAGES)
 
 
 def _traces(settings: Settings) -> "Traces | None":
-    """Return what makes spans, where that is wanted; OpenTelemetry is not imported before."""
+    """Return what makes spans; None, without importing OpenTelemetry, if no traces are configured."""
     if settings.traces.endpoint is None:
         return None
     from router.jobs.tracing import Traces  # noqa: PLC0415  (it may not be installed)
@@ -126,11 +126,11 @@ def _traces(settings: Settings) -> "Traces | None":
 
 
 def process_name() -> str:
-    """Return a name for this process that no other has, on any host, now or later."""
+    """Return a name for this process that no other process has, on any host, at any time."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _is_announced_elsewhere() -> bool:
-    """Whether another process speaks for this one: gunicorn's master, or the first of uvicorn's workers."""
+    """Whether another process logs the start for this one: gunicorn's master, or the first of uvicorn's workers."""
     under_gunicorn = os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn")
     return under_gunicorn or multiprocessing.current_process().name not in ("MainProcess", "SpawnProcess-1")

@@ -1,4 +1,4 @@
-"""What the head of a request says of its job."""
+"""Reads what the head of a request says about its job."""
 
 import msgspec
 
@@ -6,9 +6,9 @@ from router.auth.access import Admission
 from router.http.headers import DEADLINE, Head, Headers
 from router.policy.endpoints import SANDBOX_FUSION
 
-# SandboxFusion's endpoints and their methods. /v1/ping is not among them: the router answers that for itself.
+# SandboxFusion's endpoints and their methods, without /v1/ping, which the router answers itself.
 JOB_ENDPOINTS = {path: endpoint.method for path, endpoint in SANDBOX_FUSION.items()}
-# The largest deadline in ms that is told from a larger one: 31 years.
+# A deadline of more digits (in ms: over 31 years) counts as one of this many.
 _DEADLINE_DIGITS = 12
 
 
@@ -39,11 +39,11 @@ class JobHead(msgspec.Struct, frozen=True):
 
 
 class BadDeadline(Exception):
-    """The client's deadline is no number of milliseconds."""
+    """The client's deadline is not a whole number of milliseconds."""
 
 
 def client_s_of(head: Head) -> float | None:
-    """Return for how many seconds the client waits, where it says so. Raises BadDeadline."""
+    """Return for how many seconds the client waits, None if it does not say. Raises BadDeadline."""
     deadline = head.deadline
     if deadline is None:
         return None
