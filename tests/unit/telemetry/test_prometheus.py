@@ -8,15 +8,21 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from router.app import create_app
 from router.config.load import parse
+from router.telemetry.prometheus import BulkHistogram
+from router.telemetry.recorder import BOUNDS_S, Timing
 from tests.support.eventually import eventually
 from tests.support.load import JOB
 from tests.support.scrape import scrape
 from tests.support.serving import served
 from tests.support.worker import Exchange, Gate, ScriptedWorker, always, hang
 
+TIMES = st.lists(st.one_of(st.floats(0, 1000), st.sampled_from(BOUNDS_S)), max_size=30)
 SANDBOX_ERROR = {"status": "SandboxError"}
 
 
@@ -209,3 +215,22 @@ async def test_open_metrics_are_given_to_whoever_asks(url: str) -> None:
     ):
         assert response.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
         assert (await response.text()).endswith("# EOF\n")
+
+
+@given(TIMES, TIMES)
+def test_bulk_histogram_shows_what_observing_one_by_one_does(first: list[float], second: list[float]) -> None:
+    """Times added many at once fall into the same buckets, those on a bound, too."""
+    registry = CollectorRegistry()
+    bulk = BulkHistogram("bulk", "-", registry=registry, buckets=BOUNDS_S)
+    single = BulkHistogram("single", "-", registry=registry, buckets=BOUNDS_S)
+    for times in (first, second):
+        timing = Timing()
+        for seconds in times:
+            timing.add(seconds)
+            single.observe(seconds)
+        bulk.add(timing)
+    shown = {family.name: [sample[1:3] for sample in family.samples] for family in registry.collect()}
+    *bulk_buckets, (_, bulk_sum) = shown["bulk"]
+    *single_buckets, (_, single_sum) = shown["single"]
+    assert bulk_buckets == single_buckets
+    assert abs(bulk_sum - single_sum) < 1e-6

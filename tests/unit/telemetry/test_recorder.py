@@ -1,35 +1,14 @@
-"""What is counted in one process, and how it gets into Prometheus' values."""
+"""What is counted in one process."""
 
 import itertools
 
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
 
 from router.policy.verdict import Kind, Outcome
-from router.telemetry.prometheus import BulkHistogram
 from router.telemetry.recorder import BOUNDS_S, Recorder, Timing
 
 TIMES = st.lists(st.one_of(st.floats(0, 1000), st.sampled_from(BOUNDS_S)), max_size=30)
-
-
-@given(TIMES, TIMES)
-def test_bulk_histogram_shows_what_observing_one_by_one_does(first: list[float], second: list[float]) -> None:
-    """Times added many at once fall into the same buckets, those on a bound, too."""
-    registry = CollectorRegistry()
-    bulk = BulkHistogram("bulk", "-", registry=registry, buckets=BOUNDS_S)
-    single = BulkHistogram("single", "-", registry=registry, buckets=BOUNDS_S)
-    for times in (first, second):
-        timing = Timing()
-        for seconds in times:
-            timing.add(seconds)
-            single.observe(seconds)
-        bulk.add(timing)
-    shown = {family.name: [sample[1:3] for sample in family.samples] for family in registry.collect()}
-    *bulk_buckets, (_, bulk_sum) = shown["bulk"]
-    *single_buckets, (_, single_sum) = shown["single"]
-    assert bulk_buckets == single_buckets
-    assert abs(bulk_sum - single_sum) < 1e-6
 
 
 @given(TIMES, TIMES)

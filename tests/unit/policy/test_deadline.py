@@ -1,7 +1,8 @@
-"""A job's limits are read from its body as its worker reads them: by Python's parser and pydantic."""
+"""How long a job may take: its limits are read from its body as its worker reads them, and set against its client's."""
 
 import json
-from math import isnan
+import re
+from math import inf, isnan, nan
 
 import pytest
 from hypothesis import assume, given, settings
@@ -10,6 +11,7 @@ from pydantic import BaseModel
 
 from router.config.load import ConfigError, parse
 from router.policy import large_json
+from router.policy.deadline import ClientBudget, limits_of
 from router.policy.endpoints import SANDBOX_FUSION, endpoints_of
 from router.policy.large_json import Fields, Malformed, finished, items, walk
 
@@ -233,3 +235,46 @@ def test_endpoint_that_cannot_be_is_told(said: str, told: str) -> None:
     with pytest.raises(ConfigError, match=r"endpoints") as error:
         parse(f"endpoints: {said}", "c")
     assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("longest_s", "client_s", "budget", "bound_s", "ceiling_s"),
+    [
+        (20, None, "none", 30, 300),
+        (20, None, "job", 30, 29.5),
+        (20, None, "job+10", 30, 29.5),
+        (20, None, "job+2", 30, 21.5),
+        (20, None, "job+0", 30, 19.5),
+        (20, None, "job+2.5", 30, 22),
+        (20, None, 12, 30, 11.5),
+        (20, None, 1, 30, 0.5),
+        (20, None, 1000, 30, 300),
+        (20, 5, "job", 30, 4.5),
+        (20, 5, 12, 30, 4.5),
+        (20, 40, 12, 30, 39.5),
+        (20, 5, "none", 30, 4.5),
+        (20, 0.1, "none", 30, 0),
+        (600, None, "none", 610, 300),
+        (600, None, "job+2", 610, 300),
+        (600, 1000, "none", 610, 300),
+        (None, None, "job", 300, 300),
+        (None, None, "job+2", 300, 300),
+        (None, None, 12, 300, 11.5),
+        (None, 5, "none", 300, 4.5),
+        (1e308, None, "none", 86_410, 300),
+        (inf, None, "job", 86_410, 300),
+    ],
+)
+def test_limits_are_the_body_s_and_the_client_s(
+    longest_s: float | None, client_s: float | None, budget: str | float, bound_s: float, ceiling_s: float
+) -> None:
+    """The bound is the job's and a grace; the answer comes before its client gives up, by `timeout` at the latest."""
+    found = limits_of(longest_s, client_s, grace_s=10, timeout_s=300, budget=ClientBudget.of(budget))
+    assert (found.bound_s, found.ceiling_s) == (bound_s, ceiling_s)
+
+
+@pytest.mark.parametrize("text", ["jobs", "job+", "job-1", "job+1e3", "", 0.999, 0, -1, inf, nan])
+def test_budget_that_means_nothing_is_refused(text: str | float) -> None:
+    """A client waits a second at least, and not for ever by a number."""
+    with pytest.raises(ValueError, match=f"^{re.escape(str(text))}$"):
+        ClientBudget.of(text)
