@@ -290,7 +290,7 @@ WAYS = {
 async def test_whatever_raises_the_client_is_answered_and_nothing_stays_held(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each function on the way once; the next job does well."""
+    """Each function of a job's way fails once; the next job succeeds."""
     monkeypatch.setattr(job, "_OVERDUE_S", 0.2)
     monkeypatch.setattr(job, "_LOOK_EVERY_S", 0.05)
     way = WAYS[name]

@@ -28,11 +28,11 @@ class Hooks:
         return msgspec.structs.replace(request, headers=request.headers.replace(b"span: job", b"span: attempt"))
 
     def attempt_ends(self, outcome: Response | UpstreamFailed, kind: Kind) -> None:
-        """Take note."""
+        """Note the call."""
         self._note("attempt_ends", "no answer" if isinstance(outcome, UpstreamFailed) else outcome.head.status, kind)
 
     def job_ends(self, status: int, outcome: Outcome) -> None:
-        """Take note."""
+        """Note the call."""
         self._note("job_ends", status, outcome)
 
     def _note(self, hook: str, *facts: object) -> None:

@@ -25,7 +25,7 @@ class Rest:
         raise UpstreamFailed("http://a", self._phase, "it broke")
 
     def close(self) -> None:
-        """Take note."""
+        """Note the call."""
         self.is_closed = True
 
 

@@ -18,8 +18,8 @@ from router.policy.verdict import Kind
         (RetryRules(), Kind.FAULT, False),
     ],
 )
-def test_blame_waits_only_where_another_worker_is_asked(rules: RetryRules, kind: Kind, asks: bool) -> None:
-    """Else nothing would ever come of it, and a sick worker stay."""
+def test_blame_waits_only_if_another_worker_is_asked(rules: RetryRules, kind: Kind, asks: bool) -> None:
+    """Otherwise the doubt would never be resolved, and a sick worker would stay."""
     assert rules.asks_another(kind) is asks
 
 
@@ -39,7 +39,7 @@ def test_blame_waits_only_where_another_worker_is_asked(rules: RetryRules, kind:
     ],
 )
 def test_retries_of_one_job(kinds: list[Kind], again: bool) -> None:
-    """Up to its attempts; what may be the job's own doing once."""
+    """A job has up to `attempts`; a failure that may be its own is retried once."""
     assert is_worth_another(kinds, RetryRules(attempts=3, sandbox_errors=1)) is again
 
 
@@ -59,13 +59,11 @@ def test_retries_of_one_job(kinds: list[Kind], again: bool) -> None:
         ([Kind.SANDBOX_ERROR, Kind.ERROR, Kind.ERROR], 1, True),
     ],
 )
-def test_failure_is_the_job_s_own_where_enough_workers_say_so(
-    kinds: list[Kind], sandbox_errors: int, own: bool
-) -> None:
-    """More than are asked again, or all that there were; by the last one's kind alone."""
+def test_failure_is_the_job_s_own_if_enough_workers_say_so(kinds: list[Kind], sandbox_errors: int, own: bool) -> None:
+    """Enough are more than the retries allowed, or all attempts; only the last one's kind counts."""
     assert is_jobs_own(kinds, RetryRules(sandbox_errors=sandbox_errors)) is own
 
 
-def test_no_sandbox_error_is_retried_where_none_may_be() -> None:
-    """`retry.sandbox_error: 0` hands the worker's own answer back at once."""
+def test_no_sandbox_error_is_retried_if_none_may_be() -> None:
+    """With `retry.sandbox_error: 0` the client gets the worker's answer at once."""
     assert not is_worth_another([Kind.SANDBOX_ERROR], RetryRules(sandbox_errors=0))

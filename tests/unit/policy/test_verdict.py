@@ -1,4 +1,4 @@
-"""What an answer means: the table of answers, and how long a worker without room wants to rest."""
+"""What a worker's answer means, and for how long a worker without room wants no jobs."""
 
 import pytest
 
@@ -41,7 +41,7 @@ RUN = "/run_code"
     ],
 )
 def test_answers(path: str, status: int, body: bytes, kind: Kind, blame: Blame) -> None:
-    """Each answer is the job's result or somebody's failure, and says something of its worker, or nothing."""
+    """Each answer is a result or a failure, and tells something about its worker, or nothing."""
     verdict = of_answer(path, status, body)
     assert (verdict.kind, verdict.blame) == (kind, blame)
     assert (verdict.cause is None) == (kind is Kind.RESULT)
@@ -79,7 +79,7 @@ def test_answers(path: str, status: int, body: bytes, kind: Kind, blame: Blame) 
 )
 @pytest.mark.parametrize("status", [429, 503])
 def test_worker_without_room_rests_as_long_as_it_says(status: int, retry_after: bytes, rest: int) -> None:
-    """In seconds or up to a date, within bounds; what makes no sense says only that there is no room."""
+    """The header has seconds or a date; an invalid one says only that there is no room."""
     headers = [(b"date", b"Sat, 28 Nov 2026 10:00:00 GMT"), (b"retry-after", retry_after)]
     verdict = of_answer(RUN, status, b"", headers)
     assert (verdict.kind, verdict.blame, verdict.rest_ms) == (Kind.BUSY, Blame.BUSY, rest)
@@ -94,11 +94,11 @@ def test_worker_without_room_rests_as_long_as_it_says(status: int, retry_after: 
     ],
 )
 def test_rest_goes_over_the_end_of_a_month(date: bytes, until: bytes) -> None:
-    """However long that month is."""
+    """The length of the month counts."""
     assert of_answer(RUN, 503, b"", [(b"date", date), (b"retry-after", until)]).rest_ms == 4000
 
 
-def test_date_without_another_to_measure_by_says_nothing() -> None:
+def test_date_without_the_answer_s_own_date_says_nothing() -> None:
     """The worker's clock is not compared with this host's."""
     headers = [(b"retry-after", b"Sat, 28 Nov 2026 10:00:04 GMT")]
     assert of_answer(RUN, 429, b"", headers).rest_ms == 0
@@ -114,11 +114,11 @@ def test_date_without_another_to_measure_by_says_nothing() -> None:
     ],
 )
 def test_beginning_of_a_large_answer(body: bytes, kind: Kind) -> None:
-    """Of an answer that is not all there, its status and its first byte tell."""
+    """Its status and its first byte count."""
     assert of_answer(RUN, 200, body, is_whole=False).kind is kind
 
 
-def test_error_is_what_the_fleet_and_not_the_client_is_to_blame_for() -> None:
-    """A result is none, nor what a client did wrong or did not wait for."""
+def test_error_is_the_fleet_s_and_not_the_client_s() -> None:
+    """A result is no error, nor is a bad request, nor a client that left."""
     fine = {outcome for outcome in Outcome if not outcome.is_error}
     assert fine == {Outcome.RESULT, Outcome.BAD_REQUEST, Outcome.CLIENT_LEFT}

@@ -13,7 +13,7 @@ TIMES = st.lists(st.one_of(st.floats(0, 1000), st.sampled_from(BOUNDS_S)), max_s
 
 @given(TIMES, TIMES)
 def test_sum_of_timings_holds_all(first: list[float], second: list[float]) -> None:
-    """As if all had been counted in one."""
+    """The sum is the timing that would have counted all times."""
     parts, whole = (Timing(), Timing()), Timing()
     for timing, times in zip(parts, (first, second), strict=True):
         for seconds in times:
@@ -24,7 +24,7 @@ def test_sum_of_timings_holds_all(first: list[float], second: list[float]) -> No
 
 
 def test_what_is_taken_is_counted_once() -> None:
-    """Each count is in one taking and no other."""
+    """Each count is in exactly one taking."""
     recorder = Recorder()
     recorder.attempt_ended("http://a", Kind.RESULT, 0.5)
     recorder.attempt_ended("http://a", Kind.FAULT, 0.25)
@@ -40,5 +40,5 @@ def test_what_is_taken_is_counted_once() -> None:
 
 
 def test_bounds_are_three_a_decade_and_rise() -> None:
-    """So that a percentile read from them is off by a factor of 2.5 at most."""
+    """A percentile read from them is wrong by a factor of 2.5 at most."""
     assert all(1 < high / low <= 2.5 for low, high in itertools.pairwise(BOUNDS_S))
