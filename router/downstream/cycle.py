@@ -66,7 +66,8 @@ class JobCycle(RequestResponseCycle):
         comes_once = any(field in _ONE_JOBS_ALONE for field, _ in self._asked.headers)
         if comes_once or self.waiting_for_100_continue or self.scope["http_version"] != "1.1":
             return
-        self._handler.learn(name, self._asked, keep_alive=self.keep_alive)
+        if (head := self._handler.read(self._asked, keep_alive=self.keep_alive)) is not None:
+            self._handler.heads.learn(name, head)
 
     def take(self, part: bytes) -> int:
         """Take a part of the body, uncopied; return how many bytes nobody has asked for yet."""

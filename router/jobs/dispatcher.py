@@ -22,7 +22,7 @@ from router.http.answer import Answer
 from router.http.response import Response, UpstreamFailed
 from router.jobs import answers, job_log
 from router.jobs.answers import ErrorAnswers
-from router.jobs.job import MAY_BE_THE_JOBS, FailedAttempt, Job, JobHooks, JobRun, OnAnswer, Unanswered
+from router.jobs.job import MAY_BE_THE_JOBS, AnswerCallback, FailedAttempt, Job, JobHooks, JobRun, Unanswered
 from router.jobs.job_log import CLIENT_LEFT_STATUS
 from router.jobs.streaming import LeasedParts
 from router.logs import Seldom
@@ -103,7 +103,7 @@ class Dispatcher:
         scan = await self.turns.run(job.scan_body(self._endpoints[job.path].reader))
         return msgspec.structs.replace(job, scan=scan)
 
-    def begin(self, job: Job, deliver: OnAnswer) -> JobRun:
+    def begin(self, job: Job, deliver: AnswerCallback) -> JobRun:
         """Bring `job` to its answer, and count it; a large job must be `scanned` before.
 
         `deliver` is called once, in any case, and never before this returns.

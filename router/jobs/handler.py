@@ -8,7 +8,6 @@ known head (`begin`). Each of them needs the JobGate's admission before it can m
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 
@@ -25,7 +24,7 @@ from router.jobs.answers import broken, buffers_full
 from router.jobs.body_budget import BodyBudget, BodyBudgetFull, BodyShare
 from router.jobs.dispatcher import Dispatcher
 from router.jobs.endpoints import Asked, BadDeadline, JobHead, client_s_of
-from router.jobs.job import Job, OnAnswer
+from router.jobs.job import AnswerCallback, Job
 from router.policy.deadline import SMALL_BYTES
 from router.policy.endpoints import endpoints_of
 from router.policy.request_head import Refusal
@@ -132,16 +131,18 @@ class JobHandler:
         except (BadDeadline, BodyTooLarge, BodyBudgetFull) as reason:
             return self._unfit(asked.path, admission, reason, request_id)
 
-    def learn(self, name: bytes, asked: Asked, *, keep_alive: bool) -> None:
-        """Know this head, which `head_cache.cut` named so, when it comes again; one that has no jobs is not kept."""
+    def read(self, asked: Asked, *, keep_alive: bool) -> JobHead | None:
+        """Return the head of a POST for `begin`; None if the request is refused, which `answer` then explains."""
         admission = self._gate.admit(asked.headers)
-        if not isinstance(admission, Refusal):
-            with suppress(BadDeadline):
-                head = _job_head(asked, admission, read_head(admission.headers), keep_alive=keep_alive)
-                self.heads.learn(name, head)
+        if isinstance(admission, Refusal):
+            return None
+        try:
+            return _job_head(asked, admission, read_head(admission.headers), keep_alive=keep_alive)
+        except BadDeadline:
+            return None
 
     def begin(
-        self, head: JobHead, body: bytes, has_left: Callable[[], Coroutine[None, None, None]], deliver: OnAnswer
+        self, head: JobHead, body: bytes, has_left: Callable[[], Coroutine[None, None, None]], deliver: AnswerCallback
     ) -> None:
         """Take a whole job with a known head; `deliver` is called once, with what `answer` would return."""
         request_id = head.request_id or new_request_id()
@@ -176,7 +177,7 @@ class JobHandler:
             log.exception("A job met with a fault of the router's own")
             end(broken(request_id))
 
-    async def _begin_large(self, job: Job, deliver: OnAnswer) -> None:
+    async def _begin_large(self, job: Job, deliver: AnswerCallback) -> None:
         try:
             self._dispatcher.begin(await self._dispatcher.scanned(job), deliver)
         except Exception:

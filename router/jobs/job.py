@@ -114,7 +114,7 @@ class FailedAttempt(msgspec.Struct, frozen=True):
 
 
 # Called once with a job's answer; with None if its client left while the job waited.
-OnAnswer: TypeAlias = Callable[[Answer | None], None]
+AnswerCallback: TypeAlias = Callable[[Answer | None], None]
 
 
 class JobHooks(Protocol):
@@ -157,10 +157,10 @@ class JobRun:
     request: Request
     limits: Limits
 
-    def __init__(self, job: Job, since: float, room_by: float, deliver: OnAnswer) -> None:
+    def __init__(self, job: Job, since: float, room_by: float, deliver: AnswerCallback) -> None:
         self.job = job
         self.since = self.ends_at = since
-        self.deliver: OnAnswer | None = deliver
+        self.deliver: AnswerCallback | None = deliver
         self.hooks: JobHooks | None = None
         self.ticket = 0
         self.queue_ms = 0

@@ -22,7 +22,7 @@ from router.http.asgi import STOPPING, Receive, Scope, Send
 from router.http.head_cache import HeadCache
 from router.http.headers import Headers
 from router.jobs.endpoints import Asked, JobHead
-from router.jobs.job import OnAnswer
+from router.jobs.job import AnswerCallback
 from router.policy.client_timeouts import LAST_REQUEST_S, LINGER_S, ClientTimeouts
 from router.policy.verdict import Outcome
 from router.telemetry.recorder import Recorder
@@ -123,13 +123,13 @@ class Application:
         self.running -= 1
         return ANSWER if is_read else None
 
-    def learn(self, name: bytes, asked: Asked, *, keep_alive: bool) -> None:
+    def read(self, asked: Asked, *, keep_alive: bool) -> JobHead:
         """Know a head as JobHandler does."""
         request_id = dict(asked.headers).get(b"x-request-id")
-        self.heads.learn(name, JobHead(asked.path, b"", b"", Admission(asked.headers), keep_alive, request_id))
+        return JobHead(asked.path, b"", b"", Admission(asked.headers), keep_alive, request_id)
 
     def begin(
-        self, head: JobHead, body: bytes, has_left: Callable[[], Coroutine[None, None, None]], deliver: OnAnswer
+        self, head: JobHead, body: bytes, has_left: Callable[[], Coroutine[None, None, None]], deliver: AnswerCallback
     ) -> None:
         """Take a job that has come whole, and answer it a little later."""
         del has_left

@@ -85,10 +85,7 @@ async def new_way(handler: JobHandler, *, is_known: bool) -> AsyncIterator[Way]:
     async def send(headers: Mapping[str, str]) -> int:
         fields: Headers = [(b"host", b"router"), *((name.encode(), its.encode()) for name, its in headers.items())]
         asked = Asked("POST", "/run_code", b"", fields)
-        head, name = None, json.dumps(headers).encode()
-        if is_known:
-            handler.learn(name, asked, keep_alive=True)
-            head = handler.heads.get(name)
+        head = handler.read(asked, keep_alive=True) if is_known else None
         if head is None:
             answer = await handler.answer(asked, nothing, TEXT)
         else:
