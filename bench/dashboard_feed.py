@@ -4,12 +4,11 @@ Fleets of 3 and 1,000 workers, on all of which jobs end each second (bench/suppo
 what is spent with them less what is spent without, in turn within each round; what they are sent is read and thrown
 away. The browser is Chromium, headless and without a GPU, on the same machine.
 
-`python -m bench.dashboard_feed [ROUNDS]`; writes bench/results/dashboard.json and the table in docs/dashboard.md.
+`python -m bench.dashboard_feed [ROUNDS]`; writes bench/results/dashboard.json and the table in docs/speed.md.
 """
 
 import asyncio
 import json
-import re
 import statistics
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 from bench.support.busyfleet import busy_fleet
 from bench.support.meter import cpu_s, tree
 from bench.support.report import RESULTS, percentile, save
+from bench.support.table import put
 from tests.support.browser import FRAMES, chromium
 from tests.support.programs import ROOT, Router, System, Valkey
 
@@ -30,9 +30,8 @@ DEFAULT_ROUNDS = 5
 ROUND_S, FRAMES_S = 8.0, 20.0
 SETTLE_S = 2.0
 LEAST_MS = 0.5  # less is within what a clock tick of 10 ms can tell
-PAGE = ROOT / "docs" / "dashboard.md"
+PAGE = ROOT / "docs" / "speed.md"
 FILE = RESULTS / "dashboard.json"
-_TABLE = re.compile(r"(?<=<!-- bench.dashboard_feed -->\n\n).*?(?=\n\n<!-- end -->)", re.DOTALL)
 
 Numbers = dict[str, float]
 
@@ -102,7 +101,7 @@ def more(rounds: Sequence[Mapping[str, Numbers]], field: str, than: int, watcher
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Return docs/dashboard.md's table of them."""
+    """Return docs/speed.md's table of them."""
     none, one, ten = WATCHERS
     rows = []
     for name, of in results.items():
@@ -124,7 +123,7 @@ async def main(rounds: int) -> None:
     """Measure, print and save."""
     results = {f"{workers:,} workers": await measure(workers, rounds) for workers in FLEETS}
     save("dashboard", results=results)
-    PAGE.write_text(_TABLE.sub(lambda _: table(json.loads(FILE.read_text())["results"]), PAGE.read_text()))
+    PAGE.write_text(put(table(json.loads(FILE.read_text())["results"]), PAGE.read_text(), "bench.dashboard_feed"))
     print(table(results))
 
 

@@ -24,7 +24,7 @@ from bench.support.plot import svg
 from bench.support.proxies import Proxy, available, find
 from bench.support.report import machine, save
 from bench.support.samples import Sample, Samples
-from bench.support.table import page
+from bench.support.table import put, tables
 from tests.support.programs import ROOT
 
 DEFAULT_ROUNDS = 5
@@ -93,7 +93,7 @@ def publish(samples: Samples) -> None:
         rounds={load: {name: [asdict(each) for each in of] for name, of in by.items()} for load, by in samples.items()},
     )
     SVG.write_text(svg(samples, PLOTTED))
-    PAGE.write_text(page(samples, machine(), SVG.name))
+    PAGE.write_text(put(tables(samples, machine(), SVG.name), PAGE.read_text(), "make bench"))
 
 
 async def main(rounds: int) -> None:
@@ -113,7 +113,7 @@ async def main(rounds: int) -> None:
             pin(proxies[name].pid, proxy_cpu)
         samples = await compare(proxies, rounds, proxy_cpu)
     publish(samples)
-    print(page(samples, machine(), SVG.name))
+    print(tables(samples, machine(), SVG.name))
 
 
 if __name__ == "__main__":

@@ -260,12 +260,10 @@ ROWS = (
     Row(
         "Redis and sidecar",
         (
-            Panel(
-                "Redis' answer", "CallBatcher of the scheduler.", _quantiles("sfr_redis_duration_seconds"), "s", width=6
-            ),
+            Panel("Redis' answer", "Calls of the scheduler.", _quantiles("sfr_redis_duration_seconds"), "s", width=6),
             Panel(
                 "Redis' failures",
-                "CallBatcher that it did not answer, or not in time.",
+                "Calls that it did not answer, or not in time.",
                 [("{{instance}}", _rate("sfr_redis_failures_total", "instance"))],
                 "reqps",
                 width=6,

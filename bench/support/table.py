@@ -1,5 +1,6 @@
 """`bench.peers`' figures as Markdown: docs/speed.md."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
@@ -18,57 +19,55 @@ def ratios(samples: Samples) -> str:
     return _markdown(["CPU a request, this router's", *(f"/ {peer}'s" for peer in peers)], rows)
 
 
-def page(samples: Samples, machine: Mapping[str, object], svg: str) -> str:
-    """Return docs/speed.md; `svg` is the plot's path, seen from there."""
+def put(made: str, page: str, program: str) -> str:
+    """Return `page` with `made` between the marks `<!-- program -->` and `<!-- /program -->`. Raises ValueError."""
+    marked = re.compile(rf"(<!-- {program} -->\n\n).*?(\n\n<!-- /{program} -->)", re.DOTALL)
+    replaced, count = marked.subn(lambda marks: f"{marks[1]}{made}{marks[2]}", page)
+    if count != 1:
+        raise ValueError(f"expected one pair of marks of {program}, found {count}")
+    return replaced
+
+
+def tables(samples: Samples, machine: Mapping[str, object], svg: str) -> str:
+    """Return what docs/speed.md says of the peers; `svg` is the plot's path, seen from there."""
     return f"""\
-# Speed: this router and its peers
-
-`make bench` writes this page. Measured on {machine["cores"]} cores of {machine["cpu"]}, {machine["kernel"]}, with
-Python {machine["python"]}; rounds: {len(_rounds(samples))}. How Python was built counts, too: with pyenv's default,
-which was not optimized by profiles of its use, a job's way takes 15 to 25 % more CPU than with Debian's
-(`make bench PYTHON=/usr/bin/python3`).
-
-Each proxy has one process or thread, and one CPU for itself; three workers that answer at once, Redis, the sidecar and
-the load share another. Figures differ from machine to machine; what counts is how they compare. Where nothing else is
-said, requests have 1.2 kB and answers 0.4 kB, over connections that are kept. This router does all that it does in
-production: leases, metadata, retries, limits. The peers forward.
-
-Others took {_disturbed(samples):.0%} of the proxies' CPU (median): the more, the less the figures say.
+Measured on {machine["cores"]} cores of {machine["cpu"]}, {machine["kernel"]}, with Python {machine["python"]};
+rounds: {len(_rounds(samples))}. Other programs took {_disturbed(samples):.0%} of the proxies' CPU (median): the more,
+the less the figures say.
 
 ![CPU a request]({svg})
 
-## CPU a request, by the peers'
+### CPU a request, by the peers'
 
 Above 1, the peer is ahead. The median of the rounds' ratios.
 
 {ratios(samples)}
 
-## CPU µs a request
+### CPU µs a request
 
-All processes of the proxy, user and system; the last column is what Redis and the sidecar spend for this router.
+All processes of the proxy, user and system. The last column is what Redis and the sidecar spend for this router.
 
 {_costs(samples)}
 
-## Requests a second
+### Requests a second
 
-≥: the proxy's CPU was idle for a part of the time; the limit was the load, the workers, or the rate that was asked for.
+≥: the proxy's CPU was idle for a part of the time. The limit was the load, the workers, or the rate that was asked for.
 
 {_by_proxy(samples, _per_second)}
 
-## Milliseconds to the answer, p50 / p99
+### Milliseconds to the answer, p50 / p99
 
-With a rate, from the moment at which a job was to be sent; else from when it was, on a connection that is open.
+With a rate, from the moment at which a job was to be sent. Otherwise from when it was, on a connection that is open.
 
 {_by_proxy(samples, lambda of: f"{_number(typical(of, 'p50_ms'))} / {_number(typical(of, 'p99_ms'))}")}
 
-## Memory at its most, MB
+### Memory at its most, MB
 
-Resident, all processes of the proxy; pages that they share count for each.
+Resident, all processes of the proxy. Pages that they share count for each.
 
 {_by_proxy(samples, lambda of: _number(max(sample.peak_mb for sample in of)))}
 
-{_errors(samples)}
-"""
+{_errors(samples)}"""
 
 
 def _proxies(samples: Samples) -> list[str]:

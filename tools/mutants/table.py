@@ -1,57 +1,71 @@
 """Which modules decide, and which quick tests hold that. Tests of the whole system take too long to be asked."""
 
-from pathlib import Path
-
-_UNIT = "tests/unit/test_"
-_SCHEDULER = ("scheduler", "exchange_jobs", "exchange_script")
-_DISPATCH = ("dispatch_steps", "dispatch_faults", "dispatch_told", "dispatch_waits", "dispatch")
-_ROUTED = ("http", "large", "batch", "metrics", "traces", "bodies")  # the application, before scripted workers
+_UNIT, _INTEGRATION = "tests/unit", "tests/integration"
+_SCHEDULER = tuple(f"{_INTEGRATION}/test_scheduler_{name}" for name in ("calls", "jobs", "script", "twin"))
+_DISPATCHER = tuple(
+    f"{_UNIT}/jobs/test_{name}"
+    for name in ("dispatcher", "dispatcher_faults", "dispatcher_told", "dispatcher_waits", "dispatcher_endings")
+)
+# The application, before scripted workers.
+_ROUTED = (
+    *(f"{_UNIT}/downstream/test_http", f"{_UNIT}/upstream/test_large", f"{_UNIT}/jobs/test_batch"),
+    *(f"{_UNIT}/telemetry/test_prometheus", f"{_UNIT}/jobs/test_tracing", f"{_UNIT}/jobs/test_body_budget"),
+)
 
 TESTS: dict[str, tuple[str, ...]] = {
-    "router/policy/allowed.py": ("access", "config"),
-    "router/policy/breaker.py": ("breaker", *_SCHEDULER),
-    "router/policy/budget.py": ("verdicts", *_SCHEDULER),
-    "router/policy/deadline.py": ("verdicts", "limits"),
-    "router/policy/endpoints.py": ("limits", "dispatch", "http"),
-    "router/scheduling/local_scheduler.py": (*_SCHEDULER, "leases"),
-    "router/auth/origin.py": ("pages",),
-    "router/policy/client_timeouts.py": ("patience", "downstream"),
-    "router/scheduling/plan.py": ("policy", *_SCHEDULER),
-    "router/scheduling/quarantine.py": ("verdicts", *_SCHEDULER),
-    "router/policy/request_head.py": ("patience", "downstream"),
+    "router/api/admin.py": (f"{_UNIT}/api/test_admin", f"{_UNIT}/auth/test_access"),
+    "router/api/fleet_admin.py": (f"{_UNIT}/api/test_admin",),
+    "router/auth/access.py": (f"{_UNIT}/auth/test_access", f"{_UNIT}/dashboard/test_handler"),
+    "router/auth/origin.py": (f"{_UNIT}/auth/test_origin",),
+    "router/cli/run/results_file.py": (f"{_UNIT}/cli/test_results_file", f"{_UNIT}/cli/test_cli_run"),
+    "router/config/addresses.py": (f"{_UNIT}/config/test_addresses", f"{_UNIT}/config/test_config"),
+    "router/config/allowlist.py": (f"{_UNIT}/config/test_allowlist", f"{_UNIT}/config/test_config"),
+    "router/config/strict_yaml.py": (f"{_UNIT}/config/test_config",),
+    "router/jobs/batch/body.py": (f"{_UNIT}/jobs/test_batch_body",),
+    "router/jobs/batch/handler.py": (f"{_UNIT}/jobs/test_batch_handler",),
+    "router/jobs/dispatcher.py": (*_DISPATCHER, *_ROUTED),
+    "router/jobs/job.py": (f"{_UNIT}/jobs/test_job", f"{_UNIT}/jobs/test_job_run", *_DISPATCHER),
+    "router/jobs/answers.py": _DISPATCHER,
+    "router/jobs/streaming.py": (f"{_UNIT}/jobs/test_streaming", f"{_UNIT}/upstream/test_large"),
+    "router/policy/client_timeouts.py": (f"{_UNIT}/policy/test_client_timeouts", f"{_UNIT}/downstream/test_downstream"),
+    "router/policy/deadline.py": (f"{_UNIT}/policy/test_deadline",),
+    "router/policy/endpoints.py": (f"{_UNIT}/policy/test_deadline", f"{_UNIT}/jobs/test_dispatcher_endings"),
+    "router/policy/request_head.py": (f"{_UNIT}/policy/test_client_timeouts", f"{_UNIT}/downstream/test_downstream"),
+    "router/policy/retry.py": (f"{_UNIT}/policy/test_retry", f"{_UNIT}/jobs/test_dispatcher"),
+    "router/policy/retry_after.py": (f"{_UNIT}/policy/test_verdict",),
+    "router/policy/verdict.py": (f"{_UNIT}/policy/test_verdict", f"{_UNIT}/upstream/test_large"),
+    "router/scheduling/breaker.py": (f"{_UNIT}/scheduling/test_breaker", *_SCHEDULER),
+    "router/scheduling/failover.py": (f"{_UNIT}/scheduling/test_failover", f"{_INTEGRATION}/test_leases"),
+    "router/scheduling/leases.py": (f"{_UNIT}/scheduling/test_leases", f"{_INTEGRATION}/test_leases"),
+    "router/scheduling/local_scheduler.py": _SCHEDULER,
+    "router/scheduling/lua/scheduler.lua": _SCHEDULER,
+    "router/scheduling/plan.py": (f"{_UNIT}/scheduling/test_ring", *_SCHEDULER),
+    "router/scheduling/quarantine.py": (f"{_UNIT}/scheduling/test_quarantine", *_SCHEDULER),
     "router/scheduling/rests.py": _SCHEDULER,
-    "router/policy/retry.py": ("verdicts", "dispatch"),
-    "router/policy/retry_after.py": ("verdicts",),
-    "router/scheduling/ring.py": ("policy", *_SCHEDULER),
-    "router/policy/verdict.py": ("verdicts", "http", "large"),
-    "router/scheduling/lua/scheduler.lua": ("exchange_script", "exchange_jobs", "scheduler"),
-    "router/scheduling/failover.py": ("either_exchange", "leases", "dispatch"),
-    "router/scheduling/leases.py": ("leases_calls", "leases", "dispatch", *_ROUTED),
-    "router/jobs/answers.py": ("dispatch_steps",),
-    "router/jobs/job.py": ("job", "dispatch_steps", "large"),
-    "router/course.py": ("course", "dispatch_steps", "dispatch"),
-    "router/dispatch.py": (*_DISPATCH, *_ROUTED),
-    "router/wire.py": ("wire", "upstream", "large", "differential", "tls"),
-    "router/upstream.py": ("upstream_pool", "upstream", "large", "tls", "dispatch", "reasons", "worker_auth"),
-    "router/access.py": ("access", "dashboard_door"),
-    "router/addresses.py": ("addresses", "config"),
-    "router/strict_yaml.py": ("config",),
-    "router/admin.py": ("admin", "access"),
-    "router/batch.py": ("batch_door",),
-    "router/batch_body.py": ("batch_body",),
-    "router/results.py": ("results", "cli_run"),
-    "sidecar/checkup.py": ("sidecar", "sidecar_lives"),
-    "sidecar/deep.py": ("deep",),
-    "sidecar/judge.py": ("judge",),
-    "sidecar/loop.py": ("sidecar",),
-    "sidecar/membership.py": ("membership", "intents", "sidecar"),
-    "sidecar/probe.py": ("probe", "worker_auth", "tls", "reasons"),
-    "sidecar/rounds.py": ("sidecar_lives",),
-    "sidecar/sources.py": ("membership",),
+    "router/scheduling/retry_budget.py": (f"{_UNIT}/scheduling/test_retry_budget", *_SCHEDULER),
+    "router/scheduling/ring.py": (f"{_UNIT}/scheduling/test_ring", *_SCHEDULER),
+    "router/upstream/connection.py": (
+        *(f"{_UNIT}/upstream/test_{name}" for name in ("connection", "upstream", "large", "differential", "tls")),
+    ),
+    "router/upstream/pool.py": (
+        *(f"{_UNIT}/upstream/test_{name}" for name in ("pool", "upstream", "large", "tls")),
+        *(f"{_UNIT}/http/test_reasons", f"{_UNIT}/config/test_worker_auth"),
+    ),
+    "sidecar/checker.py": (f"{_UNIT}/sidecar/test_sidecar", f"{_UNIT}/sidecar/test_sidecar_lives"),
+    "sidecar/controller.py": (f"{_UNIT}/sidecar/test_sidecar",),
+    "sidecar/discovery.py": (f"{_UNIT}/sidecar/test_discovery", f"{_UNIT}/fleet/test_intents"),
+    "sidecar/job_probe.py": (f"{_UNIT}/sidecar/test_job_probe",),
+    "sidecar/probe.py": (
+        *(f"{_UNIT}/sidecar/test_probe", f"{_UNIT}/config/test_worker_auth", f"{_UNIT}/upstream/test_tls"),
+        f"{_UNIT}/http/test_reasons",
+    ),
+    "sidecar/rounds.py": (f"{_UNIT}/sidecar/test_sidecar_lives",),
+    "sidecar/sources.py": (f"{_UNIT}/sidecar/test_discovery",),
+    "sidecar/thresholds.py": (f"{_UNIT}/sidecar/test_thresholds",),
 }
 
 
 def tests_of(module: str) -> list[str]:
     """Return the files whose tests hold a module's decisions; its own doctests are among them."""
-    files = [file for name in TESTS[module] if Path(file := f"{_UNIT}{name}.py").exists()]
+    files = [f"{name}.py" for name in TESTS[module]]
     return [module, *files] if module.endswith(".py") else files

@@ -1,6 +1,6 @@
 """Which jobs are refused because workers died while they ran them."""
 
-from router.scheduling.messages import BROKEN_WITHIN_MS, DEATHS_LOOKED_AT, Rules
+from router.scheduling.messages import Rules
 from router.scheduling.quarantine import Quarantine
 
 
@@ -13,16 +13,6 @@ def test_job_that_breaks_two_workers_alone_is_refused_for_a_while() -> None:
     assert quarantine.holds("bad", 11)
     assert not quarantine.holds("bad", 1010)
     assert (quarantine.held(1009), quarantine.held(1010)) == ({"bad"}, set())
-
-
-def test_outage_is_told_by_the_newest_deaths() -> None:
-    """Where many died since under the job itself, what died before them says nothing any more."""
-    quarantine = Quarantine(Rules())
-    quarantine.hear_of_death("other", "http://z", "p:0", 0, now=0)
-    for number in range(DEATHS_LOOKED_AT):
-        quarantine.hear_of_death("bad", f"http://{number}", f"p:{number}", 0, now=1, ran_ms=10)
-    quarantine.hear_of_death("bad", "http://a", "p:a", 0, now=BROKEN_WITHIN_MS + 1)
-    assert quarantine.holds("bad", BROKEN_WITHIN_MS + 2)
 
 
 def test_innocent_neighbours_are_not_convicted() -> None:

@@ -1,0 +1,74 @@
+"""The tables of docs/speed.md that no program writes: their figures are those of bench/results."""
+
+import json
+import re
+from collections.abc import Iterator
+from statistics import mean, median
+from typing import Any
+
+from bench.batch import Run, typical
+from bench.peers import PAGE
+from bench.support.report import RESULTS
+
+
+def test_batches_are_as_measured() -> None:
+    """Each set-up's time, p99, false limits and errors, while the workers are well and while they are not."""
+    for setup, *cells in _rows("Batches"):
+        runs = [[Run(**run) for run in by_setup[setup]] for by_setup in _results("makespan")["rounds"].values()]
+        assert cells == [
+            f"{typical(of, 'over_ideal'):.2f}, {typical(of, 'p99_s'):.1f} s, "
+            f"{max(run.false_time_limits for run in of)}, {max(run.errors for run in of)}"
+            for of in runs
+        ]
+
+
+def test_caps_are_as_measured() -> None:
+    """Each set-up's time by that of one HAProxy, and, of the worst round, jobs at once, false limits and errors."""
+    runs = [[Run(**run) for run in of] for of in _results("caps")["rounds"].values()]
+    _, _, reference, *_ = runs
+    for (_, *cells), of in zip(_rows("Caps"), runs, strict=True):
+        worst = (max(getattr(run, field) for run in of) for field in ("most_at_once", "false_time_limits", "errors"))
+        assert cells == [f"{typical(of, 'total_s') / typical(reference, 'total_s'):.2f}", *map(str, worst)]
+
+
+def test_connections_are_as_measured() -> None:
+    """The largest share of a process by the fair one: the median of the rounds, and the worst."""
+    found = [[max(counts) / mean(counts) for counts in of] for of in _results("evenness")["connections"].values()]
+    columns = [found[:3], found[3:]]
+    for place, (_, *shown) in enumerate(_rows("Connections")):
+        assert shown == [f"{median(column[place]):.2f}, {max(column[place]):.2f}" for column in columns]
+
+
+def test_growth_is_as_measured() -> None:
+    """CPU a request by that of the smallest fleet with one process: the median of the rounds."""
+    rounds = _results("growth")["rounds"]
+    for (_, *shown), by_size in zip(_rows("Fleet and processes"), rounds.values(), strict=True):
+        smallest, *larger = by_size.values()
+        ratios = [[one["cpu_us"] / least["cpu_us"] for one, least in zip(of, smallest, strict=True)] for of in larger]
+        assert shown == [f"{median(of):.2f}" for of in ratios]
+
+
+def test_leases_are_as_measured() -> None:
+    """What Redis spends on a job, by load, workers and processes."""
+    measured = _results("lease_cost")["redis"]
+    loads = [(is_full, is_paced) for is_full in (False, True) for is_paced in (False, True)]
+    fleets = [*((workers, 4) for workers in (10, 100, 1000)), *((100, processes) for processes in (1, 4, 16))]
+    for (is_full, is_paced), (_, *shown) in zip(loads, _rows("Leases"), strict=True):
+        costs: dict[tuple[int, int], list[float]] = {fleet: [] for fleet in fleets}
+        for one in measured:
+            if one["is_full"] == is_full and (one["hold_s"] > 0) == is_paced:
+                costs[one["workers"], one["processes"]].append(one["cpu_us_a_job"])
+        assert shown == [f"{median(costs[fleet]):.0f}" for fleet in fleets]
+
+
+def _results(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def _rows(heading: str) -> Iterator[list[str]]:
+    """Yield the cells of the first table below a heading, without its head."""
+    below = PAGE.read_text().partition(f"\n## {heading}\n")[2]
+    table = re.search(r"(?:^\|.*\n)+", below, re.MULTILINE)
+    assert table is not None
+    for line in table[0].replace("**", "").splitlines()[2:]:
+        yield [cell.strip() for cell in line.strip("|").split("|")]
