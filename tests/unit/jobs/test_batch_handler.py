@@ -109,11 +109,11 @@ class Router:
         await self.ask(*at_once(body))
         others.cancel()
 
-    def tell_at(self, at_s: float, news: str) -> None:
+    def tell_at(self, at_s: float, event: str) -> None:
         """Set this event of the connection at that second."""
 
         def tell() -> None:
-            self.state[news].set()
+            self.state[event].set()
 
         asyncio.get_running_loop().call_at(at_s, tell)
 
@@ -225,20 +225,20 @@ def test_batch_with_an_encoding_that_changes_nothing_is_run() -> None:
     timeless(main())
 
 
-@pytest.mark.parametrize("news", [STOPPING, CLIENT_LEFT, ""])
+@pytest.mark.parametrize("event", [STOPPING, CLIENT_LEFT, ""])
 def test_batch_of_which_nothing_has_begun_ends_with_its_router_or_its_client(
-    news: str, caplog: pytest.LogCaptureFixture
+    event: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A stopping router answers 503 and logs a line with the key's name; a client that has left is no refusal."""
 
     async def main() -> None:
         router = Router()
         router.state[ADMISSION] = Admission([], "me")
-        if news:
-            router.tell_at(1, news)
-        await router.ask((2, part(b"{}\n") if news else GONE), (3, GONE), headers=[(b"x-request-id", b"abc")])
+        if event:
+            router.tell_at(1, event)
+        await router.ask((2, part(b"{}\n") if event else GONE), (3, GONE), headers=[(b"x-request-id", b"abc")])
         assert router.jobs == []
-        if news == STOPPING:
+        if event == STOPPING:
             assert json.loads(router.sent[1]["body"])["detail"] == f"Nothing has begun: {STOPPED}"
             assert [(told, path) for told, _, path in router.refusals] == [(503, PATH)]
             (record,) = caplog.records

@@ -41,7 +41,7 @@ SICK = b'{"status": "SandboxError"}'
 
 
 @dataclass
-class Asked:
+class LeaseRequest:
     """One request for a lease."""
 
     bound_s: float
@@ -58,7 +58,7 @@ class Leases:
 
     def __init__(self) -> None:
         self.script: list[Lease | NoRoom | None] = []
-        self.asked: list[Asked] = []
+        self.asked: list[LeaseRequest] = []
         self.ended: list[tuple[str, Blame, bool, str]] = []
         self.resolved: list[tuple[tuple[str, ...], Blame, str]] = []
         self.causes: list[tuple[str, int]] = []  # of each end, and the ms that it says
@@ -83,10 +83,10 @@ class Leases:
         tried: tuple[str, ...] = (),
         retry_of: str = "",
         job_since: float = 0.0,
-    ) -> Asked:
+    ) -> LeaseRequest:
         """Note the request, and answer in a moment."""
         del has_left
-        asked = Asked(bound_s, wait_s, ticket, tried, retry_of, job_since, then)
+        asked = LeaseRequest(bound_s, wait_s, ticket, tried, retry_of, job_since, then)
         self.asked.append(asked)
         number = len(self.asked)
         given = self.script.pop(0) if self.script else Lease(number, f"http://w{number}", 70 + number, 5)

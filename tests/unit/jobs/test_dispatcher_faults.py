@@ -126,7 +126,7 @@ def test_job_that_cannot_ask_again_is_answered(outcome: Any) -> None:
     run(law)
 
 
-def test_client_whose_patience_ends_is_answered_whatever_fails_then() -> None:
+def test_client_whose_time_ends_is_answered_whatever_fails_then() -> None:
     """The attempt goes on."""
 
     class Failing(BodyShare):

@@ -44,7 +44,7 @@ def test_job_waits_a_moment_for_means_and_then_for_room_as_long_as_ever() -> Non
     run(law)
 
 
-def test_wait_for_means_ends_with_the_client_s_patience() -> None:
+def test_wait_for_means_ends_when_the_client_s_time_ends() -> None:
     """The client gets its answer in time."""
 
     async def law() -> None:

@@ -122,8 +122,8 @@ class Rig:
         redis = RedisClient(FakeAsyncRedis(connected=False), "sfr", timeout_s=1)
         view = FleetView(redis, [Worker(url) for url in urls])
         recorder = Recorder()
-        self.exchange = FailoverScheduler(redis, view, Rules(), 1, recorder)
-        self.leases = Leases(self.exchange, redis, view, "p", recorder)
+        self.scheduler = FailoverScheduler(redis, view, Rules(), 1, recorder)
+        self.leases = Leases(self.scheduler, redis, view, "p", recorder)
         self.upstream = WorkerPool(settings.tls)
         self.dispatcher = Dispatcher(self.leases, self.upstream, view, settings, recorder)
         self.buffers = BodyBudget(max_buffered_bytes)
@@ -144,7 +144,7 @@ class Rig:
 
     def forget(self) -> None:
         """Know nothing of what workers have done before: each job finds them as the first one did."""
-        self.exchange._local, self.exchange._local_fleet = LocalScheduler(Rules(budget_percent=1000)), None
+        self.scheduler._local, self.scheduler._local_fleet = LocalScheduler(Rules(budget_percent=1000)), None
         self.upstream.close()
         self.dispatcher._seldom = Seldom()
 

@@ -303,7 +303,7 @@ async def test_job_whose_client_hung_up_is_found(routed: Any, workers: list[Scri
     (worker, *_) = workers
     worker.script = gate = Gate()
     long = {**JOB, "run_timeout": 9}
-    patience = aiohttp.ClientTimeout(total=0.5)
+    short = aiohttp.ClientTimeout(total=0.5)
     async with routed(worker, default_max_concurrency=1) as router, aiohttp.ClientSession() as session:
         if head == "known":
             worker.script = well
@@ -311,12 +311,12 @@ async def test_job_whose_client_hung_up_is_found(routed: Any, workers: list[Scri
                 assert response.status == 200
             worker.script = gate
 
-        async def lose_patience() -> None:
+        async def give_up() -> None:
             with pytest.raises(TimeoutError):
-                async with session.post(f"{router.address}/run_code", json=long, timeout=patience):
+                async with session.post(f"{router.address}/run_code", json=long, timeout=short):
                     """Nothing comes."""
 
-        await asyncio.gather(lose_patience(), lose_patience())
+        await asyncio.gather(give_up(), give_up())
         await eventually(lambda: len(router.lines()) == 1, what="the line of the one that waited")
         gate.open()
         await eventually(lambda: len(router.lines()) == 2, what="the line of the one that ran")
