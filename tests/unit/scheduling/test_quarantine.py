@@ -1,0 +1,28 @@
+"""Which jobs are refused because workers died while they ran them."""
+
+from router.scheduling.messages import Rules
+from router.scheduling.quarantine import Quarantine
+
+
+def test_job_that_breaks_two_workers_alone_is_refused_for_a_while() -> None:
+    """The first may be chance; after the second it is in quarantine, which ends."""
+    quarantine = Quarantine(Rules(quarantine_ms=1000))
+    quarantine.hear_of_death("bad", "http://a", "p:1", 0, now=0)
+    assert not quarantine.holds("bad", 1)
+    quarantine.hear_of_death("bad", "http://b", "p:2", 0, now=10)
+    assert quarantine.holds("bad", 11)
+    assert not quarantine.holds("bad", 1010)
+    assert (quarantine.held(1009), quarantine.held(1010)) == ({"bad"}, set())
+
+
+def test_innocent_neighbours_are_not_convicted() -> None:
+    """One job breaks worker after worker, each with three neighbours of it that change: it alone is convicted."""
+    quarantine = Quarantine(Rules())
+    neighbours = iter(range(1000))
+    now = 0
+    while not quarantine.holds("bad", now):
+        now += 5000
+        for others, job in enumerate(["bad", *(f"good-{next(neighbours)}" for _ in range(3))]):
+            quarantine.hear_of_death(job, f"http://{now}", f"p:{now}-{others}", 3 - others, now)
+    assert now == 8 * 5000
+    assert quarantine.held(now) == {"bad"}
