@@ -31,6 +31,8 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from bench.support.report import show
+from router.auth.access import JobGate
+from router.auth.origin import Pages
 from router.config.settings import Settings
 from router.downstream.connection import HANDLER, TIMEOUTS, ClientConnection
 from router.fleet.model import Worker
@@ -152,7 +154,7 @@ class Way:
             for _ in range(clients):
                 upstream.give_back(url, self._worker(heads))
         dispatcher = Dispatcher(leases, upstream, view, settings, recorder)
-        handler = JobHandler(dispatcher, _no_api, BodyBudget(2**30), settings, recorder)
+        handler = JobHandler(dispatcher, _no_api, JobGate(Pages((), ()), None), BodyBudget(2**30), settings, recorder)
         self._left = self._awaited = 0
         self._is_done = asyncio.Event()
         config = Config(_no_api, log_config=None, access_log=False, timeout_keep_alive=_EVER_S)

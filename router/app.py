@@ -16,7 +16,8 @@ from starlette.middleware.cors import CORSMiddleware
 from router import logs
 from router.api.admin import create_admin
 from router.api.application import create_api
-from router.auth.access import OPEN, Access, AdminGate
+from router.auth.access import OPEN, Access, AdminGate, JobGate
+from router.auth.origin import Pages
 from router.config.settings import Settings
 from router.dashboard.feed import Feed
 from router.dashboard.handler import DashboardHandler
@@ -32,7 +33,6 @@ from router.jobs.batch.handler import BatchHandler
 from router.jobs.body_budget import BodyBudget
 from router.jobs.dispatcher import Dispatcher
 from router.jobs.handler import JobHandler
-from router.jobs.key_auth import KeyAuthHandler
 from router.policy.client_timeouts import ClientTimeouts
 from router.scheduling.failover import FailoverScheduler
 from router.scheduling.leases import Leases
@@ -46,7 +46,7 @@ from router.upstream.pool import WorkerPool
 if TYPE_CHECKING:
     from router.jobs.tracing import Traces
 
-# No request waits longer for Redis.
+# The longest wait of a request for Redis.
 REDIS_TIMEOUT_S = 0.25
 _GARBAGE_AFTER = 20_000
 _FOR_PAGES = ("x-router-worker", "x-router-attempt", "x-router-queue-ms", "x-request-id", "retry-after")
@@ -59,13 +59,12 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     view = FleetView(redis, first_workers)
     processes = int(os.environ.get("WEB_CONCURRENCY") or 1)
     traces = _traces(settings)
-    recorder = Recorder() if traces is None else traces.recorder()
+    recorder = Recorder()
     scheduler = FailoverScheduler(redis, view, configured_rules(settings), processes, recorder)
     leases = Leases(scheduler, redis, view, process_name(), recorder, settings.queue.without_workers)
-    upstream_of = WorkerPool if traces is None else traces.upstream
-    upstream = upstream_of(settings.tls, access.worker_auth)
-    dispatcher_of = Dispatcher if traces is None else traces.dispatcher
-    dispatcher = dispatcher_of(leases, upstream, view, settings, recorder)
+    upstream = WorkerPool(settings.tls, access.worker_auth)
+    hooks_of = None if traces is None else traces.job_begins
+    dispatcher = Dispatcher(leases, upstream, view, settings, recorder, hooks_of)
     publisher = Publisher(
         recorder,
         Metrics(SharedCounts.inherited()),
@@ -82,10 +81,10 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
         if traces is not None:
             traces.start()
         await view.refresh()
-        api.openapi()  # made once, in 50 ms: before anybody waits
+        api.openapi()  # made once and kept: before the first client could wait for it
         running = [asyncio.create_task(part.run()) for part in (view, leases, publisher, FileHandles())]
-        # What is there now stays: the garbage collector need not walk it again (130 ms with 11,000 jobs waiting). And
-        # jobs leave no circles behind: to look for them after each 700 new objects costs a job 2 µs.
+        # The objects that exist now stay, so the garbage collector need not visit them again. Jobs leave no reference
+        # cycles behind, so it need not look for cycles as often as it does by default.
         gc.collect()
         gc.freeze()
         gc.set_threshold(_GARBAGE_AFTER)
@@ -103,24 +102,22 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
 
     buffers = BodyBudget(int(settings.max_buffered_mb * 2**20))
     api = create_api(view, redis, publisher.page, lifespan)
-    gate = AdminGate(access.admin_token, allow_loopback=settings.admin.allow_loopback)
-    api.include_router(create_admin(Intents(redis), view, settings.admin, gate))
-    dashboard = DashboardHandler(Feed(redis, Counters(redis), view, settings.health_check_interval), gate, api)
+    admin_gate = AdminGate(access.admin_token, allow_loopback=settings.admin.allow_loopback)
+    api.include_router(create_admin(Intents(redis), view, settings.admin, admin_gate))
+    dashboard = DashboardHandler(Feed(redis, Counters(redis), view, settings.health_check_interval), admin_gate, api)
     batches = BatchHandler(dispatcher, dashboard, buffers, settings, recorder)
-    if access.api_keys:
-        handler: JobHandler = KeyAuthHandler(dispatcher, batches, buffers, settings, recorder, access.api_keys)
-    else:
-        handler = JobHandler(dispatcher, batches, buffers, settings, recorder)
+    job_gate = JobGate(Pages(settings.cors_origins, settings.trusted_hosts), access.api_keys)
+    handler = JobHandler(dispatcher, batches, job_gate, buffers, settings, recorder)
     return _with_cors(handler, settings.cors_origins) if settings.cors_origins else handler
 
 
 def _with_cors(handler: JobHandler, origins: Sequence[str]) -> Application:
-    """Let pages of these origins send what they like, read all answers and the header fields that the router adds."""
+    """Let pages of these origins send any request, and read its answer and the header fields that the router adds."""
     return CORSMiddleware(handler, origins, allow_methods=["*"], allow_headers=["*"], expose_headers=_FOR_PAGES)
 
 
 def _traces(settings: Settings) -> "Traces | None":
-    """Return what makes spans, where that is wanted; OpenTelemetry is not imported before."""
+    """Return what makes spans; None, without importing OpenTelemetry, if no traces are configured."""
     if settings.traces.endpoint is None:
         return None
     from router.jobs.tracing import Traces  # noqa: PLC0415  (it may not be installed)
@@ -129,11 +126,11 @@ def _traces(settings: Settings) -> "Traces | None":
 
 
 def process_name() -> str:
-    """Return a name for this process that no other has, on any host, now or later."""
+    """Return a name for this process that no other process has, on any host, at any time."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _is_announced_elsewhere() -> bool:
-    """Whether another process speaks for this one: gunicorn's master, or the first of uvicorn's workers."""
+    """Whether another process logs the start for this one: gunicorn's master, or the first of uvicorn's workers."""
     under_gunicorn = os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn")
     return under_gunicorn or multiprocessing.current_process().name not in ("MainProcess", "SpawnProcess-1")

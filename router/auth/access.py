@@ -1,6 +1,7 @@
-"""Who may send jobs and who may steer the fleet: API keys, the admin token, and where a connection comes from.
+"""Decides which requests may send jobs and which may change the fleet.
 
-The admin token is compared in constant time; keys are known by their hashes. Neither is logged or passed on.
+It looks at API keys, the admin token, and the other end of the connection. The admin token is compared in constant
+time. Keys are known by their hashes. Neither is logged or passed on to workers.
 """
 
 import asyncio
@@ -19,41 +20,45 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
+
 from router.auth.admin_token import TOKEN_VARIABLE, admin_token
-from router.auth.origin import host_name, is_foreign, is_loopback
+from router.auth.origin import Pages, host_name, is_foreign, is_loopback
 from router.config.load import ConfigError, WatchedFile
 from router.config.settings import Settings
 from router.config.text_file import Unreadable, read_text
 from router.config.worker_auth import WorkerAuth
 from router.http.headers import Headers
+from router.policy.request_head import Refusal
 
 log = logging.getLogger(__name__)
 
-# The lifespan state's entry by which downstream tells the application who is at the other end of a connection's socket.
+# The entry of the lifespan state in which downstream puts the address at the other end of a connection's socket.
 PEER = "peer"
-# What a connection over a Unix socket is known by, in place of an address.
+# Stands for the address of a connection over a Unix socket.
 UNIX_SOCKET = "a Unix socket"
-# And one whose client sends an absolute-form target: that is for proxies (RFC 9112 §3.2.2).
+# Stands for the address if the client sends an absolute-form target, which is for proxies (RFC 9112 §3.2.2).
 PROXY = "a proxy"
 
+_API_KEY = b"x-api-key"
+_CREDENTIALS = frozenset({b"authorization", _API_KEY})
+_HOW = "send it as `Authorization: Bearer KEY`, as `x-api-key: KEY`, or in the URL: http://any:KEY@router/run_code"
+
 REREAD_S = 1.0
-# Some hundred keys; to read a hundred thousand would hold all jobs up for 0.1 s.
+# A larger file is read in a thread: reading a hundred thousand keys would hold up all jobs.
 _READ_AT_ONCE_BYTES = 2**16
 _HASH = re.compile(r"[0-9a-fA-F]{64}")
-# By these a proxy tells for whom it asks: the connection is its own, and says nothing of who that is.
+# A proxy adds these fields. Then the connection is the proxy's, and tells nothing about the client.
 _FROM_PROXIES = frozenset(
     {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
 )
 
 
 class ApiKeys:
-    """The keys that jobs may be sent with, by their hashes in a file that is read again when it changes.
-
-    What it holds are hashes and the names that stand beside them.
-    """
+    """The API keys in a file, which is read again when it changes. The file holds hashes of keys, and their names."""
 
     def __init__(self, path: Path, reread_s: float = REREAD_S) -> None:
-        """Read the file, which is looked at every `reread_s` seconds from now on. Raises ConfigError."""
+        """Read the file; from now on, check it for changes every `reread_s` seconds. Raises ConfigError."""
         self._file = WatchedFile(path)
         self._file.has_changed()
         self._names = _read_keys(path)
@@ -61,10 +66,10 @@ class ApiKeys:
         self._look_again_at = time.monotonic() + reread_s
 
     def name_of(self, key: bytes) -> str | None:
-        """Return the key's name, empty where it has none; None where it is unknown.
+        """Return the key's name, empty if it has none; None if the key is unknown.
 
-        It takes as long however many there are. What the time tells of a hash's beginning helps nobody: a key cannot be
-        made for a hash.
+        This takes as long with many keys as with few. Its time may tell how a stored hash begins. That helps no
+        attacker, because no key can be made for a given hash.
         """
         self._reread()
         return self._names.get(sha256(key).digest())
@@ -92,9 +97,9 @@ class ApiKeys:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What this router lets in. `api_keys` None: every job; `admin_token` None: no change but from this host.
+    """Which requests this router lets in, and how workers let the router in (`worker_auth`).
 
-    `worker_auth` is by what workers let it in.
+    `api_keys` None: jobs need no key. `admin_token` None: changes come from this host only.
     """
 
     admin_token: str | None = None
@@ -115,8 +120,57 @@ class Access:
 OPEN = Access()
 
 
+class Admission(msgspec.Struct, frozen=True):
+    """The proof that a request may send jobs. Only JobGate makes one, and there is no job without one.
+
+    `headers` are the request's, without its credentials: these end here. `key_name` is the name of its API key, empty
+    if the key has no name or none is needed. `key` is None if none is needed.
+    """
+
+    headers: Headers
+    key_name: str = ""
+    key: bytes | None = None
+
+
+class JobGate:
+    """Decides who may send jobs: programs and the allowed pages; if API keys are set, only with one of them.
+
+    Header names are in lower case.
+    """
+
+    def __init__(self, pages: Pages, keys: ApiKeys | None) -> None:
+        self._pages = pages
+        self._keys = keys
+
+    def refusal(self, headers: Headers) -> Refusal | None:
+        """Return why a request that is no job is refused; None if it may pass."""
+        reason = self._pages.refusal(headers)
+        return None if reason is None else Refusal(HTTPStatus.FORBIDDEN, reason)
+
+    def admit(self, headers: Headers) -> Admission | Refusal:
+        """Return the admission of jobs with these headers, or why they are refused (401, 403)."""
+        if reason := self._pages.job_refusal(headers):
+            return Refusal(HTTPStatus.FORBIDDEN, reason)
+        if self._keys is None:
+            return Admission(headers)
+        given = next((value for name, value in headers if name == _API_KEY), None)
+        key = given or bearer(headers) or basic(headers)
+        if key is None:
+            return Refusal(HTTPStatus.UNAUTHORIZED, f"Jobs need an API key: {_HOW}")
+        return self.renew(Admission([field for field in headers if field[0] not in _CREDENTIALS], key=key))
+
+    def renew(self, admission: Admission) -> Admission | Refusal:
+        """Return an earlier request's admission for one with the same headers: its key may be unknown by now."""
+        if self._keys is None or admission.key is None:
+            return admission
+        name = self._keys.name_of(admission.key)
+        if name is None:
+            return Refusal(HTTPStatus.UNAUTHORIZED, "Unknown API key")
+        return msgspec.structs.replace(admission, key_name=name)
+
+
 class AdminGate:
-    """Decides who may change the fleet: who has the token; where there is none, at most this host's own users."""
+    """Decides who may change the fleet: with the admin token; if none is set, at most users of this host."""
 
     def __init__(self, token: str | None, *, allow_loopback: bool) -> None:
         self._token = token
@@ -124,11 +178,11 @@ class AdminGate:
 
     @property
     def takes_token(self) -> bool:
-        """Whether a token is set, and so needed."""
+        """Whether a token is set; then changes need it."""
         return self._token is not None
 
     def refusal(self, headers: Headers, peer: str) -> tuple[HTTPStatus, str] | None:
-        """Return with which status and why a change is refused; None where it is not.
+        """Return the status and the reason with which a change is refused; None if it may pass.
 
         `peer` is the address at the other end of the socket, or UNIX_SOCKET; header names are in lower case.
         """
@@ -141,7 +195,7 @@ class AdminGate:
         return None if reason is None else (HTTPStatus.FORBIDDEN, f"{reason}; set {TOKEN_VARIABLE} for the router")
 
     def _not_own(self, headers: Headers, peer: str) -> str | None:
-        """Return why this is not one of this host's own users, who may do without a token."""
+        """Return why this request does not come from a user of this host, who needs no token."""
         if not self._allow_loopback:
             return "Changes need an admin token, and none is set"
         fields = dict(headers)
@@ -149,7 +203,7 @@ class AdminGate:
             return "Without an admin token changes are taken from this host alone"
         if peer == PROXY or _FROM_PROXIES & fields.keys():
             return "Without an admin token changes are not taken through a proxy"
-        # A page from elsewhere, in a browser on this host, has another name for it, or another origin.
+        # A page of another site, in a browser on this host, has another origin, or asks for the router by another name.
         is_asked_here = peer == UNIX_SOCKET or is_loopback(host_name(fields.get(b"host", b"")))
         if is_foreign(headers) or not is_asked_here:
             return "Without an admin token changes are not taken from pages of another site"
@@ -157,9 +211,10 @@ class AdminGate:
 
 
 def peer_of(client: tuple[str, int] | None, transport: asyncio.BaseTransport) -> str:
-    """Return the address at the other end of the transport's socket, or UNIX_SOCKET; empty where it cannot be told.
+    """Return the address at the other end of the transport's socket, or UNIX_SOCKET; empty if it is not known.
 
-    `client` is what the socket says of its other end; of one that has gone it says as little as of a Unix socket's.
+    `client` is the address that the socket reports. It is None for a Unix socket, but also for a TCP client that has
+    gone.
     """
     if client:
         return client[0]
@@ -167,23 +222,23 @@ def peer_of(client: tuple[str, int] | None, transport: asyncio.BaseTransport) ->
 
 
 def peer_in(scope: MutableMapping[str, Any]) -> str:
-    """Return what a request's connection says of its other end.
+    """Return the address at the other end of a request's connection, as `peer_of` put it into the scope.
 
-    Empty where it says nothing: plain uvicorn's protocol does not, and then nobody counts as being on this host.
+    Empty if there is none, as under plain uvicorn's protocol. Then no client counts as being on this host.
     """
     peer: str = scope.get("state", {}).get(PEER, "")
     return peer
 
 
 def bearer(headers: Headers) -> bytes | None:
-    """Return what `Authorization: Bearer` gives; None where it gives nothing."""
+    """Return the token of `Authorization: Bearer`; None if there is none."""
     return _authorization(headers, b"bearer")
 
 
 def basic(headers: Headers) -> bytes | None:
-    """Return the password that `Authorization: Basic` gives, else its user; None where it gives nothing.
+    """Return the password of `Authorization: Basic`, or its user if the password is empty; None if there is neither.
 
-    Clients send it for a URL such as `http://any:KEY@router/run_code`, or `http://KEY@router/run_code`.
+    Clients send it for a URL like `http://any:KEY@router/run_code`, or `http://KEY@router/run_code`.
     """
     try:
         given = a2b_base64(_authorization(headers, b"basic") or b"", strict_mode=True)

@@ -1,4 +1,4 @@
-"""The admin token: for routers, who ask for it, and for commands and agents, who show it."""
+"""Reads the admin token: for routers, which require it, and for commands and agents, which send it."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ TOKEN_FILE_VARIABLE = "ADMIN_TOKEN_FILE"  # noqa: S105
 
 
 def admin_token() -> str | None:
-    """Return the token that the environment, or the file it names, holds; None where neither. Raises Unreadable."""
+    """Return the token from ADMIN_TOKEN or the file in ADMIN_TOKEN_FILE; None if neither is set. Raises Unreadable."""
     if token := os.environ.get(TOKEN_VARIABLE):
         return token
     name = os.environ.get(TOKEN_FILE_VARIABLE)

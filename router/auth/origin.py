@@ -1,6 +1,7 @@
-"""Which requests may be a page of another site's: a browser sends them for it, from inside the network.
+"""Decides which requests may come from a page of another site, sent by a browser inside the network.
 
-No page can choose what its browser says of it in Host, Origin and Sec-Fetch-Site. Programs send none of the last two.
+A page cannot choose what its browser writes into Host, Origin and Sec-Fetch-Site. Programs send neither of the last
+two.
 """
 
 import re
@@ -14,18 +15,18 @@ Fields = Sequence[tuple[bytes, bytes]]
 
 _ORIGIN = re.compile(rb"(https?)://" + AUTHORITY, re.IGNORECASE)
 _DEFAULT_PORTS = {b"http": b"80", b"https": b"443"}
-# What a browser says of a request that its user or this site's own page has made.
+# The Sec-Fetch-Site of a request that the browser's user, or a page of this site, has made.
 _OWN = (b"same-origin", b"none")
 
 
 def host_name(authority: bytes) -> str:
-    """Return the name or address in it, without brackets and port; empty where it is no authority."""
+    """Return the name or address in an authority, without brackets and port; empty if it is no authority."""
     found = HOST.fullmatch(authority)
     return found[1].decode("ascii").strip("[]").lower() if found else ""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether this name or address leads to the host that uses it, wherever DNS leads."""
+    """Whether this name or address means the host that uses it, whatever DNS says."""
     try:
         address = ip_address(host)
     except ValueError:
@@ -36,7 +37,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_same(origin: bytes, authority: bytes) -> bool:
-    """Whether a page of this origin came from where Host leads. Schemes may differ: TLS may end at a proxy.
+    """Whether a page of this origin came from the host and port in Host. Schemes may differ: TLS may end at a proxy.
 
     >>> is_same(b"https://a", b"A:443"), is_same(b"http://localhost:8000", b"127.0.0.1:8000")
     (True, True)
@@ -54,9 +55,9 @@ def is_same(origin: bytes, authority: bytes) -> bool:
 
 
 def is_foreign(headers: Fields, allowed: Collection[str] = ()) -> bool:
-    """Whether a page of another site may have made a request with these headers; `allowed` are origins that may.
+    """Whether a page of another site may have sent a request with these headers.
 
-    Names are in lower case, as are the allowed origins.
+    Pages of the `allowed` origins do not count. Header names and allowed origins are in lower case.
     """
     origins = [value for name, value in headers if name == b"origin"]
     if origins and all(origin.lower().decode("latin-1") in allowed for origin in origins):
@@ -67,9 +68,9 @@ def is_foreign(headers: Fields, allowed: Collection[str] = ()) -> bool:
 
 
 class Pages:
-    """Whose requests are taken. `cors_origins` are other sites whose pages may send jobs.
+    """Refuses requests of other sites' pages. `cors_origins` are the sites whose pages may send jobs.
 
-    `trusted_hosts` are the names, besides those of loopback, by which the router may be asked; none: any.
+    `trusted_hosts` are the names, besides loopback's, that a request's Host may have; if empty, Host may be any name.
     """
 
     def __init__(self, cors_origins: Collection[str], trusted_hosts: Collection[str]) -> None:
@@ -78,7 +79,7 @@ class Pages:
         self._hosts = Allowed(trusted_hosts) if trusted_hosts else None
 
     def job_refusal(self, headers: Fields) -> str | None:
-        """Return why a job with these headers is refused; None where it is not."""
+        """Return why a job with these headers is refused; None if it may pass."""
         if reason := self.refusal(headers):
             return reason
         if is_foreign(headers, self._origins):
@@ -86,9 +87,10 @@ class Pages:
         return None
 
     def refusal(self, headers: Fields) -> str | None:
-        """Return why any request with these headers is refused: a name that is not this router's may be an attacker's.
+        """Return why any request with these headers is refused, for a Host that is no name of this router.
 
-        He lets it lead here once his page is loaded, which then counts as of this site (DNS rebinding).
+        Such a name may be an attacker's. Once the browser has loaded its page, the attacker points the name at this
+        router, and the page then counts as one of this site (DNS rebinding).
         """
         if self._hosts is None:
             return None

@@ -6,7 +6,6 @@ that has come whole, with a head that is known, needs nothing of it: that is Who
 
 import asyncio
 import logging
-from contextlib import suppress
 from functools import lru_cache
 from typing import Any, ClassVar, cast
 
@@ -17,8 +16,8 @@ from router.http.answer import Answer
 from router.http.asgi import Receive, Scope, Send
 from router.http.headers import Headers, as_lines
 from router.jobs import job_log
-from router.jobs.endpoints import Asked, BadDeadline, JobHead
-from router.jobs.handler import Foreign, JobHandler, answering, send_job_answer
+from router.jobs.endpoints import Asked, JobHead
+from router.jobs.handler import JobHandler, answering, send_job_answer
 from router.upstream.connection import JOINED_BYTES
 
 log = logging.getLogger(__name__)
@@ -67,8 +66,8 @@ class JobCycle(RequestResponseCycle):
         comes_once = any(field in _ONE_JOBS_ALONE for field, _ in self._asked.headers)
         if comes_once or self.waiting_for_100_continue or self.scope["http_version"] != "1.1":
             return
-        with suppress(BadDeadline, Foreign):
-            self._handler.heads.learn(name, self._handler.read(self._asked, keep_alive=self.keep_alive))
+        if (head := self._handler.read(self._asked, keep_alive=self.keep_alive)) is not None:
+            self._handler.heads.learn(name, head)
 
     def take(self, part: bytes) -> int:
         """Take a part of the body, uncopied; return how many bytes nobody has asked for yet."""
@@ -155,7 +154,7 @@ class WholeJob:
     def _hand_over(self, answer: Answer) -> None:
         """Let uvicorn's cycle send an answer that takes its time."""
         connection, head = self._connection, self._head
-        asked = Asked("POST", head.path, head.target.partition(b"?")[2], head.headers)
+        asked = Asked("POST", head.path, head.target.partition(b"?")[2], head.admission.headers)
         cycle = JobCycle(connection, self._handler, asked, keep_alive=self.keep_alive)
         cycle.more_body = cycle.waiting_for_100_continue = False
         connection.cycle = cycle

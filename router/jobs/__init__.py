@@ -1,4 +1,4 @@
-"""A job's way from its request to its answer: reading it, leases, attempts, the verdict, the log.
+"""Decides how a job goes from its request to its answer: reading it, leases, attempts, retries, the log.
 
 It may not import downstream, api or cli.
 """

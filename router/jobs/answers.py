@@ -1,22 +1,27 @@
-"""What a client gets: a worker's answer with its metadata, or the router's own `{"detail": …}`."""
+"""What a job's client gets: a worker's answer with `router_metadata`, or the router's own `{"detail": …}`."""
 
 from collections.abc import Sequence
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Self
 
+import msgspec
+
+from router.config.settings import Settings
 from router.http.answer import Answer, problem
 from router.http.headers import as_lines
 from router.http.response import Parts, Response
 from router.jobs import metadata
-from router.jobs.job import FailedAttempt
+from router.jobs.job import FailedAttempt, JobRun
+from router.policy.retry import RetryRules, is_jobs_own
 from router.policy.verdict import Outcome
+from router.scheduling.pending import NoRoom, NoWorkers, Quarantined, QueueFull, Unfunded
 
 _RESULT = Outcome.RESULT
 
 
 def from_worker(response: Response, worker_url: str, attempt: int, queue_ms: int, request_id: bytes) -> Answer:
-    """Return the worker's own answer; into a JSON object, `router_metadata` is spliced."""
+    """Return the worker's answer; `router_metadata` is spliced into a JSON object."""
     head, body, rest = response.head, response.body, response.rest
     own, added = _added(worker_url, attempt)
     lines = b"%s%s%d\r\nx-request-id: %s\r\n" % (head.lines, own, queue_ms, request_id)
@@ -35,29 +40,93 @@ def from_worker(response: Response, worker_url: str, attempt: int, queue_ms: int
 
 @lru_cache(maxsize=10_000)
 def _added(worker_url: str, attempt: int) -> tuple[bytes, bytes]:
-    """Return the header lines and the JSON member that tell who did a job, up to how many ms it waited."""
+    """Return the router's header lines and its JSON member, each up to the number of ms that the job waited."""
     lines = b"x-router-worker: %s\r\nx-router-attempt: %d\r\nx-router-queue-ms: "
     return lines % (worker_url.encode("ascii"), attempt), metadata.member(worker_url, attempt)
 
 
+class _Spliced:
+    """The rest of a large JSON object, with the metadata at its end."""
+
+    def __init__(self, rest: Parts, splicer: metadata.Splicer) -> None:
+        self._rest = rest
+        self._splicer = splicer
+        self._has_ended = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._has_ended:
+            raise StopAsyncIteration
+        try:
+            return self._splicer.feed(await anext(self._rest))
+        except StopAsyncIteration:
+            self._has_ended = True
+            return self._splicer.end()
+
+    def close(self) -> None:
+        self._rest.close()
+
+
+class ErrorAnswers:
+    """The answers to jobs without a result, with the statuses of one configuration."""
+
+    def __init__(self, settings: Settings, retry: RetryRules) -> None:
+        self._settings = settings
+        self._retry = retry
+
+    def refused(self, run: JobRun, reason: NoRoom) -> Answer:
+        """Return the answer to a job that gets no lease."""
+        settings, statuses, request_id = self._settings, self._settings.error_status, run.job.request_id
+        match reason:
+            case Unfunded():
+                return self.failed(run, is_unfunded=True)
+            case NoWorkers() if run.failed:
+                return self.failed(run)
+            case NoWorkers():
+                return no_healthy_workers(statuses.no_workers, request_id)
+            case QueueFull():
+                return queue_full(statuses.queue_full, settings.queue.max_waiting, request_id)
+            case Quarantined():
+                return quarantined(settings.quarantine_seconds, request_id)
+            case _:
+                waited_s = min(settings.queue.timeout, run.limits.ceiling_s)
+                return queue_timeout(statuses.queue_timeout, waited_s, request_id)
+
+    def failed(self, run: JobRun, *, is_unfunded: bool = False) -> Answer:
+        """Return the answer to a job whose attempts all failed: the last worker's, if the error seems the job's own."""
+        failed, request_id = run.failed, run.job.request_id
+        last = failed[-1]
+        if last.response is not None and is_jobs_own(run.kinds, self._retry):
+            own = from_worker(last.response, last.worker_url, len(failed), run.queue_ms, request_id)
+            return msgspec.structs.replace(own, outcome=Outcome(last.kind))
+        return all_failed(self._settings.error_status.all_failed, failed, request_id, is_unfunded=is_unfunded)
+
+    def deadline_passed(self, run: JobRun) -> Answer:
+        """Return the answer to a job whose client waits no longer."""
+        status = self._settings.error_status.queue_timeout
+        return deadline_passed(status, run.limits.ceiling_s, run.job.request_id)
+
+
 def no_healthy_workers(status: int, request_id: bytes) -> Answer:
-    """Return the answer where there is nobody to send a job to."""
+    """Return the answer if no worker may get jobs."""
     return problem(status, "No healthy workers available", request_id, Outcome.NO_WORKERS)
 
 
 def queue_full(status: int, max_waiting: int, request_id: bytes) -> Answer:
-    """Return the answer where no more jobs may wait."""
+    """Return the answer if no more jobs may wait."""
     return problem(status, f"{max_waiting} jobs wait already", request_id, Outcome.QUEUE_FULL)
 
 
 def buffers_full(status: int, max_bytes: int, request_id: bytes) -> Answer:
-    """Return the answer to a job whose body this process has no room for."""
+    """Return the answer if this process has no room for the job's body."""
     detail = f"{max_bytes / 2**20:g} MB of request bodies are held already"
     return problem(status, detail, request_id, Outcome.BUFFERS_FULL)
 
 
 def queue_timeout(status: int, waited_s: float, request_id: bytes) -> Answer:
-    """Return the answer to a job that has waited long enough."""
+    """Return the answer to a job that has waited for a lease for too long."""
     detail = f"No worker had room within {waited_s:g} s"
     return problem(status, detail, request_id, Outcome.QUEUE_TIMEOUT)
 
@@ -79,9 +148,9 @@ def broken(request_id: bytes) -> Answer:
 
 
 def all_failed(status: int, attempts: Sequence[FailedAttempt], request_id: bytes, *, is_unfunded: bool) -> Answer:
-    """Return the answer to a job that no worker could do, with each attempt's worker and cause.
+    """Return the answer to a job whose attempts all failed, with each attempt's worker and cause.
 
-    `is_unfunded`: it might have been tried once more.
+    `is_unfunded`: another retry was due, but the fleet's retry budget is spent.
     """
     made = f"{len(attempts)} attempt{'s' if len(attempts) > 1 else ''}"
     told = [
@@ -92,27 +161,3 @@ def all_failed(status: int, attempts: Sequence[FailedAttempt], request_id: bytes
     detail = f"All workers failed after {made}{more}"
     answer = problem(status, detail, request_id, Outcome.ALL_FAILED, attempts=told)
     return answer.with_field(b"x-router-attempt", b"%d" % len(attempts))
-
-
-class _Spliced:
-    """The rest of a large JSON object, with its metadata at the end."""
-
-    def __init__(self, rest: Parts, splicer: metadata.Splicer) -> None:
-        self._rest = rest
-        self._splicer = splicer
-        self._has_ended = False
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self._has_ended:
-            raise StopAsyncIteration
-        try:
-            return self._splicer.feed(await anext(self._rest))
-        except StopAsyncIteration:
-            self._has_ended = True
-            return self._splicer.end()
-
-    def close(self) -> None:
-        self._rest.close()

@@ -1,6 +1,6 @@
-"""How many bytes of request bodies this process holds: counted as they arrive, and never more than a limit.
+"""Limits how many bytes of request bodies this process holds; they are counted as they arrive.
 
-A batch has a limit of its own within that, and its large answers, which are held whole, count, too.
+A batch has its own limit within that of the process. Large answers in a batch are held whole, so they count, too.
 """
 
 from types import TracebackType
@@ -12,7 +12,7 @@ class BodyBudgetFull(Exception):
 
 
 class BodyBudget:
-    """The bodies that are held: being read, waiting, running. What is held `within` others counts there, too."""
+    """Counts the bytes of bodies of jobs that are being read, wait or run; each byte counts in `within`, too."""
 
     def __init__(self, max_bytes: int, within: "BodyBudget | None" = None) -> None:
         self.max_bytes = max_bytes
@@ -20,11 +20,11 @@ class BodyBudget:
         self._within = within
 
     def share(self) -> "BodyShare":
-        """Return one body's share, empty; `with` gives back what it has grown to."""
+        """Return an empty share for one body; at the end of a `with` block it gives all its bytes back."""
         return BodyShare(self)
 
     def take(self, count: int) -> None:
-        """Hold `count` bytes more. Raises BodyBudgetFull, and holds none of them then."""
+        """Count `count` bytes more. Raises BodyBudgetFull and counts none if there is no room for them."""
         if self.held_bytes + count > self.max_bytes:
             raise BodyBudgetFull
         if self._within is not None:
@@ -32,19 +32,19 @@ class BodyBudget:
         self.held_bytes += count
 
     def let_go(self, count: int) -> None:
-        """Hold `count` bytes less."""
+        """Count `count` bytes less."""
         self.held_bytes -= count
         if self._within is not None:
             self._within.let_go(count)
 
 
 class BodyShare:
-    """What one body takes of the buffers."""
+    """One body's part of a budget."""
 
-    __slots__ = ("_buffers", "held_bytes")
+    __slots__ = ("_budget", "held_bytes")
 
-    def __init__(self, buffers: BodyBudget) -> None:
-        self._buffers = buffers
+    def __init__(self, budget: BodyBudget) -> None:
+        self._budget = budget
         self.held_bytes = 0
 
     def __enter__(self) -> Self:
@@ -56,17 +56,17 @@ class BodyShare:
         self.give_back()
 
     def grow(self, count: int) -> None:
-        """Take `count` bytes more. Raises BodyBudgetFull, and has taken none then."""
-        self._buffers.take(count)
+        """Take `count` bytes more. Raises BodyBudgetFull and takes none if there is no room for them."""
+        self._budget.take(count)
         self.held_bytes += count
 
     def hand_over(self) -> "BodyShare":
-        """Return a share that has all that this one had: for what outlives its request."""
-        heir = BodyShare(self._buffers)
+        """Return a share with all bytes of this one, for an attempt that outlives its job."""
+        heir = BodyShare(self._budget)
         heir.held_bytes, self.held_bytes = self.held_bytes, 0
         return heir
 
     def give_back(self) -> None:
-        """Give back all; what has been given back is not given back again."""
-        self._buffers.let_go(self.held_bytes)
+        """Give all bytes back; a second call gives back nothing."""
+        self._budget.let_go(self.held_bytes)
         self.held_bytes = 0

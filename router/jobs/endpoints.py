@@ -1,48 +1,49 @@
-"""What the head of a request says of its job."""
+"""Reads what the head of a request says about its job."""
 
 import msgspec
 
+from router.auth.access import Admission
 from router.http.headers import DEADLINE, Head, Headers
 from router.policy.endpoints import SANDBOX_FUSION
 
-# SandboxFusion's endpoints and their methods. /v1/ping is not among them: the router answers that for itself.
+# SandboxFusion's endpoints and their methods, without /v1/ping, which the router answers itself.
 JOB_ENDPOINTS = {path: endpoint.method for path, endpoint in SANDBOX_FUSION.items()}
-# The largest deadline in ms that is told from a larger one: 31 years.
+# A deadline of more digits (in ms: over 31 years) counts as one of this many.
 _DEADLINE_DIGITS = 12
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """The head of a request for a job; header names are in lower case. `key_name`: as Job has it."""
+    """The head of a request for a job; header names are in lower case."""
 
     method: str
     path: str
     query: bytes
     headers: Headers
-    key_name: str = ""
 
 
 class JobHead(msgspec.Struct, frozen=True):
-    """What is the same for all jobs that are sent with this head, but for the length of their bodies.
+    """What all jobs that are sent with this head have in common, except for the length of their bodies.
 
-    `lines` go on to the worker; `headers` are all that came. `key_name`: as Job has it.
+    `lines` are the header lines for the worker. `request_id` is None if each job gets a new one. `client_s` is for how
+    many seconds the client waits, None if it does not say.
     """
 
     path: str
     target: bytes
     lines: bytes
-    headers: Headers
+    admission: Admission
     keep_alive: bool
     request_id: bytes | None = None
     client_s: float | None = None
-    key_name: str = ""
+    method: bytes = b"POST"
 
 
 class BadDeadline(Exception):
-    """The client's deadline is no number of milliseconds."""
+    """The client's deadline is not a whole number of milliseconds."""
 
 
 def client_s_of(head: Head) -> float | None:
-    """Return for how many seconds the client waits, where it says so. Raises BadDeadline."""
+    """Return for how many seconds the client waits, None if it does not say. Raises BadDeadline."""
     deadline = head.deadline
     if deadline is None:
         return None

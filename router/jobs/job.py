@@ -1,24 +1,27 @@
-"""One client's request on its way, and what of a large answer is still to come."""
+"""One client's job, and how far it has come on its way to an answer."""
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Callable, Coroutine, Generator
+from typing import Protocol, TypeAlias
 
 import msgspec
 
+from router.auth.access import Admission
 from router.http.answer import Answer
 from router.http.response import Body, Phase, Response, UpstreamFailed
 from router.jobs.body_budget import BodyShare
 from router.policy.deadline import SMALL_BYTES, LimitReader, Limits
 from router.policy.large_json import Malformed
-from router.policy.verdict import NEVER_RAN, Blame, Kind, Verdict, of_answer
+from router.policy.verdict import NEVER_RAN, Blame, Kind, Outcome, Verdict, of_answer
 from router.scheduling.pending import Lease, PendingJob
 from router.upstream.pool import Request
 
 _NAME_BYTES = 8
-# Hashing so much takes 0.3 ms.
+# A large body is hashed in pieces of this size, so that no other job waits long for its turn.
 _PIECE_BYTES = 2**18
-# Where the blame may be the job's own, the scheduler is told which one it was: that takes reading its whole body.
+# With such a blame the scheduler is told the job's name, because the job may be at fault. Only these cost a hash.
 MAY_BE_THE_JOBS = (Blame.DIED, Blame.ERROR)
 
 _BROKEN = {
@@ -28,21 +31,23 @@ _BROKEN = {
     Phase.GARBLED: (Kind.FAULT, Blame.FAULT),
     Phase.TIMED_OUT: (Kind.TIMED_OUT, Blame.FAULT),
 }
+# An unanswered job is looked for this often; it is overdue this long after its end, because timers may be late.
+_LOOK_EVERY_S, _OVERDUE_S = 1.0, 5.0
 
 
-class Seen(msgspec.Struct, frozen=True):
-    """What is found in a large body, a piece at a time: its excerpt, in which its limits stand, and its job's name."""
+class BodyScan(msgspec.Struct, frozen=True):
+    """What was read from a large body piece by piece: an excerpt that holds its time limits, and the job's name."""
 
     excerpt: bytes
     name: str
 
 
 class Job(msgspec.Struct, frozen=True):
-    """One client's request, read to its end; `lines` are those of its header fields that go on to the worker.
+    """One client's request to run code, read to its end.
 
-    `client_s` is how long its client says that it waits. `has_left` returns when it hangs up. `share` counts its body;
-    where that is large, `seen` has been found in it before. `key_name` is the name of the API key that it came with,
-    empty where that has none, or none is needed.
+    `lines` are the header lines for the worker. `has_left` returns when the client hangs up. `share` counts the body's
+    bytes. `client_s` is for how many seconds the client waits, None if it did not say. A large job needs a `scan`
+    before it begins.
     """
 
     method: bytes
@@ -53,22 +58,22 @@ class Job(msgspec.Struct, frozen=True):
     request_id: bytes
     has_left: Callable[[], Coroutine[None, None, None]]
     share: BodyShare
+    admission: Admission
     client_s: float | None = None
-    key_name: str = ""
-    seen: "Seen | None" = None
+    scan: BodyScan | None = None
 
     @property
     def name(self) -> str:
-        """A hash of what is asked: the same whenever it is sent again."""
-        return self.seen.name if self.seen is not None else self._hash(self.body).hexdigest()
+        """A hash of target and body: the same each time the job is sent."""
+        return self.scan.name if self.scan is not None else self._hash(self.body).hexdigest()
 
     @property
     def is_large(self) -> bool:
-        """Whether its body has to be looked at a piece at a time."""
+        """Whether the body must be read piece by piece."""
         return len(self.body) > SMALL_BYTES
 
-    def look(self, reader: LimitReader) -> Generator[None, None, Seen]:
-        """Return, after pauses, what stands in a large body."""
+    def scan_body(self, reader: LimitReader) -> Generator[None, None, BodyScan]:
+        """Return the scan of a large body; yields after each piece, so that other jobs get their turns."""
         try:
             excerpt = yield from reader.excerpt(self.body)
         except Malformed:
@@ -77,13 +82,13 @@ class Job(msgspec.Struct, frozen=True):
         for start in range(0, len(self.body), _PIECE_BYTES):
             name.update(self.body[start : start + _PIECE_BYTES])
             yield
-        return Seen(excerpt, name.hexdigest())
+        return BodyScan(excerpt, name.hexdigest())
 
     def _hash(self, body: Body = b"") -> hashlib.blake2b:
         return hashlib.blake2b(body, digest_size=_NAME_BYTES, key=self.target[:64])
 
     def verdict_on(self, outcome: Response | UpstreamFailed) -> Verdict:
-        """Return what an attempt at it means."""
+        """Return what the outcome of an attempt means."""
         if isinstance(outcome, UpstreamFailed):
             kind, blame = _BROKEN[outcome.phase]
             return Verdict(kind, blame, outcome.cause)
@@ -93,14 +98,14 @@ class Job(msgspec.Struct, frozen=True):
         )
 
     async def is_abandoned(self) -> bool:
-        """Whether its client has hung up by now."""
+        """Whether the client has hung up by now."""
         watch = asyncio.create_task(self.has_left())
         await asyncio.wait((watch,), timeout=0)
-        return not watch.cancel()  # what is done cannot be cancelled
+        return not watch.cancel()  # a task that is done cannot be cancelled
 
 
 class FailedAttempt(msgspec.Struct, frozen=True):
-    """One attempt that brought no result; `cause` is prose such as `timed out`. `response` is what the worker said."""
+    """An attempt without a result. `cause` is prose such as `timed out`; `response` is the worker's, if it sent one."""
 
     worker_url: str
     cause: str
@@ -108,50 +113,55 @@ class FailedAttempt(msgspec.Struct, frozen=True):
     response: Response | None = None
 
 
-Deliver = Callable[[Answer | None], None]
+# Called once with a job's answer; with None if its client left while the job waited.
+AnswerCallback: TypeAlias = Callable[[Answer | None], None]
 
 
-class Course:
-    """How far a job has come. At `ends_at` (time.monotonic) its client has its answer, whatever it is.
+class JobHooks(Protocol):
+    """Is told how one job goes on, for traces. A job has at most one attempt at a time."""
 
-    `deliver` is None once that is done. `waits` is what it waits for a lease with, `lease` what its attempt runs under.
-    `is_awaited`: an attempt is under way, and its client has not been told that it takes too long. At `room_by` it has
-    waited for room long enough. `is_retry`: its next lease is for one. `never_ran` says how its last attempt ended
-    where that was none. `unreached` are the workers that it did not get to after others had failed it. `doubts` are
-    its attempts whose errors may be its own: their leases, and what the errors were.
+    @property
+    def lines(self) -> bytes:
+        """The header lines for the worker, in place of the job's own."""
+
+    def attempt_begins(self, worker_url: str, request: Request) -> Request:
+        """Return the request to send in this attempt."""
+
+    def attempt_ends(self, outcome: Response | UpstreamFailed, kind: Kind) -> None:
+        """Hear what the attempt brought, and of what kind that is."""
+
+    def job_ends(self, status: int, outcome: Outcome) -> None:
+        """Hear of the job's answer. An attempt may go on after it."""
+
+
+class JobRun:
+    """How far a job has come. Times are time.monotonic().
+
+    - `deliver` takes the answer; None once it has been called. At `ends_at` the client gets an answer in any case.
+    - `pending` waits for a lease; `lease` is the running attempt's. At `room_by` the job has waited long enough.
+    - `is_awaited`: an attempt is running, and its client has not yet been told that it takes too long. Its `timer`
+      tells the client.
+    - `is_retry`: the next lease is for a retry.
+    - `never_ran`: how the last attempt ended, if its worker never ran the job.
+    - `failed` are the attempts without a result. `unreached` are those that could not connect after another attempt
+      had failed. `doubts` are the leases of failed attempts whose errors may be the job's own, with these errors.
+    - `late_share` counts the body for an attempt that goes on after its job's end.
     """
 
     __slots__ = (
-        *(
-            "deliver",
-            "doubts",
-            "ends_at",
-            "failed",
-            "is_awaited",
-            "is_retry",
-            "job",
-            "late_share",
-            "lease",
-            "limits",
-            "never_ran",
-            "queue_ms",
-            "request",
-            "room_by",
-            "unreached",
-            "since",
-            "ticket",
-        ),
-        *("timer", "waits"),
+        *("deliver", "doubts", "ends_at", "failed", "hooks", "is_awaited", "is_retry", "job", "late_share", "lease"),
+        *("limits", "never_ran", "pending", "queue_ms", "request", "room_by", "since", "ticket", "timer", "unreached"),
     )
 
-    # Both are read from the job once its course has begun, for that may fail.
+    # Set when the job's body and head have been read, which may fail.
     request: Request
     limits: Limits
 
-    def __init__(self, job: Job, since: float, room_by: float, deliver: Deliver) -> None:
+    def __init__(self, job: Job, since: float, room_by: float, deliver: AnswerCallback) -> None:
         self.job = job
         self.since = self.ends_at = since
-        self.deliver: Deliver | None = deliver
+        self.deliver: AnswerCallback | None = deliver
+        self.hooks: JobHooks | None = None
         self.ticket = 0
         self.queue_ms = 0
         self.is_awaited = False
@@ -161,28 +171,28 @@ class Course:
         self.unreached: tuple[FailedAttempt, ...] = ()
         self.doubts: tuple[tuple[Lease, str], ...] = ()
         self.failed: list[FailedAttempt] = []
-        self.waits: PendingJob | None = None
+        self.pending: PendingJob | None = None
         self.lease: Lease | None = None
         self.timer: asyncio.TimerHandle | None = None
-        self.late_share: BodyShare | None = None  # holds the body for an attempt that outlives its job
+        self.late_share: BodyShare | None = None
 
     @property
     def is_suspect(self) -> bool:
-        """Whether a worker has broken down while it ran this job."""
+        """Whether a worker has died while it ran this job."""
         return any(attempt.kind is Kind.DIED for attempt in self.failed)
 
     @property
     def kinds(self) -> list[Kind]:
-        """How its attempts have ended."""
+        """How the failed attempts ended."""
         return [attempt.kind for attempt in self.failed]
 
     @property
     def tried(self) -> tuple[str, ...]:
-        """The workers that have failed it, or that it did not get to then."""
+        """The workers that the next attempt should avoid."""
         return tuple([attempt.worker_url for attempt in (*self.failed, *self.unreached)])
 
     def fail(self, attempt: FailedAttempt, took_s: float) -> None:
-        """Keep in mind an attempt that brought no result, and whether it was one; `took_s` was no wait for room."""
+        """Keep an attempt without a result. If the job never ran, `took_s` does not count as waiting for room."""
         self.never_ran = attempt.kind if attempt.kind in NEVER_RAN else None
         if self.never_ran is None:
             self.failed.append(attempt)
@@ -191,7 +201,35 @@ class Course:
         if self.never_ran is Kind.NOT_SENT and self.failed:
             self.unreached = (*self.unreached, attempt)
 
-    def let_go(self) -> None:
-        """Count the body no longer, where an attempt has outlived its job."""
+    def release_late_share(self) -> None:
+        """Count the body no longer, if an attempt has outlived its job."""
         if self.late_share is not None:
             self.late_share.give_back()
+
+
+class Unanswered(dict[JobRun, None]):
+    """The jobs of this process without an answer, in order of arrival.
+
+    One that is overdue is broken off: a step that was never taken is a fault of this program, and its client must not
+    wait for ever. `is_watched`: a timer looks for overdue jobs.
+    """
+
+    def __init__(self, break_off: Callable[[JobRun, Exception], None]) -> None:
+        super().__init__()
+        self.is_watched = False
+        self._break_off = break_off
+
+    def watch(self) -> None:
+        """Look for overdue jobs until there are no jobs."""
+        asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self._look)
+        self.is_watched = True
+
+    def _look(self) -> None:
+        self.is_watched = False
+        now = time.monotonic()
+        try:
+            for run in [run for run in self if now > run.ends_at + _OVERDUE_S]:
+                self._break_off(run, TimeoutError(f"no answer for {now - run.since:.0f} s"))
+        finally:
+            if self:
+                self.watch()

@@ -1,7 +1,7 @@
-"""The log's lines for jobs that go wrong: one for each failed attempt, and one for each job that ends without a result.
+"""Writes one log line for each failed attempt and one for each job that ends without a result.
 
-By its x-request-id a job that failed can be found, and with it its attempts, their workers and why each failed: as
-text, or as fields of a JSON line. A job's code is never among them. Where thousands fail a second, each costs one line.
+A failed job is found by its x-request-id, with its attempts, their workers and why each failed: as text, or as fields
+of a JSON line. A job's code is never logged.
 """
 
 import json
@@ -11,22 +11,22 @@ from http import HTTPStatus
 
 from router.http.answer import Answer
 from router.http.response import UpstreamFailed
-from router.jobs.job import Course
+from router.jobs.job import JobRun
 from router.logs import Seldom
 from router.policy.verdict import Kind, Outcome
 
 log = logging.getLogger(__name__)
 
-# The status of a job whose client hung up before its answer, as nginx counts it: nobody gets it.
+# The status under which a job is counted whose client hung up before its answer; as in nginx, nobody gets it.
 CLIENT_LEFT_STATUS = 499
 _UNENDED = "has not answered yet"
 _CUT = "when a part of its answer had gone to the client"
 
 
-def attempt_failed(course: Course, worker_url: str, kind: Kind, cause: str, seldom: Seldom) -> None:
-    """Say that an attempt has brought no result; `cause` is prose without its subject.
+def attempt_failed(run: JobRun, worker_url: str, kind: Kind, cause: str, seldom: Seldom) -> None:
+    """Log that an attempt has brought no result; `cause` is prose without its subject.
 
-    What each job may meet with for a while is no job's failure: it is said once a minute.
+    A lack of file handles on this host, or a worker without room, concerns many jobs: it is logged once a minute.
     """
     if kind is Kind.NO_MEANS:
         if seldom.is_due(kind):
@@ -36,7 +36,7 @@ def attempt_failed(course: Course, worker_url: str, kind: Kind, cause: str, seld
         if seldom.is_due(worker_url):
             log.warning("Worker %s %s: it has no room, and gets as many jobs as it takes", worker_url, cause)
         return
-    job, attempt = course.job, len(course.failed) + 1
+    job, attempt = run.job, len(run.failed) + 1
     request_id = job.request_id.decode("ascii")
     log.warning(
         "Worker %s %s (job %s, %s, attempt %d)",
@@ -51,24 +51,24 @@ def attempt_failed(course: Course, worker_url: str, kind: Kind, cause: str, seld
     )
 
 
-def failed(course: Course, status: int, outcome: Outcome, took_s: float) -> None:
-    """Say that a job has ended without a result."""
-    attempts = _ended(course)
-    if course.lease is not None:  # its client has been told, or has left, before that attempt ended
-        attempts.append((course.lease.url, _UNENDED))
-    job = course.job
-    _tell(job.request_id, job.path, job.key_name, status, outcome, took_s, attempts)
+def failed(run: JobRun, status: int, outcome: Outcome, took_s: float) -> None:
+    """Log that a job has ended without a result."""
+    attempts = _ended(run)
+    if run.lease is not None:  # an attempt still runs: its client has been told, or has left
+        attempts.append((run.lease.url, _UNENDED))
+    job = run.job
+    _tell(job.request_id, job.path, job.admission.key_name, status, outcome, took_s, attempts)
 
 
-def answer_cut(course: Course, status: int, took_s: float, failure: UpstreamFailed) -> None:
-    """Say that a worker has broken off a large answer: its client has a part of it, so it can't be tried elsewhere."""
-    job = course.job
-    attempts = [*_ended(course), (failure.worker_url, f"{failure.cause}, {_CUT}")]
-    _tell(job.request_id, job.path, job.key_name, status, "answer_cut", took_s, attempts)
+def answer_cut(run: JobRun, status: int, took_s: float, failure: UpstreamFailed) -> None:
+    """Log that a worker has broken off a large answer; the client has a part of it, so no retry can follow."""
+    job = run.job
+    attempts = [*_ended(run), (failure.worker_url, f"{failure.cause}, {_CUT}")]
+    _tell(job.request_id, job.path, job.admission.key_name, status, "answer_cut", took_s, attempts)
 
 
 def unheard(path: str, answer: Answer, when: str = "when its client had left") -> None:
-    """Say that nobody has got a job's result, or not all of it. A job that failed has its line already."""
+    """Log that no client has received a job's whole result. A job that failed has its line already."""
     if answer.outcome is Outcome.RESULT:
         fields = dict(answer.headers)
         attempt = fields[b"x-router-worker"].decode("ascii"), f"answered {answer.status} {when}"
@@ -76,17 +76,17 @@ def unheard(path: str, answer: Answer, when: str = "when its client had left") -
 
 
 def refused(request_id: bytes, path: str, key_name: str, answer: Answer) -> None:
-    """Say that a request got an error before it was a job, or in place of its job's answer; none that is its own."""
+    """Log an error answer to a request that never became a job; not one that is the client's own fault."""
     if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR or answer.is_passing:
         detail = json.loads(answer.body)["detail"]
         _tell(request_id, path, key_name, answer.status, answer.outcome, None, (), detail)
 
 
-def _ended(course: Course) -> list[tuple[str, str]]:
-    return [(attempt.worker_url, attempt.cause) for attempt in course.failed]
+def _ended(run: JobRun) -> list[tuple[str, str]]:
+    return [(attempt.worker_url, attempt.cause) for attempt in run.failed]
 
 
-# An attempt is its worker's URL and, without that subject, why it brought no result.
+# `attempts`: each worker's URL, and why it brought no result, as prose without its subject.
 def _tell(
     request_id: bytes,
     path: str,

@@ -1,6 +1,6 @@
-"""`router_metadata`: how an answer tells which worker gave it, spliced into the JSON as bytes.
+"""Splices `router_metadata`, which names the worker of an answer, into its JSON as bytes.
 
-Parsing and dumping would cost more than all else the router does, and would change what the worker wrote.
+Parsing and dumping the JSON would cost more than all other work of the router, and would change the worker's text.
 """
 
 import json
@@ -8,7 +8,7 @@ import re
 
 _SPACE = b" \t\n\r"
 _EMPTY = re.compile(rb"\{[ \t\n\r]*\}")
-# As much space as may follow an object's last brace. A stream holds back what may turn out to be its end: so much.
+# This much space may follow an object's last brace. A stream holds back at most so much, because it may be the end.
 _MOST_SPACE = 4096
 
 
@@ -23,7 +23,7 @@ def member(worker_url: str, attempt: int) -> bytes:
 
 
 def splice(body: bytes, added: bytes) -> bytes:
-    """Return `body` with `added` as the last member of its JSON object; what is no object comes back unchanged.
+    """Return `body` with `added` as the last member of its JSON object; a body that is no object is unchanged.
 
     >>> splice(b'{"status": "Success"}', b'"a":1')
     b'{"status": "Success","a":1}'
@@ -41,7 +41,7 @@ def splice(body: bytes, added: bytes) -> bytes:
 
 
 class Splicer:
-    """`splice` for a body that comes in parts: all that `feed` and `end` return, joined, is what it makes of the whole.
+    """`splice` for a body that comes in parts: what `feed` and `end` return, joined, is the spliced body.
 
     >>> splicer = Splicer(b'"a":1')
     >>> splicer.feed(b'{"status": "Suc'), splicer.feed(b'cess"}'), splicer.end()
@@ -50,12 +50,12 @@ class Splicer:
 
     def __init__(self, added: bytes) -> None:
         self._added = added
-        self._is_object: bool | None = None  # None: only space has come
+        self._is_object: bool | None = None  # None: only space has come so far
         self._is_empty = True
-        self._held = b""  # the last brace, if that is what it is, and the space after it
+        self._held = b""  # what may be the last brace, and the space after it
 
     def feed(self, part: bytes) -> bytes:
-        """Return what can go on of `part` and of what was held back."""
+        """Return the bytes that can be sent, of `part` and of the bytes held back before."""
         if self._is_object is None:
             text = part.lstrip(_SPACE)
             if not text:
@@ -67,7 +67,7 @@ class Splicer:
         return self._pass(part) if self._is_object else part
 
     def end(self) -> bytes:
-        """Return what is left, once the body has ended."""
+        """Return the last bytes, when the body has ended."""
         if not self._held:
             return b""
         return b"".join((b"" if self._is_empty else b",", self._added, self._held))

@@ -1,4 +1,4 @@
-"""A large answer that is passed on while its worker still sends it: the job's lease ends with it."""
+"""A large answer is passed on while its worker still sends it; the job's lease ends with it."""
 
 import time
 from collections.abc import Callable
@@ -12,10 +12,10 @@ from router.scheduling.pending import Lease
 
 
 class LeasedParts:
-    """The rest of a large answer. Its lease ends with it: read to its end, broken off by the worker, or not wanted.
+    """The rest of a large answer. The lease ends when it is read to its end, broken off by the worker, or closed.
 
-    The attempt began at `since` (time.monotonic). `is_suspect`: a worker has broken down while it ran this job.
-    `on_cut` is told where the worker breaks the answer off.
+    The attempt began at `since` (time.monotonic). `is_suspect`: a worker has died while it ran this job. `on_cut` is
+    called if the worker breaks the answer off.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class LeasedParts:
         return self
 
     async def __anext__(self) -> bytes:
-        """Return the next part."""
+        """Return the next part. Raises UpstreamFailed."""
         try:
             return await anext(self._rest)
         except StopAsyncIteration:
@@ -56,7 +56,7 @@ class LeasedParts:
             raise
 
     def close(self) -> None:
-        """Read no further."""
+        """Stop reading, and end the lease."""
         self._rest.close()
         self._end(Blame.NONE)
 

@@ -1,4 +1,4 @@
-"""Decides from values alone: what an answer means, how long a job may take, what is tried again.
+"""Decides from values alone: what an answer means, how long a job may take, whether to retry.
 
-No I/O, clock, randomness or logging; it knows no other room.
+It has no I/O, clock, randomness or logging, and may not import any other room.
 """

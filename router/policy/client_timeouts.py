@@ -1,6 +1,6 @@
-"""How long a client may take: to send its request, and to read its answer.
+"""Decides how long a client may take to send its request and to read its answer.
 
-Times are the caller's clock, in seconds.
+Times are seconds of the caller's clock.
 """
 
 import math
@@ -10,43 +10,43 @@ from http import HTTPStatus
 
 from router.policy.request_head import Refusal
 
-# The slowest link that a body may come over, at which 128 MB take 22 minutes. (Apache's mod_reqtimeout: MinRate.)
+# A body may come at this rate at the slowest; 128 MB then take 22 minutes. (Apache's mod_reqtimeout: MinRate.)
 MIN_BODY_BYTES_A_SECOND = 100_000
-# A client that has its answer while it still sends is given this long to stop; closed at once, the connection would be
-# reset by the bytes that come after, and a reset may take the answer along. (nginx: lingering_close.)
+# A client that gets its answer while it still sends has this long to stop. Closing at once would reset the connection
+# when its next bytes come, and a reset can destroy the answer on its way. (nginx: lingering_close.)
 LINGER_S = 2.0
-# While its process ends, a connection without a request is kept so long: its client may be about to send one.
+# While its process ends, a connection without a request stays open this long: its client may be about to send one.
 LAST_REQUEST_S = 1.0
 # And so long while others wait for its place; most clients count on 5 s, which is what uvicorn and Node.js give.
 MAKE_ROOM_S = 5.0
 
 
 class Owed(Enum):
-    """What the client has to send now."""
+    """What the client must send now."""
 
     REQUEST = auto()  # the next one, if it wants to send one
     HEAD = auto()
     BODY = auto()
-    END = auto()  # of the connection: it was told that nothing more is read
+    END = auto()  # the connection's end, because its answer said that nothing more is read
 
 
 @dataclass(frozen=True, slots=True)
 class ClientTimeouts:
-    """`body_s`: for a head, and for a body to fall behind. `read_s`: for an answer of which nothing is read."""
+    """`body_s`: for a whole head, and how far a body may fall behind. `read_s`: for reading nothing of an answer."""
 
     body_s: float = 30.0
     read_s: float = 60.0
 
     @property
     def look_every_s(self) -> float:
-        """How often to look. No `due` is missed, but a short keep-alive's: none comes to be less than body_s ahead."""
+        """How often to check. This catches every `due` in time, except for a keep-alive shorter than `body_s`."""
         return min(self.body_s, self.read_s / 4)
 
 
 class ClientClock:
-    """What one client owes, until when; and since when it has read nothing.
+    """What one client owes, when that is due, and since when it has read nothing.
 
-    `since` is the moment from which its time counts. `body_bytes` is how much has come of its body.
+    `since` is the moment from which its time counts. `body_bytes` are the bytes of its body that have come.
     """
 
     __slots__ = (
@@ -66,7 +66,7 @@ class ClientClock:
         self._unread_since = 0.0
 
     def begin(self, owed: Owed, now: float) -> None:
-        """Say what the client owes from `now` on."""
+        """Set what the client owes from `now` on."""
         self.owed = owed
         self.since = self._began = now
         if owed is Owed.HEAD:
@@ -74,16 +74,16 @@ class ClientClock:
         self._credited_bytes = self.body_bytes
 
     def has_come_on(self, now: float) -> None:
-        """Give a second back for each MIN_BODY_BYTES_A_SECOND that have come of the body since the last time.
+        """Give the client a second for each MIN_BODY_BYTES_A_SECOND of its body since the last call.
 
-        No more than have passed: what came fast earns no silence that is longer than body_s.
+        It gets no more seconds than have passed: a fast beginning earns no silence longer than `body_s`.
         """
         new_bytes, self._credited_bytes = self.body_bytes - self._credited_bytes, self.body_bytes
         self.since = min(now, self.since + new_bytes / MIN_BODY_BYTES_A_SECOND)
 
     @property
     def due(self) -> float:
-        """When the client must have sent what it owes."""
+        """The moment by which the client must have sent what it owes."""
         match self.owed:
             case None:
                 return math.inf
@@ -95,7 +95,7 @@ class ClientClock:
                 return self.since + self.timeouts.body_s
 
     def refusal(self, *, has_begun: bool) -> Refusal | None:
-        """Return why a client that has let its time pass is refused; None where nothing of a request has come."""
+        """Return the refusal of a client whose time is over; None if nothing of a request has come."""
         timeout_s = self.timeouts.body_s
         if self.owed is Owed.HEAD and has_begun:
             return Refusal(HTTPStatus.REQUEST_TIMEOUT, f"No whole request head within {timeout_s:g} s")
@@ -109,13 +109,13 @@ class ClientClock:
 
     @property
     def _has_stopped(self) -> bool:
-        """Whether the body was faster than MIN_BODY_BYTES_A_SECOND at first."""
+        """Whether the body was faster than MIN_BODY_BYTES_A_SECOND at the beginning."""
         return self.since < self._began + self.body_bytes // MIN_BODY_BYTES_A_SECOND
 
     def has_stalled(self, unread_bytes: int, now: float) -> bool:
-        """Whether a client that is `unread_bytes` behind has caught up by none of them for long.
+        """Whether the client's unread bytes have not decreased for `read_s` seconds.
 
-        To be asked again and again: it knows progress by there being fewer than the last time.
+        Call it periodically: it compares `unread_bytes` with the last call's.
         """
         if not 0 < self._unread_bytes <= unread_bytes:
             self._unread_since = now
@@ -123,5 +123,5 @@ class ClientClock:
         return unread_bytes > 0 and now - self._unread_since >= self.timeouts.read_s
 
     def has_read(self) -> None:
-        """Say that the client has read something since it was looked at."""
+        """Note that the client has read something since the last `has_stalled`."""
         self._unread_bytes = 0

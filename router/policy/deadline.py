@@ -1,8 +1,8 @@
-"""How long a job may take on its worker, and how long its client waits for it: read from its body.
+"""Decides how long a job may take on its worker, and how long its client waits for it.
 
-A worker ends a job at its own limits, which stand in the body; what runs longer than those and a grace is not running
-well. They are read as the worker reads them, by Python's parser and pydantic. A body that the worker will refuse has no
-limits.
+A worker ends a job at the limits in the job's body. An attempt that takes longer than these and a grace is taken for a
+fault of the worker. The limits are read as the worker reads them, by Python's parser and pydantic. A body that the
+worker will refuse has no limits.
 """
 
 import json
@@ -16,34 +16,34 @@ from pydantic import TypeAdapter
 
 from router.policy.large_json import Fields, Text, Walk
 
-# What /run_jupyter's kernel is given over total_timeout.
+# /run_jupyter gives its kernel this much time beyond total_timeout.
 OVERHEAD_S = 10.0
-# What verl's client waits over compile + run.
+# verl's client waits this much longer than compile_timeout + run_timeout.
 _VERL_S = 10.0
 _OVER_JOB = re.compile(r"job\+([0-9]{1,6}(?:\.[0-9]{1,3})?)")
 _SHORTEST_BUDGET_S = 1.0
-# An answer that leaves in the client's last moment comes too late.
+# An answer leaves this long before its client gives up; later it would arrive too late.
 CLIENT_MARGIN_S = 0.5
-# No job's own limits count for more than a day. They may be above `timeout`, for a worker runs a job up to them even
-# when its client has gone, and its lease has to hold as long. But a worker that hangs keeps its slot for as long, too.
+# No job's own limits count for more than a day. They may be above `timeout`: a worker runs a job up to its limits even
+# when the client has gone, and the lease must hold as long. But a worker that hangs keeps its slot as long, too.
 LONGEST_S = 86_400.0
-# A larger body is read from its excerpt: so much takes Python's parser 3 ms at worst.
+# The limits of a larger body are read from its excerpt, so that Python's parser does not hold up other jobs.
 SMALL_BYTES = 2**16
 
 _float = TypeAdapter(float).validate_python
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """`bound_s`: a worker that has not answered by then is at fault. `ceiling_s`: then the client has its answer."""
+    """A worker that has not answered after `bound_s` is at fault. The client has an answer after `ceiling_s`."""
 
     bound_s: float
     ceiling_s: float
 
 
 class ClientBudget(msgspec.Struct, frozen=True):
-    """How long a client waits that does not say so itself: None is for ever.
+    """How long a client waits that does not say so itself; None: for ever.
 
-    With `is_over_job`, so much longer than its job's own limits; a job without limits then has no budget.
+    With `is_over_job` it waits `seconds` longer than its job's own limits; a job without limits then has no budget.
     """
 
     seconds: float | None
@@ -51,7 +51,7 @@ class ClientBudget(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, text: str | float) -> Self:
-        """Return what `none`, `job`, `job+N` or a number of seconds means. Raises ValueError.
+        """Return the budget for `none`, `job`, `job+N` or a number of seconds. Raises ValueError.
 
         >>> ClientBudget.of("job+2"), ClientBudget.of(12)
         (ClientBudget(seconds=2.0, is_over_job=True), ClientBudget(seconds=12, is_over_job=False))
@@ -70,9 +70,9 @@ class ClientBudget(msgspec.Struct, frozen=True):
 class LimitReader:
     """Reads how long a job may take: the sum of its `fields`, each with the worker's default, and `overhead_s`.
 
-    A field is named by its path, such as `config.run_timeout`. One without a default adds nothing where it is absent; a
-    job whose fields add nothing has no limit. A body in which the bytes `sign` do not stand has none of the fields,
-    unless they are written with escapes.
+    A field is named by its path, like `config.run_timeout`. A field without a default adds nothing if it is absent. A
+    job whose fields add nothing has no limit. A body without the bytes `sign` has none of the fields, unless it writes
+    them with escapes.
     """
 
     def __init__(self, fields: Mapping[str, float | None], overhead_s: float = 0.0, sign: bytes = b"") -> None:
@@ -84,9 +84,9 @@ class LimitReader:
         self._excerpts = Fields(list(self._fields))
 
     def longest_s(self, body: bytes | bytearray) -> float | None:
-        """Return how many seconds the job may take by its own words; None where it has none that make sense.
+        """Return the seconds that the job may take by its own limits; None if it has no valid limits.
 
-        `body` is not over SMALL_BYTES; of a larger one, it is the excerpt.
+        `body` is at most SMALL_BYTES long; for a larger body, it is the excerpt.
 
         >>> reader = LimitReader({"compile_timeout": 10, "run_timeout": 10}, sign=b"_timeout")
         >>> reader.longest_s(b'{"code": "", "run_timeout": 5}'), reader.longest_s(b'{"run_timeout": "1_0.5"}')
@@ -95,12 +95,12 @@ class LimitReader:
         20.0
         >>> reader.longest_s(b"not JSON")
         """
-        if body.startswith(b"{") and self._sign not in body and b"\\u00" not in body:  # as most are
+        if body.startswith(b"{") and self._sign not in body and b"\\u00" not in body:  # as in most jobs
             return self._default_s
         try:
             told = self._decode(body)
             seconds = [_of_struct(told, path) for path in self._fields]
-        except (msgspec.DecodeError, RecursionError):  # it may be good for the worker all the same
+        except (msgspec.DecodeError, RecursionError):  # the worker may still accept it
             try:
                 told = json.loads(body)
                 seconds = [_as_worker(told, path) for path in self._fields]
@@ -110,12 +110,12 @@ class LimitReader:
         return self._sum([default if s is None else s for s, default in zip(seconds, defaults, strict=True)])
 
     def excerpt(self, body: Text) -> Walk:
-        """Return, after pauses, what `longest_s` needs of a large body. Raises Malformed."""
+        """Return the excerpt of a large body for `longest_s`; yields between pieces. Raises Malformed."""
         return self._excerpts.excerpt(body)
 
     def _sum(self, seconds: list[float | None]) -> float | None:
         total = sum(s if isnan(s) else max(0.0, s) for s in seconds if s is not None)
-        return total + self._overhead_s if total > 0 else None  # NaN is not, either
+        return total + self._overhead_s if total > 0 else None  # NaN is not above 0
 
 
 def limits_of(
@@ -127,9 +127,11 @@ def limits_of(
     timeout_s: float,
     budget: ClientBudget,
 ) -> Limits:
-    """Return a job's limits. `client_s` is what its client said it waits, `budget` is for those that say nothing.
+    """Return a job's limits.
 
-    `otherwise_s` bounds a job whose body says nothing. `timeout_s` is the ceiling on everything.
+    `longest_s` are the body's limits, `client_s` is how long its client said that it waits; both may be None. Then
+    `otherwise_s` (or `timeout_s`) bounds the attempt, and `budget` says how long the client waits. `timeout_s` is the
+    highest ceiling.
     """
     if longest_s is not None:
         bound_s = min(longest_s, LONGEST_S) + grace_s
@@ -145,7 +147,7 @@ def limits_of(
 
 
 def _shape(paths: list[tuple[str, ...]]) -> Any:
-    """Return a struct of these fields: what msgspec reads of a body, passing over all else.
+    """Return a struct of these fields, for which msgspec skips all other fields of a body.
 
     >>> read = msgspec.json.Decoder(_shape([("a",), ("b", "c")])).decode
     >>> read(b'{"a": 1, "b": {"c": 2, "d": 3}, "e": "f"}')
@@ -168,10 +170,10 @@ def _of_struct(told: Any, path: tuple[str, ...]) -> float | None:
 
 
 def _as_worker(told: Any, path: tuple[str, ...]) -> float | None:
-    """Return what Python's parser and pydantic make of a field. Raises ValueError where the worker will refuse it."""
+    """Return a field's value as Python's parser and pydantic read it. Raises ValueError if the worker refuses it."""
     for name in path:
         if not isinstance(told, dict):
-            raise ValueError("no object")  # noqa: TRY004  (as pydantic says it)
+            raise ValueError("no object")  # noqa: TRY004  (like pydantic's errors)
         told = told.get(name)
         if told is None:
             return None

@@ -1,4 +1,4 @@
-"""Which requests are jobs: SandboxFusion's endpoints and config.yaml's further ones, each with its time limits."""
+"""Decides which requests are jobs: SandboxFusion's endpoints and those of config.yaml, each with its time limits."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -9,9 +9,9 @@ from router.policy.deadline import OVERHEAD_S, LimitReader
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """One endpoint of the workers. `reader` finds a job's limits in its body; where none is, `timeout_s` is one.
+    """One endpoint of the workers. `reader` finds a job's limits in its body.
 
-    Without that it is config.yaml's `timeout`.
+    If the body has none, `timeout_s` is the limit; if that is None, config.yaml's `timeout` is.
     """
 
     method: str
@@ -19,8 +19,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     timeout_s: float | None = None
 
 
-class Said(Protocol):
-    """What config.yaml says of an endpoint."""
+class EndpointSettings(Protocol):
+    """An endpoint's settings in config.yaml; policy may not import their class."""
 
     @property
     def timeout(self) -> float:
@@ -28,17 +28,18 @@ class Said(Protocol):
 
     @property
     def method(self) -> str | None:
-        """Of its requests."""
+        """The method of its requests."""
 
     @property
     def limit(self) -> str | None:
-        """The body's field with the job's own limit."""
+        """The path of the body's field with the job's own limit."""
 
 
 _SILENT = LimitReader({})
-# The judge runs a problem's tests one after the other; the others look into what the worker has loaded, or loads once.
+# /submit runs a problem's tests one after the other. The other endpoints look into datasets that the worker has
+# loaded, or loads once.
 _SUBMIT_S, _LOOK_UP_S = 120.0, 60.0
-# As they are in SandboxFusion, where a body says nothing (RunCodeRequest, RunJupyterRequest).
+# The defaults are SandboxFusion's for absent fields (RunCodeRequest, RunJupyterRequest).
 SANDBOX_FUSION: Mapping[str, Endpoint] = {
     "/run_code": Endpoint("POST", LimitReader({"compile_timeout": 10.0, "run_timeout": 10.0}, sign=b"_timeout")),
     "/run_jupyter": Endpoint("POST", LimitReader({"total_timeout": 45.0}, OVERHEAD_S, sign=b"_timeout")),
@@ -50,38 +51,38 @@ SANDBOX_FUSION: Mapping[str, Endpoint] = {
     "/get_metrics": Endpoint("POST", _SILENT, _LOOK_UP_S),
     "/get_metrics_function": Endpoint("POST", _SILENT, _LOOK_UP_S),
 }
-# These say their limits in their bodies, and always have some.
+# Their jobs always have limits, in their bodies or by default.
 _RUNS = frozenset({"/run_code", "/run_jupyter"})
-# What the router answers for itself, with all below it.
+# Paths that the router answers itself, with all paths below them.
 _OWN = ("/admin", "/dashboard", "/docs", "/health", "/metrics", "/openapi.json", "/redoc", "/run_code", "/v1/ping")
 
 
-def endpoints_of(said: Mapping[str, Said]) -> Mapping[str, Endpoint]:
-    """Return SandboxFusion's endpoints, changed and added to by what config.yaml says."""
-    return {**SANDBOX_FUSION, **{path: _endpoint(path, its) for path, its in said.items()}}
+def endpoints_of(settings: Mapping[str, EndpointSettings]) -> Mapping[str, Endpoint]:
+    """Return SandboxFusion's endpoints, changed and extended by config.yaml's."""
+    return {**SANDBOX_FUSION, **{path: _endpoint(path, its) for path, its in settings.items()}}
 
 
-def flaw(path: str, said: Said) -> str | None:
-    """Return why config.yaml may not say this of an endpoint; None where it may."""
+def flaw(path: str, settings: EndpointSettings) -> str | None:
+    """Return why an endpoint may not have these settings; None if it may."""
     known = SANDBOX_FUSION.get(path)
     if path in _RUNS:
         return "its jobs have their limits in their bodies; what they get above those is job_grace"
     if f"{path}/".startswith(tuple(f"{own}/" for own in _OWN)):
         return "the router answers this path itself"
-    if known is not None and said.method not in (None, known.method):
+    if known is not None and settings.method not in (None, known.method):
         return f"SandboxFusion's {path} is asked by {known.method}"
-    if said.limit is not None and _method(path, said) == "GET":
+    if settings.limit is not None and _method(path, settings) == "GET":
         return "a GET has no body that could hold a limit"
     return None
 
 
-def _endpoint(path: str, said: Said) -> Endpoint:
+def _endpoint(path: str, settings: EndpointSettings) -> Endpoint:
     reader = _SILENT
-    if said.limit is not None:
-        reader = LimitReader({said.limit: None}, sign=said.limit.partition(".")[0].encode("ascii"))
-    return Endpoint(_method(path, said), reader, said.timeout)
+    if settings.limit is not None:
+        reader = LimitReader({settings.limit: None}, sign=settings.limit.partition(".")[0].encode("ascii"))
+    return Endpoint(_method(path, settings), reader, settings.timeout)
 
 
-def _method(path: str, said: Said) -> str:
+def _method(path: str, settings: EndpointSettings) -> str:
     known = SANDBOX_FUSION.get(path)
-    return said.method or (known.method if known is not None else "POST")
+    return settings.method or (known.method if known is not None else "POST")

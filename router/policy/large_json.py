@@ -1,26 +1,26 @@
-"""JSON that is too large to be read at once: passed over in pieces, between which others have their turn.
+"""Reads JSON that is too large to be parsed at once, piece by piece; other jobs have their turns in between.
 
-A parser in C reads 100 MB in 0.2 s, and nothing else happens in the process meanwhile: a thread does not help, for the
-parser keeps the interpreter's lock. So what is large is only walked: strings and nested values are passed over by
-regular expressions, a piece at a time. Well-formed JSON is understood; of other text nothing is promised but an end.
+A parser written in C would stop the whole process while it reads a large text. A thread does not help, because the
+parser keeps the interpreter's lock. So large text is only walked: regular expressions skip strings and nested values,
+one piece at a time. Well-formed JSON is understood; for other text the only promise is that the walk ends.
 """
 
 import re
 from collections.abc import Generator, Iterator, Mapping
 from typing import TypeAlias, TypeVar
 
-# As much is passed over at once: at 25 ns a byte, the slowest usual kind, 0.8 ms.
+# Skipped in one step; small enough that even slow text, with many escapes, does not hold up other jobs.
 PIECE_BYTES = 2**15
 _FAR_BYTES = 2**20
-# Each step of Python costs as much as about so many bytes passed over in C.
+# A step in Python costs as much as skipping about this many bytes in C.
 _STEP_BYTES = 40
-# What a worker's parser takes is less deep.
+# A worker's parser refuses JSON that is nested this deep.
 _MOST_DEPTH = 10_000
 
-# Possessive, for else the matcher would remember each escape of a long string.
+# Possessive, because otherwise the matcher would remember each escape of a long string.
 _STRING = rb'"(?:[^"\\]++|\\.)*+"'
 _PLAIN = rb'[^"\[\]{}]++'
-# Values nested so deep are passed over in one step; each level more costs as much again where a piece ends within them.
+# Values nested this deep are skipped in one step. Each further level costs as much again if a piece ends within them.
 _LEVELS = 12
 _OPENS, _BRACKETS, _QUOTE = b"[{", b"[]{}", b'"'
 
@@ -39,25 +39,25 @@ _ITEMS = re.compile(rb'(?:[^"\[\]{},]++|' + _STRING + rb"|" + _ONE_VALUE + rb")*
 _COMMA = re.compile(b",")
 _NOTHING = re.compile(rb"(?!)")
 _BEGIN = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]{0,9999}+")
-# Text that is only looked at: a slice of a view is no copy.
+# A slice of a memoryview is no copy.
 Text: TypeAlias = bytes | bytearray | memoryview
-# A number, a word or a short string; what is longer, or nested, no worker takes for a number of seconds.
+# A number, a word or a short string. No worker takes a longer or nested value for a number of seconds.
 _SCALAR = re.compile(rb'[ \t\r\n]{0,999}+("(?:[^"\\]|\\.){0,999}+"|[^"\[\]{},\x00-\x20]{1,4999}+)', re.DOTALL)
 
 Found = TypeVar("Found")
 Pattern: TypeAlias = "re.Pattern[bytes]"
-# Who walks yields None after each piece of the way, for others to have their turn.
+# A walk yields None after each piece, so that other jobs get their turns.
 Walk: TypeAlias = Generator[None, None, bytes]
 
 
 class Malformed(ValueError):
-    """The text is no JSON; the message says why."""
+    """The text is no JSON; the message gives the reason."""
 
 
 def items(text: Text) -> Iterator[tuple[int, int] | None]:
-    """Yield where the items of a JSON list begin and end, the space around them included, and None after each piece.
+    """Yield start and end of each item of a JSON list, with the space around it, and None after each piece.
 
-    Raises Malformed where the list, or anything that is longer than a piece, has no end, or more follows it.
+    Raises Malformed if the list, or any value in it longer than a piece, has no end, or if text follows the list.
 
     >>> text = b'[{"a": "],"}, [1, 2]]'
     >>> [text[slice(*place)] for place in items(text) if place is not None]
@@ -75,7 +75,7 @@ def items(text: Text) -> Iterator[tuple[int, int] | None]:
 
 
 def walk(text: Text) -> Generator[None]:
-    """Walk a list or object. Raises Malformed where it has no end, or more follows it."""
+    """Walk a list or object. Raises Malformed if it has no end, or if text follows it."""
     if bytes(text[_begin(text, 0) :][:1]) not in (b"{", b"["):
         raise Malformed("expected a JSON list or object")
     for mark in _marks(text, 0, _DEEP, _NOTHING):
@@ -84,10 +84,10 @@ def walk(text: Text) -> Generator[None]:
 
 
 class Fields:
-    """The members of JSON objects that are called so: `names` are paths, from the outermost object inwards.
+    """Finds the members of JSON objects at these paths of names, from the outermost object inwards.
 
-    What stands elsewhere in the text under the same names is passed over. Of a name that stands there twice, the last
-    one counts, as for Python's parser.
+    Members with the same names elsewhere are skipped. If a name is there twice, the last one counts, as for Python's
+    parser.
     """
 
     def __init__(self, paths: list[tuple[str, ...]]) -> None:
@@ -96,17 +96,17 @@ class Fields:
             for name in dict.fromkeys(path[0] for path in paths)
         }
         names = b"|".join(re.escape(name.encode()) for name in self._inner)
-        # The names as they stand, or any that is written with escapes of ASCII characters.
+        # The plain names, or any name that is written with escapes of ASCII characters.
         escaped = rb'(?=[^"\\]{0,99}+\\u00)[^"]{1,600}+'
         name = rb'"(' + names + b"|" + escaped + rb')"[ \t\r\n]{0,999}+:'
         self._name = re.compile(name)
-        # Of a string it has to be seen what follows: where the piece ends with it, it is looked at with the next one.
+        # A string is skipped only if the text after it is there; at the end of a piece it waits for the next piece.
         other = rb"(?!" + name + rb")" + _STRING + rb"(?=[ \t\r\n]{0,999}+[^ \t\r\n])"
         passed = rb'(?:[^"\[\]{}]++|' + other + rb"|" + _ONE_VALUE + rb")*+"
         self._passed = re.compile(passed, re.DOTALL)
 
     def excerpt(self, text: Text, start: int = 0) -> Walk:
-        r"""Walk the JSON object at `start`; return one with nothing in it but these members. Raises Malformed.
+        r"""Walk the JSON object at `start`; return an object with only these members. Raises Malformed.
 
         >>> steps = Fields([("a",)]).excerpt(b'{"b": {"a": 1}, "a": 2.5, "c": "\"a\": 3"}')
         >>> finished(steps)
@@ -127,14 +127,14 @@ class Fields:
                 value = yield from inner.excerpt(text, place)
             else:
                 scalar = _SCALAR.match(text, place)
-                # Neither is a number of seconds.
+                # A value that is no scalar is no number of seconds; nor is [].
                 value = b"[]" if scalar is None else scalar[1]
             members.append(b'"%s":%s' % (name.encode(), value))
         return b"{%s}" % b",".join(members)
 
 
 def finished(steps: Generator[None, None, Found]) -> Found:
-    """Return what `steps` return, without a pause."""
+    """Return what `steps` return, without pauses."""
     while True:
         try:
             next(steps)
@@ -148,7 +148,7 @@ def _unescaped(name: bytes) -> str:
 
 
 def _begin(text: Text, start: int) -> int:
-    """Return where a value begins."""
+    """Return where the value at `start` begins, after space."""
     match = _BEGIN.match(text, start)
     return start if match is None else match.end()
 
@@ -156,10 +156,10 @@ def _begin(text: Text, start: int) -> int:
 def _marks(
     text: Text, start: int, passed: Pattern, wanted: Pattern, *, is_all: bool = True
 ) -> Generator["re.Match[bytes] | int | None"]:
-    """Walk the list or object at `start`; yield what is `wanted` at its own level, and at last the place of its end.
+    """Walk the list or object at `start`; yield each match of `wanted` at its own level, and last the place of its end.
 
-    `passed` is what can be passed over there. Yields None after each piece. Raises Malformed. `is_all`: nothing may
-    follow.
+    `passed` matches text that can be skipped there. Yields None after each piece. `is_all`: no text may follow. Raises
+    Malformed.
     """
     size, depth, worked = len(text), 1, 0
     place = _begin(text, start) + 1
@@ -200,8 +200,8 @@ def _past_string(text: Text, place: int) -> Generator[None, None, int]:
 
 
 def _in_string(text: Text, place: int) -> int:
-    """Return where a string ends that has begun, or where to go on with the next piece of it."""
-    if not isinstance(text, memoryview):  # which knows no find: 50 times as fast where nothing is escaped, as in base64
+    """Return where the string around `place` ends, or where its next piece begins."""
+    if not isinstance(text, memoryview):  # which has no find; find is much faster if nothing is escaped, as in base64
         far = min(place + _FAR_BYTES, len(text))
         quote = text.find(_QUOTE, place, far)
         stop = far if quote < 0 else quote
@@ -210,4 +210,4 @@ def _in_string(text: Text, place: int) -> int:
     end = min(place + PIECE_BYTES, len(text))
     match = _IN_STRING.match(text, place, end)
     at = place if match is None else match.end()
-    return at if at > place else end  # a backslash and no more
+    return at if at > place else end  # a backslash at the end of the piece

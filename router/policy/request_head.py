@@ -1,8 +1,8 @@
-"""What a request's head must not be, beyond what the parser (llhttp) refuses by itself.
+"""Decides which request heads are refused, beyond those that the parser (llhttp) refuses itself.
 
-llhttp refuses what two readers could cut into requests differently: Content-Length next to Transfer-Encoding, twice,
-or no plain number; folded lines, bare LF, spaces before a colon, control characters. What it lets through because it
-reads no meaning, or sets no limit, is refused here.
+llhttp refuses heads that two readers could split into requests differently: Content-Length next to Transfer-Encoding,
+given twice, or no plain number; folded lines, bare LF, spaces before a colon, control characters. It looks at no
+field's meaning and sets no limit on size; that is done here.
 """
 
 import re
@@ -12,9 +12,9 @@ from http import HTTPStatus
 
 # As much as nginx takes by default (4 buffers of 8 KiB). The head of a job is about 300 bytes.
 MAX_HEAD_BYTES = 32 * 1024
-# What a header line has beside name and value: a colon, a space, CR and LF.
+# A header line's bytes besides name and value: a colon, a space, CR and LF.
 _LINE_EXTRA_BYTES = 4
-# An authority as Host may have it: no userinfo (RFC 9112 §3.2), no comma (that is two), no empty name.
+# An authority in Host: no userinfo (RFC 9112 §3.2), no comma (that would be two), no empty name.
 AUTHORITY = rb"(\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?"
 HOST = re.compile(AUTHORITY)
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
@@ -22,14 +22,14 @@ _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a request is not served."""
+    """Why a request, or one line of a batch, is not served: the answer's status and its text."""
 
-    status: HTTPStatus
+    status: int
     detail: str
 
 
 def is_authority(text: bytes) -> bool:
-    r"""Whether this may stand in Host.
+    r"""Whether `text` is allowed in Host.
 
     >>> [is_authority(text) for text in (b"a", b"[::1]:80", b"", b"a@b", b"a/", b"a b", b"a,b", rb"evil.com\@1")]
     [True, True, False, False, False, False, False, False]
@@ -38,7 +38,7 @@ def is_authority(text: bytes) -> bool:
 
 
 def malformed(reason: str) -> Refusal:
-    """Return the refusal of a request that is not HTTP as all read it."""
+    """Return the refusal of a request that two HTTP servers could read differently, or not at all."""
     return Refusal(HTTPStatus.BAD_REQUEST, f"Malformed request: {reason}")
 
 
@@ -49,7 +49,7 @@ NO_UPGRADE = Refusal(HTTPStatus.NOT_IMPLEMENTED, "Upgrade and CONNECT are not su
 
 
 def refusal(version: str, headers: Sequence[tuple[bytes, bytes]]) -> Refusal | None:
-    """Return why a request with this head is refused, or None; names are in lower case.
+    """Return why a request with this head is refused; None if it may pass. Names are in lower case.
 
     >>> refusal("1.1", [(b"host", b"a"), (b"host", b"a")]).detail
     'Malformed request: more than one Host'
@@ -58,7 +58,7 @@ def refusal(version: str, headers: Sequence[tuple[bytes, bytes]]) -> Refusal | N
         return malformed(f"HTTP/{version}")
     for name, value in headers:
         if name == b"transfer-encoding":
-            if version == "1.0":  # RFC 9112 §6.1: its framing is faulty, for a 1.0 reader does not know the field
+            if version == "1.0":  # RFC 9112 §6.1: a reader of 1.0 does not know the field
                 return malformed("Transfer-Encoding in HTTP/1.0")
             if value.strip(b" \t").lower() != b"chunked":
                 return malformed("Transfer-Encoding other than chunked")
@@ -74,7 +74,7 @@ def _host_refusal(version: str, hosts: Sequence[bytes]) -> Refusal | None:
 
 
 def authority_of(target: bytes) -> bytes | None:
-    """Return what an absolute-form target names, which counts in Host's place (RFC 9112 §3.2.2); None for other forms.
+    """Return the authority of an absolute-form target, which replaces Host (RFC 9112 §3.2.2); None for other forms.
 
     >>> authority_of(b"http://router:8000/run_code"), authority_of(b"/run_code"), authority_of(b"*")
     (b'router:8000', None, None)
@@ -84,5 +84,5 @@ def authority_of(target: bytes) -> bytes | None:
 
 
 def head_bytes(target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> int:
-    """Return how long a head with these fields is, but for its method, version and optional spaces."""
+    """Return the size of a head with these fields, without its method, version and optional spaces."""
     return len(target) + sum(len(name) + len(value) + _LINE_EXTRA_BYTES for name, value in headers)

@@ -1,37 +1,38 @@
-"""Whether a job is tried again. Its own limits stand here; what the whole fleet may retry, the scheduler knows."""
+"""Decides whether a job is retried, by the job's own limits. The scheduler knows the whole fleet's retry budget."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from router.policy.verdict import Kind
 
-# A 500 is as often the job's own as the worker's (FACTS: a lone surrogate gives one everywhere): one more worker tells.
+# A 500 is the job's own as often as the worker's (a lone surrogate in the code gives one everywhere), so one more
+# worker is asked to tell which.
 _RETRIES_OF_500 = 1
 
 
 @dataclass(frozen=True, slots=True)
 class RetryRules:
-    """`attempts` a job may have in all; `sandbox_errors` of them may be retried. `has_budget`: the fleet may retry."""
+    """A job has `attempts` at most, and retries `sandbox_errors` SandboxErrors. `has_budget`: the fleet may retry."""
 
     attempts: int = 3
     sandbox_errors: int = 1
     has_budget: bool = True
 
     def allowed(self, kind: Kind) -> int | None:
-        """Return how often a failure of this kind, which may be the job's own, is retried; None: it is the worker's."""
+        """Return how often a failure that may be the job's own is retried; None for a kind that is the worker's."""
         return {Kind.SANDBOX_ERROR: self.sandbox_errors, Kind.ERROR: _RETRIES_OF_500}.get(kind)
 
     def asks_another(self, kind: Kind) -> bool:
-        """Return whether another worker is asked where a failure of this kind may be the job's own.
+        """Whether another worker is asked because a failure of this kind may be the job's own.
 
-        Then a worker is blamed only when another one has done the job: a dozen jobs that fail alike everywhere would
-        else eject half the fleet.
+        Then a worker is blamed only after another worker has done the job. Otherwise a dozen jobs that fail everywhere
+        would eject half the fleet.
         """
         return bool(self.allowed(kind)) and self.attempts > 1 and self.has_budget
 
 
 def is_jobs_own(kinds: Sequence[Kind], rules: RetryRules) -> bool:
-    """Return whether the last failure is taken for the job's own: as many workers said the same as are asked.
+    """Whether the last failure counts as the job's own: all workers that may be asked said the same.
 
     >>> is_jobs_own([Kind.SANDBOX_ERROR, Kind.SANDBOX_ERROR], RetryRules())
     True
@@ -44,7 +45,7 @@ def is_jobs_own(kinds: Sequence[Kind], rules: RetryRules) -> bool:
 
 
 def is_worth_another(kinds: Sequence[Kind], rules: RetryRules) -> bool:
-    """Return whether a job whose attempts ended so far in `kinds`, none of them a result, is tried once more.
+    """Whether a job is retried whose attempts have ended in `kinds`, none of them a result.
 
     >>> is_worth_another([Kind.SANDBOX_ERROR], RetryRules(sandbox_errors=1))
     True

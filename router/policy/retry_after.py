@@ -1,7 +1,7 @@
-"""How long a worker without room wants to rest: its Retry-After (RFC 9110 §10.2.3), in seconds or as a date.
+"""Reads for how long a worker without room wants no jobs: its Retry-After, in seconds or a date (RFC 9110 §10.2.3).
 
-A date counts from the answer's own Date, so that no two clocks are compared. Of dates, the one form is read that RFC
-9110 §5.6.7 lets be sent.
+A date counts from the answer's own Date, so that clocks of two hosts are never compared. Only the form of dates is read
+that RFC 9110 §5.6.7 allows to send.
 """
 
 import re
@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 Headers = Sequence[tuple[bytes, bytes]]
 
-# A worker that asks for more is asked again after so long: that costs one job a round trip.
+# A worker that asks for a longer rest gets a job after this time; if it still has no room, that costs a round trip.
 MAX_REST_MS = 10_000
 _SECONDS = re.compile(rb"0*([0-9]{1,9})(?:\.[0-9]*)?")
 _DATE = re.compile(rb"[A-Z][a-z]{2}, (\d{2}) ([A-Z][a-z]{2}) (\d{4}) (\d{2}):(\d{2}):(\d{2}) GMT")
@@ -24,7 +24,7 @@ def first(headers: Headers, name: bytes) -> bytes | None:
 
 
 def rest_ms(retry_after: bytes | None, date: bytes | None) -> int:
-    """Return how long to leave the worker alone, MAX_REST_MS at most; 0 where it does not say, or nothing of sense.
+    """Return for how long to send the worker no jobs, at most MAX_REST_MS; 0 if the header is missing or invalid.
 
     >>> rest_ms(b"2", None), rest_ms(b"1e308", None), rest_ms(b"-1", None), rest_ms(b"9" * 400, None)
     (2000, 0, 0, 10000)

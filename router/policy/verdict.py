@@ -1,7 +1,6 @@
-"""What became of an attempt: the job's result, or a failure, and whose.
+"""Decides what an attempt's answer means: the job's result, or a failure, and who is to blame.
 
-An attempt either brought an answer, which is read here, or broke, which upstream tells. This room knows no worker, no
-clock and no retry; policy/retry.py decides what follows.
+An attempt without an answer is judged in jobs/job.py, by how it broke. policy/retry.py decides what follows.
 """
 
 import re
@@ -14,43 +13,38 @@ from router.policy.retry_after import Headers, first, rest_ms
 
 
 class Blame(StrEnum):
-    """What an attempt says of its worker.
+    """What an attempt tells about its worker."""
 
-    It did well; it is at fault; its connection died while it ran the job, which may be the job's doing; it had an error
-    that may be the job's own; it had one, and another worker is asked before anybody is blamed; it has no room; it
-    cannot be reached; or nothing.
-    """
-
-    OK = "ok"
-    FAULT = "fault"
-    DIED = "died"
-    ERROR = "error"
-    DOUBT = "doubt"
-    BUSY = "busy"
-    AWAY = "away"
-    NONE = "none"
+    OK = "ok"  # it did well
+    FAULT = "fault"  # it is at fault
+    DIED = "died"  # its connection closed while it ran the job; the job may have caused that
+    ERROR = "error"  # it had an error that may be the job's own
+    DOUBT = "doubt"  # the same, and another worker is asked before one is blamed
+    BUSY = "busy"  # it has no room
+    AWAY = "away"  # it cannot be reached
+    NONE = "none"  # nothing
 
 
 class Kind(StrEnum):
-    """What an attempt is to its job."""
+    """What an attempt brought its job."""
 
-    RESULT = "result"  # good or bad, it is the job's own
+    RESULT = "result"  # the job's own, be it success or failure
     NOT_SENT = "not_sent"  # the worker could not be reached
     NO_MEANS = "no_means"  # this host has no file handle, port or memory left for a connection
     DIED = "died"  # the connection closed while the job ran
-    FAULT = "fault"  # the worker's, without a doubt
-    TIMED_OUT = "timed_out"  # beyond all that the job may take; it may run on
+    FAULT = "fault"  # certainly the worker's
+    TIMED_OUT = "timed_out"  # it took longer than the job may take, and may still run
     BUSY = "busy"  # the worker has no room
     ERROR = "error"  # an answer 500: the worker's fault or the job's
-    SANDBOX_ERROR = "sandbox_error"  # a 200 that says the same
+    SANDBOX_ERROR = "sandbox_error"  # an answer 200 with SandboxError: the worker's fault or the job's
 
 
-# The worker never ran the job: it waits again, at its place in the line, and that was no attempt.
+# The worker never ran the job, so this does not count as an attempt; the job keeps its place in the queue.
 NEVER_RAN = frozenset({Kind.NOT_SENT, Kind.NO_MEANS, Kind.BUSY})
 
 
 class Outcome(StrEnum):
-    """What a job's client gets: an answer of a worker's, by the Kind of its attempt, or one of the router's own."""
+    """What a job's client gets: a worker's answer, by the Kind of its attempt, or an answer of the router's own."""
 
     RESULT = "result"
     ERROR = "error"
@@ -59,7 +53,7 @@ class Outcome(StrEnum):
     NO_WORKERS = "no_workers"
     QUEUE_FULL = "queue_full"
     QUEUE_TIMEOUT = "queue_timeout"
-    DEADLINE = "deadline"  # no result while its client still waits
+    DEADLINE = "deadline"  # no result in the time that its client waits
     QUARANTINED = "quarantined"
     BUFFERS_FULL = "buffers_full"
     BAD_REQUEST = "bad_request"
@@ -67,14 +61,14 @@ class Outcome(StrEnum):
 
     @property
     def is_error(self) -> bool:
-        """Whether the fleet, and not the client, is why there is no result."""
+        """Whether there is no result, and the client is not the reason."""
         return self not in (Outcome.RESULT, Outcome.BAD_REQUEST, Outcome.CLIENT_LEFT)
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """`cause` is prose without its subject, such as `returned 503: Service Unavailable`; None for a result.
+    """`cause` is prose without its subject, like `returned 503: Service Unavailable`; None for a result.
 
-    `rest_ms` is how long a worker without room wants to rest; 0: it does not say.
+    `rest_ms` is for how long a worker without room wants no jobs; 0 if it does not say.
     """
 
     kind: Kind
@@ -84,18 +78,18 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 _WELL = Verdict(Kind.RESULT, Blame.OK)
-_CLIENTS_OWN = Verdict(Kind.RESULT, Blame.NONE)  # as 4xx is, which says nothing of the worker
+_CLIENTS_OWN = Verdict(Kind.RESULT, Blame.NONE)  # a 4xx tells nothing about the worker
 _SANDBOX_ERROR = Verdict(Kind.SANDBOX_ERROR, Blame.ERROR, "returned SandboxError")
 _NO_OBJECT = Verdict(Kind.FAULT, Blame.FAULT, "answered 200 with something that is no JSON object")
 _NO_JSON = Verdict(Kind.FAULT, Blame.FAULT, "answered 200 with something that is no JSON")
 
-# These answer with an object that begins with its status; the others with other JSON.
+# Their answers are objects that begin with a status; the other endpoints' answers are other JSON.
 _RUNS = frozenset({"/run_code", "/run_jupyter"})
-_SAYS_SANDBOX_ERROR = b'"SandboxError"'  # within a string of the job's own, its quotes are escaped
+_SAYS_SANDBOX_ERROR = b'"SandboxError"'  # in the job's output, the quotes would be escaped
 _STATUS_FIRST = re.compile(rb'\s*\{\s*"status"\s*:\s*"SandboxError"')
 _BEGINS_AS_JSON = re.compile(rb'[ \t\r\n]*[\[{"\-0-9tfn]')
 _SPACE = b" \t\r\n"
-_OK = int(HTTPStatus.OK)  # as a plain number: an enum's member is looked up each time
+_OK = int(HTTPStatus.OK)  # a plain number, because looking up an enum's member costs a call
 _FULL = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})  # a 503 only with Retry-After
 _BAD_GATEWAYS = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
 
@@ -110,9 +104,9 @@ _read_status = msgspec.json.Decoder(_Status).decode
 def of_answer(
     path: str, status: int, body: bytes, headers: Headers = (), *, is_whole: bool = True, is_packed: bool = False
 ) -> Verdict:
-    """Return what an answer means; of one that is not `is_whole`, `body` is the beginning.
+    """Return what an answer means. If it is not whole, `body` is its beginning.
 
-    One that `is_packed` (by a content-encoding that nobody asked for) is not looked into.
+    An answer that `is_packed` (by a content-encoding that the router did not ask for) counts as the job's result.
 
     >>> of_answer("/run_code", 200, b'{"status": "Success"}').kind
     <Kind.RESULT: 'result'>
@@ -133,7 +127,7 @@ def of_answer(
 
 
 def _of_body(path: str, body: bytes, *, is_whole: bool) -> Verdict:
-    # Not parsed, for that is done a million times over: a cut or foreign body shows at its ends.
+    # The body is not parsed, because that would be done for every job: one that is cut or foreign shows at its ends.
     if path not in _RUNS:
         return _WELL if _BEGINS_AS_JSON.match(body) else _NO_JSON
     text = body.strip(_SPACE)

@@ -1,8 +1,8 @@
-"""The files by which a gunicorn's processes share what they count; those of ended processes become one.
+"""Shares counts between the processes of one gunicorn by files; the files of ended processes become one.
 
-Each second a process writes all that it has counted, beside its file and then in its place: on a full disk that is an
-error. With a file mapped into memory, prometheus_client's way, it would be the process' end. A folder that is gone is
-made anew. What cannot be written is missing on the other processes' pages until it can be.
+Each second a process writes all its counts to a new file and renames it over the old one. On a full disk that is an
+error; with a file mapped into memory, as prometheus_client has it, a full disk would kill the process. A folder that is
+gone is made again. Counts that cannot be written are missing on the other processes' pages until they can be.
 """
 
 import fcntl
@@ -16,15 +16,15 @@ import msgspec
 
 log = logging.getLogger(__name__)
 
-# Names the folder for the processes that gunicorn's master forks; a process without it shows its own counts alone.
+# Names the folder for the processes that gunicorn's master forks. A process without it shows only its own counts.
 FOLDER_VARIABLE = "SFR_METRICS_FOLDER"
 
-_ENDED = "ended"  # in the place of a process id
-_STATE = "gauge"  # goes with its process; all else is counted
+_ENDED = "ended"  # in place of a process id
+_STATE = "gauge"  # the kind of metric that ends with its process; all others are counts
 
 
 class Sample(msgspec.Struct, array_like=True, frozen=True):
-    """One number, as Prometheus names it."""
+    """One number with its name and labels."""
 
     name: str
     labels: dict[str, str]
@@ -45,7 +45,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class SharedCounts:
-    """What the processes of one gunicorn have counted; `folder` None: this process is alone."""
+    """The counts of all processes of one gunicorn; `folder` None: this process is alone."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
@@ -54,12 +54,12 @@ class SharedCounts:
 
     @classmethod
     def inherited(cls) -> "SharedCounts":
-        """Return those of the folder that gunicorn's master has named."""
+        """Return the counts in the folder that gunicorn's master has named."""
         folder = os.environ.get(FOLDER_VARIABLE)
         return cls(Path(folder) if folder else None)
 
     def put(self, own: Sequence[Family]) -> None:
-        """Show the others what this process has counted. A failure is said once, and changes nothing else."""
+        """Show the other processes this process' counts. A failure is logged once, and changes nothing else."""
         if self._folder is None:
             return
         counts, file = _encode(own), _file(self._folder, os.getpid())
@@ -69,12 +69,12 @@ class SharedCounts:
                 _write(file, counts)
                 self._written = counts
         except OSError as error:
-            self._say(error)
+            self._log_change(error)
         else:
-            self._say(None)
+            self._log_change(None)
 
     def whole(self, own: Sequence[Family]) -> list[Family]:
-        """Return what all have counted, this process `own`."""
+        """Return the counts of all processes; `own` are this process'."""
         if self._folder is None:
             return list(own)
         others: list[list[Family]] = []
@@ -86,10 +86,10 @@ class SharedCounts:
         return summed((own, *others))
 
     def bury(self, living: Collection[int]) -> None:
-        """Add what processes that are not `living` have counted to one file, and remove theirs.
+        """Add the counts of processes that are not `living` to one file, and remove their files.
 
-        Where the files are being read or cannot be written, that is left to the next time: the caller has processes to
-        watch, and does not wait.
+        If the files are being read, or cannot be written, the next call does it: the caller watches over processes and
+        must not wait.
         """
         if self._folder is None:
             return
@@ -105,9 +105,9 @@ class SharedCounts:
         except (BlockingIOError, FileNotFoundError):
             return
         except OSError as error:
-            self._say(error)
+            self._log_change(error)
 
-    def _say(self, error: OSError | None) -> None:
+    def _log_change(self, error: OSError | None) -> None:
         if error and not self._is_failing:
             log.warning(
                 "/metrics shows less than all: what a process has counted cannot be written to %s: %s",
@@ -120,7 +120,7 @@ class SharedCounts:
 
 
 def summed(parts: Iterable[Sequence[Family]]) -> list[Family]:
-    """Return each metric once, its samples added up.
+    """Return each metric once, with its samples added up.
 
     >>> ones = [Family("a", "counter", "-", [Sample("a_total", {"x": "y"}, 1.0)])]
     >>> summed((ones, [], ones))[0].samples
@@ -169,12 +169,12 @@ def _lives(process: str) -> bool:
 def _read(file: Path) -> list[Family]:
     try:
         return _decode(file.read_bytes())
-    except (OSError, msgspec.DecodeError):  # not there yet, or not ours
+    except (OSError, msgspec.DecodeError):  # the file is gone, or no file of ours
         return []
 
 
 def _make(folder: Path) -> None:
-    """Make the folder where it is gone. Its name is known by then: somebody else's in its place is not written to."""
+    """Make the folder if it is gone. If another user has made one by that name, raise PermissionError."""
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     if folder.lstat().st_uid != os.geteuid():
@@ -182,11 +182,11 @@ def _make(folder: Path) -> None:
 
 
 def _write(file: Path, content: bytes) -> None:
-    """Write the file whole or not at all."""
+    """Write the whole file, or leave the old one."""
     new = file.with_suffix(".new")
     new.unlink(missing_ok=True)
     try:
-        with new.open("xb") as opened:  # "x": through nobody's link
+        with new.open("xb") as opened:  # "x": never through a link that another user has made
             opened.write(content)
         new.rename(file)
     except OSError:

@@ -1,8 +1,8 @@
-"""What `GET /metrics` shows, in Prometheus' words.
+"""Makes the page of `GET /metrics` for Prometheus.
 
-All processes of one gunicorn share what they count (shared_counts.py); without gunicorn, each shows its own alone. What
-belongs to the fleet is read when it is asked for, and every router shows the same. Labels are bounded: endpoints by the
-list of them, workers by the fleet.
+All processes of one gunicorn share their counts (multiprocess.py); without gunicorn, each process shows only its own.
+The fleet's values are read when the page is asked for, and every router shows the same. Labels are bounded: endpoints
+by config.yaml, workers by the fleet.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,15 +22,15 @@ from router.telemetry.multiprocess import Family, Sample, SharedCounts
 from router.telemetry.recorder import BOUNDS_S, Counts, Timing
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
-# Where PROMETHEUS_MULTIPROC_DIR is set prometheus_client would map files into memory: a full disk ends such a process.
+# If PROMETHEUS_MULTIPROC_DIR is set, prometheus_client would map files into memory: a full disk kills such a process.
 values.ValueClass = values.MutexValue
 
 
 class BulkHistogram(Histogram):
-    """A histogram that takes many lengths of time at once; `observe`, job by job, would cost as much as a lease."""
+    """A histogram that takes many times at once; calling `observe` for each job would cost as much as a lease."""
 
     def add(self, timing: Timing) -> None:
-        """Count all of `timing`, whose bounds are this histogram's."""
+        """Count all times of `timing`, which has this histogram's bounds."""
         for bucket, count in zip(self._buckets, timing.counts, strict=True):
             if count:
                 bucket.inc(count)
@@ -38,7 +38,7 @@ class BulkHistogram(Histogram):
 
 
 class ProcessState(NamedTuple):
-    """How many jobs of this process run and wait; `is_alone`: it gives leases without Redis."""
+    """How many jobs of this process run and wait; `is_alone`: the process gives leases without Redis."""
 
     running: int
     waiting: int
@@ -46,7 +46,7 @@ class ProcessState(NamedTuple):
 
 
 class Metrics:
-    """This process' part of what is counted, and the page that shows all."""
+    """This process' counts, and the page that shows the counts of all processes and the fleet."""
 
     def __init__(self, shared: SharedCounts) -> None:
         self._shared = shared
@@ -69,19 +69,19 @@ class Metrics:
         self._retries = counter("retries", "Retries, by what the attempt before had brought.", "cause")
         self._unfunded = counter("retries_refused", "Retries that the fleet's budget did not allow.")
         self._cut_answers = counter("answers_cut", "Large answers that broke off when their clients had a part.")
-        self._redis = histogram("redis_duration", "CallBatcher of the scheduler that Redis answered.")
-        self._redis_failures = counter("redis_failures", "CallBatcher of the scheduler that it did not.")
+        self._redis = histogram("redis_duration", "Calls of the scheduler that Redis answered.")
+        self._redis_failures = counter("redis_failures", "Calls of the scheduler that it did not.")
         self._processes = gauge("processes", "Router processes.")
         self._alone = gauge("processes_degraded", "Router processes that give leases without Redis.")
         self._running = gauge("jobs_running", "Leases that router processes hold.")
         self._waiting = gauge("jobs_waiting", "Jobs that wait for a lease.")
-        for kind in Kind:  # from 0 on, so that the first one is seen as one more
+        for kind in Kind:  # shown from 0 on, so that Prometheus sees the first one as an increase
             self._attempts.labels(kind)
             if kind is not Kind.RESULT:
                 self._retries.labels(kind)
 
     def add(self, counts: Counts) -> None:
-        """Add what was counted in a while."""
+        """Add the recorder's counts."""
         for key, timing in counts.jobs.items():
             self._requests.labels(*key).inc(timing.count)
             self._durations.labels(key[0]).add(timing)
@@ -99,24 +99,24 @@ class Metrics:
         self._redis_failures.inc(counts.redis_failures)
 
     def set_state(self, state: ProcessState) -> None:
-        """Show how this process is at this moment."""
+        """Show this process' state of this moment."""
         self._processes.set(1)
         self._alone.set(state.is_alone)
         self._running.set(state.running)
         self._waiting.set(state.waiting)
 
     def share(self) -> None:
-        """Show the other processes what this one has counted."""
+        """Show the other processes this one's counts."""
         self._shared.put(self._collected())
 
     def page(self, snapshot: Snapshot, usage: Usage | None, accept: str) -> tuple[bytes, str]:
-        """Return the page as `accept` (the request's header) wants it, and its content type.
+        """Return the page for the request's Accept header, and its content type.
 
-        `usage` is None where Redis is away: what only Redis knows is not shown then.
+        `usage` is None if Redis is away; then the page lacks the values that only Redis knows.
         """
         encode, content_type = choose_encoder(accept)
         own = self._collected()
-        self._shared.put(own)  # whoever answers next shows no less
+        self._shared.put(own)  # so that no other process' next page shows less
         return encode(_Both(self._shared.whole(own), _Fleet(snapshot, usage))), content_type
 
     def _collected(self) -> list[Family]:
@@ -141,18 +141,18 @@ class _Both(Collector):
 
 
 class _Fleet(Collector):
-    """What is the fleet's, and not one router's."""
+    """The values of the fleet, which every router shows."""
 
     def __init__(self, snapshot: Snapshot, usage: Usage | None) -> None:
         self._snapshot = snapshot
         self._usage = usage
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._seen()
+        yield from self._membership()
         if self._usage is not None:
-            yield from self._used(self._usage)
+            yield from self._usage_of(self._usage)
 
-    def _seen(self) -> Iterator[Metric]:
+    def _membership(self) -> Iterator[Metric]:
         state, records = self._snapshot.state, self._snapshot.state.records
         if state.written_at is not None:
             age_s = max(0.0, (datetime.now(UTC) - state.written_at).total_seconds())
@@ -178,7 +178,7 @@ class _Fleet(Collector):
             "cap", "Jobs that may run on it at once; absent: any number.", ((url, cap) for url, cap in caps if cap)
         )
 
-    def _used(self, usage: Usage) -> Iterator[Metric]:
+    def _usage_of(self, usage: Usage) -> Iterator[Metric]:
         workers = usage.workers
         yield GaugeMetricFamily("sfr_queue_length", "Jobs of all routers that wait for room.", usage.waiting)
         yield GaugeMetricFamily("sfr_retry_budget", "Retries that all routers may make at once.", usage.retries_left)

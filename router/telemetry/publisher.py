@@ -1,6 +1,6 @@
-"""What the recorder holds goes, each second, to those who show it: Prometheus' values, and the fleet's counts in Redis.
+"""Publishes the recorder's counts once a second: to Prometheus' values, and to the fleet's counts in Redis.
 
-A count that Redis did not confirm in time is told again: rather one too many than none.
+A count that Redis did not confirm in time is sent again: it may count twice, but it is never lost.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ EVERY_S = 1.0
 
 
 class Publisher:
-    """Tells what this process has counted: each second while `run` runs, and a last time by `finish`."""
+    """Publishes this process' counts: each second while `run` runs, and a last time by `finish`."""
 
     def __init__(
         self,
@@ -34,53 +34,53 @@ class Publisher:
         self._counters = Counters(redis)
         self._view = view
         self._state = state
-        self._untold = Stats()  # to the fleet
+        self._unsent = Stats()  # to Redis
 
     async def run(self) -> None:
-        """Report until cancelled."""
+        """Publish until cancelled."""
         while True:
             self._count()
-            await asyncio.to_thread(self._metrics.share)  # jobs need not wait for a disk
+            await asyncio.to_thread(self._metrics.share)  # in a thread: jobs must not wait for a disk
             with suppress(RedisUnavailable):
-                await self._tell_fleet()
+                await self._send_to_fleet()
             await asyncio.sleep(EVERY_S)
 
     async def finish(self) -> None:
-        """Report what is left, before the process ends."""
+        """Publish the last counts, before the process ends."""
         self._count()
         self._metrics.share()
         with suppress(RedisUnavailable):
-            while self._untold:
-                await self._tell_fleet()
+            while self._unsent:
+                await self._send_to_fleet()
 
     async def page(self, accept: str) -> tuple[bytes, str]:
-        """Return what `GET /metrics` answers to such an Accept header, and its content type."""
+        """Return the page of `GET /metrics` for this Accept header, and its content type."""
         self._count()
         snapshot, usage = self._view.snapshot, None
         with suppress(RedisUnavailable):
             usage = await self._counters.usage([record.worker.url for record in snapshot.state.records])
-        # In a thread, for 1,000 workers take a while to write down, and jobs need not wait for that.
+        # In a thread, because writing down 1,000 workers takes long enough to hold up jobs.
         return await asyncio.to_thread(self._metrics.page, snapshot, usage, accept)
 
     def _count(self) -> None:
         counts = self._recorder.take()
-        self._untold.add(for_fleet(counts))
+        self._unsent.add(for_fleet(counts))
         self._metrics.add(counts)
         self._metrics.set_state(self._state())
 
-    async def _tell_fleet(self) -> None:
-        stats = self._untold.take()
+    async def _send_to_fleet(self) -> None:
+        stats = self._unsent.take()
         if not stats:
             return
         try:
             await self._counters.count(stats)
         except RedisUnavailable:
-            self._untold.add(stats)
+            self._unsent.add(stats)
             raise
 
 
 def for_fleet(counts: Counts) -> Stats:
-    """Return what the fleet is told of `counts`."""
+    """Return the part of `counts` that the fleet's counts in Redis have."""
     took_s = Timing.sum(counts.jobs.values())
     errors = sum(timing.count for (_, _, outcome), timing in counts.jobs.items() if outcome.is_error)
     turned_away = sum(count for (_, _, outcome), count in counts.refusals.items() if outcome.is_error)

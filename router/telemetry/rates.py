@@ -1,7 +1,7 @@
-"""What two readings of the fleet's counts tell of the time between them: rates, percentiles, means.
+"""Computes rates, percentiles and means from two readings of the fleet's counts.
 
-Pure: who reads, how often and by which way, is the callers'. A Redis that lost its memory counts anew from 0, and a
-worker without jobs for a day is forgotten (fleet/stats.py): where a count has fallen, all that it shows is new.
+Pure: its callers read the counts. A Redis that lost its memory counts from 0 again, and a worker without jobs for a day
+is forgotten (fleet/stats.py). So if a count has fallen, all of the later count is new.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from router.telemetry.recorder import BOUNDS_S
 
 @dataclass(frozen=True, slots=True)
 class WorkerRates:
-    """One worker's attempts: how many ended a second, how many of them without a result, how long one took (mean)."""
+    """One worker's attempts a second, those of them without a result, and how long an attempt took (mean)."""
 
     jobs: float = 0.0
     failures: float = 0.0
@@ -22,9 +22,9 @@ class WorkerRates:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """The fleet's jobs a second, those that ended in an error, attempts and retries; how long half, and 99 %, took.
+    """The fleet's jobs, errors, attempts and retries a second, and the times within which 50 % and 99 % of jobs ended.
 
-    A time is None where no job ended. `workers` are those of the later reading, by URL.
+    A time is None if no job ended. `workers` are those of the later reading, by URL.
     """
 
     jobs: float = 0.0
@@ -37,9 +37,9 @@ class Rates:
 
 
 def rates(before: Usage, after: Usage, seconds: float) -> Rates:
-    """Return what happened in the `seconds` (above 0) between two readings.
+    """Return the rates over the `seconds` (above 0) between two readings.
 
-    A worker that only the later one has is at rest: what it had counted before it came back is nobody's rate.
+    A worker that is only in the later reading has a rate of 0: its counts may be from an earlier time.
 
     >>> rates(Usage(0, 0, {"jobs": 10, "le_1": 10}), Usage(0, 0, {"jobs": 30, "le_1": 10, "le_2": 20}), 4).jobs
     5.0
@@ -71,7 +71,7 @@ def _worker(before: WorkerStats, after: WorkerStats, seconds: float) -> WorkerRa
 
 
 def has_fallen(before: Mapping[str, int], after: Mapping[str, int]) -> bool:
-    """Whether a count is lower than it was: Redis has begun to count anew."""
+    """Whether any count is lower than before: Redis has begun to count from 0 again."""
     return any(after.get(name, 0) < count for name, count in before.items())
 
 

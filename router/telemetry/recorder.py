@@ -1,7 +1,7 @@
-"""What this process has counted since it was last asked: plain numbers, summed up where jobs pass.
+"""Counts in plain numbers, where jobs pass, what this process has done since the counts were last taken.
 
-That is all that metrics cost a job, 1.5 µs; who shows the numbers takes them by a timer (publisher.py). It knows
-neither Prometheus nor Redis.
+Metrics cost a job nothing else: the publisher takes the numbers by a timer. This module knows neither Prometheus nor
+Redis.
 """
 
 from bisect import bisect_left
@@ -12,21 +12,21 @@ from typing import Self
 
 from router.policy.verdict import Kind, Outcome
 
-# Three a decade, from Redis' answer to the longest job, so that a percentile is known to a factor of 2.5 at worst.
+# In seconds, three a decade, from Redis' answer to the longest job: a percentile is wrong by a factor of 2.5 at most.
 BOUNDS_S = (
     *(0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1),
     *(0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0),
 )
 
-# The endpoint of requests that were refused before it was known, or without regard to it.
+# The endpoint under which requests are counted that were refused whatever their endpoint.
 NO_JOB = "other"
-# Looked up once: each time would cost as much as all the rest of a count.
+# Looked up once, because looking up an enum's member costs as much as all the rest of a count.
 _RESULT = Kind.RESULT
-_NO_FAILURES = frozenset({Kind.BUSY, Kind.NO_MEANS})  # of the worker's
+_NO_FAILURES = frozenset({Kind.BUSY, Kind.NO_MEANS})  # no failures of the worker
 
 
 class Timing:
-    """Lengths of time: how many were at most each of BOUNDS_S and above the one before, how many above all, their sum.
+    """A histogram of times. `counts` has a number for each of BOUNDS_S, and one for the times above all bounds.
 
     >>> timing = Timing()
     >>> timing.add(0.0005)
@@ -43,7 +43,7 @@ class Timing:
 
     @classmethod
     def sum(cls, timings: Iterable[Self]) -> Self:
-        """Return one that holds them all."""
+        """Return one timing with all of their times."""
         whole = cls()
         for timing in timings:
             whole.counts = [one + other for one, other in zip(whole.counts, timing.counts, strict=True)]
@@ -52,18 +52,18 @@ class Timing:
 
     @property
     def count(self) -> int:
-        """How many there were."""
+        """How many times were counted."""
         return sum(self.counts)
 
     def add(self, seconds: float) -> None:
-        """Count one."""
+        """Count one time."""
         self.counts[bisect_left(BOUNDS_S, seconds)] += 1
         self.total_s += seconds
 
 
 @dataclass(slots=True)
-class WorkerCounts:
-    """What became of the attempts on one worker: all, those without a result, and how long all took together."""
+class AttemptCounts:
+    """The attempts on one worker: all, those without a result, and how long all took together."""
 
     jobs: int = 0
     failures: int = 0
@@ -72,18 +72,18 @@ class WorkerCounts:
 
 @dataclass(slots=True)
 class Counts:
-    """All that was counted in a while.
+    """All counts between two takings.
 
-    `jobs` by endpoint, status and outcome; `refusals`, those that no worker could have got, by the same; `retries` by
-    how the attempt before had ended; `unfunded` retries were more than the fleet's budget; `cut_answers` broke off when
-    their clients had a part of them; `redis` are the scheduler's answers.
+    `jobs` and `refusals` (requests that never became jobs) are by endpoint, status and outcome. `retries` are by how
+    the attempt before had ended. `unfunded` retries exceeded the fleet's budget. `cut_answers` broke off when their
+    clients had a part of them. `redis` are the scheduler's calls that Redis answered.
     """
 
     jobs: defaultdict[tuple[str, int, Outcome], Timing] = field(default_factory=lambda: defaultdict(Timing))
     refusals: defaultdict[tuple[str, int, Outcome], int] = field(default_factory=lambda: defaultdict(int))
     waits: Timing = field(default_factory=Timing)
     attempts: defaultdict[Kind, Timing] = field(default_factory=lambda: defaultdict(Timing))
-    workers: defaultdict[str, WorkerCounts] = field(default_factory=lambda: defaultdict(WorkerCounts))
+    workers: defaultdict[str, AttemptCounts] = field(default_factory=lambda: defaultdict(AttemptCounts))
     retries: defaultdict[Kind, int] = field(default_factory=lambda: defaultdict(int))
     unfunded: int = 0
     cut_answers: int = 0
@@ -92,18 +92,18 @@ class Counts:
 
 
 class Recorder:
-    """Counts; one for each process."""
+    """Counts what happens in this process."""
 
     def __init__(self) -> None:
         self._counts = Counts()
 
     def take(self) -> Counts:
-        """Return what has been counted since it was last taken."""
+        """Return the counts since the last taking."""
         taken, self._counts = self._counts, Counts()
         return taken
 
     def job_ended(self, endpoint: str, status: int, outcome: Outcome, seconds: float) -> None:
-        """Count a job that has its answer, after so long."""
+        """Count a job that has its answer, `seconds` after it came."""
         self._counts.jobs[endpoint, status, outcome].add(seconds)
 
     def refused(self, status: int, outcome: Outcome, endpoint: str = NO_JOB) -> None:
@@ -111,11 +111,11 @@ class Recorder:
         self._counts.refusals[endpoint, status, outcome] += 1
 
     def waited(self, seconds: float) -> None:
-        """Count a wait for a lease, in vain or not."""
+        """Count a wait for a lease, whether the job got one or not."""
         self._counts.waits.add(seconds)
 
     def attempt_ended(self, worker_url: str, kind: Kind, seconds: float) -> None:
-        """Count an attempt that took its worker so long."""
+        """Count an attempt that took its worker `seconds`."""
         counts = self._counts
         counts.attempts[kind].add(seconds)
         worker = counts.workers[worker_url]
@@ -125,7 +125,7 @@ class Recorder:
             worker.failures += 1
 
     def answer_cut(self, worker_url: str) -> None:
-        """Count an answer that broke off when its client had a part of it: its attempt seemed to have a result."""
+        """Count an answer that broke off when its client had a part of it; its attempt had counted as a result."""
         self._counts.cut_answers += 1
         self._counts.workers[worker_url].failures += 1
 
@@ -134,7 +134,7 @@ class Recorder:
         self._counts.retries[cause] += 1
 
     def retry_unfunded(self) -> None:
-        """Count a retry for which the fleet's budget had nothing left."""
+        """Count a retry that did not happen because the fleet's retry budget is spent."""
         self._counts.unfunded += 1
 
     def redis_answered(self, seconds: float) -> None:
@@ -142,5 +142,5 @@ class Recorder:
         self._counts.redis.add(seconds)
 
     def redis_failed(self) -> None:
-        """Count a call that it did not."""
+        """Count a call of the scheduler that Redis did not answer."""
         self._counts.redis_failures += 1

@@ -8,7 +8,7 @@ _LUA_PARTS = (
 )
 _DISPATCHER = tuple(
     f"{_UNIT}/jobs/test_{name}"
-    for name in ("dispatcher", "dispatch_faults", "dispatch_told", "dispatch_waits", "dispatch")
+    for name in ("dispatcher", "dispatcher_faults", "dispatcher_told", "dispatcher_waits", "dispatcher_endings")
 )
 # The application, before scripted workers.
 _ROUTED = (
@@ -20,26 +20,25 @@ TESTS: dict[str, tuple[str, ...]] = {
     "router/api/admin.py": (f"{_UNIT}/api/test_admin", f"{_UNIT}/auth/test_access"),
     "router/api/fleet_admin.py": (f"{_UNIT}/api/test_admin",),
     "router/auth/access.py": (f"{_UNIT}/auth/test_access", f"{_UNIT}/dashboard/test_handler"),
-    "router/auth/origin.py": (f"{_UNIT}/auth/test_pages",),
+    "router/auth/origin.py": (f"{_UNIT}/auth/test_origin",),
     "router/cli/run/results_file.py": (f"{_UNIT}/cli/test_results_file", f"{_UNIT}/cli/test_run_command"),
     "router/config/addresses.py": (f"{_UNIT}/config/test_addresses", f"{_UNIT}/config/test_config"),
-    "router/config/allowlist.py": (f"{_UNIT}/auth/test_access", f"{_UNIT}/config/test_config"),
+    "router/config/allowlist.py": (f"{_UNIT}/config/test_allowlist", f"{_UNIT}/config/test_config"),
     "router/config/strict_yaml.py": (f"{_UNIT}/config/test_config",),
     "router/fleet/lua_source.py": (f"{_UNIT}/fleet/test_lua_source",),
     "router/jobs/batch/body.py": (f"{_UNIT}/jobs/test_batch_body",),
     "router/jobs/batch/handler.py": (f"{_UNIT}/jobs/test_batch_handler",),
     "router/jobs/dispatcher.py": (*_DISPATCHER, *_ROUTED),
-    "router/jobs/job.py": (f"{_UNIT}/jobs/test_job", f"{_UNIT}/jobs/test_job_course", *_DISPATCHER),
-    "router/jobs/last_answers.py": _DISPATCHER,
-    "router/jobs/streaming.py": (f"{_UNIT}/jobs/test_job", f"{_UNIT}/upstream/test_large"),
-    "router/jobs/unanswered.py": (f"{_UNIT}/jobs/test_unanswered",),
+    "router/jobs/job.py": (f"{_UNIT}/jobs/test_job", f"{_UNIT}/jobs/test_job_run", *_DISPATCHER),
+    "router/jobs/answers.py": _DISPATCHER,
+    "router/jobs/streaming.py": (f"{_UNIT}/jobs/test_streaming", f"{_UNIT}/upstream/test_large"),
     "router/policy/client_timeouts.py": (f"{_UNIT}/policy/test_client_timeouts", f"{_UNIT}/downstream/test_downstream"),
-    "router/policy/deadline.py": (f"{_UNIT}/policy/test_verdicts", f"{_UNIT}/config/test_limits"),
-    "router/policy/endpoints.py": (f"{_UNIT}/config/test_limits", f"{_UNIT}/jobs/test_dispatch"),
+    "router/policy/deadline.py": (f"{_UNIT}/policy/test_deadline",),
+    "router/policy/endpoints.py": (f"{_UNIT}/policy/test_deadline", f"{_UNIT}/jobs/test_dispatcher_endings"),
     "router/policy/request_head.py": (f"{_UNIT}/policy/test_client_timeouts", f"{_UNIT}/downstream/test_downstream"),
-    "router/policy/retry.py": (f"{_UNIT}/policy/test_verdicts", f"{_UNIT}/jobs/test_dispatch"),
-    "router/policy/retry_after.py": (f"{_UNIT}/policy/test_verdicts",),
-    "router/policy/verdict.py": (f"{_UNIT}/policy/test_verdicts", f"{_UNIT}/upstream/test_large"),
+    "router/policy/retry.py": (f"{_UNIT}/policy/test_retry", f"{_UNIT}/jobs/test_dispatcher"),
+    "router/policy/retry_after.py": (f"{_UNIT}/policy/test_verdict",),
+    "router/policy/verdict.py": (f"{_UNIT}/policy/test_verdict", f"{_UNIT}/upstream/test_large"),
     "router/scheduling/breaker.py": (f"{_UNIT}/scheduling/test_breaker", *_SCHEDULER),
     "router/scheduling/failover.py": (f"{_UNIT}/scheduling/test_failover", f"{_INTEGRATION}/test_leases"),
     "router/scheduling/leases.py": (f"{_UNIT}/scheduling/test_leases", f"{_INTEGRATION}/test_leases"),

@@ -1,4 +1,4 @@
-"""Many jobs in one request: each line is a job, each answer a line.
+"""Decides how many jobs in one request run, each of them a line, and each answer a line.
 
 It may not import downstream, api or cli.
 """

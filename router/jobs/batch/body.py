@@ -1,13 +1,12 @@
 """A batch's body, read job by job, and never further than there is room for.
 
-NDJSON is taken line by line, of whatever length in all. A JSON list is read whole, like a single job's body, before its
-first job begins: so it can be refused as a whole, and clients that send everything before they read cannot block
-themselves.
+NDJSON is read line by line and may have any length. A JSON list is read whole, like a single job's body, before its
+first job begins. So a bad list is refused as a whole, and a client that sends everything before it reads anything
+cannot block itself.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
 from http import HTTPStatus
 
 from router.aio import Turns
@@ -19,28 +18,21 @@ from router.jobs.batch.window import Window
 from router.jobs.body_budget import BodyBudget, BodyBudgetFull, BodyShare
 from router.policy.client_timeouts import MIN_BODY_BYTES_A_SECOND
 from router.policy.large_json import Malformed, items
+from router.policy.request_head import Refusal
 from router.scheduling.pending import ClientLeft
 
 STOPPED = "this router process is told to stop"
 
-
-@dataclass(frozen=True, slots=True)
-class Unfit:
-    """Why something cannot be run, and the status that says so."""
-
-    status: int
-    detail: str
+# A job's body, or why this line or item is no job.
+Entry = Body | Refusal
 
 
-Entry = Body | Unfit
+class BatchRefused(Exception):
+    """No job of this batch can run."""
 
-
-class Refused(Exception):
-    """Nothing of this batch can be run."""
-
-    def __init__(self, reason: Unfit) -> None:
-        super().__init__(reason.detail)
-        self.reason = reason
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.detail)
+        self.refusal = refusal
 
 
 class CutShort(Exception):
@@ -48,9 +40,10 @@ class CutShort(Exception):
 
 
 class BatchBody:
-    """The body of one batch. `is_answered` is to be set when its answer begins: from then on, time is kept here.
+    """The body of one batch.
 
-    `is_list`: it is held, and counted, as a whole.
+    Set `is_answered` when the answer begins. From then on this class times the client; before, the connection does.
+    `is_list`: the body is held and counted as a whole.
     """
 
     def __init__(
@@ -69,16 +62,17 @@ class BatchBody:
         self._buffers = buffers
         self._max_mb = settings.max_body_mb
         self._full_status = settings.error_status.queue_full
-        self._patience_s = self._left_s = settings.client_body_timeout  # left: of the time for the next line
+        # The client's time for the next line, and how much of it is left.
+        self._timeout_s = self._left_s = settings.client_body_timeout
         self._turns = turns
         self._is_stopping = is_stopping
         self._is_more = True
 
     async def entries(self) -> AsyncGenerator[Entry]:
-        """Yield the jobs. Before the first, raises Refused and BodyBudgetFull; at any time, ClientLeft and CutShort."""
+        """Yield the jobs. Raises BatchRefused and BodyBudgetFull before the first; ClientLeft and CutShort any time."""
         lines = Lines(self._max_mb * 2**20)
         part = await self._part()
-        while BOM.startswith(part):  # it has come in parts
+        while BOM.startswith(part):  # the mark itself may come in parts
             if not (more := await self._part()):
                 break
             part += more
@@ -98,7 +92,7 @@ class BatchBody:
                     yield entry
 
     async def _of_list(self, part: bytes, share: BodyShare) -> AsyncGenerator[Entry]:
-        """Yield the items of a body that is one JSON list, and has been found to be nothing else."""
+        """Yield the items of a body that is one JSON list, once all of it has been checked."""
         text = await self._whole(part, share)
         try:
             for place in items(text):
@@ -108,7 +102,7 @@ class BatchBody:
                     raise Malformed(found)
         except Malformed as error:
             wanted = f"expected a JSON list: {error}"
-            raise Refused(Unfit(HTTPStatus.UNPROCESSABLE_ENTITY, wanted)) from error
+            raise BatchRefused(Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, wanted)) from error
         index = 0
         for place in items(text):
             if place is None:
@@ -122,19 +116,19 @@ class BatchBody:
         while part:
             if len(text) + len(part) > self._max_mb * 2**20:
                 limit = f"The list is larger than {self._max_mb:g} MB; one job a line (NDJSON) may be any number"
-                raise Refused(Unfit(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit))
+                raise BatchRefused(Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit))
             share.grow(len(part))
             text += part
             part = await self._part()
         return text
 
     async def _job(self, text: Body, place: str) -> Entry:
-        """Return a job's body, or what is wrong with it."""
+        """Return the job's body, or why it is none."""
         found = await self._turns.run(flaw_as_job(text))
-        return text if found is None else Unfit(HTTPStatus.UNPROCESSABLE_ENTITY, f"{place}: {found}")
+        return text if found is None else Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, f"{place}: {found}")
 
     async def _of_lines(self, lines: Lines, part: bytes, share: BodyShare) -> AsyncGenerator[Entry]:
-        """Yield the jobs from `part` on; `share` is what the line takes that has begun."""
+        """Yield the jobs from `part` on; `share` counts the bytes of the line that is being read."""
         has_room = True
         while part:
             for line in lines.feed(part):
@@ -144,7 +138,7 @@ class BatchBody:
                 else:
                     await asyncio.sleep(0)  # one part of a body may be a hundred thousand empty lines
                 has_room = True
-                self._left_s = self._patience_s
+                self._left_s = self._timeout_s
             if has_room:
                 has_room = await self._hold(lines, share)
             part = await self._part()
@@ -154,9 +148,9 @@ class BatchBody:
                 yield entry
 
     async def _hold(self, lines: Lines, share: BodyShare) -> bool:
-        """Count what has come of a line; return whether there is room for it."""
+        """Count the bytes of the line that is being read; return whether there is room for it."""
         try:
-            await self._in_flight.grow(share, lines.held_bytes - share.held_bytes)  # less, where it is too long
+            await self._in_flight.grow(share, lines.held_bytes - share.held_bytes)  # fewer if the line is too long
         except BodyBudgetFull:
             share.give_back()
             lines.skip()
@@ -169,12 +163,12 @@ class BatchBody:
             text = trimmed(line.text)
             return await self._job(text, place) if len(text) else None
         if has_room:
-            return Unfit(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{place} is larger than {self._max_mb:g} MB")
+            return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{place} is larger than {self._max_mb:g} MB")
         held = f"{self._buffers.max_bytes / 2**20:g} MB of request bodies are held already"
-        return Unfit(self._full_status, f"{place}: {held}")
+        return Refusal(self._full_status, f"{place}: {held}")
 
     async def _part(self) -> bytes:
-        """Return what comes next of the body, b"" at its end."""
+        """Return the next part of the body, b"" at its end."""
         while self._is_more:
             message = await self._message()
             if message["type"] == "http.disconnect":
@@ -183,12 +177,12 @@ class BatchBody:
             if self._is_stopping():
                 raise CutShort(STOPPED)
             if part := message.get("body", b""):
-                self._left_s = min(self._patience_s, self._left_s + len(part) / MIN_BODY_BYTES_A_SECOND)
+                self._left_s = min(self._timeout_s, self._left_s + len(part) / MIN_BODY_BYTES_A_SECOND)
                 return bytes(part)
         return b""
 
     async def _message(self) -> Message:
-        """Return the next message. A client need send nothing while jobs of its run: it may wait for them."""
+        """Return the next message. While jobs of the batch run, the client may wait for them and send nothing."""
         if not self.is_answered:
             return await self._receive()
         loop = asyncio.get_running_loop()
@@ -201,8 +195,8 @@ class BatchBody:
                 if self._in_flight.jobs:
                     since = loop.time()
                 elif loop.time() >= max(since, self._in_flight.quiet_since) + self._left_s:
-                    what = "nothing" if self._left_s == self._patience_s else "less than 100 kB a second"
-                    raise CutShort(f"{what} came for {self._patience_s:g} s") from None
+                    amount = "nothing" if self._left_s == self._timeout_s else "less than 100 kB a second"
+                    raise CutShort(f"{amount} came for {self._timeout_s:g} s") from None
             else:
                 if not self._in_flight.jobs:
                     self._left_s -= loop.time() - max(since, self._in_flight.quiet_since)
@@ -210,5 +204,5 @@ class BatchBody:
 
 
 def _slice(text: bytearray, place: tuple[int, int]) -> Body:
-    """Return an item without copying it where it is large."""
+    """Return an item; a large one is not copied."""
     return trimmed(memoryview(text)[slice(*place)])

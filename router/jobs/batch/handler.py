@@ -1,8 +1,8 @@
 """A batch: many jobs in one request, each answered on a line of its own as soon as it is done.
 
-Each goes a single job's way (dispatch.py). What this room adds is measure: no more of a batch is under way than
-`batch.max_in_flight` jobs and one body's bytes. A job is under way until its line is written, so nothing is begun for a
-client that does not read.
+Each job goes the way of a single one (jobs/dispatcher.py). This room adds a limit: at most `batch.max_in_flight` jobs
+of a batch, with the bytes of one largest body, run at a time. A job counts until its line is written, so no job begins
+for a client that does not read.
 """
 
 import asyncio
@@ -12,21 +12,33 @@ from contextlib import aclosing
 from functools import partial
 from http import HTTPStatus
 
+from router.auth.access import Admission
 from router.config.settings import Settings
 from router.http.answer import RETRY_AFTER_S, Answer, problem
-from router.http.asgi import CLIENT_LEFT, STOPPING, Application, Receive, Scope, Send, request_id_of, send_answer
+from router.http.asgi import (
+    CLIENT_LEFT,
+    STOPPING,
+    Application,
+    Receive,
+    Scope,
+    Send,
+    leaving,
+    request_id_of,
+    send_answer,
+)
 from router.http.headers import Head, read_head, read_worker_head
 from router.http.ndjson import PIECE_BYTES, fits_a_line, in_one_line
 from router.http.response import Body, Parts, UpstreamFailed
 from router.jobs import job_log
 from router.jobs.answers import buffers_full
-from router.jobs.batch.body import STOPPED, BatchBody, CutShort, Entry, Refused, Unfit
+from router.jobs.batch.body import STOPPED, BatchBody, BatchRefused, CutShort, Entry
 from router.jobs.batch.window import Window
 from router.jobs.body_budget import BodyBudget, BodyBudgetFull, BodyShare
 from router.jobs.dispatcher import Dispatcher
 from router.jobs.endpoints import BadDeadline, client_s_of
-from router.jobs.handler import KEY_NAME
+from router.jobs.handler import ADMISSION
 from router.jobs.job import Job
+from router.policy.request_head import Refusal
 from router.scheduling.pending import ClientLeft
 from router.telemetry.recorder import Recorder
 
@@ -43,7 +55,10 @@ class _TooLarge(Exception):
 
 
 class BatchHandler:
-    """An ASGI application that takes batches, and hands all else to `rest`."""
+    """An ASGI application that takes batches and passes all other requests on to `rest`.
+
+    A batch must come through JobHandler, which leaves its Admission in the scope's state.
+    """
 
     def __init__(
         self, dispatcher: Dispatcher, rest: Application, buffers: BodyBudget, settings: Settings, recorder: Recorder
@@ -59,18 +74,18 @@ class BatchHandler:
         if scope["type"] != "http" or scope["path"] != PATH:
             await self._rest(scope, receive, send)
             return
-        head = read_head([field for field in scope["headers"] if field[0] != _JSON[0]] + [_JSON])  # as of each job
+        head = read_head([field for field in scope["headers"] if field[0] != _JSON[0]] + [_JSON])  # as each job has it
         request_id = request_id_of(head)
         try:
-            if reason := _unfit(scope):
-                raise Refused(reason)
+            if refusal := _refusal(scope):
+                raise BatchRefused(refusal)
             common = self._dispatcher, self._buffers, self._settings, self._recorder
             await _Batch(*common, scope, receive, send, head, request_id).run()
         except ClientLeft:
             return
-        except Refused as refused:
-            answer = problem(refused.reason.status, refused.reason.detail, request_id)
-            if refused.reason.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        except BatchRefused as error:
+            answer = problem(error.refusal.status, error.refusal.detail, request_id)
+            if error.refusal.status == HTTPStatus.METHOD_NOT_ALLOWED:
                 answer = answer.with_field(b"allow", b"POST")
         except BadDeadline as error:
             answer = problem(HTTPStatus.BAD_REQUEST, str(error), request_id)
@@ -81,22 +96,28 @@ class BatchHandler:
         else:
             return
         self._recorder.refused(answer.status, answer.outcome, PATH)
-        job_log.refused(request_id, PATH, _key_name_in(scope), answer)
+        job_log.refused(request_id, PATH, _admission(scope).key_name, answer)
         await send_answer(answer, receive, send)
 
 
-def _unfit(scope: Scope) -> Unfit | None:
+def _admission(scope: Scope) -> Admission:
+    """Return the batch's admission. Raises KeyError if it did not come through JobHandler."""
+    admission: Admission = scope["state"][ADMISSION]
+    return admission
+
+
+def _refusal(scope: Scope) -> Refusal | None:
     if scope["method"] != "POST":
-        return Unfit(HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed")
+        return Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed")
     for name, value in scope["headers"]:
         if name == b"content-encoding" and value.lower() != b"identity":
-            what = f"expected a batch without Content-Encoding, got {value.decode('latin-1')}"
-            return Unfit(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, what)
+            detail = f"expected a batch without Content-Encoding, got {value.decode('latin-1')}"
+            return Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail)
     return None
 
 
 class _Batch:
-    """One batch on its way."""
+    """One batch and its answer."""
 
     def __init__(
         self,
@@ -117,7 +138,7 @@ class _Batch:
         self._receive = receive
         self._send = send
         self._request_id = request_id
-        self._key_name = _key_name_in(scope)
+        self._admission = _admission(scope)
         self._lines = head.lines
         self._client_s = client_s_of(head)
         query = scope["query_string"]
@@ -125,16 +146,16 @@ class _Batch:
         self._max_bytes = int(settings.max_body_mb * 2**20)
         self._in_flight = Window(settings.batch.max_in_flight, self._max_bytes, buffers)
         self._client_left, self._stopping = asyncio.Event(), asyncio.Event()
-        scope.setdefault("state", {}).update({CLIENT_LEFT: self._client_left, STOPPING: self._stopping})
+        scope["state"].update({CLIENT_LEFT: self._client_left, STOPPING: self._stopping})
         self._body = BatchBody(receive, self._in_flight, buffers, settings, dispatcher.turns, self._stopping.is_set)
         self._count = 0
         self._writing = asyncio.Lock()
         self._one_large = asyncio.Lock()
 
     async def run(self) -> None:
-        """Answer it. Before the answer begins, raises ClientLeft, Refused, BodyBudgetFull and CutShort.
+        """Answer the batch. Raises ClientLeft, BatchRefused, BodyBudgetFull and CutShort before the answer begins.
 
-        An answer that is not all the jobs' is left without its end: uvicorn then closes the connection short.
+        An answer that lacks some jobs' lines is left without its end, so that uvicorn closes the connection short.
         """
         async with aclosing(self._body.entries()) as entries:
             first = await anext(entries, None)
@@ -145,7 +166,7 @@ class _Batch:
                 await self._send({"type": "http.response.body", "body": b""})
 
     async def _run_all(self, entry: Entry | None, entries: AsyncGenerator[Entry]) -> bool:
-        """Begin one job after the other; return whether all have begun, once those that have are done."""
+        """Begin one job after the other; return, once they are done, whether all jobs of the batch have begun."""
         watching: asyncio.Task[None] | None = None
         try:
             async with asyncio.TaskGroup() as jobs:
@@ -154,13 +175,13 @@ class _Batch:
                         await self._begin(jobs, entry)
                         entry = await anext(entries, None)
                 except ClientLeft:
-                    self._client_left.set()  # those that wait for room give up; those that run go on
+                    self._client_left.set()  # jobs that wait for a lease give up; running ones go on
                     self._tell_cut("its client has left")
                     return False
                 except CutShort as cut:
                     self._tell_cut(str(cut))
                     return False
-                watching = asyncio.create_task(self._watch())
+                watching = asyncio.create_task(self._watch())  # the body is read: only the client's leaving can come
         finally:
             if watching is not None:
                 watching.cancel()
@@ -171,9 +192,8 @@ class _Batch:
         log.info("Cut a batch short after %d jobs: %s (%s)", self._count, cause, name, extra={"request_id": name})
 
     async def _watch(self) -> None:
-        """Notice that the client leaves, once its body is read."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+        """Let the jobs know when the client leaves."""
+        await leaving(self._receive)
         self._client_left.set()
         self._tell_cut("its client has left")
 
@@ -185,7 +205,7 @@ class _Batch:
         self._go_on()
         index = self._count
         self._count += 1
-        if isinstance(entry, Unfit):
+        if isinstance(entry, Refusal):
             await self._refuse(index, problem(entry.status, entry.detail, b""))
             return
         await self._in_flight.has_place()
@@ -205,7 +225,7 @@ class _Batch:
         jobs.create_task(self._run(index, entry, share)).add_done_callback(partial(self._end, share))
 
     async def _refuse(self, index: int, answer: Answer) -> None:
-        """Answer, and count, what never becomes a job."""
+        """Answer and count an entry that never becomes a job."""
         self._recorder.refused(answer.status, answer.outcome, JOB_PATH)
         await self._write(index, self._lost(index, answer))
 
@@ -222,7 +242,7 @@ class _Batch:
     async def _run(self, index: int, body: Body, share: BodyShare) -> None:
         job = Job(
             *(b"POST", JOB_PATH, self._target, self._lines, body, self._id_of(index), self._has_left, share),
-            *(self._client_s, self._key_name),
+            *(self._admission, self._client_s),
         )
         try:
             answer = await self._dispatcher.run(job)
@@ -234,12 +254,12 @@ class _Batch:
             async with self._one_large:
                 await self._write_large(index, answer, answer.rest)
         if not _has_run(answer):
-            # Nobody could take it. Were the next one begun at once, a moment's outage would fail a whole batch.
+            # No worker could take it. If the next job began at once, a short outage would fail a whole batch.
             await asyncio.sleep(RETRY_AFTER_S)
 
     async def _write(self, index: int, answer: Answer, body: Body | None = None) -> None:
-        """Write a line; `body` is that of a large answer."""
-        if read_worker_head(answer.status, answer.headers).is_packed:  # what a worker compressed unasked
+        """Write an answer's line; `body` is given for a large answer."""
+        if read_worker_head(answer.status, answer.headers).is_packed:  # the worker compressed it unasked
             packed = problem(HTTPStatus.BAD_GATEWAY, "The worker's answer is compressed, which no line can hold", b"")
             answer = self._lost(index, packed)
             body = None
@@ -249,16 +269,16 @@ class _Batch:
         line = b'{"index":%d,"status":%d%s,"body":' % (index, answer.status, again)
         async with self._writing:
             for piece in in_one_line(body, fits=fits):
-                # When the next one goes, the client must have read most of those before it.
+                # `send` waits until the client has read most of the pieces before this one.
                 if len(line) + len(piece) > PIECE_BYTES:
                     await self._send({"type": "http.response.body", "body": line, "more_body": True})
                     line = b""
-                    await self._dispatcher.turns.next()  # the client may take all that it is sent
+                    await self._dispatcher.turns.next()  # a fast client would never make `send` wait
                 line += piece
             await self._send({"type": "http.response.body", "body": line + b"}\n", "more_body": True})
 
     async def _write_large(self, index: int, answer: Answer, rest: Parts) -> None:
-        """Write an answer that came in parts. It is held until it is whole: half a line would spoil the others."""
+        """Write an answer that comes in parts, once it is whole: half a line would spoil the others."""
         with self._buffers.share() as share:
             body: Body | None = None
             try:
@@ -287,8 +307,8 @@ class _Batch:
         return held
 
     def _lost(self, index: int, answer: Answer) -> Answer:
-        """Say in the log what a job gets in place of an answer of the dispatcher's."""
-        job_log.refused(self._id_of(index), JOB_PATH, self._key_name, answer)
+        """Log, and return, an answer that a job gets from this room and not from the dispatcher."""
+        job_log.refused(self._id_of(index), JOB_PATH, self._admission.key_name, answer)
         return answer
 
     def _id_of(self, index: int) -> bytes:
@@ -298,12 +318,6 @@ class _Batch:
         return buffers_full(self._settings.error_status.queue_full, self._buffers.max_bytes, b"")
 
 
-def _key_name_in(scope: Scope) -> str:
-    """Return the name of the API key that a batch came with; empty where it has none, or none is needed."""
-    name: str = scope.get("state", {}).get(KEY_NAME, "")
-    return name
-
-
 def _has_run(answer: Answer) -> bool:
-    """Whether a worker has seen this answer's job."""
+    """Whether a worker has seen the job of this answer."""
     return any(name == b"x-router-attempt" for name, _ in answer.headers)

@@ -1,7 +1,4 @@
-"""What of one batch is under way: never more jobs than so many, and never more bytes of them than one body may have.
-
-Whoever wants to begin another waits here for one to end. Where none is under way there is nothing to wait for.
-"""
+"""Limits how many jobs of one batch run at a time, and how many bytes their bodies have together."""
 
 import asyncio
 
@@ -9,17 +6,17 @@ from router.jobs.body_budget import BodyBudget, BodyBudgetFull, BodyShare
 
 
 class Window:
-    """The jobs of one batch that have begun and whose lines are not yet written. One task may wait at a time."""
+    """The jobs of one batch that have begun and whose lines are not written yet. One task may wait at a time."""
 
     def __init__(self, max_jobs: int, max_bytes: int, within: BodyBudget) -> None:
         self.jobs = 0
-        self.quiet_since = asyncio.get_running_loop().time()  # when the last one ended
+        self.quiet_since = asyncio.get_running_loop().time()  # since when a job last ended
         self._max_jobs = max_jobs
         self._buffers = BodyBudget(max_bytes, within)
         self._has_changed = asyncio.Event()
 
     def share(self) -> BodyShare:
-        """Return a share of the batch's bytes, empty."""
+        """Return an empty share of the batch's bytes."""
         return self._buffers.share()
 
     async def has_place(self) -> None:
@@ -28,7 +25,7 @@ class Window:
             await self._one_ends()
 
     async def grow(self, share: BodyShare, count: int) -> None:
-        """Let `share` grow, once there is room. Raises BodyBudgetFull where none of these jobs could make any."""
+        """Let `share` grow once there is room. Raises BodyBudgetFull if no job runs whose end could make room."""
         while True:
             try:
                 share.grow(count)
@@ -40,11 +37,11 @@ class Window:
             await self._one_ends()
 
     def begin(self) -> None:
-        """Count another job."""
+        """Count a job that begins."""
         self.jobs += 1
 
     def end(self) -> None:
-        """Count one less."""
+        """Count a job that has ended."""
         self.jobs -= 1
         self.quiet_since = asyncio.get_running_loop().time()
         self._has_changed.set()

@@ -1,4 +1,4 @@
-"""Who may send jobs, who may steer the fleet, and which hosts may be added to it."""
+"""Which requests may send jobs, and which may change the fleet."""
 
 import asyncio
 import threading
@@ -10,10 +10,24 @@ from typing import Any
 
 import pytest
 
-from router.auth.access import PEER, PROXY, UNIX_SOCKET, Access, AdminGate, ApiKeys, basic, bearer, peer_in, peer_of
-from router.config.allowlist import Allowed
+from router.auth.access import (
+    PEER,
+    PROXY,
+    UNIX_SOCKET,
+    Access,
+    AdminGate,
+    Admission,
+    ApiKeys,
+    JobGate,
+    basic,
+    bearer,
+    peer_in,
+    peer_of,
+)
+from router.auth.origin import Pages
 from router.config.load import ConfigError, parse
 from router.http.headers import Headers
+from router.policy.request_head import Refusal
 from tests.support.eventually import eventually
 from tests.support.files import put
 
@@ -23,54 +37,6 @@ HERE = (b"host", b"127.0.0.1:8000")
 def digest(key: str) -> str:
     """Return what stands in the file for a key."""
     return sha256(key.encode()).hexdigest()
-
-
-@pytest.mark.parametrize(
-    ("rules", "host", "is_allowed"),
-    [
-        ([], "node1", False),
-        (["node*"], "node17", True),
-        (["node*"], "NODE17.", True),
-        (["node*"], "my-node17", False),
-        (["node??"], "node1", False),
-        # Else who owns a domain could be any worker.
-        (["node*"], "node1.evil.org", False),
-        (["node?"], "node.", False),
-        (["node?evil.org"], "node.evil.org", False),
-        (["gpu.node*.example.org"], "gpu.node7.example.org", True),
-        (["gpu.*.example.org"], "gpu.evil.org.example.org", False),
-        (["*node*"], "a.b.node7", True),
-        (["*node*"], "node7.evil.org", False),
-        (["**"], "a.b", True),
-        (["*.svc"], "a.b.svc", True),
-        (["*.svc"], "svc", False),
-        (["*.svc"], "a.svc.example.org", False),
-        (["*"], "anything", True),
-        (["localhost"], "localhost", True),
-        (["10.0.0.0/8"], "10.255.0.1", True),
-        (["10.0.0.0/8"], "11.0.0.1", False),
-        (["10.0.0.7"], "10.0.0.7", True),
-        (["10.0.0.7"], "10.0.0.8", False),
-        (["fd00::/8"], "fd00::1", True),
-        (["fd00::a"], "fd00::a", True),
-        (["fd00::a"], "fd00::b", False),
-        (["fd00::/8"], "fe80::1", False),
-        (["10.0.0.0/8"], "::ffff:10.0.0.1", True),
-        (["::/0"], "::ffff:10.0.0.1", False),
-        # A pattern for names lets no address in, however it is written.
-        (["*"], "127.0.0.1", False),
-        (["*"], "::1", False),
-        (["*"], "2130706433", False),
-        (["*"], "127.1", False),
-        (["*"], "0x7f000001", False),
-        (["*"], "0x7f.1", False),
-        (["*"], "0177.0.0.1", False),
-        (["0.0.0.0/0"], "2130706433", False),
-    ],
-)
-def test_hosts_that_may_be_added(rules: list[str], host: str, is_allowed: bool) -> None:
-    """Names by pattern, addresses by network, and nothing without a rule."""
-    assert Allowed(rules).permits(host) is is_allowed
 
 
 @pytest.mark.parametrize(
@@ -167,7 +133,7 @@ def test_with_a_token_all_must_show_it(peer: str, allow_loopback: bool) -> None:
     ],
 )
 def test_without_a_token_this_host_s_own_users_may(headers: Headers, peer: str, told: str | None) -> None:
-    """The socket's other end counts: no header makes a stranger local, and one makes a proxy's visitor a stranger."""
+    """The socket's other end counts: no header makes a stranger local, a proxy's makes one a stranger."""
     refusal = AdminGate(None, allow_loopback=True).refusal(headers, peer)
     assert (refusal is None) is (told is None)
     if refusal and told:
@@ -179,7 +145,7 @@ def test_without_a_token_this_host_s_own_users_may(headers: Headers, peer: str, 
 
 
 def test_token_comes_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Empty is none; a file's last line break is no part of it; one that is empty or cannot be read is a mistake."""
+    """An empty variable counts as none. A file's line break is cut off; an empty or unreadable file is an error."""
     settings = parse("", "c")
     assert Access.load(settings) == Access()
     held = tmp_path / "token"
@@ -199,7 +165,7 @@ def test_token_comes_from_the_environment_or_a_file(tmp_path: Path, monkeypatch:
 
 
 def test_api_keys_are_known_by_their_hashes(tmp_path: Path) -> None:
-    """One a line, with a name and comments; nothing but the key itself is one."""
+    """Each line has a hash, a name and comments; only the key itself is accepted."""
     held = tmp_path / "keys"
     put(held, f"# who may send jobs\n{digest('first')}  trainer-a\n\n{digest('second').upper()} # b\n")
     keys = ApiKeys(held)
@@ -209,7 +175,7 @@ def test_api_keys_are_known_by_their_hashes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", ["my-secret-key", "abc", digest("x")[:-1], digest("x") + "0"])
 def test_bad_line_among_the_api_keys_is_named_and_never_repeated(tmp_path: Path, line: str) -> None:
-    """It may be a key."""
+    """The line may be a key by mistake."""
     held = tmp_path / "keys"
     put(held, f"\n{line}\n")
     with pytest.raises(ConfigError, match=r"keys:2: expected a key's SHA-256") as caught:
@@ -220,7 +186,7 @@ def test_bad_line_among_the_api_keys_is_named_and_never_repeated(tmp_path: Path,
 
 
 def test_api_keys_are_read_again_when_they_change(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A key that was taken out is refused; a bad file leaves the last good one in force."""
+    """A key that was removed is refused; after a bad file the last good one stays in force."""
     held = tmp_path / "keys"
     put(held, digest("first"))
     keys = ApiKeys(held, reread_s=0)
@@ -237,8 +203,8 @@ def test_api_keys_are_read_again_when_they_change(tmp_path: Path, caplog: pytest
     assert keys.name_of(b"second") is None
 
 
-async def test_only_a_unix_socket_s_other_end_is_one(tmp_path: Path) -> None:
-    """A TCP peer that has gone says as little of itself as a Unix socket's does, and is nobody on this host."""
+async def test_only_the_peer_of_a_unix_socket_counts_as_one(tmp_path: Path) -> None:
+    """A TCP peer that has gone has no address, either, but does not count as being on this host."""
     peers: dict[str, tuple[str, str]] = {}
 
     class Accepted(asyncio.Protocol):
@@ -261,14 +227,14 @@ async def test_only_a_unix_socket_s_other_end_is_one(tmp_path: Path) -> None:
         each.close()
 
 
-def test_connection_that_tells_nothing_of_its_other_end_is_nobody_s() -> None:
-    """As plain uvicorn's."""
+def test_connection_without_a_known_peer_has_an_empty_one() -> None:
+    """Plain uvicorn's connections have none."""
     scopes: list[dict[str, Any]] = [{}, {"state": {}}, {"state": {PEER: "::1"}}]
     assert [peer_in(scope) for scope in scopes] == ["", "", "::1"]
 
 
-def test_key_file_is_looked_at_once_in_a_while(tmp_path: Path) -> None:
-    """Neither with each job nor never; and not before it has changed is it read again."""
+def test_key_file_is_checked_from_time_to_time(tmp_path: Path) -> None:
+    """It is not checked with each job, and read again only if it has changed."""
     held = tmp_path / "keys"
     put(held, digest("first"))
     keys = ApiKeys(held, reread_s=3600)
@@ -294,7 +260,7 @@ def test_keys_that_have_not_changed_are_not_read_again(tmp_path: Path, caplog: p
 
 
 async def test_large_key_file_is_read_beside_the_jobs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """In a thread: until it is read, the last good ones stay in force."""
+    """It is read in a thread; until then the last good keys stay in force."""
     caplog.set_level("INFO")
     held = tmp_path / "keys"
     put(held, digest("first"))
@@ -306,3 +272,58 @@ async def test_large_key_file_is_read_beside_the_jobs(tmp_path: Path, caplog: py
     assert keys.name_of(b"first") is None
     (told,) = [record for record in caplog.records if "read again: 1 API keys" in record.getMessage()]
     assert told.thread != threading.get_ident()
+
+
+def gate(keys: Path | None = None) -> JobGate:
+    """Return a gate that takes jobs of one other site's pages; with a file of keys, only with one of them."""
+    return JobGate(Pages(["https://lab.example"], []), None if keys is None else ApiKeys(keys, reread_s=0))
+
+
+def test_without_api_keys_programs_and_allowed_pages_are_admitted() -> None:
+    """Their headers go on unchanged; a page of another site gets 403."""
+    for headers in ([HERE, (b"authorization", b"Bearer x")], [HERE, (b"origin", b"https://lab.example")]):
+        assert gate().admit(headers) == Admission(headers)
+    refusal = gate().admit([HERE, (b"sec-fetch-site", b"cross-site")])
+    assert isinstance(refusal, Refusal)
+    assert refusal.status == 403
+
+
+@pytest.mark.parametrize(
+    ("credentials", "told"),
+    [
+        ([(b"x-api-key", b"first")], "trainer-a"),
+        ([(b"authorization", b"Bearer first")], "trainer-a"),
+        ([(b"authorization", b"Basic " + b64encode(b"any:first"))], "trainer-a"),
+        ([(b"x-api-key", b"first"), (b"authorization", b"Bearer other")], "trainer-a"),
+        ([], "Jobs need an API key: send it as"),
+        ([(b"x-api-key", b"other")], "Unknown API key"),
+        ([(b"x-api-key", b"other"), (b"authorization", b"Bearer first")], "Unknown API key"),
+    ],
+)
+def test_with_api_keys_a_job_needs_one_of_them(
+    tmp_path: Path, credentials: list[tuple[bytes, bytes]], told: str
+) -> None:
+    """The admission has the key's name, and headers without credentials; a job without a known key gets 401."""
+    held = tmp_path / "keys"
+    put(held, f"{digest('first')}  trainer-a\n")
+    found = gate(held).admit([HERE, *credentials, (b"x-a", b"b")])
+    if isinstance(found, Refusal):
+        assert found.status == 401
+        assert found.detail.startswith(told)
+    else:
+        assert (found.key_name, found.headers) == (told, [HERE, (b"x-a", b"b")])
+
+
+def test_admission_is_renewed_as_long_as_its_key_is_known(tmp_path: Path) -> None:
+    """The key's name may have changed; a key that was removed gets 401."""
+    held = tmp_path / "keys"
+    put(held, f"{digest('first')}  trainer-a\n")
+    keys = gate(held)
+    admission = keys.admit([HERE, (b"x-api-key", b"first")])
+    assert isinstance(admission, Admission)
+    put(held, f"{digest('first')}  trainer-b\n")
+    renewed = keys.renew(admission)
+    assert isinstance(renewed, Admission)
+    assert (renewed.key_name, renewed.headers) == ("trainer-b", admission.headers)
+    put(held, "")
+    assert isinstance(keys.renew(admission), Refusal)

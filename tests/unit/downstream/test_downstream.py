@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from router.auth.access import PROXY, peer_in
+from router.auth.access import PROXY, Admission, peer_in
 from router.downstream.connection import HANDLER, TIMEOUTS, ClientConnection
 from router.http.answer import Answer
 from router.http.asgi import STOPPING, Receive, Scope, Send
 from router.http.head_cache import HeadCache
 from router.http.headers import Headers
 from router.jobs.endpoints import Asked, JobHead
-from router.jobs.job import Deliver
+from router.jobs.job import AnswerCallback
 from router.policy.client_timeouts import LAST_REQUEST_S, LINGER_S, MAKE_ROOM_S, ClientTimeouts
 from router.policy.verdict import Outcome
 from router.telemetry.recorder import Recorder
@@ -126,16 +126,16 @@ class Application:
     def read(self, asked: Asked, *, keep_alive: bool) -> JobHead:
         """Know a head as JobHandler does."""
         request_id = dict(asked.headers).get(b"x-request-id")
-        return JobHead(asked.path, b"", b"", asked.headers, keep_alive, request_id)
+        return JobHead(asked.path, b"", b"", Admission(asked.headers), keep_alive, request_id)
 
     def begin(
-        self, head: JobHead, body: bytes, has_left: Callable[[], Coroutine[None, None, None]], deliver: Deliver
+        self, head: JobHead, body: bytes, has_left: Callable[[], Coroutine[None, None, None]], deliver: AnswerCallback
     ) -> None:
         """Take a job that has come whole, and answer it a little later."""
         del has_left
         self.bodies.append(body)
         self.known += 1
-        self._note(head.headers)
+        self._note(head.admission.headers)
         asyncio.get_running_loop().call_soon(deliver, ANSWER)
 
     def _note(self, headers: Headers) -> None:

@@ -1,4 +1,4 @@
-"""The router's own answers: what they tell a client to do."""
+"""The router's own answers: whether they tell a client to come again."""
 
 from http import HTTPStatus
 
@@ -28,7 +28,7 @@ FAILED = (FailedAttempt("http://w", "returned 503: Service Unavailable", Kind.FA
         problem(HTTPStatus.GATEWAY_TIMEOUT, "too slow", ID),
     ],
 )
-def test_what_may_go_well_in_a_moment_says_when_to_come_again(answer: Answer) -> None:
+def test_answer_to_a_passing_failure_says_when_to_come_again(answer: Answer) -> None:
     """Every 503 and 504 of the router's own carries one Retry-After."""
     assert [value for name, value in answer.headers if name == b"retry-after"] == [b"1"]
 
@@ -42,6 +42,6 @@ def test_what_may_go_well_in_a_moment_says_when_to_come_again(answer: Answer) ->
         Answer(200, b"", b"{}", Outcome.RESULT),
     ],
 )
-def test_what_stays_as_it_is_says_nothing_of_coming_again(answer: Answer) -> None:
-    """A client that keeps to Retry-After does not send in vain again."""
+def test_answer_to_a_lasting_failure_does_not_say_when_to_come_again(answer: Answer) -> None:
+    """A client that follows Retry-After does not send such a job again."""
     assert b"retry-after" not in dict(answer.headers)

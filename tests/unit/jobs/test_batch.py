@@ -53,13 +53,13 @@ async def post(url: str, body: Any, **headers: str) -> tuple[int, list[dict[str,
 
 
 async def echo(exchange: Exchange) -> None:
-    """Answer with the code that came."""
+    """Answer with the job's code."""
     await exchange.answer(200, {**RESULT, "message": json.loads(exchange.request.body)["code"]})
 
 
 @pytest.mark.parametrize("form", ["lines", "lines without a last end", "list", "list on many lines", "chunks"])
 async def test_each_job_has_its_answer_on_a_line_of_its_own(worker: ScriptedWorker, form: str) -> None:
-    """Whatever form the jobs come in; the answer is what /run_code says, metadata included."""
+    """Each form of a batch works; each answer is what /run_code answers, with its metadata."""
     worker.script = echo
     jobs = [{"code": f"print({number})\n"} for number in range(100)]
     lines = "\r\n\n".join(json.dumps(job) for job in jobs) + "\n"
@@ -86,13 +86,13 @@ async def test_each_job_has_its_answer_on_a_line_of_its_own(worker: ScriptedWork
 
 @pytest.mark.parametrize("body", [b"", b" [ ] "])
 async def test_empty_batch_has_an_empty_answer(worker: ScriptedWorker, body: bytes) -> None:
-    """No job, no line, no error."""
+    """Without jobs there are no lines and no error."""
     async with routed(worker) as url:
         assert await post(url, body) == (200, [])
 
 
 async def test_job_gets_its_batch_s_headers_and_an_id_of_its_own(worker: ScriptedWorker) -> None:
-    """All but the content type, which is that of one job; the query goes along."""
+    """Only the content type differs: it is a single job's. The query goes along."""
     async with routed(worker) as url:
         kinds = {"content-type": "application/x-ndjson", "x-tenant": "me", "x-request-id": "abc"}
         await post(f"{url}?debug=1", b'{"code": "a"}\n{"code": "b"}\n', **kinds)
@@ -105,7 +105,7 @@ async def test_job_gets_its_batch_s_headers_and_an_id_of_its_own(worker: Scripte
 
 
 async def test_bad_lines_are_told_and_the_rest_goes_on(worker: ScriptedWorker) -> None:
-    """No JSON, no object, too long: each has its error, with the number of its line."""
+    """A line that is no JSON, no object or too long gets an error with its number."""
     lines = [b'{"code": 1}', b"", b"{", b"[1]", b'{"code": "%s"}' % (b"x" * MB), b'{"code": 2}', b"5", b'{"code": 3']
     async with routed(worker) as url:
         _, answers = await post(url, b"\n".join(lines))
@@ -136,7 +136,7 @@ async def test_bad_lines_are_told_and_the_rest_goes_on(worker: ScriptedWorker) -
 async def test_batch_that_cannot_be_run_is_refused_as_a_whole(
     worker: ScriptedWorker, body: bytes, headers: dict[str, str], status: int, detail: str
 ) -> None:
-    """Before any of its jobs is begun, with a status and a reason."""
+    """It gets a status and a reason before any job begins."""
     async with routed(worker) as url:
         got, answers = await post(url, body, **headers)
     assert (got, answers[0]["detail"][: len(detail)]) == (status, detail)
@@ -144,13 +144,13 @@ async def test_batch_that_cannot_be_run_is_refused_as_a_whole(
 
 
 async def test_other_methods_are_refused(worker: ScriptedWorker) -> None:
-    """405, with the one that is allowed."""
+    """They get 405 and the allowed method."""
     async with routed(worker) as url, aiohttp.ClientSession() as session, session.get(url) as response:
         assert (response.status, response.headers["allow"]) == (405, "POST")
 
 
 async def test_failed_jobs_have_their_errors_and_statuses(worker: ScriptedWorker) -> None:
-    """What a single job would be told: the worker's own 4xx, all attempts' causes, a text that is no JSON."""
+    """A line has what a single job would get: the worker's 4xx, all attempts' causes, a text that is no JSON."""
 
     async def by_code(exchange: Exchange) -> None:
         match json.loads(exchange.request.body)["code"]:
@@ -179,7 +179,7 @@ async def test_failed_jobs_have_their_errors_and_statuses(worker: ScriptedWorker
 
 
 async def test_deadline_is_each_job_s_own(worker: ScriptedWorker) -> None:
-    """It runs from a job's beginning, not from its batch's."""
+    """It runs from the job's beginning, not from the batch's."""
 
     async def slow(exchange: Exchange) -> None:
         await asyncio.sleep(5 if b"slow" in exchange.request.body else 0.05)
@@ -194,7 +194,7 @@ async def test_deadline_is_each_job_s_own(worker: ScriptedWorker) -> None:
 
 
 async def test_outage_of_a_moment_does_not_fail_a_whole_batch() -> None:
-    """A job that nobody could take holds its place for a second, and the next ones find a worker."""
+    """A job that no worker could take keeps its place for a second, and the next ones find a worker."""
     async with ScriptedWorker() as worker, routed(batch={"max_in_flight": 2}, queue={"without_workers": 0}) as url:
         start = asyncio.get_running_loop().time()
         _, answers = await post(url, b"{}\n" * 6)
@@ -207,12 +207,12 @@ async def test_outage_of_a_moment_does_not_fail_a_whole_batch() -> None:
 
 
 def large(mb: int, then: str = "") -> bytes:
-    """Return the code of a job whose answer is so large, and what follows it."""
+    """Return the code of a job with an answer of this size and ending."""
     return json.dumps({"code": f"{mb} {then}"}).encode()
 
 
 async def send_large(exchange: Exchange) -> None:
-    """Answer with as many MB as the code says, and then die, where it says that."""
+    """Answer with as many MB as the code says; then die, if it says that."""
     mb, _, then = json.loads(exchange.request.body)["code"].partition(" ")
     head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
     await exchange.raw(head + b'f\r\n{\n"status": "S", \r\n'.replace(b"f\r\n", b"11\r\n", 1))
@@ -226,7 +226,7 @@ async def send_large(exchange: Exchange) -> None:
 
 
 async def test_large_answers_are_whole_lines_or_errors(worker: ScriptedWorker) -> None:
-    """Also where a worker dies in one, or one is larger than is held; the jobs beside it lose nothing."""
+    """A worker that dies in its answer, or an answer that is too large, costs the other jobs nothing."""
     worker.script = send_large
     jobs = [large(3), large(3, "die"), large(5), large(0), large(2)]
     async with routed(worker, max_body_mb=4) as url:
@@ -242,7 +242,7 @@ async def test_large_answers_are_whole_lines_or_errors(worker: ScriptedWorker) -
 
 
 class Pull:
-    """A client that sends jobs one by one, when told."""
+    """A client that sends one job at a time, when the test says so."""
 
     def __init__(self) -> None:
         self._lines: asyncio.Queue[bytes] = asyncio.Queue()
@@ -257,8 +257,8 @@ class Pull:
             yield text
 
 
-async def test_no_more_jobs_are_under_way_than_may_be(worker: ScriptedWorker) -> None:
-    """As many as max_in_flight begin; as one ends, the next begins."""
+async def test_no_more_jobs_run_than_max_in_flight(worker: ScriptedWorker) -> None:
+    """When one ends, the next begins."""
     gate = Gate()
     worker.script = gate
     async with routed(worker, batch={"max_in_flight": 3}) as url:
@@ -270,8 +270,8 @@ async def test_no_more_jobs_are_under_way_than_may_be(worker: ScriptedWorker) ->
     assert worker.most_at_once == 3
 
 
-async def test_no_more_bytes_are_under_way_than_one_body_may_have(worker: ScriptedWorker) -> None:
-    """Three jobs of 400 kB are more than 1 MB: two at once; a last line of 1 MB, without an end, waits for its turn."""
+async def test_jobs_that_run_have_no_more_bytes_than_one_body_may_have(worker: ScriptedWorker) -> None:
+    """Of three jobs of 400 kB, two run at a time in 1 MB; a last line of 1 MB waits for its turn."""
     gate = Gate()
     worker.script = gate
     job = b'{"code": "%s"}' % (b"x" * 400_000)
@@ -286,7 +286,7 @@ async def test_no_more_bytes_are_under_way_than_one_body_may_have(worker: Script
 
 
 async def test_batch_that_finds_no_room_for_its_bytes_is_told_so_line_by_line(worker: ScriptedWorker) -> None:
-    """Where others hold all there is, waiting for them might be for ever: 503, and the next line is tried."""
+    """If other requests hold all bytes, the line gets 503, for the wait might never end; the next line is tried."""
     gate = Gate()
     worker.script = gate
     job = b'{"code": "%s"}' % (b"x" * 700_000)
@@ -303,7 +303,7 @@ async def test_batch_that_finds_no_room_for_its_bytes_is_told_so_line_by_line(wo
 
 
 async def test_client_that_leaves_has_no_more_jobs_begun(worker: ScriptedWorker) -> None:
-    """Those that run end; those that wait for room, and those not begun, never run."""
+    """Running jobs end; jobs that wait for a lease, or have not begun, never run."""
     gate = Gate()
     worker.script = gate
     workers = [{"url": worker.url, "max_concurrency": 2}]
@@ -323,7 +323,7 @@ async def test_client_that_leaves_has_no_more_jobs_begun(worker: ScriptedWorker)
 
 @pytest.mark.parametrize("count", [200, 100_000])
 async def test_client_that_leaves_is_noticed_while_all_its_jobs_wait(worker: ScriptedWorker, count: int) -> None:
-    """Also where more has come of the body than is read: then the connection is looked at, now and then."""
+    """This holds even if more of the body has come than is read: the connection is checked now and then."""
     gate = Gate()
     worker.script = gate
     workers = [{"url": worker.url, "max_concurrency": 1}]
@@ -346,7 +346,7 @@ async def test_client_that_leaves_is_noticed_while_all_its_jobs_wait(worker: Scr
 
 
 async def test_line_that_may_go_well_in_a_moment_says_when() -> None:
-    """A line has no header fields: what Retry-After says of a job alone stands in `retry_after`."""
+    """A line has no header fields, so `retry_after` stands for Retry-After."""
     async with routed() as url:
         status, (line, unfit) = await post(url, b"{}\n7\n")
     assert (status, line["status"], line["retry_after"]) == (200, 503, 1)
@@ -357,7 +357,7 @@ async def test_line_that_may_go_well_in_a_moment_says_when() -> None:
 
 
 async def test_client_may_wait_for_its_jobs_and_send_more_later(worker: ScriptedWorker) -> None:
-    """Neither what it has not sent nor what there is not yet to read is its slowness, while jobs of its run."""
+    """While its jobs run, a client is not slow if it sends nothing or has nothing to read."""
     gate, pull = Gate(), Pull()
     worker.script = gate
     async with routed(worker, client_body_timeout=0.6, client_read_timeout=0.6) as url:
@@ -377,7 +377,7 @@ async def test_client_may_wait_for_its_jobs_and_send_more_later(worker: Scripted
 
 
 async def test_client_that_sends_nothing_more_is_cut(worker: ScriptedWorker, caplog: pytest.LogCaptureFixture) -> None:
-    """After client_body_timeout with none of its jobs running; what it got does not look whole."""
+    """This happens after client_body_timeout without a running job; the answer is left without its end."""
     pull = Pull()
     with caplog.at_level("INFO"):
         async with routed(worker, client_body_timeout=0.4) as url:
@@ -390,8 +390,8 @@ async def test_client_that_sends_nothing_more_is_cut(worker: ScriptedWorker, cap
     assert f"Cut a batch short after 1 jobs: nothing came for 0.4 s ({name})" in caplog.text
 
 
-async def test_first_line_is_due_as_any_body_is(worker: ScriptedWorker) -> None:
-    """Until it has come there is no answer, and slowness has its status: 408."""
+async def test_first_line_is_due_like_any_body(worker: ScriptedWorker) -> None:
+    """Before the first line there is no answer, so a slow client gets 408."""
     pull = Pull()
     async with routed(worker, client_body_timeout=0.4) as url:
         pull.send(b"{")

@@ -1,4 +1,4 @@
-"""A batch's body without a socket: what is found in its parts, how it is counted, how long more of it is waited for."""
+"""A batch's body without a socket: its jobs, how their bytes are counted, and how long the next part may take."""
 
 import asyncio
 
@@ -8,10 +8,11 @@ from router.aio import Turns
 from router.config.load import parse
 from router.config.settings import Settings
 from router.http.asgi import Message
-from router.jobs.batch.body import STOPPED, BatchBody, CutShort, Refused, Unfit
+from router.jobs.batch.body import STOPPED, BatchBody, BatchRefused, CutShort
 from router.jobs.batch.window import Window
 from router.jobs.body_budget import BodyBudget, BodyBudgetFull
 from router.policy.large_json import items
+from router.policy.request_head import Refusal
 from router.scheduling.pending import ClientLeft
 from tests.support.messages import END, GONE, Sender, at_once, part
 from tests.support.timeless import timeless
@@ -22,7 +23,7 @@ LARGE = parse("max_body_mb: 1", "t")
 
 
 class Batch:
-    """A batch of at most 1 kB, which comes message by message, each at its second; then its client is silent."""
+    """A batch of at most 1 kB. Each message comes at its second; after the last one the client is silent."""
 
     def __init__(self, *sent: tuple[float, Message], settings: Settings = SETTINGS, others_hold: int = 0) -> None:
         most_bytes = int(settings.max_body_mb * 2**20)
@@ -40,15 +41,15 @@ class Batch:
         return await self._client()
 
     async def read(self) -> list[str]:
-        """Read all of it, and return what is found."""
+        """Read all of it, and return its entries."""
         async for entry in self.body.entries():
             self.body.is_answered = True
-            self.found.append(f"{entry.status} {entry.detail}" if isinstance(entry, Unfit) else bytes(entry).decode())
+            self.found.append(f"{entry.status} {entry.detail}" if isinstance(entry, Refusal) else bytes(entry).decode())
         return self.found
 
 
 def found_in(*parts: bytes) -> list[str]:
-    """Return what a batch has that comes in these parts."""
+    """Return the entries of a batch that comes in these parts."""
 
     async def main() -> list[str]:
         return await Batch(*at_once(*parts)).read()
@@ -57,7 +58,7 @@ def found_in(*parts: bytes) -> list[str]:
 
 
 def job(size: int) -> bytes:
-    """Return a job of so many bytes."""
+    """Return a job of this many bytes."""
     return b'{"code":"%s"}' % (b"x" * (size - 11))
 
 
@@ -86,12 +87,12 @@ BOM = b"\xef\xbb\xbf"
     ],
 )
 def test_jobs_are_found_however_a_body_is_cut(parts: list[bytes], found: list[str]) -> None:
-    """Lines and items are counted as their client counts them; what is no job has its own error."""
+    """Lines and items are numbered as the client numbers them; an entry that is no job has its own error."""
     assert found_in(*parts) == found
 
 
 def test_line_may_be_as_large_as_one_body_and_no_larger() -> None:
-    """To the byte; the line after one that is too large is a line again."""
+    """The limit is exact to the byte; after a line that is too large, the next one is read."""
     lines = [job(KB), job(KB + 1), b"{}", job(KB + 1)]
     large = "413 Line {} is larger than 0.000976562 MB"
     expected = [lines[0].decode(), large.format(2), "{}", large.format(4)]
@@ -100,8 +101,8 @@ def test_line_may_be_as_large_as_one_body_and_no_larger() -> None:
     assert found_in(*(body[start : start + 600] for start in range(0, len(body), 600))) == expected
 
 
-def test_what_has_come_of_a_line_is_counted_and_of_a_whole_one_no_more() -> None:
-    """Its job counts it from then on; of a line that is too large nothing is kept, so nothing is counted."""
+def test_bytes_of_a_line_are_counted_until_it_is_whole() -> None:
+    """Then its job counts them. A line that is too large is not kept, so it is not counted."""
 
     async def main() -> None:
         batch = Batch(*at_once(b'{"a"', b":1", b"}\n{", b"}\n", b"x" * 600, b"x" * 600, b"x" * 600, b"\n{", b"}"))
@@ -113,8 +114,8 @@ def test_what_has_come_of_a_line_is_counted_and_of_a_whole_one_no_more() -> None
 
 
 @pytest.mark.parametrize("end", [b"\n{}", b""])
-def test_line_for_which_there_is_no_room_is_told_so(end: bytes) -> None:
-    """With the status of a full router; the next line is tried anew."""
+def test_line_without_room_for_its_bytes_is_refused(end: bytes) -> None:
+    """It gets the status of a full router; the next line is tried."""
 
     async def main() -> None:
         line = b"x" * 300
@@ -128,7 +129,7 @@ def test_line_for_which_there_is_no_room_is_told_so(end: bytes) -> None:
 
 
 def test_list_is_held_until_its_last_job_has_begun() -> None:
-    """It has come whole by the first one; `is_list` says that its jobs are counted already."""
+    """It is whole when the first job begins; `is_list` says that its jobs are counted already."""
 
     async def main() -> None:
         batch = Batch(*at_once(b"[{}", b", {}", b"]"))
@@ -152,20 +153,20 @@ def test_list_is_held_until_its_last_job_has_begun() -> None:
     ],
 )
 def test_list_that_cannot_be_run_is_refused_before_its_first_job(parts: list[bytes], told: str) -> None:
-    """And nothing of it is held any more."""
+    """Then no bytes of it are held."""
 
     async def main() -> None:
         batch = Batch(*at_once(*parts))
-        with pytest.raises(Refused, match=told) as refused:
+        with pytest.raises(BatchRefused, match=told) as refused:
             await batch.read()
-        assert refused.value.reason.status == (413 if "larger" in told else 422)
+        assert refused.value.refusal.status == (413 if "larger" in told else 422)
         assert (batch.found, batch.buffers.held_bytes) == ([], 0)
 
     timeless(main())
 
 
-def test_list_may_be_as_large_as_one_body_where_there_is_room() -> None:
-    """To the byte; without room it is refused whole."""
+def test_list_may_be_as_large_as_one_body_if_there_is_room() -> None:
+    """The limit is exact to the byte; without room the whole list is refused."""
     assert len(found_in(b"[", job(KB - 2), b"]")) == 1
 
     async def main() -> None:
@@ -178,7 +179,7 @@ def test_list_may_be_as_large_as_one_body_where_there_is_room() -> None:
 
 
 async def turns_during(batch: Batch) -> int:
-    """Return how often others had their turn while this was read."""
+    """Return how many turns others had while this was read."""
     count = 0
 
     async def others() -> None:
@@ -194,7 +195,7 @@ async def turns_during(batch: Batch) -> int:
 
 
 def test_others_have_their_turn_while_a_large_body_is_read() -> None:
-    """After each piece of a list, when it is looked over and when its jobs are taken; after each empty line."""
+    """They have one after each piece of a list, both when it is checked and read, and after empty lines."""
     large = b"[%s]" % b",".join([b"{}"] * 20_000)
     pieces = sum(place is None for place in items(large))
     assert pieces > 5
@@ -208,7 +209,7 @@ def test_others_have_their_turn_while_a_large_body_is_read() -> None:
 
 
 def test_batch_of_a_client_that_leaves_or_of_a_router_that_stops_ends_there() -> None:
-    """However much of its body is still to come."""
+    """The rest of its body is not read."""
 
     async def main() -> None:
         left = Batch((0, part(b"{}\n{}\n{")), (0, GONE))
@@ -224,7 +225,7 @@ def test_batch_of_a_client_that_leaves_or_of_a_router_that_stops_ends_there() ->
 
 
 def test_first_line_is_waited_for_without_end() -> None:
-    """That is the connection's business until there is an answer."""
+    """Until there is an answer, the connection times the client."""
 
     async def main() -> None:
         batch = Batch((100, part(b"{")), (200, part(b"}\n")), (209.9, END))
@@ -254,7 +255,7 @@ NOTHING, LITTLE = "nothing came for 10 s", "less than 100 kB a second came for 1
 def test_more_of_a_batch_is_waited_for_while_its_jobs_run_and_a_while_longer(
     rest: list[tuple[float, bytes]], job_s: float | None, cut_s: float, told: str
 ) -> None:
-    """100 kB give a second back, and a whole line all of them; the time is that during which no job runs."""
+    """100 kB earn a second, a whole line earns all of the time; it runs only while no job runs."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()

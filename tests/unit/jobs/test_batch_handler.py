@@ -1,4 +1,4 @@
-"""Batches without sockets or workers: what each job and each line has, and what ends with the client or the router."""
+"""Batches without sockets or workers: each job, each line, and what ends with the client or the router."""
 
 import asyncio
 import json
@@ -8,6 +8,7 @@ from typing import Any, Self
 import pytest
 
 from router.aio import Turns
+from router.auth.access import Admission
 from router.config.load import parse
 from router.http.answer import RETRY_AFTER_S, Answer
 from router.http.asgi import CLIENT_LEFT, STOPPING, Message
@@ -16,10 +17,11 @@ from router.http.response import Phase, UpstreamFailed
 from router.jobs.answers import no_healthy_workers
 from router.jobs.batch.handler import BatchHandler
 from router.jobs.body_budget import BodyBudget
-from router.jobs.handler import KEY_NAME
+from router.jobs.handler import ADMISSION
 from router.jobs.job import Job
 from router.policy.verdict import Outcome
 from router.scheduling.pending import ClientLeft
+from tests.support.jobs import ADMITTED
 from tests.support.messages import END, GONE, Sender, at_once, part
 from tests.support.timeless import timeless
 
@@ -31,12 +33,12 @@ STOPPED = "this router process is told to stop"
 
 
 def echo(job: Job) -> Answer:
-    """Answer with the job, as a worker does that has run it."""
+    """Answer with the job's body, like a worker that has run it."""
     return Answer(200, b"x-router-attempt: 1\r\n", bytes(job.body), Outcome.RESULT)
 
 
 class Router:
-    """A handler for batches; in the dispatcher's place something that takes the seconds that a job names in `s`."""
+    """A handler for batches; a job takes `s` seconds, as its body says."""
 
     def __init__(self, answer: Callable[[Job], Answer] = echo, *, max_in_flight: int = 8, others_hold: int = 0) -> None:
         settings = parse(json.dumps({**SETTINGS, "batch": {"max_in_flight": max_in_flight}}), "t")
@@ -45,7 +47,7 @@ class Router:
         self.counted: list[int] = []  # bytes of each job
         self.refusals: list[tuple[int, str, str]] = []
         self.passed_on: list[Any] = []
-        self.state: dict[str, Any] = {}
+        self.state: dict[str, Any] = {ADMISSION: ADMITTED}
         self.buffers = BodyBudget(2 * KB)
         self.buffers.take(others_hold)
         self.sent: list[Message] = []
@@ -61,7 +63,7 @@ class Router:
         self.passed_on.append(given)
 
     async def run(self, job: Job) -> Answer:
-        """Take a job, as the dispatcher does."""
+        """Take a job, like the dispatcher."""
         self.jobs.append(job)
         self.counted.append(job.share.held_bytes)
         leaving = asyncio.create_task(job.has_left())
@@ -72,7 +74,7 @@ class Router:
         return self._answer(job)
 
     def refused(self, status: int, outcome: Outcome, endpoint: str) -> None:
-        """Count, as the recorder does."""
+        """Count, like the recorder."""
         self.refusals.append((status, outcome, endpoint))
 
     async def _send(self, message: Message) -> None:
@@ -81,7 +83,7 @@ class Router:
         self.sent_at.append(self.clock())
 
     async def ask(self, *sent: tuple[float, Message], **scope: object) -> None:
-        """Take one request; header fields are named without `-`."""
+        """Take one request."""
         given = {
             "type": "http",
             "path": PATH,
@@ -93,7 +95,7 @@ class Router:
         await self._handler({**given, **scope}, Sender(*sent), self._send)
 
     async def ask_counting_turns(self, body: bytes) -> None:
-        """Take a batch; `sent_at` says how many turns others have had by then, and not the time."""
+        """Take a batch; `sent_at` is then how many turns others have had, not the time."""
         turns = 0
 
         async def look() -> None:
@@ -107,11 +109,11 @@ class Router:
         await self.ask(*at_once(body))
         others.cancel()
 
-    def tell_at(self, at_s: float, news: str) -> None:
-        """Set off this news of the connection, at that second."""
+    def tell_at(self, at_s: float, event: str) -> None:
+        """Set this event of the connection at that second."""
 
         def tell() -> None:
-            self.state[news].set()
+            self.state[event].set()
 
         asyncio.get_running_loop().call_at(at_s, tell)
 
@@ -122,7 +124,7 @@ class Router:
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """The answer's lines, as they came."""
+        """The answer's lines, in order."""
         text = b"".join(message["body"] for message in self.sent[1:])
         return [json.loads(line) for line in text.splitlines()]
 
@@ -132,19 +134,19 @@ class Router:
         return self.sent[-1] == {"type": "http.response.body", "body": b""}
 
 
-def test_each_job_has_what_its_batch_came_with() -> None:
-    """The content type is that of one job; a line's bytes are counted while its job runs, a list's all the time."""
+def test_each_job_has_its_batch_s_head() -> None:
+    """Only the content type is a single job's."""
 
     async def main() -> None:
         for query, target in ((b"", b"/run_code"), (b"a=1", b"/run_code?a=1")):
             router = Router()
-            router.state[KEY_NAME] = "me"
+            router.state[ADMISSION] = Admission([], "me")
             fields = {"content-type": "x", "x-tenant": "y", "x-request-id": "abc", "x-router-deadline-ms": "2500"}
             headers = [(name.encode(), value.encode()) for name, value in fields.items()]
             await router.ask(*at_once(b'{"s":1}\n{}'), query_string=query, headers=headers)
             for index, job in enumerate(router.jobs):
                 assert (job.method, job.path, job.target) == (b"POST", "/run_code", target)
-                assert (job.request_id, job.client_s, job.key_name) == (b"abc-%d" % index, 2.5, "me")
+                assert (job.request_id, job.client_s, job.admission.key_name) == (b"abc-%d" % index, 2.5, "me")
                 assert b"x-tenant: y\r\n" in job.lines
                 assert (
                     job.lines.lower().count(b"content-type") == job.lines.count(b"content-type: application/json") == 1
@@ -156,7 +158,7 @@ def test_each_job_has_what_its_batch_came_with() -> None:
 
 
 def test_bytes_of_a_job_are_counted_while_it_runs() -> None:
-    """A list's are held as a whole already, and are not counted again."""
+    """A list is counted as a whole already, so its jobs are not counted again."""
 
     async def main() -> None:
         for body, counted in ((b'{"s":1}\n{}', [7, 2]), (b'[{"s":1}, {}]', [0, 0])):
@@ -168,8 +170,8 @@ def test_bytes_of_a_job_are_counted_while_it_runs() -> None:
     timeless(main())
 
 
-def test_what_is_no_batch_goes_on() -> None:
-    """As it came: other paths, and what is no request."""
+def test_request_that_is_no_batch_goes_on() -> None:
+    """It is not changed; this holds for other paths and other scopes."""
 
     async def main() -> None:
         router = Router()
@@ -199,7 +201,7 @@ def test_what_is_no_batch_goes_on() -> None:
 def test_batch_that_cannot_be_run_is_refused_and_counted(
     body: bytes, scope: dict[str, Any], status: int, detail: str
 ) -> None:
-    """As a whole, in place of its answer."""
+    """The refusal is the whole answer."""
 
     async def main() -> None:
         router = Router(others_hold=2 * KB - 100)
@@ -213,7 +215,7 @@ def test_batch_that_cannot_be_run_is_refused_and_counted(
 
 
 def test_batch_with_an_encoding_that_changes_nothing_is_run() -> None:
-    """However it is spelt."""
+    """The encoding's spelling does not matter."""
 
     async def main() -> None:
         router = Router()
@@ -223,20 +225,20 @@ def test_batch_with_an_encoding_that_changes_nothing_is_run() -> None:
     timeless(main())
 
 
-@pytest.mark.parametrize("news", [STOPPING, CLIENT_LEFT, ""])
+@pytest.mark.parametrize("event", [STOPPING, CLIENT_LEFT, ""])
 def test_batch_of_which_nothing_has_begun_ends_with_its_router_or_its_client(
-    news: str, caplog: pytest.LogCaptureFixture
+    event: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """503 and a line in the log, with the key's name; who has left gets nothing, and is no refusal."""
+    """A stopping router answers 503 and logs a line with the key's name; a client that has left is no refusal."""
 
     async def main() -> None:
         router = Router()
-        router.state[KEY_NAME] = "me"
-        if news:
-            router.tell_at(1, news)
-        await router.ask((2, part(b"{}\n") if news else GONE), (3, GONE), headers=[(b"x-request-id", b"abc")])
+        router.state[ADMISSION] = Admission([], "me")
+        if event:
+            router.tell_at(1, event)
+        await router.ask((2, part(b"{}\n") if event else GONE), (3, GONE), headers=[(b"x-request-id", b"abc")])
         assert router.jobs == []
-        if news == STOPPING:
+        if event == STOPPING:
             assert json.loads(router.sent[1]["body"])["detail"] == f"Nothing has begun: {STOPPED}"
             assert [(told, path) for told, _, path in router.refusals] == [(503, PATH)]
             (record,) = caplog.records
@@ -263,8 +265,8 @@ def test_batch_of_which_nothing_has_begun_ends_with_its_router_or_its_client(
         ),
     ],
 )
-def test_line_says_what_a_job_alone_would_be_told(answer: Callable[[Job], Answer], line: dict[str, Any]) -> None:
-    """Its status, when to come again, and its body as JSON."""
+def test_line_says_what_a_single_job_would_get(answer: Callable[[Job], Answer], line: dict[str, Any]) -> None:
+    """It has a status, when to come again, and the body as JSON."""
 
     async def main() -> None:
         router = Router(answer)
@@ -274,8 +276,8 @@ def test_line_says_what_a_job_alone_would_be_told(answer: Callable[[Job], Answer
     timeless(main())
 
 
-def test_line_that_is_no_job_is_counted_and_told_in_its_place() -> None:
-    """Thousands of them leave others their turns."""
+def test_line_that_is_no_job_is_counted_and_answered_in_its_place() -> None:
+    """Even among thousands of them others get their turns."""
 
     async def main() -> None:
         router = Router(others_hold=2 * KB - 10)
@@ -288,8 +290,8 @@ def test_line_that_is_no_job_is_counted_and_told_in_its_place() -> None:
     timeless(main())
 
 
-def test_job_without_room_is_told_so_and_the_next_one_waits_a_moment(caplog: pytest.LogCaptureFixture) -> None:
-    """By then there may be some; the log tells of it as of any job that fails."""
+def test_job_without_room_is_refused_and_the_next_one_waits_a_moment(caplog: pytest.LogCaptureFixture) -> None:
+    """There may be room by then; the log has a line as for any job that fails."""
 
     async def main() -> None:
         full = Router(others_hold=2 * KB - 10)
@@ -303,8 +305,8 @@ def test_job_without_room_is_told_so_and_the_next_one_waits_a_moment(caplog: pyt
     timeless(main())
 
 
-def test_job_that_nobody_could_take_keeps_its_place_for_a_moment() -> None:
-    """Else a moment's outage would fail a whole batch."""
+def test_job_that_no_worker_could_take_keeps_its_place_for_a_moment() -> None:
+    """Otherwise a short outage would fail a whole batch."""
 
     async def main() -> None:
         vain = Router(lambda _: no_healthy_workers(503, b""), max_in_flight=1)
@@ -315,7 +317,7 @@ def test_job_that_nobody_could_take_keeps_its_place_for_a_moment() -> None:
 
 
 class Rest:
-    """What follows the beginning of a large answer: a part a second, and how it ends."""
+    """The rest of a large answer: one part a second, and how it ends."""
 
     def __init__(self, *parts: bytes | Exception) -> None:
         self.left = list(parts)
@@ -335,7 +337,7 @@ class Rest:
         return found
 
     def close(self) -> None:
-        """Read no further."""
+        """Note the call."""
         self.is_closed = True
 
 
@@ -354,7 +356,7 @@ DIED = UpstreamFailed("http://w", Phase.DIED, "died")
 def test_large_answer_is_a_whole_line_or_an_error(
     parts: list[bytes | Exception], others_hold: int, status: int, told: str
 ) -> None:
-    """It is held until it is whole, and no longer; the next one is read after it."""
+    """It is held only until it is whole; the next one is read after it."""
 
     async def main() -> None:
         rests = [Rest(*parts), Rest(b'"')]
@@ -377,7 +379,7 @@ def test_large_answer_is_a_whole_line_or_an_error(
 
 
 def test_large_answer_is_written_in_pieces() -> None:
-    """None of them is larger than what a client is given at once, and others have their turn between two."""
+    """No piece is larger than PIECE_BYTES, and others have their turn between two pieces."""
 
     async def main() -> None:
         text = b'{"a":"%s"}' % (b"x" * 2**20)
@@ -398,7 +400,7 @@ def test_large_answer_is_written_in_pieces() -> None:
     [(20, 2, [1, 1, 2]), (20, 3, [1, 1, 1]), (400, 3, [1, 1, 2]), (600, 3, [1, 2, 3])],
 )
 def test_jobs_begin_as_others_end(size: int, max_in_flight: int, at_s: list[float]) -> None:
-    """As many as may be under way, and no more bytes of them than one body may have."""
+    """At most max_in_flight run, with no more bytes than one body may have."""
 
     async def main() -> None:
         router = Router(max_in_flight=max_in_flight)
@@ -410,7 +412,7 @@ def test_jobs_begin_as_others_end(size: int, max_in_flight: int, at_s: list[floa
 
 
 def test_nothing_is_begun_for_a_client_that_does_not_read() -> None:
-    """A job is under way until its line is written."""
+    """A job counts as running until its line is written."""
 
     async def main() -> None:
         router = Router(max_in_flight=2)
@@ -436,7 +438,7 @@ def test_nothing_is_begun_for_a_client_that_does_not_read() -> None:
 def test_client_that_leaves_has_no_more_jobs_begun(
     sent: list[tuple[float, Message]], left_s: float | None, cut_s: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its jobs hear of it, nothing more is written, and one line in the log says so."""
+    """Its jobs know of it, nothing more is written, and one line in the log says so."""
     caplog.set_level("INFO")
 
     async def main() -> None:
@@ -457,7 +459,7 @@ def test_client_that_leaves_has_no_more_jobs_begun(
 
 @pytest.mark.parametrize(("body", "begun"), [(b'{"s":5}\n', 1), (b'{"s":5}\n' * 4, 2)])
 def test_router_that_stops_ends_what_it_has_begun(body: bytes, begun: int, caplog: pytest.LogCaptureFixture) -> None:
-    """And begins nothing more: its answer lacks its end, and the log says how far it came."""
+    """It begins no further jobs, leaves the answer without its end, and logs how far it came."""
     caplog.set_level("INFO")
 
     async def main() -> None:
@@ -473,7 +475,7 @@ def test_router_that_stops_ends_what_it_has_begun(body: bytes, begun: int, caplo
 
 
 def test_no_line_is_written_for_a_client_that_has_left() -> None:
-    """Nor is what it sent looked at any further, or what a worker says to it."""
+    """Its body and its workers' answers are not read any further, either."""
 
     async def main() -> None:
         unfit = Router()
@@ -496,7 +498,7 @@ def test_no_line_is_written_for_a_client_that_has_left() -> None:
 
 
 def test_batch_that_sends_nothing_more_is_cut(caplog: pytest.LogCaptureFixture) -> None:
-    """Once it is answered, its time is kept; until then a connection's is."""
+    """The batch times its client once its answer has begun; before, the connection does."""
     caplog.set_level("INFO")
 
     async def main() -> None:
@@ -508,8 +510,8 @@ def test_batch_that_sends_nothing_more_is_cut(caplog: pytest.LogCaptureFixture) 
     assert caplog.messages == ["Cut a batch short after 1 jobs: nothing came for 30 s (abc)"]
 
 
-def test_client_that_leaves_with_its_whole_answer_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
-    """Nobody watches it any more."""
+def test_client_that_leaves_with_its_whole_answer_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """No task watches for its leaving any more."""
     caplog.set_level("INFO")
 
     async def main() -> None:

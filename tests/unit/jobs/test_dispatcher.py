@@ -1,4 +1,4 @@
-"""Each step of a job's way: what it asks of leases and workers, and makes of what they say. Both are scripted."""
+"""Each step of the dispatcher, between scripted leases and scripted workers."""
 
 import asyncio
 import json
@@ -32,6 +32,7 @@ from router.scheduling.pending import (
 )
 from router.telemetry.recorder import Counts, Recorder
 from router.upstream.pool import Deliver, Request
+from tests.support.jobs import ADMITTED
 from tests.support.timeless import timeless
 
 BODY = json.dumps({"code": "x", "run_timeout": 5, "compile_timeout": 5}).encode()
@@ -40,8 +41,8 @@ SICK = b'{"status": "SandboxError"}'
 
 
 @dataclass
-class Asked:
-    """One asking for a lease."""
+class LeaseRequest:
+    """One request for a lease."""
 
     bound_s: float
     wait_s: float
@@ -53,11 +54,11 @@ class Asked:
 
 
 class Leases:
-    """Gives what `script` says; None: nothing for now."""
+    """Leases that answer by `script`; None: no answer for now."""
 
     def __init__(self) -> None:
         self.script: list[Lease | NoRoom | None] = []
-        self.asked: list[Asked] = []
+        self.asked: list[LeaseRequest] = []
         self.ended: list[tuple[str, Blame, bool, str]] = []
         self.resolved: list[tuple[tuple[str, ...], Blame, str]] = []
         self.causes: list[tuple[str, int]] = []  # of each end, and the ms that it says
@@ -82,10 +83,10 @@ class Leases:
         tried: tuple[str, ...] = (),
         retry_of: str = "",
         job_since: float = 0.0,
-    ) -> Asked:
-        """Take note, and answer in a moment."""
+    ) -> LeaseRequest:
+        """Note the request, and answer in a moment."""
         del has_left
-        asked = Asked(bound_s, wait_s, ticket, tried, retry_of, job_since, then)
+        asked = LeaseRequest(bound_s, wait_s, ticket, tried, retry_of, job_since, then)
         self.asked.append(asked)
         number = len(self.asked)
         given = self.script.pop(0) if self.script else Lease(number, f"http://w{number}", 70 + number, 5)
@@ -94,20 +95,20 @@ class Leases:
         return asked
 
     def give_up(self, pending: object) -> None:
-        """Take note."""
+        """Note the call."""
         self.given_up.append(pending)
 
     def end(
         self, lease: Lease, blame: Blame, *, is_over: bool = True, job: str = "", cause: str = "", ms: int = 0
     ) -> None:
-        """Take note, or fail as no code should."""
+        """Note the end, or raise `fault`."""
         if self.fault:
             raise self.fault
         self.causes.append((cause, ms))
         self.ended.append((lease.url, blame, is_over, job))
 
     def resolve(self, doubts: tuple[tuple[Lease, str], ...], blame: Blame, job: str = "") -> None:
-        """Take note."""
+        """Note the call."""
         self.doubts += [cause for _, cause in doubts]
         self.resolved.append((tuple(lease.url for lease, _ in doubts), blame, job))
 
@@ -131,7 +132,7 @@ class Parts:
         return self._parts.pop()
 
     def close(self) -> None:
-        """Take note."""
+        """Note the call."""
         self.is_closed = True
 
 
@@ -141,12 +142,12 @@ def says(status: int = 200, body: bytes = WELL, rest: Parts | None = None) -> Re
 
 
 def fails(phase: Phase) -> UpstreamFailed:
-    """Return an attempt that brought none."""
+    """Return the failure of an attempt."""
     return UpstreamFailed("http://w", phase, f"is {phase}")
 
 
 class Workers:
-    """Answer by `script`, in a moment; where it has no more, they hold the job."""
+    """Workers that answer by `script`, in a moment; when it is empty, they hold the job."""
 
     def __init__(self, *script: Response | UpstreamFailed) -> None:
         self.script = list(script)
@@ -164,7 +165,7 @@ class Workers:
 
 @dataclass
 class Bench:
-    """A dispatcher among these."""
+    """A dispatcher between scripted leases and workers."""
 
     workers: Workers = field(default_factory=Workers)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -181,7 +182,7 @@ class Bench:
         share = self.buffers.share()
         share.grow(len(BODY))
         self.job = Job(
-            b"POST", "/run_code", b"/run_code?a", b"x: y\r\n", BODY, b"id", self._leaves, share, self.client_s
+            b"POST", "/run_code", b"/run_code?a", b"x: y\r\n", BODY, b"id", self._leaves, share, ADMITTED, self.client_s
         )
         self.given: list[Answer | None] = []
 
@@ -194,7 +195,7 @@ class Bench:
         return await self.dispatcher.run(self.job)
 
     def began(self) -> None:
-        """Begin the job; what it is given is kept."""
+        """Begin the job; `given` gets its answer."""
         self.dispatcher.begin(self.job, self.given.append)
 
     def counts(self) -> Counts:
@@ -207,7 +208,7 @@ class Bench:
 
 
 def run(law: Callable[[], Awaitable[None]]) -> None:
-    """Run what waits for nothing real."""
+    """Run a law on a loop that never really waits."""
 
     async def main() -> None:
         await law()
@@ -215,8 +216,8 @@ def run(law: Callable[[], Awaitable[None]]) -> None:
     timeless(main())
 
 
-def test_first_asking_is_for_what_the_job_may_take() -> None:
-    """The lease lasts a second longer than the attempt; the wait is the queue's, or what the client has."""
+def test_first_lease_is_asked_for_the_time_that_the_job_may_take() -> None:
+    """The lease lasts a second longer than the attempt; the job waits for the queue's time-out or its client's."""
 
     async def law() -> None:
         for client_s, settings, wait_s in (
@@ -251,12 +252,12 @@ def test_first_asking_is_for_what_the_job_may_take() -> None:
         (says(200, b"<html>"), Blame.FAULT, True, False, False),
     ],
 )
-def test_each_failure_is_told_and_the_job_goes_elsewhere(
+def test_each_failure_is_reported_and_the_job_goes_to_another_worker(
     first: Response | UpstreamFailed, blame: Blame, is_over: bool, names_it: bool, names_it_after: bool
 ) -> None:
-    """A job under which a worker died is named when it has done well: else it would stay suspect, and be refused.
+    """A job under which a worker died is named when it ends well; otherwise it would stay suspect and be refused.
 
-    An error that may be the job's own is the worker's once another one has done the job, and then it names the job.
+    An error that may be the job's own counts against its worker, and names the job, once another worker has done it.
     """
 
     async def law() -> None:
@@ -319,8 +320,8 @@ def test_job_that_no_worker_ran_keeps_its_place_and_has_spent_no_attempt(
 
 
 @pytest.mark.parametrize("error", [says(500), says(200, SICK)])
-def test_error_is_the_worker_s_at_once_where_no_other_one_is_asked(error: Response) -> None:
-    """And it names the job."""
+def test_error_is_the_worker_s_at_once_if_no_other_worker_is_asked(error: Response) -> None:
+    """The report names the job."""
 
     async def law() -> None:
         bench = Bench(Workers(error), {"retry": {"attempts": 1}})
@@ -331,8 +332,8 @@ def test_error_is_the_worker_s_at_once_where_no_other_one_is_asked(error: Respon
     run(law)
 
 
-def test_job_that_no_worker_runs_is_refused_where_it_has_waited_long_enough_for_any() -> None:
-    """503, without another asking."""
+def test_job_that_no_worker_runs_is_refused_when_it_has_waited_long_enough() -> None:
+    """It gets 503 and asks for no further lease."""
 
     async def law() -> None:
         bench = Bench(Workers(fails(Phase.CONNECT)))
@@ -345,7 +346,7 @@ def test_job_that_no_worker_runs_is_refused_where_it_has_waited_long_enough_for_
 
 
 def test_job_is_tried_as_often_as_it_may_be() -> None:
-    """Then the client has each attempt's cause, in order."""
+    """Then the client gets each attempt's cause, in order."""
 
     async def law() -> None:
         bench = Bench(Workers(says(503), fails(Phase.DIED), says(503), says()), {"retry": {"attempts": 3}})
@@ -361,8 +362,8 @@ def test_job_is_tried_as_often_as_it_may_be() -> None:
 
 
 @pytest.mark.parametrize(("status", "body"), [(500, b"Oops"), (200, SICK)])
-def test_failure_that_all_report_is_the_job_s_and_its_client_s(status: int, body: bytes) -> None:
-    """The last worker's own answer, not a word of the router's."""
+def test_failure_that_all_workers_report_is_the_job_s_own(status: int, body: bytes) -> None:
+    """The client gets the last worker's answer."""
 
     async def law() -> None:
         bench = Bench(Workers(says(status, body), says(status, body), says()))
@@ -385,7 +386,7 @@ def test_failure_that_all_report_is_the_job_s_and_its_client_s(status: int, body
     ],
 )
 def test_job_without_a_lease_is_told_why(reason: NoRoom, status: int, detail: str) -> None:
-    """No worker is asked; the refusal is counted once."""
+    """No worker gets the job; the refusal is counted once."""
 
     async def law() -> None:
         settings = {"queue": {"timeout": 30, "max_waiting": 7}, "quarantine_seconds": 600}
@@ -398,8 +399,8 @@ def test_job_without_a_lease_is_told_why(reason: NoRoom, status: int, detail: st
     run(law)
 
 
-def test_wait_that_the_client_s_patience_ends_is_told_as_long_as_it_was() -> None:
-    """Not as the queue's."""
+def test_answer_names_the_client_s_time_if_that_ended_the_wait() -> None:
+    """The queue's time-out is longer, and not named."""
 
     async def law() -> None:
         bench = Bench(settings={"queue": {"timeout": 30}}, client_s=5.5)
@@ -409,8 +410,8 @@ def test_wait_that_the_client_s_patience_ends_is_told_as_long_as_it_was() -> Non
     run(law)
 
 
-def test_retry_that_nothing_is_left_for_ends_with_what_was_tried() -> None:
-    """The budget is spent: 503, with the attempt, and counted as such."""
+def test_retry_beyond_the_budget_ends_with_the_attempts_so_far() -> None:
+    """The client gets 503 with the attempt; the missed retry is counted."""
 
     async def law() -> None:
         bench = Bench(Workers(says(503)))
@@ -423,8 +424,8 @@ def test_retry_that_nothing_is_left_for_ends_with_what_was_tried() -> None:
     run(law)
 
 
-def test_failed_job_for_which_no_worker_is_left_is_told_what_was_tried() -> None:
-    """The fleet that went meanwhile is not why it has no result."""
+def test_failed_job_without_a_worker_left_ends_with_the_attempts_so_far() -> None:
+    """Its answer names the failed attempts, not the lack of workers."""
 
     async def law() -> None:
         bench = Bench(Workers(says(503)))
@@ -439,7 +440,7 @@ def test_failed_job_for_which_no_worker_is_left_is_told_what_was_tried() -> None
 
 
 def test_job_that_has_tried_all_may_go_anywhere() -> None:
-    """Any worker is better than none; and the retry is not counted a second time."""
+    """Any worker is better than none; the retry is not counted again."""
 
     async def law() -> None:
         bench = Bench(Workers(says(503), says()), {"queue": {"timeout": 300}})
@@ -453,7 +454,7 @@ def test_job_that_has_tried_all_may_go_anywhere() -> None:
 
 
 def test_job_that_is_known_to_break_workers_gets_no_lease() -> None:
-    """422, and nobody is asked; another job is."""
+    """It gets 422 and asks for no lease; another job does."""
 
     async def law() -> None:
         bench = Bench(Workers(says()))
@@ -466,8 +467,8 @@ def test_job_that_is_known_to_break_workers_gets_no_lease() -> None:
     run(law)
 
 
-def test_client_without_patience_is_told_at_once() -> None:
-    """No lease is asked for what nobody waits for; and not before `begin` has returned."""
+def test_client_without_time_is_answered_at_once() -> None:
+    """No lease is asked for; the answer comes after `begin` has returned."""
 
     async def law() -> None:
         bench = Bench(client_s=0.5)
@@ -482,8 +483,8 @@ def test_client_without_patience_is_told_at_once() -> None:
 
 
 @pytest.mark.parametrize("client_s", [4.5, 1.0])
-def test_client_whose_patience_ends_is_told_then_and_the_attempt_goes_on(client_s: float) -> None:
-    """Its lease ends, and its body's bytes are let go, when the worker has answered; nothing is told twice."""
+def test_client_whose_time_ends_is_answered_then_and_the_attempt_goes_on(client_s: float) -> None:
+    """The lease ends and the body's bytes are released when the worker has answered; nothing is reported twice."""
 
     async def law() -> None:
         bench = Bench(client_s=client_s)
@@ -507,8 +508,8 @@ def test_client_whose_patience_ends_is_told_then_and_the_attempt_goes_on(client_
     run(law)
 
 
-def test_late_attempt_that_fails_is_not_tried_again() -> None:
-    """Nobody waits; its bytes are let go."""
+def test_late_attempt_that_fails_is_not_retried() -> None:
+    """No client waits; the body's bytes are released."""
 
     async def law() -> None:
         bench = Bench(client_s=4.5)
@@ -523,8 +524,8 @@ def test_late_attempt_that_fails_is_not_tried_again() -> None:
     run(law)
 
 
-def test_answer_in_time_stops_the_clock() -> None:
-    """When it would have struck nothing happens, and a process that is to end sees all done."""
+def test_answer_in_time_stops_the_timer() -> None:
+    """At the timer's moment nothing happens, and a process that ends has nothing to wait for."""
 
     async def law() -> None:
         bench = Bench(Workers(says()), client_s=4.5)
@@ -537,8 +538,8 @@ def test_answer_in_time_stops_the_clock() -> None:
     run(law)
 
 
-def test_clock_of_one_attempt_does_not_strike_in_the_next() -> None:
-    """Each has what is left."""
+def test_timer_of_one_attempt_does_not_fire_in_the_next() -> None:
+    """Each attempt has a timer for the time that is left."""
 
     async def law() -> None:
         bench = Bench(Workers(says(503)), client_s=4.5)
@@ -551,8 +552,8 @@ def test_clock_of_one_attempt_does_not_strike_in_the_next() -> None:
     run(law)
 
 
-def test_process_that_is_to_end_waits_for_attempts_and_second_thoughts() -> None:
-    """Also between two attempts."""
+def test_process_that_ends_waits_for_attempts_and_retries() -> None:
+    """It waits between two attempts, too."""
 
     async def law() -> None:
         bench = Bench(Workers(says(503)))
@@ -567,7 +568,7 @@ def test_process_that_is_to_end_waits_for_attempts_and_second_thoughts() -> None
 
 
 def test_client_that_hangs_up_between_attempts_gets_no_other(caplog: pytest.LogCaptureFixture) -> None:
-    """499, counted; the failed attempt's lease has ended."""
+    """It counts as 499; the failed attempt's lease has ended."""
 
     async def law() -> None:
         bench = Bench(Workers(says(503), says()), has_left=True)
@@ -583,7 +584,7 @@ def test_client_that_hangs_up_between_attempts_gets_no_other(caplog: pytest.LogC
 
 
 def test_job_that_is_cancelled_between_attempts_gets_no_other() -> None:
-    """Its bytes are let go; until that is seen to, a process that is to end waits."""
+    """Its bytes are released, and a process that ends waits for that."""
 
     async def law() -> None:
         bench = Bench()
@@ -600,8 +601,8 @@ def test_job_that_is_cancelled_between_attempts_gets_no_other() -> None:
     run(law)
 
 
-def test_process_that_is_to_end_waits_for_a_job_that_is_about_to_be_tried_again() -> None:
-    """Though no attempt is under way in that moment."""
+def test_process_that_ends_waits_for_a_job_that_is_about_to_be_retried() -> None:
+    """It waits although no attempt is running at that moment."""
 
     async def law() -> None:
         bench = Bench()
@@ -617,8 +618,8 @@ def test_process_that_is_to_end_waits_for_a_job_that_is_about_to_be_tried_again(
     run(law)
 
 
-def test_large_failure_that_all_report_is_told_in_the_router_s_words() -> None:
-    """Nothing of the workers' own answers is kept."""
+def test_large_failure_that_all_workers_report_gets_the_router_s_answer() -> None:
+    """The workers' large answers are not kept."""
 
     async def law() -> None:
         bench = Bench(Workers(says(200, SICK, Parts()), says(200, SICK, Parts())))
@@ -628,8 +629,8 @@ def test_large_failure_that_all_report_is_told_in_the_router_s_words() -> None:
     run(law)
 
 
-def test_cancelled_job_gives_up_its_place_or_leaves_its_attempt() -> None:
-    """Waiting: its place is given up. Running: the lease ends with the attempt. It counts as a client that left."""
+def test_cancelled_job_gives_up_its_place_or_leaves_its_attempt_running() -> None:
+    """A waiting job leaves the queue; a running attempt ends its own lease. Both count as a client that left."""
 
     async def law() -> None:
         bench = Bench()
@@ -655,7 +656,7 @@ def test_cancelled_job_gives_up_its_place_or_leaves_its_attempt() -> None:
 
 
 def test_answer_that_came_in_the_moment_of_cancelling_is_read_no_further() -> None:
-    """Its lease ends, whether it was large or not."""
+    """The lease ends, whether the answer was large or not."""
 
     async def law() -> None:
         for rest in (Parts(), None):
@@ -682,7 +683,7 @@ def test_answer_that_came_in_the_moment_of_cancelling_is_read_no_further() -> No
     ],
 )
 def test_lease_of_a_large_answer_ends_with_it(failure: Phase | None, end: tuple[str, Blame, bool, bool]) -> None:
-    """Not when its beginning is there; and once, however it is closed afterwards."""
+    """It does not end when the beginning has come, and it ends once, however the answer is closed afterwards."""
 
     async def law() -> None:
         bench = Bench(Workers(says(rest=Parts(fails(failure) if failure else None))))
@@ -702,8 +703,8 @@ def test_lease_of_a_large_answer_ends_with_it(failure: Phase | None, end: tuple[
     run(law)
 
 
-def test_large_answer_that_says_failure_is_not_read_on() -> None:
-    """It is closed, its lease ends at once, and the job goes elsewhere."""
+def test_large_answer_that_is_a_failure_is_not_read_on() -> None:
+    """It is closed, its lease ends at once, and the job goes to another worker."""
 
     async def law() -> None:
         rest = Parts()
@@ -717,7 +718,7 @@ def test_large_answer_that_says_failure_is_not_read_on() -> None:
 
 @pytest.mark.parametrize("step", ["lease", "attempt", "another"])
 def test_fault_of_the_router_s_own_is_answered_at_every_step(step: str) -> None:
-    """500, once; the client does not wait for ever."""
+    """The client gets 500, once, and does not wait for ever."""
 
     async def law() -> None:
         fault: Any = LookupError("a fault")
@@ -743,7 +744,7 @@ def test_fault_of_the_router_s_own_is_answered_at_every_step(step: str) -> None:
 
 
 def test_time_that_a_job_took_is_counted_from_its_beginning() -> None:
-    """And an attempt's from its own."""
+    """An attempt's time is counted from the attempt's beginning."""
 
     async def law() -> None:
         bench = Bench()

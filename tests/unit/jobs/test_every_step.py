@@ -19,17 +19,19 @@ from typing import Any
 import pytest
 from fakeredis import FakeAsyncRedis
 
+from router.auth.access import JobGate
+from router.auth.origin import Pages
 from router.config.settings import Settings
 from router.downstream.connection import HANDLER
 from router.fleet.model import Worker
 from router.fleet.redis_client import RedisClient
 from router.fleet.snapshot import FleetView
 from router.http.asgi import Receive, Scope, Send
-from router.jobs import dispatcher, job_log, unanswered
+from router.jobs import dispatcher, job, job_log
+from router.jobs.answers import ErrorAnswers
 from router.jobs.body_budget import BodyBudget
 from router.jobs.dispatcher import Dispatcher
 from router.jobs.handler import JobHandler
-from router.jobs.last_answers import LastAnswers
 from router.logs import Seldom
 from router.scheduling.failover import FailoverScheduler
 from router.scheduling.leases import Leases
@@ -47,8 +49,8 @@ WAY = {
     str(ROUTER / f"{name}.py")
     for name in (
         *("http/answer", "http/asgi", "http/head_cache", "http/headers", "jobs/answers", "jobs/body_budget"),
-        *("jobs/dispatcher", "jobs/endpoints", "jobs/handler", "jobs/job", "jobs/job_log", "jobs/last_answers"),
-        *("jobs/metadata", "jobs/streaming", "jobs/unanswered", "aio", "logs", "policy/deadline", "policy/large_json"),
+        *("jobs/dispatcher", "jobs/endpoints", "jobs/handler", "jobs/job", "jobs/job_log"),
+        *("jobs/metadata", "jobs/streaming", "aio", "logs", "policy/deadline", "policy/large_json"),
         *("policy/retry", "policy/verdict", "scheduling/pending", "telemetry/recorder"),
     )
 }
@@ -58,7 +60,14 @@ assert all(Path(name).exists() for name in WAY)
 GUARDS = {
     *("Dispatcher._attempted", "Dispatcher._be_late", "Dispatcher._break_off"),
     *("Dispatcher.run.<locals>.<lambda>", "JobHandler.begin.<locals>.end", "BodyShare.__exit__", "BodyShare.give_back"),
-    *("BodyBudget.let_go", "Course.let_go", "send_answer", "send_job_answer", "LeasedParts.close", "LeasedParts._end"),
+    *(
+        "BodyBudget.let_go",
+        "JobRun.release_late_share",
+        "send_answer",
+        "send_job_answer",
+        "LeasedParts.close",
+        "LeasedParts._end",
+    ),
     *("JobHandler._begin_large", "Unanswered._look", "_close_rest"),
     "tell",  # the connection calls it when it has lost its client, after all else
 }
@@ -113,12 +122,14 @@ class Rig:
         redis = RedisClient(FakeAsyncRedis(connected=False), "sfr", timeout_s=1)
         view = FleetView(redis, [Worker(url) for url in urls])
         recorder = Recorder()
-        self.exchange = FailoverScheduler(redis, view, Rules(), 1, recorder)
-        self.leases = Leases(self.exchange, redis, view, "p", recorder)
+        self.scheduler = FailoverScheduler(redis, view, Rules(), 1, recorder)
+        self.leases = Leases(self.scheduler, redis, view, "p", recorder)
         self.upstream = WorkerPool(settings.tls)
         self.dispatcher = Dispatcher(self.leases, self.upstream, view, settings, recorder)
         self.buffers = BodyBudget(max_buffered_bytes)
-        self.handler = JobHandler(self.dispatcher, _nothing, self.buffers, settings, recorder)
+        self.handler = JobHandler(
+            self.dispatcher, _nothing, JobGate(Pages((), ()), None), self.buffers, settings, recorder
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve as the router does."""
@@ -133,7 +144,7 @@ class Rig:
 
     def forget(self) -> None:
         """Know nothing of what workers have done before: each job finds them as the first one did."""
-        self.exchange._local, self.exchange._local_fleet = LocalScheduler(Rules(budget_percent=1000)), None
+        self.scheduler._local, self.scheduler._local_fleet = LocalScheduler(Rules(budget_percent=1000)), None
         self.upstream.close()
         self.dispatcher._seldom = Seldom()
 
@@ -256,19 +267,19 @@ WAYS = {
     "in one piece": Way([request(SMALL)]),
     "in two pieces": Way([request(SMALL)[:-3], SMALL[-3:]]),
     "large": Way([request(LARGE)]),
-    "tried again": Way([NUMBERED], first(reset), (Dispatcher._try_again, job_log.attempt_failed)),
+    "tried again": Way([NUMBERED], first(reset), (Dispatcher._ask_again, job_log.attempt_failed)),
     "large answer": Way([request(SMALL, "connection: close")], answer_large),
     "too late": Way(
-        [request(SMALL, "x-router-deadline-ms: 600")], answer_late, (LastAnswers.deadline_passed, job_log._tell)
+        [request(SMALL, "x-router-deadline-ms: 600")], answer_late, (ErrorAnswers.deadline_passed, job_log._tell)
     ),
     "turned away": Way([NUMBERED], first(busy), (Dispatcher._wait_again, Seldom.is_due)),
     "not reached": Way([request(SMALL)], well, (Dispatcher._wait_again,), dead=True),
-    "no means": Way([request(SMALL)], well, (Dispatcher._wait_for_means, Seldom.is_due), beside=no_ports),
-    "in doubt, then done": Way([NUMBERED], first(sandbox_error), (Dispatcher._try_again,)),
+    "no means": Way([request(SMALL)], well, (Dispatcher._ask_again, Seldom.is_due), beside=no_ports),
+    "in doubt, then done": Way([NUMBERED], first(sandbox_error), (Dispatcher._ask_again,)),
     "in doubt to the end": Way(
-        [request(SMALL)], sandbox_error, (Dispatcher._drop_doubts, LastAnswers.failed, job_log._tell)
+        [request(SMALL)], sandbox_error, (Dispatcher._drop_doubts, ErrorAnswers.failed, job_log._tell)
     ),
-    "failed": Way([request(SMALL)], always(502, b""), (LastAnswers.failed, job_log._tell)),
+    "failed": Way([request(SMALL)], always(502, b""), (ErrorAnswers.failed, job_log._tell)),
     "no room for its body": Way(
         [request(SMALL)], well, (JobHandler._unfit, job_log.refused), max_buffered_bytes=len(SMALL) - 1
     ),
@@ -279,9 +290,9 @@ WAYS = {
 async def test_whatever_raises_the_client_is_answered_and_nothing_stays_held(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each function on the way once; the next job does well."""
-    monkeypatch.setattr(unanswered, "_OVERDUE_S", 0.2)
-    monkeypatch.setattr(unanswered, "_LOOK_EVERY_S", 0.05)
+    """Each function of a job's way fails once; the next job succeeds."""
+    monkeypatch.setattr(job, "_OVERDUE_S", 0.2)
+    monkeypatch.setattr(job, "_LOOK_EVERY_S", 0.05)
     way = WAYS[name]
     faults = Faults()
     tries: Counter[tuple[str, int]] = Counter()

@@ -1,4 +1,4 @@
-"""A job that failed is found in the log: one line with all that is known of it. Real sockets, no Redis."""
+"""A failed job has one line in the log with all that is known about it. Real sockets, no Redis."""
 
 import asyncio
 import json
@@ -43,11 +43,11 @@ class Router:
             return response.status
 
     def lines(self) -> list[logging.LogRecord]:
-        """Return what is logged of jobs that have ended."""
+        """Return the log's lines about jobs that have ended."""
         return [record for record in self._caplog.records if record.getMessage().startswith("Job ")]
 
     def line(self) -> Mapping[str, Any]:
-        """Return the fields of the only one."""
+        """Return the fields of the only line."""
         (record,) = self.lines()
         return vars(record)
 
@@ -76,7 +76,7 @@ def routed(caplog: pytest.LogCaptureFixture) -> Any:
 
 
 async def broken_off(exchange: Exchange) -> None:
-    """Answer with 2 MB of what was to be 3."""
+    """Answer with 2 MB of an answer of 3 MB."""
     await exchange.raw(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 3000000\r\n\r\n{")
     await exchange.raw(b"x" * 2_000_000)
     exchange.close()
@@ -106,7 +106,7 @@ async def test_failed_job_is_found_by_its_request_id(
     cause: str,
     attempts: int,
 ) -> None:
-    """One line says what its client got, after how long, and what each worker did; as text and as fields."""
+    """One line says what its client got, after how long, and what each worker did, as text and as fields."""
     for worker in workers[:2]:
         worker.script = script
     async with routed(*workers[:2], retry={"attempts": 3}) as router:
@@ -121,10 +121,10 @@ async def test_failed_job_is_found_by_its_request_id(
     assert line["message"] == f"Job {ID} failed: {status} {verdict} after {line['seconds']:.3f} s, /run_code{told}"
 
 
-async def test_failed_attempt_says_of_which_job_it_was(
+async def test_failed_attempt_names_its_job(
     routed: Any, workers: list[ScriptedWorker], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also where another worker then did the job, which is no failure and has no line of its own."""
+    """It does so even if another worker then did the job, which has no line of its own."""
     workers[0].script = workers[1].script = always(502)
     async with routed(*workers) as router:
         for _ in range(3):
@@ -137,10 +137,10 @@ async def test_failed_attempt_says_of_which_job_it_was(
     assert {vars(record)["cause"] for record in told} == {cause}
 
 
-async def test_ejection_without_redis_is_told_of(
+async def test_ejection_without_redis_is_logged(
     routed: Any, workers: list[ScriptedWorker], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each process decides for itself then, and says so; and in the end that it is over."""
+    """Each process then decides for itself; it logs the ejection and its end."""
     (bad, *_) = workers
     bad.script = always(503)
     async with routed(*workers[:2], breaker={"failures": 2, "base_seconds": 0.2}) as router:
@@ -160,8 +160,8 @@ async def test_ejection_without_redis_is_told_of(
         await eventually(is_over, what="its return")
 
 
-async def test_job_that_nobody_could_take_is_found(routed: Any) -> None:
-    """Without workers there are no attempts to tell of."""
+async def test_job_without_workers_is_found(routed: Any) -> None:
+    """Its line names no attempts."""
     async with routed() as router:
         assert await router.post("/submit") == 503
         line = router.line()
@@ -169,7 +169,7 @@ async def test_job_that_nobody_could_take_is_found(routed: Any) -> None:
 
 
 async def test_jobs_that_waited_in_vain_are_found(routed: Any, workers: list[ScriptedWorker]) -> None:
-    """The line is full, or its time is up."""
+    """The queue is full, or the job's time is up."""
     workers[0].script = gate = Gate()
     queue = {"timeout": 0.3, "max_waiting": 1}
     async with routed(workers[0], default_max_concurrency=1, queue=queue) as router:
@@ -182,7 +182,7 @@ async def test_jobs_that_waited_in_vain_are_found(routed: Any, workers: list[Scr
 
 
 async def test_job_whose_body_has_no_room_is_found(routed: Any, workers: list[ScriptedWorker]) -> None:
-    """It is refused before it is a job, by itself and as a line of a batch."""
+    """It is refused before it is a job, both alone and in a batch."""
     workers[0].script = gate = Gate()
     large = {**JOB, "run_timeout": 9, "files": {"a": "x" * 700_000}}
     async with routed(workers[0], max_body_mb=1, max_buffered_mb=1) as router:
@@ -210,7 +210,7 @@ async def _read(session: aiohttp.ClientSession, url: str, body: bytes) -> int:
 
 
 async def test_line_of_a_batch_is_found(routed: Any) -> None:
-    """By the batch's id and its place."""
+    """Its id is the batch's with its place."""
     async with routed() as router:
         assert await router.post("/run_code/batch", job=[JOB, JOB]) == 200
         found = {(vars(line)["request_id"], vars(line)["path"]) for line in router.lines()}
@@ -218,7 +218,7 @@ async def test_line_of_a_batch_is_found(routed: Any) -> None:
 
 
 async def test_answer_that_was_cut_is_found(routed: Any, workers: list[ScriptedWorker]) -> None:
-    """Its client has a status of 200 and a part of it; the line says which worker broke it off."""
+    """Its client has status 200 and a part of the answer; the line says which worker broke it off."""
     workers[0].script = broken_off
     async with routed(workers[0]) as router:
         with pytest.raises(aiohttp.ClientError):
@@ -232,7 +232,7 @@ async def test_answer_that_was_cut_is_found(routed: Any, workers: list[ScriptedW
 async def test_batch_whose_client_hung_up_is_found(
     routed: Any, workers: list[ScriptedWorker], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One line for the batch, and one for each of its jobs that waited; what runs goes on."""
+    """There is one line for the batch and one for each waiting job; running jobs go on."""
     (worker, *_) = workers
     worker.script = gate = Gate()
     long = {**JOB, "run_timeout": 9}
@@ -249,7 +249,7 @@ async def test_batch_whose_client_hung_up_is_found(
 
 @pytest.mark.parametrize("rounds", [1, 2], ids=["first", "known head"])
 async def test_line_names_the_key_that_the_job_came_with(routed: Any, tmp_path: Path, rounds: int) -> None:
-    """By its name in the file: the key itself, or what it is a hash of, is nowhere."""
+    """It has the key's name from the file, but neither the key nor its hash."""
     held = tmp_path / "keys"
     held.write_text(f"{sha256(b'the-key').hexdigest()}  trainer 1\n")
     key = {"x-api-key": "the-key", "x-a": "b"}
@@ -274,7 +274,7 @@ async def test_line_names_the_key_that_the_job_came_with(routed: Any, tmp_path: 
 async def test_large_answer_whose_client_hung_up_is_found(
     routed: Any, workers: list[ScriptedWorker], head: str
 ) -> None:
-    """It has read a part of it."""
+    """The client has read a part of it."""
 
     async def large(exchange: Exchange) -> None:
         await exchange.raw(b"HTTP/1.1 200 OK\r\ncontent-length: 90000000\r\n\r\n{" + b"x" * 2_000_000)
@@ -299,11 +299,11 @@ async def test_large_answer_whose_client_hung_up_is_found(
 
 @pytest.mark.parametrize("head", ["new", "known"])
 async def test_job_whose_client_hung_up_is_found(routed: Any, workers: list[ScriptedWorker], head: str) -> None:
-    """While it waited, or while it ran: its worker's answer came when nobody waited any more. Not as a warning."""
+    """This holds for a waiting and for a running job; neither line is a warning."""
     (worker, *_) = workers
     worker.script = gate = Gate()
     long = {**JOB, "run_timeout": 9}
-    patience = aiohttp.ClientTimeout(total=0.5)
+    short = aiohttp.ClientTimeout(total=0.5)
     async with routed(worker, default_max_concurrency=1) as router, aiohttp.ClientSession() as session:
         if head == "known":
             worker.script = well
@@ -311,12 +311,12 @@ async def test_job_whose_client_hung_up_is_found(routed: Any, workers: list[Scri
                 assert response.status == 200
             worker.script = gate
 
-        async def lose_patience() -> None:
+        async def give_up() -> None:
             with pytest.raises(TimeoutError):
-                async with session.post(f"{router.address}/run_code", json=long, timeout=patience):
+                async with session.post(f"{router.address}/run_code", json=long, timeout=short):
                     """Nothing comes."""
 
-        await asyncio.gather(lose_patience(), lose_patience())
+        await asyncio.gather(give_up(), give_up())
         await eventually(lambda: len(router.lines()) == 1, what="the line of the one that waited")
         gate.open()
         await eventually(lambda: len(router.lines()) == 2, what="the line of the one that ran")

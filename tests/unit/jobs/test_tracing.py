@@ -1,4 +1,4 @@
-"""Whether there are traces, by the settings and by OpenTelemetry's variables; and what it takes to have none."""
+"""Whether there are traces, by the settings and OpenTelemetry's variables, and that they cost nothing if not."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ def test_traces_go_where_the_settings_or_the_environment_say(
 
 @pytest.mark.parametrize("given", ["collector:4318", "http://collector:4318", "http://me:secret@collector/v1/traces"])
 def test_endpoint_that_is_no_whole_url_is_refused(given: str) -> None:
-    """With the key, and what was expected."""
+    """The error names the setting and what is expected."""
     with pytest.raises(ConfigError, match=r"t: traces\.endpoint: expected a whole URL such as http://collector:4318"):
         parse(f"traces: {{endpoint: '{given}'}}", "t")
 
@@ -44,7 +44,7 @@ def python(program: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_without_the_extra_the_start_says_what_to_install() -> None:
-    """In one line, and only where traces are wanted."""
+    """It says so in one line, and only if traces are configured."""
     absent = "import sys; sys.modules['opentelemetry.exporter'] = None\n"
     asked = "from router.config import load; load.or_exit(lambda: load.expect_extras(load.parse({text!r}, 't')))"
     ended = python(absent + asked.format(text=f"traces: {{endpoint: '{ENDPOINT}'}}"))
@@ -55,8 +55,8 @@ def test_without_the_extra_the_start_says_what_to_install() -> None:
     assert python(absent + asked.format(text="")).returncode == 0
 
 
-def test_nothing_of_it_is_imported_where_it_is_not_wanted() -> None:
-    """Other libraries may import OpenTelemetry's interface; what sends spans is not there."""
+def test_without_traces_nothing_that_sends_spans_is_imported() -> None:
+    """Other libraries may import OpenTelemetry's interface, but not what sends spans."""
     program = (
         "import sys; from router.app import create_app; from router.config.load import parse\n"
         "create_app(parse('', 't')); print({'router.jobs.tracing', 'opentelemetry.exporter'} & sys.modules.keys())"

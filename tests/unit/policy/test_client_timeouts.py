@@ -1,4 +1,4 @@
-"""How long a client may take, by the clock; and which heads are refused beyond what the parser refuses."""
+"""How long a client may take, and which heads are refused that the parser accepts."""
 
 import math
 
@@ -21,14 +21,14 @@ KEEP_ALIVE_S = 75.0
     ],
 )
 def test_what_is_owed_is_due_in_time(owed: Owed, due: float) -> None:
-    """Thirty seconds; two to close."""
-    patience = ClientClock(TIMEOUTS, KEEP_ALIVE_S)
-    patience.begin(owed, now=100)
-    assert patience.due == pytest.approx(due)
+    """Each is due after its time-out."""
+    clock = ClientClock(TIMEOUTS, KEEP_ALIVE_S)
+    clock.begin(owed, now=100)
+    assert clock.due == pytest.approx(due)
 
 
 def slow(seconds: float) -> int:
-    """Return how much comes in so long at the lowest rate."""
+    """Return how many bytes come in these seconds at the lowest rate."""
     return int(seconds * MIN_BODY_BYTES_A_SECOND)
 
 
@@ -47,14 +47,14 @@ def slow(seconds: float) -> int:
     ],
 )
 def test_body_is_due_body_s_after_it_fell_behind(came: list[tuple[float, int]], due: float) -> None:
-    """Its time runs down from body_s, and comes back as the body comes on: no silence is longer than body_s."""
-    patience = ClientClock(TIMEOUTS, KEEP_ALIVE_S)
-    patience.begin(Owed.BODY, now=0)
+    """Its time runs down from body_s, and the body's bytes earn it back; no silence is longer than body_s."""
+    clock = ClientClock(TIMEOUTS, KEEP_ALIVE_S)
+    clock.begin(Owed.BODY, now=0)
     for now, size in came:
-        assert now < patience.due
-        patience.body_bytes += size
-        patience.has_come_on(now)
-    assert patience.due == pytest.approx(due)
+        assert now < clock.due
+        clock.body_bytes += size
+        clock.has_come_on(now)
+    assert clock.due == pytest.approx(due)
 
 
 @pytest.mark.parametrize(
@@ -65,51 +65,51 @@ def test_body_is_due_body_s_after_it_fell_behind(came: list[tuple[float, int]], 
         (slow(9), "The request body has come to less than 100 kB a second, and fell 30 s behind"),
     ],
 )
-def test_slow_body_is_told_what_it_was(size: int, told: str) -> None:
-    """Too slow from the beginning, or after a good one."""
-    patience = ClientClock(TIMEOUTS, KEEP_ALIVE_S)
-    patience.begin(Owed.BODY, now=0)
-    patience.body_bytes += size
-    patience.has_come_on(now=2)
-    refused = patience.refusal(has_begun=False)
+def test_refusal_says_when_the_body_was_slow(size: int, told: str) -> None:
+    """It was too slow from the beginning, or after a fast beginning."""
+    clock = ClientClock(TIMEOUTS, KEEP_ALIVE_S)
+    clock.begin(Owed.BODY, now=0)
+    clock.body_bytes += size
+    clock.has_come_on(now=2)
+    refused = clock.refusal(has_begun=False)
     assert refused
     assert (refused.status, refused.detail) == (408, told)
 
 
 @pytest.mark.parametrize(("owed", "has_begun"), [(Owed.REQUEST, True), (Owed.HEAD, False), (Owed.END, True)])
 def test_client_that_owes_nothing_of_a_request_is_not_refused(owed: Owed, *, has_begun: bool) -> None:
-    """Its connection ends without a word, whatever has come of the body before."""
-    patience = ClientClock(TIMEOUTS, KEEP_ALIVE_S)
-    patience.begin(Owed.BODY, now=0)
-    patience.body_bytes += slow(10)
-    patience.begin(owed, now=20)
-    assert patience.refusal(has_begun=has_begun) is None
+    """Its connection is closed without an answer."""
+    clock = ClientClock(TIMEOUTS, KEEP_ALIVE_S)
+    clock.begin(Owed.BODY, now=0)
+    clock.body_bytes += slow(10)
+    clock.begin(owed, now=20)
+    assert clock.refusal(has_begun=has_begun) is None
 
 
 def test_nothing_owed_is_never_due() -> None:
-    """A client whose job runs, or whose kept-alive connection rests, is in no hurry."""
+    """While its job runs, a client owes nothing."""
     assert ClientClock(TIMEOUTS, KEEP_ALIVE_S).due == math.inf
 
 
 def test_next_request_starts_without_the_last_one_s_credit() -> None:
-    """What a large body earned ends with it."""
-    patience = ClientClock(TIMEOUTS, KEEP_ALIVE_S)
-    patience.begin(Owed.BODY, now=0)
-    patience.body_bytes += 10 * MIN_BODY_BYTES_A_SECOND
-    patience.has_come_on(now=20)
-    patience.begin(Owed.HEAD, now=20)
-    patience.begin(Owed.BODY, now=21)
-    assert patience.due == 51
-    refused = patience.refusal(has_begun=False)
+    """The time that a large body earned ends with that body."""
+    clock = ClientClock(TIMEOUTS, KEEP_ALIVE_S)
+    clock.begin(Owed.BODY, now=0)
+    clock.body_bytes += 10 * MIN_BODY_BYTES_A_SECOND
+    clock.has_come_on(now=20)
+    clock.begin(Owed.HEAD, now=20)
+    clock.begin(Owed.BODY, now=21)
+    assert clock.due == 51
+    refused = clock.refusal(has_begun=False)
     assert refused is not None
     assert refused.detail.startswith("No whole request body within 30 s")
-    patience.begin(Owed.HEAD, now=30)
-    patience.body_bytes += MIN_BODY_BYTES_A_SECOND  # which came along with its head, and took no time
-    patience.begin(Owed.BODY, now=31)
-    patience.has_come_on(now=40)
-    assert (patience.due, patience.body_bytes) == (61, MIN_BODY_BYTES_A_SECOND)
-    patience.begin(Owed.HEAD, now=50)
-    refused = patience.refusal(has_begun=True)
+    clock.begin(Owed.HEAD, now=30)
+    clock.body_bytes += MIN_BODY_BYTES_A_SECOND  # which came along with its head, and took no time
+    clock.begin(Owed.BODY, now=31)
+    clock.has_come_on(now=40)
+    assert (clock.due, clock.body_bytes) == (61, MIN_BODY_BYTES_A_SECOND)
+    clock.begin(Owed.HEAD, now=50)
+    refused = clock.refusal(has_begun=True)
     assert refused is not None
     assert refused.detail == "No whole request head within 30 s"
 
@@ -130,24 +130,24 @@ def test_next_request_starts_without_the_last_one_s_credit() -> None:
     ],
 )
 def test_reader_without_progress_has_stalled(looks: list[tuple[float, int]], has_stalled: bool) -> None:
-    """It is the bytes not read that tell: fewer of them, or none, is progress."""
-    patience = ClientClock(TIMEOUTS, KEEP_ALIVE_S)
-    told = [patience.has_stalled(unread_bytes, now) for now, unread_bytes in looks]
+    """Fewer unread bytes, or none, are progress."""
+    clock = ClientClock(TIMEOUTS, KEEP_ALIVE_S)
+    told = [clock.has_stalled(unread_bytes, now) for now, unread_bytes in looks]
     assert told[-1] is has_stalled
     assert not any(told[:-1])
 
 
-def test_reader_that_caught_up_between_two_looks_has_not_stalled() -> None:
-    """As much unread as before may be another answer's."""
-    patience = ClientClock(TIMEOUTS, KEEP_ALIVE_S)
-    patience.has_stalled(9, now=0)
-    patience.has_read()
-    assert not patience.has_stalled(9, now=60)
+def test_reader_that_caught_up_between_two_checks_has_not_stalled() -> None:
+    """The same number of unread bytes may belong to another answer."""
+    clock = ClientClock(TIMEOUTS, KEEP_ALIVE_S)
+    clock.has_stalled(9, now=0)
+    clock.has_read()
+    assert not clock.has_stalled(9, now=60)
 
 
 @pytest.mark.parametrize("timeouts", [TIMEOUTS, ClientTimeouts(1, 60), ClientTimeouts(60, 1)])
-def test_looks_come_in_time_for_what_begins_between_them(timeouts: ClientTimeouts) -> None:
-    """Nothing begun after a look is due before the next one; and a reader is looked at several times."""
+def test_checks_come_in_time_for_what_begins_between_them(timeouts: ClientTimeouts) -> None:
+    """Nothing that begins after a check is due before the next one; a reader is checked several times."""
     assert timeouts.look_every_s <= timeouts.body_s
     assert timeouts.look_every_s <= timeouts.read_s / 4
 
@@ -173,13 +173,13 @@ HOST = (b"host", b"router")
     ],
 )
 def test_head_is_refused_with_a_reason(version: str, headers: list[tuple[bytes, bytes]], reason: str | None) -> None:
-    """Hosts, codings and versions are counted and named."""
+    """The reason names what is wrong with Host, coding or version."""
     refused = refusal(version, headers)
     assert (refused and (refused.status, refused.detail)) == (reason and (400, f"Malformed request: {reason}"))
 
 
 def test_head_s_length_is_that_of_its_lines() -> None:
-    """Names, values, and what stands between and after them."""
+    """It counts names, values and the characters between and after them."""
     head = b"POST /run_code HTTP/1.1\r\nhost: router\r\nx: y\r\n\r\n"
     rest = len(b"POST  HTTP/1.1\r\n\r\n")
     assert head_bytes(b"/run_code", [HOST, (b"x", b"y")]) == len(head) - rest

@@ -1,4 +1,4 @@
-"""The files of ended processes become one, no reader sees a count twice or misses one, and no disk stops a process."""
+"""The files of ended processes become one, no count is read twice or missed, and a full disk stops no process."""
 
 import fcntl
 import logging
@@ -22,7 +22,7 @@ LESS = "/metrics shows less than all"
 
 
 def counted(process: int) -> list[Family]:
-    """Return what one process has counted, and how it is."""
+    """Return one process' counts and its state."""
     labels = {"verdict": f"v{process % 2}"}
     return [
         Family("sfr_counter", "counter", "-", [Sample("sfr_counter_total", labels, float(process))]),
@@ -32,18 +32,18 @@ def counted(process: int) -> list[Family]:
 
 
 def count(folder: Path, process: int) -> None:
-    """Write what one process has counted."""
+    """Write one process' counts."""
     (folder / f"counts_{process}.db").write_bytes(msgspec.msgpack.encode(counted(process)))
 
 
 def total(folder: Path, kind: str) -> dict[str, float]:
-    """Return what a scrape shows of a metric, by its label's value."""
+    """Return the samples that a scrape shows of a metric, by label value."""
     (family,) = (family for family in SharedCounts(folder).whole([]) if family.kind == kind)
     return {next(iter(sample.labels.values()), ""): sample.value for sample in family.samples}
 
 
 def test_counts_of_the_dead_become_one_file_and_stay_the_same(tmp_path: Path) -> None:
-    """While others read, all the time; what a process showed of its own state goes with it."""
+    """This holds while others read; a process' state ends with it."""
     for process in (LIVING, *DEAD):
         count(tmp_path, process)
     before, is_over = total(tmp_path, "counter"), Event()
@@ -69,8 +69,8 @@ def test_counts_of_the_dead_become_one_file_and_stay_the_same(tmp_path: Path) ->
     assert total(tmp_path, "histogram") == {"1.0": 1 + len(DEAD)}
 
 
-def test_who_buries_does_not_wait_for_who_reads(tmp_path: Path) -> None:
-    """It is gunicorn's master, which has processes to watch."""
+def test_burying_does_not_wait_for_readers(tmp_path: Path) -> None:
+    """The caller is gunicorn's master, which must watch its processes."""
     count(tmp_path, DEAD[0])
     reader = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(reader, fcntl.LOCK_SH)
@@ -81,8 +81,8 @@ def test_who_buries_does_not_wait_for_who_reads(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["counts_ended.db"]
 
 
-def test_folder_that_is_gone_is_made_anew_with_all_that_the_living_have_counted(tmp_path: Path) -> None:
-    """Also where nothing has been counted since; nobody else can look into it."""
+def test_folder_that_is_gone_is_made_again_with_all_counts_of_the_living(tmp_path: Path) -> None:
+    """This happens even if nothing has been counted since; no other user can read the folder."""
     shared = SharedCounts(tmp_path / "metrics")
     for _ in range(2):
         shared.put(counted(LIVING))
@@ -120,10 +120,10 @@ def _holds_garbage(folder: Path) -> None:
     [_is_a_file, _is_a_link_elsewhere, _holds_folders_in_place_of_files, _holds_garbage],
     ids=lambda it: it.__name__,
 )
-def test_whatever_is_in_the_folder_s_place_a_page_shows_this_process(
+def test_page_shows_this_process_whatever_is_in_the_folder_s_place(
     tmp_path: Path, spoil: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing is raised, and what is wrong is said once at most."""
+    """No error is raised, and the problem is logged at most once."""
     caplog.set_level(logging.INFO)
     spoil(tmp_path / "metrics")
     shared = SharedCounts(tmp_path / "metrics")
@@ -149,15 +149,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Leave no byte free; return the file that takes them all."""
+    """Fill the disk; return the file that takes all bytes."""
     with (disk / "filler").open("wb", buffering=0) as filler, suppress(OSError):
         while filler.write(b"x" * 4096):
             pass
     return disk / "filler"
 
 
-def test_full_disk_is_said_once_and_ends_nobody(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What has been counted meanwhile is shown when there is room again; nothing half written is left."""
+def test_full_disk_is_logged_once_and_ends_no_process(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Counts of the meantime are shown when there is room again; no half-written file is left."""
     caplog.set_level(logging.INFO)
     shared = SharedCounts(small_disk / "metrics")
     shared.put(counted(1))

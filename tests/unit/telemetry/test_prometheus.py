@@ -1,4 +1,4 @@
-"""What a request counts as: the application in this process, scripted workers, no Redis; as Prometheus reads it."""
+"""How requests are counted on /metrics: the application in this process, scripted workers, no Redis."""
 
 import asyncio
 import json
@@ -8,15 +8,21 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from router.app import create_app
 from router.config.load import parse
+from router.telemetry.prometheus import BulkHistogram
+from router.telemetry.recorder import BOUNDS_S, Timing
 from tests.support.eventually import eventually
 from tests.support.load import JOB
 from tests.support.scrape import scrape
 from tests.support.serving import served
 from tests.support.worker import Exchange, Gate, ScriptedWorker, always, hang
 
+TIMES = st.lists(st.one_of(st.floats(0, 1000), st.sampled_from(BOUNDS_S)), max_size=30)
 SANDBOX_ERROR = {"status": "SandboxError"}
 
 
@@ -62,10 +68,10 @@ async def send(url: str, method: str = "POST", **options: object) -> int:
         (503, {}, "503", "all_failed"),
     ],
 )
-async def test_workers_answers_count_by_what_they_mean(
+async def test_workers_answers_count_by_their_verdicts(
     url: str, workers: list[ScriptedWorker], status: int, body: object, answered: str, verdict: str
 ) -> None:
-    """A worker's own answer and the failure of all."""
+    """A worker's own answer and the failure of all workers are told apart."""
     for worker in workers:
         worker.script = always(status, body)
     assert await send(url) == int(answered)
@@ -73,7 +79,7 @@ async def test_workers_answers_count_by_what_they_mean(
 
 
 async def test_attempts_and_retries_count_by_cause(url: str, workers: list[ScriptedWorker]) -> None:
-    """One worker is away, one is ill: two failed attempts, two retries, one result."""
+    """One worker is away and one answers 502: each failure is an attempt and a retry."""
     await workers[0].die()
     workers[1].script = always(502)
     for _ in range(3):
@@ -90,7 +96,7 @@ async def test_attempts_and_retries_count_by_cause(url: str, workers: list[Scrip
 
 
 async def test_refused_requests_count_with_the_reason_s_status(url: str) -> None:
-    """Wrong method, no number, too large, malformed, too slow: none of them is a job, and none takes time."""
+    """A refused request is no job, so it has no duration."""
     assert await send(url, "GET") == 405
     assert await send(url, headers={"x-router-deadline-ms": "soon"}) == 400
     assert await send(url, data=b"x" * 20_000) == 413
@@ -107,8 +113,8 @@ async def test_refused_requests_count_with_the_reason_s_status(url: str) -> None
     assert counts.total("sfr_request_duration_seconds_count") == 0
 
 
-async def test_what_of_a_batch_is_no_job_counts_too(url: str) -> None:
-    """Its jobs count as any; lines that are none, with their own statuses; and a batch that is refused as a whole."""
+async def test_lines_of_a_batch_that_are_no_jobs_count_too(url: str) -> None:
+    """Jobs, lines that are none, and a batch that is refused as a whole count with their own statuses."""
     lines = [json.dumps(JOB), "not JSON", '{"code": "%s"}' % ("x" * 20_000), json.dumps(JOB)]
     async with aiohttp.ClientSession() as session:
         async with session.post(f"{url}/run_code/batch", data="\n".join(lines)) as response:
@@ -134,7 +140,7 @@ async def raw(url: str, head: bytes) -> int:
 
 
 async def test_jobs_without_room_count_and_their_waits_too(url: str, workers: list[ScriptedWorker]) -> None:
-    """Three run, two wait in vain, one finds the line full; the state shows those that run."""
+    """Three run, two wait in vain, one finds the queue full; the state shows the running ones."""
     gate = Gate()
     for worker in workers:
         worker.script = gate
@@ -156,8 +162,8 @@ async def test_jobs_without_room_count_and_their_waits_too(url: str, workers: li
     }
 
 
-async def test_clients_that_leave_or_are_told_in_time_count(url: str, workers: list[ScriptedWorker]) -> None:
-    """One hangs up while its job waits: 499. One says for how long it waits: 504."""
+async def test_clients_that_leave_or_whose_deadline_passes_count(url: str, workers: list[ScriptedWorker]) -> None:
+    """A client that hangs up counts as 499; one whose deadline passes counts as 504."""
     for worker in workers:
         worker.script = hang
     assert [await send(url, headers={"x-router-deadline-ms": "600"}) for _ in range(3)] == [504] * 3
@@ -177,7 +183,7 @@ async def _counts_left(url: str) -> bool:
 
 
 async def test_answer_that_breaks_off_counts(url: str, workers: list[ScriptedWorker]) -> None:
-    """Its attempt had a result, as far as could be told; that its rest never came is counted apart."""
+    """Its attempt counted as a result; the missing rest is counted separately."""
 
     async def breaks_off(exchange: Exchange) -> None:
         await exchange.raw(b"HTTP/1.1 200 OK\r\ncontent-length: 9000000\r\n\r\n{" + b" " * 3_000_000)
@@ -190,8 +196,8 @@ async def test_answer_that_breaks_off_counts(url: str, workers: list[ScriptedWor
     assert (await scrape(url)).total("sfr_answers_cut_total") == 1
 
 
-async def test_without_redis_what_only_redis_knows_is_not_shown(url: str) -> None:
-    """No false zeros: the fleet as configured, and that Redis is away."""
+async def test_without_redis_its_values_are_not_shown(url: str) -> None:
+    """There are no false zeros; the configured fleet is shown, and that Redis is away."""
     assert await send(url) == 200
     counts = await scrape(url)
     assert {family.name for family in counts.families}.isdisjoint({"sfr_queue_length", "sfr_worker_leases"})
@@ -200,8 +206,8 @@ async def test_without_redis_what_only_redis_knows_is_not_shown(url: str) -> Non
     assert counts.total("sfr_redis_failures_total") >= 1
 
 
-async def test_open_metrics_are_given_to_whoever_asks(url: str) -> None:
-    """As newer Prometheus servers do."""
+async def test_open_metrics_are_served_on_request(url: str) -> None:
+    """Newer Prometheus servers ask for them."""
     accept = "application/openmetrics-text;version=1.0.0;q=0.8,text/plain;q=0.3"
     async with (
         aiohttp.ClientSession() as session,
@@ -209,3 +215,22 @@ async def test_open_metrics_are_given_to_whoever_asks(url: str) -> None:
     ):
         assert response.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
         assert (await response.text()).endswith("# EOF\n")
+
+
+@given(TIMES, TIMES)
+def test_bulk_histogram_shows_what_observing_one_by_one_does(first: list[float], second: list[float]) -> None:
+    """Times added in bulk fall into the same buckets, even those on a bound."""
+    registry = CollectorRegistry()
+    bulk = BulkHistogram("bulk", "-", registry=registry, buckets=BOUNDS_S)
+    single = BulkHistogram("single", "-", registry=registry, buckets=BOUNDS_S)
+    for times in (first, second):
+        timing = Timing()
+        for seconds in times:
+            timing.add(seconds)
+            single.observe(seconds)
+        bulk.add(timing)
+    shown = {family.name: [sample[1:3] for sample in family.samples] for family in registry.collect()}
+    *bulk_buckets, (_, bulk_sum) = shown["bulk"]
+    *single_buckets, (_, single_sum) = shown["single"]
+    assert bulk_buckets == single_buckets
+    assert abs(bulk_sum - single_sum) < 1e-6

@@ -5,12 +5,12 @@ from router.telemetry.rates import Rates, WorkerRates, rates
 
 
 def reading(fleet: dict[str, int], **workers: WorkerStats) -> Usage:
-    """A reading with these counts."""
+    """Return a reading with these counts."""
     return Usage(0, 0.0, fleet, {url: WorkerUsage(0, 0, 0.0, stats) for url, stats in workers.items()})
 
 
 def test_rates_are_differences_over_the_time_between() -> None:
-    """Counts of the fleet and of each worker; percentiles are those of the jobs in between alone."""
+    """This holds for the fleet and each worker; percentiles are of the jobs in between only."""
     before = reading({"jobs": 1000, "errors": 10, "attempts": 1200, "le_0.01": 1000}, a=WorkerStats(1000, 5, 9000))
     after = reading(
         {"jobs": 1100, "errors": 12, "attempts": 1306, "retries": 4, "le_0.01": 1050, "le_100": 50},
@@ -24,14 +24,14 @@ def test_rates_are_differences_over_the_time_between() -> None:
 
 
 def test_without_jobs_there_is_no_time() -> None:
-    """Nothing happened: rates are 0, and times are not known."""
+    """Rates are 0, and times are None."""
     same = reading({"jobs": 5, "le_1": 5}, a=WorkerStats(5, 0, 10))
     assert rates(same, same, 1.0) == Rates(workers={"a": WorkerRates(0.0, 0.0, None)})
     assert rates(reading({}), reading({}), 1.0) == Rates()
 
 
 def test_wiped_redis_makes_no_rate_negative_and_none_too_small() -> None:
-    """Where one count of the fleet has fallen, every count is new, also those that are higher again by now."""
+    """If one count of the fleet has fallen, every count is new, even one that is higher again."""
     before = reading({"jobs": 100, "retries": 1, "le_1": 100}, a=WorkerStats(1, 0, 10), b=WorkerStats(9, 0, 90))
     after = reading({"jobs": 20, "retries": 4, "le_2": 20}, a=WorkerStats(4, 2, 80), b=WorkerStats(2, 0, 4))
     found = rates(before, after, 2.0)
@@ -41,14 +41,14 @@ def test_wiped_redis_makes_no_rate_negative_and_none_too_small() -> None:
 
 
 def test_worker_forgotten_meanwhile_counts_from_zero() -> None:
-    """Its counts have a time to live of their own."""
+    """A worker's counts expire by themselves."""
     before = reading({"jobs": 100}, a=WorkerStats(90, 8, 1000))
     after = reading({"jobs": 103}, a=WorkerStats(3, 0, 1500))
     assert rates(before, after, 1.0).workers == {"a": WorkerRates(3.0, 0.0, 0.5)}
 
 
 def test_worker_that_has_just_come_is_at_rest() -> None:
-    """What it had counted before, as a member of long ago, is no rate; who has left is not shown."""
+    """Its earlier counts are no rate; a worker that has left is not shown."""
     before = reading({"jobs": 5}, gone=WorkerStats(5, 0, 5))
     found = rates(before, reading({"jobs": 5}, back=WorkerStats(4000, 1, 9)), 1.0)
     assert found.workers == {"back": WorkerRates()}

@@ -1,4 +1,4 @@
-"""How a job waits again that no worker ran: for this host's means, for room, or for any worker that can be reached."""
+"""How a job that no worker ran waits again: for this host's means, for room, or for a worker that can be reached."""
 
 import asyncio
 import json
@@ -17,12 +17,12 @@ FIRST, SECOND, THIRD = (Lease(number, f"http://w{number}", 70 + number, 5) for n
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the process' clock be the loop's."""
-    keep_loop_time(monkeypatch, "jobs.dispatcher", "jobs.unanswered")
+    """Make the process' clock the loop's."""
+    keep_loop_time(monkeypatch, "jobs.dispatcher", "jobs.job")
 
 
 def run(law: Callable[[], Awaitable[None]]) -> None:
-    """Run what waits for nothing real."""
+    """Run a law on a loop that never really waits."""
 
     async def main() -> None:
         await law()
@@ -31,7 +31,7 @@ def run(law: Callable[[], Awaitable[None]]) -> None:
 
 
 def test_job_waits_a_moment_for_means_and_then_for_room_as_long_as_ever() -> None:
-    """A tenth of a second, in which a file handle may be closed."""
+    """The moment is a tenth of a second, in which a file handle may be closed."""
 
     async def law() -> None:
         bench = Bench(Workers(fails(Phase.NO_MEANS)), {"queue": {"timeout": 30}})
@@ -44,8 +44,8 @@ def test_job_waits_a_moment_for_means_and_then_for_room_as_long_as_ever() -> Non
     run(law)
 
 
-def test_wait_for_means_ends_with_the_client_s_patience() -> None:
-    """It is told in time."""
+def test_wait_for_means_ends_when_the_client_s_time_ends() -> None:
+    """The client gets its answer in time."""
 
     async def law() -> None:
         bench = Bench(client_s=1.0)  # half a second of which is for the way back
@@ -62,7 +62,7 @@ def test_wait_for_means_ends_with_the_client_s_patience() -> None:
 
 @pytest.mark.parametrize("is_cancelled", [False, True])
 def test_client_that_leaves_while_its_job_waits_for_means_gets_no_attempt(*, is_cancelled: bool) -> None:
-    """Whether it hung up, or whoever asked for it here is gone."""
+    """This holds if the client hung up, and if the job's caller was cancelled."""
 
     async def law() -> None:
         bench = Bench(Workers(fails(Phase.NO_MEANS)), has_left=not is_cancelled)
@@ -78,8 +78,8 @@ def test_client_that_leaves_while_its_job_waits_for_means_gets_no_attempt(*, is_
 
 
 @pytest.mark.parametrize("never_ran", [fails(Phase.CONNECT), says(429)])
-def test_job_that_was_turned_away_waits_for_what_its_client_has_left(never_ran: object) -> None:
-    """And for room, as long as ever: the attempt was no wait for it."""
+def test_job_that_no_worker_ran_waits_for_the_time_its_client_has_left(never_ran: object) -> None:
+    """It waits for room as long as before, because the attempt's time does not count as waiting."""
 
     async def law() -> None:
         for timeout_s, wait_s in ((300, 98), (30, 30)):
@@ -93,7 +93,7 @@ def test_job_that_was_turned_away_waits_for_what_its_client_has_left(never_ran: 
 
 
 def test_job_that_finds_no_room_is_not_refused_for_want_of_workers() -> None:
-    """There is one: it answers."""
+    """The worker answers, so there is one."""
 
     async def law() -> None:
         bench = Bench(Workers(says(429), says()))
@@ -104,7 +104,7 @@ def test_job_that_finds_no_room_is_not_refused_for_want_of_workers() -> None:
 
 
 def test_retry_that_finds_no_room_is_counted_once() -> None:
-    """The second worker ran nothing: that the job asks again is no other retry."""
+    """The second worker did not run the job, so asking again is not another retry."""
 
     async def law() -> None:
         bench = Bench(Workers(says(503), says(429), says()))
@@ -115,7 +115,7 @@ def test_retry_that_finds_no_room_is_counted_once() -> None:
 
 
 def test_job_that_has_failed_nowhere_may_go_anywhere() -> None:
-    """This host could not connect to the only worker."""
+    """The host could not connect to the only worker, and may try it again."""
 
     async def law() -> None:
         bench = Bench(Workers(fails(Phase.NO_MEANS), says()))

@@ -1,4 +1,4 @@
-"""What a job's way tells the scheduler and the log of its attempts and of its end."""
+"""What the dispatcher tells the scheduler and the log about a job's attempts and its end."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,12 +16,12 @@ SICK = "returned 503: Service Unavailable"
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the process' clock be the loop's."""
-    keep_loop_time(monkeypatch, "jobs.dispatcher", "jobs.unanswered")
+    """Make the process' clock the loop's."""
+    keep_loop_time(monkeypatch, "jobs.dispatcher", "jobs.job")
 
 
 def run(law: Callable[[], Awaitable[None]]) -> None:
-    """Run what waits for nothing real."""
+    """Run a law on a loop that never really waits."""
 
     async def main() -> None:
         await law()
@@ -40,7 +40,7 @@ def run(law: Callable[[], Awaitable[None]]) -> None:
         (Response(read_worker_head(429, [(b"retry-after", b"7")]), b""), "returned 429: Too Many Requests", 7000),
     ],
 )
-def test_exchange_is_told_why_an_attempt_failed_and_how_long(
+def test_scheduler_is_told_why_an_attempt_failed_and_how_long(
     outcome: Response | UpstreamFailed, cause: str, ms: int
 ) -> None:
     """How long it took where the worker was away or died; how long it wants to rest where it has no room."""
@@ -55,8 +55,8 @@ def test_exchange_is_told_why_an_attempt_failed_and_how_long(
     run(law)
 
 
-def test_exchange_is_told_what_a_worker_said_before_another_one_did_the_job() -> None:
-    """So that an ejection can say why."""
+def test_scheduler_is_told_a_worker_s_error_when_another_one_has_done_the_job() -> None:
+    """The log line of an ejection gives this reason."""
 
     async def law() -> None:
         bench = Bench(Workers(says(500), says()))
@@ -70,7 +70,7 @@ def test_exchange_is_told_what_a_worker_said_before_another_one_did_the_job() ->
     ("percent", "per_second", "blame"), [(0, 0, Blame.ERROR), (0, 0.5, Blame.DOUBT), (0.5, 0, Blame.DOUBT)]
 )
 def test_error_is_in_doubt_where_the_fleet_may_retry(percent: float, per_second: float, blame: Blame) -> None:
-    """By whichever half of the budget; where there is none, no other worker will tell."""
+    """Either half of the budget counts; without a budget, no other worker will be asked."""
 
     async def law() -> None:
         bench = Bench(Workers(says(500)), {"retry": {"budget_percent": percent, "budget_per_second": per_second}})
@@ -82,7 +82,7 @@ def test_error_is_in_doubt_where_the_fleet_may_retry(percent: float, per_second:
 
 
 def test_doubts_of_a_job_whose_client_has_left_are_dropped() -> None:
-    """No other worker is asked."""
+    """No other worker will do the job, so no worker is blamed."""
 
     async def law() -> None:
         bench = Bench(Workers(says(500)), has_left=True)
@@ -95,7 +95,7 @@ def test_doubts_of_a_job_whose_client_has_left_are_dropped() -> None:
 
 @pytest.mark.parametrize(("first", "is_named"), [(says(503), False), (fails(Phase.DIED), True)])
 def test_large_answer_names_its_job_where_a_worker_died_of_it(first: Response | UpstreamFailed, is_named: bool) -> None:
-    """And not where one has failed otherwise."""
+    """It does not name the job if the worker failed in another way."""
 
     async def law() -> None:
         bench = Bench(Workers(first, says(rest=Parts())))
@@ -108,7 +108,7 @@ def test_large_answer_names_its_job_where_a_worker_died_of_it(first: Response | 
 
 
 def test_log_tells_of_each_failed_attempt_and_of_a_job_without_a_result(caplog: pytest.LogCaptureFixture) -> None:
-    """With what each worker did; nothing is said of a job that has its result."""
+    """Each line names what the worker did; a job with a result has no line."""
 
     async def law() -> None:
         await Bench(Workers(says())).run()
@@ -124,7 +124,7 @@ def test_log_tells_of_each_failed_attempt_and_of_a_job_without_a_result(caplog: 
 
 
 def test_log_tells_of_a_client_that_has_left(caplog: pytest.LogCaptureFixture) -> None:
-    """With what its job had come to."""
+    """The line says how far its job had come."""
     caplog.set_level("INFO")
 
     async def law() -> None:
@@ -140,7 +140,7 @@ def test_log_tells_of_a_client_that_has_left(caplog: pytest.LogCaptureFixture) -
 
 
 def test_log_tells_of_an_answer_that_was_cut(caplog: pytest.LogCaptureFixture) -> None:
-    """How long the job has taken by then."""
+    """The line says how long the job has taken until then."""
 
     async def law() -> None:
         bench = Bench(Workers(says(rest=Parts(fails(Phase.DIED)))))

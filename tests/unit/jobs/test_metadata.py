@@ -1,11 +1,10 @@
-"""Headers and bodies: what goes through unchanged, what ends here, what is added."""
+"""`router_metadata` is spliced into any JSON object, and into nothing else."""
 
 import json
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.http import headers
 from router.jobs import metadata
 
 json_values = st.recursive(
@@ -13,11 +12,17 @@ json_values = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=10,
 )
+
+
 # Runs of space as long as the longest that may follow an object, one shorter, one longer.
 pieces = st.sampled_from(
     [b"{", b"}", b"{}", b" ", b"\n", b",", b'"a":1', b"[1]", b"", b" " * 4095, b"\t" * 4096, b" " * 4097]
 )
+
+
 ADDED = metadata.member("http://a:1", 2) + b"34}"
+
+
 METADATA = {"worker_url": "http://a:1", "attempt": 2, "queue_ms": 34}
 
 
@@ -51,44 +56,3 @@ def test_body_in_parts_is_spliced_like_the_whole(parts: list[bytes]) -> None:
         assert len(b"".join(parts[:number])) - len(b"".join(passed)) <= 4097
     passed.append(splicer.end())
     assert b"".join(passed) == metadata.splice(b"".join(parts), ADDED)
-
-
-def test_hop_by_hop_fields_end_here_both_ways() -> None:
-    """RFC 9110 §7.6.1: the fields of one connection, and those that Connection names, do not go on."""
-    fields = [
-        (b"connection", b"close, X-Mine"),
-        (b"x-mine", b"1"),
-        (b"keep-alive", b"timeout=5"),
-        (b"te", b"trailers"),
-        (b"transfer-encoding", b"chunked"),
-        (b"upgrade", b"h2c"),
-        (b"proxy-authorization", b"secret"),
-        (b"x-theirs", b"2"),
-    ]
-    assert headers.read_worker_head(200, fields).lines == b"x-theirs: 2\r\n"
-    block = headers.for_worker(headers.read_head(fields).lines, b"{}", b"id-1")
-    assert block.split(b"\r\n") == [
-        b"x-theirs: 2",
-        b"accept-encoding: identity",
-        b"x-request-id: id-1",
-        b"content-length: 2",
-        b"",
-        b"",
-    ]
-
-
-def test_host_length_encoding_and_id_are_made_anew_for_the_worker() -> None:
-    """What the client said of these is not copied."""
-    fields = [
-        (b"host", b"router"),
-        (b"content-length", b"99"),
-        (b"accept-encoding", b"gzip"),
-        (b"expect", b"100-continue"),
-        (b"x-request-id", b"forged"),
-        (b"content-type", b"application/json"),
-    ]
-    block = headers.for_worker(headers.read_head(fields).lines, b"abc", b"mine")
-    assert block == (
-        b"content-type: application/json\r\n"
-        b"accept-encoding: identity\r\nx-request-id: mine\r\ncontent-length: 3\r\n\r\n"
-    )

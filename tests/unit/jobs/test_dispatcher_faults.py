@@ -1,4 +1,4 @@
-"""What a fault of the router's own leaves of a job, whatever step it strikes: an answer, and nothing that is held."""
+"""After a fault of the router's own at any step, the client has an answer, and nothing is held."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -17,12 +17,12 @@ from tests.unit.jobs.test_dispatcher import BODY, Bench, Parts, Workers, fails, 
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the process' clock be the loop's."""
-    keep_loop_time(monkeypatch, "jobs.dispatcher", "jobs.unanswered")
+    """Make the process' clock the loop's."""
+    keep_loop_time(monkeypatch, "jobs.dispatcher", "jobs.job")
 
 
 def run(law: Callable[[], Awaitable[None]]) -> None:
-    """Run what waits for nothing real."""
+    """Run a law on a loop that never really waits."""
 
     async def main() -> None:
         await law()
@@ -36,17 +36,17 @@ def raises(*_: object, **__: object) -> Any:
 
 
 def statuses(bench: Bench) -> list[int | None]:
-    """Return what the client was given."""
+    """Return the client's answer."""
     return [None if answer is None else answer.status for answer in bench.given]
 
 
 async def has_ended(bench: Bench) -> None:
-    """Fail where a process that is to end would wait for an attempt."""
+    """Fail if a process that ends would wait for an attempt."""
     await asyncio.wait_for(bench.dispatcher.finish(), 1)
 
 
 def test_job_that_cannot_ask_for_a_lease_is_answered() -> None:
-    """Not before `begin` has returned, as ever."""
+    """The answer comes after `begin` has returned."""
 
     async def law() -> None:
         bench = Bench()
@@ -62,7 +62,7 @@ def test_job_that_cannot_ask_for_a_lease_is_answered() -> None:
 
 @pytest.mark.parametrize("client_s", [None, 4.5])
 def test_lease_of_a_job_that_cannot_be_sent_is_given_back(client_s: float | None) -> None:
-    """It says nothing of the worker; nor does the clock strike that was to tell the client that it takes too long."""
+    """The worker is not blamed, and the timer of a late job is stopped."""
 
     async def law() -> None:
         bench = Bench(client_s=client_s)
@@ -78,7 +78,7 @@ def test_lease_of_a_job_that_cannot_be_sent_is_given_back(client_s: float | None
 
 @pytest.mark.parametrize("outcome", [says(503), fails(Phase.DIED), says(rest=Parts()), says(503, rest=Parts())])
 def test_attempt_whose_end_cannot_be_told_is_over(outcome: Any) -> None:
-    """Its lease is given back, and the rest of a large answer read no further; nobody waits for it any more."""
+    """Its lease is given back, the rest of a large answer is closed, and no process waits for it."""
 
     async def law() -> None:
         bench = Bench(Workers(outcome))
@@ -95,7 +95,7 @@ def test_attempt_whose_end_cannot_be_told_is_over(outcome: Any) -> None:
 
 
 def test_large_answer_that_meets_with_a_fault_ends_its_lease_once() -> None:
-    """Its client has it already, and cannot read on."""
+    """Its client has a part of the answer, and cannot read on."""
 
     async def law() -> None:
         rest = Parts()
@@ -112,7 +112,7 @@ def test_large_answer_that_meets_with_a_fault_ends_its_lease_once() -> None:
 
 @pytest.mark.parametrize("outcome", [says(503), fails(Phase.NO_MEANS)])
 def test_job_that_cannot_ask_again_is_answered(outcome: Any) -> None:
-    """After second thoughts, and after a wait for means."""
+    """This holds after a failed attempt, and after a wait for means."""
 
     async def law() -> None:
         bench = Bench(Workers(outcome))
@@ -126,8 +126,8 @@ def test_job_that_cannot_ask_again_is_answered(outcome: Any) -> None:
     run(law)
 
 
-def test_client_whose_patience_ends_is_answered_whatever_fails_then() -> None:
-    """The attempt goes on without it."""
+def test_client_whose_time_ends_is_answered_whatever_fails_then() -> None:
+    """The attempt goes on."""
 
     class Failing(BodyShare):
         __slots__ = ()
@@ -149,7 +149,7 @@ def test_client_whose_patience_ends_is_answered_whatever_fails_then() -> None:
 
 
 def test_doubts_of_a_late_attempt_are_dropped() -> None:
-    """Nobody is asked whether the error is the job's own, so nobody is blamed; also where its end cannot be said."""
+    """No other worker is asked whether the error is the job's own, so no worker is blamed, even after a fault."""
 
     async def law() -> None:
         for fault in (None, LookupError("a fault")):
@@ -164,8 +164,8 @@ def test_doubts_of_a_late_attempt_are_dropped() -> None:
     run(law)
 
 
-def test_job_that_no_step_goes_on_with_is_broken_off_in_the_end() -> None:
-    """Some seconds after its answer was due; what its attempt still brings is not wanted, and its lease ends once."""
+def test_job_whose_next_step_never_comes_is_broken_off() -> None:
+    """This happens some seconds after its end; its attempt's answer is dropped, and its lease ends once."""
 
     async def law() -> None:
         bench = Bench()
@@ -183,7 +183,7 @@ def test_job_that_no_step_goes_on_with_is_broken_off_in_the_end() -> None:
 
 
 def test_job_whose_lease_never_comes_gives_up_its_place() -> None:
-    """And a lease that comes all the same goes back."""
+    """If the lease still comes, it is given back."""
 
     async def law() -> None:
         bench = Bench()
@@ -199,7 +199,7 @@ def test_job_whose_lease_never_comes_gives_up_its_place() -> None:
 
 @pytest.mark.parametrize("leaves", [False, True])
 def test_job_that_has_ended_is_watched_no_longer(caplog: pytest.LogCaptureFixture, *, leaves: bool) -> None:
-    """Answered, or left by its client."""
+    """It has its answer, or its client has left."""
 
     async def law() -> None:
         bench = Bench(Workers(says(503), says()), has_left=leaves)
@@ -216,8 +216,8 @@ def test_job_that_has_ended_is_watched_no_longer(caplog: pytest.LogCaptureFixtur
     assert "fault" not in caplog.text
 
 
-def test_large_job_is_looked_into_while_others_have_their_turns() -> None:
-    """Its limits are found in its body; a small one asks at once."""
+def test_large_job_is_scanned_while_others_have_their_turns() -> None:
+    """Its limits are found in its body; a small job asks for its lease at once."""
 
     async def law() -> None:
         for body, at_once in ((BODY, 1), (bytearray(BODY[:-1] + b', "stdin": "%s"}' % (b"x" * 2**20)), 0)):

@@ -1,4 +1,4 @@
-"""Pages of other sites, in a browser inside the network, run no code: by no way in, and under no name."""
+"""Pages of other sites, in a browser inside the network, can run no code."""
 
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -42,7 +42,7 @@ def router(worker: ScriptedWorker, **more: object) -> Application:
 
 
 class Ways:
-    """All ways by which a job comes in."""
+    """All ways in for a job."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
         self._url = url
@@ -78,7 +78,7 @@ FOREIGN = [
 async def test_jobs_of_other_sites_pages_reach_no_worker(
     worker: ScriptedWorker, session: aiohttp.ClientSession
 ) -> None:
-    """Whatever way they come: 403, and nothing runs. The site's own pages and programs are served."""
+    """They get 403 by every way in. The site's own pages and programs are served."""
     async with served(router(worker)) as url:
         ways = Ways(url, session)
         assert await ways.statuses({}) == {200}
@@ -98,7 +98,7 @@ async def test_only_jobs_are_refused_to_other_sites(worker: ScriptedWorker, sess
 
 
 async def test_allowed_origins_have_cors(worker: ScriptedWorker, session: aiohttp.ClientSession) -> None:
-    """Their pages may ask beforehand, send jobs, and read the answers; others still may not."""
+    """Their pages may send preflight requests and jobs, and read the answers; other pages may not."""
     async with served(router(worker, cors_origins=[LAB])) as url:
         asked = {
             "access-control-request-method": "POST",
@@ -126,7 +126,7 @@ async def test_allowed_origins_have_cors(worker: ScriptedWorker, session: aiohtt
 async def test_names_that_are_not_the_router_s_are_refused(
     worker: ScriptedWorker, session: aiohttp.ClientSession, host: str
 ) -> None:
-    """With trusted_hosts, whatever is asked: a page of that name would count as the router's own (DNS rebinding)."""
+    """With trusted_hosts, this holds for all requests: such a page would count as the router's (DNS rebinding)."""
     async with served(router(worker, trusted_hosts=["router", "10.0.0.0/8"])) as url:
         ways = Ways(url, session)
         for headers in ({"host": host}, {"host": host, "origin": f"http://{host}", "sec-fetch-site": "same-origin"}):
@@ -143,7 +143,7 @@ async def test_names_that_are_not_the_router_s_are_refused(
     [(b"lab.example:8443", True), (b"lab.example", True), (b"router", True), (b"localhost", True), (b"evil", False)],
 )
 def test_name_of_an_allowed_origin_is_one_of_the_router_s(host: bytes, is_taken: bool) -> None:
-    """Its pages may stand behind the same proxy."""
+    """Its pages may be served by the same proxy."""
     headers = [(b"accept", b"evil"), (b"host", host)]
     assert (Pages([LAB], ["router"]).refusal(headers) is None) is is_taken
     assert (Pages([LAB], ["router"]).job_refusal(headers) is None) is is_taken
@@ -173,7 +173,7 @@ def test_name_of_an_allowed_origin_is_one_of_the_router_s(host: bytes, is_taken:
     ],
 )
 def test_other_sites_are_told_from_this_one(headers: list[tuple[bytes, bytes]], foreign: bool) -> None:
-    """Host and port of the page are those that were asked; the scheme may be a proxy's."""
+    """A page of this site has the host and port of the request; the scheme may be a proxy's."""
     assert is_foreign(headers) is foreign
     assert (Pages([], []).job_refusal(headers) is not None) is foreign
 
@@ -198,7 +198,7 @@ def test_other_sites_are_told_from_this_one(headers: list[tuple[bytes, bytes]], 
     ],
 )
 def test_what_is_no_authority(text: bytes) -> None:
-    """Two readers could take it for two hosts."""
+    """Two readers could read it as two hosts."""
     assert not is_authority(text)
 
 
@@ -211,7 +211,7 @@ def test_what_is_no_authority(text: bytes) -> None:
     ],
 )
 def test_loopback(host: str, here: bool) -> None:
-    """Names and addresses that lead to this host whatever DNS says."""
+    """These names and addresses mean this host, whatever DNS says."""
     assert is_loopback(host) is here
 
 
@@ -220,7 +220,7 @@ def test_loopback(host: str, here: bool) -> None:
     ["lab.example", "*", "null", "http://lab.example/", "ftp://lab.example", "http://", "http://a:0", "http://a:99999"],
 )
 def test_bad_origin_is_a_mistake_in_config(given: str) -> None:
-    """It is named, with what was expected."""
+    """The error names it and what is expected."""
     with pytest.raises(ConfigError, match=r"c: cors_origins\[0\]: expected an origin such as https://lab.example:8443"):
         parse(f"cors_origins: ['{given}']", "c")
 

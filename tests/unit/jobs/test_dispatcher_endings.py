@@ -1,4 +1,4 @@
-"""A job's way where its client does not see it to its end: jobs that outlive them, and faults of the router's own."""
+"""Jobs whose client does not wait for their end, and faults of the router's own."""
 
 import asyncio
 import json
@@ -19,6 +19,7 @@ from router.scheduling.messages import Rules
 from router.telemetry.recorder import Recorder
 from router.upstream.pool import Deliver, Request, WorkerPool
 from tests.support.eventually import eventually
+from tests.support.jobs import ADMITTED, stays
 from tests.support.worker import Gate, ScriptedWorker
 
 BODY = json.dumps({"code": "print(1)", "language": "python"}).encode()
@@ -41,11 +42,7 @@ class Bench:
         """Return a job whose client stays."""
         share = self.buffers.share()
         share.grow(len(BODY))
-        return Job(b"POST", "/run_code", b"/run_code", b"", BODY, b"1", _stays, share, client_s)
-
-
-async def _stays() -> None:
-    await asyncio.Event().wait()
+        return Job(b"POST", "/run_code", b"/run_code", b"", BODY, b"1", stays, share, ADMITTED, client_s)
 
 
 @pytest.fixture
@@ -56,13 +53,13 @@ def worker(workers: list[ScriptedWorker]) -> ScriptedWorker:
 
 @pytest.fixture
 def gate(worker: ScriptedWorker) -> Gate:
-    """What holds all jobs on the worker."""
+    """A gate that holds all jobs on the worker."""
     worker.script = gate = Gate()
     return gate
 
 
-async def test_router_ends_after_the_attempts_of_those_who_have_left(worker: ScriptedWorker, gate: Gate) -> None:
-    """Nobody waits for the answer any more; its lease and its body's bytes are held to the end, and no longer."""
+async def test_router_ends_after_the_attempts_of_clients_that_have_left(worker: ScriptedWorker, gate: Gate) -> None:
+    """No client waits for the answer; the lease and the body's bytes are held until the attempt ends."""
     bench = Bench(worker.url)
     job = bench.job()
     running = asyncio.create_task(bench.dispatcher.run(job))
@@ -97,7 +94,7 @@ async def test_job_that_is_cancelled_while_it_waits_gives_up_its_place(worker: S
 
 
 async def test_client_that_is_told_in_time_leaves_the_attempt_to_its_end(worker: ScriptedWorker, gate: Gate) -> None:
-    """It has its 504; the lease and the body's bytes stay with what still runs."""
+    """It gets 504; the attempt goes on and keeps the lease and the body's bytes."""
     bench = Bench(worker.url)
     job = bench.job(client_s=0.7)
     answer = await bench.dispatcher.run(job)
@@ -111,7 +108,7 @@ async def test_client_that_is_told_in_time_leaves_the_attempt_to_its_end(worker:
 
 
 class Broken(WorkerPool):
-    """Has a fault of its own."""
+    """A pool with a fault of the router's own."""
 
     def send(self, worker_url: str, request: Request, timeout_s: float, deliver: Deliver) -> None:
         """Fail as no code should."""

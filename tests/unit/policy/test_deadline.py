@@ -1,7 +1,8 @@
-"""A job's limits are read from its body as its worker reads them: by Python's parser and pydantic."""
+"""How long a job may take: its limits are read from its body as its worker reads them, and set against its client's."""
 
 import json
-from math import isnan
+import re
+from math import inf, isnan, nan
 
 import pytest
 from hypothesis import assume, given, settings
@@ -10,6 +11,7 @@ from pydantic import BaseModel
 
 from router.config.load import ConfigError, parse
 from router.policy import large_json
+from router.policy.deadline import ClientBudget, limits_of
 from router.policy.endpoints import SANDBOX_FUSION, endpoints_of
 from router.policy.large_json import Fields, Malformed, finished, items, walk
 
@@ -17,14 +19,14 @@ RUN = "/run_code"
 
 
 class RunCode(BaseModel):
-    """What SandboxFusion says of its limits."""
+    """SandboxFusion's model of a job's limits."""
 
     compile_timeout: float = 10
     run_timeout: float = 10
 
 
 def as_worker(body: bytes) -> float | None:
-    """Return how long a worker would run this, a limit below 0 being none at all; None where it refuses it."""
+    """Return for how long a worker would run this body, None if it refuses it; a limit below 0 counts as 0."""
     try:
         told = RunCode.model_validate(json.loads(body))
     except (ValueError, RecursionError):
@@ -35,7 +37,7 @@ def as_worker(body: bytes) -> float | None:
 
 
 def longest_s(body: bytes, path: str = RUN) -> float | None:
-    """Return what is read, and see that it is the same in a body that is too large to be parsed."""
+    """Return the limit that is read, and check that the excerpt of a large body gives the same."""
     reader = SANDBOX_FUSION[path].reader
     found = reader.longest_s(body)
     try:
@@ -74,7 +76,7 @@ members = st.lists(
 
 
 def written(told: list[tuple[str, object]], *, is_escaped: bool, indent: str) -> bytes:
-    """Return an object of these members, one name perhaps several times."""
+    """Return a JSON object of these members; a name may come several times."""
     parts = []
     for name, value in told:
         key = json.dumps(name)
@@ -89,7 +91,7 @@ def written(told: list[tuple[str, object]], *, is_escaped: bool, indent: str) ->
 def test_limits_are_those_that_the_worker_reads(
     told: list[tuple[str, object]], is_escaped: bool, indent: str, mark: bytes
 ) -> None:
-    """Numbers, words, strings, names that come twice or with escapes, NaN and half surrogate pairs elsewhere."""
+    """This holds for numbers, words, strings, names twice or with escapes, NaN, and half surrogate pairs elsewhere."""
     assume(all(value is not None for name, value in told))  # which SandboxFusion's forks take for nothing said
     body = mark + written(told, is_escaped=is_escaped, indent=indent)
     assert longest_s(body) == as_worker(body)
@@ -127,7 +129,7 @@ def test_limits_are_those_that_the_worker_reads(
     ],
 )
 def test_longest_run_is_read_from_the_body(path: str, body: bytes, seconds: float | None) -> None:
-    """By the worker's own limits and defaults; a body that the worker refuses has none."""
+    """The worker's defaults count; a body that the worker refuses has no limit."""
     assert SANDBOX_FUSION[path].reader.longest_s(body) == seconds
 
 
@@ -135,7 +137,7 @@ def test_longest_run_is_read_from_the_body(path: str, body: bytes, seconds: floa
 def test_large_json_is_walked_as_a_parser_reads_it(
     told: list[object], other: object, piece: int, indent: int | None
 ) -> None:
-    """Wherever a piece ends: items are found, and members at their own level only."""
+    """Items, and members at their own level only, are found wherever a piece ends."""
     before, large_json.PIECE_BYTES = large_json.PIECE_BYTES, piece
     try:
         text = json.dumps(told, indent=indent).encode()
@@ -169,7 +171,7 @@ NASTY = {
 
 @pytest.mark.parametrize("body", NASTY.values(), ids=NASTY)
 def test_large_body_is_read_in_pieces(body: bytes) -> None:
-    """As many pauses as it has pieces, whatever is in it; and its limit is found at its end."""
+    """There is a pause after each piece, and a limit at the body's end is found."""
     reader = SANDBOX_FUSION[RUN].reader
     pauses = 0
     steps = reader.excerpt(body)
@@ -185,7 +187,7 @@ def test_large_body_is_read_in_pieces(body: bytes) -> None:
 
 
 def test_further_endpoints_are_those_of_the_configuration() -> None:
-    """With bounds of their own, and the field of their bodies that holds their limit, however deep it stands."""
+    """They have their own bounds, and a field of the body with the limit, at any depth."""
     text = """
     endpoints:
       /submit: {timeout: 45}
@@ -228,8 +230,51 @@ def test_further_endpoints_are_those_of_the_configuration() -> None:
         ("[/submit]", "expected"),
     ],
 )
-def test_endpoint_that_cannot_be_is_told(said: str, told: str) -> None:
-    """With its path and what was expected."""
+def test_invalid_endpoint_is_an_error(said: str, told: str) -> None:
+    """The error names its path and what is expected."""
     with pytest.raises(ConfigError, match=r"endpoints") as error:
         parse(f"endpoints: {said}", "c")
     assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("longest_s", "client_s", "budget", "bound_s", "ceiling_s"),
+    [
+        (20, None, "none", 30, 300),
+        (20, None, "job", 30, 29.5),
+        (20, None, "job+10", 30, 29.5),
+        (20, None, "job+2", 30, 21.5),
+        (20, None, "job+0", 30, 19.5),
+        (20, None, "job+2.5", 30, 22),
+        (20, None, 12, 30, 11.5),
+        (20, None, 1, 30, 0.5),
+        (20, None, 1000, 30, 300),
+        (20, 5, "job", 30, 4.5),
+        (20, 5, 12, 30, 4.5),
+        (20, 40, 12, 30, 39.5),
+        (20, 5, "none", 30, 4.5),
+        (20, 0.1, "none", 30, 0),
+        (600, None, "none", 610, 300),
+        (600, None, "job+2", 610, 300),
+        (600, 1000, "none", 610, 300),
+        (None, None, "job", 300, 300),
+        (None, None, "job+2", 300, 300),
+        (None, None, 12, 300, 11.5),
+        (None, 5, "none", 300, 4.5),
+        (1e308, None, "none", 86_410, 300),
+        (inf, None, "job", 86_410, 300),
+    ],
+)
+def test_limits_are_the_body_s_and_the_client_s(
+    longest_s: float | None, client_s: float | None, budget: str | float, bound_s: float, ceiling_s: float
+) -> None:
+    """The bound is the job's limit and a grace; the answer comes before the client gives up, and by `timeout`."""
+    found = limits_of(longest_s, client_s, grace_s=10, timeout_s=300, budget=ClientBudget.of(budget))
+    assert (found.bound_s, found.ceiling_s) == (bound_s, ceiling_s)
+
+
+@pytest.mark.parametrize("text", ["jobs", "job+", "job-1", "job+1e3", "", 0.999, 0, -1, inf, nan])
+def test_budget_that_means_nothing_is_refused(text: str | float) -> None:
+    """A number is at least a second, and finite."""
+    with pytest.raises(ValueError, match=f"^{re.escape(str(text))}$"):
+        ClientBudget.of(text)

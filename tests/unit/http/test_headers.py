@@ -1,0 +1,44 @@
+"""Which header fields go on to a worker and to a client, which end here, and which are added."""
+
+from router.http import headers
+
+
+def test_hop_by_hop_fields_end_here_both_ways() -> None:
+    """RFC 9110 §7.6.1: the fields of one connection, and those that Connection names, do not go on."""
+    fields = [
+        (b"connection", b"close, X-Mine"),
+        (b"x-mine", b"1"),
+        (b"keep-alive", b"timeout=5"),
+        (b"te", b"trailers"),
+        (b"transfer-encoding", b"chunked"),
+        (b"upgrade", b"h2c"),
+        (b"proxy-authorization", b"secret"),
+        (b"x-theirs", b"2"),
+    ]
+    assert headers.read_worker_head(200, fields).lines == b"x-theirs: 2\r\n"
+    block = headers.for_worker(headers.read_head(fields).lines, b"{}", b"id-1")
+    assert block.split(b"\r\n") == [
+        b"x-theirs: 2",
+        b"accept-encoding: identity",
+        b"x-request-id: id-1",
+        b"content-length: 2",
+        b"",
+        b"",
+    ]
+
+
+def test_host_length_encoding_and_id_are_made_anew_for_the_worker() -> None:
+    """What the client said of these is not copied."""
+    fields = [
+        (b"host", b"router"),
+        (b"content-length", b"99"),
+        (b"accept-encoding", b"gzip"),
+        (b"expect", b"100-continue"),
+        (b"x-request-id", b"forged"),
+        (b"content-type", b"application/json"),
+    ]
+    block = headers.for_worker(headers.read_head(fields).lines, b"abc", b"mine")
+    assert block == (
+        b"content-type: application/json\r\n"
+        b"accept-encoding: identity\r\nx-request-id: mine\r\ncontent-length: 3\r\n\r\n"
+    )

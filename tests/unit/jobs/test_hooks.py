@@ -1,0 +1,107 @@
+"""What the hooks of a job are told, and what goes to its workers then."""
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from router.http.response import Phase, Response, UpstreamFailed
+from router.jobs.job import Job
+from router.jobs.job_log import CLIENT_LEFT_STATUS
+from router.policy.verdict import Kind, Outcome
+from router.scheduling.pending import ClientLeft, QueueFull
+from router.upstream.pool import Request
+from tests.unit.jobs.test_dispatcher import Bench, Workers, fails, run, says
+
+
+class Hooks:
+    """Note what one job's hooks are told; `fault_in` names the hook that fails as no code should."""
+
+    def __init__(self, told: list[object], job: Job, fault_in: str = "") -> None:
+        self.lines = b"span: job\r\n" + job.lines
+        self._told = told
+        self._fault_in = fault_in
+
+    def attempt_begins(self, worker_url: str, request: Request) -> Request:
+        """Give the attempt a header of its own."""
+        self._note("attempt_begins", worker_url)
+        return msgspec.structs.replace(request, headers=request.headers.replace(b"span: job", b"span: attempt"))
+
+    def attempt_ends(self, outcome: Response | UpstreamFailed, kind: Kind) -> None:
+        """Note the call."""
+        self._note("attempt_ends", "no answer" if isinstance(outcome, UpstreamFailed) else outcome.head.status, kind)
+
+    def job_ends(self, status: int, outcome: Outcome) -> None:
+        """Note the call."""
+        self._note("job_ends", status, outcome)
+
+    def _note(self, hook: str, *facts: object) -> None:
+        if hook == self._fault_in:
+            raise LookupError(hook)
+        self._told.append((hook, *facts))
+
+
+def bench(told: list[object], *script: Response | UpstreamFailed, fault_in: str = "") -> Bench:
+    """Return a dispatcher with these hooks."""
+    made = Bench(Workers(*script))
+    hooks_of: Callable[[Job], Hooks] = lambda job: Hooks(told, job, fault_in)  # noqa: E731
+    made.dispatcher._hooks_of = hooks_of
+    return made
+
+
+def test_hooks_hear_of_each_attempt_and_of_the_answer() -> None:
+    """In order; and each attempt's request is the one that its hook returned."""
+
+    async def law() -> None:
+        told: list[object] = []
+        made = bench(told, fails(Phase.DIED), says(503), says())
+        assert (await made.run()).status == 200
+        assert told == [
+            ("attempt_begins", "http://w1"),
+            ("attempt_ends", "no answer", Kind.DIED),
+            ("attempt_begins", "http://w2"),
+            ("attempt_ends", 503, Kind.FAULT),
+            ("attempt_begins", "http://w3"),
+            ("attempt_ends", 200, Kind.RESULT),
+            ("job_ends", 200, Outcome.RESULT),
+        ]
+        assert all(
+            request.headers.startswith(b"span: attempt\r\nx: y\r\n") and b"span: job" not in request.headers
+            for _, request, _ in made.workers.sent
+        )
+
+    run(law)
+
+
+def test_hooks_hear_of_a_job_without_an_attempt() -> None:
+    """It is refused, or its client leaves while it waits: that is told once."""
+
+    async def law() -> None:
+        for reason, end in (
+            (QueueFull(), ("job_ends", 503, Outcome.QUEUE_FULL)),
+            (ClientLeft(), ("job_ends", CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT)),
+        ):
+            told: list[object] = []
+            made = bench(told)
+            made.leases.script = [reason]
+            if isinstance(reason, ClientLeft):
+                with pytest.raises(ClientLeft):
+                    await made.run()
+            else:
+                await made.run()
+            assert told == [end]
+
+    run(law)
+
+
+@pytest.mark.parametrize(("hook", "status"), [("attempt_begins", 500), ("attempt_ends", 500), ("job_ends", 200)])
+def test_hook_that_fails_costs_no_client_its_answer(hook: str, status: int) -> None:
+    """It is a fault of the router's own, like any other step's; nothing is left behind."""
+
+    async def law() -> None:
+        made = bench([], says(), fault_in=hook)
+        assert (await made.run()).status == status
+        assert not made.dispatcher._unanswered
+        assert made.dispatcher._attempts == 0
+
+    run(law)
