@@ -19,7 +19,7 @@ from router.downstream.cycle import JobCycle, WholeJob, rendered
 from router.downstream.protocol import LightProtocol, Refused, reason_of
 from router.http.answer import Answer, problem
 from router.http.asgi import CLIENT_LEFT, STOPPING, new_request_id, tell
-from router.http.head_cache import cut
+from router.http.head_cache import split
 from router.http.sockets import LingeringTransport, has_ended, name_of, reset, unread_bytes
 from router.jobs.endpoints import Asked
 from router.jobs.handler import JobHandler, answering
@@ -119,7 +119,7 @@ class ClientConnection(LightProtocol):
 
     def _has_begun(self, data: bytes) -> bool:
         """Begin a job that came in one piece, and with a head that is known."""
-        if (handler := self._handler) is None or self.access_log or (parts := cut(data)) is None:
+        if (handler := self._handler) is None or self.access_log or (parts := split(data)) is None:
             return False
         self._name, body = parts  # the parser's to forget, where it has to read this
         if (head := handler.heads.get(self._name)) is None:

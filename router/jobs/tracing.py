@@ -184,7 +184,7 @@ class _Upstream(WorkerPool):
         super().__init__(tls, auth)
         self._traces = traces
 
-    def send(self, worker_url: str, request: Request, timeout_s: float, deliver: pool.Deliver) -> None:
+    def send(self, worker_url: str, request: Request, timeout_s: float, deliver: pool.OutcomeCallback) -> None:
         """Send `request` to one worker, and deliver what comes back."""
         attempt = self._traces.attempt(worker_url, request)
         if attempt is None:

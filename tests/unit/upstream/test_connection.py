@@ -121,16 +121,19 @@ def test_only_a_head_that_says_all_is_kept_in_mind(first: bytes, is_learnt: bool
 
 
 def test_answer_of_more_than_is_held_is_never_taken_in_one_piece() -> None:
-    """Though its head is known: the client gets it as it comes."""
+    """Though its head is known, the client gets it as it comes."""
 
-    def law() -> None:
+    async def main() -> None:
         wire = Wire()
         for size in (2, HOLD_BYTES, HOLD_BYTES, HOLD_BYTES + 1):
             wire.ask()
             wire.hear(sized(b"x" * size))
-            assert wire.connection.is_streaming is (size > HOLD_BYTES)
+            await asyncio.sleep(0)
+            answer = wire.given[-1]
+            assert isinstance(answer, Response)
+            assert (answer.rest is wire.connection) is (size > HOLD_BYTES)
 
-    run(law)
+    timeless(main())
 
 
 @pytest.mark.parametrize("size", [JOINED_BYTES - 6, JOINED_BYTES - 1, JOINED_BYTES, JOINED_BYTES + 1])
@@ -315,18 +318,18 @@ def test_idle_connection_and_one_that_is_read_are_not_timed_out() -> None:
 
 
 def test_rest_of_a_large_answer_is_read_as_it_is_asked_for() -> None:
-    """The socket is read only while somebody waits; at the end b"" comes, and the connection may be used again."""
+    """The socket is read only while a reader waits; after the end the connection may be used again."""
 
     async def main() -> None:
         wire = Wire()
         wire.ask()
         body = bytes(range(256)) * (HOLD_BYTES // 64)
         wire.hear(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body), body[: HOLD_BYTES + 1])
-        assert (wire.given, wire.transport.is_paused, wire.connection.is_streaming) == ([], True, True)
+        assert (wire.given, wire.transport.is_paused) == ([], True)
         await asyncio.sleep(0)
         got = wire.bodies[0]
         for start in range(HOLD_BYTES + 1, len(body), HOLD_BYTES):
-            reading = asyncio.ensure_future(wire.connection.read())
+            reading = asyncio.ensure_future(anext(wire.connection))
             await asyncio.sleep(0)
             assert not wire.transport.is_paused
             wire.hear(body[start : start + HOLD_BYTES])
@@ -334,11 +337,11 @@ def test_rest_of_a_large_answer_is_read_as_it_is_asked_for() -> None:
             assert isinstance(got, bytes)
             got += part
         assert got == body
-        assert await wire.connection.read() == b""
+        assert [part async for part in wire.connection] == []
         assert wire.connection.is_reusable
         wire.ask()
         wire.hear(OK)
-        assert (wire.bodies[-1], wire.connection.is_streaming) == (b"ok", False)
+        assert wire.bodies[-1] == b"ok"
 
     timeless(main())
 
@@ -353,14 +356,14 @@ def test_large_answer_that_breaks_off_is_told_to_its_reader(is_waited_for: bool)
         wire.hear(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (3 * HOLD_BYTES), b"x" * (HOLD_BYTES + 1))
         await asyncio.sleep(0)
         if is_waited_for:
-            reading = asyncio.ensure_future(wire.connection.read())
+            reading = asyncio.ensure_future(anext(wire.connection))
             await asyncio.sleep(0)
             wire.connection.connection_lost(None)
         else:
             wire.hear(b"more")
             wire.connection.connection_lost(None)
-            assert await wire.connection.read() == b"more"
-            reading = asyncio.ensure_future(wire.connection.read())
+            assert await anext(wire.connection) == b"more"
+            reading = asyncio.ensure_future(anext(wire.connection))
         with pytest.raises(Broken, match="closed the connection in mid-answer"):
             await reading
         assert len(wire.given) == 1
@@ -440,8 +443,8 @@ def test_answer_within_an_answer_is_no_answer() -> None:
         wire.hear(sized(b"x" * (HOLD_BYTES + 1) + OK)[: -len(OK)])
         await asyncio.sleep(0)
         wire.hear(OK)
-        assert await wire.connection.read() == OK
-        assert await wire.connection.read() == b""
+        assert await anext(wire.connection) == OK
+        assert [part async for part in wire.connection] == []
         wire.ask()
         wire.hear(b"HTTP/1.1 200 OK\r\nx: y\r\n", OK)
         assert str(wire.bodies[-1]).startswith("sent an answer that is not HTTP")
@@ -459,7 +462,7 @@ def test_large_answer_without_a_length_ends_with_the_connection() -> None:
         await asyncio.sleep(0)
         wire.hear(b"more")
         wire.connection.connection_lost(None)
-        assert [await wire.connection.read(), await wire.connection.read()] == [b"more", b""]
+        assert [part async for part in wire.connection] == [b"more"]
 
     timeless(main())
 

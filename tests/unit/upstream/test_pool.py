@@ -85,7 +85,7 @@ def test_where_a_worker_s_url_leads(url: str, host: str, port: int, is_tls: bool
 
 def test_workers_that_have_left_are_not_kept_in_mind_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fleet whose names change with each start would fill the memory."""
-    monkeypatch.setattr(pool, "_ORIGINS_AT_MOST", 3)
+    monkeypatch.setattr(pool, "_MOST_ORIGINS", 3)
     origins = pool._Origins(WorkerAuth())
     for number in range(10):
         assert origins[f"http://w{number}"].host == f"w{number}"
@@ -247,17 +247,18 @@ class Slow:
         self.script = list(script)
         self.is_aborted = False
         self.is_reusable = True
-        self.idle_since = 0.0
 
-    async def read(self) -> bytes:
+    async def __anext__(self) -> bytes:
         """Return the next part."""
+        if not self.script:
+            raise StopAsyncIteration
         wait_s, part = self.script.pop(0)
         await asyncio.sleep(wait_s)
         if isinstance(part, Broken):
             raise part
         return part
 
-    def abort(self) -> None:
+    def close(self) -> None:
         """Take note."""
         self.is_aborted = True
 
@@ -303,7 +304,7 @@ def test_rest_that_is_read_to_its_end_gives_its_connection_back_once() -> None:
     """Closing it afterwards does nothing; closing it before cuts it."""
 
     async def law(net: Net) -> None:
-        rest, slow = rest_of(net, 10, (0, b"a"), (0, b""))
+        rest, slow = rest_of(net, 10, (0, b"a"))
         assert [part async for part in rest] == [b"a"]
         assert [part async for part in rest] == []
         rest.close()
