@@ -57,10 +57,10 @@ bench: $(VENV)/.installed
 # Its page on the settings is made of the settings, its picture by a program; beside it are made the dashboard and the
 # operator's rules. The variable silences the theme's word on its successor.
 docs: $(VENV)/.installed
-	$(BIN)/python -m tools.reference
+	$(BIN)/python -m tools.config_reference
 	$(BIN)/python -m tools.architecture
-	$(BIN)/python -m tools.dashboard
-	$(BIN)/python -m tools.prometheusrule
+	$(BIN)/python -m tools.grafana_dashboard
+	$(BIN)/python -m tools.prometheus_rule
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "The documentation is in build/site/index.html"
 

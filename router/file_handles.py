@@ -23,7 +23,8 @@ def raise_limit() -> None:
 class FileHandles:
     """Says when this process has no handle left, and when it has again.
 
-    libuv, which accepts connections, then closes at once those that come, and tells nobody.
+    An Acceptor leaves some for connections to workers. But a batch may need many, and other programs may take all of
+    the host's. And where uvicorn accepts, libuv closes clients' connections at once, and tells nobody.
     """
 
     def __init__(self) -> None:
@@ -41,7 +42,7 @@ class FileHandles:
             os.close(os.open(os.devnull, os.O_RDONLY))
         except OSError as error:
             if not self._is_short:
-                log.error("New connections are closed, clients' and workers': %s", _shortage(error))  # noqa: TRY400
+                log.error("New connections fail, clients' or workers': %s", _shortage(error))  # noqa: TRY400
             self._is_short = True
         else:
             if self._is_short:

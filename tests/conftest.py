@@ -1,10 +1,12 @@
 """Fixtures that more than one test room uses."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from hypothesis import HealthCheck, settings
+from redis import Redis
 
 from tests.support.programs import System, Valkey
 from tests.support.worker import ScriptedWorker
@@ -21,6 +23,21 @@ async def valkey(tmp_path: Path) -> AsyncIterator[Valkey]:
     """A real Valkey, empty."""
     async with Valkey(tmp_path) as server:
         yield server
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="session")
+async def lasting_valkey(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Valkey]:
+    """A real Valkey for all tests that empty it themselves: to start one takes longer than most of them."""
+    async with Valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis(lasting_valkey: Valkey) -> Iterator[Redis]:
+    """A client of a real Valkey, empty."""
+    with Redis.from_url(lasting_valkey.url, decode_responses=True) as client:
+        client.flushall()
+        yield client
 
 
 @pytest.fixture

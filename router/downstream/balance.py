@@ -6,7 +6,6 @@ processes took twice its share, at worst nearly all; giving the CPU away after e
 """
 
 import mmap
-import time
 from collections.abc import Sequence
 
 # Processes beyond so many do not take part.
@@ -14,8 +13,6 @@ _PLACES = 256
 _NOBODY = -1
 # So much more than the mean is no crowd.
 _SLACK_FACTOR, _SLACK = 1.1, 1
-# Others are given so long to accept the next one, for each that this process is ahead.
-_WAIT_S, _WAIT_AT_MOST_S = 0.000_05, 0.001
 
 
 class ConnectionBalance:
@@ -40,32 +37,26 @@ class ConnectionBalance:
         if place is not None:
             self._clients[place] = _NOBODY
 
-    def take_in(self) -> None:
-        """Count a client; after a moment, if this process has more than its share: the next one is for others."""
-        if self._place is None:
-            return
-        clients = self._clients
-        own = clients[self._place] = clients[self._place] + 1
-        if wait_s := give_way_s(own, clients[1 : 1 + clients[0]].tolist()):
-            time.sleep(wait_s)
-
     def has(self, clients: int) -> None:
         """Say how many clients this process has."""
         if self._place is not None:
             self._clients[self._place] = clients
 
+    @property
+    def is_ahead(self) -> bool:
+        """Whether this process has more than its share."""
+        clients = self._clients
+        return self._place is not None and is_ahead(clients[self._place], clients[1 : 1 + clients[0]].tolist())
 
-def give_way_s(own: int, of_all: Sequence[int]) -> float:
-    """Return how long a process with `own` clients leaves the next one to others.
 
-    >>> give_way_s(5, [5, 4, -1, 4]), give_way_s(1, [1])
-    (0.0, 0.0)
-    >>> give_way_s(16, [16, 0, 0, 0]) > give_way_s(8, [8, 0, 0, 0]) > 0
-    True
+def is_ahead(own: int, of_all: Sequence[int]) -> bool:
+    """Return whether a process with `own` clients leaves the next one to others.
+
+    >>> is_ahead(5, [5, 4, -1, 4]), is_ahead(1, [1]), is_ahead(8, [8, 0, 0, 0])
+    (False, False, True)
     """
     present = [clients for clients in of_all if clients != _NOBODY]
-    ahead = own - _SLACK - _SLACK_FACTOR * sum(present) / len(present)
-    return min(_WAIT_AT_MOST_S, max(0.0, ahead) * _WAIT_S)
+    return own > _SLACK + _SLACK_FACTOR * sum(present) / len(present)
 
 
 BALANCE = ConnectionBalance()

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from router.auth.access import PEER, PROXY, peer_of
-from router.downstream import ending
+from router.downstream import serving
 from router.downstream.cycle import JobCycle, WholeJob, rendered
 from router.downstream.protocol import LightProtocol, Refused, reason_of
 from router.http.answer import Answer, problem
@@ -23,7 +23,7 @@ from router.http.head_cache import split
 from router.http.sockets import LingeringTransport, has_ended, name_of, reset, unread_bytes
 from router.jobs.endpoints import Asked
 from router.jobs.handler import JobHandler, answering
-from router.policy.client_timeouts import LAST_REQUEST_S, ClientClock, ClientTimeouts, Owed
+from router.policy.client_timeouts import LAST_REQUEST_S, MAKE_ROOM_S, ClientClock, ClientTimeouts, Owed
 from router.policy.request_head import (
     HEAD_TOO_LARGE,
     MAX_HEAD_BYTES,
@@ -38,7 +38,7 @@ from router.policy.request_head import (
 
 log = logging.getLogger(__name__)
 
-ending.take_over()  # here, where uvicorn is handed the class below
+serving.take_over()  # here, where uvicorn is handed the class below
 
 # The lifespan state's entries by which the application hands both to this class, which uvicorn makes.
 TIMEOUTS, HANDLER = "client_timeouts", "job_door"
@@ -62,7 +62,7 @@ class ClientConnection(LightProtocol):
         self._clock = ClientClock(self.app_state.get(TIMEOUTS) or ClientTimeouts(), self.timeout_keep_alive)
         self._clock.begin(Owed.HEAD, self.loop.time())
         self._watch = self.loop.call_later(self._clock.timeouts.look_every_s, self._look)
-        if self.is_ending:
+        if self.is_leaving:
             self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -75,18 +75,25 @@ class ClientConnection(LightProtocol):
         super().connection_lost(exc)
         self.cycle = None  # type: ignore[assignment]  # each knows the other: else the garbage collector has to find them
 
+    def leave(self, idle_s: float = MAKE_ROOM_S) -> None:
+        """Close after the next answer, which says so; and at the latest when nothing has come for `idle_s`."""
+        super().leave()
+        self._clock.keep_alive_s = min(self._clock.keep_alive_s, idle_s)
+        if self._clock.owed is Owed.REQUEST:
+            self._look_in_time(self.loop.time())
+        elif self._clock.owed is not Owed.HEAD and self.cycle is not None and not self.cycle.response_started:
+            self.cycle.keep_alive = False
+
     def shutdown(self) -> None:
-        """Take one more request, if it comes within LAST_REQUEST_S, and close after its answer, which says so.
+        """Take one more request, if it comes within LAST_REQUEST_S: the process is to end.
 
         uvicorn would close at once what waits for a request: a client that sends at that moment loses its job.
         """
-        super().shutdown()
         tell(self.cycle, STOPPING)
-        self._clock.keep_alive_s = min(self._clock.keep_alive_s, LAST_REQUEST_S)
+        super().shutdown()
+        self.leave(LAST_REQUEST_S)
         if self._waits_for_request():
             self._expect_request()
-        elif self._clock.owed is not Owed.HEAD and self.cycle is not None and not self.cycle.response_started:
-            self.cycle.keep_alive = False
 
     def _waits_for_request(self) -> bool:
         """Whether nothing of a request has come since the connection was made, or since the last answer."""
@@ -139,7 +146,7 @@ class ClientConnection(LightProtocol):
             self._start_asgi_task(*self.pipeline.pop())
         elif self._clock.owed is None:
             self._clock.begin(Owed.REQUEST, self.loop.time())
-            if self.is_ending:
+            if self.is_leaving:
                 self._look_in_time(self._clock.since)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
@@ -194,7 +201,7 @@ class ClientConnection(LightProtocol):
 
     def _begin_job(self, handler: JobHandler, asked: Asked, version: str) -> None:
         previous = self.cycle
-        keep_alive = version != "1.0" and self.parser.should_keep_alive() and not self.is_ending
+        keep_alive = version != "1.0" and self.parser.should_keep_alive() and not self.is_leaving
         self.cycle = cycle = JobCycle(self, handler, asked, keep_alive=keep_alive)
         if previous is None or previous.response_complete:
             self._unstarted = cycle
@@ -216,8 +223,9 @@ class ClientConnection(LightProtocol):
         self.url, self.expect_100_continue = url, expects
         self.headers += headers
         HttpToolsProtocol.on_headers_complete(self)
-        if self.is_ending:
+        if self.is_leaving:
             self.cycle.keep_alive = False
+        if self.process_is_ending:
             self.loop.call_soon(tell, self.cycle, STOPPING)  # the application has begun by then
 
     def on_body(self, body: bytes) -> None:

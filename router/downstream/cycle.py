@@ -114,7 +114,7 @@ class WholeJob:
         self.transport = connection.transport
         self.flow = connection.flow
         self.on_response = connection.on_response_complete
-        self.keep_alive = head.keep_alive and not connection.is_ending
+        self.keep_alive = head.keep_alive and not connection.is_leaving
         self.disconnected = self.response_started = self.response_complete = False
         self._connection = connection
         self._handler = handler

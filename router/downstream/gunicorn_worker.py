@@ -31,7 +31,7 @@ class RouterWorker(UvicornWorker):  # type: ignore[misc]  # it comes without typ
         return bool(self.tmp.last_update() != self._made_at)
 
     def init_process(self) -> None:
-        """Serve on plain sockets: those of gunicorn's that wrap them uvloop does not know, and closes twice."""
+        """Serve on plain sockets, as event loops know them; gunicorn's wrap these."""
         self.sockets = [wrapper.sock for wrapper in self.sockets]
         super().init_process()
 

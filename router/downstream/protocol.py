@@ -12,7 +12,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
-from router.downstream.balance import BALANCE
 from router.policy.request_head import Refusal, malformed
 
 # The application's state holds under this name what all its connections have in common.
@@ -38,7 +37,6 @@ class LightProtocol(HttpToolsProtocol):
             app_state[_IS_ENDING] = False
         self.__dict__ = common.copy()
         self.pipeline = deque()
-        BALANCE.take_in()  # here, where the next one has not been accepted yet
 
     @cached_property
     def parser(self) -> httptools.HttpRequestParser:  # type: ignore[override]  # uvicorn makes one for each connection
@@ -67,16 +65,21 @@ class LightProtocol(HttpToolsProtocol):
         self.connections.add(self)
         self.transport = transport
         self.flow = FlowControl(transport)
-        self.is_ending = self.app_state[_IS_ENDING]
+        self.is_leaving = self.process_is_ending
+
+    @property
+    def process_is_ending(self) -> bool:
+        """Whether any connection has heard that the process is to end."""
+        is_ending: bool = self.app_state[_IS_ENDING]
+        return is_ending
+
+    def leave(self) -> None:
+        """Take one more request, and close."""
+        self.is_leaving = True
 
     def shutdown(self) -> None:
         """Hear that the process is to end; connections that are made later will find it in the state."""
-        self.is_ending = self.app_state[_IS_ENDING] = True
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Let it go."""
-        super().connection_lost(exc)
-        BALANCE.has(len(self.connections))
+        self.app_state[_IS_ENDING] = True
 
     def on_message_begin(self) -> None:
         """Begin a request: uvicorn's way makes a scope for it."""

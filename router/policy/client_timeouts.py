@@ -17,6 +17,8 @@ MIN_BODY_BYTES_A_SECOND = 100_000
 LINGER_S = 2.0
 # While its process ends, a connection without a request is kept so long: its client may be about to send one.
 LAST_REQUEST_S = 1.0
+# And so long while others wait for its place; most clients count on 5 s, which is what uvicorn and Node.js give.
+MAKE_ROOM_S = 5.0
 
 
 class Owed(Enum):

@@ -104,10 +104,8 @@ class LocalScheduler:
         )
 
     def has_room(self, url: str) -> bool:
-        """Whether the worker may get one more job now."""
-        planned = self._plan.by_url.get(url)
-        if planned is None:
-            return False
+        """Whether the worker, which is in the plan, may get one more job now."""
+        planned = self._plan.by_url[url]
         if planned.cap == TRIAL:
             return self.breakers.allows(url)
         running = len(self.leases.get(url, ()))
@@ -149,8 +147,6 @@ class LocalScheduler:
             self._hear_of_rest(item, now)
             if item.blame is not Blame.AWAY or not self._are_all_away() or self.breakers.is_ejected(item.url):
                 self.breakers.judge(item, name, now, len(self._plan.fleet))
-            if self.breakers.is_ejected(item.url):
-                self.rests.by_url.pop(item.url, None)
             if item.blame is Blame.DIED and self._is_to_stay(item.url):
                 others = len(self.leases.get(item.url, ()))
                 self.quarantine.hear_of_death(item.job, item.url, name, others, now, item.ms)

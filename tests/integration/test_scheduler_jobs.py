@@ -1,21 +1,18 @@
 """What the scheduler makes of single jobs and of retries, in the script and in its twin."""
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
 
 import pytest
-from redis import Redis
 
 from router.fleet.model import Member, Worker
 from router.policy.verdict import Blame
-from router.scheduling.local_scheduler import LocalScheduler
 from router.scheduling.messages import (
     BROKEN_WITHIN_MS,
+    DEATHS_LOOKED_AT,
     OUTAGE_SHARE,
     REST_FIRST_MS,
     REST_MAX_MS,
-    SETTLE_MS,
     SILENCE_MS,
     Arrival,
     Call,
@@ -25,46 +22,10 @@ from router.scheduling.messages import (
     Rules,
     Strategy,
 )
-from tests.support.lua_scheduler import Script
-from tests.support.programs import Valkey
+from tests.support.lua_scheduler import START, A, Ask, B, C, Make, MakeMembers
+from tests.support.lua_scheduler import THREE as URLS
 
-A, B, C = URLS = ("http://a", "http://b", "http://c")
-START = 1_000_000
 NUMBERS = count(1)
-
-Ask = Callable[[Call, int], Reply]
-
-
-@pytest.fixture(params=["script", "twin"])
-def make(request: pytest.FixtureRequest, valkey: Valkey) -> Iterator[Callable[[Rules, int], Ask]]:
-    """Make a scheduler of three workers with these rules and this cap, its memory settled."""
-    with Redis.from_url(valkey.url, decode_responses=True) as redis:
-
-        def made(rules: Rules, cap: int = 0) -> Ask:
-            redis.flushall()
-            members = [Member(Worker(url, max_concurrency=cap or None)) for url in URLS]
-            scheduler = Script(redis, rules) if request.param == "script" else LocalScheduler(rules, SETTLE_MS)
-            scheduler.set_fleet(members)
-            scheduler.step(Call("p"), START - SETTLE_MS)
-            return scheduler.step
-
-        yield made
-
-
-@pytest.fixture(params=["script", "twin"])
-def make_members(
-    request: pytest.FixtureRequest, valkey: Valkey
-) -> Iterator[Callable[[list[Member]], tuple[Ask, Callable[[list[Member]], None]]]]:
-    """Make a scheduler of these workers, its memory settled; return it, and what changes them."""
-    with Redis.from_url(valkey.url, decode_responses=True) as redis:
-
-        def made(members: list[Member]) -> tuple[Ask, Callable[[list[Member]], None]]:
-            scheduler = Script(redis, Rules()) if request.param == "script" else LocalScheduler(Rules(), SETTLE_MS)
-            scheduler.set_fleet(members)
-            scheduler.step(Call("p"), START - SETTLE_MS)
-            return scheduler.step, scheduler.set_fleet
-
-        yield made
 
 
 def begin(ask: Ask, now: int, *tried: str, retry_of: str = "") -> Reply:
@@ -95,7 +56,7 @@ def is_ejected(ask: Ask, now: int, url: str) -> bool:
     return not looked_at(ask, now, *(other for other in URLS if other != url)).granted
 
 
-def test_trial_waits_for_what_timed_out_and_still_runs(make: Callable[[Rules, int], Ask]) -> None:
+def test_trial_waits_for_what_timed_out_and_still_runs(make: Make) -> None:
     """A job that runs on when the ejection is over takes the slot; the trial has it after that, and none before."""
     ask = make(Rules(failures=1, base_ms=1000), 1)
     end(ask, START, A, Blame.FAULT, is_over=False)  # its lease stays for 60 s
@@ -104,7 +65,7 @@ def test_trial_waits_for_what_timed_out_and_still_runs(make: Callable[[Rules, in
     assert not is_ejected(ask, START + 60_001, A)
 
 
-def test_settled_memory_looks_anew_who_may_get_jobs(make: Callable[[Rules, int], Ask]) -> None:
+def test_settled_memory_looks_anew_who_may_get_jobs(make: Make) -> None:
     """A worker whose trial is under way counts as one that may, until the fleet is next looked at."""
     ask = make(Rules(failures=1, base_ms=100), 0)
     end(ask, START - 1000, A, Blame.FAULT)
@@ -114,7 +75,7 @@ def test_settled_memory_looks_anew_who_may_get_jobs(make: Callable[[Rules, int],
     assert ask(Call("p"), START).routable == 2
 
 
-def test_worker_on_trial_is_as_loaded_as_it_is_now(make: Callable[[Rules, int], Ask]) -> None:
+def test_worker_on_trial_is_as_loaded_as_it_is_now(make: Make) -> None:
     """What ran there when its trial opened, and has ended since, does not count."""
     ask = make(Rules(strategy=Strategy.LEAST_LOADED, failures=1, base_ms=1000), 0)
     older = [begin(ask, START, B, C).granted[0] for _ in range(2)]
@@ -129,7 +90,7 @@ def test_worker_on_trial_is_as_loaded_as_it_is_now(make: Callable[[Rules, int], 
 
 @pytest.mark.parametrize("blame", [Blame.BUSY, Blame.AWAY])
 @pytest.mark.parametrize("cap", [0, 2])
-def test_worker_that_turns_a_job_away_rests(make: Callable[[Rules, int], Ask], cap: int, blame: Blame) -> None:
+def test_worker_that_turns_a_job_away_rests(make: Make, cap: int, blame: Blame) -> None:
     """Capped or not; those that wait for it get it as soon as its rest is over, one at first, and that is foretold."""
     ask = make(Rules(failures=2), cap)
     _, reply = end(ask, START, A, blame)
@@ -142,7 +103,7 @@ def test_worker_that_turns_a_job_away_rests(make: Callable[[Rules, int], Ask], c
 
 
 @pytest.mark.parametrize("blame", [Blame.BUSY, Blame.AWAY])
-def test_rest_gets_longer_until_a_job_is_done(make: Callable[[Rules, int], Ask], blame: Blame) -> None:
+def test_rest_gets_longer_until_a_job_is_done(make: Make, blame: Blame) -> None:
     """Doubled up to a bound each time that the one job is turned away, too."""
     ask = make(Rules(failures=100), 0)
     now, rests = START, []
@@ -156,7 +117,7 @@ def test_rest_gets_longer_until_a_job_is_done(make: Callable[[Rules, int], Ask],
     assert end(ask, now, A, blame)[1].look_in_ms == REST_FIRST_MS
 
 
-def test_worker_that_says_how_long_rests_so_long(make: Callable[[Rules, int], Ask]) -> None:
+def test_worker_that_says_how_long_rests_so_long(make: Make) -> None:
     """Whatever of it comes first: one answer of a burst that names a time is enough."""
     ask = make(Rules(), 0)
     first, second = (begin(ask, START, B, C).granted[0] for _ in range(2))
@@ -166,7 +127,7 @@ def test_worker_that_says_how_long_rests_so_long(make: Callable[[Rules, int], As
     assert not is_ejected(ask, START + 3000, A)
 
 
-def test_full_worker_without_a_cap_gets_as_many_jobs_as_it_takes(make: Callable[[Rules, int], Ask]) -> None:
+def test_full_worker_without_a_cap_gets_as_many_jobs_as_it_takes(make: Make) -> None:
     """Of ten at once it takes four: it gets the next one when one of those ends, and none of the six before that."""
     ask = make(Rules(), 0)
     sent = [begin(ask, START, B, C).granted[0] for _ in range(10)]
@@ -178,7 +139,7 @@ def test_full_worker_without_a_cap_gets_as_many_jobs_as_it_takes(make: Callable[
         assert [grant.number for grant in reply.granted] == [waiting.number]
 
 
-def test_full_worker_gets_more_jobs_as_long_as_it_takes_them(make: Callable[[Rules, int], Ask]) -> None:
+def test_full_worker_gets_more_jobs_as_long_as_it_takes_them(make: Make) -> None:
     """One more after its rest, and again when it has not turned the last one away; when nobody waits, any number."""
     ask = make(Rules(), 0)
     running, _ = begin(ask, START, B, C).granted[0], end(ask, START, A, Blame.BUSY)
@@ -204,8 +165,9 @@ def taken(ask: Ask, now: int, most: int = 50) -> int:
     return sum(len(reply.granted) for reply in given)
 
 
+@pytest.mark.parametrize(("blame", "more"), [(Blame.OK, 2), (Blame.ERROR, 2), (Blame.NONE, 1), (Blame.DIED, 1)])
 def test_full_worker_gets_one_more_job_for_each_that_it_has_done_since_its_rest(
-    make: Callable[[Rules, int], Ask],
+    make: Make, blame: Blame, more: int
 ) -> None:
     """Two ran when it turned a job away: three may after its rest, and four when it has done one of those."""
     ask = make(Rules(), 0)
@@ -213,14 +175,23 @@ def test_full_worker_gets_one_more_job_for_each_that_it_has_done_since_its_rest(
     end(ask, START, A, Blame.BUSY)
     now = START + REST_FIRST_MS
     assert taken(ask, now) == 1
-    ask(Call("p", ended=(Ended(A, ran[0].number, Blame.OK),)), now)
-    assert taken(ask, now) == 2
+    ask(Call("p", ended=(Ended(A, ran[0].number, blame),)), now)
+    assert taken(ask, now) == more
+
+
+def test_answer_that_is_told_of_later_makes_room_too(make: Make) -> None:
+    """Another worker has done the job: then this one's answer was an error, but it took the job and answered."""
+    ask = make(Rules(), 0)
+    ran = begin(ask, START, B, C).granted[0]
+    end(ask, START, A, Blame.BUSY)
+    now = START + REST_FIRST_MS
+    assert taken(ask, now) == 1
+    ask(Call("p", ended=(Ended(A, ran.number, Blame.ERROR, False, "job"),)), now)
+    assert taken(ask, now) == 1
 
 
 @pytest.mark.parametrize(("running", "more"), [(0, 50), (1, 50), (2, 1)])
-def test_full_worker_that_nobody_needs_gets_any_number_where_it_has_room(
-    make: Callable[[Rules, int], Ask], running: int, more: int
-) -> None:
+def test_full_worker_that_nobody_needs_gets_any_number_where_it_has_room(make: Make, running: int, more: int) -> None:
     """One that runs all that it may gets one more, as where jobs wait."""
     ask = make(Rules(), 0)
     begin(ask, START, B, C)
@@ -235,7 +206,7 @@ def test_full_worker_that_nobody_needs_gets_any_number_where_it_has_room(
     assert taken(ask, now) == more
 
 
-def test_full_worker_gets_more_jobs_one_by_one_while_some_wait(make: Callable[[Rules, int], Ask]) -> None:
+def test_full_worker_gets_more_jobs_one_by_one_while_some_wait(make: Make) -> None:
     """Also where those have tried it: others may come for it, and it has not said how many it takes."""
     ask = make(Rules(failures=100), 0)
     for url, ms in ((A, 0), (B, 60_000), (C, 60_000)):
@@ -247,7 +218,7 @@ def test_full_worker_gets_more_jobs_one_by_one_while_some_wait(make: Callable[[R
     assert taken(ask, now) == 2
 
 
-def test_burst_that_is_turned_away_is_one_reason_to_rest(make: Callable[[Rules, int], Ask]) -> None:
+def test_burst_that_is_turned_away_is_one_reason_to_rest(make: Make) -> None:
     """Sent before the worker had turned the first one away; where it then cannot be reached, that is another one."""
     ask = make(Rules(failures=100), 0)
     sent = [begin(ask, START, B, C).granted[0] for _ in range(4)]
@@ -259,9 +230,7 @@ def test_burst_that_is_turned_away_is_one_reason_to_rest(make: Callable[[Rules, 
 
 
 @pytest.mark.parametrize("rests_ms", [(0, 7000), (7000, 0)])
-def test_first_of_several_rests_to_end_is_foretold(
-    make: Callable[[Rules, int], Ask], rests_ms: tuple[int, int]
-) -> None:
+def test_first_of_several_rests_to_end_is_foretold(make: Make, rests_ms: tuple[int, int]) -> None:
     """Whichever of the workers turned a job away first."""
     ask = make(Rules(), 0)
     grants = [begin(ask, START, *others).granted[0] for others in ((B, C), (A, C))]
@@ -270,11 +239,11 @@ def test_first_of_several_rests_to_end_is_foretold(
 
 
 def test_worker_that_comes_back_to_the_fleet_need_not_rest(
-    make_members: Callable[[list[Member]], tuple[Ask, Callable[[list[Member]], None]]],
+    make_members: MakeMembers,
 ) -> None:
     """It may be another one; those that stayed rest on."""
     members = [Member(Worker(url)) for url in URLS]
-    ask, set_fleet = make_members(members)
+    ask, set_fleet = make_members(members, Rules())
     for url in (A, B):
         end(ask, START, url, Blame.BUSY)
     for number, fleet in enumerate((members[1:], members)):
@@ -284,7 +253,7 @@ def test_worker_that_comes_back_to_the_fleet_need_not_rest(
     assert is_ejected(ask, START, B)
 
 
-def test_worker_that_is_back_gets_all_its_jobs(make: Callable[[Rules, int], Ask]) -> None:
+def test_worker_that_is_back_gets_all_its_jobs(make: Make) -> None:
     """As soon as it has answered one; or has had one for so long that it must have arrived."""
     ask = make(Rules(), 0)
     for blame, pause in ((Blame.OK, 0), (None, SILENCE_MS + 2 * 40)):
@@ -300,7 +269,7 @@ def test_worker_that_is_back_gets_all_its_jobs(make: Callable[[Rules, int], Ask]
         assert sum(len(begin(ask, now + pause, B, C).granted) for _ in range(50)) == 50
 
 
-def test_fleet_that_is_away_is_not_ejected(make: Callable[[Rules, int], Ask]) -> None:
+def test_fleet_that_is_away_is_not_ejected(make: Make) -> None:
     """Where no worker can be reached, that is no worker's fault; where another one can, it is."""
     ask = make(Rules(failures=3), 0)
     for url in URLS:
@@ -316,7 +285,7 @@ def test_fleet_that_is_away_is_not_ejected(make: Callable[[Rules, int], Ask]) ->
     assert ask(Call("p"), START + REST_MAX_MS * 3).routable == 2
 
 
-def test_jobs_wait_while_there_is_no_worker(make: Callable[[Rules, int], Ask]) -> None:
+def test_jobs_wait_while_there_is_no_worker(make: Make) -> None:
     """They stand in the line; how long, their process decides."""
     ask = make(Rules(failures=1, base_ms=100, max_ejected_percent=100), 0)
     for url in URLS:
@@ -327,7 +296,7 @@ def test_jobs_wait_while_there_is_no_worker(make: Callable[[Rules, int], Ask]) -
 
 
 @pytest.mark.parametrize("ms", [0, 7000])
-def test_busy_at_its_trial_is_tried_again_later(make: Callable[[Rules, int], Ask], ms: int) -> None:
+def test_busy_at_its_trial_is_tried_again_later(make: Make, ms: int) -> None:
     """That says neither that it is well nor that it is not: it is not kept out for longer than it wants to rest."""
     ask = make(Rules(failures=1, base_ms=1000), 0)
     end(ask, START, A, Blame.FAULT)
@@ -338,7 +307,7 @@ def test_busy_at_its_trial_is_tried_again_later(make: Callable[[Rules, int], Ask
     assert not is_ejected(ask, later, A)
 
 
-def test_doubt_blames_nobody_until_it_is_resolved(make: Callable[[Rules, int], Ask]) -> None:
+def test_doubt_blames_nobody_until_it_is_resolved(make: Make) -> None:
     """A job that another worker then does counts against the first one; one that nobody can do does not."""
     ask = make(Rules(failures=2), 0)
     for job in ("a", "b", "c"):
@@ -352,7 +321,7 @@ def test_doubt_blames_nobody_until_it_is_resolved(make: Callable[[Rules, int], A
 
 
 @pytest.mark.parametrize("blame", [Blame.NONE, Blame.ERROR])
-def test_trial_that_ends_in_doubt_waits_for_the_word_about_it(make: Callable[[Rules, int], Ask], blame: Blame) -> None:
+def test_trial_that_ends_in_doubt_waits_for_the_word_about_it(make: Make, blame: Blame) -> None:
     """No other one begins meanwhile; then it is ejected for longer, or tried again at once."""
     ask = make(Rules(failures=1, base_ms=1000), 0)
     end(ask, START, A, Blame.FAULT)
@@ -362,9 +331,9 @@ def test_trial_that_ends_in_doubt_waits_for_the_word_about_it(make: Callable[[Ru
     assert is_ejected(ask, START + 3000, A) is (blame is Blame.ERROR)
 
 
-def test_errors_of_one_job_count_once_and_of_many_eject(make: Callable[[Rules, int], Ask]) -> None:
+def test_errors_of_one_job_count_once_and_of_many_eject(make: Make) -> None:
     """A bad job sent again and again is no bad worker; errors of different jobs in a row are."""
-    ask = make(Rules(failures=3), 0)
+    ask = make(Rules(failures=3, max_ejected_percent=100), 0)
     for _ in range(10):
         end(ask, START, A, Blame.ERROR, "bad")
     assert not is_ejected(ask, START, A)
@@ -384,7 +353,16 @@ def is_refused(ask: Ask, now: int, job: str) -> bool:
     return bool(reply.quarantined)
 
 
-def test_two_workers_broken_alone_convict_for_a_while(make: Callable[[Rules, int], Ask]) -> None:
+def test_retry_of_a_job_in_quarantine_is_told_of_by_its_number(make: Make) -> None:
+    """So that its process finds whom to refuse."""
+    ask = make(Rules(), 0)
+    for url in (A, B):
+        end(ask, START, url, Blame.DIED, "bad")
+    arrival = Arrival(next(NUMBERS), 60_000, 1, 1, (), "bad")
+    assert ask(Call("p", arrived=(arrival,)), START).quarantined == (arrival.number,)
+
+
+def test_two_workers_broken_alone_convict_for_a_while(make: Make) -> None:
     """Two on one worker do not; on two they do, until the quarantine is over."""
     ask = make(Rules(quarantine_ms=5000), 0)
     end(ask, START, A, Blame.DIED, "bad")
@@ -396,7 +374,7 @@ def test_two_workers_broken_alone_convict_for_a_while(make: Callable[[Rules, int
     assert not is_refused(ask, START + 9300, "bad")
 
 
-def test_job_done_well_elsewhere_is_no_suspect(make: Callable[[Rules, int], Ask]) -> None:
+def test_job_done_well_elsewhere_is_no_suspect(make: Make) -> None:
     """What died under it before died of something else."""
     ask = make(Rules(), 0)
     end(ask, START, A, Blame.DIED, "fine")
@@ -405,7 +383,7 @@ def test_job_done_well_elsewhere_is_no_suspect(make: Callable[[Rules, int], Ask]
     assert not is_refused(ask, START, "fine")
 
 
-def test_evidence_is_shared_by_those_that_ran_together(make: Callable[[Rules, int], Ask]) -> None:
+def test_evidence_is_shared_by_those_that_ran_together(make: Make) -> None:
     """Two jobs on each of two workers that break: half of each is not enough, whether they still run or just died."""
     ask = make(Rules(), 0)
     for url in (A, B):
@@ -416,7 +394,7 @@ def test_evidence_is_shared_by_those_that_ran_together(make: Callable[[Rules, in
     assert not is_refused(ask, START, "bad")
 
 
-def test_job_whose_runs_die_together_is_no_poison(make: Callable[[Rules, int], Ask]) -> None:
+def test_job_whose_runs_die_together_is_no_poison(make: Make) -> None:
     """Alike jobs that run on several workers at their time limit: each began before the first of them died."""
     ask = make(Rules(), 0)
     for moment, url in enumerate(URLS):
@@ -424,7 +402,7 @@ def test_job_whose_runs_die_together_is_no_poison(make: Callable[[Rules, int], A
     assert not is_refused(ask, START + 9000, "common")
 
 
-def test_verdict_is_taken_back_when_an_older_run_dies_too(make: Callable[[Rules, int], Ask]) -> None:
+def test_verdict_is_taken_back_when_an_older_run_dies_too(make: Make) -> None:
     """A retry died on the next worker at once; then the same job, which ran before either, dies on a third one."""
     ask = make(Rules(), 0)
     end(ask, START, A, Blame.DIED, "common", ms=60_000)
@@ -436,7 +414,39 @@ def test_verdict_is_taken_back_when_an_older_run_dies_too(make: Callable[[Rules,
     assert is_refused(ask, START + 3000, "common")
 
 
-def test_job_that_goes_from_one_dying_worker_to_the_next_is_no_poison(make: Callable[[Rules, int], Ask]) -> None:
+def test_runs_that_died_together_are_one_piece_of_evidence_for_good(make: Make) -> None:
+    """Also when the job then dies with a neighbour, which is half of another one."""
+    ask = make(Rules(failures=100), 0)
+    end(ask, START, A, Blame.DIED, "common", ms=60_000)
+    end(ask, START + 50, B, Blame.DIED, "common", ms=60_000)
+    begin(ask, START + 60, A, B)
+    end(ask, START + 3000, C, Blame.DIED, "common", ms=20)
+    assert not is_refused(ask, START + 3000, "common")
+
+
+@pytest.mark.parametrize(("deaths", "convicts"), [(DEATHS_LOOKED_AT - 1, False), (DEATHS_LOOKED_AT, True)])
+def test_outage_is_told_by_the_newest_deaths(make_members: MakeMembers, deaths: int, *, convicts: bool) -> None:
+    """Where many died since under the job itself, what died before them says nothing any more."""
+    workers = [Worker(f"http://w{number:02}") for number in range(DEATHS_LOOKED_AT + 2)]
+    ask, _ = make_members([Member(worker) for worker in workers], Rules(failures=100))
+    ask(Call("p", ended=(Ended(workers[-1].url, 100, Blame.DIED, job="other"),)), START)
+    for number, worker in enumerate(workers[:deaths]):
+        ask(Call("p", ended=(Ended(worker.url, number, Blame.DIED, job="bad", ms=10),)), START + 1)
+    later = START + BROKEN_WITHIN_MS + 1
+    ask(Call("p", ended=(Ended(workers[-2].url, 99, Blame.DIED, job="bad"),)), later)
+    assert is_refused(ask, later, "bad") is convicts
+
+
+@pytest.mark.parametrize("other", ["a", "z"])
+def test_workers_that_die_in_one_call_die_of_one_cause(make: Make, other: str) -> None:
+    """Whatever their jobs are called."""
+    ask = make(Rules(failures=100), 0)
+    ended = ((A, other), (B, "job"), (C, "job"))
+    ask(Call("p", ended=tuple(Ended(url, 9, Blame.DIED, job=job) for url, job in ended)), START)
+    assert not is_refused(ask, START, "job")
+
+
+def test_job_that_goes_from_one_dying_worker_to_the_next_is_no_poison(make: Make) -> None:
     """Where workers die under other jobs at the same moment; one that was convicted in that moment is let go."""
     ask = make(Rules(), 0)
     end(ask, START, A, Blame.DIED, "unlucky")
@@ -453,9 +463,7 @@ def test_job_that_goes_from_one_dying_worker_to_the_next_is_no_poison(make: Call
 
 
 @pytest.mark.parametrize(("later_ms", "stays"), [(BROKEN_WITHIN_MS - 1, False), (BROKEN_WITHIN_MS, True)])
-def test_outage_lets_go_only_of_those_just_convicted(
-    make: Callable[[Rules, int], Ask], later_ms: int, *, stays: bool
-) -> None:
+def test_outage_lets_go_only_of_those_just_convicted(make: Make, later_ms: int, *, stays: bool) -> None:
     """Who was convicted before the moment in which workers die under several jobs has broken them by itself."""
     ask = make(Rules(failures=100), 0)
     for url in (A, B):
@@ -466,9 +474,7 @@ def test_outage_lets_go_only_of_those_just_convicted(
 
 
 @pytest.mark.parametrize(("later_ms", "convicts"), [(BROKEN_WITHIN_MS - 1, False), (BROKEN_WITHIN_MS, True)])
-def test_death_soon_after_another_worker_s_is_little_evidence(
-    make: Callable[[Rules, int], Ask], later_ms: int, *, convicts: bool
-) -> None:
+def test_death_soon_after_another_worker_s_is_little_evidence(make: Make, later_ms: int, *, convicts: bool) -> None:
     """Both may have died of one cause."""
     ask = make(Rules(failures=100), 0)
     end(ask, START, A, Blame.DIED, "other")
@@ -479,12 +485,10 @@ def test_death_soon_after_another_worker_s_is_little_evidence(
 
 
 @pytest.mark.parametrize("is_drained", [True, False])
-def test_death_of_a_worker_that_was_to_end_convicts_nobody(
-    make_members: Callable[[list[Member]], tuple[Ask, Callable[[list[Member]], None]]], is_drained: bool
-) -> None:
+def test_death_of_a_worker_that_was_to_end_convicts_nobody(make_members: MakeMembers, is_drained: bool) -> None:
     """It is drained, or has left the fleet: it was ended on purpose."""
     members = [Member(Worker(url)) for url in URLS]
-    ask, set_fleet = make_members(members)
+    ask, set_fleet = make_members(members, Rules())
     grants = {url: begin(ask, START, *(other for other in URLS if other != url)).granted[0] for url in URLS}
     set_fleet([replace(member, is_draining=True) for member in members[:2]] * is_drained + members[2:])
     for moment, url in enumerate((A, B)):
@@ -493,7 +497,7 @@ def test_death_of_a_worker_that_was_to_end_convicts_nobody(
     assert not is_refused(ask, START + 10, "bad")
 
 
-def test_budget_is_a_second_s_worth_at_first_and_then_what_comes_in(make: Callable[[Rules, int], Ask]) -> None:
+def test_budget_is_a_second_s_worth_at_first_and_then_what_comes_in(make: Make) -> None:
     """10 at once, then 10 a second and 20 % of the jobs; what is saved runs off within ten seconds."""
     ask = make(Rules(budget_percent=20, budget_per_second=10), 0)
 
@@ -512,9 +516,19 @@ def test_budget_is_a_second_s_worth_at_first_and_then_what_comes_in(make: Callab
     assert 80 <= retries(START + 61_000) <= 100
 
 
+def test_budget_is_kept_in_thousandths(make: Make) -> None:
+    """So that many small shares make a whole retry; each retry that is refused is told of by its number."""
+    ask = make(Rules(budget_percent=99.96, budget_per_second=1), 0)
+    assert begin(ask, START, retry_of="job").granted
+    arrival = Arrival(next(NUMBERS), 60_000, 1, 1, (), "job")
+    assert ask(Call("p", arrived=(arrival,)), START).unfunded == (arrival.number,)
+    begin(ask, START)  # a new job: 0.9996 of a retry
+    assert begin(ask, START, retry_of="job").granted
+
+
 @pytest.mark.parametrize(("later_ms", "convicts"), [(4999, True), (5000, False)])
 def test_evidence_against_a_job_counts_for_as_long_as_it_would_be_refused(
-    make: Callable[[Rules, int], Ask], later_ms: int, *, convicts: bool
+    make: Make, later_ms: int, *, convicts: bool
 ) -> None:
     """To the millisecond; and so long it is refused."""
     ask = make(Rules(failures=100, quarantine_ms=5000), 0)
@@ -527,9 +541,7 @@ def test_evidence_against_a_job_counts_for_as_long_as_it_would_be_refused(
 
 
 @pytest.mark.parametrize(("later_ms", "convicts"), [(BROKEN_WITHIN_MS - 1, False), (BROKEN_WITHIN_MS, True)])
-def test_deaths_on_one_worker_within_a_moment_share_the_blame(
-    make: Callable[[Rules, int], Ask], later_ms: int, *, convicts: bool
-) -> None:
+def test_deaths_on_one_worker_within_a_moment_share_the_blame(make: Make, later_ms: int, *, convicts: bool) -> None:
     """They are of one breakdown; those after it are of another."""
     ask = make(Rules(failures=100), 0)
     end(ask, START, A, Blame.DIED, "other")
@@ -540,7 +552,7 @@ def test_deaths_on_one_worker_within_a_moment_share_the_blame(
     assert not is_refused(ask, now, "other")
 
 
-def test_job_that_has_done_well_is_free_of_all_that_was_held_against_it(make: Callable[[Rules, int], Ask]) -> None:
+def test_job_that_has_done_well_is_free_of_all_that_was_held_against_it(make: Make) -> None:
     """Convicted or not: it takes two more workers to convict it then."""
     ask = make(Rules(failures=100), 0)
     for now, convicted in ((START, False), (START + 10 * BROKEN_WITHIN_MS, True)):
@@ -554,7 +566,7 @@ def test_job_that_has_done_well_is_free_of_all_that_was_held_against_it(make: Ca
         end(ask, now, C, Blame.OK, "bad")
 
 
-def test_same_worker_again_is_no_second_witness(make: Callable[[Rules, int], Ask]) -> None:
+def test_same_worker_again_is_no_second_witness(make: Make) -> None:
     """However often a job dies there; what speaks most against it counts."""
     ask = make(Rules(failures=100), 0)
     for number in range(5):

@@ -1,41 +1,33 @@
 """What the state machine cannot see: lifetimes in Redis, costs, and lengths beyond its small fleet."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from redis import Redis
 
-from router.fleet.model import Member, Worker
+from router.config.bounds import MAX_COUNT, MAX_WEIGHT
+from router.fleet.model import Health, Member, Worker
 from router.policy.verdict import Blame
 from router.scheduling.messages import (
     BROKEN_WITHIN_MS,
     CLAIM_WITHIN_MS,
-    PASSED_OVER_AT_MOST,
     PROCESS_TTL_MS,
     REST_MAX_MS,
     SETTLE_MS,
+    SILENCE_MS,
     Arrival,
     Beat,
     Call,
-    Claim,
+    Check,
     Ended,
     Reply,
     Rules,
     Strategy,
 )
 from tests.support.lua_scheduler import Script
-from tests.support.programs import Valkey
 
 ONE, OTHER = "http://one", "http://other"
 NOW = 1_000_000
-
-
-@pytest.fixture
-def redis(valkey: Valkey) -> Iterator["Redis"]:
-    """A client of an empty Valkey."""
-    with Redis.from_url(valkey.url, decode_responses=True) as client:
-        yield client
 
 
 def script(redis: "Redis", *workers: Worker, **rules: Any) -> Script:
@@ -74,7 +66,7 @@ def test_grants_to_a_process_that_dies_fade(redis: "Redis") -> None:
     assert ask(scheduler, 1, process="q").queued
     scheduler.step(Call("p", ended=(Ended(ONE, 1, Blame.OK),)), NOW)
     assert redis.llen("sfr:grants:q") == 1
-    assert 0 < redis.pttl("sfr:grants:q") <= PROCESS_TTL_MS + CLAIM_WITHIN_MS
+    assert PROCESS_TTL_MS < redis.pttl("sfr:grants:q") <= PROCESS_TTL_MS + CLAIM_WITHIN_MS
 
 
 def test_failures_fade_and_an_ejection_stays(redis: "Redis") -> None:
@@ -100,11 +92,66 @@ def test_news_of_the_fleet_cost_one_plan(redis: "Redis") -> None:
     """The first process that tells of a change has the plan made anew; all others that saw the same have not."""
     scheduler = script(redis, Worker(ONE))
     scheduler.step(Call("p"), NOW)
-    plans = []
-    for process in ("p", "q", "r"):
-        scheduler.step(Call(process, fleet_print="changed"), NOW)
-        plans.append(redis.info("commandstats")["cmdstat_smembers"]["calls"])
-    assert plans == [plans[0]] * 3
+    assert [plans(redis, scheduler, Call(process, fleet_print="new"), NOW) for process in ("p", "q", "r")] == [1, 0, 0]
+
+
+def test_trial_that_opens_costs_one_plan(redis: "Redis") -> None:
+    """And none while no job has come for it."""
+    scheduler = script(redis, Worker(ONE), Worker(OTHER), failures=1, base_ms=1000)
+    scheduler.step(Call("p"), NOW)
+    fault = Call("p", ended=(Ended(ONE, 9, Blame.FAULT),))
+    asked = ((fault, NOW), (Call("p"), NOW + 999), (Call("p"), NOW + 1000), (Call("p"), NOW + 1001))
+    assert [plans(redis, scheduler, call, moment) for call, moment in asked] == [1, 0, 1, 0]
+
+
+def plans(redis: "Redis", scheduler: Script, call: Call, now: int) -> int:
+    """Return how often this call has the plan made anew."""
+    redis.config_resetstat()
+    scheduler.step(call, now)
+    return int(redis.info("commandstats").get("cmdstat_smembers", {"calls": 0})["calls"]) // 2  # fleet, and who drains
+
+
+def test_head_tells_how_many_rest(redis: "Redis") -> None:
+    """And how many are away, also when the plan is made anew: with a count that stays, each call looks for rests."""
+    scheduler = script(redis, Worker(ONE), Worker(OTHER))
+    for number, url, blame in ((9, ONE, Blame.AWAY), (8, OTHER, Blame.BUSY), (7, OTHER, Blame.AWAY)):
+        scheduler.step(Call("p", ended=(Ended(url, number, blame),)), NOW)
+        now_away = 1 + (number == 7)
+        assert redis.hmget("sfr:plan:head", "resting", "away") == [str(2 - (number == 9)), str(now_away)]
+    scheduler.step(Call("p", fleet_print="new"), NOW)
+    assert redis.hmget("sfr:plan:head", "resting", "away") == ["2", "2"]
+    scheduler.set_fleet([Member(Worker(OTHER))])
+    scheduler.step(Call("p"), NOW)
+    assert redis.hmget("sfr:plan:head", "resting", "away") == ["1", "1"]
+    for moment in (NOW + REST_MAX_MS, NOW + 2 * SILENCE_MS + REST_MAX_MS):
+        scheduler.step(Call("p"), moment)
+    assert redis.hmget("sfr:plan:head", "resting", "away") == ["0", "0"]
+
+
+def checked(scheduler: Script, url: str, number: int = 50) -> bool:
+    """Whether a health check gets a lease on this worker; it is told so, or that it is refused."""
+    reply = scheduler.step(Call("sidecar", checks=(Check(number, url, 60_000),)), NOW)
+    granted = [(grant.number, grant.url) for grant in reply.granted]
+    assert (granted, reply.refused) in (([(number, url)], ()), ([], (number,)))
+    return bool(granted)
+
+
+def test_check_has_its_worker_where_there_is_room(redis: "Redis") -> None:
+    """Also a worker that gets no jobs; none that is full, turns jobs away, or is kept out by its breaker."""
+    scheduler = script(redis, Worker(ONE, max_concurrency=1), Worker(OTHER), Worker("http://ill"), failures=1)
+    scheduler.set_fleet(
+        [Member(Worker(ONE, max_concurrency=1)), Member(Worker(OTHER)), Member(Worker("http://ill"), Health.UNHEALTHY)]
+    )
+    assert checked(scheduler, "http://ill")
+    assert checked(scheduler, ONE)
+    assert not checked(scheduler, ONE, 51)
+    assert checked(scheduler, OTHER)
+    assert checked(scheduler, OTHER, 52)
+    scheduler.step(Call("p", ended=(Ended(OTHER, 9, Blame.BUSY),)), NOW)
+    assert not checked(scheduler, OTHER)
+    scheduler.step(Call("sidecar", ended=(Ended(ONE, 50, Blame.NONE),)), NOW)
+    scheduler.step(Call("p", ended=(Ended(ONE, 9, Blame.FAULT),)), NOW)
+    assert not checked(scheduler, ONE)
 
 
 @pytest.mark.parametrize("strategy", list(Strategy))
@@ -119,95 +166,6 @@ def test_one_worker_of_many_that_a_job_has_not_tried_is_found(redis: "Redis", st
         scheduler.step(Call("p", ended=(Ended(grant.url, number, Blame.OK),)), NOW)
 
 
-@pytest.mark.parametrize("passed_over", [PASSED_OVER_AT_MOST - 1, PASSED_OVER_AT_MOST])
-def test_so_many_in_the_line_are_passed_over_at_most(redis: "Redis", passed_over: int) -> None:
-    """Many jobs that have tried the one worker with room do hold up others, so that a call's cost is bounded."""
-    scheduler = script(redis, Worker(ONE, max_concurrency=1), Worker(OTHER, max_concurrency=1))
-    held = [ask(scheduler, number).granted[0] for number in (1, 2)]
-    for number in range(3, 3 + passed_over):
-        assert ask(scheduler, number, ONE).queued
-    assert ask(scheduler, 100).queued
-    (at_one,) = (grant for grant in held if grant.url == ONE)
-    reply = scheduler.step(Call("p", ended=(Ended(ONE, at_one.number, Blame.OK),)), NOW)
-    assert [grant.number for grant in reply.granted] == [100] * (passed_over < PASSED_OVER_AT_MOST)
-
-
-@pytest.mark.parametrize("early_ms", [1, 0])
-def test_wait_ends_at_its_moment(redis: "Redis", early_ms: int) -> None:
-    """Room that comes 1 ms before a job's deadline is its own; at the deadline it is another's."""
-    scheduler = script(redis, Worker(ONE, max_concurrency=1))
-    assert ask(scheduler, 1).granted
-    assert scheduler.step(Call("p", arrived=(Arrival(2, 60_000, 500),)), NOW).queued
-    assert ask(scheduler, 3).queued
-    reply = scheduler.step(Call("p", ended=(Ended(ONE, 1, Blame.OK),)), NOW + 500 - early_ms)
-    assert [grant.number for grant in reply.granted] == [2 if early_ms else 3]
-
-
-@pytest.mark.parametrize("early_ms", [1, 0])
-def test_process_lives_up_to_its_moment(redis: "Redis", early_ms: int) -> None:
-    """A process whose last heartbeat is a time to live ago is dead, and its jobs hold nobody up."""
-    scheduler = script(redis, Worker(ONE, max_concurrency=1))
-    scheduler.step(Call("q", beat=Beat()), NOW)
-    assert ask(scheduler, 1).granted
-    assert ask(scheduler, 2, process="q").queued
-    assert ask(scheduler, 3).queued
-    reply = scheduler.step(Call("p", ended=(Ended(ONE, 1, Blame.OK),)), NOW + PROCESS_TTL_MS - early_ms)
-    assert len(reply.granted) == (0 if early_ms else 1)
-
-
-def test_claimed_trial_is_the_only_one_until_its_lease_passes(redis: "Redis") -> None:
-    """A trial given to another process' job lasts as long as that job may run, once it is claimed."""
-    scheduler = script(redis, Worker(ONE), Worker(OTHER, max_concurrency=1), failures=1, base_ms=1000)
-    scheduler.step(Call("p", ended=(Ended(ONE, 9, Blame.FAULT),)), NOW)
-    assert ask(scheduler, 1).granted[0].url == OTHER
-    assert ask(scheduler, 2, process="q").queued
-    scheduler.step(Call("q", beat=Beat()), NOW + 999)
-    scheduler.step(Call("p"), NOW + 1000)
-    assert [grant.url for grant in scheduler.grants()["q"]] == [ONE]
-    assert scheduler.step(Call("q", claims=(Claim(ONE, 2, 60_000),)), NOW + 1100).claimed
-    assert ask(scheduler, 3, now=NOW + 1100 + CLAIM_WITHIN_MS).queued
-
-
-@pytest.mark.parametrize("strategy", list(Strategy))
-def test_end_of_an_older_job_makes_no_room_for_a_second_trial(redis: "Redis", strategy: Strategy) -> None:
-    """A worker under trial has one trial, however many jobs from before its ejection end meanwhile."""
-    scheduler = script(redis, Worker(ONE), Worker(OTHER), strategy=strategy, failures=1, base_ms=500)
-    older = {grant.url: grant.number for number in (1, 2) for grant in ask(scheduler, number).granted}
-    scheduler.step(Call("p", ended=(Ended(ONE, 9, Blame.FAULT),)), NOW)
-    assert ask(scheduler, 3, OTHER, now=NOW + 500).granted[0].url == ONE
-    scheduler.step(Call("p", ended=(Ended(ONE, older[ONE], Blame.OK),)), NOW + 500)
-    assert ask(scheduler, 4, OTHER, now=NOW + 500).queued
-
-
-def granted_to_q(redis: "Redis", **rules: Any) -> Script:
-    """Return the script just after a call of process p has given ONE to job 2 of process q."""
-    scheduler = script(redis, Worker(ONE, max_concurrency=1), Worker(OTHER, max_concurrency=1), **rules)
-    scheduler.step(Call("q", beat=Beat()), NOW)
-    held = {grant.url: grant.number for number in (1, 3) for grant in ask(scheduler, number).granted}
-    assert ask(scheduler, 2, process="q").queued
-    scheduler.step(Call("p", ended=(Ended(ONE, held[ONE], Blame.OK),)), NOW)
-    assert [(grant.number, grant.url) for grant in scheduler.grants()["q"]] == [(2, ONE)]
-    return scheduler
-
-
-@pytest.mark.parametrize("early_ms", [1, 0])
-def test_claim_that_comes_too_late_is_lost(redis: "Redis", early_ms: int) -> None:
-    """The process is told, so that its job asks again."""
-    call = Call("q", claims=(Claim(ONE, 2, 60_000),))
-    scheduler = granted_to_q(redis)
-    scheduler.step(Call("p"), NOW + CLAIM_WITHIN_MS - early_ms)
-    reply = scheduler.step(call, NOW + CLAIM_WITHIN_MS)
-    assert (reply.claimed, reply.lost) == (((2,), ()) if early_ms else ((), (2,)))
-
-
-def test_claim_prolongs_no_ejection(redis: "Redis") -> None:
-    """A lease given before its worker was ejected is no trial."""
-    scheduler = granted_to_q(redis, failures=1, base_ms=500)
-    scheduler.step(Call("p", ended=(Ended(ONE, 9, Blame.FAULT),)), NOW)
-    assert scheduler.step(Call("q", claims=(Claim(ONE, 2, 60_000),)), NOW).claimed
-    assert scheduler.state().ejected == {ONE: NOW + 500}
-
-
 @pytest.mark.parametrize("word", ["NaN", "1e400", "inf", "-1", "0", "0.5", "1e9", "0x10", "heavy", "9" * 400, ""])
 def test_weight_and_cap_that_are_no_numbers_stop_nobody(redis: "Redis", word: str) -> None:
     """A ring of a thousand million places would stop Redis; a cap of -1 would be a trial, and one of NaN be full."""
@@ -216,6 +174,13 @@ def test_weight_and_cap_that_are_no_numbers_stop_nobody(redis: "Redis", word: st
     redis.hset("sfr:plan:head", "stale", "1")
     assert [grant.url for grant in ask(scheduler, 1).granted] == [ONE]
     assert redis.hget("sfr:plan", ONE) == "0 1 0"
+
+
+def test_largest_weight_and_cap_stand(redis: "Redis") -> None:
+    """As config.yaml allows them."""
+    scheduler = script(redis, Worker(ONE, MAX_WEIGHT, MAX_COUNT))
+    assert ask(scheduler, 1).granted
+    assert redis.hget("sfr:plan", ONE) == f"{MAX_COUNT} {MAX_WEIGHT} 0"
 
 
 def test_worker_of_another_type_stops_nobody(redis: "Redis") -> None:
@@ -240,15 +205,64 @@ def test_what_is_kept_of_breakdowns_passes(redis: "Redis") -> None:
     scheduler = script(redis, Worker(ONE))
     assert ask(scheduler, 1).granted
     scheduler.step(Call("p", ended=(Ended(ONE, 1, Blame.DIED, job="bad"),)), NOW)
-    assert 0 < redis.pttl(f"sfr:broken:{ONE}") <= BROKEN_WITHIN_MS
+    for key in (f"sfr:broken:{ONE}", "sfr:deaths"):
+        assert 0 < redis.pttl(key) <= BROKEN_WITHIN_MS
+
+
+def test_news_of_a_conviction_is_told_once_and_it_passes(redis: "Redis") -> None:
+    """At once, so that each process refuses the job; when the quarantine is over, nothing is left of it."""
+    scheduler = script(redis, Worker(ONE), Worker(OTHER), quarantine_ms=5000)
+    with redis.pubsub(ignore_subscribe_messages=True) as news:  # type: ignore[no-untyped-call]
+        news.subscribe("sfr:changes")
+        for url in (ONE, OTHER, OTHER):
+            scheduler.step(Call("p", ended=(Ended(url, 9, Blame.DIED, job="bad"),)), NOW)
+        redis.publish("sfr:changes", "end")
+        heard = []
+        while "end" not in heard:
+            if message := news.get_message(timeout=None):
+                heard.append(message["data"])
+    assert heard == ["quarantine", "end"]
+    for moment, is_left in ((NOW + 4999, True), (NOW + 5000, False)):
+        scheduler.step(Call("p", beat=Beat()), moment)
+        assert redis.exists("sfr:quarantine") == is_left
+
+
+def test_operator_who_deletes_the_rests_ends_them(redis: "Redis") -> None:
+    """`DEL sfr:rests`: nobody counts as away any more."""
+    scheduler = script(redis, Worker(ONE))
+    assert scheduler.step(Call("p", ended=(Ended(ONE, 9, Blame.AWAY),)), NOW).away == 1
+    redis.delete("sfr:rests")
+    assert scheduler.step(Call("p"), NOW).away == 0
+
+
+def test_jobs_that_are_over_leave_nothing_behind(redis: "Redis") -> None:
+    """Neither in the line, whether they had a lease or left, nor among those that pass next."""
+    scheduler = script(redis, Worker(ONE, max_concurrency=1))
+    for number in (1, 2, 3):
+        ask(scheduler, number, bound_ms=1000)
+    scheduler.step(Call("p", left=(3,)), NOW)
+    for moment in (NOW + 1000, NOW + 2000):
+        scheduler.step(Call("p"), moment)
+    assert redis.exists("sfr:queue", "sfr:waiting", "sfr:lapse", f"sfr:leases:{ONE}") == 0
+
+
+def test_trial_of_a_full_worker_is_put_off_and_says_until_when(redis: "Redis") -> None:
+    """In seconds, for people: until the first of those that run on there has passed."""
+    scheduler = script(redis, Worker(ONE, max_concurrency=1), Worker(OTHER), failures=1, base_ms=1000)
+    assert ask(scheduler, 1, OTHER, bound_ms=5000).granted
+    scheduler.step(Call("p", ended=(Ended(ONE, 9, Blame.FAULT),)), NOW)
+    scheduler.step(Call("p"), NOW + 1000)
+    assert redis.hget(f"sfr:breaker:{ONE}", "ejected_until") == f"{(NOW + 5000) / 1000:.3f}"
 
 
 def test_worker_that_leaves_leaves_nothing_behind(redis: "Redis") -> None:
     """Neither when it last did a job, nor that it was ejected."""
-    scheduler = script(redis, Worker(ONE), Worker(OTHER), failures=1)
-    scheduler.step(Call("p", ended=(Ended(ONE, 9, Blame.OK), Ended(OTHER, 8, Blame.OK))), NOW)
+    workers = [Worker(ONE), Worker(OTHER), Worker("http://third")]
+    scheduler = script(redis, *workers, failures=1)
+    for moment, worker in enumerate(workers):
+        scheduler.step(Call("p", ended=(Ended(worker.url, 8, Blame.OK),)), NOW + moment)
     scheduler.step(Call("p", ended=(Ended(ONE, 7, Blame.FAULT),)), NOW)
-    assert set(redis.zrange("sfr:finished", 0, -1)) == {ONE, OTHER}
+    assert redis.zrange("sfr:finished", 0, -1) == [worker.url for worker in workers]
     scheduler.set_fleet([Member(Worker(OTHER))])
     scheduler.step(Call("p", fleet_print="new"), NOW)
     assert redis.zrange("sfr:finished", 0, -1) == [OTHER]

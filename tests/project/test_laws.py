@@ -82,7 +82,7 @@ LIBRARIES = {
         "router.cli.up.stack",
     },
     "uvicorn": {
-        *("router.cli.main", "router.downstream.connection", "router.downstream.cycle", "router.downstream.ending"),
+        *("router.cli.main", "router.downstream.connection", "router.downstream.cycle", "router.downstream.serving"),
         *("router.downstream.protocol", "router.http.asgi"),
     },
     "uvicorn_worker": {"router.downstream.gunicorn_worker"},

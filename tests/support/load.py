@@ -1,6 +1,7 @@
 """Clients: many jobs at once, each answer kept."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -32,6 +33,16 @@ async def post_jobs(router_url: str, count: int, at_once: int, *, keep_alive: bo
     connector = aiohttp.TCPConnector(limit=at_once, force_close=not keep_alive)
     async with aiohttp.ClientSession(connector=connector) as session:
         return await asyncio.gather(*(_post(session, router_url) for _ in range(count)))
+
+
+async def post_batch(router_url: str, count: int) -> list[dict[str, Any]]:
+    """Send a batch of `count` jobs; return its lines as they came."""
+    body = json.dumps(JOB).encode() + b"\n"
+    async with (
+        aiohttp.ClientSession(read_bufsize=2**20) as session,
+        session.post(f"{router_url}/run_code/batch", data=body * count) as response,
+    ):
+        return [json.loads(line) for line in (await response.read()).splitlines()]
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 """scheduler.lua on a real Valkey, under a clock that the test sets."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,13 @@ EXPIRY = "redis.call('PEXPIRE', suspect, rules.quarantine_ms)"
 TEST_EXPIRY = "redis.call('ZADD', 'passing', now + rules.quarantine_ms, suspect)"
 URLS = tuple(f"http://w{number}" for number in range(5))
 PROCESSES = ("p", "q", "r")
+A, B, C = THREE = ("http://a", "http://b", "http://c")
+# When a memory has settled.
+START = 1_000_000
+Ask = Callable[[Call, int], Reply]
+SetFleet = Callable[[list[Member]], None]
+Make = Callable[[Rules, int], Ask]
+MakeMembers = Callable[[list[Member], Rules], tuple[Ask, SetFleet]]
 JOBS = ("a", "b", "c")
 RULES = {
     "max_waiting": 12,

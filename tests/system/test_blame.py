@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from tests.support.eventually import eventually
 from tests.support.faults import close_at_once, echo
-from tests.support.load import post_job, post_jobs
+from tests.support.load import post_batch, post_job, post_jobs
 from tests.support.programs import Router, System, Valkey
 from tests.support.worker import Exchange, ScriptedWorker, always, hang, takes, well
 
@@ -195,16 +195,17 @@ async def _no_suspect(redis: Redis) -> bool:
 async def test_router_out_of_file_handles_blames_no_worker(
     system: System, workers: list[ScriptedWorker], valkey: Valkey, host: str
 ) -> None:
-    """More clients than it can connect for: all jobs are done, and the log says once what is short."""
+    """A batch needs more connections than there are handles: all jobs are done, and the log says once what is short."""
     for worker in workers:
         worker.script = takes(0.05)
-    system.configure([worker.url.replace("127.0.0.1", host) for worker in workers], health_check_interval=60)
+    many_at_once = {"health_check_interval": 60, "batch": {"max_in_flight": 200}}
+    system.configure([worker.url.replace("127.0.0.1", host) for worker in workers], **many_at_once)
     async with system.sidecar(), system.router(1) as router, valkey.client() as redis:
         await router.sees(healthy=3)
         (process,) = router.children()
-        resource.prlimit(process, resource.RLIMIT_NOFILE, (300, 300))
-        answers = await post_jobs(router.url, 600, 200)
-        assert {answer.status for answer in answers} == {200}
-        assert {answer.body["router_metadata"]["attempt"] for answer in answers} == {1}
+        resource.prlimit(process, resource.RLIMIT_NOFILE, (100, 100))
+        lines = await post_batch(router.url, 600)
+        assert {line["status"] for line in lines} == {200}
+        assert {line["body"]["router_metadata"]["attempt"] for line in lines} == {1}
         assert await no_blame(redis)
         assert router.output.count("no file handle left") == 1

@@ -1,19 +1,24 @@
 """File handles: each program takes as many as it may have, and says so where they run out."""
 
+import asyncio
 import shlex
+import signal
 import socket
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from router.processes import free_port
 from tests.support.eventually import eventually
-from tests.support.load import post_jobs
-from tests.support.programs import Program, Router, System, children_of
-from tests.support.worker import ScriptedWorker
+from tests.support.load import post_batch, post_jobs
+from tests.support.programs import Program, System, Valkey, children_of
+from tests.support.strict import connected, outcome, strict_load
+from tests.support.worker import Gate, ScriptedWorker, takes
 
+WAITS = "Clients wait: this process has {}, as many as its file handles allow"
 SHORT = "this process has used its {} file handles"
 
 
@@ -49,21 +54,96 @@ async def test_soft_limit_of_a_shell_is_raised_to_the_hard_one(system: System, t
             assert soft == hard != "200"
 
 
-async def test_clients_without_a_handle_are_said_once_and_served_when_there_are_some(
+async def test_uvicorn_says_once_that_it_has_no_handle_and_serves_when_there_are_some(
     system: System, workers: list[ScriptedWorker], tmp_path: Path
 ) -> None:
     """More connections than handles: one line with the limit, one when it is over, and all goes on."""
     system.configure([worker.url for worker in workers])
-    router = Router(tmp_path / "log", system.env, 1)
-    router.limit_files(90)
+    port = free_port()
+    argv = [sys.executable, "-m", "uvicorn", "router:app", "--http", "router.downstream:ClientConnection"]
+    router = Program(limited([*argv, "--port", str(port)], "-n 90"), tmp_path / "log", system.env)
     async with system.sidecar(), router:
-        await router.sees(healthy=3)
+        await eventually(lambda: "Uvicorn running" in router.output, 30, "its start")
         for round_ in (1, 2):
-            with ExitStack() as clients:
-                for _ in range(150):
-                    clients.enter_context(socket.create_connection(("127.0.0.1", router.port)))
+            with silent(port, 150):
                 await eventually(lambda n=round_: router.output.count(SHORT.format(90)) == n, what="a line on it")  # type: ignore[misc]
             await eventually(lambda n=round_: router.output.count("file handles again") == n, what="its end")  # type: ignore[misc]
             assert router.output.count(SHORT.format(90)) == round_
-        answers = await post_jobs(router.url, 40, 4, keep_alive=False)
+        answers = await post_jobs(f"http://127.0.0.1:{port}", 40, 4, keep_alive=False)
         assert {answer.status for answer in answers} == {200}
+
+
+@contextmanager
+def silent(port: int, count: int) -> Iterator[None]:
+    """Have so many connections that send nothing."""
+    with ExitStack() as clients:
+        for _ in range(count):
+            clients.enter_context(socket.create_connection(("127.0.0.1", port)))
+        yield
+
+
+@pytest.mark.parametrize("keep_alive", [False, True], ids=["new connections", "kept connections"])
+async def test_more_clients_than_file_handles_are_all_answered(
+    system: System, workers: list[ScriptedWorker], valkey: Valkey, keep_alive: bool
+) -> None:
+    """Seven hundred of them for 2 x 256 handles: they wait, nobody is blamed, and each process says it once."""
+    for worker in workers:
+        worker.script = takes(0.05)
+    system.configure([worker.url for worker in workers])
+    router = system.router(2)
+    router.limit_files(256)
+    async with system.sidecar(), router, valkey.client() as redis:
+        await router.sees(healthy=3)
+        answers = await post_jobs(router.url, 1400, 700, keep_alive=keep_alive)
+        assert {answer.status for answer in answers} == {200}
+        assert {answer.body["router_metadata"]["attempt"] for answer in answers} == {1}
+        assert not await redis.keys("sfr:breaker:*")
+        assert not await redis.exists("sfr:ejected")
+        assert router.output.count(WAITS.format(104)) == 2
+        await eventually(lambda: router.output.count("wait no longer") == 2, what="the end of it")
+
+
+async def test_clients_that_keep_connections_leave_room_for_those_that_wait(
+    system: System, workers: list[ScriptedWorker]
+) -> None:
+    """Busy ones after their next answer, silent ones in time; a batch under way goes on to its end."""
+    gate = Gate()
+    system.configure([worker.url for worker in workers], client_body_timeout=2)
+    router = system.router(1)
+    router.limit_files(90)
+    async with system.sidecar(), router, strict_load(router.port, 15, keeps=True) as course:
+        await router.sees(healthy=3)
+        for worker in workers:
+            worker.script = gate
+        batch = asyncio.create_task(post_batch(router.url, 6))
+        await eventually(lambda: sum(len(worker.jobs) for worker in workers) > 0, what="jobs on workers")
+        with silent(router.port, 60):
+            gate.open()
+            answers = await post_jobs(router.url, 60, 60)
+        assert {answer.status for answer in answers} == {200}
+        assert [line["status"] for line in await batch] == [200] * 6
+    assert course.last > 0
+    assert course.lost == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_clients_that_wait_for_handles_are_served_by_a_process_that_ends(
+    system: System, workers: list[ScriptedWorker], number: signal.Signals
+) -> None:
+    """Sixty with a job each, for 21 places: none is reset."""
+    for worker in workers:
+        worker.script = takes(0.5)
+    system.configure([worker.url for worker in workers])
+    router = system.router(1)
+    router.limit_files(90)
+    async with system.sidecar(), router:
+        await router.sees(healthy=3)
+        clients = [await connected(router.port) for _ in range(60)]
+        told = [asyncio.create_task(outcome(client)) for client in clients]
+        await eventually(lambda: any(worker.running for worker in workers), what="the first jobs")
+        router.send(number)
+        assert await asyncio.gather(*told) == ["answered"] * 60
+        assert WAITS.format(21) in router.output
+        await eventually(lambda: "Shutting down" in router.output, what="the stop")
+        if number == signal.SIGTERM:
+            assert await router.ended() == 0

@@ -3,16 +3,18 @@
 import asyncio
 import os
 import signal
+import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import trustme
 
 from router.processes import free_port
 from tests.support.eventually import eventually
 from tests.support.programs import Program, Router, System
-from tests.support.strict import connected, outcome, strict_load
+from tests.support.strict import Strict, connected, outcome, strict_load
 from tests.support.worker import ScriptedWorker, takes
 
 NO_REDIS = "redis://127.0.0.1:1/0"
@@ -44,7 +46,8 @@ async def _told(program: Program, number: signal.Signals, processes: int, *pids:
 
 
 async def _hup(router: Router) -> None:
-    await _told(router, signal.SIGHUP, router.processes)
+    # The master stops the old processes one by one, up to a second apart: by then the first waits no longer.
+    await _told(router, signal.SIGHUP, 1)
 
 
 async def _term(router: Router) -> None:
@@ -146,6 +149,24 @@ async def test_sigterm_under_load_loses_no_request(
             await server.ended(60)
             await eventually(lambda: course.refused, what="a refusal")
     assert course.lost == []
+
+
+async def test_connections_over_tls_are_served_before_a_process_stops(routed: System, tmp_path: Path) -> None:
+    """As others are; and one that speaks no TLS costs nobody anything."""
+    authority, trusting = trustme.CA(), ssl.create_default_context()
+    authority.configure_trust(trusting)
+    pem = tmp_path / "server.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(pem))
+    routed.env["GUNICORN_CMD_ARGS"] = f"--certfile {pem} --keyfile {pem}"
+    async with routed.router(2) as router:
+        plain = await connected(router.port)
+        plain.writer.write(b"GET /health HTTP/1.1\r\n\r\n")
+        clients = [Strict(*await asyncio.open_connection("127.0.0.1", router.port, ssl=trusting)) for _ in range(20)]
+        assert all(await asyncio.gather(*(client.ask() for client in clients[:10])))
+        await _term(router)
+        assert await asyncio.gather(*map(outcome, clients)) == ["answered"] * 20
+        plain.close()
+        assert await router.ended() == 0
 
 
 async def test_process_replaced_after_its_count_of_requests_loses_none(routed: System) -> None:

@@ -47,19 +47,21 @@ def main() -> int:
         for number, (module, mutants) in enumerate(chosen.items()):
             share_s = (until - time.monotonic()) / (len(chosen) - number)
             try:
-                counts += _tried(tree, module, mutants, time.monotonic() + share_s)
+                tests = [*tests_of(module), "-k", asked.chosen]
+                counts += _tried(tree, mutants, tests, time.monotonic() + share_s)
             except RuntimeError as error:
                 print(error, flush=True)
                 counts[module, "not tried"] = len(mutants)
     return _report(counts)
 
 
-def _tried(tree: Path, module: str, mutants: list[Mutant], until: float) -> Counter[tuple[str, str]]:
+def _tried(tree: Path, mutants: list[Mutant], tests: list[str], until: float) -> Counter[tuple[str, str]]:
     """Try the mutants of one module; show those that survive."""
+    module = mutants[0].path
     source, known = (ROOT / module).read_bytes(), _equivalent()
     fresh = [mutant for mutant in mutants if mutant.told(source) not in known]
     random.Random(1).shuffle(fresh)  # where time is short, it is spent on all of the module
-    found = outcomes(tree, module, fresh, tests_of(module), until)
+    found = outcomes(tree, module, fresh, tests, until)
     for mutant, outcome in zip(fresh, found, strict=False):
         if outcome != "killed":
             print(f"{mutant.told(source)}  ({outcome}, line {mutant.line(source)})", flush=True)
@@ -73,6 +75,7 @@ def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make mutants", description=__doc__)
     parser.add_argument("--base", default="main", help="the revision that changes are counted from")
     parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("-k", dest="chosen", default="", help="ask only these tests, told as to pytest")
     parser.add_argument("modules", nargs="*", help="look at these wholly, whatever has changed")
     asked = parser.parse_args()
     asked.modules = [module for given in asked.modules for module in TESTS if module.startswith(given)]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 _UNIT = "tests/unit/test_"
-_SCHEDULER = ("scheduler", "exchange_jobs", "exchange_script")
+_SCHEDULER = ("exchange_calls", "exchange_jobs", "exchange_script", "scheduler")
 _DISPATCH = ("dispatch_steps", "dispatch_faults", "dispatch_told", "dispatch_waits", "dispatch")
 _ROUTED = ("http", "large", "batch", "metrics", "traces", "bodies")  # the application, before scripted workers
 
@@ -24,12 +24,12 @@ TESTS: dict[str, tuple[str, ...]] = {
     "router/policy/retry_after.py": ("verdicts",),
     "router/scheduling/ring.py": ("policy", *_SCHEDULER),
     "router/policy/verdict.py": ("verdicts", "http", "large"),
-    "router/scheduling/lua/scheduler.lua": ("exchange_script", "exchange_jobs", "scheduler"),
-    "router/scheduling/failover.py": ("either_exchange", "leases", "dispatch"),
-    "router/scheduling/leases.py": ("leases_calls", "leases", "dispatch", *_ROUTED),
-    "router/jobs/last_answers.py": ("dispatch_steps",),
-    "router/jobs/unanswered.py": ("unanswered",),
-    "router/jobs/job.py": ("job", "dispatch_steps", "large"),
+    "router/fleet/scheduler.lua": _SCHEDULER,
+    "router/either_exchange.py": ("either_exchange", "leases", "dispatch"),
+    "router/leases.py": ("leases_calls", "leases", "dispatch", *_ROUTED),
+    "router/last_answers.py": ("dispatch_steps",),
+    "router/unanswered.py": ("unanswered",),
+    "router/job.py": ("job", "dispatch_steps", "large"),
     "router/course.py": ("course", "dispatch_steps", "dispatch"),
     "router/dispatch.py": (*_DISPATCH, *_ROUTED),
     "router/wire.py": ("wire", "upstream", "large", "differential", "tls"),

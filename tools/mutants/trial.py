@@ -19,6 +19,7 @@ from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 import pytest
+from hypothesis import Phase, settings
 
 from tools.mutants.mutant import Mutant
 
@@ -26,6 +27,8 @@ _OPTIONS = ("-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist", "-p
 # A test that takes so much longer than before hangs.
 _PATIENCE = 5
 _LEAST_S = 5.0
+# That a test has killed none so far says little of one that has not been asked often.
+_BEFORE_ANY = 0.2
 
 
 @dataclass(slots=True)
@@ -40,6 +43,8 @@ class Seen:
 def outcomes(tree: Path, module: str, mutants: Iterable[Mutant], tests: list[str], until: float) -> list[str]:
     """Return what became of each mutant that there was time for: `killed`, `survived` or `no test`.
 
+    `tests` are files, and options of pytest that choose among their tests.
+
     Raises RuntimeError where the tests fail without any.
     """
     told = tree / "outcomes.json"
@@ -48,6 +53,9 @@ def outcomes(tree: Path, module: str, mutants: Iterable[Mutant], tests: list[str
         os.chdir(tree)
         os.environ["PYTHONPATH"] = str(tree)
         sys.path[:0] = [str(tree)]
+        # The first example that fails is enough. Whatever profile the tests load inherits this.
+        settings.register_profile("first", phases=(Phase.explicit, Phase.generate))
+        settings.load_profile("first")
         trials = _Trials(tree / module, list(mutants), until)
         status = pytest.main([*_OPTIONS, *tests], plugins=[trials])
         told.write_text(json.dumps(trials.outcomes or trials.seen.failed))
@@ -68,8 +76,8 @@ class _Trials:
         self._mutants = mutants
         self._until = until
         self.seen = Seen()
-        self._lines: set[int] = set()
         self._kills: Counter[str] = Counter()
+        self._lines: set[int] = set()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -124,26 +132,26 @@ class _Trials:
         fitting = [item for item in items if is_script or wanted & set(self.seen.lines[item.nodeid])]
         if not fitting:
             return "no test"
-        # First those that have killed most for their time.
-        fitting.sort(key=lambda item: self.seen.seconds[item.nodeid] / (1 + self._kills[item.nodeid]))
-        told = Path("killed_by.json")
+        fitting.sort(key=lambda item: self.seen.seconds[item.nodeid] / (self._kills[item.nodeid] + _BEFORE_ANY))
+        killer = Path("killer.txt")
+        killer.write_text("")
 
         def trial() -> int:
             if not is_script:
                 _put_in_place(mutant, source, self._path, functions)
             self.seen.failed = []
             _run(fitting, self._passes)
-            told.write_text(json.dumps(self.seen.failed))
+            killer.write_text("".join(self.seen.failed[:1]))
             return len(self.seen.failed)
 
-        told.write_text("[]")
         self._path.write_bytes(mutant.applied(source))  # for programs that tests start
         try:
-            outcome = "survived" if _forked(trial, Path("output.txt")) == 0 else "killed"
+            if _forked(trial, Path("output.txt")) == 0:
+                return "survived"
+            self._kills[killer.read_text()] += 1
+            return "killed"
         finally:
             self._path.write_bytes(source)
-        self._kills.update(json.loads(told.read_text()))
-        return outcome
 
     def _passes(self, item: pytest.Item, run: Callable[[], object]) -> bool:
         # SIGALRM ends the process.

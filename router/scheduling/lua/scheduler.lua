@@ -150,7 +150,7 @@ local function candidates()
     local held = redis.pcall('HMGET', prefix .. ':worker:' .. url, 'health', 'weight', 'max_concurrency')
     if held.err then held = {} end -- a key of another type: nothing is known of the worker
     local is_ejected = redis.call('ZSCORE', EJECTED, url)
-    if is_ejected and held[1] == 'unhealthy' then forget(url); is_ejected = false end -- the sidecar will let it back in
+    if is_ejected and held[1] == 'unhealthy' then forget(url) end -- the sidecar will let it back in
     local is_trial = is_ejected and redis.call('HGET', breaker(url), 'trial') == 'open'
     if not is_draining[url] and (not is_ejected or is_trial) then
       local group = by_health[held[1]] or by_health.unknown
@@ -330,8 +330,6 @@ local function eject(url, times, cause)
     'cause', cause)
   redis.call('PERSIST', breaker(url))
   redis.call('ZADD', EJECTED, moment, url)
-  local its = rest_of(url)
-  if its then drop_rest(url, its) end
   is_stale = true
 end
 
@@ -685,6 +683,7 @@ for _, claim in ipairs(call.claims or {}) do
   local url, name = claim[1], holder(claim[2])
   if redis.call('ZSCORE', leases(url), name) then
     redis.call('ZADD', leases(url), now + claim[3], name)
+    redis.call('ZADD', LAPSE, 'LT', now + claim[3], url)
     if redis.call('HGET', breaker(url), 'trial') == name then redis.call('ZADD', EJECTED, now + claim[3], url) end
     leave(name)
     tell('claimed', claim[2])

@@ -23,7 +23,7 @@ from router.http.head_cache import HeadCache
 from router.http.headers import Headers
 from router.jobs.endpoints import Asked, JobHead
 from router.jobs.job import Deliver
-from router.policy.client_timeouts import LAST_REQUEST_S, LINGER_S, ClientTimeouts
+from router.policy.client_timeouts import LAST_REQUEST_S, LINGER_S, MAKE_ROOM_S, ClientTimeouts
 from router.policy.verdict import Outcome
 from router.telemetry.recorder import Recorder
 from tests.support.malformed import MALFORMED, WELL_FORMED
@@ -602,6 +602,45 @@ async def test_application_that_begins_when_its_process_ends_is_told() -> None:
     connected.protocol.shutdown()
     await connected.receive(REQUEST)
     assert (connected.statuses, connected.wire.end) == ([200], "closed")
+
+
+# Room for others
+
+
+@pytest.mark.parametrize("is_direct", [False, True])
+@pytest.mark.parametrize("before", [[], [REQUEST], [REQUEST, REQUEST]], ids=["fresh", "kept", "known"])
+async def test_connection_that_makes_room_closes_after_its_next_answer(before: list[bytes], is_direct: bool) -> None:
+    """A fresh one has the time that it would have anyway; a kept one that is idle closes in time, and not before."""
+    for is_used in (False, True):
+        connected = Connected(is_direct=is_direct)
+        for request in before:
+            await connected.receive(request)
+        connected.clock.move(1)
+        connected.protocol.leave()
+        connected.clock.move(MAKE_ROOM_S - 1.1)
+        assert connected.wire.end == ""
+        if is_used:
+            await connected.receive(REQUEST)
+            assert connected.wire.written.count(b"connection: close") == 1
+        connected.clock.move(0.1)
+        assert (connected.wire.end == "closed") is (is_used or bool(before))
+        assert connected.statuses == [200] * (len(before) + is_used)
+
+
+async def test_application_is_not_told_to_stop_where_its_connection_makes_room() -> None:
+    """A batch would end without its last lines."""
+    connected = Connected()
+    stopping = asyncio.Event()
+
+    async def batch(scope: Scope, _receive: Receive, send: Send) -> None:
+        scope["state"][STOPPING] = stopping
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    connected.protocol.app = batch
+    connected.protocol.leave()
+    await connected.receive(REQUEST)
+    assert (connected.statuses, connected.wire.end, stopping.is_set()) == ([200], "closed", False)
 
 
 def test_connection_that_closes_leaves_nothing_to_collect() -> None:

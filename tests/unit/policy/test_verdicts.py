@@ -9,7 +9,7 @@ from router.policy.deadline import ClientBudget, limits_of
 from router.policy.retry import RetryRules, is_jobs_own, is_worth_another
 from router.policy.retry_after import MAX_REST_MS
 from router.policy.verdict import Blame, Kind, Outcome, of_answer
-from router.scheduling.messages import BROKEN_WITHIN_MS, DEATHS_LOOKED_AT, Rules
+from router.scheduling.messages import Rules
 from router.scheduling.quarantine import Quarantine
 from router.scheduling.retry_budget import RetryBudget
 
@@ -261,16 +261,6 @@ def test_job_that_breaks_two_workers_alone_is_refused_for_a_while() -> None:
     assert quarantine.holds("bad", 11)
     assert not quarantine.holds("bad", 1010)
     assert (quarantine.held(1009), quarantine.held(1010)) == ({"bad"}, set())
-
-
-def test_outage_is_told_by_the_newest_deaths() -> None:
-    """Where many died since under the job itself, what died before them says nothing any more."""
-    quarantine = Quarantine(Rules())
-    quarantine.hear_of_death("other", "http://z", "p:0", 0, now=0)
-    for number in range(DEATHS_LOOKED_AT):
-        quarantine.hear_of_death("bad", f"http://{number}", f"p:{number}", 0, now=1, ran_ms=10)
-    quarantine.hear_of_death("bad", "http://a", "p:a", 0, now=BROKEN_WITHIN_MS + 1)
-    assert quarantine.holds("bad", BROKEN_WITHIN_MS + 2)
 
 
 def test_innocent_neighbours_are_not_convicted() -> None:

@@ -3,10 +3,8 @@
 import asyncio
 import errno
 import os
-import resource
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -17,6 +15,7 @@ from router.processes import free_port
 from router.upstream.connection import MAX_HEAD_BYTES, STALE_WITHIN_S
 from router.upstream.pool import Request, WorkerPool, _short_of
 from tests.support.eventually import sent
+from tests.support.handles import no_more_file_handles
 from tests.support.worker import Exchange, Script, ScriptedWorker, hang
 
 REQUEST = Request(b"POST", b"/run_code", b"content-length: 2\r\n\r\n", b"{}")
@@ -361,19 +360,6 @@ async def test_request_is_what_the_worker_gets(worker: ScriptedWorker, upstream:
     (got,) = worker.jobs
     assert (got.method, got.target, got.headers["host"]) == ("POST", "/deep/submit?a=b", f"127.0.0.1:{worker.port}")
     assert got.body == body
-
-
-@contextmanager
-def no_more_file_handles() -> Iterator[None]:
-    """Let this process open nothing."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = os.dup(0)  # the lowest one
-    os.close(free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])

@@ -1,0 +1,202 @@
+"""Accepts clients from sockets that several processes share, and decides when to leave the next one to another process.
+
+The servers of asyncio and uvloop accept whatever comes. An Acceptor can stop: for a moment while this process has more
+clients than others (balance.py), and until a client leaves once the rest of the file handles is for workers and Redis.
+The kernel keeps those who wait, and what they have sent.
+"""
+
+import asyncio
+import logging
+import resource
+import socket
+import ssl
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Protocol, cast
+
+from router.downstream.balance import BALANCE
+from router.policy.client_timeouts import LAST_REQUEST_S
+
+log = logging.getLogger(__name__)
+
+# Taken in one turn of the event loop. One costs 5 % more than several at once; with hundreds, running jobs would wait.
+_AT_ONCE = 16
+# Others are given so long to accept; uvloop's timers know nothing shorter.
+_GIVE_WAY_S = 0.001
+# After an accept that failed, for want of memory or file handles.
+_RETRY_S = 0.05
+# Waits that are less apart are one, and said once.
+_CALM_S = 2.0
+# A process without clients has 21 handles open: files, pipes, listening sockets, connections to Redis.
+_OWN_HANDLES = 48
+
+
+def seats(limit: int) -> int:
+    """Return how many clients a process with so many file handles takes: a client's job needs one more, to its worker.
+
+    >>> seats(256), seats(1024), seats(20)
+    (104, 488, 1)
+    """
+    if limit == resource.RLIM_INFINITY:  # -1 on Linux
+        return sys.maxsize
+    return max(1, (limit - _OWN_HANDLES) // 2)
+
+
+class Client(Protocol):
+    """A connection as far as an Acceptor knows it."""
+
+    def leave(self) -> None:
+        """Take one more request, and close."""
+
+    def shutdown(self) -> None:
+        """Do so, for the process ends."""
+
+
+class Clients(set[Client]):
+    """The connections that are open. uvicorn's protocols add and discard themselves."""
+
+    def __init__(self, has_left: Callable[[], None]) -> None:
+        super().__init__()
+        self._has_left = has_left
+
+    def discard(self, client: object) -> None:
+        """Forget a connection that is closed."""
+        super().discard(cast("Client", client))
+        self._has_left()
+
+
+class Acceptor:
+    """Stands for the servers that uvicorn would make of `sockets`."""
+
+    def __init__(
+        self, sockets: Sequence[socket.socket], make: Callable[[], asyncio.Protocol], tls: ssl.SSLContext | None
+    ) -> None:
+        self.sockets = sockets
+        self.clients = Clients(self._has_left)
+        self._make = make
+        self._tls = tls
+        self._loop = asyncio.get_running_loop()
+        self._seats = seats(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        self._count = 0  # of the clients, and of connections that are to become such
+        self._beginning: set[asyncio.Task[None]] = set()
+        self._is_full = self._has_waited = False
+        self._is_closed = False
+
+    def listen(self, backlog: int) -> None:
+        """Begin to accept; the kernel lets so many wait."""
+        for listening in self.sockets:
+            listening.listen(backlog)
+            listening.setblocking(False)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if not self._is_closed:
+            for listening in self.sockets:
+                self._loop.add_reader(listening, self._accept, listening)
+
+    def _pause(self) -> None:
+        for listening in self.sockets:
+            self._loop.remove_reader(listening)
+
+    def _pause_for(self, seconds: float) -> None:
+        self._pause()
+        self._loop.call_later(seconds, self._go_on)
+
+    def _accept(self, listening: socket.socket) -> None:
+        """Take some of those that wait."""
+        try:
+            for _ in range(_AT_ONCE):
+                if self._count >= self._seats:
+                    self._be_full()
+                    return
+                if not self._take(listening):
+                    return
+                if BALANCE.is_ahead:
+                    self._pause_for(_GIVE_WAY_S)
+                    return
+        except OSError:  # FileHandles says so, where it lasts
+            self._pause_for(_RETRY_S)
+
+    def _take(self, listening: socket.socket) -> bool:
+        """Take one; return whether there was one. Raises OSError where the system has no means for it."""
+        try:
+            client, _ = listening.accept()
+        except (BlockingIOError, InterruptedError):
+            return False
+        except ConnectionError:  # it has gone again
+            return True
+        self._count += 1
+        BALANCE.has(self._count)
+        task = self._loop.create_task(self._begin(client))
+        self._beginning.add(task)
+        task.add_done_callback(self._beginning.discard)
+        return True
+
+    async def _begin(self, client: socket.socket) -> None:
+        try:
+            _, protocol = await self._loop.connect_accepted_socket(self._make, client, ssl=self._tls)
+        except OSError:  # ssl.SSLError is one
+            client.close()
+            self._has_left()
+            return
+        if self._is_full:
+            cast("Client", protocol).leave()
+
+    def _be_full(self) -> None:
+        """Wait until a client leaves. Each does after its next answer, else those that wait would wait for ever."""
+        self._pause()
+        self._has_waited = True
+        if not self._is_full:
+            self._is_full = True
+            self._loop.call_later(_CALM_S, self._look)
+            told = "Clients wait: this process has %d, as many as its file handles allow (ulimit -Hn, LimitNOFILE)"
+            log.warning(told, self._seats)
+            for client in tuple(self.clients):
+                client.leave()
+
+    def _look(self) -> None:
+        """Let clients stay again, once none has waited for _CALM_S."""
+        if self._has_waited:
+            self._has_waited = False
+            self._loop.call_later(_CALM_S, self._look)
+        else:
+            self._is_full = False
+            log.info("Clients wait no longer for file handles")
+
+    def _has_left(self) -> None:
+        self._count -= 1
+        BALANCE.has(self._count)
+        if self._is_full:
+            self._go_on()
+
+    async def finish(self, most: int) -> None:
+        """Accept those that wait, and no more than `most`; where there is no room for all, as others leave."""
+        self.close()
+        told: set[Client] = set()
+        for listening in self.sockets:
+            for _ in range(most):
+                if not await self._take_in_time(listening, told):
+                    break
+        if self._beginning:
+            await asyncio.wait(self._beginning, timeout=LAST_REQUEST_S)
+
+    async def _take_in_time(self, listening: socket.socket, told: set[Client]) -> bool:
+        while True:
+            with suppress(OSError):
+                if self._count < self._seats:
+                    return self._take(listening)
+            for client in self.clients - told:
+                client.shutdown()
+                told.add(client)
+            await asyncio.sleep(_RETRY_S)
+
+    # What uvicorn asks of a server
+
+    def close(self) -> None:
+        """Accept no more."""
+        self._is_closed = True
+        self._pause()
+
+    async def wait_closed(self) -> None:
+        """Return: it is."""

@@ -1,0 +1,491 @@
+"""What a call makes of the line, of heartbeats and of the fleet, in the script and in its twin."""
+
+from dataclasses import replace
+
+import pytest
+
+from router.fleet.model import Health, Member, Worker
+from router.policy.verdict import Blame
+from router.scheduling.messages import (
+    CLAIM_WITHIN_MS,
+    PASSED_OVER_AT_MOST,
+    PROCESS_TTL_MS,
+    REST_FIRST_MS,
+    SETTLE_MS,
+    Arrival,
+    Beat,
+    Call,
+    Claim,
+    Ended,
+    Held,
+    Reply,
+    Rules,
+    Strategy,
+)
+from router.scheduling.plan import SPREAD
+from router.scheduling.ring import weighted_ring
+from tests.support.lua_scheduler import START, A, Ask, B, C, Make, MakeMembers
+
+# More than all jobs of a test take.
+LONG_MS = 60_000
+
+
+def come(
+    ask: Ask, now: int, *numbers: int, process: str = "p", tried: tuple[str, ...] = (), bound_ms: int = LONG_MS
+) -> Reply:
+    """Let new jobs come."""
+    arrived = tuple(Arrival(number, bound_ms, LONG_MS, 0, tried) for number in numbers)
+    return ask(Call(process, arrived=arrived), now)
+
+
+def over(ask: Ask, now: int, url: str, number: int, blame: Blame = Blame.OK) -> Reply:
+    """Let a job of process p end."""
+    return ask(Call("p", ended=(Ended(url, number, blame),)), now)
+
+
+def granted(reply: Reply) -> list[int]:
+    """Return the numbers of the jobs that have a lease now."""
+    return [grant.number for grant in reply.granted]
+
+
+def fleet(*caps: int) -> list[Member]:
+    """Return workers of these caps; 0: none."""
+    return [Member(Worker(url, max_concurrency=cap or None)) for url, cap in zip((A, B, C), caps, strict=False)]
+
+
+# Tickets and the line
+
+
+def test_new_jobs_take_the_next_tickets_and_a_retry_keeps_its_place(make: Make) -> None:
+    """A retry stands before all that came after its first attempt."""
+    ask = make(Rules(), 1)
+    reply = come(ask, START, 1, 2, 3)
+    assert [(grant.number, grant.ticket) for grant in reply.granted] == [(1, 1), (2, 2), (3, 3)]
+    assert reply.queued == ()
+    arrived = tuple(Arrival(number, LONG_MS, LONG_MS, ticket) for number, ticket in ((4, 0), (5, 2), (6, 0)))
+    assert ask(Call("p", arrived=arrived), START).queued == (4, 4, 5, 2, 6, 5)
+    (grant,) = over(ask, START, reply.granted[0].url, 1).granted
+    assert (grant.number, grant.ticket) == (5, 2)
+
+
+@pytest.mark.parametrize(
+    ("before", "tickets", "given", "following"),
+    [
+        ((), (0, 50, 0), [51, 50, 52], 53),
+        ((), (50, 7), [50, 7], 51),
+        ((), (1,), [1], 2),
+        ((), (0, 0, 2), [1, 2, 2], 3),
+        ((), (0, 0, 3), [4, 5, 3], 6),
+        ((10,), (0, 0, 9), [11, 12, 9], 13),
+    ],
+)
+def test_after_a_loss_of_memory_new_tickets_are_above_those_in_hand(
+    make: Make, before: tuple[int, ...], tickets: tuple[int, ...], given: list[int], following: int
+) -> None:
+    """Else a new job would stand before older ones; where nothing is lost, none is left out."""
+    ask = make(Rules(), 0)
+    for number, ticket in enumerate(before):
+        ask(Call("p", arrived=(Arrival(100 + number, LONG_MS, LONG_MS, ticket),)), START)
+    arrived = tuple(Arrival(number, LONG_MS, LONG_MS, ticket) for number, ticket in enumerate(tickets))
+    assert [grant.ticket for grant in ask(Call("p", arrived=arrived), START).granted] == given
+    assert [grant.ticket for grant in come(ask, START, 200).granted] == [following]
+
+
+def test_line_takes_as_many_as_may_wait_and_first_gives_room_to_those_that_wait(make: Make) -> None:
+    """The one after is refused; one that comes with the news of room finds the place of the first in the line free."""
+    ask = make(Rules(max_waiting=2), 1)
+    urls = [grant.url for grant in come(ask, START, 1, 2, 3).granted]
+    reply = come(ask, START, 4, 5, 6)
+    assert (reply.queued[::2], reply.refused, reply.waiting) == ((4, 5), (6,), 2)
+    arrived = (Arrival(7, LONG_MS, LONG_MS),)
+    reply = ask(Call("p", ended=(Ended(urls[0], 1, Blame.OK),), arrived=arrived), START)
+    assert (granted(reply), reply.queued[::2], reply.refused, reply.waiting) == ([4], (7,), (), 2)
+
+
+def test_job_goes_past_those_that_have_tried_all_that_have_room(make_members: MakeMembers) -> None:
+    """It stands behind them in the line, and gets its lease in the same call."""
+    ask, _ = make_members(fleet(2, 1), Rules())
+    come(ask, START, 1, tried=(A,))
+    assert come(ask, START, 2, tried=(A,)).queued
+    reply = come(ask, START, 3)
+    assert (granted(reply), reply.queued[::2], reply.waiting) == ([3], (3,), 1)
+
+
+@pytest.mark.parametrize("passed_over", [PASSED_OVER_AT_MOST - 1, PASSED_OVER_AT_MOST])
+def test_so_many_in_the_line_are_passed_over_at_most(make_members: MakeMembers, passed_over: int) -> None:
+    """Many jobs that have tried the one worker with room do hold up others, so that a call's cost is bounded."""
+    ask, _ = make_members(fleet(1, 1), Rules())
+    held = {grant.url: grant.number for grant in come(ask, START, 1, 2).granted}
+    come(ask, START, *range(3, 3 + passed_over), tried=(A,))
+    assert come(ask, START, 100).queued
+    assert granted(over(ask, START, A, held[A])) == [100] * (passed_over < PASSED_OVER_AT_MOST)
+
+
+def test_job_that_has_tried_every_worker_is_told_so(make: Make) -> None:
+    """Those that may get jobs count, whoever else it has tried; while one is left it waits for that one."""
+    ask = make(Rules(), 1)
+    come(ask, START, 1, 2, 3)
+    for number, tried, is_exhausted in ((4, (A, B, C), True), (5, (A, B, C, "http://gone"), True), (6, (A, B), False)):
+        reply = come(ask, START, number, tried=tried)
+        assert reply.exhausted == (number,) * is_exhausted
+        assert reply.queued[::2] == (number,) * (not is_exhausted)
+
+
+def test_job_that_asks_again_stands_in_the_line_once(make: Make) -> None:
+    """Its first ticket's place is given up: its process thought that it was forgotten."""
+    ask = make(Rules(), 1)
+    urls = [grant.url for grant in come(ask, START, 1, 2, 3).granted]
+    come(ask, START, 4, 5)
+    assert come(ask, START, 4).waiting == 2
+    assert granted(over(ask, START, urls[0], 1)) == [5]
+    assert ask(Call("p", left=(4,)), START).waiting == 0
+
+
+@pytest.mark.parametrize("early_ms", [1, 0])
+def test_wait_ends_at_its_moment(make_members: MakeMembers, early_ms: int) -> None:
+    """Room that comes 1 ms before a job's deadline is its own; at the deadline it is another's."""
+    ask, _ = make_members(fleet(1), Rules())
+    assert come(ask, START, 1).granted
+    assert ask(Call("p", arrived=(Arrival(2, LONG_MS, 500),)), START).queued
+    assert come(ask, START, 3).queued
+    assert granted(over(ask, START + 500 - early_ms, A, 1)) == [2 if early_ms else 3]
+
+
+def test_lease_passes_at_its_moment_and_so_does_the_next_one(make_members: MakeMembers) -> None:
+    """Each frees its slot, whoever fails to say that the job is over."""
+    ask, _ = make_members(fleet(2), Rules())
+    come(ask, START, 1, bound_ms=100)
+    come(ask, START, 2, bound_ms=200)
+    assert come(ask, START, 3, 4).queued[::2] == (3, 4)
+    for moment, wanted in ((99, []), (100, [3]), (199, []), (200, [4])):
+        assert granted(ask(Call("p"), START + moment)) == wanted
+
+
+# Several processes
+
+
+@pytest.mark.parametrize("early_ms", [1, 0, None])
+def test_process_lives_up_to_its_moment(make_members: MakeMembers, early_ms: int | None) -> None:
+    """A process whose last heartbeat is a time to live ago, or that had none, is dead: its jobs hold nobody up."""
+    ask, _ = make_members(fleet(1), Rules())
+    if early_ms is not None:
+        ask(Call("q", beat=Beat()), START)
+    come(ask, START, 1)
+    come(ask, START, 2, process="q")
+    assert come(ask, START, 3).queued
+    reply = over(ask, START + PROCESS_TTL_MS - (early_ms or 0), A, 1)
+    assert (granted(reply), reply.waiting) == (([], 1) if early_ms else ([3], 0))
+
+
+@pytest.mark.parametrize("early_ms", [1, 0])
+def test_processes_are_counted_while_they_live(make: Make, early_ms: int) -> None:
+    """By heartbeats: who shares the fleet's caps while Redis is away learns from it how many there are."""
+    ask = make(Rules(), 0)
+    assert ask(Call("q", beat=Beat()), START).processes == 1
+    assert ask(Call("p", beat=Beat()), START + PROCESS_TTL_MS - early_ms).processes == 1 + early_ms
+    assert ask(Call("p"), START + PROCESS_TTL_MS).processes == 0
+
+
+def to_q(make_members: MakeMembers, rules: Rules) -> Ask:
+    """Return the scheduler just after a call of process p has given A to job 2 of process q."""
+    ask, _ = make_members(fleet(1, 1), rules)
+    ask(Call("q", beat=Beat()), START)
+    held = {grant.url: grant.number for grant in come(ask, START, 1, 3).granted}
+    assert come(ask, START, 2, process="q").queued
+    reply = over(ask, START, A, held[A])
+    assert (granted(reply), reply.waiting) == ([], 0)
+    return ask
+
+
+def test_claimed_lease_lasts_as_long_as_its_job_may_run(make_members: MakeMembers) -> None:
+    """From the claim on."""
+    ask = to_q(make_members, Rules())
+    reply = ask(Call("q", claims=(Claim(A, 2, 5000),)), START + 500)
+    assert (reply.claimed, reply.lost) == ((2,), ())
+    assert come(ask, START + 500, 4, tried=(B,)).queued
+    assert granted(ask(Call("p"), START + 5499)) == []
+    assert granted(ask(Call("p"), START + 5500)) == [4]
+
+
+@pytest.mark.parametrize("early_ms", [1, 0])
+def test_claim_that_comes_too_late_is_lost(make_members: MakeMembers, early_ms: int) -> None:
+    """The process is told, so that its job asks again."""
+    ask = to_q(make_members, Rules())
+    ask(Call("p"), START + CLAIM_WITHIN_MS - early_ms)
+    reply = ask(Call("q", claims=(Claim(A, 2, LONG_MS),)), START + CLAIM_WITHIN_MS)
+    assert (reply.claimed, reply.lost) == (((2,), ()) if early_ms else ((), (2,)))
+
+
+def test_claim_of_a_job_that_has_asked_again_takes_it_out_of_the_line(make_members: MakeMembers) -> None:
+    """The grant came after all: a second lease would run the job twice."""
+    ask = to_q(make_members, Rules())
+    assert come(ask, START, 2, process="q").queued
+    reply = ask(Call("q", claims=(Claim(A, 2, LONG_MS),)), START)
+    assert (reply.claimed, reply.waiting) == ((2,), 0)
+
+
+def test_claim_prolongs_no_ejection(make_members: MakeMembers) -> None:
+    """A lease given before its worker was ejected is no trial."""
+    ask = to_q(make_members, Rules(failures=1, base_ms=500))
+    over(ask, START, A, 9, Blame.FAULT)
+    assert ask(Call("q", claims=(Claim(A, 2, 400),)), START).claimed
+    assert granted(come(ask, START + 499, 4, tried=(B,))) == []
+    assert granted(come(ask, START + 500, 5, tried=(B,))) == [5]
+
+
+def test_claimed_trial_is_the_only_one_until_its_lease_passes(make_members: MakeMembers) -> None:
+    """A trial given to another process' job lasts as long as that job may run, once it is claimed."""
+    ask, _ = make_members(fleet(0, 1), Rules(failures=1, base_ms=1000))
+    over(ask, START, A, 9, Blame.FAULT)
+    assert come(ask, START, 1).granted[0].url == B
+    assert come(ask, START, 2, process="q").queued
+    ask(Call("q", beat=Beat()), START + 999)
+    ask(Call("p"), START + 1000)
+    assert ask(Call("q", claims=(Claim(A, 2, 5000),)), START + 1100).claimed
+    assert come(ask, START + 1100 + CLAIM_WITHIN_MS, 3, tried=(B,)).queued
+    assert granted(ask(Call("p"), START + 6099)) == []
+    assert granted(ask(Call("p"), START + 6100)) == [3]
+
+
+# Heartbeats
+
+
+def test_heartbeat_tells_which_jobs_do_not_wait_any_more(make: Make) -> None:
+    """Of this process: another one's job of the same number is another job."""
+    ask = make(Rules(), 1)
+    come(ask, START, 1, 2, 3)
+    come(ask, START, 4)
+    assert ask(Call("p", beat=Beat(oldest=(4, 99))), START).missing == (99,)
+    assert ask(Call("q", beat=Beat(oldest=(4,))), START).missing == (4,)
+
+
+@pytest.mark.parametrize("is_return", [False, True])
+def test_lease_that_was_lost_is_set_again_and_one_that_was_not_stays(
+    make_members: MakeMembers, is_return: bool
+) -> None:
+    """For the time that its process says, and no longer than it had."""
+    ask, _ = make_members(fleet(3), Rules())
+    come(ask, START, 1, bound_ms=300)
+    come(ask, START, 6, bound_ms=100)
+    ask(Call("p", beat=Beat(held=(Held(A, 1, 900), Held(A, 6, 100), Held(A, 7, 200)), is_return=is_return)), START)
+    assert come(ask, START, 2, 3, 4).queued[::2] == (2, 3, 4)
+    for moment, wanted in ((99, []), (100, [2]), (199, []), (200, [3]), (299, []), (300, [4])):
+        assert granted(ask(Call("p"), START + moment)) == wanted
+
+
+def test_process_that_is_back_drops_what_it_does_not_hold(make_members: MakeMembers) -> None:
+    """On any worker, of its own leases alone; one that was not away drops none."""
+    for is_return in (False, True):
+        ask, _ = make_members(fleet(3, 1), Rules())
+        assert len(come(ask, START, 1, 2, bound_ms=LONG_MS, tried=(B,)).granted) == 2
+        assert come(ask, START, 5, tried=(A,)).granted
+        assert come(ask, START, 3, process="q", tried=(B,)).granted
+        ask(Call("p", beat=Beat(held=(Held(A, 1, LONG_MS), Held(A, 5, LONG_MS)), is_return=is_return)), START)
+        # What it says to hold there is set, too.
+        assert granted(come(ask, START, 6, tried=(A,))) == [6] * is_return
+        assert granted(come(ask, START, 7, tried=(B,))) == []
+
+
+def test_process_that_is_back_frees_what_it_does_not_hold(make_members: MakeMembers) -> None:
+    """One lease of two, and the slot is the next one's."""
+    ask, _ = make_members(fleet(2), Rules())
+    come(ask, START, 1, 2)
+    assert come(ask, START, 3, 4).queued
+    reply = ask(Call("p", beat=Beat(held=(Held(A, 2, LONG_MS),), is_return=True)), START)
+    assert granted(reply) == [3]
+
+
+def test_quiet_fleet_saves_no_more_retries_than_its_last_seconds_bring(make: Make) -> None:
+    """Heartbeats alone let what is saved run off: a minute in which nobody retries pays for no flood of them."""
+    ask = make(Rules(budget_percent=20, budget_per_second=1, max_waiting=0), 0)
+    for second in range(60):
+        ask(Call("p", beat=Beat()), START + second * 1000)
+    arrived = tuple(Arrival(number, LONG_MS, 1, 1, (), "job") for number in range(60))
+    assert 5 <= len(ask(Call("p", arrived=arrived), START + 60_000).granted) <= 12
+
+
+# The fleet
+
+
+@pytest.mark.parametrize("early_ms", [1, 0])
+def test_memory_that_begins_empty_gives_capped_workers_nothing_until_it_has_settled(
+    make_members: MakeMembers, early_ms: int
+) -> None:
+    """To the millisecond; those without a cap get jobs at once."""
+    ask, _ = make_members(fleet(0, 1), Rules())  # its first call is SETTLE_MS ago
+    assert come(ask, START - SETTLE_MS, 1).granted[0].url == A
+    reply = come(ask, START - early_ms, 2, tried=(A,))
+    assert (granted(reply), reply.settles) == (([], True) if early_ms else ([2], False))
+
+
+@pytest.mark.parametrize("weights", [(4, 2, 4, 2), (2, 1, 1, 4)])
+def test_ring_spreads_turns_by_weight(make_members: MakeMembers, weights: tuple[int, ...]) -> None:
+    """A ticket is a place in it; so the jobs' workers are those of the ring, in its order."""
+    workers = [Worker(url, weight) for url, weight in zip((A, B, C, "http://d"), weights, strict=True)]
+    ask, _ = make_members([Member(worker) for worker in workers], Rules())
+    ring = weighted_ring(workers)
+    urls = [grant.url for grant in come(ask, START, *range(12)).granted]
+    assert urls == [ring[ticket % len(ring)] for ticket in range(1, 13)]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_random_begins_where_the_seed_says(make: Make, seed: int) -> None:
+    """Each job of a call somewhere else."""
+    ask = make(Rules(strategy=Strategy.RANDOM), 0)
+    arrived = tuple(Arrival(number, LONG_MS, LONG_MS) for number in range(2))
+    urls = [grant.url for grant in ask(Call("p", arrived=arrived, seed=seed), START).granted]
+    assert urls == [(A, B, C)[(seed + SPREAD * ticket) % 3] for ticket in (1, 2)]
+
+
+def test_least_loaded_counts_leases_by_weight(make_members: MakeMembers) -> None:
+    """A worker of twice the weight has twice the jobs."""
+    members = [Member(Worker(A, weight=2)), Member(Worker(B))]
+    ask, _ = make_members(members, Rules(strategy=Strategy.LEAST_LOADED))
+    urls = [grant.url for grant in come(ask, START, *range(9)).granted]
+    assert (urls.count(A), urls.count(B)) == (6, 3)
+
+
+def test_healthy_workers_that_nobody_drains_get_the_jobs(make_members: MakeMembers) -> None:
+    """Where none is left, those of unknown health; never the unhealthy, nor the drained."""
+    ill, unknown, well = Member(Worker(A), Health.UNHEALTHY), Member(Worker(B), Health.UNKNOWN), Member(Worker(C))
+    ask, set_fleet = make_members([ill, unknown, well], Rules())
+    assert {grant.url for grant in come(ask, START, *range(6)).granted} == {C}
+    set_fleet([ill, unknown, replace(well, is_draining=True)])
+    assert {grant.url for grant in come(ask, START, *range(6, 12)).granted} == {B}
+    set_fleet([ill])
+    reply = come(ask, START, 20)
+    assert (reply.routable, reply.queued[::2]) == (0, (20,))
+
+
+@pytest.mark.parametrize("blame", [Blame.BUSY, Blame.AWAY])
+def test_worker_that_gets_no_jobs_anyway_needs_no_rest(make_members: MakeMembers, blame: Blame) -> None:
+    """It is ejected, or has just left: nobody is to look at it soon, and it does not count among those away."""
+    ask, set_fleet = make_members(fleet(0, 0, 0), Rules(failures=2))
+    come(ask, START, 1, 2, 3)
+    ended = tuple(Ended(A, number, its) for number, its in enumerate((Blame.FAULT, Blame.FAULT, blame)))
+    reply = ask(Call("p", ended=ended), START)
+    assert (reply.look_in_ms, reply.away) == (0, 0)
+    assert over(ask, START, B, 7, blame).look_in_ms == REST_FIRST_MS
+    set_fleet(fleet(0, 0, 0)[::2])
+    reply = over(ask, START, B, 6, blame)
+    assert (reply.look_in_ms, reply.away) == (0, 0)
+
+
+def test_worker_that_has_left_does_not_excuse_those_away(make_members: MakeMembers) -> None:
+    """Of two that stay one is away and the other is not: that one is at fault."""
+    ask, set_fleet = make_members(fleet(0, 0, 0), Rules(failures=2))
+    over(ask, START, A, 9, Blame.AWAY)
+    set_fleet(fleet(0, 0, 0)[1:])
+    assert ask(Call("p", ended=(Ended(B, 8, Blame.AWAY), Ended(B, 7, Blame.AWAY))), START).routable == 1
+
+
+def test_worker_that_is_away_stays_so_when_the_fleet_changes(make_members: MakeMembers) -> None:
+    """Its rest goes on, however few rest."""
+    ask, set_fleet = make_members(fleet(0, 0, 0), Rules())
+    come(ask, START, 1, tried=(B, C))
+    for number in (8, 9):
+        assert over(ask, START, A, number, Blame.AWAY).away == 1
+        set_fleet(fleet(0, 0, 0))
+    assert ask(Call("p"), START).away == 1
+    over(ask, START, A, 1, Blame.NONE)
+    assert come(ask, START, 2, tried=(B, C)).queued
+
+
+def test_rest_ends_at_its_moment_though_a_lease_has_passed_before(make_members: MakeMembers) -> None:
+    """And another one passes much later."""
+    ask, _ = make_members(fleet(0), Rules())
+    come(ask, START, 1, bound_ms=REST_FIRST_MS - 1)
+    come(ask, START, 2)
+    over(ask, START, A, 9, Blame.AWAY)
+    assert come(ask, START, 3).queued
+    for moment, wanted in ((REST_FIRST_MS - 1, []), (REST_FIRST_MS, [3])):
+        assert granted(ask(Call("p"), START + moment)) == wanted
+
+
+# Ejections
+
+
+@pytest.mark.parametrize("blame", [Blame.FAULT, Blame.ERROR])
+def test_job_that_goes_well_begins_the_row_anew(make: Make, blame: Blame) -> None:
+    """Only failures in a row eject."""
+    ask = make(Rules(failures=2), 0)
+    ended = [Ended(A, number, its, job=f"{number}") for number, its in enumerate((blame, Blame.OK, blame, blame))]
+    assert [ask(Call("p", ended=(each,)), START).routable for each in ended] == [3, 3, 3, 2]
+
+
+@pytest.mark.parametrize(("percent", "left"), [(33, 3), (34, 2), (66, 2), (67, 1), (100, 0)])
+def test_no_more_than_a_share_of_the_fleet_is_ejected(make: Make, percent: int, left: int) -> None:
+    """The last workers of a bad day are all that is left."""
+    ask = make(Rules(failures=1, max_ejected_percent=percent), 0)
+    for url in (A, B, C):
+        reply = over(ask, START, url, 9, Blame.FAULT)
+    assert reply.routable == left
+
+
+def test_each_trial_that_fails_doubles_the_ejection(make_members: MakeMembers) -> None:
+    """Up to its bound."""
+    ask, _ = make_members(fleet(0, 0), Rules(failures=1, base_ms=1000, max_ms=5000))
+    over(ask, START, A, 900, Blame.FAULT)
+    now = START
+    for number, lasts_ms in enumerate((1000, 2000, 4000, 5000, 5000)):
+        now += lasts_ms
+        assert granted(come(ask, now - 1, number, tried=(B,))) == []
+        assert granted(come(ask, now, number, tried=(B,))) == [number]
+        over(ask, now, A, number, Blame.FAULT)
+
+
+def test_trial_that_nobody_tells_of_is_followed_by_another_one(make_members: MakeMembers) -> None:
+    """When its lease has passed, and none before that."""
+    ask, _ = make_members(fleet(0, 0), Rules(failures=1, base_ms=1000))
+    over(ask, START, A, 9, Blame.FAULT)
+    assert granted(come(ask, START + 1000, 1, tried=(B,), bound_ms=700)) == [1]
+    assert come(ask, START + 1001, 2, tried=(B,)).queued
+    assert granted(ask(Call("p"), START + 1699)) == []
+    assert granted(ask(Call("p"), START + 1700)) == [2]
+
+
+@pytest.mark.parametrize("strategy", list(Strategy))
+def test_end_of_an_older_job_makes_no_room_for_a_second_trial(make_members: MakeMembers, strategy: Strategy) -> None:
+    """A worker under trial has one trial, however many jobs from before its ejection end meanwhile."""
+    ask, _ = make_members(fleet(0, 0), Rules(strategy=strategy, failures=1, base_ms=500))
+    older = {grant.url: grant.number for number in (1, 2) for grant in come(ask, START, number).granted}
+    over(ask, START, A, 9, Blame.FAULT)
+    assert granted(come(ask, START + 500, 3, tried=(B,))) == [3]
+    over(ask, START + 500, A, older.get(A, 1))
+    assert come(ask, START + 500, 4, tried=(B,)).queued
+
+
+def test_trial_opens_when_the_first_of_those_that_run_on_has_passed(make_members: MakeMembers) -> None:
+    """A full worker's slots are taken by jobs that timed out there."""
+    ask, _ = make_members(fleet(2, 0), Rules(failures=1, base_ms=1000))
+    come(ask, START, 1, tried=(B,), bound_ms=5000)
+    come(ask, START, 2, tried=(B,), bound_ms=9000)
+    over(ask, START, A, 9, Blame.FAULT)
+    assert granted(come(ask, START + 1000, 3, tried=(B,))) == []
+    assert granted(come(ask, START + 4999, 4, tried=(B,))) == []
+    assert granted(come(ask, START + 5000, 5, tried=(B,))) == [5]
+
+
+def test_worker_at_fault_is_ejected_though_all_are_away(make: Make) -> None:
+    """That nobody can be reached excuses who cannot be reached, and no other failure."""
+    ask = make(Rules(failures=3), 0)
+    for url in (A, B, C):
+        over(ask, START, url, 9, Blame.AWAY)
+    for _ in range(3):
+        reply = over(ask, START, A, 9, Blame.FAULT)
+    assert reply.routable == 2
+
+
+def test_trial_that_does_not_reach_its_worker_fails_though_all_others_are_away(make_members: MakeMembers) -> None:
+    """It is ejected for twice as long, and then tried again."""
+    ask, set_fleet = make_members(fleet(0, 0, 0), Rules(failures=2, base_ms=1000))
+    for _ in range(2):
+        over(ask, START, A, 9, Blame.FAULT)
+    assert granted(come(ask, START + 1000, 1, tried=(B, C))) == [1]
+    set_fleet(fleet(0, 0, 0))
+    for url in (B, C):
+        reply = over(ask, START + 1000, url, 9, Blame.AWAY)
+    assert (reply.routable, reply.away) == (2, 2)
+    over(ask, START + 1000, A, 1, Blame.AWAY)
+    assert granted(come(ask, START + 2999, 2, tried=(B, C))) == []
+    assert granted(come(ask, START + 3000, 3, tried=(B, C))) == [3]

@@ -1,0 +1,196 @@
+"""An Acceptor takes what comes, leaves the next client to others where it should, and loses none of those that wait."""
+
+import asyncio
+import os
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trustme
+
+from router.downstream.acceptor import Acceptor
+from router.downstream.balance import BALANCE
+from tests.support.eventually import eventually
+from tests.support.handles import no_more_file_handles
+
+
+class Echo(asyncio.Protocol):
+    """Sends back what comes, and notes what it is told."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, acceptor: Acceptor, is_ending: asyncio.Event) -> None:
+        self.acceptor = acceptor
+        self.is_ending = is_ending
+        self.told: list[str] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Be one of the clients."""
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.acceptor.clients.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Send it back; and close, where the process is to end."""
+        self.transport.write(data)
+        if self.is_ending.is_set():
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  (asyncio's signature)
+        """Be no client any more."""
+        self.acceptor.clients.discard(self)
+
+    def leave(self) -> None:
+        """Note it."""
+        self.told.append("leave")
+
+    def shutdown(self) -> None:
+        """Let all know it."""
+        self.is_ending.set()
+        self.transport.close()
+
+
+class Accepting:
+    """An Acceptor on one socket, with `seats` for its clients."""
+
+    def __init__(self, listening: socket.socket, seats: int = 1000, tls: ssl.SSLContext | None = None) -> None:
+        self.address = listening.getsockname()
+        self._is_ending = asyncio.Event()
+        self.acceptor = Acceptor([listening], self._made, tls)
+        self.acceptor._seats = seats
+        self.acceptor.listen(64)
+
+    def _made(self) -> Echo:
+        return Echo(self.acceptor, self._is_ending)
+
+    def connect(self) -> socket.socket:
+        """Return a client that has sent a byte; the kernel may be all that knows of it."""
+        client = socket.create_connection(self.address)
+        client.send(b"x")
+        client.setblocking(False)
+        return client
+
+    @property
+    def clients(self) -> int:
+        """How many are served."""
+        return len(self.acceptor.clients)
+
+
+async def echoed(client: socket.socket) -> bytes:
+    """Return what a client gets: its own byte, or nothing where it was closed."""
+    return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1), 10)
+
+
+@pytest.fixture
+async def listening() -> AsyncIterator[socket.socket]:
+    """A socket that nobody accepts from yet."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock
+
+
+@contextmanager
+def clients_of(accepting: Accepting, count: int) -> Iterator[list[socket.socket]]:
+    """Have so many clients."""
+    clients = [accepting.connect() for _ in range(count)]
+    try:
+        yield clients
+    finally:
+        for client in clients:
+            client.close()
+
+
+async def test_client_without_a_seat_is_served_when_one_leaves(listening: socket.socket) -> None:
+    """Those that have one hear that others wait."""
+    accepting = Accepting(listening, seats=2)
+    with clients_of(accepting, 3) as clients:
+        assert [await echoed(client) for client in clients[:2]] == [b"x"] * 2
+        await eventually(
+            lambda: all(client.told == ["leave"] for client in accepting.acceptor.clients),  # type: ignore[attr-defined]
+            what="that others wait",
+        )
+        assert accepting.clients == 2
+        clients[0].close()
+        assert await echoed(clients[2]) == b"x"
+    accepting.acceptor.close()
+
+
+async def test_client_that_comes_while_no_handle_is_left_is_served_later(listening: socket.socket) -> None:
+    """It is neither closed nor forgotten."""
+    accepting = Accepting(listening)
+    with clients_of(accepting, 1) as clients:
+        with no_more_file_handles():
+            await asyncio.sleep(0)
+            accepting.acceptor._accept(listening)
+            assert accepting.clients == 0
+        assert await echoed(clients[0]) == b"x"
+    accepting.acceptor.close()
+
+
+async def test_process_that_ends_serves_all_that_wait(listening: socket.socket) -> None:
+    """As those before them leave, told that they shall."""
+    accepting = Accepting(listening, seats=2)
+    with clients_of(accepting, 7) as clients:
+        await accepting.acceptor.finish(64)
+        assert accepting.acceptor._count <= 2
+        for client in clients:
+            assert await echoed(client) == b"x"
+    await accepting.acceptor.wait_closed()
+
+
+async def test_process_that_ends_accepts_no_more_than_it_is_told_to(listening: socket.socket) -> None:
+    """Else those that keep coming would keep it."""
+    accepting = Accepting(listening)
+    accepting.acceptor.close()
+    with clients_of(accepting, 7):
+        await accepting.acceptor.finish(5)
+        assert accepting.clients == 5
+
+
+async def test_process_with_more_clients_than_others_leaves_the_next_one_to_them(listening: socket.socket) -> None:
+    """For a moment only, and its event loop goes on meanwhile."""
+    other, own = BALANCE.enter(), BALANCE.enter()
+    accepting = Accepting(listening)
+    try:
+        with clients_of(accepting, 8) as clients:
+            accepting.acceptor._accept(listening)
+            assert accepting.acceptor._count < 8
+            assert [await echoed(client) for client in clients] == [b"x"] * 8
+    finally:
+        accepting.acceptor.close()
+        BALANCE.leave(own)
+        BALANCE.leave(other)
+        BALANCE._place = None
+
+
+async def test_tls_and_what_is_none(listening: socket.socket) -> None:
+    """Who speaks no TLS takes no seat for good."""
+    authority = trustme.CA()
+    server, client = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
+    authority.issue_cert("localhost").configure_cert(server)
+    authority.configure_trust(client)
+    accepting = Accepting(listening, tls=server)
+    with clients_of(accepting, 1) as (plain,):
+        plain.send(b"GET / HTTP/1.1\r\n\r\n")
+        reader, writer = await asyncio.open_connection(*accepting.address, ssl=client, server_hostname="localhost")
+        writer.write(b"x")
+        assert await reader.readexactly(1) == b"x"
+        await eventually(lambda: accepting.acceptor._count == 1, what="the other's end")
+        writer.close()
+    await eventually(lambda: accepting.acceptor._count == 0, what="its end")
+    accepting.acceptor.close()
+
+
+async def test_unix_socket(tmp_path: Path) -> None:
+    """It is accepted from like any."""
+    path = os.path.relpath(tmp_path / "s")  # a socket's path is short
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        accepting = Accepting(listening)
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"x")
+        assert await reader.readexactly(1) == b"x"
+        writer.close()
+        accepting.acceptor.close()
