@@ -201,6 +201,7 @@ class Way:
             self._loop.call_soon(connection.data_received, _RESPONSE)
 
         connection.connection_made(_Wire(asked))
+        connection.idle_since = time.monotonic()  # else it is taken for one that has been idle too long
         return connection
 
 

@@ -81,14 +81,8 @@ class LightProtocol(HttpToolsProtocol):
         """Hear that the process is to end; connections that are made later will find it in the state."""
         self.app_state[_IS_ENDING] = True
 
-    def on_message_begin(self) -> None:
-        """Begin a request: uvicorn's way makes a scope for it."""
-        self.url = b""
-        self.expect_100_continue = False
-        self.headers = []
 
-
-class Refused(Exception):
+class RequestRefused(Exception):
     """Raised in a parser's callback: the request is not served."""
 
     def __init__(self, reason: Refusal) -> None:
@@ -97,7 +91,7 @@ class Refused(Exception):
 
 def reason_of(error: httptools.HttpParserError) -> Refusal:
     """Return why the parser went no further: by a callback of ours, or by itself."""
-    if isinstance(error.__context__, Refused):
+    if isinstance(error.__context__, RequestRefused):
         return error.__context__.reason
     if isinstance(error, httptools.HttpParserCallbackError):  # what else a head's end does is to parse the target
         return malformed("invalid target")

@@ -97,7 +97,7 @@ class Application:
         self.header_names: set[bytes] = set()
         self.running = 0
         self.keys: list[bytes] = []
-        self.known = 0  # heads that were not parsed
+        self.known = 0  # jobs whose heads were not parsed
         self.heads = HeadCache[JobHead]()
         self.job_paths = {b"/run_code": "/run_code"}
         self.recorder = Recorder()
@@ -107,24 +107,14 @@ class Application:
         """Serve one request; in haste, without its body."""
         self.running += 1
         if self._is_hasty or await self._read(receive):
-            self.header_names |= {name for name, _ in scope["headers"]}
+            self._note(scope["headers"])
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
             await send({"type": "http.response.body", "body": b"{}"})
         self.running -= 1
 
-    async def answer(self, asked: Asked, receive: Receive, whole: bytes | None = None) -> Answer | None:
-        """Answer a job as JobHandler does; what has come whole is not read."""
-        self.running += 1
-        if whole is not None:
-            self.bodies.append(whole)
-            await asyncio.sleep(0)
-        is_read = whole is not None or await self._read(receive)
-        self._note(asked.headers)
-        self.running -= 1
-        return ANSWER if is_read else None
-
     def read(self, asked: Asked, *, keep_alive: bool) -> JobHead:
-        """Know a head as JobHandler does."""
+        """Read a head as JobHandler does."""
+        self.known -= 1  # `begin` follows
         request_id = dict(asked.headers).get(b"x-request-id")
         return JobHead(asked.path, b"", b"", asked.headers, keep_alive, request_id)
 
@@ -304,7 +294,7 @@ def test_pipelined_requests_are_all_answered_in_order(is_direct: bool) -> None:
     assert (connected.statuses, connected.application.bodies) == ([200] * 3, [b"{}"] * 3)
 
 
-# HeadCache that have been read before
+# Heads that have been read before
 
 KEYED = b"POST /run_code HTTP/1.1\r\nHost: a\r\nX-Key: %s\r\nContent-Length: %d\r\n\r\n%s"
 
