@@ -16,7 +16,7 @@ from importlib.resources.abc import Traversable
 from router.auth.access import AdminGate, bearer, peer_in
 from router.dashboard.feed import Feed
 from router.http.answer import Answer, problem
-from router.http.asgi import STOPPING, Application, Receive, Scope, Send, new_request_id, send_answer
+from router.http.asgi import STOPPING, Application, Receive, Scope, Send, leaving, new_request_id, send_answer
 from router.http.headers import Headers, as_lines
 from router.policy.verdict import Outcome
 
@@ -107,28 +107,23 @@ class DashboardHandler:
         stopping = asyncio.Event()
         scope.setdefault("state", {})[STOPPING] = stopping
         await send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": list(_EVENTS)})
-        sending, leaving, stopped = (
-            asyncio.create_task(part) for part in (self._send_events(send), _left(receive), stopping.wait())
+        sending, gone, stopped = (
+            asyncio.create_task(part) for part in (self._send_events(send), leaving(receive), stopping.wait())
         )
         try:
-            await asyncio.wait((sending, leaving, stopped), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((sending, gone, stopped), return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
                 sending.result()  # it ends by a defect alone, which is to be told
         finally:
-            for task in (sending, leaving, stopped):
+            for task in (sending, gone, stopped):
                 task.cancel()
-            await asyncio.gather(sending, leaving, stopped, return_exceptions=True)
+            await asyncio.gather(sending, gone, stopped, return_exceptions=True)
         await send({"type": "http.response.body", "body": b""})
 
     async def _send_events(self, send: Send) -> None:
         async with aclosing(self._feed.events()) as events:
             async for event in events:
                 await send({"type": "http.response.body", "body": event, "more_body": True})
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _files() -> Iterator[tuple[str, bytes]]:

@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 
 import msgspec
 
-from router.aio import Turns, start
+from router.aio import Turns, resolver, start
 from router.config.settings import Settings
 from router.fleet.snapshot import FleetView
 from router.http import headers
@@ -84,7 +84,7 @@ class Dispatcher:
         if job.is_large:
             job = await self.looked_into(job)
         answered: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
-        course = self.begin(job, lambda answer: None if answered.done() else answered.set_result(answer))
+        course = self.begin(job, resolver(answered))
         try:
             answer = await answered
         except asyncio.CancelledError:
