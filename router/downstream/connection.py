@@ -42,11 +42,11 @@ log = logging.getLogger(__name__)
 serving.take_over()  # here, because uvicorn loads this module before it makes its server
 
 # The keys in the lifespan state under which the application hands these to ClientConnection, which uvicorn makes.
-TIMEOUTS, HANDLER = "client_timeouts", "job_door"
+TIMEOUTS, HANDLER = "client_timeouts", "job_handler"
 _SLASH = ord("/")
 
 
-class State(Enum):
+class ClientState(Enum):
     """What a client's connection is doing; `ClientConnection` has the table of transitions."""
 
     WAITING = auto()
@@ -59,7 +59,7 @@ class State(Enum):
 class ClientConnection(LightProtocol):
     """One client's connection; for `uvicorn --http router.downstream:ClientConnection`.
 
-    Its state is what is read from the client now. Answers go their own way: one may be written in any of these states.
+    Its state is what is being read from the client. Answers are independent of it: one may be written in any state.
 
     | state     | meaning                                     | event                                     | next state |
     |-----------|---------------------------------------------|-------------------------------------------|------------|
@@ -82,7 +82,7 @@ class ClientConnection(LightProtocol):
     """
 
     # What differs from connection to connection, as it begins.
-    _state = State.WAITING
+    _state = ClientState.WAITING
     _watch: asyncio.TimerHandle | None = None
     _bytes_without_body = 0  # read since a head began, or since a body's last byte: fields, trailers, chunk extensions
     _head_key: bytes | None = None  # of the head that is being read, where its body came with it
@@ -111,9 +111,9 @@ class ClientConnection(LightProtocol):
         """Close after the next answer, which says so; and at the latest when nothing has come for `idle_s` seconds."""
         super().leave()
         self._clock.keep_alive_s = min(self._clock.keep_alive_s, idle_s)
-        if self._state is State.WAITING:
+        if self._state is ClientState.WAITING:
             self._look_in_time(self.loop.time())
-        elif self._state is not State.HEAD and self.cycle is not None and not self.cycle.response_started:
+        elif self._state is not ClientState.HEAD and self.cycle is not None and not self.cycle.response_started:
             self.cycle.keep_alive = False
 
     def shutdown(self) -> None:
@@ -124,29 +124,29 @@ class ClientConnection(LightProtocol):
         tell(self.cycle, STOPPING)
         super().shutdown()
         self.leave(LAST_REQUEST_S)
-        if self._state is State.WAITING:
+        if self._state is ClientState.WAITING:
             self._expect_request()
 
     def _expect_request(self) -> None:
         now = self.loop.time()
-        self._state = State.WAITING
+        self._state = ClientState.WAITING
         self._clock.begin(Owed.REQUEST, now)
         self._look_in_time(now)
 
     def _expect_head(self) -> None:
-        self._state = State.HEAD
+        self._state = ClientState.HEAD
         if self._clock.owed is not Owed.HEAD:  # a fresh connection's time runs since it was made
             self._clock.begin(Owed.HEAD, self.loop.time())
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; refuse the request at its first malformed byte."""
-        if self._state is State.WAITING:
+        if self._state is ClientState.WAITING:
             if self._take_whole(data):
                 return
             self._expect_head()
-        elif self._state is State.ANSWERING:
+        elif self._state is ClientState.ANSWERING:
             self._expect_head()
-        elif self._state is State.DEAF:
+        elif self._state is ClientState.DEAF:
             return
         self._bytes_without_body += len(data)
         try:
@@ -154,7 +154,7 @@ class ClientConnection(LightProtocol):
         except httptools.HttpParserError as error:
             self._refuse(reason_of(error))
             return
-        if self._state is State.HEAD or self._state is State.BODY:
+        if self._state is ClientState.HEAD or self._state is ClientState.BODY:
             self._expect_more()
 
     def _take_whole(self, data: bytes) -> bool:
@@ -164,7 +164,7 @@ class ClientConnection(LightProtocol):
         self._head_key, body = parts
         if (head := handler.heads.get(self._head_key)) is None:
             return False
-        self._state = State.ANSWERING
+        self._state = ClientState.ANSWERING
         self._clock.owed = self._head_key = None
         self.cycle = job = WholeJob(self, handler, head)  # type: ignore[assignment]  # it has what is asked of a cycle
         job.start(body)
@@ -178,8 +178,8 @@ class ClientConnection(LightProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-        elif self._state is State.ANSWERING:
-            self._state = State.WAITING
+        elif self._state is ClientState.ANSWERING:
+            self._state = ClientState.WAITING
             self._clock.begin(Owed.REQUEST, self.loop.time())
             if self.is_leaving:
                 self._look_in_time(self._clock.since)
@@ -188,7 +188,7 @@ class ClientConnection(LightProtocol):
         """Go on with a request that has not come in one piece."""
         if self._bytes_without_body > MAX_HEAD_BYTES:
             self._refuse(HEAD_TOO_LARGE)
-        elif self._state is not State.BODY:
+        elif self._state is not ClientState.BODY:
             return
         elif self._clock.owed is Owed.BODY:
             self._clock.has_come_on(self.loop.time())
@@ -201,7 +201,7 @@ class ClientConnection(LightProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a request. uvicorn would make a scope for it here."""
-        if self._state is not State.HEAD:  # it begins behind another one's last byte
+        if self._state is not ClientState.HEAD:  # it begins behind another one's last byte
             self._expect_head()
         self.url = b""
         self.expect_100_continue = False
@@ -223,7 +223,7 @@ class ClientConnection(LightProtocol):
         # Trailers are dropped (RFC 9110 §6.5.1): the application has the list that has been filled so far.
         self.headers = []
         self._bytes_without_body = 0
-        self._state = State.BODY
+        self._state = ClientState.BODY
 
     def _take_host_of_target(self) -> None:
         """Let an absolute-form target's host replace the Host field (RFC 9112 §3.2.2). Raises RequestRefused."""
@@ -298,7 +298,7 @@ class ClientConnection(LightProtocol):
         """End a request."""
         head_key, self._head_key = self._head_key, None
         self._bytes_without_body = 0
-        self._state = State.ANSWERING
+        self._state = ClientState.ANSWERING
         self._clock.owed = None
         cycle = self.cycle
         if isinstance(cycle, WholeJob):
@@ -343,10 +343,10 @@ class ClientConnection(LightProtocol):
         self._watch = self.loop.call_later(delay_s, self._look)
 
     def _end_wait(self) -> None:
-        if reason := self._clock.refusal(has_begun=self._state is not State.WAITING):
+        if reason := self._clock.refusal(has_begun=self._state is not ClientState.WAITING):
             self._refuse(reason)
         else:
-            self._state = State.DEAF
+            self._state = ClientState.DEAF
             self._clock.owed = None
             self.transport.close()
 
@@ -355,7 +355,7 @@ class ClientConnection(LightProtocol):
     def _refuse(self, reason: Refusal) -> None:
         """Answer the request that is being read, after those before it, and close the connection."""
         log.info("Refused %s: %d %s", name_of(self.client), reason.status, reason.detail)
-        is_in_body, self._state = self._state is State.BODY, State.DEAF
+        is_in_body, self._state = self._state is ClientState.BODY, ClientState.DEAF
         self._clock.owed = None
         answer = problem(reason.status, reason.detail, new_request_id())
         if self._handler is not None:
@@ -375,7 +375,7 @@ class ClientConnection(LightProtocol):
             self._close(answer)
 
     def _close_after_answer(self) -> None:
-        if self._state is State.BODY:
+        if self._state is ClientState.BODY:
             self._close()
         else:
             self.transport.close()
@@ -385,7 +385,7 @@ class ClientConnection(LightProtocol):
 
         Closing at once would reset the connection, and the client could lose the answer.
         """
-        self._state = State.DEAF
+        self._state = ClientState.DEAF
         if answer is not None:
             self.transport.write(rendered(answer, answer.body, self.server_state.default_headers, keep_alive=False))
         if self.transport.is_closing() or not self.transport.can_write_eof():

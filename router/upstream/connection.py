@@ -38,7 +38,7 @@ _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _BODILESS = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
 
-class State(Enum):
+class ConnectionState(Enum):
     """What a connection to a worker is doing; `Connection` has the table of transitions."""
 
     IDLE = auto()
@@ -82,7 +82,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, heads: HeadCache[WorkerHead]) -> None:
         """`heads` is shared by all connections to workers."""
         self.idle_since = 0.0  # the end of its last answer by time.monotonic; 0 before the first
-        self._state = State.IDLE
+        self._state = ConnectionState.IDLE
         self._heads = heads
         self._transport: asyncio.Transport
         self._parser = httptools.HttpResponseParser(self)
@@ -96,7 +96,7 @@ class Connection(asyncio.Protocol):
     @property
     def is_reusable(self) -> bool:
         """Whether another request may be sent."""
-        return self._state is State.IDLE
+        return self._state is ConnectionState.IDLE
 
     def send(self, head: bytes, body: Body, now: float, due: float, deliver: ResponseCallback) -> None:
         """Send one request; `deliver` is called once, with its response or with the failure.
@@ -109,7 +109,7 @@ class Connection(asyncio.Protocol):
         self._due = due
         if self._timer is None or due < self._timer.when():
             self._set_timer(due)
-        self._state = State.SENT
+        self._state = ConnectionState.SENT
         self._sent_at = now
         if len(body) < JOINED_BYTES:
             self._transport.write(head + body)
@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
 
     def _check_due(self) -> None:
         self._timer = None
-        if self._state in (State.IDLE, State.STREAMING, State.SPENT):
+        if self._state in (ConnectionState.IDLE, ConnectionState.STREAMING, ConnectionState.SPENT):
             return
         if asyncio.get_running_loop().time() < self._due:
             self._set_timer(self._due)
@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
 
     async def __anext__(self) -> bytes:
         """Return the next part of a large answer. Raises Broken, after the parts that came before the failure."""
-        if not self._body and self._state is State.STREAMING:
+        if not self._body and self._state is ConnectionState.STREAMING:
             self._more = asyncio.get_running_loop().create_future()
             self._transport.resume_reading()
             await self._more
@@ -153,7 +153,7 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close at once, whatever is under way."""
-        self._state = State.SPENT
+        self._state = ConnectionState.SPENT
         self._transport.abort()
 
     # Called by asyncio
@@ -164,31 +164,31 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come, and deliver the answer where that ends it."""
-        if self._state is State.SENT:
+        if self._state is ConnectionState.SENT:
             if self._take_whole(data):
                 return
             self._begin_parsing()
-        elif self._state in (State.IDLE, State.SPENT):
+        elif self._state in (ConnectionState.IDLE, ConnectionState.SPENT):
             self.close()
             return
-        if self._state is State.HEAD:
+        if self._state is ConnectionState.HEAD:
             self._head_text += data
         room = MAX_HEAD_BYTES - self._bytes_without_body
         self._bytes_without_body += len(data)
         try:
-            if self._state is not State.HEAD or len(data) <= room:
+            if self._state is not ConnectionState.HEAD or len(data) <= room:
                 self._parser.feed_data(data)
             else:
                 self._parser.feed_data(data[:room])
-                if self._state is not State.HEAD:
+                if self._state is not ConnectionState.HEAD:
                     self._parser.feed_data(data[room:])
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            has_ended = self._state in (State.IDLE, State.SPENT)
+            has_ended = self._state in (ConnectionState.IDLE, ConnectionState.SPENT)
             what = "more than its answer's length" if has_ended else f"an answer that is not HTTP: {error}"
             self._fail(Broken(Phase.GARBLED, f"sent {what}"))
         if self._bytes_without_body > MAX_HEAD_BYTES:
             self._fail(Broken(Phase.GARBLED, f"sent a header block of more than {MAX_HEAD_BYTES // 1024} kB"))
-        if self._state in (State.IDLE, State.SPENT):
+        if self._state in (ConnectionState.IDLE, ConnectionState.SPENT):
             self._settle()
 
     def _take_whole(self, data: bytes) -> bool:
@@ -202,7 +202,7 @@ class Connection(asyncio.Protocol):
         if head is None or len(body) > HOLD_BYTES:
             return False
         # The same as in on_message_complete.
-        self._state = State.SPENT if self._transport.get_write_buffer_size() else State.IDLE
+        self._state = ConnectionState.SPENT if self._transport.get_write_buffer_size() else ConnectionState.IDLE
         self.idle_since = time.monotonic()
         deliver, self._deliver = self._deliver, None
         if deliver is not None:
@@ -210,7 +210,7 @@ class Connection(asyncio.Protocol):
         return True
 
     def _begin_parsing(self) -> None:
-        self._state = State.HEAD
+        self._state = ConnectionState.HEAD
         self._headers: Headers = []
         self._body: list[bytes] = []
         self._held_bytes = 0
@@ -220,20 +220,20 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Decide what the closed connection means for the answer that is due."""
-        state, self._state = self._state, State.SPENT
+        state, self._state = self._state, ConnectionState.SPENT
         del (
             self._parser
         )  # it refers to this object; the cycle, which may hold 1 MB, would wait for the garbage collector
         if self._timer is not None:
             self._timer.cancel()
-        if state in (State.IDLE, State.SPENT):
+        if state in (ConnectionState.IDLE, ConnectionState.SPENT):
             return
-        if state is State.SENT:
+        if state is ConnectionState.SENT:
             if self.idle_since and time.monotonic() - self._sent_at < STALE_WITHIN_S:
                 self._fail(Stale(Phase.DIED, "closed a kept-alive connection"))
             else:
                 self._fail(Broken(Phase.DIED, "closed the connection without an answer"))
-        elif state is State.HEAD or error is not None or not _FRAMING.isdisjoint(dict(self._head.headers)):
+        elif state is ConnectionState.HEAD or error is not None or not _FRAMING.isdisjoint(dict(self._head.headers)):
             self._fail(Broken(Phase.DIED, "closed the connection in mid-answer"))
         # Else the answer is whole: without a length, it ends with the connection (RFC 9112 §6.3).
         self._settle()
@@ -242,12 +242,12 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """Trust the connection no more if a second answer begins, which no request asked for."""
-        if self._state is not State.HEAD:
-            self._state = State.SPENT
+        if self._state is not ConnectionState.HEAD:
+            self._state = ConnectionState.SPENT
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header field; one that is not of this answer's head is a trailer, and is dropped."""
-        if self._state is not State.HEAD:
+        if self._state is not ConnectionState.HEAD:
             return
         name = name.lower()
         if name == b"transfer-encoding":
@@ -258,14 +258,14 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """Tell an interim answer from the final one."""
-        if self._state is not State.HEAD:
+        if self._state is not ConnectionState.HEAD:
             return
         status = self._parser.get_status_code()
         if _STATUS_LINE.match(self._head_text, self._head_at) is None:
             self._fail(Broken(Phase.GARBLED, "sent an answer that is not HTTP/1.1"))
         elif _FIRST_FINAL_STATUS <= status <= _LAST_STATUS:
             self._head_text = b""
-            self._state = State.BODY
+            self._state = ConnectionState.BODY
             self._head = read_worker_head(status, self._headers)
         elif status == _UPGRADE:
             self._fail(Broken(Phase.GARBLED, "answered with an upgrade that nobody asked for"))
@@ -276,7 +276,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, part: bytes) -> None:
         """Hold a part of the body, and stop reading where that is more than is held."""
-        if self._state is not State.BODY and self._state is not State.STREAMING:
+        if self._state is not ConnectionState.BODY and self._state is not ConnectionState.STREAMING:
             self._head_at += len(part)  # an interim answer's body
             return
         self._bytes_without_body = 0
@@ -284,25 +284,27 @@ class Connection(asyncio.Protocol):
         self._held_bytes += len(part)
         if self._held_bytes > HOLD_BYTES:
             self._transport.pause_reading()
-            if self._state is State.STREAMING:
+            if self._state is ConnectionState.STREAMING:
                 self._wake_reader()
             else:
-                self._state = State.STREAMING
+                self._state = ConnectionState.STREAMING
                 self._deliver_beginning()
 
     def on_message_complete(self) -> None:
         """End an interim answer, or the final one."""
-        if self._state is State.HEAD:  # the final one follows (RFC 9110 §15.2)
+        if self._state is ConnectionState.HEAD:  # the final one follows (RFC 9110 §15.2)
             self._headers = []
             self._head_key = None
             return
-        if self._state is not State.BODY and self._state is not State.STREAMING:
+        if self._state is not ConnectionState.BODY and self._state is not ConnectionState.STREAMING:
             return
         is_kept = self._parser.should_keep_alive()
         if is_kept and self._head_key is not None and self._head.status not in _BODILESS:
             self._heads.learn(self._head_key, self._head)
         # A worker that answers before it has read the whole request may take the rest of it for the next one.
-        self._state = State.IDLE if is_kept and not self._transport.get_write_buffer_size() else State.SPENT
+        self._state = (
+            ConnectionState.IDLE if is_kept and not self._transport.get_write_buffer_size() else ConnectionState.SPENT
+        )
         self.idle_since = time.monotonic()
 
     # How an answer is delivered

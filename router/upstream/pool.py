@@ -105,13 +105,13 @@ class WorkerPool:
         to be closed is replaced by a fresh one, and that is no failed attempt.
         """
         now = time.monotonic()
-        attempt = _Attempt(self, worker_url, request, now + timeout_s, deliver)
+        attempt = _WorkerRequest(self, worker_url, request, now + timeout_s, deliver)
         if connection := self._take_idle(worker_url, now):
             attempt.send(connection, now)
         else:
             self.connect(attempt)
 
-    def connect(self, attempt: "_Attempt") -> None:
+    def connect(self, attempt: "_WorkerRequest") -> None:
         """Make the attempt over a fresh connection."""
         start(self._connecting, self._connect(attempt))
 
@@ -142,7 +142,7 @@ class WorkerPool:
             connection.close()
         return None
 
-    async def _connect(self, attempt: "_Attempt") -> None:
+    async def _connect(self, attempt: "_WorkerRequest") -> None:
         loop, origin = asyncio.get_running_loop(), attempt.origin
         try:
             async with asyncio.timeout_at(min(attempt.due, loop.time() + CONNECT_TIMEOUT_S)):
@@ -169,7 +169,7 @@ class WorkerPool:
         return self._tls.context()
 
 
-class _Attempt:
+class _WorkerRequest:
     """One request to one worker, over a kept connection; where that was stale, over a fresh one."""
 
     __slots__ = ("_connection", "_deliver", "_request", "_unsent", "_upstream", "_worker_url", "due", "origin")
@@ -207,10 +207,12 @@ class _Attempt:
             self._upstream.give_back(self._worker_url, self._connection)
             return response
         left_s = self.due - time.monotonic()
-        return msgspec.structs.replace(response, rest=Rest(self._upstream, self._worker_url, self._connection, left_s))
+        return msgspec.structs.replace(
+            response, rest=AnswerRest(self._upstream, self._worker_url, self._connection, left_s)
+        )
 
 
-class Rest:
+class AnswerRest:
     """The rest of a large answer, read from its worker as it is asked for; it waits for `left_s` seconds in all."""
 
     def __init__(self, upstream: WorkerPool, worker_url: str, connection: Connection, left_s: float) -> None:

@@ -12,7 +12,7 @@ from router.config.worker_auth import WorkerAuth
 from router.http.response import Broken, Phase, Response, UpstreamFailed
 from router.upstream import pool
 from router.upstream.connection import HOLD_BYTES, Connection
-from router.upstream.pool import CONNECT_TIMEOUT_S, MAX_IDLE_S, Request, Rest, WorkerPool, _origin
+from router.upstream.pool import CONNECT_TIMEOUT_S, MAX_IDLE_S, AnswerRest, Request, WorkerPool, _origin
 from tests.support.timeless import timeless
 from tests.support.transport import Transport
 
@@ -263,10 +263,10 @@ class Slow:
         self.is_aborted = True
 
 
-def rest_of(net: Net, left_s: float, *script: tuple[float, bytes | Broken]) -> tuple[Rest, Slow]:
+def rest_of(net: Net, left_s: float, *script: tuple[float, bytes | Broken]) -> tuple[AnswerRest, Slow]:
     """Return the rest of an answer, and the connection that it comes over."""
     slow: Any = Slow(*script)
-    return Rest(net.upstream, URL, slow, left_s), slow
+    return AnswerRest(net.upstream, URL, slow, left_s), slow
 
 
 def test_rest_of_an_answer_has_so_much_time_in_all() -> None:
@@ -327,7 +327,7 @@ def test_large_answer_leaves_the_rest_of_its_time_to_its_rest() -> None:
         await asyncio.sleep(0)
         (answer,) = net.given
         assert isinstance(answer, Response)
-        assert isinstance(answer.rest, Rest)
+        assert isinstance(answer.rest, AnswerRest)
         assert 59 < answer.rest._left_s <= 60
         await net.send()
         assert len(net.made) == 2
