@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.server import ServerState
 
 from router.auth.access import PROXY, peer_in
@@ -97,11 +98,17 @@ class Application:
         self.header_names: set[bytes] = set()
         self.running = 0
         self.keys: list[bytes] = []
-        self.known = 0  # jobs whose heads were not parsed
+        self.begun = 0  # jobs that did not come by ASGI
+        self.parsed = 0  # heads
         self.heads = HeadCache[JobHead]()
         self.job_paths = {b"/run_code": "/run_code"}
         self.recorder = Recorder()
         self._is_hasty = is_hasty
+
+    @property
+    def known(self) -> int:
+        """How many jobs were begun without parsing their heads."""
+        return self.begun - self.parsed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; in haste, without its body."""
@@ -114,7 +121,7 @@ class Application:
 
     def read(self, asked: Asked, *, keep_alive: bool) -> JobHead:
         """Read a head as JobHandler does."""
-        self.known -= 1  # `begin` follows
+        self.parsed += 1
         request_id = dict(asked.headers).get(b"x-request-id")
         return JobHead(asked.path, b"", b"", asked.headers, keep_alive, request_id)
 
@@ -124,7 +131,7 @@ class Application:
         """Take a job that has come whole, and answer it a little later."""
         del has_left
         self.bodies.append(body)
-        self.known += 1
+        self.begun += 1
         self._note(head.headers)
         asyncio.get_running_loop().call_soon(deliver, ANSWER)
 
@@ -358,6 +365,31 @@ def test_head_that_is_one_job_s_alone_is_not_kept(field: bytes) -> None:
     assert (len(connected.application.bodies), connected.application.known) == (3, 0)
 
 
+@given(cuts, st.sampled_from([0, 2, HIGH_WATER_LIMIT]))
+def test_small_job_is_begun_at_its_body_s_end_however_it_is_cut(places: list[float], size: int) -> None:
+    """It needs no task and no scope, and it is one job."""
+    request = keyed(b"1", b"x" * size)
+    connected = received(cut(request, places), is_direct=True)
+    assert (connected.statuses, connected.application.begun) == ([200], 1)
+    assert connected.application.bodies == [b"x" * size]
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [keyed(b"1", b"x" * (HIGH_WATER_LIMIT + 1))[:90], keyed(b"1", b"x" * (HIGH_WATER_LIMIT + 1))[90:]],
+        [WELL_FORMED["chunked"]],
+        [WELL_FORMED["plain"].replace(b"Host", b"Origin: http://a\r\nHost")],
+        [WELL_FORMED["plain"].replace(b"Host", b"Expect: 100-continue\r\nHost")],
+    ],
+    ids=["large", "chunked", "of a page", "waits for 100"],
+)
+def test_job_that_needs_more_goes_by_asgi(pieces: list[bytes]) -> None:
+    """A large body is read as there is room; a page needs CORS; a client may wait for leave to send its body."""
+    connected = received(pieces, is_direct=True)
+    assert (connected.statuses[-1], len(connected.application.bodies), connected.application.begun) == (200, 1, 0)
+
+
 async def test_absolute_target_s_host_counts_in_the_place_of_host() -> None:
     """RFC 9112 §3.2.2; and who sends it is no user of this host, for such targets are meant for proxies."""
     connected = Connected()
@@ -406,9 +438,20 @@ async def test_head_is_due_from_a_fresh_connection_s_opening_and_then_from_its_f
     assert (connected.statuses, connected.wire.end) == ([200, 200, 408], "eof")
 
 
-async def test_body_is_due_from_its_head_s_end() -> None:
+async def test_head_that_begins_behind_another_request_is_due_like_any_other() -> None:
+    """The answer to the request before it does not make the connection an idle one."""
+    connected = Connected(is_direct=True)
+    await connected.receive(REQUEST + REQUEST[:9])
+    connected.clock.move(29)
+    assert (connected.statuses, connected.wire.end) == ([200], "")
+    connected.clock.move(1)
+    assert (connected.statuses, connected.wire.end) == ([200, 408], "eof")
+
+
+@pytest.mark.parametrize("is_direct", [False, True])
+async def test_body_is_due_from_its_head_s_end(is_direct: bool) -> None:
     """A slow head leaves its body the whole time; what comes after the refusal is not read."""
-    connected = Connected()
+    connected = Connected(is_direct=is_direct)
     await connected.receive(HEAD[:9])
     connected.clock.move(29)
     await connected.receive(HEAD[9:])
