@@ -81,7 +81,7 @@ class ClientConnection(LightProtocol):
     `_clock` holds until when the client must have sent what this state expects of it.
     """
 
-    # What differs from connection to connection, as it begins.
+    # What a connection begins with; all other attributes are copied from the first one.
     _state = ClientState.WAITING
     _watch: asyncio.TimerHandle | None = None
     _bytes_without_body = 0  # read since a head began, or since a body's last byte: fields, trailers, chunk extensions
@@ -236,9 +236,8 @@ class ClientConnection(LightProtocol):
     def _begin_job(self, version: str) -> bool:
         """Wait for the body of a job that is to be begun as a whole; return False where ASGI has to serve the request.
 
-        That is all that is no job, and each job that needs what ASGI's way has: CORS for a browser's page, interim
-        answers, a queue behind earlier requests, a line in the access log, early refusal, a count of what is held of
-        a large body.
+        ASGI serves all that is not a job. It also serves a job that needs CORS (a browser's page), an interim answer, a
+        place behind earlier requests, a line in the access log, or a large body that is counted as it comes.
         """
         handler, cycle = self._handler, self.cycle
         if (
@@ -254,7 +253,8 @@ class ClientConnection(LightProtocol):
         fields = dict(self.headers)
         if b"origin" in fields or b"transfer-encoding" in fields:
             return False
-        # A longer body may come with its head, too; any other is left to ASGI's way, which reads it as there is room.
+        # Up to this size uvicorn, too, holds a body that no application has asked for. A longer one is read by ASGI's
+        # way as there is room, unless it came with its head.
         if self._head_key is None and int(fields.get(b"content-length", b"0")) > HIGH_WATER_LIMIT:
             return False
         asked = Asked("POST", handler.job_paths[path], query, self.headers)
