@@ -1,7 +1,7 @@
 """What a job's way through the router costs the process alone: no sockets, no Redis, all else real.
 
 From the bytes of a client's request to the bytes of its answer: ClientConnection, JobHandler, Dispatcher, Leases,
-RedisClient, RedisScheduler, WorkerPool, wire.Connection. Transports are made of two callbacks; where Redis would
+RedisClient, RedisScheduler, WorkerPool, upstream Connection. Transports are made of two callbacks; where Redis would
 answer, a few lines grant every lease at once. Many clients are kept busy, who share what a call of the scheduler costs;
 or one, who has it for itself; and as many whose every job comes over a connection of its own.
 
@@ -203,6 +203,7 @@ class Way:
             self._loop.call_soon(connection.data_received, _RESPONSE)
 
         connection.connection_made(_Wire(asked))
+        connection.idle_since = time.monotonic()  # else it is taken for one that has been idle too long
         return connection
 
 

@@ -1,33 +1,45 @@
-"""Tasks that nobody awaits."""
+"""Small tools for asyncio: tasks that nobody awaits, a future for a callback, and turns between pieces of long work."""
 
 import asyncio
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import TypeVar
+
+Found = TypeVar("Found")
 
 
 def start(tasks: set[asyncio.Task[None]], coroutine: Coroutine[None, None, None]) -> None:
-    """Run `coroutine` as one of `tasks` until it has ended: the event loop alone would not hold it."""
+    """Run `coroutine` in a task that `tasks` holds until it has ended: the event loop alone would not hold it."""
     task = asyncio.get_running_loop().create_task(coroutine)
     tasks.add(task)
     task.add_done_callback(tasks.discard)
 
 
-Found = TypeVar("Found")
+def resolver(future: "asyncio.Future[Found]") -> Callable[[Found], None]:
+    """Return a callback that gives `future` its result.
+
+    It does nothing where the future is done: the coroutine that awaited it may have been cancelled meanwhile.
+    """
+
+    def resolve(result: Found) -> None:
+        if not future.done():
+            future.set_result(result)
+
+    return resolve
 
 
 class Turns:
-    """Lets all else that the process does go on between two pieces."""
+    """Splits long work into pieces, and lets the rest of the process go on between two of them."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
 
     async def next(self) -> None:
-        """Return when it is this text's turn again."""
+        """Return when it is the caller's turn again: after the event loop, and after all callers that wait already."""
         async with self._turn:
             await asyncio.sleep(0)
 
     async def run(self, steps: Generator[None, None, Found]) -> Found:
-        """Return what `steps` return; each of them takes a piece."""
+        """Return what `steps` returns; a turn passes after each of its yields."""
         while True:
             try:
                 next(steps)

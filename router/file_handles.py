@@ -1,4 +1,4 @@
-"""File handles, of which each connection takes one: as many as this process may have, and a word where they run out."""
+"""File handles, of which each connection takes one: raises this process' limit, and logs when none is left."""
 
 import asyncio
 import errno
@@ -14,30 +14,30 @@ LOOK_EVERY_S = 0.25
 
 
 def raise_limit() -> None:
-    """Let this process open as many files as its hard limit allows; shells give 1024, systemd and Docker far more."""
+    """Raise the limit of open files to the hard limit; shells set 1024, systemd and Docker far more."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # where `hard` is no number that the kernel takes
+    with suppress(ValueError, OSError):  # the kernel does not accept every `hard`
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class FileHandles:
-    """Says when this process has no handle left, and when it has again.
+    """Logs when this process has no file handle left, and when it has one again.
 
     An Acceptor leaves some for connections to workers. But a batch may need many, and other programs may take all of
-    the host's. And where uvicorn accepts, libuv closes clients' connections at once, and tells nobody.
+    the host's. And where uvicorn accepts, libuv closes clients' connections at once, without a word in the log.
     """
 
     def __init__(self) -> None:
         self._is_short = False
 
     async def run(self) -> Never:
-        """Look every LOOK_EVERY_S, until cancelled."""
+        """Look every LOOK_EVERY_S seconds, until cancelled."""
         while True:
             self.look()
             await asyncio.sleep(LOOK_EVERY_S)
 
     def look(self) -> None:
-        """Try to open a file; say so where what this brings is another thing than the last time."""
+        """Try to open a file, and log the result if it differs from the last one."""
         try:
             os.close(os.open(os.devnull, os.O_RDONLY))
         except OSError as error:
@@ -51,7 +51,7 @@ class FileHandles:
 
 
 def _shortage(error: OSError) -> str:
-    """Return what is short, and what raises it.
+    """Return what is short, and which limit to raise.
 
     >>> _shortage(OSError(errno.ENFILE, "Too many open files in system"))
     'this host has no file handles left (fs.file-max)'

@@ -1,7 +1,8 @@
-"""The clients' side of HTTP: connections, their timeouts, and the processes that accept them.
+"""The clients' side of HTTP: it accepts connections, limits their time, and starts and ends the processes that do so.
 
-May not import the scheduler, the API or the command line. `--http router.downstream:ClientConnection` is how uvicorn is
-told of it; it is loaded at its first use, for gunicorn's master needs only what starts and ends processes.
+It may not import app, api, cli or scheduling. uvicorn loads `router.downstream:ClientConnection` by that name
+(`--http`). The class is imported at its first use, because gunicorn's master needs only the modules that start and end
+processes.
 """
 
 from typing import TYPE_CHECKING

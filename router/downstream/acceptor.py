@@ -1,8 +1,8 @@
 """Accepts clients from sockets that several processes share, and decides when to leave the next one to another process.
 
-The servers of asyncio and uvloop accept whatever comes. An Acceptor can stop: for a moment while this process has more
-clients than others (balance.py), and until a client leaves once the rest of the file handles is for workers and Redis.
-The kernel keeps those who wait, and what they have sent.
+The servers of asyncio and uvloop accept every client at once. An Acceptor pauses in two cases: for a moment, while this
+process has more clients than others (balance.py); and until a client leaves, when the remaining file handles are needed
+for workers and Redis. Clients that are not accepted wait in the kernel, with what they have sent.
 """
 
 import asyncio
@@ -20,20 +20,20 @@ from router.policy.client_timeouts import LAST_REQUEST_S
 
 log = logging.getLogger(__name__)
 
-# Taken in one turn of the event loop. One costs 5 % more than several at once; with hundreds, running jobs would wait.
+# Accepted in one turn of the event loop. One a turn costs more CPU; hundreds would make running jobs wait.
 _AT_ONCE = 16
-# Others are given so long to accept; uvloop's timers know nothing shorter.
+# How long other processes have to accept the next client. uvloop's timers cannot be shorter.
 _GIVE_WAY_S = 0.001
-# After an accept that failed, for want of memory or file handles.
+# The pause after accepting failed for lack of memory or file handles.
 _RETRY_S = 0.05
-# Waits that are less apart are one, and said once.
+# Waits less than this apart count as one, and are logged once.
 _CALM_S = 2.0
-# A process without clients has 21 handles open: files, pipes, listening sockets, connections to Redis.
+# Twice as many as a process without clients has open: files, pipes, listening sockets, connections to Redis.
 _OWN_HANDLES = 48
 
 
 def seats(limit: int) -> int:
-    """Return how many clients a process with so many file handles takes: a client's job needs one more, to its worker.
+    """Return how many clients a process with `limit` file handles accepts; each needs a second one for its worker.
 
     >>> seats(256), seats(1024), seats(20)
     (104, 488, 1)
@@ -44,17 +44,17 @@ def seats(limit: int) -> int:
 
 
 class Client(Protocol):
-    """A connection as far as an Acceptor knows it."""
+    """What an Acceptor needs of a client's connection."""
 
     def leave(self) -> None:
-        """Take one more request, and close."""
+        """Take one more request, then close."""
 
     def shutdown(self) -> None:
-        """Do so, for the process ends."""
+        """Do as `leave`, because the process is to end."""
 
 
 class Clients(set[Client]):
-    """The connections that are open. uvicorn's protocols add and discard themselves."""
+    """The open connections. uvicorn's protocols add and discard themselves; `has_left` is called for each that goes."""
 
     def __init__(self, has_left: Callable[[], None]) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Clients(set[Client]):
 
 
 class Acceptor:
-    """Stands for the servers that uvicorn would make of `sockets`."""
+    """Takes the place of the servers that uvicorn would make of `sockets`."""
 
     def __init__(
         self, sockets: Sequence[socket.socket], make: Callable[[], asyncio.Protocol], tls: ssl.SSLContext | None
@@ -78,13 +78,13 @@ class Acceptor:
         self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._seats = seats(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-        self._count = 0  # of the clients, and of connections that are to become such
+        self._count = 0  # of clients, connections that are still being made included
         self._beginning: set[asyncio.Task[None]] = set()
         self._is_full = self._has_waited = False
         self._is_closed = False
 
     def listen(self, backlog: int) -> None:
-        """Begin to accept; the kernel lets so many wait."""
+        """Begin to accept; up to `backlog` clients wait in the kernel."""
         for listening in self.sockets:
             listening.listen(backlog)
             listening.setblocking(False)
@@ -104,7 +104,7 @@ class Acceptor:
         self._loop.call_later(seconds, self._go_on)
 
     def _accept(self, listening: socket.socket) -> None:
-        """Take some of those that wait."""
+        """Accept some of the clients that wait."""
         try:
             for _ in range(_AT_ONCE):
                 if self._count >= self._seats:
@@ -115,16 +115,16 @@ class Acceptor:
                 if BALANCE.is_ahead:
                     self._pause_for(_GIVE_WAY_S)
                     return
-        except OSError:  # FileHandles says so, where it lasts
+        except OSError:  # FileHandles logs it, if it lasts
             self._pause_for(_RETRY_S)
 
     def _take(self, listening: socket.socket) -> bool:
-        """Take one; return whether there was one. Raises OSError where the system has no means for it."""
+        """Accept one client; return whether one waited. Raises OSError where memory or file handles lack."""
         try:
             client, _ = listening.accept()
         except (BlockingIOError, InterruptedError):
             return False
-        except ConnectionError:  # it has gone again
+        except ConnectionError:  # it has disconnected already
             return True
         self._count += 1
         BALANCE.has(self._count)
@@ -144,19 +144,19 @@ class Acceptor:
             cast("Client", protocol).leave()
 
     def _be_full(self) -> None:
-        """Wait until a client leaves. Each does after its next answer, else those that wait would wait for ever."""
+        """Pause until a client leaves. Each leaves after its next answer: else the waiting ones would never get in."""
         self._pause()
         self._has_waited = True
         if not self._is_full:
             self._is_full = True
             self._loop.call_later(_CALM_S, self._look)
-            told = "Clients wait: this process has %d, as many as its file handles allow (ulimit -Hn, LimitNOFILE)"
-            log.warning(told, self._seats)
+            message = "Clients wait: this process has %d, as many as its file handles allow (ulimit -Hn, LimitNOFILE)"
+            log.warning(message, self._seats)
             for client in tuple(self.clients):
                 client.leave()
 
     def _look(self) -> None:
-        """Let clients stay again, once none has waited for _CALM_S."""
+        """Let clients stay again, once none has had to wait for _CALM_S."""
         if self._has_waited:
             self._has_waited = False
             self._loop.call_later(_CALM_S, self._look)
@@ -171,7 +171,7 @@ class Acceptor:
             self._go_on()
 
     async def finish(self, most: int) -> None:
-        """Accept those that wait, and no more than `most`; where there is no room for all, as others leave."""
+        """Accept the clients that wait, at most `most` of each socket; where there is no room, as others leave."""
         self.close()
         told: set[Client] = set()
         for listening in self.sockets:
@@ -191,12 +191,12 @@ class Acceptor:
                 told.add(client)
             await asyncio.sleep(_RETRY_S)
 
-    # What uvicorn asks of a server
+    # uvicorn calls these of a server
 
     def close(self) -> None:
-        """Accept no more."""
+        """Accept no more clients."""
         self._is_closed = True
         self._pause()
 
     async def wait_closed(self) -> None:
-        """Return: it is."""
+        """Return at once: `close` leaves nothing to wait for."""

@@ -1,7 +1,6 @@
-"""A job's way from its client's connection to the handler and back, without ASGI's messages in between.
+"""A job whose body is small or has come with its head: from its connection to the handler and back, without ASGI.
 
-JobCycle is uvicorn's cycle of request and response, without the scope, its copies and the checks of each message. A job
-that has come whole, with a head that is known, needs nothing of it: that is WholeJob, which no task serves.
+No task serves it, no scope is made for it, and no messages are passed. All other requests go uvicorn's way, by ASGI.
 """
 
 import asyncio
@@ -9,105 +8,31 @@ import logging
 from functools import lru_cache
 from typing import Any, ClassVar, cast
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from router.downstream.protocol import LightProtocol
 from router.http.answer import Answer
-from router.http.asgi import Receive, Scope, Send
+from router.http.asgi import Scope
 from router.http.headers import Headers, as_lines
 from router.jobs import job_log
-from router.jobs.endpoints import Asked, JobHead
-from router.jobs.handler import JobHandler, answering, send_job_answer
+from router.jobs.endpoints import JobHead
+from router.jobs.handler import JobHandler, answering
 from router.upstream.connection import JOINED_BYTES
 
 log = logging.getLogger(__name__)
 
-# Who sends these sends others with each job.
+# Clients that send these give them another value with each job, so the head never comes again.
 _ONE_JOBS_ALONE = frozenset({b"x-request-id", b"traceparent"})
 
 
-class JobCycle(RequestResponseCycle):
-    """uvicorn's cycle of request and response, for a job: without ASGI's scope, and with one write an answer."""
-
-    def __init__(self, connection: HttpToolsProtocol, handler: JobHandler, asked: Asked, *, keep_alive: bool) -> None:
-        super().__init__(
-            scope={  # type: ignore[typeddict-item]  # what uvicorn's own methods read
-                "type": "http",
-                "method": asked.method,
-                "path": asked.path,
-                "query_string": asked.query,
-                "http_version": connection.parser.get_http_version(),
-                "client": connection.client,
-            },
-            transport=connection.transport,
-            flow=connection.flow,
-            logger=connection.logger,
-            access_logger=connection.access_logger,
-            access_log=connection.access_log,
-            default_headers=connection.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=connection.expect_100_continue,
-            keep_alive=keep_alive,
-            on_response=connection.on_response_complete,
-        )
-        self._asked = asked
-        self._handler = handler
-        self._parts: list[bytes] = []
-
-    def start(self, loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[None]]) -> None:
-        """Serve the job in a task that is one of `tasks` until it has ended."""
-        self._tasks = tasks
-        # uvicorn's care for what goes wrong is kept.
-        self._task = loop.create_task(self.run_asgi(self._serve))  # type: ignore[arg-type]
-        tasks.add(self._task)
-
-    def make_known(self, name: bytes) -> None:
-        """Let its head, which `heads.cut` named so, be known when it comes again."""
-        comes_once = any(field in _ONE_JOBS_ALONE for field, _ in self._asked.headers)
-        if comes_once or self.waiting_for_100_continue or self.scope["http_version"] != "1.1":
-            return
-        if (head := self._handler.read(self._asked, keep_alive=self.keep_alive)) is not None:
-            self._handler.heads.learn(name, head)
-
-    def take(self, part: bytes) -> int:
-        """Take a part of the body, uncopied; return how many bytes nobody has asked for yet."""
-        self._parts.append(part)
-        return sum(map(len, self._parts))
-
-    async def receive(self) -> Any:
-        """Return what has come of the body, or the news that the client has left."""
-        message = await super().receive()
-        if message["type"] == "http.request":
-            message["body"] = b"".join(self._parts)
-            self._parts.clear()
-        return message
-
-    async def _serve(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            whole = None if self.more_body else b"".join(self._parts)
-            answer = await self._handler.answer(self._asked, receive, whole)
-            if answer is None or self.disconnected:
-                _drop(self._asked.path, answer)
-                return
-            if answer.rest is None and not self.access_log and not self.flow.write_paused:
-                write(self, answer, self.default_headers)
-                self.message_event.set()
-            else:
-                await send_job_answer(self._asked.path, answer, receive, send)
-        finally:
-            self._tasks.discard(self._task)  # a callback of its own would be another turn of the loop
-
-
 class WholeJob:
-    """A job that has come whole: what uvicorn and the connection ask of a cycle, and no more."""
+    """A job that is begun when its body is whole; it has what uvicorn and the connection ask of a cycle."""
 
     __slots__ = (
-        *("_connection", "_handler", "_event", "_head", "disconnected", "flow", "keep_alive", "on_response"),
+        *("_connection", "_event", "_handler", "_head", "_parts", "disconnected", "flow", "keep_alive", "on_response"),
         *("response_complete", "response_started", "transport"),
     )
     scope: ClassVar[Scope] = {}
-    more_body = False
-    waiting_for_100_continue = False
 
     def __init__(self, connection: LightProtocol, handler: JobHandler, head: JobHead) -> None:
         self.transport = connection.transport
@@ -118,15 +43,28 @@ class WholeJob:
         self._connection = connection
         self._handler = handler
         self._head = head
+        self._parts: list[bytes] = []
         self._event: asyncio.Event | None = None
 
+    def take(self, part: bytes) -> None:
+        """Keep a part of the body."""
+        self._parts.append(part)
+
+    def end(self, head_key: bytes | None) -> None:
+        """Begin the job: the body is whole. `head_key` is its head's, where that may be remembered."""
+        if head_key is not None and not any(field in _ONE_JOBS_ALONE for field, _ in self._head.admission.headers):
+            self._handler.heads.learn(head_key, self._head)
+        body = b"".join(self._parts)
+        self._parts.clear()
+        self.start(body)
+
     def start(self, body: bytes) -> None:
-        """Serve it."""
+        """Begin the job."""
         self._handler.begin(self._head, body, self._has_left, self._answer)
 
     @property
     def message_event(self) -> asyncio.Event:
-        """What is set when the client leaves; hardly ever does anybody wait for that."""
+        """What is set when the client leaves; made only for a job that waits for this."""
         if self._event is None:
             self._event = asyncio.Event()
         return self._event
@@ -142,7 +80,7 @@ class WholeJob:
             return
         try:
             if answer.rest is None and not self.flow.write_paused:
-                write(self, answer, self._connection.server_state.default_headers)
+                self._write(answer)
             else:
                 self._hand_over(answer)
         except Exception:
@@ -151,35 +89,50 @@ class WholeJob:
                 answer.rest.close()
             self.transport.abort()
 
+    def _write(self, answer: Answer) -> None:
+        """Write a whole answer at once, and end this request."""
+        self.response_started = self.response_complete = True
+        own, body = self._connection.server_state.default_headers, answer.body
+        if len(body) < JOINED_BYTES:
+            self.transport.write(rendered(answer, body, own, keep_alive=self.keep_alive))
+        else:
+            self.transport.writelines((rendered(answer, b"", own, keep_alive=self.keep_alive), body))
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
+
     def _hand_over(self, answer: Answer) -> None:
-        """Let uvicorn's cycle send an answer that takes its time."""
-        connection, head = self._connection, self._head
-        asked = Asked("POST", head.path, head.target.partition(b"?")[2], head.admission.headers)
-        cycle = JobCycle(connection, self._handler, asked, keep_alive=self.keep_alive)
-        cycle.more_body = cycle.waiting_for_100_continue = False
-        connection.cycle = cycle
+        """Let a cycle of uvicorn's send an answer that takes its time."""
+        connection = self._connection
+        cycle = RequestResponseCycle(
+            scope={  # type: ignore[typeddict-item]  # what uvicorn's own methods read
+                "type": "http",
+                "method": "POST",
+                "path": self._head.path,
+            },
+            transport=connection.transport,
+            flow=connection.flow,
+            logger=connection.logger,
+            access_logger=connection.access_logger,
+            access_log=False,
+            default_headers=connection.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=self.keep_alive,
+            on_response=connection.on_response_complete,
+        )
+        cycle.more_body = False
+        if connection.cycle is cast("object", self):
+            connection.cycle = cycle
         connection._start_asgi_task(cycle, cast("Any", answering(answer)))  # noqa: SLF001  (uvicorn's way to begin one)
 
 
 def _drop(path: str, answer: Answer | None) -> None:
-    """Let go of an answer whose client has hung up; None: it hung up while its job waited."""
+    """Log and close the answer to a client that has hung up; None if it hung up while its job waited."""
     if answer is not None:
         if answer.rest is not None:
             answer.rest.close()
         job_log.unheard(path, answer)
-
-
-def write(cycle: JobCycle | WholeJob, answer: Answer, own: Headers) -> None:
-    """Write a whole answer at once, and be done with this request; `own` are the server's fields."""
-    cycle.response_started = cycle.response_complete = True
-    body = answer.body
-    if len(body) < JOINED_BYTES:
-        cycle.transport.write(rendered(answer, body, own, keep_alive=cycle.keep_alive))
-    else:
-        cycle.transport.writelines((rendered(answer, b"", own, keep_alive=cycle.keep_alive), body))
-    if not cycle.keep_alive:
-        cycle.transport.close()
-    cycle.on_response()
 
 
 def rendered(answer: Answer, body: bytes, own: Headers, *, keep_alive: bool) -> bytes:
@@ -190,5 +143,5 @@ def rendered(answer: Answer, body: bytes, own: Headers, *, keep_alive: bool) -> 
 
 @lru_cache(maxsize=4)
 def _lines(own: tuple[tuple[bytes, bytes], ...]) -> bytes:
-    # They change each second.
+    # They hold the date, so they change each second.
     return as_lines(list(own))

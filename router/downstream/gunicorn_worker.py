@@ -1,4 +1,4 @@
-"""What gunicorn runs in each router process: uvicorn, with the router's own protocol towards clients."""
+"""gunicorn's worker class: it runs uvicorn with the router's own protocol for clients."""
 
 import os
 import signal
@@ -7,18 +7,18 @@ from typing import Any, ClassVar, NoReturn
 
 from uvicorn_worker import UvicornWorker
 
-# Told by these, a process ends. From the fork until a process has handlers of its own they wait (master.py).
+# The signals that end a process. They are blocked from the fork until the process has its own handlers (master.py).
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class RouterWorker(UvicornWorker):  # type: ignore[misc]  # it comes without types
-    """Serves by downstream.ClientConnection."""
+    """A process that serves clients by downstream.ClientConnection."""
 
     CONFIG_KWARGS: ClassVar[dict[str, str]] = {"http": "router.downstream:ClientConnection", "ws": "none"}
 
     sockets: list[Any]
-    # For the master: its place among those that share the clients, and whether it has been told to end.
-    place_in_crowd: int | None = None
+    # For the master: the process' place in ConnectionBalance, and whether it has been told to end.
+    balance_place: int | None = None
     is_leaving = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -27,29 +27,29 @@ class RouterWorker(UvicornWorker):  # type: ignore[misc]  # it comes without typ
 
     @property
     def serves(self) -> bool:
-        """For the master: whether the process has ever said that it is alive; it does so first when it serves."""
+        """For the master: whether the process serves, which is when it first says that it is alive."""
         return bool(self.tmp.last_update() != self._made_at)
 
     def init_process(self) -> None:
-        """Serve on plain sockets, as event loops know them; gunicorn's wrap these."""
+        """Unwrap gunicorn's sockets: event loops need plain ones."""
         self.sockets = [wrapper.sock for wrapper in self.sockets]
         super().init_process()
 
     def init_signals(self) -> None:
-        """End at once where nothing is served yet; uvicorn takes over from there, and ends by the same handlers."""
+        """End at once until uvicorn serves, which then installs its own handlers for the same signals."""
         super().init_signals()
         for each in ENDING:
             signal.signal(each, _end)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  (gunicorn's signature)
-        """Take SIGQUIT, by which gunicorn passes SIGINT on, as SIGTERM: else it sets a flag that nobody reads."""
+        """Treat SIGQUIT, which gunicorn sends on SIGINT, as SIGTERM: uvicorn's worker would ignore it."""
         signal.raise_signal(signal.SIGTERM)
 
 
 def _end(*_: object) -> NoReturn:
-    """End as a process that has nothing left to do; and not by the signal, which gunicorn would report as a fault.
+    """Exit with status 0; gunicorn would report a death by signal as a fault.
 
-    At once: an exception could be lost in what is being imported at that moment, and the signal with it.
+    It exits at once: an exception raised here could be caught by a module that is being imported at that moment.
     """
     os._exit(0)

@@ -1,8 +1,8 @@
-"""What a router process starts with: the settings, the API keys and the admin token, read whole and found good.
+"""The configuration in force: the settings, API keys and admin token with which a router process starts.
 
-A process that replaces a dead one starts with what was last good, whatever has become of the files. gunicorn's inherit
-it from their master, by fork; only a reload reads the files again. uvicorn's take it from one another, where the files
-are bad.
+A process that replaces a dead one starts with the last good configuration, whatever the files contain by then. Under
+gunicorn, processes inherit it from the master by fork, and only a reload reads the files again. Under
+`uvicorn --workers`, a process reads the files, and takes the configuration of a sibling process if they are bad.
 """
 
 import logging
@@ -22,27 +22,27 @@ from router.config.settings import Settings
 log = logging.getLogger(__name__)
 
 NOT_TAKEN_OVER = "Configuration not taken over, the last good one stays in force: %s"
-# The memory, named so, in which one of uvicorn's processes has what it started with: its siblings find it in /proc.
+# The name of the memory file in which a process keeps its configuration; its siblings find it in /proc.
 _SHELF = "sfr-in-force"
 
 
 @dataclass(frozen=True, slots=True)
 class InForce:
-    """All that is read from files, but for the workers_file: who cannot read that one asks Redis for the workers."""
+    """All that is read from files but the workers_file: without that one, a process gets the workers from Redis."""
 
     settings: Settings
     access: Access
 
     @classmethod
     def read(cls) -> Self:
-        """Read what the environment names. Raises ConfigError."""
+        """Read the files that the environment names. Raises ConfigError."""
         settings = load(config_path())
         expect_extras(settings)
         return cls(settings, Access.load(settings))
 
 
 class Inherited:
-    """What the processes that are forked from this one start with; None in a process that nobody has read for."""
+    """The configuration that forked processes inherit; `now` is None in a process without such a parent."""
 
     def __init__(self) -> None:
         self.now: InForce | None = None
@@ -52,7 +52,7 @@ INHERITED = Inherited()
 
 
 def begin() -> InForce:
-    """Return what this process is to start with. Raises ConfigError."""
+    """Return the configuration with which this process starts. Raises ConfigError."""
     if INHERITED.now is not None:
         return INHERITED.now
     if parent_process() is None or sys.platform != "linux":
@@ -65,18 +65,18 @@ def begin() -> InForce:
             raise
         log.error(NOT_TAKEN_OVER, error)  # noqa: TRY400
         in_force = found
-    with os.fdopen(os.dup(os.memfd_create(_SHELF)), "wb") as shelf:  # the first one stays open as long as the process
+    with os.fdopen(os.dup(os.memfd_create(_SHELF)), "wb") as shelf:  # the original stays open until the process ends
         pickle.dump(in_force, shelf)
     return in_force
 
 
 def _of_a_sibling() -> InForce | None:
-    """Return what another process of the same uvicorn has started with; None where there is no other."""
+    """Return the configuration of another process of the same uvicorn; None if there is no other."""
     parent = os.getppid()
     for sibling in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
-        with suppress(OSError):  # it has ended by now
+        with suppress(OSError):  # the sibling has ended
             for file in Path(f"/proc/{sibling}/fd").iterdir():
                 if str(file.readlink()).startswith(f"/memfd:{_SHELF} "):
-                    found: InForce = pickle.loads(file.read_bytes())  # noqa: S301  (this user's own, of the same parent)
+                    found: InForce = pickle.loads(file.read_bytes())  # noqa: S301  (a sibling's, of the same user)
                     return found
     return None

@@ -1,8 +1,8 @@
-"""gunicorn's master, so that neither a file nor a disk nor a child that cannot start ends the service.
+"""gunicorn's master, changed so that a bad file, a full disk or a process that cannot start does not end the service.
 
-gunicorn ends where its configuration raises, where a process cannot be started, and where one fails before it serves.
-Here a reload begins with reading all files: where one is bad, everything stays as it is. New processes take the places
-of old ones, each when it serves; so those that cannot start replace nobody.
+gunicorn's own exits when its configuration raises, when a process cannot be started, and when one fails before it
+serves. Here a reload first reads all files, and changes nothing if one is bad. An old process is stopped only when a
+new one serves in its place.
 """
 
 import os
@@ -14,24 +14,24 @@ from router.config.load import ConfigError
 from router.downstream.gunicorn_worker import ENDING, RouterWorker
 from router.downstream.in_force import INHERITED, NOT_TAKEN_OVER, InForce
 
-# No process exits with it.
+# An exit status that no process has.
 _NO_STATUS = -1
 
 
 class Master(Arbiter):  # type: ignore[misc]  # it comes without types
-    """Keeps `num_workers` router processes, started with what INHERITED holds.
+    """Keeps `num_workers` router processes running, with the configuration that INHERITED holds.
 
-    gunicorn has no setting for its master's class: `take_over` makes a master of gunicorn's own into one of these.
+    gunicorn has no setting for its master's class, so `take_over` changes the class of gunicorn's master.
     """
 
-    # Processes up to this age, gunicorn's count of those it has started, are of a time before the last reload.
+    # Processes up to this age, which is gunicorn's number for a process, were started before the last reload.
     _outdated_age = 0
     _is_short = False
 
     @classmethod
     def take_over(cls, master: Arbiter) -> None:
-        """Make `master`, which has started nothing yet, one of this class. Raises ConfigError."""
-        if master.num_workers < 1:  # gunicorn would listen, and nobody would ever answer
+        """Make `master`, which has started no process, one of this class. Raises ConfigError."""
+        if master.num_workers < 1:  # gunicorn would listen, and no process would answer
             raise ConfigError("expected at least 1 process (WEB_CONCURRENCY or --workers), got 0")
         master.__class__ = cls
         # `python -m gunicorn` started again as `python …/gunicorn/__main__.py` would take gunicorn.http for http.
@@ -40,7 +40,7 @@ class Master(Arbiter):  # type: ignore[misc]  # it comes without types
             arguments[1:2] = ["-m", "gunicorn"]
 
     def reload(self) -> None:
-        """Read all anew, and replace the processes. Where something is bad, say what, and change nothing."""
+        """Read all files again, and replace the processes; if a file is bad, log why, and change nothing."""
         last_good = INHERITED.now
         try:
             INHERITED.now = InForce.read()
@@ -60,13 +60,13 @@ class Master(Arbiter):  # type: ignore[misc]  # it comes without types
         self.log.error(NOT_TAKEN_OVER, reason)
 
     def manage_workers(self) -> None:
-        """Start the processes that are missing, and tell those to leave that are too many."""
+        """Start the missing processes, and stop those that are too many."""
         staying = sorted((each for each in self.WORKERS.values() if not each.is_leaving), key=lambda each: each.age)
         outdated = [each for each in staying if each.age <= self._outdated_age]
         current = staying[len(outdated) :]
-        outdated.sort(key=lambda each: each.serves)  # those that serve leave last
+        outdated.sort(key=lambda each: each.serves)  # those that serve are stopped last
         if any(each.serves for each in staying):
-            # From now on it is no mistake at the start if a process fails before it serves, and ends nobody else.
+            # The configuration has proved good. A process that fails before it serves must not end the master any more.
             self.WORKER_BOOT_ERROR = self.APP_LOAD_ERROR = _NO_STATUS
         for _ in range(self.num_workers - len(current)):
             self.spawn_worker()
@@ -77,12 +77,12 @@ class Master(Arbiter):  # type: ignore[misc]  # it comes without types
             self.kill_worker(each.pid, signal.SIGTERM)
 
     def spawn_worker(self) -> int | None:
-        """Start a process; where that is not possible, say so once: the next round of the master's loop tries again."""
-        # What a process is sent before it has handlers of its own would be lost in gunicorn's, which it inherits.
+        """Start a process; if that fails, log it once. The master's loop tries again each second."""
+        # Until a process has its own handlers it has the master's, by fork, and these would swallow a signal.
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         try:
             pid: int = super().spawn_worker()
-        except Exception as error:  # noqa: BLE001  (only of the master: whatever fails in the child ends the child)
+        except Exception as error:  # noqa: BLE001  (raised in the master only: a failure in the child ends the child)
             if not self._is_short:
                 self.log.error("No router process can be started, it is tried again each second: %s", error)  # noqa: TRY400
             self._is_short = True
@@ -95,7 +95,7 @@ class Master(Arbiter):  # type: ignore[misc]  # it comes without types
         return pid
 
     def kill_worker(self, pid: int, sig: int) -> None:
-        """Send a process a signal; SIGTERM once only."""
+        """Send a process a signal, but SIGTERM only once."""
         worker: RouterWorker | None = self.WORKERS.get(pid)
         if worker is not None and sig == signal.SIGTERM:
             if worker.is_leaving:
@@ -104,10 +104,10 @@ class Master(Arbiter):  # type: ignore[misc]  # it comes without types
         super().kill_worker(pid, sig)
 
     def reexec(self) -> None:
-        """Start a second master (SIGUSR2). Where that fails, this one goes on."""
+        """Start a second master (SIGUSR2); if that fails, this one goes on."""
         try:
             super().reexec()
         except OSError as error:
             self.log.error("No second master can be started: %s", error)  # noqa: TRY400
-            if os.getpid() != self.pid:  # the copy, which would take itself for the master and end its processes
+            if os.getpid() != self.pid:  # the forked copy must not act as the master
                 os._exit(1)

@@ -1,4 +1,4 @@
-"""uvicorn's protocol, for connections that carry one request each: what not every one needs is found out when it is."""
+"""uvicorn's protocol made cheaper for short connections: what not every connection needs is made at its first use."""
 
 import asyncio
 from collections import deque
@@ -14,14 +14,14 @@ from uvicorn.server import ServerState
 
 from router.policy.request_head import Refusal, malformed
 
-# The application's state holds under this name what all its connections have in common.
+# The key in the application's state of the attributes that all its connections have in common.
 _COMMON = "connections_in_common"
-# And under this one, whether the process is to end.
+# The key of whether the process is to end.
 _IS_ENDING = "process_is_ending"
 
 
 class LightProtocol(HttpToolsProtocol):
-    """One client's connection. A new one takes 20 µs less."""
+    """One client's connection; a new one copies the attributes of the first instead of making its own."""
 
     def __init__(
         self,
@@ -32,36 +32,38 @@ class LightProtocol(HttpToolsProtocol):
     ) -> None:
         if (common := app_state.get(_COMMON)) is None:
             super().__init__(config, server_state, app_state, _loop)
-            found_when_asked = {key for key, of in vars(LightProtocol).items() if isinstance(of, cached_property)}
-            common = app_state[_COMMON] = {key: of for key, of in vars(self).items() if key not in found_when_asked}
+            made_at_first_use = {key for key, of in vars(LightProtocol).items() if isinstance(of, cached_property)}
+            common = app_state[_COMMON] = {key: of for key, of in vars(self).items() if key not in made_at_first_use}
             app_state[_IS_ENDING] = False
         self.__dict__ = common.copy()
         self.pipeline = deque()
 
     @cached_property
     def parser(self) -> httptools.HttpRequestParser:  # type: ignore[override]  # uvicorn makes one for each connection
-        """What reads a head that is not known."""
+        """The parser, for heads that are not known."""
         parser = httptools.HttpRequestParser(self)
-        parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does: it answers what came before
+        parser.set_dangerous_leniencies(
+            lenient_data_after_close=True
+        )  # as uvicorn does, to answer the requests before a bad one
         return parser
 
     @cached_property
     def client(self) -> tuple[str, int] | None:  # type: ignore[override]
-        """The other end's address."""
+        """The client's address."""
         return get_remote_addr(self.transport)
 
     @cached_property
     def server(self) -> tuple[str, int | None] | None:  # type: ignore[override]
-        """This end's."""
+        """The address that the client has connected to."""
         return get_local_addr(self.transport)
 
     @cached_property
     def scheme(self) -> str:  # type: ignore[override]
-        """Of the URLs by which clients come here."""
+        """The scheme of the URLs that clients use here."""
         return "https" if is_ssl(self.transport) else "http"
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take the connection."""
+        """Keep the transport, and join the open connections."""
         self.connections.add(self)
         self.transport = transport
         self.flow = FlowControl(transport)
@@ -69,36 +71,30 @@ class LightProtocol(HttpToolsProtocol):
 
     @property
     def process_is_ending(self) -> bool:
-        """Whether any connection has heard that the process is to end."""
+        """Whether the process is to end, as a call of `shutdown` of any connection has told."""
         is_ending: bool = self.app_state[_IS_ENDING]
         return is_ending
 
     def leave(self) -> None:
-        """Take one more request, and close."""
+        """Take one more request, then close."""
         self.is_leaving = True
 
     def shutdown(self) -> None:
-        """Hear that the process is to end; connections that are made later will find it in the state."""
+        """Note that the process is to end, also for connections that are made later."""
         self.app_state[_IS_ENDING] = True
 
-    def on_message_begin(self) -> None:
-        """Begin a request: uvicorn's way makes a scope for it."""
-        self.url = b""
-        self.expect_100_continue = False
-        self.headers = []
 
-
-class Refused(Exception):
-    """Raised in a parser's callback: the request is not served."""
+class RequestRefused(Exception):
+    """Raised in a callback of the parser: the request is refused."""
 
     def __init__(self, reason: Refusal) -> None:
         self.reason = reason
 
 
 def reason_of(error: httptools.HttpParserError) -> Refusal:
-    """Return why the parser went no further: by a callback of ours, or by itself."""
-    if isinstance(error.__context__, Refused):
+    """Return why the parser stopped: a callback of ours refused the request, or the parser did."""
+    if isinstance(error.__context__, RequestRefused):
         return error.__context__.reason
-    if isinstance(error, httptools.HttpParserCallbackError):  # what else a head's end does is to parse the target
+    if isinstance(error, httptools.HttpParserCallbackError):  # only parsing the target can fail else
         return malformed("invalid target")
     return malformed(str(error))

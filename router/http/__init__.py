@@ -1,4 +1,4 @@
-"""Bytes, header fields and ASGI: what both sides of the router have in common.
+"""HTTP as both sides of the router use it: header fields, answers, ASGI, sockets.
 
-It knows no job and no fleet.
+It decides which header fields are forwarded and how an answer is sent. It may not import fleet or jobs.
 """

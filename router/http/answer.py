@@ -1,4 +1,4 @@
-"""An answer as a value: a worker's, or an error of the router's own."""
+"""The answer to a client as a value: a worker's answer, or an error of the router's own."""
 
 import json
 from http import HTTPStatus
@@ -9,10 +9,10 @@ from router.http.headers import Headers, as_fields
 from router.http.response import Parts
 from router.policy.verdict import Outcome
 
-# What is full now may have room in a moment; who comes back at once only makes the line longer.
+# A full queue may have room in a moment, but clients that retry at once would only make it longer.
 RETRY_AFTER_S = 1
 _PASSING = frozenset({HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
-# The same, where `error_status` gives these another status.
+# These are temporary whatever status `error_status` gives them.
 _PASSING_OUTCOMES = frozenset(
     {
         *(Outcome.NO_WORKERS, Outcome.ALL_FAILED, Outcome.QUEUE_FULL),
@@ -22,7 +22,7 @@ _PASSING_OUTCOMES = frozenset(
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A status, header fields as HTTP/1.1 has them, and a body; a large one goes on in `rest`."""
+    """A status, header fields as HTTP/1.1 lines, and a body; the rest of a large body is read from `rest`."""
 
     status: int
     lines: bytes
@@ -37,20 +37,20 @@ class Answer(msgspec.Struct, frozen=True):
 
     @property
     def is_passing(self) -> bool:
-        """Whether the same job may go well in a moment."""
+        """Whether the failure is temporary: the same job may succeed in a moment."""
         return self.status in _PASSING or self.outcome in _PASSING_OUTCOMES
 
     def with_field(self, name: bytes, value: bytes) -> "Answer":
-        """Return the same with one field more."""
+        """Return a copy with one more header field."""
         return msgspec.structs.replace(self, lines=b"%s%s: %s\r\n" % (self.lines, name, value))
 
 
 def problem(
     status: int, detail: str, request_id: bytes, outcome: Outcome = Outcome.BAD_REQUEST, **more: object
 ) -> Answer:
-    """Return an error of the router's own: `{"detail": …}` with whatever else helps.
+    """Return an error of the router's own, with the JSON body `{"detail": …}` and the members `more`.
 
-    What may go well in a moment carries Retry-After: every 503 and 504.
+    A temporary failure, which every 503 and 504 is, carries Retry-After.
     """
     body = json.dumps({"detail": detail, **more}).encode()
     fields = b"content-type: application/json\r\ncontent-length: %d\r\nx-request-id: %s\r\n"

@@ -1,4 +1,4 @@
-"""ASGI as this program uses it: its types, how an answer is sent, and what its messages do not tell."""
+"""ASGI as this program uses it: its types, how an answer is sent, and the events that its messages lack."""
 
 import asyncio
 import random
@@ -14,25 +14,17 @@ from router.http.headers import Head
 from router.http.response import Parts, UpstreamFailed
 
 Scope = MutableMapping[str, Any]
-
-
 Message = MutableMapping[str, Any]
-
-
 Receive = Callable[[], Awaitable[Message]]
-
-
 Send = Callable[[Message], Awaitable[None]]
-
-
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# Printable ASCII: what can stand in a header and in a log line.
+# Printable ASCII, which is safe in a header and in a log line.
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 
 
 async def send_answer(answer: Answer, receive: Receive, send: Send) -> bool:
-    """Send an answer by ASGI's messages, a large one for as long as its client is there. False: it left before."""
+    """Send an answer by ASGI's messages; return False if the client disconnected before the end of a large one."""
     try:
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         await send({"type": "http.response.body", "body": answer.body, "more_body": answer.rest is not None})
@@ -43,15 +35,16 @@ async def send_answer(answer: Answer, receive: Receive, send: Send) -> bool:
 
 
 async def leaving(receive: Receive) -> None:
-    """Return when the client has left."""
+    """Return when the client has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 async def _send_rest(rest: Parts, send: Send, leaving: Coroutine[None, None, None]) -> bool:
-    """Send what follows, for as long as the client is there; return whether it was there to the end.
+    """Send the rest of an answer until the client disconnects; return whether it was sent to its end.
 
-    What the worker has broken off ends without its end: uvicorn then closes the connection short.
+    Where the worker breaks it off, no last message is sent, so uvicorn closes the connection and the client sees that
+    the answer is cut short.
     """
 
     async def pass_on() -> None:
@@ -73,22 +66,23 @@ async def _send_rest(rest: Parts, send: Send, leaving: Coroutine[None, None, Non
 
 
 def request_id_of(head: Head) -> bytes:
-    """Return the client's x-request-id where it can stand in a header and a log line, else a new one."""
+    """Return the client's x-request-id if it is safe in a header and in a log line, else a new one."""
     given = head.request_id
     return given if given is not None and _REQUEST_ID.fullmatch(given) else new_request_id()
 
 
 def new_request_id() -> bytes:
-    """Return an id that no other request has."""
+    """Return a random id of 128 bits in hexadecimal."""
     return b"%032x" % random.getrandbits(128)
 
 
-CLIENT_LEFT = "client_left"  # also while nothing is read of its request
-STOPPING = "stopping"  # this process ends when all its requests have
+# Keys in a request's state. An application that puts an asyncio.Event there has it set when this happens.
+CLIENT_LEFT = "client_left"  # the client has disconnected; `receive` would tell only once the body is read
+STOPPING = "stopping"  # the process is to end, as soon as all its requests have ended
 
 
-def tell(cycle: RequestResponseCycle | None, news: str) -> None:
-    """Set the event that the application of this request has left for these news, if it has."""
-    if cycle is not None and (event := cycle.scope.get("state", {}).get(news)):
+def tell(cycle: RequestResponseCycle | None, key: str) -> None:
+    """Set the event that the application has put into this request's state under `key`, if it has."""
+    if cycle is not None and (event := cycle.scope.get("state", {}).get(key)):
         event.set()
-        cycle.message_event.set()  # whoever waits for more of the body looks up
+        cycle.message_event.set()  # wakes an application that waits for more of the body

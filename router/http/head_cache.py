@@ -1,9 +1,9 @@
-"""HeadCache of HTTP messages that have been read before: what they mean is looked up, not read again.
+"""Remembers what the heads of HTTP messages mean, so that a head which comes again is not parsed again.
 
-A client sends the same head with each of its jobs, and a worker with each of its answers, but for the digits of their
-Content-Length. So a message that comes in one piece costs a search, a cut and a look into a dictionary, 1 µs, where the
-parser, its callbacks and what is made of the fields cost 15. Only what the parser has taken stands here: it would take
-a head of the same bytes again, and make the same of it.
+A client sends the same head with each of its jobs, and a worker with each of its answers, but for the digits of
+Content-Length. So a message that comes in one piece costs a search, a slice and a lookup in a dictionary, instead of
+the parser, its callbacks and the reading of fields. The cache holds only heads that a parser has accepted: it would
+accept the same bytes again, and read the same from them.
 """
 
 import re
@@ -11,40 +11,40 @@ from typing import Generic, TypeVar
 
 Meaning = TypeVar("Meaning")
 
-# When so many are known, all are forgotten: workers' heads have the time of day in them, and pass with each second.
+# When so many are known, all are forgotten: a worker's heads hold the time of day, and so become useless each second.
 MOST_HEADS = 1000
-# What is longer is no usual head; MOST_HEADS of these are no memory to speak of.
+# A longer head is unusual. MOST_HEADS of this length take little memory.
 LONGEST_HEAD_BYTES = 2048
 
 _END = b"\r\n\r\n"
-# As it is mostly written; whatever else it may be is the parser's to read.
+# The usual spelling; a head with another one is left to the parser.
 _LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ?([0-9]{1,15})\r\n")
 
 
 class HeadCache(Generic[Meaning]):
-    """HeadCache and their meanings, by the names that `cut` gives them."""
+    """Heads' meanings by the keys that `split` gives the heads."""
 
     def __init__(self) -> None:
         self._meanings: dict[bytes, Meaning] = {}
-        self.get = self._meanings.get  # a method of our own around it would cost as much again
+        self.get = self._meanings.get  # a method of our own would double the cost of the call
 
-    def learn(self, name: bytes, meaning: Meaning) -> None:
-        """Keep what a head means that a parser has taken."""
-        if len(name) > LONGEST_HEAD_BYTES:
+    def learn(self, key: bytes, meaning: Meaning) -> None:
+        """Keep the meaning of a head that a parser has accepted."""
+        if len(key) > LONGEST_HEAD_BYTES:
             return
         if len(self._meanings) >= MOST_HEADS:
             self._meanings.clear()
-        self._meanings[name] = meaning
+        self._meanings[key] = meaning
 
 
-def cut(message: bytes) -> tuple[bytes, bytes] | None:
-    r"""Return the name of a message's head, and its body; None unless both are there, and nothing after them.
+def split(message: bytes) -> tuple[bytes, bytes] | None:
+    r"""Return the key of a message's head, and the body; None unless the message is whole and nothing follows it.
 
-    The name is all of the head but its length.
+    The key is all of the head but the digits of its length.
 
-    >>> cut(b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}")
+    >>> split(b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}")
     (b'POST / HTTP/1.1\r\nContent-Length: ', b'{}')
-    >>> cut(b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n{}")
+    >>> split(b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n{}")
     """
     end = message.find(_END)
     length = _LENGTH.search(message, 0, end + 2)

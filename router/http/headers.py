@@ -1,6 +1,6 @@
-"""Header fields at the router's two sides: what goes on, what ends here, what is added.
+"""Decides which header fields are forwarded, which are dropped and which are added, towards workers and clients.
 
-What is forwarded is rebuilt from parsed fields, never copied. This room knows bytes alone, no connection.
+Forwarded headers are rebuilt from parsed fields, never copied. This module sees bytes only, no connection.
 """
 
 from collections.abc import Sized
@@ -12,7 +12,7 @@ Headers = list[tuple[bytes, bytes]]
 # How many milliseconds the client waits for its answer.
 DEADLINE = b"x-router-deadline-ms"
 
-# RFC 9110 §7.6.1: these concern one connection, as do those that Connection names.
+# RFC 9110 §7.6.1: these concern one connection only, and so do the fields that Connection names.
 _HOP_BY_HOP = frozenset(
     {
         b"connection",
@@ -26,12 +26,12 @@ _HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
-# Made anew for the worker: its own address, the length of the body in hand, an answer that can be added to
-# (accept-encoding), no wait for a 100 that uvicorn has given already (expect), and the id that the job goes by. The
-# deadline is the router's to keep.
-_PLAIN_CONNECTIONS = (b"keep-alive", b"close")  # they name no field
+_PLAIN_CONNECTIONS = (b"keep-alive", b"close")  # values of Connection that name no field
+# The router sets these itself for the worker, or they are meant for the router: Host is the worker's address;
+# Content-Length is that of the body held; an answer must not be compressed, because metadata is added to it
+# (Accept-Encoding); uvicorn has answered Expect; the router may have made the request id; it keeps the deadline.
 _NOT_FOR_WORKER = _HOP_BY_HOP | {b"host", b"content-length", b"accept-encoding", b"expect", b"x-request-id", DEADLINE}
-# uvicorn writes its own date and server.
+# uvicorn writes its own Date and Server; the rest are fields that the router adds, and the framing.
 _NOT_FOR_CLIENT = _HOP_BY_HOP | {
     b"content-length",
     b"date",
@@ -44,7 +44,7 @@ _NOT_FOR_CLIENT = _HOP_BY_HOP | {
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What a request's fields say to the router; `lines` go on to the worker."""
+    """What a request's header fields say to the router; `lines` are those forwarded to the worker."""
 
     lines: bytes
     request_id: bytes | None = None
@@ -53,9 +53,9 @@ class Head(msgspec.Struct, frozen=True):
 
 
 def read_head(fields: Headers) -> Head:
-    """Return what the fields of a client's request say; their names are in lower case, as ASGI gives them.
+    """Read the header fields of a client's request; their names are in lower case, as ASGI gives them.
 
-    One walk for all that is asked of them, for each job pays it.
+    One pass finds everything, because each job pays for it.
     """
     lines: list[bytes] = []
     request_id = deadline = connection = None
@@ -77,26 +77,26 @@ def read_head(fields: Headers) -> Head:
 
 
 def for_worker(lines: bytes, body: Sized, request_id: bytes) -> bytes:
-    """Return the header block of the request to a worker, all but its first line and Host, with the empty last line.
+    """Return the header block of a request to a worker: all but the request line and Host, with the empty last line.
 
-    `lines` are of `read_head`.
+    `lines` are those that `read_head` found.
     """
     added = b"accept-encoding: identity\r\nx-request-id: %s\r\ncontent-length: %d\r\n\r\n"
     return lines + added % (request_id, len(body))
 
 
 class WorkerHead(msgspec.Struct, frozen=True):
-    """The head of a worker's answer. `headers` have lower-case names; `lines` are those that the client gets."""
+    """The head of a worker's answer. `headers` have lower-case names; `lines` are those forwarded to the client."""
 
     status: int
     headers: Headers
     lines: bytes
-    is_json: bool  # and not compressed, so that it can be added to
-    is_packed: bool  # by a content-encoding between the body and what it says
+    is_json: bool  # and not compressed, so that metadata can be added
+    is_packed: bool  # compressed by a content-encoding, so that the body cannot be read
 
 
 def read_worker_head(status: int, headers: Headers) -> WorkerHead:
-    """Return what the head of a worker's answer says."""
+    """Read the head of a worker's answer."""
     is_json = is_packed = False
     for name, value in headers:
         if name == b"content-type":
@@ -108,12 +108,12 @@ def read_worker_head(status: int, headers: Headers) -> WorkerHead:
 
 
 def as_lines(headers: Headers) -> bytes:
-    """Return header fields as HTTP/1.1 has them."""
+    """Return header fields as HTTP/1.1 lines."""
     return b"".join([b"%s: %s\r\n" % field for field in headers])
 
 
 def as_fields(lines: bytes) -> Headers:
-    r"""Return the fields that `as_lines` made lines of.
+    r"""Return header fields from lines that `as_lines` made.
 
     >>> as_fields(b"a: 1\r\nb: x: y\r\n")
     [(b'a', b'1'), (b'b', b'x: y')]

@@ -1,6 +1,6 @@
-"""What a batch consists of: the lines of an NDJSON body, or the items of a JSON list. They are found, never rebuilt.
+"""Splits a batch's body into lines, checks that they are JSON, and writes answers as lines.
 
-Bytes in, bytes out: where they come from and what becomes of them, this room does not know.
+Lines are passed on as they came, never rebuilt. This module takes and returns bytes; it knows no batch and no job.
 """
 
 import codecs
@@ -13,29 +13,29 @@ import msgspec
 from router.policy.large_json import Malformed, Text, walk
 
 _skim = msgspec.json.Decoder(msgspec.Raw).decode
-# What msgspec refuses, workers may take: NaN, half a surrogate pair. The parser that they use builds all that it
-# reads, so only what is small is shown to it.
+# Workers may accept what msgspec rejects, such as NaN or half a surrogate pair. A text up to this size that msgspec
+# rejects is tried with their parser, which is slow because it builds every value.
 _LENIENT_BYTES = 2**16
-# msgspec takes 2 ms for so much. Of what is larger, only its brackets and strings are looked at, a piece at a time; the
-# rest the worker says.
+# Up to this size msgspec checks the whole text at once. Of a larger text only brackets and strings are checked, a piece
+# at a time; the worker finds the other errors.
 _SKIMMED_BYTES = 2**20
-# As much is decoded, and written, at once.
+# Decoded and written at once; others have their turn between two pieces.
 PIECE_BYTES = 2**18
 BOM = codecs.BOM_UTF8
 _SPACE = b" \t\r\n"
-# As much of a large text's beginning and end may be space.
+# Space at the beginning and the end of a large text is looked for within this many bytes.
 _ENDS_BYTES = 4096
 
 
 class Line(NamedTuple):
-    """One line without its end, counted from 1; `text` is None where it was longer than is held."""
+    """One line without its line end, numbered from 1; `text` is None if it was too long to be held."""
 
     number: int
     text: bytes | bytearray | None
 
 
 class Lines:
-    r"""Splits what comes in parts into lines, and holds the beginning of one, but never more than `max_bytes` of it.
+    r"""Splits a body that comes in parts into lines, and holds at most `max_bytes` of an unfinished line.
 
     >>> lines = Lines(max_bytes=3)
     >>> [*lines.feed(b"a\n\nabc"), *lines.feed(b"def\nb"), *lines.end()]
@@ -50,7 +50,7 @@ class Lines:
 
     @property
     def held_bytes(self) -> int:
-        """How much is held of the line that has begun."""
+        """The bytes held of the unfinished line."""
         return len(self._held)
 
     def feed(self, part: bytes) -> Iterator[Line]:
@@ -63,16 +63,16 @@ class Lines:
         self._hold(part[start:])
 
     def pass_over(self, count: int) -> None:
-        """Count so many empty lines."""
+        """Count `count` empty lines that were skipped."""
         self._number += count
 
     def end(self) -> Iterator[Line]:
-        """Yield the last line, where it has no end."""
+        """Yield the last line, if it has no line end."""
         if self._held or self._is_skipped:
             yield self._line()
 
     def skip(self) -> None:
-        """Hold nothing of the line that has begun: its text will be None."""
+        """Drop the unfinished line: its text will be None."""
         self._held, self._is_skipped = bytearray(), True
 
     def _hold(self, piece: bytes) -> None:
@@ -84,7 +84,7 @@ class Lines:
             self._held += piece
 
     def _line(self) -> Line:
-        held = self._held if len(self._held) > PIECE_BYTES else bytes(self._held)  # what is large is not copied
+        held = self._held if len(self._held) > PIECE_BYTES else bytes(self._held)  # a large line is not copied
         line = Line(self._number, None if self._is_skipped else held)
         self._number += 1
         self._held, self._is_skipped = bytearray(), False
@@ -92,7 +92,7 @@ class Lines:
 
 
 def trimmed(text: Text) -> Text:
-    r"""Return a line or an item without a byte order mark and the space around it; of a large one, a view.
+    r"""Return a line or an item without its byte order mark and surrounding space; a view, if it is large.
 
     >>> trimmed(b"\xef\xbb\xbf {} \r")
     b'{}'
@@ -106,7 +106,7 @@ def trimmed(text: Text) -> Text:
 
 
 def flaw(text: Text) -> Generator[None, None, str | None]:
-    """Return, after pauses, what keeps `text` from being JSON, as far as that is seen without a worker.
+    """Return why `text` is not JSON, or None if no error is found here; yields between pieces of a large text.
 
     >>> from router.policy.large_json import finished
     >>> finished(flaw(b'{"a": 1}'))
@@ -125,14 +125,17 @@ def flaw(text: Text) -> Generator[None, None, str | None]:
 
 
 def flaw_as_job(text: Text) -> Generator[None, None, str | None]:
-    """Return, after pauses, what keeps `text` from being a job, as far as that is seen without a worker."""
+    """Return why `text` is not a job, or None if no error is found here; yields as `flaw` does."""
     if (found := (yield from flaw(text))) is not None:
         return f"expected a JSON object: {found}"
     return None if bytes(text[:_ENDS_BYTES]).lstrip(_SPACE).startswith(b"{") else "expected a JSON object"
 
 
 def fits_a_line(body: Text) -> Generator[None, None, bool]:
-    """Return, after pauses, whether a body is JSON and may stand in a line as it is, but for its line ends."""
+    """Return whether a body is JSON in UTF-8, so that it fits in a line once its line ends are replaced.
+
+    Yields between pieces of a large body.
+    """
     found = _flaw_at_once(body) if len(body) <= _SKIMMED_BYTES else (yield from flaw(body))
     if found is not None:
         return False
@@ -148,7 +151,7 @@ def fits_a_line(body: Text) -> Generator[None, None, bool]:
 
 
 def in_one_line(body: Text, *, fits: bool) -> Iterator[bytes]:
-    r"""Yield a body, in parts, as JSON without line ends; what does not fit becomes a string.
+    r"""Yield a body, in parts, as JSON without line ends; one that does not fit (`fits_a_line`) becomes a string.
 
     >>> b"".join(in_one_line(b'{\n  "a": 1\n}', fits=True)), b"".join(in_one_line(b"Bad Gateway", fits=False))
     (b'{   "a": 1 }', b'"Bad Gateway"')
@@ -156,7 +159,7 @@ def in_one_line(body: Text, *, fits: bool) -> Iterator[bytes]:
     pieces = (bytes(body[start : start + PIECE_BYTES]) for start in range(0, len(body), PIECE_BYTES))
     if fits:
         for piece in pieces:
-            yield piece.replace(b"\n", b" ").replace(b"\r", b" ")  # within strings they stand escaped
+            yield piece.replace(b"\n", b" ").replace(b"\r", b" ")  # within strings they are escaped
         return
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     yield b'"'

@@ -1,4 +1,4 @@
-"""What comes back from a worker: an answer, its beginning, or how there is none."""
+"""The outcome of an attempt on a worker: an answer, the beginning of a large one, or the failure."""
 
 from enum import StrEnum
 from typing import Protocol, Self, TypeAlias
@@ -7,16 +7,16 @@ import msgspec
 
 from router.http.headers import WorkerHead
 
-# A large one is never copied: it stays in the memory in which it was gathered.
+# A large body is never copied: it stays in the memory in which it was gathered.
 Body: TypeAlias = bytes | bytearray | memoryview
 
 
 class Phase(StrEnum):
-    """How an attempt failed.
+    """When an attempt failed.
 
-    CONNECT: the job was never sent. NO_MEANS: neither was it, for want of something on this host. DIED: it was, and the
-    connection closed before a whole answer had come. GARBLED: it was, and what came is no right HTTP answer. TIMED_OUT:
-    it was, and may still run.
+    CONNECT: before the job was sent. NO_MEANS: before it was sent, because this host has run out of something. DIED:
+    the job was sent, and the connection closed before a whole answer had come. GARBLED: the job was sent, and the
+    answer is not valid HTTP. TIMED_OUT: the job was sent, and may still run.
     """
 
     CONNECT = "connect"
@@ -27,7 +27,7 @@ class Phase(StrEnum):
 
 
 class Broken(Exception):
-    """No whole answer comes over this connection any more; `cause` is prose without its subject."""
+    """A connection to a worker will bring no whole answer; `cause` is prose without its subject."""
 
     def __init__(self, phase: Phase, cause: str) -> None:
         super().__init__(cause)
@@ -36,23 +36,23 @@ class Broken(Exception):
 
 
 class Stale(Broken):
-    """A kept-alive connection that the worker had closed when the request came."""
+    """The worker had closed a kept-alive connection before the request arrived."""
 
 
 class Parts(Protocol):
-    """What follows the held part of a large answer. Whoever has it reads it to its end or closes it."""
+    """The parts that follow the held part of a large answer; they have to be read to the end or closed."""
 
     def __aiter__(self) -> Self: ...
 
     async def __anext__(self) -> bytes:
-        """Return the next part."""
+        """Return the next part. Raises UpstreamFailed; a connection's own parts raise Broken."""
 
     def close(self) -> None:
         """Read no further."""
 
 
 class Response(msgspec.Struct, frozen=True):
-    """A worker's answer. `rest` is None where `body` is all of it."""
+    """A worker's answer; `rest` is None if `body` is all of it."""
 
     head: WorkerHead
     body: bytes
@@ -60,7 +60,10 @@ class Response(msgspec.Struct, frozen=True):
 
 
 class UpstreamFailed(Exception):
-    """An attempt brought no whole answer; `cause` is prose without its subject, such as `timed out`."""
+    """An attempt on a worker brought no whole answer; `cause` is prose without its subject, such as `timed out`.
+
+    Parts raise it too, so it is defined here and not in upstream.
+    """
 
     def __init__(self, worker_url: str, phase: Phase, cause: str) -> None:
         super().__init__(f"Worker {worker_url} {cause}")

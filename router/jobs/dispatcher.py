@@ -14,7 +14,7 @@ from functools import lru_cache, partial
 
 import msgspec
 
-from router.aio import Turns, start
+from router.aio import Turns, resolver, start
 from router.config.settings import Settings
 from router.fleet.snapshot import FleetView
 from router.http import headers
@@ -85,7 +85,7 @@ class Dispatcher:
         if job.is_large:
             job = await self.scanned(job)
         answered: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
-        run = self.begin(job, lambda answer: None if answered.done() else answered.set_result(answer))
+        run = self.begin(job, resolver(answered))
         try:
             answer = await answered
         except asyncio.CancelledError:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from router.aio import resolver
 from router.config.bounds import MAX_COUNT, MAX_WEIGHT
 from router.fleet.lua_source import lua
 from router.fleet.redis_client import SCHEDULE, RedisClient, RedisUnavailable
@@ -51,7 +52,7 @@ class RedisScheduler:
     async def __call__(self, call: Call) -> Reply:
         """Return the reply to `call`: `ask` for coroutines. Raises RedisUnavailable."""
         answered: asyncio.Future[Reply | RedisUnavailable] = asyncio.get_running_loop().create_future()
-        self.ask(call, lambda reply: None if answered.done() else answered.set_result(reply))
+        self.ask(call, resolver(answered))
         reply = await answered
         if isinstance(reply, RedisUnavailable):
             raise reply

@@ -1,7 +1,7 @@
 """HTTP/1.1 to workers: one attempt is one `send`, over pooled connections.
 
-Our own, because it is what this project exists for, and because it costs a third of a client library (33 instead of
-105 µs of CPU a request). It decides nothing about the job: it delivers the answer, or how the attempt failed.
+It is our own because forwarding is what this project exists for, and because a client library's cost for each request
+is several times as high. It decides nothing about the job: it delivers the answer, or how the attempt failed.
 """
 
 import asyncio
@@ -28,14 +28,14 @@ from router.http.reasons import reason
 from router.http.response import Body, Broken, Phase, Response, Stale, UpstreamFailed
 from router.upstream.connection import Connection
 
-# Long enough for a lost SYN and its second try (1 s, RFC 6298 §2), short enough that a dead host costs little.
+# Long enough for a lost SYN and its retransmission (1 s, RFC 6298 §2), short enough that a dead host costs little.
 CONNECT_TIMEOUT_S = 5.0
-# uvicorn, which SandboxFusion runs on, closes a connection that is idle for 5 s: one second before, we do.
+# uvicorn, which SandboxFusion runs on, closes a connection that is idle for 5 s. We close it one second earlier.
 MAX_IDLE_S = 4.0
-_ORIGINS_AT_MOST = 10_000
+# When so many are known, all are forgotten: most are of workers that have left.
+_MOST_ORIGINS = 10_000
 
-
-# What a host has no more of, and so what its operator can do. Neither says anything of a worker.
+# What this host has run out of, and what its operator can do. None of these says anything about a worker.
 _SHORT_OF = {
     errno.EMFILE: "this process has no file handle left; raise its limit (ulimit -n)",
     errno.ENFILE: "the host has no file handle left; raise fs.file-max",
@@ -46,7 +46,7 @@ _SHORT_OF = {
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What goes to whichever worker: `headers` is the block that `headers.for_worker` built."""
+    """A request, the same for any worker; `headers` is the block that `headers.for_worker` built."""
 
     method: bytes
     target: bytes
@@ -54,12 +54,15 @@ class Request(msgspec.Struct, frozen=True):
     body: Body
 
 
-Deliver = Callable[[Response | UpstreamFailed], None]
+OutcomeCallback = Callable[[Response | UpstreamFailed], None]
 
 
 @dataclass(frozen=True, slots=True)
 class _Origin:
-    """What a worker's URL says. `lines` begin each request's headers; what matches `not_client_s` in them ends here."""
+    """What a worker's URL says.
+
+    `lines` are the first header fields of each request. A client's fields that match `not_client_s` are not forwarded.
+    """
 
     host: str
     port: int
@@ -70,21 +73,21 @@ class _Origin:
 
 
 class _Origins(dict[str, _Origin]):
-    """The origins by URL, each made when it is first asked for."""
+    """The origins by worker URL; each is made at its first use."""
 
     def __init__(self, auth: WorkerAuth) -> None:
         super().__init__()
         self._auth = auth
 
     def __missing__(self, worker_url: str) -> _Origin:
-        if len(self) >= _ORIGINS_AT_MOST:  # workers that have left
+        if len(self) >= _MOST_ORIGINS:
             self.clear()
         made = self[worker_url] = _origin(worker_url, self._auth)
         return made
 
 
 class WorkerPool:
-    """The connections from this process to all workers, and the headers by which these know it."""
+    """The connections from this process to all workers, and the credentials that it sends them."""
 
     def __init__(self, tls: TlsSettings, auth: WorkerAuth | None = None) -> None:
         self.origins = _Origins(auth or WorkerAuth())
@@ -93,54 +96,53 @@ class WorkerPool:
         self._heads = HeadCache[WorkerHead]()
         self._connecting: set[asyncio.Task[None]] = set()
 
-    def send(self, worker_url: str, request: Request, timeout_s: float, deliver: Deliver) -> None:
-        """Send `request` to one worker; `deliver` is called once, with its answer or how the attempt failed.
+    def send(self, worker_url: str, request: Request, timeout_s: float, deliver: OutcomeCallback) -> None:
+        """Send `request` to one worker; `deliver` is called once, with its answer or with the failure.
 
-        That is within `timeout_s` seconds, and never before this has returned. Of a large answer the rest is yet to be
-        read: it raises UpstreamFailed, too, and what was left of `timeout_s` is for the waits for the worker, not for
-        its reader's. A kept-alive connection that turns out to be closed is replaced by a fresh one; that is no failed
-        attempt.
+        It is called within `timeout_s` seconds, and never before this method has returned. A large answer comes with a
+        `rest`, which has still to be read and may raise UpstreamFailed. What is left of `timeout_s` then limits the
+        time spent waiting for the worker; the reader's own time does not count. A kept-alive connection that turns out
+        to be closed is replaced by a fresh one, and that is no failed attempt.
         """
         now = time.monotonic()
-        attempt = _Attempt(self, worker_url, request, now + timeout_s, deliver)
+        attempt = _WorkerRequest(self, worker_url, request, now + timeout_s, deliver)
         if connection := self._take_idle(worker_url, now):
             attempt.send(connection, now)
         else:
             self.connect(attempt)
 
-    def connect(self, attempt: "_Attempt") -> None:
+    def connect(self, attempt: "_WorkerRequest") -> None:
         """Make the attempt over a fresh connection."""
         start(self._connecting, self._connect(attempt))
 
     def give_back(self, worker_url: str, connection: Connection) -> None:
-        """Keep a connection for the next request, where it may be used again."""
+        """Keep a connection for the next request, or close it where it cannot carry one."""
         if connection.is_reusable:
-            connection.idle_since = time.monotonic()
             idle = self._idle.get(worker_url)
             if idle is None:
                 idle = self._idle[worker_url] = []
             idle.append(connection)
         else:
-            connection.abort()
+            connection.close()
 
     def close(self) -> None:
-        """Close the connections that are idle; those in use close when their answers are in."""
+        """Close the idle connections; those in use are closed by their attempts."""
         for connections in self._idle.values():
             for connection in connections:
-                connection.abort()
+                connection.close()
         self._idle.clear()
 
     def _take_idle(self, worker_url: str, now: float) -> Connection | None:
-        # Last in, first out: few connections stay warm, and the surplus grows old and goes.
+        # Last in, first out: the connections that the load needs stay warm, and the others become too old.
         connections = self._idle.get(worker_url)
         while connections:
             connection = connections.pop()
             if connection.is_reusable and connection.idle_since > now - MAX_IDLE_S:
                 return connection
-            connection.abort()
+            connection.close()
         return None
 
-    async def _connect(self, attempt: "_Attempt") -> None:
+    async def _connect(self, attempt: "_WorkerRequest") -> None:
         loop, origin = asyncio.get_running_loop(), attempt.origin
         try:
             async with asyncio.timeout_at(min(attempt.due, loop.time() + CONNECT_TIMEOUT_S)):
@@ -149,9 +151,9 @@ class WorkerPool:
                 _, connection = await loop.create_connection(make, origin.host, origin.port, ssl=tls)
         except TimeoutError:
             attempt.end(Broken(Phase.CONNECT, "cannot be reached: connecting timed out"))
-        except (OSError, UnicodeError) as error:  # UnicodeError: no name that DNS could know
+        except (OSError, UnicodeError) as error:  # UnicodeError: the host cannot be a name in DNS
             if short_of := _short_of(error):
-                self.close()  # what lies idle may be what is short
+                self.close()  # idle connections hold what is short
                 attempt.end(Broken(Phase.NO_MEANS, short_of))
             else:
                 attempt.end(Broken(Phase.CONNECT, f"cannot be reached: {reason(error)}"))
@@ -163,16 +165,18 @@ class WorkerPool:
 
     @cached_property
     def _tls_context(self) -> ssl.SSLContext:
-        # Not before it is needed: the system's CAs take 30 ms and 2 MB.
+        # Made at its first use: loading the system's CAs takes time and memory.
         return self._tls.context()
 
 
-class _Attempt:
-    """One request on its way to its worker, over one connection or, where that was stale, a second one."""
+class _WorkerRequest:
+    """One request to one worker, over a kept connection; where that was stale, over a fresh one."""
 
     __slots__ = ("_connection", "_deliver", "_request", "_unsent", "_upstream", "_worker_url", "due", "origin")
 
-    def __init__(self, upstream: WorkerPool, worker_url: str, request: Request, due: float, deliver: Deliver) -> None:
+    def __init__(
+        self, upstream: WorkerPool, worker_url: str, request: Request, due: float, deliver: OutcomeCallback
+    ) -> None:
         self.origin = upstream.origins[worker_url]
         self.due = due
         self._upstream = upstream
@@ -183,32 +187,33 @@ class _Attempt:
         self._connection: Connection
 
     def send(self, connection: Connection, now: float) -> None:
-        """Send it."""
+        """Send the request."""
         self._connection = connection
         connection.send(_head(self.origin, self._request), self._request.body, now, self.due, self.end)
 
     def end(self, outcome: Response | Broken) -> None:
-        """Say what became of it, unless a fresh connection may do better."""
+        """Deliver the outcome; where the connection was stale, try a fresh one instead."""
         if isinstance(outcome, Response):
             self._deliver(self._answered(outcome))
         elif isinstance(outcome, Stale):
-            self._unsent = Phase.DIED  # it may have run, and have taken the worker with it
+            self._unsent = Phase.DIED  # the job may have run, and may have crashed the worker
             self._upstream.connect(self)
         else:
             phase = self._unsent if outcome.phase is Phase.CONNECT else outcome.phase
             self._deliver(UpstreamFailed(self._worker_url, phase, outcome.cause))
 
     def _answered(self, response: Response) -> Response:
-        connection = self._connection
-        if connection.is_streaming:
-            left_s = self.due - time.monotonic()
-            return msgspec.structs.replace(response, rest=Rest(self._upstream, self._worker_url, connection, left_s))
-        self._upstream.give_back(self._worker_url, connection)
-        return response
+        if response.rest is None:
+            self._upstream.give_back(self._worker_url, self._connection)
+            return response
+        left_s = self.due - time.monotonic()
+        return msgspec.structs.replace(
+            response, rest=AnswerRest(self._upstream, self._worker_url, self._connection, left_s)
+        )
 
 
-class Rest:
-    """The rest of a large answer, read from its worker as it is asked for."""
+class AnswerRest:
+    """The rest of a large answer, read from its worker as it is asked for; it waits for `left_s` seconds in all."""
 
     def __init__(self, upstream: WorkerPool, worker_url: str, connection: Connection, left_s: float) -> None:
         self._upstream = upstream
@@ -227,7 +232,11 @@ class Rest:
         since = loop.time()
         try:
             async with asyncio.timeout(self._left_s):
-                part = await self._connection.read()
+                part = await anext(self._connection)
+        except StopAsyncIteration:
+            self._upstream.give_back(self._worker_url, self._connection)
+            self._connection = None
+            raise
         except TimeoutError as error:
             self.close()
             raise UpstreamFailed(self._worker_url, Phase.TIMED_OUT, "timed out in mid-answer") from error
@@ -235,28 +244,24 @@ class Rest:
             self.close()
             raise UpstreamFailed(self._worker_url, broken.phase, broken.cause) from broken
         self._left_s -= loop.time() - since
-        if not part:
-            self._upstream.give_back(self._worker_url, self._connection)
-            self._connection = None
-            raise StopAsyncIteration
         return part
 
     def close(self) -> None:
         """Close the connection, unless the answer has been read to its end."""
         if self._connection is not None:
-            self._connection.abort()
+            self._connection.close()
             self._connection = None
 
 
 def _short_of(error: Exception) -> str | None:
-    """Return what this host lacks, where that is why it could not connect."""
+    """Return what this host has run out of, if that is why it could not connect, else None."""
     code = getattr(error, "errno", None)
     if code in _SHORT_OF:
         return f"{os.strerror(code)}: {_SHORT_OF[code]}"
     if code is not None and not isinstance(error, socket.gaierror):
         return None
-    # A resolver without a file handle says that it does not know the name, and asyncio joins the errors of several
-    # addresses in one without a number: is there a socket to be had?
+    # A resolver that gets no file handle reports an unknown name. asyncio joins the errors of several addresses into
+    # one without a number. In both cases opening a socket shows what is short.
     try:
         socket.socket().close()
     except OSError as lack:
@@ -271,7 +276,7 @@ def _origin(worker_url: str, auth: WorkerAuth) -> _Origin:
     if header := auth.for_worker(worker_url):
         name = header.name.encode("ascii")
         lines += b"%s: %s\r\n" % (name, header.value.encode("ascii"))
-        # Some servers take _ and - for one. A client's own would be a second word, or a way around the first.
+        # Some servers read _ and - as the same. A field of this name from the client would contradict or replace ours.
         spelt = b"[-_]".join(map(re.escape, re.split(b"[-_]", name)))
         not_client_s = re.compile(rb"^%s:[^\r\n]*\r\n" % spelt, re.IGNORECASE | re.MULTILINE)
     return _Origin(

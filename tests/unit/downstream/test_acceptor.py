@@ -18,7 +18,7 @@ from tests.support.handles import no_more_file_handles
 
 
 class Echo(asyncio.Protocol):
-    """Sends back what comes, and notes what it is told."""
+    """Sends back what comes, and records the calls of the Acceptor."""
 
     transport: asyncio.Transport
 
@@ -80,20 +80,20 @@ class Accepting:
 
 
 async def echoed(client: socket.socket) -> bytes:
-    """Return what a client gets: its own byte, or nothing where it was closed."""
+    """Return what a client receives: its own byte, or nothing if it was closed."""
     return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1), 10)
 
 
 @pytest.fixture
 async def listening() -> AsyncIterator[socket.socket]:
-    """A socket that nobody accepts from yet."""
+    """A listening socket without an Acceptor."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         yield sock
 
 
 @contextmanager
 def clients_of(accepting: Accepting, count: int) -> Iterator[list[socket.socket]]:
-    """Have so many clients."""
+    """Connect this many clients."""
     clients = [accepting.connect() for _ in range(count)]
     try:
         yield clients
@@ -103,7 +103,7 @@ def clients_of(accepting: Accepting, count: int) -> Iterator[list[socket.socket]
 
 
 async def test_client_without_a_seat_is_served_when_one_leaves(listening: socket.socket) -> None:
-    """Those that have one hear that others wait."""
+    """The clients that have a seat are told to leave."""
     accepting = Accepting(listening, seats=2)
     with clients_of(accepting, 3) as clients:
         assert [await echoed(client) for client in clients[:2]] == [b"x"] * 2
@@ -118,7 +118,7 @@ async def test_client_without_a_seat_is_served_when_one_leaves(listening: socket
 
 
 async def test_client_that_comes_while_no_handle_is_left_is_served_later(listening: socket.socket) -> None:
-    """It is neither closed nor forgotten."""
+    """The connection is neither closed nor forgotten."""
     accepting = Accepting(listening)
     with clients_of(accepting, 1) as clients:
         with no_more_file_handles():
@@ -130,7 +130,7 @@ async def test_client_that_comes_while_no_handle_is_left_is_served_later(listeni
 
 
 async def test_process_that_ends_serves_all_that_wait(listening: socket.socket) -> None:
-    """As those before them leave, told that they shall."""
+    """They are served as earlier clients leave, which are told to."""
     accepting = Accepting(listening, seats=2)
     with clients_of(accepting, 7) as clients:
         await accepting.acceptor.finish(64)
@@ -141,7 +141,7 @@ async def test_process_that_ends_serves_all_that_wait(listening: socket.socket) 
 
 
 async def test_process_that_ends_accepts_no_more_than_it_is_told_to(listening: socket.socket) -> None:
-    """Else those that keep coming would keep it."""
+    """A stream of new clients would else keep the process alive."""
     accepting = Accepting(listening)
     accepting.acceptor.close()
     with clients_of(accepting, 7):
@@ -150,7 +150,7 @@ async def test_process_that_ends_accepts_no_more_than_it_is_told_to(listening: s
 
 
 async def test_process_with_more_clients_than_others_leaves_the_next_one_to_them(listening: socket.socket) -> None:
-    """For a moment only, and its event loop goes on meanwhile."""
+    """It waits for a moment only, and its event loop goes on meanwhile."""
     other, own = BALANCE.enter(), BALANCE.enter()
     accepting = Accepting(listening)
     try:
@@ -166,7 +166,7 @@ async def test_process_with_more_clients_than_others_leaves_the_next_one_to_them
 
 
 async def test_tls_and_what_is_none(listening: socket.socket) -> None:
-    """Who speaks no TLS takes no seat for good."""
+    """A client that does not speak TLS gives its seat back."""
     authority = trustme.CA()
     server, client = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
     authority.issue_cert("localhost").configure_cert(server)
@@ -184,7 +184,7 @@ async def test_tls_and_what_is_none(listening: socket.socket) -> None:
 
 
 async def test_unix_socket(tmp_path: Path) -> None:
-    """It is accepted from like any."""
+    """Clients are accepted from it like from a TCP socket."""
     path = os.path.relpath(tmp_path / "s")  # a socket's path is short
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(path)

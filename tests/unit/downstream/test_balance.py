@@ -1,4 +1,4 @@
-"""Processes that share one socket know of each other how many clients they have."""
+"""Processes that share one socket see how many clients the others have."""
 
 import os
 import time
@@ -9,7 +9,7 @@ from router.downstream.balance import ConnectionBalance, is_ahead
 
 
 def test_places_of_those_that_have_ended_are_given_again() -> None:
-    """However often processes are replaced, the memory suffices; beyond it they do without."""
+    """However often processes are replaced, the places suffice; processes beyond them are not balanced."""
     crowd = ConnectionBalance()
     first, second = crowd.enter(), crowd.enter()
     assert first != second
@@ -26,7 +26,7 @@ def test_places_of_those_that_have_ended_are_given_again() -> None:
 
 
 def test_who_has_more_than_a_forked_process_gives_way_to_it() -> None:
-    """And does no more once the other one has as many, or is gone."""
+    """It stops giving way once the other process has as many clients, or has ended."""
     crowd = ConnectionBalance()
     other = crowd.enter()
     clients, told = os.pipe()
@@ -66,5 +66,5 @@ def test_who_has_more_than_a_forked_process_gives_way_to_it() -> None:
     ],
 )
 def test_only_who_is_ahead_of_the_mean_gives_way(own: int, of_all: list[int], *, gives_way: bool) -> None:
-    """A little is chance."""
+    """A small difference is chance, and does not count."""
     assert is_ahead(own, of_all) is gives_way

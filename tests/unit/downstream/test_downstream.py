@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.server import ServerState
 
 from router.auth.access import PROXY, Admission, peer_in
@@ -34,7 +35,7 @@ READ_BYTES = 256_000
 
 
 class Wire(asyncio.Transport):
-    """A transport that keeps what is written, and how it ended."""
+    """A transport that records what is written, and how it was closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +73,7 @@ class Wire(asyncio.Transport):
         self.end = "cut"
 
     def is_closing(self) -> bool:
-        """Half closed is not closing."""
+        """Return False for a half-closed connection."""
         return self.end in ("closed", "cut")
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
@@ -90,41 +91,37 @@ ANSWER = Answer(200, b"content-length: 2\r\n", b"{}", Outcome.RESULT)
 
 
 class Application:
-    """Reads each request to its end, then answers with an empty object; `bodies` are those that came whole."""
+    """Reads each request to its end, then answers with an empty object; `bodies` holds the whole ones."""
 
     def __init__(self, *, is_hasty: bool = False) -> None:
         self.bodies: list[bytes] = []
         self.header_names: set[bytes] = set()
         self.running = 0
         self.keys: list[bytes] = []
-        self.known = 0  # heads that were not parsed
+        self.begun = 0  # jobs that did not come by ASGI
+        self.parsed = 0  # heads
         self.heads = HeadCache[JobHead]()
         self.job_paths = {b"/run_code": "/run_code"}
         self.recorder = Recorder()
         self._is_hasty = is_hasty
 
+    @property
+    def known(self) -> int:
+        """How many jobs were begun without parsing their heads."""
+        return self.begun - self.parsed
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; in haste, without its body."""
+        """Serve one request; a hasty application does not read the body."""
         self.running += 1
         if self._is_hasty or await self._read(receive):
-            self.header_names |= {name for name, _ in scope["headers"]}
+            self._note(scope["headers"])
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
             await send({"type": "http.response.body", "body": b"{}"})
         self.running -= 1
 
-    async def answer(self, asked: Asked, receive: Receive, whole: bytes | None = None) -> Answer | None:
-        """Answer a job as JobHandler does; what has come whole is not read."""
-        self.running += 1
-        if whole is not None:
-            self.bodies.append(whole)
-            await asyncio.sleep(0)
-        is_read = whole is not None or await self._read(receive)
-        self._note(asked.headers)
-        self.running -= 1
-        return ANSWER if is_read else None
-
     def read(self, asked: Asked, *, keep_alive: bool) -> JobHead:
-        """Know a head as JobHandler does."""
+        """Read a head as JobHandler does."""
+        self.parsed += 1
         request_id = dict(asked.headers).get(b"x-request-id")
         return JobHead(asked.path, b"", b"", Admission(asked.headers), keep_alive, request_id)
 
@@ -134,7 +131,7 @@ class Application:
         """Take a job that has come whole, and answer it a little later."""
         del has_left
         self.bodies.append(body)
-        self.known += 1
+        self.begun += 1
         self._note(head.admission.headers)
         asyncio.get_running_loop().call_soon(deliver, ANSWER)
 
@@ -164,7 +161,7 @@ class Clock:
         return self.now
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
-        """Call back when the clock has come there."""
+        """Call back when the clock reaches that moment."""
         loop = cast("asyncio.AbstractEventLoop", self)
         timer = asyncio.TimerHandle(self.now + delay_s, callback, (), loop)
         self._timers[timer] = callback
@@ -196,7 +193,7 @@ class Clock:
 
 
 class Connected:
-    """A connection on a wire, and the application behind it; with another's `state` it is yet to be made."""
+    """A connection on a wire, and the application behind it; with another's `state` it is not made at once."""
 
     def __init__(self, *, is_hasty: bool = False, is_direct: bool = False, state: dict[str, Any] | None = None) -> None:
         self.application = Application(is_hasty=is_hasty)
@@ -260,7 +257,7 @@ cuts = st.lists(st.floats(0, 1), max_size=4)
 @settings(max_examples=1000)
 @given(st.sampled_from(sorted(MALFORMED)), cuts, st.booleans())
 def test_malformed_requests_are_refused_however_they_are_cut(name: str, places: list[float], is_direct: bool) -> None:
-    """The same status, one JSON answer, and nothing for the application, wherever packets begin and end."""
+    """The answer is the same wherever packets begin and end, and the application sees nothing."""
     request, status = MALFORMED[name]
     connected = received(cut(request, places), is_direct=is_direct)
     assert connected.statuses == [status]
@@ -273,7 +270,7 @@ def test_malformed_requests_are_refused_however_they_are_cut(name: str, places: 
 
 @given(st.sampled_from(sorted(WELL_FORMED)), cuts, st.booleans())
 def test_good_requests_are_served_however_they_are_cut(name: str, places: list[float], is_direct: bool) -> None:
-    """What is well formed is not refused, be it unusual; trailers are dropped."""
+    """A well-formed request is served, even if it is unusual; trailers are dropped."""
     connected = received(cut(WELL_FORMED[name], places), is_direct=is_direct)
     assert (connected.statuses, connected.application.bodies) == ([200], [b"{}"])
     assert b"x-trailer" not in connected.application.header_names
@@ -282,7 +279,7 @@ def test_good_requests_are_served_however_they_are_cut(name: str, places: list[f
 @pytest.mark.parametrize("name", ["two Hosts", "chunk size g", "long trailer"])
 @given(cuts, st.booleans())
 def test_request_before_a_malformed_one_is_answered_first(name: str, places: list[float], is_direct: bool) -> None:
-    """Pipelined behind a good request, a malformed one costs that one nothing."""
+    """A malformed request that is pipelined behind a good one does not harm it."""
     connected = received(cut(WELL_FORMED["plain"] + MALFORMED[name][0], places), is_direct=is_direct)
     assert connected.statuses in ([200], [200, MALFORMED[name][1]])
     assert connected.application.bodies == [b"{}"]
@@ -290,7 +287,7 @@ def test_request_before_a_malformed_one_is_answered_first(name: str, places: lis
 
 
 def test_application_that_does_not_wait_for_a_malformed_body_answers_nothing() -> None:
-    """The refusal is the only answer, also where the application has one ready."""
+    """The refusal is the only answer, even if the application has one ready."""
     connected = received([MALFORMED["chunk size g"][0]], is_hasty=True)
     assert connected.statuses == [HTTPStatus.BAD_REQUEST]
 
@@ -304,7 +301,7 @@ def test_pipelined_requests_are_all_answered_in_order(is_direct: bool) -> None:
     assert (connected.statuses, connected.application.bodies) == ([200] * 3, [b"{}"] * 3)
 
 
-# HeadCache that have been read before
+# Heads that have been read before
 
 KEYED = b"POST /run_code HTTP/1.1\r\nHost: a\r\nX-Key: %s\r\nContent-Length: %d\r\n\r\n%s"
 
@@ -316,7 +313,7 @@ def keyed(key: bytes, body: bytes) -> bytes:
 
 @pytest.mark.parametrize("name", sorted(WELL_FORMED))
 def test_request_that_comes_again_is_served_as_at_first(name: str) -> None:
-    """Whether its head is known by then or not; with one that is, nothing is parsed."""
+    """Its head may be known by then or not; a known head is not parsed."""
     connected = served_in_turn([WELL_FORMED[name]] * 3)
     is_kept = b"connection: close" not in connected.wire.written.lower()
     assert connected.application.bodies == [b"{}"] * (3 if is_kept else 1)
@@ -327,7 +324,7 @@ def test_request_that_comes_again_is_served_as_at_first(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(MALFORMED))
 def test_malformed_request_is_refused_by_who_knows_all_good_heads(name: str) -> None:
-    """No head is taken for another one, however alike."""
+    """No head is mistaken for another, however alike they are."""
     request, status = MALFORMED[name]
 
     async def receive() -> list[int]:
@@ -350,7 +347,7 @@ def test_head_is_known_whatever_the_length_of_its_body() -> None:
 
 
 async def test_head_of_a_pipelined_job_is_not_taken_for_the_one_before() -> None:
-    """The second comes while the first, whose head was just read, still runs; both come again."""
+    """The second job comes while the first, whose head was just read, still runs; both come again."""
     connected = Connected(is_direct=True)
     connected.protocol.data_received(keyed(b"1", b"a"))
     connected.protocol.data_received(keyed(b"2", b"b"))
@@ -362,14 +359,39 @@ async def test_head_of_a_pipelined_job_is_not_taken_for_the_one_before() -> None
 
 @pytest.mark.parametrize("field", [b"X-Request-Id: 7", b"Expect: 100-continue"])
 def test_head_that_is_one_job_s_alone_is_not_kept(field: bytes) -> None:
-    """An id comes once; and who waits for a 100 must get it each time."""
+    """A request id never comes again; a client that waits for a 100 must get it each time."""
     request = WELL_FORMED["plain"].replace(b"\r\n", b"\r\n" + field + b"\r\n", 1)
     connected = served_in_turn([request] * 3)
     assert (len(connected.application.bodies), connected.application.known) == (3, 0)
 
 
+@given(cuts, st.sampled_from([0, 2, HIGH_WATER_LIMIT]))
+def test_small_job_is_begun_at_its_body_s_end_however_it_is_cut(places: list[float], size: int) -> None:
+    """It needs no task and no ASGI scope."""
+    request = keyed(b"1", b"x" * size)
+    connected = received(cut(request, places), is_direct=True)
+    assert (connected.statuses, connected.application.begun) == ([200], 1)
+    assert connected.application.bodies == [b"x" * size]
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [keyed(b"1", b"x" * (HIGH_WATER_LIMIT + 1))[:90], keyed(b"1", b"x" * (HIGH_WATER_LIMIT + 1))[90:]],
+        [WELL_FORMED["chunked"]],
+        [WELL_FORMED["plain"].replace(b"Host", b"Origin: http://a\r\nHost")],
+        [WELL_FORMED["plain"].replace(b"Host", b"Expect: 100-continue\r\nHost")],
+    ],
+    ids=["large", "chunked", "of a page", "waits for 100"],
+)
+def test_job_that_needs_more_goes_by_asgi(pieces: list[bytes]) -> None:
+    """A large body is read as there is room; a page needs CORS; a client may wait for a 100 before its body."""
+    connected = received(pieces, is_direct=True)
+    assert (connected.statuses[-1], len(connected.application.bodies), connected.application.begun) == (200, 1, 0)
+
+
 async def test_absolute_target_s_host_counts_in_the_place_of_host() -> None:
-    """RFC 9112 §3.2.2; and who sends it is no user of this host, for such targets are meant for proxies."""
+    """RFC 9112 §3.2.2. Its sender does not count as a user of this host, because such targets are meant for proxies."""
     connected = Connected()
     seen: list[tuple[Headers, str]] = []
 
@@ -401,7 +423,7 @@ async def test_connection_that_sends_nothing_is_closed_without_a_word() -> None:
 
 
 async def test_head_is_due_from_a_fresh_connection_s_opening_and_then_from_its_first_byte() -> None:
-    """A pause between two requests is no slowness; one in a head is."""
+    """A client may pause between two requests, but not within a head."""
     connected = Connected()
     connected.clock.move(29)
     await connected.receive(REQUEST)
@@ -416,9 +438,20 @@ async def test_head_is_due_from_a_fresh_connection_s_opening_and_then_from_its_f
     assert (connected.statuses, connected.wire.end) == ([200, 200, 408], "eof")
 
 
-async def test_body_is_due_from_its_head_s_end() -> None:
-    """A slow head leaves its body the whole time; what comes after the refusal is not read."""
-    connected = Connected()
+async def test_head_that_begins_behind_another_request_is_due_like_any_other() -> None:
+    """The answer to the request before it does not make the connection an idle one."""
+    connected = Connected(is_direct=True)
+    await connected.receive(REQUEST + REQUEST[:9])
+    connected.clock.move(29)
+    assert (connected.statuses, connected.wire.end) == ([200], "")
+    connected.clock.move(1)
+    assert (connected.statuses, connected.wire.end) == ([200, 408], "eof")
+
+
+@pytest.mark.parametrize("is_direct", [False, True])
+async def test_body_is_due_from_its_head_s_end(is_direct: bool) -> None:
+    """A slow head does not shorten its body's time; nothing is read after the refusal."""
+    connected = Connected(is_direct=is_direct)
     await connected.receive(HEAD[:9])
     connected.clock.move(29)
     await connected.receive(HEAD[9:])
@@ -437,7 +470,7 @@ LARGE = b"POST /run_code HTTP/1.1\r\nHost: a\r\nContent-Length: 8000000\r\n\r\n"
 
 @pytest.mark.parametrize("is_direct", [False, True])
 async def test_body_that_comes_to_a_stop_is_refused_however_much_has_come(is_direct: bool) -> None:
-    """All but ten bytes of 8 MB have arrived; then silence, or a byte now and then, may hold them for 30 s."""
+    """After nearly all of 8 MB, silence or a byte now and then is allowed for 30 s."""
     for drip in (b"", b"x"):
         connected = Connected(is_direct=is_direct)
         await connected.receive(LARGE, *[b"x" * 79_999] * 100)
@@ -452,7 +485,7 @@ async def test_body_that_comes_to_a_stop_is_refused_however_much_has_come(is_dir
 
 
 async def test_slow_but_steady_body_is_waited_for() -> None:
-    """100 kB a second are enough, in whatever pieces, and as long as it takes."""
+    """A client that sends 100 kB a second is never refused, in whatever pieces."""
     connected = Connected()
     await connected.receive(LARGE)
     for _ in range(4):
@@ -462,7 +495,7 @@ async def test_slow_but_steady_body_is_waited_for() -> None:
 
 
 async def test_refused_client_is_given_a_moment_to_stop() -> None:
-    """Closed at once, the connection would be reset by what the client still sends, and its answer with it."""
+    """If the connection were closed at once, it would be reset, and the client could lose the answer."""
     connected = Connected()
     await connected.receive(MALFORMED["two Hosts"][0])
     connected.clock.move(LINGER_S - 0.1)
@@ -472,7 +505,7 @@ async def test_refused_client_is_given_a_moment_to_stop() -> None:
 
 
 async def test_answer_of_which_nothing_is_read_is_cut() -> None:
-    """After a minute and the time between two looks."""
+    """The connection is cut a minute after the last progress, and at most one look later."""
     connected = Connected()
     await connected.receive(REQUEST)
     connected.wire.unread_bytes = 100_000
@@ -483,7 +516,7 @@ async def test_answer_of_which_nothing_is_read_is_cut() -> None:
 
 
 async def test_reader_that_caught_up_between_two_looks_is_not_cut() -> None:
-    """It is not taken for one that does not read because at each look as much is unread."""
+    """The same number of unread bytes at two looks does not mean that nothing was read."""
     connected = Connected()
     await connected.receive(REQUEST)
     connected.wire.unread_bytes = 100_000
@@ -496,7 +529,7 @@ async def test_reader_that_caught_up_between_two_looks_is_not_cut() -> None:
 
 
 async def test_streamed_answer_that_is_not_read_is_cut() -> None:
-    """An application that waits for its reader is let go when nothing was read for half a second."""
+    """An application that waits for its client goes on once nothing was read for `read_s`."""
     is_let_go = asyncio.Event()
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -528,7 +561,7 @@ async def test_streamed_answer_that_is_not_read_is_cut() -> None:
 async def test_connection_without_a_request_gets_a_second_for_one_when_its_process_ends(
     before: list[bytes], is_direct: bool
 ) -> None:
-    """The answer to that says that it is the last; where nothing comes, the connection is closed without a word."""
+    """The answer to that request says that it is the last; without one, the connection is closed silently."""
     for is_used in (False, True):
         connected = Connected(is_direct=is_direct)
         for request in before:
@@ -546,7 +579,7 @@ async def test_connection_without_a_request_gets_a_second_for_one_when_its_proce
 
 @pytest.mark.parametrize("is_direct", [False, True])
 async def test_request_that_has_begun_may_end_when_its_process_does(is_direct: bool) -> None:
-    """In the midst of its head or of its body; then its answer is the last."""
+    """A request may be in its head or in its body at that moment; its answer is the last."""
     for length in (9, len(HEAD), len(HEAD) + 1):
         connected = Connected(is_direct=is_direct)
         await connected.receive(REQUEST[:length])
@@ -558,7 +591,7 @@ async def test_request_that_has_begun_may_end_when_its_process_does(is_direct: b
 
 
 async def test_answer_that_has_begun_when_its_process_ends_is_not_the_last() -> None:
-    """Its head has told the client that it may send again: closed after it, the connection would cost the next job."""
+    """Its head has told the client to keep the connection; closing it would lose the client's next job."""
     connected = Connected()
     gate = asyncio.Event()
 
@@ -578,7 +611,7 @@ async def test_answer_that_has_begun_when_its_process_ends_is_not_the_last() -> 
 
 
 async def test_connection_made_when_its_process_ends_already_is_told() -> None:
-    """One that was accepted at the last moment would else keep the process for as long as its client likes."""
+    """A client accepted at the last moment could else keep the process alive for as long as it likes."""
     first = Connected()
     late = Connected(state=first.state)
     first.protocol.shutdown()
@@ -588,7 +621,7 @@ async def test_connection_made_when_its_process_ends_already_is_told() -> None:
 
 
 async def test_application_that_begins_when_its_process_ends_is_told() -> None:
-    """A stream without an end would else keep the process."""
+    """An endless stream would else keep the process alive."""
     connected = Connected()
     stopping = asyncio.Event()
 
@@ -610,7 +643,7 @@ async def test_application_that_begins_when_its_process_ends_is_told() -> None:
 @pytest.mark.parametrize("is_direct", [False, True])
 @pytest.mark.parametrize("before", [[], [REQUEST], [REQUEST, REQUEST]], ids=["fresh", "kept", "known"])
 async def test_connection_that_makes_room_closes_after_its_next_answer(before: list[bytes], is_direct: bool) -> None:
-    """A fresh one has the time that it would have anyway; a kept one that is idle closes in time, and not before."""
+    """A fresh connection keeps its usual time; an idle one closes after MAKE_ROOM_S, and not before."""
     for is_used in (False, True):
         connected = Connected(is_direct=is_direct)
         for request in before:
@@ -628,7 +661,7 @@ async def test_connection_that_makes_room_closes_after_its_next_answer(before: l
 
 
 async def test_application_is_not_told_to_stop_where_its_connection_makes_room() -> None:
-    """A batch would end without its last lines."""
+    """A batch would else end without its last lines."""
     connected = Connected()
     stopping = asyncio.Event()
 
@@ -644,7 +677,7 @@ async def test_application_is_not_told_to_stop_where_its_connection_makes_room()
 
 
 def test_connection_that_closes_leaves_nothing_to_collect() -> None:
-    """Its parts know each other; where each job has a connection, to find them took 9 % of the CPU."""
+    """Its parts refer to each other; collecting them would cost much CPU where each job has its own connection."""
 
     async def come_and_go() -> None:
         for _ in range(50):

@@ -87,7 +87,7 @@ async def test_request_id_is_made_where_the_client_s_cannot_stand_in_a_log(
 async def test_final_answers_keep_status_and_type(
     url: str, workers: list[ScriptedWorker], session: aiohttp.ClientSession, status: int
 ) -> None:
-    """What is below 500, but for 429, is the job's own result and is not tried again."""
+    """A status below 500, except 429, is the job's own result and is not retried."""
     script_all(workers, always(status, {"detail": "x"}, "x-theirs: 1", "connection: keep-alive"))
     async with session.post(f"{url}/run_code", json=JOB) as response:
         body = await response.json()
@@ -102,7 +102,7 @@ async def test_final_answers_keep_status_and_type(
 async def test_every_endpoint_of_a_worker_is_routed(
     url: str, workers: list[ScriptedWorker], session: aiohttp.ClientSession
 ) -> None:
-    """A user sets one URL and every call of the SDK works; lists come back as they are."""
+    """A user sets one URL, and every call of the SDK works; lists come back unchanged."""
     for path, method in JOB_ENDPOINTS.items():
         told: object = RESULT if path.startswith("/run_") else [{"id": 1}]
         script_all(workers, always(200, told))
@@ -144,7 +144,7 @@ async def test_failed_attempts_go_on_to_untried_workers(
 async def test_all_failed_names_each_attempt_s_worker_and_cause(
     url: str, workers: list[ScriptedWorker], session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """503, with as many attempts as were made; the log says the same, and never the code."""
+    """The answer is a 503 that lists the attempts; the log lists them too, and never the code."""
     workers[0].script = fail
     workers[1].script = always(503, {"detail": "x"})
     await workers[2].die()
@@ -177,7 +177,7 @@ async def test_hanging_worker_is_left_after_the_time_limit(
 
 
 async def test_without_workers_jobs_get_503_and_health_says_unhealthy(session: aiohttp.ClientSession) -> None:
-    """An empty fleet is allowed, and said."""
+    """An empty fleet is allowed, and reported."""
     async with served(create_app(parse(f"{{{NO_REDIS}, queue: {{without_workers: 0}}}}", "t"))) as url:
         async with session.post(f"{url}/run_code", json=JOB) as response:
             assert (response.status, await response.json()) == (503, {"detail": "No healthy workers available"})
@@ -193,7 +193,7 @@ async def test_without_workers_jobs_get_503_and_health_says_unhealthy(session: a
 async def test_body_over_the_limit_gets_413(
     url: str, workers: list[ScriptedWorker], session: aiohttp.ClientSession, *, is_chunked: bool
 ) -> None:
-    """Declared or not, a body over max_body_mb reaches no worker."""
+    """A body over max_body_mb reaches no worker, whether its length was declared or not."""
 
     async def parts() -> AsyncIterator[bytes]:
         for _ in range(3):
@@ -250,7 +250,7 @@ async def test_status_tells_service_version_and_workers(
 
 
 async def test_counts_are_redis_own(url: str, session: aiohttp.ClientSession) -> None:
-    """Without it they are not made up."""
+    """Without Redis no counts are reported."""
     async with session.get(f"{url}/admin/stats") as response:
         detail = (await response.json())["detail"]
         assert (response.status, detail.partition(":")[0]) == (503, "Redis is unavailable")
@@ -273,7 +273,7 @@ async def test_openapi_describes_all_that_is_served(url: str, session: aiohttp.C
 
 
 async def test_docs_load_nothing_from_outside(url: str, session: aiohttp.ClientSession) -> None:
-    """A cluster without the internet sees /docs, and below a proxy's path: all its addresses are relative."""
+    """/docs works in a cluster without internet, and below a proxy's path, because its addresses are relative."""
     async with session.get(f"{url}/docs") as response:
         page = await response.text()
         assert (response.status, response.content_type) == (200, "text/html")
@@ -295,7 +295,7 @@ async def test_docs_load_nothing_from_outside(url: str, session: aiohttp.ClientS
 async def test_client_that_hangs_up_while_sending_leaves_no_trace(
     url: str, workers: list[ScriptedWorker], session: aiohttp.ClientSession
 ) -> None:
-    """Half a body is no job."""
+    """Half a body does not reach any worker."""
     host, port = url.removeprefix("http://").split(":")
     _, writer = await asyncio.open_connection(host, int(port))
     writer.write(b"POST /run_code HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf")

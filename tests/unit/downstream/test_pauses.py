@@ -1,4 +1,4 @@
-"""No input that is permitted holds the event loop up: others are served while it is read.
+"""No permitted input blocks the event loop: other clients are served while it is read.
 
 A pause is measured as the CPU time of the loop's thread between two turns, and compared with what a parser in C takes
 for a part of such an input, in the same run: neither a slow nor a busy machine makes it longer.
@@ -50,7 +50,7 @@ class Pauses:
         self.longest_s = 0.0
 
     async def watch(self) -> None:
-        """Look on, until cancelled."""
+        """Measure until cancelled."""
         before = time.thread_time()
         while True:
             await asyncio.sleep(0)
@@ -88,7 +88,7 @@ async def send(worker: ScriptedWorker, url: str, body: bytes) -> None:
 
 @pytest.mark.parametrize("name", INPUTS)
 def test_other_clients_are_served_while_a_large_body_is_read(name: str) -> None:
-    """The loop turns all the while, whatever is in it; the client and the worker have a thread of their own."""
+    """The event loop goes on, whatever the body holds; the client and the worker have a thread of their own."""
     path, make = INPUTS[name]
     body = make(SIZE_MB * MB)
     limit_s = parsing_s(LISTS % (b"[]," * (PART_MB * MB // 3)))
@@ -124,7 +124,7 @@ async def test_many_api_keys_hold_no_job_up(tmp_path: Path) -> None:
 
 
 def test_description_of_the_api_is_made_before_anybody_asks() -> None:
-    """It is the one large thing that the API makes, and would hold jobs up for as long as parsing megabytes."""
+    """Making it takes as long as parsing megabytes, and would hold up jobs."""
     given = {"workers": ["http://127.0.0.1:1"], "redis": {"url": "redis://127.0.0.1:1/0"}}
     limit_s = parsing_s(LISTS % (b"[]," * (PART_MB * MB // 3)))
     pauses = Pauses()

@@ -1,4 +1,4 @@
-"""Lines and items are found wherever parts begin and end, and whatever stands in them."""
+"""Lines and items are found wherever parts begin and end, and whatever they contain."""
 
 import json
 from itertools import pairwise
@@ -52,7 +52,7 @@ def fed(lines: Lines, parts: list[bytes]) -> list[Line]:
 
 @given(st.lists(st.binary(max_size=9).map(lambda text: text.replace(b"\n", b"x"))), st.lists(st.floats(0, 1)))
 def test_lines_are_found_however_they_are_cut(texts: list[bytes], places: list[float]) -> None:
-    """All of them, numbered from 1; one that is too long has no text, and costs the others nothing."""
+    """All lines are found and numbered from 1; one that is too long has no text, and does not harm the others."""
     lines = Lines(max_bytes=6)
     got = fed(lines, cut(b"".join(text + b"\n" for text in texts), places))
     assert got == [Line(number, text if len(text) <= 6 else None) for number, text in enumerate(texts, 1)]
@@ -61,7 +61,7 @@ def test_lines_are_found_however_they_are_cut(texts: list[bytes], places: list[f
 
 @given(st.lists(st.binary(max_size=20)))
 def test_no_more_of_a_line_is_held_than_a_line_may_have(parts: list[bytes]) -> None:
-    """Whatever comes, and without an end."""
+    """This holds for a line without an end, too."""
     lines = Lines(max_bytes=6)
     for part in parts:
         list(lines.feed(part))
@@ -69,7 +69,7 @@ def test_no_more_of_a_line_is_held_than_a_line_may_have(parts: list[bytes]) -> N
 
 
 def test_last_line_needs_no_end() -> None:
-    """Whether it is whole, too long or has been given up."""
+    """This holds for a whole line, for one that is too long, and for one that was given up."""
     assert fed(Lines(9), [b"a\nb"]) == [(1, b"a"), (2, b"b")]
     assert fed(Lines(1), [b"a\nbb"]) == [(1, b"a"), (2, None)]
     lines = Lines(9)
@@ -93,26 +93,26 @@ def test_long_strings_full_of_escapes_are_one_token() -> None:
 
 @pytest.mark.parametrize("text", [b"{}", b' {"a": NaN}', rb'{"a": "\ud800"}', b'{"a": "\xff"}'])
 def test_what_a_worker_may_take_is_a_job(text: bytes) -> None:
-    """Half a surrogate pair, NaN, a byte that is no UTF-8: what it means, the worker says."""
+    """Half a surrogate pair, NaN or a byte that is not UTF-8 is left to the worker to judge."""
     assert (flaw_as_job(text) is None) == (b"\xff" not in text or flaw(text) is None)
 
 
 @pytest.mark.parametrize("text", [b"", b"x", b"{", b'{"a": }', b"{} {}", b"[" * 100_000, b'{"a":' * 100_000, b"\xff"])
 def test_what_is_no_json_is_told(text: bytes) -> None:
-    """With what is wrong with it."""
+    """The message says what is wrong."""
     assert flaw(text)
     assert str(flaw_as_job(text)).startswith("expected a JSON object: ")
 
 
 @pytest.mark.parametrize("text", [b"[]", b"1", b'"{"', b"null"])
 def test_what_is_no_object_is_no_job(text: bytes) -> None:
-    """However well-formed."""
+    """Well-formed JSON of another type is refused."""
     assert flaw_as_job(text) == "expected a JSON object"
 
 
 @given(values, st.sampled_from([None, 2]))
 def test_json_in_one_line_means_the_same(told: object, indent: int | None) -> None:
-    """Ends of lines stand between its parts only."""
+    """Line ends are replaced; they can stand only between tokens."""
     line = line_of(json.dumps(told, indent=indent, ensure_ascii=False).replace("\n", "\r\n").encode())
     assert b"\n" not in line
     assert b"\r" not in line

@@ -1,4 +1,4 @@
-"""What is printed of a failed connection is the same on every Python."""
+"""The reason of a failed connection is the same text on every version of Python."""
 
 import ssl
 

@@ -31,7 +31,7 @@ from router.scheduling.pending import (
     Unfunded,
 )
 from router.telemetry.recorder import Counts, Recorder
-from router.upstream.pool import Deliver, Request
+from router.upstream.pool import OutcomeCallback, Request
 from tests.support.jobs import ADMITTED
 from tests.support.timeless import timeless
 
@@ -152,9 +152,9 @@ class Workers:
     def __init__(self, *script: Response | UpstreamFailed) -> None:
         self.script = list(script)
         self.sent: list[tuple[str, Request, float]] = []
-        self.held: list[Deliver] = []
+        self.held: list[OutcomeCallback] = []
 
-    def send(self, worker_url: str, request: Request, timeout_s: float, deliver: Deliver) -> None:
+    def send(self, worker_url: str, request: Request, timeout_s: float, deliver: OutcomeCallback) -> None:
         """Take the job."""
         self.sent.append((worker_url, request, timeout_s))
         if self.script:

@@ -17,7 +17,7 @@ from router.scheduling.failover import FailoverScheduler
 from router.scheduling.leases import Leases
 from router.scheduling.messages import Rules
 from router.telemetry.recorder import Recorder
-from router.upstream.pool import Deliver, Request, WorkerPool
+from router.upstream.pool import OutcomeCallback, Request, WorkerPool
 from tests.support.eventually import eventually
 from tests.support.jobs import ADMITTED, stays
 from tests.support.worker import Gate, ScriptedWorker
@@ -110,7 +110,7 @@ async def test_client_that_is_told_in_time_leaves_the_attempt_to_its_end(worker:
 class Broken(WorkerPool):
     """A pool with a fault of the router's own."""
 
-    def send(self, worker_url: str, request: Request, timeout_s: float, deliver: Deliver) -> None:
+    def send(self, worker_url: str, request: Request, timeout_s: float, deliver: OutcomeCallback) -> None:
         """Fail as no code should."""
         del request, timeout_s, deliver
         raise LookupError(worker_url)

@@ -246,7 +246,7 @@ def cut(text: bytes, places: list[int]) -> tuple[bytes, ...]:
 
 
 async def turns() -> None:
-    """Let everybody who can do something do it."""
+    """Let all tasks that are ready run."""
     for _ in range(4):
         await asyncio.sleep(0)
 
@@ -285,7 +285,7 @@ async def both(sent: Sent) -> tuple[tuple[int, bytes] | None, tuple[int, bytes] 
 
 
 def test_every_answer_is_read_as_aiohttp_reads_it_or_refused_for_a_reason() -> None:
-    """Same status and body, or both refuse, or the table says why we do; never do we take what aiohttp refuses."""
+    """Both read the same, or both refuse, or STRICTER says why we refuse; we never take what aiohttp refuses."""
 
     @STEADY
     @given(sendings())
@@ -301,7 +301,7 @@ def test_every_answer_is_read_as_aiohttp_reads_it_or_refused_for_a_reason() -> N
 
 @pytest.mark.parametrize("name", STRICTER)
 async def test_stricter_than_aiohttp(name: str) -> None:
-    """Each row of the table is a difference that there is."""
+    """Each row of the table is a real difference."""
     form = STRICTER[name]
     sent = Sent((form.answer,), form.end)
     mine, aiohttps = await both(sent)

@@ -94,7 +94,7 @@ async def read(response: Response) -> bytes:
 async def test_answer_is_whole_up_to_the_limit_and_streamed_beyond_it(
     worker: ScriptedWorker, upstream: WorkerPool, extra: int
 ) -> None:
-    """Both ways all of it comes, and the connection is used again."""
+    """In both cases all of it comes, and the connection is used again."""
     body = bytes(range(256)) * (HOLD_BYTES // 256) + b"y" * extra if extra >= 0 else b"z" * (HOLD_BYTES - 1)
     worker.script = sends(body)
     for _ in range(3):
@@ -105,7 +105,7 @@ async def test_answer_is_whole_up_to_the_limit_and_streamed_beyond_it(
 
 
 async def test_slow_reader_slows_the_worker_down(worker: ScriptedWorker, upstream: WorkerPool) -> None:
-    """What the worker has passed and the reader has not got yet fits into the sockets, whatever the answer's size."""
+    """What the worker has sent and the reader has not received fits in the sockets, whatever the answer's size."""
     passed = 0
 
     def note(count: int) -> None:
@@ -138,7 +138,7 @@ async def test_slow_reader_slows_the_worker_down(worker: ScriptedWorker, upstrea
 async def test_failure_in_mid_stream_is_raised_by_the_rest(
     worker: ScriptedWorker, upstream: WorkerPool, script: Script, phase: Phase, cause: str
 ) -> None:
-    """The parts that came before it are given; then it is told like any other, and the connection is gone."""
+    """The reader gets the parts before it; then the failure is raised, and the connection is closed."""
     worker.script = script
     response = await sent(upstream, worker.url, REQUEST, timeout_s=1 if phase is Phase.TIMED_OUT else 5)
     with pytest.raises(UpstreamFailed) as caught:
@@ -151,7 +151,7 @@ async def test_failure_in_mid_stream_is_raised_by_the_rest(
 
 
 async def test_reader_s_own_time_is_not_the_worker_s(worker: ScriptedWorker, upstream: WorkerPool) -> None:
-    """A reader that takes longer than the time limit gets all of what the worker gives at once when asked."""
+    """A reader slower than the time limit gets the whole answer if the worker always sends at once."""
     worker.script = sends_chunks(128)
     response = await sent(upstream, worker.url, REQUEST, timeout_s=1)
     assert response.rest is not None
@@ -161,7 +161,7 @@ async def test_reader_s_own_time_is_not_the_worker_s(worker: ScriptedWorker, ups
 
 
 async def test_rest_that_is_closed_early_closes_the_connection(worker: ScriptedWorker, upstream: WorkerPool) -> None:
-    """The worker notices, whether a part was read or none; nobody else gets what is left."""
+    """The worker notices, whether a part was read or none; no other request gets what is left."""
     over: list[Script] = []
     worker.script = watched(sends(b"x" * 2 * HOLD_BYTES, declared=1), over)
     for count in range(2):
@@ -208,7 +208,7 @@ async def works(url: str, worker: ScriptedWorker, session: aiohttp.ClientSession
 async def test_large_object_is_passed_on_with_its_metadata_last(
     url: str, worker: ScriptedWorker, session: aiohttp.ClientSession
 ) -> None:
-    """As bytes, with nothing else changed; its lease ends with it."""
+    """Nothing else of its bytes is changed; its lease ends with it."""
     body = json.dumps(LARGE).encode()
     worker.script = sends(body)
     async with session.post(f"{url}/run_code", json=JOB) as response:
@@ -223,7 +223,7 @@ async def test_large_object_is_passed_on_with_its_metadata_last(
 async def test_large_answer_that_is_no_object_is_passed_on_untouched(
     url: str, worker: ScriptedWorker, session: aiohttp.ClientSession
 ) -> None:
-    """A list in JSON keeps its bytes; what is no JSON keeps its length, too."""
+    """A JSON list keeps its bytes; an answer that is not JSON keeps its Content-Length, too."""
     body = json.dumps([LARGE]).encode()
     worker.script = sends(body)
     async with session.post(f"{url}/get_prompts", json=JOB) as response:
@@ -265,7 +265,7 @@ async def test_worker_that_dies_in_mid_stream_cuts_the_client_s_answer_short(
 async def test_client_that_leaves_in_mid_stream_ends_the_reading_and_the_lease(
     url: str, worker: ScriptedWorker, session: aiohttp.ClientSession
 ) -> None:
-    """Whether the worker sends on or has fallen silent: its connection is closed, its place is free."""
+    """The worker's connection is closed and its place is free, whether it goes on sending or has fallen silent."""
     over: list[Script] = []
     for script in (sends_chunks(10**6), sends(b"{" + b"x" * 2 * HOLD_BYTES, declared=1)):
         worker.script = watched(script, over)
@@ -335,7 +335,7 @@ async def test_large_answer_that_comes_when_its_client_has_left_is_closed(
 async def test_stream_that_is_cut_leaves_nothing_to_collect(
     url: str, worker: ScriptedWorker, session: aiohttp.ClientSession
 ) -> None:
-    """A connection and its parser know each other, and 1 MB may be held there: the garbage collector comes late."""
+    """A connection and its parser refer to each other, and may hold 1 MB until the garbage collector runs."""
     over: list[Script] = []
     worker.script = watched(sends_chunks(10**6), over)
     gc.collect()

@@ -12,7 +12,7 @@ from router.config.worker_auth import WorkerAuth
 from router.http.response import Broken, Phase, Response, UpstreamFailed
 from router.upstream import pool
 from router.upstream.connection import HOLD_BYTES, Connection
-from router.upstream.pool import CONNECT_TIMEOUT_S, MAX_IDLE_S, Request, Rest, WorkerPool, _origin
+from router.upstream.pool import CONNECT_TIMEOUT_S, MAX_IDLE_S, AnswerRest, Request, WorkerPool, _origin
 from tests.support.timeless import timeless
 from tests.support.transport import Transport
 
@@ -22,7 +22,7 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
 class Net:
-    """What is beyond the sockets: each connection that is made is kept; `script` is what comes of trying."""
+    """Takes the place of the network: keeps each connection made; `script` decides how connecting ends."""
 
     def __init__(self) -> None:
         self.upstream = WorkerPool(TlsSettings())
@@ -78,14 +78,14 @@ def run(law: Callable[[Net], Awaitable[None]]) -> None:
     ],
 )
 def test_where_a_worker_s_url_leads(url: str, host: str, port: int, is_tls: bool, lines: bytes, path: bytes) -> None:
-    """Its scheme's own port where it names none; Host is as it is written."""
+    """The port is the scheme's where the URL names none; Host is as the URL writes it."""
     found = _origin(url, WorkerAuth())
     assert (found.host, found.port, found.is_tls, found.lines, found.path) == (host, port, is_tls, lines, path)
 
 
 def test_workers_that_have_left_are_not_kept_in_mind_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fleet whose names change with each start would fill the memory."""
-    monkeypatch.setattr(pool, "_ORIGINS_AT_MOST", 3)
+    monkeypatch.setattr(pool, "_MOST_ORIGINS", 3)
     origins = pool._Origins(WorkerAuth())
     for number in range(10):
         assert origins[f"http://w{number}"].host == f"w{number}"
@@ -93,7 +93,7 @@ def test_workers_that_have_left_are_not_kept_in_mind_for_ever(monkeypatch: pytes
 
 
 def test_connection_is_used_again_for_a_while() -> None:
-    """The last one given back first; one that has been idle for too long is closed, and a fresh one made."""
+    """The last one given back is used first; one that has been idle for too long is closed and replaced."""
 
     async def law(net: Net) -> None:
         await net.send()
@@ -135,7 +135,7 @@ def test_connection_of_one_worker_is_no_other_s() -> None:
 
 
 def test_connection_that_may_not_be_used_again_is_closed() -> None:
-    """As its answer says; or when it closed while it was idle, or said what nobody asked."""
+    """Its answer may say so; or it closed while it was idle, or sent bytes that no request asked for."""
 
     async def law(net: Net) -> None:
         await net.send()
@@ -157,7 +157,7 @@ def test_connection_that_may_not_be_used_again_is_closed() -> None:
 
 
 def test_pool_that_is_closed_closes_what_is_idle_and_no_more() -> None:
-    """A connection in use ends with its answer; what is closed is not taken again."""
+    """A connection in use ends with its answer; a closed one is not used again."""
 
     async def law(net: Net) -> None:
         await net.send()
@@ -176,7 +176,7 @@ def test_pool_that_is_closed_closes_what_is_idle_and_no_more() -> None:
 
 @pytest.mark.parametrize(("timeout_s", "waited_s"), [(60, CONNECT_TIMEOUT_S), (2, 2)])
 def test_connecting_takes_no_longer_than_it_may(timeout_s: float, waited_s: float) -> None:
-    """The attempt's own time, and 5 s: then the job was never sent."""
+    """Connecting is limited by the attempt's time and by 5 s; after that the job was never sent."""
 
     async def law(net: Net) -> None:
         async def hang(_: Connection) -> None:
@@ -212,7 +212,7 @@ def test_connection_that_closes_before_the_job_was_sent_has_not_had_it() -> None
 
 
 def test_stale_connection_costs_one_other_and_no_failed_attempt() -> None:
-    """Where the fresh one cannot be made, the job may have been run all the same: it has died."""
+    """If no fresh connection can be made, the job may still have run, so the phase is DIED."""
 
     async def law(net: Net) -> None:
         await net.send()
@@ -247,29 +247,30 @@ class Slow:
         self.script = list(script)
         self.is_aborted = False
         self.is_reusable = True
-        self.idle_since = 0.0
 
-    async def read(self) -> bytes:
+    async def __anext__(self) -> bytes:
         """Return the next part."""
+        if not self.script:
+            raise StopAsyncIteration
         wait_s, part = self.script.pop(0)
         await asyncio.sleep(wait_s)
         if isinstance(part, Broken):
             raise part
         return part
 
-    def abort(self) -> None:
+    def close(self) -> None:
         """Take note."""
         self.is_aborted = True
 
 
-def rest_of(net: Net, left_s: float, *script: tuple[float, bytes | Broken]) -> tuple[Rest, Slow]:
+def rest_of(net: Net, left_s: float, *script: tuple[float, bytes | Broken]) -> tuple[AnswerRest, Slow]:
     """Return the rest of an answer, and the connection that it comes over."""
     slow: Any = Slow(*script)
-    return Rest(net.upstream, URL, slow, left_s), slow
+    return AnswerRest(net.upstream, URL, slow, left_s), slow
 
 
 def test_rest_of_an_answer_has_so_much_time_in_all() -> None:
-    """The worker's: what its reader takes between two parts is not counted. Then the connection is closed."""
+    """Only waits for the worker count, not the reader's own time. Then the connection is closed."""
 
     async def law(net: Net) -> None:
         rest, slow = rest_of(net, 10, (4, b"a"), (4, b"b"), (4, b"c"))
@@ -287,7 +288,7 @@ def test_rest_of_an_answer_has_so_much_time_in_all() -> None:
 
 
 def test_rest_that_breaks_off_closes_its_connection() -> None:
-    """And is no end."""
+    """The reader gets the failure, not an end."""
 
     async def law(net: Net) -> None:
         rest, slow = rest_of(net, 10, (0, b"a"), (0, Broken(Phase.GARBLED, "sent rubbish")))
@@ -303,7 +304,7 @@ def test_rest_that_is_read_to_its_end_gives_its_connection_back_once() -> None:
     """Closing it afterwards does nothing; closing it before cuts it."""
 
     async def law(net: Net) -> None:
-        rest, slow = rest_of(net, 10, (0, b"a"), (0, b""))
+        rest, slow = rest_of(net, 10, (0, b"a"))
         assert [part async for part in rest] == [b"a"]
         assert [part async for part in rest] == []
         rest.close()
@@ -317,7 +318,7 @@ def test_rest_that_is_read_to_its_end_gives_its_connection_back_once() -> None:
 
 
 def test_large_answer_leaves_the_rest_of_its_time_to_its_rest() -> None:
-    """It is delivered with what is held, and not given back before it has been read."""
+    """The connection is given back only when the rest has been read."""
 
     async def law(net: Net) -> None:
         await net.send(timeout_s=60)
@@ -326,7 +327,7 @@ def test_large_answer_leaves_the_rest_of_its_time_to_its_rest() -> None:
         await asyncio.sleep(0)
         (answer,) = net.given
         assert isinstance(answer, Response)
-        assert isinstance(answer.rest, Rest)
+        assert isinstance(answer.rest, AnswerRest)
         assert 59 < answer.rest._left_s <= 60
         await net.send()
         assert len(net.made) == 2

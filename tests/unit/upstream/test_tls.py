@@ -85,14 +85,14 @@ async def test_certificate_for_another_name_is_refused(worker: ScriptedWorker, c
 
 
 async def test_verify_false_asks_for_no_proof(worker: ScriptedWorker) -> None:
-    """For those who have to."""
+    """An operator may have to allow this."""
     tls = TlsSettings(verify=False)
     assert await send(worker.url, tls) == 200
     assert await check(worker.url, tls) is None
 
 
 async def test_worker_without_tls_behind_https_cannot_be_reached() -> None:
-    """What listens there speaks plain HTTP: nothing was sent."""
+    """The server there speaks plain HTTP, so the job was never sent."""
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
@@ -147,7 +147,7 @@ def test_unusable_ca_file_is_told_with_its_key(tmp_path: Path, text: str | None,
 
 
 async def test_ca_is_read_with_the_settings(worker: ScriptedWorker, ca_file: str, tmp_path: Path) -> None:
-    """What has become of its file when the first connection is made does not count; nor do letters in its comments."""
+    """Later changes of its file have no effect; comments in the file may hold any letters."""
     path = tmp_path / "ca-for-a-while.pem"
     path.write_bytes("# Köln\n".encode() + Path(ca_file).read_bytes())
     tls = TlsSettings(ca=str(path))

@@ -93,7 +93,7 @@ def says(*parts: bytes, then: str = "stay") -> Script:
 async def test_every_form_of_a_whole_answer_is_read(
     worker: ScriptedWorker, upstream: WorkerPool, script: Script
 ) -> None:
-    """Twice in a row, so that what is left on a connection would show."""
+    """Each is sent twice in a row, to show bytes left on the connection."""
     worker.script = script
     for _ in range(2):
         response = await sent(upstream, worker.url, REQUEST, timeout_s=5)
@@ -107,7 +107,7 @@ async def test_every_form_of_a_whole_answer_is_read(
 async def test_answer_without_a_body_ends_with_its_headers(
     worker: ScriptedWorker, upstream: WorkerPool, status: int
 ) -> None:
-    """Whatever length they speak of; and its connection is used again."""
+    """This holds whatever length they name; the connection is used again."""
     worker.script = says(b"HTTP/1.1 %d X\r\ncontent-length: 2\r\n\r\n" % status)
     for _ in range(2):
         response = await sent(upstream, worker.url, REQUEST, timeout_s=5)
@@ -231,7 +231,7 @@ async def test_what_is_no_right_http_answer_is_garbled(
 
 
 async def test_refused_connection_was_never_sent(upstream: WorkerPool) -> None:
-    """Nobody listens: phase CONNECT."""
+    """No server listens: phase CONNECT."""
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(UpstreamFailed, match=f"Worker {url} cannot be reached: ") as caught:
         await sent(upstream, url, REQUEST, timeout_s=5)
@@ -304,7 +304,7 @@ async def test_worker_that_dies_while_it_runs_the_job_of_a_kept_connection_has_d
 async def test_kept_connection_closed_by_a_worker_that_is_gone_has_died(
     worker: ScriptedWorker, upstream: WorkerPool
 ) -> None:
-    """The job may have been what took the worker away: it is not called unsent."""
+    """The job may have crashed the worker, so it is not called unsent."""
     await sent(upstream, worker.url, REQUEST, timeout_s=5)
 
     async def die(_: Exchange) -> None:
@@ -319,7 +319,7 @@ async def test_kept_connection_closed_by_a_worker_that_is_gone_has_died(
 async def test_answer_before_the_request_has_been_read_spoils_the_connection(
     upstream: WorkerPool,
 ) -> None:
-    """The worker would take the rest of the one body for the next request."""
+    """The worker would take the rest of this body for the next request."""
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connections.append(writer)
@@ -344,7 +344,7 @@ async def test_answer_before_the_request_has_been_read_spoils_the_connection(
 async def test_more_than_was_asked_for_spoils_the_connection_and_not_the_answer(
     worker: ScriptedWorker, upstream: WorkerPool
 ) -> None:
-    """A second answer that nobody asked for is nobody's result: the next request has a connection of its own."""
+    """A second answer that no request asked for is dropped, and the next request uses another connection."""
     worker.script = says(OK + OK.replace(b"ok", b"no"))
     assert (await sent(upstream, worker.url, REQUEST, timeout_s=5)).body == b"ok"
     worker.script = says(OK)
@@ -366,7 +366,7 @@ async def test_request_is_what_the_worker_gets(worker: ScriptedWorker, upstream:
 async def test_want_of_file_handles_is_told_as_this_host_s(
     worker: ScriptedWorker, upstream: WorkerPool, host: str
 ) -> None:
-    """Named by address or by name, which a resolver without a file handle says it does not know."""
+    """A resolver that gets no file handle reports an unknown name; the message names the file handles all the same."""
     with no_more_file_handles(), pytest.raises(UpstreamFailed) as failure:
         await sent(upstream, worker.url.replace("127.0.0.1", host), REQUEST, 5)
     assert failure.value.phase is Phase.NO_MEANS
@@ -383,7 +383,7 @@ async def test_want_of_file_handles_is_told_as_this_host_s(
     ],
 )
 def test_error_that_does_not_say_what_is_wanting_is_looked_into(error: OSError, asks_for_a_socket: bool) -> None:
-    """One that names the worker's own fault is not, even while there are no file handles."""
+    """An error that names the worker's own fault is not, even while there are no file handles."""
     assert _short_of(error) is None
     with no_more_file_handles():
         told = _short_of(error)
@@ -393,7 +393,7 @@ def test_error_that_does_not_say_what_is_wanting_is_looked_into(error: OSError, 
 async def test_idle_connections_are_given_up_for_want_of_file_handles(
     workers: list[ScriptedWorker], upstream: WorkerPool
 ) -> None:
-    """So that the next attempt finds some."""
+    """The next attempt then finds file handles."""
     for worker in workers[:2]:
         await sent(upstream, worker.url, REQUEST, 5)
     with no_more_file_handles():
