@@ -171,13 +171,18 @@ class Acceptor:
             self._go_on()
 
     async def finish(self, most: int) -> None:
-        """Accept the clients that wait, at most `most` of each socket; where there is no room, as others leave."""
+        """Accept the clients that wait, at most `most` of each socket; where there is no room, as others leave.
+
+        Closes the sockets. Where another process has them, too, it takes the clients that come later.
+        """
         self.close()
         told: set[Client] = set()
         for listening in self.sockets:
             for _ in range(most):
                 if not await self._take_in_time(listening, told):
                     break
+            # At once: the kernel would accept a client that comes now, and reset it when the socket is closed later.
+            listening.close()
         if self._beginning:
             await asyncio.wait(self._beginning, timeout=LAST_REQUEST_S)
 
@@ -195,8 +200,9 @@ class Acceptor:
 
     def close(self) -> None:
         """Accept no more clients."""
-        self._is_closed = True
-        self._pause()
+        if not self._is_closed:
+            self._is_closed = True
+            self._pause()
 
     async def wait_closed(self) -> None:
         """Return at once: `close` leaves nothing to wait for."""

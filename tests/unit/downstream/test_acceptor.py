@@ -149,6 +149,18 @@ async def test_process_that_ends_accepts_no_more_than_it_is_told_to(listening: s
         assert accepting.clients == 5
 
 
+async def test_client_that_comes_after_the_last_one_is_refused_at_once(listening: socket.socket) -> None:
+    """Else the kernel would take it while the process still begins others, and reset it at the end."""
+    accepting = Accepting(listening, tls=ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))
+    with socket.create_connection(accepting.address):  # it never begins TLS
+        finishing = asyncio.create_task(accepting.acceptor.finish(64))
+        await eventually(lambda: accepting.acceptor._beginning, what="the client's begin")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(accepting.address)
+        assert not finishing.done()
+    await finishing
+
+
 async def test_process_with_more_clients_than_others_leaves_the_next_one_to_them(listening: socket.socket) -> None:
     """It waits for a moment only, and its event loop goes on meanwhile."""
     other, own = BALANCE.enter(), BALANCE.enter()
