@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -26,6 +27,7 @@ from router.config.allowlist import rule
 from router.config.bounds import MAX_COUNT, MAX_WEIGHT
 from router.policy import endpoints
 from router.policy.deadline import ClientBudget
+from router.policy.strategy import Strategy
 
 # 30 years: as good as forever, and within the limits of clocks, timers and Redis' milliseconds.
 MAX_SECONDS = 1e9
@@ -283,6 +285,8 @@ def _fit(said: dict[str, EndpointSettings]) -> dict[str, EndpointSettings]:
     return said
 
 
+# By its name in config.yaml, although other values are read strictly.
+RoutingStrategy = Annotated[Strategy, Field(strict=False), WithJsonSchema({"type": "string", "enum": list(Strategy)})]
 ErrorStatus = Annotated[int, Field(ge=400, le=599)]
 
 
@@ -338,7 +342,7 @@ class Settings(_Settings):
     client_budget: Annotated[str | float, BeforeValidator(_budget)] = "none"
     """how long clients wait; the router answers before that. `job+10`, or `job`: compile_timeout + run_timeout + 10 s,
     as verl waits; `12`: 12 s, whatever the job; `none`: for ever. The header `x-router-deadline-ms` wins"""
-    routing_strategy: Literal["round_robin", "random", "least_loaded"] = "round_robin"
+    routing_strategy: RoutingStrategy = Strategy.ROUND_ROBIN
     """`round_robin`: the workers in turn, by weight, full ones skipped; `random`: the first with a free slot from a
     random place on; `least_loaded`: the one with the fewest leases for its weight"""
     queue: QueueSettings = QueueSettings()

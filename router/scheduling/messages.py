@@ -4,11 +4,10 @@ Times are in milliseconds: moments by Redis' own clock, or lengths of time. A pr
 lease is named `process:number`; within one process the number is enough.
 """
 
-from enum import StrEnum
-
 import msgspec
 
 from router.config.settings import Settings
+from router.policy.strategy import Strategy
 from router.policy.verdict import Blame
 
 # A process without a heartbeat for this long is dead, and its pending jobs leave the queue.
@@ -39,17 +38,6 @@ OUTAGE_SHARE = 0.3
 DEATHS_LOOKED_AT = 16
 # The cap of a worker that may get one job, fleet-wide, as the trial of its breaker.
 TRIAL = -1
-# With `random`, the jobs of one call share a random number, and this factor sets their starting places apart. It is a
-# prime: a factor of 3 in it would send all jobs of a call to one of three workers.
-SPREAD = 40_507
-
-
-class Strategy(StrEnum):
-    """Where the search for a worker with room begins: at the ticket's place, at a random place, at the least loaded."""
-
-    ROUND_ROBIN = "round_robin"
-    RANDOM = "random"
-    LEAST_LOADED = "least_loaded"
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -69,7 +57,7 @@ class Rules(msgspec.Struct, frozen=True):
 def configured_rules(settings: Settings) -> Rules:
     """Return the rules that config.yaml sets."""
     return Rules(
-        strategy=Strategy(settings.routing_strategy),
+        strategy=settings.routing_strategy,
         max_waiting=settings.queue.max_waiting,
         failures=settings.breaker.failures,
         base_ms=int(settings.breaker.base_seconds * 1000),

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from router.fleet.model import Health, Member
+from router.policy.strategy import start
 from router.scheduling.breaker import Breakers
-from router.scheduling.messages import SPREAD, TRIAL, Rules, Strategy
+from router.scheduling.messages import TRIAL, Rules
 from router.scheduling.ring import weighted_ring
 
 
@@ -59,12 +60,12 @@ class Plan:
         """
         if not self.ring:
             return
-        if self._rules.strategy is Strategy.LEAST_LOADED:
+        place = start(self._rules.strategy, ticket, seed, len(self.ring))
+        if place is None:
             yield from self._by_load(ticket, load)
-            return
-        start = (seed + SPREAD * ticket if self._rules.strategy is Strategy.RANDOM else ticket) % len(self.ring)
-        yield from self.ring[start:]
-        yield from self.ring[:start]
+        else:
+            yield from self.ring[place:]
+            yield from self.ring[:place]
 
     def _planned(self, member: Member) -> Planned:
         is_trial = self._breakers.is_ejected(member.worker.url)

@@ -12,6 +12,7 @@ from router.config.bounds import MAX_COUNT, MAX_WEIGHT
 from router.fleet.lua_source import lua
 from router.fleet.redis_client import SCHEDULE, RedisClient, RedisUnavailable
 from router.fleet.schema import Keys
+from router.policy.strategy import SPREAD
 from router.scheduling import messages
 from router.scheduling.messages import Call, Grant, Reply, Rules
 
@@ -24,6 +25,7 @@ CONSTANTS: dict[str, float] = {
     "MAX_COUNT": MAX_COUNT,
     "MAX_WEIGHT": MAX_WEIGHT,
     **{name: value for name, value in vars(messages).items() if name.isupper()},
+    "SPREAD": SPREAD,
 }
 
 # How long one wait for grants lasts before it is renewed, and how many grants it returns at most.

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from router.fleet.model import Health, Member, Worker
+from router.policy.strategy import SPREAD, Strategy
 from router.policy.verdict import Blame
 from router.scheduling.messages import (
     CLAIM_WITHIN_MS,
@@ -12,7 +13,6 @@ from router.scheduling.messages import (
     PROCESS_TTL_MS,
     REST_FIRST_MS,
     SETTLE_MS,
-    SPREAD,
     Arrival,
     Beat,
     Call,
@@ -21,7 +21,6 @@ from router.scheduling.messages import (
     Held,
     Reply,
     Rules,
-    Strategy,
 )
 from router.scheduling.ring import weighted_ring
 from tests.support.lua_scheduler import START, A, Ask, B, C, Make, MakeMembers

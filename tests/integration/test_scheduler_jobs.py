@@ -6,6 +6,7 @@ from itertools import count
 import pytest
 
 from router.fleet.model import Member, Worker
+from router.policy.strategy import Strategy
 from router.policy.verdict import Blame
 from router.scheduling.messages import (
     BROKEN_WITHIN_MS,
@@ -20,7 +21,6 @@ from router.scheduling.messages import (
     Grant,
     Reply,
     Rules,
-    Strategy,
 )
 from tests.support.lua_scheduler import START, A, Ask, B, C, Make, MakeMembers
 from tests.support.lua_scheduler import THREE as URLS

@@ -7,6 +7,7 @@ from redis import Redis
 
 from router.config.bounds import MAX_COUNT, MAX_WEIGHT
 from router.fleet.model import Health, Member, Worker
+from router.policy.strategy import Strategy
 from router.policy.verdict import Blame
 from router.scheduling.messages import (
     BROKEN_WITHIN_MS,
@@ -22,7 +23,6 @@ from router.scheduling.messages import (
     Ended,
     Reply,
     Rules,
-    Strategy,
 )
 from tests.support.lua_scheduler import LuaScheduler
 

@@ -19,6 +19,7 @@ from hypothesis.stateful import (
 from redis import Redis
 
 from router.fleet.model import Health, Member, Worker
+from router.policy.strategy import Strategy
 from router.policy.verdict import Blame
 from router.scheduling.local_scheduler import LocalScheduler
 from router.scheduling.messages import (
@@ -34,7 +35,6 @@ from router.scheduling.messages import (
     Held,
     Reply,
     Rules,
-    Strategy,
 )
 from tests.support.lua_scheduler import JOBS, PROCESSES, RULES, URLS, LuaScheduler
 
