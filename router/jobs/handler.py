@@ -1,8 +1,8 @@
 """The handler of jobs: plain ASGI and two direct calls, before FastAPI sees a request.
 
-FastAPI's middleware and routing cost as much as all the rest of a job, so only requests that are no job go on to it.
-A job has several ways in: ASGI (`__call__`), a request read by our own protocol (`answer`), and a whole request with a
-known head (`begin`). Each of them needs the JobGate's admission before it can make a job.
+FastAPI's middleware and routing cost as much as all the rest of a job, so only requests that are no job go on to it. A
+job has two ways in: ASGI (`__call__`), and a whole request that our own protocol has read (`read`, then `begin`). Each
+of them needs the JobGate's admission before it can make a job.
 """
 
 import asyncio
@@ -78,7 +78,7 @@ class JobHandler:
             return
         path, headers = scope["path"], scope["headers"]
         if path in self.methods:
-            answer = await self.answer(Asked(scope["method"], path, scope["query_string"], headers), receive)
+            answer = await self._answer(Asked(scope["method"], path, scope["query_string"], headers), receive)
         elif refusal := self._refusal_below(scope) if path.startswith(self._below) else self._gate.refusal(headers):
             answer = _refused(refusal, headers)
             self.recorder.refused(answer.status, answer.outcome)
@@ -97,10 +97,10 @@ class JobHandler:
         scope.setdefault("state", {})[ADMISSION] = admission
         return None
 
-    async def answer(self, asked: Asked, receive: Receive, whole: bytes | None = None) -> Answer | None:
+    async def _answer(self, asked: Asked, receive: Receive) -> Answer | None:
         """Return the answer to a request for one of `methods`; None if its client has left.
 
-        `whole` is its body if that has come already. A request that is not admitted is refused before its body is read.
+        A request that is not admitted is refused before its body is read.
         """
         admission = self._gate.admit(asked.headers)
         if isinstance(admission, Refusal):
@@ -113,11 +113,7 @@ class JobHandler:
             return self._count_refused(asked.path, answer.with_field(b"allow", method.encode("ascii")))
         try:
             with self._buffers.share() as share:
-                if whole is None:
-                    body = await self._read_body(head, receive, share)
-                else:
-                    body = whole
-                    self._hold(whole, share)
+                body = await self._read_body(head, receive, share)
                 job_head = _job_head(asked, admission, head)
                 has_left = partial(leaving, receive)
                 return await self._dispatcher.run(
@@ -132,7 +128,7 @@ class JobHandler:
             return self._unfit(asked.path, admission, reason, request_id)
 
     def read(self, asked: Asked, *, keep_alive: bool) -> JobHead | None:
-        """Return the head of a POST for `begin`; None if the request is refused, which `answer` then explains."""
+        """Return the head of a POST for `begin`; None if the request is refused: ASGI then says why."""
         admission = self._gate.admit(asked.headers)
         if isinstance(admission, Refusal):
             return None
@@ -144,7 +140,7 @@ class JobHandler:
     def begin(
         self, head: JobHead, body: bytes, has_left: Callable[[], Coroutine[None, None, None]], deliver: AnswerCallback
     ) -> None:
-        """Take a whole job with a known head; `deliver` is called once, with what `answer` would return."""
+        """Take a whole job; `deliver` is called once, with its answer, or None if its client has left."""
         request_id = head.request_id or new_request_id()
         share = self._buffers.share()
 
