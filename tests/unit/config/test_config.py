@@ -76,7 +76,7 @@ def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> N
         ("health_check: {deep_every: 0}", "health_check.deep_every: expected greater than or equal to 1, got 0"),
         ("health_check: {deep: 1}", "health_check.deep: expected a valid boolean, got 1"),
         ("health_check: {path: v1}", "health_check.path: "),
-        ("routing_strategy: best", "routing_strategy: expected 'round_robin', 'random' or 'least_loaded', got 'best'"),
+        ("routing_strategy: best", "routing_strategy: expected 'round_robin', 'random'"),
         ("client_budget: jobs", "client_budget: expected none, job, job+N or N, in seconds from 1 on, got 'jobs'"),
         ("client_budget: job+", "client_budget: expected none, job, job+N or N, in seconds from 1 on, got 'job+'"),
         ("client_budget: job-2", "client_budget: expected none, job, job+N or N, in seconds from 1 on, got 'job-2'"),
