@@ -59,7 +59,7 @@ assert all(Path(name).exists() for name in WAY)
 # They catch what the others raise; before them stands nothing but their own call.
 GUARDS = {
     *("Dispatcher._attempted", "Dispatcher._be_late", "Dispatcher._break_off"),
-    *("Dispatcher.run.<locals>.<lambda>", "JobHandler.begin.<locals>.end", "BodyShare.__exit__", "BodyShare.give_back"),
+    *("resolver.<locals>.resolve", "JobHandler.begin.<locals>.end", "BodyShare.__exit__", "BodyShare.give_back"),
     *(
         "BodyBudget.let_go",
         "JobRun.release_late_share",
