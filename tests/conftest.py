@@ -47,6 +47,13 @@ def system(tmp_path: Path, valkey: Valkey) -> System:
 
 
 @pytest.fixture
+async def worker() -> AsyncIterator[ScriptedWorker]:
+    """One scripted worker."""
+    async with ScriptedWorker() as scripted:
+        yield scripted
+
+
+@pytest.fixture
 async def workers() -> AsyncIterator[list[ScriptedWorker]]:
     """Three scripted workers."""
     async with ScriptedWorker() as first, ScriptedWorker() as second, ScriptedWorker() as third:

@@ -71,13 +71,6 @@ async def routed(system: System, worker: ScriptedWorker, **settings: object) -> 
         assert "Traceback" not in router.output
 
 
-@pytest.fixture
-async def worker() -> AsyncIterator[ScriptedWorker]:
-    """One scripted worker."""
-    async with ScriptedWorker() as scripted:
-        yield scripted
-
-
 async def test_malformed_requests_are_refused_and_reach_no_worker(system: System, worker: ScriptedWorker) -> None:
     """Each of the table gets its status, a reason and the connection's end."""
     told: dict[str, int] = {}

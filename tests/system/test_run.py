@@ -28,13 +28,6 @@ RUN = [sys.executable, "-m", "router.cli", "run"]
 
 
 @pytest.fixture
-async def worker() -> AsyncIterator[ScriptedWorker]:
-    """One scripted worker."""
-    async with ScriptedWorker() as scripted:
-        yield scripted
-
-
-@pytest.fixture
 async def url(worker: ScriptedWorker) -> AsyncIterator[str]:
     """A router before it, in this process."""
     settings = {

@@ -5,7 +5,7 @@ import os
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -20,13 +20,6 @@ from tests.support.worker import ScriptedWorker, takes
 NO_REDIS = "redis://127.0.0.1:1/0"
 _READY, _STOPPING, _ENDED = "Application startup complete", "Shutting down", "Finished server process"
 UVICORN = [sys.executable, "-m", "uvicorn", "router:app", "--http", "router.downstream:ClientConnection"]
-
-
-@pytest.fixture
-async def worker() -> AsyncIterator[ScriptedWorker]:
-    """One scripted worker."""
-    async with ScriptedWorker() as scripted:
-        yield scripted
 
 
 @pytest.fixture

@@ -8,7 +8,14 @@ _LUA_PARTS = (
 )
 _DISPATCHER = tuple(
     f"{_UNIT}/jobs/test_{name}"
-    for name in ("dispatcher", "dispatcher_faults", "dispatcher_told", "dispatcher_waits", "dispatcher_endings")
+    for name in (
+        "dispatcher",
+        "dispatcher_faults",
+        "dispatcher_told",
+        "dispatcher_waits",
+        "dispatcher_endings",
+        "hooks",
+    )
 )
 # The application, before scripted workers.
 _ROUTED = (

@@ -23,13 +23,6 @@ MB = 2**20
 JOB = b'{"code": "%d"}'
 
 
-@pytest.fixture
-async def worker() -> AsyncIterator[ScriptedWorker]:
-    """One scripted worker."""
-    async with ScriptedWorker() as scripted:
-        yield scripted
-
-
 @asynccontextmanager
 async def routed(*workers: ScriptedWorker, **settings: object) -> AsyncIterator[str]:
     """A router before these workers; gives the address for batches."""

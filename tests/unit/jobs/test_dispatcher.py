@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Self
@@ -207,15 +207,6 @@ class Bench:
         return [status for (_, status, _), timing in self.counts().jobs.items() for _ in range(timing.count)]
 
 
-def run(law: Callable[[], Awaitable[None]]) -> None:
-    """Run a law on a loop that never really waits."""
-
-    async def main() -> None:
-        await law()
-
-    timeless(main())
-
-
 def test_first_lease_is_asked_for_the_time_that_the_job_may_take() -> None:
     """The lease lasts a second longer than the attempt; the job waits for the queue's time-out or its client's."""
 
@@ -237,7 +228,7 @@ def test_first_lease_is_asked_for_the_time_that_the_job_may_take() -> None:
             assert dict(answer.headers)[b"x-router-attempt"] == b"1"
             assert bench.leases.ended == [("http://w1", Blame.OK, True, "")]
 
-    run(law)
+    timeless(law())
 
 
 @pytest.mark.parametrize(
@@ -281,7 +272,7 @@ def test_each_failure_is_reported_and_the_job_goes_to_another_worker(
             "http://w2": (1, 0),
         }
 
-    run(law)
+    timeless(law())
 
 
 @pytest.mark.parametrize(
@@ -316,7 +307,7 @@ def test_job_that_no_worker_ran_keeps_its_place_and_has_spent_no_attempt(
         }
         assert counts.retries == retries
 
-    run(law)
+    timeless(law())
 
 
 @pytest.mark.parametrize("error", [says(500), says(200, SICK)])
@@ -329,7 +320,7 @@ def test_error_is_the_worker_s_at_once_if_no_other_worker_is_asked(error: Respon
         assert bench.leases.ended == [("http://w1", Blame.ERROR, True, bench.job.name)]
         assert bench.leases.resolved == []
 
-    run(law)
+    timeless(law())
 
 
 def test_job_that_no_worker_runs_is_refused_when_it_has_waited_long_enough() -> None:
@@ -342,7 +333,7 @@ def test_job_that_no_worker_runs_is_refused_when_it_has_waited_long_enough() -> 
         assert (answer.status, json.loads(answer.body)["detail"]) == (503, "No healthy workers available")
         assert len(bench.leases.asked) == 1
 
-    run(law)
+    timeless(law())
 
 
 def test_job_is_tried_as_often_as_it_may_be() -> None:
@@ -358,7 +349,7 @@ def test_job_is_tried_as_often_as_it_may_be() -> None:
         assert [asked.ticket for asked in bench.leases.asked] == [0, 71, 72]
         assert bench.leases.ended[2] == ("http://w3", Blame.FAULT, True, bench.job.name)  # still suspect
 
-    run(law)
+    timeless(law())
 
 
 @pytest.mark.parametrize(("status", "body"), [(500, b"Oops"), (200, SICK)])
@@ -373,7 +364,7 @@ def test_failure_that_all_workers_report_is_the_job_s_own(status: int, body: byt
         assert answer.outcome is (Outcome.ERROR if status == 500 else Outcome.SANDBOX_ERROR)
         assert dict(answer.headers)[b"x-router-attempt"] == b"2"
 
-    run(law)
+    timeless(law())
 
 
 @pytest.mark.parametrize(
@@ -396,7 +387,7 @@ def test_job_without_a_lease_is_told_why(reason: NoRoom, status: int, detail: st
         assert (answer.status, json.loads(answer.body)["detail"]) == (status, detail)
         assert (bench.workers.sent, bench.answered()) == ([], [status])
 
-    run(law)
+    timeless(law())
 
 
 def test_answer_names_the_client_s_time_if_that_ended_the_wait() -> None:
@@ -407,7 +398,7 @@ def test_answer_names_the_client_s_time_if_that_ended_the_wait() -> None:
         bench.leases.script = [QueueTimeout()]
         assert json.loads((await bench.run()).body)["detail"] == "No worker had room within 5 s"
 
-    run(law)
+    timeless(law())
 
 
 def test_retry_beyond_the_budget_ends_with_the_attempts_so_far() -> None:
@@ -421,7 +412,7 @@ def test_retry_beyond_the_budget_ends_with_the_attempts_so_far() -> None:
         assert (answer.status, json.loads(answer.body)["detail"]) == (503, detail)
         assert bench.counts().unfunded == 1
 
-    run(law)
+    timeless(law())
 
 
 def test_failed_job_without_a_worker_left_ends_with_the_attempts_so_far() -> None:
@@ -436,7 +427,7 @@ def test_failed_job_without_a_worker_left_ends_with_the_attempts_so_far() -> Non
             "All workers failed after 1 attempt",
         )
 
-    run(law)
+    timeless(law())
 
 
 def test_job_that_has_tried_all_may_go_anywhere() -> None:
@@ -450,7 +441,7 @@ def test_job_that_has_tried_all_may_go_anywhere() -> None:
         assert (last.tried, last.retry_of, last.ticket) == ((), "", 71)
         assert 99 < last.wait_s <= 100
 
-    run(law)
+    timeless(law())
 
 
 def test_job_that_is_known_to_break_workers_gets_no_lease() -> None:
@@ -464,7 +455,7 @@ def test_job_that_is_known_to_break_workers_gets_no_lease() -> None:
         other = Bench(Workers(says()), quarantined=frozenset({"another"}))
         assert (await other.run()).status == 200
 
-    run(law)
+    timeless(law())
 
 
 def test_client_without_time_is_answered_at_once() -> None:
@@ -479,7 +470,7 @@ def test_client_without_time_is_answered_at_once() -> None:
         assert answer is not None
         assert (answer.status, bench.leases.asked) == (504, [])
 
-    run(law)
+    timeless(law())
 
 
 @pytest.mark.parametrize("client_s", [4.5, 1.0])
@@ -505,7 +496,7 @@ def test_client_whose_time_ends_is_answered_then_and_the_attempt_goes_on(client_
         assert [(url, is_over) for url, _, is_over, _ in bench.leases.ended] == [("http://w1", True)]
         await asyncio.wait_for(bench.dispatcher.finish(), 1)
 
-    run(law)
+    timeless(law())
 
 
 def test_late_attempt_that_fails_is_not_retried() -> None:
@@ -521,7 +512,7 @@ def test_late_attempt_that_fails_is_not_retried() -> None:
         assert (len(bench.leases.asked), len(bench.given), bench.buffers.held_bytes) == (1, 1, 0)
         await asyncio.wait_for(bench.dispatcher.finish(), 1)
 
-    run(law)
+    timeless(law())
 
 
 def test_answer_in_time_stops_the_timer() -> None:
@@ -535,7 +526,7 @@ def test_answer_in_time_stops_the_timer() -> None:
         await asyncio.wait_for(bench.dispatcher.finish(), 1)
         assert bench.answered() == [200]
 
-    run(law)
+    timeless(law())
 
 
 def test_timer_of_one_attempt_does_not_fire_in_the_next() -> None:
@@ -549,7 +540,7 @@ def test_timer_of_one_attempt_does_not_fire_in_the_next() -> None:
         await asyncio.sleep(2)
         assert [answer and answer.status for answer in bench.given] == [504]
 
-    run(law)
+    timeless(law())
 
 
 def test_process_that_ends_waits_for_attempts_and_retries() -> None:
@@ -564,7 +555,7 @@ def test_process_that_ends_waits_for_attempts_and_retries() -> None:
         bench.workers.held[0](says())
         await asyncio.wait_for(ending, 1)
 
-    run(law)
+    timeless(law())
 
 
 def test_client_that_hangs_up_between_attempts_gets_no_other(caplog: pytest.LogCaptureFixture) -> None:
@@ -579,7 +570,7 @@ def test_client_that_hangs_up_between_attempts_gets_no_other(caplog: pytest.LogC
         assert (status, timing.count, others) == (CLIENT_LEFT_STATUS, 1, [])
         assert 0 <= timing.total_s < 60
 
-    run(law)
+    timeless(law())
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
@@ -598,7 +589,7 @@ def test_job_that_is_cancelled_between_attempts_gets_no_other() -> None:
         await asyncio.wait_for(ending, 1)
         assert (len(bench.leases.asked), bench.buffers.held_bytes) == (1, 0)
 
-    run(law)
+    timeless(law())
 
 
 def test_process_that_ends_waits_for_a_job_that_is_about_to_be_retried() -> None:
@@ -615,7 +606,7 @@ def test_process_that_ends_waits_for_a_job_that_is_about_to_be_retried() -> None
         bench.workers.held[1](says())
         await asyncio.wait_for(ending, 1)
 
-    run(law)
+    timeless(law())
 
 
 def test_large_failure_that_all_workers_report_gets_the_router_s_answer() -> None:
@@ -626,7 +617,7 @@ def test_large_failure_that_all_workers_report_gets_the_router_s_answer() -> Non
         answer = await bench.run()
         assert (answer.status, json.loads(answer.body)["detail"]) == (503, "All workers failed after 2 attempts")
 
-    run(law)
+    timeless(law())
 
 
 def test_cancelled_job_gives_up_its_place_or_leaves_its_attempt_running() -> None:
@@ -652,7 +643,7 @@ def test_cancelled_job_gives_up_its_place_or_leaves_its_attempt_running() -> Non
         bench.workers.held[0](says(rest=rest))
         assert (len(bench.leases.ended), bench.buffers.held_bytes, rest.is_closed) == (1, 0, True)
 
-    run(law)
+    timeless(law())
 
 
 def test_answer_that_came_in_the_moment_of_cancelling_is_read_no_further() -> None:
@@ -670,7 +661,7 @@ def test_answer_that_came_in_the_moment_of_cancelling_is_read_no_further() -> No
             assert rest is None or rest.is_closed
             assert bench.leases.ended == [("http://w1", Blame.NONE if rest else Blame.OK, True, "")]
 
-    run(law)
+    timeless(law())
 
 
 @pytest.mark.parametrize(
@@ -700,7 +691,7 @@ def test_lease_of_a_large_answer_ends_with_it(failure: Phase | None, end: tuple[
         assert bench.leases.ended == [(url, blame, is_over, bench.job.name if is_named else "")]
         assert bench.counts().cut_answers == (failure is not None)
 
-    run(law)
+    timeless(law())
 
 
 def test_large_answer_that_is_a_failure_is_not_read_on() -> None:
@@ -713,7 +704,7 @@ def test_large_answer_that_is_a_failure_is_not_read_on() -> None:
         assert rest.is_closed
         assert [blame for _, blame, _, _ in bench.leases.ended] == [Blame.FAULT, Blame.OK]
 
-    run(law)
+    timeless(law())
 
 
 @pytest.mark.parametrize("step", ["lease", "attempt", "another"])
@@ -740,7 +731,7 @@ def test_fault_of_the_router_s_own_is_answered_at_every_step(step: str) -> None:
         assert answer.status == 500
         assert bench.answered() == [500]
 
-    run(law)
+    timeless(law())
 
 
 def test_time_that_a_job_took_is_counted_from_its_beginning() -> None:
@@ -760,4 +751,4 @@ def test_time_that_a_job_took_is_counted_from_its_beginning() -> None:
         assert waited_s <= counts.workers["http://w1"].seconds <= took_s
         assert [waited_s <= timing.total_s <= took_s for timing in counts.jobs.values()] == [True]
 
-    run(law)
+    timeless(law())

@@ -1,7 +1,6 @@
 """After a fault of the router's own at any step, the client has an answer, and nothing is held."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -11,23 +10,10 @@ from router.http.response import Phase
 from router.jobs.body_budget import BodyShare
 from router.policy.verdict import Blame
 from router.scheduling.pending import Lease
-from tests.support.timeless import keep_loop_time, timeless
+from tests.support.timeless import timeless
 from tests.unit.jobs.test_dispatcher import BODY, Bench, Parts, Workers, fails, says
 
-
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the process' clock the loop's."""
-    keep_loop_time(monkeypatch, "jobs.dispatcher", "jobs.job")
-
-
-def run(law: Callable[[], Awaitable[None]]) -> None:
-    """Run a law on a loop that never really waits."""
-
-    async def main() -> None:
-        await law()
-
-    timeless(main(), 1000.0)
+pytestmark = pytest.mark.usefixtures("loop_time")
 
 
 def raises(*_: object, **__: object) -> Any:
@@ -57,7 +43,7 @@ def test_job_that_cannot_ask_for_a_lease_is_answered() -> None:
         await asyncio.sleep(0.1)
         assert statuses(bench) == [500]
 
-    run(law)
+    timeless(law(), 1000.0)
 
 
 @pytest.mark.parametrize("client_s", [None, 4.5])
@@ -73,7 +59,7 @@ def test_lease_of_a_job_that_cannot_be_sent_is_given_back(client_s: float | None
         assert (statuses(bench), bench.leases.ended) == ([500], [("http://w1", Blame.NONE, True, "")])
         await has_ended(bench)
 
-    run(law)
+    timeless(law(), 1000.0)
 
 
 @pytest.mark.parametrize("outcome", [says(503), fails(Phase.DIED), says(rest=Parts()), says(503, rest=Parts())])
@@ -91,7 +77,7 @@ def test_attempt_whose_end_cannot_be_told_is_over(outcome: Any) -> None:
         assert rest is None or rest.is_closed
         await has_ended(bench)
 
-    run(law)
+    timeless(law(), 1000.0)
 
 
 def test_large_answer_that_meets_with_a_fault_ends_its_lease_once() -> None:
@@ -107,7 +93,7 @@ def test_large_answer_that_meets_with_a_fault_ends_its_lease_once() -> None:
         assert (statuses(bench), rest.is_closed) == ([200], True)
         assert bench.leases.ended == [("http://w1", Blame.NONE, True, "")]
 
-    run(law)
+    timeless(law(), 1000.0)
 
 
 @pytest.mark.parametrize("outcome", [says(503), fails(Phase.NO_MEANS)])
@@ -123,7 +109,7 @@ def test_job_that_cannot_ask_again_is_answered(outcome: Any) -> None:
         await asyncio.sleep(1)
         assert (statuses(bench), len(bench.leases.asked)) == ([500], 1)
 
-    run(law)
+    timeless(law(), 1000.0)
 
 
 def test_client_whose_time_ends_is_answered_whatever_fails_then() -> None:
@@ -145,7 +131,7 @@ def test_client_whose_time_ends_is_answered_whatever_fails_then() -> None:
         bench.workers.held[0](says())
         assert bench.leases.ended == [("http://w1", Blame.OK, True, "")]
 
-    run(law)
+    timeless(law(), 1000.0)
 
 
 def test_doubts_of_a_late_attempt_are_dropped() -> None:
@@ -161,7 +147,7 @@ def test_doubts_of_a_late_attempt_are_dropped() -> None:
             assert bench.leases.resolved == [(("http://w1",), Blame.NONE, "")]
             assert statuses(bench) == [504]
 
-    run(law)
+    timeless(law(), 1000.0)
 
 
 def test_job_whose_next_step_never_comes_is_broken_off() -> None:
@@ -179,7 +165,7 @@ def test_job_whose_next_step_never_comes_is_broken_off() -> None:
         assert (len(bench.leases.ended), rest.is_closed) == (1, True)
         await has_ended(bench)
 
-    run(law)
+    timeless(law(), 1000.0)
 
 
 def test_job_whose_lease_never_comes_gives_up_its_place() -> None:
@@ -194,7 +180,7 @@ def test_job_whose_lease_never_comes_gives_up_its_place() -> None:
         bench.leases.asked[0].then(Lease(1, "http://w1", 71, 5))
         assert (bench.leases.ended, bench.workers.sent) == ([("http://w1", Blame.NONE, True, "")], [])
 
-    run(law)
+    timeless(law(), 1000.0)
 
 
 @pytest.mark.parametrize("leaves", [False, True])
@@ -212,7 +198,7 @@ def test_job_that_has_ended_is_watched_no_longer(caplog: pytest.LogCaptureFixtur
         assert (statuses(bench), statuses(other)) == ([None if leaves else 200], [200])
         assert not bench.dispatcher._unanswered
 
-    run(law)
+    timeless(law(), 1000.0)
     assert "fault" not in caplog.text
 
 
@@ -229,4 +215,4 @@ def test_large_job_is_scanned_while_others_have_their_turns() -> None:
             assert (await running).status == 200
             assert bench.leases.asked[0].bound_s == 13
 
-    run(law)
+    timeless(law(), 1000.0)

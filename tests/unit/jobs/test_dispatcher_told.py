@@ -1,32 +1,19 @@
 """What the dispatcher tells the scheduler and the log about a job's attempts and its end."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import pytest
 
 from router.http.headers import read_worker_head
 from router.http.response import Phase, Response, UpstreamFailed
 from router.policy.verdict import Blame
-from tests.support.timeless import keep_loop_time, timeless
+from tests.support.timeless import timeless
 from tests.unit.jobs.test_dispatcher import Bench, Parts, Workers, fails, says
 
 SICK = "returned 503: Service Unavailable"
 
 
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the process' clock the loop's."""
-    keep_loop_time(monkeypatch, "jobs.dispatcher", "jobs.job")
-
-
-def run(law: Callable[[], Awaitable[None]]) -> None:
-    """Run a law on a loop that never really waits."""
-
-    async def main() -> None:
-        await law()
-
-    timeless(main(), 1000.0)
+pytestmark = pytest.mark.usefixtures("loop_time")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +39,7 @@ def test_scheduler_is_told_why_an_attempt_failed_and_how_long(
         bench.workers.held[0](outcome)
         assert bench.leases.causes == [(cause, ms)]
 
-    run(law)
+    timeless(law(), 1000.0)
 
 
 def test_scheduler_is_told_a_worker_s_error_when_another_one_has_done_the_job() -> None:
@@ -63,7 +50,7 @@ def test_scheduler_is_told_a_worker_s_error_when_another_one_has_done_the_job() 
         await bench.run()
         assert bench.leases.doubts == ["returned 500: Internal Server Error"]
 
-    run(law)
+    timeless(law(), 1000.0)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +65,7 @@ def test_error_is_in_doubt_where_the_fleet_may_retry(percent: float, per_second:
         await asyncio.sleep(0.1)
         assert [told for _, told, _, _ in bench.leases.ended] == [blame]
 
-    run(law)
+    timeless(law(), 1000.0)
 
 
 def test_doubts_of_a_job_whose_client_has_left_are_dropped() -> None:
@@ -90,7 +77,7 @@ def test_doubts_of_a_job_whose_client_has_left_are_dropped() -> None:
         await asyncio.sleep(0.1)
         assert (bench.given, bench.leases.resolved) == ([None], [(("http://w1",), Blame.NONE, "")])
 
-    run(law)
+    timeless(law(), 1000.0)
 
 
 @pytest.mark.parametrize(("first", "is_named"), [(says(503), False), (fails(Phase.DIED), True)])
@@ -104,7 +91,7 @@ def test_large_answer_names_its_job_where_a_worker_died_of_it(first: Response | 
         assert [part async for part in answer.rest] == [b"rest"]
         assert bench.leases.ended[1] == ("http://w2", Blame.OK, True, bench.job.name if is_named else "")
 
-    run(law)
+    timeless(law(), 1000.0)
 
 
 def test_log_tells_of_each_failed_attempt_and_of_a_job_without_a_result(caplog: pytest.LogCaptureFixture) -> None:
@@ -115,7 +102,7 @@ def test_log_tells_of_each_failed_attempt_and_of_a_job_without_a_result(caplog: 
         bench = Bench(Workers(says(503), says(503)), {"retry": {"attempts": 2}})
         await bench.run()
 
-    run(law)
+    timeless(law(), 1000.0)
     assert caplog.messages == [
         f"Worker http://w1 {SICK} (job id, /run_code, attempt 1)",
         f"Worker http://w2 {SICK} (job id, /run_code, attempt 2)",
@@ -134,7 +121,7 @@ def test_log_tells_of_a_client_that_has_left(caplog: pytest.LogCaptureFixture) -
         running.cancel()
         await asyncio.wait([running])
 
-    run(law)
+    timeless(law(), 1000.0)
     told = "Job id failed: 499 client_left after 2.000 s, /run_code; http://w1 has not answered yet"
     assert caplog.messages == [told]
 
@@ -150,6 +137,6 @@ def test_log_tells_of_an_answer_that_was_cut(caplog: pytest.LogCaptureFixture) -
         with pytest.raises(UpstreamFailed):
             await anext(answer.rest)
 
-    run(law)
+    timeless(law(), 1000.0)
     (told,) = caplog.messages
     assert told.startswith("Job id failed: 200 answer_cut after 2.000 s, /run_code; http://w")

@@ -2,32 +2,19 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 
 import pytest
 
 from router.http.response import Phase
 from router.policy.verdict import Kind
 from router.scheduling.pending import Exhausted, Lease
-from tests.support.timeless import keep_loop_time, timeless
+from tests.support.timeless import timeless
 from tests.unit.jobs.test_dispatcher import Bench, Workers, fails, says
 
 FIRST, SECOND, THIRD = (Lease(number, f"http://w{number}", 70 + number, 5) for number in (1, 2, 3))
 
 
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the process' clock the loop's."""
-    keep_loop_time(monkeypatch, "jobs.dispatcher", "jobs.job")
-
-
-def run(law: Callable[[], Awaitable[None]]) -> None:
-    """Run a law on a loop that never really waits."""
-
-    async def main() -> None:
-        await law()
-
-    timeless(main(), 1000.0)
+pytestmark = pytest.mark.usefixtures("loop_time")
 
 
 def test_job_waits_a_moment_for_means_and_then_for_room_as_long_as_ever() -> None:
@@ -41,7 +28,7 @@ def test_job_waits_a_moment_for_means_and_then_for_room_as_long_as_ever() -> Non
             assert len(bench.leases.asked) == asked
         assert bench.leases.asked[1].wait_s == pytest.approx(30)
 
-    run(law)
+    timeless(law(), 1000.0)
 
 
 def test_wait_for_means_ends_when_the_client_s_time_ends() -> None:
@@ -57,7 +44,7 @@ def test_wait_for_means_ends_when_the_client_s_time_ends() -> None:
         await asyncio.sleep(0.02)
         assert ([answer and answer.status for answer in bench.given], len(bench.leases.asked)) == ([504], 1)
 
-    run(law)
+    timeless(law(), 1000.0)
 
 
 @pytest.mark.parametrize("is_cancelled", [False, True])
@@ -74,7 +61,7 @@ def test_client_that_leaves_while_its_job_waits_for_means_gets_no_attempt(*, is_
         await asyncio.sleep(1)
         assert (len(bench.leases.asked), bench.answered()) == (1, [499])
 
-    run(law)
+    timeless(law(), 1000.0)
 
 
 @pytest.mark.parametrize("never_ran", [fails(Phase.CONNECT), says(429)])
@@ -89,7 +76,7 @@ def test_job_that_no_worker_ran_waits_for_the_time_its_client_has_left(never_ran
             bench.workers.held[0](never_ran)  # type: ignore[arg-type]
             assert bench.leases.asked[1].wait_s == pytest.approx(wait_s)
 
-    run(law)
+    timeless(law(), 1000.0)
 
 
 def test_job_that_finds_no_room_is_not_refused_for_want_of_workers() -> None:
@@ -100,7 +87,7 @@ def test_job_that_finds_no_room_is_not_refused_for_want_of_workers() -> None:
         bench.leases.is_enough = True
         assert (await bench.run()).status == 200
 
-    run(law)
+    timeless(law(), 1000.0)
 
 
 def test_retry_that_finds_no_room_is_counted_once() -> None:
@@ -111,7 +98,7 @@ def test_retry_that_finds_no_room_is_counted_once() -> None:
         await bench.run()
         assert bench.counts().retries == {Kind.FAULT: 1, Kind.BUSY: 1}
 
-    run(law)
+    timeless(law(), 1000.0)
 
 
 def test_job_that_has_failed_nowhere_may_go_anywhere() -> None:
@@ -123,7 +110,7 @@ def test_job_that_has_failed_nowhere_may_go_anywhere() -> None:
         assert (await bench.run()).status == 200
         assert [asked.tried for asked in bench.leases.asked] == [(), ("http://w1",), ()]
 
-    run(law)
+    timeless(law(), 1000.0)
 
 
 @pytest.mark.parametrize(
@@ -144,4 +131,4 @@ def test_worker_that_a_retry_did_not_reach_counts_as_tried_once_none_is_left(
             assert json.loads(answer.body)["detail"] == "All workers failed after 2 attempts"
         assert (bench.answered(), len(bench.leases.asked)) == ([status], 3 if status == 503 else 4)
 
-    run(law)
+    timeless(law(), 1000.0)

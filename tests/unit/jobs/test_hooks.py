@@ -11,7 +11,8 @@ from router.jobs.job_log import CLIENT_LEFT_STATUS
 from router.policy.verdict import Kind, Outcome
 from router.scheduling.pending import ClientLeft, QueueFull
 from router.upstream.pool import Request
-from tests.unit.jobs.test_dispatcher import Bench, Workers, fails, run, says
+from tests.support.timeless import timeless
+from tests.unit.jobs.test_dispatcher import Bench, Workers, fails, says
 
 
 class Hooks:
@@ -70,7 +71,7 @@ def test_hooks_hear_of_each_attempt_and_of_the_answer() -> None:
             for _, request, _ in made.workers.sent
         )
 
-    run(law)
+    timeless(law())
 
 
 def test_hooks_hear_of_a_job_without_an_attempt() -> None:
@@ -91,7 +92,7 @@ def test_hooks_hear_of_a_job_without_an_attempt() -> None:
                 await made.run()
             assert told == [end]
 
-    run(law)
+    timeless(law())
 
 
 @pytest.mark.parametrize(("hook", "status"), [("attempt_begins", 500), ("attempt_ends", 500), ("job_ends", 200)])
@@ -104,4 +105,4 @@ def test_hook_that_fails_costs_no_client_its_answer(hook: str, status: int) -> N
         assert not made.dispatcher._unanswered
         assert made.dispatcher._attempts == 0
 
-    run(law)
+    timeless(law())

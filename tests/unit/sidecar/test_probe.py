@@ -18,13 +18,6 @@ DONE = {"status": "Success", "run_result": {"stdout": "1\n"}}
 
 
 @pytest.fixture
-async def worker() -> AsyncIterator[ScriptedWorker]:
-    """One scripted worker."""
-    async with ScriptedWorker() as scripted:
-        yield scripted
-
-
-@pytest.fixture
 async def probe() -> AsyncIterator[Probe]:
     """The probe under test."""
     async with Probe(TlsSettings()) as asking:

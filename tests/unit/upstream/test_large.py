@@ -13,7 +13,6 @@ import pytest
 
 from router.app import create_app
 from router.config.load import parse
-from router.config.settings import TlsSettings
 from router.http.response import Phase, Response, UpstreamFailed
 from router.upstream.connection import HOLD_BYTES, Connection
 from router.upstream.pool import Request, WorkerPool
@@ -27,21 +26,6 @@ PART = 2**16
 # What the kernel holds for a reader that is slow, at both ends of a connection (net.ipv4.tcp_rmem, tcp_wmem), and ours.
 SOCKETS_HOLD = 12 * 2**20
 LARGE = {"status": "Success", "stdout": "x" * (2 * HOLD_BYTES)}
-
-
-@pytest.fixture
-async def worker() -> AsyncIterator[ScriptedWorker]:
-    """One scripted worker."""
-    async with ScriptedWorker() as scripted:
-        yield scripted
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[WorkerPool]:
-    """Connections, closed after the test."""
-    connections = WorkerPool(TlsSettings())
-    yield connections
-    connections.close()
 
 
 def sends(body: bytes, then: str = "stay", tail: bytes = b"", declared: int = 0) -> Script:

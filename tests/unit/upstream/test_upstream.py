@@ -4,12 +4,10 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from router.config.settings import TlsSettings
 from router.http.response import Phase, UpstreamFailed
 from router.processes import free_port
 from router.upstream.connection import MAX_HEAD_BYTES, STALE_WITHIN_S
@@ -21,21 +19,6 @@ from tests.support.worker import Exchange, Script, ScriptedWorker, hang
 REQUEST = Request(b"POST", b"/run_code", b"content-length: 2\r\n\r\n", b"{}")
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
-
-
-@pytest.fixture
-async def worker() -> AsyncIterator[ScriptedWorker]:
-    """One scripted worker."""
-    async with ScriptedWorker() as scripted:
-        yield scripted
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[WorkerPool]:
-    """Connections, closed after the test."""
-    connections = WorkerPool(TlsSettings())
-    yield connections
-    connections.close()
 
 
 def says(*parts: bytes, then: str = "stay") -> Script:
