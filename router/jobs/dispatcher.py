@@ -146,8 +146,8 @@ class Dispatcher:
             asyncio.get_running_loop().call_soon(self._end, run, self._errors.deadline_passed(run))
             return
         bound_s, wait_s = run.limits.bound_s + LEASE_MARGIN_S, min(run.room_by - run.ends_at + left_s, left_s)
-        then, has_left = partial(self._leased, run), run.job.has_left
-        run.pending = self._leases.ask(bound_s, wait_s, has_left, then, run.ticket, tried, retry_of, run.since)
+        asked = bound_s, wait_s, run.job.has_left, partial(self._leased, run)
+        run.pending = self._leases.ask(*asked, run.ticket, tried, retry_of, run.since, run.placement)
 
     def _leased(self, run: JobRun, lease: Lease | NoRoom) -> None:
         """Go on with a lease, or with the reason why there is none."""

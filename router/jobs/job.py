@@ -14,6 +14,7 @@ from router.http.response import Body, Phase, Response, UpstreamFailed
 from router.jobs.body_budget import BodyShare
 from router.policy.deadline import SMALL_BYTES, LimitReader, Limits
 from router.policy.large_json import Malformed
+from router.policy.placement import ANYWHERE
 from router.policy.verdict import NEVER_RAN, Blame, Kind, Outcome, Verdict, of_answer
 from router.scheduling.pending import Lease, PendingJob
 from router.upstream.pool import Request
@@ -139,6 +140,7 @@ class JobRun:
 
     - `deliver` takes the answer; None once it has been called. At `ends_at` the client gets an answer in any case.
     - `pending` waits for a lease; `lease` is the running attempt's. At `room_by` the job has waited long enough.
+    - `placement` tells whose job it is, and which workers can run it.
     - `is_awaited`: an attempt is running, and its client has not yet been told that it takes too long. Its `timer`
       tells the client.
     - `is_retry`: the next lease is for a retry.
@@ -150,7 +152,8 @@ class JobRun:
 
     __slots__ = (
         *("deliver", "doubts", "ends_at", "failed", "hooks", "is_awaited", "is_retry", "job", "late_share", "lease"),
-        *("limits", "never_ran", "pending", "queue_ms", "request", "room_by", "since", "ticket", "timer", "unreached"),
+        *("limits", "never_ran", "pending", "placement", "queue_ms", "request", "room_by", "since", "ticket"),
+        *("timer", "unreached"),
     )
 
     # Set when the job's body and head have been read, which may fail.
@@ -162,6 +165,7 @@ class JobRun:
         self.since = self.ends_at = since
         self.deliver: AnswerCallback | None = deliver
         self.hooks: JobHooks | None = None
+        self.placement = ANYWHERE
         self.ticket = 0
         self.queue_ms = 0
         self.is_awaited = False

@@ -16,6 +16,7 @@ import msgspec
 
 from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.fleet.snapshot import FleetView
+from router.policy.placement import ANYWHERE, Placement
 from router.policy.verdict import Blame
 from router.scheduling.batching import CallBatcher
 from router.scheduling.failover import FailoverScheduler
@@ -58,7 +59,7 @@ class Leases:
         self._recorder = recorder
         self._numbers = itertools.count(1)
         self._pending_jobs: dict[int, PendingJob] = {}
-        self._held: dict[int, tuple[str, float]] = {}  # number → URL, the moment (this process' clock) it passes
+        self._held: dict[int, tuple[Lease, float]] = {}  # number → the moment (this process' clock) it passes
         # What the next call will say.
         self._arrived: list[int] = []
         self._ended: list[Ended] = []
@@ -114,18 +115,23 @@ class Leases:
         tried: tuple[str, ...] = (),
         retry_of: str = "",
         job_since: float = 0.0,
+        placement: Placement = ANYWHERE,
     ) -> PendingJob:
         """Ask for a lease of `bound_s` seconds, after a wait of at most `wait_s`, for a job that came at `job_since`.
 
         `then` is called once, and never before this has returned: with the lease, or with a NoRoom (NoWorkers,
         Exhausted, Unfunded, Quarantined, QueueFull, QueueTimeout, ClientLeft). `has_left` returns when the client has
         hung up; it is awaited only if the job must wait, and then the job gives up its place. `ticket`, `tried` and
-        `retry_of` as in Arrival.
+        `retry_of` as in Arrival. `placement` tells whose job it is and where it can run.
         """
         number = next(self._numbers)
-        arrival = Arrival(number, int(bound_s * 1000), int(wait_s * 1000), ticket, tried, retry_of)
+        arrival = Arrival(
+            *(number, int(bound_s * 1000), int(wait_s * 1000), ticket, tried, retry_of),
+            *(placement.tenant, placement.pool, placement.memory_mb),
+        )
         now = time.monotonic()
-        pending = self._pending_jobs[number] = PendingJob(arrival, now, job_since or now, has_left, then)
+        pending = PendingJob(arrival, now, job_since or now, has_left, then, placement)
+        self._pending_jobs[number] = pending
         self._arrived.append(number)
         self._calls.now()
         return pending
@@ -147,13 +153,16 @@ class Leases:
         """
         if is_over:
             self._held.pop(lease.number, None)
-        self._ended.append(Ended(lease.url, lease.number, blame, is_over, job, cause, ms))
+        whose = lease.placement
+        self._ended.append(
+            Ended(lease.url, lease.number, blame, is_over, job, cause, ms, whose.tenant, whose.memory_mb)
+        )
         self._calls.soon()
 
     def resolve(self, doubts: tuple[tuple[Lease, str], ...], blame: Blame, job: str = "") -> None:
         """Say what the attempts that ended in doubt tell of their workers: each lease with its cause."""
-        self._ended += [Ended(lease.url, lease.number, blame, False, job, cause) for lease, cause in doubts]
-        self._calls.soon()
+        for lease, cause in doubts:
+            self.end(lease, blame, is_over=False, job=job, cause=cause)
 
     # One call
 
@@ -207,7 +216,13 @@ class Leases:
     def _held_leases(self) -> tuple[Held, ...]:
         now = time.monotonic()
         self._held = {number: held for number, held in self._held.items() if held[1] > now}
-        return tuple(Held(url, number, int((moment - now) * 1000)) for number, (url, moment) in self._held.items())
+        return tuple(
+            Held(
+                *(lease.url, lease.number, int((moment - now) * 1000)),
+                *(lease.placement.tenant, lease.placement.memory_mb),
+            )
+            for lease, moment in self._held.values()
+        )
 
     def _refuse_exhausted(self) -> None:
         """End the wait of retries that have tried all workers that are left, after the fleet has become smaller."""
@@ -285,7 +300,7 @@ class Leases:
     def _take_claimed(self, claims: tuple[Claim, ...], claimed: set[int]) -> None:
         for claim in claims:
             if claim.number in claimed:
-                self._take(Grant(claim.number, claim.url, 0))
+                self._take(Grant(claim.number, claim.url, 0, claim.tenant, claim.memory_mb))
 
     def _twice_missing(self, call: Call, reply: Reply) -> frozenset[int]:
         """Return the jobs that two heartbeats in a row did not find. After one, a grant may still be on its way."""
@@ -310,14 +325,15 @@ class Leases:
         """Hand a lease to the job that waits for it; if there is none, give it back."""
         pending = self._pending_jobs.pop(grant.number, None)
         if pending is None:
-            self._ended.append(Ended(grant.url, grant.number, Blame.NONE))
+            self._give_back(grant)
             return
         if pending.timer is not None:
             pending.stop_waiting()
         now = time.monotonic()
         waited_s = now - pending.since
-        self._held[grant.number] = (grant.url, now + pending.arrival.bound_ms / 1000)
-        lease = Lease(grant.number, grant.url, grant.ticket or pending.arrival.ticket, int(waited_s * 1000))
+        ticket = grant.ticket or pending.arrival.ticket
+        lease = Lease(grant.number, grant.url, ticket, int(waited_s * 1000), pending.placement)
+        self._held[grant.number] = lease, now + pending.arrival.bound_ms / 1000
         try:
             pending.then(lease)
         except Exception:
@@ -343,9 +359,14 @@ class Leases:
 
     def _claim(self, grant: Grant) -> None:
         if (pending := self._pending_jobs.get(grant.number)) is not None:
-            self._claims.append(Claim(grant.url, grant.number, pending.arrival.bound_ms))
+            claim = Claim(grant.url, grant.number, pending.arrival.bound_ms, grant.tenant, grant.memory_mb)
+            self._claims.append(claim)
         else:
-            self._ended.append(Ended(grant.url, grant.number, Blame.NONE))
+            self._give_back(grant)
+
+    def _give_back(self, grant: Grant) -> None:
+        """Give back a lease of which no job is known any more."""
+        self._ended.append(Ended(grant.url, grant.number, Blame.NONE, tenant=grant.tenant, memory_mb=grant.memory_mb))
 
     async def _listen(self) -> None:
         """Claim the leases that calls of other processes have granted to jobs of this one."""

@@ -74,7 +74,7 @@ class Arrival(msgspec.Struct, frozen=True, array_like=True):
 
     `ticket` 0 takes a new ticket; a retry sends its own and keeps its place in the queue. `tried` are the URLs of the
     workers that it shall not get again. `retry_of` names the job, by a hash of its request, if this is a new attempt:
-    the retry budget counts those. Else it is "".
+    the retry budget counts those. Else it is "". `tenant`, `pool` and `memory_mb` are those of Placement.
     """
 
     number: int
@@ -83,6 +83,9 @@ class Arrival(msgspec.Struct, frozen=True, array_like=True):
     ticket: int = 0
     tried: tuple[str, ...] = ()
     retry_of: str = ""
+    tenant: str = ""
+    pool: str = ""
+    memory_mb: int = 0
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True):
@@ -92,7 +95,8 @@ class Ended(msgspec.Struct, frozen=True, array_like=True):
     `Arrival.retry_of` does, if it may be at fault itself (DIED, ERROR) or is cleared (OK). `cause` is prose without its
     subject, such as `returned 503: Service Unavailable`; it is shown if the attempt ejects its worker. `ms` is how long
     the worker asks to rest (BUSY; 0: it does not say), how long connecting took (AWAY), or how long the attempt ran
-    (DIED). After DOUBT the same lease is sent once more when more is known: with ERROR or NONE.
+    (DIED). After DOUBT the same lease is sent once more when more is known: with ERROR or NONE. `tenant` and
+    `memory_mb` are a part of the lease's name.
     """
 
     url: str
@@ -102,6 +106,8 @@ class Ended(msgspec.Struct, frozen=True, array_like=True):
     job: str = ""
     cause: str = ""
     ms: int = 0
+    tenant: str = ""
+    memory_mb: int = 0
 
 
 class Held(msgspec.Struct, frozen=True, array_like=True):
@@ -110,6 +116,8 @@ class Held(msgspec.Struct, frozen=True, array_like=True):
     url: str
     number: int
     left_ms: int
+    tenant: str = ""
+    memory_mb: int = 0
 
 
 class Claim(msgspec.Struct, frozen=True, array_like=True):
@@ -118,6 +126,8 @@ class Claim(msgspec.Struct, frozen=True, array_like=True):
     url: str
     number: int
     bound_ms: int
+    tenant: str = ""
+    memory_mb: int = 0
 
 
 class Check(msgspec.Struct, frozen=True, array_like=True):
@@ -163,11 +173,13 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Grant(msgspec.Struct, frozen=True, array_like=True):
-    """A lease for the job `number` on the worker at `url`."""
+    """A lease for the job `number` on the worker at `url`. `tenant` and `memory_mb` are a part of the lease's name."""
 
     number: int
     url: str
     ticket: int
+    tenant: str = ""
+    memory_mb: int = 0
 
 
 class Reply(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine, Iterator
 
 import msgspec
 
+from router.policy.placement import ANYWHERE, Placement
 from router.scheduling.messages import Arrival, Reply
 
 
@@ -55,6 +56,7 @@ class Lease(msgspec.Struct, frozen=True):
     url: str
     ticket: int
     waited_ms: int
+    placement: Placement = ANYWHERE
 
 
 class PendingJob:
@@ -63,7 +65,7 @@ class PendingJob:
     `since` is the moment when the job asked, `job_since` when it came to the router; both by time.monotonic.
     """
 
-    __slots__ = ("arrival", "has_left", "job_since", "since", "then", "timer", "watch")
+    __slots__ = ("arrival", "has_left", "job_since", "placement", "since", "then", "timer", "watch")
 
     def __init__(
         self,
@@ -72,8 +74,10 @@ class PendingJob:
         job_since: float,
         has_left: Callable[[], Coroutine[None, None, None]],
         then: Callable[[Lease | NoRoom], None],
+        placement: Placement = ANYWHERE,
     ) -> None:
         self.arrival = arrival
+        self.placement = placement
         self.since = since
         self.job_since = job_since
         self.has_left = has_left

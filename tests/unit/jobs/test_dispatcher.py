@@ -18,6 +18,7 @@ from router.jobs.body_budget import BodyBudget
 from router.jobs.dispatcher import LEASE_MARGIN_S, Dispatcher
 from router.jobs.job import Job
 from router.jobs.job_log import CLIENT_LEFT_STATUS
+from router.policy.placement import ANYWHERE, Placement
 from router.policy.verdict import Blame, Kind, Outcome
 from router.scheduling.pending import (
     ClientLeft,
@@ -83,9 +84,10 @@ class Leases:
         tried: tuple[str, ...] = (),
         retry_of: str = "",
         job_since: float = 0.0,
+        placement: Placement = ANYWHERE,
     ) -> LeaseRequest:
         """Note the request, and answer in a moment."""
-        del has_left
+        del has_left, placement
         asked = LeaseRequest(bound_s, wait_s, ticket, tried, retry_of, job_since, then)
         self.asked.append(asked)
         number = len(self.asked)
