@@ -28,12 +28,14 @@ def test_hop_by_hop_fields_end_here_both_ways() -> None:
 
 
 def test_host_length_encoding_and_id_are_made_anew_for_the_worker() -> None:
-    """What the client said of these is not copied."""
+    """What the client said of these is not copied, and what it said to the router ends here."""
     fields = [
         (b"host", b"router"),
         (b"content-length", b"99"),
         (b"accept-encoding", b"gzip"),
         (b"expect", b"100-continue"),
+        (b"x-router-deadline-ms", b"1000"),
+        (b"x-router-tenant", b"run-7"),
         (b"x-request-id", b"forged"),
         (b"content-type", b"application/json"),
     ]
