@@ -269,7 +269,7 @@ def test_limits_are_the_body_s_and_the_client_s(
     longest_s: float | None, client_s: float | None, budget: str | float, bound_s: float, ceiling_s: float
 ) -> None:
     """The bound is the job's limit and a grace; the answer comes before the client gives up, and by `timeout`."""
-    found = limits_of(longest_s, client_s, grace_s=10, timeout_s=300, budget=ClientBudget.of(budget))
+    found = limits_of(longest_s, client_s, None, ClientBudget.of(budget), grace_s=10, timeout_s=300)
     assert (found.bound_s, found.ceiling_s) == (bound_s, ceiling_s)
 
 
