@@ -8,6 +8,9 @@ from collections.abc import Collection
 
 import msgspec
 
+# More pools than these would make each call of the scheduler slow.
+MAX_POOLS = 64
+
 
 class Placement(msgspec.Struct, frozen=True):
     """Whose job it is, and where it can run: its tenant, the name of its pool, and how much memory it takes (MB).

@@ -19,6 +19,10 @@ FAILED = (FailedAttempt("http://w", "returned 503: Service Unavailable", Kind.FA
         answers.no_healthy_workers(503, ID),
         answers.no_healthy_workers(500, ID),  # as error_status may want it
         answers.queue_full(503, 10, ID),
+        answers.tenant_full(503, "run-7", 5000, ID),
+        answers.tenant_full(500, "", None, ID),
+        answers.too_many_pools(503, ID),
+        answers.no_such_label(503, "gpu", ID),
         answers.buffers_full(503, 2**20, ID),
         answers.queue_timeout(504, 60, ID),
         answers.deadline_passed(504, 60, ID),
@@ -37,6 +41,7 @@ def test_answer_to_a_passing_failure_says_when_to_come_again(answer: Answer) -> 
     "answer",
     [
         answers.quarantined(300, ID),
+        answers.too_large(4096, 2048, ID),
         answers.broken(ID),
         problem(HTTPStatus.BAD_REQUEST, "malformed", ID),
         Answer(200, b"", b"{}", Outcome.RESULT),

@@ -25,10 +25,14 @@ from router.scheduling.pending import (
     Exhausted,
     Lease,
     NoRoom,
+    NoSuchLabel,
     NoWorkers,
     Quarantined,
     QueueFull,
     QueueTimeout,
+    TenantFull,
+    TooLarge,
+    TooManyPools,
     Unfunded,
 )
 from router.telemetry.recorder import Counts, Recorder
@@ -374,6 +378,18 @@ def test_failure_that_all_workers_report_is_the_job_s_own(status: int, body: byt
     [
         (NoWorkers(), 503, "No healthy workers available"),
         (QueueFull(), 503, "7 jobs wait already"),
+        (TenantFull(), 503, "Too many jobs of tenant default wait already"),
+        (
+            TooManyPools(),
+            503,
+            "Waiting jobs need 64 different sets of labels and languages already, and there are at most that many",
+        ),
+        (NoSuchLabel("gpu"), 503, "No worker has the label gpu"),
+        (
+            TooLarge(4096, 2048),
+            422,
+            "The job takes 4096 MB of memory; the largest worker that could run it has 2048 MB",
+        ),
         (QueueTimeout(), 504, "No worker had room within 30 s"),
         (Quarantined(), 422, "Workers broke down while they ran this job; it is refused for 600 s"),
     ],
