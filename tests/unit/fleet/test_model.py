@@ -20,3 +20,13 @@ def test_only_healthy_workers_get_jobs_or_unchecked_ones_if_none_is_healthy() ->
 def test_record_is_read_from_a_hash_as_it_was_written(record: WorkerRecord) -> None:
     """No field is lost or changed."""
     assert WorkerRecord.from_hash(record.worker.url, record.to_hash()) == record
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [("labels", "gpu,,ib"), ("labels", "a b"), ("languages", "c/c"), ("memory_mb", "0"), ("memory_mb", "much")],
+)
+def test_field_that_cannot_be_read_is_named(field: str, text: str) -> None:
+    """A slip with redis-cli is told by the field's name; the worker then counts as unknown."""
+    with pytest.raises(ValueError, match=f"{field}: expected"):
+        WorkerRecord.from_hash("http://a:1", {**SEEN.to_hash(), field: text})
