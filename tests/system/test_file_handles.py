@@ -109,7 +109,7 @@ async def test_kept_connections_are_closed_for_clients_that_wait(system: System,
     system.configure([worker.url for worker in workers], client_body_timeout=2)
     router = system.router(1)
     router.limit_files(90)
-    async with system.sidecar(), router, strict_load(router.port, 15, keeps=True) as course:
+    async with system.sidecar(), router, strict_load(router.port, 15, keeps=True) as counts:
         await router.sees(healthy=3)
         for worker in workers:
             worker.script = gate
@@ -120,8 +120,8 @@ async def test_kept_connections_are_closed_for_clients_that_wait(system: System,
             answers = await post_jobs(router.url, 60, 60)
         assert {answer.status for answer in answers} == {200}
         assert [line["status"] for line in await batch] == [200] * 6
-    assert course.last > 0
-    assert course.lost == []
+    assert counts.last > 0
+    assert counts.lost == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

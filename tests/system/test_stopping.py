@@ -113,16 +113,16 @@ async def test_connections_that_send_nothing_do_not_keep_a_process_from_ending(r
 @pytest.mark.parametrize("keeps", [False, True], ids=["new connections", "kept connections"])
 async def test_reloads_under_load_lose_no_request(routed: System, keeps: bool) -> None:
     """Under 64 strict clients and three HUPs, each request that was sent is answered."""
-    async with routed.router(2) as router, strict_load(router.port, 64, keeps=keeps) as course:
+    async with routed.router(2) as router, strict_load(router.port, 64, keeps=keeps) as counts:
         for generation in range(2, 5):
             await _hup(router)
             await eventually(lambda goal=generation: router.output.count(_READY) >= 2 * goal, 60, "new processes")  # type: ignore[misc]
-            goal = course.answered + 500
-            await eventually(lambda goal=goal: course.answered >= goal or course.lost, 60, "answers")  # type: ignore[misc]
+            goal = counts.answered + 500
+            await eventually(lambda goal=goal: counts.answered >= goal or counts.lost, 60, "answers")  # type: ignore[misc]
         await eventually(lambda: router.output.count(_ENDED) >= 6, 60, "the end of the old processes")
-    assert course.lost == []
-    assert course.refused == 0
-    assert course.last > 0 if keeps else course.answered > 0
+    assert counts.lost == []
+    assert counts.refused == 0
+    assert counts.last > 0 if keeps else counts.answered > 0
 
 
 @pytest.mark.parametrize("keeps", [False, True], ids=["new connections", "kept connections"])
@@ -136,12 +136,12 @@ async def test_sigterm_under_load_loses_no_request(
     async with routed.router(2) if is_gunicorn else uvicorn as server:
         port = server.port if isinstance(server, Router) else port
         await eventually(lambda: is_gunicorn or "Uvicorn running" in server.output, 30, "uvicorn's start")
-        async with strict_load(port, 64, keeps=keeps) as course:
-            await eventually(lambda: course.answered > 500, 60, "answers")
+        async with strict_load(port, 64, keeps=keeps) as counts:
+            await eventually(lambda: counts.answered > 500, 60, "answers")
             server.send(signal.SIGTERM)
             await server.ended(60)
-            await eventually(lambda: course.refused, what="a refusal")
-    assert course.lost == []
+            await eventually(lambda: counts.refused, what="a refusal")
+    assert counts.lost == []
 
 
 async def test_connections_over_tls_are_served_before_a_process_stops(routed: System, tmp_path: Path) -> None:
@@ -165,9 +165,9 @@ async def test_connections_over_tls_are_served_before_a_process_stops(routed: Sy
 async def test_process_replaced_after_its_count_of_requests_loses_none(routed: System) -> None:
     """`max_requests` ends processes again and again, and each serves its clients first."""
     routed.env["GUNICORN_CMD_ARGS"] = "--max-requests 300"
-    async with routed.router(2) as router, strict_load(router.port, 32, keeps=True) as course:
-        await eventually(lambda: router.output.count(_ENDED) >= 2 or course.lost, 60, "two that were replaced")
-    assert course.lost == []
+    async with routed.router(2) as router, strict_load(router.port, 32, keeps=True) as counts:
+        await eventually(lambda: router.output.count(_ENDED) >= 2 or counts.lost, 60, "two that were replaced")
+    assert counts.lost == []
 
 
 async def test_process_that_finishes_its_jobs_is_not_killed_as_hung(routed: System, worker: ScriptedWorker) -> None:
