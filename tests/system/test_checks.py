@@ -60,7 +60,7 @@ async def turns(redis: Redis, worker: ScriptedWorker, health: str) -> None:
     await eventually(is_so, what=f"{worker.url} {health}")
 
 
-async def test_jobs_outweigh_hanging_pings(system: System, workers: list[ScriptedWorker], valkey: Valkey) -> None:
+async def test_jobs_outvote_hanging_pings(system: System, workers: list[ScriptedWorker], valkey: Valkey) -> None:
     """A worker whose pings hang stays healthy while it finishes jobs; one that does neither becomes unhealthy."""
     busy, dead, third = workers
     system.configure([worker.url for worker in workers], **quick(SHORT))
@@ -148,7 +148,7 @@ async def test_deep_checks_keep_to_the_cap(system: System, workers: list[Scripte
     assert [each.most_at_once for each in workers] == [1, 1, 1]
 
 
-async def test_finished_job_outweighs_a_late_deep_check_but_no_failed_one(
+async def test_finished_job_outvotes_a_late_deep_check_but_no_failed_one(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
     """Under load, a worker that only hangs on checks stays healthy; one that answers them wrongly does not."""
