@@ -81,7 +81,7 @@ def test_new_jobs_take_the_next_tickets_and_a_retry_keeps_its_place(make: Make) 
 def test_after_a_loss_of_memory_new_tickets_are_above_those_in_use(
     make: Make, before: tuple[int, ...], tickets: tuple[int, ...], given: list[int], following: int
 ) -> None:
-    """New tickets exceed all that a retry brings, so that no new job passes an older one; otherwise none is skipped."""
+    """New tickets exceed those of retries, or new jobs would pass older ones; without a loss no ticket is left out."""
     ask = make(Rules(), 0)
     for number, ticket in enumerate(before):
         ask(Call("p", arrived=(Arrival(100 + number, LONG_MS, LONG_MS, ticket),)), START)

@@ -525,9 +525,7 @@ def test_budget_is_kept_in_thousandths(make: Make) -> None:
 
 
 @pytest.mark.parametrize(("later_ms", "convicts"), [(4999, True), (5000, False)])
-def test_evidence_against_a_job_counts_for_as_long_as_it_would_be_refused(
-    make: Make, later_ms: int, *, convicts: bool
-) -> None:
+def test_evidence_counts_for_as_long_as_a_quarantine_lasts(make: Make, later_ms: int, *, convicts: bool) -> None:
     """Evidence and quarantine last equally long, to the millisecond."""
     ask = make(Rules(failures=100, quarantine_ms=5000), 0)
     end(ask, START, A, Blame.DIED, "bad")

@@ -177,7 +177,7 @@ def test_decisions_import_nothing_that_acts(name: str) -> None:
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_each_library_is_used_where_the_table_says(library: str) -> None:
+def test_each_library_is_used_only_in_the_table_s_modules(library: str) -> None:
     """Each library's use can be read and replaced in the modules of the table."""
     users = {name for name in MODULES if library in {found.partition(".")[0] for found in imports(name)}}
     assert users == LIBRARIES[library]

@@ -206,7 +206,7 @@ async def test_refused_changes_name_their_reason(system: System, workers: list[S
             assert {(await admin.ask("PATCH", url=first.url, body=body))[0] for body in bodies} == {422}
 
 
-async def test_without_a_token_this_host_may_change_the_fleet_where_that_is_allowed(
+async def test_allow_loopback_lets_this_host_change_the_fleet_without_a_token(
     system: System, workers: list[ScriptedWorker]
 ) -> None:
     """Only clients on loopback or a Unix socket are admitted; a header that claims to be local does not help."""
@@ -251,7 +251,7 @@ def _own_address() -> str:
         return address
 
 
-async def test_admin_says_when_redis_is_away(system: System, workers: list[ScriptedWorker]) -> None:
+async def test_admin_reports_an_outage_of_redis(system: System, workers: list[ScriptedWorker]) -> None:
     """Without Redis the admin API answers reads and changes with 503 and the reason, and jobs still run."""
     system.env.update(ADMIN_TOKEN=TOKEN, REDIS_URL="redis://127.0.0.1:1/0")
     system.configure([workers[0].url])
@@ -262,7 +262,7 @@ async def test_admin_says_when_redis_is_away(system: System, workers: list[Scrip
         assert (await post_job(router.url)).status == 200
 
 
-async def test_jobs_need_a_key_where_keys_are_set(system: System, workers: list[ScriptedWorker]) -> None:
+async def test_jobs_need_a_key_if_keys_are_set(system: System, workers: list[ScriptedWorker]) -> None:
     """A job needs a key in one of two headers; keys reach neither workers nor the log, and new keys hold at once."""
     held = system.folder / "keys"
     held.write_text(f"{sha256(b'first-key').hexdigest()}  trainer\n")
@@ -359,7 +359,7 @@ async def test_secret_that_cannot_be_read_ends_the_start(system: System, setting
             assert "Traceback" not in started.output
 
 
-async def test_busy_worker_shows_what_it_runs(system: System, workers: list[ScriptedWorker]) -> None:
+async def test_busy_worker_shows_its_running_jobs(system: System, workers: list[ScriptedWorker]) -> None:
     """`running` is the number of leases on a worker."""
     workers[0].script = gate = Gate()
     system.configure([workers[0].url])

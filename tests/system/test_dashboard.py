@@ -327,7 +327,7 @@ async def _says_nothing(browser: Browser) -> bool:
     return await browser.texts(".notice") == []
 
 
-async def test_a_thousand_workers_cost_the_page_what_a_hundred_do(
+async def test_a_thousand_workers_cost_the_page_no_more_than_a_hundred(
     system: System, browser: Browser, valkey: Valkey
 ) -> None:
     """Only the rows that are shown are redrawn, so a larger fleet costs the page no more."""

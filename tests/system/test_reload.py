@@ -232,7 +232,7 @@ async def test_every_other_signal_under_load_costs_no_job(system: System, worker
         assert {answer.status for answer in await post_jobs(router.url, 20, 4, keep_alive=False)} == {200}
 
 
-async def test_second_master_that_cannot_start_leaves_the_first_alone(
+async def test_second_master_that_cannot_start_does_not_affect_the_first(
     system: System, workers: list[ScriptedWorker], tmp_path: Path
 ) -> None:
     """A SIGUSR2 in a folder that no longer exists leaves the first master serving."""

@@ -21,7 +21,7 @@ SERVER = str(get_binary_path())
 BUS = 10_000
 
 
-async def test_slow_redis_is_left_alone_after_250_ms(
+async def test_slow_redis_is_not_asked_again_after_250_ms(
     workers: list[ScriptedWorker], valkey: Valkey, tmp_path: Path
 ) -> None:
     """When each call takes 10 s, the jobs of that moment wait 250 ms for Redis, and later jobs do not wait."""

@@ -84,7 +84,7 @@ async def test_printed_lines_work_and_one_ctrl_c_ends_all(tmp_path: Path) -> Non
 
 
 async def test_no_web_page_runs_code_on_local_workers(tmp_path: Path) -> None:
-    """A page of another site reaches neither the router nor a worker's own port, because workers have no isolation."""
+    """Local workers have no isolation, so no other site's page reaches them, by the router or at their own port."""
     ran = tmp_path / "ran"
     job = json.dumps({"code": f"touch {ran}", "language": "bash"})
     async with up(tmp_path, "--local-workers", "1", "--processes", "1") as program, aiohttp.ClientSession() as session:

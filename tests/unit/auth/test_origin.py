@@ -165,7 +165,7 @@ def test_name_of_an_allowed_origin_is_one_of_the_router_s(host: bytes, is_taken:
         ([(b"accept", b"other"), HERE, (b"origin", b"http://router:8000")], False),
     ],
 )
-def test_other_sites_are_told_from_this_one(headers: list[tuple[bytes, bytes]], foreign: bool) -> None:
+def test_other_sites_are_distinguished_from_this_one(headers: list[tuple[bytes, bytes]], foreign: bool) -> None:
     """A page of this site has the request's host and port; a proxy may have changed the scheme."""
     assert is_foreign(headers) is foreign
     assert (Pages([], []).job_refusal(headers) is not None) is foreign

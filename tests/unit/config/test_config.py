@@ -131,7 +131,7 @@ def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> N
         (f"{BOMB.replace('<<: ', 'x: ')}workers: !!pairs [x: *a8]", "workers[0]: expected a valid dictionary"),
     ],
 )
-def test_mistake_is_told_with_file_key_and_expectation(text: str, told: str) -> None:
+def test_mistake_is_reported_with_file_key_and_expectation(text: str, told: str) -> None:
     """Each mistake has one message with its place and the expected value."""
     with pytest.raises(ConfigError) as caught:
         parse(text, "my.yaml")
@@ -148,7 +148,7 @@ def test_client_budget_is_read_as_it_is_shown(budget: object) -> None:
     assert Settings.model_validate_json(settings.model_dump_json()) == settings
 
 
-def test_every_mistake_is_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     """Two mistakes give two lines."""
     with pytest.raises(ConfigError) as caught:
         parse("{timeout: 0, max_body_mb: 0}", "c")
@@ -163,7 +163,7 @@ def test_bad_redis_url_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_missing_file_is_told_with_the_variable_to_set(tmp_path: Path) -> None:
+def test_missing_file_is_reported_with_the_variable_to_set(tmp_path: Path) -> None:
     """The message names the variable that names the file."""
     with pytest.raises(ConfigError, match=r"none\.yaml cannot be read: No such file .*ROUTER_CONFIG"):
         load(tmp_path / "none.yaml")
@@ -299,7 +299,7 @@ def test_path_that_no_system_call_takes_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     "value", ["http://:hunter2@host", "redis://h:x", "\udcff", "redis://me:hun#ter2@h:1", "x" * 10_000]
 )
-def test_environment_is_read_as_the_file_is(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_environment_is_read_like_the_file(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     """A bad REDIS_URL or OpenTelemetry endpoint causes one printable line without a password."""
     for variable, key in (("REDIS_URL", "redis.url"), ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "traces.endpoint")):
         monkeypatch.setenv(variable, value)
@@ -313,7 +313,7 @@ def test_environment_is_read_as_the_file_is(monkeypatch: pytest.MonkeyPatch, val
         assert len(message) < 500
 
 
-def test_file_that_is_being_written_is_taken_over_when_it_is_whole(tmp_path: Path) -> None:
+def test_file_that_is_being_written_takes_effect_when_it_is_complete(tmp_path: Path) -> None:
     """A file written in place must look the same twice; one that replaces it, or its removal, counts at once."""
     path = tmp_path / "config.yaml"
     path.write_text("timeout: 5")

@@ -87,7 +87,7 @@ def test_header_in_place_of_its_file_is_reported_without_its_value() -> None:
         assert SECRET not in str(caught.value)
 
 
-def test_changed_file_is_read_again_and_a_bad_one_is_told_once(
+def test_changed_file_is_read_again_and_a_bad_one_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The last good header stays in force; the settings may name another file, or none."""

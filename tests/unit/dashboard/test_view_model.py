@@ -72,7 +72,7 @@ def test_counts_that_start_again_make_no_negative_rates() -> None:
     assert view.whole().history[-1].jobs is None
 
 
-def test_tick_has_only_what_has_changed() -> None:
+def test_tick_has_only_changes() -> None:
     """Rows and live numbers are apart, because rows seldom change and numbers always do."""
     view = ViewModel()
     view.take(seen(100))

@@ -153,7 +153,7 @@ async def test_intents_leave_with_their_worker(redis: RedisClient, intents: Inte
 async def test_another_spelling_in_redis_means_the_same_worker(
     redis: RedisClient, intents: Intents, client: FakeAsyncRedis, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An operator's `SADD sfr:drain http://A:1/` drains http://a:1; registrations, weights and caps are alike."""
+    """An operator's `SADD sfr:drain http://A:1/` drains http://a:1; a registration, weight or cap matches likewise."""
     caplog.set_level("INFO")
     await Leadership(redis).lead("me", 3)
     await intents.override(A, {"weight": 2})

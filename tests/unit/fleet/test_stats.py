@@ -21,7 +21,7 @@ def test_one_call_sends_the_workers_that_have_waited_longest() -> None:
 
 @pytest.mark.parametrize(("share", "seconds"), [(0.5, 0.02), (0.25, 0.015), (0.99, 490.0), (1.0, 500.0), (0.0, 0.01)])
 def test_quantile_lies_within_its_bucket(share: float, seconds: float) -> None:
-    """The example has 50 jobs of 10 to 20 ms and 50 of 200 to 500 s."""
+    """A quantile is interpolated between the bounds of its bucket."""
     fleet = {took(0.02): 50, took(500): 50, "jobs": 100}
     found = quantile_s(fleet, BOUNDS_S, share)
     assert found is not None

@@ -39,5 +39,5 @@ async def test_impossible_host_has_our_own_message(host: str) -> None:
     ],
 )
 def test_reason_names_no_line_of_the_interpreter(error: Exception, told: str) -> None:
-    """The reason has no OpenSSL numbers in the form of the system's error numbers, either."""
+    """The reason names neither a line of the interpreter nor a TLS error number as if it were the system's."""
     assert reason(error) == told

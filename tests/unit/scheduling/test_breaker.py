@@ -129,7 +129,7 @@ def test_trial_waits_until_the_worker_has_room() -> None:
 
 
 def test_ejection_ends_when_the_worker_leaves_and_failures_stay() -> None:
-    """A worker that returns is not ejected, and one that stays in the fleet keeps its ejection."""
+    """A worker that returns is not ejected, one that stayed keeps its ejection, and a count of failures stays."""
     fleet = Fleet()
     for url in (A, B):
         fleet.end(url, Blame.FAULT)

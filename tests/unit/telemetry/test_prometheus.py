@@ -218,7 +218,7 @@ async def test_open_metrics_are_served_on_request(url: str) -> None:
 
 
 @given(TIMES, TIMES)
-def test_bulk_histogram_shows_what_observing_one_by_one_does(first: list[float], second: list[float]) -> None:
+def test_bulk_histogram_equals_observing_one_by_one(first: list[float], second: list[float]) -> None:
     """Times added in bulk are in the same buckets as times observed one by one, even those on a bound."""
     registry = CollectorRegistry()
     bulk = BulkHistogram("bulk", "-", registry=registry, buckets=BOUNDS_S)

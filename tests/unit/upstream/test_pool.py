@@ -197,7 +197,7 @@ def test_time_to_connect_is_limited(timeout_s: float, waited_s: float) -> None:
 
 
 def test_connection_that_closes_before_the_job_was_sent_is_unsent() -> None:
-    """The job may be sent again on another connection."""
+    """No worker got the job, so it may be sent again."""
 
     async def law(net: Net) -> None:
         async def close(connection: Connection) -> None:
