@@ -1,4 +1,4 @@
-"""`python -m tools.prometheus_rule`: write the alert rules once more, as the object that Prometheus' operator reads."""
+"""Writes the alert rules as the object that Prometheus' operator reads: `python -m tools.prometheus_rule`."""
 
 from pathlib import Path
 from textwrap import indent

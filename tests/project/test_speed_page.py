@@ -17,7 +17,7 @@ FILE = RESULTS / "peers.json"
 def test_readme_claims_what_was_measured() -> None:
     """README's table is generated from bench/results/makespan.json."""
     rounds = json.loads((RESULTS / "makespan.json").read_text())["rounds"]
-    runs = {course: {name: [Run(**run) for run in of] for name, of in by.items()} for course, by in rounds.items()}
+    runs = {scenario: {name: [Run(**run) for run in of] for name, of in by.items()} for scenario, by in rounds.items()}
     assert makespan.table(runs) in makespan.README.read_text()
 
 
