@@ -39,31 +39,31 @@ the less the figures say.
 
 ### CPU a request, by the peers'
 
-Above 1, the peer is ahead. The median of the rounds' ratios.
+Above 1, the peer needs less CPU. Each figure is the median of the rounds' ratios.
 
 {ratios(samples)}
 
 ### CPU µs a request
 
-All processes of the proxy, user and system. The last column is what Redis and the sidecar spend for this router.
+The CPU of all processes of the proxy, user and system. The last column is the CPU of Redis and the sidecar.
 
 {_costs(samples)}
 
 ### Requests a second
 
-≥: the proxy's CPU was idle for a part of the time. The limit was the load, the workers, or the rate that was asked for.
+≥: the proxy's CPU was partly idle, so the proxy could have done more. The load, the workers or the rate was the limit.
 
 {_by_proxy(samples, _per_second)}
 
 ### Milliseconds to the answer, p50 / p99
 
-With a rate, from the moment at which a job was to be sent. Otherwise from when it was, on a connection that is open.
+With a fixed rate, a job's time begins when the job is due. Otherwise it begins when the job is sent.
 
 {_by_proxy(samples, lambda of: f"{_number(typical(of, 'p50_ms'))} / {_number(typical(of, 'p99_ms'))}")}
 
 ### Memory at its most, MB
 
-Resident, all processes of the proxy. Pages that they share count for each.
+The resident memory of all processes of the proxy. Shared pages count for each process.
 
 {_by_proxy(samples, lambda of: _number(max(sample.peak_mb for sample in of)))}
 
