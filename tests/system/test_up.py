@@ -121,10 +121,8 @@ async def test_each_part_that_dies_is_logged_and_started_again(tmp_path: Path) -
             ("gunicorn", "router"),
         ):
             os.kill(child(program, part), signal.SIGKILL)
-            await eventually(
-                lambda name=name: f"{name} ended with status -9" in program.output, what="the line on its end"
-            )  # type: ignore[misc]
-            await eventually(lambda name=name: f"{name} started again" in program.output, what="the line on its start")  # type: ignore[misc]
+            await eventually(lambda name=name: f"{name} ended with status -9" in program.output, what="its last line")  # type: ignore[misc]
+            await eventually(lambda name=name: f"{name} started again" in program.output, what="its first line")  # type: ignore[misc]
             await eventually(lambda: _works(curl), within_s=30, what=f"a job after {name} died")
 
 
