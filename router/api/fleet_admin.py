@@ -10,7 +10,8 @@ from router.api.schemas import AdminWorker, Overrides
 from router.api.status import worker_status
 from router.config.allowlist import Allowed
 from router.config.bounds import MAX_WEIGHT
-from router.config.settings import MAX_SECONDS, Count, NamedWorker
+from router.config.section import MAX_SECONDS, Count
+from router.config.settings import NamedWorker
 from router.fleet.intents import Intents, Override, Registration, Standing
 from router.fleet.model import Ejection, Health, Source, Worker, WorkerRecord
 from router.fleet.snapshot import FleetView

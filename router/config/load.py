@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from router.config.addresses import masked
 from router.config.settings import EndpointSettings, Settings, WorkerSettings
 from router.config.strict_yaml import NotYaml, parse_yaml
+from router.config.tenants import TenantSettings
 from router.config.text_file import Unreadable, read_text
 
 CONFIG_VARIABLE = "ROUTER_CONFIG"
@@ -34,7 +35,11 @@ _SHOWN_CHARACTERS = 200
 
 _Value = TypeVar("_Value")
 
-_IN_COLLECTIONS: Mapping[str, type[BaseModel]] = {"workers": WorkerSettings, "endpoints": EndpointSettings}
+_IN_COLLECTIONS: Mapping[str, type[BaseModel]] = {
+    "workers": WorkerSettings,
+    "endpoints": EndpointSettings,
+    "tenants": TenantSettings,
+}
 
 
 class WatchedFile:

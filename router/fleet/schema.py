@@ -6,6 +6,10 @@ SCHEMA as a table, the Lua scripts take their names from it, and a test holds al
 
 from dataclasses import dataclass
 
+# The version of the schema that this program reads and writes. It grows when programs of two releases could
+# misunderstand each other.
+SCHEMA_VERSION = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Key:
@@ -116,6 +120,19 @@ SCHEMA = (
         "operator, by CLI or API",
         "`weight <url>` and `max_concurrency <url>` as set at run time: they win over the worker's own",
     ),
+    Key(
+        "sfr:tenants",
+        "hash",
+        "sidecar",
+        "each tenant's rule as JSON, by name: config.yaml's, with what is set at run time over it; absent fields have "
+        "their defaults, and `default` is for tenants that are not in here",
+    ),
+    Key(
+        "sfr:tenants:intent",
+        "hash",
+        "operator, by CLI or API",
+        "what is set of a tenant at run time, by name, as JSON of these fields alone: it wins over config.yaml",
+    ),
     Key("sfr:registered", "set", "agents, by API", "URLs of the workers that registered themselves"),
     Key(
         "sfr:registered:<url>",
@@ -158,7 +175,8 @@ SCHEMA = (
         "hash",
         "sidecar",
         "token (the last fencing token given), born (when this memory began, Unix µs), written_at, changed_at (the "
-        "last change of membership or health; ISO 8601)",
+        "last change of membership or health; ISO 8601), tenants_at (the last change of a tenant's rule, Unix µs), "
+        "schema (the version of these keys; absent: 1)",
     ),
 )
 
@@ -173,6 +191,8 @@ class Keys:
         self.plan_head = f"{prefix}:plan:head"
         self.drain = f"{prefix}:drain"
         self.intent = f"{prefix}:intent"
+        self.tenants = f"{prefix}:tenants"
+        self.tenants_intent = f"{prefix}:tenants:intent"
         self.registered = f"{prefix}:registered"
         self.ejected = f"{prefix}:ejected"
         self.quarantine = f"{prefix}:quarantine"
