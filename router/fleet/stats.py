@@ -38,6 +38,13 @@ class TenantStats(msgspec.Struct, array_like=True):
     busy_ms: int = 0
     queue_ms: int = 0
 
+    def add(self, more: "TenantStats") -> None:
+        """Add `more` to these counts."""
+        self.jobs += more.jobs
+        self.failures += more.failures
+        self.busy_ms += more.busy_ms
+        self.queue_ms += more.queue_ms
+
 
 class Stats(msgspec.Struct):
     """Counts of the fleet by name (`jobs`, `errors`, `attempts`, `retries` and those of `took`), worker and tenant."""
@@ -58,12 +65,8 @@ class Stats(msgspec.Struct):
             worker.jobs += counts.jobs
             worker.failures += counts.failures
             worker.busy_ms += counts.busy_ms
-        for name, told in more.tenants.items():
-            tenant = self.tenants.setdefault(name, TenantStats())
-            tenant.jobs += told.jobs
-            tenant.failures += told.failures
-            tenant.busy_ms += told.busy_ms
-            tenant.queue_ms += told.queue_ms
+        for name, tenant in more.tenants.items():
+            self.tenants.setdefault(name, TenantStats()).add(tenant)
 
     def take(self) -> "Stats":
         """Remove and return the fleet's counts, and those of as many workers and tenants as one call takes."""

@@ -36,11 +36,12 @@ async def test_usage_tells_what_is_in_use(redis: RedisClient, client: FakeAsyncR
 
 async def test_api_s_counts_are_those_of_redis(redis: RedisClient) -> None:
     """A command that asks a router shows the same as one that asks Redis."""
-    await Counters(redis).count(Stats({"jobs": 2, "le_0.05": 2}, {"http://a": WorkerStats(2, 1, 500)}))
+    workers, tenants = {"http://a": WorkerStats(2, 1, 500)}, {"run-7": TenantStats(2, 1, 500, 30)}
+    await Counters(redis).count(Stats({"jobs": 2, "le_0.05": 2}, workers, tenants))
     usage = await Counters(redis).usage(["http://a", "http://b"])
     told = FleetCounts.model_validate_json(FleetCounts.of(usage).model_dump_json())
     assert told.usage() == usage
-    assert (told.running, told.workers["http://a"].failures) == (0, 1)
+    assert (told.running, told.workers["http://a"].failures, told.tenants["run-7"].queue_ms) == (0, 1, 30)
 
 
 async def test_usage_of_no_worker_and_of_many(redis: RedisClient) -> None:
