@@ -13,7 +13,10 @@ SCHEMA_VERSION = 2
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One row of the schema. `name` has the default prefix; `<url>` stands for a worker's URL, `<job>` for a hash."""
+    """One row of the schema.
+
+    `name` has the default prefix. `<url>` stands for a worker's URL, `<name>` for a tenant's name, `<job>` for a hash.
+    """
 
     name: str
     type: str
@@ -168,6 +171,20 @@ SCHEMA = (
         "hash with TTL",
         "routers",
         "counts of all routers for this worker: jobs (attempts that ended), failures, busy_ms (their time together)",
+    ),
+    Key(
+        "sfr:tenant:<name>",
+        "hash with TTL",
+        "routers",
+        "counts of all routers for this tenant: jobs, failures (jobs without a result), busy_ms (of all its attempts), "
+        "queue_ms (of all its waits)",
+    ),
+    Key(
+        "sfr:tenants:known",
+        "zset",
+        "routers",
+        "names of the tenants with counts, by the last ones' time (Unix ms): at most 1,000; more count as `other`, "
+        "which is not here",
     ),
     Key("sfr:sidecar", "string with TTL", "the leading sidecar", "the leader's fencing token and name"),
     Key(

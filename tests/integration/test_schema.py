@@ -122,7 +122,7 @@ async def _gather(redis: Redis, held: dict[str, str], wanted: set[str]) -> bool:
             kind, lives_ms, times = await both.execute()
         is_passing = lives_ms >= 0
         name = re.sub(r":http://.*", ":<url>", str(key))
-        name = re.sub(r":suspect:.*", ":suspect:<job>", name)
+        name = re.sub(r":suspect:.*", ":suspect:<job>", re.sub(r":tenant:.*", ":tenant:<name>", name))
         name = re.sub(r":grants:.*", ":grants:<process>", re.sub(r":process:.*", ":process:<id>", name))
         if name == "sfr:breaker:<url>" and is_passing == (times is None):
             held[name] = "hash with TTL until ejected"
