@@ -228,7 +228,7 @@ def test_drain_is_shown_as_it_is_now(
     """The drain comes from Redis even if this process has not loaded it; all else is what it last read."""
     ejection = Ejection(1_800_000_000.0) if ejected else None
     record = WorkerRecord(Worker(CONFIGURED), health)
-    told = _admin_worker(CONFIGURED, (record, seen, ejection), Standing(None, Override(), is_draining, 3))
+    told = _admin_worker((record, seen, ejection), Standing(None, Override(), is_draining, 3))
     assert told is not None
     assert (told.health, told.draining, told.running) == (shown, is_draining, 3)
 

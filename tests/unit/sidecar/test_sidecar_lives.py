@@ -183,4 +183,4 @@ def test_file_that_cannot_be_read_names_no_worker(tmp_path: Path) -> None:
     """Such as a folder."""
     file = WorkersFile(tmp_path)
     file.reread()
-    assert file.urls is None
+    assert file.workers is None
