@@ -9,6 +9,9 @@ from collections.abc import Collection
 
 import msgspec
 
+# More pools than these would make each call of the scheduler slow.
+MAX_POOLS = 64
+
 LABEL = re.compile(r"[A-Za-z0-9._-]{1,64}")
 LANGUAGE = re.compile(r"[A-Za-z0-9._+#-]{1,64}")
 # A worker has at most so many labels, and so many languages.

@@ -1,4 +1,4 @@
-"""Two workers as Redis holds them: one that has been checked, and one that is new."""
+"""Two workers' records in Redis: one of a checked worker, one of a new worker."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""Workers as values: what Redis holds of them, and which may get jobs."""
+"""Workers as values: their records in Redis, and which of them may get jobs."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def test_only_healthy_workers_get_jobs_or_unchecked_ones_if_none_is_healthy() ->
 
 
 @pytest.mark.parametrize("record", [SEEN, NEW])
-def test_record_is_read_from_a_hash_as_it_was_written(record: WorkerRecord) -> None:
+def test_record_survives_its_hash(record: WorkerRecord) -> None:
     """No field is lost or changed."""
     assert WorkerRecord.from_hash(record.worker.url, record.to_hash()) == record
 
