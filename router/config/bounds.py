@@ -11,8 +11,6 @@ MAX_MEMORY_MB = 2**30
 MAX_TENANT_WEIGHT = 1000
 # A tenant's priority is from -MAX_PRIORITY to MAX_PRIORITY.
 MAX_PRIORITY = 100
-# Labels of one worker, or that one job needs.
-MAX_LABELS = 64
 
 
 def whole_number(text: str, least: int, most: int) -> int | None:

@@ -20,47 +20,16 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from router.config.addresses import dns_name, masked, origin, otlp_url, redis_url, worker_url
+from router.config.addresses import masked, origin, otlp_url, redis_url
 from router.config.allowlist import rule
-from router.config.bounds import MAX_COUNT, MAX_WEIGHT
+from router.config.bounds import MAX_COUNT
 from router.config.section import FROM_LIST, MAX_MB, Budget, Count, PositiveSeconds, Section
 from router.config.tenants import TenantsByName
+from router.config.workers import AuthFile, DiscoverSettings, FilePath, MemoryMb, WorkerSettings
 from router.policy import endpoints
 from router.policy.strategy import Strategy
 
 _LONGEST_PATH = 256
-
-
-WorkerUrl = Annotated[str, AfterValidator(worker_url)]
-# No control characters: system calls reject a NUL.
-FilePath = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
-
-
-def _no_header(path: str) -> str:
-    if re.search(r":\s", path):
-        raise PydanticCustomError("auth_file", "expected the name of a file that holds the header, not the header")
-    return path
-
-
-AuthFile = Annotated[FilePath, AfterValidator(_no_header)]
-
-
-class NamedWorker(Section):
-    """One worker, as config.yaml or a registration describes it."""
-
-    url: WorkerUrl
-    """its address, in any spelling: `HTTP://Node1.:80/run_code` is known as `http://node1`"""
-    weight: Annotated[int, Field(ge=1, le=MAX_WEIGHT)] = 1
-    """its share of the jobs, 1 to 100: a worker of weight 3 gets three jobs for each job of a worker of weight 1"""
-    max_concurrency: Count | None = None
-    """the cap: how many jobs may run on it at once; none: any number"""
-
-
-class WorkerSettings(NamedWorker):
-    """One worker of the fleet, as config.yaml names it."""
-
-    worker_auth: AuthFile | None = None
-    """a file with the header that this worker wants, instead of the one for all workers"""
 
 
 def _from_bare_url(value: object) -> object:
@@ -138,13 +107,6 @@ class TlsSettings(Section):
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
-
-
-class DiscoverSettings(Section):
-    """Where to find workers that are not named one by one: `dns`, a name:port with an address for each of them."""
-
-    dns: Annotated[str, AfterValidator(dns_name)] | None = None
-    """`name:port`: each address of the name is a worker, such as the pods of a headless service"""
 
 
 def _allowed(text: str) -> str:
@@ -298,13 +260,16 @@ class Settings(Section):
         FROM_LIST,
         AfterValidator(_unlike),
     ] = ()
-    """the fleet: each a URL, or `{url, weight, max_concurrency}`"""
+    """the fleet: each a URL, or `{url, weight, max_concurrency, labels, languages, memory_mb}`"""
     workers_file: FilePath | None = None
-    """a file with one worker a line: host (port 8080), host:port or URL, with or without `/run_code`; `#` begins a
+    """a file with one worker a line: host (port 8080), host:port or URL, with or without `/run_code`, and then what
+    else is known of it: `weight=2 max_concurrency=8 label=gpu label=ib language=python memory_mb=64000`; `#` begins a
     comment"""
     discover: DiscoverSettings = DiscoverSettings()
     default_max_concurrency: Count | None = None
     """`max_concurrency` of the workers that have none of their own"""
+    default_job_memory_mb: MemoryMb = 1024
+    """how much memory (MB) a job counts for whose body sets no `memory_limit_MB`, on workers with `memory_mb`"""
     health_check_interval: PositiveSeconds = 30.0
     """seconds between two checks of a worker; the first is immediate"""
     timeout: PositiveSeconds = 300.0

@@ -7,8 +7,9 @@ import msgspec
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from router.config.bounds import MAX_COUNT, MAX_LABELS, MAX_PRIORITY, MAX_TENANT_WEIGHT
-from router.config.section import FROM_LIST, Budget, Count, Section
+from router.config.bounds import MAX_COUNT, MAX_PRIORITY, MAX_TENANT_WEIGHT
+from router.config.section import Budget, Count, Section
+from router.config.workers import Labels
 from router.policy.tenants import MAX_TENANTS, NAME, TenantRule
 
 
@@ -20,22 +21,11 @@ def _name(text: object) -> object:
     return text
 
 
-def _sorted(labels: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(sorted(set(labels)))
-
-
 TenantName = Annotated[str, BeforeValidator(_name)]
 Weight = Annotated[int, Field(ge=1, le=MAX_TENANT_WEIGHT)]
 Priority = Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
 Waiting = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Order = Literal["arrival"]
-# Labels have the same characters as tenants' names.
-Labels = Annotated[
-    tuple[Annotated[str, BeforeValidator(_name)], ...],
-    Field(max_length=MAX_LABELS),
-    FROM_LIST,
-    AfterValidator(_sorted),
-]
 
 
 class TenantSettings(Section):

@@ -141,7 +141,8 @@ SCHEMA = (
         "sfr:registered:<url>",
         "hash with TTL",
         "agents, by API",
-        "weight, max_concurrency; the worker stays as long as this key, without TTL until it is removed",
+        "weight, max_concurrency, labels, languages, memory_mb; the worker stays as long as this key, without TTL "
+        "until it is removed",
     ),
     Key("sfr:process:<id>", "hash with TTL", "that router process", "heartbeat (Unix s), leases, waiting"),
     Key("sfr:processes", "zset", "routers", "living router processes, scored by their last heartbeat (Unix ms)"),

@@ -47,6 +47,12 @@ def test_tenant_has_the_defaults_for_all_that_is_not_said_of_it() -> None:
     }
 
 
+def test_worker_s_labels_and_languages_are_sorted_and_each_there_once() -> None:
+    """So two spellings of one worker are equal everywhere."""
+    (worker,) = parse("workers: [{url: 'http://a', labels: [ib, gpu, ib], languages: [c++, R]}]", "c").workers
+    assert (worker.labels, worker.languages, worker.memory_mb) == (("gpu", "ib"), ("R", "c++"), None)
+
+
 def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """REDIS_URL replaces redis.url, and keeps the prefix."""
     monkeypatch.setenv("REDIS_URL", "redis://there:1/2")
@@ -60,7 +66,7 @@ def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> N
     [
         ("timeouts: 3", "timeouts: unknown key; expected one of admin, api_keys, batch, breaker"),
         ("redis: {host: x}", "redis.host: unknown key; expected one of cluster, prefix, url"),
-        ("workers: [{url: 'http://a', wight: 2}]", "workers[0].wight: unknown key; expected one of max_concurrency"),
+        ("workers: [{url: 'http://a', wight: 2}]", "workers[0].wight: unknown key; expected one of labels, languages"),
         ("workers: [ftp://a]", "workers[0].url: expected a URL such as http://server1:8080, got 'ftp://a'"),
         ("workers: ['http://a:99999']", "workers[0].url: expected a URL such as"),
         ("workers: ['http://']", "workers[0].url: expected a URL such as"),
@@ -76,6 +82,22 @@ def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> N
         ("workers: ['http://a', 'http://A/']", "workers: expected each URL once; http://a is given twice"),
         ("workers: [{url: 'http://a', weight: -1}]", "workers[0].weight: expected greater than or equal to 1, got -1"),
         ("workers: [{url: 'http://a', max_concurrency: 0}]", "workers[0].max_concurrency: expected greater than"),
+        ("workers: [{url: 'http://a', labels: gpu}]", "workers[0].labels: expected a valid tuple, got 'gpu'"),
+        (
+            "workers: [{url: 'http://a', labels: [gpu, 'a b']}]",
+            "workers[0].labels[1]: expected 1 to 64 letters, digits and ._-, got 'a b'",
+        ),
+        (
+            "workers: [{url: 'http://a', languages: ['a,b']}]",
+            "workers[0].languages[0]: expected 1 to 64 letters, digits and ._+#-, such as python or c++, got 'a,b'",
+        ),
+        (
+            f"workers: [{{url: 'http://a', labels: [{', '.join(f'l{number}' for number in range(65))}]}}]",
+            "workers[0].labels: Tuple should have at most 64 items after validation, not 65",
+        ),
+        ("workers: [{url: 'http://a', memory_mb: 0}]", "workers[0].memory_mb: expected greater than or equal to 1"),
+        ("discover: {labels: [5]}", "discover.labels[0]: expected a valid string, got 5"),
+        ("default_job_memory_mb: 0", "default_job_memory_mb: expected greater than or equal to 1, got 0"),
         ("timeout: -1", "timeout: expected greater than 0, got -1"),
         ("timeout: '5'", "timeout: expected a valid number, got '5'"),
         ("max_body_mb: 2000", "max_buffered_mb: expected at least max_body_mb, which is 2000, got 1024.0"),
