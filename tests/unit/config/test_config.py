@@ -124,7 +124,7 @@ def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> N
         ("tenants: {a: {max_waiting: -1}}", "tenants.a.max_waiting: expected greater than or equal to 0, got -1"),
         ("tenants: {a: {order: size}}", "tenants.a.order: expected 'arrival', got 'size'"),
         ("tenants: {a: {labels: gpu}}", "tenants.a.labels: expected a valid tuple, got 'gpu'"),
-        ("tenants: {a: {labels: [a b]}}", "tenants.a.labels[0]: expected a name of 1 to 64 letters"),
+        ("tenants: {a: {labels: [a b]}}", "tenants.a.labels[0]: expected 1 to 64 letters"),
         ("tenants: {a: {client_budget: 0}}", "tenants.a.client_budget: expected none, job, job+N or N"),
         (f"tenants: {{{', '.join(f'a{each}: ' for each in range(1001))}}}", "tenants: expected at most 1000 tenants"),
         ("client_budget: jobs", "client_budget: expected none, job, job+N or N, in seconds from 1 on, got 'jobs'"),
