@@ -12,6 +12,7 @@ from router.config.addresses import known_worker_url
 from router.fleet.leadership import Term
 from router.fleet.model import Ejection, Worker, WorkerRecord, moment
 from router.fleet.redis_client import LOAD, RECORD, RedisClient, RefusedCommand, executed
+from router.policy.tenants import TenantRule
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ class FleetState:
     `records` are in the order of their URLs, which all processes share. `changed_at` names the sidecar's last write
     that changed the fleet or a worker's health. `leader` is the leading sidecar's term as text. `ejected` are the
     workers that the breaker has ejected, by URL; `quarantined` are hashes of jobs that break workers.
+
+    `tenants` are the rules of tenants by name; "default" is for those not named.
     """
 
     records: tuple[WorkerRecord, ...]
@@ -35,6 +38,7 @@ class FleetState:
     draining: frozenset[str] = frozenset()
     ejected: Mapping[str, Ejection] = field(default_factory=dict)
     quarantined: frozenset[str] = frozenset()
+    tenants: Mapping[str, TenantRule] = field(default_factory=dict)
 
 
 class Records:

@@ -16,6 +16,7 @@ from router.fleet.ejection_log import log_ejections
 from router.fleet.model import Health, Member, Worker, WorkerRecord, routable
 from router.fleet.records import FleetState, Records
 from router.fleet.redis_client import RedisClient, RedisUnavailable
+from router.policy.pools import Pools
 
 REFRESH_S = 1.0
 
@@ -38,6 +39,25 @@ class Snapshot:
     def routable(self) -> frozenset[str]:
         """The URLs of the workers that may get jobs."""
         return frozenset(worker.url for worker in routable(self.conditions))
+
+    @cached_property
+    def pools(self) -> Pools:
+        """The pools of the whole fleet, whatever the workers' conditions."""
+        return Pools(record.worker for record in self.state.records)
+
+    @cached_property
+    def places_jobs(self) -> bool:
+        """Whether jobs that ask for no label may still need some worker and not any."""
+        has_labels = any(rule.labels for rule in self.state.tenants.values())
+        return has_labels or self.pools.lists_languages or self.pools.counts_memory
+
+    def serves(self, pool: str) -> bool:
+        """Return whether any worker of this pool may get jobs."""
+        return bool(self.routable) if not pool else not self._routable_pools.pool(pool).is_empty
+
+    @cached_property
+    def _routable_pools(self) -> Pools:
+        return Pools(record.worker for record in self.state.records if record.worker.url in self.routable)
 
     @cached_property
     def conditions(self) -> tuple[tuple[WorkerRecord, Health], ...]:

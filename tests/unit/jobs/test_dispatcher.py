@@ -385,6 +385,8 @@ def test_failure_that_all_workers_report_is_the_job_s_own(status: int, body: byt
             "Waiting jobs need 64 different sets of labels and languages already, and there are at most that many",
         ),
         (NoSuchLabel("gpu"), 503, "No worker has the label gpu"),
+        (NoSuchLabel("", "cpp"), 503, "No worker runs the language cpp"),
+        (NoSuchLabel("gpu, ib", "cpp"), 503, "No worker has the label gpu, ib and runs the language cpp"),
         (
             TooLarge(4096, 2048),
             422,
