@@ -24,6 +24,7 @@ from router.config.addresses import masked, origin, otlp_url, redis_url
 from router.config.allowlist import rule
 from router.config.bounds import MAX_COUNT
 from router.config.section import FROM_LIST, MAX_MB, Budget, Count, PositiveSeconds, Section
+from router.config.tenants import TenantsByName
 from router.config.workers import AuthFile, DiscoverSettings, FilePath, MemoryMb, WorkerSettings
 from router.policy import endpoints
 from router.policy.strategy import Strategy
@@ -158,6 +159,8 @@ class QueueSettings(Section):
     without_workers: Annotated[float, Field(ge=0)] = 10.0
     """how long a job may be pending, within `timeout`, while no worker is healthy or none can be reached. Then it gets
     503; 0: at once"""
+    aging: PositiveSeconds = 30.0
+    """a job that has been pending for longer counts as one of the highest priority that any tenant has"""
 
 
 class BreakerSettings(Section):
@@ -285,6 +288,9 @@ class Settings(Section):
     """`round_robin`: the workers in turn, by weight, full ones skipped; `random`: the first with a free slot from a
     random place on; `least_loaded`: the one with the fewest leases for its weight"""
     queue: QueueSettings = QueueSettings()
+    tenants: TenantsByName = Field({})
+    """whose jobs share the fleet: each tenant's weight, priority and limits, by its name; `default` is for all tenants
+    that have no section here"""
     breaker: BreakerSettings = BreakerSettings()
     retry: RetrySettings = RetrySettings()
     quarantine_seconds: PositiveSeconds = 300.0

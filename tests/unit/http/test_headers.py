@@ -28,7 +28,7 @@ def test_hop_by_hop_fields_are_dropped_both_ways() -> None:
 
 
 def test_host_length_encoding_and_id_are_set_for_the_worker() -> None:
-    """The client's own values of these fields are not copied, and fields for the router end here."""
+    """Values of the client are not copied, and fields for the router end here."""
     fields = [
         (b"host", b"router"),
         (b"content-length", b"99"),
