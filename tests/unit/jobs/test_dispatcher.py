@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Self
@@ -11,6 +11,7 @@ from typing import Any, Self
 import pytest
 
 from router.config.settings import Settings
+from router.fleet.model import Worker, WorkerRecord
 from router.fleet.records import FleetState
 from router.fleet.snapshot import Snapshot
 from router.http.answer import Answer
@@ -184,10 +185,12 @@ class Bench:
     has_left: bool = False
     tenant: str = ""
     tenants: Mapping[str, TenantRule] = field(default_factory=dict)
+    fleet: Sequence[Worker] = ()
 
     def __post_init__(self) -> None:
         self.leases, self.recorder, self.buffers = Leases(), Recorder(), BodyBudget(2**20)
-        state = FleetState((), quarantined=self.quarantined, tenants=self.tenants)
+        records = tuple(WorkerRecord(worker) for worker in self.fleet)
+        state = FleetState(records, quarantined=self.quarantined, tenants=self.tenants)
         view: Any = SimpleNamespace(snapshot=Snapshot(state))
         parts: tuple[Any, Any] = (self.leases, self.workers)
         settings = Settings.model_validate({"timeout": 100, "job_grace": 2, **self.settings})
