@@ -16,6 +16,7 @@ from router.fleet.ejection_log import log_ejections
 from router.fleet.model import Health, Member, Worker, WorkerRecord, routable
 from router.fleet.records import FleetState, Records
 from router.fleet.redis_client import RedisClient, RedisUnavailable
+from router.policy.placement import serves
 from router.policy.pools import Pools
 from router.policy.tenants import TenantRule
 
@@ -52,13 +53,27 @@ class Snapshot:
         has_labels = any(rule.labels for rule in self.state.tenants.values())
         return has_labels or self.pools.lists_languages or self.pools.counts_memory
 
-    def serves(self, pool: str) -> bool:
-        """Return whether any worker of this pool may get jobs."""
-        return bool(self.routable) if not pool else not self._routable_pools.pool(pool).is_empty
+    def routable_in(self, pool: str) -> frozenset[str]:
+        """Return the URLs of this pool's workers that may get jobs."""
+        if not pool:
+            return self.routable
+        if pool not in self._routable_in:
+            fitting = [urls for kind, urls in self._routable_kinds.items() if serves(pool, *kind)]
+            self._routable_in[pool] = frozenset().union(*fitting)
+        return self._routable_in[pool]
 
     @cached_property
-    def _routable_pools(self) -> Pools:
-        return Pools(record.worker for record in self.state.records if record.worker.url in self.routable)
+    def _routable_in(self) -> dict[str, frozenset[str]]:
+        return {}
+
+    @cached_property
+    def _routable_kinds(self) -> dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]]:
+        """The workers that may get jobs, by labels and languages. Most workers of a fleet are alike."""
+        kinds: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
+        for record in self.state.records:
+            if record.worker.url in self.routable:
+                kinds.setdefault((record.worker.labels, record.worker.languages), []).append(record.worker.url)
+        return kinds
 
     @cached_property
     def conditions(self) -> tuple[tuple[WorkerRecord, Health], ...]:

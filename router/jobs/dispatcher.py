@@ -296,7 +296,7 @@ class Dispatcher:
 
     def _wait_again(self, run: JobRun, cause: Kind) -> None:
         """Let a job that its worker did not run wait again; but not if it could reach no worker for long enough."""
-        if cause is Kind.NOT_SENT and self._leases.is_enough_for(run.since):
+        if cause is Kind.NOT_SENT and self._leases.is_enough_for(run.since, run.placement.pool):
             self._refuse(run, NoWorkers())
             return
         self._recorder.retried(cause)
