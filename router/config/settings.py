@@ -209,6 +209,8 @@ class QueueSettings(_Settings):
     """how long a job may be pending; then it gets 504 with Retry-After"""
     max_waiting: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 10_000
     """how many jobs may be pending; the next one gets 503 at once"""
+    aging: PositiveSeconds = 30.0
+    """a job that has been pending for longer goes before jobs of tenants of higher priority"""
     without_workers: Annotated[float, Field(ge=0)] = 10.0
     """how long a job may be pending, within `timeout`, while no worker is healthy or none can be reached. Then it gets
     503; 0: at once"""

@@ -6,6 +6,9 @@ SCHEMA as a table, the Lua scripts take their names from it, and a test holds al
 
 from dataclasses import dataclass
 
+# The version of this schema. Routers of an older one work beside ours: docs/upgrading.md.
+SCHEMA_VERSION = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Key:
@@ -31,20 +34,49 @@ SCHEMA = (
         "sfr:leases:<url>",
         "zset",
         "routers; the sidecar for deep checks",
-        "running leases, `process:number`, scored by the moment they end at the latest (Unix ms)",
+        "running leases, scored by the moment they end at the latest (Unix ms): `process:number`, or "
+        "`process:number tenant MB` for a job of a tenant or with memory",
+    ),
+    Key(
+        "sfr:running:<tenant>",
+        "zset",
+        "routers",
+        "that tenant's running leases on all workers, by the same names and scores",
     ),
     Key(
         "sfr:queue",
         "zset",
         "routers",
-        "pending jobs, `process:number`, in order of arrival (scored by ticket)",
+        "pending jobs of the tenant `default` that run on any worker: `process:number`, in order of arrival (scored by "
+        "ticket)",
+    ),
+    Key(
+        "sfr:queue:<line>",
+        "zset",
+        "routers",
+        "the same for another tenant or pool: the line `pool/tenant`",
     ),
     Key(
         "sfr:waiting",
         "hash",
         "routers",
-        "what each pending job asks for: bound (ms), deadline (Unix ms), workers it has tried",
+        "what each pending job of all lines asks for: bound (ms), deadline (Unix ms), workers it has tried, `@` since "
+        "when (Unix ms), memory (MB), `tenant/pool`",
     ),
+    Key("sfr:lines", "zset", "routers", "`tenant/pool` of all lines with pending jobs but `sfr:queue`"),
+    Key(
+        "sfr:turns:<room>",
+        "zset",
+        "routers",
+        "lines that may go, while several wait: `ticket tenant/pool`; the first one has the turn",
+    ),
+    Key(
+        "sfr:aging",
+        "zset",
+        "routers",
+        "`tenant/pool`, scored by the moment from which on the line goes before any priority (Unix ms)",
+    ),
+    Key("sfr:tenants", "hash", "sidecar", "the rule of each tenant as JSON; `default` is for those not listed"),
     Key(
         "sfr:grants:<process>",
         "list with TTL",
@@ -136,7 +168,7 @@ SCHEMA = (
         "hash",
         "routers, stale by the sidecar",
         "ring (its length), workers, strategy, print (of the fleet it was made for), settles_at (Unix ms), stale, "
-        "resting and away (how many workers)",
+        "resting and away (how many workers), rules (whether tenants have any), top_priority (of all rules), schema",
     ),
     Key("sfr:room", "zset", "routers", "the workers with a free slot, by place in the ring or by load"),
     Key("sfr:lapse", "zset", "routers", "workers with leases, scored by the earliest end of a lease (Unix ms)"),

@@ -33,6 +33,14 @@ class QueueFull(NoRoom):
     """As many jobs are pending as the queue takes."""
 
 
+class TenantFull(NoRoom):
+    """As many jobs of the tenant are pending as may be."""
+
+
+class TooManyPools(NoRoom):
+    """The job needs a pool of its own, and there are as many pools as there may be."""
+
+
 class QueueTimeout(NoRoom):
     """No worker had room in time."""
 
@@ -47,6 +55,8 @@ def refusals(reply: Reply) -> Iterator[tuple[int, NoRoom]]:
     yield from ((number, Exhausted()) for number in reply.exhausted)
     yield from ((number, Unfunded()) for number in reply.unfunded)
     yield from ((number, Quarantined()) for number in reply.quarantined)
+    yield from ((number, TenantFull()) for number in reply.crowded)
+    yield from ((number, TooManyPools()) for number in reply.unpooled)
 
 
 class Lease(msgspec.Struct, frozen=True):
