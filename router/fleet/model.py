@@ -36,12 +36,19 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One worker as it was configured. `source` is a Source, or any other text that stands in Redis."""
+    """One worker as it was configured. `source` is a Source, or any other text that stands in Redis.
+
+    `labels` and `languages` are sorted. A worker without `languages` takes every language. `memory_mb` None: the memory
+    of its jobs is not counted.
+    """
 
     url: str
     weight: int = 1
     max_concurrency: int | None = None
     source: str = Source.CONFIG
+    labels: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    memory_mb: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

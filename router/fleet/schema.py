@@ -6,7 +6,8 @@ SCHEMA as a table, the Lua scripts take their names from it, and a test holds al
 
 from dataclasses import dataclass
 
-# The version of this schema. Routers of an older one work beside ours: docs/upgrading.md.
+# The version of the schema that this program reads and writes. It grows when programs of two releases could
+# misunderstand each other.
 SCHEMA_VERSION = 2
 
 
@@ -76,7 +77,6 @@ SCHEMA = (
         "routers",
         "`tenant/pool`, scored by the moment from which on the line goes before any priority (Unix ms)",
     ),
-    Key("sfr:tenants", "hash", "sidecar", "the rule of each tenant as JSON; `default` is for those not listed"),
     Key(
         "sfr:grants:<process>",
         "list with TTL",
@@ -147,6 +147,13 @@ SCHEMA = (
         "hash",
         "operator, by CLI or API",
         "`weight <url>` and `max_concurrency <url>` as set at run time: they win over the worker's own",
+    ),
+    Key(
+        "sfr:tenants",
+        "hash",
+        "sidecar",
+        "each tenant's rule as JSON, by name: config.yaml's, with what is set at run time over it; absent fields have "
+        "their defaults, and `default` is for tenants that are not in here",
     ),
     Key("sfr:registered", "set", "agents, by API", "URLs of the workers that registered themselves"),
     Key(

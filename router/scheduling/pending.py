@@ -34,7 +34,7 @@ class QueueFull(NoRoom):
 
 
 class TenantFull(NoRoom):
-    """As many jobs of the tenant are pending as may be."""
+    """As many jobs of its tenant are pending as the tenant may have."""
 
 
 class TooManyPools(NoRoom):

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from router.aio import resolver
-from router.config.bounds import MAX_COUNT, MAX_WEIGHT
+from router.config.bounds import MAX_COUNT, MAX_MEMORY_MB, MAX_PRIORITY, MAX_TENANT_WEIGHT, MAX_WEIGHT
 from router.fleet.lua_source import lua
 from router.fleet.redis_client import SCHEDULE, RedisClient, RedisUnavailable
 from router.fleet.schema import SCHEMA_VERSION, Keys
@@ -25,12 +25,13 @@ _decode_grant = msgspec.json.Decoder(Grant).decode
 CONSTANTS: dict[str, str | float] = {
     "MAX_COUNT": MAX_COUNT,
     "MAX_WEIGHT": MAX_WEIGHT,
+    "MAX_TENANT_WEIGHT": MAX_TENANT_WEIGHT,
+    "MAX_PRIORITY": MAX_PRIORITY,
+    "MAX_MEMORY_MB": MAX_MEMORY_MB,
     **{name: value for name, value in vars(messages).items() if name.isupper()},
     "SPREAD": SPREAD,
     "DEFAULT": DEFAULT,
     "SCHEMA_VERSION": SCHEMA_VERSION,
-    "MAX_TENANT_WEIGHT": 1000,
-    "MAX_PRIORITY": 100,
 }
 
 # How long one wait for grants lasts before it is renewed, and how many grants it returns at most.
