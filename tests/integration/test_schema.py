@@ -11,6 +11,8 @@ from redis.asyncio import Redis
 from router.fleet.intents import Intents, Registration
 from router.fleet.redis_client import RedisClient
 from router.fleet.schema import SCHEMA, Keys
+from router.scheduling.messages import Arrival, Call, Rules
+from router.scheduling.redis_scheduler import RedisScheduler
 from tests.support.eventually import eventually
 from tests.support.faults import close_at_once
 from tests.support.load import post_job, post_jobs
@@ -77,6 +79,8 @@ async def test_live_redis_holds_exactly_the_schema(
         await redis.hset("sfr:tenants:intent", "run-7", '{"weight":2}')
         await eventually(lambda: redis.exists("sfr:room"), what="workers with room")
         await _gather(redis, held, set())
+        await _let_tenants_wait(redis)
+        await _gather(redis, held, set())
         # A living process that never takes its grants.
         now_ms = (await redis.time())[0] * 1000
         await redis.zadd("sfr:processes", {"other": now_ms + 60_000})
@@ -106,6 +110,15 @@ async def test_live_redis_holds_exactly_the_schema(
     assert fields == set(re.sub(r" \([^)]*\)", "", row.holds).split(", "))
 
 
+async def _let_tenants_wait(redis: Redis) -> None:
+    """Have one call ask for more room than there is, for tenants of different priority."""
+    await redis.hset("sfr:tenants", "eval", '{"priority":1}')
+    await redis.hset("sfr:plan:head", "stale", 1)
+    script = RedisScheduler(RedisClient(redis, "sfr", timeout_s=5), Rules())
+    jobs = (Arrival(number, 300, 500, tenant=("run-7", "eval")[number % 2]) for number in range(8))
+    assert (await script(Call("somebody", arrived=tuple(jobs)))).waiting
+
+
 async def _is_refused(url: str) -> bool:
     async with aiohttp.ClientSession() as session, session.post(f"{url}/run_code", json={"code": "bad"}) as response:
         return response.status == 422
@@ -123,6 +136,8 @@ async def _gather(redis: Redis, held: dict[str, str], wanted: set[str]) -> bool:
         is_passing = lives_ms >= 0
         name = re.sub(r":http://.*", ":<url>", str(key))
         name = re.sub(r":suspect:.*", ":suspect:<job>", re.sub(r":tenant:.*", ":tenant:<name>", name))
+        name = re.sub(r":queue:.*", ":queue:<line>", re.sub(r":running:.*", ":running:<tenant>", name))
+        name = re.sub(r":turns:.*", ":turns:<room>", name)
         name = re.sub(r":grants:.*", ":grants:<process>", re.sub(r":process:.*", ":process:<id>", name))
         if name == "sfr:breaker:<url>" and is_passing == (times is None):
             held[name] = "hash with TTL until ejected"

@@ -20,8 +20,11 @@ local function hear_beat(running, waiting, oldest, held, is_return)
   redis.call('PEXPIRE', key, PROCESS_TTL_MS)
   if is_return then drop_unheld(held) end
   for _, item in ipairs(held) do
-    local url, number, left = unpack(item)
-    if redis.call('ZADD', LEASES_OF .. url, 'NX', now + left, holder(number)) == 1 then
+    local url, number, left, tenant, memory = unpack(item)
+    tenant = tenant_named(tenant)
+    local name = lease_name(holder(number), tenant, memory)
+    if redis.call('ZADD', LEASES_OF .. url, 'NX', now + left, name) == 1 then
+      run(tenant, name, now + left)
       redis.call('ZADD', LAPSE, 'LT', now + left, url)
       update_room(url)
     end
