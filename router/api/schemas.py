@@ -26,6 +26,9 @@ class WorkerStatus(BaseModel):
     weight: int
     max_concurrency: int | None
     source: str
+    labels: list[str] = Field([], description="what jobs may ask for by `x-router-labels`")
+    languages: list[str] = Field([], description="the languages that it runs; empty: every language")
+    memory_mb: int | None = Field(None, description="its memory for jobs; null: their memory is not counted")
     ejected_until: datetime | None = Field(
         None, description="when the breaker gives it one trial job; null: it is not ejected"
     )

@@ -9,14 +9,14 @@ from tests.support.browser import Browser, chromium
 
 @pytest.fixture(scope="module")
 def one_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """One Chromium for all tests here; starting it takes a while."""
+    """One Chromium for all tests of a file, because it starts slowly."""
     with chromium(tmp_path_factory.mktemp("chromium")) as browser:
         yield browser
 
 
 @pytest.fixture
 async def browser(one_browser: Browser) -> AsyncIterator[Browser]:
-    """A browser as the first test found it, which at the end has nothing to complain of but what the test took."""
+    """A browser in its first state; afterwards the page is left, so that the next test sees only its own errors."""
     await one_browser.prefers(prefers_color_scheme="light")
     await one_browser.resize(1440, 1000)
     yield one_browser

@@ -1,4 +1,4 @@
-"""A good config.yaml is accepted, and a mistake in it is reported in one line."""
+"""A good config.yaml is accepted, and each mistake in it is reported in one line."""
 
 from pathlib import Path
 
@@ -6,6 +6,8 @@ import pytest
 
 from router.config.load import ConfigError, WatchedFile, load, parse, shown
 from router.config.settings import Settings
+from router.config.tenants import rules_of
+from router.policy.tenants import TenantRule
 from tests.support.files import put
 
 # Nine lines that stand for nine to the eighth keys.
@@ -28,12 +30,27 @@ def test_empty_file_gives_the_defaults() -> None:
 
 
 def test_worker_is_a_url_or_a_mapping() -> None:
-    """A bare string is a URL. A trailing slash is removed, and the host is in lower case."""
+    """A bare string is a URL, whose trailing slash is removed and whose host is in lower case."""
     settings = parse("workers: ['http://A:8080/', {url: 'https://b/x', weight: 3, max_concurrency: 4}]", "c")
     assert [(w.url, w.weight, w.max_concurrency) for w in settings.workers] == [
         ("http://a:8080", 1, None),
         ("https://b/x", 3, 4),
     ]
+
+
+def test_tenant_has_the_defaults_for_all_that_is_not_said_of_it() -> None:
+    """A name alone is a tenant; labels are sorted, each once."""
+    text = "tenants: {run-7: , 'a.B_9': {weight: 3, labels: [gpu, big, gpu], client_budget: job+2}}"
+    assert rules_of(parse(text, "c").tenants) == {
+        "run-7": TenantRule(),
+        "a.B_9": TenantRule(weight=3, labels=("big", "gpu"), client_budget="job+2"),
+    }
+
+
+def test_worker_s_labels_and_languages_are_sorted_and_each_there_once() -> None:
+    """So two spellings of one worker are equal everywhere."""
+    (worker,) = parse("workers: [{url: 'http://a', labels: [ib, gpu, ib], languages: [c++, R]}]", "c").workers
+    assert (worker.labels, worker.languages, worker.memory_mb) == (("gpu", "ib"), ("R", "c++"), None)
 
 
 def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +66,7 @@ def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> N
     [
         ("timeouts: 3", "timeouts: unknown key; expected one of admin, api_keys, batch, breaker"),
         ("redis: {host: x}", "redis.host: unknown key; expected one of cluster, prefix, url"),
-        ("workers: [{url: 'http://a', wight: 2}]", "workers[0].wight: unknown key; expected one of max_concurrency"),
+        ("workers: [{url: 'http://a', wight: 2}]", "workers[0].wight: unknown key; expected one of labels, languages"),
         ("workers: [ftp://a]", "workers[0].url: expected a URL such as http://server1:8080, got 'ftp://a'"),
         ("workers: ['http://a:99999']", "workers[0].url: expected a URL such as"),
         ("workers: ['http://']", "workers[0].url: expected a URL such as"),
@@ -65,6 +82,22 @@ def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> N
         ("workers: ['http://a', 'http://A/']", "workers: expected each URL once; http://a is given twice"),
         ("workers: [{url: 'http://a', weight: -1}]", "workers[0].weight: expected greater than or equal to 1, got -1"),
         ("workers: [{url: 'http://a', max_concurrency: 0}]", "workers[0].max_concurrency: expected greater than"),
+        ("workers: [{url: 'http://a', labels: gpu}]", "workers[0].labels: expected a valid tuple, got 'gpu'"),
+        (
+            "workers: [{url: 'http://a', labels: [gpu, 'a b']}]",
+            "workers[0].labels[1]: expected 1 to 64 letters, digits and ._-, got 'a b'",
+        ),
+        (
+            "workers: [{url: 'http://a', languages: ['a,b']}]",
+            "workers[0].languages[0]: expected 1 to 64 letters, digits and ._+#-, such as python or c++, got 'a,b'",
+        ),
+        (
+            f"workers: [{{url: 'http://a', labels: [{', '.join(f'l{number}' for number in range(65))}]}}]",
+            "workers[0].labels: Tuple should have at most 64 items after validation, not 65",
+        ),
+        ("workers: [{url: 'http://a', memory_mb: 0}]", "workers[0].memory_mb: expected greater than or equal to 1"),
+        ("discover: {labels: [5]}", "discover.labels[0]: expected a valid string, got 5"),
+        ("default_job_memory_mb: 0", "default_job_memory_mb: expected greater than or equal to 1, got 0"),
         ("timeout: -1", "timeout: expected greater than 0, got -1"),
         ("timeout: '5'", "timeout: expected a valid number, got '5'"),
         ("max_body_mb: 2000", "max_buffered_mb: expected at least max_body_mb, which is 2000, got 1024.0"),
@@ -77,6 +110,23 @@ def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> N
         ("health_check: {deep: 1}", "health_check.deep: expected a valid boolean, got 1"),
         ("health_check: {path: v1}", "health_check.path: "),
         ("routing_strategy: best", "routing_strategy: expected 'round_robin', 'random'"),
+        ("queue: {aging: 0}", "queue.aging: expected greater than 0, got 0"),
+        ("tenants: [a]", "tenants: expected a valid dictionary"),
+        ("tenants: {a b: {}}", "tenants.a b.[key]: expected a name of 1 to 64 letters, digits, dots, - and _, got 'a"),
+        (f"tenants: {{{'x' * 65}: }}", f"tenants.{'x' * 65}.[key]: expected a name of 1 to 64 letters"),
+        ("tenants: {7: {}}", "tenants[7].[key]: expected a name in quotes, got 7"),
+        ("tenants: {a: 3}", "tenants.a: expected a valid dictionary"),
+        ("tenants: {a: {wait: 1}}", "tenants.a.wait: unknown key; expected one of client_budget, labels, max_running"),
+        ("tenants: {a: {weight: 0}}", "tenants.a.weight: expected greater than or equal to 1, got 0"),
+        ("tenants: {a: {weight: 1001}}", "tenants.a.weight: expected less than or equal to 1000, got 1001"),
+        ("tenants: {a: {priority: -101}}", "tenants.a.priority: expected greater than or equal to -100, got -101"),
+        ("tenants: {a: {max_running: 0}}", "tenants.a.max_running: expected greater than or equal to 1, got 0"),
+        ("tenants: {a: {max_waiting: -1}}", "tenants.a.max_waiting: expected greater than or equal to 0, got -1"),
+        ("tenants: {a: {order: size}}", "tenants.a.order: expected 'arrival', got 'size'"),
+        ("tenants: {a: {labels: gpu}}", "tenants.a.labels: expected a valid tuple, got 'gpu'"),
+        ("tenants: {a: {labels: [a b]}}", "tenants.a.labels[0]: expected 1 to 64 letters"),
+        ("tenants: {a: {client_budget: 0}}", "tenants.a.client_budget: expected none, job, job+N or N"),
+        (f"tenants: {{{', '.join(f'a{each}: ' for each in range(1001))}}}", "tenants: expected at most 1000 tenants"),
         ("client_budget: jobs", "client_budget: expected none, job, job+N or N, in seconds from 1 on, got 'jobs'"),
         ("client_budget: job+", "client_budget: expected none, job, job+N or N, in seconds from 1 on, got 'job+'"),
         ("client_budget: job-2", "client_budget: expected none, job, job+N or N, in seconds from 1 on, got 'job-2'"),
@@ -131,8 +181,8 @@ def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> N
         (f"{BOMB.replace('<<: ', 'x: ')}workers: !!pairs [x: *a8]", "workers[0]: expected a valid dictionary"),
     ],
 )
-def test_mistake_is_told_with_file_key_and_expectation(text: str, told: str) -> None:
-    """Each mistake has one message that says where it is and what was expected."""
+def test_mistake_is_reported_with_file_key_and_expectation(text: str, told: str) -> None:
+    """Each mistake has one message with its place and the expected value."""
     with pytest.raises(ConfigError) as caught:
         parse(text, "my.yaml")
     message, *more = str(caught.value).splitlines()
@@ -148,7 +198,7 @@ def test_client_budget_is_read_as_it_is_shown(budget: object) -> None:
     assert Settings.model_validate_json(settings.model_dump_json()) == settings
 
 
-def test_every_mistake_is_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     """Two mistakes give two lines."""
     with pytest.raises(ConfigError) as caught:
         parse("{timeout: 0, max_body_mb: 0}", "c")
@@ -163,7 +213,7 @@ def test_bad_redis_url_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_missing_file_is_told_with_the_variable_to_set(tmp_path: Path) -> None:
+def test_missing_file_is_reported_with_the_variable_to_set(tmp_path: Path) -> None:
     """The message names the variable that names the file."""
     with pytest.raises(ConfigError, match=r"none\.yaml cannot be read: No such file .*ROUTER_CONFIG"):
         load(tmp_path / "none.yaml")
@@ -190,7 +240,7 @@ def test_the_repository_s_own_config_is_good() -> None:
     ],
 )
 def test_bad_number_is_reported_with_its_key(key: str, value: str) -> None:
-    """Neither a number that clocks cannot hold nor a text that YAML once read as another number is accepted."""
+    """Numbers that clocks cannot hold are rejected, and so are texts that YAML 1.1 reads as another number."""
     with pytest.raises(ConfigError) as caught:
         parse(f"{key}: {value}", "my.yaml")
     assert str(caught.value).startswith(f"my.yaml: {key}: ")
@@ -201,7 +251,7 @@ def test_bad_number_is_reported_with_its_key(key: str, value: str) -> None:
     ("key", "most"), [("default_max_concurrency", 10**9), ("queue.max_waiting", 10**9), ("retry.budget_percent", 10**9)]
 )
 def test_count_beyond_all_fleets_is_refused(key: str, most: int) -> None:
-    """Lua, JSON or the dashboard could not hold it exactly."""
+    """Lua, JSON or the dashboard could not represent such a count exactly."""
     section, _, name = key.rpartition(".")
     for value in (most + 1, 10**400):
         with pytest.raises(ConfigError, match=f"c: {key}: "):
@@ -222,14 +272,14 @@ def test_count_beyond_all_fleets_is_refused(key: str, most: int) -> None:
     ],
 )
 def test_ambiguous_yaml_is_reported_with_its_place(text: str, told: str) -> None:
-    """A key that is given twice, too deep nesting, a tag that changes a value's type."""
+    """Duplicate keys, deep nesting and a tag that changes a value's type are mistakes."""
     with pytest.raises(ConfigError) as caught:
         parse(text, "my.yaml")
     assert str(caught.value).startswith(f"my.yaml: not valid YAML: {told}")
 
 
 def test_aliases_of_aliases_are_stopped_before_they_fill_memory() -> None:
-    """One page of them would expand to a million million entries."""
+    """One page of aliases would expand to a million million entries."""
     merged = "\n".join(f"b{n}: &b{n} {{y{n}: 1, <<: [{', '.join([f'*b{n - 1}'] * 10)}]}}" for n in range(1, 13))
     with pytest.raises(ConfigError, match="too many merged keys"):
         parse(f"b0: &b0 {{x: 1}}\n{merged}", "c")
@@ -241,7 +291,7 @@ def test_aliases_of_aliases_are_stopped_before_they_fill_memory() -> None:
 
 
 def test_anchors_still_work() -> None:
-    """Workers may share keys by an anchor, also by two, and override some of them."""
+    """Workers may share keys through one anchor or two, and override some of them."""
     twice = "{workers: [&u {url: 'http://a'}, &w {url: 'http://b', weight: 4}, {<<: *w, <<: *u}]}"
     with pytest.raises(ConfigError, match="each URL once"):
         parse(twice, "c")
@@ -276,14 +326,14 @@ def test_anchors_still_work() -> None:
     ],
 )
 def test_no_message_shows_a_password(text: str, scheme: str) -> None:
-    """At whichever key the URL is, and whatever is wrong with it."""
+    """No message has a password, at whichever key the URL is and whatever is wrong with it."""
     url = f"{scheme}://me:hunter2@host:x/y?token=hunter2&password=hunter2"
     with pytest.raises(ConfigError) as caught:
         parse(text.format(url=url), "c")
     assert "hunter2" not in str(caught.value)
 
 
-def test_what_is_shown_holds_no_password() -> None:
+def test_shown_configuration_has_no_password() -> None:
     """People paste the output of `sfr config show` into tickets."""
     text = "{redis: {url: 'redis://me:hunter2@h?password=hunter2'}, health_check: {path: '/ping?token=hunter2'}}"
     assert "hunter2" not in shown(parse(text, "c"))
@@ -299,8 +349,8 @@ def test_path_that_no_system_call_takes_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     "value", ["http://:hunter2@host", "redis://h:x", "\udcff", "redis://me:hun#ter2@h:1", "x" * 10_000]
 )
-def test_environment_is_read_as_the_file_is(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """A bad REDIS_URL or OpenTelemetry endpoint gives one printable line without a password."""
+def test_environment_is_read_like_the_file(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """A bad REDIS_URL or OpenTelemetry endpoint causes one printable line without a password."""
     for variable, key in (("REDIS_URL", "redis.url"), ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "traces.endpoint")):
         monkeypatch.setenv(variable, value)
         with pytest.raises(ConfigError) as caught:
@@ -313,13 +363,13 @@ def test_environment_is_read_as_the_file_is(monkeypatch: pytest.MonkeyPatch, val
         assert len(message) < 500
 
 
-def test_file_that_is_being_written_is_taken_over_when_it_is_whole(tmp_path: Path) -> None:
-    """A file written in place must look the same twice. One that replaces it counts at once, as does its removal."""
+def test_file_that_is_being_written_takes_effect_when_it_is_complete(tmp_path: Path) -> None:
+    """A file written in place must look the same twice; one that replaces it, or its removal, counts at once."""
     path = tmp_path / "config.yaml"
     path.write_text("timeout: 5")
     watched = WatchedFile(path)
     assert [watched.has_changed(), watched.has_changed()] == [True, False]
-    path.write_text("")  # as an editor begins, or `cat >`
+    path.write_text("")  # an editor or `cat >` begins like this
     assert not watched.has_changed()
     path.write_text("timeout: 60")
     assert [watched.has_changed(), watched.has_changed(), watched.has_changed()] == [False, True, False]

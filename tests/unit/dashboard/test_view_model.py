@@ -1,8 +1,10 @@
-"""What the dashboard shows after some readings: rates, percentiles, rows, and only what has changed."""
+"""What the dashboard shows after some readings: rates, percentiles, rows, and changes only."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from router.dashboard.view_model import HISTORY_S, POINT_S, POINTS, WINDOW_S, Reading, Status, ViewModel
@@ -44,7 +46,7 @@ def used(running: int, jobs: int = 0, busy_ms: int = 0) -> WorkerUsage:
 
 
 def test_rates_are_differences_over_some_seconds() -> None:
-    """Earlier counts are no rate. A window of some seconds evens out when processes publish."""
+    """The first counts are no rate, and a window of some seconds evens out when processes publish."""
     view = ViewModel()
     for second, jobs in enumerate([1000, 1010, 1010, 1040, 1040, 1050, 1060]):
         view.take(seen(100 + second, jobs=jobs, errors=second, retries=2 * second))
@@ -66,7 +68,7 @@ def test_percentiles_are_those_of_the_last_seconds() -> None:
 
 
 def test_counts_that_start_again_make_no_negative_rates() -> None:
-    """After Redis was emptied, and after a time without watchers."""
+    """Counts start again after Redis was emptied and after a time without watchers."""
     view = ViewModel()
     view.take(seen(100, jobs=1000))
     view.take(seen(101, jobs=5))
@@ -77,7 +79,7 @@ def test_counts_that_start_again_make_no_negative_rates() -> None:
     assert view.whole().history[-1].jobs is None
 
 
-def test_tick_has_only_what_has_changed() -> None:
+def test_tick_has_only_changes() -> None:
     """Rows and live numbers are apart, because rows seldom change and numbers always do."""
     view = ViewModel()
     view.take(seen(100))
@@ -92,7 +94,7 @@ def test_tick_has_only_what_has_changed() -> None:
     assert [(live.place, live.running) for live in tick.live] == [(1, 4)]
 
 
-def test_row_says_why_a_worker_is_out() -> None:
+def test_row_shows_why_a_worker_gets_no_jobs() -> None:
     """A healthy worker shows no earlier error."""
     view = ViewModel()
     view.take(seen(100, ["http://a"], Health.UNHEALTHY))
@@ -108,8 +110,8 @@ def test_row_says_why_a_worker_is_out() -> None:
     assert view.whole().rows[0].reason == ""
 
 
-def test_row_says_why_and_until_when_a_worker_is_ejected() -> None:
-    """It does not show an old failed check."""
+def test_row_shows_an_ejection_s_cause_and_end() -> None:
+    """An ejected worker's row does not show an old failed check."""
     view = ViewModel()
     ejection = Ejection(130.5, failures=5, cause="returned 503: Service Unavailable")
     view.take(seen(100, ["http://a"], Health.EJECTED, ejected={"http://a": ejection}))
@@ -124,7 +126,7 @@ def test_row_says_why_and_until_when_a_worker_is_ejected() -> None:
 
 @pytest.mark.parametrize("health", [Health.UNHEALTHY, Health.EJECTED, Health.DRAINING])
 def test_slots_are_those_of_all_workers_that_jobs_run_on(health: Health) -> None:
-    """Unhealthy workers count, because their jobs run until the leases expire. So running never exceeds slots."""
+    """Unhealthy workers count because their jobs run until the leases expire, so running never exceeds slots."""
     view = ViewModel()
     view.take(seen(100, {"http://a": used(8), "http://b": used(8)}, health))
     now = view.whole().history[-1]
@@ -132,7 +134,7 @@ def test_slots_are_those_of_all_workers_that_jobs_run_on(health: Health) -> None
 
 
 def test_changed_list_of_workers_is_sent_as_a_whole() -> None:
-    """Places are indexes in the list of URLs. If that list changes, there is no tick."""
+    """Rows are identified by their index in the list of URLs, so a changed list means no tick."""
     view = ViewModel()
     view.take(seen(100, ["http://a"]))
     view.take(seen(101, ["http://a", "http://b"]))
@@ -142,7 +144,7 @@ def test_changed_list_of_workers_is_sent_as_a_whole() -> None:
 
 
 def test_trend_is_the_mean_time_of_each_span() -> None:
-    """A span without jobs is a gap. A new worker has no trend, and the trend of one that leaves is dropped."""
+    """A span without jobs is a gap, a new worker has no trend, and a removed worker's trend is dropped."""
     view = ViewModel()
     view.take(seen(100, {"http://a": used(0, 10, 1000)}))
     view.take(seen(105, {"http://a": used(0, 20, 2000)}))
@@ -159,7 +161,7 @@ def test_trend_is_the_mean_time_of_each_span() -> None:
 
 
 def test_trend_starts_again_after_a_time_without_watchers() -> None:
-    """Otherwise one mean of an hour would be drawn as ten seconds."""
+    """Otherwise the mean of an hour would be drawn as one of ten seconds."""
     view = ViewModel()
     for number in range(3):
         view.take(seen(100 + number * POINT_S, {"http://a": used(0, number, 100 * number)}))
@@ -169,7 +171,7 @@ def test_trend_starts_again_after_a_time_without_watchers() -> None:
 
 
 def test_history_is_bounded() -> None:
-    """To five minutes, however long somebody watches."""
+    """The history is limited to five minutes, however long somebody watches."""
     view = ViewModel()
     for second in range(int(HISTORY_S) + 50):
         view.take(seen(100 + second, jobs=second))
@@ -203,3 +205,13 @@ def test_tick_has_tenants_only_if_they_have_changed() -> None:
     view.take(seen(104, is_away=True))
     assert view.tick.tenants is None
     assert [row.running for row in view.whole().tenants.rows] == [2, 1]
+
+
+def test_row_tells_which_jobs_its_worker_runs() -> None:
+    """Its labels, languages and memory, as one text; nothing for a worker that takes every job."""
+    view = ViewModel()
+    plain = seen(1)
+    record, health = plain.conditions[0]
+    special = replace(record, worker=replace(record.worker, labels=("gpu",), memory_mb=4000)), health
+    view.take(msgspec.structs.replace(plain, conditions=[special, plain.conditions[1]]))
+    assert [row.abilities for row in view.whole().rows] == ["gpu; 4000 MB", ""]
