@@ -94,6 +94,7 @@ EVERYWHERE = {"msgspec", "pydantic", "pydantic_core"}
 PURE = [
     *(name for name in MODULES if name.startswith("router.policy")),
     *("router.jobs.metadata", "router.telemetry.rates", "router.telemetry.recorder", "router.dashboard.view_model"),
+    "router.dashboard.tenants",
     "sidecar.thresholds",
 ]
 HARMLESS = {
