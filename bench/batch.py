@@ -110,12 +110,13 @@ async def simulated() -> AsyncIterator[tuple[Program, list[str]]]:
 
 @asynccontextmanager
 async def routers(
-    strategy: str, hosts: int, cap: int | None, folder: Path, workers: Sequence[str]
+    strategy: str, hosts: int, cap: int | None, folder: Path, workers: Sequence[str], **settings: object
 ) -> AsyncIterator[Sequence[int]]:
     """Run hosts of two processes each, over one Valkey; yields the hosts' ports."""
     async with Valkey(folder) as valkey, AsyncExitStack() as stack:
         system = System(folder, valkey.url)
-        system.configure(workers, default_max_concurrency=cap, routing_strategy=strategy, health_check_interval=CHECK_S)
+        usual = {"default_max_concurrency": cap, "routing_strategy": strategy, "health_check_interval": CHECK_S}
+        system.configure(workers, **usual, **settings)
         await stack.enter_async_context(system.sidecar())
         started = [await stack.enter_async_context(system.router(2)) for _ in range(hosts)]
         for host in started:
@@ -186,14 +187,14 @@ async def measure(setup: Setup, program: Program, workers: Sequence[str], course
     """Run all jobs through one set-up, started for this alone; `program` runs the workers."""
     jobs = works()
     messages = [_message(work_s) for work_s in jobs]
-    await _forget_stats(workers)
+    await forget_stats(workers)
     if course.before:
         program.send(course.before)
     with TemporaryDirectory() as folder:
         async with setup(Path(folder), workers) as ports:
             # A router whose Redis begins empty first learns what runs; that is no part of what is measured.
             await send_all(ports, [_message(SHORTEST_S)] * CONNECTIONS)
-            await _forget_stats(workers)
+            await forget_stats(workers)
             start, start_cpu = time.monotonic(), time.process_time()
             if course.then:
                 asyncio.get_running_loop().call_later(EVENT_S, program.send, course.then)
@@ -234,7 +235,8 @@ async def alternate(
     return runs
 
 
-async def _forget_stats(workers: Sequence[str]) -> None:
+async def forget_stats(workers: Sequence[str]) -> None:
+    """Have each worker count anew, and forget its log."""
     async with aiohttp.ClientSession() as session:
         for url in workers:
             with suppress(aiohttp.ClientConnectionError):  # one that is to be added

@@ -5,9 +5,10 @@ not done within its run_timeout of wall time is answered 200 with TimeLimitExcee
 finished in time alone, that is a false time limit. Event-driven: a job costs CPU only when it comes and goes.
 
 `python -m bench.support.simworker COUNT CORES` runs COUNT workers in one process and prints their URLs as one line of
-JSON. Each answers POST /run_code, its job naming the CPU-seconds that it takes as `work`; GET /v1/ping; GET /stats, and
-DELETE /stats, which starts the counts anew. By a signal the first of them dies, with all its jobs and connections
-(DIE), becomes three times slower (SLOW), or is well again (RECOVER).
+JSON. Each answers POST /run_code, its job naming the CPU-seconds that it takes as `work`; GET /v1/ping; GET /stats; GET
+/log, which has the jobs that named their `run` and have ended; and DELETE /stats, which starts counts and log anew. By
+a signal the first of them dies, with all its jobs and connections (DIE), becomes three times slower (SLOW), or is well
+again (RECOVER).
 """
 
 import asyncio
@@ -19,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, cast
 
 import httptools
@@ -51,6 +53,8 @@ class SharedCores:
 
     def __init__(self, cores: int) -> None:
         self.stats = Stats()
+        # Run, number, start, end (both by the host's monotonic clock) and work of each job that has ended.
+        self.log: list[tuple[str, int, float, float, float]] = []
         self._cores = cores
         self._speed = 1.0
         self._at_once = 0
@@ -164,16 +168,21 @@ class _Connection(asyncio.Protocol):
         match self._parser.get_method(), target:
             case b"POST", b"/run_code":
                 job = json.loads(body)
-                self._cores.run(job["work"], job["run_timeout"], self._answer_job)
+                self._cores.run(job["work"], job["run_timeout"], partial(self._answer_job, job, time.monotonic()))
             case b"DELETE", b"/stats":
                 self._cores.stats = Stats()
+                self._cores.log = []
                 self._answer({})
+            case _, b"/log":
+                self._answer({"jobs": self._cores.log})
             case _, b"/stats":
                 self._answer(asdict(self._cores.stats))
             case _:
                 self._answer("pong")
 
-    def _answer_job(self, in_time: bool) -> None:
+    def _answer_job(self, job: dict[str, Any], start_s: float, in_time: bool) -> None:
+        if run := job.get("run"):
+            self._cores.log.append((run, job["number"], start_s, time.monotonic(), job["work"]))
         status = "Finished" if in_time else "TimeLimitExceeded"
         result = {"status": status, "return_code": 0 if in_time else None, "stdout": "1\n", "stderr": ""}
         self._answer({"status": "Success" if in_time else "Failed", "message": "", "run_result": result})
