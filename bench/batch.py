@@ -1,7 +1,7 @@
-"""A batch of heavy-tailed jobs before simulated workers: what is sent, through what, and what came of it.
+"""Sends a batch of jobs through a set-up of proxies to simulated workers, and counts what comes back.
 
-1,200 jobs come over 200 kept connections, a closed loop, each to one of the hosts in front of 8 workers of 4 cores.
-While they run, something may happen to one of the workers.
+Most jobs are short and a few are long. They go over kept connections to the hosts in front of the workers. A connection
+sends its next job when it has the answer. During the batch a worker may die, be slow, or join.
 """
 
 import asyncio
@@ -29,26 +29,29 @@ from tests.support.programs import Program, System, Valkey, get_json
 
 WORKERS, CORES = 8, 4
 JOBS, CONNECTIONS, SHARE_OF_FIRST_HOST = 1200, 200, 0.6
-# Bounded Pareto, as run times of generated programs are: most take no time, few take most of it. The sum is 3 to 4 s on
-# all cores, so that a round of a few set-ups takes about half a minute.
+# A bounded Pareto distribution, as for run times of generated programs: most take almost no time, a few take most of
+# it. The sum is a few seconds on all cores, so that a round stays short.
 ALPHA, SHORTEST_S, LONGEST_S = 1.1, 0.02, 3.0
 SEED = 1
-# As tests' authors set limits: some room over what the program takes, and no less than a second. Alone, each job is
-# well in time; at 8 at once on 4 cores, one of over half a second is not.
+# As authors of tests set limits: somewhat more than the program takes, and at least a second. A job alone on a worker
+# is always in time. If 8 jobs run at once on 4 cores, a job of over half a second is late.
 LIMIT_FACTOR, LEAST_LIMIT_S = 1.5, 1.0
-# Twice what the worst set-up takes.
+# Twice as long as the slowest set-up takes.
 RUN_WITHIN_S = 60.0
-# How often health is checked, by all who do so.
+# How often health is checked, by this router and by the peers that check.
 CHECK_S = 5.0
-# When in the batch it happens.
+# When in the batch the scenario's event happens.
 EVENT_S = 1.0
 
 Setup = Callable[[Path, Sequence[str]], AbstractAsyncContextManager[Sequence[int]]]
 
 
 @dataclass(frozen=True)
-class Course:
-    """What becomes of one worker before the set-up starts, and EVENT_S after the batch does: then there are `cores`."""
+class Scenario:
+    """Signals to the first worker: `before` the set-up starts, and `then`, EVENT_S after the batch starts.
+
+    The workers have `cores_before` cores together until that moment, and `cores` after it.
+    """
 
     before: Signals | None = None
     then: Signals | None = None
@@ -56,30 +59,30 @@ class Course:
     cores: float = WORKERS * CORES
 
     def ideal_s(self, works: Sequence[float]) -> float:
-        """Return how long the batch takes at least: all cores busy to the end, or the longest job.
+        """Return the shortest possible time of the batch: all cores are busy to the end, or the longest job runs.
 
-        >>> Course().ideal_s([64.0] * 2), Course(cores_before=32, cores=31).ideal_s([1.0] * 63)
+        >>> Scenario().ideal_s([64.0] * 2), Scenario(cores_before=32, cores=31).ideal_s([1.0] * 63)
         (64.0, 2.0)
         """
         left = sum(works) - EVENT_S * self.cores_before
         return max(EVENT_S + left / self.cores, *works)
 
 
-COURSES = {
-    "all alike": Course(),
-    "one three times slower": Course(
+SCENARIOS = {
+    "all alike": Scenario(),
+    "one three times slower": Scenario(
         before=SLOW,
         cores_before=(WORKERS - 1 + SLOW_SPEED) * CORES,
         cores=(WORKERS - 1 + SLOW_SPEED) * CORES,
     ),
-    "one dies": Course(then=DIE, cores=(WORKERS - 1) * CORES),
-    "one is added": Course(before=DIE, then=RECOVER, cores_before=(WORKERS - 1) * CORES),
+    "one dies": Scenario(then=DIE, cores=(WORKERS - 1) * CORES),
+    "one is added": Scenario(before=DIE, then=RECOVER, cores_before=(WORKERS - 1) * CORES),
 }
 
 
 @dataclass(frozen=True)
 class Run:
-    """One set-up's numbers in one round."""
+    """What one set-up did in one round."""
 
     over_ideal: float
     total_s: float
@@ -100,7 +103,7 @@ def works() -> list[float]:
 
 @asynccontextmanager
 async def simulated() -> AsyncIterator[tuple[Program, list[str]]]:
-    """Run the workers; yields their program, which takes signals, and their URLs."""
+    """Run the simulated workers. Yields their program, to which signals can be sent, and their URLs."""
     with TemporaryDirectory() as folder:
         argv = [sys.executable, "-m", "bench.support.simworker", str(WORKERS), str(CORES)]
         async with Program(argv, Path(folder) / "simworker.log") as program:
@@ -112,7 +115,7 @@ async def simulated() -> AsyncIterator[tuple[Program, list[str]]]:
 async def routers(
     strategy: str, hosts: int, cap: int | None, folder: Path, workers: Sequence[str], **settings: object
 ) -> AsyncIterator[Sequence[int]]:
-    """Run hosts of two processes each, over one Valkey; yields the hosts' ports."""
+    """Run hosts of two router processes each, with one Valkey. Yields the hosts' ports."""
     async with Valkey(folder) as valkey, AsyncExitStack() as stack:
         system = System(folder, valkey.url)
         usual = {"default_max_concurrency": cap, "routing_strategy": strategy, "health_check_interval": CHECK_S}
@@ -128,14 +131,14 @@ async def routers(
 async def peers(
     config: configs.Config, name: str, hosts: int, folder: Path, workers: Sequence[str]
 ) -> AsyncIterator[Sequence[int]]:
-    """Run so many of a peer, with one configuration; yields their ports."""
+    """Run `hosts` processes of the peer `name` with one configuration. Yields their ports."""
     async with AsyncExitStack() as stack:
         started = [await stack.enter_async_context(peer(config, name, folder, workers)) for _ in range(hosts)]
         yield [proxy.port for proxy in started]
 
 
 def haproxies(hosts: int, maxconn: int) -> Setup:
-    """Return so many HAProxies, each allowing `maxconn` jobs at once on each worker."""
+    """Return a set-up of `hosts` HAProxies. Each allows `maxconn` jobs at once on each worker."""
     return partial(peers, partial(configs.haproxy, balance="leastconn", maxconn=maxconn), "haproxy", hosts)
 
 
@@ -148,7 +151,7 @@ def _message(work_s: float) -> bytes:
 
 
 async def send_all(ports: Sequence[int], messages: Sequence[bytes]) -> tuple[list[float], int]:
-    """Send all jobs in order, as connections become free; return the response times and the number of errors."""
+    """Send all jobs in order, as connections become free. Returns the response times and the number of errors."""
     from_first = int(CONNECTIONS * SHARE_OF_FIRST_HOST)
     left = iter(messages)
     seconds: list[float] = []
@@ -183,28 +186,28 @@ async def _is_right(reader: asyncio.StreamReader) -> bool:
     return head.startswith(b"http/1.1 200") and b"run_result" in body
 
 
-async def measure(setup: Setup, program: Program, workers: Sequence[str], course: Course) -> Run:
-    """Run all jobs through one set-up, started for this alone; `program` runs the workers."""
+async def measure(setup: Setup, program: Program, workers: Sequence[str], scenario: Scenario) -> Run:
+    """Start one set-up and send all jobs through it. `program` runs the workers."""
     jobs = works()
     messages = [_message(work_s) for work_s in jobs]
     await forget_stats(workers)
-    if course.before:
-        program.send(course.before)
+    if scenario.before:
+        program.send(scenario.before)
     with TemporaryDirectory() as folder:
         async with setup(Path(folder), workers) as ports:
-            # A router whose Redis begins empty first learns what runs; that is no part of what is measured.
+            # With an empty Redis, the router gives no lease for some seconds. Do not measure that time.
             await send_all(ports, [_message(SHORTEST_S)] * CONNECTIONS)
             await forget_stats(workers)
             start, start_cpu = time.monotonic(), time.process_time()
-            if course.then:
-                asyncio.get_running_loop().call_later(EVENT_S, program.send, course.then)
+            if scenario.then:
+                asyncio.get_running_loop().call_later(EVENT_S, program.send, scenario.then)
             seconds, errors = await send_all(ports, messages)
             total_s, cpu_s = time.monotonic() - start, time.process_time() - start_cpu
     program.send(RECOVER)
     await eventually(lambda: _all_live(workers), what="the worker's recovery")
     stats = [await get_json(f"{url}/stats") for url in workers]
     return Run(
-        over_ideal=total_s / course.ideal_s(jobs),
+        over_ideal=total_s / scenario.ideal_s(jobs),
         total_s=total_s,
         p50_s=percentile(seconds, 50),
         p99_s=percentile(seconds, 99),
@@ -221,25 +224,25 @@ def typical(runs: Iterable[Run], field: str) -> float:
 
 
 async def alternate(
-    setups: Mapping[str, Setup], courses: Iterable[str], rounds: int
+    setups: Mapping[str, Setup], scenarios: Iterable[str], rounds: int
 ) -> dict[str, dict[str, list[Run]]]:
-    """Measure all set-ups in each round, in another order each time; by course, then set-up."""
-    runs: dict[str, dict[str, list[Run]]] = {title: {name: [] for name in setups} for title in courses}
+    """Measure all set-ups in each round, in another order each time. Returns the runs by scenario, then by set-up."""
+    runs: dict[str, dict[str, list[Run]]] = {title: {name: [] for name in setups} for title in scenarios}
     names = list(setups)
     async with simulated() as (program, workers):
         for number in range(rounds):
             turn = number % len(names)
             for title, by_setup in runs.items():
                 for name in names[turn:] + names[:turn]:
-                    by_setup[name].append(await measure(setups[name], program, workers, COURSES[title]))
+                    by_setup[name].append(await measure(setups[name], program, workers, SCENARIOS[title]))
     return runs
 
 
 async def forget_stats(workers: Sequence[str]) -> None:
-    """Have each worker count anew, and forget its log."""
+    """Reset the counts and the log of each worker."""
     async with aiohttp.ClientSession() as session:
         for url in workers:
-            with suppress(aiohttp.ClientConnectionError):  # one that is to be added
+            with suppress(aiohttp.ClientConnectionError):  # a worker that joins later
                 await session.delete(f"{url}/stats")
 
 

@@ -1,8 +1,9 @@
-"""What caps cost, and whether they hold: two hosts' routers before 8 workers of 4 cores, against HAProxy.
+"""Measures what caps cost and whether they hold, for two hosts of this router and for HAProxy.
 
-A batch of bench.batch, 60 % of it to the first host, each worker to run 4 jobs at once at most. Measured for each
-set-up, in turn within each round: total time over the ideal (all cores busy to the end, or the longest job), response
-times, the most jobs at once on any worker, false time limits (jobs that other jobs made late) and errors.
+Each set-up gets the batch of bench.batch. The first host gets more connections than the second. Each worker may run 4
+jobs at once. The set-ups take turns within each round. The columns are: total time over the ideal (all cores busy to
+the end, or the longest job), response times, the most jobs at once on any worker, false time limits (jobs that other
+jobs made late), and errors.
 
 `python -m bench.caps [ROUNDS]`
 """
@@ -13,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 
-from bench.batch import CORES, COURSES, Run, Setup, alternate, haproxies, routers, typical, works
+from bench.batch import CORES, SCENARIOS, Run, Setup, alternate, haproxies, routers, typical, works
 from bench.support.report import save, show
 
 DEFAULT_ROUNDS = 5
-# The client shares the cores with what it measures; over this it may be the limit itself.
+# The client shares the cores with the set-up. Above this share of a core, the client may be the limit.
 CLIENT_LIMIT = 0.5
 
 SETUPS: dict[str, Setup] = {
@@ -28,11 +29,11 @@ SETUPS: dict[str, Setup] = {
     "two HAProxies, maxconn 2 each": haproxies(2, 2),
 }
 REFERENCE = "one HAProxy, maxconn 4"
-COURSE = "all alike"
+SCENARIO = "all alike"
 
 
 def report(runs: Mapping[str, Sequence[Run]]) -> None:
-    """Print medians over the rounds (of counts: the worst round), and write all rounds to the file."""
+    """Print medians over the rounds, and the worst round of counts. Write all rounds to the file."""
     reference_s = typical(runs[REFERENCE], "total_s")
     rows = [
         [
@@ -55,7 +56,7 @@ def report(runs: Mapping[str, Sequence[Run]]) -> None:
     jobs = works()
     save(
         "caps",
-        ideal_s=COURSES[COURSE].ideal_s(jobs),
+        ideal_s=SCENARIOS[SCENARIO].ideal_s(jobs),
         total_work_s=sum(jobs),
         longest_s=max(jobs),
         rounds={name: [asdict(run) for run in of] for name, of in runs.items()},
@@ -64,4 +65,4 @@ def report(runs: Mapping[str, Sequence[Run]]) -> None:
 
 if __name__ == "__main__":
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_ROUNDS
-    report(asyncio.run(alternate(SETUPS, [COURSE], rounds))[COURSE])
+    report(asyncio.run(alternate(SETUPS, [SCENARIO], rounds))[SCENARIO])

@@ -1,7 +1,7 @@
-"""How evenly clients' connections spread over gunicorn's processes, which share one listening socket.
+"""Measures how evenly clients' connections spread over gunicorn's processes, which share one listening socket.
 
-Each process counts the connections that it accepts, while wrk keeps so many open, or opens one for each job. Shown is
-the largest share over the fair one: 1 is even, 2 of 2 processes is all on one.
+Each process counts the connections that it accepts. wrk keeps connections open, or opens a new one for each job. The
+result is the largest share divided by the fair share: 1 is even, and with 2 processes 2 means that one has all.
 
 `python -m bench.connection_balance [ROUNDS]`
 """
@@ -42,7 +42,7 @@ async def measure(processes: int, rounds: int, folder: Path) -> dict[str, list[l
             await router.sees(WORKERS)
             for _ in range(rounds):
                 for title, load in LOADS.items():
-                    await router.health()  # accepted after all that the load before has left behind
+                    await router.health()  # is accepted after all connections of the load before
                     before = [accepted(counts, pid) for pid in router.children()]
                     await send(load, router.port, LOAD_S)
                     after = [accepted(counts, pid) for pid in router.children()]
@@ -51,7 +51,7 @@ async def measure(processes: int, rounds: int, folder: Path) -> dict[str, list[l
 
 
 def unevenness(counts: list[int]) -> float:
-    """Return the largest share over the fair one.
+    """Return the largest share divided by the fair share.
 
     >>> unevenness([10, 10]), unevenness([30, 10])
     (1.0, 1.5)
@@ -60,7 +60,7 @@ def unevenness(counts: list[int]) -> float:
 
 
 async def main(rounds: int) -> None:
-    """Measure all, print a table, and write what was found."""
+    """Measure all loads, print a table, and write the file."""
     found: dict[str, list[list[int]]] = {}
     for processes in PROCESSES:
         with TemporaryDirectory() as folder:

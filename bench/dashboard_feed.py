@@ -1,10 +1,10 @@
-"""What a watched dashboard costs: the router and Redis a second of CPU, its browser the time of each frame.
+"""Measures what a watched dashboard costs: CPU of the router and of Redis, and the browser's time for each frame.
 
-Fleets of 3 and 1,000 workers, on all of which jobs end each second (bench/support/busyfleet.py). What watchers cost is
-what is spent with them less what is spent without, in turn within each round; what they are sent is read and thrown
-away. The browser is Chromium, headless and without a GPU, on the same machine.
+The fleets have 3 and 1,000 workers, and jobs end on every worker each second (bench/support/busyfleet.py). The cost of
+watchers is the CPU with them minus the CPU without them, measured in turn within each round. Watchers read what they
+get and drop it. The browser is Chromium, headless and without a GPU, on the same machine.
 
-`python -m bench.dashboard_feed [ROUNDS]`; writes bench/results/dashboard.json and the table in docs/speed.md.
+`python -m bench.dashboard_feed [ROUNDS]` writes bench/results/dashboard.json and the table in docs/speed.md.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ WATCHERS = (0, 1, 10)
 DEFAULT_ROUNDS = 5
 ROUND_S, FRAMES_S = 8.0, 20.0
 SETTLE_S = 2.0
-LEAST_MS = 0.5  # less is within what a clock tick of 10 ms can tell
+LEAST_MS = 0.5  # clock ticks are too coarse to measure less
 PAGE = ROOT / "docs" / "speed.md"
 FILE = RESULTS / "dashboard.json"
 
@@ -38,7 +38,7 @@ Numbers = dict[str, float]
 
 @asynccontextmanager
 async def watching(router: Router, count: int) -> AsyncIterator[list[int]]:
-    """Let `count` clients read the stream; yields one that grows by what each of them was sent, in bytes."""
+    """Let `count` clients read the stream. Yields a list with one number: the bytes that all of them got so far."""
     received = [0]
 
     async def read() -> None:
@@ -58,7 +58,7 @@ async def watching(router: Router, count: int) -> AsyncIterator[list[int]]:
 
 
 async def spent(router: Router, valkey: Valkey, count: int) -> Numbers:
-    """Return what a second costs router and Redis, in ms of CPU, with so many watchers; and how many kB each gets."""
+    """Return the CPU of the router and of Redis with `count` watchers, ms a second, and the kB a second for each."""
     async with watching(router, count) as received:
         had, of_router, of_redis = received[0], cpu_s(tree(router.pid)), cpu_s([valkey.pid])
         await asyncio.sleep(ROUND_S)
@@ -70,7 +70,7 @@ async def spent(router: Router, valkey: Valkey, count: int) -> Numbers:
 
 
 async def frames(router: Router, workers: int, folder: Path) -> Numbers:
-    """Return how long frames take while the page shows the fleet, in ms."""
+    """Return how many ms frames take while the page shows the fleet."""
     with chromium(folder) as browser:
         await browser.open(f"{router.url}/dashboard")
         await browser.shows(".chip.all", f"{workers:,}")
@@ -81,7 +81,7 @@ async def frames(router: Router, workers: int, folder: Path) -> Numbers:
 
 
 async def measure(workers: int, rounds: int) -> dict[str, Any]:
-    """Return all numbers of one fleet."""
+    """Measure one fleet. Returns its rounds and its frames."""
     with TemporaryDirectory() as name, TemporaryDirectory() as profile:
         folder = Path(name)
         async with Valkey(folder) as valkey:
@@ -94,14 +94,14 @@ async def measure(workers: int, rounds: int) -> dict[str, Any]:
 
 
 def more(rounds: Sequence[Mapping[str, Numbers]], field: str, than: int, watchers: int) -> str:
-    """Return what each of so many watchers more costs than fewer: the rounds' median, as text."""
+    """Return the cost of one more watcher, between `than` and `watchers` of them: the rounds' median, as text."""
     found = statistics.median(each[str(watchers)][field] - each[str(than)][field] for each in rounds)
     ms = found / (watchers - than)
     return f"{ms:.1f} ms" if ms >= LEAST_MS else f"under {LEAST_MS} ms"
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Return docs/speed.md's table of them."""
+    """Return the table for docs/speed.md."""
     none, one, ten = WATCHERS
     rows = []
     for name, of in results.items():

@@ -1,9 +1,9 @@
-"""Whether a router process gathers garbage: its memory and its open files over millions of requests.
+"""Measures whether a router process leaks: its memory and its open files over millions of requests.
 
-wrk sends over kept connections, then over a new one for each job, then large answers, and again. After each turn of the
-three the process is looked at, with all clients gone. What it takes in the first tenth of the requests is warm-up.
+A turn has three loads of wrk: kept connections, a new connection for each job, and large answers. After each turn, when
+all clients have left, the program reads the process' memory and open files. The first tenth of the requests is warm-up.
 
-`python -m bench.garbage [MILLIONS]`; 2 million by default, which takes some ten minutes.
+`python -m bench.garbage [MILLIONS]`; the default is 2 million.
 """
 
 import asyncio
@@ -21,16 +21,16 @@ from tests.support.programs import System, Valkey, children_of
 DEFAULT_MILLIONS = 2.0
 WARM_UP, MIDDLE = 0.1, 0.55
 WORKERS = 3
-# What is sent in a turn, and for how many seconds. Large: more than is held, so that it streams.
+# The loads of a turn, and how many seconds each lasts. The large answers exceed what the router holds, so they stream.
 TURN = ((Load(64), 10.0), (Load(64, reconnects=True), 3.0), (Load(8, answer_bytes=2_000_000), 1.0))
-# Then the last jobs are done, and their connections closed.
+# After this pause the last jobs have ended, and their connections are closed.
 PAUSE_S = 1.0
 ROWS = 10
 
 
 @dataclass(frozen=True)
 class Look:
-    """What the process holds after so many requests."""
+    """What the process holds after `requests` requests."""
 
     requests: int
     resident_mb: float
@@ -38,7 +38,7 @@ class Look:
 
 
 async def watch(requests: int) -> tuple[list[Look], int]:
-    """Send so many requests through one router process; return what it held after each turn, and the errors."""
+    """Send `requests` requests through one router process. Returns a look after each turn, and the number of errors."""
     looks: list[Look] = []
     sent = errors = 0
     with TemporaryDirectory() as name:
@@ -60,9 +60,9 @@ async def watch(requests: int) -> tuple[list[Look], int]:
 
 
 def report(looks: list[Look], errors: int) -> None:
-    """Print some of the looks, and the least that was held in each half after the warm-up; write all.
+    """Print some looks and the least memory of each half after the warm-up. Write all looks.
 
-    The least, for memory rises until the garbage collector or the allocator has its turn.
+    The least counts, because memory rises until the garbage collector or the allocator gives some back.
     """
     total = looks[-1].requests
     columns = ["after so many requests", "resident MB", "open files"]

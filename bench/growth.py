@@ -1,11 +1,11 @@
-"""What a request costs the router as its fleet and its processes grow, and what the fleet costs the sidecar.
+"""Measures how the router's CPU grows with its fleet and its processes, and what a large fleet costs the sidecar.
 
-Router: CPU µs a request, all its processes, for 3 to 1,000 workers and 1 to 16 processes, under the same load, in turn
-within each round; the claim is the median of the rounds' ratios to the smallest. The router has one CPU, all else
-another. Controller: 5,000 workers, each to be checked every 10 s: the share of one core that it takes, and whether each
-check came in time.
+`python -m bench.growth [ROUNDS]`: CPU µs a request of all router processes, for 3 to 1,000 workers and 1 to 16
+processes. All have the same load, in turn within each round. The result is the median of the rounds' ratios to the
+smallest case. The router has one CPU, everything else has another.
 
-`python -m bench.growth [ROUNDS]`, `python -m bench.growth sidecar`
+`python -m bench.growth sidecar`: a sidecar checks 5,000 workers every 10 s. The result is the share of one core that it
+takes, and whether each check came in time.
 """
 
 import asyncio
@@ -34,20 +34,20 @@ from tests.support.eventually import eventually
 from tests.support.programs import System, Valkey
 
 DEFAULT_ROUNDS = 5
-# The first is what the others are compared with.
+# The others are compared with the first.
 CASES = ((3, 1), (100, 1), (1000, 1), (3, 4), (3, 16))  # workers, processes
 LOADS = {"64 connections": Load(64), "512 connections": Load(512)}
-# Before each measurement: connections to 1,000 workers are opened, for after 4 s idle they are not used again.
+# Opens connections to the workers before each measurement: the router does not use a connection after 4 s idle.
 WARM_UP_S = 1.0
 
 SIDECAR_WORKERS, INTERVAL_S, INTERVALS = 5_000, 10.0, 3
-# The sidecar lets checks drift by a tenth; a second for the check itself and for what is written together.
+# The sidecar varies the interval by a tenth. The second is for the check itself and for writing results together.
 IN_TIME_S = 1.1 * INTERVAL_S + 1.0
 PATIENCE_S = 60.0
 
 
 async def grow(rounds: int) -> dict[str, dict[str, list[Sample]]]:
-    """Run all routers side by side and put each under load in turn."""
+    """Run all routers at the same time, and put each under load in turn."""
     router_cpu, other_cpu = two_cpus()
     os.sched_setaffinity(0, {other_cpu})
     samples: dict[str, dict[str, list[Sample]]] = {load: {} for load in LOADS}
@@ -69,7 +69,7 @@ async def grow(rounds: int) -> dict[str, dict[str, list[Sample]]]:
 
 
 def report(samples: dict[str, dict[str, list[Sample]]]) -> None:
-    """Print ratios and medians, and write all."""
+    """Print ratios and medians, and write all rounds."""
     for title, by_case in samples.items():
         first = next(iter(by_case.values()))
         rows = [
@@ -87,7 +87,7 @@ def report(samples: dict[str, dict[str, list[Sample]]]) -> None:
 
 
 async def check_many() -> None:
-    """Let a sidecar check all workers for some intervals, and print what it took."""
+    """Let a sidecar check all workers for some intervals, and print its CPU and the checks' ages."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         valkey = await stack.enter_async_context(Valkey(folder))
@@ -101,7 +101,7 @@ async def check_many() -> None:
         await eventually(partial(_all_are_known, redis), PATIENCE_S, "the first check of all workers")
         first_s = asyncio.get_running_loop().time() - start
         first_ill = _count_ill((await Records(redis).load()).records)
-        await asyncio.sleep(INTERVAL_S)  # the first checks come together; the others have places of their own
+        await asyncio.sleep(INTERVAL_S)  # the first checks come at once, the later ones are spread
         used_s, start = cpu_s([sidecar.pid]), asyncio.get_running_loop().time()
         ages: list[float] = []
         ill = 0
@@ -135,7 +135,7 @@ async def check_many() -> None:
 
 
 async def _all_are_known(redis: RedisClient) -> bool:
-    await asyncio.sleep(1.0)  # reading them costs as much as many checks
+    await asyncio.sleep(1.0)  # to read the records costs as much as many checks
     records = (await Records(redis).load()).records
     return len(records) == SIDECAR_WORKERS and all(record.checked_at for record in records)
 

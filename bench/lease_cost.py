@@ -1,11 +1,12 @@
-"""What a lease costs: the router process' CPU against one INCR a batch, and Redis' CPU over fleets and processes.
+"""Measures what a lease costs the router process and Redis.
 
-1. CPU a request of one router process at 64 connections, with leases and always room, against the last revision that
-   took tickets by one INCRBY a batch (found in git's history), in turn in each round. The router has one CPU,
-   all else another.
-2. Redis' CPU a job for fleets of 10 to 1,000 workers and for 1 to 16 router processes, at the same total load: with
-   room for all, and with all slots taken, where each end grants a waiting job. `calls/job` tells how well calls were
-   shared: two, one to arrive and one to end, is no sharing at all; a grant to another process adds its claim.
+1. CPU a request of one router process at 64 connections, with a free slot for every job. It is compared with the last
+   revision without leases, which took tickets by one INCRBY a batch (found in git's history). The two take turns in
+   each round. The router has one CPU, everything else has another.
+2. Redis' CPU a job for fleets of 10 to 1,000 workers and for 1 to 16 router processes, at the same total load. Either
+   all jobs have a free slot, or all slots are taken and each ended lease goes to a pending job. `calls/job` says how
+   well jobs share calls. A job that shares none has two, one at its arrival and one at its end. A grant to another
+   process adds a claim.
 
 `python -m bench.lease_cost [ROUNDS]`
 """
@@ -36,21 +37,21 @@ from tests.support.programs import ROOT, Program, System, Valkey
 
 DEFAULT_ROUNDS = 5
 
-# Part 1. Clock ticks are 10 ms: four seconds of a busy process are known to a quarter of a per cent.
+# Part 1. A clock tick is 10 ms, so four seconds are measured to a quarter of a per cent.
 LOAD_S = 4
 CONNECTIONS, UPSTREAMS = 64, 4
 
-# Part 2. A load that one router process carries with ease; and as much as all of them carry on one core.
+# Part 2. Two loads: one that a single router process can easily do, and as much as all processes can do on one core.
 JOBS_A_SECOND = 2000
-IN_FLIGHT = 32  # in each process; with all slots taken, more than are open
+IN_FLIGHT = 32  # in each process
 IN_FLIGHT_WHEN_FULL = 512  # in all processes together
 MEASURE_S = 3.0
-# Time for processes to come up and for a new Redis to give leases.
+# Within this time processes must have started, and a new Redis must give leases.
 STEADY_WITHIN_S = 60.0
 WARM_UP_S = 1.0
-# With room: twice what the most processes have in flight, and no worker below what is usual.
+# With room: twice as many slots as jobs in flight, and at least the usual cap for each worker.
 SLOTS, USUAL_CAP = 1024, 4
-# All slots taken: those of 8 workers change hands, whatever the fleet, and those of all others are held for long.
+# With all slots taken: only the slots of these workers become free. Those of all other workers stay taken.
 OPEN_WORKERS = 8
 CASES = ((10, 4), (100, 4), (1000, 4), (100, 1), (100, 16))  # workers, processes
 
@@ -60,7 +61,7 @@ CASES = ((10, 4), (100, 4), (1000, 4), (100, 1), (100, 16))  # workers, processe
 
 @dataclass(frozen=True)
 class Cost:
-    """One run of the load generator."""
+    """What one run of the load generator measured."""
 
     requests: int
     cpu_us: float
@@ -86,7 +87,7 @@ def _git(*words: str) -> bytes:
 async def one_process(
     checkout: Path, folder: Path, workers: Sequence[object], redis_url: str, router_cpu: int
 ) -> AsyncIterator[tuple[int, int]]:
-    """Run a sidecar and gunicorn with one process from `checkout`; yields its port and its process id."""
+    """Run a sidecar and gunicorn with one process from `checkout`. Yields its port and its process id."""
     system = System(folder, redis_url)
     system.configure(workers, health_check_interval=30.0, timeout=300)
     port = free_port()
@@ -100,7 +101,7 @@ async def one_process(
 
 
 async def put_under_load(port: int, pid: int) -> Cost:
-    """Have wrk send jobs for some seconds."""
+    """Let wrk send jobs for some seconds. Returns the CPU of the process `pid` for them."""
     before = cpu_s([pid])
     outcome = await send(Load(CONNECTIONS), port, LOAD_S)
     used_s = cpu_s([pid]) - before
@@ -123,7 +124,7 @@ async def compare_routers(rounds: int, router_cpu: int) -> dict[str, list[Cost]]
             own = Path(stack.enter_context(TemporaryDirectory()))
             valkey = await stack.enter_async_context(Valkey(own))
             routers.append(await stack.enter_async_context(one_process(checkout, own, fleet, valkey.url, router_cpu)))
-        for port, pid in routers:  # connections open, leases given, code warm
+        for port, pid in routers:  # a warm-up
             await put_under_load(port, pid)
         for _ in range(rounds):
             for of, (port, pid) in zip(loads.values(), routers, strict=True):
@@ -136,7 +137,7 @@ async def compare_routers(rounds: int, router_cpu: int) -> dict[str, list[Cost]]
 
 @dataclass(frozen=True)
 class RedisCost:
-    """What Redis spent in one run."""
+    """Redis' CPU in one run."""
 
     workers: int
     processes: int
@@ -149,7 +150,7 @@ class RedisCost:
 
 
 async def _counts(client: Any) -> tuple[int, int, float]:
-    """Return jobs that came, calls of the scheduler and CPU seconds so far."""
+    """Return the number of jobs, of calls of the scheduler, and of CPU seconds so far."""
     cpu = await client.info("cpu")
     stats = await client.info("commandstats")
     tickets = int(await client.get("sfr:ticket") or 0)
@@ -157,7 +158,7 @@ async def _counts(client: Any) -> tuple[int, int, float]:
 
 
 async def cost_of(workers: int, processes: int, *, is_full: bool, hold_s: float, router_cpu: int) -> RedisCost:
-    """Start a Redis with so many workers in it, so many processes, and measure a while."""
+    """Start a Redis with `workers` workers in it and `processes` load processes, and measure for MEASURE_S."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         valkey = await stack.enter_async_context(Valkey(folder))
@@ -200,11 +201,11 @@ async def cost_of(workers: int, processes: int, *, is_full: bool, hold_s: float,
 
 
 async def redis_costs(rounds: int, router_cpu: int) -> list[list[RedisCost]]:
-    """Measure all cases in each round; one list for each case."""
+    """Measure all cases in each round. Returns one list for each case."""
     cases = []
     for is_full in (False, True):
         for workers, processes in CASES:
-            # With all slots taken, it is the open ones that set the pace, not the jobs in flight.
+            # If all slots are taken, the slots that become free limit the rate, not the jobs in flight.
             at_once = OPEN_WORKERS * USUAL_CAP if is_full else IN_FLIGHT * processes
             cases += [(workers, processes, is_full, hold_s) for hold_s in (at_once / JOBS_A_SECOND, 0.0)]
     costs: list[list[RedisCost]] = [[] for _ in cases]
@@ -217,7 +218,7 @@ async def redis_costs(rounds: int, router_cpu: int) -> list[list[RedisCost]]:
 
 
 def show_routers(loads: dict[str, list[Cost]]) -> None:
-    """Print medians, and the ratio that is the claim."""
+    """Print medians, and by how much leases raise the CPU."""
     rows = [
         [name, statistics.median(cost.cpu_us for cost in of), statistics.median(cost.requests_a_second for cost in of)]
         for name, of in loads.items()
@@ -228,7 +229,7 @@ def show_routers(loads: dict[str, list[Cost]]) -> None:
 
 
 def show_redis(costs: Sequence[Sequence[RedisCost]]) -> None:
-    """Print medians."""
+    """Print the medians of each case."""
     rows = []
     for of in costs:
         one = of[0]

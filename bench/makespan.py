@@ -1,12 +1,11 @@
-"""How long a batch takes, and how many of its answers are wrong: this router and its peers, as workers come and go.
+"""Measures how long a batch takes and how many answers are wrong, for this router and its peers.
 
-A batch of bench.batch through each, with one host in front and with two, while all 8 workers are alike, while one is
-three times slower, while one dies after a second, and while one that was away comes up after a second (everybody's
-configuration names it). Time is over the ideal: all cores there are busy to the end, or the longest job. Limits are
-false where the job would have been in time on a worker to itself.
+Each set-up gets the batch of bench.batch, with one host in front or with two. There are four scenarios: all workers are
+alike; one is three times slower; one dies after a second; one that was away joins after a second (every configuration
+names it from the start). Time is divided by the ideal: all present cores are busy to the end, or the longest job. A
+time limit is false if the job would have been in time alone on a worker.
 
-`python -m bench.makespan [ROUNDS]` writes bench/results/makespan.json and the README's table; one round takes about
-eight minutes.
+`python -m bench.makespan [ROUNDS]` writes bench/results/makespan.json and the README's table.
 """
 
 import asyncio
@@ -17,7 +16,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from bench.batch import CHECK_S, CORES, COURSES, Run, Setup, alternate, haproxies, peers, routers, typical
+from bench.batch import CHECK_S, CORES, SCENARIOS, Run, Setup, alternate, haproxies, peers, routers, typical
 from bench.support import configs
 from bench.support.report import save, show
 
@@ -36,7 +35,7 @@ SETUPS: dict[str, Setup] = {
     "Envoy, least request": partial(peers, _ENVOY, "envoy", 1),
     "nginx, round robin": partial(peers, configs.nginx, "nginx", 1),
 }
-# In the README: one name for each kind of set-up, and which it is.
+# The rows of the README's table, and the set-up of each.
 SHOWN = {
     "this router, caps of 4, two hosts": "this router, round_robin, caps, 2 hosts",
     "HAProxy, maxconn 4, one host": "HAProxy, leastconn, maxconn",
@@ -50,7 +49,7 @@ Runs = Mapping[str, Mapping[str, Sequence[Run]]]
 
 
 def table(runs: Runs) -> str:
-    """Return the README's table: what became of a batch while all workers lived, and while one died."""
+    """Return the README's table, from the scenarios in which all workers are alike and in which one dies."""
     alike, dying = runs["all alike"], runs["one dies"]
     rows = [
         f"| {shown} | {max(run.false_time_limits for run in alike[name])} | {max(run.errors for run in dying[name])} | "
@@ -62,7 +61,7 @@ def table(runs: Runs) -> str:
 
 
 def report(runs: Runs) -> None:
-    """Print a table for each course (medians, of counts the worst round), and write all."""
+    """Print a table for each scenario, with medians and the worst round of counts. Write all rounds."""
     for title, by_setup in runs.items():
         rows = [
             [
@@ -86,4 +85,4 @@ def report(runs: Runs) -> None:
 
 if __name__ == "__main__":
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_ROUNDS
-    report(asyncio.run(alternate(SETUPS, COURSES, rounds)))
+    report(asyncio.run(alternate(SETUPS, SCENARIOS, rounds)))

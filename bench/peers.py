@@ -1,10 +1,9 @@
-"""This router and its peers in one run: CPU a request, requests a second, latency and memory under the same loads.
+"""Compares this router with its peers: CPU a request, requests a second, latency and memory under the same loads.
 
-In each round every load is put on each proxy in turn, for two seconds; who begins changes from round to round. What is
-claimed is the median of the rounds' ratios. The proxies have one CPU; all else has another.
+In each round every proxy gets every load in turn, for LOAD_S. The order of the proxies changes from round to round. The
+result is the median of the rounds' ratios. The proxies have one CPU, everything else has another.
 
-`python -m bench.peers [ROUNDS]`, or `make bench`, writes bench/results/peers.json, and docs/speed.md with its plot. A
-round takes two minutes, five of them ten.
+`python -m bench.peers [ROUNDS]`, or `make bench`, writes bench/results/peers.json, and docs/speed.md with its plot.
 """
 
 import asyncio
@@ -30,7 +29,7 @@ from tests.support.programs import ROOT
 DEFAULT_ROUNDS = 5
 LOAD_S, WARM_UP_S = 2.0, 1.0
 WORKERS = 3
-# Jobs a second of an open loop: what a fleet of 25 workers with two cores each asks for.
+# Jobs a second of an open loop: as many as 25 workers with two cores each can do.
 RATE = 2_000
 
 LOADS = {
@@ -52,7 +51,7 @@ SVG, PAGE = ROOT / "docs" / "speed.svg", ROOT / "docs" / "speed.md"
 
 
 async def measure(proxy: Proxy, load: Load, cpu: int) -> Sample:
-    """Put one proxy, which runs on `cpu`, under one load."""
+    """Put one proxy, which runs on `cpu`, under one load. Raises RuntimeError if no request is answered."""
     pids = tree(proxy.pid)
     forget_peak(pids)
     start, was_idle_s = time.monotonic(), idle_s(cpu)
@@ -73,8 +72,8 @@ async def measure(proxy: Proxy, load: Load, cpu: int) -> Sample:
 
 
 async def compare(proxies: Mapping[str, Proxy], rounds: int, cpu: int) -> Samples:
-    """Measure all, alternating."""
-    for proxy in proxies.values():  # code warm, connections to workers open
+    """Measure all proxies under all loads, in turn."""
+    for proxy in proxies.values():  # a warm-up
         await send(Load(), proxy.port, WARM_UP_S)
     names = list(proxies)
     samples: dict[str, dict[str, list[Sample]]] = {load: {name: [] for name in names} for load in LOADS}
@@ -87,7 +86,7 @@ async def compare(proxies: Mapping[str, Proxy], rounds: int, cpu: int) -> Sample
 
 
 def publish(samples: Samples) -> None:
-    """Write what was found to where it is shown."""
+    """Write the results to their file, to the plot and to docs/speed.md."""
     save(
         "peers",
         rounds={load: {name: [asdict(each) for each in of] for name, of in by.items()} for load, by in samples.items()},
@@ -97,7 +96,7 @@ def publish(samples: Samples) -> None:
 
 
 async def main(rounds: int) -> None:
-    """Start all proxies, measure them, and say what was found."""
+    """Start all proxies, measure them, and write and print the results."""
     if not find("wrk"):
         raise SystemExit("wrk is needed to put proxies under load (Debian: apt-get install wrk)")
     proxy_cpu, other_cpu = two_cpus()

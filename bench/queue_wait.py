@@ -1,10 +1,11 @@
-"""What 10,000 waiting jobs cost, and how soon a waiting job has the lease that another process' call gave it.
+"""Measures the memory of 10,000 pending jobs, and how soon a grant by another process' call reaches its job.
 
-One process (the giver) holds all slots; another (the pending) has 10,000 jobs and some more in the queue. The giver
-ends leases one by one, then in bursts; each end grants the queue's head to the pending through its grant list. Delivery
-is counted from the moment the giver says that a lease has ended (before its call is even sent) to the moment `lease()`
-returns in the pending. Memory is counted for each waiting job, in Redis and in the pending: there it is the lease, the
-watch over its client and one task, without the job's body and connection, which come on top.
+The giver process holds all slots. The taker process has the pending jobs. The giver ends leases one by one, and then in
+bursts. Each ended lease goes to the head of the queue, through the taker's grant list. The delay counts from the moment
+at which the giver ends a lease, before it sends its call, to the moment at which the job in the taker has its lease.
+
+Memory is that of one pending job in Redis and in the taker. In the taker it is the lease, the watch over the client and
+one task. The job's body and its connection are not included.
 
 `python -m bench.queue_wait`
 """
@@ -33,24 +34,24 @@ from tests.support.eventually import eventually, leased
 from tests.support.programs import Program, Valkey
 
 WAITING = 10_000
-# What the giver holds, and so hands on: enough for a p99, and no more than a busy process has running.
+# The slots that the giver holds and hands on: enough for a p99, and no more than a busy process has.
 WORKERS, CAP = 250, 4
 GRANTS = WORKERS * CAP
-# Two thirds one by one at some pace, the rest in bursts as when a worker of 16 slots is back.
+# Two thirds are handed on one by one, the rest in bursts, as when a worker of 16 slots joins.
 SINGLES, PAUSE_S = 680, 0.005
 BURST, BURST_PAUSE_S = 16, 0.1
-# How many jobs come at once, when the queue is filled: as from a client that starts a batch.
+# How many jobs come at once while the queue is filled, as from a client that starts a batch.
 CALL = 100
 BOUND_S, WAIT_S = 300.0, 300.0
 WITHIN_S = 60.0
 
 
-# The pending: a process of its own
+# The taker: a process of its own
 
 
 async def wait(redis_url: str) -> None:
-    """Put all jobs in the queue, print what they take; print each grant, when all are in."""
-    leases, running = await start_leases(redis_url, "pending")
+    """Put all jobs in the queue and print their memory. When all grants have come, print them."""
+    leases, running = await start_leases(redis_url, "taker")
     grants: list[tuple[int, str, float]] = []
     all_in = asyncio.Event()
 
@@ -81,13 +82,13 @@ def _resident_bytes() -> int:
 
 
 async def take_all_slots(leases: Leases) -> list[Lease]:
-    """Return leases on all slots, in an order that names each worker once before any a second time."""
+    """Return leases on all slots, ordered so that each worker comes once before any comes a second time."""
     taken = await asyncio.gather(*(leased(leases, BOUND_S, WAIT_S, never) for _ in range(GRANTS)))
     return sorted(taken, key=lambda lease: lease.ticket)
 
 
 async def give(leases: Leases, taken: list[Lease]) -> dict[str, list[tuple[float, bool]]]:
-    """End all leases; return for each worker when, and whether one by one."""
+    """End all leases. Returns, by worker, the moment of each end and whether it was one by one."""
     ended: dict[str, list[tuple[float, bool]]] = defaultdict(list)
     for place, lease in enumerate(taken):
         is_single = place < SINGLES
@@ -107,17 +108,17 @@ async def used_memory(client: Any) -> int:
 
 
 def show_and_save(redis_bytes: int, resident_bytes: int, delays: dict[str, list[float]], overtaken: int) -> None:
-    """Print and write what was found."""
+    """Print and write the results."""
     count = WAITING + GRANTS
-    print(f"{count} jobs waiting")
+    print(f"{count} jobs pending")
     print(f"  Redis           {redis_bytes / count:6.0f} bytes a job")
     print(f"  router process  {resident_bytes / count:6.0f} bytes a job; body and connection come on top")
-    print(f"  grants came in the order of tickets, but for {overtaken} of {GRANTS}\n")
+    print(f"  {overtaken} of {GRANTS} grants came after that of a later ticket\n")
     rows = [
         [name, len(of), percentile(of, 50) * 1e3, percentile(of, 99) * 1e3, max(of) * 1e3]
         for name, of in delays.items()
     ]
-    show([f"delivery of grants while {WAITING} wait", "grants", "p50 ms", "p99 ms", "max ms"], rows)
+    show([f"delivery of grants while {WAITING} jobs are pending", "grants", "p50 ms", "p99 ms", "max ms"], rows)
     save(
         "waiting",
         waiting=count,
@@ -129,7 +130,7 @@ def show_and_save(redis_bytes: int, resident_bytes: int, delays: dict[str, list[
 
 
 async def main() -> None:
-    """Fill all slots, then the queue; hand the slots on."""
+    """Fill all slots and then the queue, and hand the slots on."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         async with Valkey(folder) as valkey, valkey.client() as client:
@@ -138,13 +139,13 @@ async def main() -> None:
             taken = await take_all_slots(leases)
             before = await used_memory(client)
             argv = [sys.executable, "-m", "bench.queue_wait", "wait", valkey.url]
-            async with Program(argv, folder / "pending.log") as pending:
-                await eventually(lambda: pending.output.count("\n") >= 1, WITHIN_S, "the queue")
-                assert await client.zcard("sfr:queue") == WAITING + GRANTS, pending.output
+            async with Program(argv, folder / "taker.log") as taker:
+                await eventually(lambda: taker.output.count("\n") >= 1, WITHIN_S, "the queue")
+                assert await client.zcard("sfr:queue") == WAITING + GRANTS, taker.output
                 redis_bytes = await used_memory(client) - before
                 ended = await give(leases, taken)
-                await eventually(lambda: pending.output.count("\n") >= 2, WITHIN_S, "all grants")
-                told = [json.loads(line) for line in pending.output.splitlines()]
+                await eventually(lambda: taker.output.count("\n") >= 2, WITHIN_S, "all grants")
+                told = [json.loads(line) for line in taker.output.splitlines()]
             for task in running:
                 task.cancel()
     grants: list[tuple[int, str, float]] = told[1]

@@ -1,12 +1,12 @@
-"""What a job's way through the router costs the process alone: no sockets, no Redis, all else real.
+"""Measures what a job costs the router process alone, without sockets and Redis.
 
-From the bytes of a client's request to the bytes of its answer: ClientConnection, JobHandler, Dispatcher, Leases,
-RedisClient, RedisScheduler, WorkerPool, upstream Connection. Transports are made of two callbacks; where Redis would
-answer, a few lines grant every lease at once. Many clients are kept busy, who share what a call of the scheduler costs;
-or one, who has it for itself; and as many whose every job comes over a connection of its own.
+Everything from the bytes of the client's request to the bytes of its answer is real: ClientConnection, JobHandler,
+Dispatcher, Leases, RedisClient, RedisScheduler, WorkerPool, upstream Connection. Transports are callbacks. In place of
+Redis, a few lines grant every lease at once. There are three loads: many clients, which share the cost of a call of the
+scheduler; one client; and many clients that use a new connection for each job.
 
-`python -m bench.request_cost` prints the µs a request, and the functions called. These the regression test counts: they
-do not depend on how fast the machine is, or on what else runs there.
+`python -m bench.request_cost` prints the CPU µs a request, and the functions that are called. A regression test counts
+these calls, because they do not depend on the machine or on other programs.
 """
 
 import asyncio
@@ -56,10 +56,10 @@ MANY = 64
 WARM_UP, COUNTED, TIMED, TIMES = 640, 1280, 2000, 20
 _URLS = tuple(f"http://127.0.0.1:{port}" for port in (30001, 30002, 30003))
 _TIMEOUT_S = 5.0
-# Nobody looks whether a client has gone to sleep: it would look at its socket.
+# So long that no time limit of a client runs out: its check would need a socket.
 _EVER_S = 3600
 _SHOWN = 40
-# Event loops are not counted: the one that counts is not the one that serves.
+# Calls of the event loop are not counted: the loop that is used here is not the one in production.
 _LOOPS = ("/asyncio/base_events.py", "/asyncio/events.py", "/asyncio/selector_events.py", "/selectors.py")
 
 _JOB = json.dumps({"language": "python", "code": "x" * 1160}).encode()
@@ -76,7 +76,7 @@ _RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-lengt
 
 
 class _Wire(asyncio.Transport):
-    """A connection whose other side is `on_write`."""
+    """A transport that passes what is written to `on_write`."""
 
     def __init__(self, on_write: Callable[[bytes], None]) -> None:
         super().__init__()
@@ -96,27 +96,27 @@ class _Wire(asyncio.Transport):
         return False
 
     def close(self) -> None:
-        """Whoever closes it says so to its protocol himself."""
+        """Do nothing: the caller tells the protocol that its connection is lost."""
 
     def get_write_buffer_size(self) -> int:
         return 0
 
     def pause_reading(self) -> None:
-        """Nothing more comes anyway."""
+        """Do nothing: no more data comes."""
 
     def resume_reading(self) -> None:
-        """Nothing more comes anyway."""
+        """Do nothing: no more data comes."""
 
 
 class _Pool(ConnectionPool):
-    """All its connections are one to a server that knows one script."""
+    """A pool whose connections all lead to `_Server`."""
 
     async def get_connection(self, *_: Any, **_options: Any) -> Any:
         return _Server()
 
 
 class _Server:
-    """What redis-py's connection is to `Script`: grants a lease to all who arrive."""
+    """Stands in for redis-py's connection, and grants a lease to every job that arrives."""
 
     def __init__(self) -> None:
         self._tickets = itertools.count(1)
@@ -133,7 +133,7 @@ class _Server:
         ]
         reply = msgspec.json.encode({"routable": len(_URLS), "processes": 1, "granted": granted})
         line = cast("asyncio.Protocol", self.transport.get_protocol())
-        # As from a socket: not before others had their turn.
+        # As from a socket, the reply comes in a later turn of the loop.
         asyncio.get_running_loop().call_soon(line.data_received, b"$%d\r\n%s\r\n" % (len(reply), reply))
 
 
@@ -166,7 +166,7 @@ class Way:
         self._clients = [self._client() for _ in range(clients)]
 
     async def send(self, requests: int) -> None:
-        """Send so many, and return when all are answered. Raises AssertionError at an answer that is not 200."""
+        """Send `requests` requests and wait for all answers. Raises AssertionError if one is not 200."""
         self._left, self._awaited = requests - len(self._clients), requests
         self._is_done.clear()
         for client in self._clients:
@@ -203,7 +203,7 @@ class Way:
             self._loop.call_soon(connection.data_received, _RESPONSE)
 
         connection.connection_made(_Wire(asked))
-        connection.idle_since = time.monotonic()  # else it is taken for one that has been idle too long
+        connection.idle_since = time.monotonic()  # otherwise the pool would drop it as idle for too long
         return connection
 
 
@@ -212,14 +212,14 @@ async def _no_api(_scope: object, _receive: object, _send: object) -> None:
 
 
 class _TimelessLoop(asyncio.SelectorEventLoop):
-    """Its timers never run out, so that all happens in the same order each time."""
+    """A loop whose timers never run out, so that everything happens in the same order each time."""
 
     def time(self) -> float:
         return 0.0
 
 
 def calls(clients: int, *, reconnects: bool = False) -> Counter[str]:
-    """Return how often each function is called for COUNTED requests: Python's, and C's by who calls them."""
+    """Return how often each function is called for COUNTED requests. A C function is named after its caller."""
     found: Counter[str] = Counter()
 
     def count(frame: FrameType, event: str, function: object) -> None:
@@ -233,7 +233,7 @@ def calls(clients: int, *, reconnects: bool = False) -> Counter[str]:
     async def run() -> None:
         way = Way(clients, reconnects=reconnects)
         await way.send(WARM_UP)
-        gc.disable()  # what it finds may be anybody's
+        gc.disable()  # a collection would run code of other objects
         sys.setprofile(count)
         try:
             await way.send(COUNTED)
@@ -247,7 +247,7 @@ def calls(clients: int, *, reconnects: bool = False) -> Counter[str]:
 
 
 async def best_us(clients: int, *, reconnects: bool = False) -> float:
-    """Return the CPU µs of a request in the best of some runs."""
+    """Return the CPU µs of a request in the fastest of TIMES runs."""
     way = Way(clients, reconnects=reconnects)
     await way.send(WARM_UP)
     best_s = float("inf")

@@ -1,4 +1,4 @@
-"""What counting costs: a job's share in the router process, each second's writing, Redis' part, and a scrape.
+"""Measures what counting costs: for each job, for each second's writing, in Redis, and for a scrape.
 
 `python -m bench.tally_cost [WORKERS]`
 """
@@ -34,7 +34,7 @@ _PATIENCE_S = 10.0
 
 
 def count_jobs(recorder: Recorder, workers: list[str]) -> None:
-    """Do for JOBS jobs what leases and dispatch do for each: three counts, and the clock four times."""
+    """Do for JOBS jobs what the router does for each: count three times, and read the clock four times."""
     for number in range(JOBS):
         for _ in range(4):
             perf_counter()
@@ -44,7 +44,7 @@ def count_jobs(recorder: Recorder, workers: list[str]) -> None:
 
 
 def do_nothing(workers: list[str]) -> None:
-    """Loop alike."""
+    """Run the same loops without counting."""
     for number in range(JOBS):
         for _ in range(4):
             pass
@@ -52,14 +52,14 @@ def do_nothing(workers: list[str]) -> None:
 
 
 def cpu_ms(work: Callable[[], object]) -> float:
-    """Return how much CPU `work` takes this process."""
+    """Return the ms of CPU that `work` takes in this process."""
     since = process_time()
     work()
     return (process_time() - since) * 1000
 
 
 async def redis_cpu_ms(valkey: Valkey, work: Callable[[], Awaitable[object]]) -> float:
-    """Return how much CPU `work` takes Redis, the median of ROUNDS."""
+    """Return the ms of CPU that `work` takes in Redis: the median of ROUNDS runs."""
     spent = []
     async with valkey.client() as redis:
         for _ in range(ROUNDS):

@@ -1,1 +1,1 @@
-"""Tests. unit/: one module at a time; system/: the real programs, started, loaded and killed."""
+"""Tests. unit/: one module at a time; integration/: with a real Valkey; system/: real programs; project/: files."""

@@ -1,1 +1,1 @@
-"""What makes the documents; no part of the programs."""
+"""Programs that make documents, dashboards and mutants. The router does not use them."""

@@ -1,6 +1,6 @@
-"""`python -m tools.architecture`: draw docs/pictures/architecture-{light,dark}.svg, the parts and their connections.
+"""Draws the architecture pictures docs/pictures/architecture-{light,dark}.svg: `python -m tools.architecture`.
 
-Nothing in the pictures depends on the reader's fonts but the width of the words: each box leaves room for wider ones.
+Only the width of the words depends on the reader's fonts. So each box has room for wider words.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
-# 536 units wide, so that 15 units are still 9 pixels on a phone's screen.
+# Narrow enough that words of 15 units are still 9 pixels high on a phone's screen.
 _WIDTH, _HEIGHT = 536, 440
 _TITLE_PX, _TEXT_PX, _LINE_PX = 17, 15, 20
 _SAYS = (
@@ -20,7 +20,7 @@ _SAYS = (
 
 @dataclass(frozen=True, slots=True)
 class Palette:
-    """The colours for one ground."""
+    """The colours for a light or a dark background."""
 
     ground: str
     box: str
@@ -32,7 +32,10 @@ class Palette:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """One part of the system, at its upper left corner; `copies` lie behind it. `is_ours`: this project's program."""
+    """One part of the system. `x`, `y` is its upper left corner; `copies` more boxes are drawn behind it.
+
+    `is_ours` says that it is a program of this project.
+    """
 
     x: int
     y: int
@@ -46,7 +49,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Arrow:
-    """A straight arrow between two points, and what goes along it; words stand from `at` on."""
+    """A straight arrow between two points, with words that begin at `at`."""
 
     start: tuple[int, int]
     end: tuple[int, int]

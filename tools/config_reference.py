@@ -1,6 +1,7 @@
-"""`python -m tools.config_reference`: write the keys of config.yaml into docs/configuration.md, from the settings.
+"""Writes the keys of config.yaml into docs/configuration.md: `python -m tools.config_reference`.
 
-Types and limits are those of their JSON schema, which pydantic makes; a key's meaning is the docstring below it.
+Types and limits come from the settings' JSON schema, which pydantic makes. A key's meaning is the docstring below it in
+router/config/settings.py.
 """
 
 import re
@@ -14,7 +15,7 @@ from router.config.settings import Settings
 PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
 _TABLES = re.compile(r"(<!-- settings -->\n).*(<!-- /settings -->)", re.DOTALL)
 _LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-# A bound that nobody meets but by a slip is left to the error message.
+# A higher bound is not shown, because users meet it only by a typing error. The error message then names it.
 _OUT_OF_SIGHT = 1e6
 _COLLECTIONS = {"array": "list", "object": "a section for each path"}
 _TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false"}
@@ -22,7 +23,7 @@ _TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean":
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key of config.yaml, as Markdown: its full name, what it takes, its default, and its meaning."""
+    """One key of config.yaml, as Markdown: its full name, the values that it takes, its default, and its meaning."""
 
     name: str
     takes: str
@@ -31,7 +32,7 @@ class Key:
 
 
 def keys() -> dict[str, tuple[str, list[Key]]]:
-    """Return the keys by the section that they stand in, each section with what it is about; "" is the top level."""
+    """Return, by section, its description and its keys. The section "" is the top level."""
     schema = Settings.model_json_schema()
     found: dict[str, tuple[str, list[Key]]] = {"": (schema["description"], [])}
     for name, key in schema["properties"].items():
@@ -47,7 +48,7 @@ def keys() -> dict[str, tuple[str, list[Key]]]:
 
 
 def page(text: str) -> str:
-    """Return the page `text` with tables of all keys between its two marks."""
+    """Return the page `text`, with the tables of all keys between its two marks."""
     tables = "\n".join(_tables())
     return _TABLES.sub(lambda marks: f"{marks[1]}\n{tables}\n{marks[2]}", text)
 
@@ -81,7 +82,7 @@ def _key(name: str, key: Mapping[str, Any], *, is_required: bool) -> Key:
 
 
 def _takes(key: Mapping[str, Any]) -> str:
-    if "anyOf" in key:  # of these, null is what the default says
+    if "anyOf" in key:  # null is left out, because the default already shows it
         return " or ".join(_takes(each) for each in key["anyOf"] if each["type"] != "null")
     if "enum" in key:
         return ", ".join(f"`{choice}`" for choice in key["enum"])

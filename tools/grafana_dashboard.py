@@ -1,6 +1,6 @@
-"""`python -m tools.grafana_dashboard`: write Grafana's dashboard, deploy/grafana/sandboxfusion-router.json, from this.
+"""Writes Grafana's dashboard, deploy/grafana/sandboxfusion-router.json: `python -m tools.grafana_dashboard`.
 
-As JSON it is two thousand lines of Grafana's own words; what matters of it, titles, units and expressions, is this.
+This module has what matters: titles, units and expressions. The JSON is long, and mostly the same for each panel.
 """
 
 import json
@@ -11,11 +11,11 @@ from tools.grafana_model import Panel, Row, Variable, dashboard
 
 FILE = Path(__file__).parent.parent / "deploy" / "grafana" / "sandboxfusion-router.json"
 
-# Which series: of one fleet; of the chosen routers of it; of the chosen workers of it.
+# Which series a panel shows: those of one fleet, of its chosen routers, or of its chosen workers.
 FLEET = 'namespace=~"$namespace",job=~"$job"'
 ROUTERS = f'{FLEET},instance=~"$router"'
 WORKERS = f'{FLEET},worker=~"$worker"'
-# However large the fleet, a chart shows no more workers than can be told apart.
+# A chart shows at most this many workers, so that their lines can be told apart.
 MOST = 20
 
 
@@ -29,7 +29,7 @@ def _quantiles(metric: str) -> list[tuple[str, str]]:
 
 
 def _fleet(metric: str) -> str:
-    """Return what every router shows the same, once."""
+    """Return a metric that has the same value on every router, once."""
     return f"max({metric}{{{FLEET}}})"
 
 
@@ -57,7 +57,7 @@ _LOAD = f"{_worker('sfr_worker_leases')} / {_worker('sfr_worker_cap')}"
 _MEAN_TIME = f"{_worker_rate('sfr_worker_busy_seconds_total')} / {_worker_rate('sfr_worker_jobs_total')}"
 _FAILED_SHARE = f"{_worker_rate('sfr_worker_failures_total')} / {_worker_rate('sfr_worker_jobs_total')}"
 
-# How the columns of the workers' table are shown, beside plain numbers.
+# How the columns of the workers' table are shown. All others are plain numbers.
 _COLUMNS: dict[str, dict[str, Any]] = {
     "Up": {"mappings": [{"type": "value", "options": {"0": {"text": "no", "color": "red"}, "1": {"text": "yes"}}}]},
     "Draining": {
@@ -74,7 +74,7 @@ ROWS = (
     Row(
         "Now",
         (
-            Panel("Jobs", "Answered a second.", [("", _JOBS)], "reqps", "stat", 3),
+            Panel("Jobs", "Jobs that are answered a second.", [("", _JOBS)], "reqps", "stat", 3),
             Panel(
                 "Without a result",
                 "The share of jobs that got an error instead.",
@@ -87,9 +87,7 @@ ROWS = (
             ),
             Panel("p99", "From a job's request to its answer.", [("", _P99)], "s", "stat", 3),
             Panel("Running", "Leases on all workers.", [("", _LEASES)], "short", "stat", 3),
-            Panel(
-                "Waiting", "Jobs of all routers without room.", [("", _fleet("sfr_queue_length"))], "short", "stat", 3
-            ),
+            Panel("Waiting", "Pending jobs of all routers.", [("", _fleet("sfr_queue_length"))], "short", "stat", 3),
             Panel(
                 "Workers that get jobs",
                 "Healthy, not draining, not ejected.",
@@ -102,7 +100,7 @@ ROWS = (
             ),
             Panel(
                 "Without Redis",
-                "Router processes that keep caps each for itself.",
+                "Router processes that give leases by themselves.",
                 [("", f"sum(sfr_processes_degraded{{{FLEET}}})")],
                 "short",
                 "stat",
@@ -112,7 +110,7 @@ ROWS = (
             ),
             Panel(
                 "Sidecar's age",
-                "Since a sidecar last wrote what it saw.",
+                "Since a sidecar last wrote its results.",
                 [("", f"min(sfr_sidecar_age_seconds{{{FLEET}}})")],
                 "s",
                 "stat",
@@ -128,7 +126,7 @@ ROWS = (
         (
             Panel(
                 "Jobs by verdict",
-                "What was answered: docs/metrics.md names the verdicts.",
+                "Answers a second. docs/metrics.md explains the verdicts.",
                 [("{{verdict}}", _rate("sfr_requests_total", "verdict"))],
                 "reqps",
                 is_stacked=True,
@@ -153,7 +151,12 @@ ROWS = (
                 _quantiles("sfr_request_duration_seconds"),
                 "s",
             ),
-            Panel("Wait for a worker", "Redis' answer, and room.", _quantiles("sfr_queue_wait_seconds"), "s"),
+            Panel(
+                "Wait for a worker",
+                "From the request for a lease to the lease.",
+                _quantiles("sfr_queue_wait_seconds"),
+                "s",
+            ),
             Panel(
                 "Worker's time", "From the lease to the worker's answer.", _quantiles("sfr_worker_time_seconds"), "s"
             ),
@@ -164,13 +167,13 @@ ROWS = (
         (
             Panel(
                 "Running against the cap",
-                "Leases on the chosen workers, and how many they take at once.",
+                "Leases on the chosen workers, and the sum of their caps.",
                 [("running", _LEASES), ("cap", _CAPS)],
             ),
-            Panel("Queue", "Jobs of all routers that wait for room.", [("waiting", _fleet("sfr_queue_length"))]),
+            Panel("Queue", "Pending jobs of all routers.", [("waiting", _fleet("sfr_queue_length"))]),
             Panel(
                 "By router",
-                "What each router's processes hold, and what waits in them.",
+                "Running and pending jobs of each router's processes.",
                 [
                     ("{{instance}} running", f"sum by (instance) (sfr_jobs_running{{{ROUTERS}}})"),
                     ("{{instance}} waiting", f"sum by (instance) (sfr_jobs_waiting{{{ROUTERS}}})"),
@@ -183,7 +186,7 @@ ROWS = (
         (
             Panel(
                 "Attempts without a result",
-                "By what they brought.",
+                "Attempts a second, by verdict.",
                 [("{{verdict}}", _rate("sfr_attempts_total", "verdict", ',verdict!="result"'))],
                 "reqps",
                 is_stacked=True,
@@ -191,7 +194,7 @@ ROWS = (
             ),
             Panel(
                 "Retries by cause",
-                "By what the attempt before had brought.",
+                "Retries a second, by the verdict of the attempt before.",
                 [("{{cause}}", _rate("sfr_retries_total", "cause"))],
                 "reqps",
                 is_stacked=True,
@@ -199,7 +202,7 @@ ROWS = (
             ),
             Panel(
                 "Retry budget",
-                "How many retries the fleet may make at once; refused are those beyond it, a second.",
+                "How many retries the fleet may make at once, and how many a second are refused.",
                 [
                     ("left", _fleet("sfr_retry_budget")),
                     ("refused", f"sum(rate(sfr_retries_refused_total{{{ROUTERS}}}[$__rate_interval]))"),
@@ -208,7 +211,7 @@ ROWS = (
             ),
             Panel(
                 "Answers cut",
-                "Large answers that broke off when their clients had a part of them.",
+                "Large answers that broke off after their clients had a part of them.",
                 [("cut", f"sum(rate(sfr_answers_cut_total{{{ROUTERS}}}[$__rate_interval]))")],
                 "reqps",
                 width=6,
@@ -220,7 +223,7 @@ ROWS = (
         (
             Panel(
                 "Workers out",
-                "Failing their checks, ejected by the breaker, or drained.",
+                "Workers that fail their checks, are ejected by the breaker, or are drained.",
                 [
                     ("unhealthy", f"count({_worker('sfr_worker_up')} == 0) or vector(0)"),
                     ("ejected", f"sum({_worker('sfr_worker_ejected')})"),
@@ -232,14 +235,14 @@ ROWS = (
             Panel(f"The {MOST} slowest", "Mean time of an attempt.", _most(_MEAN_TIME), "s", width=6),
             Panel(
                 f"The {MOST} that fail most",
-                "Attempts without a result, of all that ended there.",
+                "The share of attempts without a result.",
                 _most(_FAILED_SHARE),
                 "percentunit",
                 width=6,
             ),
             Panel(
                 "Each worker",
-                "The chosen ones, as they are now.",
+                "The chosen workers, as they are now.",
                 [
                     ("Up", _worker("sfr_worker_up")),
                     ("Draining", _worker("sfr_worker_draining")),
@@ -263,14 +266,14 @@ ROWS = (
             Panel("Redis' answer", "Calls of the scheduler.", _quantiles("sfr_redis_duration_seconds"), "s", width=6),
             Panel(
                 "Redis' failures",
-                "Calls that it did not answer, or not in time.",
+                "Calls that Redis did not answer in time.",
                 [("{{instance}}", _rate("sfr_redis_failures_total", "instance"))],
                 "reqps",
                 width=6,
             ),
             Panel(
                 "Router processes",
-                "All, and those that give leases by themselves.",
+                "All router processes, and those that give leases by themselves.",
                 [
                     ("all", f"sum(sfr_processes{{{ROUTERS}}})"),
                     ("without Redis", f"sum(sfr_processes_degraded{{{ROUTERS}}})"),

@@ -1,4 +1,4 @@
-"""Grafana's words for a dashboard: variables, rows of panels, and how each kind of panel looks."""
+"""Writes a dashboard in Grafana's JSON: variables, rows of panels, and how each kind of panel looks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ _WIDTH = 24  # of Grafana's grid
 
 @dataclass(frozen=True)
 class Variable:
-    """What is chosen at the top: several, or All, which is one pattern and not the names of a thousand workers."""
+    """A choice at the top of the page: several values, or All. All is one pattern, not a list of a thousand names."""
 
     name: str
     query: str
@@ -18,7 +18,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel: `shows` are (legend, expression); its place follows from its width and its row's height."""
+    """One panel. `shows` has pairs of legend and expression. Its place follows from its width and its row's height."""
 
     title: str
     about: str
@@ -28,10 +28,10 @@ class Panel:
     width: int = 8
     is_stacked: bool = False
     colour: str = "text"
-    turns: tuple[float, str] | None = None  # from this value on, this colour
+    turns: tuple[float, str] | None = None  # from this value on, the panel has this colour
     columns: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict
-    )  # how a table's are shown, if not as plain numbers
+    )  # how columns of a table are shown, if not as plain numbers
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Row:
 
 
 def dashboard(uid: str, title: str, variables: Sequence[Variable], rows: Sequence[Row]) -> dict[str, Any]:
-    """Return a dashboard, as Grafana imports it; which Prometheus it asks is chosen at the top."""
+    """Return a dashboard that Grafana can import. The reader chooses the Prometheus at the top."""
     source = {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus"}
     return {
         "uid": uid,
@@ -66,7 +66,7 @@ def _variable(variable: Variable) -> dict[str, Any]:
         "type": "query",
         "datasource": _SOURCE,
         "query": {"query": variable.query, "refId": variable.name},
-        "refresh": 2,  # when the time range changes, too: workers come and go
+        "refresh": 2,  # also when the time range changes, because workers join and leave
         "sort": 1,
         "multi": True,
         "includeAll": True,

@@ -1,4 +1,4 @@
-"""`python -m tools.prometheus_rule`: write the alert rules once more, as the object that Prometheus' operator reads."""
+"""Writes the alert rules as the object that Prometheus' operator reads: `python -m tools.prometheus_rule`."""
 
 from pathlib import Path
 from textwrap import indent
@@ -8,8 +8,8 @@ RULES = _DEPLOY / "prometheus" / "alerts.yaml"
 FILE = _DEPLOY / "kubernetes" / "monitored" / "prometheusrule.yaml"
 
 _HEAD = """\
-# Made of ../../prometheus/alerts.yaml by `python -m tools.prometheus_rule`: change that. Many Prometheuses look only at
-# rules with a label of theirs, such as `release: …`: add it in an overlay.
+# `python -m tools.prometheus_rule` makes this file from ../../prometheus/alerts.yaml: change that file instead. Many
+# Prometheus servers use only rules with a certain label, such as `release: …`: add it in an overlay.
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata:

@@ -1,6 +1,7 @@
-"""The dashboard's pictures in docs/: `python -m tools.screenshots`, which takes six minutes and needs Chromium.
+"""Makes the dashboard's pictures in docs/: `python -m tools.screenshots`, which needs Chromium.
 
-Three workers are real sockets under real load, one of them drained; a thousand are a fleet that only Redis knows.
+One fleet has three workers with real sockets and real load, one of them drained. The other has a thousand workers that
+exist only in Redis.
 """
 
 import asyncio
@@ -20,21 +21,21 @@ from tests.support.programs import ROOT, Router, System, Valkey
 from tests.support.worker import RESULT, Exchange, ScriptedWorker
 
 DOCS = ROOT / "docs"
-# Until the charts are full.
+# How long the charts need to be full.
 FILLS_IN_S = 150.0
 CAP, CLIENTS = 8, 17
 SIZES = {3: (1280, 650), 1000: (1280, 900)}
 
 
 async def works(exchange: Exchange) -> None:
-    """Take as long as jobs take: most little, some much. One in two hundred fails."""
+    """Answer after a random time, mostly short and sometimes long. One job in two hundred fails."""
     await asyncio.sleep(0.08 * random.lognormvariate(0, 0.9))
     await exchange.answer(200 if random.random() > 1 / 200 else 503, RESULT)
 
 
 @asynccontextmanager
 async def three(system: System, valkey: Valkey) -> AsyncIterator[Router]:
-    """Run a router before three workers at work, one of them drained meanwhile."""
+    """Run a router with three workers under load, and drain one of them after a while."""
     async with AsyncExitStack() as stack:
         fleet = [await stack.enter_async_context(ScriptedWorker(works)) for _ in range(3)]
         system.configure(
@@ -56,14 +57,14 @@ async def three(system: System, valkey: Valkey) -> AsyncIterator[Router]:
 
 @asynccontextmanager
 async def thousand(system: System, valkey: Valkey) -> AsyncIterator[Router]:
-    """Run a router before a thousand workers, some of them in trouble."""
+    """Run a router with a thousand workers, some of them unhealthy, drained or ejected."""
     system.configure([])
     async with busy_fleet(valkey.url, 1000), system.router(1) as router:
         yield router
 
 
 async def take(browser: Browser, router: Router, workers: int) -> None:
-    """Take both themes' pictures of one fleet."""
+    """Take the pictures of one fleet, light and dark."""
     await browser.resize(*SIZES[workers])
     await browser.open(f"{router.url}/dashboard")
     await browser.shows(".chip.all", f"{workers:,}")
@@ -75,7 +76,7 @@ async def take(browser: Browser, router: Router, workers: int) -> None:
 
 
 async def main() -> None:
-    """Take them all."""
+    """Take all pictures."""
     if not IS_THERE:
         raise SystemExit("chromium and chromedriver are needed (make browser)")
     for workers, fleet in ((3, three), (1000, thousand)):

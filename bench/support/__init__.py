@@ -1,1 +1,1 @@
-"""What benchmarks share: rigs, meters, simulated workers."""
+"""Parts that benchmarks share: rigs, meters, simulated workers."""

@@ -1,6 +1,6 @@
-"""A fleet that only Redis knows, busy to look at: leases come and go on each worker and jobs end, without any job.
+"""Writes a fleet into Redis that looks busy: leases begin and end on each worker, and jobs are counted.
 
-For what is shown of a fleet and what showing it costs; nobody could be sent anything.
+There are no workers and no jobs. It is for pictures of the dashboard, and for measuring what the dashboard costs.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from router.telemetry.recorder import BOUNDS_S
 CAP = 8
 _LEADER, _LEAD_S = "busyfleet", 60.0
 _TIMEOUT_S = 10.0
-# One worker in so many is ...
+# One worker in this many is unhealthy, draining, or ejected.
 _UNHEALTHY, _DRAINING, _EJECTED = 250, 320, 400
 _ERRORS = (
     "cannot be reached: Connection refused",
@@ -37,7 +37,7 @@ _ERRORS = (
 
 @asynccontextmanager
 async def busy_fleet(redis_url: str, count: int) -> AsyncIterator[list[str]]:
-    """Keep a fleet of `count` workers busy while the block runs; yields their URLs, all of which have been written."""
+    """Keep a fleet of `count` workers busy while the block runs. Yields their URLs when all are in Redis."""
     client = RedisClient.connect(RedisSettings(url=redis_url), _TIMEOUT_S)
     async with Redis.from_url(redis_url, decode_responses=True) as redis:
         term = await Leadership(client).lead(_LEADER, _LEAD_S)
@@ -84,7 +84,7 @@ async def _trouble(redis: Redis, all_urls: Sequence[str]) -> None:
 
 
 async def _work(client: RedisClient, redis: Redis, term: Term, records: Sequence[WorkerRecord]) -> None:
-    """Each second, end jobs everywhere and let others run."""
+    """Each second, count ended jobs on every healthy worker and write new leases."""
     while True:
         due = asyncio.get_running_loop().time() + 1
         assert await Leadership(client).lead(_LEADER, _LEAD_S) == term
@@ -105,7 +105,7 @@ async def _work(client: RedisClient, redis: Redis, term: Term, records: Sequence
 
 
 def _second(records: Sequence[WorkerRecord]) -> Stats:
-    """Return what a second's jobs on these workers count as."""
+    """Return the counts of one second's jobs on these workers."""
     stats = Stats()
     for record in records:
         mean_s = 0.4 * random.lognormvariate(0, 0.25)

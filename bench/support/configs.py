@@ -1,6 +1,6 @@
-"""The peers' configurations: one process or thread each, connections to workers kept, no log of requests.
+"""Makes the peers' configurations: one process or thread each, kept connections to workers, no log of requests.
 
-Each function takes the port to listen on, the workers' URLs and the folder for files, and returns the text.
+Each function takes the port to listen on, the workers' URLs and the folder for files. It returns the file's text.
 """
 
 import json
@@ -9,19 +9,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from pwd import getpwuid
 
-# More than any benchmark opens; so that none waits for another.
+# More connections than any benchmark opens, so that none has to wait.
 MOST_CONNECTIONS = 8192
 
 Config = Callable[[int, Sequence[str], Path], str]
 
 
 def haproxy(port: int, workers: Sequence[str], _: Path, balance: str = "roundrobin", maxconn: int | None = None) -> str:
-    """Return a configuration for one thread; with `maxconn`, no worker gets more jobs at once."""
+    """Return a configuration for one thread. No worker gets more than `maxconn` jobs at once, if it is given."""
     cap = f" maxconn {maxconn}" if maxconn else ""
     servers = [f"  server w{number} {url.removeprefix('http://')} check{cap}" for number, url in enumerate(workers)]
     return "\n".join(
         [
-            # Threads of one HAProxy now and then let one job more through than maxconn says.
+            # One thread: several threads sometimes send one job more than maxconn allows.
             "global",
             "  nbthread 1",
             f"  maxconn {MOST_CONNECTIONS}",
@@ -44,9 +44,9 @@ def haproxy(port: int, workers: Sequence[str], _: Path, balance: str = "roundrob
 
 
 def nginx(port: int, workers: Sequence[str], folder: Path, max_conns: int = 0) -> str:
-    """Return a configuration for one worker process; temporary files, which it should not need, go to `folder`.
+    """Return a configuration for one worker process. Temporary files, which it should not need, go to `folder`.
 
-    With `max_conns`, no worker gets more jobs at once; nginx has no queue, and refuses what has no room.
+    With `max_conns`, no worker gets more jobs at once. nginx has no queue: it refuses jobs for which there is no room.
     """
     places = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     temporary = "\n".join(f"  {place}_temp_path {folder}/nginx-{place};" for place in places)
@@ -87,7 +87,10 @@ http {{
 def envoy(
     port: int, workers: Sequence[str], _: Path, balance: str = "ROUND_ROBIN", check_s: float | None = None
 ) -> str:
-    """Return a configuration: YAML takes JSON. With `check_s`, workers are pinged so often, refused jobs retried."""
+    """Return a configuration as JSON, which is also YAML.
+
+    With `check_s`, Envoy pings each worker every `check_s` seconds, and retries jobs whose connection was refused.
+    """
 
     def address(host: str, port: str) -> dict[str, object]:
         return {"address": {"socket_address": {"address": host, "port_value": int(port)}}}
@@ -134,7 +137,7 @@ def envoy(
 
 
 def caddy(port: int, workers: Sequence[str], _: Path) -> str:
-    """Return a Caddyfile."""
+    """Return a Caddyfile for one process."""
     return f"""\
 {{
   admin off

@@ -1,7 +1,7 @@
-"""A worker that costs next to nothing: it answers each job at once, with 0.4 kB or what `?answer=BYTES` asks for.
+"""A worker that needs almost no CPU: it answers each job at once, with 400 bytes or with `?answer=BYTES`.
 
-`python -m bench.support.constworker COUNT` listens on a free port of COUNT loopback addresses each, so that thousands
-take no ports from other programs, and prints their URLs as one line of JSON.
+`python -m bench.support.constworker COUNT` runs COUNT workers and prints their URLs as one line of JSON. Each listens
+on a loopback address of its own, so that thousands of them take no ports from other programs.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _ANSWER_BYTES = 400
 
 @cache
 def _answer(target: bytes) -> bytes:
-    """Return the answer to a job that was sent to `target`."""
+    """Return the whole response to a job that was sent to `target`."""
     (length,) = parse_qs(urlsplit(target.decode()).query).get("answer", [str(_ANSWER_BYTES)])
     result = {"status": "Finished", "execution_time": 0.03, "return_code": 0, "stdout": "", "stderr": ""}
     answer = {"status": "Success", "message": "", "compile_result": None, "run_result": result}
@@ -61,7 +61,7 @@ class _Connection(asyncio.Protocol):
 
 
 async def serve(count: int) -> None:
-    """Run until killed."""
+    """Run `count` workers until killed."""
     loop = asyncio.get_running_loop()
     servers = [await loop.create_server(_Connection, _address(number), 0) for number in range(count)]
     names = [server.sockets[0].getsockname() for server in servers]
@@ -76,7 +76,7 @@ def _address(number: int) -> str:
 
 @asynccontextmanager
 async def constant_workers(count: int, folder: Path) -> AsyncIterator[list[str]]:
-    """Run so many in a process of their own; yields their URLs."""
+    """Run `count` workers in one process of their own. Yields their URLs."""
     argv = [sys.executable, "-m", "bench.support.constworker", str(count)]
     async with Program(argv, folder / "constworker.log") as program:
         await eventually(lambda: "\n" in program.output, what="the workers")

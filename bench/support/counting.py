@@ -1,4 +1,4 @@
-"""The router's gunicorn processes, each counting the connections that it accepts: a byte each, in a file of its own."""
+"""Lets each of gunicorn's processes count the connections that it accepts: one byte each, in a file of its own."""
 
 import asyncio
 import os
@@ -12,12 +12,12 @@ _FOLDER = "BENCH_COUNTS"
 
 
 class CountingConnection(ClientConnection):
-    """Counts itself."""
+    """A client's connection that counts itself."""
 
     _file: ClassVar[int] = -1
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Count, and begin."""
+        """Count this connection, and go on as usual."""
         if self._file < 0:
             path = Path(os.environ[_FOLDER]) / str(os.getpid())
             CountingConnection._file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
@@ -26,13 +26,13 @@ class CountingConnection(ClientConnection):
 
 
 class CountingWorker(RouterWorker):
-    """What gunicorn runs in place of its base."""
+    """The worker class that gunicorn runs in place of RouterWorker."""
 
     CONFIG_KWARGS: ClassVar[dict[str, str]] = {**RouterWorker.CONFIG_KWARGS, "http": f"{__name__}:CountingConnection"}
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Return what makes gunicorn's processes count into `folder`."""
+    """Return the environment variables that make gunicorn's processes count into `folder`."""
     return {_FOLDER: str(folder), "GUNICORN_CMD_ARGS": f"--worker-class {__name__}.{CountingWorker.__name__}"}
 
 

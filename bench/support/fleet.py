@@ -1,4 +1,4 @@
-"""A fleet as the sidecar writes it, without workers: for what is measured between routers and Redis alone."""
+"""Writes a fleet into Redis as the sidecar does, without workers, to measure routers and Redis alone."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ from router.fleet.model import Health, Worker, WorkerRecord
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisClient
 
-# The lead is needed for one write.
+# Leadership is needed for one write only.
 _LEAD_S = 60.0
 _TIMEOUT_S = 10.0
 

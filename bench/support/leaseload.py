@@ -1,7 +1,7 @@
-"""One router process as Redis sees it: `Leases` without HTTP, keeping so many jobs in flight until killed.
+"""One router process as Redis sees it: `Leases` without HTTP.
 
-`python -m bench.support.leaseload REDIS_URL IN_FLIGHT HOLD_S`. Each job takes a lease, holds it for about HOLD_S
-seconds, ends it.
+`python -m bench.support.leaseload REDIS_URL IN_FLIGHT HOLD_S` keeps IN_FLIGHT jobs under way until it is killed. Each
+job takes a lease, holds it for about HOLD_S seconds, and ends it.
 """
 
 import asyncio
@@ -22,20 +22,20 @@ from router.scheduling.messages import Rules
 from router.telemetry.recorder import Recorder
 from tests.support.eventually import leased
 
-# What is measured is Redis: a process that waits long for it is no reason to go on alone.
+# The benchmark measures Redis, so a process must not go on without Redis because a call takes long.
 PATIENCE_S = 10.0
 BOUND_S, WAIT_S = 30.0, 60.0
-# More than any benchmark has waiting.
+# More pending jobs than any benchmark has.
 RULES = Rules(max_waiting=100_000)
 
 
 async def never() -> None:
-    """Return when the client hangs up, which it does not."""
+    """Wait for ever, as for a client that never hangs up."""
     await asyncio.Event().wait()
 
 
 async def start_leases(redis_url: str, process: str) -> tuple[Leases, list[asyncio.Task[None]]]:
-    """Return this process' leases, composed as the router does it, and the tasks that keep them alive."""
+    """Return this process' leases, built as in the router, and the tasks that keep them alive."""
     redis = RedisClient.connect(RedisSettings(url=redis_url), PATIENCE_S)
     view = FleetView(redis, ())
     recorder = Recorder()
@@ -53,7 +53,7 @@ async def load(redis_url: str, in_flight: int, hold_s: float) -> None:
     async def client() -> None:
         while True:
             lease = await leased(leases, BOUND_S, WAIT_S, never)
-            # Jobs of one length would run in step, and share calls better than real ones.
+            # Jobs of equal length would run in step, and share calls better than real jobs do.
             await asyncio.sleep(random.uniform(0, 2 * hold_s))
             leases.end(lease, Blame.OK)
 

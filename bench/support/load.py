@@ -1,7 +1,8 @@
-"""Load for a proxy: closed loops by wrk, which sends when an answer is there, and open ones by bench.openloop.
+"""Puts a proxy under load: a closed loop by wrk, or an open loop by bench.support.openloop.
 
-A closed loop finds what a proxy can do, but is kind to its latency: while the proxy stalls, nothing is sent. Only an
-open loop, which sends at its own pace, counts what a stall does to all who come meanwhile.
+A closed loop sends a job on each connection when it has the answer to the one before. It finds the proxy's throughput.
+But while the proxy stalls, it sends nothing, so it hides latency. An open loop sends at a fixed rate, and so counts
+what a stall does to the jobs that come meanwhile.
 """
 
 import asyncio
@@ -15,9 +16,9 @@ from tempfile import TemporaryDirectory
 
 from bench.support.proxies import find
 
-# A job and its answer as they mostly are.
+# The size of a usual job and of its answer.
 REQUEST_BYTES, ANSWER_BYTES = 1_200, 400
-# Slower is a failure: wrk does not count what takes longer.
+# An answer that takes longer is an error, because wrk does not count it.
 _TIMEOUT_S = 10
 
 _SCRIPT = """
@@ -36,7 +37,7 @@ end
 
 @dataclass(frozen=True)
 class Load:
-    """What is sent. With a rate (arrivals a second) the loop is open; without, each connection waits for its answer."""
+    """What is sent. With `rate` (arrivals a second) the loop is open, without it the loop is closed."""
 
     connections: int = 64
     reconnects: bool = False  # a new connection for each job, as verl does it
@@ -47,7 +48,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came back. An open loop's latency counts from the moment at which a job was to be sent."""
+    """What came back. In an open loop, latency counts from the moment at which a job was due."""
 
     requests: int
     seconds: float
@@ -57,7 +58,7 @@ class Outcome:
 
 
 async def send(load: Load, port: int, seconds: float) -> Outcome:
-    """Send jobs for some seconds. Fails where wrk or the generator does; wrong answers are counted."""
+    """Send jobs for some seconds. Counts wrong answers as errors. Raises RuntimeError if the load program fails."""
     target = f"/run_code?answer={load.answer_bytes}"
     with TemporaryDirectory() as folder:
         if load.rate:

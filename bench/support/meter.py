@@ -1,4 +1,4 @@
-"""What processes cost, as /proc sees them: CPU time and memory of a program with all its children, and on which CPU."""
+"""Reads from /proc what a program and its children use: CPU time, memory and open files. Also pins it to a CPU."""
 
 import os
 import resource
@@ -8,12 +8,12 @@ from pathlib import Path
 from tests.support.programs import children_of
 
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
-# Written to /proc/PID/clear_refs, it makes the peak of a process what it holds now: proc(5).
+# Written to /proc/PID/clear_refs, this resets the process' peak memory to what it holds now: proc(5).
 _RESET_PEAK = "5"
 
 
 def two_cpus() -> tuple[int, int]:
-    """Return the CPU for what is measured, and the one for all else; ends the program where there is only one."""
+    """Return the CPU for what is measured, and the CPU for everything else. Ends the program if there is only one."""
     allowed = sorted(os.sched_getaffinity(0))
     if len(allowed) < 2:
         raise SystemExit("two CPUs are needed: one for what is measured, one for what puts it under load")
@@ -21,7 +21,7 @@ def two_cpus() -> tuple[int, int]:
 
 
 def allow_many_files() -> None:
-    """Let this process and what it starts open as many files as the system permits them."""
+    """Let this process and its children open as many files as the system permits."""
     most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
 
@@ -32,14 +32,14 @@ def tree(pid: int) -> list[int]:
 
 
 def pin(pid: int, cpu: int) -> None:
-    """Move a program, its children and all their threads to one CPU; what they start later stays there, too."""
+    """Move a program, its children and all their threads to one CPU. What they start later also stays there."""
     for process in tree(pid):
         for thread in Path(f"/proc/{process}/task").iterdir():
             os.sched_setaffinity(int(thread.name), {cpu})
 
 
 def cpu_s(pids: Iterable[int]) -> float:
-    """Return what the processes have used so far, user and system, to a clock tick (10 ms) each."""
+    """Return the CPU seconds that the processes have used so far, user and system, each to a clock tick (10 ms)."""
     return sum(_ticks(pid) for pid in pids) / _TICKS_A_SECOND
 
 
@@ -49,20 +49,20 @@ def _ticks(pid: int) -> int:
 
 
 def idle_s(cpu: int) -> float:
-    """Return for how long a CPU has had nothing to do, since the machine started."""
+    """Return for how many seconds a CPU has been idle since the machine started."""
     lines = Path("/proc/stat").read_text().splitlines()
     fields = next(line.split() for line in lines if line.startswith(f"cpu{cpu} "))
     return (int(fields[4]) + int(fields[5])) / _TICKS_A_SECOND  # idle, and waiting for a disk
 
 
 def forget_peak(pids: Iterable[int]) -> None:
-    """Have `peak_mb` start anew."""
+    """Reset the peak that `peak_mb` reads."""
     for pid in pids:
         Path(f"/proc/{pid}/clear_refs").write_text(_RESET_PEAK)
 
 
 def peak_mb(pids: Iterable[int]) -> float:
-    """Return the sum of the most memory (resident, 10^6 bytes) that each has held; shared pages count for each."""
+    """Return the sum of the processes' peak memory (resident, 10^6 bytes). Shared pages count for each process."""
     return sum(_status_kib(pid, "VmHWM") for pid in pids) * 1024 / 1e6
 
 
@@ -72,7 +72,7 @@ def resident_mb(pid: int) -> float:
 
 
 def open_files(pid: int) -> int:
-    """Return how many files, sockets among them, a process has open."""
+    """Return how many files and sockets a process has open."""
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 

@@ -1,7 +1,7 @@
-"""An open loop: jobs arrive at a fixed mean rate, at random moments, whether or not those before them are answered.
+"""An open loop: jobs are due at random moments with a fixed mean rate, whether or not earlier jobs are answered.
 
-Latency is counted from the moment at which a job was to be sent, so neither a slow proxy nor a late generator hides
-any. Each job takes an idle connection, or opens one: as many as are needed.
+Latency counts from the moment at which a job was due, so neither a slow proxy nor a late generator hides any. Each job
+takes an idle connection. If there is none, it opens a new one.
 
 `python -m bench.support.openloop PORT TARGET REQUEST_BYTES RATE SECONDS RECONNECTS` prints one line of JSON.
 """
@@ -22,7 +22,7 @@ from bench.support.report import percentile
 
 # All proxies get the same arrivals.
 _SEED = 1
-# For the last answers; what is later is an error.
+# How long to wait for the last answers. Later answers are errors.
 _END_S = 10.0
 # An interval of zero would stop the timer.
 _LEAST_S = 1e-6
@@ -33,7 +33,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, loop: "OpenLoop", due: float) -> None:
         self._loop = loop
-        self._due: float | None = due  # when the job under way was to be sent
+        self._due: float | None = due  # when the job under way was due
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -66,7 +66,7 @@ class _Connection(asyncio.Protocol):
 
 
 class OpenLoop:
-    """One run: when jobs arrive, and how long each took."""
+    """One run. `seconds` has the latency of each job that was answered."""
 
     def __init__(self, port: int, message: bytes, arrivals: Sequence[float], *, reconnects: bool) -> None:
         self.message = message
@@ -81,8 +81,9 @@ class OpenLoop:
         self._is_done = asyncio.Event()
 
     async def run(self) -> None:
-        """Send all, and wait for the answers."""
-        # Timers of event loops go by the millisecond, longer than an answer takes; the kernel's by the microsecond.
+        """Send all jobs, and wait for the answers."""
+        # Timers of event loops are exact to a millisecond, which is longer than an answer takes. The kernel's are exact
+        # to a microsecond.
         asyncio.get_running_loop().add_signal_handler(signal.SIGALRM, self._send_due)
         start = time.monotonic()
         self._arrivals = [start + arrival for arrival in self._arrivals]
@@ -125,7 +126,7 @@ class OpenLoop:
 
 
 def arrivals(rate: float, seconds: float) -> list[float]:
-    """Return when jobs arrive, in seconds from the start: a Poisson process.
+    """Return when jobs are due, in seconds from the start: a Poisson process.
 
     >>> [round(arrival, 1) for arrival in arrivals(2, 1)]
     [0.1]
@@ -140,7 +141,7 @@ def arrivals(rate: float, seconds: float) -> list[float]:
 
 
 async def main(port: int, target: str, request_bytes: int, rate: float, seconds: float, reconnects: int) -> None:
-    """Run once and print what was found."""
+    """Run once, and print the outcome."""
     body = json.dumps({"language": "python", "code": "x" * (request_bytes - 40)})
     lines = ("host: 127.0.0.1", "content-type: application/json", f"content-length: {len(body)}")
     closing = ("connection: close",) if reconnects else ()

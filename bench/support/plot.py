@@ -1,4 +1,4 @@
-"""`bench.peers`' figures as a plot: bars of CPU a request, one panel a load, readable on light and on dark ground."""
+"""Draws `bench.peers`' figures: bars of CPU a request, one panel for each load, readable on light and dark ground."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -9,7 +9,7 @@ from bench.support.samples import Sample, Samples, typical
 _COLUMNS = 2
 _PANEL_WIDTH, _NAME_WIDTH, _BAR_WIDTH = 400, 90, 220
 _LINE, _BAR, _TITLE, _GAP = 19, 13, 22, 18
-# Greys and a blue that stand out from white and from black alike.
+# Greys and a blue that are visible on white and on black.
 _STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #7d8590 }
 .title { font-weight: 600 }
@@ -19,7 +19,7 @@ text { font: 12px system-ui, sans-serif; fill: #7d8590 }
 
 
 def svg(samples: Samples, loads: Sequence[str]) -> str:
-    """Return panels for `loads`, each with a scale of its own."""
+    """Return the plot: a panel for each of `loads`, each with its own scale."""
     proxies = len(samples[loads[0]])
     height = _TITLE + proxies * _LINE + _GAP
     panels = [

@@ -1,7 +1,7 @@
-"""What is compared: this router and its peers, each with one process or thread, as its users would set it up.
+"""Starts this router and its peers, each with one process or thread, as users set them up.
 
-All take turns over the workers and keep their connections to them. No peer reads jobs, counts what runs over several
-hosts, or sends a job a second time once a worker has begun on it.
+All use round robin and keep their connections to workers. The peers do not read jobs, do not count jobs over several
+hosts, and do not send a job again that a worker has begun.
 """
 
 import os
@@ -18,9 +18,9 @@ from router.processes import accepts, free_port
 from tests.support.eventually import eventually
 from tests.support.programs import Program, System, Valkey
 
-# No worker is ever full, and each lease is counted.
+# So high that no worker is ever full. With a cap, each lease is counted.
 _CAP = 1024
-# Commands of the peers; the path of the configuration comes last.
+# The peers' commands. The path of the configuration follows.
 _COMMANDS = {
     "nginx": ("nginx", "-e", "stderr", "-c"),
     "haproxy": ("haproxy", "-db", "-f"),
@@ -31,7 +31,7 @@ _COMMANDS = {
 
 @dataclass(frozen=True)
 class Proxy:
-    """A running proxy: its port, its process, and other processes that it cannot do without."""
+    """A running proxy: its port, its process, and the other processes that it needs."""
 
     port: int
     pid: int
@@ -42,14 +42,14 @@ Start = Callable[[Path, Sequence[str]], AbstractAsyncContextManager[Proxy]]
 
 
 def find(name: str) -> str | None:
-    """Return the path of a program: of this environment, or the system's, as root's path knows it."""
+    """Return the path of a program, looked up in this environment, in PATH, and in root's folders."""
     folders = (str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin")
     return shutil.which(name, path=os.pathsep.join(folders))
 
 
 @asynccontextmanager
 async def router(folder: Path, workers: Sequence[str], processes: int = 1) -> AsyncIterator[Proxy]:
-    """Gunicorn, Valkey and the sidecar: leases, metadata and retries on, as by default."""
+    """Run gunicorn, Valkey and the sidecar with default settings: leases, metadata and retries are on."""
     async with Valkey(folder) as valkey:
         system = System(folder, valkey.url)
         usual = {"timeout": 300, "health_check_interval": 30, "health_check": {"timeout": 5}}
@@ -61,7 +61,7 @@ async def router(folder: Path, workers: Sequence[str], processes: int = 1) -> As
 
 @asynccontextmanager
 async def peer(config: configs.Config, name: str, folder: Path, workers: Sequence[str]) -> AsyncIterator[Proxy]:
-    """One of the peers, with this configuration."""
+    """Run the peer `name` with this configuration."""
     port = free_port()
     path = folder / f"{name}-{port}.conf"
     path.write_text(config(port, workers, folder))
@@ -83,7 +83,7 @@ PROXIES: dict[str, Start] = {
 
 
 def available() -> dict[str, Start]:
-    """Return this router and the peers that are installed; say which are not."""
+    """Return this router and the peers that are installed. Prints the names of those that are not."""
     found = {name: start for name, start in PROXIES.items() if name == OURS or find(name.lower())}
     for name in PROXIES.keys() - found.keys():
         print(f"{name} is not measured: there is no program {name.lower()}.", file=sys.stderr)

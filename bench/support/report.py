@@ -1,4 +1,4 @@
-"""What every benchmark hands in: a table for people, and a file with the raw numbers and the machine they come from."""
+"""Reports a benchmark: a table for people, and a file with the raw numbers and the machine."""
 
 import json
 import os
@@ -10,7 +10,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 def machine() -> dict[str, object]:
-    """Describe what the numbers were measured on."""
+    """Return the machine on which the numbers were measured: its cores, CPU, kernel and Python."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
     return {
@@ -22,14 +22,14 @@ def machine() -> dict[str, object]:
 
 
 def save(name: str, **numbers: object) -> None:
-    """Write bench/results/`name`.json."""
+    """Write the numbers, and the machine, to bench/results/`name`.json."""
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps({"machine": machine(), **numbers}, indent=1)
     (RESULTS / f"{name}.json").write_text(text + "\n")
 
 
 def show(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table; the first column is text, the others are numbers."""
+    """Print a table. The first column is text, the others are numbers."""
     cells = [list(columns), *([_cell(value) for value in row] for row in rows)]
     widths = [max(len(row[place]) for row in cells) for place in range(len(columns))]
     for first, *others in cells:

@@ -1,4 +1,4 @@
-"""What `bench.peers` has measured, and how rounds become one figure."""
+"""The samples of `bench.peers`, and how its rounds become one figure."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from statistics import median
 
 @dataclass(frozen=True)
 class Sample:
-    """One proxy under one load in one round."""
+    """What one proxy did under one load in one round."""
 
     requests: int
     seconds: float
@@ -17,10 +17,10 @@ class Sample:
     p50_ms: float
     p99_ms: float
     cpu_us: float  # a request, all processes of the proxy, user and system
-    beside_us: float  # a request, what the proxy cannot do without: Redis and the sidecar
+    beside_us: float  # a request, the other processes that the proxy needs: Redis and the sidecar
     busy: float  # the share of its CPU that the proxy used
-    idle: float  # the share that nobody used
-    peak_mb: float  # the most memory, all processes
+    idle: float  # the share that no program used
+    peak_mb: float  # the peak memory of all processes
 
     @property
     def per_second(self) -> float:
@@ -29,16 +29,16 @@ class Sample:
 
     @property
     def disturbed(self) -> float:
-        """The share of the proxy's CPU that others took: other programs, or other virtual machines."""
+        """The share of the proxy's CPU that other programs or other virtual machines used."""
         return 1 - self.busy - self.idle
 
 
-# By load, then by proxy: the rounds.
+# The samples of all rounds, by load and then by proxy.
 Samples = Mapping[str, Mapping[str, Sequence[Sample]]]
 
 
 def read(path: Path) -> Samples:
-    """Return what a run has written."""
+    """Return the samples that a run has written to `path`."""
     rounds = json.loads(path.read_text())["rounds"]
     return {load: {name: [Sample(**each) for each in of] for name, of in by.items()} for load, by in rounds.items()}
 
@@ -49,7 +49,7 @@ def typical(rounds: Sequence[Sample], field: str) -> float:
 
 
 def ratio(rounds: Sequence[Sample], others: Sequence[Sample], field: str) -> float:
-    """Return the median over the rounds of the ratio in each: what a round disturbs, it disturbs for both."""
+    """Return the median of the rounds' ratios. A disturbance in one round affects both numbers of its ratio."""
     return median(_value(one, field) / _value(other, field) for one, other in zip(rounds, others, strict=True))
 
 

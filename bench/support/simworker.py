@@ -1,14 +1,15 @@
-"""Simulated workers that share their cores as real ones do: too many jobs at once make each other late, and so wrong.
+"""Simulated workers whose jobs share the cores: as on real workers, too many jobs at once make each other late.
 
-A worker starts every job at once. `n` jobs on `c` cores progress at min(1, c/n) each (processor sharing); one that is
-not done within its run_timeout of wall time is answered 200 with TimeLimitExceeded, as by SandboxFusion. Where it had
-finished in time alone, that is a false time limit. Event-driven: a job costs CPU only when it comes and goes.
+A worker starts every job at once. Each of `n` jobs on `c` cores progresses at the rate min(1, c/n) (processor sharing).
+If a job is not done within its run_timeout of wall time, the answer is 200 with TimeLimitExceeded, as from
+SandboxFusion. If the job alone would have been in time, that is a false time limit. The simulation is driven by events,
+so a job costs CPU only at its start and at its end.
 
 `python -m bench.support.simworker COUNT CORES` runs COUNT workers in one process and prints their URLs as one line of
-JSON. Each answers POST /run_code, its job naming the CPU-seconds that it takes as `work`; GET /v1/ping; GET /stats; GET
-/log, which has the jobs that named their `run` and have ended; and DELETE /stats, which starts counts and log anew. By
-a signal the first of them dies, with all its jobs and connections (DIE), becomes three times slower (SLOW), or is well
-again (RECOVER).
+JSON. Each answers POST /run_code, where the job's `work` is the CPU-seconds that it takes; GET /v1/ping; GET /stats; GET
+/log, which lists the jobs that have ended and name their `run`; and DELETE /stats, which resets the counts and the log.
+Signals change the first worker: at DIE it ends with all its jobs and connections, at SLOW it becomes three times
+slower, at RECOVER it is as at the start.
 """
 
 import asyncio
@@ -27,13 +28,13 @@ import httptools
 
 DIE, SLOW, RECOVER = signal.SIGUSR1, signal.SIGHUP, signal.SIGUSR2
 SLOW_SPEED = 1 / 3
-# Sums of floating-point progress: what is so close to done is done.
+# Sums of floating-point numbers are not exact: a job that is this close to its end has ended.
 _EPSILON_S = 1e-9
 
 
 @dataclass
 class Stats:
-    """What one worker has seen."""
+    """The counts of one worker."""
 
     jobs: int = 0
     most_at_once: int = 0
@@ -42,8 +43,8 @@ class Stats:
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    done: Callable[[bool], None]  # called with whether the job ended in time
-    would_be_in_time: bool  # alone: a time limit is false then
+    done: Callable[[bool], None]  # called with True if the job ended in time
+    would_be_in_time: bool  # alone on the worker: if so, a time limit is false
     limit: asyncio.TimerHandle | None = None
     is_over: bool = False
 
@@ -59,7 +60,7 @@ class SharedCores:
         self._speed = 1.0
         self._at_once = 0
         self._numbers = itertools.count()
-        # All jobs progress alike, so one sum serves: the CPU-seconds that a job has got that was there from the start.
+        # All jobs progress at the same rate, so one sum is enough: the CPU-seconds of a job that runs since the start.
         self._progress_s = 0.0
         self._as_of = time.monotonic()
         self._by_end: list[tuple[float, int, _Job]] = []  # heap: the progress at which the job is done
@@ -77,13 +78,13 @@ class SharedCores:
         self._wake_at_next_end()
 
     def go_on_at(self, speed: float) -> None:
-        """Make each core so fast; 1 is usual, and what `work_s` is counted in."""
+        """Set the speed of each core. `work_s` counts in seconds at the usual speed, 1."""
         self._advance()
         self._speed = speed
         self._wake_at_next_end()
 
     def drop_jobs(self) -> None:
-        """Forget what runs."""
+        """Drop all running jobs without an answer."""
         for _, _, job in self._by_end:
             if not job.is_over:
                 self._forget(job)
@@ -133,7 +134,7 @@ class SharedCores:
 
 
 class _Connection(asyncio.Protocol):
-    """HTTP/1.1, one request at a time. A client that goes away stops no job."""
+    """An HTTP/1.1 connection, one request at a time. A job goes on when its client has left."""
 
     def __init__(self, cores: SharedCores, open_connections: set["_Connection"]) -> None:
         self._cores = cores
@@ -195,7 +196,7 @@ class _Connection(asyncio.Protocol):
 
 
 class Worker:
-    """A worker on a port of its own, which it keeps when it dies."""
+    """A worker on a port of its own. It keeps the port when it dies."""
 
     def __init__(self, cores: int) -> None:
         self.port = 0
@@ -204,7 +205,7 @@ class Worker:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Listen, if it does not yet."""
+        """Listen, unless it already does."""
         if self._server is None:
             loop = asyncio.get_running_loop()
             self._server = await loop.create_server(
@@ -213,7 +214,7 @@ class Worker:
             self.port = self._server.sockets[0].getsockname()[1]
 
     def die(self) -> None:
-        """Close everything at once."""
+        """Close all connections and drop all jobs at once."""
         if self._server:
             self._server.close()
             self._server = None
@@ -222,11 +223,11 @@ class Worker:
         self._cores.drop_jobs()
 
     def slow_down(self) -> None:
-        """Be three times slower."""
+        """Become three times slower."""
         self._cores.go_on_at(SLOW_SPEED)
 
     async def recover(self) -> None:
-        """Be as at the start."""
+        """Become as at the start: usual speed, and listening."""
         self._cores.go_on_at(1.0)
         await self.start()
 

@@ -1,4 +1,4 @@
-"""`bench.peers`' figures as Markdown: docs/speed.md."""
+"""Writes `bench.peers`' figures as Markdown for docs/speed.md."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -7,13 +7,13 @@ from statistics import median
 from bench.support.proxies import OURS
 from bench.support.samples import Sample, Samples, ratio, typical
 
-# A proxy whose CPU was idle for more than this share was not the limit: it could have done more.
+# If a proxy's CPU was idle for more than this share, the proxy could have done more.
 _SPARE = 0.1
 Cell = Callable[[Sequence[Sample]], str]
 
 
 def ratios(samples: Samples) -> str:
-    """Return the CPU that this router spends on a request, by what each peer spends."""
+    """Return the table of this router's CPU for a request, divided by each peer's."""
     peers = [name for name in _proxies(samples) if name != OURS]
     rows = [[load, *(f"{ratio(by[OURS], by[peer], 'cpu_us'):.2f}" for peer in peers)] for load, by in samples.items()]
     return markdown(["CPU a request, this router's", *(f"/ {peer}'s" for peer in peers)], rows)
@@ -29,7 +29,7 @@ def put(made: str, page: str, program: str) -> str:
 
 
 def tables(samples: Samples, machine: Mapping[str, object], svg: str) -> str:
-    """Return what docs/speed.md says of the peers; `svg` is the plot's path, seen from there."""
+    """Return the part of docs/speed.md about the peers. `svg` is the plot's path, relative to that page."""
     return f"""\
 Measured on {machine["cores"]} cores of {machine["cpu"]}, {machine["kernel"]}, with Python {machine["python"]};
 rounds: {len(_rounds(samples))}. Other programs took {_disturbed(samples):.0%} of the proxies' CPU (median): the more,
@@ -39,31 +39,31 @@ the less the figures say.
 
 ### CPU a request, by the peers'
 
-Above 1, the peer is ahead. The median of the rounds' ratios.
+Above 1, the peer needs less CPU. Each figure is the median of the rounds' ratios.
 
 {ratios(samples)}
 
 ### CPU µs a request
 
-All processes of the proxy, user and system. The last column is what Redis and the sidecar spend for this router.
+The CPU of all processes of the proxy, user and system. The last column is the CPU of Redis and the sidecar.
 
 {_costs(samples)}
 
 ### Requests a second
 
-≥: the proxy's CPU was idle for a part of the time. The limit was the load, the workers, or the rate that was asked for.
+≥: the proxy's CPU was partly idle, so the proxy could have done more. The load, the workers or the rate was the limit.
 
 {_by_proxy(samples, _per_second)}
 
 ### Milliseconds to the answer, p50 / p99
 
-With a rate, from the moment at which a job was to be sent. Otherwise from when it was, on a connection that is open.
+With a fixed rate, a job's time begins when the job is due. Otherwise it begins when the job is sent.
 
 {_by_proxy(samples, lambda of: f"{_number(typical(of, 'p50_ms'))} / {_number(typical(of, 'p99_ms'))}")}
 
 ### Memory at its most, MB
 
-Resident, all processes of the proxy. Pages that they share count for each.
+The resident memory of all processes of the proxy. Shared pages count for each process.
 
 {_by_proxy(samples, lambda of: _number(max(sample.peak_mb for sample in of)))}
 
@@ -112,7 +112,7 @@ def _errors(samples: Samples) -> str:
 
 
 def _number(value: float) -> str:
-    """Write three digits, or all before the point.
+    """Return the number with three digits, or with all digits before the point.
 
     >>> _number(0.1234), _number(12.34), _number(12345.6)
     ('0.12', '12.3', '12,346')

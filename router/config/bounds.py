@@ -5,6 +5,8 @@
 MAX_WEIGHT = 100
 # For caps and other counts: more than any fleet has, and exact in Lua, JSON and JavaScript.
 MAX_COUNT = 10**9
+# 1 PB: more than any host has.
+MAX_MEMORY_MB = 2**30
 
 
 def whole_number(text: str, least: int, most: int) -> int | None:

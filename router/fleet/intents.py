@@ -37,8 +37,10 @@ class Override:
 
     def over(self, worker: Worker) -> Worker:
         """Return `worker` with this weight and cap, as far as they are set."""
-        return Worker(
-            worker.url, self.weight or worker.weight, self.max_concurrency or worker.max_concurrency, worker.source
+        return replace(
+            worker,
+            weight=self.weight or worker.weight,
+            max_concurrency=self.max_concurrency or worker.max_concurrency,
         )
 
 

@@ -4,12 +4,14 @@ How a record becomes a Redis hash and how it is read again stand side by side, s
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from router.config.bounds import MAX_COUNT, MAX_WEIGHT, whole_number
+from router.config.bounds import MAX_COUNT, MAX_MEMORY_MB, MAX_WEIGHT, whole_number
+from router.policy.placement import LABEL, LANGUAGE, names_in
 
 
 class Health(StrEnum):
@@ -36,12 +38,19 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One worker as it was configured. `source` is a Source, or any other text that stands in Redis."""
+    """One worker as it was configured. `source` is a Source, or any other text that stands in Redis.
+
+    `labels` and `languages` are sorted. A worker without `languages` takes every language. `memory_mb` None: the memory
+    of its jobs is not counted.
+    """
 
     url: str
     weight: int = 1
     max_concurrency: int | None = None
     source: str = Source.CONFIG
+    labels: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    memory_mb: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +124,9 @@ class WorkerRecord:
             "weight": str(self.worker.weight),
             "max_concurrency": "" if self.worker.max_concurrency is None else str(self.worker.max_concurrency),
             "source": self.worker.source,
+            "labels": ",".join(self.worker.labels),
+            "languages": ",".join(self.worker.languages),
+            "memory_mb": "" if self.worker.memory_mb is None else str(self.worker.memory_mb),
         }
 
     @classmethod
@@ -129,6 +141,9 @@ class WorkerRecord:
                 weight=number_in(fields, "weight", 1, MAX_WEIGHT) or 1,
                 max_concurrency=number_in(fields, "max_concurrency", 1, MAX_COUNT),
                 source=fields.get("source", ""),
+                labels=listed_in(fields, "labels", LABEL),
+                languages=listed_in(fields, "languages", LANGUAGE),
+                memory_mb=number_in(fields, "memory_mb", 1, MAX_MEMORY_MB),
             ),
             health=Health(fields.get("health") or Health.UNKNOWN),
             since=moment(fields.get("since")),
@@ -172,6 +187,14 @@ def number_in(fields: Mapping[str, str], name: str, least: int, most: int) -> in
     if (number := whole_number(text, least, most)) is None:
         raise ValueError(f"{name}: expected a whole number from {least} to {most}")
     return number
+
+
+def listed_in(fields: Mapping[str, str], name: str, pattern: re.Pattern[str]) -> tuple[str, ...]:
+    """Return the names in a field's list with commas; none if it is absent or empty. Raises ValueError."""
+    try:
+        return names_in(fields.get(name, ""), pattern)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _latency_ms(text: str | None) -> float | None:

@@ -24,7 +24,7 @@ SCHEMA = (
         "hash",
         "sidecar",
         "health, since, checked_at (ISO 8601), latency_ms, failures, successes (checks in a row), last_error, weight, "
-        "max_concurrency, source",
+        "max_concurrency, source, labels, languages (with commas between), memory_mb",
     ),
     Key("sfr:ticket", "string", "routers", "the round-robin counter: one atomic INCR or INCRBY"),
     Key(

@@ -13,9 +13,21 @@ from router.http.headers import as_lines
 from router.http.response import Parts, Response
 from router.jobs import metadata
 from router.jobs.job import FailedAttempt, JobRun
+from router.policy.placement import MAX_POOLS
 from router.policy.retry import RetryRules, is_jobs_own
+from router.policy.tenants import DEFAULT
 from router.policy.verdict import Outcome
-from router.scheduling.pending import NoRoom, NoWorkers, Quarantined, QueueFull, Unfunded
+from router.scheduling.pending import (
+    NoRoom,
+    NoSuchLabel,
+    NoWorkers,
+    Quarantined,
+    QueueFull,
+    TenantFull,
+    TooLarge,
+    TooManyPools,
+    Unfunded,
+)
 
 _RESULT = Outcome.RESULT
 
@@ -81,18 +93,27 @@ class ErrorAnswers:
         settings, statuses, request_id = self._settings, self._settings.error_status, run.job.request_id
         match reason:
             case Unfunded():
-                return self.failed(run, is_unfunded=True)
+                answer = self.failed(run, is_unfunded=True)
             case NoWorkers() if run.failed:
-                return self.failed(run)
+                answer = self.failed(run)
             case NoWorkers():
-                return no_healthy_workers(statuses.no_workers, request_id)
+                answer = no_healthy_workers(statuses.no_workers, request_id)
+            case NoSuchLabel(label=label):
+                answer = no_such_label(statuses.no_workers, label, request_id)
             case QueueFull():
-                return queue_full(statuses.queue_full, settings.queue.max_waiting, request_id)
+                answer = queue_full(statuses.queue_full, settings.queue.max_waiting, request_id)
+            case TenantFull():
+                answer = tenant_full(statuses.queue_full, run.placement.tenant, None, request_id)
+            case TooManyPools():
+                answer = too_many_pools(statuses.queue_full, request_id)
+            case TooLarge(memory_mb=memory_mb, largest_mb=largest_mb):
+                answer = too_large(memory_mb, largest_mb, request_id)
             case Quarantined():
-                return quarantined(settings.quarantine_seconds, request_id)
+                answer = quarantined(settings.quarantine_seconds, request_id)
             case _:
                 waited_s = min(settings.queue.timeout, run.limits.ceiling_s)
-                return queue_timeout(statuses.queue_timeout, waited_s, request_id)
+                answer = queue_timeout(statuses.queue_timeout, waited_s, request_id)
+        return answer
 
     def failed(self, run: JobRun, *, is_unfunded: bool = False) -> Answer:
         """Return the answer to a job whose attempts all failed: the last worker's, if the error seems the job's own."""
@@ -117,6 +138,32 @@ def no_healthy_workers(status: int, request_id: bytes) -> Answer:
 def queue_full(status: int, max_waiting: int, request_id: bytes) -> Answer:
     """Return the answer if no more jobs may wait."""
     return problem(status, f"{max_waiting} jobs wait already", request_id, Outcome.QUEUE_FULL)
+
+
+def tenant_full(status: int, tenant: str, max_waiting: int | None, request_id: bytes) -> Answer:
+    """Return the answer if no more jobs of this tenant may wait; `max_waiting` None: its limit has just been lifted."""
+    many = "Too many" if max_waiting is None else max_waiting
+    detail = f"{many} jobs of tenant {tenant or DEFAULT} wait already"
+    return problem(status, detail, request_id, Outcome.QUEUE_FULL)
+
+
+def too_many_pools(status: int, request_id: bytes) -> Answer:
+    """Return the answer to a job that would need one more pool of workers than there may be."""
+    detail = (
+        f"Waiting jobs need {MAX_POOLS} different sets of labels and languages already, and there are at most that many"
+    )
+    return problem(status, detail, request_id, Outcome.QUEUE_FULL)
+
+
+def no_such_label(status: int, label: str, request_id: bytes) -> Answer:
+    """Return the answer to a job that needs a label which no worker has."""
+    return problem(status, f"No worker has the label {label}", request_id, Outcome.NO_WORKERS)
+
+
+def too_large(memory_mb: int, largest_mb: int, request_id: bytes) -> Answer:
+    """Return the answer to a job that takes more memory than any worker has."""
+    detail = f"The job takes {memory_mb} MB of memory; the largest worker that could run it has {largest_mb} MB"
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, request_id)
 
 
 def buffers_full(status: int, max_bytes: int, request_id: bytes) -> Answer:

@@ -4,9 +4,20 @@ A pool is named by what its workers must have: `gpu,ib;python` needs the labels 
 `python`. The pool of all workers has the empty name.
 """
 
+import re
 from collections.abc import Collection
 
 import msgspec
+
+# More pools than these would make each call of the scheduler slow.
+MAX_POOLS = 64
+
+LABEL = re.compile(r"[A-Za-z0-9._-]{1,64}")
+LANGUAGE = re.compile(r"[A-Za-z0-9._+#-]{1,64}")
+# A worker has at most so many labels, and so many languages.
+MAX_NAMES = 64
+# So much of a bad name is shown.
+_SHOWN_CHARACTERS = 80
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -32,6 +43,21 @@ def pool_name(labels: Collection[str], language: str = "") -> str:
     """
     named = ",".join(sorted(set(labels)))
     return f"{named};{language}" if language else named
+
+
+def names_in(text: str, pattern: re.Pattern[str]) -> tuple[str, ...]:
+    """Return the names in a list with commas, each once and sorted; `pattern` is LABEL or LANGUAGE. Raises ValueError.
+
+    >>> names_in("ib, gpu,ib", LABEL), names_in("", LABEL)
+    (('gpu', 'ib'), ())
+    """
+    names = sorted({name.strip() for name in text.split(",")}) if text.strip() else []
+    for name in names:
+        if not pattern.fullmatch(name):
+            raise ValueError(f"expected names with commas between, such as gpu,ib; got {name[:_SHOWN_CHARACTERS]!r}")
+    if len(names) > MAX_NAMES:
+        raise ValueError(f"expected {MAX_NAMES} names at most, got {len(names)}")
+    return tuple(names)
 
 
 def serves(pool: str, labels: Collection[str], languages: Collection[str]) -> bool:

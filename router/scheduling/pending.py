@@ -33,6 +33,31 @@ class QueueFull(NoRoom):
     """As many jobs are pending as the queue takes."""
 
 
+class TenantFull(NoRoom):
+    """As many jobs of its tenant are pending as the tenant may have."""
+
+
+class TooManyPools(NoRoom):
+    """The job needs a pool of its own, and there are as many pools as there may be."""
+
+
+class NoSuchLabel(NoRoom):
+    """The job needs a label that no worker of the fleet has."""
+
+    def __init__(self, label: str) -> None:
+        super().__init__(label)
+        self.label = label
+
+
+class TooLarge(NoRoom):
+    """The job takes more memory than any worker of its pool has."""
+
+    def __init__(self, memory_mb: int, largest_mb: int) -> None:
+        super().__init__(memory_mb, largest_mb)
+        self.memory_mb = memory_mb
+        self.largest_mb = largest_mb
+
+
 class QueueTimeout(NoRoom):
     """No worker had room in time."""
 

@@ -1,4 +1,4 @@
-"""The scheduler, as the script on a real Valkey and as its twin: a test that takes one of these holds both."""
+"""The scheduler both as the script on a real Valkey and as its Python twin: tests of these fixtures run on both."""
 
 import pytest
 from redis import Redis
@@ -11,7 +11,7 @@ from tests.support.lua_scheduler import START, THREE, Ask, LuaScheduler, Make, M
 
 @pytest.fixture(params=["script", "twin"])
 def make_members(request: pytest.FixtureRequest, redis: "Redis") -> MakeMembers:
-    """Make a scheduler of these workers by these rules, its memory settled; return it, and what changes them."""
+    """Make a settled scheduler of these workers and rules; return it, with a function that changes the workers."""
 
     def made(members: list[Member], rules: Rules) -> tuple[Ask, SetFleet]:
         redis.flushall()
@@ -25,7 +25,7 @@ def make_members(request: pytest.FixtureRequest, redis: "Redis") -> MakeMembers:
 
 @pytest.fixture
 def make(make_members: MakeMembers) -> Make:
-    """Make a scheduler of three workers with these rules and this cap, its memory settled."""
+    """Make a settled scheduler of three workers with these rules and this cap."""
 
     def made(rules: Rules, cap: int = 0) -> Ask:
         ask, _ = make_members([Member(Worker(url, max_concurrency=cap or None)) for url in THREE], rules)

@@ -17,14 +17,14 @@ cli = CliRunner()
 
 
 def test_help_names_the_commands() -> None:
-    """A user who types `sfr` sees what there is."""
+    """`sfr --help` names each command."""
     shown = cli.invoke(app, ["--help"]).output
     assert all(command in shown for command in ("up", "worker", "status", "workers", "config", "redis", "key"))
     assert cli.invoke(app, ["--version"]).output == f"sfr {__version__}\n"
 
 
 def test_config_check_tells_good_from_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Status 0 and what is in it; status 2 and what is wrong."""
+    """A good file gets status 0 and a summary, a bad one status 2 and the fault."""
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
     good.write_text("workers: ['http://a:1']")
     bad.write_text("routing: x")
@@ -37,7 +37,7 @@ def test_config_check_tells_good_from_bad(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_config_show_is_a_configuration_without_its_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it prints can be read again and means the same; REDIS_URL is in it, its passwords are not."""
+    """The printed configuration can be read again with the same meaning, and shows no password of REDIS_URL."""
     monkeypatch.delenv("REDIS_URL", raising=False)
     path = tmp_path / "config.yaml"
     path.write_text("workers: ['http://a:1', {url: 'http://b:1', weight: 3}]\nqueue: {timeout: 5}")
@@ -56,8 +56,8 @@ def test_config_show_is_a_configuration_without_its_secrets(tmp_path: Path, monk
     assert done.stderr.startswith(f"{path}: queue.timeout: ")
 
 
-def test_new_key_is_known_by_its_line(tmp_path: Path) -> None:
-    """The hash goes to the file, the key to the user, and no two keys are alike."""
+def test_new_key_is_accepted_by_its_line(tmp_path: Path) -> None:
+    """The hash goes to stdout for the file, the key to stderr for the user, and no two keys are equal."""
     held = tmp_path / "keys"
     keys = []
     for name in ("trainer a", ""):
@@ -73,13 +73,13 @@ def test_new_key_is_known_by_its_line(tmp_path: Path) -> None:
 
 
 async def test_redis_sends_one_command(valkey: Valkey) -> None:
-    """Hashes, sets, numbers and nothing come back as lines; what Redis refuses is an error."""
+    """Each type of reply is printed as lines, and an error of Redis ends the command with status 1."""
     async with valkey.client() as redis:
         await redis.hset("sfr:worker:http://a:1", mapping={"health": "healthy", "latency_ms": "2.5"})
         await redis.sadd("sfr:workers", "b", "a")
 
     def said(*command: str) -> tuple[int, str]:
-        # In a thread of its own, for the command runs an event loop.
+        # In a thread, because the command runs its own event loop.
         done = cli.invoke(app, ["redis", "--url", valkey.url, *command])
         return done.exit_code, done.output
 

@@ -1,4 +1,4 @@
-"""What a process does with the scheduler's replies. The scheduler is scripted; grants come through Valkey."""
+"""What a process does with replies of a scripted scheduler; grants arrive through a real Valkey."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -21,7 +21,7 @@ from tests.support.programs import Valkey
 
 
 class ScriptedScheduler:
-    """Answers by `reply`, and keeps the calls."""
+    """Replies by `reply`, and keeps the calls."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -34,11 +34,11 @@ class ScriptedScheduler:
         asyncio.get_running_loop().call_soon(lambda: then(self.reply(call)))
 
     def has_just_returned(self) -> bool:
-        """There was no outage."""
+        """Return False, because there was no outage."""
         return False
 
     def told(self, field: str) -> list[object]:
-        """Return all that was said in one field, in order."""
+        """Return all values of one field in all calls, in order."""
         return [item for call in self.calls for item in getattr(call, field)]
 
 
@@ -50,7 +50,7 @@ def scheduler() -> ScriptedScheduler:
 
 @pytest.fixture
 async def redis(valkey: Valkey) -> AsyncIterator[RedisClient]:
-    """A real Valkey: a wait for grants there ends when it is cancelled."""
+    """A client of a real Valkey, in which a cancelled wait for grants ends."""
     redis = RedisClient.connect(RedisSettings(url=valkey.url), timeout_s=1)
     yield redis
     await redis.close()
@@ -58,7 +58,7 @@ async def redis(valkey: Valkey) -> AsyncIterator[RedisClient]:
 
 @pytest.fixture
 def leases(scheduler: ScriptedScheduler, redis: RedisClient) -> Leases:
-    """A process' leases over it."""
+    """A process' leases with the scripted scheduler."""
     return Leases(scheduler, redis, FleetView(redis, [Worker("http://a")]), "p", Recorder())  # type: ignore[arg-type]
 
 
@@ -74,12 +74,12 @@ async def beat(leases: Leases, scheduler: ScriptedScheduler) -> Beat:
 
 
 async def stays() -> None:
-    """A client that does not hang up."""
+    """Never return, because the client does not leave."""
     await asyncio.Event().wait()
 
 
 def grants_all(call: Call, waiting: int = 0) -> Reply:
-    """Grant every job that arrives."""
+    """Grant a lease to every job that arrives."""
     granted = tuple(Grant(arrival.number, "http://a", 7) for arrival in call.arrived)
     return Reply(routable=1, granted=granted, waiting=waiting)
 
@@ -90,7 +90,7 @@ def queues_all(call: Call) -> Reply:
 
 
 async def test_jobs_of_one_moment_share_one_call(leases: Leases, scheduler: ScriptedScheduler) -> None:
-    """A hundred jobs arrive in one call, and end in one more."""
+    """A hundred jobs arrive in one call, and end in one other call."""
     scheduler.reply = grants_all
     given = await asyncio.gather(*(leased(leases, 10, 10, stays) for _ in range(100)))
     assert len(scheduler.calls) == 1
@@ -101,10 +101,10 @@ async def test_jobs_of_one_moment_share_one_call(leases: Leases, scheduler: Scri
     assert scheduler.told("ended") == [Ended("http://a", lease.number, Blame.OK) for lease in given]
 
 
-async def test_end_waits_for_more_to_say_unless_a_job_waits_for_room(
+async def test_end_waits_for_the_next_call_unless_a_job_is_pending(
     leases: Leases, scheduler: ScriptedScheduler
 ) -> None:
-    """If no job is pending, it goes with the next job's call; else it is said at once."""
+    """If no job is pending, an end goes with the next job's call; otherwise it is sent at once."""
     for waiting, calls in ((0, 2), (1, 3)):
         scheduler.calls.clear()
         scheduler.reply = partial(grants_all, waiting=waiting)
@@ -119,25 +119,25 @@ async def test_end_waits_for_more_to_say_unless_a_job_waits_for_room(
         await leases.flush()
 
 
-async def test_job_asked_for_twice_keeps_the_lease_that_it_runs_under(
+async def test_job_that_arrived_twice_keeps_the_lease_it_runs_under(
     leases: Leases, scheduler: ScriptedScheduler
 ) -> None:
-    """A late grant for the first number is given back under that number, and no other lease goes with it."""
+    """A late grant for the first number is returned under that number, and the second lease stays."""
     scheduler.reply = queues_all
     job = asyncio.create_task(leased(leases, 10, 10, stays))
-    await eventually(lambda: scheduler.told("arrived"), what="the first asking")
+    await eventually(lambda: scheduler.told("arrived"), what="the first arrival")
     await leases.flush()
     first = scheduler.calls[0].arrived[0].number
 
     def lose_then_grant(call: Call) -> Reply:
         if call.arrived:
-            late = Grant(first, "http://a", 7)  # the first number had been granted all along
+            late = Grant(first, "http://a", 7)  # the grant for the first number is only late
             return Reply(routable=1, granted=(*grants_all(call).granted, late))
         return Reply(routable=1, missing=(first,))
 
     scheduler.reply = lose_then_grant
     await beat(leases, scheduler)
-    assert len(scheduler.told("arrived")) == 1  # missing once: a grant may be on its way
+    assert len(scheduler.told("arrived")) == 1  # missing only once, so a grant may be on its way
     await beat(leases, scheduler)
     lease = await job
     await leases.flush()
@@ -147,8 +147,8 @@ async def test_job_asked_for_twice_keeps_the_lease_that_it_runs_under(
     assert lease.ticket == 7
 
 
-async def test_grant_that_no_job_waits_for_is_given_back(leases: Leases, scheduler: ScriptedScheduler) -> None:
-    """A job that was cancelled in the moment of its grant holds nothing."""
+async def test_grant_without_a_pending_job_is_returned(leases: Leases, scheduler: ScriptedScheduler) -> None:
+    """A job that is cancelled at the moment of its grant keeps no lease."""
     scheduler.reply = grants_all
     job = asyncio.create_task(leased(leases, 10, 10, stays))
     await asyncio.sleep(0)
@@ -160,8 +160,8 @@ async def test_grant_that_no_job_waits_for_is_given_back(leases: Leases, schedul
     assert (await beat(leases, scheduler)).waiting == 0
 
 
-async def test_each_way_in_which_waiting_ends(leases: Leases, scheduler: ScriptedScheduler) -> None:
-    """Refused, timed out, or left by the client: each has its own error, and the place in the queue is given up."""
+async def test_each_end_of_a_pending_job_has_its_own_error(leases: Leases, scheduler: ScriptedScheduler) -> None:
+    """A refused, late or abandoned job has its own error, and leaves the queue."""
     scheduler.reply = lambda call: Reply(routable=0, refused=tuple(arrival.number for arrival in call.arrived))
     with pytest.raises(NoWorkers):
         await leased(leases, 10, 10, stays)
@@ -182,8 +182,8 @@ async def test_each_way_in_which_waiting_ends(leases: Leases, scheduler: Scripte
     assert (await beat(leases, scheduler)).waiting == 0
 
 
-async def test_redis_without_a_fleet_costs_no_job_its_lease(redis: RedisClient) -> None:
-    """Each heartbeat asks whether Redis knows the fleet by now. Jobs in the same call still get their leases."""
+async def test_redis_without_a_fleet_delays_no_lease(redis: RedisClient) -> None:
+    """Jobs in one call with a heartbeat, which asks whether Redis knows the fleet, still get their leases."""
     view = FleetView(redis, [Worker("http://a")])
     recorder = Recorder()
     leases = Leases(FailoverScheduler(redis, view, Rules(), 1, recorder), redis, view, "p", recorder)

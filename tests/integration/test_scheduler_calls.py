@@ -1,4 +1,4 @@
-"""What calls do with the queue, heartbeats and the fleet, in the script and in its twin."""
+"""What calls do with the queue, heartbeats and the fleet, both in the script and in its twin."""
 
 from dataclasses import replace
 
@@ -25,14 +25,14 @@ from router.scheduling.messages import (
 from router.scheduling.ring import weighted_ring
 from tests.support.lua_scheduler import START, A, Ask, B, C, Make, MakeMembers
 
-# More than all jobs of a test take.
+# Longer than all jobs of a test.
 LONG_MS = 60_000
 
 
 def come(
     ask: Ask, now: int, *numbers: int, process: str = "p", tried: tuple[str, ...] = (), bound_ms: int = LONG_MS
 ) -> Reply:
-    """Let new jobs come."""
+    """Let new jobs arrive."""
     arrived = tuple(Arrival(number, bound_ms, LONG_MS, 0, tried) for number in numbers)
     return ask(Call(process, arrived=arrived), now)
 
@@ -43,12 +43,12 @@ def over(ask: Ask, now: int, url: str, number: int, blame: Blame = Blame.OK) -> 
 
 
 def granted(reply: Reply) -> list[int]:
-    """Return the numbers of the jobs that have a lease now."""
+    """Return the numbers of the jobs that this reply gives a lease."""
     return [grant.number for grant in reply.granted]
 
 
 def fleet(*caps: int) -> list[Member]:
-    """Return workers of these caps; 0: none."""
+    """Return workers with these caps; 0 means no cap."""
     return [Member(Worker(url, max_concurrency=cap or None)) for url, cap in zip((A, B, C), caps, strict=False)]
 
 
@@ -56,7 +56,7 @@ def fleet(*caps: int) -> list[Member]:
 
 
 def test_new_jobs_take_the_next_tickets_and_a_retry_keeps_its_place(make: Make) -> None:
-    """A retry goes before all jobs that came after its first attempt."""
+    """A retry is queued before all jobs that came after its first attempt."""
     ask = make(Rules(), 1)
     reply = come(ask, START, 1, 2, 3)
     assert [(grant.number, grant.ticket) for grant in reply.granted] == [(1, 1), (2, 2), (3, 3)]
@@ -78,10 +78,10 @@ def test_new_jobs_take_the_next_tickets_and_a_retry_keeps_its_place(make: Make) 
         ((10,), (0, 0, 9), [11, 12, 9], 13),
     ],
 )
-def test_after_a_loss_of_memory_new_tickets_are_above_those_in_hand(
+def test_after_a_loss_of_memory_new_tickets_are_above_those_in_use(
     make: Make, before: tuple[int, ...], tickets: tuple[int, ...], given: list[int], following: int
 ) -> None:
-    """Else a new job would go before older ones. If nothing is lost, no ticket is left out."""
+    """New tickets exceed those of retries, or new jobs would pass older ones; without a loss no ticket is left out."""
     ask = make(Rules(), 0)
     for number, ticket in enumerate(before):
         ask(Call("p", arrived=(Arrival(100 + number, LONG_MS, LONG_MS, ticket),)), START)
@@ -91,7 +91,7 @@ def test_after_a_loss_of_memory_new_tickets_are_above_those_in_hand(
 
 
 def test_queue_is_bounded_and_gets_room_before_new_jobs(make: Make) -> None:
-    """One job too many is refused. One that arrives with an end finds a place: the first in the queue got the room."""
+    """One job too many is refused, and room that appears in a call goes to the queue's first job."""
     ask = make(Rules(max_waiting=2), 1)
     urls = [grant.url for grant in come(ask, START, 1, 2, 3).granted]
     reply = come(ask, START, 4, 5, 6)
@@ -101,8 +101,8 @@ def test_queue_is_bounded_and_gets_room_before_new_jobs(make: Make) -> None:
     assert (granted(reply), reply.queued[::2], reply.refused, reply.waiting) == ([4], (7,), (), 2)
 
 
-def test_job_passes_those_that_have_tried_all_workers_with_room(make_members: MakeMembers) -> None:
-    """It joins the queue behind them, and gets its lease in the same call."""
+def test_job_passes_those_that_tried_all_workers_with_room(make_members: MakeMembers) -> None:
+    """It joins the queue behind them and gets its lease in the same call."""
     ask, _ = make_members(fleet(2, 1), Rules())
     come(ask, START, 1, tried=(A,))
     assert come(ask, START, 2, tried=(A,)).queued
@@ -112,7 +112,7 @@ def test_job_passes_those_that_have_tried_all_workers_with_room(make_members: Ma
 
 @pytest.mark.parametrize("passed_over", [PASSED_OVER_AT_MOST - 1, PASSED_OVER_AT_MOST])
 def test_number_of_jobs_passed_over_is_bounded(make_members: MakeMembers, passed_over: int) -> None:
-    """Beyond it, jobs that have tried the one worker with room hold up others, so that a call's cost is bounded."""
+    """Beyond the bound, jobs that tried the one worker with room hold up others, which bounds a call's cost."""
     ask, _ = make_members(fleet(1, 1), Rules())
     held = {grant.url: grant.number for grant in come(ask, START, 1, 2).granted}
     come(ask, START, *range(3, 3 + passed_over), tried=(A,))
@@ -120,8 +120,8 @@ def test_number_of_jobs_passed_over_is_bounded(make_members: MakeMembers, passed
     assert granted(over(ask, START, A, held[A])) == [100] * (passed_over < PASSED_OVER_AT_MOST)
 
 
-def test_job_that_has_tried_every_worker_is_told_so(make: Make) -> None:
-    """Only workers that may get jobs count. While one of them is left the job waits for that one."""
+def test_job_that_has_tried_every_worker_is_exhausted(make: Make) -> None:
+    """Only workers that may get jobs count; while one of them is untried the job waits for it."""
     ask = make(Rules(), 1)
     come(ask, START, 1, 2, 3)
     gone = "http://gone"
@@ -137,7 +137,7 @@ def test_job_that_has_tried_every_worker_is_told_so(make: Make) -> None:
 
 
 def test_job_that_asks_again_is_in_the_queue_once(make: Make) -> None:
-    """Its first place is given up: its process believes that the scheduler has lost it."""
+    """Its first place is dropped, because its process believes that the scheduler has lost it."""
     ask = make(Rules(), 1)
     urls = [grant.url for grant in come(ask, START, 1, 2, 3).granted]
     come(ask, START, 4, 5)
@@ -147,7 +147,7 @@ def test_job_that_asks_again_is_in_the_queue_once(make: Make) -> None:
 
 
 @pytest.mark.parametrize("early_ms", [1, 0])
-def test_wait_ends_at_its_moment(make_members: MakeMembers, early_ms: int) -> None:
+def test_pending_job_ends_at_its_deadline(make_members: MakeMembers, early_ms: int) -> None:
     """Room that comes 1 ms before a job's deadline goes to that job; at the deadline it goes to the next one."""
     ask, _ = make_members(fleet(1), Rules())
     assert come(ask, START, 1).granted
@@ -156,8 +156,8 @@ def test_wait_ends_at_its_moment(make_members: MakeMembers, early_ms: int) -> No
     assert granted(over(ask, START + 500 - early_ms, A, 1)) == [2 if early_ms else 3]
 
 
-def test_lease_passes_at_its_moment_and_so_does_the_next_one(make_members: MakeMembers) -> None:
-    """Each frees its slot, even if no process says that the job is over."""
+def test_each_lease_expires_at_its_moment(make_members: MakeMembers) -> None:
+    """Each expiry frees a slot, even if no process reports the job's end."""
     ask, _ = make_members(fleet(2), Rules())
     come(ask, START, 1, bound_ms=100)
     come(ask, START, 2, bound_ms=200)
@@ -170,8 +170,8 @@ def test_lease_passes_at_its_moment_and_so_does_the_next_one(make_members: MakeM
 
 
 @pytest.mark.parametrize("early_ms", [1, 0, None])
-def test_process_lives_up_to_its_moment(make_members: MakeMembers, early_ms: int | None) -> None:
-    """A process whose last heartbeat is a time to live ago, or that sent none, is dead: its jobs hold up no others."""
+def test_process_lives_up_to_its_time_to_live(make_members: MakeMembers, early_ms: int | None) -> None:
+    """A process whose last heartbeat is a time to live ago, or that sent none, is dead and holds up no other's jobs."""
     ask, _ = make_members(fleet(1), Rules())
     if early_ms is not None:
         ask(Call("q", beat=Beat()), START)
@@ -184,7 +184,7 @@ def test_process_lives_up_to_its_moment(make_members: MakeMembers, early_ms: int
 
 @pytest.mark.parametrize("early_ms", [1, 0])
 def test_processes_are_counted_while_they_live(make: Make, early_ms: int) -> None:
-    """By their heartbeats. While Redis is away, a process takes its share of the caps by this number."""
+    """The number of living processes counts heartbeats; in an outage it divides the caps."""
     ask = make(Rules(), 0)
     assert ask(Call("q", beat=Beat()), START).processes == 1
     assert ask(Call("p", beat=Beat()), START + PROCESS_TTL_MS - early_ms).processes == 1 + early_ms
@@ -192,7 +192,7 @@ def test_processes_are_counted_while_they_live(make: Make, early_ms: int) -> Non
 
 
 def to_q(make_members: MakeMembers, rules: Rules) -> Ask:
-    """Return the scheduler just after a call of process p has given A to job 2 of process q."""
+    """Return the scheduler just after a call of process p granted A to job 2 of process q."""
     ask, _ = make_members(fleet(1, 1), rules)
     ask(Call("q", beat=Beat()), START)
     held = {grant.url: grant.number for grant in come(ask, START, 1, 3).granted}
@@ -203,7 +203,7 @@ def to_q(make_members: MakeMembers, rules: Rules) -> Ask:
 
 
 def test_claimed_lease_lasts_as_long_as_its_job_may_run(make_members: MakeMembers) -> None:
-    """The time counts from the claim on."""
+    """The lease's time counts from the claim."""
     ask = to_q(make_members, Rules())
     reply = ask(Call("q", claims=(Claim(A, 2, 5000),)), START + 500)
     assert (reply.claimed, reply.lost) == ((2,), ())
@@ -213,8 +213,8 @@ def test_claimed_lease_lasts_as_long_as_its_job_may_run(make_members: MakeMember
 
 
 @pytest.mark.parametrize("early_ms", [1, 0])
-def test_claim_that_comes_too_late_is_lost(make_members: MakeMembers, early_ms: int) -> None:
-    """The process is told, so that its job asks again."""
+def test_late_claim_is_lost(make_members: MakeMembers, early_ms: int) -> None:
+    """A late claim is refused, so that the job arrives again."""
     ask = to_q(make_members, Rules())
     ask(Call("p"), START + CLAIM_WITHIN_MS - early_ms)
     reply = ask(Call("q", claims=(Claim(A, 2, LONG_MS),)), START + CLAIM_WITHIN_MS)
@@ -222,7 +222,7 @@ def test_claim_that_comes_too_late_is_lost(make_members: MakeMembers, early_ms: 
 
 
 def test_claim_of_a_job_that_has_asked_again_takes_it_out_of_the_queue(make_members: MakeMembers) -> None:
-    """The grant arrived after all, and a second lease would run the job twice."""
+    """The grant arrived after all, so a second lease would run the job twice."""
     ask = to_q(make_members, Rules())
     assert come(ask, START, 2, process="q").queued
     reply = ask(Call("q", claims=(Claim(A, 2, LONG_MS),)), START)
@@ -230,7 +230,7 @@ def test_claim_of_a_job_that_has_asked_again_takes_it_out_of_the_queue(make_memb
 
 
 def test_claim_prolongs_no_ejection(make_members: MakeMembers) -> None:
-    """A lease given before its worker was ejected is no trial."""
+    """A lease granted before its worker's ejection is no trial."""
     ask = to_q(make_members, Rules(failures=1, base_ms=500))
     over(ask, START, A, 9, Blame.FAULT)
     assert ask(Call("q", claims=(Claim(A, 2, 400),)), START).claimed
@@ -238,8 +238,8 @@ def test_claim_prolongs_no_ejection(make_members: MakeMembers) -> None:
     assert granted(come(ask, START + 500, 5, tried=(B,))) == [5]
 
 
-def test_claimed_trial_is_the_only_one_until_its_lease_passes(make_members: MakeMembers) -> None:
-    """Once another process has claimed the trial, it lasts as long as that process' job may run."""
+def test_claimed_trial_is_the_only_one_until_its_lease_expires(make_members: MakeMembers) -> None:
+    """A trial that another process claimed lasts as long as that process' job may run."""
     ask, _ = make_members(fleet(0, 1), Rules(failures=1, base_ms=1000))
     over(ask, START, A, 9, Blame.FAULT)
     assert come(ask, START, 1).granted[0].url == B
@@ -255,8 +255,8 @@ def test_claimed_trial_is_the_only_one_until_its_lease_passes(make_members: Make
 # Heartbeats
 
 
-def test_heartbeat_tells_which_jobs_do_not_wait_any_more(make: Make) -> None:
-    """Jobs of this process: a job of the same number of another process is another job."""
+def test_heartbeat_s_reply_names_jobs_that_are_not_pending(make: Make) -> None:
+    """Only this process' jobs count: equal numbers of two processes are different jobs."""
     ask = make(Rules(), 1)
     come(ask, START, 1, 2, 3)
     come(ask, START, 4)
@@ -265,10 +265,8 @@ def test_heartbeat_tells_which_jobs_do_not_wait_any_more(make: Make) -> None:
 
 
 @pytest.mark.parametrize("is_return", [False, True])
-def test_lease_that_was_lost_is_set_again_and_one_that_was_not_stays(
-    make_members: MakeMembers, is_return: bool
-) -> None:
-    """A lost lease lasts as long as its process says; one that is still there keeps its moment."""
+def test_only_a_lost_lease_is_registered_again(make_members: MakeMembers, is_return: bool) -> None:
+    """A lost lease lasts as long as its process says; one that still exists keeps its moment."""
     ask, _ = make_members(fleet(3), Rules())
     come(ask, START, 1, bound_ms=300)
     come(ask, START, 6, bound_ms=100)
@@ -278,21 +276,21 @@ def test_lease_that_was_lost_is_set_again_and_one_that_was_not_stays(
         assert granted(ask(Call("p"), START + moment)) == wanted
 
 
-def test_process_that_is_back_drops_what_it_does_not_hold(make_members: MakeMembers) -> None:
-    """It drops its own leases on any worker. A process that was not away drops none."""
+def test_returning_process_drops_leases_it_does_not_hold(make_members: MakeMembers) -> None:
+    """After an outage a process drops its unknown leases on every worker; otherwise it drops none."""
     for is_return in (False, True):
         ask, _ = make_members(fleet(3, 1), Rules())
         assert len(come(ask, START, 1, 2, bound_ms=LONG_MS, tried=(B,)).granted) == 2
         assert come(ask, START, 5, tried=(A,)).granted
         assert come(ask, START, 3, process="q", tried=(B,)).granted
         ask(Call("p", beat=Beat(held=(Held(A, 1, LONG_MS), Held(A, 5, LONG_MS)), is_return=is_return)), START)
-        # The lease that it says it holds is set again in the same call.
+        # The lease that the process reports as held is registered again in the same call.
         assert granted(come(ask, START, 6, tried=(A,))) == [6] * is_return
         assert granted(come(ask, START, 7, tried=(B,))) == []
 
 
-def test_process_that_is_back_frees_what_it_does_not_hold(make_members: MakeMembers) -> None:
-    """It held two leases and lost one: the next pending job gets that slot."""
+def test_returning_process_frees_slots_it_does_not_hold(make_members: MakeMembers) -> None:
+    """A process that held two leases and lost one frees a slot for the next pending job."""
     ask, _ = make_members(fleet(2), Rules())
     come(ask, START, 1, 2)
     assert come(ask, START, 3, 4).queued
@@ -300,8 +298,8 @@ def test_process_that_is_back_frees_what_it_does_not_hold(make_members: MakeMemb
     assert granted(reply) == [3]
 
 
-def test_quiet_fleet_saves_no_more_retries_than_its_last_seconds_bring(make: Make) -> None:
-    """Saved retries run off with heartbeats alone: a minute without retries does not pay for a flood of them."""
+def test_quiet_fleet_saves_only_its_last_seconds_of_retries(make: Make) -> None:
+    """Saved retries decay with heartbeats alone, so a quiet minute does not pay for a flood of retries."""
     ask = make(Rules(budget_percent=20, budget_per_second=1, max_waiting=0), 0)
     for second in range(60):
         ask(Call("p", beat=Beat()), START + second * 1000)
@@ -313,11 +311,9 @@ def test_quiet_fleet_saves_no_more_retries_than_its_last_seconds_bring(make: Mak
 
 
 @pytest.mark.parametrize("early_ms", [1, 0])
-def test_memory_that_begins_empty_gives_capped_workers_nothing_until_it_has_settled(
-    make_members: MakeMembers, early_ms: int
-) -> None:
-    """To the millisecond. Workers without a cap get jobs at once."""
-    ask, _ = make_members(fleet(0, 1), Rules())  # its first call is SETTLE_MS ago
+def test_empty_scheduler_grants_no_capped_worker_until_it_has_settled(make_members: MakeMembers, early_ms: int) -> None:
+    """The limit is exact to the millisecond, and workers without a cap get jobs at once."""
+    ask, _ = make_members(fleet(0, 1), Rules())  # its first call was at START - SETTLE_MS
     assert come(ask, START - SETTLE_MS, 1).granted[0].url == A
     reply = come(ask, START - early_ms, 2, tried=(A,))
     assert (granted(reply), reply.settles) == (([], True) if early_ms else ([2], False))
@@ -325,7 +321,7 @@ def test_memory_that_begins_empty_gives_capped_workers_nothing_until_it_has_sett
 
 @pytest.mark.parametrize("weights", [(4, 2, 4, 2), (2, 1, 1, 4)])
 def test_ring_spreads_turns_by_weight(make_members: MakeMembers, weights: tuple[int, ...]) -> None:
-    """A ticket is a place in the ring, so that jobs go to the workers in the ring's order."""
+    """A ticket is a place in the ring, so jobs go to workers in the ring's order."""
     workers = [Worker(url, weight) for url, weight in zip((A, B, C, "http://d"), weights, strict=True)]
     ask, _ = make_members([Member(worker) for worker in workers], Rules())
     ring = weighted_ring(workers)
@@ -334,8 +330,8 @@ def test_ring_spreads_turns_by_weight(make_members: MakeMembers, weights: tuple[
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_random_begins_where_the_seed_says(make: Make, seed: int) -> None:
-    """Each job of a call begins elsewhere."""
+def test_random_starts_at_the_seed(make: Make, seed: int) -> None:
+    """Each job of a call starts at another worker."""
     ask = make(Rules(strategy=Strategy.RANDOM), 0)
     arrived = tuple(Arrival(number, LONG_MS, LONG_MS) for number in range(2))
     urls = [grant.url for grant in ask(Call("p", arrived=arrived, seed=seed), START).granted]
@@ -343,15 +339,15 @@ def test_random_begins_where_the_seed_says(make: Make, seed: int) -> None:
 
 
 def test_least_loaded_counts_leases_by_weight(make_members: MakeMembers) -> None:
-    """A worker of twice the weight has twice the jobs."""
+    """A worker of twice the weight runs twice the jobs."""
     members = [Member(Worker(A, weight=2)), Member(Worker(B))]
     ask, _ = make_members(members, Rules(strategy=Strategy.LEAST_LOADED))
     urls = [grant.url for grant in come(ask, START, *range(9)).granted]
     assert (urls.count(A), urls.count(B)) == (6, 3)
 
 
-def test_healthy_workers_that_are_not_drained_get_the_jobs(make_members: MakeMembers) -> None:
-    """If there is none, those of unknown health do. Unhealthy and drained workers never do."""
+def test_only_healthy_undrained_workers_get_jobs(make_members: MakeMembers) -> None:
+    """Without such a worker those of unknown health get jobs; unhealthy and drained workers never do."""
     ill, unknown, well = Member(Worker(A), Health.UNHEALTHY), Member(Worker(B), Health.UNKNOWN), Member(Worker(C))
     ask, set_fleet = make_members([ill, unknown, well], Rules())
     assert {grant.url for grant in come(ask, START, *range(6)).granted} == {C}
@@ -363,8 +359,8 @@ def test_healthy_workers_that_are_not_drained_get_the_jobs(make_members: MakeMem
 
 
 @pytest.mark.parametrize("blame", [Blame.BUSY, Blame.AWAY])
-def test_worker_that_gets_no_jobs_anyway_needs_no_rest(make_members: MakeMembers, blame: Blame) -> None:
-    """It is ejected, or has just left: no call is foretold for it, and it does not count as away."""
+def test_worker_that_gets_no_jobs_does_not_rest(make_members: MakeMembers, blame: Blame) -> None:
+    """A worker that is ejected or has left causes no later call, and does not count as away."""
     ask, set_fleet = make_members(fleet(0, 0, 0), Rules(failures=2))
     come(ask, START, 1, 2, 3)
     ended = tuple(Ended(A, number, its) for number, its in enumerate((Blame.FAULT, Blame.FAULT, blame)))
@@ -376,8 +372,8 @@ def test_worker_that_gets_no_jobs_anyway_needs_no_rest(make_members: MakeMembers
     assert (reply.look_in_ms, reply.away) == (0, 0)
 
 
-def test_worker_that_has_left_does_not_excuse_those_out_of_reach(make_members: MakeMembers) -> None:
-    """Of the two workers that stay, one is out of reach and the other is not: so the first is at fault."""
+def test_worker_that_has_left_excuses_no_unreachable_worker(make_members: MakeMembers) -> None:
+    """One of the two workers that stay is reachable, so the unreachable one is at fault."""
     ask, set_fleet = make_members(fleet(0, 0, 0), Rules(failures=2))
     over(ask, START, A, 9, Blame.AWAY)
     set_fleet(fleet(0, 0, 0)[1:])
@@ -385,7 +381,7 @@ def test_worker_that_has_left_does_not_excuse_those_out_of_reach(make_members: M
 
 
 def test_worker_that_is_away_stays_so_when_the_fleet_changes(make_members: MakeMembers) -> None:
-    """Its rest goes on, even if no other worker rests."""
+    """Its rest continues, even if no other worker rests."""
     ask, set_fleet = make_members(fleet(0, 0, 0), Rules())
     come(ask, START, 1, tried=(B, C))
     for number in (8, 9):
@@ -396,8 +392,8 @@ def test_worker_that_is_away_stays_so_when_the_fleet_changes(make_members: MakeM
     assert come(ask, START, 2, tried=(B, C)).queued
 
 
-def test_rest_ends_at_its_moment_though_a_lease_has_passed_before(make_members: MakeMembers) -> None:
-    """A lease that passes earlier, and one that passes much later, do not move that moment."""
+def test_rest_ends_at_its_moment_whenever_leases_expire(make_members: MakeMembers) -> None:
+    """A lease that expires earlier, and one that expires much later, do not move the rest's end."""
     ask, _ = make_members(fleet(0), Rules())
     come(ask, START, 1, bound_ms=REST_FIRST_MS - 1)
     come(ask, START, 2)
@@ -411,8 +407,8 @@ def test_rest_ends_at_its_moment_though_a_lease_has_passed_before(make_members: 
 
 
 @pytest.mark.parametrize("blame", [Blame.FAULT, Blame.ERROR])
-def test_job_that_goes_well_begins_the_row_anew(make: Make, blame: Blame) -> None:
-    """Only failures in a row eject."""
+def test_good_job_resets_the_count_of_failures(make: Make, blame: Blame) -> None:
+    """Only failures in a row eject a worker."""
     ask = make(Rules(failures=2), 0)
     ended = [Ended(A, number, its, job=f"{number}") for number, its in enumerate((blame, Blame.OK, blame, blame))]
     assert [ask(Call("p", ended=(each,)), START).routable for each in ended] == [3, 3, 3, 2]
@@ -420,7 +416,7 @@ def test_job_that_goes_well_begins_the_row_anew(make: Make, blame: Blame) -> Non
 
 @pytest.mark.parametrize(("percent", "left"), [(33, 3), (34, 2), (66, 2), (67, 1), (100, 0)])
 def test_no_more_than_a_share_of_the_fleet_is_ejected(make: Make, percent: int, left: int) -> None:
-    """On a bad day the other workers are all that is left."""
+    """Jobs need the rest of the fleet on a bad day, so ejections stop at a share."""
     ask = make(Rules(failures=1, max_ejected_percent=percent), 0)
     for url in (A, B, C):
         reply = over(ask, START, url, 9, Blame.FAULT)
@@ -428,7 +424,7 @@ def test_no_more_than_a_share_of_the_fleet_is_ejected(make: Make, percent: int, 
 
 
 def test_each_trial_that_fails_doubles_the_ejection(make_members: MakeMembers) -> None:
-    """Up to its bound."""
+    """Each failed trial doubles the ejection, up to max_ms."""
     ask, _ = make_members(fleet(0, 0), Rules(failures=1, base_ms=1000, max_ms=5000))
     over(ask, START, A, 900, Blame.FAULT)
     now = START
@@ -439,8 +435,8 @@ def test_each_trial_that_fails_doubles_the_ejection(make_members: MakeMembers) -
         over(ask, now, A, number, Blame.FAULT)
 
 
-def test_trial_that_is_never_reported_is_followed_by_another_one(make_members: MakeMembers) -> None:
-    """The next one opens when the lease of the first has passed, and not before."""
+def test_unreported_trial_is_followed_by_another(make_members: MakeMembers) -> None:
+    """The next trial opens exactly when the lease of the first one expires."""
     ask, _ = make_members(fleet(0, 0), Rules(failures=1, base_ms=1000))
     over(ask, START, A, 9, Blame.FAULT)
     assert granted(come(ask, START + 1000, 1, tried=(B,), bound_ms=700)) == [1]
@@ -450,8 +446,8 @@ def test_trial_that_is_never_reported_is_followed_by_another_one(make_members: M
 
 
 @pytest.mark.parametrize("strategy", list(Strategy))
-def test_end_of_an_older_job_makes_no_room_for_a_second_trial(make_members: MakeMembers, strategy: Strategy) -> None:
-    """A worker under trial has one trial, however many jobs from before its ejection end meanwhile."""
+def test_older_job_s_end_opens_no_second_trial(make_members: MakeMembers, strategy: Strategy) -> None:
+    """A worker under trial gets no other job, however many jobs from before its ejection end meanwhile."""
     ask, _ = make_members(fleet(0, 0), Rules(strategy=strategy, failures=1, base_ms=500))
     older = {grant.url: grant.number for number in (1, 2) for grant in come(ask, START, number).granted}
     over(ask, START, A, 9, Blame.FAULT)
@@ -460,8 +456,8 @@ def test_end_of_an_older_job_makes_no_room_for_a_second_trial(make_members: Make
     assert come(ask, START + 500, 4, tried=(B,)).queued
 
 
-def test_trial_of_a_full_worker_opens_when_the_first_lease_has_passed(make_members: MakeMembers) -> None:
-    """Its slots are taken by jobs that timed out and still run."""
+def test_trial_of_a_full_worker_opens_when_a_lease_expires(make_members: MakeMembers) -> None:
+    """Jobs that timed out and still run occupy the worker's slots, so the trial waits for one."""
     ask, _ = make_members(fleet(2, 0), Rules(failures=1, base_ms=1000))
     come(ask, START, 1, tried=(B,), bound_ms=5000)
     come(ask, START, 2, tried=(B,), bound_ms=9000)
@@ -471,8 +467,8 @@ def test_trial_of_a_full_worker_opens_when_the_first_lease_has_passed(make_membe
     assert granted(come(ask, START + 5000, 5, tried=(B,))) == [5]
 
 
-def test_worker_at_fault_is_ejected_though_all_are_away(make: Make) -> None:
-    """If no worker can be reached, only failures to reach one are excused."""
+def test_worker_at_fault_is_ejected_even_if_all_are_away(make: Make) -> None:
+    """If no worker can be reached, only failures to connect are excused."""
     ask = make(Rules(failures=3), 0)
     for url in (A, B, C):
         over(ask, START, url, 9, Blame.AWAY)
@@ -481,8 +477,8 @@ def test_worker_at_fault_is_ejected_though_all_are_away(make: Make) -> None:
     assert reply.routable == 2
 
 
-def test_trial_that_does_not_reach_its_worker_fails_though_all_others_are_away(make_members: MakeMembers) -> None:
-    """It is ejected for twice as long, and then tried again."""
+def test_trial_without_connection_fails_even_if_all_others_are_away(make_members: MakeMembers) -> None:
+    """The worker is ejected for twice as long, and then tried again."""
     ask, set_fleet = make_members(fleet(0, 0, 0), Rules(failures=2, base_ms=1000))
     for _ in range(2):
         over(ask, START, A, 9, Blame.FAULT)

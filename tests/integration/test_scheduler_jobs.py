@@ -1,4 +1,4 @@
-"""What the scheduler does with the ends of jobs, and with retries, in the script and in its twin."""
+"""What the scheduler does with ends of jobs and with retries, both in the script and in its twin."""
 
 from dataclasses import replace
 from itertools import count
@@ -37,14 +37,14 @@ def begin(ask: Ask, now: int, *tried: str, retry_of: str = "") -> Reply:
 def end(
     ask: Ask, now: int, url: str, blame: Blame, job: str = "", *, is_over: bool = True, ms: int = 0
 ) -> tuple[int, Reply]:
-    """Run a job on the worker at `url` and let it end; return its number and what is said to that."""
+    """Run a job on the worker at `url` and let it end; return its number and the reply to its end."""
     (grant,) = begin(ask, now, *(other for other in URLS if other != url)).granted
     assert grant.url == url
     return grant.number, ask(Call("p", ended=(Ended(url, grant.number, blame, is_over, job, ms=ms),)), now)
 
 
 def looked_at(ask: Ask, now: int, *tried: str, retry_of: str = "") -> Reply:
-    """Return the reply to one job, and give its lease back."""
+    """Return the reply to one job, whose lease is then returned."""
     reply = begin(ask, now, *tried, retry_of=retry_of)
     for grant in reply.granted:
         ask(Call("p", ended=(Ended(grant.url, grant.number, Blame.NONE),)), now)
@@ -56,17 +56,17 @@ def is_ejected(ask: Ask, now: int, url: str) -> bool:
     return not looked_at(ask, now, *(other for other in URLS if other != url)).granted
 
 
-def test_trial_waits_for_what_timed_out_and_still_runs(make: Make) -> None:
-    """A job that still runs when the ejection is over keeps the slot; the trial begins after it, and not before."""
+def test_trial_waits_for_a_job_that_timed_out_and_still_runs(make: Make) -> None:
+    """A job that still runs after the ejection keeps its slot, and the trial starts when its lease expires."""
     ask = make(Rules(failures=1, base_ms=1000), 1)
-    end(ask, START, A, Blame.FAULT, is_over=False)  # its lease stays for 60 s
+    end(ask, START, A, Blame.FAULT, is_over=False)  # its lease lasts 60 s
     assert is_ejected(ask, START + 1001, A)
     assert is_ejected(ask, START + 59_000, A)
     assert not is_ejected(ask, START + 60_001, A)
 
 
-def test_plan_is_made_anew_when_the_memory_has_settled(make: Make) -> None:
-    """Until a new plan is made, a worker whose trial is under way counts as routable."""
+def test_new_plan_is_made_when_the_scheduler_has_settled(make: Make) -> None:
+    """Until the new plan, a worker whose trial is under way counts as routable."""
     ask = make(Rules(failures=1, base_ms=100), 0)
     end(ask, START - 1000, A, Blame.FAULT)
     (trial,) = begin(ask, START - 899, B, C).granted
@@ -75,8 +75,8 @@ def test_plan_is_made_anew_when_the_memory_has_settled(make: Make) -> None:
     assert ask(Call("p"), START).routable == 2
 
 
-def test_worker_on_trial_is_as_loaded_as_it_is_now(make: Make) -> None:
-    """Jobs that ran there when its trial opened, and have ended since, do not count."""
+def test_load_of_a_worker_on_trial_is_current(make: Make) -> None:
+    """Jobs that ran when the trial opened and have ended since do not count."""
     ask = make(Rules(strategy=Strategy.LEAST_LOADED, failures=1, base_ms=1000), 0)
     older = [begin(ask, START, B, C).granted[0] for _ in range(2)]
     end(ask, START, A, Blame.FAULT)
@@ -91,7 +91,7 @@ def test_worker_on_trial_is_as_loaded_as_it_is_now(make: Make) -> None:
 @pytest.mark.parametrize("blame", [Blame.BUSY, Blame.AWAY])
 @pytest.mark.parametrize("cap", [0, 2])
 def test_worker_that_turns_a_job_away_rests(make: Make, cap: int, blame: Blame) -> None:
-    """With a cap or without. When its rest is over, which is foretold, one of the jobs that wait for it gets it."""
+    """With or without a cap it gets no job until its rest ends, as foretold; then it gets one pending job."""
     ask = make(Rules(failures=2), cap)
     _, reply = end(ask, START, A, blame)
     assert reply.look_in_ms == REST_FIRST_MS
@@ -103,8 +103,8 @@ def test_worker_that_turns_a_job_away_rests(make: Make, cap: int, blame: Blame) 
 
 
 @pytest.mark.parametrize("blame", [Blame.BUSY, Blame.AWAY])
-def test_rest_gets_longer_until_a_job_is_done(make: Make, blame: Blame) -> None:
-    """It doubles, up to a bound, each time that the worker turns the one job away."""
+def test_rest_doubles_until_a_job_completes(make: Make, blame: Blame) -> None:
+    """The rest doubles, up to a bound, each time that the worker turns its one job away."""
     ask = make(Rules(failures=100), 0)
     now, rests = START, []
     for _ in range(8):
@@ -117,8 +117,8 @@ def test_rest_gets_longer_until_a_job_is_done(make: Make, blame: Blame) -> None:
     assert end(ask, now, A, blame)[1].look_in_ms == REST_FIRST_MS
 
 
-def test_worker_that_says_how_long_rests_so_long(make: Make) -> None:
-    """Of a burst that is turned away, one answer that names a time is enough, in any order."""
+def test_worker_that_names_its_rest_rests_that_long(make: Make) -> None:
+    """One answer with a time is enough for a whole burst that is turned away, in any order."""
     ask = make(Rules(), 0)
     first, second = (begin(ask, START, B, C).granted[0] for _ in range(2))
     for grant, ms in ((first, 0), (second, 3000)):
@@ -128,7 +128,7 @@ def test_worker_that_says_how_long_rests_so_long(make: Make) -> None:
 
 
 def test_full_worker_without_a_cap_gets_as_many_jobs_as_it_takes(make: Make) -> None:
-    """Of ten jobs at once it takes four. It gets another one of the six only when one of the four ends."""
+    """A worker that took four of ten jobs at once gets another one only when one of the four ends."""
     ask = make(Rules(), 0)
     sent = [begin(ask, START, B, C).granted[0] for _ in range(10)]
     ask(Call("p", ended=tuple(Ended(A, grant.number, Blame.BUSY) for grant in sent[4:])), START)
@@ -140,7 +140,7 @@ def test_full_worker_without_a_cap_gets_as_many_jobs_as_it_takes(make: Make) -> 
 
 
 def test_full_worker_gets_more_jobs_as_long_as_it_takes_them(make: Make) -> None:
-    """One more after its rest, and one more whenever it accepts that one. Without pending jobs, any number."""
+    """It gets one more after its rest and after each accepted one, and without pending jobs any number."""
     ask = make(Rules(), 0)
     running, _ = begin(ask, START, B, C).granted[0], end(ask, START, A, Blame.BUSY)
     waiting = tuple(Arrival(next(NUMBERS), 60_000, 60_000, 0, (B, C)) for _ in range(3))
@@ -166,10 +166,8 @@ def taken(ask: Ask, now: int, most: int = 50) -> int:
 
 
 @pytest.mark.parametrize(("blame", "more"), [(Blame.OK, 2), (Blame.ERROR, 2), (Blame.NONE, 1), (Blame.DIED, 1)])
-def test_full_worker_gets_one_more_job_for_each_that_it_has_done_since_its_rest(
-    make: Make, blame: Blame, more: int
-) -> None:
-    """Two ran when it turned a job away: three may after its rest, and four when it has done one of those."""
+def test_full_worker_gets_one_more_job_for_each_completed_since_its_rest(make: Make, blame: Blame, more: int) -> None:
+    """Of a worker that ran two jobs when full, three may run after its rest, and four after one of those completed."""
     ask = make(Rules(), 0)
     ran = [begin(ask, START, B, C).granted[0] for _ in range(2)]
     end(ask, START, A, Blame.BUSY)
@@ -179,8 +177,8 @@ def test_full_worker_gets_one_more_job_for_each_that_it_has_done_since_its_rest(
     assert taken(ask, now) == more
 
 
-def test_answer_that_is_reported_later_makes_room_too(make: Make) -> None:
-    """Another worker has done the job, so that this one's answer was an error; but it took the job and answered."""
+def test_late_report_of_an_answer_also_makes_room(make: Make) -> None:
+    """A worker whose answer proved an error, because another one did the job, still took the job and answered."""
     ask = make(Rules(), 0)
     ran = begin(ask, START, B, C).granted[0]
     end(ask, START, A, Blame.BUSY)
@@ -191,8 +189,8 @@ def test_answer_that_is_reported_later_makes_room_too(make: Make) -> None:
 
 
 @pytest.mark.parametrize(("running", "more"), [(0, 50), (1, 50), (2, 1)])
-def test_full_worker_that_no_job_waits_for_gets_any_number_if_it_has_room(make: Make, running: int, more: int) -> None:
-    """If it runs as many as it may, it gets one more, as if jobs were pending."""
+def test_full_worker_without_pending_jobs_gets_any_number_if_it_has_room(make: Make, running: int, more: int) -> None:
+    """If it runs as many jobs as it may, it gets one more, as if jobs were pending."""
     ask = make(Rules(), 0)
     begin(ask, START, B, C)
     first = begin(ask, START, B, C).granted[0]
@@ -206,8 +204,8 @@ def test_full_worker_that_no_job_waits_for_gets_any_number_if_it_has_room(make: 
     assert taken(ask, now) == more
 
 
-def test_full_worker_gets_more_jobs_one_by_one_while_some_wait(make: Make) -> None:
-    """Also if the pending jobs have tried it: others may come, and it has not shown how many it takes."""
+def test_full_worker_gets_jobs_one_by_one_while_some_are_pending(make: Make) -> None:
+    """This holds even if the pending jobs have tried it, because it has not shown how many others it takes."""
     ask = make(Rules(failures=100), 0)
     for url, ms in ((A, 0), (B, 60_000), (C, 60_000)):
         end(ask, START, url, Blame.BUSY, ms=ms)
@@ -218,8 +216,8 @@ def test_full_worker_gets_more_jobs_one_by_one_while_some_wait(make: Make) -> No
     assert taken(ask, now) == 2
 
 
-def test_burst_that_is_turned_away_is_one_reason_to_rest(make: Make) -> None:
-    """All were sent before the worker had turned the first one away. That it then is out of reach is another reason."""
+def test_burst_that_is_turned_away_counts_once(make: Make) -> None:
+    """All jobs of the burst were sent before the first refusal; being unreachable afterwards is another reason."""
     ask = make(Rules(failures=100), 0)
     sent = [begin(ask, START, B, C).granted[0] for _ in range(4)]
     blames = (Blame.BUSY, Blame.BUSY, Blame.AWAY, Blame.AWAY)
@@ -231,17 +229,17 @@ def test_burst_that_is_turned_away_is_one_reason_to_rest(make: Make) -> None:
 
 @pytest.mark.parametrize("rests_ms", [(0, 7000), (7000, 0)])
 def test_first_of_several_rests_to_end_is_foretold(make: Make, rests_ms: tuple[int, int]) -> None:
-    """Whichever of the workers has turned a job away first."""
+    """The reply foretells the earliest end of all rests, in any order of the refusals."""
     ask = make(Rules(), 0)
     grants = [begin(ask, START, *others).granted[0] for others in ((B, C), (A, C))]
     ended = tuple(Ended(it.url, it.number, Blame.BUSY, ms=ms) for it, ms in zip(grants, rests_ms, strict=True))
     assert ask(Call("p", ended=ended), START).look_in_ms == REST_FIRST_MS
 
 
-def test_worker_that_comes_back_to_the_fleet_need_not_rest(
+def test_worker_that_rejoins_the_fleet_does_not_rest(
     make_members: MakeMembers,
 ) -> None:
-    """It may be another machine. The workers that stayed still rest."""
+    """The rejoined worker may be another machine; workers that stayed still rest."""
     members = [Member(Worker(url)) for url in URLS]
     ask, set_fleet = make_members(members, Rules())
     for url in (A, B):
@@ -254,7 +252,7 @@ def test_worker_that_comes_back_to_the_fleet_need_not_rest(
 
 
 def test_worker_that_is_back_gets_all_its_jobs(make: Make) -> None:
-    """As soon as it has answered one job, or has had one for so long that it must have accepted it."""
+    """It is back once it has answered a job, or has had one so long that it must have accepted it."""
     ask = make(Rules(), 0)
     for blame, pause in ((Blame.OK, 0), (None, SILENCE_MS + 2 * 40)):
         end(ask, START, A, Blame.AWAY, ms=40)
@@ -270,7 +268,7 @@ def test_worker_that_is_back_gets_all_its_jobs(make: Make) -> None:
 
 
 def test_fleet_that_is_away_is_not_ejected(make: Make) -> None:
-    """If no worker can be reached, that is no worker's fault; if another one can, it is."""
+    """A worker that cannot be reached is at fault only if another one can."""
     ask = make(Rules(failures=3), 0)
     for url in URLS:
         assert end(ask, START, url, Blame.AWAY)[1].away == URLS.index(url) + 1
@@ -285,8 +283,8 @@ def test_fleet_that_is_away_is_not_ejected(make: Make) -> None:
     assert ask(Call("p"), START + REST_MAX_MS * 3).routable == 2
 
 
-def test_jobs_wait_while_there_is_no_worker(make: Make) -> None:
-    """They join the queue. How long they wait, their process decides."""
+def test_jobs_are_queued_while_there_is_no_worker(make: Make) -> None:
+    """Jobs without a worker join the queue, and their process decides how long they wait."""
     ask = make(Rules(failures=1, base_ms=100, max_ejected_percent=100), 0)
     for url in URLS:
         end(ask, START, url, Blame.FAULT)
@@ -296,8 +294,8 @@ def test_jobs_wait_while_there_is_no_worker(make: Make) -> None:
 
 
 @pytest.mark.parametrize("ms", [0, 7000])
-def test_busy_at_its_trial_is_tried_again_later(make: Make, ms: int) -> None:
-    """Such a trial decides nothing: the worker is kept out only as long as it asks to rest."""
+def test_worker_that_is_busy_at_its_trial_is_tried_later(make: Make, ms: int) -> None:
+    """A refused trial decides nothing; the worker is kept out only for its rest."""
     ask = make(Rules(failures=1, base_ms=1000), 0)
     end(ask, START, A, Blame.FAULT)
     end(ask, START + 1000, A, Blame.BUSY, ms=ms)
@@ -308,7 +306,7 @@ def test_busy_at_its_trial_is_tried_again_later(make: Make, ms: int) -> None:
 
 
 def test_doubt_blames_no_worker_until_it_is_resolved(make: Make) -> None:
-    """A job that another worker then does counts against the first worker; one that no worker can do does not."""
+    """A doubtful job counts against its worker only if another worker then does it."""
     ask = make(Rules(failures=2), 0)
     for job in ("a", "b", "c"):
         number, _ = end(ask, START, A, Blame.DOUBT)
@@ -321,8 +319,8 @@ def test_doubt_blames_no_worker_until_it_is_resolved(make: Make) -> None:
 
 
 @pytest.mark.parametrize("blame", [Blame.NONE, Blame.ERROR])
-def test_trial_that_ends_in_doubt_waits_until_that_is_resolved(make: Make, blame: Blame) -> None:
-    """No other trial begins meanwhile. Then the worker is ejected for longer, or tried again at once."""
+def test_doubtful_trial_waits_until_it_is_resolved(make: Make, blame: Blame) -> None:
+    """No other trial starts meanwhile; then the worker is ejected for longer, or tried again at once."""
     ask = make(Rules(failures=1, base_ms=1000), 0)
     end(ask, START, A, Blame.FAULT)
     number, _ = end(ask, START + 1000, A, Blame.DOUBT)
@@ -331,8 +329,8 @@ def test_trial_that_ends_in_doubt_waits_until_that_is_resolved(make: Make, blame
     assert is_ejected(ask, START + 3000, A) is (blame is Blame.ERROR)
 
 
-def test_errors_of_one_job_count_once_and_of_many_eject(make: Make) -> None:
-    """One bad job sent again and again does not eject a worker; errors of different jobs in a row do."""
+def test_errors_of_one_job_count_once_and_of_different_jobs_eject(make: Make) -> None:
+    """One bad job sent again and again ejects no worker, but errors of different jobs in a row do."""
     ask = make(Rules(failures=3, max_ejected_percent=100), 0)
     for _ in range(10):
         end(ask, START, A, Blame.ERROR, "bad")
@@ -347,14 +345,14 @@ def test_errors_of_one_job_count_once_and_of_many_eject(make: Make) -> None:
 
 
 def is_refused(ask: Ask, now: int, job: str) -> bool:
-    """Whether a retry of the job is refused as one that breaks workers."""
+    """Whether a retry of the job is refused because the job is quarantined."""
     reply = looked_at(ask, now, retry_of=job)
     assert bool(reply.quarantined) != bool(reply.granted)
     return bool(reply.quarantined)
 
 
-def test_retry_of_a_job_in_quarantine_is_refused_by_its_number(make: Make) -> None:
-    """So that its process knows which job that is."""
+def test_retry_of_a_quarantined_job_is_refused_by_number(make: Make) -> None:
+    """The number tells its process which job is refused."""
     ask = make(Rules(), 0)
     for url in (A, B):
         end(ask, START, url, Blame.DIED, "bad")
@@ -362,8 +360,8 @@ def test_retry_of_a_job_in_quarantine_is_refused_by_its_number(make: Make) -> No
     assert ask(Call("p", arrived=(arrival,)), START).quarantined == (arrival.number,)
 
 
-def test_two_workers_broken_alone_convict_for_a_while(make: Make) -> None:
-    """Two deaths on one worker do not convict; on two workers they do, until the quarantine is over."""
+def test_deaths_of_two_workers_quarantine_a_job(make: Make) -> None:
+    """Two deaths on one worker do not convict a job; deaths on two workers do, until the quarantine ends."""
     ask = make(Rules(quarantine_ms=5000), 0)
     end(ask, START, A, Blame.DIED, "bad")
     end(ask, START + 2 * BROKEN_WITHIN_MS, A, Blame.DIED, "bad")
@@ -374,8 +372,8 @@ def test_two_workers_broken_alone_convict_for_a_while(make: Make) -> None:
     assert not is_refused(ask, START + 9300, "bad")
 
 
-def test_job_done_well_elsewhere_is_no_suspect(make: Make) -> None:
-    """The connection that died under it before died of something else."""
+def test_job_that_completes_elsewhere_is_no_suspect(make: Make) -> None:
+    """The earlier death under it must have had another cause."""
     ask = make(Rules(), 0)
     end(ask, START, A, Blame.DIED, "fine")
     end(ask, START, C, Blame.OK, "fine")
@@ -383,8 +381,8 @@ def test_job_done_well_elsewhere_is_no_suspect(make: Make) -> None:
     assert not is_refused(ask, START, "fine")
 
 
-def test_evidence_is_shared_by_those_that_ran_together(make: Make) -> None:
-    """Two jobs run on each of two workers that break: half of each is not enough, running or just died."""
+def test_evidence_is_shared_by_jobs_that_ran_together(make: Make) -> None:
+    """A job that shared both broken workers with another job is half guilty on each, which does not convict."""
     ask = make(Rules(), 0)
     for url in (A, B):
         others = [other for other in URLS if other != url]
@@ -394,16 +392,16 @@ def test_evidence_is_shared_by_those_that_ran_together(make: Make) -> None:
     assert not is_refused(ask, START, "bad")
 
 
-def test_job_whose_runs_die_together_is_no_poison(make: Make) -> None:
-    """Equal jobs run on several workers up to their time limit: each began before the first of them died."""
+def test_job_whose_runs_die_together_is_not_quarantined(make: Make) -> None:
+    """Equal jobs on several workers up to their time limit all started before the first worker died."""
     ask = make(Rules(), 0)
     for moment, url in enumerate(URLS):
         end(ask, START + 3000 * moment, url, Blame.DIED, "common", ms=60_000)
     assert not is_refused(ask, START + 9000, "common")
 
 
-def test_verdict_is_taken_back_when_an_older_run_dies_too(make: Make) -> None:
-    """A retry dies on the next worker at once. Then the same job, which began before either, dies on a third one."""
+def test_quarantine_ends_if_an_older_run_dies_too(make: Make) -> None:
+    """After a retry died at once on the next worker, an older run of the job on a third worker dies as well."""
     ask = make(Rules(), 0)
     end(ask, START, A, Blame.DIED, "common", ms=60_000)
     end(ask, START + 50, B, Blame.DIED, "common", ms=49)
@@ -414,8 +412,8 @@ def test_verdict_is_taken_back_when_an_older_run_dies_too(make: Make) -> None:
     assert is_refused(ask, START + 3000, "common")
 
 
-def test_runs_that_died_together_are_one_piece_of_evidence_for_good(make: Make) -> None:
-    """Also if the job later dies beside a neighbour, which is half a piece more."""
+def test_runs_that_died_together_stay_one_piece_of_evidence(make: Make) -> None:
+    """A later death beside another job adds only half a piece, which does not convict."""
     ask = make(Rules(failures=100), 0)
     end(ask, START, A, Blame.DIED, "common", ms=60_000)
     end(ask, START + 50, B, Blame.DIED, "common", ms=60_000)
@@ -425,8 +423,8 @@ def test_runs_that_died_together_are_one_piece_of_evidence_for_good(make: Make) 
 
 
 @pytest.mark.parametrize(("deaths", "convicts"), [(DEATHS_LOOKED_AT - 1, False), (DEATHS_LOOKED_AT, True)])
-def test_outage_shows_in_the_newest_deaths(make_members: MakeMembers, deaths: int, *, convicts: bool) -> None:
-    """If many connections have died since under the job itself, older deaths say nothing any more."""
+def test_only_the_newest_deaths_show_an_outage(make_members: MakeMembers, deaths: int, *, convicts: bool) -> None:
+    """Older deaths do not count once enough connections have died under the job itself."""
     workers = [Worker(f"http://w{number:02}") for number in range(DEATHS_LOOKED_AT + 2)]
     ask, _ = make_members([Member(worker) for worker in workers], Rules(failures=100))
     ask(Call("p", ended=(Ended(workers[-1].url, 100, Blame.DIED, job="other"),)), START)
@@ -438,16 +436,16 @@ def test_outage_shows_in_the_newest_deaths(make_members: MakeMembers, deaths: in
 
 
 @pytest.mark.parametrize("other", ["a", "z"])
-def test_workers_that_die_in_one_call_die_of_one_cause(make: Make, other: str) -> None:
-    """In whatever order the jobs' names sort."""
+def test_deaths_in_one_call_have_one_cause(make: Make, other: str) -> None:
+    """Deaths reported in one call have one cause, however the jobs' names sort."""
     ask = make(Rules(failures=100), 0)
     ended = ((A, other), (B, "job"), (C, "job"))
     ask(Call("p", ended=tuple(Ended(url, 9, Blame.DIED, job=job) for url, job in ended)), START)
     assert not is_refused(ask, START, "job")
 
 
-def test_job_that_goes_from_one_dying_worker_to_the_next_is_no_poison(make: Make) -> None:
-    """If workers die under other jobs at the same moment. A job convicted in that moment is let go."""
+def test_job_on_workers_that_die_in_an_outage_is_not_quarantined(make: Make) -> None:
+    """Deaths under other jobs at the same moment show an outage, and free a job convicted in that moment."""
     ask = make(Rules(), 0)
     end(ask, START, A, Blame.DIED, "unlucky")
     end(ask, START + 5, B, Blame.DIED, "unlucky")
@@ -463,8 +461,8 @@ def test_job_that_goes_from_one_dying_worker_to_the_next_is_no_poison(make: Make
 
 
 @pytest.mark.parametrize(("later_ms", "stays"), [(BROKEN_WITHIN_MS - 1, False), (BROKEN_WITHIN_MS, True)])
-def test_outage_lets_go_only_of_those_just_convicted(make: Make, later_ms: int, *, stays: bool) -> None:
-    """A job that was convicted before the outage has broken workers by itself."""
+def test_outage_frees_only_jobs_just_convicted(make: Make, later_ms: int, *, stays: bool) -> None:
+    """A job that was convicted well before the outage broke its workers itself."""
     ask = make(Rules(failures=100), 0)
     for url in (A, B):
         end(ask, START, url, Blame.DIED, "bad")
@@ -475,7 +473,7 @@ def test_outage_lets_go_only_of_those_just_convicted(make: Make, later_ms: int, 
 
 @pytest.mark.parametrize(("later_ms", "convicts"), [(BROKEN_WITHIN_MS - 1, False), (BROKEN_WITHIN_MS, True)])
 def test_death_soon_after_another_worker_s_is_little_evidence(make: Make, later_ms: int, *, convicts: bool) -> None:
-    """Both may have died of one cause."""
+    """Two deaths close together on different workers may have one cause."""
     ask = make(Rules(failures=100), 0)
     end(ask, START, A, Blame.DIED, "other")
     end(ask, START + later_ms, B, Blame.DIED, "bad")
@@ -485,8 +483,8 @@ def test_death_soon_after_another_worker_s_is_little_evidence(make: Make, later_
 
 
 @pytest.mark.parametrize("is_drained", [True, False])
-def test_death_of_a_worker_that_was_to_end_convicts_no_job(make_members: MakeMembers, is_drained: bool) -> None:
-    """It is drained, or has left the fleet: it was ended on purpose."""
+def test_death_of_a_worker_taken_out_on_purpose_convicts_no_job(make_members: MakeMembers, is_drained: bool) -> None:
+    """A worker that is drained or has left the fleet was ended on purpose."""
     members = [Member(Worker(url)) for url in URLS]
     ask, set_fleet = make_members(members, Rules())
     grants = {url: begin(ask, START, *(other for other in URLS if other != url)).granted[0] for url in URLS}
@@ -497,8 +495,8 @@ def test_death_of_a_worker_that_was_to_end_convicts_no_job(make_members: MakeMem
     assert not is_refused(ask, START + 10, "bad")
 
 
-def test_budget_is_a_second_s_worth_at_first_and_then_what_comes_in(make: Make) -> None:
-    """Ten at once, then ten a second and a fifth of the jobs. Saved retries run off within ten seconds."""
+def test_budget_starts_with_one_second_and_grows_with_time_and_jobs(make: Make) -> None:
+    """The budget gives ten at once, then ten a second plus a fifth of the jobs, and saves ten seconds of it at most."""
     ask = make(Rules(budget_percent=20, budget_per_second=10), 0)
 
     def retries(now: int) -> int:
@@ -509,7 +507,7 @@ def test_budget_is_a_second_s_worth_at_first_and_then_what_comes_in(make: Make) 
     for _ in range(50):
         begin(ask, START + 500)
     assert retries(START + 500) == 10
-    for second in range(1, 61):  # one look a second, which saves
+    for second in range(1, 61):  # one call a second, so that the budget saves
         ask(
             Call("p", ended=(), beat=None, arrived=(Arrival(next(NUMBERS), 1, 1, 1, (), "job"),)), START + second * 1000
         )
@@ -517,7 +515,7 @@ def test_budget_is_a_second_s_worth_at_first_and_then_what_comes_in(make: Make) 
 
 
 def test_budget_is_kept_in_thousandths(make: Make) -> None:
-    """So that many small shares make a whole retry. Each refused retry is named by its number."""
+    """Small shares add up to a whole retry, and each refused retry is named by its number."""
     ask = make(Rules(budget_percent=99.96, budget_per_second=1), 0)
     assert begin(ask, START, retry_of="job").granted
     arrival = Arrival(next(NUMBERS), 60_000, 1, 1, (), "job")
@@ -527,10 +525,8 @@ def test_budget_is_kept_in_thousandths(make: Make) -> None:
 
 
 @pytest.mark.parametrize(("later_ms", "convicts"), [(4999, True), (5000, False)])
-def test_evidence_against_a_job_counts_for_as_long_as_it_would_be_refused(
-    make: Make, later_ms: int, *, convicts: bool
-) -> None:
-    """Both to the millisecond."""
+def test_evidence_counts_for_as_long_as_a_quarantine_lasts(make: Make, later_ms: int, *, convicts: bool) -> None:
+    """Evidence and quarantine last equally long, to the millisecond."""
     ask = make(Rules(failures=100, quarantine_ms=5000), 0)
     end(ask, START, A, Blame.DIED, "bad")
     assert not is_refused(ask, START, "bad")
@@ -540,8 +536,8 @@ def test_evidence_against_a_job_counts_for_as_long_as_it_would_be_refused(
     assert not is_refused(ask, START + later_ms + 5000, "bad")
 
 
-def test_evidence_that_has_passed_counts_no_more_whatever_comes_after_it(make: Make) -> None:
-    """A later death does not bring it back."""
+def test_expired_evidence_never_counts_again(make: Make) -> None:
+    """A later death does not bring expired evidence back."""
     ask = make(Rules(failures=100, quarantine_ms=5000), 0)
     for now, url in ((START, A), (START + 5000, B), (START + 5000 + 2 * BROKEN_WITHIN_MS, B)):
         end(ask, now, url, Blame.DIED, "bad")
@@ -549,19 +545,19 @@ def test_evidence_that_has_passed_counts_no_more_whatever_comes_after_it(make: M
 
 
 @pytest.mark.parametrize(("later_ms", "convicts"), [(BROKEN_WITHIN_MS - 1, False), (BROKEN_WITHIN_MS, True)])
-def test_deaths_on_one_worker_within_a_moment_share_the_blame(make: Make, later_ms: int, *, convicts: bool) -> None:
-    """They are of one breakdown; later ones are of another."""
+def test_deaths_close_together_on_one_worker_share_the_blame(make: Make, later_ms: int, *, convicts: bool) -> None:
+    """Deaths close together belong to one breakdown, and later ones to another."""
     ask = make(Rules(failures=100), 0)
     end(ask, START, A, Blame.DIED, "other")
     end(ask, START + later_ms, A, Blame.DIED, "bad")
-    now = START + later_ms + BROKEN_WITHIN_MS  # no outage
+    now = START + later_ms + BROKEN_WITHIN_MS  # far enough apart to be no outage
     end(ask, now, B, Blame.DIED, "bad")
     assert is_refused(ask, now, "bad") is convicts
     assert not is_refused(ask, now, "other")
 
 
-def test_job_that_has_done_well_is_free_of_all_evidence(make: Make) -> None:
-    """Convicted or not: after that it takes two more workers to convict it."""
+def test_completed_job_loses_all_evidence(make: Make) -> None:
+    """After a job completed, convicted or not, it takes two more workers to convict it."""
     ask = make(Rules(failures=100), 0)
     for now, convicted in ((START, False), (START + 10 * BROKEN_WITHIN_MS, True)):
         for url in (A, B)[: 2 if convicted else 1]:
@@ -574,12 +570,12 @@ def test_job_that_has_done_well_is_free_of_all_evidence(make: Make) -> None:
         end(ask, now, C, Blame.OK, "bad")
 
 
-def test_same_worker_again_is_no_second_witness(make: Make) -> None:
-    """However often a job dies there, only the largest share of evidence counts."""
+def test_deaths_on_one_worker_are_one_witness(make: Make) -> None:
+    """However often a job dies on one worker, only the largest share of evidence counts."""
     ask = make(Rules(failures=100), 0)
     for number in range(5):
         end(ask, START + number * BROKEN_WITHIN_MS, A, Blame.DIED, "bad")
     assert not is_refused(ask, START + 5 * BROKEN_WITHIN_MS, "bad")
-    end(ask, START + 4 * BROKEN_WITHIN_MS + 1, A, Blame.DIED, "bad")  # a half, and the whole of before stays
+    end(ask, START + 4 * BROKEN_WITHIN_MS + 1, A, Blame.DIED, "bad")  # a half, which does not replace the earlier whole
     end(ask, START + 5 * BROKEN_WITHIN_MS, B, Blame.DIED, "bad")
     assert is_refused(ask, START + 5 * BROKEN_WITHIN_MS, "bad")

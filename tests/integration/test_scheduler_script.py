@@ -1,4 +1,4 @@
-"""What only the script has: lifetimes of keys, costs, slips with redis-cli, health checks, large fleets."""
+"""What only the script has: lifetimes of keys, costs, mistakes with redis-cli, health checks, large fleets."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ NOW = 1_000_000
 
 
 def script(redis: "Redis", *workers: Worker, **rules: Any) -> LuaScheduler:
-    """Return the script over a healthy fleet, its memory settled."""
+    """Return the settled script over a healthy fleet."""
     made = LuaScheduler(redis, Rules(**rules))
     made.set_fleet([Member(worker) for worker in workers])
     made.step(Call("p"), NOW - SETTLE_MS)
@@ -41,27 +41,27 @@ def script(redis: "Redis", *workers: Worker, **rules: Any) -> LuaScheduler:
 def ask(
     script: LuaScheduler, number: int, *tried: str, process: str = "p", now: int = NOW, bound_ms: int = 60_000
 ) -> Reply:
-    """Let a job arrive that has tried these workers."""
+    """Let a job arrive that has tried the workers `tried`."""
     return script.step(Call(process, arrived=(Arrival(number, bound_ms, 60_000, 0, tried),)), now)
 
 
 def test_without_a_fleet_nothing_is_done(redis: "Redis") -> None:
-    """If no sidecar has written the fleet, the scheduler says so and writes nothing."""
+    """If no sidecar has written the fleet, the reply says so and nothing is written."""
     reply = LuaScheduler(redis, Rules()).step(Call("p", arrived=(Arrival(1, 1000, 1000),), beat=Beat()), NOW)
     assert reply == Reply(has_fleet=False)
     assert redis.dbsize() == 0
 
 
-def test_heartbeat_is_shown_and_fades(redis: "Redis") -> None:
-    """A process' hash has its last heartbeat, its leases and its pending jobs, as long as the process lives."""
+def test_heartbeat_is_shown_and_expires(redis: "Redis") -> None:
+    """A process' hash has its last heartbeat, leases and pending jobs as long as the process lives."""
     scheduler = script(redis, Worker(ONE))
     scheduler.step(Call("p", beat=Beat(running=2, waiting=3)), NOW)
     assert redis.hgetall("sfr:process:p") == {"heartbeat": str(NOW // 1000), "leases": "2", "waiting": "3"}
     assert 0 < redis.pttl("sfr:process:p") <= PROCESS_TTL_MS
 
 
-def test_grants_to_a_process_that_dies_fade(redis: "Redis") -> None:
-    """No process takes them, so that they would stay for ever."""
+def test_grants_to_a_dead_process_expire(redis: "Redis") -> None:
+    """Grants that no process takes do not stay for ever."""
     scheduler = script(redis, Worker(ONE, max_concurrency=1))
     scheduler.step(Call("q", beat=Beat()), NOW)
     assert ask(scheduler, 1).granted
@@ -71,8 +71,8 @@ def test_grants_to_a_process_that_dies_fade(redis: "Redis") -> None:
     assert PROCESS_TTL_MS < redis.pttl("sfr:grants:q") <= PROCESS_TTL_MS + CLAIM_WITHIN_MS
 
 
-def test_failures_fade_and_an_ejection_stays(redis: "Redis") -> None:
-    """Failures long ago do not count as a row. An ejection stays known until the worker has done well."""
+def test_failures_expire_and_an_ejection_stays(redis: "Redis") -> None:
+    """Old failures stop counting as a row, but an ejection stays until the worker has done well."""
     scheduler = script(redis, Worker(ONE), Worker(OTHER), failures=2)
     for number, lifetime_ms in ((1, 2 * scheduler.rules.max_ms), (2, -1)):
         scheduler.step(Call("p", ended=(Ended(ONE, number, Blame.FAULT),)), NOW)
@@ -80,8 +80,8 @@ def test_failures_fade_and_an_ejection_stays(redis: "Redis") -> None:
         assert left_ms == -1 if lifetime_ms == -1 else lifetime_ms / 2 < left_ms <= lifetime_ms
 
 
-def test_other_strategy_finds_its_own_order(redis: "Redis") -> None:
-    """Processes of an old and a new configuration share one Redis: each call's strategy decides."""
+def test_each_call_uses_its_own_strategy(redis: "Redis") -> None:
+    """Processes with an old and a new configuration can share one Redis."""
     by_turn = script(redis, Worker(ONE), Worker(OTHER))
     first, second = (ask(by_turn, number).granted[0] for number in (1, 2))
     assert {first.url, second.url} == {ONE, OTHER}
@@ -91,14 +91,14 @@ def test_other_strategy_finds_its_own_order(redis: "Redis") -> None:
 
 
 def test_change_of_the_fleet_costs_one_plan(redis: "Redis") -> None:
-    """The first process that sends a new print has the plan made anew; the others that send the same do not."""
+    """The first process with a new fingerprint of the fleet causes a plan; others with the same one do not."""
     scheduler = script(redis, Worker(ONE))
     scheduler.step(Call("p"), NOW)
     assert [plans(redis, scheduler, Call(process, fleet_print="new"), NOW) for process in ("p", "q", "r")] == [1, 0, 0]
 
 
 def test_trial_that_opens_costs_one_plan(redis: "Redis") -> None:
-    """Further calls make no new plan while no job has come for the trial."""
+    """While no job has arrived for the trial, further calls make no new plan."""
     scheduler = script(redis, Worker(ONE), Worker(OTHER), failures=1, base_ms=1000)
     scheduler.step(Call("p"), NOW)
     fault = Call("p", ended=(Ended(ONE, 9, Blame.FAULT),))
@@ -107,14 +107,14 @@ def test_trial_that_opens_costs_one_plan(redis: "Redis") -> None:
 
 
 def plans(redis: "Redis", scheduler: LuaScheduler, call: Call, now: int) -> int:
-    """Return how often this call makes the plan anew."""
+    """Return how often this call makes a new plan."""
     redis.config_resetstat()
     scheduler.step(call, now)
-    return int(redis.info("commandstats").get("cmdstat_smembers", {"calls": 0})["calls"]) // 2  # fleet, and who drains
+    return int(redis.info("commandstats").get("cmdstat_smembers", {"calls": 0})["calls"]) // 2  # workers and drain
 
 
-def test_head_tells_how_many_rest(redis: "Redis") -> None:
-    """And how many are out of reach, also after a new plan. With a count too high each call would look for rests."""
+def test_plan_head_counts_resting_workers(redis: "Redis") -> None:
+    """The counts of resting and unreachable workers stay right, because a count too high makes each call search."""
     scheduler = script(redis, Worker(ONE), Worker(OTHER))
     for number, url, blame in ((9, ONE, Blame.AWAY), (8, OTHER, Blame.BUSY), (7, OTHER, Blame.AWAY)):
         scheduler.step(Call("p", ended=(Ended(url, number, blame),)), NOW)
@@ -131,15 +131,15 @@ def test_head_tells_how_many_rest(redis: "Redis") -> None:
 
 
 def checked(scheduler: LuaScheduler, url: str, number: int = 50) -> bool:
-    """Return whether a health check gets a lease on this worker; else it must be refused."""
+    """Return whether a health check gets a lease on this worker; otherwise it must be refused."""
     reply = scheduler.step(Call("sidecar", checks=(Check(number, url, 60_000),)), NOW)
     granted = [(grant.number, grant.url) for grant in reply.granted]
     assert (granted, reply.refused) in (([(number, url)], ()), ([], (number,)))
     return bool(granted)
 
 
-def test_check_gets_its_worker_if_that_has_room(redis: "Redis") -> None:
-    """Also one that gets no jobs; but none that is full, turns jobs away, or is ejected."""
+def test_check_gets_a_lease_on_a_worker_with_room(redis: "Redis") -> None:
+    """A check may also use an unhealthy worker, but none that is full, turns jobs away or is ejected."""
     scheduler = script(redis, Worker(ONE, max_concurrency=1), Worker(OTHER), Worker("http://ill"), failures=1)
     scheduler.set_fleet(
         [Member(Worker(ONE, max_concurrency=1)), Member(Worker(OTHER)), Member(Worker("http://ill"), Health.UNHEALTHY)]
@@ -157,8 +157,8 @@ def test_check_gets_its_worker_if_that_has_room(redis: "Redis") -> None:
 
 
 @pytest.mark.parametrize("strategy", list(Strategy))
-def test_one_worker_of_many_that_a_job_has_not_tried_is_found(redis: "Redis", strategy: Strategy) -> None:
-    """However many tried workers come before it, and wherever the search begins."""
+def test_only_untried_worker_of_many_is_found(redis: "Redis", strategy: Strategy) -> None:
+    """The only worker that a job has not tried is found, wherever the search starts."""
     workers = [Worker(f"http://w{number:02}") for number in range(20)]
     scheduler = script(redis, *workers, strategy=strategy)
     tried = [worker.url for worker in workers[:-1]]
@@ -169,8 +169,8 @@ def test_one_worker_of_many_that_a_job_has_not_tried_is_found(redis: "Redis", st
 
 
 @pytest.mark.parametrize("word", ["NaN", "1e400", "inf", "-1", "0", "0.5", "1e9", "0x10", "heavy", "9" * 400, ""])
-def test_weight_and_cap_that_are_no_numbers_stop_no_job(redis: "Redis", word: str) -> None:
-    """A ring of 10^9 places would stop Redis; a cap of -1 would mean a trial, and one of NaN a full worker."""
+def test_invalid_weight_and_cap_stop_no_job(redis: "Redis", word: str) -> None:
+    """Unchecked, a huge weight would stop Redis, a cap of -1 mean a trial, and one of NaN a full worker."""
     scheduler = script(redis, Worker(ONE))
     redis.hset(f"sfr:worker:{ONE}", mapping={"weight": word, "max_concurrency": word})
     redis.hset("sfr:plan:head", "stale", "1")
@@ -178,8 +178,8 @@ def test_weight_and_cap_that_are_no_numbers_stop_no_job(redis: "Redis", word: st
     assert redis.hget("sfr:plan", ONE) == "0 1 0"
 
 
-def test_largest_weight_and_cap_stand(redis: "Redis") -> None:
-    """config.yaml allows them."""
+def test_largest_weight_and_cap_are_kept(redis: "Redis") -> None:
+    """The largest values that config.yaml allows are not treated as mistakes."""
     scheduler = script(redis, Worker(ONE, MAX_WEIGHT, MAX_COUNT))
     assert ask(scheduler, 1).granted
     assert redis.hget("sfr:plan", ONE) == f"{MAX_COUNT} {MAX_WEIGHT} 0"
@@ -202,7 +202,7 @@ def test_drain_of_another_type_stops_no_job(redis: "Redis") -> None:
     assert [grant.url for grant in ask(scheduler, 1).granted] == [ONE]
 
 
-def test_keys_of_breakdowns_pass(redis: "Redis") -> None:
+def test_keys_of_breakdowns_expire(redis: "Redis") -> None:
     """No key stays for ever because a connection died once."""
     scheduler = script(redis, Worker(ONE))
     assert ask(scheduler, 1).granted
@@ -212,8 +212,8 @@ def test_keys_of_breakdowns_pass(redis: "Redis") -> None:
     assert 0 < redis.pttl("sfr:suspect:bad") <= scheduler.rules.quarantine_ms
 
 
-def test_conviction_is_announced_once_and_passes(redis: "Redis") -> None:
-    """At once, so that each process refuses the job. When the quarantine is over, nothing is left of it."""
+def test_conviction_is_announced_once_and_expires(redis: "Redis") -> None:
+    """Each process hears at once which job to refuse, and nothing is left when the quarantine is over."""
     scheduler = script(redis, Worker(ONE), Worker(OTHER), quarantine_ms=5000)
     with redis.pubsub(ignore_subscribe_messages=True) as news:  # type: ignore[no-untyped-call]
         news.subscribe("sfr:changes")
@@ -232,15 +232,15 @@ def test_conviction_is_announced_once_and_passes(redis: "Redis") -> None:
 
 
 def test_operator_who_deletes_the_rests_ends_them(redis: "Redis") -> None:
-    """After `DEL sfr:rests` no worker counts as out of reach."""
+    """After `DEL sfr:rests` no worker counts as unreachable."""
     scheduler = script(redis, Worker(ONE))
     assert scheduler.step(Call("p", ended=(Ended(ONE, 9, Blame.AWAY),)), NOW).away == 1
     redis.delete("sfr:rests")
     assert scheduler.step(Call("p"), NOW).away == 0
 
 
-def test_jobs_that_are_over_leave_nothing_behind(redis: "Redis") -> None:
-    """Neither in the queue nor in the index of leases, whether they had a lease or were given up."""
+def test_ended_jobs_leave_no_key(redis: "Redis") -> None:
+    """Neither the queue nor the index of leases keeps a job that had a lease or was given up."""
     scheduler = script(redis, Worker(ONE, max_concurrency=1))
     for number in (1, 2, 3):
         ask(scheduler, number, bound_ms=1000)
@@ -250,8 +250,8 @@ def test_jobs_that_are_over_leave_nothing_behind(redis: "Redis") -> None:
     assert redis.exists("sfr:queue", "sfr:waiting", "sfr:lapse", f"sfr:leases:{ONE}") == 0
 
 
-def test_trial_of_a_full_worker_is_put_off_and_says_until_when(redis: "Redis") -> None:
-    """Until the first lease there has passed; in seconds, for people."""
+def test_postponed_trial_of_a_full_worker_shows_its_time(redis: "Redis") -> None:
+    """`ejected_until` shows, in seconds, when the first lease there expires."""
     scheduler = script(redis, Worker(ONE, max_concurrency=1), Worker(OTHER), failures=1, base_ms=1000)
     assert ask(scheduler, 1, OTHER, bound_ms=5000).granted
     scheduler.step(Call("p", ended=(Ended(ONE, 9, Blame.FAULT),)), NOW)
@@ -259,8 +259,8 @@ def test_trial_of_a_full_worker_is_put_off_and_says_until_when(redis: "Redis") -
     assert redis.hget(f"sfr:breaker:{ONE}", "ejected_until") == f"{(NOW + 5000) / 1000:.3f}"
 
 
-def test_worker_that_leaves_leaves_nothing_behind(redis: "Redis") -> None:
-    """Neither the time of its last good job, nor its ejection."""
+def test_removed_worker_leaves_no_key(redis: "Redis") -> None:
+    """A removed worker keeps neither the time of its last good job nor its ejection."""
     workers = [Worker(ONE), Worker(OTHER), Worker("http://third")]
     scheduler = script(redis, *workers, failures=1)
     for moment, worker in enumerate(workers):
@@ -274,14 +274,14 @@ def test_worker_that_leaves_leaves_nothing_behind(redis: "Redis") -> None:
 
 
 @pytest.mark.parametrize(("weights", "length"), [((100, 100), 2), ((2, 4), 3), ((3, 3, 6), 4), ((1, 100), 101)])
-def test_ring_is_no_longer_than_its_weights_make_it(redis: "Redis", weights: tuple[int, ...], length: int) -> None:
-    """Weights are divided by their common divisor."""
+def test_ring_is_as_short_as_possible(redis: "Redis", weights: tuple[int, ...], length: int) -> None:
+    """Weights are divided by their greatest common divisor."""
     script(redis, *(Worker(f"http://w{place}", weight=weight) for place, weight in enumerate(weights)))
     assert redis.hget("sfr:plan:head", "ring") == str(length)
 
 
-def test_trial_that_finds_its_worker_busy_is_put_off_and_says_until_when(redis: "Redis") -> None:
-    """In seconds, for people. Until then the worker gets no other trial."""
+def test_postponed_trial_of_a_busy_worker_shows_its_time(redis: "Redis") -> None:
+    """`ejected_until` shows the postponed end in seconds, and until then the worker gets no other trial."""
     scheduler = script(redis, Worker(ONE), Worker(OTHER), failures=1, base_ms=1000)
     scheduler.step(Call("p", ended=(Ended(ONE, 9, Blame.FAULT),)), NOW)
     assert redis.hget(f"sfr:breaker:{ONE}", "ejected_until") == f"{(NOW + 1000) / 1000:.3f}"

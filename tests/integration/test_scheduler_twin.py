@@ -1,4 +1,4 @@
-"""The script and its Python twin, run against each other on a real Valkey, and the laws that both keep."""
+"""The script and its Python twin run against each other on a real Valkey, under the laws that both keep."""
 
 import math
 from collections.abc import Collection
@@ -40,7 +40,7 @@ from tests.support.lua_scheduler import JOBS, PROCESSES, RULES, URLS, LuaSchedul
 
 
 class Model(LocalScheduler):
-    """The twin with health checks, which in production only the script has."""
+    """The twin with health checks, which in production only the script serves."""
 
     def step(self, call: Call, now: int) -> Reply:
         """Serve the jobs, then the checks."""
@@ -64,19 +64,19 @@ class Model(LocalScheduler):
 
 
 class Machine(RuleBasedStateMachine):
-    """Three processes that use one scheduler, which is done twice: by the script and by the twin."""
+    """Three processes that use one scheduler, present twice: as the script and as the twin."""
 
     redis: Any
     strategy: Strategy
 
     @initialize(
-        # With one worker without a cap no job ever waits: most of these fleets have none.
+        # A fleet with an uncapped worker never has pending jobs, so most of these fleets have none.
         caps=st.sampled_from([0, 1, 1]).flatmap(lambda least: st.lists(st.integers(least, 3), min_size=2, max_size=5)),
         weights=st.lists(st.integers(1, 3), min_size=5),
         is_prompt=st.booleans(),
     )
     def start(self, caps: list[int], weights: list[int], is_prompt: bool) -> None:
-        """Begin with an empty Redis, a healthy fleet, and processes that claim at once what they are given, or not."""
+        """Start with an empty Redis, a healthy fleet, and processes that may claim their grants at once."""
         self.is_prompt = is_prompt
         self.redis.flushall()
         rules = Rules(strategy=self.strategy, **RULES)  # type: ignore[arg-type]
@@ -120,7 +120,7 @@ class Machine(RuleBasedStateMachine):
         return reply
 
     def _check_order(self, reply: Reply) -> None:
-        """Check that no pending job that would take any worker is older than a job that was granted."""
+        """Check that each granted job is older than every pending job that has tried no worker."""
         waiting = [ticket for ticket, _, _, _, tried in self.twin.waiting if not tried]
         for grant in reply.granted:
             assert grant.ticket <= min(waiting, default=grant.ticket)
@@ -133,7 +133,7 @@ class Machine(RuleBasedStateMachine):
         ),
     )
     def arrive(self, process: str, wanted: list[tuple[int, int, set[str]]]) -> None:
-        """Jobs come to a process."""
+        """Jobs arrive at a process."""
         arrivals = []
         for bound, wait, tried in wanted:
             self.numbers += 1
@@ -142,7 +142,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(process=st.sampled_from(PROCESSES), count=st.integers(1, 8))
     def arrive_plainly(self, process: str, count: int) -> None:
-        """Many jobs of one kind come to a process."""
+        """Many jobs of one kind arrive at a process."""
         self.numbers += count
         numbers = range(self.numbers - count + 1, self.numbers + 1)
         self._call(process, arrived=tuple(Arrival(number, 3000, 3000) for number in numbers))
@@ -155,7 +155,7 @@ class Machine(RuleBasedStateMachine):
         job=st.sampled_from(("", *JOBS)),
     )
     def retry(self, process: str, old: int, tried: str, fresh: int, job: str) -> None:
-        """A job arrives again, perhaps among new ones. After a loss its ticket may be above Redis' counter."""
+        """A job arrives again, perhaps among new ones; after a loss its ticket may exceed Redis' counter."""
         first, self.numbers = self.numbers + 1, self.numbers + 1 + fresh
         new = (Arrival(number, 500, 500) for number in range(first + 1, self.numbers + 1))
         reply = self._call(process, arrived=(Arrival(first, 500, 500, old, (tried,), job), *new))
@@ -163,7 +163,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(process=st.sampled_from(PROCESSES), url=st.sampled_from(URLS), bound=st.integers(1, 5000))
     def check(self, process: str, url: str, bound: int) -> None:
-        """A health check asks for a lease on one worker of any condition."""
+        """A health check asks for a lease on a worker in any state."""
         if url in self.members:
             self.numbers += 1
             self._call(process, checks=(Check(self.numbers, url, bound),))
@@ -177,7 +177,7 @@ class Machine(RuleBasedStateMachine):
         ms=st.sampled_from([0, 1, 400, 3000]),
     )
     def end(self, data: st.DataObject, blame: Blame, is_over: bool, job: str, ms: int) -> None:
-        """A job ends well or badly, or times out while its worker runs on."""
+        """A job ends well or badly, or times out while its worker still runs it."""
         process, number = data.draw(st.sampled_from(sorted(self.held)))
         url = self.held[process, number]
         if is_over:
@@ -187,7 +187,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(job=st.sampled_from(JOBS), ran_ms=st.sampled_from([0, 0, 1, 500]), gap_ms=st.sampled_from([0, 1, 2500]))
     def break_workers(self, job: str, ran_ms: int, gap_ms: int) -> None:
-        """A job breaks one worker after another, or runs on several that die together; then it is sent again."""
+        """A job breaks one worker after another, or several that die together; then it is sent again."""
         for (process, number), url in sorted(self.held.items())[:6]:
             del self.held[process, number]
             self._call(process, ended=(Ended(url, number, Blame.DIED, job=job, ms=ran_ms),))
@@ -197,7 +197,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(data=st.data(), blame=st.sampled_from(Blame))
     def end_all_of_one_worker(self, data: st.DataObject, blame: Blame) -> None:
-        """All jobs of one worker end alike, as when it breaks down or does well."""
+        """All jobs of one worker end in the same way, as in a breakdown."""
         url = data.draw(st.sampled_from(sorted(set(self.held.values()))))
         for process in PROCESSES:
             numbers = [number for (owner, number), at in sorted(self.held.items()) if (owner, at) == (process, url)]
@@ -210,7 +210,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(blame=st.sampled_from([Blame.BUSY, Blame.AWAY]), ms=st.sampled_from([0, 1, 300]), keep=st.integers(0, 3))
     def turn_away(self, blame: Blame, ms: int, keep: int) -> None:
-        """Workers turn away all but a few of the jobs just sent; these arrive again with their tickets."""
+        """Workers turn away all but a few of the jobs just sent, which arrive again with their tickets."""
         for process, number in sorted(self.held)[keep:]:
             url, ticket = self.held.pop((process, number)), self.tickets.get((process, number), 0)
             self.numbers += 1
@@ -219,7 +219,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(process=st.sampled_from(PROCESSES), url=st.sampled_from(URLS), count=st.integers(1, 3))
     def fail(self, process: str, url: str, count: int) -> None:
-        """Jobs whose leases have passed are reported as failed: most ejections begin so."""
+        """Jobs whose leases have expired are reported as failed, which starts most ejections."""
         numbers = range(10_001, 10_001 + count)
         self._call(
             process, ended=tuple(Ended(url, number, Blame.FAULT, cause=f"failed {number}") for number in numbers)
@@ -228,7 +228,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self._ejected())
     @rule(data=st.data(), process=st.sampled_from(PROCESSES), blame=st.sampled_from([*Blame, Blame.FAULT, None]))
     def try_ejected(self, data: st.DataObject, process: str, blame: Blame | None) -> None:
-        """An ejection ends, jobs arrive, and the one that is the trial ends or is never reported."""
+        """An ejection ends, jobs arrive, and the trial among them ends or is never reported."""
         url = data.draw(st.sampled_from(self._ejected()))
         until = self.twin.breakers.by_url[url].until_ms
         if until < math.inf:
@@ -250,7 +250,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self._moments())
     @rule(data=st.data(), by=st.sampled_from([-1, 0, 0]))
     def advance_to_a_moment(self, data: st.DataObject, by: int) -> None:
-        """Time passes up to a moment at which something ends, or to just before it."""
+        """Time passes to a moment at which something ends, or to 1 ms before it."""
         self._pass(data.draw(st.sampled_from(self._moments())) - self.now + by)
 
     def _moments(self) -> list[int]:
@@ -323,7 +323,7 @@ class Machine(RuleBasedStateMachine):
     def reweigh_or_add(self, url: str, weight: int, cap: int) -> None:
         """config.yaml changes a worker's weight and cap, or brings a new one."""
         self.members[url] = Member(Worker(url, weight, cap or None))
-        self.may_be_over = True  # a cap may fall below what runs already
+        self.may_be_over = True  # a cap may fall below the number of running jobs
         self._publish()
 
     @rule(url=st.sampled_from(URLS))
@@ -334,11 +334,11 @@ class Machine(RuleBasedStateMachine):
 
     @rule(process=st.sampled_from(PROCESSES), is_return=st.booleans(), has_heard=st.sampled_from([True, True, False]))
     def hand_in(self, process: str, is_return: bool, has_heard: bool) -> None:
-        """A process hands in all leases that it holds: none, if the replies that granted them were lost."""
+        """A process reports all its leases, or none if the replies with their grants were lost."""
         if not has_heard:
             self.held = {lease: url for lease, url in self.held.items() if lease[0] != process}
         held = tuple(Held(url, number, 600) for (owner, number), url in sorted(self.held.items()) if owner == process)
-        self.may_be_over = True  # what had lapsed is set again
+        self.may_be_over = True  # an expired lease may be registered again
         self._call(process, beat=Beat(held=held, is_return=is_return))
 
     @rule()
@@ -386,7 +386,7 @@ class Machine(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("strategy", list(Strategy))
 def test_script_and_twin_agree_and_keep_the_laws(redis: "Redis", strategy: Strategy) -> None:
-    """Arrive, end, expire, die, eject, drain, reweigh, wipe, in any order: the same on both sides, and lawful."""
+    """After any order of steps both sides have the same state, and each law holds."""
     machine = type("Machine", (Machine,), {"redis": redis, "strategy": strategy})
     run_state_machine_as_test(
         machine,

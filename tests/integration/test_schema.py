@@ -1,4 +1,4 @@
-"""The Redis schema is one: in docs/redis.md, schema.py, the Lua scripts, and the Redis that the programs write."""
+"""docs/redis.md, schema.py, the Lua scripts and a live Redis have the same schema."""
 
 import asyncio
 import re
@@ -17,21 +17,21 @@ from tests.support.load import post_job, post_jobs
 from tests.support.programs import System, Valkey
 from tests.support.worker import ScriptedWorker, always, hang
 
-# Within the transaction that asks for the time to live, for an ejection may come between.
+# Part of the transaction that reads the time to live, because an ejection may happen between two calls.
 _TIMES_EJECTED = "return redis.call('TYPE', KEYS[1]).ok == 'hash' and redis.call('HGET', KEYS[1], 'times')"
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {path.relative_to(ROOT): path.read_text() for path in sorted((ROOT / "router").glob("*/lua/*.lua"))}
 
 
 def test_page_shows_the_schema() -> None:
-    """docs/redis.md's table has the schema's rows, word for word."""
+    """The table of docs/redis.md has exactly the schema's rows."""
     page = (ROOT / "docs" / "redis.md").read_text()
     rows = re.findall(r"^\| `(sfr:[^`]+)` \| (.+?) \| (.+?) \| (.+?) \|$", page, re.MULTILINE)
     assert rows == [(key.name, key.type, key.writer, key.holds) for key in SCHEMA]
 
 
-def test_schema_has_what_is_used_and_nothing_else() -> None:
-    """Each key is used by Python, through `Keys`, or by a script, through its name in capitals."""
+def test_schema_has_exactly_the_used_keys() -> None:
+    """Each key is used in Python through `Keys`, or in a script through its name in capitals."""
     keys = Keys("sfr")
     made = {keys.workers, keys.sidecar, keys.fleet, keys.worker("<url>"), keys.plan, keys.drain}
     made |= {keys.intent, keys.registered, keys.registration("<url>"), keys.leases("<url>"), keys.breaker("<url>")}
@@ -45,7 +45,7 @@ def test_schema_has_what_is_used_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=str)
 def test_script_s_header_names_the_keys_that_it_uses(path: Path) -> None:
-    """It names the arguments, too, and the script spells no key itself."""
+    """The header also names the arguments, and the script writes out no key itself."""
     header = "".join(re.findall(r"(?:^(?:#!|--).*\n)+", SCRIPTS[path], re.MULTILINE)[:1])
     rows = "".join(re.findall(r"^-- (?:Reads|Writes) (?:.*\n-- {8})*.*\n", header, re.MULTILINE))
     names = Keys("sfr").lua_names().keys()
@@ -61,10 +61,10 @@ def code(text: str) -> str:
     return re.sub(r"--.*", "", text)
 
 
-async def test_live_redis_holds_the_schema_and_nothing_else(
+async def test_live_redis_holds_exactly_the_schema(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """With jobs that run, wait, end and fail, each key of the schema is there, of its type, with its time to live."""
+    """With jobs that run, wait, end and fail, each key exists with its type and time to live."""
     first, second, third = workers
     system.configure([worker.url for worker in workers], default_max_concurrency=1, breaker={"failures": 1})
     async with system.sidecar(), system.router(1) as router, valkey.client() as redis:
@@ -75,7 +75,7 @@ async def test_live_redis_holds_the_schema_and_nothing_else(
         await intents.override(first.url, {"weight": 2})
         await eventually(lambda: redis.exists("sfr:room"), what="workers with room")
         await _gather(redis, held, set())
-        # A process that is alive and never takes what it is given.
+        # A living process that never takes its grants.
         now_ms = (await redis.time())[0] * 1000
         await redis.zadd("sfr:processes", {"other": now_ms + 60_000})
         await redis.zadd("sfr:queue", {"other:1": 0})
@@ -110,7 +110,7 @@ async def _is_refused(url: str) -> bool:
 
 
 async def _gather(redis: Redis, held: dict[str, str], wanted: set[str]) -> bool:
-    """Add to `held` the keys that are there now, by their names in the schema; return whether all have been seen."""
+    """Add to `held` the present keys by their names in the schema; return whether all `wanted` have been seen."""
     await redis.sadd("sfr:drain", "http://nobody")
     for key in await redis.keys("*"):
         async with redis.pipeline(transaction=True) as both:

@@ -1,4 +1,4 @@
-"""Scripts asked with callbacks, on a real Valkey that loses them, closes the connection, or stops."""
+"""Scripts asked with callbacks, on a real Valkey that loses the script, closes the connection or stops."""
 
 import asyncio
 import signal
@@ -15,7 +15,7 @@ from tests.support.eventually import eventually
 from tests.support.programs import Valkey
 
 TIMEOUT_S = 0.3
-# Says its key, what it was asked and its constants.
+# Returns its key, its argument and its constants.
 SAYS = """
 redis.call('INCR', KEYS[1])
 return {KEYS[1], ARGV[1], ARGV[2], ARGV[3]}
@@ -24,7 +24,7 @@ return {KEYS[1], ARGV[1], ARGV[2], ARGV[3]}
 
 @pytest.fixture
 async def says(valkey: Valkey) -> AsyncIterator[Script]:
-    """The script above."""
+    """The script SAYS with a client of the real Valkey."""
     client = connect(RedisSettings(url=valkey.url), TIMEOUT_S)
     yield script(client, SAYS, TIMEOUT_S, "key", ("const", 7))
     await client.aclose()
@@ -38,7 +38,7 @@ class Asked:
         self._script = asked
 
     def ask(self, word: str) -> None:
-        """Ask one thing."""
+        """Ask the script with one word."""
 
         def then(told: object) -> None:
             assert word not in self.told, f"told twice of {word}"
@@ -48,7 +48,7 @@ class Asked:
         assert word not in self.told, "told before ask had returned"
 
     async def all(self, *words: str) -> list[Any]:
-        """Ask all of them at once; return what comes."""
+        """Ask with all words at once and return the replies."""
         for word in words:
             self.ask(word)
         await eventually(lambda: self.told.keys() >= set(words), what="all that was asked")
@@ -56,19 +56,19 @@ class Asked:
 
 
 def reply(word: str) -> list[bytes]:
-    """Return what the script says."""
+    """Return the script's reply to a word."""
     return [b"key", word.encode(), b"const", b"7"]
 
 
-async def test_calls_of_one_moment_are_answered_each_with_its_own(says: Script) -> None:
-    """Before the connection is open, and after."""
+async def test_each_of_several_calls_at_once_gets_its_own_reply(says: Script) -> None:
+    """Each call gets its own reply, before the connection is open and after."""
     asked = Asked(says)
     for words in ("ab", "cde"):
         assert await asked.all(*words) == [reply(word) for word in words]
 
 
 async def test_connection_that_brought_an_error_is_not_used_again(says: Script, valkey: Valkey) -> None:
-    """A master that has become a replica refuses writes. Calls sent after one that failed end, too."""
+    """A connection to a master that became a replica is closed, and later calls on it end with an error."""
     asked = Asked(says)
     await asked.all("a")
     async with valkey.client() as client:
@@ -82,8 +82,8 @@ async def test_connection_that_brought_an_error_is_not_used_again(says: Script, 
         assert {int(known["id"]) for known in await client.client_list()} - before
 
 
-async def test_script_that_redis_has_lost_is_sent_again(says: Script, valkey: Valkey) -> None:
-    """After SCRIPT FLUSH, as after a restart, no call fails, and each is done once."""
+async def test_lost_script_is_sent_again(says: Script, valkey: Valkey) -> None:
+    """After a SCRIPT FLUSH no call fails, and each runs once."""
     asked = Asked(says)
     async with valkey.client() as client:
         await asked.all("a")
@@ -94,13 +94,13 @@ async def test_script_that_redis_has_lost_is_sent_again(says: Script, valkey: Va
 
 @pytest.mark.parametrize("large", [100, 300_000])
 async def test_large_call_is_whole(says: Script, large: int) -> None:
-    """Replies that come in parts are put together."""
+    """A reply that arrives in several parts is put together."""
     word = "x" * large
     assert await Asked(says).all(word) == [reply(word)]
 
 
 async def test_all_calls_under_way_end_with_their_connection(says: Script, valkey: Valkey) -> None:
-    """The next call opens another one."""
+    """Each of them gets an error, and the next call opens a new connection."""
     asked = Asked(says)
     await asked.all("a")
     valkey.send(signal.SIGSTOP)
@@ -115,8 +115,8 @@ async def test_all_calls_under_way_end_with_their_connection(says: Script, valke
     assert await asked.all("e") == [reply("e")]
 
 
-async def test_late_reply_is_not_taken_for_another_one(says: Script, valkey: Valkey) -> None:
-    """A call ends at its time limit. A reply that arrives later goes to no other call."""
+async def test_late_reply_goes_to_no_other_call(says: Script, valkey: Valkey) -> None:
+    """A call ends at its time limit, and its late reply is dropped."""
     asked = Asked(says)
     await asked.all("a")
     valkey.send(signal.SIGSTOP)
@@ -132,7 +132,7 @@ async def test_late_reply_is_not_taken_for_another_one(says: Script, valkey: Val
 
 
 def answers(asked: Asked, word: str) -> Callable[[], Any]:
-    """Return a test of whether the script answers; each answer must be right."""
+    """Return a condition that the script answers; each reply must be right."""
     tries = iter(range(100))
 
     async def answered() -> bool:
@@ -144,8 +144,8 @@ def answers(asked: Asked, word: str) -> Callable[[], Any]:
     return answered
 
 
-async def test_answer_in_the_socket_counts_though_time_is_up(says: Script) -> None:
-    """A process that got no CPU for a while reads its socket once more before a call ends."""
+async def test_reply_in_the_socket_counts_after_the_time_limit(says: Script) -> None:
+    """A process that got no CPU for a while reads its socket once more before a call times out."""
     asked = Asked(says)
     await asked.all("a")
     asked.ask("b")
@@ -158,8 +158,8 @@ async def test_answer_in_the_socket_counts_though_time_is_up(says: Script) -> No
     assert (asked.told["b"], asked.told["c"]) == (reply("b"), reply("c"))
 
 
-async def test_no_connection_is_lost_to_the_pool(says: Script, valkey: Valkey) -> None:
-    """However often the connection is closed, one is open in the end."""
+async def test_pool_loses_no_connection(says: Script, valkey: Valkey) -> None:
+    """After any number of closed connections exactly one is open."""
     assert isinstance(says, ServerScript)
     asked = Asked(says)
     async with valkey.client() as client:
@@ -176,7 +176,7 @@ async def test_no_connection_is_lost_to_the_pool(says: Script, valkey: Valkey) -
 
 
 async def test_wrong_password_reaches_the_caller(valkey: Valkey) -> None:
-    """As any error while the connection is opened."""
+    """An error at the connection's start reaches the caller, like any other error."""
     async with valkey.client() as client:
         await client.config_set("requirepass", "secret")
         opened = connect(RedisSettings(url=valkey.url), TIMEOUT_S)

@@ -1,1 +1,1 @@
-"""Tests that read the files of the repository: laws, docs, deployments."""
+"""Tests that read the repository's files: import rules, docs, deployments."""

@@ -1,4 +1,4 @@
-"""The image and the compose files agree with the code and with each other; read as text, without Docker."""
+"""The Dockerfile and the compose files agree with the code and with each other; they are read without Docker."""
 
 import re
 import runpy
@@ -21,24 +21,24 @@ ROOT = Path(__file__).parents[2]
 BASE = "docker-compose.yml"
 OVERLAY = "deploy/compose.local-workers.yml"
 SANDBOXES = {"sandbox1", "sandbox2"}
-# What this project's own image is run as.
+# The services that run this project's own image.
 OURS = {"sidecar", "router"}
 VARIABLES = {CONFIG_VARIABLE, REDIS_VARIABLE, LOG_FORMAT_VARIABLE, "WEB_CONCURRENCY"}
 
 
 def compose(name: str) -> Any:
-    """Return a compose file as Docker reads it where no variable is set: each at the default that stands beside it."""
+    """Return a compose file as Docker reads it without variables, with each default in its place."""
     return yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (ROOT / name).read_text()))
 
 
 def services(name: str) -> dict[str, Any]:
-    """Return a compose file's services."""
+    """Return the services of a compose file."""
     found: dict[str, Any] = compose(name)["services"]
     return found
 
 
 def merged(files: list[str]) -> dict[str, Any]:
-    """Return the services of `docker compose -f … -f …`: what a later file does not say of one stays."""
+    """Return the services of `docker compose -f … -f …`; a later file overrides only the keys that it has."""
     known: dict[str, Any] = {}
     for file in files:
         for name, service in services(file).items():
@@ -47,19 +47,19 @@ def merged(files: list[str]) -> dict[str, Any]:
 
 
 def stop_order(known: dict[str, Any]) -> list[set[str]]:
-    """Return the services as Docker stops them: at each step those on which none depends that still runs."""
+    """Return the services in the order Docker stops them: each after all services that depend on it."""
     running = set(known)
     order = []
     while running:
         needed = {name for service in running for name in known[service].get("depends_on", ())}
-        assert running - needed, f"a circle among {running}"
+        assert running - needed, f"a cycle among {running}"
         order.append(running - needed)
         running &= needed
     return order
 
 
 def settings() -> Settings:
-    """Return what the config.yaml in the image says."""
+    """Return the settings in the image's config.yaml."""
     return load(ROOT / "config.yaml")
 
 
@@ -72,18 +72,18 @@ def gunicorn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def instructions(keyword: str) -> list[str]:
-    """Return the arguments of each `keyword` in the Dockerfile."""
+    """Return the arguments of each instruction `keyword` in the Dockerfile."""
     return re.findall(rf"^{keyword} (.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
 
 
 def copied() -> set[str]:
-    """Return what the Dockerfile copies from the checkout."""
+    """Return the paths that the Dockerfile copies from the checkout."""
     copies = [line.split()[:-1] for line in instructions("COPY") if not line.startswith("--from")]
     return {source for sources in copies for source in sources}
 
 
 def local_worker_options(service: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that the CLI reads from a service's command. Raises click's UsageError, KeyError."""
+    """Return the options that the CLI parses from a service's command. Raises click's UsageError, KeyError."""
     program, name, *arguments = service["command"]
     assert program == "sfr"
     group = typer.main.get_group(main.app)
@@ -91,12 +91,12 @@ def local_worker_options(service: dict[str, Any]) -> dict[str, Any]:
 
 
 def seconds(duration: str) -> int:
-    """Return a compose duration that is written in seconds."""
+    """Return the seconds of a compose duration such as `30s`."""
     return int(duration.removesuffix("s"))
 
 
 def test_image_is_built_in_stages_on_one_choosable_base() -> None:
-    """The last stage gets the venv but no build tools; PYTHON_IMAGE is the base of all stages, and has a default."""
+    """The last stage has the venv without build tools, and PYTHON_IMAGE, which has a default, is every stage's base."""
     first, *others = instructions("FROM")
     assert first.startswith("${PYTHON_IMAGE} AS ")
     assert others == ["${PYTHON_IMAGE}"]
@@ -104,13 +104,13 @@ def test_image_is_built_in_stages_on_one_choosable_base() -> None:
 
 
 def test_image_runs_as_a_number_other_than_root() -> None:
-    """Kubernetes' runAsNonRoot can check the user of the image."""
+    """The image's user is a number, so Kubernetes' runAsNonRoot can check it."""
     (user,) = instructions("USER")
     assert [int(number) > 0 for number in user.split(":")] == [True, True]
 
 
-def test_image_is_made_of_what_dockerignore_lets_through() -> None:
-    """Each file that is copied exists and reaches the build, and no other file of the checkout does."""
+def test_dockerignore_admits_exactly_the_copied_files() -> None:
+    """Each copied file exists and reaches the build, and no other file of the checkout does."""
     rules = (ROOT / ".dockerignore").read_text().splitlines()
     assert "*" in rules
     assert {rule.removeprefix("!") for rule in rules if rule.startswith("!")} == copied()
@@ -118,7 +118,7 @@ def test_image_is_made_of_what_dockerignore_lets_through() -> None:
 
 
 def test_image_starts_gunicorn_on_the_port_that_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
-    """gunicorn.conf.py's port is the image's, the one behind the published port, and the one that is checked."""
+    """gunicorn.conf.py, the image, the published port and the health check name the same port."""
     assert yaml.safe_load(instructions("CMD")[0]) == ["gunicorn", "-c", "gunicorn.conf.py"]
     router = services(BASE)["router"]
     assert "command" not in router
@@ -133,21 +133,21 @@ def test_router_has_four_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gunicorn(monkeypatch)["workers"] == 4
 
 
-def test_router_is_given_the_time_to_finish_its_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Docker kills no gunicorn that waits for its workers, nor gunicorn one that has a job yet."""
-    longest_job_s = settings().timeout  # the ceiling on a whole job, queue and retries included
+def test_router_has_time_to_finish_its_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker waits longer than gunicorn's graceful timeout, and that is longer than the longest job."""
+    longest_job_s = settings().timeout  # the limit of a whole job with its queue and retries
     graceful_s = gunicorn(monkeypatch)["graceful_timeout"]
     assert seconds(services(BASE)["router"]["stop_grace_period"]) > graceful_s > longest_job_s
 
 
-def test_sidecar_s_command_is_a_module() -> None:
-    """`python -m sidecar` can be run."""
+def test_sidecar_s_command_runs_an_existing_module() -> None:
+    """The module of `python -m sidecar` exists."""
     assert services(BASE)["sidecar"]["command"] == ["python", "-m", "sidecar"]
     assert find_spec("sidecar.__main__")
 
 
-def test_sidecar_is_checked_by_the_lead_it_holds() -> None:
-    """The health check asks for the key that a leading sidecar renews, under config.yaml's prefix."""
+def test_sidecar_s_health_check_reads_the_leader_s_key() -> None:
+    """The health check reads the key that a leading sidecar renews, with config.yaml's prefix."""
     check = services(BASE)["sidecar"]["healthcheck"]["test"]
     key = Keys(settings().redis.prefix).sidecar
     assert check == f"sfr redis GET {key} | grep -q '^[0-9]'"
@@ -155,8 +155,8 @@ def test_sidecar_is_checked_by_the_lead_it_holds() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(OURS))
-def test_environment_holds_what_the_code_reads(name: str) -> None:
-    """No variable is misspelled, and all programs share one Redis and one configuration."""
+def test_environment_has_only_variables_that_the_code_reads(name: str) -> None:
+    """No variable is misspelled, and all programs get Redis' URL and the configuration's path."""
     environment = services(BASE)[name]["environment"]
     assert environment.keys() <= VARIABLES
     assert environment.keys() >= {CONFIG_VARIABLE, REDIS_VARIABLE}
@@ -164,7 +164,7 @@ def test_environment_holds_what_the_code_reads(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(OURS))
 def test_configuration_is_read_from_a_mounted_folder(name: str) -> None:
-    """ROUTER_CONFIG lies in a folder of the checkout, read-only; a single file would miss most editors' changes."""
+    """ROUTER_CONFIG is in a mounted folder; a mount of the single file would miss most editors' changes."""
     service = services(BASE)[name]
     ((source, target, mode),) = [volume.split(":") for volume in service["volumes"]]
     config = Path(service["environment"][CONFIG_VARIABLE])
@@ -174,7 +174,7 @@ def test_configuration_is_read_from_a_mounted_folder(name: str) -> None:
 
 
 def test_configured_workers_are_the_sandboxes() -> None:
-    """config.yaml's URLs name the sandbox services, at the port where their health is checked."""
+    """config.yaml's URLs name the sandbox services, at the port of their health checks."""
     urls = [worker.url for worker in settings().workers]
     assert {urlsplit(url).hostname for url in urls} == SANDBOXES
     for url in urls:
@@ -184,7 +184,7 @@ def test_configured_workers_are_the_sandboxes() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(OURS))
-def test_redis_is_where_the_programs_look(name: str) -> None:
+def test_redis_url_names_a_reachable_service(name: str) -> None:
     """REDIS_URL names a service that shares a network with the program."""
     service = services(BASE)[name]
     redis = services(BASE)[str(urlsplit(service["environment"][REDIS_VARIABLE]).hostname)]
@@ -193,7 +193,7 @@ def test_redis_is_where_the_programs_look(name: str) -> None:
 
 
 def test_redis_cannot_be_reached_by_jobs_or_from_outside() -> None:
-    """Redis asks for no password: it publishes no port, and shares no network with strangers' code."""
+    """Redis has no password, so it publishes no port and shares no network with the sandboxes."""
     redis = services(BASE)["redis"]
     assert "ports" not in redis
     for name in SANDBOXES:
@@ -202,26 +202,26 @@ def test_redis_cannot_be_reached_by_jobs_or_from_outside() -> None:
 
 @pytest.mark.parametrize("name", sorted(OURS))
 def test_programs_reach_the_sandboxes(name: str) -> None:
-    """The router and the sidecar share a network with each worker."""
+    """The router and the sidecar share a network with each sandbox."""
     for sandbox in SANDBOXES:
         assert set(services(BASE)[name]["networks"]) & set(services(BASE)[sandbox]["networks"])
 
 
-def test_router_alone_publishes_a_port() -> None:
-    """All else is reached inside only."""
+def test_only_the_router_publishes_a_port() -> None:
+    """All other services can be reached only from inside."""
     assert [name for name, service in services(BASE).items() if "ports" in service] == ["router"]
     assert not any("ports" in service for service in services(OVERLAY).values())
 
 
-def test_every_service_is_checked_and_started_again() -> None:
-    """`docker compose ps` tells of each service how it is; one that ends comes back."""
+def test_every_service_has_a_health_check_and_restarts() -> None:
+    """`docker compose ps` shows each service's health, and a service that ends is started again."""
     for service in services(BASE).values():
         assert service["healthcheck"]["test"]
         assert service["restart"] == "unless-stopped"
 
 
-def test_what_is_waited_for_exists() -> None:
-    """Each depends_on names a service; Redis alone has to be healthy, for without workers the router starts, too."""
+def test_dependencies_exist_and_only_redis_must_be_healthy() -> None:
+    """Each depends_on names a service; the router also starts without workers, so only Redis must be healthy."""
     known = services(BASE)
     conditions = {
         name: waited["condition"]
@@ -234,8 +234,8 @@ def test_what_is_waited_for_exists() -> None:
 
 
 @pytest.mark.parametrize("files", [[BASE], [BASE, OVERLAY]], ids=["the image", "local workers"])
-def test_stopping_ends_the_router_before_what_its_jobs_need(files: list[str]) -> None:
-    """`docker compose stop` killed running jobs: the workers stopped at the same time as the router."""
+def test_router_stops_before_the_services_its_jobs_need(files: list[str]) -> None:
+    """Workers that stop at the same time as the router would kill its running jobs."""
     order = stop_order(merged(files))
     router = next(place for place, together in enumerate(order) if "router" in together)
     needed = SANDBOXES | {"sidecar", "redis"}
@@ -243,21 +243,21 @@ def test_stopping_ends_the_router_before_what_its_jobs_need(files: list[str]) ->
 
 
 @pytest.mark.parametrize("files", [[BASE], [BASE, OVERLAY]], ids=["the image", "local workers"])
-def test_stopped_worker_may_finish_its_jobs(files: list[str]) -> None:
-    """`docker compose stop sandbox1` gives it as long as the longest job; Docker's own is 10 s."""
+def test_stopped_worker_has_time_to_finish_its_jobs(files: list[str]) -> None:
+    """A stopped sandbox has as long as the longest job, instead of Docker's default of 10 s."""
     known = merged(files)
     for name in SANDBOXES:
         assert seconds(known[name]["stop_grace_period"]) > settings().timeout
 
 
 def test_networks_in_use_are_declared() -> None:
-    """Compose refuses a service in an unknown network."""
+    """Compose refuses a service in an undeclared network."""
     used = {network for service in services(BASE).values() for network in service["networks"]}
     assert used == compose(BASE)["networks"].keys()
 
 
-def test_overlay_replaces_the_sandboxes_and_nothing_else() -> None:
-    """Each sandbox gets another image and command, and neither network, file nor secret that the base does not give."""
+def test_overlay_changes_only_the_sandboxes_image_and_command() -> None:
+    """The overlay gives each sandbox another image and command, and adds no network, file or secret."""
     assert services(OVERLAY).keys() == SANDBOXES
     for service in services(OVERLAY).values():
         assert not service.keys() & {"networks", "volumes", "environment"}
@@ -265,8 +265,8 @@ def test_overlay_replaces_the_sandboxes_and_nothing_else() -> None:
         assert service["build"] == services(BASE)["router"]["build"]
 
 
-def test_local_workers_serve_where_the_sandboxes_do() -> None:
-    """A local worker listens to the network, on the port that config.yaml and its own health check name."""
+def test_local_workers_serve_at_the_sandboxes_addresses() -> None:
+    """A local worker listens on the network, at the port in config.yaml and in its own health check."""
     for worker in settings().workers:
         parts = urlsplit(worker.url)
         service = services(OVERLAY)[str(parts.hostname)]
@@ -274,8 +274,8 @@ def test_local_workers_serve_where_the_sandboxes_do() -> None:
         assert f'"http://127.0.0.1:{parts.port}/v1/ping"' in service["healthcheck"]["test"][-1]
 
 
-def test_page_names_what_the_environment_sets() -> None:
-    """docs/deployment-compose.md has each variable that the compose files read, with its default."""
+def test_page_names_every_variable() -> None:
+    """docs/deployment-compose.md has each variable of the compose files with its default."""
     page = (ROOT / "docs" / "deployment-compose.md").read_text()
     shown = {name: default.strip("`") for name, default in re.findall(r"^\| `(\w+)` \| (\S+) \|", page, re.MULTILINE)}
     text = "".join((ROOT / name).read_text() for name in (BASE, OVERLAY))
@@ -283,7 +283,7 @@ def test_page_names_what_the_environment_sets() -> None:
 
 
 def test_build_s_default_base_is_the_dockerfile_s() -> None:
-    """Compose passes PYTHON_IMAGE on; where it is not set, both files mean the same image."""
+    """Compose passes PYTHON_IMAGE to the build, with the same default as the Dockerfile's."""
     (argument,) = instructions("ARG")
     name, _, image = argument.partition("=")
     for file in (BASE, OVERLAY):

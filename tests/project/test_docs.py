@@ -1,4 +1,4 @@
-"""The documentation builds without a warning, fetches nothing from elsewhere, and says of the settings what holds."""
+"""The documentation builds without a warning, loads nothing from other hosts, and agrees with the code."""
 
 import json
 import re
@@ -29,7 +29,7 @@ _README_LINES, _README_KEYS = 200, 10
 _ROW = re.compile(r"^\| `([\w.\[\]]+)` \| (.*?) \| (.*) \|$", re.MULTILINE)
 _LINK = re.compile(r"\]\((?!https?://)([^)#]+)#?([^)]*)\)")
 _PICTURE = re.compile(r"\bsrc(?:set)?=\"([^\"]+)\"")
-# What a browser fetches by itself; links are the reader's to follow.
+# Addresses that a browser loads by itself, without links.
 _FETCHED = re.compile(
     r"""<(?:script|img|iframe|source)[^>]*\ssrc="([^"]*)"|<link\s[^>]*href="([^"]*)"|url\(([^)]*)\)"""
 )
@@ -37,7 +37,7 @@ _FETCHED = re.compile(
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, as `make docs` builds it: a warning is an error."""
+    """The site as `make docs` builds it, with warnings as errors."""
     folder = tmp_path_factory.mktemp("site")
     argv = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
     built = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -46,20 +46,20 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_reference_is_made_from_the_settings() -> None:
-    """docs/configuration.md is what `python -m tools.config_reference` writes."""
+    """docs/configuration.md is the output of `python -m tools.config_reference`."""
     assert PAGE.read_text() == page(PAGE.read_text())
 
 
 def test_reference_has_every_key() -> None:
-    """No key that config.yaml may have is missing, at whatever depth."""
+    """Each key of config.yaml, at any depth, is in the reference."""
     named = {key.name for _, members in keys().values() for key in members}
     for name, field in Settings.model_fields.items():
         nested = getattr(field.annotation, "model_fields", None)
         assert {f"{name}.{inner}" for inner in nested} <= named if nested else name in named
 
 
-def test_readme_says_the_same() -> None:
-    """README's table has ten keys, each with the default and the meaning that the settings give."""
+def test_readme_s_table_agrees_with_the_settings() -> None:
+    """README's table has ten keys, each with the settings' default and meaning."""
     table = README.read_text().partition("| key | default | meaning |")[2].partition("\n\n")[0]
     made = {(key.name, key.default, key.meaning) for _, members in keys().values() for key in members}
     shown = _ROW.findall(table)
@@ -68,20 +68,20 @@ def test_readme_says_the_same() -> None:
 
 
 def test_readme_is_short() -> None:
-    """README can be read at one go: what goes further stands in docs/ alone."""
+    """README can be read in one go; details are in docs/."""
     assert len(README.read_text().splitlines()) <= _README_LINES
 
 
 @pytest.mark.parametrize("name", PALETTES)
 def test_architecture_s_pictures_are_made_from_their_source(name: str) -> None:
-    """docs/pictures has what `python -m tools.architecture` draws, and it is well-formed."""
+    """docs/pictures has the output of `python -m tools.architecture`, which is well-formed XML."""
     text = (PICTURES / f"architecture-{name}.svg").read_text()
     assert text == svg(PALETTES[name])
     ET.fromstring(text)
 
 
 def test_handbook_names_every_error() -> None:
-    """docs/failures.md has a word on each error of the router's own, as its client reads it."""
+    """docs/failures.md contains the text of each error that the router itself answers."""
     failed = [FailedAttempt("http://worker", "timed out", Kind.TIMED_OUT)] * 2
     told = [
         answers.no_healthy_workers(503, b"id"),
@@ -99,7 +99,7 @@ def test_handbook_names_every_error() -> None:
 
 
 def test_api_page_names_every_endpoint() -> None:
-    """docs/api.md names each of SandboxFusion's endpoints, with its method before it."""
+    """docs/api.md names each of SandboxFusion's endpoints after its method."""
     page = (ROOT / "docs" / "api.md").read_text()
     shown = {
         path: method
@@ -110,12 +110,12 @@ def test_api_page_names_every_endpoint() -> None:
 
 
 def test_every_page_is_built(site: Path) -> None:
-    """Each page of docs/ is one of the site's."""
+    """Each page of docs/ is in the site."""
     assert {path.stem for path in (ROOT / "docs").glob("*.md")} <= {path.stem for path in site.glob("*.html")}
 
 
-def test_site_fetches_nothing_from_elsewhere(site: Path) -> None:
-    """No page or style sheet names another host for what a browser fetches by itself."""
+def test_site_loads_nothing_from_other_hosts(site: Path) -> None:
+    """No page or style sheet names another host in an address that a browser loads by itself."""
     for path in [*site.rglob("*.html"), *site.rglob("*.css")]:
         fetched = {address for found in _FETCHED.findall(path.read_text()) for address in found if address}
         assert not {address for address in fetched if re.match(r"[\"']?(https?:)?//", address)}, path
@@ -123,7 +123,7 @@ def test_site_fetches_nothing_from_elsewhere(site: Path) -> None:
 
 @pytest.mark.skipif(not IS_THERE, reason="chromium and chromedriver are not installed (make browser)")
 async def test_search_works_in_pages_opened_from_the_disk(site: Path, tmp_path: Path) -> None:
-    """The search finds a page's words without a server, and without another host."""
+    """The search finds a page's words without a server and without another host."""
     with chromium(tmp_path / "chromium") as browser:
         await browser.open((site / "index.html").as_uri())
         await browser.js("document.querySelector('.md-search__input').focus()")
@@ -134,7 +134,7 @@ async def test_search_works_in_pages_opened_from_the_disk(site: Path, tmp_path: 
 
 @pytest.mark.skipif(not IS_THERE, reason="chromium and chromedriver are not installed (make browser)")
 async def test_pages_fit_on_a_phone(site: Path, tmp_path: Path) -> None:
-    """No page is wider than a window of 390 pixels: what is, such as a table, scrolls by itself."""
+    """No page is wider than a window of 390 pixels; wide parts such as tables scroll by themselves."""
     with chromium(tmp_path / "chromium") as browser:
         await browser.resize(390, 844)
         for path in sorted(site.glob("*.html")):
@@ -144,8 +144,8 @@ async def test_pages_fit_on_a_phone(site: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("*.md")))
-def test_links_outside_of_docs_lead_somewhere(name: str, site: Path) -> None:
-    """Each relative link and picture of README and its siblings is a file here, and each anchor is one of its page."""
+def test_links_outside_docs_have_targets(name: str, site: Path) -> None:
+    """Each relative link or picture of README and its siblings is a file here, and each anchor exists in its page."""
     text = (ROOT / name).read_text()
     for target, anchor in [*_LINK.findall(text), *((picture, "") for picture in _PICTURE.findall(text))]:
         assert (ROOT / target).exists(), target
@@ -153,13 +153,13 @@ def test_links_outside_of_docs_lead_somewhere(name: str, site: Path) -> None:
             assert f'id="{anchor}"' in (site / Path(target).with_suffix(".html").name).read_text(), (target, anchor)
 
 
-def test_changelog_tells_of_this_version() -> None:
-    """Below what is unreleased stands the version that the programs show."""
+def test_changelog_has_this_version() -> None:
+    """The first section is Unreleased, the second the version that the programs show."""
     first, second, *_ = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert (first, second) == ("Unreleased", __version__)
 
 
-def test_page_says_what_watching_costs() -> None:
-    """What the dashboard costs stands in docs/speed.md as bench/dashboard_feed.py has found it."""
+def test_page_has_the_dashboard_s_measured_cost() -> None:
+    """docs/speed.md has the table made from the results of bench/dashboard_feed.py."""
     made = table(json.loads(DASHBOARD_NUMBERS.read_text())["results"])
     assert put(made, SPEED.read_text(), "bench.dashboard_feed") == SPEED.read_text()

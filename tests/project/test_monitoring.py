@@ -1,4 +1,4 @@
-"""The alert rules and Grafana's dashboard: good by Prometheus' own word, and each alert fires on its fault alone."""
+"""The alert rules and Grafana's dashboard are valid, and each alert fires on its own fault only."""
 
 import json
 import re
@@ -25,24 +25,24 @@ ROUTER = f'{FLEET},instance="r1"'
 
 
 def worker(metric: str, number: int, values: str) -> dict[str, str]:
-    """Return one worker's series, as one router shows it."""
+    """Return one worker's series on one router."""
     return {f'sfr_worker_{metric}{{{ROUTER},worker="http://w{number}"}}': values}
 
 
 def workers(metric: str, values: str) -> dict[str, str]:
-    """Return the same series of all five workers."""
+    """Return the same series for all five workers."""
     return {name: values for number in range(1, 6) for name in worker(metric, number, values)}
 
 
 def waits(bucket: str) -> dict[str, str]:
-    """Return a histogram of waits of which 90 in 100 are short, and the others in the bucket that ends at `bucket`."""
+    """Return a histogram of waits: 90 of 100 are short, and the others end in the bucket `bucket`."""
     short, all_ = "0+90x90", "0+100x90"
     bounds = {"0.1": short, "20.0": short, "50.0": short, bucket: all_, "+Inf": all_}
     return {f'sfr_queue_wait_seconds_bucket{{{ROUTER},le="{bound}"}}': values for bound, values in bounds.items()}
 
 
 def requests(**verdicts: int) -> dict[str, str]:
-    """Return jobs a minute by verdict."""
+    """Return counters of requests that grow by these numbers a minute, by verdict."""
     return {
         f'sfr_requests_total{{{ROUTER},endpoint="/run_code",status="200",verdict="{verdict}"}}': f"0+{count}x90"
         for verdict, count in verdicts.items()
@@ -50,11 +50,11 @@ def requests(**verdicts: int) -> dict[str, str]:
 
 
 def attempts(**verdicts: int) -> dict[str, str]:
-    """Return attempts a minute by verdict."""
+    """Return counters of attempts that grow by these numbers a minute, by verdict."""
     return {f'sfr_attempts_total{{{ROUTER},verdict="{verdict}"}}': f"0+{n}x90" for verdict, n in verdicts.items()}
 
 
-# A fleet that does well, for an hour and a half, a sample a minute.
+# A healthy fleet for an hour and a half, with one sample a minute.
 WELL = {
     f"up{{{ROUTER}}}": "1x90",
     f"sfr_processes{{{ROUTER}}}": "2x90",
@@ -74,7 +74,7 @@ WELL = {
     # One ejection of a minute.
     **worker("ejected", 1, "0x30 1 0x59"),
 }
-# What is otherwise where something is wrong, by what is to be told of it.
+# By alert: the series that differ from WELL when its fault is present.
 FAULTS: dict[str, dict[str, str]] = {
     "SfrRouterDown": {f"up{{{ROUTER}}}": "1x30 0x60"},
     "SfrNoWorkers": {f"sfr_workers_routable{{{ROUTER}}}": "5x30 0x60"},
@@ -92,17 +92,17 @@ FAULTS: dict[str, dict[str, str]] = {
     | {f'sfr_redis_duration_seconds_bucket{{{ROUTER},le="0.2"}}': "0+100x90"},
     "SfrSidecarStale": {f"sfr_sidecar_age_seconds{{{ROUTER}}}": "4+60x90"},
 }
-# The same alerts by another way.
+# Other faults that fire the same alerts.
 MORE_FAULTS = {
     "SfrSidecarStale": {f"sfr_sidecar_age_seconds{{{ROUTER}}}": "_x90"},
     "SfrErrors": requests(result=1000, queue_timeout=20),
-    # Who is down has no slots that could be free.
+    # A worker that is down has no slots that could be free.
     "SfrFleetFull": workers("leases", "4x90") | worker("leases", 3, "0x90") | worker("up", 3, "0x90"),
 }
 
 
 def rule_test(name: str, series: dict[str, str], *fire: str) -> dict[str, Any]:
-    """Return a test in promtool's form: in the end, just these alerts fire."""
+    """Return a test in promtool's format, at whose end exactly these alerts fire."""
     firing = {"expr": 'count by (alertname) (ALERTS{alertstate="firing"})', "eval_time": "1h20m"}
     samples = [{"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in fire]
     return {
@@ -114,24 +114,24 @@ def rule_test(name: str, series: dict[str, str], *fire: str) -> dict[str, Any]:
 
 
 def promtool(*arguments: str) -> str:
-    """Run promtool; return what it says. Fails with that where it is not content."""
+    """Run promtool and return its output; fail with the output if its status is not 0."""
     said = subprocess.run([program("promtool"), *arguments], capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stdout + said.stderr
     return said.stdout
 
 
 def test_every_alert_has_a_fault() -> None:
-    """None goes untested below."""
+    """Each alert is tested below."""
     assert FAULTS.keys() == ALERTS.keys()
 
 
-def test_rules_are_good() -> None:
-    """Prometheus reads them, and its own hints find nothing."""
+def test_rules_are_valid() -> None:
+    """Prometheus reads the rules, and its linter finds nothing."""
     assert f"{len(ALERTS)} rules found" in promtool("check", "rules", "--lint-fatal", str(RULES))
 
 
-def test_alerts_fire_on_their_faults_alone(tmp_path: Path) -> None:
-    """Each made fault fires its alert and no other; a fleet that does well fires none."""
+def test_each_alert_fires_on_its_own_fault_only(tmp_path: Path) -> None:
+    """Each fault fires its alert and no other, and a healthy fleet fires none."""
     tests = [rule_test("all is well", WELL)]
     tests += [
         rule_test(f"{alert}, {number}", {**WELL, **series}, alert)
@@ -144,7 +144,7 @@ def test_alerts_fire_on_their_faults_alone(tmp_path: Path) -> None:
 
 
 def test_alerts_wait_and_are_explained() -> None:
-    """No alert for what is over in a moment; each has a summary, a severity, and its section in the handbook."""
+    """Each alert waits for a while, and has a summary, a severity and a section in the handbook."""
     handbook = (ROOT / "docs" / "failures.md").read_text()
     for name, rule in ALERTS.items():
         assert rule["for"]
@@ -154,8 +154,8 @@ def test_alerts_wait_and_are_explained() -> None:
         assert f"\n### {name}\n" in handbook
 
 
-def test_numbers_are_made_for_the_defaults() -> None:
-    """What depends on a key of config.yaml says so, and is right by the key's default."""
+def test_thresholds_follow_the_settings_defaults() -> None:
+    """A threshold that depends on a key of config.yaml names the key and follows its default."""
     settings = Settings()
     assert ALERTS["SfrWaitsLong"]["expr"].endswith(f"> {settings.queue.timeout / 2:g}")
     assert ALERTS["SfrQueueNearlyFull"]["expr"].endswith(f"> {settings.queue.max_waiting // 2}")
@@ -164,16 +164,16 @@ def test_numbers_are_made_for_the_defaults() -> None:
         assert re.search(rf"alert: {name}\n +# .*{re.escape(key)}", RULES.read_text())
 
 
-def test_made_files_are_what_makes_them() -> None:
-    """The dashboard, and the rules for Prometheus' operator, are made anew after each change."""
+def test_generated_files_are_up_to_date() -> None:
+    """The dashboard, and the rules for Prometheus' operator, are generated again after each change."""
     assert grafana_dashboard.FILE.read_text() == grafana_dashboard.text(), "python -m tools.grafana_dashboard"
     assert prometheus_rule.FILE.read_text() == prometheus_rule.text(), "python -m tools.prometheus_rule"
     (rule,) = yaml.safe_load_all(prometheus_rule.FILE.read_text())
     assert rule["spec"] == yaml.safe_load(RULES.read_text())
 
 
-def test_panels_lie_beside_each_other() -> None:
-    """Each has its own place and number, a title, and the data source that is chosen at the top."""
+def test_panels_do_not_overlap() -> None:
+    """Each panel has its own place and id, a title, and the data source chosen at the top."""
     board = json.loads(grafana_dashboard.FILE.read_text())
     panels = board["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
@@ -188,8 +188,8 @@ def test_panels_lie_beside_each_other() -> None:
     assert asked == {variable["name"] for variable in board["templating"]["list"]} - {"datasource"}
 
 
-def test_grafana_s_own_models_keep_each_word() -> None:
-    """None is misspelled, in the wrong place or of the wrong type: what its models make of the file has all of it."""
+def test_grafana_s_models_keep_every_field() -> None:
+    """A field that is misspelled, misplaced or of a wrong type would be lost in Grafana's models."""
     register_default_plugins()
     board = json.loads(grafana_dashboard.FILE.read_text())
     kept = json.loads(JSONEncoder().encode(Dashboard.from_json(board)))
@@ -199,7 +199,7 @@ def test_grafana_s_own_models_keep_each_word() -> None:
 
 
 def lost(given: Any, kept: Any, place: str = "") -> list[str]:
-    """Return the places in `given` that `kept` has not, or not so."""
+    """Return the places in `given` whose value `kept` lacks or changes."""
     if isinstance(given, dict) and isinstance(kept, dict):
         return [
             missed
@@ -225,7 +225,7 @@ def lost(given: Any, kept: Any, place: str = "") -> list[str]:
     ],
 )
 def test_wrong_names_are_found(expression: str) -> None:
-    """What the system's test looks for, it finds."""
+    """The check of expressions finds a wrong metric, label, value or grouping."""
     known = exported([])
     known["sfr_worker_up"] = known["up"] | {"worker"}
     known["sfr_requests_total"] = known["up"] | {"endpoint", "status", "verdict"}

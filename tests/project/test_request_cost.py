@@ -1,29 +1,29 @@
-"""What a request costs is held by counting function calls: no clock, so no machine is too slow or too busy for it."""
+"""The cost of a request as a number of function calls, which no slow or busy machine changes."""
 
 import pytest
 
 from bench.request_cost import COUNTED, MANY, calls
 
-# By how many clients there are, one having each call of the scheduler for itself; and whether each job comes over a
-# connection of its own.
+# By the number of clients (with one, each call of the scheduler serves one job) and by True if each job uses a new
+# connection.
 COMMITTED = {(MANY, False): 120.7, (1, False): 166.0, (MANY, True): 147.3}
-# Another Python makes a few calls more or less of the same code.
+# Another version of Python makes a few calls more or fewer for the same code.
 TOLERANCE = 1.02
 
 
 @pytest.mark.parametrize(("clients", "reconnects"), COMMITTED)
 def test_a_request_costs_no_more_calls_than_committed(clients: int, *, reconnects: bool) -> None:
-    """A job's whole way through the process makes no more function calls than when it was last looked at."""
+    """A job's way through the process makes no more function calls than committed."""
     a_request = calls(clients, reconnects=reconnects).total() / COUNTED
     committed = COMMITTED[clients, reconnects]
     assert a_request <= committed * TOLERANCE, (
-        f"A request of {clients} clients (reconnecting: {reconnects}) now makes {a_request:.1f} function calls, "
-        f"{committed} are committed. `python -m bench.request_cost` names them, here and on main: make fewer of them; "
-        "or, where what they buy is worth it, commit the new number, with its reason and the µs that it costs."
+        f"With {clients} clients (reconnects: {reconnects}) a request now makes {a_request:.1f} function calls, but "
+        f"{committed} are committed. `python -m bench.request_cost` lists them; compare its output with that of main. "
+        "Remove calls, or commit the new number with a reason and its cost in CPU time."
     )
 
 
 @pytest.mark.parametrize(("clients", "reconnects"), COMMITTED)
 def test_the_count_is_the_same_each_time(clients: int, *, reconnects: bool) -> None:
-    """Nothing in it is left to chance or to time."""
+    """The count does not depend on chance or time."""
     assert calls(clients, reconnects=reconnects) == calls(clients, reconnects=reconnects)

@@ -1,4 +1,4 @@
-"""The tables of docs/speed.md that no program writes: their figures are those of bench/results."""
+"""The figures in docs/speed.md's handwritten tables are those of bench/results."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from bench.support.report import RESULTS
 
 
 def test_batches_are_as_measured() -> None:
-    """Each set-up's time, p99, false limits and errors, while the workers are well and while they are not."""
+    """Batches: each set-up's time, p99, false limits and errors, with healthy workers and with others."""
     for setup, *cells in _rows("Batches"):
         runs = [[Run(**run) for run in by_setup[setup]] for by_setup in _results("makespan")["rounds"].values()]
         assert cells == [
@@ -23,7 +23,7 @@ def test_batches_are_as_measured() -> None:
 
 
 def test_caps_are_as_measured() -> None:
-    """Each set-up's time by that of one HAProxy, and, of the worst round, jobs at once, false limits and errors."""
+    """Caps: each set-up's time relative to one HAProxy, and the worst round's jobs at once, false limits and errors."""
     runs = [[Run(**run) for run in of] for of in _results("caps")["rounds"].values()]
     _, _, reference, *_ = runs
     for (_, *cells), of in zip(_rows("Caps"), runs, strict=True):
@@ -32,7 +32,7 @@ def test_caps_are_as_measured() -> None:
 
 
 def test_connections_are_as_measured() -> None:
-    """The largest share of a process by the fair one: the median of the rounds, and the worst."""
+    """Connections: the largest share of a process relative to the fair share, as median and worst of the rounds."""
     found = [[max(counts) / mean(counts) for counts in of] for of in _results("evenness")["connections"].values()]
     columns = [found[:3], found[3:]]
     for place, (_, *shown) in enumerate(_rows("Connections")):
@@ -40,7 +40,7 @@ def test_connections_are_as_measured() -> None:
 
 
 def test_growth_is_as_measured() -> None:
-    """CPU a request by that of the smallest fleet with one process: the median of the rounds."""
+    """Growth: CPU per request relative to the smallest fleet with one process, as the median of the rounds."""
     rounds = _results("growth")["rounds"]
     for (_, *shown), by_size in zip(_rows("Fleet and processes"), rounds.values(), strict=True):
         smallest, *larger = by_size.values()
@@ -49,7 +49,7 @@ def test_growth_is_as_measured() -> None:
 
 
 def test_leases_are_as_measured() -> None:
-    """What Redis spends on a job, by load, workers and processes."""
+    """Leases: the CPU of Redis per job, by load, workers and processes."""
     measured = _results("lease_cost")["redis"]
     loads = [(is_full, is_paced) for is_full in (False, True) for is_paced in (False, True)]
     fleets = [*((workers, 4) for workers in (10, 100, 1000)), *((100, processes) for processes in (1, 4, 16))]
@@ -66,7 +66,7 @@ def _results(name: str) -> Any:
 
 
 def _rows(heading: str) -> Iterator[list[str]]:
-    """Yield the cells of the first table below a heading, without its head."""
+    """Yield the cells of each row of the first table below a heading."""
     below = PAGE.read_text().partition(f"\n## {heading}\n")[2]
     table = re.search(r"(?:^\|.*\n)+", below, re.MULTILINE)
     assert table is not None

@@ -1,4 +1,4 @@
-"""The README's and docs/speed.md's figures are those of the last benchmarks."""
+"""The figures in README and docs/speed.md are those of the last benchmarks."""
 
 import json
 import xml.etree.ElementTree as ET
@@ -15,14 +15,14 @@ FILE = RESULTS / "peers.json"
 
 
 def test_readme_claims_what_was_measured() -> None:
-    """README's table is made of bench/results/makespan.json, without a figure written by hand."""
+    """README's table is generated from bench/results/makespan.json."""
     rounds = json.loads((RESULTS / "makespan.json").read_text())["rounds"]
-    runs = {course: {name: [Run(**run) for run in of] for name, of in by.items()} for course, by in rounds.items()}
+    runs = {scenario: {name: [Run(**run) for run in of] for name, of in by.items()} for scenario, by in rounds.items()}
     assert makespan.table(runs) in makespan.README.read_text()
 
 
-def test_speed_page_says_what_was_measured() -> None:
-    """The page and the plot are made of bench/results/peers.json, without a figure written by hand."""
+def test_speed_page_shows_what_was_measured() -> None:
+    """The page's tables and the plot are generated from bench/results/peers.json."""
     samples = read(FILE)
     made = tables(samples, json.loads(FILE.read_text())["machine"], SVG.name)
     assert PAGE.read_text() == put(made, PAGE.read_text(), "make bench")
@@ -30,7 +30,7 @@ def test_speed_page_says_what_was_measured() -> None:
 
 
 def test_plot_is_an_image() -> None:
-    """It is well-formed, and each panel has a bar for each proxy."""
+    """The plot is well-formed XML, and each panel has a bar for each proxy."""
     samples = read(FILE)
     bars = [element for element in ET.parse(SVG).iter() if element.tag.endswith("rect")]
     assert len(bars) == sum(len(samples[load]) for load in PLOTTED)

@@ -1,1 +1,1 @@
-"""What tests share: programs, scripted workers, faults, waiting."""
+"""Parts that tests share: programs, scripted workers, faults, and waiting."""

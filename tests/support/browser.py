@@ -1,4 +1,4 @@
-"""A real headless Chromium, as an operator's browser: what it shows, what it is asked to do, what it complains of."""
+"""A real headless Chromium as an operator's browser: what it shows, its input, and its console's errors."""
 
 import asyncio
 import json
@@ -16,13 +16,13 @@ from tests.support.eventually import eventually
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 IS_THERE = CHROMIUM is not None and DRIVER is not None
-# No sandbox, for tests often run as root; and nothing that asks the vendor's hosts.
+# No sandbox, because tests often run as root; and no requests to the vendor's hosts.
 _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 
-# For `measure`: how long each frame takes, in ms, for so many seconds.
+# For `measure`: the duration of each frame in ms, for `seconds` seconds.
 FRAMES = """
 const [seconds, done] = arguments;
 const took = [];
@@ -44,59 +44,59 @@ _Value = TypeVar("_Value")
 
 
 class Browser:
-    """One tab. Everything is done in a thread, for the workers that the page shows may live in this process."""
+    """One tab. Each call runs in a thread, because the page's workers may live in this process' event loop."""
 
     def __init__(self, driver: Chrome) -> None:
         self.driver = driver
 
     async def open(self, url: str) -> None:
-        """Go to `url`; what was complained of before is forgotten."""
+        """Go to `url`, and forget earlier errors and requests."""
         await self._log("browser")
         await self._log("performance")
         await self._do(lambda: self.driver.get(url))
 
     async def js(self, script: str, *values: object) -> Any:
-        """Run a script in the page, and return what it returns."""
+        """Run a script in the page and return its result."""
         return await self._do(lambda: self.driver.execute_script(script, *values))
 
     async def measure(self, script: str, *values: object) -> Any:
-        """Run a script that calls the last of its arguments when it is done; return what it gives that."""
+        """Run a script that calls its last argument when it is done; return the value that it passes."""
         return await self._do(lambda: self.driver.execute_async_script(script, *values))
 
     async def text(self, selector: str) -> str:
-        """Return the text of the first element that matches; empty where none does, or it is not to be seen."""
+        """Return the text of the first element that matches, or "" if none does or it is invisible."""
         script = (
             "const found = document.querySelector(arguments[0]); return found?.checkVisibility() ? found.innerText : ''"
         )
         return str(await self.js(script, selector))
 
     async def texts(self, selector: str) -> list[str]:
-        """Return the texts of all elements that match."""
+        """Return the texts of all matching elements."""
         found: list[str] = await self.js(
             "return [...document.querySelectorAll(arguments[0])].map((found) => found.innerText)", selector
         )
         return found
 
     async def click(self, selector: str) -> None:
-        """Click as a mouse does: on what is really there and visible."""
+        """Click like a mouse does, only on an element that is visible and not covered."""
         await self._do(lambda: self.driver.find_element(By.CSS_SELECTOR, selector).click())
 
     async def type(self, *keys: str) -> None:
-        """Press keys, wherever the focus is."""
+        """Press keys at the focused element."""
         await self._do(lambda: self.driver.switch_to.active_element.send_keys(*keys))
 
     async def prefers(self, **media: str) -> None:
-        """Have the system prefer something, such as `prefers_color_scheme="dark"`."""
+        """Set a preference of the system, such as `prefers_color_scheme="dark"`."""
         features = [{"name": name.replace("_", "-"), "value": value} for name, value in media.items()]
         await self._do(lambda: self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features}))
 
     async def resize(self, width: int, height: int) -> None:
-        """Give the page so much room."""
+        """Set the size of the page's window."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         await self._do(lambda: self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size))
 
     async def save(self, path: Path) -> None:
-        """Write what is seen as a PNG."""
+        """Write the visible page as a PNG."""
         await self._do(lambda: self.driver.save_screenshot(str(path)))
 
     async def shows(self, selector: str, wanted: str, within_s: float = 20.0) -> None:
@@ -108,12 +108,12 @@ class Browser:
         await eventually(does, within_s, f"{wanted!r} in {selector}")
 
     async def complaints(self) -> list[str]:
-        """Return the errors and warnings in the console since the page was opened, and forget them."""
+        """Return the console's errors and warnings since the page was opened, and forget them."""
         entries = await self._log("browser")
         return [entry["message"] for entry in entries if entry["level"] in ("SEVERE", "WARNING")]
 
     async def requested(self) -> set[str]:
-        """Return the URLs that were asked for since the page was opened."""
+        """Return the URLs requested since the page was opened."""
         entries = await self._log("performance")
         messages = [json.loads(entry["message"])["message"] for entry in entries]
         return {
@@ -131,13 +131,13 @@ class Browser:
 
 @contextmanager
 def chromium(folder: Path) -> Iterator[Browser]:
-    """Run Chromium, with its files in `folder`; nothing of it is left after the block."""
+    """Run Chromium with its files in `folder`; nothing of it runs after the block."""
     options = ChromeOptions()
     options.binary_location = CHROMIUM or ""
     for flag in (*_FLAGS, "--window-size=1440,1000", f"--user-data-dir={folder}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    # Should the test run itself be killed, the driver goes with it, and Chromium with the driver.
+    # If the test run itself is killed, the driver ends with it, and Chromium with the driver.
     service = ChromeService(executable_path=DRIVER, popen_kw={"preexec_fn": die_with_parent})
     driver = Chrome(options=options, service=service)
     driver.set_script_timeout(120)

@@ -1,4 +1,4 @@
-"""A collector of traces on a real socket: it takes OTLP over HTTP, and keeps the spans."""
+"""A collector of traces on a real socket: it accepts OTLP over HTTP and keeps the spans."""
 
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -13,7 +13,7 @@ from router.processes import free_port
 
 @dataclass(frozen=True)
 class Span:
-    """One span as it came, ids in hex; `parent` is empty for a root. `service` is the resource's name."""
+    """One span as it arrived, with ids in hex; `parent` is empty for a root, `service` is the resource's name."""
 
     name: str
     trace: str
@@ -30,7 +30,7 @@ class Span:
 
 @dataclass
 class Collector:
-    """Takes spans while it listens; `status` is what it answers."""
+    """Accepts spans while it listens; `status` is the status of its answers."""
 
     status: int = 200
     spans: list[Span] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Collector:
 
     @property
     def url(self) -> str:
-        """Where spans are sent."""
+        """The URL to which spans are sent."""
         return f"http://127.0.0.1:{self.port}/v1/traces"
 
     async def __aenter__(self) -> Self:
@@ -60,11 +60,11 @@ class Collector:
         await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
 
     def jobs(self) -> list[Span]:
-        """Return the spans of jobs."""
+        """Return the spans of jobs, without those of attempts."""
         return [span for span in self.spans if span.name != "attempt"]
 
     def attempts(self, job: Span) -> list[Span]:
-        """Return the spans of a job's attempts, in their order."""
+        """Return the spans of a job's attempts in their order."""
         below = [span for span in self.spans if (span.trace, span.parent) == (job.trace, job.id)]
         return sorted(below, key=lambda span: span.attributes["sfr.attempt"])
 

@@ -1,4 +1,4 @@
-"""Waiting for conditions, never for seconds."""
+"""Waits for conditions instead of a fixed time."""
 
 import asyncio
 import inspect
@@ -16,7 +16,7 @@ _POLL_S = 0.02
 async def eventually(
     condition: Callable[[], object | Awaitable[object]], within_s: float = 20.0, what: str = "the condition"
 ) -> None:
-    """Return when `condition` holds; fail where it does not within `within_s` seconds."""
+    """Return when `condition` holds; raise AssertionError if it does not within `within_s` seconds."""
     deadline = asyncio.get_running_loop().time() + within_s
     while True:
         holds = condition()
@@ -33,7 +33,7 @@ _Value = TypeVar("_Value")
 
 
 async def sent(upstream: WorkerPool, worker_url: str, request: Request, timeout_s: float) -> Response:
-    """Send a request to a worker; return its answer. Raises UpstreamFailed."""
+    """Send a request to a worker and return its answer. Raises UpstreamFailed."""
     answered: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
     upstream.send(worker_url, request, timeout_s, _into(answered))
     return await answered
@@ -42,7 +42,7 @@ async def sent(upstream: WorkerPool, worker_url: str, request: Request, timeout_
 async def leased(
     leases: Leases, bound_s: float, wait_s: float, has_left: Callable[[], Coroutine[None, None, None]]
 ) -> Lease:
-    """Ask for a lease; return it. Raises NoRoom; cancelled, it gives up its place."""
+    """Ask for a lease and return it. Raises NoRoom. A cancelled call gives up its pending job."""
     given: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
     pending = leases.ask(bound_s, wait_s, has_left, _into(given))
     try:

@@ -1,4 +1,4 @@
-"""Every way in which a worker can fail a job, as a script for a scripted worker."""
+"""Each way in which a worker can fail a job, as a script for a scripted worker."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 
 
 async def echo(exchange: Exchange) -> None:
-    """Answer well: with the job's own code as its output, so that each answer shows whose it is."""
+    """Answer well, with the job's own code as its output, so that an answer shows its job."""
     await asyncio.sleep(0.002)
     code = json.loads(exchange.request.body)["code"]
     result = {"status": "Finished", "return_code": 0, "stdout": code}
@@ -20,17 +20,17 @@ async def echo(exchange: Exchange) -> None:
 
 
 async def reset_at_once(exchange: Exchange) -> None:
-    """Reset the connection when the job has come."""
+    """Reset the connection when the job has arrived."""
     exchange.reset()
 
 
 async def close_at_once(exchange: Exchange) -> None:
-    """Close the connection when the job has come."""
+    """Close the connection when the job has arrived."""
     exchange.close()
 
 
 async def reset_in_mid_answer(exchange: Exchange) -> None:
-    """Reset the connection within the body."""
+    """Reset the connection in the middle of the body."""
     await exchange.raw(_HEAD + b'content-length: 1000\r\n\r\n{"status": "Success"')
     exchange.reset()
 
@@ -43,7 +43,7 @@ async def reset_after(exchange: Exchange) -> None:
 
 
 async def close_after(exchange: Exchange) -> None:
-    """Answer well, then close the connection that was to be kept."""
+    """Answer well, then close the connection although it was to be kept."""
     await echo(exchange)
     exchange.close()
 
@@ -55,7 +55,7 @@ async def hang_in_mid_body(exchange: Exchange) -> None:
 
 
 async def drip(exchange: Exchange) -> None:
-    """Answer a byte at a time, for longer than anybody waits."""
+    """Answer one byte at a time, for longer than any time limit."""
     with suppress(ConnectionError):
         await exchange.raw(_HEAD + b"content-length: 100000\r\n\r\n{")
         while True:
@@ -64,34 +64,34 @@ async def drip(exchange: Exchange) -> None:
 
 
 async def truncated(exchange: Exchange) -> None:
-    """Promise more than comes before the end."""
+    """End the answer before its promised length."""
     await exchange.raw(_HEAD + b'content-length: 1000\r\n\r\n{"status": "Success"}')
     exchange.close()
 
 
 async def too_short_a_length(exchange: Exchange) -> None:
-    """Send more than was promised: what counts as the answer is cut JSON."""
+    """Send more than the promised length, so that the answer is cut JSON."""
     await exchange.raw(_HEAD + b'content-length: 10\r\n\r\n{"status": "Success"}')
 
 
 async def bad_chunk(exchange: Exchange) -> None:
-    """Give a chunk a size that is no number."""
+    """Send a chunk whose size is not a number."""
     await exchange.raw(_HEAD + b'transfer-encoding: chunked\r\n\r\nZZ\r\n{"status": "Success"}\r\n0\r\n\r\n')
 
 
 async def garbage(exchange: Exchange) -> None:
-    """Answer with no HTTP at all."""
+    """Answer with bytes that are not HTTP."""
     await exchange.raw(bytes(range(256)))
     exchange.close()
 
 
 async def html(exchange: Exchange) -> None:
-    """Answer 200 with a page, as some gateways do."""
+    """Answer 200 with an HTML page, as some gateways do."""
     await exchange.answer(200, b"<html><body>It works!</body></html>")
 
 
 async def gigabyte(exchange: Exchange) -> None:
-    """Answer 200 with a gigabyte that is no JSON."""
+    """Answer 200 with a gigabyte that is not JSON."""
     with suppress(ConnectionError):
         await exchange.raw(_HEAD + b"content-length: %d\r\n\r\n" % 2**30)
         for _ in range(2**30 // 2**16):
@@ -104,7 +104,7 @@ async def huge_headers(exchange: Exchange) -> None:
 
 
 def sandbox_error_at_first() -> Script:
-    """Return a script that fails three jobs with SandboxError, and does well from then on."""
+    """Return a script that fails three jobs with SandboxError and then does well."""
     jobs = count()
 
     async def script(exchange: Exchange) -> None:
@@ -126,8 +126,8 @@ def flapping() -> Script:
     return script
 
 
-# By name: what makes the fault's script, and whether it leaves its worker in good standing: its answers are right, or
-# not its fault.
+# By name: a function that makes the fault's script, and True if the worker must not be ejected, because its answers
+# are right or the fault is not its own.
 FAULTS: dict[str, tuple[Callable[[], Script], bool]] = {
     "hang before headers": (lambda: hang, False),
     "hang in mid-body": (lambda: hang_in_mid_body, False),

@@ -1,4 +1,4 @@
-"""A process without file handles."""
+"""A process that has no file handle left."""
 
 import os
 import resource
@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_more_file_handles() -> Iterator[None]:
-    """Let this process open nothing."""
+    """Let this process open no file or socket during the block."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = os.dup(0)  # the lowest one
+    free = os.dup(0)  # the lowest free number
     os.close(free)
     resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
     try:

@@ -1,4 +1,4 @@
-"""A job without its client: admitted, and with a client that stays."""
+"""A job without a connection: it is admitted, and its client stays."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -11,7 +11,7 @@ ADMITTED = Admission([])
 
 
 async def stays() -> None:
-    """Never return: the client does not leave."""
+    """Never return, because the client does not leave."""
     await asyncio.Event().wait()
 
 

@@ -1,4 +1,4 @@
-"""Clients: many jobs at once, each answer kept."""
+"""Clients that send many jobs at once and keep each answer."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ JOB = {"code": "print(1)", "language": "python"}
 
 @dataclass(frozen=True)
 class Answered:
-    """One job's answer as its client saw it."""
+    """One job's answer as its client got it."""
 
     status: int
     body: Any
@@ -29,14 +29,14 @@ class Answered:
 
 
 async def post_jobs(router_url: str, count: int, at_once: int, *, keep_alive: bool = True) -> list[Answered]:
-    """Send `count` jobs, `at_once` at a time; with `keep_alive` off each has a connection of its own."""
+    """Send `count` jobs, `at_once` at a time; without `keep_alive` each uses a new connection."""
     connector = aiohttp.TCPConnector(limit=at_once, force_close=not keep_alive)
     async with aiohttp.ClientSession(connector=connector) as session:
         return await asyncio.gather(*(_post(session, router_url) for _ in range(count)))
 
 
 async def post_batch(router_url: str, count: int) -> list[dict[str, Any]]:
-    """Send a batch of `count` jobs; return its lines as they came."""
+    """Send a batch of `count` jobs and return its lines in the order they arrived."""
     body = json.dumps(JOB).encode() + b"\n"
     async with (
         aiohttp.ClientSession(read_bufsize=2**20) as session,
@@ -47,7 +47,7 @@ async def post_batch(router_url: str, count: int) -> list[dict[str, Any]]:
 
 @asynccontextmanager
 async def steady_load(router_url: str, at_once: int) -> AsyncIterator[list[Answered]]:
-    """Keep `at_once` jobs under way while the block runs; the list holds all answers once it is left."""
+    """Keep `at_once` jobs under way while the block runs; the list holds all answers after it."""
     answers: list[Answered] = []
     is_over = asyncio.Event()
 
@@ -66,7 +66,7 @@ async def steady_load(router_url: str, at_once: int) -> AsyncIterator[list[Answe
 
 
 async def post_job(router_url: str, **more: Any) -> Answered:
-    """Send one job over a connection of its own; `more` goes into its body."""
+    """Send one job over a new connection; `more` goes into its body."""
     async with aiohttp.ClientSession() as session:
         return await _post(session, router_url, {**JOB, **more})
 

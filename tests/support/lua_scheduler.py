@@ -1,4 +1,4 @@
-"""The scheduler's script on a real Valkey, under a clock that the test sets."""
+"""The scheduler's script on a real Valkey, with a clock that the test sets."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from router.scheduling.rests import Rest
 URLS = tuple(f"http://w{number}" for number in range(5))
 PROCESSES = ("p", "q", "r")
 A, B, C = THREE = ("http://a", "http://b", "http://c")
-# When a memory has settled.
+# The moment (ms) at which the scheduler has settled.
 START = 1_000_000
 Ask = Callable[[Call, int], Reply]
 SetFleet = Callable[[list[Member]], None]
@@ -39,9 +39,9 @@ class State:
     """What is in Redis: leases by URL with their moments, the queue, and the breakers' failures, times and trial.
 
     `asked` are the pending jobs of the key `waiting`. `until` and `ejected` are the ends of ejections, for people and
-    for the script; the latter also has the moment at which a trial that is never reported ends. `causes` are those of
-    the last ejections. `room` and `lapse` are the indexes of workers with room and of leases that pass. `quarantined`
-    are jobs and the end of their quarantine, `rests` the workers that turn jobs away.
+    for the script; `ejected` also holds the moment at which a trial that is never reported ends. `causes` belong to the
+    last ejections. `room` and `lapse` are the indexes of workers with room and of leases that expire. `quarantined` are
+    jobs with the end of their quarantine, `rests` the workers that turn jobs away.
     """
 
     leases: dict[str, dict[str, int]]
@@ -59,7 +59,7 @@ class State:
 
 
 class LuaScheduler:
-    """The script under a clock that the test sets."""
+    """The script with a clock that the test sets."""
 
     def __init__(self, redis: "Redis", rules: Rules) -> None:
         self.redis = redis
@@ -67,12 +67,12 @@ class LuaScheduler:
         self._script = redis.register_script(script_text(Keys("sfr")))
 
     def step(self, call: Call, now: int) -> Reply:
-        """Run it once, at the moment `now` (ms)."""
+        """Run the script once at the moment `now` (ms)."""
         args: list[Any] = [msgspec.json.encode(call), msgspec.json.encode(self.rules), now]
         return msgspec.json.decode(self._script(keys=["sfr:plan"], args=args), type=Reply)
 
     def set_fleet(self, members: list[Member]) -> None:
-        """Write the fleet as the sidecar and the operator do; the sidecar marks the plan as stale."""
+        """Write the fleet like the sidecar and the operator do; the sidecar marks the plan as stale."""
         self.set_drain(members)
         redis = self.redis
         redis.delete("sfr:workers")
@@ -88,7 +88,7 @@ class LuaScheduler:
         redis.hset("sfr:plan:head", "stale", 1)
 
     def set_drain(self, members: list[Member]) -> None:
-        """Write the drains as an operator with redis-cli does, without marking the plan as stale."""
+        """Write the drains like an operator with redis-cli does, without marking the plan as stale."""
         self.redis.delete("sfr:drain")
         for member in members:
             if member.is_draining:
@@ -136,7 +136,7 @@ class LuaScheduler:
         )
 
     def grants(self) -> dict[str, list[Grant]]:
-        """Take all grants from the processes' lists."""
+        """Take all grants out of the processes' lists."""
         pipeline = self.redis.pipeline(transaction=False)
         for process in PROCESSES:
             pipeline.lrange(f"sfr:grants:{process}", 0, -1)

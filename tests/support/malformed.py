@@ -1,4 +1,4 @@
-"""Requests that no router should serve, byte for byte, and the status that each gets."""
+"""Requests that no router should serve, byte for byte, each with the status of its answer."""
 
 from http import HTTPStatus
 

@@ -1,4 +1,4 @@
-"""A request's body as ASGI gives it: message by message, each at its second; then the client is silent."""
+"""A request's body as ASGI messages, each at its own second; after them the client is silent."""
 
 import asyncio
 
@@ -9,23 +9,23 @@ GONE: Message = {"type": "http.disconnect"}
 
 
 def part(body: bytes) -> Message:
-    """Return a part that is not the last one."""
+    """Return a message with a part that is not the last one."""
     return {"type": "http.request", "body": body, "more_body": True}
 
 
 def at_once(*parts: bytes) -> list[tuple[float, Message]]:
-    """Return the messages of a body that has come whole, in these parts."""
+    """Return the messages of a body that arrived whole, in these parts."""
     return [*((0.0, part(body)) for body in parts), (0.0, END)]
 
 
 class Sender:
-    """What to call for the next message: for code that runs in tests/timeless.py."""
+    """A callable for the next message, for code that runs in tests/support/timeless.py."""
 
     def __init__(self, *sent: tuple[float, Message]) -> None:
         self._sent = list(sent)
 
     async def __call__(self) -> Message:
-        """Return the next message, when it is due."""
+        """Return the next message at its second."""
         if not self._sent:
             await asyncio.Event().wait()
         at_s, message = self._sent[0]

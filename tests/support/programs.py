@@ -1,4 +1,4 @@
-"""The real programs, started as users start them; each in a session of its own, and gone after its test."""
+"""The real programs, started as users start them, each in its own session, and killed after its test."""
 
 import asyncio
 import os
@@ -25,12 +25,12 @@ from tests.support.eventually import eventually
 
 ROOT = Path(__file__).parents[2]
 _END_S = 15.0
-# Where `make test` puts programs, and Debian those of servers, which not every user's PATH has.
+# `make test` installs programs in the first folder; Debian keeps servers in the others, often not on PATH.
 _PLACES = (str(Path(sys.executable).parent), "/usr/sbin", "/usr/local/sbin")
 
 
 def program(name: str) -> str:
-    """Return the path of a program that is not this project's; where it is not there, the test is skipped."""
+    """Return the path of a program of others; skip the test if it is not installed."""
     found = shutil.which(name, path=os.pathsep.join((*_PLACES, os.environ.get("PATH", os.defpath))))
     if found is None:
         pytest.skip(f"{name} is not installed")
@@ -38,7 +38,7 @@ def program(name: str) -> str:
 
 
 class Program:
-    """One program with its own session and log. Whatever happens, `async with` leaves nothing of it behind."""
+    """One program with its own session and log; `async with` always kills it and its children."""
 
     def __init__(self, argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> None:
         self._argv = argv
@@ -58,22 +58,22 @@ class Program:
 
     @property
     def output(self) -> str:
-        """All that it has printed."""
+        """Its whole output so far."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     @property
     def pid(self) -> int:
-        """Its process id, while it runs."""
+        """Its process id while it runs."""
         assert self._process is not None
         return self._process.pid
 
     @property
     def status(self) -> int | None:
-        """Its exit status; None while it runs."""
+        """Its exit status, or None while it runs."""
         return None if self._process is None else self._process.poll()
 
     async def start(self) -> None:
-        """Start it; its output is added to the log."""
+        """Start it; its output is appended to the log."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._argv,
@@ -83,22 +83,22 @@ class Program:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                # Should the test run itself be killed, its programs go with it.
+                # If the test run itself is killed, its programs are killed with it.
                 preexec_fn=lambda: die_with_parent(signal.SIGKILL),  # noqa: PLW1509
             )
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal, and it alone."""
+        """Send a signal to this process only."""
         os.kill(self.pid, number)
 
     async def ended(self, within_s: float = _END_S) -> int:
-        """Return its exit status once it has ended."""
+        """Wait until it has ended, and return its exit status."""
         await eventually(lambda: self.status is not None, within_s, f"the end of {self._argv[0]}\n{self.output}")
         assert self.status is not None
         return self.status
 
     async def kill(self) -> None:
-        """End it and all its children at once."""
+        """Kill it and all its children at once."""
         if self._process is None:
             return
         with suppress(ProcessLookupError):
@@ -116,7 +116,7 @@ def children_of(pid: int) -> list[int]:
 
 
 class Valkey(Program):
-    """A real Valkey on a port of its own, without persistence: killed and started again it is empty."""
+    """A real Valkey on a free port without persistence: after a kill and a start it is empty."""
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
@@ -125,15 +125,15 @@ class Valkey(Program):
 
     @property
     def url(self) -> str:
-        """Its address for redis.url."""
+        """Its URL for redis.url."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def client(self) -> "Redis":
-        """Return a client for the test's own look into it."""
+        """Return a client for the test itself."""
         return Redis.from_url(self.url, decode_responses=True)
 
     async def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start it and wait until it answers a ping."""
         await super().start()
         await eventually(self._answers, what="Valkey's answer")
 
@@ -151,21 +151,21 @@ class System:
     def __init__(self, folder: Path, redis_url: str) -> None:
         self.folder = folder
         self.config = folder / "config.yaml"
-        # Temporary files of programs that are killed go with the folder.
+        # Temporary files of killed programs are deleted with the folder.
         self.env = {"ROUTER_CONFIG": str(self.config), "REDIS_URL": redis_url, "TMPDIR": str(folder)}
         self._started = 0
 
     def configure(self, workers: Sequence[object], **settings: object) -> None:
-        """Write config.yaml; checks are quick unless the test says otherwise."""
+        """Write config.yaml; health checks are frequent unless `settings` say otherwise."""
         quick = {"health_check_interval": 0.5, "timeout": 20, "health_check": {"timeout": 2}}
         self.config.write_text(yaml.safe_dump({"workers": list(workers), **quick, **settings}))
 
     def sidecar(self) -> Program:
-        """Return a sidecar, not yet started."""
+        """Return a sidecar that is not started yet."""
         return Program([sys.executable, "-m", "sidecar"], self._log("sidecar"), self.env)
 
     def router(self, processes: int = 4, *binds: str) -> "Router":
-        """Return gunicorn with so many router processes, not yet started; `binds` are sockets besides its port."""
+        """Return gunicorn with `processes` router processes, not started yet; `binds` are further sockets."""
         return Router(self._log("router"), self.env, processes, binds)
 
     def _log(self, name: str) -> Path:
@@ -174,7 +174,7 @@ class System:
 
 
 class Router(Program):
-    """Gunicorn as in production, on a free port."""
+    """gunicorn as in production, on a free port."""
 
     def __init__(
         self,
@@ -192,7 +192,7 @@ class Router(Program):
         super().__init__(argv, log, {**env, "WEB_CONCURRENCY": str(processes)}, cwd)
 
     def limit_files(self, most: int) -> None:
-        """Let it and its children open so many files, and no more."""
+        """Limit the open files of this program and of each child to `most`."""
         self._argv = ["bash", "-c", f"ulimit -n {most} && exec {shlex.join(self._argv)}"]
 
     @property
@@ -201,7 +201,7 @@ class Router(Program):
         return f"http://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        """Start it and wait until every one of its processes serves."""
+        """Start it and wait until each of its processes serves."""
         await super().start()
         await eventually(self._all_serve, 30, "the router's answer")
 
@@ -215,16 +215,16 @@ class Router(Program):
         return self.output.count("Application startup complete") >= self.processes
 
     async def sees(self, healthy: int) -> None:
-        """Wait until each process knows so many healthy workers."""
+        """Wait until each process knows exactly `healthy` healthy workers."""
         await eventually(lambda: self._agree("healthy_workers", healthy), what=f"{healthy} healthy workers everywhere")
 
     async def sees_redis(self, state: str) -> None:
-        """Wait until each process calls Redis `available` or `unavailable`."""
+        """Wait until each process reports Redis as `available` or `unavailable`."""
         await eventually(lambda: self._agree("redis", state), what=f"redis {state} everywhere")
 
     async def _agree(self, field: str, value: object) -> bool:
-        # A connection reaches one process; several in a row reach all of them almost surely. On a busy machine one
-        # process may sleep while another takes a whole round: so three.
+        # Each connection reaches one process; several in a row almost surely reach all. On a busy machine one process
+        # may sleep while another answers a whole round, so there are three rounds.
         for _ in range(3):
             answers = await asyncio.gather(*(self.health() for _ in range(8 * self.processes)))
             if not all(answer[field] == value for answer in answers):
@@ -234,7 +234,7 @@ class Router(Program):
 
 
 async def get_json(url: str) -> dict[str, object]:
-    """Return the JSON object at `url`, over a connection of its own."""
+    """Return the JSON object at `url`, over a new connection."""
     async with aiohttp.ClientSession() as session, session.get(url) as response:
         answer: dict[str, object] = await response.json()
         return answer

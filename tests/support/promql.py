@@ -1,4 +1,4 @@
-"""What a PromQL expression asks for, held against what there is: no metric, label or value that nobody exports."""
+"""Checks that a PromQL expression uses only metrics, labels and values that exist."""
 
 from collections.abc import Iterable, Mapping
 
@@ -7,18 +7,18 @@ from prometheus_client.metrics_core import Metric
 
 from router.policy.verdict import Kind, Outcome
 
-# Prometheus itself gives each sample these; `namespace` where its operator finds the targets.
+# Prometheus adds these to each sample; `namespace` comes from its operator.
 OF_TARGETS = frozenset({"namespace", "job", "instance"})
-# Which values our own labels have, where that is a short list.
+# The values of our labels with a short list of values.
 VALUES = {"verdict": {*Outcome, *Kind}, "cause": set(Kind)}
 
 
 class Wrong(Exception):
-    """An expression that asks for what does not exist."""
+    """An expression that uses something that does not exist."""
 
 
 def exported(families: Iterable[Metric]) -> dict[str, frozenset[str]]:
-    """Return the labels of all samples of a scrape, by the samples' names; and what Prometheus adds: `up`."""
+    """Return the labels of all samples of a scrape by the samples' names, with `up`, which Prometheus adds."""
     labels: dict[str, frozenset[str]] = {"up": OF_TARGETS}
     for family in families:
         for sample in family.samples:
@@ -27,7 +27,7 @@ def exported(families: Iterable[Metric]) -> dict[str, frozenset[str]]:
 
 
 def labels_of(expression: str, known: Mapping[str, frozenset[str]]) -> frozenset[str]:
-    """Return the labels that an expression's result has. Raises Wrong, and ValueError where it is no PromQL."""
+    """Return the labels of an expression's result. Raises Wrong, or ValueError if it is not PromQL."""
     return _labels(promql.parse(expression), known)
 
 

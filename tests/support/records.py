@@ -1,4 +1,4 @@
-"""Two workers as Redis holds them: one that has been checked, and one that is new."""
+"""Two workers' records in Redis: one of a checked worker, one of a new worker."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -7,6 +7,13 @@ from router.fleet.model import Health, Worker, WorkerRecord
 NOW = datetime(2026, 11, 1, 12, 30, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 SEEN = WorkerRecord(
-    Worker("http://a:1", weight=3, max_concurrency=8), Health.UNHEALTHY, NOW, NOW, 12.5, 3, 0, "timed out after 5 s"
+    Worker("http://a:1", 3, 8, labels=("gpu", "ib"), languages=("c++", "python"), memory_mb=64_000),
+    Health.UNHEALTHY,
+    NOW,
+    NOW,
+    12.5,
+    3,
+    0,
+    "timed out after 5 s",
 )
 NEW = WorkerRecord(Worker("http://b:1"))

@@ -1,4 +1,4 @@
-"""The router's application in this process, on a real socket; and one request to it, headers and all."""
+"""The router's application in this process, on a real socket."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from tests.support.eventually import eventually
 
 @asynccontextmanager
 async def served(app: Application, *, access_log: bool = True) -> AsyncIterator[str]:
-    """Serve `app` by uvicorn while the block runs; gives its URL."""
+    """Serve `app` with uvicorn while the block runs; yield its URL."""
     config = uvicorn.Config(
         app, http=ClientConnection, port=0, log_config=None, workers=1, lifespan="on", access_log=access_log
     )

@@ -1,4 +1,4 @@
-"""A TCP link that can be made slow: what passes to the other side is held back for so long."""
+"""A TCP link that can be made slow: it delays data in one direction."""
 
 import asyncio
 from contextlib import suppress
@@ -7,7 +7,7 @@ from typing import Self
 
 
 class SlowLink:
-    """Listens on a free port and passes on to `port`; requests wait `delay_s`."""
+    """Listens on a free port and forwards to `port`; data of clients is delayed by `delay_s`."""
 
     def __init__(self, port: int) -> None:
         self.delay_s = 0.0
@@ -36,7 +36,7 @@ class SlowLink:
     async def _pass_on(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_slow: bool = False
     ) -> None:
-        with suppress(ConnectionError, asyncio.CancelledError):  # the test may end while something is on its way
+        with suppress(ConnectionError, asyncio.CancelledError):  # the test may end while data is on its way
             while part := await reader.read(65_536):
                 if is_slow:
                     await asyncio.sleep(self.delay_s)

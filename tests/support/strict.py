@@ -1,4 +1,4 @@
-"""Strict clients: they try nothing again, and count each request on a connection that ended without an answer."""
+"""Strict clients: they retry nothing, and count each request whose connection ended without an answer."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,8 +10,8 @@ _NOT_THERE = (ConnectionError, asyncio.IncompleteReadError)
 
 
 @dataclass
-class Course:
-    """What became of the requests so far; `lost` tells of each that was sent and not answered."""
+class Counts:
+    """The counts of a load's requests; `lost` has the error of each request that got no answer."""
 
     answered: int = 0
     refused: int = 0  # connections that were never made
@@ -28,11 +28,11 @@ class Strict:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the other side has closed it, as far as it is known here."""
+        """Whether this side knows that the other side closed the connection."""
         return self.reader.at_eof() or self.reader.exception() is not None
 
     async def ask(self) -> bool:
-        """Send a job and read its answer; return whether the connection stays open. Raises what _NOT_THERE holds."""
+        """Send a job, read its answer, and return whether the connection stays open. Raises errors of _NOT_THERE."""
         self.writer.write(REQUEST)
         head = (await self.reader.readuntil(b"\r\n\r\n")).lower()
         assert head.startswith(b"http/1.1 200"), head
@@ -41,7 +41,7 @@ class Strict:
         return b"\r\nconnection: close\r\n" not in head
 
     def close(self) -> None:
-        """Close it at once."""
+        """Close the connection at once."""
         self.writer.transport.abort()
 
 
@@ -50,25 +50,25 @@ async def connected(port: int) -> Strict:
     return Strict(*await asyncio.open_connection("127.0.0.1", port))
 
 
-async def ask_again_and_again(port: int, course: Course, is_over: asyncio.Event, *, keeps: bool) -> None:
-    """Send one job after the other until `is_over`; with `keeps`, over as few connections as the router allows."""
+async def ask_again_and_again(port: int, counts: Counts, is_over: asyncio.Event, *, keeps: bool) -> None:
+    """Send one job after another until `is_over`; with `keeps`, over as few connections as the router allows."""
     connection: Strict | None = None
     while not is_over.is_set():
         if connection is None or connection.has_ended:
             try:
                 connection = await connected(port)
             except ConnectionError:
-                course.refused += 1
+                counts.refused += 1
                 await asyncio.sleep(0.01)
                 continue
         try:
             stays = await connection.ask()
         except _NOT_THERE as error:
-            course.lost.append(repr(error))
+            counts.lost.append(repr(error))
             stays = False
         else:
-            course.answered += 1
-            course.last += not stays
+            counts.answered += 1
+            counts.last += not stays
         if not (stays and keeps):
             connection.close()
             connection = None
@@ -77,20 +77,20 @@ async def ask_again_and_again(port: int, course: Course, is_over: asyncio.Event,
 
 
 @asynccontextmanager
-async def strict_load(port: int, at_once: int, *, keeps: bool) -> AsyncIterator[Course]:
+async def strict_load(port: int, at_once: int, *, keeps: bool) -> AsyncIterator[Counts]:
     """Keep `at_once` strict clients busy while the block runs."""
-    course, is_over = Course(), asyncio.Event()
+    counts, is_over = Counts(), asyncio.Event()
     async with asyncio.TaskGroup() as clients:
         for _ in range(at_once):
-            clients.create_task(ask_again_and_again(port, course, is_over, keeps=keeps))
+            clients.create_task(ask_again_and_again(port, counts, is_over, keeps=keeps))
         try:
-            yield course
+            yield counts
         finally:
             is_over.set()
 
 
 async def outcome(connection: Strict) -> str:
-    """Send a job and say what became of it; then close."""
+    """Send a job, close the connection, and return "answered" or the error."""
     try:
         await connection.ask()
     except _NOT_THERE as error:

@@ -1,6 +1,6 @@
-"""An event loop whose clock jumps to the next timer: what takes an hour by `loop.time()` is over at once.
+"""An event loop whose clock jumps to the next timer, so that an hour by `loop.time()` takes no time.
 
-For code that waits by asyncio alone, among parts that answer in this process; a socket would never get its turn.
+It is for code that waits with asyncio only, and whose other parts run in this process: sockets are never waited for.
 """
 
 import asyncio
@@ -14,12 +14,12 @@ import pytest
 
 _Value = TypeVar("_Value")
 _Found = list[tuple[selectors.SelectorKey, int]]
-# A loop that sleeps this often without an end goes round in a circle.
+# A loop that has slept this often without an end is endless.
 _MOST_JUMPS = 100_000
 
 
 class _Jumping(selectors.DefaultSelector):
-    """Never waits: it tells the loop's clock how long it would have waited."""
+    """Never waits; it moves the loop's clock ahead by the time that it would have waited."""
 
     def __init__(self, now: float) -> None:
         super().__init__()
@@ -27,10 +27,10 @@ class _Jumping(selectors.DefaultSelector):
         self._jumps = 0
 
     def select(self, timeout: float | None = None) -> _Found:
-        """Look what is ready, at once."""
+        """Return the events that are ready now."""
         found: _Found = super().select(0)
         if not found and (timeout is None or timeout > 0):
-            assert timeout is not None, "all wait for what never comes"
+            assert timeout is not None, "all tasks wait, and no timer is set"
             self._jumps += 1
             assert self._jumps < _MOST_JUMPS
             self.now += timeout
@@ -47,7 +47,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 def timeless(main: Coroutine[Any, Any, _Value], now: float = 0.0) -> _Value:
-    """Run `main` to its end, without waiting; the loop's clock begins at `now`. No callback may raise anything."""
+    """Run `main` to its end without waiting; the clock starts at `now`. Fails if any callback raised an exception."""
     raised: list[dict[str, Any]] = []
     with asyncio.Runner(loop_factory=partial(_Loop, now)) as runner:
         runner.get_loop().set_exception_handler(lambda _, context: raised.append(context))
@@ -57,7 +57,7 @@ def timeless(main: Coroutine[Any, Any, _Value], now: float = 0.0) -> _Value:
 
 
 def keep_loop_time(patch: pytest.MonkeyPatch, *modules: str) -> None:
-    """Let the clock of these modules of the router, time.monotonic, be the loop's."""
+    """Replace `time.monotonic` in these modules of the router by the loop's clock."""
     now = SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time())
     for module in modules:
         patch.setattr(f"router.{module}.time", now)

@@ -1,10 +1,10 @@
-"""A connection's transport without a socket: it keeps what it is told."""
+"""A connection's transport without a socket: it records its calls."""
 
 import asyncio
 
 
 class Transport(asyncio.Transport):
-    """Keeps what is written; `unsent` is what the worker has not read of it."""
+    """Keeps the written data; `unsent` is the number of bytes that the worker has not read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -14,26 +14,26 @@ class Transport(asyncio.Transport):
         self.is_paused = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Keep it."""
+        """Keep the data."""
         self.written.append(bytes(data))
 
     def writelines(self, parts: object) -> None:
-        """Keep them apart."""
+        """Keep the parts, each by itself."""
         assert isinstance(parts, tuple)
         self.written += parts
 
     def get_write_buffer_size(self) -> int:
-        """Tell what is unsent."""
+        """Return the number of unsent bytes."""
         return self.unsent
 
     def abort(self) -> None:
-        """Take note."""
+        """Record the abort."""
         self.is_aborted = True
 
     def pause_reading(self) -> None:
-        """Read no more."""
+        """Record that reading is paused."""
         self.is_paused = True
 
     def resume_reading(self) -> None:
-        """Read on."""
+        """Record that reading is resumed."""
         self.is_paused = False

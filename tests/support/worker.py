@@ -1,4 +1,4 @@
-"""A scripted worker on a real socket: it speaks a worker's HTTP and fails as it is told to."""
+"""A scripted worker on a real socket: it speaks a worker's HTTP and fails as its script says."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ RESULT = {"status": "Success", "message": "", "run_result": {"status": "Finished
 
 @dataclass(frozen=True)
 class Received:
-    """One request as it came over the wire; header names in lower case, and its head as it was."""
+    """One request as it arrived: `headers` by lower-case name, and `head` unchanged."""
 
     method: str
     target: str
@@ -31,7 +31,7 @@ Script = Callable[["Exchange"], Awaitable[None]]
 
 
 class Exchange:
-    """One request and the way to answer it, well or badly."""
+    """One request, and the means to answer it well or badly."""
 
     def __init__(self, request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.request = request
@@ -39,12 +39,12 @@ class Exchange:
         self._writer = writer
 
     async def raw(self, data: bytes) -> None:
-        """Write just these bytes."""
+        """Write exactly these bytes."""
         self._writer.write(data)
         await self._writer.drain()
 
     async def answer(self, status: int = 200, body: Any = RESULT, *headers: str) -> None:
-        """Write a whole answer; what is not bytes is sent as JSON."""
+        """Write a complete answer; a body that is not bytes is sent as JSON."""
         text = body if isinstance(body, bytes) else json.dumps(body).encode()
         lines = [f"HTTP/1.1 {status} X", f"content-length: {len(text)}", "content-type: application/json", *headers]
         await self.raw("\r\n".join([*lines, "", ""]).encode() + text)
@@ -54,7 +54,7 @@ class Exchange:
         await self._reader.read()
 
     def close(self) -> None:
-        """Close the connection as a worker that ends does."""
+        """Close the connection like a worker that ends."""
         self._writer.close()
 
     def reset(self) -> None:
@@ -69,12 +69,12 @@ async def well(exchange: Exchange) -> None:
 
 
 async def pong(exchange: Exchange) -> None:
-    """Answer a ping as the real worker does, quotes included."""
+    """Answer a ping like the real worker does, quotes included."""
     await exchange.answer(200, b'"pong"')
 
 
 def takes(seconds: float) -> Script:
-    """Return a script that answers well after so long."""
+    """Return a script that answers well after `seconds`."""
 
     async def script(exchange: Exchange) -> None:
         await asyncio.sleep(seconds)
@@ -84,7 +84,7 @@ def takes(seconds: float) -> Script:
 
 
 class Gate:
-    """A script that holds every job until `open` is called, and answers at once from then on."""
+    """A script that holds every job until `open` is called, and answers at once afterwards."""
 
     def __init__(self) -> None:
         self._is_open = asyncio.Event()
@@ -105,12 +105,12 @@ async def hang(exchange: Exchange) -> None:
 
 
 async def reset(exchange: Exchange) -> None:
-    """Reset the connection instead of an answer."""
+    """Reset the connection instead of answering."""
     exchange.reset()
 
 
 def always(status: int, body: object = RESULT, *headers: str) -> Script:
-    """Return a script that answers so every time."""
+    """Return a script that gives this answer every time."""
 
     async def script(exchange: Exchange) -> None:
         await exchange.answer(status, body, *headers)
@@ -120,7 +120,7 @@ def always(status: int, body: object = RESULT, *headers: str) -> Script:
 
 @dataclass
 class ScriptedWorker:
-    """Answers jobs by `script` and pings by `ping`. Counts what it is sent."""
+    """Answers jobs by `script` and pings by `ping`, and counts what it receives."""
 
     script: Script = well
     ping: Script = pong
@@ -134,7 +134,7 @@ class ScriptedWorker:
 
     @property
     def url(self) -> str:
-        """The address by which the fleet knows this worker."""
+        """The worker's address in the fleet."""
         return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
@@ -148,7 +148,7 @@ class ScriptedWorker:
         await self.die()
 
     async def listen(self) -> None:
-        """Accept connections, on the same port as before where there was one."""
+        """Accept connections, on the same port as before if there was one."""
         while True:
             port = self.port or free_port()
             try:
@@ -156,12 +156,12 @@ class ScriptedWorker:
             except OSError:
                 if self.port:
                     raise
-            else:  # nobody else took it in the meantime
+            else:  # no other program took the port meanwhile
                 self.port = port
                 return
 
     async def die(self) -> None:
-        """Refuse connections from now on and reset those that are open, as when the process is killed."""
+        """Refuse connections from now on and reset the open ones, as if the process were killed."""
         self._server.close()
         for writer in self._open:
             writer.transport.abort()

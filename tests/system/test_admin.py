@@ -1,4 +1,4 @@
-"""The fleet steered by the admin API, while the programs run: real gunicorn, sidecar, Valkey and sockets."""
+"""The admin API changes the fleet while the programs run: real gunicorn, sidecar, Valkey and sockets."""
 
 import asyncio
 import socket
@@ -29,7 +29,7 @@ NOBODY = "http://127.0.0.1:1"
 
 @dataclass
 class Admin:
-    """An operator with curl: `ask` gives status and body."""
+    """An operator with curl; `ask` returns status and body."""
 
     session: aiohttp.ClientSession
     base: str
@@ -55,7 +55,7 @@ class Admin:
 
 @asynccontextmanager
 async def operator(base: str, token: str | None = TOKEN, unix: Path | None = None) -> AsyncIterator[Admin]:
-    """An operator of the router at `base`, over a Unix socket where one is given."""
+    """An operator of the router at `base`, over the Unix socket `unix` if one is given."""
     connector = aiohttp.UnixConnector(str(unix)) if unix else aiohttp.TCPConnector(force_close=True)
     headers = {"authorization": f"Bearer {token}"} if token else {}
     async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
@@ -63,14 +63,14 @@ async def operator(base: str, token: str | None = TOKEN, unix: Path | None = Non
 
 
 def served_by(workers: list[ScriptedWorker]) -> list[int]:
-    """Return how many jobs each worker has had."""
+    """Return how many jobs each worker has received."""
     return [len(worker.jobs) for worker in workers]
 
 
 async def test_fleet_is_added_weighed_drained_and_removed_at_run_time(
     system: System, workers: list[ScriptedWorker]
 ) -> None:
-    """What is set survives a reread of config.yaml; a drain holds from its answer on; removal takes the worker out."""
+    """A change by the admin API holds from its answer on, and outlives a reread of config.yaml."""
     first, second, third = workers
     system.env["ADMIN_TOKEN"] = TOKEN
     settings: dict[str, Any] = {"admin": {"allowed_workers": ["127.0.0.0/8"]}, "health_check_interval": 60}
@@ -87,7 +87,7 @@ async def test_fleet_is_added_weighed_drained_and_removed_at_run_time(
         await router.sees(healthy=3)
         assert (await admin.ask("GET", url=second.url))[1][0]["source"] == "registered"
         assert (await admin.ask("GET", url=NOBODY)) == (200, [])
-        await eventually(lambda: _reaches(router, second), what="a new memory's first job for a worker with a cap")
+        await eventually(lambda: _reaches(router, second), what="the first job on a worker with a cap")
         before = served_by(workers)
         await post_jobs(router.url, 40, 1)
         assert [now - then for now, then in zip(served_by(workers), before, strict=True)] == [10, 20, 10]
@@ -98,7 +98,7 @@ async def test_fleet_is_added_weighed_drained_and_removed_at_run_time(
         system.configure([{"url": first.url, "weight": 5}], **settings)
         await eventually(lambda: "read again" in sidecar.output, what="the reread")
         await admin.ask("PATCH", url=first.url, body={"max_concurrency": None})
-        await eventually(lambda: _is(admin, first, weight=3, max_concurrency=None), what="the cap taken back")
+        await eventually(lambda: _is(admin, first, weight=3, max_concurrency=None), what="the removed cap")
 
         async with steady_load(router.url, 8) as answers:
             await eventually(lambda: len(answers) > 100, what="load")
@@ -112,7 +112,7 @@ async def test_fleet_is_added_weighed_drained_and_removed_at_run_time(
             assert (status, resumed["draining"], resumed["health"]) == (200, False, "healthy")
             await eventually(lambda: len(first.jobs) > had, what="jobs again")
             assert (await admin.ask("DELETE", url=second.url))[0] == 204
-            await eventually(lambda: _is_gone(admin, second), what="its leaving")
+            await eventually(lambda: _is_gone(admin, second), what="the worker's removal")
         assert {answer.status for answer in answers} == {200}
         assert f"Worker {first.url} drained, by 127.0.0.1" in router.output
         assert TOKEN not in router.output + sidecar.output
@@ -141,8 +141,8 @@ async def _posted(base: str, body: str) -> int:
         return answer.status
 
 
-async def test_what_cannot_be_done_is_told(system: System, workers: list[ScriptedWorker]) -> None:
-    """Without the right token nothing changes; what is wrong is named, and nobody looks into a body before."""
+async def test_refused_changes_name_their_reason(system: System, workers: list[ScriptedWorker]) -> None:
+    """Changes without the admin token get 401 before their body is read; each other refusal names its reason."""
     first, second, _ = workers
     system.env["ADMIN_TOKEN"] = TOKEN
     hosts = system.folder / "hosts"
@@ -182,7 +182,7 @@ async def test_what_cannot_be_done_is_told(system: System, workers: list[Scripte
             a = "http://a.svc"
             bodies: list[object] = [{"url": "x"}, {"url": a, "weight": 0}, {"url": a, "ttl": 5}, {}, []]
             assert {(await admin.ask("POST", body=body))[0] for body in bodies} == {422}
-            # As they are written, for Python's json reads more than JSON.
+            # Written as text, because Python's json also accepts values that JSON does not have.
             for ttl in (
                 "NaN",
                 "Infinity",
@@ -206,10 +206,10 @@ async def test_what_cannot_be_done_is_told(system: System, workers: list[Scripte
             assert {(await admin.ask("PATCH", url=first.url, body=body))[0] for body in bodies} == {422}
 
 
-async def test_without_a_token_this_host_may_change_the_fleet_where_that_is_allowed(
+async def test_allow_loopback_lets_this_host_change_the_fleet_without_a_token(
     system: System, workers: list[ScriptedWorker]
 ) -> None:
-    """Loopback and Unix sockets; what comes through a proxy, or says that it is local, is not."""
+    """Only clients on loopback or a Unix socket are admitted; a header that claims to be local does not help."""
     url = workers[0].url
     path = Path(f"/tmp/sfr-{free_port()}.sock")  # a socket's path is short
     system.configure([url])
@@ -246,13 +246,13 @@ def _own_address() -> str:
         try:
             probe.connect(("192.0.2.1", 9))  # sends nothing
         except OSError:
-            pytest.skip("this host has loopback alone")
+            pytest.skip("this host has only loopback")
         address: str = probe.getsockname()[0]
         return address
 
 
-async def test_admin_says_when_redis_is_away(system: System, workers: list[ScriptedWorker]) -> None:
-    """503 and why, for looking as for changing; jobs go on."""
+async def test_admin_reports_an_outage_of_redis(system: System, workers: list[ScriptedWorker]) -> None:
+    """Without Redis the admin API answers reads and changes with 503 and the reason, and jobs still run."""
     system.env.update(ADMIN_TOKEN=TOKEN, REDIS_URL="redis://127.0.0.1:1/0")
     system.configure([workers[0].url])
     async with system.router(1) as router, operator(router.url) as admin:
@@ -262,8 +262,8 @@ async def test_admin_says_when_redis_is_away(system: System, workers: list[Scrip
         assert (await post_job(router.url)).status == 200
 
 
-async def test_jobs_need_a_key_where_keys_are_set(system: System, workers: list[ScriptedWorker]) -> None:
-    """By either header; workers see none, and neither does the log; new keys count at once."""
+async def test_jobs_need_a_key_if_keys_are_set(system: System, workers: list[ScriptedWorker]) -> None:
+    """A job needs a key in one of two headers; keys reach neither workers nor the log, and new keys hold at once."""
     held = system.folder / "keys"
     held.write_text(f"{sha256(b'first-key').hexdigest()}  trainer\n")
     system.configure([worker.url for worker in workers], api_keys=str(held))
@@ -292,7 +292,7 @@ async def test_jobs_need_a_key_where_keys_are_set(system: System, workers: list[
         held.write_text(f"{sha256(b'second-key').hexdigest()}\n")
         await eventually(lambda: _all_answer(router, "first-key", 401), what="the old key refused by all processes")
         await eventually(lambda: _all_answer(router, "second-key", 200), what="the new key taken by all processes")
-        await eventually(lambda: _counts_refused(router), what="them in the metrics")
+        await eventually(lambda: _counts_refused(router), what="the 401s in the metrics")
     received = [got for worker in workers for got in worker.jobs]
     assert len(received) >= 4
     assert not any({"authorization", "x-api-key"} & got.headers.keys() for got in received)
@@ -301,7 +301,7 @@ async def test_jobs_need_a_key_where_keys_are_set(system: System, workers: list[
 
 
 async def test_key_in_the_url_is_enough(system: System, workers: list[ScriptedWorker]) -> None:
-    """`http://any:KEY@router/run_code` by aiohttp, requests and urllib3's way: jobs, their like, and batches."""
+    """A key in the URL's userinfo admits jobs and batches from aiohttp, requests and urllib3."""
     held = system.folder / "keys"
     held.write_text(sha256(b"first-key").hexdigest())
     system.configure([worker.url for worker in workers], api_keys=str(held))
@@ -309,7 +309,7 @@ async def test_key_in_the_url_is_enough(system: System, workers: list[ScriptedWo
         base = URL(router.url)
         for user, password, status in (("any", "first-key", 200), ("first-key", "", 200), ("first-key", "no", 401)):
             url = base.with_user(user).with_password(password)
-            for _ in range(3):  # from the second on, its head is known
+            for _ in range(3):  # the head cache serves it from the second request on
                 async with session.post(url / "run_code", json=JOB) as response:
                     assert response.status == status
             got = await asyncio.to_thread(requests.post, str(url / "run_code"), json=JOB, timeout=20)
@@ -330,7 +330,7 @@ async def _counts_refused(router: Router) -> bool:
 
 
 async def _all_answer(router: Router, key: str, status: int) -> bool:
-    # A connection reaches one process; several in a row reach all of them almost surely.
+    # Each connection reaches one process; several in a row almost surely reach all processes.
     connector = aiohttp.TCPConnector(force_close=True)
     async with aiohttp.ClientSession(connector=connector, headers={"x-api-key": key}) as session:
 
@@ -349,7 +349,7 @@ async def _all_answer(router: Router, key: str, status: int) -> bool:
     ],
 )
 async def test_secret_that_cannot_be_read_ends_the_start(system: System, setting: dict[str, str], told: str) -> None:
-    """Status 2 and one line, from gunicorn and from uvicorn; nobody runs an open router by a slip."""
+    """With an unreadable secret file gunicorn and uvicorn end with status 2 and one line instead of serving."""
     system.configure([], **({} if setting else {"api_keys": "/nowhere"}))
     for program in (["gunicorn", "-c", "gunicorn.conf.py"], ["uvicorn", "router:app"]):
         argv = [sys.executable, "-m", *program]
@@ -359,8 +359,8 @@ async def test_secret_that_cannot_be_read_ends_the_start(system: System, setting
             assert "Traceback" not in started.output
 
 
-async def test_busy_worker_shows_what_it_runs(system: System, workers: list[ScriptedWorker]) -> None:
-    """`running` counts the leases, drained or not."""
+async def test_busy_worker_shows_its_running_jobs(system: System, workers: list[ScriptedWorker]) -> None:
+    """`running` is the number of leases on a worker."""
     workers[0].script = gate = Gate()
     system.configure([workers[0].url])
     async with system.sidecar(), system.router(1) as router, operator(router.url, None) as admin:
@@ -369,4 +369,4 @@ async def test_busy_worker_shows_what_it_runs(system: System, workers: list[Scri
         await eventually(lambda: _is(admin, workers[0], running=3), what="three running jobs")
         gate.open()
         await jobs
-        await eventually(lambda: _is(admin, workers[0], running=0), what="none")
+        await eventually(lambda: _is(admin, workers[0], running=0), what="no running job")

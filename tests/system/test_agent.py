@@ -1,4 +1,4 @@
-"""`sfr agent` as Slurm runs it: real gunicorn, sidecar and Valkey, real workers that run real code, and signals."""
+"""`sfr agent` as Slurm runs it: real gunicorn, sidecar, Valkey, workers that run real code, and signals."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from tests.support.programs import Program, Router, System, Valkey, children_of
 
 TOKEN = "a-token"
 LOCAL = {"allowed_workers": ["127.0.0.1"]}
-# A worker that answers its ping and ends as it is told by a line of its file.
+# A worker that answers pings, and ends with status 7 at GET /end.
 PONG = """
 import http.server, os, sys
 class Pong(http.server.BaseHTTPRequestHandler):
@@ -34,7 +34,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Pong).serve_forever()
 
 
 class Agent(Program):
-    """An agent with a worker's command on a port of its own; `{port}` in the command stands for it."""
+    """An agent and a worker's command on a free port; `{port}` in the command stands for that port."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ PONG_WORKER = (sys.executable, "-c", PONG, "{port}")
 
 
 class Client:
-    """Sends jobs, each with an answer of its own, without a pause until it is told to stop."""
+    """Sends jobs without a pause until it is told to stop; each job expects a different answer."""
 
     def __init__(self) -> None:
         self.wrong: list[object] = []
@@ -66,7 +66,7 @@ class Client:
         self.attempts: set[int] = set()
 
     async def send(self, session: aiohttp.ClientSession, router: Router, number: int, seconds: float = 0.2) -> None:
-        """Send one job that takes so long, and look at its answer."""
+        """Send one job that takes `seconds`, and check its answer."""
         code = f"import time; time.sleep({seconds}); print({number} * 3)"
         async with session.post(f"{router.url}/run_code", json={"code": code, "language": "python"}) as response:
             body = await response.json()
@@ -79,7 +79,7 @@ class Client:
 
 @asynccontextmanager
 async def load(router: Router, at_once: int) -> AsyncIterator[Client]:
-    """Keep so many jobs under way; once left, every one of them has its answer."""
+    """Keep `at_once` jobs under way; when the block is left, every job has its answer."""
     client, is_over = Client(), asyncio.Event()
 
     async def go(session: aiohttp.ClientSession, first: int) -> None:
@@ -103,8 +103,8 @@ async def fleet(router: Router) -> dict[str, dict[str, object]]:
         return {worker["url"]: worker for worker in await response.json()}
 
 
-async def test_agent_told_to_end_under_load_loses_no_job_and_may_come_back(system: System) -> None:
-    """Each job is answered right at its first attempt; the worker leaves, and comes back undrained."""
+async def test_agent_stopped_under_load_loses_no_job_and_can_return(system: System) -> None:
+    """Every job gets the right answer at its first attempt; the worker leaves, and returns without its drain."""
     system.configure([], admin=LOCAL)
     system.env["ADMIN_TOKEN"] = TOKEN
     async with system.sidecar(), system.router(2) as router:
@@ -118,29 +118,29 @@ async def test_agent_told_to_end_under_load_loses_no_job_and_may_come_back(syste
             async with load(router, 8) as client:
                 await eventually(lambda: client.by.count(first.worker) > 5, what="jobs on the first worker")
                 first.send(signal.SIGTERM)
-                # uvicorn ends by the signal that it was told to end by.
+                # uvicorn ends itself by the signal that stopped it.
                 assert await first.ended() == 128 + signal.SIGTERM
                 assert first.worker not in await fleet(router)
                 seen = len(client.by)
                 await eventually(lambda: len(client.by) > seen + 10, what="jobs on the other worker")
                 assert set(client.by[seen + 8 :]) == {second.worker}
                 await first.start()
-                await eventually(lambda: first.worker in client.by[seen + 8 :], what="jobs on the worker that is back")
+                await eventually(lambda: first.worker in client.by[seen + 8 :], what="jobs on the returned worker")
             assert (client.wrong, client.attempts) == ([], {1})
             assert re.search(r"is drained by .*, [12] running", first.output)
-            assert second.output.count("is registered with") == 1  # one router, named twice
+            assert second.output.count("is registered with") == 1  # both URLs name the same router
             assert TOKEN not in first.output
 
 
-async def test_router_that_is_away_and_redis_that_forgets_are_outlived(system: System, valkey: Valkey) -> None:
-    """The agent waits for its router, registers again with a Redis that lost all, and is gone when it is killed."""
+async def test_agent_outlives_an_absent_router_and_an_emptied_redis(system: System, valkey: Valkey) -> None:
+    """The agent waits for its router, registers again in an emptied Redis, and its worker leaves when it is killed."""
     system.configure([], admin=LOCAL)
     system.env["ADMIN_TOKEN"] = TOKEN
     router = system.router(1)
     nowhere = f"http://127.0.0.1:{free_port()}"
     agent = Agent(system, [nowhere, router.url], PONG_WORKER, "--ttl", "2")
     async with agent:
-        await eventually(lambda: f"{router.url} cannot be reached" in agent.output, what="its word on the router")
+        await eventually(lambda: f"{router.url} cannot be reached" in agent.output, what="a message on the router")
         assert agent.status is None
         async with router, system.sidecar() as sidecar:
             await router.sees(healthy=1)
@@ -148,19 +148,19 @@ async def test_router_that_is_away_and_redis_that_forgets_are_outlived(system: S
             await sidecar.kill()
             async with valkey.client() as redis, system.sidecar():
                 await redis.flushall()
-                await eventually(lambda: redis.sismember("sfr:workers", agent.worker), what="its coming back")
+                await eventually(lambda: redis.sismember("sfr:workers", agent.worker), what="the second registration")
                 (command,) = agent.children()
                 agent.send(signal.SIGKILL)
                 await eventually(lambda: not Path(f"/proc/{command}").exists(), what="the command's end")
-                await eventually(lambda: _is_gone(router, agent.worker), what="the worker's leaving")
+                await eventually(lambda: _is_gone(router, agent.worker), what="the worker's removal")
 
 
 async def _is_gone(router: Router, worker: str) -> bool:
     return worker not in await fleet(router)
 
 
-async def test_command_and_agent_end_as_they_should_whatever_ends_them(system: System, valkey: Valkey) -> None:
-    """The exit status is the command's; the worker leaves at once; who comes after a killed one is not drained."""
+async def test_agent_ends_with_its_command_s_status(system: System, valkey: Valkey) -> None:
+    """The agent's exit status is its command's, the worker leaves at once, and a successor starts without a drain."""
     system.configure([], admin=LOCAL)
     system.env["ADMIN_TOKEN"] = TOKEN
     async with system.sidecar(), system.router(1) as router:
@@ -177,7 +177,7 @@ async def test_command_and_agent_end_as_they_should_whatever_ends_them(system: S
 
 
 async def _crashes(system: System, router: Router) -> None:
-    """The command ends by itself, and leaves a helper in its process group."""
+    """The command ends by itself and leaves a child in its process group."""
     command = ("bash", "-c", 'sleep 1000 & exec "$@"', "worker", *PONG_WORKER)
     async with Agent(system, [router.url], command) as agent:
         await router.sees(healthy=1)
@@ -192,7 +192,7 @@ async def _crashes(system: System, router: Router) -> None:
 
 
 async def _is_killed(system: System, router: Router) -> None:
-    """As when Slurm kills all in the middle of a drain; then its successor's command does not end when told to."""
+    """Slurm kills agent and command during a drain; the successor's command ignores SIGTERM and is killed."""
     command = ("bash", "-c", 'trap "" TERM; exec "$@"', "worker", *PONG_WORKER)
     async with Agent(system, [router.url], command, "--kill-after", "1") as agent:
         await router.sees(healthy=1)
@@ -212,7 +212,7 @@ async def _is_killed(system: System, router: Router) -> None:
 
 
 async def _does_not_wait_for_ever(system: System, router: Router, valkey: Valkey) -> None:
-    """A job that does not end is waited for as long as the grace, or until the second signal."""
+    """The agent waits for a job that does not end until the grace period is over or a second signal comes."""
     for grace, told in (("1", "Jobs still run after 1 s"), ("100", "SIGTERM again: running jobs are not waited for")):
         async with Agent(system, [router.url], PONG_WORKER, "--grace", grace) as agent, valkey.client() as redis:
             await eventually(lambda agent=agent: "is registered" in agent.output, what="its registration")  # type: ignore[misc]
@@ -225,8 +225,8 @@ async def _does_not_wait_for_ever(system: System, router: Router, valkey: Valkey
             assert told in agent.output
 
 
-async def test_worker_that_no_router_takes_is_ended(system: System) -> None:
-    """Whoever is refused is told why, once, and does not hold its node; nor does who finds its port taken."""
+async def test_worker_that_no_router_accepts_is_stopped(system: System) -> None:
+    """A refused worker, or one whose port is taken, ends with one message and frees its node."""
     system.configure([], admin={"allowed_workers": ["node*"]})
     system.env["ADMIN_TOKEN"] = TOKEN
     async with system.router(1) as router:

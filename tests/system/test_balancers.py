@@ -1,4 +1,4 @@
-"""nginx and HAProxy before two routers, by the files in deploy/: a router goes, and no job with it."""
+"""nginx and HAProxy before two routers, with the files in deploy/: stopping one router loses no job."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from tests.support.worker import Gate, ScriptedWorker
 
 @dataclass(frozen=True)
 class Balancer:
-    """A program, its file in deploy/, and how it is started in the foreground with a file and a folder."""
+    """A program, its file in deploy/, and the command that runs it in the foreground with that file and a folder."""
 
     name: str
     file: str
@@ -36,7 +36,7 @@ HAPROXY = Balancer("haproxy", "haproxy/haproxy.cfg", "bind :{port}", lambda file
 
 
 def _configured(balancer: Balancer, folder: Path, port: int, routers: Sequence[int]) -> Path:
-    """Write the file of deploy/ with this test's ports in place of its own."""
+    """Write the file from deploy/ with this test's ports in place of its own."""
     text = (ROOT / "deploy" / balancer.file).read_text()
     changes = {balancer.listens.format(port=8000): balancer.listens.format(port=port)}
     changes |= {f"192.0.2.1{number}:8000": f"127.0.0.1:{router}" for number, router in enumerate(routers, start=1)}
@@ -49,8 +49,8 @@ def _configured(balancer: Balancer, folder: Path, port: int, routers: Sequence[i
 
 
 @pytest.mark.parametrize("balancer", [NGINX, HAPROXY], ids=lambda balancer: balancer.name)
-async def test_router_goes_and_no_job_with_it(system: System, balancer: Balancer) -> None:
-    """What runs on both routers when one is told to stop is answered; then all goes to the other one."""
+async def test_stopping_one_router_loses_no_job(system: System, balancer: Balancer) -> None:
+    """Jobs that run when one router is told to stop are answered, and all later jobs go to the other router."""
     path, port, gate = program(balancer.name), free_port(), Gate()
     url = f"http://127.0.0.1:{port}"
     async with ScriptedWorker(gate) as worker:
@@ -64,7 +64,7 @@ async def test_router_goes_and_no_job_with_it(system: System, balancer: Balancer
                 jobs = asyncio.gather(*(post_job(url) for _ in range(8)))
                 await eventually(lambda: worker.running == 8, what="eight jobs on the worker")
                 goes.send(SIGTERM)
-                await eventually(lambda: "Handling signal: term" in goes.output, what="its hearing of it")
+                await eventually(lambda: "Handling signal: term" in goes.output, what="the start of its stop")
                 assert goes.status is None
                 gate.open()
                 assert [answer.status for answer in await jobs] == [200] * 8

@@ -1,4 +1,4 @@
-"""Batches through real gunicorn: nothing lost, bounded, fair, and ended in order."""
+"""Batches through real gunicorn: no job is lost, memory is bounded, the order is fair, and a stop is clean."""
 
 import asyncio
 import json
@@ -21,12 +21,12 @@ MB = 2**20
 
 
 def jobs(count: int, **more: object) -> bytes:
-    """Return so many jobs, a line each."""
+    """Return `count` jobs, one per line."""
     return b"".join(json.dumps({"code": f"print({number})", **more}).encode() + b"\n" for number in range(count))
 
 
 async def post(router: Router, body: Any) -> list[dict[str, Any]]:
-    """Send a batch and return its lines as they came."""
+    """Send a batch and return its lines in the order they arrived."""
     url = f"{router.url}/run_code/batch"
     async with aiohttp.ClientSession(read_bufsize=MB) as session, session.post(url, data=body) as response:
         assert response.status == 200
@@ -34,14 +34,14 @@ async def post(router: Router, body: Any) -> list[dict[str, Any]]:
 
 
 def memory_mb(router: Router, kind: str = "VmHWM") -> float:
-    """Return how much memory the router's only process has taken, at most."""
+    """Return the peak memory (or another `kind`) of the router's only process."""
     (pid,) = router.children()
     (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(kind))
     return int(line.split()[1]) / 1024
 
 
 async def test_thousand_jobs_have_a_line_each_while_workers_fail(system: System, workers: list[ScriptedWorker]) -> None:
-    """One worker dies on jobs, one fails some for good: each job has one line, and the right one."""
+    """One worker dies during jobs and some jobs fail for good: each job still has exactly one line, the right one."""
     first, second, third = workers
 
     async def answer(exchange: Exchange) -> None:
@@ -78,7 +78,7 @@ async def test_thousand_jobs_have_a_line_each_while_workers_fail(system: System,
 async def test_client_that_does_not_read_holds_up_its_batch_and_nothing_else(
     system: System, workers: list[ScriptedWorker]
 ) -> None:
-    """Of 20,000 jobs, what fits into the sockets is begun; memory stays; others are served; what is left never runs."""
+    """A batch starts only the jobs that fit into its sockets; memory stays flat, and other clients are served."""
     worker = workers[0]
     worker.script = always(200, {**RESULT, "message": "x" * 20_000})
     system.configure([worker.url])
@@ -99,8 +99,8 @@ async def test_client_that_does_not_read_holds_up_its_batch_and_nothing_else(
             begun.append(len(worker.jobs) - before)
             return len(begun) > 25 and begun[-25] == begun[-1] > 64
 
-        await eventually(stands_still, what="the batch's waiting")
-        # 4 MB (net.ipv4.tcp_wmem) in the kernel and what our side takes, 20 kB a line, and 64 that wait to be written.
+        await eventually(stands_still, what="the batch to stall")
+        # At 20 kB a line: 4 MB in the kernel (net.ipv4.tcp_wmem), our receive buffer, and 64 lines not yet written.
         assert begun[-1] < 600
         assert writer.transport.get_write_buffer_size() > 0
         assert (await post_job(router.url)).status == 200
@@ -112,7 +112,7 @@ async def test_client_that_does_not_read_holds_up_its_batch_and_nothing_else(
 
 
 async def test_endless_batch_takes_bounded_memory(system: System, workers: list[ScriptedWorker]) -> None:
-    """200 MB of jobs, in 10,000 lines of 20 kB and one of 20 MB, leave the router as it was."""
+    """200 MB of jobs, in 10,000 lines of 20 kB and one of 20 MB, do not grow the router's memory."""
     system.configure([worker.url for worker in workers], max_body_mb=2, max_buffered_mb=4)
     line = b'{"code": "%s"}\n' % (b"x" * 20_000)
 
@@ -136,8 +136,8 @@ async def test_endless_batch_takes_bounded_memory(system: System, workers: list[
 async def test_single_job_waits_for_its_fair_place_beside_a_huge_batch(
     system: System, workers: list[ScriptedWorker]
 ) -> None:
-    """With 12 slots and at most 36 jobs of a batch before it, some 50 begin meanwhile; behind all, 3,000 would."""
-    begun: list[bool] = []  # in order; True: one that came alone
+    """A single job overtakes most of a huge batch: only a bounded share of the batch starts before it."""
+    begun: list[bool] = []  # in order; True for the single job
 
     async def script(exchange: Exchange) -> None:
         begun.append(b"alone" in exchange.request.body)
@@ -158,14 +158,14 @@ async def test_single_job_waits_for_its_fair_place_beside_a_huge_batch(
         assert not batch.done()
         batch.cancel()
         await asyncio.gather(batch, return_exceptions=True)
-    assert sorted(before)[5] < 200  # with those that begin while it is on its way
+    assert sorted(before)[5] < 200  # includes jobs that start while the single job is on its way
     assert max(worker.most_at_once for worker in workers) == 4
 
 
-async def test_router_that_is_stopped_finishes_what_it_has_begun_and_no_more(
+async def test_stopped_router_finishes_started_jobs_and_starts_no_more(
     system: System, workers: list[ScriptedWorker]
 ) -> None:
-    """A batch under way, and one whose client says no more: both are cut short, before it says more, and look it."""
+    """Both a running batch and one whose client sends nothing are cut short, visibly to their clients."""
     worker, gate = workers[0], Gate()
     worker.script = gate
     system.configure([worker.url], batch={"max_in_flight": 5})

@@ -1,4 +1,4 @@
-"""Who is blamed for a failure: the worker, the job, this host, or nobody."""
+"""Blame for a failure goes to the worker, the job, this host, or nobody."""
 
 import asyncio
 import resource
@@ -18,7 +18,7 @@ WORKERS = 4
 
 
 async def post(router: Router, path: str, *jobs: dict[str, str]) -> list[int]:
-    """Send these jobs at once; return the statuses of their answers."""
+    """Send these jobs at once and return the statuses of their answers."""
     async with aiohttp.ClientSession() as session:
 
         async def one(job: dict[str, str]) -> int:
@@ -30,17 +30,17 @@ async def post(router: Router, path: str, *jobs: dict[str, str]) -> list[int]:
 
 
 async def no_blame(redis: Redis) -> bool:
-    """Whether nothing is held against any worker."""
+    """Whether no worker has a failure recorded."""
     return not await redis.keys("sfr:breaker:*") and not await redis.exists("sfr:ejected")
 
 
 async def unknown_id(exchange: Exchange) -> None:
-    """Answer as the real worker does where an id is unknown."""
+    """Answer like the real worker does for an unknown id."""
     await exchange.answer(500, {"detail": "KeyError", "traceback": []})
 
 
 async def sandbox_error(exchange: Exchange) -> None:
-    """Fail the job as an environment does that lacks what the job needs."""
+    """Fail the job like a sandbox that lacks what the job needs."""
     await exchange.answer(200, {"status": "SandboxError", "message": "no object"})
 
 
@@ -48,7 +48,7 @@ async def sandbox_error(exchange: Exchange) -> None:
 @pytest.mark.parametrize(
     ("path", "script", "status"), [("/get_prompt_by_id", unknown_id, 500), ("/run_code", sandbox_error, 200)]
 )
-async def test_jobs_that_fail_alike_everywhere_eject_nobody(
+async def test_jobs_that_fail_on_every_worker_eject_nobody(
     system: System,
     workers: list[ScriptedWorker],
     valkey: Valkey,
@@ -57,7 +57,7 @@ async def test_jobs_that_fail_alike_everywhere_eject_nobody(
     status: int,
     at_once: int,
 ) -> None:
-    """Sixty different ones, each with the same error from each worker, one by one or all at once."""
+    """Sixty different jobs that fail with the same error on each worker leave every worker in the fleet."""
     for worker in workers:
         worker.script = script  # type: ignore[assignment]
     system.configure([worker.url for worker in workers])
@@ -72,10 +72,10 @@ async def test_jobs_that_fail_alike_everywhere_eject_nobody(
 
 
 @pytest.mark.parametrize("script", [unknown_id, sandbox_error])
-async def test_worker_that_fails_what_others_do_is_ejected_as_soon_as_ever(
+async def test_worker_that_fails_jobs_others_complete_is_ejected(
     system: System, workers: list[ScriptedWorker], valkey: Valkey, script: Callable[..., object]
 ) -> None:
-    """Five of its jobs in a row that another worker then does."""
+    """Five jobs in a row that fail here and succeed on another worker eject this worker."""
     sick, *others = workers
     sick.script = script  # type: ignore[assignment]
     for worker in others:
@@ -89,10 +89,10 @@ async def test_worker_that_fails_what_others_do_is_ejected_as_soon_as_ever(
         assert len(sick.jobs) == 5
 
 
-async def test_trial_job_that_fails_everywhere_leaves_its_worker_another_trial(
+async def test_trial_job_that_fails_everywhere_earns_its_worker_another_trial(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """The worker of an ejection that is over is well; only its trial job is not."""
+    """A trial job that also fails on other workers neither closes nor reopens the breaker."""
     sick, other, _ = workers
     system.configure([sick.url, other.url], breaker={"failures": 1, "base_seconds": 0.5, "max_seconds": 0.5})
     async with system.sidecar(), system.router(1) as router, valkey.client() as redis:
@@ -105,7 +105,7 @@ async def test_trial_job_that_fails_everywhere_leaves_its_worker_another_trial(
         await post_jobs(router.url, 2, 1)
         await eventually(lambda: redis.zscore("sfr:ejected", sick.url), what="its ejection")
         sick.script = other.script = sandbox_error
-        await eventually(lambda: _is_tried(redis, sick.url), what="the trial's opening")
+        await eventually(lambda: _is_tried(redis, sick.url), what="the open trial")
         before = len(sick.jobs)
         await post(router, "/run_code", *({"code": f"bad {number}"} for number in range(2)))
         assert len(sick.jobs) > before
@@ -123,10 +123,10 @@ async def _is_back(router: Router, redis: Redis, url: str) -> bool:
     return not await redis.exists(f"sfr:breaker:{url}")
 
 
-async def test_alike_jobs_that_end_with_their_workers_are_no_poison(
+async def test_equal_jobs_on_workers_that_end_together_are_not_quarantined(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """As at a Slurm time limit: four workers, each with the same job alone, end at one moment; two stay."""
+    """Four workers end at one moment, as at a Slurm time limit, and each ran the same job: it is not quarantined."""
     async with ScriptedWorker(hang) as first, ScriptedWorker(hang) as second, ScriptedWorker(hang) as third:
         ending = [first, second, third, workers[0]]
         workers[0].script = hang
@@ -146,10 +146,10 @@ async def test_alike_jobs_that_end_with_their_workers_are_no_poison(
 
 
 @pytest.mark.parametrize("is_removed", [False, True], ids=["drained", "removed"])
-async def test_job_whose_workers_were_to_end_anyway_is_no_poison(
+async def test_job_on_workers_taken_out_before_they_died_is_not_quarantined(
     system: System, workers: list[ScriptedWorker], valkey: Valkey, *, is_removed: bool
 ) -> None:
-    """It runs on one after the other that an operator or an agent takes out, and is done by the third."""
+    """A worker that dies after its drain or removal does not count against the job that it ran."""
     for worker in workers:
         worker.script = hang
     system.configure([worker.url for worker in workers], default_max_concurrency=1)
@@ -166,16 +166,16 @@ async def test_job_whose_workers_were_to_end_anyway_is_no_poison(
                 await redis.sadd("sfr:drain", worker.url)
             await router.sees(healthy=left)
             await worker.die()
-            await eventually(lambda worker=worker: not worker.running, what="its end")  # type: ignore[misc]
+            await eventually(lambda worker=worker: not worker.running, what="its job's end")  # type: ignore[misc]
         await eventually(lambda: any(worker.running for worker in workers), what="the job on the last worker")
         assert not await redis.exists("sfr:quarantine")
         job.cancel()
 
 
-async def test_job_with_a_large_answer_is_cleared_too(
+async def test_job_with_a_large_answer_is_cleared_of_suspicion(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """Its worker died, and the next one did it: with an answer that went on to the client as it came."""
+    """A job whose worker died is no suspect any more once another worker streams its large answer."""
     workers[0].script = close_at_once
     workers[1].script = workers[2].script = always(200, {"status": "Success", "message": "x" * 2**21})
     system.configure([worker.url for worker in workers])
@@ -184,7 +184,7 @@ async def test_job_with_a_large_answer_is_cleared_too(
         answers = await post_jobs(router.url, 3, 1)
         assert [answer.status for answer in answers] == [200] * 3
         assert len(workers[0].jobs) == 1
-        await eventually(lambda: _no_suspect(redis), what="its being cleared")
+        await eventually(lambda: _no_suspect(redis), what="no suspected job")
 
 
 async def _no_suspect(redis: Redis) -> bool:
@@ -195,7 +195,7 @@ async def _no_suspect(redis: Redis) -> bool:
 async def test_router_out_of_file_handles_blames_no_worker(
     system: System, workers: list[ScriptedWorker], valkey: Valkey, host: str
 ) -> None:
-    """A batch needs more connections than there are handles: all jobs are done, and the log says once what is short."""
+    """A batch that needs more connections than file handles completes, and the log says once what is short."""
     for worker in workers:
         worker.script = takes(0.05)
     many_at_once = {"health_check_interval": 60, "batch": {"max_in_flight": 200}}

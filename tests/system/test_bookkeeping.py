@@ -1,4 +1,4 @@
-"""What becomes of a router whose bookkeeping cannot be done: it serves on, and says so once."""
+"""A router that cannot keep its metrics files serves on, and says so once."""
 
 import os
 import shutil
@@ -19,17 +19,17 @@ LESS = "/metrics shows less than all"
 
 
 def folders(place: Path) -> list[Path]:
-    """Return the folders of counts."""
+    """Return the folders of metrics files."""
     return list(place.glob("sfr-metrics-*"))
 
 
 def starts(router: Router) -> int:
-    """Return how many router processes have begun to serve until now."""
+    """Return how many router processes have started to serve so far."""
     return router.output.count("Application startup complete")
 
 
 async def survives(router: Router, spoil: Callable[[], object]) -> None:
-    """Under load spoil something, have a process die and the rest replaced: each job is answered, the master stays."""
+    """Under load, run `spoil`, kill a process and replace all: each job is answered and the master stays."""
     before, began = router.children(), starts(router)
     async with steady_load(router.url, 4) as answers:
         spoil()
@@ -41,16 +41,14 @@ async def survives(router: Router, spoil: Callable[[], object]) -> None:
     assert {answer.status for answer in await post_jobs(router.url, 40, 4, keep_alive=False)} == {200}
     router.send(signal.SIGHUP)
     await eventually(lambda: starts(router) == began + 3, 30, "new processes")
-    await eventually(lambda: len(router.children()) == 2, 30, "the old ones' end")
+    await eventually(lambda: len(router.children()) == 2, 30, "the end of the old processes")
     assert {answer.status for answer in await post_jobs(router.url, 40, 4, keep_alive=False)} == {200}
     assert (await scrape(router.url)).total("sfr_processes") >= 1
     assert "Unhandled exception" not in router.output
 
 
-async def test_folder_of_counts_that_is_removed_ends_nothing_and_is_made_anew(
-    system: System, workers: list[ScriptedWorker]
-) -> None:
-    """As a cleaner of /tmp would; what living processes have counted is there again."""
+async def test_removed_metrics_folder_is_made_again(system: System, workers: list[ScriptedWorker]) -> None:
+    """A cleaner of /tmp may remove the metrics folder: live processes write their counts there again."""
     system.configure([worker.url for worker in workers])
     async with system.sidecar(), system.router(2) as router:
         await router.sees(healthy=3)
@@ -67,8 +65,8 @@ async def test_folder_of_counts_that_is_removed_ends_nothing_and_is_made_anew(
     assert not folder.exists()
 
 
-async def test_folder_of_counts_that_cannot_be_made_ends_nothing(system: System, workers: list[ScriptedWorker]) -> None:
-    """A file stands in its place."""
+async def test_metrics_folder_that_cannot_be_made_stops_nothing(system: System, workers: list[ScriptedWorker]) -> None:
+    """With a file in place of the metrics folder the router serves on and logs it once per process."""
     system.configure([worker.url for worker in workers])
     async with system.sidecar(), system.router(2) as router:
         await router.sees(healthy=3)
@@ -97,7 +95,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(place: Path) -> None:
-    """Leave no byte free."""
+    """Leave no free byte."""
     with (place / "filler").open("wb", buffering=0) as filler:
         try:
             while filler.write(b"x" * 4096):
@@ -107,10 +105,10 @@ def fill(place: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["full", "read-only", "full from the start"])
-async def test_full_disk_under_the_counts_ends_nothing(
+async def test_full_disk_under_the_metrics_files_stops_nothing(
     system: System, workers: list[ScriptedWorker], disk: Path, fault: str
 ) -> None:
-    """Neither a process, by SIGBUS, nor the master; with room again, the pages show all again."""
+    """A full or read-only disk kills neither a process (by SIGBUS) nor the master; with space, all counts return."""
     system.configure([worker.url for worker in workers])
     system.env["TMPDIR"] = str(disk)
     if fault == "full from the start":
@@ -125,7 +123,7 @@ async def test_full_disk_under_the_counts_ends_nothing(
                 fill(disk)
 
         await survives(router, spoil)
-        if fault == "full from the start":  # another folder for temporary files was found
+        if fault == "full from the start":  # Python chose another folder for temporary files
             return
         assert LESS in router.output
         if fault == "read-only":
@@ -137,10 +135,8 @@ async def test_full_disk_under_the_counts_ends_nothing(
         assert "SIGBUS" not in router.output
 
 
-async def test_nowhere_to_write_at_all_ends_nothing(
-    system: System, workers: list[ScriptedWorker], tmp_path: Path
-) -> None:
-    """TMPDIR names a folder that goes when the router has started."""
+async def test_removed_tmpdir_stops_nothing(system: System, workers: list[ScriptedWorker], tmp_path: Path) -> None:
+    """The router serves on when the folder of TMPDIR is removed after its start."""
     system.configure([worker.url for worker in workers])
     place = tmp_path / "place"
     place.mkdir()

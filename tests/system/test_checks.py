@@ -1,4 +1,4 @@
-"""Health checks judge a worker by its work, not by its pings alone."""
+"""Health checks judge a worker by the jobs it finishes, not by pings alone."""
 
 from contextlib import AsyncExitStack
 
@@ -9,12 +9,12 @@ from tests.support.load import post_jobs, steady_load
 from tests.support.programs import System, Valkey
 from tests.support.worker import Exchange, Gate, Received, Script, ScriptedWorker, always, hang, reset, takes, well
 
-# For checks that hang: two of them together are longer than any pause between the jobs of a steady load.
+# The time limit of checks that hang: two of them take longer than any pause between the jobs of a steady load.
 SHORT = 0.4
 
 
 def quick(timeout: float = 5.0, **health_check: object) -> dict[str, object]:
-    """Return settings for checks in quick succession."""
+    """Return settings with frequent checks."""
     return {"health_check_interval": 0.05, "health_check": {"timeout": timeout, **health_check}}
 
 
@@ -22,12 +22,12 @@ STUCK = always(200, {"status": "SandboxError", "message": "no lock\nin sight"})
 
 
 def is_check(request: Received) -> bool:
-    """Whether the sidecar sent this."""
+    """Whether the sidecar sent this request."""
     return request.headers["user-agent"] == "sandboxfusion-router-sidecar"
 
 
 def checks(worker: ScriptedWorker) -> int:
-    """Return how many jobs of the sidecar's the worker has got."""
+    """Return how many of the worker's jobs came from the sidecar."""
     return sum(is_check(job) for job in worker.jobs)
 
 
@@ -41,18 +41,18 @@ def checked_by(script: Script, *, else_by: Script = well) -> Script:
 
 
 async def more_pings(worker: ScriptedWorker, count: int) -> None:
-    """Wait until the worker has been pinged so many times more."""
+    """Wait for `count` more pings of the worker."""
     pings = worker.pings + count
     await eventually(lambda: worker.pings >= pings, what=f"{count} more pings")
 
 
 async def held(redis: Redis, worker: ScriptedWorker, field: str) -> str:
-    """Return what Redis holds of the worker."""
+    """Return a field of the worker's record in Redis."""
     return str(await redis.hget(f"sfr:worker:{worker.url}", field))
 
 
 async def turns(redis: Redis, worker: ScriptedWorker, health: str) -> None:
-    """Wait until the sidecar has found the worker so."""
+    """Wait until the sidecar has found this health of the worker."""
 
     async def is_so() -> bool:
         return await held(redis, worker, "health") == health
@@ -60,8 +60,8 @@ async def turns(redis: Redis, worker: ScriptedWorker, health: str) -> None:
     await eventually(is_so, what=f"{worker.url} {health}")
 
 
-async def test_busy_is_not_dead(system: System, workers: list[ScriptedWorker], valkey: Valkey) -> None:
-    """Who finishes jobs stays in though its pings hang, until the jobs stop; who does neither goes out as ever."""
+async def test_jobs_outvote_hanging_pings(system: System, workers: list[ScriptedWorker], valkey: Valkey) -> None:
+    """A worker whose pings hang stays healthy while it finishes jobs; one that does neither becomes unhealthy."""
     busy, dead, third = workers
     system.configure([worker.url for worker in workers], **quick(SHORT))
     async with system.sidecar() as sidecar, system.router(1) as router, valkey.client() as redis:
@@ -82,10 +82,10 @@ async def test_busy_is_not_dead(system: System, workers: list[ScriptedWorker], v
     assert sidecar.output.count("is unhealthy after 2 failed checks: timed out after 0.4 s\n") == 2
 
 
-async def test_worker_that_answers_pings_and_fails_every_job_is_out_until_it_does_one(
+async def test_deep_checks_take_out_a_worker_that_fails_every_job(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """Deep checks take it out; pings do not bring it back, a job that it does brings it back."""
+    """A worker that fails deep checks is unhealthy, and only a job that it completes makes it healthy again."""
     stuck, *_ = workers
     system.configure([worker.url for worker in workers], **quick(deep=True))
     async with system.sidecar() as sidecar, system.router(1) as router, valkey.client() as redis:
@@ -103,8 +103,8 @@ async def test_worker_that_answers_pings_and_fails_every_job_is_out_until_it_doe
     assert f"Worker {stuck.url} {said}" in sidecar.output
 
 
-async def test_each_way_to_fail_a_deep_check_is_told(system: System, valkey: Valkey) -> None:
-    """last_error says what came instead of the job's result."""
+async def test_last_error_names_each_way_to_fail_a_deep_check(system: System, valkey: Valkey) -> None:
+    """`last_error` describes what arrived instead of the job's result."""
     failed = "answers pings, but failed a job: "
     told = {
         always(500): f"{failed}returned 500: X",
@@ -125,7 +125,7 @@ async def test_each_way_to_fail_a_deep_check_is_told(system: System, valkey: Val
 
 
 async def test_deep_checks_keep_to_the_cap(system: System, workers: list[ScriptedWorker], valkey: Valkey) -> None:
-    """Among jobs that leave slots free now and then, never two at once on a worker; a full one gets pings alone."""
+    """A deep check takes a free slot of the worker; a full worker gets only pings."""
     worker, *_ = workers
     gate = Gate()
     for each in workers:
@@ -148,10 +148,10 @@ async def test_deep_checks_keep_to_the_cap(system: System, workers: list[Scripte
     assert [each.most_at_once for each in workers] == [1, 1, 1]
 
 
-async def test_job_outvotes_a_deep_check_that_is_late_but_not_one_that_fails(
+async def test_finished_job_outvotes_a_late_deep_check_but_no_failed_one(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """Under load who hangs on checks alone stays in; who answers them badly goes, whatever else it does."""
+    """Under load, a worker that only hangs on checks stays healthy; one that answers them wrongly does not."""
     late, wrong, _ = workers
     system.configure([worker.url for worker in workers], **quick(SHORT, deep=True, deep_every=1))
     async with system.sidecar() as sidecar, system.router(1) as router, valkey.client() as redis:
@@ -170,7 +170,7 @@ async def test_job_outvotes_a_deep_check_that_is_late_but_not_one_that_fails(
 async def test_without_deep_the_sidecar_runs_no_job(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """Pings alone decide, as long as nobody asks for more."""
+    """Unless `deep` is set, the sidecar only pings."""
     worker = workers[0]
     worker.script = STUCK
     system.configure([worker.url], **quick())

@@ -1,4 +1,4 @@
-"""The fleet's commands as an operator types them, at a real gunicorn, sidecar and Valkey."""
+"""The fleet's commands as an operator types them, against a real gunicorn, sidecar and Valkey."""
 
 import asyncio
 import json
@@ -26,19 +26,19 @@ TOKEN = "a-token"
 
 @dataclass
 class Terminal:
-    """Commands typed one after the other, with these variables."""
+    """Runs one command after the other with these environment variables."""
 
     env: dict[str, str | None]
 
     async def types(self, *words: str) -> tuple[int, str, str]:
-        """Return status, stdout and stderr of `sfr` with these words."""
-        # In a thread: the programs' output and the scripted workers go on meanwhile.
+        """Run `sfr` with these words; return its status, stdout and stderr."""
+        # In a thread, so that this loop still reads the programs' output and serves the scripted workers.
         done = await asyncio.to_thread(CliRunner().invoke, app, words, env=self.env, prog_name="sfr")
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
         return done.exit_code, done.stdout, done.stderr
 
     async def does(self, *words: str) -> str:
-        """Return stdout of a command that must succeed."""
+        """Return the stdout of a command that must succeed."""
         status, out, err = await self.types(*words)
         assert (status, err) == (0, "")
         return out
@@ -47,7 +47,7 @@ class Terminal:
 async def test_operator_sees_and_steers_the_fleet(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """Every command, by the router and by Redis; what is wrong is told; without Redis the workers still are."""
+    """Every command works by the router and by Redis, and reports what is wrong."""
     first, second, third = workers
     system.env["ADMIN_TOKEN"] = TOKEN
     system.configure([{"url": first.url, "max_concurrency": 4}, second.url], admin={"allowed_workers": ["127.0.0.1"]})
@@ -100,13 +100,13 @@ async def test_operator_sees_and_steers_the_fleet(
 
         await valkey.kill()
         await router.sees_redis("unavailable")
-        await eventually(lambda: _is_without_redis(sfr), what="the news of Redis")
+        await eventually(lambda: _is_without_redis(sfr), what="each process to notice")
         status, _, told = await sfr.types("workers", "list")
         assert (status, told.startswith("Redis is unavailable")) == (3, True)
 
 
 async def _is_without_redis(sfr: Terminal) -> bool:
-    # Each process finds out by itself.
+    # Each process finds out for itself.
     tables = [await sfr.does("status") for _ in range(3)]
     return all("unavailable" in table and "unknown without Redis" in table for table in tables)
 
@@ -116,7 +116,7 @@ async def _shows(sfr: Terminal, worker: ScriptedWorker, text: str) -> bool:
 
 
 async def _completes(sfr: Terminal, url: str, first: ScriptedWorker, second: ScriptedWorker) -> None:
-    """Each shell is offered the workers that a command may name, bash by what `sfr --show-completion` prints."""
+    """Each shell completes the workers that a command can act on."""
     await sfr.does("workers", "drain", first.url)
     script = """eval "$(sfr --show-completion)"; COMP_WORDS=(sfr workers "$1" ""); COMP_CWORD=3; _sfr_completion sfr
     printf '%s,' "${COMPREPLY[@]}" """
@@ -136,11 +136,11 @@ async def _completes(sfr: Terminal, url: str, first: ScriptedWorker, second: Scr
 
 
 async def _watches(url: str) -> None:
-    """`sfr status --watch` on a terminal shows the fleet, and Ctrl-C ends it well."""
+    """`sfr status --watch` and `sfr top` show the fleet on a terminal until Ctrl-C or q ends them."""
     async with _on_terminal("status", "--watch", "--url", url) as (process, ours, seen):
         await eventually(lambda: b"are routed" in seen() and b"healthy" in seen(), what="the table")
         process.send_signal(signal.SIGINT)
-        # Its output is read on: a terminal that is full would hold it.
+        # The output is still read: a full terminal would block the process.
         await eventually(lambda: seen() and process.poll() is not None, what="the end of the watch")
         assert process.returncode == 0
 
@@ -153,7 +153,7 @@ async def _watches(url: str) -> None:
 
 @asynccontextmanager
 async def _on_terminal(*words: str) -> AsyncIterator[tuple[subprocess.Popen[bytes], int, Callable[[], bytearray]]]:
-    """Run `sfr` on a terminal of its own; gives it, the terminal to type into, and what it has shown so far."""
+    """Run `sfr` on a new terminal; yield the process, the terminal's other side, and what it has shown so far."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "router.cli", *words],
@@ -162,7 +162,7 @@ async def _on_terminal(*words: str) -> AsyncIterator[tuple[subprocess.Popen[byte
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        # Where the tests run in a shell's background, SIGINT is ignored, and that is inherited.
+        # A shell starts background jobs with SIGINT ignored, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     os.close(theirs)
@@ -183,7 +183,7 @@ async def _on_terminal(*words: str) -> AsyncIterator[tuple[subprocess.Popen[byte
 
 
 async def _shows_rates(sfr: Terminal, way: tuple[str, ...], worker: ScriptedWorker) -> bool:
-    """`sfr top` in a pipe shows one interval: what the fleet did in it. False: the jobs in it are not counted yet."""
+    """`sfr top` in a pipe shows one interval. Return False if that interval has no counted job."""
     table = await sfr.does("top", "--once", "--interval", "1", "--sort", "jobs", *way)
     (jobs,) = re.findall(r"^jobs +([\d.]+)/s, 0 errors/s", table, re.MULTILINE)
     row = next(line for line in table.splitlines() if worker.url in line)
@@ -192,7 +192,7 @@ async def _shows_rates(sfr: Terminal, way: tuple[str, ...], worker: ScriptedWork
 
 
 async def _is_refused(sfr: Terminal, url: str, worker: ScriptedWorker) -> None:
-    """What the router refuses, it says why; and so for tokens."""
+    """The command prints the router's reason for a refusal, also for a wrong or missing token."""
     status, _, told = await sfr.types("workers", "remove", worker.url)
     assert (status, "stands in config.yaml" in told) == (1, True)
     status, _, told = await sfr.types("workers", "add", "http://10.0.0.1:1")

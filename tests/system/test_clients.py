@@ -1,4 +1,4 @@
-"""Clients that send nonsense, too slowly or too much, or do not read: each is told, and costs nobody else anything."""
+"""Clients that are malformed, slow, too large or do not read get an answer, and cost other clients nothing."""
 
 import asyncio
 import errno
@@ -30,19 +30,19 @@ class Client:
     received: bytearray = field(default_factory=bytearray)
 
     async def send(self, data: bytes) -> None:
-        """Send just these bytes."""
+        """Send exactly these bytes."""
         self.writer.write(data)
         await self.writer.drain()
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
-        """Read one answer: status, fields, body."""
+        """Read one answer: its status, header fields and body."""
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         first, *lines = head.strip().split("\r\n")
         fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         return int(first.split()[1]), fields, await self.reader.readexactly(int(fields["content-length"]))
 
     async def refusal(self) -> tuple[int, str]:
-        """Read one answer that is the router's own, and the connection's end; return its status and detail."""
+        """Read one of the router's own answers and the connection's end; return its status and detail."""
         status, fields, body = await self.answer()
         assert fields["content-type"] == "application/json"
         assert fields["connection"] == "close"
@@ -62,7 +62,7 @@ async def client(router: Router) -> AsyncIterator[Client]:
 
 @asynccontextmanager
 async def routed(system: System, worker: ScriptedWorker, **settings: object) -> AsyncIterator[Router]:
-    """One router process before one worker; it must still serve when the block ends."""
+    """One router process before one worker; it must still serve jobs when the block ends."""
     system.env["REDIS_URL"] = NO_REDIS
     system.configure([worker.url], **settings)
     async with system.router(1) as router:
@@ -72,7 +72,7 @@ async def routed(system: System, worker: ScriptedWorker, **settings: object) -> 
 
 
 async def test_malformed_requests_are_refused_and_reach_no_worker(system: System, worker: ScriptedWorker) -> None:
-    """Each of the table gets its status, a reason and the connection's end."""
+    """Each malformed request gets its status, a reason and the connection's end."""
     told: dict[str, int] = {}
     async with routed(system, worker) as router:
         for name, (request, _) in MALFORMED.items():
@@ -89,7 +89,7 @@ async def test_malformed_requests_are_refused_and_reach_no_worker(system: System
 
 
 async def test_slow_requests_get_408_and_reach_no_worker(system: System, worker: ScriptedWorker) -> None:
-    """A head, a body, and a body in chunks of next to nothing; a connection that sends nothing is just closed."""
+    """A slow head or body gets 408; a connection that sends nothing is closed without an answer."""
     async with routed(system, worker, client_body_timeout=0.5) as router, AsyncExitStack() as connections:
         silent, head, body, drip, second = [await connections.enter_async_context(client(router)) for _ in range(5)]
         await head.send(HEAD % 2)
@@ -98,7 +98,7 @@ async def test_slow_requests_get_408_and_reach_no_worker(system: System, worker:
         assert (await second.answer())[0] == 200
         await second.send(HEAD % 2)
         dripping = asyncio.create_task(_drip(drip, 1, 1000))
-        dripping.add_done_callback(lambda task: task.cancelled() or task.exception())  # it is cut off
+        dripping.add_done_callback(lambda task: task.cancelled() or task.exception())  # its connection is cut
         slow = "No whole request body within 0.5 s and 1 s for each 100 kB"
         assert await head.refusal() == (408, "No whole request head within 0.5 s")
         assert await second.refusal() == (408, "No whole request head within 0.5 s")
@@ -109,8 +109,8 @@ async def test_slow_requests_get_408_and_reach_no_worker(system: System, worker:
         assert len(worker.jobs) == 1
 
 
-async def test_silence_does_not_hold_what_has_come_of_a_large_body(system: System, worker: ScriptedWorker) -> None:
-    """8 MB but for ten bytes, and no more: the client is told within client_body_timeout, and there is room again."""
+async def test_silent_client_frees_the_budget_of_its_large_body(system: System, worker: ScriptedWorker) -> None:
+    """A client that stops before the last bytes of a large body gets 408 within client_body_timeout."""
     size = 8 * MB
     async with routed(system, worker, client_body_timeout=0.5, max_body_mb=8, max_buffered_mb=8) as router:
         async with client(router) as connection:
@@ -121,7 +121,7 @@ async def test_silence_does_not_hold_what_has_come_of_a_large_body(system: Syste
 
 
 async def test_slow_but_steady_body_arrives(system: System, worker: ScriptedWorker) -> None:
-    """What takes longer than client_body_timeout arrives, where each 100 kB take less than a second."""
+    """A body may take longer than client_body_timeout if each 100 kB take less than a second."""
     async with routed(system, worker, client_body_timeout=0.5) as router, client(router) as connection:
         start = asyncio.get_running_loop().time()
         await _drip(connection, 50_000, 12)
@@ -138,7 +138,7 @@ async def _drip(connection: Client, size: int, count: int) -> None:
 
 
 async def test_answers_that_are_not_read_are_cut(system: System, worker: ScriptedWorker) -> None:
-    """They are complete and wait for their readers alone: no byte for a second, and the connections are reset."""
+    """A complete answer of which the client reads no byte for client_read_timeout is cut by a reset."""
     worker.script = always(200, b"{%s}" % (b"x" * 16 * MB))
     async with routed(system, worker, client_read_timeout=1) as router:
         with _small_socket(router) as kept_alive, _small_socket(router) as closing:
@@ -151,14 +151,14 @@ async def test_answers_that_are_not_read_are_cut(system: System, worker: Scripte
 
 
 async def test_answer_that_is_read_slowly_arrives(system: System, worker: ScriptedWorker) -> None:
-    """A reader whose every look at the socket brings little, but never nothing for long, gets all of it."""
+    """A client that reads a little at a time, without a long pause, gets the whole answer."""
     worker.script = always(200, b"{%s}" % (b"x" * 16 * MB))
     async with routed(system, worker, client_read_timeout=1) as router:
         with _small_socket(router) as sock:
             sock.sendall(HEAD % 2 + b"\r\n{}")
             start, length = asyncio.get_running_loop().time(), 0
             while length < 16 * MB:
-                # Less in a second than the third of its buffers that a kernel waits for before it says anything.
+                # Each second it reads less than the third of a buffer that must be free before the kernel wants more.
                 is_slow = asyncio.get_running_loop().time() - start < 3
                 await asyncio.sleep(0.1 if is_slow else 0)
                 length += len(await asyncio.to_thread(sock.recv, 50_000 if is_slow else MB))
@@ -166,7 +166,7 @@ async def test_answer_that_is_read_slowly_arrives(system: System, worker: Script
 
 
 async def test_request_behind_a_long_job_may_take_its_time(system: System, worker: ScriptedWorker) -> None:
-    """While uvicorn reads no more of a pipelined request, it is not the client who is slow."""
+    """The time limit does not count while uvicorn does not read the rest of a pipelined request."""
     gate = Gate()
     worker.script = gate
     async with routed(system, worker, client_body_timeout=0.5) as router, client(router) as connection:
@@ -180,12 +180,12 @@ async def test_request_behind_a_long_job_may_take_its_time(system: System, worke
 
 
 def was_reset(sock: socket.socket) -> bool:
-    """Whether the other side has reset the connection; known without reading from it, and once."""
+    """Whether the other side reset the connection; does not read from it, and is true only once."""
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET
 
 
 def _small_socket(router: Router) -> socket.socket:
-    """Return a connection whose kernel takes little that the program does not read."""
+    """Return a connection with a small receive buffer."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MB // 2)
     sock.connect(("127.0.0.1", router.port))
@@ -193,7 +193,7 @@ def _small_socket(router: Router) -> socket.socket:
 
 
 async def test_bodies_over_max_buffered_mb_get_503_until_there_is_room(system: System, worker: ScriptedWorker) -> None:
-    """Two bodies of 1 MB are held, declared and chunked; a third gets 503, until the two are done."""
+    """A body beyond max_buffered_mb gets 503, declared or chunked, until earlier jobs have ended."""
     gate = Gate()
     worker.script = gate
     limits = {"max_body_mb": 1, "max_buffered_mb": 2}
@@ -203,7 +203,7 @@ async def test_bodies_over_max_buffered_mb_get_503_until_there_is_room(system: S
         await second.send(WELL_FORMED["chunked"].partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
         await second.send(b"100000\r\n" + b"x" * MB + b"\r\n0\r\n\r\n")
         await eventually(lambda: worker.running == 2, what="two jobs on the worker")
-        for _ in range(2):  # the connection stays usable
+        for _ in range(2):  # the connection stays open
             await third.send(HEAD % MB + b"\r\n" + b"x" * MB)
             status, fields, body = await third.answer()
             assert (status, fields["retry-after"]) == (503, "1")
@@ -215,7 +215,7 @@ async def test_bodies_over_max_buffered_mb_get_503_until_there_is_room(system: S
 
 
 async def test_body_of_a_job_that_runs_on_after_its_504_is_held(system: System, worker: ScriptedWorker) -> None:
-    """Its client has its answer, but the body is in memory until the worker is done with it."""
+    """After a 504 the job's body counts against max_buffered_mb until the worker has answered."""
     gate = Gate()
     worker.script = gate
     impatient = HEAD % MB + b"x-router-deadline-ms: 800\r\n\r\n" + b"x" * MB
@@ -229,7 +229,7 @@ async def test_body_of_a_job_that_runs_on_after_its_504_is_held(system: System, 
 
 
 async def test_bodies_of_clients_that_left_make_room_again(system: System, worker: ScriptedWorker) -> None:
-    """Half bodies, malformed ends and time-outs: what was held for them is free when they are gone."""
+    """Half a body, a malformed end and a timeout each free their share of max_buffered_mb."""
     small = 2**16
     limits = {"max_body_mb": small / MB, "max_buffered_mb": small / MB, "client_body_timeout": 0.5}
     async with routed(system, worker, **limits) as router:
@@ -251,10 +251,10 @@ async def _takes(router: Router, size: int) -> bool:
 
 
 @pytest.mark.parametrize("limits", [{"max_body_mb": 1}, {"max_body_mb": 2, "max_buffered_mb": 2}], ids=["413", "503"])
-async def test_answer_before_the_body_s_end_reaches_a_client_that_goes_on_sending(
+async def test_early_answer_reaches_a_client_that_is_still_sending(
     system: System, worker: ScriptedWorker, limits: dict[str, object]
 ) -> None:
-    """A client that asked to close, and reads only once all is sent, finds its answer and no reset."""
+    """A client with `connection: close` that reads after sending its whole body finds the answer, not a reset."""
     gate = Gate()
     worker.script = gate
     async with routed(system, worker, **limits) as router, client(router) as held, client(router) as connection:

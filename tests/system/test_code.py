@@ -1,4 +1,4 @@
-"""Real code: the users' own SDK through the router, and the local worker by itself."""
+"""Real code: the users' SDK through the router, and the local worker without a router."""
 
 import asyncio
 import base64
@@ -20,7 +20,7 @@ from tests.support.programs import Program, System, Valkey
 
 
 def local_worker(folder: Path, port: int) -> Program:
-    """Return a local worker, not yet started."""
+    """Return a local worker that is not started yet."""
     return Program([sys.executable, "-m", "router.cli", "worker", "--port", str(port)], folder / f"worker-{port}.log")
 
 
@@ -34,7 +34,7 @@ async def _pongs(url: str) -> bool:
 
 @pytest.fixture
 async def worker_url(tmp_path: Path) -> AsyncIterator[str]:
-    """A local worker by itself."""
+    """A local worker without a router."""
     url = f"http://127.0.0.1:{(port := free_port())}"
     async with local_worker(tmp_path, port):
         await eventually(lambda: _pongs(url), what="the worker's pong")
@@ -59,16 +59,16 @@ async def router_url(system: System, tmp_path: Path) -> AsyncIterator[str]:
 
 
 async def run(url: str, **job: object) -> dict[str, Any]:
-    """Run one job and return the answer's JSON."""
+    """Run one job; return the answer's JSON with the HTTP status as `http`."""
     async with aiohttp.ClientSession() as session, session.post(f"{url}/run_code", json=job) as response:
         answer: dict[str, Any] = await response.json()
         return {"http": response.status, **answer}
 
 
 async def test_sdk_runs_code_through_the_router(router_url: str) -> None:
-    """run_code: Python and Bash, stdin, files there and back, a failing program, a time-out."""
+    """The SDK's run_code works for Python, Bash, stdin, files, a failing program and a timeout."""
 
-    def sdk(**job: Any) -> Any:  # the SDK's models, without types
+    def sdk(**job: Any) -> Any:  # the SDK's models have no types
         return run_code(RunCodeRequest(**job), endpoint=router_url, max_attempts=1)
 
     done = await asyncio.to_thread(sdk, code="print(input()[::-1])", language="python", stdin="abc\n")
@@ -88,7 +88,7 @@ async def test_sdk_runs_code_through_the_router(router_url: str) -> None:
 
 
 async def test_sdk_runs_code_asynchronously_and_concurrently(router_url: str) -> None:
-    """run_code_async and run_concurrent bring each job its own result, in order."""
+    """run_code_async and run_concurrent return each job's own result, in order."""
     request = RunCodeRequest(code="print('async')", language="python")
     done = await run_code_async(request, endpoint=router_url, max_attempts=1)
     assert done.run_result.stdout == "async\n"
@@ -98,8 +98,8 @@ async def test_sdk_runs_code_asynchronously_and_concurrently(router_url: str) ->
     assert [result.run_result.stdout for result in results] == [f"{number}\n" for number in range(30)]
 
 
-async def test_sdk_s_bad_jobs_fail_as_a_worker_fails_them(router_url: str) -> None:
-    """422 comes through with the worker's detail; SandboxError with its message."""
+async def test_bad_job_gets_the_worker_s_own_error(router_url: str) -> None:
+    """A 422 arrives with the worker's detail, and a SandboxError with its message."""
     bad = await run(router_url, code="print(1)")
     assert (bad["http"], bad["detail"][0]["loc"]) == (422, ["body", "language"])
     error = await run(router_url, code="x", language="lean")
@@ -108,7 +108,7 @@ async def test_sdk_s_bad_jobs_fail_as_a_worker_fails_them(router_url: str) -> No
 
 
 async def test_answer_has_the_real_worker_s_fields_status_first(worker_url: str) -> None:
-    """Field for field, in the order that the real worker writes."""
+    """The local worker's answer has the real worker's fields in the real worker's order."""
     answer = await run(worker_url, code="print(1)", language="python")
     assert list(answer)[1:] == ["status", "message", "compile_result", "run_result", "executor_pod_name", "files"]
     assert answer["run_result"].pop("execution_time") > 0
@@ -117,7 +117,7 @@ async def test_answer_has_the_real_worker_s_fields_status_first(worker_url: str)
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="no g++ here")
 async def test_cpp_is_compiled_and_run(worker_url: str) -> None:
-    """compile_result beside run_result; what does not compile does not run."""
+    """C++ answers have a compile_result beside the run_result; code that does not compile is not run."""
     code = "#include <iostream>\nint main() { int x; std::cin >> x; std::cout << x * 2; }"
     good = await run(worker_url, code=code, language="cpp", stdin="21", compile_timeout=60)
     assert (good["status"], good["compile_result"]["return_code"], good["run_result"]["stdout"]) == ("Success", 0, "42")
@@ -128,31 +128,31 @@ async def test_cpp_is_compiled_and_run(worker_url: str) -> None:
 
 @pytest.mark.skipif(not shutil.which("node"), reason="no node here")
 async def test_nodejs_runs(worker_url: str) -> None:
-    """JavaScript, where node is installed."""
+    """JavaScript runs if node is installed."""
     assert (await run(worker_url, code="console.log(6 * 7)", language="nodejs"))["run_result"]["stdout"] == "42\n"
 
 
 async def test_time_limit_ends_the_whole_process_group(worker_url: str, tmp_path: Path) -> None:
-    """What was printed before is kept; children of the program end with it."""
+    """A timeout keeps the output so far and kills the program's children."""
     mark = tmp_path / "alive"
     code = f"echo before; (while true; do touch {mark}; sleep 0.05; done) & sleep 60"
     answer = await run(worker_url, code=code, language="bash", run_timeout=0.5)
     result = answer["run_result"]
     assert (result["status"], result["stdout"], result["return_code"]) == ("TimeLimitExceeded", "before\n", None)
     mark.unlink()
-    await asyncio.sleep(0.2)  # four of its periods
+    await asyncio.sleep(0.2)  # four of the loop's periods
     assert not mark.exists()
 
 
-async def test_output_is_cut_and_the_program_goes_on(worker_url: str) -> None:
-    """Two megabytes of output do not block the program nor come back."""
+async def test_large_output_is_cut_without_blocking_the_program(worker_url: str) -> None:
+    """A program that prints two megabytes ends normally, and its answer has the first part."""
     code = "import sys; sys.stdout.write('x' * 2_000_000); sys.stderr.write('end')"
     result = (await run(worker_url, code=code, language="python"))["run_result"]
     assert (len(result["stdout"]), result["stderr"], result["return_code"]) == (219_000, "end", 0)
 
 
 async def test_memory_limit_holds(worker_url: str) -> None:
-    """memory_limit_MB bounds what the program can take."""
+    """memory_limit_MB bounds the program's memory."""
     job = {"code": "x = bytearray(500 * 2**20)", "language": "python"}
     assert (await run(worker_url, **job))["status"] == "Success"
     limited = await run(worker_url, **job, memory_limit_MB=200)
@@ -170,14 +170,14 @@ async def test_memory_limit_holds(worker_url: str) -> None:
 async def test_files_that_cannot_be_laid_out_are_a_sandbox_error(
     worker_url: str, files: dict[str, str], said: str
 ) -> None:
-    """A path that leads out, or what is not base64, is refused with a message."""
+    """A path outside the job's directory, or content that is not base64, is a SandboxError with a message."""
     answer = await run(worker_url, code="print(1)", language="python", files=files)
     assert answer["status"] == "SandboxError"
     assert said in answer["message"]
 
 
 async def test_job_sees_nothing_of_the_worker_s_environment(tmp_path: Path) -> None:
-    """Secrets in the worker's environment are not the job's; the worker says that it isolates nothing else."""
+    """A job does not get the worker's environment; the worker warns that it gives no other isolation."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     argv = [sys.executable, "-m", "router.cli", "worker", "--port", str(port)]
@@ -193,7 +193,7 @@ async def test_job_sees_nothing_of_the_worker_s_environment(tmp_path: Path) -> N
 
 
 async def test_local_worker_passes_a_deep_check(system: System, valkey: Valkey, tmp_path: Path) -> None:
-    """Found away, it must do a job to be healthy again, and does it."""
+    """A local worker that was down becomes healthy again by completing a deep check's job."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     system.configure([url], health_check_interval=0.2, health_check={"timeout": 5, "deep": True})
@@ -202,13 +202,13 @@ async def test_local_worker_passes_a_deep_check(system: System, valkey: Valkey, 
         async def is_found(health: str) -> bool:
             return await redis.hget(f"sfr:worker:{url}", "health") == health
 
-        await eventually(lambda: is_found("unhealthy"), what="its absence found")
+        await eventually(lambda: is_found("unhealthy"), what="the worker to be unhealthy")
         async with local_worker(tmp_path, port):
-            await eventually(lambda: is_found("healthy"), what="its health found")
+            await eventually(lambda: is_found("healthy"), what="the worker to be healthy")
 
 
 async def test_job_ends_with_a_killed_worker(tmp_path: Path) -> None:
-    """SIGKILL to the local worker leaves no job running."""
+    """A job's process does not outlive a local worker that gets SIGKILL."""
     port = free_port()
     mark = tmp_path / "alive"
     async with local_worker(tmp_path, port) as program:
@@ -220,5 +220,5 @@ async def test_job_ends_with_a_killed_worker(tmp_path: Path) -> None:
         with pytest.raises(aiohttp.ClientError):
             await job
         mark.unlink()
-        await asyncio.sleep(0.2)  # four of its periods
+        await asyncio.sleep(0.2)  # four of the loop's periods
         assert not mark.exists()

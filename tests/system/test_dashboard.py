@@ -1,4 +1,4 @@
-"""The dashboard as an operator uses it: real Chromium before real gunicorn, sidecar, Valkey and workers."""
+"""The dashboard as an operator uses it: real Chromium, gunicorn, sidecar, Valkey and workers."""
 
 import asyncio
 import signal
@@ -20,13 +20,13 @@ from tests.support.worker import ScriptedWorker, always, hang
 pytestmark = pytest.mark.skipif(not IS_THERE, reason="chromium and chromedriver are not installed (make browser)")
 
 TOKEN = "a-tökén"
-# A worker may say anything.
+# A worker can send any text, including markup.
 MARKUP = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
-# What the page shows where it knows nothing.
+# The page shows this for an unknown value.
 NOTHING = "\u2013"
 JOBS_A_SECOND = '[data-number="1"]'
 BACKGROUND = "return getComputedStyle(document.body).backgroundColor"
-# For `measure`: how much of the page changes at each event, for so many seconds.
+# For `measure`: the number of changes in the page at each event, for `seconds` seconds.
 CHANGES = """
 const [seconds, done] = arguments;
 const counts = [];
@@ -44,14 +44,14 @@ fetch("admin/workers", {method: "POST", headers, body: JSON.stringify({url})});
 
 @pytest.fixture(scope="module")
 def one_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """One Chromium for all tests here; starting it takes a while."""
+    """One Chromium for all tests here, because it starts slowly."""
     with chromium(tmp_path_factory.mktemp("chromium")) as browser:
         yield browser
 
 
 @pytest.fixture
 async def browser(one_browser: Browser) -> AsyncIterator[Browser]:
-    """A browser as the first test found it, which at the end has nothing to complain of but what the test took."""
+    """A browser in its first state; afterwards the page is left, so that the next test sees only its own errors."""
     await one_browser.prefers(prefers_color_scheme="light")
     await one_browser.resize(1440, 1000)
     yield one_browser
@@ -59,21 +59,21 @@ async def browser(one_browser: Browser) -> AsyncIterator[Browser]:
 
 
 def row(worker: ScriptedWorker, part: str = "") -> str:
-    """Return what selects a worker's row, or a part of it."""
+    """Return the selector of a worker's row, or of a part of it."""
     return f'tr[data-url="{worker.url}"] {part}'
 
 
 async def opened(browser: Browser, router: Router) -> None:
-    """Open the page as who types the router's address does, and wait until it is live."""
+    """Open the router's address, which leads to the dashboard, and wait until the page is live."""
     await browser.open(router.url)
     await browser.shows("#stream", "Live")
     assert await browser.js("return location.pathname") == "/dashboard"
 
 
-async def test_worker_that_dies_is_drained_and_removed_is_seen_and_steered(
+async def test_page_shows_and_steers_workers_that_die_join_and_leave(
     system: System, workers: list[ScriptedWorker], browser: Browser
 ) -> None:
-    """By a token typed in; what it shows is what happens, and nothing comes from elsewhere."""
+    """With a typed-in token an operator steers the fleet; the page loads nothing from other hosts."""
     first, second, third = workers
     system.env["ADMIN_TOKEN"] = TOKEN
     system.configure([first.url, second.url], default_max_concurrency=4, admin={"allowed_workers": ["127.0.0.0/8"]})
@@ -89,9 +89,9 @@ async def test_worker_that_dies_is_drained_and_removed_is_seen_and_steered(
         await _unlocks(browser, first)
         await _drains_and_resumes(browser, router, first)
         await _joins_and_is_removed(browser, third)
-        # Who stands in config.yaml is not to be removed here.
+        # A worker of config.yaml cannot be removed here.
         assert await browser.js(f"return document.querySelector('{row(first, '[data-act=remove]')}').hidden")
-        # The token is this tab's, until it is locked.
+        # The token lasts for this tab until it is locked.
         await browser.js("location.reload()")
         await browser.shows(row(first, ".actions"), "Drain")
         await browser.click("#steering")
@@ -104,7 +104,7 @@ async def test_worker_that_dies_is_drained_and_removed_is_seen_and_steered(
 async def test_ejected_and_hung_workers_are_seen_with_reason_and_slots(
     system: System, workers: list[ScriptedWorker], browser: Browser
 ) -> None:
-    """Why and until when the breaker keeps jobs away; and never do more jobs run than there are slots."""
+    """The page shows why and until when a worker is ejected, and never more running jobs than slots."""
     failing, hung, _ = workers
     failing.script, hung.script = always(503), hang
     system.configure([worker.url for worker in workers], default_max_concurrency=4, timeout=60, job_grace=60)
@@ -140,7 +140,7 @@ async def _dies_and_comes_back(browser: Browser, worker: ScriptedWorker) -> None
 
 
 async def _unlocks(browser: Browser, worker: ScriptedWorker) -> None:
-    """Without the token there is nothing to press; with a wrong one neither."""
+    """Without the right token no action is offered."""
     assert await browser.text(row(worker, ".actions")) == ""
     await browser.click("#steering")
     await browser.type("wrong", Keys.ENTER)
@@ -153,7 +153,7 @@ async def _unlocks(browser: Browser, worker: ScriptedWorker) -> None:
 
 
 async def _drains_and_resumes(browser: Browser, router: Router, worker: ScriptedWorker) -> None:
-    """Cancelled, nothing is done; confirmed, it is, and the focus is where it was."""
+    """A cancelled drain changes nothing; a confirmed one drains and keeps the focus in place."""
     for answer in (Keys.ESCAPE, Keys.ENTER):
         assert "Healthy" in await browser.text(row(worker, ".health"))
         await browser.click(row(worker, "[data-act=drain]"))
@@ -173,7 +173,7 @@ async def _drains_and_resumes(browser: Browser, router: Router, worker: Scripted
 
 
 async def _joins_and_is_removed(browser: Browser, worker: ScriptedWorker) -> None:
-    """It registers while the focus is in the table, and shows all the same."""
+    """A worker that registers appears even while the focus is in the table."""
     await browser.js(REGISTER, TOKEN, worker.url)
     await browser.shows(row(worker), "registered")
     await browser.click(row(worker, "[data-act=remove]"))
@@ -183,7 +183,7 @@ async def _joins_and_is_removed(browser: Browser, worker: ScriptedWorker) -> Non
     async def is_gone() -> bool:
         return await browser.text(row(worker)) == ""
 
-    await eventually(is_gone, what="its leaving")
+    await eventually(is_gone, what="the worker's removal")
 
 
 async def _is_locked(browser: Browser) -> bool:
@@ -193,7 +193,7 @@ async def _is_locked(browser: Browser) -> bool:
 async def test_by_keyboard_in_either_theme_and_with_strange_words(
     system: System, workers: list[ScriptedWorker], browser: Browser
 ) -> None:
-    """Sort, filter, steer without a mouse or a token; what workers say stays text."""
+    """The page can be used by keyboard and without a token on loopback; what workers send stays text."""
     _, second, third = workers
     second.ping = always(500, MARKUP.encode())
     weighed = [{"url": worker.url, "weight": weight} for worker, weight in zip(workers, (2, 1, 3), strict=True)]
@@ -225,8 +225,8 @@ async def _sorts(browser: Browser, lightest: ScriptedWorker, heaviest: ScriptedW
 
 
 async def _keeps_the_focus(browser: Browser, router: Router) -> None:
-    """While numbers change all around it."""
-    for _ in range(8):  # past the other headers
+    """The focus stays on its element while numbers around it change."""
+    for _ in range(8):  # skips the other headers
         await browser.type(Keys.TAB)
         if await browser.js("window.was = document.activeElement; return window.was.matches('tbody button')"):
             break
@@ -236,7 +236,7 @@ async def _keeps_the_focus(browser: Browser, router: Router) -> None:
 
 
 async def _filters_and_drains(browser: Browser, worker: ScriptedWorker) -> None:
-    """The slash leads to the filter from anywhere."""
+    """The slash key moves the focus to the filter from anywhere."""
     await browser.type("/")
     await browser.type(str(worker.port))
     assert await _urls(browser) == [worker.url]
@@ -255,7 +255,7 @@ async def _filters_and_drains(browser: Browser, worker: ScriptedWorker) -> None:
 
 
 async def _changes_the_theme(browser: Browser) -> None:
-    """The system's, until another one is chosen; that is kept, until it is the system's again."""
+    """The page follows the system's theme unless another one is chosen, also after a reload."""
     dark, light = await _background(browser, "dark"), await _background(browser, "light")
     assert dark != light
     await browser.click("#theme")
@@ -296,7 +296,7 @@ async def _background(browser: Browser, scheme: str) -> str:
 async def test_page_says_when_it_is_stale(
     system: System, workers: list[ScriptedWorker], browser: Browser, valkey: Valkey
 ) -> None:
-    """The sidecar, Redis, the router itself: who is away is named, and it is over when they are back."""
+    """The page names each of sidecar, Redis and router while it is away, and drops the notice on its return."""
     system.configure([worker.url for worker in workers])
     async with system.router(1) as router:
         async with system.sidecar() as sidecar:
@@ -304,7 +304,7 @@ async def test_page_says_when_it_is_stale(
             await opened(browser, router)
             await browser.shows("#sidecar", "Sidecar seen")
             assert await browser.texts(".notice") == []
-            sidecar.send(signal.SIGTERM)  # so that it gives up its lead at once
+            sidecar.send(signal.SIGTERM)  # a stopped sidecar gives up its lead at once
             await sidecar.ended()
         await browser.shows('[data-about="leader"]', "No sidecar leads")
         await valkey.kill()
@@ -327,10 +327,10 @@ async def _says_nothing(browser: Browser) -> bool:
     return await browser.texts(".notice") == []
 
 
-async def test_a_thousand_workers_cost_the_page_what_a_hundred_do(
+async def test_a_thousand_workers_cost_the_page_no_more_than_a_hundred(
     system: System, browser: Browser, valkey: Valkey
 ) -> None:
-    """Each second all of them change; the fifty that are shown are drawn anew. bench/dashboard_feed.py measures."""
+    """Only the rows that are shown are redrawn, so a larger fleet costs the page no more."""
     system.configure([])
     async with system.router(1) as router:
         await router.sees_redis("available")
@@ -342,7 +342,7 @@ async def test_a_thousand_workers_cost_the_page_what_a_hundred_do(
                 await browser.shows(".chip.all", f"{count:,}")
                 if count == 100:
                     await browser.click("th.jobs button")
-                await eventually(lambda: _all_work(browser), what="jobs on all that are shown")
+                await eventually(lambda: _all_work(browser), what="jobs in all shown rows")
                 changes.append(max(await browser.measure(CHANGES, 3)))
         assert 0 < changes[1] <= 2 * changes[0]
         async with busy_fleet(valkey.url, 1000):
@@ -359,8 +359,8 @@ async def _all_work(browser: Browser) -> bool:
     return len(jobs) == 50 and not {"", "0"} & set(jobs)
 
 
-async def test_api_docs_below_a_proxy_s_path_try_requests_out(system: System, browser: Browser) -> None:
-    """Swagger UI comes from the router itself, finds its description, and sends what is tried to the same path."""
+async def test_api_docs_work_below_a_proxy_s_path(system: System, browser: Browser) -> None:
+    """Swagger UI comes from the router, finds its description, and sends requests below the same path."""
     system.configure([])
     async with system.router(1) as router, below_a_path(router) as url:
         await browser.open(f"{url}/docs")
@@ -379,7 +379,7 @@ async def test_api_docs_below_a_proxy_s_path_try_requests_out(system: System, br
 
 @asynccontextmanager
 async def below_a_path(router: Router) -> AsyncIterator[str]:
-    """A proxy that serves the router below /fleet and takes that away, as one with many services does."""
+    """A proxy that serves the router below /fleet and strips that prefix."""
 
     async def pass_on(request: web.Request) -> web.Response:
         async with ClientSession(router.url) as session, session.get(f"/{request.match_info['path']}") as answer:

@@ -1,4 +1,4 @@
-"""The dashboard's stream from real gunicorn: it lasts, hinders no stop, and costs nothing once nobody watches."""
+"""The dashboard's stream from real gunicorn: it lasts, delays no stop, and reads nothing while nobody watches."""
 
 import asyncio
 import json
@@ -15,12 +15,12 @@ from tests.support.eventually import eventually
 from tests.support.programs import Router, System, Valkey
 from tests.support.worker import ScriptedWorker
 
-# By far more than a process without streams takes, by far less than gunicorn's graceful_timeout of 30 s.
+# Far more than a stop without streams takes, and far less than gunicorn's graceful_timeout of 30 s.
 STOPS_WITHIN_S = 8.0
 
 
 class Watcher:
-    """A client of the stream, with a connection of its own."""
+    """A client of the stream on its own connection."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self.events: list[tuple[str, Any]] = []
@@ -37,7 +37,7 @@ class Watcher:
 
 
 async def watch(stack: AsyncExitStack, router: Router) -> Watcher:
-    """Begin to watch, until the stack is left."""
+    """Watch the stream until `stack` is left."""
     session = await stack.enter_async_context(aiohttp.ClientSession(read_bufsize=2**20))
     watcher = Watcher(await stack.enter_async_context(session.get(f"{router.url}/dashboard/events")))
     stack.callback(watcher.reading.cancel)
@@ -48,7 +48,7 @@ async def watch(stack: AsyncExitStack, router: Router) -> Watcher:
 async def test_stream_outlives_time_limits_and_ends_with_its_process(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """No key is needed; Redis is read once for all of a process. A reload and a stop end all streams well, and soon."""
+    """Streams need no key, share one reading of Redis per process, and end completely at a reload or a stop."""
     held = system.folder / "keys"
     held.write_text(sha256(b"key").hexdigest())
     limits = {"client_body_timeout": 0.5, "client_read_timeout": 1}
@@ -70,7 +70,7 @@ async def test_stream_outlives_time_limits_and_ends_with_its_process(
         await eventually(lambda: router.output.count("Application startup complete") == 4, what="new processes")
         async with AsyncExitStack() as leaving:
             await watch(leaving, router)
-        await eventually(lambda: _is_over(readings), what="nobody reading, for nobody watches")
+        await eventually(lambda: _is_over(readings), what="no reading without a watcher")
         second = [await watch(stack, router) for _ in range(6)]
         router.send(signal.SIGTERM)
         await _end(second)
@@ -79,14 +79,14 @@ async def test_stream_outlives_time_limits_and_ends_with_its_process(
 
 
 async def _end(watchers: list[Watcher]) -> None:
-    """Wait for the streams' ends; one that is cut short raises ClientPayloadError."""
+    """Wait for the ends of the streams; a stream that is cut short raises ClientPayloadError."""
     async with asyncio.timeout(STOPS_WITHIN_S):
         await asyncio.gather(*(watcher.reading for watcher in watchers))
 
 
 @asynccontextmanager
 async def _readings(valkey: Valkey) -> AsyncIterator[list[float]]:
-    """When what all have counted was read, seen by Redis; the list grows while the block runs."""
+    """Yield a growing list of the moments at which a process read all counts from Redis."""
     readings: list[float] = []
 
     async def listen() -> None:

@@ -1,4 +1,4 @@
-"""One row per fault: whatever one of four workers does, every job is answered right, once, and no lease is left."""
+"""One row per fault: if one of four workers fails, every job is answered right, once, and no lease is left."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 CutOff = Callable[[ScriptedWorker], AbstractAsyncContextManager[None]]
 
 JOBS, AT_ONCE = 200, 16
-# Short limits, so that a worker that hangs costs a second: 0.4 s of the job's own and 0.4 s of grace.
+# Short limits, so that a worker that hangs costs under a second: 0.4 s of limits and 0.4 s of grace.
 LIMITS = {"compile_timeout": 0.2, "run_timeout": 0.2}
 GRACE_S = 0.4
 BUDGET_PERCENT, BUDGET_A_SECOND = 20, 10
@@ -31,14 +31,14 @@ BUDGET_PERCENT, BUDGET_A_SECOND = 20, 10
 
 @dataclass
 class Pool:
-    """A router before four workers, kept up from row to row."""
+    """A router before four workers, shared by all rows."""
 
     router: Router
     workers: list[ScriptedWorker]
     redis: Redis
 
     async def make_well(self) -> None:
-        """Let all workers do well, and nobody remember what was."""
+        """Let all workers do well, and clear everything that the router has recorded of them."""
         for worker in self.workers:
             worker.script = echo
             worker.jobs.clear()
@@ -49,19 +49,19 @@ class Pool:
         await self.redis.hset("sfr:plan:head", "stale", "1")
 
     async def no_lease(self) -> bool:
-        """Whether nothing runs by what Redis knows."""
+        """Whether Redis has neither leases nor pending jobs."""
         keys = await self.redis.keys("sfr:leases:*")
         return not any([await self.redis.zcard(key) for key in keys]) and not await self.redis.zcard("sfr:queue")
 
     @property
     def attempts(self) -> int:
-        """How many jobs the workers have been sent."""
+        """How many jobs the workers have received."""
         return sum(len(worker.jobs) for worker in self.workers)
 
 
 @asynccontextmanager
 async def pool_of_four(folder: Path, strategy: str = "round_robin") -> AsyncIterator[Pool]:
-    """Start a pool whose pings are always well: what a fault costs, jobs alone have to find out."""
+    """Start a pool whose pings always succeed, so that only jobs can find a fault."""
     async with AsyncExitStack() as stack:
         valkey = await stack.enter_async_context(Valkey(folder))
         workers = [await stack.enter_async_context(ScriptedWorker(echo)) for _ in range(4)]
@@ -89,13 +89,13 @@ async def shared_pool(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def pool(shared_pool: Pool) -> Pool:
-    """The pool, well again."""
+    """The pool, cleared of the last row's fault."""
     await shared_pool.make_well()
     return shared_pool
 
 
 async def answers_to(url: str, at_once: int = AT_ONCE) -> list[tuple[int, int, dict[str, object]]]:
-    """Send all jobs, each with a code of its own; return number, status and body of each answer."""
+    """Send JOBS jobs, each with its own code; return number, status and body of each answer."""
     connector = aiohttp.TCPConnector(limit=at_once)
     async with aiohttp.ClientSession(connector=connector) as session:
 
@@ -108,7 +108,7 @@ async def answers_to(url: str, at_once: int = AT_ONCE) -> list[tuple[int, int, d
 
 
 def wrong(answers: list[tuple[int, int, dict[str, object]]]) -> list[tuple[int, int, dict[str, object]]]:
-    """Return the answers that are not their jobs' results."""
+    """Return the answers that are not their job's result."""
 
     def is_right(number: int, status: int, body: dict[str, object]) -> bool:
         result = body.get("run_result")
@@ -118,17 +118,17 @@ def wrong(answers: list[tuple[int, int, dict[str, object]]]) -> list[tuple[int, 
 
 
 async def check_row(pool: Pool, *, is_sound: bool, is_reached: bool = True) -> None:
-    """Send the jobs; all come back right, for no more retries than the budget has, and nothing stays behind."""
+    """Every job comes back right within the retry budget, and no lease is left."""
     start = asyncio.get_running_loop().time()
     answers = await answers_to(pool.router.url)
     seconds = asyncio.get_running_loop().time() - start
     assert not wrong(answers)
     assert len(answers) == JOBS
     retries = pool.attempts - JOBS
-    # The first second's is there from the start.
+    # The budget starts with its first second's retries.
     assert 0 <= retries <= JOBS * BUDGET_PERCENT / 100 + BUDGET_A_SECOND * (seconds + 1)
     bad_url = pool.workers[0].url
-    # One that cannot be reached rests at once, and is ejected when it has been asked often enough.
+    # A worker that cannot be reached rests at once; it is ejected after enough attempts.
     rests = not is_reached and await pool.redis.hexists("sfr:rests", bad_url)
     is_out = rests or await pool.redis.zscore("sfr:ejected", bad_url) is not None
     assert is_out is not is_sound
@@ -138,7 +138,7 @@ async def check_row(pool: Pool, *, is_sound: bool, is_reached: bool = True) -> N
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_one_bad_worker_costs_no_job(pool: Pool, fault: str) -> None:
-    """200 jobs, 16 at once, one worker of four at fault: 200 right answers; it is ejected unless it did some well."""
+    """All 200 jobs get the right answer; the faulty worker is ejected unless it completed some jobs."""
     make_script, is_sound = FAULTS[fault]
     pool.workers[0].script = make_script()
     await check_row(pool, is_sound=is_sound)
@@ -146,7 +146,7 @@ async def test_one_bad_worker_costs_no_job(pool: Pool, fault: str) -> None:
 
 @asynccontextmanager
 async def refusing(worker: ScriptedWorker) -> AsyncIterator[None]:
-    """Nothing listens there any more, and the sidecar has not noticed yet."""
+    """Nothing listens at the worker's port, and the sidecar has not noticed."""
     await worker.die()
     try:
         yield
@@ -156,7 +156,7 @@ async def refusing(worker: ScriptedWorker) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def answering_no_syn(worker: ScriptedWorker) -> AsyncIterator[None]:
-    """Connecting takes for ever, as to a host that is off: its queue of connections is full."""
+    """Connecting never ends, as to a host that is off: the queue of connections is full."""
     async with refusing(worker):
         with socket.socket() as full, socket.socket() as first, socket.socket() as second:
             full.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -170,14 +170,14 @@ async def answering_no_syn(worker: ScriptedWorker) -> AsyncIterator[None]:
 
 @pytest.mark.parametrize("cut_off", [refusing, answering_no_syn])
 async def test_one_worker_that_cannot_be_reached_costs_no_job(pool: Pool, cut_off: CutOff) -> None:
-    """As where its machine or its program has just gone."""
+    """The worker's machine or program has just gone: all jobs still get the right answer."""
     async with cut_off(pool.workers[0]):
         await check_row(pool, is_sound=False, is_reached=False)
 
 
 @pytest.mark.parametrize("cut_off", [refusing, answering_no_syn])
-async def test_when_none_can_be_reached_jobs_are_refused(pool: Pool, cut_off: CutOff) -> None:
-    """No job is sent; each client has its 503, when it has waited; and no worker is ejected for it."""
+async def test_jobs_are_refused_if_no_worker_can_be_reached(pool: Pool, cut_off: CutOff) -> None:
+    """Each job gets 503 after its wait without being sent, and no worker is ejected."""
     async with AsyncExitStack() as stack:
         for worker in pool.workers:
             await stack.enter_async_context(cut_off(worker))
@@ -188,8 +188,8 @@ async def test_when_none_can_be_reached_jobs_are_refused(pool: Pool, cut_off: Cu
     await eventually(pool.no_lease, what="the last lease's end")
 
 
-async def test_422_is_the_job_s_own(pool: Pool) -> None:
-    """It goes to the client as it is, once, and says nothing of the worker."""
+async def test_422_is_the_job_s_own_error(pool: Pool) -> None:
+    """A 422 goes to the client as it is, after one attempt, and does not count against the worker."""
     pool.workers[0].script = always(422, {"detail": [{"msg": "bad"}]})
     answers = await answers_to(pool.router.url)
     assert sorted({status for _, status, _ in answers}) == [200, 422]
@@ -199,22 +199,22 @@ async def test_422_is_the_job_s_own(pool: Pool) -> None:
 
 
 @pytest.mark.parametrize("fault", [*(fault for fault, (_, is_sound) in FAULTS.items() if not is_sound), "429"])
-async def test_when_all_fail_retries_keep_to_the_budget(pool: Pool, fault: str) -> None:
-    """Attempts are 1.2 times the jobs and 10 a second at most; each client has one answer, and it says what was."""
+async def test_retries_keep_to_the_budget_if_all_workers_fail(pool: Pool, fault: str) -> None:
+    """Attempts are at most 1.2 times the jobs plus 10 a second, and each client gets one answer with the cause."""
     make_script, _ = FAULTS[fault]
     for worker in pool.workers:
         worker.script = make_script()
     start = asyncio.get_running_loop().time()
-    answers = await answers_to(pool.router.url, at_once=JOBS)  # at 16 at once, those that hang would take half a minute
+    answers = await answers_to(pool.router.url, at_once=JOBS)  # with 16 at once, hanging would take half a minute
     seconds = asyncio.get_running_loop().time() - start
-    own = {"500": 500, "SandboxError always": 200, "429": 504}  # what the workers say may be the job's own; or no room
+    own = {"500": 500, "SandboxError always": 200, "429": 504}  # the job's own error, or no room
     assert {status for _, status, _ in answers} == {own.get(fault, 503)}
     assert pool.attempts <= JOBS * (1 + BUDGET_PERCENT / 100) + BUDGET_A_SECOND * (seconds + 1)
     await eventually(pool.no_lease, what="the last lease's end")
 
 
 async def test_worker_that_fails_fast_attracts_no_load(tmp_path: Path) -> None:
-    """With least_loaded, the one that fails at once is always the least loaded; it gets no more than a few jobs."""
+    """With least_loaded, a worker that fails at once always looks idle, but gets only a few jobs."""
     async with pool_of_four(tmp_path, "least_loaded") as pool:
         pool.workers[0].script = always(503)
         await check_row(pool, is_sound=False)

@@ -1,4 +1,4 @@
-"""What breaks around the router costs no job."""
+"""Faults of the parts around the router cost no job."""
 
 import asyncio
 import os
@@ -24,28 +24,28 @@ def statuses(answers: list[Answered]) -> Counter[int]:
 
 
 async def more(answers: list[Answered], count: int = 100) -> None:
-    """Wait until the load has brought so many more answers."""
+    """Wait until the load has brought `count` more answers."""
     goal = len(answers) + count
     await eventually(lambda: len(answers) >= goal, what=f"{count} more answers")
 
 
-async def test_killed_worker_leaves_within_two_checks_and_no_job_is_lost(
+async def test_killed_worker_is_unhealthy_after_two_checks_and_costs_no_job(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """Jobs that meet the dead worker go elsewhere; the second check without a sign of life takes it out."""
+    """Jobs that meet the dead worker go to others, and the second failed check takes it out."""
     system.configure([worker.url for worker in workers])
     async with system.sidecar() as sidecar, system.router() as router, valkey.client() as redis:
         await router.sees(healthy=3)
         async with steady_load(router.url, 16) as answers:
             await more(answers)
             await workers[0].die()
-            await eventually(lambda: _health(redis, workers[0], "unhealthy"), what="its being found unhealthy")
+            await eventually(lambda: _health(redis, workers[0], "unhealthy"), what="an unhealthy worker")
             failures = await redis.hget(f"sfr:worker:{workers[0].url}", "failures")
             await more(answers)
             await workers[0].listen()
             await router.sees(healthy=3)
         assert statuses(answers) == {200: len(answers)}
-        assert failures in ("2", "3")  # 3: one more check passed while this test looked
+        assert failures in ("2", "3")  # 3 if one more check ran before this line
         assert f"Worker {workers[0].url} is unhealthy after 2 failed checks: cannot be reached" in sidecar.output
         met = [line for line in router.output.splitlines() if f"Worker {workers[0].url} " in line and "(job " in line]
         assert met, "no job met the dead worker"
@@ -54,7 +54,7 @@ async def test_killed_worker_leaves_within_two_checks_and_no_job_is_lost(
 async def test_redis_killed_and_restarted_under_load_costs_no_job(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """Without Redis the last fleet and an own counter serve; a Redis that comes back empty is filled again."""
+    """Without Redis the last known fleet and a local counter serve; an empty Redis is filled again on its return."""
     system.configure([worker.url for worker in workers])
     async with system.sidecar(), system.router() as router:
         await router.sees(healthy=3)
@@ -73,10 +73,10 @@ async def test_redis_killed_and_restarted_under_load_costs_no_job(
         assert {answer.worker_url for answer in answers[-100:]} == {worker.url for worker in workers}
 
 
-async def test_stopped_redis_is_waited_for_by_the_jobs_of_that_moment_alone(
+async def test_stopped_redis_delays_only_the_jobs_of_that_moment(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """It accepts and never answers: each process waits for a call or two, and then for none. A wait is 250 ms."""
+    """If Redis accepts and never answers, each process waits for at most two calls and then works without it."""
     system.configure([worker.url for worker in workers])
     async with system.sidecar(), system.router() as router:
         await router.sees(healthy=3)
@@ -95,7 +95,7 @@ async def test_stopped_redis_is_waited_for_by_the_jobs_of_that_moment_alone(
 async def test_flushall_under_load_costs_no_job_and_the_fleet_is_written_again(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """The sidecar notices that its lead is gone, leads anew and writes all that it knows."""
+    """After a FLUSHALL the sidecar leads again and writes the fleet again."""
     system.configure([worker.url for worker in workers])
     async with system.sidecar(), system.router() as router, valkey.client() as redis:
         await router.sees(healthy=3)
@@ -110,7 +110,7 @@ async def test_flushall_under_load_costs_no_job_and_the_fleet_is_written_again(
 async def test_flushall_in_the_sidecar_s_first_term_brings_the_whole_fleet_back_at_once(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """No worker waits for its next health check to be known again."""
+    """After a FLUSHALL every worker is known again before its next health check."""
     system.configure([worker.url for worker in workers], health_check_interval=60)
     async with system.sidecar(), valkey.client() as redis:
         await eventually(lambda: _is_filled(redis, workers), what="the fleet")
@@ -119,7 +119,7 @@ async def test_flushall_in_the_sidecar_s_first_term_brings_the_whole_fleet_back_
 
 
 async def test_sidecar_killed_and_restarted_costs_no_job(system: System, workers: list[ScriptedWorker]) -> None:
-    """Without a sidecar the last known state is used and its age shown; a new one leads and makes it fresh."""
+    """Without a sidecar the last known state is used and its age shown; a new sidecar refreshes it."""
     system.configure([worker.url for worker in workers])
     async with system.sidecar() as sidecar, system.router() as router:
         await router.sees(healthy=3)
@@ -131,20 +131,20 @@ async def test_sidecar_killed_and_restarted_costs_no_job(system: System, workers
             )
             await more(answers)
             await sidecar.start()
-            await eventually(lambda: _age(router.url, lambda leader, age: leader is not None and age < 1), what="news")
+            await eventually(lambda: _age(router.url, lambda leader, age: leader is not None and age < 1), what="age")
             await more(answers)
         assert statuses(answers) == {200: len(answers)}
 
 
 def tokens(sidecar: Program) -> list[int]:
-    """Return the fencing tokens that the sidecar has led with so far."""
+    """Return the sidecar's fencing tokens so far."""
     return [int(token) for token in re.findall(r"leads, token (\d+)", sidecar.output)]
 
 
 async def test_second_sidecar_takes_over_when_the_first_one_s_lead_has_passed(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """The lead passes in 3 s, with a higher fencing token; one that ends in order gives it up at once."""
+    """The lead lasts LEAD_TTL_S after a crash and ends at once in a stop; each new one has a higher token."""
     system.configure([worker.url for worker in workers])
     async with system.sidecar() as first, valkey.client() as redis:
         await eventually(lambda: redis.exists("sfr:sidecar"), what="a leader")
@@ -165,7 +165,7 @@ async def test_second_sidecar_takes_over_when_the_first_one_s_lead_has_passed(
 async def test_paused_leader_writes_nothing_after_its_lead_has_passed(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """A leader that slept through its term finds another's token and stands by."""
+    """A leader that was paused past its term finds another token and stands by."""
     system.configure([worker.url for worker in workers])
     async with system.sidecar() as first, valkey.client() as redis:
         await eventually(lambda: "leads" in first.output, what="the first sidecar's lead")
@@ -173,7 +173,7 @@ async def test_paused_leader_writes_nothing_after_its_lead_has_passed(
         async with system.sidecar() as second:
             await eventually(lambda: "leads, token" in second.output, what="the second sidecar's lead")
             first.send(signal.SIGCONT)
-            await eventually(lambda: "no longer leads" in first.output, what="the first one's stepping back")
+            await eventually(lambda: "no longer leads" in first.output, what="the end of the first one's lead")
             (token,) = tokens(second)
             leader = await redis.get("sfr:sidecar")
             assert str(leader).startswith(f"{token} ")
@@ -183,7 +183,7 @@ async def test_paused_leader_writes_nothing_after_its_lead_has_passed(
 async def test_sigkilled_router_process_is_replaced_and_only_its_own_jobs_are_cut(
     system: System, workers: list[ScriptedWorker]
 ) -> None:
-    """Killing one of four processes cuts the connections that it held, and no other job."""
+    """Killing one of four processes cuts only the connections that it held."""
     system.configure([worker.url for worker in workers])
     gate = Gate()
     for worker in workers:
@@ -206,7 +206,7 @@ async def test_sigkilled_router_process_is_replaced_and_only_its_own_jobs_are_cu
 
 
 async def test_sigterm_answers_all_running_jobs(system: System, workers: list[ScriptedWorker]) -> None:
-    """Told to stop, the router takes no new connection, answers every job that it has, and ends with status 0."""
+    """A stopped router takes no new connection, answers every job that it has, and ends with status 0."""
     system.configure([worker.url for worker in workers])
     gate = Gate()
     for worker in workers:
@@ -222,8 +222,8 @@ async def test_sigterm_answers_all_running_jobs(system: System, workers: list[Sc
         assert await router.ended() == 0
 
 
-async def test_sigterm_answers_jobs_that_wait_for_room_too(system: System, workers: list[ScriptedWorker]) -> None:
-    """`timeout` is the ceiling on all that a job does, its wait included: so gunicorn waits long enough."""
+async def test_sigterm_also_answers_pending_jobs(system: System, workers: list[ScriptedWorker]) -> None:
+    """`timeout` covers a job's wait too, so gunicorn waits long enough for pending jobs."""
     only = workers[0]
     only.script = hang
     system.configure([only.url], default_max_concurrency=1, timeout=3)
@@ -246,27 +246,27 @@ async def _wait(url: str, jobs: int) -> bool:
 
 
 async def test_starts_and_serves_without_redis_and_sidecar(system: System, workers: list[ScriptedWorker]) -> None:
-    """config.yaml is enough to route by; the answer to GET / says what is missing."""
+    """Without Redis and sidecar, config.yaml is enough to route by, and GET / shows what is missing."""
     system.configure([worker.url for worker in workers])
     system.env["REDIS_URL"] = "redis://127.0.0.1:1/0"
     async with system.router(processes=2) as router:
         answers = await post_jobs(router.url, 60, 10)
         health = await router.health()
     assert statuses(answers) == {200: 60}
-    assert min(len(worker.jobs) for worker in workers) >= 18  # each process counts for itself: evenly but for the rest
+    assert min(len(worker.jobs) for worker in workers) >= 18  # each process has its own counter
     assert (health["status"], health["redis"], health["total_workers"]) == ("healthy", "unavailable", 3)
 
 
 async def test_config_change_takes_effect_without_a_restart(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """Workers added to and removed from config.yaml join and leave; a bad file changes nothing and is said."""
+    """A change of the worker list takes effect, and a bad file changes nothing but is logged."""
     first, second, third = workers
     system.configure([first.url, second.url])
     async with system.sidecar() as sidecar, system.router(2) as router, valkey.client() as redis:
         await router.sees(healthy=2)
         system.config.write_text("workers: [1, 2")
-        await eventually(lambda: "not taken over" in sidecar.output, what="the bad file said")
+        await eventually(lambda: "not taken over" in sidecar.output, what="a line on the bad file")
         await router.sees(healthy=2)
         system.configure([second.url, {"url": third.url, "weight": 2}])
         await eventually(lambda: _members(redis, {second.url, third.url}), what="the new fleet")

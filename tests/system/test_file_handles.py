@@ -1,4 +1,4 @@
-"""File handles: each program takes as many as it may have, and says so where they run out."""
+"""Each program raises its limit of file handles, and logs when it has none left."""
 
 import asyncio
 import shlex
@@ -23,12 +23,12 @@ SHORT = "this process has used its {} file handles"
 
 
 def limited(argv: list[str], limit: str) -> list[str]:
-    """Return the command with a limit of file handles, as `ulimit` in a shell sets it."""
+    """Return the command under a limit of file handles, as `ulimit` in a shell sets it."""
     return ["bash", "-c", f"ulimit {limit} && exec {shlex.join(argv)}"]
 
 
 def limits(pid: int) -> tuple[str, str]:
-    """Return how many files a process may open: as it stands, and at most."""
+    """Return a process' soft and hard limit of open files."""
     lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
     (words,) = (line.split() for line in lines if line.startswith("Max open files"))
     return words[3], words[4]
@@ -36,7 +36,7 @@ def limits(pid: int) -> tuple[str, str]:
 
 @pytest.mark.parametrize("program", ["gunicorn", "uvicorn", "sidecar"])
 async def test_soft_limit_of_a_shell_is_raised_to_the_hard_one(system: System, tmp_path: Path, program: str) -> None:
-    """1024 handles would be 500 jobs; those who may have more take them, the master and its processes."""
+    """Master and processes raise the soft limit of open files to the hard one."""
     system.configure([])
     port = str(free_port())
     uvicorn = ["router:app", "--http", "router.downstream:ClientConnection", "--port", port, "--workers", "2"]
@@ -47,17 +47,17 @@ async def test_soft_limit_of_a_shell_is_raised_to_the_hard_one(system: System, t
         count = 1 if program == "sidecar" else 2
         await eventually(lambda: started.output.count(ready) >= count, 30, f"its start\n{started.output}")
         children = children_of(started.pid)
-        # uvicorn's own supervisor runs no code of ours; nor does the process that counts Python's shared resources.
+        # Neither uvicorn's supervisor nor Python's resource tracker runs our code.
         ours = [pid for pid in children if "resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_text()]
         for pid in ours if program == "uvicorn" else [started.pid, *ours]:
             soft, hard = limits(pid)
             assert soft == hard != "200"
 
 
-async def test_uvicorn_says_once_that_it_has_no_handle_and_serves_when_there_are_some(
+async def test_uvicorn_logs_once_that_handles_are_used_up_and_recovers(
     system: System, workers: list[ScriptedWorker], tmp_path: Path
 ) -> None:
-    """More connections than handles: one line with the limit, one when it is over, and all goes on."""
+    """More connections than file handles cause one line, and one more when the shortage is over."""
     system.configure([worker.url for worker in workers])
     port = free_port()
     argv = [sys.executable, "-m", "uvicorn", "router:app", "--http", "router.downstream:ClientConnection"]
@@ -66,7 +66,7 @@ async def test_uvicorn_says_once_that_it_has_no_handle_and_serves_when_there_are
         await eventually(lambda: "Uvicorn running" in router.output, 30, "its start")
         for round_ in (1, 2):
             with silent(port, 150):
-                await eventually(lambda n=round_: router.output.count(SHORT.format(90)) == n, what="a line on it")  # type: ignore[misc]
+                await eventually(lambda n=round_: router.output.count(SHORT.format(90)) == n, what="one line")  # type: ignore[misc]
             await eventually(lambda n=round_: router.output.count("file handles again") == n, what="its end")  # type: ignore[misc]
             assert router.output.count(SHORT.format(90)) == round_
         answers = await post_jobs(f"http://127.0.0.1:{port}", 40, 4, keep_alive=False)
@@ -75,7 +75,7 @@ async def test_uvicorn_says_once_that_it_has_no_handle_and_serves_when_there_are
 
 @contextmanager
 def silent(port: int, count: int) -> Iterator[None]:
-    """Have so many connections that send nothing."""
+    """Hold `count` connections that send nothing."""
     with ExitStack() as clients:
         for _ in range(count):
             clients.enter_context(socket.create_connection(("127.0.0.1", port)))
@@ -86,7 +86,7 @@ def silent(port: int, count: int) -> Iterator[None]:
 async def test_more_clients_than_file_handles_are_all_answered(
     system: System, workers: list[ScriptedWorker], valkey: Valkey, keep_alive: bool
 ) -> None:
-    """Seven hundred of them for 2 x 256 handles: they wait, nobody is blamed, and each process says it once."""
+    """More clients than file handles wait for their answers; no worker is blamed, and each process logs it once."""
     for worker in workers:
         worker.script = takes(0.05)
     system.configure([worker.url for worker in workers])
@@ -100,18 +100,16 @@ async def test_more_clients_than_file_handles_are_all_answered(
         assert not await redis.keys("sfr:breaker:*")
         assert not await redis.exists("sfr:ejected")
         assert router.output.count(WAITS.format(104)) == 2
-        await eventually(lambda: router.output.count("wait no longer") == 2, what="the end of it")
+        await eventually(lambda: router.output.count("wait no longer") == 2, what="the end of the wait")
 
 
-async def test_clients_that_keep_connections_leave_room_for_those_that_wait(
-    system: System, workers: list[ScriptedWorker]
-) -> None:
-    """Busy ones after their next answer, silent ones in time; a batch under way goes on to its end."""
+async def test_kept_connections_are_closed_for_clients_that_wait(system: System, workers: list[ScriptedWorker]) -> None:
+    """Busy connections close after their next answer and silent ones in time, but a running batch goes on."""
     gate = Gate()
     system.configure([worker.url for worker in workers], client_body_timeout=2)
     router = system.router(1)
     router.limit_files(90)
-    async with system.sidecar(), router, strict_load(router.port, 15, keeps=True) as course:
+    async with system.sidecar(), router, strict_load(router.port, 15, keeps=True) as counts:
         await router.sees(healthy=3)
         for worker in workers:
             worker.script = gate
@@ -122,15 +120,15 @@ async def test_clients_that_keep_connections_leave_room_for_those_that_wait(
             answers = await post_jobs(router.url, 60, 60)
         assert {answer.status for answer in answers} == {200}
         assert [line["status"] for line in await batch] == [200] * 6
-    assert course.last > 0
-    assert course.lost == []
+    assert counts.last > 0
+    assert counts.lost == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 async def test_clients_that_wait_for_handles_are_served_by_a_process_that_ends(
     system: System, workers: list[ScriptedWorker], number: signal.Signals
 ) -> None:
-    """Sixty with a job each, for 21 places: none is reset."""
+    """Clients that wait for a file handle of a stopping process are answered, not reset."""
     for worker in workers:
         worker.script = takes(0.5)
     system.configure([worker.url for worker in workers])

@@ -1,4 +1,4 @@
-"""Workers that have no room, or are not there for a moment: their jobs wait, and nobody is to blame."""
+"""Jobs for workers that are full, or away for a moment, wait; no worker is blamed."""
 
 import asyncio
 import re
@@ -19,12 +19,12 @@ JOBS, SLOTS = 200, 4
 
 
 def statuses(answers: list[Answered]) -> set[int]:
-    """Return the statuses that came."""
+    """Return the set of the answers' statuses."""
     return {answer.status for answer in answers}
 
 
 class Slots:
-    """A script with room for SLOTS jobs, and one answer for all others."""
+    """A script that runs SLOTS jobs at once and gives all others one refusal."""
 
     def __init__(self, status: int, *headers: str) -> None:
         self.turned_away = 0
@@ -58,7 +58,7 @@ FULL = {
 async def test_worker_without_room_costs_no_job(
     system: System, workers: list[ScriptedWorker], valkey: Valkey, answer: str, cap: int | None
 ) -> None:
-    """200 jobs at once for 4 slots: all are done, nobody is blamed, and after the first burst few are sent in vain."""
+    """200 jobs for 4 slots all complete at their first attempt, and few are sent in vain after the first burst."""
     status, headers = FULL[answer]
     worker, slots = workers[0], Slots(status, *headers)
     worker.script = slots
@@ -68,7 +68,7 @@ async def test_worker_without_room_costs_no_job(
         answers = await post_jobs(router.url, JOBS, JOBS)
         assert statuses(answers) == {200}
         assert {answer.body["router_metadata"]["attempt"] for answer in answers} == {1}
-        # Each is turned away once in the first burst; after that the worker is asked now and then, by the clock.
+        # Each job is turned away at most once in the first burst; after that, attempts are paced by the clock.
         assert slots.turned_away <= 2 * JOBS
         assert not await redis.exists(f"sfr:breaker:{worker.url}")
         assert router.output.count("it has no room") <= router.processes
@@ -77,7 +77,7 @@ async def test_worker_without_room_costs_no_job(
 async def test_worker_without_room_costs_no_job_without_redis_either(
     system: System, workers: list[ScriptedWorker]
 ) -> None:
-    """Each process learns by itself how much a worker takes."""
+    """Without Redis each process learns by itself how much a worker takes."""
     workers[0].script = Slots(429)
     system.configure([workers[0].url])
     system.env["REDIS_URL"] = "redis://127.0.0.1:1/0"
@@ -86,10 +86,10 @@ async def test_worker_without_room_costs_no_job_without_redis_either(
 
 
 async def test_jobs_of_a_full_worker_keep_their_places(system: System, workers: list[ScriptedWorker]) -> None:
-    """One that was turned away runs before all that came after it."""
+    """A job that was turned away runs before all jobs that came after it."""
     worker, gate = workers[0], Gate()
 
-    # So long that no job is on its way to be turned away once more when there is room: one behind it would run first.
+    # Longer than this test: otherwise a pending job could be on its way, to be turned away, when there is room.
     rest = "Retry-After: 10"
 
     async def one_at_a_time(exchange: Exchange) -> None:
@@ -106,7 +106,7 @@ async def test_jobs_of_a_full_worker_keep_their_places(system: System, workers: 
             jobs.append(asyncio.create_task(post_job(router.url, code=f"{number}")))
             turned_away = 2 + number if number == 0 else 0
             await eventually(lambda least=turned_away: len(worker.jobs) >= least, what="the job, turned away")  # type: ignore[misc]
-            await eventually(lambda count=number + 1: _waits(router, count), what="it in the line")  # type: ignore[misc]
+            await eventually(lambda count=number + 1: _waits(router, count), what="the pending job")  # type: ignore[misc]
         worker.jobs.clear()
         worker.script = takes(0.01)
         gate.open()
@@ -123,7 +123,7 @@ async def _waits(router: Router, count: int) -> bool:
 async def test_worker_that_never_has_room_makes_a_job_wait_and_not_fail(
     system: System, workers: list[ScriptedWorker]
 ) -> None:
-    """It waits for queue.timeout like any job without room, or for as long as its client does."""
+    """A worker that always refuses leaves its job pending until queue.timeout."""
     workers[0].script = always(503, {"detail": "busy"}, "Retry-After: 0")
     system.configure([workers[0].url], queue={"timeout": 1})
     async with system.sidecar(), system.router(1) as router:
@@ -134,7 +134,7 @@ async def test_worker_that_never_has_room_makes_a_job_wait_and_not_fail(
 
 @asynccontextmanager
 async def away(workers: list[ScriptedWorker]) -> AsyncIterator[None]:
-    """All workers are killed, with what they run; they start again at the block's end."""
+    """Kill all workers with what they run; start them again at the block's end."""
     for worker in workers:
         await worker.die()
     try:
@@ -145,7 +145,7 @@ async def away(workers: list[ScriptedWorker]) -> AsyncIterator[None]:
 
 
 async def post_each(router: Router, count: int, code: str) -> list[tuple[int, Any]]:
-    """Send so many jobs at once."""
+    """Send `count` jobs at once."""
     connector = aiohttp.TCPConnector(limit=count)
     async with aiohttp.ClientSession(connector=connector) as session:
 
@@ -168,7 +168,7 @@ async def _in_line(router: Router, least: int) -> bool:
 async def test_restart_of_all_workers_costs_no_job(
     system: System, workers: list[ScriptedWorker], interval: float, cap: int | None
 ) -> None:
-    """400 jobs come while no worker is there, be the sidecar aware of it or not: all are done when they are back."""
+    """Jobs that arrive while all workers are away complete when these are back, even if the sidecar did not notice."""
     for worker in workers:
         worker.script = takes(0.01)
     system.configure([worker.url for worker in workers], default_max_concurrency=cap, health_check_interval=interval)
@@ -176,7 +176,7 @@ async def test_restart_of_all_workers_costs_no_job(
         await router.sees(healthy=3)
         async with away(workers):
             jobs = asyncio.create_task(post_each(router, 400, "job {}"))
-            await eventually(lambda: _in_line(router, 380), what="the jobs in the line")
+            await eventually(lambda: _in_line(router, 380), what="the pending jobs")
         assert {status for status, _ in await jobs} == {200}
 
 
@@ -184,7 +184,7 @@ async def test_restart_of_all_workers_costs_no_job(
 async def test_restart_of_all_workers_costs_no_job_that_runs(
     system: System, workers: list[ScriptedWorker], valkey: Valkey, code: str
 ) -> None:
-    """Those that ran are run again, be they all alike: they died together, and are no poison."""
+    """Jobs that ran on workers that died together run again, and equal jobs are not quarantined for it."""
     for worker in workers:
         worker.script = takes(0.2)
     system.configure([worker.url for worker in workers], default_max_concurrency=2, health_check_interval=60)
@@ -193,7 +193,7 @@ async def test_restart_of_all_workers_costs_no_job_that_runs(
         jobs = asyncio.create_task(post_each(router, 60, code))
         await eventually(lambda: sum(worker.running for worker in workers) == 6, what="full workers")
         async with away(workers):
-            await eventually(lambda: _in_line(router, 50), what="the jobs in the line")
+            await eventually(lambda: _in_line(router, 50), what="the pending jobs")
         assert {status for status, _ in await jobs} == {200}
         assert not await redis.exists("sfr:quarantine")
 
@@ -201,22 +201,22 @@ async def test_restart_of_all_workers_costs_no_job_that_runs(
 async def test_restart_of_all_workers_costs_no_job_without_redis_and_sidecar(
     system: System, workers: list[ScriptedWorker]
 ) -> None:
-    """The process finds out for itself that they are back."""
+    """Without Redis and sidecar the process notices by itself that its workers are back."""
     system.configure([worker.url for worker in workers])
     system.env["REDIS_URL"] = "redis://127.0.0.1:1/0"
     async with system.router(1) as router:
         async with away(workers):
             jobs = asyncio.create_task(post_each(router, 100, "job {}"))
-            await eventually(lambda: _in_line(router, 90), what="the jobs in the line")
+            await eventually(lambda: _in_line(router, 90), what="the pending jobs")
         assert {status for status, _ in await jobs} == {200}
 
 
 @pytest.mark.parametrize("interval", [0.3, 60], ids=["noticed", "unnoticed"])
 @pytest.mark.parametrize("seconds", [0, 1])
-async def test_jobs_are_refused_when_no_worker_comes(
+async def test_jobs_are_refused_if_no_worker_returns(
     system: System, workers: list[ScriptedWorker], interval: float, seconds: int
 ) -> None:
-    """After queue.without_workers, or at once where that is 0."""
+    """Jobs are refused after queue.without_workers seconds, or at once if that is 0."""
     queue = {"without_workers": seconds}
     system.configure([worker.url for worker in workers], health_check_interval=interval, queue=queue)
     async with system.sidecar(), system.router(1) as router:
@@ -227,20 +227,18 @@ async def test_jobs_are_refused_when_no_worker_comes(
     assert answer.seconds >= seconds
 
 
-async def test_worker_that_registers_gets_the_jobs_that_wait(system: System, workers: list[ScriptedWorker]) -> None:
-    """A fleet may be empty at first: its jobs wait for the first worker."""
+async def test_worker_that_registers_gets_the_pending_jobs(system: System, workers: list[ScriptedWorker]) -> None:
+    """Jobs of an empty fleet wait for its first worker."""
     system.configure([])
     async with system.sidecar(), system.router(1) as router:
         job = asyncio.create_task(post_job(router.url))
-        await eventually(lambda: _in_line(router, 1), what="the job in the line")
+        await eventually(lambda: _in_line(router, 1), what="the pending job")
         system.configure([workers[0].url])
         assert (await job).status == 200
 
 
-async def test_one_worker_that_is_away_gets_no_more_than_now_and_then_a_job(
-    system: System, workers: list[ScriptedWorker]
-) -> None:
-    """Its jobs go to the others, as first attempts."""
+async def test_one_worker_that_is_away_gets_few_jobs(system: System, workers: list[ScriptedWorker]) -> None:
+    """Jobs of a worker that is away go to other workers and still count as first attempts."""
     for worker in workers:
         worker.script = echo
     system.configure([worker.url for worker in workers], health_check_interval=60)

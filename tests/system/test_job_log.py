@@ -1,4 +1,4 @@
-"""Failed jobs in the log of real gunicorn."""
+"""Log lines of failed jobs from real gunicorn."""
 
 import asyncio
 import json
@@ -17,13 +17,13 @@ JOBS = 300
 
 
 def failed(router: Router) -> list[dict[str, Any]]:
-    """Return what is logged of jobs that failed, of the lines that are whole."""
+    """Return the complete log lines about failed jobs."""
     lines = [json.loads(line) for line in router.output.splitlines(keepends=True) if line.endswith("\n")]
     return [line for line in lines if line["message"].startswith("Job ")]
 
 
-async def test_each_failed_job_has_its_line_whoever_served_it(system: System, workers: list[ScriptedWorker]) -> None:
-    """Of many at once, over several processes: one line each, by its id, with who sent it and what its worker did."""
+async def test_each_failed_job_has_one_line_from_any_process(system: System, workers: list[ScriptedWorker]) -> None:
+    """Each of many failed jobs has one line with its id, its key's name, and each attempt's worker and cause."""
     (worker, *_) = workers
     worker.script = always(503)
     held = system.folder / "keys"

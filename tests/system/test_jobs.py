@@ -1,4 +1,4 @@
-"""What the router knows of a job: how long it may take, whether it breaks workers, who still waits for it."""
+"""What the router knows of a job: its time limit, whether it breaks workers, and whether its client still waits."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ POISON, GOOD = {**JOB, "code": "poison"}, {**JOB, "code": "good"}
 
 
 async def post(url: str, job: dict[str, Any], **headers: str) -> tuple[int, dict[str, Any], float]:
-    """Send one job over a connection of its own; return status, body and how long it took."""
+    """Send one job over a new connection; return status, body and seconds."""
     start = asyncio.get_running_loop().time()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     async with (
@@ -31,15 +31,15 @@ async def post(url: str, job: dict[str, Any], **headers: str) -> tuple[int, dict
 
 
 async def breaks_by_poison(exchange: Exchange) -> None:
-    """Die when the poisonous job comes; do all others well."""
+    """Die when the poison job arrives; complete all others."""
     is_poison = json.loads(exchange.request.body)["code"] == "poison"
     await (close_at_once if is_poison else echo)(exchange)
 
 
-async def test_job_that_breaks_workers_is_refused_by_all_hosts(
+async def test_job_that_breaks_workers_is_quarantined_on_all_hosts(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """After two workers 422 with a plain message, on another host, too, until its quarantine ends; others go on."""
+    """After breaking two workers a job gets 422 on every host until its quarantine ends; other jobs still run."""
     for worker in workers:
         worker.script = breaks_by_poison
     system.configure([worker.url for worker in workers], quarantine_seconds=3)
@@ -50,8 +50,8 @@ async def test_job_that_breaks_workers_is_refused_by_all_hosts(
         assert (status, body["detail"]) == (422, "Workers broke down while they ran this job; it is refused for 3 s")
         sent = sum(len(worker.jobs) for worker in workers)
         assert sent == 2
-        await eventually(lambda: _knows(host), what="the job's name here")
-        await eventually(lambda: _knows(other), what="the job's name there")
+        await eventually(lambda: _knows(host), what="the quarantine on this host")
+        await eventually(lambda: _knows(other), what="the quarantine on the other host")
         for url in (host.url, other.url):
             assert (await post(url, POISON))[0] == 422
             assert (await post(url, GOOD))[0] == 200
@@ -74,10 +74,10 @@ async def _is_forgotten(redis: Redis) -> bool:
     return not await redis.exists("sfr:quarantine")
 
 
-async def test_job_of_a_broken_worker_is_no_poison(
+async def test_job_of_a_broken_worker_is_not_quarantined(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """The same job many times, one of three workers dies under each: all are done, none is suspected for long."""
+    """A job that one broken worker fails and others complete is never quarantined, however often it comes."""
     workers[0].script = close_at_once
     system.configure([worker.url for worker in workers], breaker={"failures": 1000})
     async with system.sidecar(), system.router(1) as router, valkey.client() as redis:
@@ -90,7 +90,7 @@ async def test_job_of_a_broken_worker_is_no_poison(
 
 @pytest.fixture
 async def stuck(system: System, workers: list[ScriptedWorker]) -> AsyncIterator[Router]:
-    """A router whose workers never answer, for clients that budget by the job."""
+    """A router with `client_budget: job` whose workers never answer."""
     for worker in workers:
         worker.script = hang
     system.configure([worker.url for worker in workers], client_budget="job", job_grace=0.5)
@@ -100,7 +100,7 @@ async def stuck(system: System, workers: list[ScriptedWorker]) -> AsyncIterator[
 
 
 async def test_answer_comes_before_the_client_gives_up(stuck: Router, workers: list[ScriptedWorker]) -> None:
-    """A client that says how long it waits has a 504 half a second before, though no worker has answered."""
+    """A client that sends its deadline gets a 504 half a second before it, even if no worker has answered."""
     status, body, seconds = await post(stuck.url, JOB, x_router_deadline_ms="1500")
     assert (status, body["detail"]) == (504, "No result within 1 s")
     assert seconds >= 1
@@ -111,10 +111,10 @@ async def test_answer_comes_before_the_client_gives_up(stuck: Router, workers: l
     assert "x-router-deadline-ms" not in next(job.headers for worker in workers for job in worker.jobs)
 
 
-async def test_attempt_whose_client_was_told_goes_on_and_ends_its_lease(
+async def test_lease_lasts_until_the_worker_answers_after_a_504(
     stuck: Router, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """The worker still runs the job: its lease stays until it answers."""
+    """After a 504 the worker still runs the job, so its lease lasts until the worker answers."""
     gate = Gate()
     for worker in workers:
         worker.script = gate
@@ -130,7 +130,7 @@ async def test_attempt_whose_client_was_told_goes_on_and_ends_its_lease(
 async def test_client_that_leaves_has_its_job_read_to_its_end(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """The lease stays while the worker runs, nothing is held against it, and a failure is not tried elsewhere."""
+    """After its client left, a job keeps its lease, blames no worker and is not retried."""
     is_over = asyncio.Event()
 
     async def fails_at_last(exchange: Exchange) -> None:
@@ -166,7 +166,7 @@ SHORT = {"compile_timeout": 0.2, "run_timeout": 0.2}
 
 @pytest.fixture
 async def bad_pool(system: System) -> AsyncIterator[str]:
-    """A router set up for verl before four workers that fail, each in its way, and two that do well."""
+    """A router configured for verl, before two good workers and four that each fail in their own way."""
     async with ScriptedWorker(echo) as first, ScriptedWorker(echo) as second, _Bad() as bad:
         system.configure(
             [worker.url for worker in (first, second, *bad)],
@@ -194,7 +194,7 @@ class _Bad:
 
 
 async def as_verl(url: str, code: str) -> object:
-    """Call as verl's reward code does: compile + run + 10 s, only 504 is tried again, 3 times in all; -1 is a loss."""
+    """Call as verl's reward code does: compile + run + 10 s per try, up to three tries on 504; -1 is a lost sample."""
     job = {"code": code, "language": "python", **SHORT}
     for attempt in range(3):
         timeout = aiohttp.ClientTimeout(total=sum(SHORT.values()) + 10)
@@ -211,7 +211,7 @@ async def as_verl(url: str, code: str) -> object:
 
 
 async def test_verl_loses_no_sample_to_bad_workers(bad_pool: str) -> None:
-    """200 samples, 64 at once, each over a connection of its own."""
+    """200 samples, 64 at once, each on a new connection, all get their result."""
     at_once = asyncio.Semaphore(64)
 
     async def sample(number: int) -> object:
@@ -223,7 +223,7 @@ async def test_verl_loses_no_sample_to_bad_workers(bad_pool: str) -> None:
 
 
 async def test_sdk_loses_no_sample_to_bad_workers(bad_pool: str) -> None:
-    """100 calls of the users' own SDK, by its threads."""
+    """100 calls by the threads of the users' SDK all get their result."""
     requests = [RunCodeRequest(code=f"sample-{number}", language="python", **SHORT) for number in range(100)]
     jobs = [[request] for request in requests]
     results = await asyncio.to_thread(run_concurrent, run_code, args=jobs, kwargs=[{"endpoint": bad_pool}] * 100)

@@ -1,4 +1,4 @@
-"""Large answers through real gunicorn: what they cost in memory, and what the log says of those that break off."""
+"""Large answers through real gunicorn: their memory, and the log line of one that breaks off."""
 
 import json
 from pathlib import Path
@@ -16,14 +16,14 @@ START, END = b'{"status":"Success","stdout":"', b'"}'
 
 
 class LargeAnswer:
-    """A script that sends a JSON object of about so many MB, and counts how many have gone."""
+    """A script that sends a JSON object of about `size_mb` MB, and counts the MB that it has sent."""
 
     def __init__(self, size_mb: int) -> None:
         self.size_mb = size_mb
         self.sent_mb = 0
 
     async def __call__(self, exchange: Exchange) -> None:
-        """Send it."""
+        """Send the object."""
         await exchange.raw(HEAD + _chunk(START))
         part = _chunk(b"x" * MB)
         while self.sent_mb < self.size_mb:
@@ -44,7 +44,7 @@ def _peak_mb(pid: int) -> float:
 async def test_large_answer_to_a_client_that_does_not_read_costs_no_memory(
     system: System, workers: list[ScriptedWorker]
 ) -> None:
-    """The worker is slowed down to the client's pace; the router holds a few MB of 200, and the end is right."""
+    """The worker is slowed to the client's pace, the router's memory stays small, and the whole answer arrives."""
     large = LargeAnswer(200)
     seen: list[int] = []
 
@@ -61,8 +61,8 @@ async def test_large_answer_to_a_client_that_does_not_read_costs_no_memory(
         workers[0].script = large
         async with session.post(f"{router.url}/run_code", json=JOB) as response:
             await response.content.readexactly(MB)
-            await eventually(stands_still, what="the worker's waiting")
-            # 1 MB held, as much in uvicorn's buffer, and up to 10 MB (net.ipv4.tcp_wmem, tcp_rmem) in each connection.
+            await eventually(stands_still, what="the worker to stall")
+            # Our buffer and uvicorn's hold 1 MB each, and each connection up to 10 MB (net.ipv4.tcp_wmem, tcp_rmem).
             assert large.sent_mb < 40
             got, end = MB, b""
             async for part in response.content.iter_any():
@@ -73,8 +73,8 @@ async def test_large_answer_to_a_client_that_does_not_read_costs_no_memory(
     assert got > 200 * MB
 
 
-async def test_answer_that_breaks_off_is_one_line_of_the_log(system: System, workers: list[ScriptedWorker]) -> None:
-    """Job, worker and cause, and no traceback, whoever serves; the client sees that it got a part only."""
+async def test_answer_that_breaks_off_is_logged_in_one_line(system: System, workers: list[ScriptedWorker]) -> None:
+    """The line has job, worker and cause, and the client sees that its answer is incomplete."""
 
     async def die(exchange: Exchange) -> None:
         await exchange.raw(HEAD + _chunk(START + b"x" * 3 * MB))

@@ -1,4 +1,4 @@
-"""Caps, the queue and the breaker are one for all router processes, whatever dies."""
+"""Caps, the queue and the breaker hold over all router processes, through crashes of each part."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ def statuses(answers: list[Answered]) -> Counter[int]:
     return Counter(answer.status for answer in answers)
 
 
-# A job's own limits, where a test waits for its lease to pass.
+# Short limits for jobs whose lease a test waits out.
 LIMITS = {"compile_timeout": 0.1, "run_timeout": 0.1}
 
 
@@ -34,7 +34,7 @@ async def leases(redis: Redis) -> int:
 
 
 async def waiting(redis: Redis, count: int) -> None:
-    """Wait until so many jobs stand in the queue."""
+    """Wait until the queue has `count` jobs."""
 
     async def is_so() -> bool:
         return await redis.zcard("sfr:queue") == count
@@ -43,7 +43,7 @@ async def waiting(redis: Redis, count: int) -> None:
 
 
 async def settled(redis: Redis) -> None:
-    """Wait until a memory that began empty gives workers with a cap their first job."""
+    """Wait until a scheduler that started empty grants leases on workers with a cap."""
 
     async def is_so() -> bool:
         workers, settles_at = await redis.hmget("sfr:plan:head", ["workers", "settles_at"])
@@ -54,7 +54,7 @@ async def settled(redis: Redis) -> None:
 
 @dataclass
 class OneSlot:
-    """A worker for one job at a time, which runs `first` until `gate` is opened; and the hosts before it."""
+    """A worker with one slot, which runs `first` until `gate` opens, and the hosts before it."""
 
     worker: ScriptedWorker
     gate: Gate
@@ -67,7 +67,7 @@ class OneSlot:
 async def taken_slot(
     system: System, worker: ScriptedWorker, valkey: Valkey, processes: tuple[int, ...] = (1,), **settings: object
 ) -> AsyncIterator[OneSlot]:
-    """Start a host for each of `processes`, with so many router processes; the last host has the first job."""
+    """Start a host with each number of `processes`; the first job runs on the last host."""
     worker.script = gate = Gate()
     system.configure([worker.url], default_max_concurrency=1, **settings)
     async with AsyncExitStack() as stack:
@@ -86,7 +86,7 @@ async def taken_slot(
 async def test_caps_hold_over_two_hosts_and_no_job_is_lost(
     system: System, workers: list[ScriptedWorker], valkey: Valkey, strategy: str
 ) -> None:
-    """Two gunicorns of two processes with skewed clients never run more than the cap on a worker."""
+    """Two gunicorns of two processes each, under uneven load, never exceed a worker's cap."""
     for worker in workers:
         worker.script = takes(0.02)
     caps = (1, 2, 4)
@@ -105,10 +105,8 @@ async def _none(redis: Redis) -> bool:
     return await leases(redis) == 0 and not await redis.exists("sfr:queue", "sfr:waiting")
 
 
-async def test_jobs_wait_in_one_line_over_two_hosts(
-    system: System, workers: list[ScriptedWorker], valkey: Valkey
-) -> None:
-    """First come, first served, whichever host a job came to; the answer tells how long it waited."""
+async def test_two_hosts_share_one_queue(system: System, workers: list[ScriptedWorker], valkey: Valkey) -> None:
+    """Jobs run in the order they arrived at either host, and the answer has the time in the queue."""
     async with taken_slot(system, workers[0], valkey, processes=(1, 1)) as slot:
         jobs = []
         for number in range(1, 9):
@@ -131,8 +129,8 @@ async def _post(url: str) -> dict[str, str]:
         return dict(response.headers)
 
 
-async def test_full_queue_and_long_wait_are_said(system: System, workers: list[ScriptedWorker], valkey: Valkey) -> None:
-    """Past queue.timeout 504 with Retry-After; past queue.max_waiting 503 at once; neither reaches a worker."""
+async def test_full_queue_503_and_long_wait_504(system: System, workers: list[ScriptedWorker], valkey: Valkey) -> None:
+    """Past queue.timeout a job gets 504, past queue.max_waiting 503 at once, both with Retry-After and no attempt."""
     queue = {"timeout": 2, "max_waiting": 1}
     async with taken_slot(system, workers[0], valkey, processes=(2,), queue=queue) as slot:
         url = slot.hosts[0].url
@@ -154,7 +152,7 @@ async def test_full_queue_and_long_wait_are_said(system: System, workers: list[S
 async def test_client_that_leaves_while_waiting_gives_up_its_place(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """Its job is never run."""
+    """A pending job whose client leaves is never run."""
     async with taken_slot(system, workers[0], valkey) as slot:
         url = slot.hosts[0].url
         leaving = asyncio.create_task(post_job(url))
@@ -170,7 +168,7 @@ async def test_client_that_leaves_while_waiting_gives_up_its_place(
 async def test_lease_of_a_client_that_left_stays_until_the_worker_answers(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """The worker runs on, whoever hung up: nobody else gets its slot meanwhile."""
+    """A job whose client left still occupies its slot until the worker answers."""
     async with taken_slot(system, workers[0], valkey) as slot:
         slot.first.cancel()
         second = asyncio.create_task(post_job(slot.hosts[0].url))
@@ -181,10 +179,10 @@ async def test_lease_of_a_client_that_left_stays_until_the_worker_answers(
     assert slot.worker.most_at_once == 1
 
 
-async def test_lease_of_a_timed_out_attempt_stays_to_its_moment(
+async def test_lease_of_a_timed_out_attempt_lasts_until_it_expires(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """The answer is 503 when the attempt times out; the lease passes a margin later, and the next job runs."""
+    """A timed-out attempt gets 503, but its slot is free only when the lease expires."""
     worker = workers[0]
     worker.script = hang
     system.configure([worker.url], default_max_concurrency=1, job_grace=0.3, retry={"attempts": 1})
@@ -198,10 +196,8 @@ async def test_lease_of_a_timed_out_attempt_stays_to_its_moment(
         assert await _now_ms(redis) >= passes_at_ms
 
 
-async def test_leases_of_a_killed_router_pass_by_themselves(
-    system: System, workers: list[ScriptedWorker], valkey: Valkey
-) -> None:
-    """SIGKILL to a whole host with running jobs: its leases pass at their moment, and others go on."""
+async def test_leases_of_a_killed_router_expire(system: System, workers: list[ScriptedWorker], valkey: Valkey) -> None:
+    """After SIGKILL to a host its leases expire, and jobs of other hosts get their slots."""
     worker = workers[0]
     worker.script = hang
     system.configure([worker.url], default_max_concurrency=2, job_grace=2)
@@ -214,14 +210,14 @@ async def test_leases_of_a_killed_router_pass_by_themselves(
         assert all(isinstance(result, aiohttp.ClientError) for result in await lost)
         moments = await _moments(redis, worker)
         assert len(moments) == 2
-        # What the jobs may take, job_grace and a margin.
+        # The jobs' own limits, job_grace and a margin.
         assert max(moments) <= await _now_ms(redis) + 1000 * (0.2 + 2 + LEASE_MARGIN_S)
         worker.script = well
         assert (await post_job(other.url)).status == 200
 
 
 async def _moments(redis: Redis, worker: ScriptedWorker) -> list[float]:
-    """Return when the worker's leases pass."""
+    """Return the moments at which the worker's leases expire."""
     held = await redis.zrange(f"sfr:leases:{worker.url}", 0, -1, withscores=True)
     return [float(item[1]) for item in held]
 
@@ -231,10 +227,10 @@ async def _now_ms(redis: Redis) -> float:
     return seconds * 1000 + micros / 1000
 
 
-async def test_waiting_jobs_of_a_killed_process_block_nobody_for_long(
+async def test_pending_jobs_of_a_killed_process_soon_stop_blocking(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """Ten dead jobs stand before a living one: it runs when no heart has beaten for them for 3 s, and they never do."""
+    """Pending jobs of a killed process are skipped once its heartbeats have been missing for 3 s."""
     async with taken_slot(system, workers[0], valkey, processes=(1, 1)) as slot:
         doomed, other = slot.hosts
         lost = asyncio.gather(*(post_job(doomed.url) for _ in range(10)), return_exceptions=True)
@@ -249,10 +245,10 @@ async def test_waiting_jobs_of_a_killed_process_block_nobody_for_long(
     assert len(slot.worker.jobs) == 2
 
 
-async def test_breaker_ejects_tries_and_closes_for_the_whole_fleet(
+async def test_breaker_is_shared_by_the_whole_fleet(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """A worker that fails every job is left alone after five, tried once at a time, and back when it does well."""
+    """A failing worker is ejected after five jobs, gets one trial at a time, and returns when it does well."""
     bad = workers[0]
     bad.script = always(502, b"")
     breaker = {"failures": 5, "base_seconds": 1, "max_seconds": 2}
@@ -262,14 +258,14 @@ async def test_breaker_ejects_tries_and_closes_for_the_whole_fleet(
         await other.sees(healthy=3)
         first, second = await asyncio.gather(post_jobs(one.url, 100, 4), post_jobs(other.url, 100, 4))
         assert statuses(first + second) == {200: 200}
-        # Five in a row, and those that were under way at that moment.
+        # Five in a row, and the jobs under way at that moment.
         assert 5 <= len(bad.jobs) <= 5 + 8
         await one.sees(healthy=2)
         shown = {w["url"]: w["health"] for w in (await get_json(f"{one.url}/"))["workers"]}  # type: ignore[attr-defined]
         assert shown[bad.url] == "ejected"
         fields = await redis.hgetall(f"sfr:breaker:{bad.url}")
         assert (fields["times"], float(fields["ejected_until"]) > (await redis.time())[0] - 1) == ("1", True)
-        # Under load, each end of an ejection lets one job of the whole fleet through, and the next one lasts longer.
+        # Under load each ejection's end lets one trial of the whole fleet through, and the next ejection lasts longer.
         async with steady_load(one.url, 8) as answers:
             await eventually(lambda: _times(redis, bad.url, "3"), what="the third ejection")
             tried = len(bad.jobs)
@@ -289,7 +285,7 @@ async def _is_closed(redis: Redis, url: str) -> bool:
 
 
 async def test_no_more_than_half_of_the_fleet_is_ejected(system: System, workers: list[ScriptedWorker]) -> None:
-    """When all workers fail, two of three go on being asked."""
+    """If all workers fail, two of three still get jobs."""
     for worker in workers:
         worker.script = always(502, b"")
     system.configure([worker.url for worker in workers], breaker={"failures": 2})
@@ -300,10 +296,10 @@ async def test_no_more_than_half_of_the_fleet_is_ejected(system: System, workers
         await router.sees(healthy=2)
 
 
-async def test_drained_worker_gets_no_new_job_and_finishes_those_it_has(
+async def test_drained_worker_finishes_its_jobs_and_gets_no_new_one(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """SADD to sfr:drain by hand is enough; SREM resumes."""
+    """An SADD to sfr:drain by hand drains a worker, and an SREM resumes it."""
     draining, other, _ = workers
     gate = Gate()
     draining.script = gate
@@ -327,7 +323,7 @@ async def test_drained_worker_gets_no_new_job_and_finishes_those_it_has(
 async def test_without_redis_each_process_keeps_its_share_of_the_caps(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """Two processes, caps of 4: each gives 2 while Redis is away; what runs is handed in when it is back."""
+    """While Redis is away, each of two processes uses half of each cap; leases are registered again on its return."""
     for worker in workers:
         worker.script = takes(0.03)
     system.configure([worker.url for worker in workers], default_max_concurrency=4)
@@ -346,7 +342,7 @@ async def test_without_redis_each_process_keeps_its_share_of_the_caps(
         await valkey.start()
         await eventually(lambda: router.output.count("the whole fleet's again") == 2, what="the return")
         async with valkey.client() as redis:
-            await eventually(lambda: _as_many_as_run(redis, workers), what="the leases handed in")
+            await eventually(lambda: _as_many_as_run(redis, workers), what="the registered leases")
         gate.open()
         assert statuses(await running) == {200: 12}
         assert max(worker.most_at_once for worker in workers) == 4
@@ -364,7 +360,7 @@ async def _is_unplanned(redis: Redis, url: str) -> bool:
 async def test_wiped_redis_costs_no_job_and_caps_are_right_again_within_2_s(
     system: System, workers: list[ScriptedWorker], valkey: Valkey, command: str
 ) -> None:
-    """Full load, with a line: every process says again what it holds and who waits."""
+    """Within 2 s of a wiped Redis under full load every process has registered its leases and pending jobs again."""
     for worker in workers:
         worker.script = takes(0.05)
     system.configure([worker.url for worker in workers], default_max_concurrency=4)
@@ -374,7 +370,7 @@ async def test_wiped_redis_costs_no_job_and_caps_are_right_again_within_2_s(
             await eventually(lambda: len(answers) > 100, what="load")
             assert max(worker.most_at_once for worker in workers) == 4
             await getattr(redis, command)()
-            await asyncio.sleep(2)  # the time that the promise allows
+            await asyncio.sleep(2)  # the time in this test's name
             for worker in workers:
                 worker.most_at_once = worker.running
             seen = len(answers)
@@ -386,7 +382,7 @@ async def test_wiped_redis_costs_no_job_and_caps_are_right_again_within_2_s(
 async def test_sigkilled_process_under_load_frees_its_slots(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """One of four processes dies under load: caps hold throughout, and all slots are in use again."""
+    """When one of four processes dies under load, no cap is exceeded and its slots become free again."""
     for worker in workers:
         worker.script = takes(0.05)
     system.configure([worker.url for worker in workers], default_max_concurrency=2, job_grace=2)
@@ -397,14 +393,14 @@ async def test_sigkilled_process_under_load_frees_its_slots(
         os.kill(router.children()[0], signal.SIGKILL)
         outcomes = Counter(await load)
         assert outcomes.keys() <= {200, 0}
-        # How many connections the dead process held is chance; what had run before its death was answered.
+        # The dead process may have held any number of connections; jobs that ran before its death were answered.
         assert outcomes[200] > 50 - 3 * 2
         await eventually(lambda: _none(redis), what="the end of the dead process' leases")
         assert max(worker.most_at_once for worker in workers) == 2
 
 
 async def _try(router: Router) -> int:
-    """Return the job's status, 0 where its connection was cut."""
+    """Return the job's status, or 0 if its connection was cut."""
     try:
         return (await post_job(router.url, **LIMITS)).status
     except aiohttp.ClientError:

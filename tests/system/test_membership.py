@@ -1,4 +1,4 @@
-"""Workers come and go by what names them, while the programs run."""
+"""Workers join and leave by their source (file, DNS, registration) while the programs run."""
 
 from redis.asyncio import Redis
 
@@ -10,7 +10,7 @@ from tests.support.worker import ScriptedWorker
 
 
 async def _fleet(redis: Redis) -> dict[str, tuple[str, str]]:
-    """Return each worker's source and health."""
+    """Return each worker's source and health by URL."""
     fleet = {}
     for url in map(str, await redis.smembers("sfr:workers")):
         source, health = await redis.hmget(f"sfr:worker:{url}", ["source", "health"])
@@ -21,7 +21,7 @@ async def _fleet(redis: Redis) -> dict[str, tuple[str, str]]:
 async def test_workers_come_and_go_by_file_dns_and_registration(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """Each is found, checked and taken out again by what names it; nothing is restarted."""
+    """A worker of each source is found, checked, and removed with its source, without a restart."""
     listed, resolved, added = workers
     hosts = system.folder / "hosts"
     hosts.write_text(f"127.0.0.1:{listed.port}/run_code  # rack 1\nno host\n")
@@ -37,13 +37,13 @@ async def test_workers_come_and_go_by_file_dns_and_registration(
         }
         assert f"{hosts}:2: expected a host, host:port or URL" in sidecar.output
         await intents.remove(added.url)
-        await eventually(lambda: _is_gone(redis, added), what="the removed worker's leaving")
+        await eventually(lambda: _is_gone(redis, added), what="the worker's removal")
         await intents.register(Registration(added.url, ttl_s=60))
         await eventually(lambda: redis.sismember("sfr:workers", added.url), what="its return")
         await redis.pexpire(f"sfr:registered:{added.url}", 1)
-        await eventually(lambda: _is_gone(redis, added), what="its leaving with its TTL")
+        await eventually(lambda: _is_gone(redis, added), what="its removal after its TTL")
         hosts.write_text("")
-        await eventually(lambda: _is_gone(redis, listed), what="the leaving of the one taken off the list")
+        await eventually(lambda: _is_gone(redis, listed), what="the removal of the worker taken off the list")
         assert (await _fleet(redis)).keys() == {resolved.url}
 
 
@@ -58,7 +58,7 @@ async def _has_cap(redis: Redis, worker: ScriptedWorker, cap: str) -> bool:
 async def test_registered_fleet_outlives_a_redis_that_lost_everything(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """Registrations, drains and caps are written again; until then no worker leaves."""
+    """After Redis lost everything, registrations, drains and caps are written again, and no worker leaves meanwhile."""
     system.configure([], health_check_interval=60)
     async with system.sidecar() as sidecar, system.router(1) as router, valkey.client() as redis:
         intents = Intents(RedisClient(redis, "sfr", timeout_s=5))

@@ -1,4 +1,4 @@
-"""Metrics of whole systems: what all processes count, what dies with them, and what is the fleet's."""
+"""Metrics of whole systems: counts of all processes, of ended ones, and of the fleet."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ JOBS = 60
 
 
 async def counted(router: Router, name: str, value: float) -> Scrape:
-    """Wait until the sum of a series over its labels is `value`: each process writes its own once a second."""
+    """Wait until a series sums to `value`; each process writes its counts once a second."""
     await eventually(lambda: _is(router, name, value), what=f"{name} of {value:g}")
     return await scrape(router.url)
 
@@ -30,10 +30,8 @@ async def _is(router: Router, name: str, value: float) -> bool:
     return (await scrape(router.url)).total(name) == value
 
 
-async def test_processes_count_together_and_the_dead_leave_what_they_counted(
-    system: System, workers: list[ScriptedWorker]
-) -> None:
-    """All jobs are there once, on every page; a killed process is no process any more, but its jobs stay counted."""
+async def test_page_sums_live_and_ended_processes(system: System, workers: list[ScriptedWorker]) -> None:
+    """Every page counts each job once, and keeps the counts of a killed process."""
     workers[0].script = always(503)
     system.configure([worker.url for worker in workers], default_max_concurrency=4, breaker={"failures": 1000})
     async with system.sidecar(), system.router(2) as router:
@@ -67,12 +65,12 @@ async def test_processes_count_together_and_the_dead_leave_what_they_counted(
 
 
 def shown_by(folder: Path) -> set[str]:
-    """Return whose files these are: process ids, and `ended` for all that have ended."""
+    """Return the names in these files: process ids, and `ended` for all ended processes."""
     return {file.stem.rpartition("_")[2] for file in folder.glob("*.db")}
 
 
 async def test_fleet_is_the_same_at_every_router(system: System, workers: list[ScriptedWorker]) -> None:
-    """Each worker's jobs are those of all routers, and it goes with the worker; docs name all there is."""
+    """Every router shows the same counts of the fleet, drops those of a removed worker, and the docs name all."""
     workers[0].script = always(503)
     urls = [worker.url for worker in workers]
     caps = {"default_max_concurrency": 4, "breaker": {"failures": 3, "base_seconds": 60}}
@@ -118,16 +116,16 @@ def named(seen: Scrape) -> set[tuple[str, str, str]]:
 
 
 def documented() -> set[tuple[str, str, str]]:
-    """Return the same from the docs."""
+    """Return name, type and labels of each metric in the docs."""
     return set(re.findall(r"^\| `(sfr_\w+)` \| (\w+) \| ?([\w, ]*?) ?\|", DOCS.read_text(), re.MULTILINE))
 
 
-async def test_redis_that_goes_and_comes_shows(system: System, workers: list[ScriptedWorker], valkey: Valkey) -> None:
-    """While it is away, both processes say so; what they have counted meanwhile is the fleet's afterwards."""
+async def test_metrics_show_an_outage_of_redis(system: System, workers: list[ScriptedWorker], valkey: Valkey) -> None:
+    """During an outage both processes report it; afterwards the fleet's counts include the jobs of that time."""
     system.configure([worker.url for worker in workers])
     async with system.sidecar(), system.router(2) as router:
         await router.sees(healthy=3)
-        await eventually(lambda: _has_some(router, "sfr_redis_duration_seconds_count"), what="an answer of Redis")
+        await eventually(lambda: _has_some(router, "sfr_redis_duration_seconds_count"), what="an answer from Redis")
         await valkey.kill()
         await counted(router, "sfr_processes_degraded", 2)
         assert {answer.status for answer in await post_jobs(router.url, 20, 4)} == {200}

@@ -1,4 +1,4 @@
-"""A real Prometheus over real routers: the dashboard's panels have something to show, and faults are told of."""
+"""A real Prometheus scrapes real routers: the dashboard's panels show values, and faults raise alerts."""
 
 import asyncio
 import json
@@ -21,12 +21,12 @@ from tests.support.worker import ScriptedWorker, always
 from tools import grafana_dashboard, prometheus_rule
 
 ROUND = "250ms"
-# What is chosen at the dashboard's top, and what Grafana puts in.
+# Values for the dashboard's variables, and for those that Grafana sets.
 CHOSEN = {"$namespace": ".*", "$job": ".*", "$router": ".*", "$worker": ".*", "$__rate_interval": "1m"}
 
 
 class Prometheus(Program):
-    """A real Prometheus that reads these routers, and knows the alert rules."""
+    """A real Prometheus that scrapes these routers and evaluates the alert rules."""
 
     def __init__(self, folder: Path, *router_ports: int) -> None:
         self.port = free_port()
@@ -62,17 +62,17 @@ class Prometheus(Program):
         return answer["data"]
 
     async def shows(self, expression: str) -> bool:
-        """Whether an expression has a value by now."""
+        """Whether an expression has a value now."""
         return bool((await self._ask("query", query=expression))["result"])
 
     async def rules(self) -> dict[str, dict[str, Any]]:
-        """Return the alert rules by name, as they are now."""
+        """Return the alert rules in their present state, by name."""
         (group,) = (await self._ask("rules"))["groups"]
         return {rule["name"]: rule for rule in group["rules"]}
 
     async def tells_of(self, *alerts: str) -> None:
-        """Wait until these alerts are on; most of them do not fire before they have been on for minutes."""
-        # That one worker is ejected again and again is a matter of its share of the time that Prometheus has seen.
+        """Wait until these alerts are active; most fire only after minutes of that."""
+        # SfrWorkerEjectedAgain depends on the share of ejected time in all the time that Prometheus has seen.
         seen_s = asyncio.get_running_loop().time() - self._since
         await eventually(lambda: self._tells_of(set(alerts)), 20 + seen_s, what=f"the alerts {alerts}")
 
@@ -81,14 +81,14 @@ class Prometheus(Program):
 
 
 def panels() -> Iterator[tuple[str, str]]:
-    """Yield each panel's title and expressions, with what is chosen."""
+    """Yield each panel's title and expressions, with the variables' values."""
     for panel in json.loads(grafana_dashboard.FILE.read_text())["panels"]:
         for target in panel.get("targets", ()):
             yield panel["title"], re.sub(r"\$\w+", lambda name: CHOSEN[name[0]], target["expr"])
 
 
-async def test_every_expression_asks_for_what_routers_show(system: System, workers: list[ScriptedWorker]) -> None:
-    """Each metric and label that a panel or a rule names is at /metrics, and each label's value may be."""
+async def test_every_expression_uses_exported_metrics(system: System, workers: list[ScriptedWorker]) -> None:
+    """Each metric, label and label value in a panel or rule exists at /metrics."""
     system.configure([worker.url for worker in workers], default_max_concurrency=2)
     async with system.sidecar(), system.router(1) as router:
         await router.sees(healthy=3)
@@ -107,10 +107,10 @@ async def _counts_workers(url: str) -> bool:
     return (await scrape(url)).total("sfr_worker_jobs_total") > 0
 
 
-async def test_prometheus_shows_panels_and_tells_of_faults(
+async def test_panels_show_values_and_each_fault_raises_its_alert(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """With a fleet that does well each panel has something to show; what then fails is told of, each by its alert."""
+    """With a healthy fleet each panel shows values, and then each fault raises its own alert."""
     system.configure(
         [worker.url for worker in workers],
         default_max_concurrency=2,
@@ -141,7 +141,7 @@ async def test_prometheus_shows_panels_and_tells_of_faults(
         for worker in workers:
             worker.script = always(503)
         await post_jobs(one.url, 10, at_once=4)
-        # What a counter has when it is first seen is no rate: 80 jobs may take less than a round.
+        # A counter's first value gives no rate, and 80 jobs may take less than one scrape interval.
         errors = 'sfr_requests_total{verdict="all_failed"}'
         await eventually(lambda: prometheus.shows(errors), what=errors)
         await post_jobs(one.url, 80, at_once=4)

@@ -1,4 +1,4 @@
-"""What an operator sees of a fleet in trouble, wherever he looks: one truth. Real gunicorn, sidecar and Valkey."""
+"""API, log, CLI, dashboard and metrics agree about a fleet in trouble: real gunicorn, sidecar and Valkey."""
 
 import asyncio
 import json
@@ -18,14 +18,14 @@ REASON = "5 failed jobs in a row, the last: returned 503: Service Unavailable"
 
 
 async def sfr(*words: str) -> str:
-    """Return what a command prints."""
+    """Return the output of an `sfr` command."""
     done = await asyncio.to_thread(CliRunner().invoke, app, words, prog_name="sfr")
     assert done.exception is None, done.output
     return done.stdout
 
 
 async def dashboard(router: Router) -> Any:
-    """Return all that the dashboard is told when it begins to look."""
+    """Return the first event of the dashboard's stream."""
     async with (
         aiohttp.ClientSession(read_bufsize=2**20) as session,
         session.get(f"{router.url}/dashboard/events") as got,
@@ -36,10 +36,10 @@ async def dashboard(router: Router) -> Any:
     raise AssertionError("no event")
 
 
-async def test_ejected_worker_is_told_of_with_cause_and_until_when(
+async def test_every_view_shows_an_ejection_s_cause_and_end(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """In the log of each process once, in the API, in `sfr status` by router and by Redis, on the dashboard."""
+    """Log, API, `sfr status` (by router and by Redis) and dashboard name an ejection's cause and end."""
     bad = workers[0]
     bad.script = always(503)
     system.configure([worker.url for worker in workers], breaker={"failures": 5, "base_seconds": 2})
@@ -68,10 +68,10 @@ async def test_ejected_worker_is_told_of_with_cause_and_until_when(
         assert all(worker["ejected_because"] == "" for worker in (await get_json(f"{router.url}/"))["workers"])  # type: ignore[attr-defined]
 
 
-async def test_running_jobs_and_slots_are_the_same_wherever_one_looks(
+async def test_every_view_shows_the_same_running_and_pending_jobs(
     system: System, workers: list[ScriptedWorker], valkey: Valkey
 ) -> None:
-    """Also where jobs hang on a worker that is sick by now; and the jobs that wait are counted."""
+    """All views show the same numbers of slots, running and pending jobs, even with jobs hanging on a sick worker."""
     gate = Gate()
     for worker in workers:
         worker.script = gate

@@ -1,4 +1,4 @@
-"""What gunicorn's master does at a reload, and when a process cannot be started: it goes on."""
+"""gunicorn's master keeps serving through reloads, bad files and processes that cannot start."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ from tests.support.worker import Gate, ScriptedWorker
 NOT_TAKEN_OVER = "Configuration not taken over, the last good one stays in force"
 KEY_HASH = "0" * 64
 
-# What becomes bad in a folder with config.yaml, keys.txt and ca.pem, and the words that name it.
+# By name: what spoils a folder with config.yaml, keys.txt and ca.pem, and words of the message about it.
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "unknown key": (lambda folder: append(folder / "config.yaml", "\ntimout: 5\n"), "timout: unknown key"),
     "broken YAML": (lambda folder: append(folder / "config.yaml", "\nqueue: [1,"), "not valid YAML"),
@@ -35,17 +35,17 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 def append(file: Path, text: str) -> None:
-    """Add the text to the file."""
+    """Append the text to the file."""
     file.write_text(file.read_text() + text)
 
 
 def starts(router: Router) -> int:
-    """Return how many router processes have begun to serve until now."""
+    """Return how many router processes have started to serve so far."""
     return router.output.count("Application startup complete")
 
 
 async def replaced(router: Router, before: list[int]) -> None:
-    """Wait until none of the processes `before` is there, and as many others serve."""
+    """Wait until none of the processes `before` runs, and as many new ones serve."""
     await eventually(
         lambda: len(now := set(router.children())) == router.processes and not now & set(before),
         30,
@@ -55,24 +55,24 @@ async def replaced(router: Router, before: list[int]) -> None:
 
 @pytest.fixture
 def files(system: System) -> Path:
-    """The folder of the configuration, with a good file of each kind that it can name."""
+    """The configuration's folder, with a good file of each kind that it can name."""
     trustme.CA().cert_pem.write_to_path(str(system.folder / "ca.pem"))
     (system.folder / "token").write_text("t\n")
     system.env["ADMIN_TOKEN_FILE"] = str(system.folder / "token")
     return system.folder
 
 
-async def test_reload_with_a_bad_file_changes_nothing_and_the_next_good_one_takes_effect(
+async def test_reload_with_a_bad_file_keeps_the_last_good_configuration(
     system: System, workers: list[ScriptedWorker], files: Path
 ) -> None:
-    """The same processes go on, one line says why; one that dies is replaced by one like it; no job is lost."""
+    """The same processes serve on, one line names the fault, and the next good reload takes effect."""
     named = {"tls": {"ca": str(files / "ca.pem")}}
     system.configure([worker.url for worker in workers], **named)
     async with system.sidecar(), system.router(2) as router:
         await router.sees(healthy=3)
         first = router.children()
         async with steady_load(router.url, 8) as answers:
-            # Keys would have to be sent with each job of this load: so the file of keys is named by a bad reload first.
+            # The load sends no keys, so config.yaml names the file of keys only in the bad reloads.
             (files / "keys.txt").write_text(f"{KEY_HASH}\n")
             good = {name: (files / name).read_bytes() for name in ("config.yaml", "keys.txt", "ca.pem", "token")}
             for number, (spoil, told) in enumerate(BAD.values(), start=1):
@@ -86,7 +86,7 @@ async def test_reload_with_a_bad_file_changes_nothing_and_the_next_good_one_take
                 if number < len(BAD):
                     for name, content in good.items():
                         (files / name).write_bytes(content)
-            for name in good:  # whatever is gone: a process is replaced by one like it
+            for name in good:  # even without any file a dead process is replaced by an equal one
                 (files / name).unlink(missing_ok=True)
         assert {answer.status for answer in answers} == {200}
         os.kill(first[0], signal.SIGKILL)
@@ -105,10 +105,10 @@ async def test_reload_with_a_bad_file_changes_nothing_and_the_next_good_one_take
         assert router.output.count(NOT_TAKEN_OVER) == len(BAD)
 
 
-async def test_processes_that_cannot_start_replace_nobody(
+async def test_processes_that_cannot_start_replace_none(
     system: System, workers: list[ScriptedWorker], tmp_path: Path
 ) -> None:
-    """The old ones serve until new ones do; nor do those that fail at their start end the master."""
+    """The old processes serve until new ones do, and failing starts do not end the master."""
     system.configure([worker.url for worker in workers])
     broken = tmp_path / "broken"
     conf = tmp_path / "conf.py"
@@ -140,7 +140,7 @@ async def test_processes_that_cannot_start_replace_nobody(
 async def test_processes_that_cannot_be_forked_are_tried_again(
     system: System, workers: list[ScriptedWorker], tmp_path: Path
 ) -> None:
-    """Out of what a process needs, the master goes on with those that it has, at a reload as after a death."""
+    """If no process can be forked, at a reload or after a death, the master keeps those it has and tries again."""
     system.configure([worker.url for worker in workers])
     place = tmp_path / "place"
     place.mkdir()
@@ -151,7 +151,7 @@ async def test_processes_that_cannot_be_forked_are_tried_again(
         first = router.children()
         place.rmdir()
         os.kill(first[0], signal.SIGKILL)
-        await eventually(lambda: router.output.count("No router process can be started") == 1, what="a line on it")
+        await eventually(lambda: router.output.count("No router process can be started") == 1, what="one line")
         async with steady_load(router.url, 4) as answers:
             router.send(signal.SIGHUP)
             await eventually(lambda: len(answers) > 200, what="answers of the process that is left")
@@ -166,7 +166,7 @@ async def test_processes_that_cannot_be_forked_are_tried_again(
 async def test_sigterm_ends_the_master_while_a_reload_waits_for_a_job(
     system: System, workers: list[ScriptedWorker]
 ) -> None:
-    """An old process that still has a job delays neither the replacement of another one nor the end."""
+    """An old process with a running job delays neither another process' replacement nor the end."""
     gate = Gate()
     for worker in workers:
         worker.script = gate
@@ -177,19 +177,19 @@ async def test_sigterm_ends_the_master_while_a_reload_waits_for_a_job(
         await eventually(lambda: sum(worker.running for worker in workers) == 1, what="a job")
         (first,) = router.children()
         router.send(signal.SIGHUP)
-        await eventually(lambda: router.output.count("Shutting down") == 1, 30, "the old one's leave")
+        await eventually(lambda: router.output.count("Shutting down") == 1, 30, "the old process' stop")
         (second,) = set(router.children()) - {first}
         os.kill(second, signal.SIGKILL)
         await eventually(lambda: starts(router) == 3, 30, "another process")
         router.send(signal.SIGTERM)
-        await eventually(lambda: router.output.count("Shutting down") == 2, what="the last one's leave")
+        await eventually(lambda: router.output.count("Shutting down") == 2, what="the last process' stop")
         gate.open()
         assert (await job).status == 200
         assert await router.ended() == 0
 
 
-async def test_stopping_says_nothing_of_faults(system: System, workers: list[ScriptedWorker]) -> None:
-    """SIGTERM, SIGINT and SIGQUIT end processes in order, with status 0, and no line looks like an error."""
+async def test_stopping_logs_no_error(system: System, workers: list[ScriptedWorker]) -> None:
+    """SIGTERM, SIGINT and SIGQUIT end all processes with status 0, and no line looks like an error."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         system.configure([worker.url for worker in workers])
         async with system.router(2) as router:
@@ -200,8 +200,8 @@ async def test_stopping_says_nothing_of_faults(system: System, workers: list[Scr
         assert not [words for words in ("was sent", "Error", "ERROR", "exited with") if words in said], said
 
 
-async def test_told_to_end_while_processes_start_all_end(system: System, workers: list[ScriptedWorker]) -> None:
-    """A signal that comes before a process has handlers of its own was lost: the master waited for `timeout` + 10 s."""
+async def test_signal_during_a_start_is_not_lost(system: System, workers: list[ScriptedWorker]) -> None:
+    """SIGTERM ends processes that have no signal handlers of their own so far, without waiting for `timeout`."""
     system.configure([worker.url for worker in workers], timeout=300)
     for number in (signal.SIGHUP, signal.SIGTTIN):
         async with system.router(4) as router:
@@ -213,7 +213,7 @@ async def test_told_to_end_while_processes_start_all_end(system: System, workers
 
 
 async def test_every_other_signal_under_load_costs_no_job(system: System, workers: list[ScriptedWorker]) -> None:
-    """One process more, and log files opened anew; SIGWINCH is for daemons."""
+    """SIGTTIN adds a process, SIGTTOU removes one, SIGUSR1 reopens log files, and no signal under load costs a job."""
     system.configure([worker.url for worker in workers])
     async with system.sidecar(), system.router(2) as router:
         await router.sees(healthy=3)
@@ -232,10 +232,10 @@ async def test_every_other_signal_under_load_costs_no_job(system: System, worker
         assert {answer.status for answer in await post_jobs(router.url, 20, 4, keep_alive=False)} == {200}
 
 
-async def test_second_master_that_cannot_start_leaves_the_first_alone(
+async def test_second_master_that_cannot_start_does_not_affect_the_first(
     system: System, workers: list[ScriptedWorker], tmp_path: Path
 ) -> None:
-    """SIGUSR2 from a folder that is gone."""
+    """A SIGUSR2 in a folder that no longer exists leaves the first master serving."""
     system.configure([worker.url for worker in workers])
     gone = tmp_path / "gone"
     gone.mkdir()
@@ -246,13 +246,13 @@ async def test_second_master_that_cannot_start_leaves_the_first_alone(
         children = router.children()
         gone.rmdir()
         router.send(signal.SIGUSR2)
-        await eventually(lambda: "No second master can be started" in router.output, what="a line on it")
+        await eventually(lambda: "No second master can be started" in router.output, what="a line")
         assert {answer.status for answer in await post_jobs(router.url, 20, 4, keep_alive=False)} == {200}
         assert set(children) <= set(router.children())
 
 
 async def test_second_master_takes_over(system: System, workers: list[ScriptedWorker]) -> None:
-    """SIGUSR2, then SIGTERM to the first: the second serves on, and takes reloads."""
+    """After SIGUSR2, and SIGTERM to the first master, the second serves and reloads."""
     system.configure([worker.url for worker in workers])
     async with system.sidecar(), system.router(2) as router:
         await router.sees(healthy=3)
@@ -268,8 +268,8 @@ async def test_second_master_takes_over(system: System, workers: list[ScriptedWo
         assert {answer.status for answer in await post_jobs(router.url, 20, 4, keep_alive=False)} == {200}
 
 
-async def test_no_process_at_all_is_a_mistake(system: System, tmp_path: Path) -> None:
-    """Gunicorn takes 0, listens, and nobody answers."""
+async def test_zero_processes_are_a_configuration_error(system: System, tmp_path: Path) -> None:
+    """With 0 processes gunicorn would listen without answering, so our settings refuse it."""
     system.configure([])
     argv = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "-b", "127.0.0.1:0"]
     for more, env in (([], {"WEB_CONCURRENCY": "0"}), (["-w", "0"], {})):
@@ -280,10 +280,10 @@ async def test_no_process_at_all_is_a_mistake(system: System, tmp_path: Path) ->
         )
 
 
-async def test_sidecar_keeps_its_fleet_whatever_becomes_of_config_yaml(
+async def test_sidecar_keeps_its_fleet_through_bad_configurations(
     system: System, workers: list[ScriptedWorker]
 ) -> None:
-    """Each bad file is one line in its log; the next good one is taken over."""
+    """Each bad config.yaml causes one line in the log, and the next good one takes effect."""
     system.configure([worker.url for worker in workers[:2]])
     good = system.config.read_bytes()
     async with system.sidecar() as sidecar, system.router(1) as router:
@@ -313,7 +313,7 @@ async def test_sidecar_keeps_its_fleet_whatever_becomes_of_config_yaml(
 async def test_uvicorn_s_processes_take_the_last_good_configuration_from_one_another(
     system: System, workers: list[ScriptedWorker], tmp_path: Path
 ) -> None:
-    """A process that dies while config.yaml is bad ended the others; a reload then changes nothing either."""
+    """While config.yaml is bad, uvicorn's new processes start with the last good configuration of the others."""
     system.configure([worker.url for worker in workers], max_body_mb=0.001)
     port = free_port()
     argv = ["uvicorn", "router:app", "--http", "router.downstream:ClientConnection", "--port", str(port)]

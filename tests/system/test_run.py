@@ -1,4 +1,4 @@
-"""`sfr run`, as a person uses it: files, pipes, Ctrl-C and the same command again, a router that goes away."""
+"""`sfr run` as a person uses it: files, pipes, Ctrl-C, the same command again, and a router that goes away."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ RUN = [sys.executable, "-m", "router.cli", "run"]
 
 @pytest.fixture
 async def url(worker: ScriptedWorker) -> AsyncIterator[str]:
-    """A router before it, in this process."""
+    """The URL of a router in this process, before the worker."""
     settings = {
         "workers": [worker.url],
         "redis": {"url": "redis://127.0.0.1:1/0"},
@@ -41,33 +41,33 @@ async def url(worker: ScriptedWorker) -> AsyncIterator[str]:
 
 
 def write_jobs(folder: Path, count: int) -> Path:
-    """Write a file of so many jobs, with empty lines between them."""
+    """Write a file of `count` jobs with empty lines between them."""
     path = folder / "jobs.jsonl"
     path.write_text("\n\n".join(json.dumps({"code": str(number)}) for number in range(count)) + "\n")
     return path
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """Return the results in a file, all of them whole lines."""
+    """Return the results in a file that holds only complete lines."""
     text = path.read_text()
     assert text.endswith("\n") or not text
     return [json.loads(line) for line in text.splitlines()]
 
 
 async def echo(exchange: Exchange) -> None:
-    """Answer with the code that came."""
+    """Answer with the job's own code."""
     await exchange.answer(200, {**RESULT, "message": json.loads(exchange.request.body)["code"]})
 
 
 def assert_each_once(results: list[dict[str, Any]], count: int) -> None:
-    """See that each job has one result, and its own."""
+    """Check that each job has exactly one result, its own."""
     assert sorted(result["index"] for result in results) == list(range(count))
     assert all(result["body"]["message"] == str(result["index"]) for result in results)
 
 
 @asynccontextmanager
 async def running(*options: object, url: str = "", stdin: int | bytes | None = None) -> AsyncIterator["Ran"]:
-    """Run `sfr run` with these; `stdin` is what it is given there, or the pipe to read from."""
+    """Run `sfr run` with these options; `stdin` is its input, or the pipe to read from."""
     process = await asyncio.create_subprocess_exec(
         *RUN,
         *map(str, options),
@@ -94,7 +94,7 @@ class Ran:
         self._talk = talk
 
     async def told(self) -> tuple[int, bytes, str]:
-        """Return its status, stdout and stderr, once it has ended."""
+        """Return status, stdout and stderr once it has ended."""
         out, err = await asyncio.wait_for(asyncio.shield(self._talk), 30)
         assert self.process.returncode is not None
         assert b"Traceback" not in err, err.decode()
@@ -102,13 +102,13 @@ class Ran:
 
 
 async def run(*options: object, url: str = "", stdin: int | bytes | None = None) -> tuple[int, bytes, str]:
-    """Run `sfr run` to its end; return its status, stdout and stderr."""
+    """Run `sfr run` to its end; return status, stdout and stderr."""
     async with running(*options, url=url, stdin=stdin) as ran:
         return await ran.told()
 
 
-async def test_results_are_written_a_line_each(worker: ScriptedWorker, url: str, tmp_path: Path) -> None:
-    """To a file, or to stdout; from a file, or from stdin, each with its job's place and digest."""
+async def test_each_result_is_one_line(worker: ScriptedWorker, url: str, tmp_path: Path) -> None:
+    """Jobs come from a file or stdin, and results go to a file or stdout with their job's index and digest."""
     worker.script = echo
     jobs, output = write_jobs(tmp_path, 100), tmp_path / "results.jsonl"
     status, out, told = await run(jobs, "-o", output, url=url)
@@ -125,10 +125,10 @@ async def test_results_are_written_a_line_each(worker: ScriptedWorker, url: str,
     }
 
 
-async def test_interrupted_run_goes_on_and_each_job_has_one_result(
+async def test_interrupted_run_resumes_with_one_result_per_job(
     worker: ScriptedWorker, url: str, tmp_path: Path
 ) -> None:
-    """By SIGINT, by SIGTERM, by SIGKILL and with a cut last line: the file stays clean, nothing is lost or doubled."""
+    """After SIGINT, SIGTERM, SIGKILL or a cut last line the same command completes the file without duplicates."""
     worker.script = slow_echo
     jobs, output = write_jobs(tmp_path, 400), tmp_path / "results.jsonl"
     so_far = 0
@@ -154,11 +154,11 @@ async def test_interrupted_run_goes_on_and_each_job_has_one_result(
     assert_each_once(read_results(output), 400)
     assert len(worker.jobs) - ran_before == 400 - so_far
     status, _, _ = await run(jobs, "-o", output, url="http://127.0.0.1:1")
-    assert status == 0  # there is nothing left to ask a router for
+    assert status == 0  # no job is left, so no router is needed
 
 
 async def slow_echo(exchange: Exchange) -> None:
-    """Answer with the code that came, after a moment."""
+    """Answer with the job's own code after a moment."""
     await asyncio.sleep(0.02)
     await echo(exchange)
 
@@ -167,8 +167,8 @@ def _lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-async def test_jobs_that_nobody_could_run_are_tried_again(worker: ScriptedWorker, url: str, tmp_path: Path) -> None:
-    """5xx are infrastructure's, 4xx the job's own: the former get another try, and no second result."""
+async def test_5xx_jobs_run_again_and_4xx_jobs_do_not(worker: ScriptedWorker, url: str, tmp_path: Path) -> None:
+    """A 5xx is the infrastructure's fault and is retried by the same command; a 4xx is the job's own result."""
     is_ill = True
 
     async def script(exchange: Exchange) -> None:
@@ -196,10 +196,10 @@ async def test_jobs_that_nobody_could_run_are_tried_again(worker: ScriptedWorker
     assert list(tmp_path.glob("*.tmp")) == []
 
 
-async def test_router_that_goes_away_and_comes_back_costs_nothing(
+async def test_router_that_goes_away_and_comes_back_costs_no_job(
     system: System, workers: list[ScriptedWorker], tmp_path: Path
 ) -> None:
-    """It is told to stop, and later killed, in the midst of a run: the run goes on by itself when it is back."""
+    """The run resumes by itself after the router was stopped, and after it was killed."""
     for worker in workers:
         worker.script = slow_echo
     system.configure([worker.url for worker in workers], batch={"max_in_flight": 6})
@@ -217,13 +217,13 @@ async def test_router_that_goes_away_and_comes_back_costs_nothing(
 
 
 async def router_stops(router: Program) -> None:
-    """Stop it in order."""
+    """Stop the router in order."""
     router.send(signal.SIGTERM)
     await router.ended()
 
 
-async def test_routers_that_take_no_batch_are_told(url: str, tmp_path: Path) -> None:
-    """At once, and with what they said: none there, another program there, one that hangs up; status 3."""
+async def test_router_that_takes_no_batch_ends_the_run_with_status_3(url: str, tmp_path: Path) -> None:
+    """No router, another program, a connection that closes: each ends the run at once with its own message."""
     jobs = write_jobs(tmp_path, 3)
     free = f"http://127.0.0.1:{free_port()}"
     async with ScriptedWorker(not_found) as other, ScriptedWorker(close_at_once) as rude:
@@ -242,7 +242,7 @@ async def test_routers_that_take_no_batch_are_told(url: str, tmp_path: Path) -> 
 async def test_key_is_sent_to_a_router_that_wants_one(
     worker: ScriptedWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the environment; without one the router's own word is passed on."""
+    """The key comes from SFR_API_KEY; without it the router's own message is printed."""
     held = tmp_path / "keys"
     held.write_text(f"{sha256(b'my-key').hexdigest()}\n")
     settings = parse(json.dumps({"workers": [worker.url], "redis": {"url": "redis://127.0.0.1:1/0"}}), "t")
@@ -260,13 +260,13 @@ async def test_key_is_sent_to_a_router_that_wants_one(
 
 
 async def not_found(exchange: Exchange) -> None:
-    """Answer as a server does that knows no batches."""
+    """Answer like a server that has no batches."""
     await exchange.answer(404, b"no such page")
     await exchange.until_closed()
 
 
-async def test_bad_line_on_stdin_ends_the_run_when_those_before_it_are_done(worker: ScriptedWorker, url: str) -> None:
-    """A pipe cannot be looked through before."""
+async def test_bad_line_on_stdin_ends_the_run_after_the_jobs_before_it(worker: ScriptedWorker, url: str) -> None:
+    """A pipe cannot be checked in advance, so the jobs before a bad line still run."""
     worker.script = echo
     status, out, told = await run("-", url=url, stdin=b'{"code": "0"}\n{"code": "1"}\nx\n{"code": "2"}\n')
     assert status == 2
@@ -274,8 +274,8 @@ async def test_bad_line_on_stdin_ends_the_run_when_those_before_it_are_done(work
     assert_each_once([json.loads(line) for line in out.splitlines()], 2)
 
 
-async def test_slow_pipe_is_run_as_it_comes_and_can_be_interrupted(worker: ScriptedWorker, url: str) -> None:
-    """A job that is written to it has its result while the pipe is still open; Ctrl-C does not wait for its end."""
+async def test_jobs_of_a_slow_pipe_run_at_once_and_can_be_interrupted(worker: ScriptedWorker, url: str) -> None:
+    """A job gets its result while the pipe is still open, and Ctrl-C does not wait for the pipe's end."""
     worker.script = echo
     read_end, write_end = os.pipe()
     try:
@@ -296,8 +296,8 @@ async def test_slow_pipe_is_run_as_it_comes_and_can_be_interrupted(worker: Scrip
     assert "2 jobs answered in" in told
 
 
-async def test_reader_of_results_that_leaves_ends_the_run(worker: ScriptedWorker, url: str, tmp_path: Path) -> None:
-    """As `| head` does."""
+async def test_closed_stdout_ends_the_run(worker: ScriptedWorker, url: str, tmp_path: Path) -> None:
+    """A reader of stdout that closes it, as `head` does, ends the run."""
     worker.script = takes(0.02)
     jobs = write_jobs(tmp_path, 200)
     read_end, write_end = os.pipe()
@@ -313,7 +313,7 @@ async def test_reader_of_results_that_leaves_ends_the_run(worker: ScriptedWorker
 
 
 async def test_progress_is_shown_on_a_terminal(worker: ScriptedWorker, url: str, tmp_path: Path) -> None:
-    """How many of how many, on stderr; and the summary after it."""
+    """A terminal on stderr shows how many jobs of how many are done, and then the summary."""
     gate = Gate()
     worker.script = gate
     jobs = write_jobs(tmp_path, 50)

@@ -1,4 +1,4 @@
-"""deploy/'s Slurm script, run by stand-ins for srun and singularity: script, agents, workers, and Slurm's warning."""
+"""The Slurm script in deploy/ with agents and workers; srun and singularity are stand-ins."""
 
 import asyncio
 import os
@@ -17,10 +17,10 @@ from tests.system.test_agent import LOCAL, TOKEN, Client, fleet
 
 SCRIPT = ROOT / "deploy" / "slurm" / "sandbox-workers.sbatch"
 TASKS = 2
-# Its first task has the first port.
+# The script computes ports from the job's number; this one gives the first task the first port.
 JOB = 4_000_000 + 4000 * os.getpid()
-# What srun of Slurm 22.05 was seen to do on one node: it runs the command once for each task, forwards no signal, kills
-# its tasks at SIGTERM, and ends with the highest status. A step needs --overlap to run beside another one, or waits.
+# srun of Slurm 22.05 on one node, as observed: it runs the command once per task, forwards no signal, kills its
+# tasks at SIGTERM, and ends with their highest status. Without --overlap a step waits for the one before it.
 SRUN = f"""#!/bin/bash
 while [[ $1 == --* ]]; do
   [[ $1 == --overlap ]] && overlap=yes
@@ -42,7 +42,7 @@ done
 echo "srun: ${{overlap:+overlapping }}step ended with $status"
 exit "$status"
 """
-# As singularity run: what --env sets is what the container sees, and --cleanenv hides the rest.
+# Like `singularity run`: the container gets the variables of --env, and --cleanenv hides all others.
 SINGULARITY = f"""#!/bin/bash
 [[ $1 == run && " $* " == *" --cleanenv "* && " $* " == *" --env HOST=0.0.0.0 "* ]] || exit 64
 [[ "${{@: -1}}" == the-image.sif && ! -v ADMIN_TOKEN ]] || exit 65
@@ -53,7 +53,7 @@ SFR = f'#!/bin/bash\nexec {shlex.quote(sys.executable)} -m router.cli "$@"\n'
 
 
 def path_with(folder: Path, **programs: str) -> str:
-    """Return a PATH that has these programs first."""
+    """Return a PATH on which these programs come first."""
     folder.mkdir()
     for name, text in programs.items():
         (folder / name).write_text(text)
@@ -62,18 +62,18 @@ def path_with(folder: Path, **programs: str) -> str:
 
 
 def free_ports(count: int = TASKS) -> int:
-    """Return the first of so many free ports in a row."""
+    """Return the first of `count` consecutive free ports."""
     while not all(is_free("127.0.0.1", (first := free_port()) + task) for task in range(count)):
         pass
     return first
 
 
 class Slurm:
-    """A node of Slurm: its stand-ins, and the environment of its jobs."""
+    """A Slurm node: the stand-ins, and the environment of its jobs."""
 
     def __init__(self, system: System, router: Router, first_port: int) -> None:
         self._folder = system.folder
-        # While this file is there, no task of a step begins.
+        # While this file exists, no task of a step starts.
         self.hold = system.folder / "hold"
         self._env = {
             **system.env,
@@ -93,18 +93,18 @@ class Slurm:
         }
 
     def batch(self, job: int) -> Program:
-        """Return the batch script of a job, not yet started."""
+        """Return the batch script of a job, not started yet."""
         env = {**self._env, "SLURM_JOB_ID": str(job), "STEP": str(self._folder / f"step-{job}")}
         return Program(["bash", str(SCRIPT)], self._folder / f"slurm-{job}.log", env)
 
 
 def left_behind(job: int) -> list[Path]:
-    """Return what a job has left in /tmp."""
+    """Return the files that a job has left in /tmp."""
     return list(Path("/tmp").glob(f"sandbox-workers.{job}.*"))
 
 
-async def test_slurm_script_runs_workers_until_it_is_warned_and_loses_no_job(system: System) -> None:
-    """Workers join by themselves, work, and are gone after SIGTERM to the batch script alone, be it sent twice."""
+async def test_slurm_script_drains_its_workers_at_slurm_s_warning(system: System) -> None:
+    """SIGTERM to the batch script, even twice, lets running jobs finish and removes the workers."""
     system.configure([], admin=LOCAL)
     system.env["ADMIN_TOKEN"] = TOKEN
     async with (
@@ -123,7 +123,7 @@ async def test_slurm_script_runs_workers_until_it_is_warned_and_loses_no_job(sys
             for times in (1, 2):
                 script.send(signal.SIGTERM)
                 told = lambda: script.output.count("overlapping step ended") == times  # noqa: E731, B023
-                await eventually(told, what=f"the agents told, time {times}")
+                await eventually(told, what=f"signal {times} to the agents")
         assert await script.ended() == 128 + signal.SIGTERM
         assert (client.wrong, client.attempts, len(set(client.by))) == ([], {1}, TASKS)
         assert not any(Path(f"/proc/{pid}").exists() for pid in (srun, *agents))
@@ -132,8 +132,8 @@ async def test_slurm_script_runs_workers_until_it_is_warned_and_loses_no_job(sys
 
 
 @pytest.mark.parametrize("later", [1, 4000 // TASKS], ids=["the next job", "a job with the same ports"])
-async def test_two_slurm_jobs_on_one_node_have_ports_of_their_own(system: System, later: int) -> None:
-    """The tasks of both jobs are workers at the same time, as two tasks of an array that share a node."""
+async def test_two_slurm_jobs_on_one_node_use_different_ports(system: System, later: int) -> None:
+    """Tasks of two jobs on one node, as in a job array, are all workers at the same time."""
     system.configure([], admin=LOCAL)
     system.env["ADMIN_TOKEN"] = TOKEN
     async with system.sidecar(), system.router(1) as router:
@@ -148,8 +148,8 @@ async def test_two_slurm_jobs_on_one_node_have_ports_of_their_own(system: System
         assert await fleet(router) == {}
 
 
-async def test_slurm_job_that_is_warned_before_its_tasks_began_ends(system: System) -> None:
-    """A task that begins after the warning starts no worker."""
+async def test_slurm_job_that_is_warned_before_its_tasks_start_ends(system: System) -> None:
+    """A task that starts after the warning starts no worker."""
     system.configure([], admin=LOCAL)
     system.env["ADMIN_TOKEN"] = TOKEN
     async with system.router(1) as router:
@@ -158,7 +158,7 @@ async def test_slurm_job_that_is_warned_before_its_tasks_began_ends(system: Syst
         async with slurm.batch(JOB) as script:
             await eventually(lambda: "srun: step begins" in script.output, what="the step")
             script.send(signal.SIGTERM)
-            await eventually(lambda: "overlapping step ended" in script.output, what="the word to the tasks")
+            await eventually(lambda: "overlapping step ended" in script.output, what="the signal to the tasks")
             slurm.hold.unlink()
             assert await script.ended() == 128 + signal.SIGTERM
             assert "Started singularity" not in script.output

@@ -1,4 +1,4 @@
-"""The programs as an operator starts them: gunicorn, uvicorn, the sidecar; and what a bad configuration does."""
+"""gunicorn, uvicorn and the sidecar as an operator starts them, also with a bad configuration."""
 
 import asyncio
 import json
@@ -22,10 +22,10 @@ SIDECAR = [sys.executable, "-m", "sidecar"]
 
 
 @pytest.mark.parametrize("processes", [1, 3])
-async def test_uvicorn_serves_it_without_gunicorn(
+async def test_uvicorn_serves_without_gunicorn(
     system: System, workers: list[ScriptedWorker], tmp_path: Path, processes: int
 ) -> None:
-    """`uvicorn router:app` routes jobs, announces the workers once, and ends in order."""
+    """`uvicorn router:app` runs jobs, announces the workers once, and ends in order."""
     system.configure([worker.url for worker in workers])
     port = free_port()
     argv = [*UVICORN, "--port", str(port), "--workers", str(processes)]
@@ -38,7 +38,7 @@ async def test_uvicorn_serves_it_without_gunicorn(
 
 
 async def test_gunicorn_announces_the_workers_once_per_start(system: System, workers: list[ScriptedWorker]) -> None:
-    """Four processes, one announcement, on lines with level and time, which names its zone."""
+    """Four processes make one announcement, on lines with a level and a time with its zone."""
     system.configure([worker.url for worker in workers])
     async with system.router(4) as router:
         lines = router.output.splitlines()
@@ -48,7 +48,7 @@ async def test_gunicorn_announces_the_workers_once_per_start(system: System, wor
 
 
 async def test_log_format_json_gives_json_lines(system: System, workers: list[ScriptedWorker]) -> None:
-    """Every line of router and sidecar is one JSON object with time, level and message."""
+    """Every line of router and sidecar is a JSON object with time, level, logger and message."""
     system.configure([worker.url for worker in workers])
     system.env["LOG_FORMAT"] = "json"
     async with system.sidecar() as sidecar, system.router(1) as router:
@@ -60,20 +60,20 @@ async def test_log_format_json_gives_json_lines(system: System, workers: list[Sc
 
 
 @pytest.mark.parametrize("argv", [GUNICORN, UVICORN, [*UVICORN, "--workers", "2"], SIDECAR], ids=lambda argv: argv[2])
-async def test_bad_configuration_is_one_message_and_status_2(tmp_path: Path, argv: list[str]) -> None:
-    """Each program says file, key and expectation, without a traceback."""
+async def test_bad_configuration_ends_with_one_message_and_status_2(tmp_path: Path, argv: list[str]) -> None:
+    """Each program names the file, the key and the expected value, without a traceback."""
     config = tmp_path / "bad.yaml"
     config.write_text("timeout: never")
     async with Program(argv, tmp_path / "log", {"ROUTER_CONFIG": str(config), "PORT": "0"}) as program:
         status = await program.ended(30)
     assert f"configuration error: {config}: timeout: expected a valid number, got 'never'" in program.output
     assert "Traceback" not in program.output
-    # uvicorn's supervisor ends with a status of its own when its workers cannot start.
+    # uvicorn's supervisor ends with its own status when its workers cannot start.
     assert status == 2 or "--workers" in argv
 
 
 async def test_gunicorn_conf_binds_all_addresses_and_covers_the_longest_job(system: System) -> None:
-    """Defaults as documented; `-b` and WEB_CONCURRENCY win over them."""
+    """The defaults are those in the docs; `-b` and WEB_CONCURRENCY override them."""
     system.configure([], timeout=7)
     checked = await asyncio.create_subprocess_exec(
         *GUNICORN, "--print-config", env={**system.env, "WEB_CONCURRENCY": "3"}, stdout=asyncio.subprocess.PIPE
@@ -86,7 +86,7 @@ async def test_gunicorn_conf_binds_all_addresses_and_covers_the_longest_job(syst
 
 
 async def test_router_process_does_not_outlive_a_killed_master(system: System) -> None:
-    """SIGKILL to gunicorn's master ends its router processes, too."""
+    """SIGKILL to gunicorn's master also ends its router processes."""
     system.configure([])
     async with system.router(2) as router:
         children = router.children()

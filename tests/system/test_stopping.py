@@ -1,4 +1,4 @@
-"""Processes that end, by a reload, a signal or their count of requests, cost no client its request."""
+"""A process that ends, by a reload, a signal or max_requests, costs no client its request."""
 
 import asyncio
 import os
@@ -24,14 +24,14 @@ UVICORN = [sys.executable, "-m", "uvicorn", "router:app", "--http", "router.down
 
 @pytest.fixture
 def routed(system: System, worker: ScriptedWorker) -> System:
-    """A configuration with that worker, and no Redis."""
+    """A configuration with this worker and without Redis."""
     system.env["REDIS_URL"] = NO_REDIS
     system.configure([worker.url])
     return system
 
 
 async def _told(program: Program, number: signal.Signals, processes: int, *pids: int) -> None:
-    """Send a signal to `pids`, else to the program, and wait until so many processes have begun to stop."""
+    """Send a signal to `pids`, or else to the program, and wait until `processes` more processes have begun to stop."""
     before = program.output.count(_STOPPING)
     for pid in pids or (program.pid,):
         os.kill(pid, number)
@@ -39,7 +39,7 @@ async def _told(program: Program, number: signal.Signals, processes: int, *pids:
 
 
 async def _hup(router: Router) -> None:
-    # The master stops the old processes one by one, up to a second apart: by then the first waits no longer.
+    # The master stops the old processes one by one, up to a second apart; by then the first one no longer waits.
     await _told(router, signal.SIGHUP, 1)
 
 
@@ -59,7 +59,7 @@ async def _each_alone(router: Router) -> None:
 async def test_connections_opened_before_a_process_stops_are_served(
     routed: System, stop: Callable[[Router], Awaitable[None]]
 ) -> None:
-    """Forty that have sent nothing yet, and forty that were kept after an answer: their next request is answered."""
+    """40 connections without a request so far, and 40 kept after an answer, get an answer to their next request."""
     async with routed.router(2) as router:
         fresh = [await connected(router.port) for _ in range(40)]
         kept = [await connected(router.port) for _ in range(40)]
@@ -70,7 +70,7 @@ async def test_connections_opened_before_a_process_stops_are_served(
 
 
 async def test_uvicorn_alone_serves_connections_opened_before_it_stops(routed: System, tmp_path: Path) -> None:
-    """Without gunicorn it is the same; and it ends once they are served."""
+    """Without gunicorn, uvicorn serves its open connections and then ends."""
     port = free_port()
     async with Program([*UVICORN, "--port", str(port)], tmp_path / "uvicorn.log", routed.env) as server:
         await eventually(lambda: "Uvicorn running" in server.output, 30, "uvicorn's start")
@@ -83,7 +83,7 @@ async def test_uvicorn_alone_serves_connections_opened_before_it_stops(routed: S
 
 
 async def test_process_that_stops_answers_once_more_and_closes(routed: System) -> None:
-    """The answer says `connection: close`, so that no client sends where nobody listens any more."""
+    """A stopping process answers with `connection: close`, so that the client's next request goes elsewhere."""
     async with routed.router(1) as router:
         connection = await connected(router.port)
         assert await connection.ask()
@@ -95,7 +95,7 @@ async def test_process_that_stops_answers_once_more_and_closes(routed: System) -
 
 
 async def test_connections_that_send_nothing_do_not_keep_a_process_from_ending(routed: System) -> None:
-    """They are closed after a second, fresh or kept; a request that has begun may end."""
+    """Silent connections are closed after a second, new or kept; a request that has begun is answered."""
     async with routed.router(1) as router:
         fresh, kept, begun = [await connected(router.port) for _ in range(3)]
         assert await kept.ask()
@@ -112,17 +112,17 @@ async def test_connections_that_send_nothing_do_not_keep_a_process_from_ending(r
 
 @pytest.mark.parametrize("keeps", [False, True], ids=["new connections", "kept connections"])
 async def test_reloads_under_load_lose_no_request(routed: System, keeps: bool) -> None:
-    """Three HUPs under 64 strict clients: each request that was sent has its answer."""
-    async with routed.router(2) as router, strict_load(router.port, 64, keeps=keeps) as course:
+    """Under 64 strict clients and three HUPs, each request that was sent is answered."""
+    async with routed.router(2) as router, strict_load(router.port, 64, keeps=keeps) as counts:
         for generation in range(2, 5):
             await _hup(router)
             await eventually(lambda goal=generation: router.output.count(_READY) >= 2 * goal, 60, "new processes")  # type: ignore[misc]
-            goal = course.answered + 500
-            await eventually(lambda goal=goal: course.answered >= goal or course.lost, 60, "answers")  # type: ignore[misc]
+            goal = counts.answered + 500
+            await eventually(lambda goal=goal: counts.answered >= goal or counts.lost, 60, "answers")  # type: ignore[misc]
         await eventually(lambda: router.output.count(_ENDED) >= 6, 60, "the end of the old processes")
-    assert course.lost == []
-    assert course.refused == 0
-    assert course.last > 0 if keeps else course.answered > 0
+    assert counts.lost == []
+    assert counts.refused == 0
+    assert counts.last > 0 if keeps else counts.answered > 0
 
 
 @pytest.mark.parametrize("keeps", [False, True], ids=["new connections", "kept connections"])
@@ -130,22 +130,22 @@ async def test_reloads_under_load_lose_no_request(routed: System, keeps: bool) -
 async def test_sigterm_under_load_loses_no_request(
     routed: System, tmp_path: Path, is_gunicorn: bool, keeps: bool
 ) -> None:
-    """Who has connected is answered; who comes later is refused, and so may go elsewhere."""
+    """Clients that are connected are answered; later ones are refused and can go elsewhere."""
     port = free_port()
     uvicorn = Program([*UVICORN, "--port", str(port)], tmp_path / "uvicorn.log", routed.env)
     async with routed.router(2) if is_gunicorn else uvicorn as server:
         port = server.port if isinstance(server, Router) else port
         await eventually(lambda: is_gunicorn or "Uvicorn running" in server.output, 30, "uvicorn's start")
-        async with strict_load(port, 64, keeps=keeps) as course:
-            await eventually(lambda: course.answered > 500, 60, "answers")
+        async with strict_load(port, 64, keeps=keeps) as counts:
+            await eventually(lambda: counts.answered > 500, 60, "answers")
             server.send(signal.SIGTERM)
             await server.ended(60)
-            await eventually(lambda: course.refused, what="a refusal")
-    assert course.lost == []
+            await eventually(lambda: counts.refused, what="a refusal")
+    assert counts.lost == []
 
 
 async def test_connections_over_tls_are_served_before_a_process_stops(routed: System, tmp_path: Path) -> None:
-    """As others are; and one that speaks no TLS costs nobody anything."""
+    """TLS connections are served like others, and a client that speaks no TLS costs nothing."""
     authority, trusting = trustme.CA(), ssl.create_default_context()
     authority.configure_trust(trusting)
     pem = tmp_path / "server.pem"
@@ -163,17 +163,15 @@ async def test_connections_over_tls_are_served_before_a_process_stops(routed: Sy
 
 
 async def test_process_replaced_after_its_count_of_requests_loses_none(routed: System) -> None:
-    """`max_requests` ends processes again and again, each with its clients served."""
+    """`max_requests` ends processes again and again, and each serves its clients first."""
     routed.env["GUNICORN_CMD_ARGS"] = "--max-requests 300"
-    async with routed.router(2) as router, strict_load(router.port, 32, keeps=True) as course:
-        await eventually(lambda: router.output.count(_ENDED) >= 2 or course.lost, 60, "two that were replaced")
-    assert course.lost == []
+    async with routed.router(2) as router, strict_load(router.port, 32, keeps=True) as counts:
+        await eventually(lambda: router.output.count(_ENDED) >= 2 or counts.lost, 60, "two that were replaced")
+    assert counts.lost == []
 
 
-async def test_process_that_ends_its_jobs_is_not_killed_as_one_that_hangs(
-    routed: System, worker: ScriptedWorker
-) -> None:
-    """Gunicorn kills what says nothing for `--timeout` seconds; a process that stops goes on saying that it lives."""
+async def test_process_that_finishes_its_jobs_is_not_killed_as_hung(routed: System, worker: ScriptedWorker) -> None:
+    """A stopping process still sends its sign of life, because gunicorn kills one that is silent for `--timeout`."""
     worker.script = takes(4)
     routed.env["GUNICORN_CMD_ARGS"] = "--timeout 1"
     async with routed.router(1) as router:

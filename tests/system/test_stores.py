@@ -1,4 +1,4 @@
-"""Redis in its other forms, and in its worst one: slow, behind Sentinels, as a Cluster."""
+"""Redis that is slow, read-only or full, behind Sentinels, or a Cluster."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,10 +21,10 @@ SERVER = str(get_binary_path())
 BUS = 10_000
 
 
-async def test_slow_redis_is_left_alone_after_250_ms(
+async def test_slow_redis_is_not_asked_again_after_250_ms(
     workers: list[ScriptedWorker], valkey: Valkey, tmp_path: Path
 ) -> None:
-    """Nobody waits for a call that takes 10 s: the jobs of that moment 250 ms each, the later ones not at all."""
+    """When each call takes 10 s, the jobs of that moment wait 250 ms for Redis, and later jobs do not wait."""
     async with SlowLink(valkey.port) as link:
         system = System(tmp_path, f"redis://127.0.0.1:{link.port}/0")
         system.configure([worker.url for worker in workers], default_max_concurrency=8)
@@ -41,14 +41,14 @@ async def test_slow_redis_is_left_alone_after_250_ms(
             failed_calls = (await scrape(router.url)).total("sfr_redis_failures_total")
         answers = first + later + after
         assert {answer.status for answer in answers} == {200}
-        # The wait for a lease as the router tells it. Each call of the scheduler that fails is a wait of 250 ms.
+        # The router's own measure of a job's wait. Each failed call of the scheduler is a wait of 250 ms.
         assert max(int(answer.headers["x-router-queue-ms"]) for answer in first + later) < 1000 * delay_s
         assert failed_calls <= 2 * router.processes
 
 
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[list[int]]:
-    """A Valkey Cluster of three nodes on loopback; gives their ports."""
+    """A Valkey Cluster of three nodes on loopback; yields their ports."""
     ports = [_cluster_port() for _ in range(3)]
     async with AsyncExitStack() as running:
         for port in ports:
@@ -69,7 +69,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[list[int]]:
 
 
 def _cluster_port() -> int:
-    # A node's bus listens 10,000 above its port: not where an outgoing connection may have taken that.
+    # A node's bus listens on the port plus 10,000, which must not be a port that outgoing connections use.
     while (port := free_port()) + BUS not in NOT_EPHEMERAL or not is_free("127.0.0.1", port + BUS):
         pass
     return port
@@ -102,7 +102,7 @@ async def _is_whole(node: Redis) -> bool:
 async def test_cluster_holds_a_fleet_in_one_slot(
     cluster: list[int], workers: list[ScriptedWorker], tmp_path: Path
 ) -> None:
-    """Caps, queue and sidecar over a real Cluster of three nodes; all keys of the fleet are on one of them."""
+    """Caps, queue and sidecar work on a Cluster of three nodes, with all keys of the fleet on one of them."""
     for worker in workers:
         worker.script = takes(0.02)
     system = System(tmp_path, f"redis://127.0.0.1:{cluster[0]}")
@@ -123,7 +123,7 @@ async def test_cluster_holds_a_fleet_in_one_slot(
 
 
 async def test_sentinel_s_failover_costs_no_job(workers: list[ScriptedWorker], tmp_path: Path) -> None:
-    """The master is killed under load; the replica that the Sentinel promotes goes on with the fleet."""
+    """The master is killed under load, and the fleet continues on the replica that the Sentinel promotes."""
     master, replica, sentinel = free_port(), free_port(), free_port()
     conf = tmp_path / "sentinel.conf"
     conf.write_text(
@@ -154,10 +154,10 @@ async def test_sentinel_s_failover_costs_no_job(workers: list[ScriptedWorker], t
 
 
 @pytest.mark.parametrize("setting", [("min-replicas-to-write", "1"), ("maxmemory", "1")], ids=["read-only", "full"])
-async def test_redis_that_only_reads_is_one_truth_and_one_line(
+async def test_redis_that_refuses_writes_is_steadily_unavailable(
     system: System, workers: list[ScriptedWorker], valkey: Valkey, setting: tuple[str, str]
 ) -> None:
-    """It is unavailable at each look, not at every third; each program says so once, and once when it is back."""
+    """Every look at it says `unavailable`, and each program logs its loss and its return once."""
     system.configure([worker.url for worker in workers])
     async with system.sidecar() as sidecar, system.router(2) as router, valkey.client() as redis:
         await router.sees(healthy=3)
@@ -178,7 +178,7 @@ async def test_redis_that_only_reads_is_one_truth_and_one_line(
 
 
 async def _looks(redis: Redis) -> int:
-    """Return how often the fleet has been loaded."""
+    """Return how often processes have loaded the fleet."""
     return int((await redis.info("commandstats"))["cmdstat_smembers"]["calls"])
 
 

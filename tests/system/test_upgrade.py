@@ -30,7 +30,7 @@ class Mixed:
         new, *old = await asyncio.gather(
             post_jobs(self.new.url, 2 * each, 40), *(process.run(each, 20) for process in self.old)
         )
-        return [answer.status for answer in new] + [status for of in old for status in of]
+        return [answer.status for answer in new] + sum(old, [])
 
     async def has_no_trace_of_jobs(self) -> bool:
         """Return whether no lease and no pending job is left in Redis."""

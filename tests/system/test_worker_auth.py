@@ -1,4 +1,4 @@
-"""Workers that want a key: jobs, pings and deep checks bring it, and nobody else ever sees it."""
+"""Workers that want a key get it with jobs, pings and deep checks, and no other place ever shows it."""
 
 import os
 import signal
@@ -15,10 +15,8 @@ from tests.support.worker import Exchange, ScriptedWorker, pong, well
 FIRST, SECOND = "first-secret-of-all", "second-secret-of-all"
 
 
-async def test_key_that_workers_want_is_theirs_alone(
-    system: System, workers: list[ScriptedWorker], valkey: Valkey
-) -> None:
-    """A client's own never goes in its place; a changed file holds for checks at once, for jobs after a reload."""
+async def test_worker_key_goes_to_workers_only(system: System, workers: list[ScriptedWorker], valkey: Valkey) -> None:
+    """A client's own key never replaces it; a changed file holds for checks at once and for jobs after a reload."""
     keys = {FIRST}
 
     async def guard_ping(exchange: Exchange) -> None:
@@ -64,7 +62,7 @@ async def test_key_that_workers_want_is_theirs_alone(
 
 
 async def job(url: str) -> int:
-    """Return the status of a job whose client sends a header of the same name."""
+    """Return the status of a job whose client sends its own authorization header."""
     headers = {"Authorization": "Bearer of-a-client"}
     async with aiohttp.ClientSession(headers=headers) as session, session.post(f"{url}/run_code", json=JOB) as answer:
         await answer.read()
@@ -76,7 +74,7 @@ async def _runs(url: str) -> bool:
 
 
 async def _held(redis: Redis, key: str) -> str:
-    """Return all that the key holds."""
+    """Return the whole content of a key."""
     match await redis.type(key):
         case "hash":
             return repr(await redis.hgetall(key))

@@ -1,4 +1,4 @@
-"""The form of a log line, as text and as JSON."""
+"""The format of a log line, as text and as JSON."""
 
 import json
 import logging
@@ -31,15 +31,15 @@ def _in_kathmandu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def line(record: logging.LogRecord) -> str:
-    """Return `record` as a line."""
+    """Return `record` as a formatted line."""
     formatters = logging.config.DictConfigurator(log_config())
     formatter: logging.Formatter = formatters.configure_formatter(log_config()["formatters"]["line"])
     return formatter.format(record)
 
 
 @pytest.mark.usefixtures("_in_kathmandu")
-def test_time_of_a_line_says_its_zone(form: str) -> None:
-    """So that lines of hosts in different zones can be put in order."""
+def test_time_of_a_line_has_its_zone(form: str) -> None:
+    """With its zone, lines of hosts in different zones can be put in order."""
     record = logging.makeLogRecord({"msg": "hello", "levelname": "INFO", "created": 1_800_000_000.125})
     written = line(record)
     moment = datetime.fromisoformat(json.loads(written)["time"] if form == "json" else written.split()[0])

@@ -1,5 +1,5 @@
-"""Changes the decisions one by one and asks the tests: `make mutants`. What no test notices, no test holds.
+"""Changes the code that decides, one small change (a mutant) at a time, and runs the tests: `make mutants`.
 
-Our own, because most of what it finds is a statement or half of a condition that nothing holds: mutmut 3 and cosmic-ray
-leave out neither, and both know no Lua.
+If no test fails, no test covers what was changed. This is our own program because most of its finds are statements and
+parts of conditions that can be left out. mutmut 3 and cosmic-ray leave out neither, and do not know Lua.
 """

@@ -1,4 +1,4 @@
-"""`python -m tools.mutants`: make the mutants, ask the tests, show which survive."""
+"""Makes the mutants, runs the tests against each, and shows which survive: `python -m tools.mutants`."""
 
 import argparse
 import importlib
@@ -22,7 +22,7 @@ from tools.mutants.trial import outcomes
 
 ROOT = Path(__file__).parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.txt")
-# What tests load, but nothing of this project.
+# Libraries that tests load. They are loaded once, before the tree is copied.
 _LIBRARIES = (
     *("aiohttp", "fakeredis", "fastapi", "hypothesis", "msgspec", "prometheus_client", "pydantic", "pytest_asyncio"),
     *("redis.asyncio", "rich.console", "starlette", "trustme", "typer", "uvicorn", "uvloop", "yaml"),
@@ -31,7 +31,7 @@ _ENOUGH = 0.95
 
 
 def main() -> int:
-    """Return 0 where enough of the mutants are found."""
+    """Return 0 if the tests kill enough of the mutants, otherwise 1."""
     asked = _asked()
     for library in _LIBRARIES:
         with suppress(ImportError):
@@ -39,7 +39,7 @@ def main() -> int:
     chosen = {module: _mutants(module, None if asked.modules else asked.base) for module in asked.modules or TESTS}
     chosen = {module: mutants for module, mutants in chosen.items() if mutants}
     if not chosen:
-        print(f"Nothing that decides differs from {asked.base}; MODULES=… names what to look at.")
+        print(f"No code that decides differs from {asked.base}. MODULES=… chooses modules to look at.")
         return 0
     until = time.monotonic() + 60 * asked.minutes
     counts: Counter[tuple[str, str]] = Counter()
@@ -56,11 +56,11 @@ def main() -> int:
 
 
 def _tried(tree: Path, mutants: list[Mutant], tests: list[str], until: float) -> Counter[tuple[str, str]]:
-    """Try the mutants of one module; show those that survive."""
+    """Try the mutants of one module, and show those that survive."""
     module = mutants[0].path
     source, known = (ROOT / module).read_bytes(), _equivalent()
     fresh = [mutant for mutant in mutants if mutant.told(source) not in known]
-    random.Random(1).shuffle(fresh)  # where time is short, it is spent on all of the module
+    random.Random(1).shuffle(fresh)  # if time runs out, all parts of the module have had some tries
     found = outcomes(tree, module, fresh, tests, until)
     for mutant, outcome in zip(fresh, found, strict=False):
         if outcome != "killed":
@@ -73,17 +73,17 @@ def _tried(tree: Path, mutants: list[Mutant], tests: list[str], until: float) ->
 
 def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make mutants", description=__doc__)
-    parser.add_argument("--base", default="main", help="the revision that changes are counted from")
-    parser.add_argument("--minutes", type=float, default=20)
-    parser.add_argument("-k", dest="chosen", default="", help="ask only these tests, told as to pytest")
-    parser.add_argument("modules", nargs="*", help="look at these wholly, whatever has changed")
+    parser.add_argument("--base", default="main", help="look at lines that differ from this revision")
+    parser.add_argument("--minutes", type=float, default=20, help="stop after this time")
+    parser.add_argument("-k", dest="chosen", default="", help="run only these tests (an expression, as for pytest -k)")
+    parser.add_argument("modules", nargs="*", help="look at all lines of these modules, also at unchanged ones")
     asked = parser.parse_args()
     asked.modules = [module for given in asked.modules for module in TESTS if module.startswith(given)]
     return asked
 
 
 def _equivalent() -> set[str]:
-    """Return what is known to change nothing that anybody could notice: each line's reason follows it, indented."""
+    """Return the mutants that are known to have no effect. In the file, the reason follows each of them, indented."""
     return {line for line in EQUIVALENT.read_text().splitlines() if line and line[0] not in "# "}
 
 
@@ -98,7 +98,7 @@ def _mutants(module: str, base: str | None) -> list[Mutant]:
 
 
 def _changed(module: str, base: str) -> set[int]:
-    """Return the numbers of the lines that are not as they were in `base`."""
+    """Return the numbers of the lines that differ from `base`."""
     argv = ["git", "diff", "--unified=0", base, "--", module]
     diff = subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     hunks = re.findall(r"^@@ -\S+ \+(\d+)(?:,(\d+))? @@", diff, re.MULTILINE)
@@ -107,7 +107,10 @@ def _changed(module: str, base: str) -> set[int]:
 
 @contextmanager
 def _copy() -> Iterator[Path]:
-    """Copy the working tree. Nothing is compiled there: a mutant may be as old, and as long, as the one before."""
+    """Copy the working tree, and let Python write no bytecode there.
+
+    Python would take a mutant's bytecode for that of the next one if both files have the same time and length.
+    """
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     sys.dont_write_bytecode = True
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]

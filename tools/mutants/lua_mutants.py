@@ -1,4 +1,4 @@
-"""The mutants of a Lua script, made of its text: a statement is left out, a condition turned, a bound moved by one."""
+"""Makes the mutants of a Lua script from its text: a statement is left out, a condition negated, a number raised."""
 
 import re
 
@@ -28,9 +28,9 @@ _SWAPPED = {
 _TOKEN = re.compile(rb"<=|>=|==|~=|<|>| and | or |\bnot | [-+*/] |math\.m(?:in|ax)|\btrue\b|\bfalse\b|'NX'|'LT'")
 _NUMBER = re.compile(rb"(?<![\w.'])\d+(?![\w.'])")
 _STRING_OR_COMMENT = re.compile(rb"--[^\n]*|'(?:[^'\\\n]|\\.)*'")
-# A function of the script itself: it ends on its own line, or with a line of just `end`.
+# A function at the top level of the script. It ends on its first line, or with a line that is only `end`.
 _FUNCTION = re.compile(rb"^local function (\w+)(?:.*\bend$|[\s\S]*?^end$)", re.MULTILINE)
-# A whole statement on one line, or within `then … end` on one line.
+# A whole statement on one line, or in a `then … end` on one line.
 _STATEMENT = re.compile(
     rb"(?:(?<=\n)[ ]*|(?<=then )|(?<=do )|(?<=; ))((?!local |return |end\b|function |if |for |while |else)"
     rb"[\w.]+(?:\[[^\n\]]*\])?(?:, [\w.]+)*(?:\([^\n]*?\)| = [^\n;]+?)|return\b[^\n;]*?)"
@@ -41,7 +41,7 @@ _CONDITION = re.compile(rb"(?:\bif|\bwhile) ([^\n]+?) (?:then|do)\b")
 
 
 def mutants(path: str, source: bytes) -> list[Mutant]:
-    """Return all that are made of one file, in the order of its lines."""
+    """Return all mutants of one file, in the order of its lines."""
     begins = next(_FUNCTION.finditer(source)).start()
     quiet = [match.span() for match in _STRING_OR_COMMENT.finditer(source)]
     comments = [span for span in quiet if source[span[0] : span[0] + 2] == b"--"]

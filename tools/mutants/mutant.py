@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """The bytes of `path` from `start` to `end` become `new`; `place` is the function that they are in."""
+    """A change: the bytes of `path` from `start` to `end` become `new`. `place` is the function around them."""
 
     path: str
     place: str
@@ -18,16 +18,16 @@ class Mutant:
         return source[: self.start] + self.new + source[self.end :]
 
     def line(self, source: bytes) -> int:
-        """Return the number of the first line that is changed."""
+        """Return the number of the first changed line."""
         return source.count(b"\n", 0, self.start) + 1
 
     def lines(self, source: bytes) -> tuple[int, int]:
-        """Return the numbers of the first line that is changed, and of the one after the last."""
+        """Return the numbers of the first changed line, and of the line after the last one."""
         first = self.line(source)
         return first, first + source.count(b"\n", self.start, self.end) + 1
 
     def told(self, source: bytes) -> str:
-        r"""Return what is changed, in a line that stays the same when the file grows elsewhere.
+        r"""Describe the change in one line, which stays the same if other lines of the file change.
 
         >>> Mutant("a.py", "f", 13, 14, b"<=").told(b"if x:\n  if y < 3:\n")
         'a.py f: if y < 3: -> if y <= 3:'

@@ -1,4 +1,4 @@
-"""The mutants of a Python file: a statement is left out, a part of a condition, a bound moves by one."""
+"""Makes the mutants of a Python file: a statement or a part of a condition is left out, a bound moves by one."""
 
 import ast
 
@@ -26,7 +26,7 @@ _SIMPLE = (ast.Expr, ast.Assign, ast.AugAssign, ast.Return, ast.Raise, ast.Conti
 
 
 def mutants(path: str, source: bytes) -> list[Mutant]:
-    """Return all that are made of one file, in the order of its lines."""
+    """Return all mutants of one file, in the order of its lines."""
     visitor = _Visitor(path, source)
     visitor.visit(ast.parse(source))
     return sorted(visitor.found, key=lambda mutant: mutant.start)
@@ -43,7 +43,7 @@ class _Visitor(ast.NodeVisitor):
         self._place: list[str] = []
         self._functions = 0
 
-    # Where a node stands
+    # Where a node is
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         self._within(node.name, node.body)
@@ -56,7 +56,7 @@ class _Visitor(ast.NodeVisitor):
 
     def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         self._functions += 1
-        self._within(node.name, node.body)  # neither defaults nor annotations
+        self._within(node.name, node.body)  # defaults and annotations are not changed
         self._functions -= 1
 
     def _within(self, name: str, body: list[ast.stmt]) -> None:
@@ -78,7 +78,7 @@ class _Visitor(ast.NodeVisitor):
     def _change(self, node: ast.expr | ast.stmt, new: bytes | str) -> None:
         if self._functions:
             text = new.encode() if isinstance(new, str) else new
-            # As many lines as before, so that the code of the functions below stays the same.
+            # Keep the number of lines, so that the line numbers of the functions below stay the same.
             lines = b"\n" * (self._text(node).count(b"\n") - text.count(b"\n"))
             text = text[:-1] + lines + text[-1:] if text.endswith(b")") else text + lines
             self.found.append(Mutant(self._path, ".".join(self._place), *self._span(node), text))
@@ -94,7 +94,7 @@ class _Visitor(ast.NodeVisitor):
         if isinstance(node, ast.Expr) and (isinstance(node.value, ast.Constant) or _is_log(node.value)):
             return
         if isinstance(node, ast.Assign) and all(isinstance(target, ast.Name) for target in node.targets):
-            return  # a name that is never set shows at once
+            return  # a test finds at once that a name is not set
         self._change(node, "pass")
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
@@ -205,7 +205,7 @@ _WORDS = {
 
 
 def _gives_none(node: ast.stmt) -> bool:
-    """Whether it does what a function does at its end by itself."""
+    """Whether the statement returns None, as a function does at its end anyway."""
     return isinstance(node, ast.Return) and (node.value is None or _is_none(node.value))
 
 
@@ -214,7 +214,7 @@ def _is_none(node: ast.expr) -> bool:
 
 
 def _is_log(node: ast.expr) -> bool:
-    """Whether it is a call of the module's log, which decides nothing."""
+    """Whether the expression is a call of the module's log, which decides nothing."""
     return (
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)

@@ -1,4 +1,4 @@
-"""Which modules decide, and which quick tests hold that. Tests of the whole system take too long to be asked."""
+"""Lists the modules that decide, and the quick tests of each. Tests of the whole system would take too long."""
 
 _UNIT, _INTEGRATION = "tests/unit", "tests/integration"
 _SCHEDULER = tuple(f"{_INTEGRATION}/test_scheduler_{name}" for name in ("calls", "jobs", "script", "twin"))
@@ -17,7 +17,7 @@ _DISPATCHER = tuple(
         "hooks",
     )
 )
-# The application, before scripted workers.
+# Tests of the whole application with scripted workers.
 _ROUTED = (
     *(f"{_UNIT}/downstream/test_http", f"{_UNIT}/upstream/test_large", f"{_UNIT}/jobs/test_batch"),
     *(f"{_UNIT}/telemetry/test_prometheus", f"{_UNIT}/jobs/test_tracing", f"{_UNIT}/jobs/test_body_budget"),
@@ -82,6 +82,6 @@ TESTS: dict[str, tuple[str, ...]] = {
 
 
 def tests_of(module: str) -> list[str]:
-    """Return the files whose tests hold a module's decisions; its own doctests are among them."""
+    """Return the files with a module's tests. A Python module's own doctests are among them."""
     files = [f"{name}.py" for name in TESTS[module]]
     return [module, *files] if module.endswith(".py") else files

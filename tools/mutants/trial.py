@@ -1,6 +1,7 @@
-"""Runs a module's tests against its mutants, each in a forked process, with all that is loaded and collected once.
+"""Runs a module's tests against its mutants, each in a forked process. Modules and tests are loaded only once.
 
-A mutant of a function takes the place of its code in the living program; of a script, its place in the copied tree.
+The mutant of a Python function replaces the function's code in the running program. The mutant of a script replaces the
+script's file in the copied tree.
 """
 
 import json
@@ -24,16 +25,16 @@ from hypothesis import Phase, settings
 from tools.mutants.mutant import Mutant
 
 _OPTIONS = ("-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:timeout", "--tb=short")
-# A test that takes so much longer than before hangs.
+# A test that takes this many times as long as before counts as hanging.
 _PATIENCE = 5
 _LEAST_S = 5.0
-# That a test has killed none so far says little of one that has not been asked often.
+# Added to each test's number of kills, so that tests without a kill are also tried, the fastest first.
 _BEFORE_ANY = 0.2
 
 
 @dataclass(slots=True)
 class Seen:
-    """What tests do while the module is as it should be: how long each takes, and which of its lines it runs."""
+    """What the tests do without a mutant: how long each takes, which lines of the module it runs, and which fail."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     lines: dict[str, list[int]] = field(default_factory=dict)
@@ -41,11 +42,10 @@ class Seen:
 
 
 def outcomes(tree: Path, module: str, mutants: Iterable[Mutant], tests: list[str], until: float) -> list[str]:
-    """Return what became of each mutant that there was time for: `killed`, `survived` or `no test`.
+    """Return the outcome of each mutant for which there was time: `killed`, `survived` or `no test`.
 
-    `tests` are files, and options of pytest that choose among their tests.
-
-    Raises RuntimeError where the tests fail without any.
+    `tests` are files, and options of pytest that choose among their tests. Raises RuntimeError if the tests fail
+    without a mutant.
     """
     told = tree / "outcomes.json"
 
@@ -53,7 +53,7 @@ def outcomes(tree: Path, module: str, mutants: Iterable[Mutant], tests: list[str
         os.chdir(tree)
         os.environ["PYTHONPATH"] = str(tree)
         sys.path[:0] = [str(tree)]
-        # The first example that fails is enough. Whatever profile the tests load inherits this.
+        # The first failing example is enough. Profiles that the tests load inherit this.
         settings.register_profile("first", phases=(Phase.explicit, Phase.generate))
         settings.load_profile("first")
         trials = _Trials(tree / module, list(mutants), until)
@@ -62,13 +62,13 @@ def outcomes(tree: Path, module: str, mutants: Iterable[Mutant], tests: list[str
         return status or len(trials.seen.failed)
 
     if _forked(child, tree / "output.txt") != 0:
-        raise RuntimeError(f"{module}: its tests fail as it is: {told.read_text()}")
+        raise RuntimeError(f"{module}: its tests fail without a mutant: {told.read_text()}")
     found: list[str] = json.loads(told.read_text())
     return found
 
 
 class _Trials:
-    """A plugin of pytest: in place of running each test once, tries each mutant."""
+    """A plugin of pytest that tries each mutant, instead of running each test once."""
 
     def __init__(self, path: Path, mutants: list[Mutant], until: float) -> None:
         self.outcomes: list[str] = []
@@ -81,7 +81,7 @@ class _Trials:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        """Run all tests once, and those that fit for each mutant."""
+        """Run all tests once. Then run, for each mutant, the tests that reach its lines."""
         assert not session.testsfailed, "not all can be collected"
         told, output = Path("seen.json"), Path("output.txt")
 
@@ -103,7 +103,7 @@ class _Trials:
         return True
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take note of what fails."""
+        """Remember the tests that fail."""
         if report.failed:
             self.seen.failed.append(report.nodeid)
 
@@ -154,7 +154,7 @@ class _Trials:
             self._path.write_bytes(source)
 
     def _passes(self, item: pytest.Item, run: Callable[[], object]) -> bool:
-        # SIGALRM ends the process.
+        # If the test hangs, SIGALRM ends the process.
         signal.setitimer(signal.ITIMER_REAL, max(_LEAST_S, _PATIENCE * self.seen.seconds[item.nodeid]))
         run()
         return not self.seen.failed
@@ -171,7 +171,7 @@ def _run(items: list[pytest.Item], each: Callable[[pytest.Item, Callable[[], obj
 
 
 def _functions(path: Path) -> Iterator[FunctionType]:
-    """Yield all living functions of a file that stand in no other."""
+    """Yield all functions of a file that are in memory, except those inside other functions."""
     for found in get_objects():
         if isinstance(found, FunctionType) and found.__code__.co_filename == str(path):
             yield found
@@ -190,10 +190,10 @@ def _put_in_place(mutant: Mutant, source: bytes, path: Path, functions: list[Fun
 
 
 def _codes(code: CodeType) -> Iterator[tuple[tuple[str, int], CodeType]]:
-    """Yield what functions are compiled to, but for those within others."""
+    """Yield the code of all functions, except those inside other functions."""
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            if constant.co_flags & 0x02:  # CO_NEWLOCALS: a function, and no class
+            if constant.co_flags & 0x02:  # CO_NEWLOCALS: a function, not a class
                 yield _key(constant), constant
             else:
                 yield from _codes(constant)
@@ -204,7 +204,7 @@ def _key(code: CodeType) -> tuple[str, int]:
 
 
 def _forked(child: Callable[[], int], output: Path) -> int:
-    """Return what `child` returns in a process of its own, or the number of the signal that ended it, below 0."""
+    """Run `child` in a forked process. Returns its result, or the negative number of the signal that ended it."""
     pid = os.fork()
     if pid == 0:
         status = 99
@@ -220,5 +220,5 @@ def _forked(child: Callable[[], int], output: Path) -> int:
             os._exit(status)
     _, status = os.waitpid(pid, 0)
     with suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)  # what its tests have left
+        os.killpg(pid, signal.SIGKILL)  # processes that its tests have left
     return os.waitstatus_to_exitcode(status)

@@ -85,8 +85,8 @@ async def desk(redis: "FakeAsyncRedis") -> Desk:
     return Desk(redis, client, AdminGate(TOKEN, allow_loopback=False))
 
 
-async def test_all_workers_are_listed_or_one(desk: Desk) -> None:
-    """By URL, with workers that have just been registered. An unknown URL gives an empty list."""
+async def test_all_workers_or_one_are_listed(desk: Desk) -> None:
+    """The list is in the order of URLs and has newly registered workers; an unknown URL gives an empty list."""
     await desk.ask("POST", body={"url": NEW, "weight": 3, "max_concurrency": 4, "ttl_seconds": 60})
     status, workers = await desk.ask("GET")
     assert (status, [worker["url"] for worker in workers]) == (200, [CONFIGURED, FOUND, LISTED, NEW])
@@ -100,7 +100,7 @@ async def test_all_workers_are_listed_or_one(desk: Desk) -> None:
 
 
 async def test_worker_is_added_once_and_renewed_after_that(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
-    """201 and a line in the log if the worker is new or has changed; 200 if it is renewed."""
+    """A new or changed worker gets 201 and a line in the log, a renewed one 200."""
     caplog.set_level("INFO")
     for weight, wanted in ((1, 201), (1, 200), (2, 201)):
         status, worker = await desk.ask("POST", body={"url": NEW, "weight": weight})
@@ -115,7 +115,7 @@ async def test_worker_is_added_once_and_renewed_after_that(desk: Desk, caplog: p
     ("url", "place"), [(CONFIGURED, "config.yaml"), (FOUND, "discover.dns"), (LISTED, "workers_file")]
 )
 async def test_worker_of_another_source_is_not_removed(desk: Desk, url: str, place: str) -> None:
-    """409 names its source, because it would be back at once. If it is also registered, the registration ends."""
+    """The 409 names its source, which would bring it back; a registration that it also has ends."""
     status, told = await desk.ask("DELETE", url=url)
     assert (status, told["detail"]) == (409, f"{url} stands in {place}: take it out there, or drain it")
     if url == CONFIGURED:
@@ -126,7 +126,7 @@ async def test_worker_of_another_source_is_not_removed(desk: Desk, url: str, pla
 
 
 async def test_registered_worker_is_removed(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
-    """The first time 204, and it is gone; the second time 404."""
+    """The first removal gets 204, the second 404."""
     caplog.set_level("INFO")
     await desk.ask("POST", body={"url": NEW})
     assert await desk.ask("DELETE", url=NEW) == (204, None)
@@ -134,8 +134,8 @@ async def test_registered_worker_is_removed(desk: Desk, caplog: pytest.LogCaptur
     assert await desk.ask("DELETE", url=NEW) == (404, {"detail": f"{NEW} is not in the fleet"})
 
 
-async def test_registered_worker_whose_registration_has_passed_may_be_removed(desk: Desk) -> None:
-    """The sidecar has not noticed it yet. That is no conflict."""
+async def test_worker_with_an_expired_registration_can_be_removed(desk: Desk) -> None:
+    """A registration that expired before the sidecar noticed is no conflict."""
     term = await Leadership(desk.client).lead("me", 60)
     assert term is not None
     gone = [WorkerRecord(Worker(NEW, 1, None, Source.REGISTERED), Health.HEALTHY)]
@@ -144,7 +144,7 @@ async def test_registered_worker_whose_registration_has_passed_may_be_removed(de
 
 
 async def test_worker_is_drained_and_resumed(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
-    """The answer shows it at once, even if this process has older data. An unhealthy worker stays unhealthy."""
+    """The answer shows the drain at once, even if this process has older data; an unhealthy worker stays unhealthy."""
     caplog.set_level("INFO")
     for path, is_draining, health in (("/drain", True, "draining"), ("/resume", False, "healthy")):
         status, worker = await desk.ask("POST", path, FOUND)
@@ -156,8 +156,8 @@ async def test_worker_is_drained_and_resumed(desk: Desk, caplog: pytest.LogCaptu
     assert (status, worker["draining"], worker["health"]) == (200, True, "unhealthy")
 
 
-async def test_weight_and_cap_are_set_and_taken_back(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
-    """A value that is absent stays; null restores the original one."""
+async def test_weight_and_cap_are_set_and_reset(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    """An absent value stays, and null restores the original one."""
     caplog.set_level("INFO")
     for changes, left in (
         ({"weight": 5}, {"weight": 5, "max_concurrency": None}),
@@ -170,8 +170,8 @@ async def test_weight_and_cap_are_set_and_taken_back(desk: Desk, caplog: pytest.
 
 
 @pytest.mark.parametrize("changes", [{}, {"weight": 0}, {"weight": 1.5}, {"max_concurrency": 0}, {"wait": 1}])
-async def test_change_that_says_nothing_or_nonsense_is_refused(desk: Desk, changes: dict[str, object]) -> None:
-    """422, and nothing changes."""
+async def test_empty_or_invalid_change_is_refused(desk: Desk, changes: dict[str, object]) -> None:
+    """An invalid change gets 422 and changes nothing."""
     assert (await desk.ask("PATCH", url=CONFIGURED, body=changes))[0] == 422
     assert await desk.redis.hgetall("sfr:intent") == {}
 
@@ -180,10 +180,10 @@ async def test_change_that_says_nothing_or_nonsense_is_refused(desk: Desk, chang
     ("method", "path", "body"),
     [("DELETE", "", None), ("POST", "/drain", None), ("POST", "/resume", None), ("PATCH", "", {"weight": 2})],
 )
-async def test_unknown_worker_is_not_steered(
+async def test_unknown_worker_gets_404(
     desk: Desk, caplog: pytest.LogCaptureFixture, method: str, path: str, body: object
 ) -> None:
-    """404, and neither Redis nor the log has a trace of it."""
+    """A request for an unknown worker leaves no trace in Redis or the log."""
     caplog.set_level("INFO")
     url = "http://nobody:1"
     assert await desk.ask(method, path, url, body) == (404, {"detail": f"{url} is not in the fleet"})
@@ -191,8 +191,8 @@ async def test_unknown_worker_is_not_steered(
     assert caplog.messages == []
 
 
-async def test_each_refusal_is_described(desk: Desk) -> None:
-    """Also the token that every change needs."""
+async def test_openapi_describes_each_refusal(desk: Desk) -> None:
+    """The description names each endpoint's refusals, and the token that every change needs."""
     paths = desk.app.openapi()["paths"]
     refusals = {
         ("/admin/workers", "get"): set(),
@@ -222,10 +222,10 @@ async def test_each_refusal_is_described(desk: Desk) -> None:
         (Health.UNKNOWN, Health.DRAINING, False, False, "unknown"),
     ],
 )
-def test_drain_is_shown_as_it_is_now(
+def test_drain_is_shown_as_redis_has_it(
     health: Health, seen: Health, ejected: bool, is_draining: bool, shown: str
 ) -> None:
-    """The drain comes from Redis even if this process has not loaded it; all else is what it last read."""
+    """The drain is read from Redis; everything else is what this process last loaded."""
     ejection = Ejection(1_800_000_000.0) if ejected else None
     record = WorkerRecord(Worker(CONFIGURED), health)
     told = _admin_worker(CONFIGURED, (record, seen, ejection), Standing(None, Override(), is_draining, 3))
@@ -236,30 +236,30 @@ def test_drain_is_shown_as_it_is_now(
 @pytest.mark.parametrize(
     ("method", "path"), [("POST", ""), ("DELETE", ""), ("PATCH", ""), ("POST", "/drain"), ("POST", "/resume")]
 )
-async def test_changes_pass_the_gate_before_anything_is_read(desk: Desk, method: str, path: str) -> None:
-    """401 without a token, whatever else is wrong with the request. Reading needs no token."""
+async def test_changes_are_admitted_before_their_body_is_read(desk: Desk, method: str, path: str) -> None:
+    """A change without a token gets 401 whatever else is wrong with it; reading needs no token."""
     status, _ = await desk.ask(method, path, None, {"x": 1}, (b"x", b"y"))
     assert (status, desk.fields[b"www-authenticate"]) == (401, b"Bearer")
     assert (await desk.ask("GET", "", None, None, (b"x", b"y")))[0] == 200
 
 
-async def test_host_that_may_not_change_anything_is_asked_for_no_token(desk: Desk) -> None:
-    """403, because there is no token that it could send."""
+async def test_refusal_without_a_configured_token_asks_for_none(desk: Desk) -> None:
+    """Without a configured token the answer is 403, because no token could be sent."""
     open_desk = Desk(desk.redis, desk.client, AdminGate(None, allow_loopback=False))
     status, _ = await open_desk.ask("POST", "/drain", FOUND)
     assert (status, b"www-authenticate" in open_desk.fields) == (403, False)
 
 
-async def test_this_host_s_own_users_need_no_token_where_none_is_set(desk: Desk) -> None:
-    """Only the gate asks for a token."""
+async def test_allowed_loopback_needs_no_token(desk: Desk) -> None:
+    """With allow_loopback and no configured token, a user of this host changes the fleet without one."""
     open_desk = Desk(desk.redis, desk.client, AdminGate(None, allow_loopback=True))
     open_desk.peer = "127.0.0.1"
     status, _ = await open_desk.ask("POST", "/drain", FOUND, None, (b"host", b"localhost"))
     assert status == 200
 
 
-async def test_redis_that_is_away_is_told(redis: "FakeAsyncRedis") -> None:
-    """503, for reading and for changes."""
+async def test_outage_of_redis_gets_503(redis: "FakeAsyncRedis") -> None:
+    """Reads and changes get 503 with the reason while Redis is away."""
     client = RedisClient(FakeAsyncRedis(connected=False), "sfr", timeout_s=1)
     desk = Desk(redis, client, AdminGate(TOKEN, allow_loopback=False))
     for method, path, url in (("GET", "", None), ("POST", "/drain", FOUND)):

@@ -1,1 +1,1 @@
-"""Units of router.auth; no process, no socket to Redis."""
+"""Unit tests of router.auth. They start no process and use no real Redis."""

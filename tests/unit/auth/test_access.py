@@ -35,7 +35,7 @@ HERE = (b"host", b"127.0.0.1:8000")
 
 
 def digest(key: str) -> str:
-    """Return what stands in the file for a key."""
+    """Return a key's hash as it is in the file."""
     return sha256(key.encode()).hexdigest()
 
 
@@ -50,7 +50,7 @@ def digest(key: str) -> str:
     ],
 )
 def test_bearer(headers: Headers, given: bytes | None) -> None:
-    """The scheme may be in any case; other schemes give nothing."""
+    """The scheme's case does not matter, and other schemes give no key."""
     assert bearer(headers) == given
 
 
@@ -69,7 +69,7 @@ def test_bearer(headers: Headers, given: bytes | None) -> None:
     ],
 )
 def test_basic_gives_its_password_or_else_its_user(given: bytes, key: bytes | None) -> None:
-    """As clients make it of http://any:KEY@router/ and of http://KEY@router/."""
+    """Clients send the userinfo of http://any:KEY@router/ or http://KEY@router/ in these forms."""
     for scheme in (b"Basic ", b"basic  "):
         assert basic([(b"host", b"a"), (b"authorization", scheme + b64encode(given))]) == key
 
@@ -77,15 +77,15 @@ def test_basic_gives_its_password_or_else_its_user(given: bytes, key: bytes | No
 @pytest.mark.parametrize(
     "value", [b"Basic", b"Basic ", b"Basic YTp", b"Basic YTpi*", b"Basic a:b", b"Basic Y T p i", b"Bearer YTpi"]
 )
-def test_what_is_no_basic_gives_nothing(value: bytes) -> None:
-    """Bad base64 is not guessed at."""
+def test_invalid_basic_gives_no_key(value: bytes) -> None:
+    """Another scheme or bad base64 gives no key."""
     assert basic([(b"authorization", value)]) is None
 
 
 @pytest.mark.parametrize("peer", ["127.0.0.1", UNIX_SOCKET, "10.0.0.1"])
 @pytest.mark.parametrize("allow_loopback", [False, True])
-def test_with_a_token_all_must_show_it(peer: str, allow_loopback: bool) -> None:
-    """Wherever they are; what is wrong with it is not told."""
+def test_configured_token_is_needed_from_every_peer(peer: str, allow_loopback: bool) -> None:
+    """Every peer needs the token, and the refusal does not tell what is wrong with it."""
     gate = AdminGate("sécret", allow_loopback=allow_loopback)
     assert gate.refusal([HERE, (b"authorization", "Bearer sécret".encode())], peer) is None
     for headers in ([HERE], [HERE, (b"authorization", b"Bearer s")], [HERE, (b"authorization", b"Bearer ")]):
@@ -132,8 +132,8 @@ def test_with_a_token_all_must_show_it(peer: str, allow_loopback: bool) -> None:
         ([HERE], PROXY, "through a proxy"),
     ],
 )
-def test_without_a_token_this_host_s_own_users_may(headers: Headers, peer: str, told: str | None) -> None:
-    """The socket's other end counts: no header makes a stranger local, a proxy's makes one a stranger."""
+def test_without_a_token_only_users_of_this_host_are_admitted(headers: Headers, peer: str, told: str | None) -> None:
+    """The peer's address decides: no header makes it local, but a proxy's header makes a local one remote."""
     refusal = AdminGate(None, allow_loopback=True).refusal(headers, peer)
     assert (refusal is None) is (told is None)
     if refusal and told:
@@ -145,7 +145,7 @@ def test_without_a_token_this_host_s_own_users_may(headers: Headers, peer: str, 
 
 
 def test_token_comes_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty variable counts as none. A file's line break is cut off; an empty or unreadable file is an error."""
+    """An empty variable means no token; a file's line break is removed, and an empty or unreadable file is an error."""
     settings = parse("", "c")
     assert Access.load(settings) == Access()
     held = tmp_path / "token"
@@ -204,7 +204,7 @@ def test_api_keys_are_read_again_when_they_change(tmp_path: Path, caplog: pytest
 
 
 async def test_only_the_peer_of_a_unix_socket_counts_as_one(tmp_path: Path) -> None:
-    """A TCP peer that has gone has no address, either, but does not count as being on this host."""
+    """A TCP peer that has gone has no address either, but does not count as being on this host."""
     peers: dict[str, tuple[str, str]] = {}
 
     class Accepted(asyncio.Protocol):
@@ -227,14 +227,14 @@ async def test_only_the_peer_of_a_unix_socket_counts_as_one(tmp_path: Path) -> N
         each.close()
 
 
-def test_connection_without_a_known_peer_has_an_empty_one() -> None:
+def test_connection_without_a_known_peer_has_an_empty_address() -> None:
     """Plain uvicorn's connections have none."""
     scopes: list[dict[str, Any]] = [{}, {"state": {}}, {"state": {PEER: "::1"}}]
     assert [peer_in(scope) for scope in scopes] == ["", "", "::1"]
 
 
 def test_key_file_is_checked_from_time_to_time(tmp_path: Path) -> None:
-    """It is not checked with each job, and read again only if it has changed."""
+    """A job does not check the file; a timer does, and reads it only after a change."""
     held = tmp_path / "keys"
     put(held, digest("first"))
     keys = ApiKeys(held, reread_s=3600)
@@ -275,7 +275,7 @@ async def test_large_key_file_is_read_beside_the_jobs(tmp_path: Path, caplog: py
 
 
 def gate(keys: Path | None = None) -> JobGate:
-    """Return a gate that takes jobs of one other site's pages; with a file of keys, only with one of them."""
+    """Return a gate that admits jobs of one other site's pages, and with a file of keys only jobs with a key."""
     return JobGate(Pages(["https://lab.example"], []), None if keys is None else ApiKeys(keys, reread_s=0))
 
 

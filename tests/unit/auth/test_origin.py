@@ -1,4 +1,4 @@
-"""Pages of other sites, in a browser inside the network, can run no code."""
+"""A browser inside the network does not run code for pages of other sites."""
 
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -35,20 +35,20 @@ def router(worker: ScriptedWorker, **more: object) -> Application:
 
 
 class Ways:
-    """All ways in for a job."""
+    """Every way in which a job can arrive."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
         self._url = url
         self._session = session
 
     async def statuses(self, headers: Mapping[str, str]) -> set[int]:
-        """Send a job by each way, with these header fields; return the statuses."""
+        """Send a job in each way with these header fields, and return the statuses."""
         found = set()
         for path, method in (*JOB_ENDPOINTS.items(), ("/run%5Fcode", "POST"), ("/run_code/batch", "POST")):
             text = json.dumps(JOB)
-            for _ in range(3):  # from the second on, its head is known
+            for _ in range(3):  # the head cache serves it from the second request on
                 address = URL(self._url + path, encoded=True)
-                # What a page may send without asking: the batch handler takes it for JSON.
+                # A page can send this type without a preflight request, and the batch handler reads it as JSON.
                 fields = {"content-type": "text/plain", **headers}
                 async with self._session.request(method, address, data=text, headers=fields) as response:
                     found.add(response.status)
@@ -71,7 +71,7 @@ FOREIGN = [
 async def test_jobs_of_other_sites_pages_reach_no_worker(
     worker: ScriptedWorker, session: aiohttp.ClientSession
 ) -> None:
-    """They get 403 by every way in. The site's own pages and programs are served."""
+    """Each way in gives them 403; the site's own pages and programs are served."""
     async with served(router(worker)) as url:
         ways = Ways(url, session)
         assert await ways.statuses({}) == {200}
@@ -119,7 +119,7 @@ async def test_allowed_origins_have_cors(worker: ScriptedWorker, session: aiohtt
 async def test_names_that_are_not_the_router_s_are_refused(
     worker: ScriptedWorker, session: aiohttp.ClientSession, host: str
 ) -> None:
-    """With trusted_hosts, this holds for all requests: such a page would count as the router's (DNS rebinding)."""
+    """With trusted_hosts, an unknown host gets 403 everywhere; otherwise DNS rebinding would make its page ours."""
     async with served(router(worker, trusted_hosts=["router", "10.0.0.0/8"])) as url:
         ways = Ways(url, session)
         for headers in ({"host": host}, {"host": host, "origin": f"http://{host}", "sec-fetch-site": "same-origin"}):
@@ -136,7 +136,7 @@ async def test_names_that_are_not_the_router_s_are_refused(
     [(b"lab.example:8443", True), (b"lab.example", True), (b"router", True), (b"localhost", True), (b"evil", False)],
 )
 def test_name_of_an_allowed_origin_is_one_of_the_router_s(host: bytes, is_taken: bool) -> None:
-    """Its pages may be served by the same proxy."""
+    """A proxy may serve the router and an allowed origin's pages under the same name."""
     headers = [(b"accept", b"evil"), (b"host", host)]
     assert (Pages([LAB], ["router"]).refusal(headers) is None) is is_taken
     assert (Pages([LAB], ["router"]).job_refusal(headers) is None) is is_taken
@@ -165,8 +165,8 @@ def test_name_of_an_allowed_origin_is_one_of_the_router_s(host: bytes, is_taken:
         ([(b"accept", b"other"), HERE, (b"origin", b"http://router:8000")], False),
     ],
 )
-def test_other_sites_are_told_from_this_one(headers: list[tuple[bytes, bytes]], foreign: bool) -> None:
-    """A page of this site has the host and port of the request; the scheme may be a proxy's."""
+def test_other_sites_are_distinguished_from_this_one(headers: list[tuple[bytes, bytes]], foreign: bool) -> None:
+    """A page of this site has the request's host and port; a proxy may have changed the scheme."""
     assert is_foreign(headers) is foreign
     assert (Pages([], []).job_refusal(headers) is not None) is foreign
 
@@ -190,8 +190,8 @@ def test_other_sites_are_told_from_this_one(headers: list[tuple[bytes, bytes]], 
         b"a#b",
     ],
 )
-def test_what_is_no_authority(text: bytes) -> None:
-    """Two readers could read it as two hosts."""
+def test_ambiguous_authority_is_invalid(text: bytes) -> None:
+    """Two programs could read each of these texts as different hosts."""
     assert not is_authority(text)
 
 
@@ -213,12 +213,12 @@ def test_loopback(host: str, here: bool) -> None:
     ["lab.example", "*", "null", "http://lab.example/", "ftp://lab.example", "http://", "http://a:0", "http://a:99999"],
 )
 def test_bad_origin_is_a_mistake_in_config(given: str) -> None:
-    """The error names it and what is expected."""
+    """The error names the value and shows an example."""
     with pytest.raises(ConfigError, match=r"c: cors_origins\[0\]: expected an origin such as https://lab.example:8443"):
         parse(f"cors_origins: ['{given}']", "c")
 
 
-def test_origins_are_kept_as_browsers_name_them() -> None:
-    """In lower case, without a default port."""
+def test_origins_are_kept_as_browsers_send_them() -> None:
+    """Origins are kept in lower case and without a default port."""
     settings = parse("cors_origins: ['HTTP://Lab.example:80', 'https://[::1]:8443']", "c")
     assert settings.cors_origins == ("http://lab.example", "https://[::1]:8443")

@@ -28,7 +28,7 @@ from router.cli.agent.cpus import Cpus, usable_cpus
 def test_quota_is_the_lowest_on_the_way_up(
     tmp_path: Path, own: str, files: dict[str, str], quota: float | None
 ) -> None:
-    """Of the process' own cgroup and all above it; None if no cgroup has a quota."""
+    """The lowest quota of the process' cgroup and its parents counts; it is None without any quota."""
     (tmp_path / "own").write_text(own + "\n")
     for name, text in files.items():
         path = tmp_path / "cgroup" / name
@@ -39,12 +39,12 @@ def test_quota_is_the_lowest_on_the_way_up(
 
 
 def test_count_is_whole_and_above_zero() -> None:
-    """One job more than there are whole CPUs would only delay the others."""
+    """The count is rounded down, because one job more than whole CPUs would only delay the others."""
     assert [Cpus(8, None).count, Cpus(8, 2.9).count, Cpus(8, 0.3).count, Cpus(2, 16).count] == [8, 2, 1, 2]
     assert str(Cpus(8, None)) == "8 by affinity, no cgroup quota"
     assert str(Cpus(8, 1.5)) == "8 by affinity, a cgroup quota of 1.5"
 
 
-def test_where_there_are_no_cgroups_there_is_no_quota(tmp_path: Path) -> None:
+def test_without_cgroups_there_is_no_quota(tmp_path: Path) -> None:
     """Missing files are no error."""
     assert usable_cpus(tmp_path / "none", tmp_path / "none").quota is None

@@ -78,7 +78,7 @@ def printed(workers: list[AdminWorker | WorkerStatus], redis: str = "available",
 
 
 def test_unhealthy_workers_come_first_with_their_reason() -> None:
-    """A row for each worker. A worker's text is shown as it is, with its brackets."""
+    """Each worker has a row, and its own text is shown unchanged, brackets included."""
     text = printed(
         [
             worker("http://a:1", Health.HEALTHY),
@@ -94,8 +94,8 @@ def test_unhealthy_workers_come_first_with_their_reason() -> None:
     assert "none leads, nothing seen yet" in text
 
 
-def test_ejected_worker_shows_why_and_until_when() -> None:
-    """It shows neither an old failed check nor since when the checks are good."""
+def test_ejected_worker_shows_its_cause_and_end() -> None:
+    """Neither an old failed check nor the time of the last good check is shown."""
     ejected = worker("http://a:1", Health.EJECTED, error="timed out after 5 s", ejected_for_s=90.5)
     tried = worker("http://b:1", Health.EJECTED, error="timed out after 5 s", ejected_for_s=-1)
     drained = worker("http://c:1", Health.DRAINING, draining=True, error="timed out after 5 s")
@@ -108,8 +108,8 @@ def test_ejected_worker_shows_why_and_until_when() -> None:
     assert third == "http://c:1 draining 3 min 3/8 2 config"
 
 
-def test_what_is_not_known_is_not_made_up() -> None:
-    """Running jobs without Redis, and the sum of caps if a worker has none. Old data are marked as stale."""
+def test_unknown_values_are_shown_as_unknown() -> None:
+    """Without Redis running jobs are unknown, without all caps their sum is; old data are marked as stale."""
     known = worker("http://a:1", Health.HEALTHY, cap=None)
     assert " 3 " in printed([known])
     fields = {name: value for name, value in known.model_dump().items() if name in WorkerStatus.model_fields}
@@ -136,8 +136,8 @@ def test_what_is_not_known_is_not_made_up() -> None:
         (["workers", "drain", "http://a:1", "--redis", "redis://127.0.0.1:1/0"], 3, "Redis: Error 111 connecting"),
     ],
 )
-def test_failure_is_told_in_one_line(command: list[str], status: int, told: str) -> None:
-    """With the documented exit status, and nothing on stdout."""
+def test_failure_prints_one_line(command: list[str], status: int, told: str) -> None:
+    """A failure prints one line to stderr and nothing to stdout, and the exit status is the documented one."""
     done = cli.invoke(app, command, env={"SFR_URL": NOWHERE})
     assert (done.exit_code, done.stdout) == (status, "")
     assert done.stderr.startswith(told)
@@ -157,15 +157,15 @@ def test_failure_is_told_in_one_line(command: list[str], status: int, told: str)
         ((422, {"detail": [{"loc": ["body", "weight"], "msg": "too much"}]}), 1, "weight: too much\n"),
     ],
 )
-async def test_answer_of_another_program_is_told(answer: tuple[int, object], status: int, told: str) -> None:
-    """Whatever program answers, the line says what is wrong."""
+async def test_answer_of_another_program_is_reported(answer: tuple[int, object], status: int, told: str) -> None:
+    """If another program answers, the line says what is wrong with its answer."""
     async with ScriptedWorker(script=always(*answer)) as server:
         command = ["workers", "list", "--url", server.url]
         done = await asyncio.to_thread(cli.invoke, app, command)
         assert (done.exit_code, done.stdout, done.stderr) == (status, "", told.format(url=server.url))
 
 
-def test_token_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_unreadable_token_is_reported(tmp_path: Path) -> None:
     """No message shows the token."""
     missing = tmp_path / "none"
     done = cli.invoke(app, ["workers", "list"], env={"ADMIN_TOKEN_FILE": str(missing)})
@@ -196,8 +196,8 @@ def test_help_has_examples_and_exit_statuses() -> None:
 
 
 @pytest.mark.parametrize("url", [NOWHERE, "nonsense"])
-def test_completion_is_quiet_where_no_router_answers(url: str) -> None:
-    """The user is typing, so there is no output and no error."""
+def test_completion_is_quiet_without_a_router(url: str) -> None:
+    """The user is typing, so an unreachable router causes neither output nor an error."""
     typed = {"_SFR_COMPLETE": "complete_bash", "COMP_WORDS": "sfr workers drain ", "COMP_CWORD": "3", "SFR_URL": url}
     done = cli.invoke(app, [], env=typed, prog_name="sfr")
     assert (done.exit_code, done.output.strip()) == (0, "")

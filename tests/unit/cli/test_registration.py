@@ -31,7 +31,7 @@ class Steered:
     calls: list[str] = field(default_factory=list)
 
     async def __call__(self, exchange: Exchange) -> None:
-        """Answer one request, and note it."""
+        """Answer one request and record it."""
         path = exchange.request.target.partition("?")[0].removeprefix("/admin/workers").strip("/")
         self.calls.append(f"{exchange.request.method} {path}")
         failure = self.fails.pop(0) if self.fails else None
@@ -54,7 +54,7 @@ class Steered:
 
 @dataclass
 class RegistrarRun:
-    """A registrar that runs."""
+    """A running registrar."""
 
     lifecycle: Lifecycle
     registrar: Registrar
@@ -85,7 +85,7 @@ async def registered(router_url: str, ttl_s: float = 30) -> AsyncIterator[Regist
 
 
 async def test_worker_is_registered_drained_and_removed_when_no_job_runs() -> None:
-    """In this order. If the router has lost the drain, the worker is drained again."""
+    """The steps come in this order, and a drain that the router has lost is sent again."""
     steered = Steered(running=2)
     async with ScriptedWorker(script=steered) as router, registered(router.url) as run:
         await asyncio.wait_for(run.lifecycle.joined.wait(), 20)
@@ -101,7 +101,7 @@ async def test_worker_is_registered_drained_and_removed_when_no_job_runs() -> No
 
 
 async def test_hurry_removes_the_worker_at_once() -> None:
-    """Without a drain, because the command is ended at once."""
+    """There is no drain, because the command is killed at once."""
     steered = Steered(running=2)
     async with ScriptedWorker(script=steered) as router, registered(router.url) as run:
         await asyncio.wait_for(run.lifecycle.joined.wait(), 20)
@@ -123,7 +123,7 @@ async def test_drain_of_an_earlier_agent_is_lifted_and_an_operator_s_is_not() ->
 
 @pytest.mark.parametrize("failure", ["lost", 503])
 async def test_lost_answer_may_be_a_registration(failure: int | str) -> None:
-    """The answer was lost, so the worker may be registered. It is drained and removed as usual."""
+    """After a lost answer the worker may be registered, so it is drained and removed as usual."""
     steered = Steered(fails=[failure])
     async with ScriptedWorker(script=steered) as router, registered(router.url) as run:
         await eventually(lambda: bool(steered.calls), what="the first call")
@@ -133,7 +133,7 @@ async def test_lost_answer_may_be_a_registration(failure: int | str) -> None:
 
 
 async def test_router_that_was_never_reached_is_not_waited_for() -> None:
-    """It cannot hold a registration, so there is nothing to drain."""
+    """A router that was never reached has no registration, so there is nothing to drain."""
     async with registered(f"http://127.0.0.1:{free_port()}") as run:
         await asyncio.sleep(0)
         await asyncio.wait_for(run.leaves(), 5)
@@ -141,7 +141,7 @@ async def test_router_that_was_never_reached_is_not_waited_for() -> None:
 
 
 @pytest.mark.parametrize(("status", "reason"), [(403, Exit.FAILED), (401, Exit.NO_TOKEN), (422, Exit.FAILED)])
-async def test_refusal_is_reported_and_cleared_when_the_worker_is_taken(status: int, reason: Exit) -> None:
+async def test_refusal_is_reported_and_cleared_when_the_worker_is_registered(status: int, reason: Exit) -> None:
     """The registrar reports it and tries again; the agent decides what follows."""
     steered = Steered(fails=[status])
     async with ScriptedWorker(script=steered) as router, registered(router.url) as run:

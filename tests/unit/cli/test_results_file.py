@@ -37,8 +37,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("status", "final"), [(200, True), (422, True), (499, True), (500, False), (503, False)])
-def test_job_that_no_worker_could_run_is_sent_again(path: Path, status: int, final: bool) -> None:
-    """From 500 on the job is run again, and its old answer is dropped. All other answers stay."""
+def test_job_with_a_5xx_answer_is_sent_again(path: Path, status: int, final: bool) -> None:
+    """A job with a status from 500 on runs again without its old answer; all other answers stay."""
     held(path, line(0), line(1, status), line(2))
     with Results(str(path)) as results:
         assert is_final(status) is final
@@ -53,7 +53,7 @@ def test_job_that_no_worker_could_run_is_sent_again(path: Path, status: int, fin
 
 
 def test_cut_last_line_is_dropped_and_written_again(path: Path) -> None:
-    """A run that was killed may leave one. The lines before it stay."""
+    """A killed run may leave a cut line; the lines before it stay."""
     for cut in (b"{", line(1)[:20], line(1)[:-1]):
         held(path, line(0), cut)
         with Results(str(path)) as results:
@@ -83,7 +83,7 @@ def test_last_line_of_another_file_is_not_cut(path: Path, end: bytes) -> None:
     ids=["empty", "no JSON", "wrong type", "deep"],
 )
 def test_line_that_is_no_result_is_named(path: Path, bad: bytes) -> None:
-    """And the file does not change."""
+    """The error has the line's number, and the file does not change."""
     held(path, line(0), bad)
     with pytest.raises(BadInput, match=r"results\.jsonl, line 2: no result of `sfr run`"):
         Results(str(path))
@@ -91,7 +91,7 @@ def test_line_that_is_no_result_is_named(path: Path, bad: bytes) -> None:
 
 
 def test_two_runs_do_not_write_one_file(path: Path) -> None:
-    """The second is refused, also after the first has replaced the file."""
+    """The second run is refused, also after the first has replaced the file."""
     for lines in ((), (line(0), line(1, 500))):
         held(path, *lines)
         first = Results(str(path))
@@ -105,7 +105,7 @@ def test_two_runs_do_not_write_one_file(path: Path) -> None:
 
 
 def test_locked_file_is_refused_at_once(path: Path) -> None:
-    """Also if another process holds it."""
+    """A lock of another process counts like one of this process."""
     holder = "import fcntl, sys; f = open(sys.argv[1], 'ab'); fcntl.flock(f, fcntl.LOCK_SH); print(flush=True); input()"
     argv = [sys.executable, "-c", holder, str(path)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
@@ -131,7 +131,7 @@ def test_link_and_mode_of_the_file_stay(tmp_path: Path, path: Path) -> None:
 
 
 def test_closed_file_is_free_for_the_next_run(path: Path) -> None:
-    """Also in the same process. No file descriptor stays open."""
+    """The same process can open it again, and no file descriptor stays open."""
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):
         held(path, line(0), line(1, 500))
@@ -142,7 +142,7 @@ def test_closed_file_is_free_for_the_next_run(path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_job_is_done_where_its_own_answer_is_there(path: Path) -> None:
+def test_job_with_its_own_answer_is_done(path: Path) -> None:
     """An answer to another job at this index is an error, and so are more answers than jobs."""
     with Results(str(held(path, line(0), line(2)))) as results:
         assert results.is_done(JobLine(0, 1, b"", "aa"))
@@ -155,7 +155,7 @@ def test_job_is_done_where_its_own_answer_is_there(path: Path) -> None:
 
 
 def test_results_are_added_whole_and_counted(path: Path) -> None:
-    """One line each, in order."""
+    """Results are written in order, one complete line each, and counted by status."""
     with Results(str(path)) as results:
         assert results.is_file
         results.add([result(0), result(1, 422)])
@@ -165,8 +165,8 @@ def test_results_are_added_whole_and_counted(path: Path) -> None:
         assert results.statuses == {200: 2, 422: 1}
 
 
-def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
-    """At the start and later. A device or a pipe is written, but not read first."""
+def test_unwritable_file_is_reported(tmp_path: Path) -> None:
+    """An error is reported at the start and later; a device or a pipe is written without being read first."""
     with pytest.raises(BadInput, match=r"none/x: cannot be written: No such file"):
         Results(str(tmp_path / "none" / "x"))
     with Results("/dev/full") as full, pytest.raises(BadInput, match="/dev/full: cannot be written: No space left"):

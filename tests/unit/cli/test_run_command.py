@@ -42,8 +42,8 @@ def refused(*options: object, url: str = "http://127.0.0.1:1") -> str:
         ),
     ],
 )
-def test_files_that_do_not_fit_are_left_alone(tmp_path: Path, jobs: bytes, results: bytes | None, told: str) -> None:
-    """The message has the line and the mistake, the status is 2, no job runs, and no file changes."""
+def test_invalid_files_stay_unchanged(tmp_path: Path, jobs: bytes, results: bytes | None, told: str) -> None:
+    """Status 2 and a message with the line and the mistake come before any job runs."""
     jobs_path, results_path = tmp_path / "jobs", tmp_path / "results"
     jobs_path.write_bytes(jobs)
     if results is not None:
@@ -52,8 +52,8 @@ def test_files_that_do_not_fit_are_left_alone(tmp_path: Path, jobs: bytes, resul
     assert results_path.read_bytes() == (results or b"")
 
 
-def test_files_that_cannot_be_used_are_told(tmp_path: Path) -> None:
-    """A missing file, a folder, a file in a missing folder, a file that another run is writing."""
+def test_unusable_files_are_reported(tmp_path: Path) -> None:
+    """A missing file, a folder, a missing folder and a file in use each have their own message."""
     jobs, output = tmp_path / "jobs", tmp_path / "results"
     jobs.write_text("{}")
     assert refused("/none", "-o", output) == "/none: cannot be read: No such file or directory\n"
@@ -66,7 +66,7 @@ def test_files_that_cannot_be_used_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["nowhere", "ftp://router", "http://", "http://router:x", "http://router:0"])
-def test_bad_url_is_told(tmp_path: Path, url: str) -> None:
-    """The message says what was expected."""
+def test_bad_url_is_reported(tmp_path: Path, url: str) -> None:
+    """The message shows an example of a good URL."""
     told = f"--url: expected a URL such as http://router:8000, got {url!r}\n"
     assert refused("/none", "-o", tmp_path / "results", url=url) == told

@@ -1,4 +1,4 @@
-"""The bar that is shown while a command waits."""
+"""The bar shown while a command waits."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ from router.cli.spinner import waiting
 
 @pytest.mark.parametrize(("after_s", "is_shown"), [(0.0, True), (60.0, False)])
 def test_only_long_waits_are_shown(monkeypatch: pytest.MonkeyPatch, after_s: float, is_shown: bool) -> None:
-    """Only on a terminal, and only after a while. At the end the line is erased."""
+    """The bar appears only on a terminal and after a while, and is erased at the end."""
     terminal = StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stderr", terminal)

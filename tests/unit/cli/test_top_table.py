@@ -61,7 +61,7 @@ def screen(shown: Moment, sort: str = "trouble", height: int | None = None, widt
 
 
 def urls(lines: list[str]) -> list[str]:
-    """Return the workers in their order."""
+    """Return the workers in the order of their rows."""
     return [line.split()[0][7] for line in lines if line.startswith("http://")]
 
 
@@ -77,13 +77,13 @@ def urls(lines: list[str]) -> list[str]:
     ],
 )
 def test_workers_come_in_the_chosen_order(sort: str, order: str) -> None:
-    """For each order that the command offers."""
+    """Each order of the command sorts the rows."""
     assert "".join(urls(screen(moment(rates=RATES), sort))) == order
     assert get_args(Sort) == tuple(SORTS)
 
 
 def test_rates_times_and_load_are_shown() -> None:
-    """The fleet's in the facts, a worker's in its row. A worker's text is not read as markup."""
+    """The facts have the fleet's rates and a row its worker's; a worker's text is not read as markup."""
     lines = screen(moment(rates=RATES), width=200)
     facts = [" ".join(line.split()) for line in lines]
     assert "jobs 120/s, 0.5 errors/s, <0.1 retries/s" in facts
@@ -95,7 +95,7 @@ def test_rates_times_and_load_are_shown() -> None:
 
 
 def test_missing_rates_and_stale_data_are_marked() -> None:
-    """No rate is made up."""
+    """A missing rate is shown as unknown."""
     facts = [" ".join(line.split()) for line in screen(moment())]
     assert "jobs counting" in facts
     assert "stale the router has gone" in [
@@ -105,7 +105,7 @@ def test_missing_rates_and_stale_data_are_marked() -> None:
 
 @pytest.mark.parametrize(("height", "shown"), [(12, 4), (11, 4), (10, 2), (9, 1), (8, 0), (3, 0)])
 def test_table_fits_any_screen(height: int, shown: int) -> None:
-    """It shows as many workers as fit, the first in order, and counts the others. No line is broken."""
+    """The first workers that fit are shown, the others are counted, and no line is wrapped."""
     lines = screen(moment(rates=RATES), height=height, width=60)
     assert len(lines) <= max(height, 8)
     assert urls(lines) == list("dcba"[:shown])

@@ -1,4 +1,4 @@
-"""A worker has one form of its address, and an address that cannot be used is rejected where it comes in."""
+"""A worker's address has one form, and an unusable address is rejected where it is entered."""
 
 import pytest
 from hypothesis import example, given
@@ -7,7 +7,7 @@ from yarl import URL
 
 from router.config.addresses import dns_name, known_worker_url, masked, origin, otlp_url, redis_url, worker_url
 
-# What URLs are made of, and what breaks those who read them.
+# Parts of URLs, and characters that confuse parsers.
 PIECES = st.sampled_from(
     [
         *(
@@ -65,7 +65,7 @@ LONGEST_URL = "http://a/" + "b" * 1991
     ],
 )
 def test_worker_has_one_form_however_it_is_spelt(spelt: str, known: str) -> None:
-    """Two spellings would be two workers, with twice the cap."""
+    """Two spellings of one address would be two workers with twice the cap."""
     assert worker_url(spelt) == known
     assert worker_url(known) == known == known_worker_url(spelt)
 
@@ -98,8 +98,8 @@ def test_worker_has_one_form_however_it_is_spelt(spelt: str, known: str) -> None
         *("http://a#b", "http:/a", "http:a:80", "a:80", "ftp://a", "//a", "", "http://", f"http://a/{'b' * 3000}"),
     ],
 )
-def test_what_no_check_could_ask_is_refused(text: str) -> None:
-    """A label that is empty or too long, an address that programs read differently, a path that they rewrite."""
+def test_unusable_worker_address_is_refused(text: str) -> None:
+    """A label may be empty or too long, and programs may read an address or rewrite a path differently."""
     with pytest.raises(ValueError, match=r"^expected a URL "):
         worker_url(text)
     assert known_worker_url(text) is None
@@ -109,7 +109,7 @@ def test_what_no_check_could_ask_is_refused(text: str) -> None:
 @example("http://node..1:8080")
 @example(f"http://{'a' * 64}")
 def test_accepted_address_is_the_same_for_every_program(text: str) -> None:
-    """A text is rejected with one kind of error, or its form is final and works with resolvers and clients."""
+    """An address is either rejected with one kind of error, or its form is final and works in resolvers and clients."""
     try:
         known = worker_url(text)
     except ValueError:
@@ -119,7 +119,7 @@ def test_accepted_address_is_the_same_for_every_program(text: str) -> None:
     url = URL(known)
     assert str(url).rstrip("/") == known
     assert url.host is not None
-    url.host.encode("idna")  # as asyncio does for each connection
+    url.host.encode("idna")  # asyncio does this for each connection
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ def test_dns_name_that_cannot_be_resolved_is_refused(text: str) -> None:
         ("round_robin", "round_robin"),
     ],
 )
-def test_what_may_be_a_url_is_shown_without_its_secrets(text: str, shown: str) -> None:
-    """No user, password or value of the query is shown, whatever else is wrong with the URL."""
+def test_possible_url_is_shown_without_its_secrets(text: str, shown: str) -> None:
+    """No user, password or query value is shown, whatever else is wrong with the URL."""
     assert masked(text) == shown
 
 
@@ -161,7 +161,7 @@ def test_what_may_be_a_url_is_shown_without_its_secrets(text: str, shown: str) -
     ],
 )
 def test_redis_url_that_cannot_be_connected_to_is_refused(text: str) -> None:
-    """Otherwise the client would raise an error when a program starts, with a part of the password in it."""
+    """Otherwise the client would raise an error at the start, with a part of the password in it."""
     with pytest.raises(ValueError, match=r"^expected a URL such as redis") as caught:
         redis_url(text)
     assert "ss" not in str(caught.value).replace("expected a URL such as redis", "")
@@ -173,13 +173,13 @@ SENTINELS = ("redis+sentinel://a/m", "redis+sentinel://:p@a:1,b:65535/m/15")
 @pytest.mark.parametrize(
     "text", ["redis://h", "rediss://:p@h:1/2?db=1", "redis://[::1]:6379", "redis://[::1]", "unix:///s", *SENTINELS]
 )
-def test_redis_url_that_can_be_connected_to_is_taken(text: str) -> None:
-    """All forms that redis-py accepts."""
+def test_valid_redis_url_is_accepted(text: str) -> None:
+    """All forms that redis-py accepts are accepted."""
     assert redis_url(text) == text
 
 
 def test_rejected_collector_shows_no_password() -> None:
-    """The message says what is expected, and repeats nothing."""
+    """The message says what is expected and repeats nothing of the value."""
     with pytest.raises(ValueError, match=r"^expected a whole URL such as http://collector:4318/v1/traces$"):
         otlp_url("http://user:secret@collector/v1/traces")
     with pytest.raises(ValueError, match=r"^expected a whole URL"):
@@ -187,8 +187,8 @@ def test_rejected_collector_shows_no_password() -> None:
     assert otlp_url("http://collector:4318/v1/traces") == "http://collector:4318/v1/traces"
 
 
-def test_dns_name_is_taken_as_it_is_written() -> None:
-    """Its form is not changed, because only the resolver uses it."""
+def test_dns_name_is_kept_as_written() -> None:
+    """The name's form is kept, because only the resolver uses it."""
     assert dns_name("Workers.svc:8080") == "Workers.svc:8080"
 
 
@@ -204,7 +204,7 @@ def test_dns_name_is_taken_as_it_is_written() -> None:
         ("lab", None),
     ],
 )
-def test_origin_is_known_as_a_browser_names_it(spelt: str, known: str | None) -> None:
+def test_origin_has_the_form_that_browsers_send(spelt: str, known: str | None) -> None:
     """An origin that no browser would send is rejected."""
     if known is not None:
         assert origin(spelt) == known

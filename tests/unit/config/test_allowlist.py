@@ -13,7 +13,7 @@ from router.config.allowlist import Allowed
         (["node*"], "NODE17.", True),
         (["node*"], "my-node17", False),
         (["node??"], "node1", False),
-        # Else who owns a domain could be any worker.
+        # Otherwise the owner of a domain could register any worker.
         (["node*"], "node1.evil.org", False),
         (["node?"], "node.", False),
         (["node?evil.org"], "node.evil.org", False),
@@ -37,7 +37,7 @@ from router.config.allowlist import Allowed
         (["fd00::/8"], "fe80::1", False),
         (["10.0.0.0/8"], "::ffff:10.0.0.1", True),
         (["::/0"], "::ffff:10.0.0.1", False),
-        # A pattern for names lets no address in, however it is written.
+        # A pattern for names admits no address, in whatever form.
         (["*"], "127.0.0.1", False),
         (["*"], "::1", False),
         (["*"], "2130706433", False),
@@ -49,5 +49,5 @@ from router.config.allowlist import Allowed
     ],
 )
 def test_hosts_that_may_be_added(rules: list[str], host: str, is_allowed: bool) -> None:
-    """Names by pattern, addresses by network, and nothing without a rule."""
+    """Names match patterns, addresses match networks, and without a rule nothing matches."""
     assert Allowed(rules).permits(host) is is_allowed

@@ -1,4 +1,4 @@
-"""A good config.yaml is accepted, and a mistake in it is reported in one line."""
+"""A good config.yaml is accepted, and each mistake in it is reported in one line."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def test_empty_file_gives_the_defaults() -> None:
 
 
 def test_worker_is_a_url_or_a_mapping() -> None:
-    """A bare string is a URL. A trailing slash is removed, and the host is in lower case."""
+    """A bare string is a URL, whose trailing slash is removed and whose host is in lower case."""
     settings = parse("workers: ['http://A:8080/', {url: 'https://b/x', weight: 3, max_concurrency: 4}]", "c")
     assert [(w.url, w.weight, w.max_concurrency) for w in settings.workers] == [
         ("http://a:8080", 1, None),
@@ -131,8 +131,8 @@ def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> N
         (f"{BOMB.replace('<<: ', 'x: ')}workers: !!pairs [x: *a8]", "workers[0]: expected a valid dictionary"),
     ],
 )
-def test_mistake_is_told_with_file_key_and_expectation(text: str, told: str) -> None:
-    """Each mistake has one message that says where it is and what was expected."""
+def test_mistake_is_reported_with_file_key_and_expectation(text: str, told: str) -> None:
+    """Each mistake has one message with its place and the expected value."""
     with pytest.raises(ConfigError) as caught:
         parse(text, "my.yaml")
     message, *more = str(caught.value).splitlines()
@@ -148,7 +148,7 @@ def test_client_budget_is_read_as_it_is_shown(budget: object) -> None:
     assert Settings.model_validate_json(settings.model_dump_json()) == settings
 
 
-def test_every_mistake_is_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     """Two mistakes give two lines."""
     with pytest.raises(ConfigError) as caught:
         parse("{timeout: 0, max_body_mb: 0}", "c")
@@ -163,7 +163,7 @@ def test_bad_redis_url_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_missing_file_is_told_with_the_variable_to_set(tmp_path: Path) -> None:
+def test_missing_file_is_reported_with_the_variable_to_set(tmp_path: Path) -> None:
     """The message names the variable that names the file."""
     with pytest.raises(ConfigError, match=r"none\.yaml cannot be read: No such file .*ROUTER_CONFIG"):
         load(tmp_path / "none.yaml")
@@ -190,7 +190,7 @@ def test_the_repository_s_own_config_is_good() -> None:
     ],
 )
 def test_bad_number_is_reported_with_its_key(key: str, value: str) -> None:
-    """Neither a number that clocks cannot hold nor a text that YAML once read as another number is accepted."""
+    """Numbers that clocks cannot hold are rejected, and so are texts that YAML 1.1 reads as another number."""
     with pytest.raises(ConfigError) as caught:
         parse(f"{key}: {value}", "my.yaml")
     assert str(caught.value).startswith(f"my.yaml: {key}: ")
@@ -201,7 +201,7 @@ def test_bad_number_is_reported_with_its_key(key: str, value: str) -> None:
     ("key", "most"), [("default_max_concurrency", 10**9), ("queue.max_waiting", 10**9), ("retry.budget_percent", 10**9)]
 )
 def test_count_beyond_all_fleets_is_refused(key: str, most: int) -> None:
-    """Lua, JSON or the dashboard could not hold it exactly."""
+    """Lua, JSON or the dashboard could not represent such a count exactly."""
     section, _, name = key.rpartition(".")
     for value in (most + 1, 10**400):
         with pytest.raises(ConfigError, match=f"c: {key}: "):
@@ -222,14 +222,14 @@ def test_count_beyond_all_fleets_is_refused(key: str, most: int) -> None:
     ],
 )
 def test_ambiguous_yaml_is_reported_with_its_place(text: str, told: str) -> None:
-    """A key that is given twice, too deep nesting, a tag that changes a value's type."""
+    """Duplicate keys, deep nesting and a tag that changes a value's type are mistakes."""
     with pytest.raises(ConfigError) as caught:
         parse(text, "my.yaml")
     assert str(caught.value).startswith(f"my.yaml: not valid YAML: {told}")
 
 
 def test_aliases_of_aliases_are_stopped_before_they_fill_memory() -> None:
-    """One page of them would expand to a million million entries."""
+    """One page of aliases would expand to a million million entries."""
     merged = "\n".join(f"b{n}: &b{n} {{y{n}: 1, <<: [{', '.join([f'*b{n - 1}'] * 10)}]}}" for n in range(1, 13))
     with pytest.raises(ConfigError, match="too many merged keys"):
         parse(f"b0: &b0 {{x: 1}}\n{merged}", "c")
@@ -241,7 +241,7 @@ def test_aliases_of_aliases_are_stopped_before_they_fill_memory() -> None:
 
 
 def test_anchors_still_work() -> None:
-    """Workers may share keys by an anchor, also by two, and override some of them."""
+    """Workers may share keys through one anchor or two, and override some of them."""
     twice = "{workers: [&u {url: 'http://a'}, &w {url: 'http://b', weight: 4}, {<<: *w, <<: *u}]}"
     with pytest.raises(ConfigError, match="each URL once"):
         parse(twice, "c")
@@ -276,14 +276,14 @@ def test_anchors_still_work() -> None:
     ],
 )
 def test_no_message_shows_a_password(text: str, scheme: str) -> None:
-    """At whichever key the URL is, and whatever is wrong with it."""
+    """No message has a password, at whichever key the URL is and whatever is wrong with it."""
     url = f"{scheme}://me:hunter2@host:x/y?token=hunter2&password=hunter2"
     with pytest.raises(ConfigError) as caught:
         parse(text.format(url=url), "c")
     assert "hunter2" not in str(caught.value)
 
 
-def test_what_is_shown_holds_no_password() -> None:
+def test_shown_configuration_has_no_password() -> None:
     """People paste the output of `sfr config show` into tickets."""
     text = "{redis: {url: 'redis://me:hunter2@h?password=hunter2'}, health_check: {path: '/ping?token=hunter2'}}"
     assert "hunter2" not in shown(parse(text, "c"))
@@ -299,8 +299,8 @@ def test_path_that_no_system_call_takes_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     "value", ["http://:hunter2@host", "redis://h:x", "\udcff", "redis://me:hun#ter2@h:1", "x" * 10_000]
 )
-def test_environment_is_read_as_the_file_is(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """A bad REDIS_URL or OpenTelemetry endpoint gives one printable line without a password."""
+def test_environment_is_read_like_the_file(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """A bad REDIS_URL or OpenTelemetry endpoint causes one printable line without a password."""
     for variable, key in (("REDIS_URL", "redis.url"), ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "traces.endpoint")):
         monkeypatch.setenv(variable, value)
         with pytest.raises(ConfigError) as caught:
@@ -313,13 +313,13 @@ def test_environment_is_read_as_the_file_is(monkeypatch: pytest.MonkeyPatch, val
         assert len(message) < 500
 
 
-def test_file_that_is_being_written_is_taken_over_when_it_is_whole(tmp_path: Path) -> None:
-    """A file written in place must look the same twice. One that replaces it counts at once, as does its removal."""
+def test_file_that_is_being_written_takes_effect_when_it_is_complete(tmp_path: Path) -> None:
+    """A file written in place must look the same twice; one that replaces it, or its removal, counts at once."""
     path = tmp_path / "config.yaml"
     path.write_text("timeout: 5")
     watched = WatchedFile(path)
     assert [watched.has_changed(), watched.has_changed()] == [True, False]
-    path.write_text("")  # as an editor begins, or `cat >`
+    path.write_text("")  # an editor or `cat >` begins like this
     assert not watched.has_changed()
     path.write_text("timeout: 60")
     assert [watched.has_changed(), watched.has_changed(), watched.has_changed()] == [False, True, False]

@@ -7,8 +7,8 @@ import pytest
 from router.config.text_file import Unreadable, read_text
 
 
-def test_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
-    """Editors on Windows write one."""
+def test_byte_order_mark_is_dropped(tmp_path: Path) -> None:
+    """Editors on Windows write such a mark."""
     path = tmp_path / "key"
     path.write_bytes("\ufeffsecret\n".encode())
     assert read_text(path) == "secret\n"
@@ -19,7 +19,7 @@ def test_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
     [(None, "No such file or directory"), ("folder", "Is a directory"), (b"caf\xe9", "it is not UTF-8")],
 )
 def test_message_has_setting_file_and_reason(tmp_path: Path, content: str | bytes | None, reason: str) -> None:
-    """And nothing of the content, which may be a secret."""
+    """The message has nothing of the content, which may be a secret."""
     path = tmp_path / "key"
     if content == "folder":
         path.mkdir()

@@ -29,7 +29,7 @@ def settings(**keys: object) -> Settings:
 
 
 def test_worker_s_own_header_goes_before_that_for_all(tmp_path: Path) -> None:
-    """Workers without a header of their own, also those added at run time, get the common one."""
+    """Workers without their own header, also those added at run time, get the common one."""
     for_all = written(tmp_path / "all", f"Authorization: Bearer {SECRET}\n")
     own = written(tmp_path / "own", "\ufeffX-Api-Key:  one two\r\n")
     auth = WorkerAuth.load(settings(worker_auth=for_all, workers=[{"url": "http://A.:01/", "worker_auth": own}]))
@@ -87,10 +87,10 @@ def test_header_in_place_of_its_file_is_reported_without_its_value() -> None:
         assert SECRET not in str(caught.value)
 
 
-def test_changed_file_is_read_again_and_a_bad_one_is_told_once(
+def test_changed_file_is_read_again_and_a_bad_one_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The last good header stays. The settings may name another file, or none."""
+    """The last good header stays in force; the settings may name another file, or none."""
     path = tmp_path / "auth"
     told = settings(worker_auth=written(path, "A: one"))
     auth = WorkerAuth.load(told)
@@ -117,7 +117,7 @@ def test_changed_file_is_read_again_and_a_bad_one_is_told_once(
 
 
 async def test_job_goes_with_the_worker_s_header_and_never_with_a_client_s(tmp_path: Path) -> None:
-    """However the client spells it. A worker without a header gets the client's, and not the secret."""
+    """The client's spelling does not matter; a worker without a header gets the client's, and not the secret."""
     path = written(tmp_path / "auth", f"X-Api-Key: {SECRET}")
     lines = b"x-api-key: mine\r\naccept: x-api-key: y\r\nX_API_KEY: mine\r\nx-api-key-2: 2\r\nx-api-key: again\r\n"
     request = Request(b"POST", b"/run_code", lines + b"content-length: 2\r\n\r\n", b"{}")
@@ -140,7 +140,7 @@ async def test_job_goes_with_the_worker_s_header_and_never_with_a_client_s(tmp_p
 
 
 async def test_checks_go_with_the_header_and_repeat_nothing_of_it(tmp_path: Path) -> None:
-    """A worker that repeats the header does not bring it into a log. Redirects to other hosts are not followed."""
+    """A worker's echo of the header does not reach a log, and redirects to other hosts are not followed."""
     heads: list[str] = []
     status = b""
 

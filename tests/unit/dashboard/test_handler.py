@@ -1,4 +1,4 @@
-"""The dashboard's files, headers, access and event stream. There is no Redis, or a fake one."""
+"""The dashboard's files, headers, access and event stream, without Redis or with a fake one."""
 
 import asyncio
 import json
@@ -77,7 +77,7 @@ async def test_page_and_all_its_files_are_served(url: str, session: aiohttp.Clie
 async def test_root_is_the_page_only_for_browsers(
     url: str, session: aiohttp.ClientSession, accept: str | None, is_page: bool
 ) -> None:
-    """Programs get JSON. Caches keep the two apart."""
+    """A browser is redirected to the page, a program gets JSON, and caches keep the two apart."""
     headers = {} if accept is None else {"accept": accept}
     async with session.get(f"{url}/", headers=headers, allow_redirects=False) as response:
         assert response.headers["vary"].lower() == "accept"
@@ -87,8 +87,8 @@ async def test_root_is_the_page_only_for_browsers(
             assert (response.status, (await response.json())["workers"][0]["url"]) == (200, MARK)
 
 
-async def test_what_is_not_there_is_told(url: str, session: aiohttp.ClientSession) -> None:
-    """No other file, no other method, and nothing outside the page's folder."""
+async def test_unknown_files_and_methods_are_refused(url: str, session: aiohttp.ClientSession) -> None:
+    """Other files and paths outside the page's folder get 404, and other methods 405."""
     for path in ("/dashboard/nothing.js", "/dashboard/..%2fdoor.py", "/dashboard/uplot/README.md"):
         async with session.get(url + path) as response:
             assert (response.status, await response.json()) == (404, {"detail": "Not Found"})
@@ -99,8 +99,8 @@ async def test_what_is_not_there_is_told(url: str, session: aiohttp.ClientSessio
         assert (response.status, response.url.path) == (200, "/dashboard")
 
 
-async def test_access_says_whether_the_request_may_steer(url: str, session: aiohttp.ClientSession) -> None:
-    """As the gate of /admin decides: users of this host but no other site's page, or whoever has the token."""
+async def test_access_tells_whether_the_client_may_change_the_fleet(url: str, session: aiohttp.ClientSession) -> None:
+    """/dashboard/access decides like /admin: it admits users of this host, but not a foreign page, or the token."""
 
     async def access(at: str, **headers: str) -> tuple[bool, bool, bool]:
         async with session.get(f"{at}/dashboard/access", headers=headers) as response:
@@ -117,8 +117,8 @@ async def test_access_says_whether_the_request_may_steer(url: str, session: aioh
         assert await access(guarded, authorization="Bearer secret") == (True, True, False)
 
 
-async def test_stream_tells_the_fleet_without_redis(url: str, session: aiohttp.ClientSession) -> None:
-    """It has config.yaml's workers, and says that Redis is away."""
+async def test_stream_shows_the_fleet_without_redis(url: str, session: aiohttp.ClientSession) -> None:
+    """Without Redis the stream has config.yaml's workers and reports the outage."""
     async with session.get(f"{url}/dashboard/events") as response:
         assert (response.content_type, response.headers["cache-control"]) == ("text/event-stream", "no-store")
         assert await response.content.readline() == b"event: whole\n"
@@ -127,7 +127,7 @@ async def test_stream_tells_the_fleet_without_redis(url: str, session: aiohttp.C
 
 
 async def test_number_of_watchers_is_limited(url: str) -> None:
-    """One watcher too many is told why it is refused. When one leaves, another may come."""
+    """One watcher too many gets the reason, and finds room when another one leaves."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session, AsyncExitStack() as stack:
         streams = [await stack.enter_async_context(session.get(f"{url}/dashboard/events")) for _ in range(MAX_WATCHERS)]
         assert {stream.status for stream in streams} == {200}
@@ -159,7 +159,7 @@ class CountingCounters(Counters):
 
 
 class Watched:
-    """A feed over a fake Redis with one worker, read often."""
+    """A feed that reads a fake Redis with one worker often."""
 
     def __init__(self, client: FakeAsyncRedis) -> None:
         self.redis = RedisClient(client, "sfr", timeout_s=5)
@@ -168,7 +168,7 @@ class Watched:
         self.feed = Feed(self.redis, self.counters, self.view, 30, every_s=0.02)
 
     async def write(self) -> None:
-        """Write the fleet as a sidecar does."""
+        """Write the fleet like a sidecar does."""
         now = datetime.now(UTC)
         term = await Leadership(self.redis).lead("test", 60)
         assert term is not None
@@ -178,7 +178,7 @@ class Watched:
 
 @pytest.fixture
 async def watched() -> AsyncIterator[Watched]:
-    """Such a feed, with its fleet written."""
+    """A feed whose fleet is written."""
     async with FakeAsyncRedis(decode_responses=True) as client:
         watched = Watched(client)
         await watched.write()
@@ -191,7 +191,7 @@ def kind(event: bytes) -> str:
 
 
 async def test_many_watchers_share_one_reading_and_its_bytes(watched: Watched) -> None:
-    """All get the same bytes. When the last one leaves, reading stops."""
+    """All watchers get the same bytes, and reading stops when the last one leaves."""
     async with aclosing(watched.feed.events()) as first, aclosing(watched.feed.events()) as second:
         for wanted in ("whole", "tick", "tick"):
             one, other = await asyncio.gather(anext(first), anext(second))
@@ -202,7 +202,7 @@ async def test_many_watchers_share_one_reading_and_its_bytes(watched: Watched) -
 
 
 async def test_slow_watcher_skips_and_then_gets_the_whole(watched: Watched) -> None:
-    """No events are kept for it, and the others go on."""
+    """No events are queued for a slow watcher, and the others are not delayed."""
     async with aclosing(watched.feed.events()) as slow, aclosing(watched.feed.events()) as quick:
         assert kind(await anext(slow)) == "whole"
         for _ in range(5):

@@ -1,4 +1,4 @@
-"""What the dashboard shows after some readings: rates, percentiles, rows, and only what has changed."""
+"""What the dashboard shows after some readings: rates, percentiles, rows, and changes only."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -39,7 +39,7 @@ def used(running: int, jobs: int = 0, busy_ms: int = 0) -> WorkerUsage:
 
 
 def test_rates_are_differences_over_some_seconds() -> None:
-    """Earlier counts are no rate. A window of some seconds evens out when processes publish."""
+    """The first counts are no rate, and a window of some seconds evens out when processes publish."""
     view = ViewModel()
     for second, jobs in enumerate([1000, 1010, 1010, 1040, 1040, 1050, 1060]):
         view.take(seen(100 + second, jobs=jobs, errors=second, retries=2 * second))
@@ -61,7 +61,7 @@ def test_percentiles_are_those_of_the_last_seconds() -> None:
 
 
 def test_counts_that_start_again_make_no_negative_rates() -> None:
-    """After Redis was emptied, and after a time without watchers."""
+    """Counts start again after Redis was emptied and after a time without watchers."""
     view = ViewModel()
     view.take(seen(100, jobs=1000))
     view.take(seen(101, jobs=5))
@@ -72,7 +72,7 @@ def test_counts_that_start_again_make_no_negative_rates() -> None:
     assert view.whole().history[-1].jobs is None
 
 
-def test_tick_has_only_what_has_changed() -> None:
+def test_tick_has_only_changes() -> None:
     """Rows and live numbers are apart, because rows seldom change and numbers always do."""
     view = ViewModel()
     view.take(seen(100))
@@ -87,7 +87,7 @@ def test_tick_has_only_what_has_changed() -> None:
     assert [(live.place, live.running) for live in tick.live] == [(1, 4)]
 
 
-def test_row_says_why_a_worker_is_out() -> None:
+def test_row_shows_why_a_worker_gets_no_jobs() -> None:
     """A healthy worker shows no earlier error."""
     view = ViewModel()
     view.take(seen(100, ["http://a"], Health.UNHEALTHY))
@@ -103,8 +103,8 @@ def test_row_says_why_a_worker_is_out() -> None:
     assert view.whole().rows[0].reason == ""
 
 
-def test_row_says_why_and_until_when_a_worker_is_ejected() -> None:
-    """It does not show an old failed check."""
+def test_row_shows_an_ejection_s_cause_and_end() -> None:
+    """An ejected worker's row does not show an old failed check."""
     view = ViewModel()
     ejection = Ejection(130.5, failures=5, cause="returned 503: Service Unavailable")
     view.take(seen(100, ["http://a"], Health.EJECTED, ejected={"http://a": ejection}))
@@ -119,7 +119,7 @@ def test_row_says_why_and_until_when_a_worker_is_ejected() -> None:
 
 @pytest.mark.parametrize("health", [Health.UNHEALTHY, Health.EJECTED, Health.DRAINING])
 def test_slots_are_those_of_all_workers_that_jobs_run_on(health: Health) -> None:
-    """Unhealthy workers count, because their jobs run until the leases expire. So running never exceeds slots."""
+    """Unhealthy workers count because their jobs run until the leases expire, so running never exceeds slots."""
     view = ViewModel()
     view.take(seen(100, {"http://a": used(8), "http://b": used(8)}, health))
     now = view.whole().history[-1]
@@ -127,7 +127,7 @@ def test_slots_are_those_of_all_workers_that_jobs_run_on(health: Health) -> None
 
 
 def test_changed_list_of_workers_is_sent_as_a_whole() -> None:
-    """Places are indexes in the list of URLs. If that list changes, there is no tick."""
+    """Rows are identified by their index in the list of URLs, so a changed list means no tick."""
     view = ViewModel()
     view.take(seen(100, ["http://a"]))
     view.take(seen(101, ["http://a", "http://b"]))
@@ -137,7 +137,7 @@ def test_changed_list_of_workers_is_sent_as_a_whole() -> None:
 
 
 def test_trend_is_the_mean_time_of_each_span() -> None:
-    """A span without jobs is a gap. A new worker has no trend, and the trend of one that leaves is dropped."""
+    """A span without jobs is a gap, a new worker has no trend, and a removed worker's trend is dropped."""
     view = ViewModel()
     view.take(seen(100, {"http://a": used(0, 10, 1000)}))
     view.take(seen(105, {"http://a": used(0, 20, 2000)}))
@@ -154,7 +154,7 @@ def test_trend_is_the_mean_time_of_each_span() -> None:
 
 
 def test_trend_starts_again_after_a_time_without_watchers() -> None:
-    """Otherwise one mean of an hour would be drawn as ten seconds."""
+    """Otherwise the mean of an hour would be drawn as one of ten seconds."""
     view = ViewModel()
     for number in range(3):
         view.take(seen(100 + number * POINT_S, {"http://a": used(0, number, 100 * number)}))
@@ -164,7 +164,7 @@ def test_trend_starts_again_after_a_time_without_watchers() -> None:
 
 
 def test_history_is_bounded() -> None:
-    """To five minutes, however long somebody watches."""
+    """The history is limited to five minutes, however long somebody watches."""
     view = ViewModel()
     for second in range(int(HISTORY_S) + 50):
         view.take(seen(100 + second, jobs=second))

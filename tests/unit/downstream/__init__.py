@@ -1,1 +1,1 @@
-"""Units of router.downstream; no process, no socket to Redis."""
+"""Unit tests of router.downstream. They start no process except a fork, and use no real Redis."""

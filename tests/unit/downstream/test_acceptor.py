@@ -1,4 +1,4 @@
-"""An Acceptor takes what comes, leaves the next client to others where it should, and loses none of those that wait."""
+"""An Acceptor accepts clients, leaves some to other processes, and loses none of the pending connections."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from tests.support.handles import no_more_file_handles
 
 
 class Echo(asyncio.Protocol):
-    """Sends back what comes, and records the calls of the Acceptor."""
+    """Sends back its input, and records the calls of the Acceptor."""
 
     transport: asyncio.Transport
 
@@ -28,33 +28,33 @@ class Echo(asyncio.Protocol):
         self.told: list[str] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Be one of the clients."""
+        """Join the Acceptor's clients."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self.acceptor.clients.add(self)
 
     def data_received(self, data: bytes) -> None:
-        """Send it back; and close, where the process is to end."""
+        """Send the data back, and close if the process is ending."""
         self.transport.write(data)
         if self.is_ending.is_set():
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  (asyncio's signature)
-        """Be no client any more."""
+        """Leave the Acceptor's clients."""
         self.acceptor.clients.discard(self)
 
     def leave(self) -> None:
-        """Note it."""
+        """Record the call."""
         self.told.append("leave")
 
     def shutdown(self) -> None:
-        """Let all know it."""
+        """Record for all clients that the process is ending, and close."""
         self.is_ending.set()
         self.transport.close()
 
 
 class Accepting:
-    """An Acceptor on one socket, with `seats` for its clients."""
+    """An Acceptor on one socket with `seats` for its clients."""
 
     def __init__(self, listening: socket.socket, seats: int = 1000, tls: ssl.SSLContext | None = None) -> None:
         self.address = listening.getsockname()
@@ -67,7 +67,7 @@ class Accepting:
         return Echo(self.acceptor, self._is_ending)
 
     def connect(self) -> socket.socket:
-        """Return a client that has sent a byte; the kernel may be all that knows of it."""
+        """Return a client that has sent one byte; it may still be in the kernel's queue."""
         client = socket.create_connection(self.address)
         client.send(b"x")
         client.setblocking(False)
@@ -75,12 +75,12 @@ class Accepting:
 
     @property
     def clients(self) -> int:
-        """How many are served."""
+        """The number of clients that are served."""
         return len(self.acceptor.clients)
 
 
 async def echoed(client: socket.socket) -> bytes:
-    """Return what a client receives: its own byte, or nothing if it was closed."""
+    """Return the bytes that a client receives: its own byte, or none if it was closed."""
     return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1), 10)
 
 
@@ -93,7 +93,7 @@ async def listening() -> AsyncIterator[socket.socket]:
 
 @contextmanager
 def clients_of(accepting: Accepting, count: int) -> Iterator[list[socket.socket]]:
-    """Connect this many clients."""
+    """Connect `count` clients."""
     clients = [accepting.connect() for _ in range(count)]
     try:
         yield clients
@@ -103,13 +103,13 @@ def clients_of(accepting: Accepting, count: int) -> Iterator[list[socket.socket]
 
 
 async def test_client_without_a_seat_is_served_when_one_leaves(listening: socket.socket) -> None:
-    """The clients that have a seat are told to leave."""
+    """Clients with a seat are asked to leave when another one waits."""
     accepting = Accepting(listening, seats=2)
     with clients_of(accepting, 3) as clients:
         assert [await echoed(client) for client in clients[:2]] == [b"x"] * 2
         await eventually(
             lambda: all(client.told == ["leave"] for client in accepting.acceptor.clients),  # type: ignore[attr-defined]
-            what="that others wait",
+            what="the request to leave",
         )
         assert accepting.clients == 2
         clients[0].close()
@@ -117,8 +117,8 @@ async def test_client_without_a_seat_is_served_when_one_leaves(listening: socket
     accepting.acceptor.close()
 
 
-async def test_client_that_comes_while_no_handle_is_left_is_served_later(listening: socket.socket) -> None:
-    """The connection is neither closed nor forgotten."""
+async def test_client_without_a_file_handle_is_served_later(listening: socket.socket) -> None:
+    """A connection that cannot be accepted is neither closed nor forgotten."""
     accepting = Accepting(listening)
     with clients_of(accepting, 1) as clients:
         with no_more_file_handles():
@@ -129,8 +129,8 @@ async def test_client_that_comes_while_no_handle_is_left_is_served_later(listeni
     accepting.acceptor.close()
 
 
-async def test_process_that_ends_serves_all_that_wait(listening: socket.socket) -> None:
-    """They are served as earlier clients leave, which are told to."""
+async def test_ending_process_serves_all_pending_connections(listening: socket.socket) -> None:
+    """Pending connections are served when earlier clients, which are asked to, leave."""
     accepting = Accepting(listening, seats=2)
     with clients_of(accepting, 7) as clients:
         await accepting.acceptor.finish(64)
@@ -140,8 +140,8 @@ async def test_process_that_ends_serves_all_that_wait(listening: socket.socket) 
     await accepting.acceptor.wait_closed()
 
 
-async def test_process_that_ends_accepts_no_more_than_it_is_told_to(listening: socket.socket) -> None:
-    """A stream of new clients would else keep the process alive."""
+async def test_ending_process_accepts_a_limited_number(listening: socket.socket) -> None:
+    """Otherwise a stream of new clients would keep the process alive."""
     accepting = Accepting(listening)
     accepting.acceptor.close()
     with clients_of(accepting, 7):
@@ -149,20 +149,20 @@ async def test_process_that_ends_accepts_no_more_than_it_is_told_to(listening: s
         assert accepting.clients == 5
 
 
-async def test_client_that_comes_after_the_last_one_is_refused_at_once(listening: socket.socket) -> None:
-    """Else the kernel would take it while the process still begins others, and reset it at the end."""
+async def test_client_after_the_last_one_is_refused_at_once(listening: socket.socket) -> None:
+    """Otherwise the kernel would accept it during other clients' handshakes, and reset it at the end."""
     accepting = Accepting(listening, tls=ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))
-    with socket.create_connection(accepting.address):  # it never begins TLS
+    with socket.create_connection(accepting.address):  # it never starts TLS
         finishing = asyncio.create_task(accepting.acceptor.finish(64))
-        await eventually(lambda: accepting.acceptor._beginning, what="the client's begin")
+        await eventually(lambda: accepting.acceptor._beginning, what="the client's handshake")
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(accepting.address)
         assert not finishing.done()
     await finishing
 
 
-async def test_process_with_more_clients_than_others_leaves_the_next_one_to_them(listening: socket.socket) -> None:
-    """It waits for a moment only, and its event loop goes on meanwhile."""
+async def test_process_with_more_clients_than_others_gives_way(listening: socket.socket) -> None:
+    """It waits only for a moment, and its event loop is not blocked meanwhile."""
     other, own = BALANCE.enter(), BALANCE.enter()
     accepting = Accepting(listening)
     try:
@@ -177,8 +177,8 @@ async def test_process_with_more_clients_than_others_leaves_the_next_one_to_them
         BALANCE._place = None
 
 
-async def test_tls_and_what_is_none(listening: socket.socket) -> None:
-    """A client that does not speak TLS gives its seat back."""
+async def test_tls_client_and_plain_client_on_a_tls_socket(listening: socket.socket) -> None:
+    """A TLS client is served, and a client that does not speak TLS gives its seat back."""
     authority = trustme.CA()
     server, client = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
     authority.issue_cert("localhost").configure_cert(server)
@@ -189,14 +189,14 @@ async def test_tls_and_what_is_none(listening: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(*accepting.address, ssl=client, server_hostname="localhost")
         writer.write(b"x")
         assert await reader.readexactly(1) == b"x"
-        await eventually(lambda: accepting.acceptor._count == 1, what="the other's end")
+        await eventually(lambda: accepting.acceptor._count == 1, what="the plain client's end")
         writer.close()
-    await eventually(lambda: accepting.acceptor._count == 0, what="its end")
+    await eventually(lambda: accepting.acceptor._count == 0, what="the TLS client's end")
     accepting.acceptor.close()
 
 
 async def test_unix_socket(tmp_path: Path) -> None:
-    """Clients are accepted from it like from a TCP socket."""
+    """Clients of a Unix socket are accepted like those of a TCP socket."""
     path = os.path.relpath(tmp_path / "s")  # a socket's path is short
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(path)

@@ -1,4 +1,4 @@
-"""Processes that share one socket see how many clients the others have."""
+"""Processes that share one socket know each other's number of clients."""
 
 import os
 import time
@@ -8,8 +8,8 @@ import pytest
 from router.downstream.balance import ConnectionBalance, is_ahead
 
 
-def test_places_of_those_that_have_ended_are_given_again() -> None:
-    """However often processes are replaced, the places suffice; processes beyond them are not balanced."""
+def test_places_of_ended_processes_are_reused() -> None:
+    """The places suffice for any number of replaced processes, and processes without a place are not balanced."""
     crowd = ConnectionBalance()
     first, second = crowd.enter(), crowd.enter()
     assert first != second
@@ -25,14 +25,14 @@ def test_places_of_those_that_have_ended_are_given_again() -> None:
     crowd.leave(None)
 
 
-def test_who_has_more_than_a_forked_process_gives_way_to_it() -> None:
-    """It stops giving way once the other process has as many clients, or has ended."""
+def test_process_with_more_clients_gives_way_to_a_forked_one() -> None:
+    """It gives way until the other process has as many clients or has ended."""
     crowd = ConnectionBalance()
     other = crowd.enter()
     clients, told = os.pipe()
     pid = os.fork()
     if not pid:
-        os.close(told)  # or it would never hear the end
+        os.close(told)  # otherwise it would never see the pipe's end
         while said := os.read(clients, 1):
             crowd.has(said[0])
         os._exit(0)
@@ -56,15 +56,15 @@ def test_who_has_more_than_a_forked_process_gives_way_to_it() -> None:
 @pytest.mark.parametrize(
     ("own", "of_all", "gives_way"),
     [
-        (64, [64], False),  # alone
+        (64, [64], False),  # the only process
         (17, [17, 16, 16, 16], False),
         (24, [24, 13, 13, 14], True),
         (24, [24, -1, -1, 24], False),  # two have ended
-        (100, [100, 100, 100, 0], True),  # a new one
+        (100, [100, 100, 100, 0], True),  # one new process
         (2, [2, 0, 0, 0], True),
         (1, [1, 0, 0, 0], False),
     ],
 )
-def test_only_who_is_ahead_of_the_mean_gives_way(own: int, of_all: list[int], *, gives_way: bool) -> None:
-    """A small difference is chance, and does not count."""
+def test_only_a_process_ahead_of_the_mean_gives_way(own: int, of_all: list[int], *, gives_way: bool) -> None:
+    """A small difference is chance and does not count."""
     assert is_ahead(own, of_all) is gives_way

@@ -1,4 +1,4 @@
-"""The client's connection, byte by byte and second by second: what is malformed, what is slow."""
+"""A client's connection, byte by byte and second by second: malformed and slow requests."""
 
 import asyncio
 import gc
@@ -30,12 +30,12 @@ from router.telemetry.recorder import Recorder
 from tests.support.malformed import MALFORMED, WELL_FORMED
 from tests.support.serving import served
 
-# As much as uvloop reads at once.
+# uvloop reads at most this much at once.
 READ_BYTES = 256_000
 
 
 class Wire(asyncio.Transport):
-    """A transport that records what is written, and how it was closed."""
+    """A transport that records its written data and how it was closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,28 +48,28 @@ class Wire(asyncio.Transport):
         self._socket.close()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Keep it."""
+        """Keep the data."""
         assert not self.end
         self.written += bytes(data)
 
     def get_write_buffer_size(self) -> int:
-        """Return what the test says."""
+        """Return the number that the test has set."""
         return self.unread_bytes
 
     def write_eof(self) -> None:
-        """Close the way out."""
+        """Record a half-closed connection."""
         self.end = "eof"
 
     def can_write_eof(self) -> bool:
-        """As TCP can."""
+        """Return True, like TCP."""
         return True
 
     def close(self) -> None:
-        """Close it."""
+        """Record that the connection is closed."""
         self.end = "closed"
 
     def abort(self) -> None:
-        """Cut it."""
+        """Record that the connection is cut."""
         self.end = "cut"
 
     def is_closing(self) -> bool:
@@ -81,25 +81,25 @@ class Wire(asyncio.Transport):
         return self._socket if name == "socket" else default
 
     def pause_reading(self) -> None:
-        """Go on; the test sends what it sends."""
+        """Do nothing; the test decides what is sent."""
 
     def resume_reading(self) -> None:
-        """Go on."""
+        """Do nothing."""
 
 
 ANSWER = Answer(200, b"content-length: 2\r\n", b"{}", Outcome.RESULT)
 
 
 class Application:
-    """Reads each request to its end, then answers with an empty object; `bodies` holds the whole ones."""
+    """Reads each request to its end and answers with an empty object; `bodies` has the complete bodies."""
 
     def __init__(self, *, is_hasty: bool = False) -> None:
         self.bodies: list[bytes] = []
         self.header_names: set[bytes] = set()
         self.running = 0
         self.keys: list[bytes] = []
-        self.begun = 0  # jobs that did not come by ASGI
-        self.parsed = 0  # heads
+        self.begun = 0  # jobs that did not arrive by ASGI
+        self.parsed = 0  # parsed heads
         self.heads = HeadCache[JobHead]()
         self.job_paths = {b"/run_code": "/run_code"}
         self.recorder = Recorder()
@@ -107,11 +107,11 @@ class Application:
 
     @property
     def known(self) -> int:
-        """How many jobs were begun without parsing their heads."""
+        """The number of jobs that began without parsing their heads."""
         return self.begun - self.parsed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; a hasty application does not read the body."""
+        """Serve one request; a hasty application does not read its body."""
         self.running += 1
         if self._is_hasty or await self._read(receive):
             self._note(scope["headers"])
@@ -120,7 +120,7 @@ class Application:
         self.running -= 1
 
     def read(self, asked: Asked, *, keep_alive: bool) -> JobHead:
-        """Read a head as JobHandler does."""
+        """Read a head like JobHandler does."""
         self.parsed += 1
         request_id = dict(asked.headers).get(b"x-request-id")
         return JobHead(asked.path, b"", b"", Admission(asked.headers), keep_alive, request_id)
@@ -128,7 +128,7 @@ class Application:
     def begin(
         self, head: JobHead, body: bytes, has_left: Callable[[], Coroutine[None, None, None]], deliver: AnswerCallback
     ) -> None:
-        """Take a job that has come whole, and answer it a little later."""
+        """Accept a complete job and answer it a little later."""
         del has_left
         self.bodies.append(body)
         self.begun += 1
@@ -150,40 +150,40 @@ class Application:
 
 
 class Clock:
-    """The loop's timers by a clock that the test moves."""
+    """The loop's timers, by a clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = 1000.0
         self._timers: dict[asyncio.TimerHandle, Callable[[], None]] = {}
 
     def time(self) -> float:
-        """Return the moment."""
+        """Return the clock's time."""
         return self.now
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
-        """Call back when the clock reaches that moment."""
+        """Schedule a callback for when the clock has moved that far."""
         loop = cast("asyncio.AbstractEventLoop", self)
         timer = asyncio.TimerHandle(self.now + delay_s, callback, (), loop)
         self._timers[timer] = callback
         return timer
 
     def call_soon(self, callback: Callable[..., None], *args: object) -> None:
-        """Leave this to the real loop."""
+        """Pass the callback to the real loop."""
         asyncio.get_running_loop().call_soon(callback, *args)
 
     def get_debug(self) -> bool:
-        """Keep no tracebacks."""
+        """Return False, so that timers keep no tracebacks."""
         return False
 
     def _timer_handle_cancelled(self, timer: asyncio.TimerHandle) -> None:
         self._timers.pop(timer, None)
 
     def create_task(self, coroutine: Any) -> asyncio.Task[None]:
-        """Leave tasks to the real loop."""
+        """Create the task in the real loop."""
         return asyncio.get_running_loop().create_task(coroutine)
 
     def move(self, seconds: float) -> None:
-        """Let time pass."""
+        """Move the clock, and run the timers that are due."""
         end = self.now + seconds
         while due := [timer for timer in self._timers if timer.when() <= end]:
             timer = min(due, key=lambda timer: timer.when())
@@ -193,7 +193,7 @@ class Clock:
 
 
 class Connected:
-    """A connection on a wire, and the application behind it; with another's `state` it is not made at once."""
+    """A connection on a Wire with its application; with a given `state` it is not opened at once."""
 
     def __init__(self, *, is_hasty: bool = False, is_direct: bool = False, state: dict[str, Any] | None = None) -> None:
         self.application = Application(is_hasty=is_hasty)
@@ -208,7 +208,7 @@ class Connected:
             self.protocol.connection_made(self.wire)
 
     async def receive(self, *pieces: bytes) -> None:
-        """Receive these pieces, one at a time, and let the application come to rest."""
+        """Receive these pieces one at a time, and let the application finish its work."""
         for piece in pieces:
             self.protocol.data_received(piece)
             await asyncio.sleep(0)
@@ -233,7 +233,7 @@ def received(pieces: list[bytes], *, is_hasty: bool = False, is_direct: bool = F
 
 
 def served_in_turn(requests: list[bytes]) -> Connected:
-    """Return a new connection that has received these requests, each after the answer to the one before."""
+    """Return a new connection that has received these requests, each after the previous one's answer."""
 
     async def receive() -> Connected:
         connected = Connected(is_direct=True)
@@ -246,7 +246,7 @@ def served_in_turn(requests: list[bytes]) -> Connected:
 
 
 def cut(request: bytes, places: list[float]) -> list[bytes]:
-    """Return `request` in pieces, cut at these shares of its length, and none longer than uvloop reads at once."""
+    """Return `request` in pieces, cut at these shares of its length, none longer than uvloop reads at once."""
     at = sorted({*(int(place * len(request)) for place in places), *range(0, len(request), READ_BYTES), len(request)})
     return [request[start:end] for start, end in pairwise(at)]
 
@@ -279,14 +279,14 @@ def test_good_requests_are_served_however_they_are_cut(name: str, places: list[f
 @pytest.mark.parametrize("name", ["two Hosts", "chunk size g", "long trailer"])
 @given(cuts, st.booleans())
 def test_request_before_a_malformed_one_is_answered_first(name: str, places: list[float], is_direct: bool) -> None:
-    """A malformed request that is pipelined behind a good one does not harm it."""
+    """A malformed request that is pipelined behind a good one does not affect the good one."""
     connected = received(cut(WELL_FORMED["plain"] + MALFORMED[name][0], places), is_direct=is_direct)
     assert connected.statuses in ([200], [200, MALFORMED[name][1]])
     assert connected.application.bodies == [b"{}"]
     assert connected.wire.end
 
 
-def test_application_that_does_not_wait_for_a_malformed_body_answers_nothing() -> None:
+def test_refusal_of_a_malformed_body_is_the_only_answer() -> None:
     """The refusal is the only answer, even if the application has one ready."""
     connected = received([MALFORMED["chunk size g"][0]], is_hasty=True)
     assert connected.statuses == [HTTPStatus.BAD_REQUEST]
@@ -294,26 +294,26 @@ def test_application_that_does_not_wait_for_a_malformed_body_answers_nothing() -
 
 @pytest.mark.parametrize("is_direct", [False, True])
 def test_pipelined_requests_are_all_answered_in_order(is_direct: bool) -> None:
-    """Three requests in one packet, the last one not whole."""
+    """Three requests in one packet, of which the last is not complete, are answered in order."""
     last = WELL_FORMED["plain"]
     pieces = [WELL_FORMED["plain"] + WELL_FORMED["chunked"] + last[:9], last[9:]]
     connected = received(pieces, is_direct=is_direct)
     assert (connected.statuses, connected.application.bodies) == ([200] * 3, [b"{}"] * 3)
 
 
-# Heads that have been read before
+# Heads in the head cache
 
 KEYED = b"POST /run_code HTTP/1.1\r\nHost: a\r\nX-Key: %s\r\nContent-Length: %d\r\n\r\n%s"
 
 
 def keyed(key: bytes, body: bytes) -> bytes:
-    """Return a job whose head is told from others' by a field."""
+    """Return a job whose head differs from others' in one field."""
     return KEYED % (key, len(body), body)
 
 
 @pytest.mark.parametrize("name", sorted(WELL_FORMED))
-def test_request_that_comes_again_is_served_as_at_first(name: str) -> None:
-    """Its head may be known by then or not; a known head is not parsed."""
+def test_repeated_request_is_served_like_the_first(name: str) -> None:
+    """Its head may be in the cache by then, and then it is not parsed."""
     connected = served_in_turn([WELL_FORMED[name]] * 3)
     is_kept = b"connection: close" not in connected.wire.written.lower()
     assert connected.application.bodies == [b"{}"] * (3 if is_kept else 1)
@@ -323,8 +323,8 @@ def test_request_that_comes_again_is_served_as_at_first(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(MALFORMED))
-def test_malformed_request_is_refused_by_who_knows_all_good_heads(name: str) -> None:
-    """No head is mistaken for another, however alike they are."""
+def test_malformed_request_is_refused_with_a_full_head_cache(name: str) -> None:
+    """No head is mistaken for another one, however similar they are."""
     request, status = MALFORMED[name]
 
     async def receive() -> list[int]:
@@ -339,15 +339,15 @@ def test_malformed_request_is_refused_by_who_knows_all_good_heads(name: str) -> 
     assert asyncio.run(receive()) == [status]
 
 
-def test_head_is_known_whatever_the_length_of_its_body() -> None:
-    """Bodies differ, heads do not."""
+def test_head_is_cached_for_bodies_of_any_length() -> None:
+    """Heads that differ only in the body's length share one entry."""
     bodies = [b"{}", b'{"code": "1"}', b"x" * 60_000, b""]
     connected = served_in_turn([keyed(b"1", body) for body in bodies])
     assert (connected.application.bodies, connected.application.known) == (bodies, 3)
 
 
-async def test_head_of_a_pipelined_job_is_not_taken_for_the_one_before() -> None:
-    """The second job comes while the first, whose head was just read, still runs; both come again."""
+async def test_head_of_a_pipelined_job_is_not_mistaken_for_the_previous_one() -> None:
+    """A job arrives while the one before, whose head was just read, still runs; then both arrive again."""
     connected = Connected(is_direct=True)
     connected.protocol.data_received(keyed(b"1", b"a"))
     connected.protocol.data_received(keyed(b"2", b"b"))
@@ -358,16 +358,16 @@ async def test_head_of_a_pipelined_job_is_not_taken_for_the_one_before() -> None
 
 
 @pytest.mark.parametrize("field", [b"X-Request-Id: 7", b"Expect: 100-continue"])
-def test_head_that_is_one_job_s_alone_is_not_kept(field: bytes) -> None:
-    """A request id never comes again; a client that waits for a 100 must get it each time."""
+def test_head_that_cannot_repeat_is_not_cached(field: bytes) -> None:
+    """A request id never repeats, and a client that waits for a 100 must get it each time."""
     request = WELL_FORMED["plain"].replace(b"\r\n", b"\r\n" + field + b"\r\n", 1)
     connected = served_in_turn([request] * 3)
     assert (len(connected.application.bodies), connected.application.known) == (3, 0)
 
 
 @given(cuts, st.sampled_from([0, 2, HIGH_WATER_LIMIT]))
-def test_small_job_is_begun_at_its_body_s_end_however_it_is_cut(places: list[float], size: int) -> None:
-    """It needs no task and no ASGI scope."""
+def test_small_job_begins_at_its_body_s_end(places: list[float], size: int) -> None:
+    """A small job needs no task and no ASGI scope, however its bytes are cut."""
     request = keyed(b"1", b"x" * size)
     connected = received(cut(request, places), is_direct=True)
     assert (connected.statuses, connected.application.begun) == ([200], 1)
@@ -384,14 +384,14 @@ def test_small_job_is_begun_at_its_body_s_end_however_it_is_cut(places: list[flo
     ],
     ids=["large", "chunked", "of a page", "waits for 100"],
 )
-def test_job_that_needs_more_goes_by_asgi(pieces: list[bytes]) -> None:
-    """A large body is read as there is room; a page needs CORS; a client may wait for a 100 before its body."""
+def test_special_job_goes_by_asgi(pieces: list[bytes]) -> None:
+    """A large body waits for room, a page needs CORS, and a client may wait for a 100 before its body."""
     connected = received(pieces, is_direct=True)
     assert (connected.statuses[-1], len(connected.application.bodies), connected.application.begun) == (200, 1, 0)
 
 
-async def test_absolute_target_s_host_counts_in_the_place_of_host() -> None:
-    """RFC 9112 §3.2.2. Its sender does not count as a user of this host, because such targets are meant for proxies."""
+async def test_absolute_target_s_host_replaces_host() -> None:
+    """Its sender does not count as a user of this host, because such targets are for proxies (RFC 9112 §3.2.2)."""
     connected = Connected()
     seen: list[tuple[Headers, str]] = []
 
@@ -413,8 +413,8 @@ REQUEST = WELL_FORMED["plain"]
 HEAD = REQUEST.removesuffix(b"{}")
 
 
-async def test_connection_that_sends_nothing_is_closed_without_a_word() -> None:
-    """There is no request to answer."""
+async def test_connection_that_sends_nothing_is_closed_silently() -> None:
+    """Without a request there is nothing to answer."""
     connected = Connected()
     connected.clock.move(29.9)
     assert connected.wire.end == ""
@@ -422,7 +422,7 @@ async def test_connection_that_sends_nothing_is_closed_without_a_word() -> None:
     assert (connected.wire.end, connected.wire.written) == ("closed", b"")
 
 
-async def test_head_is_due_from_a_fresh_connection_s_opening_and_then_from_its_first_byte() -> None:
+async def test_head_s_time_starts_at_the_opening_and_later_at_the_first_byte() -> None:
     """A client may pause between two requests, but not within a head."""
     connected = Connected()
     connected.clock.move(29)
@@ -438,8 +438,8 @@ async def test_head_is_due_from_a_fresh_connection_s_opening_and_then_from_its_f
     assert (connected.statuses, connected.wire.end) == ([200, 200, 408], "eof")
 
 
-async def test_head_that_begins_behind_another_request_is_due_like_any_other() -> None:
-    """The answer to the request before it does not make the connection an idle one."""
+async def test_pipelined_head_has_the_usual_time_limit() -> None:
+    """The answer to the previous request does not make the connection idle."""
     connected = Connected(is_direct=True)
     await connected.receive(REQUEST + REQUEST[:9])
     connected.clock.move(29)
@@ -449,8 +449,8 @@ async def test_head_that_begins_behind_another_request_is_due_like_any_other() -
 
 
 @pytest.mark.parametrize("is_direct", [False, True])
-async def test_body_is_due_from_its_head_s_end(is_direct: bool) -> None:
-    """A slow head does not shorten its body's time; nothing is read after the refusal."""
+async def test_body_s_time_starts_at_its_head_s_end(is_direct: bool) -> None:
+    """A slow head does not shorten its body's time, and nothing is read after the refusal."""
     connected = Connected(is_direct=is_direct)
     await connected.receive(HEAD[:9])
     connected.clock.move(29)
@@ -469,8 +469,8 @@ LARGE = b"POST /run_code HTTP/1.1\r\nHost: a\r\nContent-Length: 8000000\r\n\r\n"
 
 
 @pytest.mark.parametrize("is_direct", [False, True])
-async def test_body_that_comes_to_a_stop_is_refused_however_much_has_come(is_direct: bool) -> None:
-    """After nearly all of 8 MB, silence or a byte now and then is allowed for 30 s."""
+async def test_body_that_stops_is_refused_however_much_has_arrived(is_direct: bool) -> None:
+    """After nearly all of 8 MB, silence or a byte now and then is allowed for 30 s only."""
     for drip in (b"", b"x"):
         connected = Connected(is_direct=is_direct)
         await connected.receive(LARGE, *[b"x" * 79_999] * 100)
@@ -484,8 +484,8 @@ async def test_body_that_comes_to_a_stop_is_refused_however_much_has_come(is_dir
         assert connected.application.running == 0
 
 
-async def test_slow_but_steady_body_is_waited_for() -> None:
-    """A client that sends 100 kB a second is never refused, in whatever pieces."""
+async def test_slow_but_steady_body_is_never_refused() -> None:
+    """A client that sends 100 kB a second is in time, in pieces of any size."""
     connected = Connected()
     await connected.receive(LARGE)
     for _ in range(4):
@@ -494,8 +494,8 @@ async def test_slow_but_steady_body_is_waited_for() -> None:
     assert (connected.statuses, [len(body) for body in connected.application.bodies]) == ([200], [8_000_000])
 
 
-async def test_refused_client_is_given_a_moment_to_stop() -> None:
-    """If the connection were closed at once, it would be reset, and the client could lose the answer."""
+async def test_refused_client_gets_a_moment_to_stop() -> None:
+    """Closing at once would reset the connection, and the client could lose the answer."""
     connected = Connected()
     await connected.receive(MALFORMED["two Hosts"][0])
     connected.clock.move(LINGER_S - 0.1)
@@ -504,8 +504,8 @@ async def test_refused_client_is_given_a_moment_to_stop() -> None:
     assert connected.wire.end == "closed"
 
 
-async def test_answer_of_which_nothing_is_read_is_cut() -> None:
-    """The connection is cut a minute after the last progress, and at most one look later."""
+async def test_unread_answer_is_cut() -> None:
+    """The connection is cut a minute after the last progress, and at most one check later."""
     connected = Connected()
     await connected.receive(REQUEST)
     connected.wire.unread_bytes = 100_000
@@ -515,8 +515,8 @@ async def test_answer_of_which_nothing_is_read_is_cut() -> None:
     assert connected.wire.end == "cut"
 
 
-async def test_reader_that_caught_up_between_two_looks_is_not_cut() -> None:
-    """The same number of unread bytes at two looks does not mean that nothing was read."""
+async def test_reader_that_caught_up_between_two_checks_is_not_cut() -> None:
+    """Equal numbers of unread bytes at two checks do not prove that nothing was read."""
     connected = Connected()
     await connected.receive(REQUEST)
     connected.wire.unread_bytes = 100_000
@@ -529,7 +529,7 @@ async def test_reader_that_caught_up_between_two_looks_is_not_cut() -> None:
 
 
 async def test_streamed_answer_that_is_not_read_is_cut() -> None:
-    """An application that waits for its client goes on once nothing was read for `read_s`."""
+    """An application that waits for its client continues once nothing was read for `read_s`."""
     is_let_go = asyncio.Event()
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -558,10 +558,10 @@ async def test_streamed_answer_that_is_not_read_is_cut() -> None:
 
 @pytest.mark.parametrize("is_direct", [False, True])
 @pytest.mark.parametrize("before", [[], [REQUEST], [REQUEST, REQUEST]], ids=["fresh", "kept", "known"])
-async def test_connection_without_a_request_gets_a_second_for_one_when_its_process_ends(
+async def test_connection_of_an_ending_process_has_a_second_for_a_last_request(
     before: list[bytes], is_direct: bool
 ) -> None:
-    """The answer to that request says that it is the last; without one, the connection is closed silently."""
+    """That request's answer says that it is the last; without a request the connection is closed silently."""
     for is_used in (False, True):
         connected = Connected(is_direct=is_direct)
         for request in before:
@@ -578,8 +578,8 @@ async def test_connection_without_a_request_gets_a_second_for_one_when_its_proce
 
 
 @pytest.mark.parametrize("is_direct", [False, True])
-async def test_request_that_has_begun_may_end_when_its_process_does(is_direct: bool) -> None:
-    """A request may be in its head or in its body at that moment; its answer is the last."""
+async def test_started_request_of_an_ending_process_is_answered(is_direct: bool) -> None:
+    """A request may be in its head or its body at that moment, and its answer is the last."""
     for length in (9, len(HEAD), len(HEAD) + 1):
         connected = Connected(is_direct=is_direct)
         await connected.receive(REQUEST[:length])
@@ -590,8 +590,8 @@ async def test_request_that_has_begun_may_end_when_its_process_does(is_direct: b
         assert b"connection: close" in connected.wire.written
 
 
-async def test_answer_that_has_begun_when_its_process_ends_is_not_the_last() -> None:
-    """Its head has told the client to keep the connection; closing it would lose the client's next job."""
+async def test_started_answer_of_an_ending_process_is_not_the_last() -> None:
+    """Its head has told the client to keep the connection, so closing it would lose the client's next job."""
     connected = Connected()
     gate = asyncio.Event()
 
@@ -610,8 +610,8 @@ async def test_answer_that_has_begun_when_its_process_ends_is_not_the_last() -> 
     assert (connected.statuses, connected.wire.end) == ([200, 200], "closed")
 
 
-async def test_connection_made_when_its_process_ends_already_is_told() -> None:
-    """A client accepted at the last moment could else keep the process alive for as long as it likes."""
+async def test_connection_made_while_its_process_ends_ends_too() -> None:
+    """Otherwise a client accepted at the last moment could keep the process alive."""
     first = Connected()
     late = Connected(state=first.state)
     first.protocol.shutdown()
@@ -620,8 +620,8 @@ async def test_connection_made_when_its_process_ends_already_is_told() -> None:
     assert (late.statuses, late.wire.end) == ([200], "closed")
 
 
-async def test_application_that_begins_when_its_process_ends_is_told() -> None:
-    """An endless stream would else keep the process alive."""
+async def test_application_that_starts_while_its_process_ends_is_notified() -> None:
+    """Otherwise an endless stream would keep the process alive."""
     connected = Connected()
     stopping = asyncio.Event()
 
@@ -637,13 +637,13 @@ async def test_application_that_begins_when_its_process_ends_is_told() -> None:
     assert (connected.statuses, connected.wire.end) == ([200], "closed")
 
 
-# Room for others
+# Connections that make room for others
 
 
 @pytest.mark.parametrize("is_direct", [False, True])
 @pytest.mark.parametrize("before", [[], [REQUEST], [REQUEST, REQUEST]], ids=["fresh", "kept", "known"])
 async def test_connection_that_makes_room_closes_after_its_next_answer(before: list[bytes], is_direct: bool) -> None:
-    """A fresh connection keeps its usual time; an idle one closes after MAKE_ROOM_S, and not before."""
+    """A new connection keeps its usual time, and an idle one closes exactly after MAKE_ROOM_S."""
     for is_used in (False, True):
         connected = Connected(is_direct=is_direct)
         for request in before:
@@ -660,8 +660,8 @@ async def test_connection_that_makes_room_closes_after_its_next_answer(before: l
         assert connected.statuses == [200] * (len(before) + is_used)
 
 
-async def test_application_is_not_told_to_stop_where_its_connection_makes_room() -> None:
-    """A batch would else end without its last lines."""
+async def test_application_is_not_stopped_by_a_connection_that_makes_room() -> None:
+    """Otherwise a batch would end without its last lines."""
     connected = Connected()
     stopping = asyncio.Event()
 
@@ -676,14 +676,14 @@ async def test_application_is_not_told_to_stop_where_its_connection_makes_room()
     assert (connected.statuses, connected.wire.end, stopping.is_set()) == ([200], "closed", False)
 
 
-def test_connection_that_closes_leaves_nothing_to_collect() -> None:
-    """Its parts refer to each other; collecting them would cost much CPU where each job has its own connection."""
+def test_closed_connection_leaves_nothing_to_the_garbage_collector() -> None:
+    """Parts that refer to each other would cost the collector much CPU if each job has its own connection."""
 
     async def come_and_go() -> None:
         for _ in range(50):
             connected = Connected(is_direct=True)
             await connected.receive(REQUEST)
-            await connected.receive(REQUEST)  # with a head that is known by now
+            await connected.receive(REQUEST)  # with a head from the cache
             connected.protocol.connection_lost(None)
 
     gc.collect()

@@ -1,4 +1,4 @@
-"""The router's HTTP, over real sockets: the application in this process, scripted workers, no Redis."""
+"""The router's HTTP over real sockets: the application in this process, scripted workers, no Redis."""
 
 import asyncio
 import gzip
@@ -40,7 +40,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def fail(exchange: Exchange) -> None:
-    """Die on the job."""
+    """Reset the connection instead of answering."""
     exchange.reset()
 
 
@@ -50,10 +50,10 @@ def script_all(workers: list[ScriptedWorker], script: Script) -> None:
         worker.script = script
 
 
-async def test_job_goes_through_unchanged_and_its_answer_says_who_gave_it(
+async def test_job_is_forwarded_unchanged_and_its_answer_names_the_worker(
     url: str, workers: list[ScriptedWorker], session: aiohttp.ClientSession
 ) -> None:
-    """The worker gets the client's bytes; the client gets the worker's with router_metadata as last key."""
+    """The worker gets the client's bytes; the client gets the worker's answer with router_metadata as its last key."""
     body = b'{ "code" :"print(1)",\n"language": "python", "extra": [1.0e2]}'
     headers = {"content-type": "application/json; charset=utf-8", "x-request-id": "abc-1", "x-tenant": "me"}
     async with session.post(f"{url}/run_code?debug=1", data=body, headers=headers) as response:
@@ -71,10 +71,8 @@ async def test_job_goes_through_unchanged_and_its_answer_says_who_gave_it(
     assert response.headers["content-type"] == "application/json"
 
 
-async def test_request_id_is_made_where_the_client_s_cannot_stand_in_a_log(
-    url: str, session: aiohttp.ClientSession
-) -> None:
-    """Absent, empty, too long or with spaces: a new one, different each time."""
+async def test_invalid_request_id_is_replaced(url: str, session: aiohttp.ClientSession) -> None:
+    """A missing, empty or too long id, or one with spaces, is replaced by a new one."""
     made = []
     for given in ({}, {"x-request-id": ""}, {"x-request-id": "x" * 129}, {"x-request-id": "a b"}):
         async with session.post(f"{url}/run_code", json=JOB, headers=given) as response:
@@ -102,7 +100,7 @@ async def test_final_answers_keep_status_and_type(
 async def test_every_endpoint_of_a_worker_is_routed(
     url: str, workers: list[ScriptedWorker], session: aiohttp.ClientSession
 ) -> None:
-    """A user sets one URL, and every call of the SDK works; lists come back unchanged."""
+    """One URL of the router serves every call of the SDK, and lists come back unchanged."""
     for path, method in JOB_ENDPOINTS.items():
         told: object = RESULT if path.startswith("/run_") else [{"id": 1}]
         script_all(workers, always(200, told))
@@ -114,20 +112,20 @@ async def test_every_endpoint_of_a_worker_is_routed(
     assert routed == sorted(f"{method} {path}" for path, method in JOB_ENDPOINTS.items())
 
 
-async def test_what_is_no_plain_json_object_is_left_alone(
+async def test_compressed_answer_is_forwarded_unchanged(
     url: str, workers: list[ScriptedWorker], session: aiohttp.ClientSession
 ) -> None:
-    """A compressed body is passed on as it is, whatever it holds."""
+    """A compressed body is not searched for JSON."""
     packed = gzip.compress(b'{"a": 1}')
     script_all(workers, always(200, packed, "content-encoding: gzip"))
     async with session.post(f"{url}/run_code", json=JOB) as response:
         assert await response.json() == {"a": 1}
 
 
-async def test_failed_attempts_go_on_to_untried_workers(
+async def test_failed_attempts_are_retried_on_untried_workers(
     url: str, workers: list[ScriptedWorker], session: aiohttp.ClientSession
 ) -> None:
-    """Two of three fail, one by garbage and one by a 502: each job comes back right, none is tried twice anywhere."""
+    """With two bad workers of three each job gets the right answer, and no worker is tried twice."""
     workers[0].script = always(200, b"garbage")
     workers[1].script = always(502, b"bad gateway")
     attempts = []
@@ -144,7 +142,7 @@ async def test_failed_attempts_go_on_to_untried_workers(
 async def test_all_failed_names_each_attempt_s_worker_and_cause(
     url: str, workers: list[ScriptedWorker], session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The answer is a 503 that lists the attempts; the log lists them too, and never the code."""
+    """The 503 and the log list each attempt's worker and cause, and the log never has the code."""
     workers[0].script = fail
     workers[1].script = always(503, {"detail": "x"})
     await workers[2].die()
@@ -162,10 +160,10 @@ async def test_all_failed_names_each_attempt_s_worker_and_cause(
     assert "secret_code" not in caplog.text
 
 
-async def test_hanging_worker_is_left_after_the_time_limit(
+async def test_job_on_a_hung_worker_is_retried_after_the_time_limit(
     workers: list[ScriptedWorker], session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A timed-out attempt goes to the next worker."""
+    """A timed-out attempt is followed by one on the next worker."""
     workers[0].script = hang
     text = f"{{workers: ['{workers[0].url}', '{workers[1].url}'], job_grace: 0.1, {NO_REDIS}}}"
     job = {**JOB, "compile_timeout": 0.05, "run_timeout": 0.05}
@@ -177,7 +175,7 @@ async def test_hanging_worker_is_left_after_the_time_limit(
 
 
 async def test_without_workers_jobs_get_503_and_health_says_unhealthy(session: aiohttp.ClientSession) -> None:
-    """An empty fleet is allowed, and reported."""
+    """An empty fleet is allowed, and both jobs and health report it."""
     async with served(create_app(parse(f"{{{NO_REDIS}, queue: {{without_workers: 0}}}}", "t"))) as url:
         async with session.post(f"{url}/run_code", json=JOB) as response:
             assert (response.status, await response.json()) == (503, {"detail": "No healthy workers available"})
@@ -193,7 +191,7 @@ async def test_without_workers_jobs_get_503_and_health_says_unhealthy(session: a
 async def test_body_over_the_limit_gets_413(
     url: str, workers: list[ScriptedWorker], session: aiohttp.ClientSession, *, is_chunked: bool
 ) -> None:
-    """A body over max_body_mb reaches no worker, whether its length was declared or not."""
+    """A body over max_body_mb reaches no worker, with or without a declared length."""
 
     async def parts() -> AsyncIterator[bytes]:
         for _ in range(3):
@@ -210,7 +208,7 @@ async def test_body_over_the_limit_gets_413(
 async def test_wrong_method_and_unknown_path_are_the_router_s_own_errors(
     url: str, workers: list[ScriptedWorker], session: aiohttp.ClientSession
 ) -> None:
-    """405 names the method, 404 is plain; no worker sees either."""
+    """A 405 names the allowed method, a 404 is plain JSON, and no worker sees either request."""
     async with session.get(f"{url}/run_code") as response:
         assert (response.status, response.headers["allow"]) == (405, "POST")
         assert await response.json() == {"detail": "Method Not Allowed"}
@@ -220,13 +218,13 @@ async def test_wrong_method_and_unknown_path_are_the_router_s_own_errors(
 
 
 async def test_ping_is_answered_with_quotes(url: str, session: aiohttp.ClientSession) -> None:
-    """As a worker answers it, byte for byte."""
+    """The answer to a ping is byte for byte a worker's."""
     async with session.get(f"{url}/v1/ping") as response:
         assert (response.status, await response.read()) == (200, b'"pong"')
 
 
-async def test_router_stands_behind_a_router(url: str, session: aiohttp.ClientSession) -> None:
-    """A router is a worker to another one; the outer one's metadata is what a parser sees."""
+async def test_router_can_be_a_worker_of_another_router(url: str, session: aiohttp.ClientSession) -> None:
+    """The answer has the metadata of the outer router."""
     async with (
         served(create_app(parse(f"{{workers: ['{url}'], {NO_REDIS}}}", "t"))) as outer,
         session.post(f"{outer}/run_code", json=JOB) as response,
@@ -237,10 +235,10 @@ async def test_router_stands_behind_a_router(url: str, session: aiohttp.ClientSe
         assert len(response.headers.getall("x-request-id")) == 1
 
 
-async def test_status_tells_service_version_and_workers(
+async def test_status_shows_service_version_and_workers(
     url: str, workers: list[ScriptedWorker], session: aiohttp.ClientSession
 ) -> None:
-    """GET / without Redis: config.yaml's workers, not checked yet, and what is missing."""
+    """Without Redis GET / shows config.yaml's workers as unchecked, and names what is missing."""
     async with session.get(f"{url}/") as response:
         status = await response.json()
     assert (status["service"], status["version"]) == ("SandboxFusion Router", __version__)
@@ -249,16 +247,16 @@ async def test_status_tells_service_version_and_workers(
     assert (status["redis"], status["sidecar"]) == ("unavailable", {"leader": None, "age_seconds": None})
 
 
-async def test_counts_are_redis_own(url: str, session: aiohttp.ClientSession) -> None:
-    """Without Redis no counts are reported."""
+async def test_counts_need_redis(url: str, session: aiohttp.ClientSession) -> None:
+    """Without Redis the counts get 503."""
     async with session.get(f"{url}/admin/stats") as response:
         detail = (await response.json())["detail"]
         assert (response.status, detail.partition(":")[0]) == (503, "Redis is unavailable")
         assert response.headers["retry-after"] == "1"
 
 
-async def test_openapi_describes_all_that_is_served(url: str, session: aiohttp.ClientSession) -> None:
-    """Every endpoint, /run_code with its fields."""
+async def test_openapi_describes_every_endpoint(url: str, session: aiohttp.ClientSession) -> None:
+    """The description has every endpoint, and the fields of /run_code."""
     async with session.get(f"{url}/openapi.json") as response:
         schema = await response.json()
     described = {(path, method.upper()) for path, methods in schema["paths"].items() for method in methods}
@@ -272,8 +270,8 @@ async def test_openapi_describes_all_that_is_served(url: str, session: aiohttp.C
     assert {"code", "language", "run_timeout", "compile_timeout", "stdin", "files", "fetch_files"} <= fields.keys()
 
 
-async def test_docs_load_nothing_from_outside(url: str, session: aiohttp.ClientSession) -> None:
-    """/docs works in a cluster without internet, and below a proxy's path, because its addresses are relative."""
+async def test_docs_load_nothing_from_other_hosts(url: str, session: aiohttp.ClientSession) -> None:
+    """/docs works without internet, and below a proxy's path because its addresses are relative."""
     async with session.get(f"{url}/docs") as response:
         page = await response.text()
         assert (response.status, response.content_type) == (200, "text/html")
@@ -295,7 +293,7 @@ async def test_docs_load_nothing_from_outside(url: str, session: aiohttp.ClientS
 async def test_client_that_hangs_up_while_sending_leaves_no_trace(
     url: str, workers: list[ScriptedWorker], session: aiohttp.ClientSession
 ) -> None:
-    """Half a body does not reach any worker."""
+    """Half a body reaches no worker, and the next job runs."""
     host, port = url.removeprefix("http://").split(":")
     _, writer = await asyncio.open_connection(host, int(port))
     writer.write(b"POST /run_code HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf")

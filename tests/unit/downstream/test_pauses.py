@@ -1,7 +1,7 @@
 """No permitted input blocks the event loop: other clients are served while it is read.
 
-A pause is measured as the CPU time of the loop's thread between two turns, and compared with what a parser in C takes
-for a part of such an input, in the same run: neither a slow nor a busy machine makes it longer.
+A pause is the CPU time of the loop's thread between two turns. Its limit is the time that a parser in C takes for a
+part of this input in the same run, so that a slow or busy machine does not change the verdict.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from tests.support.worker import Exchange, ScriptedWorker
 
 MB = 2**20
 SIZE_MB = 48
-# A pause may be as long as it takes to parse so much; all that is sent is three times as much.
+# A pause may be as long as the parsing of this many MB, a third of the input.
 PART_MB = 16
 PIECE_BYTES = 2**16
 
@@ -60,21 +60,21 @@ class Pauses:
 
 
 def parsing_s(text: bytes) -> float:
-    """Return what a parser in C takes for this."""
+    """Return the seconds that a parser in C takes for this text."""
     since = time.thread_time()
     msgspec.json.decode(text, type=msgspec.Raw)
     return time.thread_time() - since
 
 
 async def parts(body: bytes) -> AsyncIterator[bytes]:
-    """Yield a body as it comes over a network."""
+    """Yield a body in the pieces of a network."""
     for start in range(0, len(body), PIECE_BYTES):
         yield body[start : start + PIECE_BYTES]
         await asyncio.sleep(0)
 
 
 async def swallow(exchange: Exchange) -> None:
-    """Answer with 1 MB, as nasty as it may be."""
+    """Answer with 1 MB of JSON that is slow to parse."""
     await exchange.answer(200, b'{"status":"Success","a":[%s"SandboxError"]}' % (b"[]," * (MB // 3 - 100)))
 
 
@@ -88,7 +88,7 @@ async def send(worker: ScriptedWorker, url: str, body: bytes) -> None:
 
 @pytest.mark.parametrize("name", INPUTS)
 def test_other_clients_are_served_while_a_large_body_is_read(name: str) -> None:
-    """The event loop goes on, whatever the body holds; the client and the worker have a thread of their own."""
+    """The loop is never blocked, whatever the body holds; client and worker run in another thread."""
     path, make = INPUTS[name]
     body = make(SIZE_MB * MB)
     limit_s = parsing_s(LISTS % (b"[]," * (PART_MB * MB // 3)))
@@ -98,7 +98,7 @@ def test_other_clients_are_served_while_a_large_body_is_read(name: str) -> None:
         worker = ScriptedWorker(swallow, port=free_port())
         given = {"workers": [worker.url], "max_body_mb": SIZE_MB + 1, "redis": {"url": "redis://127.0.0.1:1/0"}}
         async with served(create_app(parse(json.dumps(given), "t"))) as url:
-            await asyncio.to_thread(asyncio.run, send(worker, f"{url}/run_code", b"{}"))  # what is done once
+            await asyncio.to_thread(asyncio.run, send(worker, f"{url}/run_code", b"{}"))  # warms up what is done once
             watching = asyncio.create_task(pauses.watch())
             await asyncio.to_thread(asyncio.run, send(worker, f"{url}{path}", body))
             watching.cancel()
@@ -107,8 +107,8 @@ def test_other_clients_are_served_while_a_large_body_is_read(name: str) -> None:
     assert pauses.longest_s < limit_s
 
 
-async def test_many_api_keys_hold_no_job_up(tmp_path: Path) -> None:
-    """Looked up among 100,000, a key takes as long as among few; and a changed file is read beside the jobs."""
+async def test_many_api_keys_delay_no_job(tmp_path: Path) -> None:
+    """A key is found among 100,000 as fast as among few, and a changed file is read in a thread."""
     path = tmp_path / "keys"
     path.write_text("".join(f"{number:064x}\n" for number in range(100_000)))
     keys = ApiKeys(path, reread_s=0)
@@ -123,8 +123,8 @@ async def test_many_api_keys_hold_no_job_up(tmp_path: Path) -> None:
     assert time.thread_time() - since < reading_s / 4
 
 
-def test_description_of_the_api_is_made_before_anybody_asks() -> None:
-    """Making it takes as long as parsing megabytes, and would hold up jobs."""
+def test_description_of_the_api_is_made_at_the_start() -> None:
+    """Making it at the first request would block the loop as long as parsing megabytes."""
     given = {"workers": ["http://127.0.0.1:1"], "redis": {"url": "redis://127.0.0.1:1/0"}}
     limit_s = parsing_s(LISTS % (b"[]," * (PART_MB * MB // 3)))
     pauses = Pauses()

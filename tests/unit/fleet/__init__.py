@@ -1,1 +1,1 @@
-"""Units of router.fleet; no process, no socket to Redis."""
+"""Unit tests of router.fleet. They start no process and use no real Redis."""

@@ -1,4 +1,4 @@
-"""What all routers count together in Redis. Redis is a fake."""
+"""What all routers count together in a fake Redis."""
 
 import json
 
@@ -12,7 +12,7 @@ from router.fleet.stats import WORKERS_A_CALL, Stats, WorkerStats
 
 
 async def test_counts_of_processes_add_up(redis: RedisClient) -> None:
-    """Two processes make one sum; a worker without counts is at 0."""
+    """Counts of two processes make one sum, and a worker without counts is at 0."""
     await Counters(redis).count(Stats({"jobs": 2, "errors": 1}, {"http://a": WorkerStats(2, 1, 500)}))
     await Counters(redis).count(Stats({"jobs": 3}, {"http://a": WorkerStats(3, 0, 250)}))
     usage = await Counters(redis).usage(["http://a", "http://b"])
@@ -21,8 +21,8 @@ async def test_counts_of_processes_add_up(redis: RedisClient) -> None:
     assert usage.workers["http://b"].stats == WorkerStats()
 
 
-async def test_usage_tells_what_is_in_use(redis: RedisClient, client: FakeAsyncRedis) -> None:
-    """Leases, the queue, the breaker and the budget as the scheduler keeps them."""
+async def test_usage_has_leases_queue_breaker_and_budget(redis: RedisClient, client: FakeAsyncRedis) -> None:
+    """The usage is read from the scheduler's own keys."""
     await client.zadd("sfr:leases:http://a", {"p:1": 1, "p:2": 1})
     await client.zadd("sfr:queue", {"p:3": 7})
     await client.hset("sfr:breaker:http://a", mapping={"failures": 5, "times": 1, "ejected_until": "1700000030.500"})
@@ -43,21 +43,21 @@ async def test_api_s_counts_are_those_of_redis(redis: RedisClient) -> None:
 
 
 async def test_usage_of_no_worker_and_of_many(redis: RedisClient) -> None:
-    """No workers at all, and more than one call takes."""
+    """Neither an empty fleet nor one that needs several calls is a special case."""
     assert (await Counters(redis).usage([])).workers == {}
     urls = [f"http://{number}" for number in range(2 * WORKERS_A_CALL + 1)]
     assert list((await Counters(redis).usage(urls)).workers) == urls
 
 
-async def test_workers_without_jobs_are_forgotten(redis: RedisClient, client: FakeAsyncRedis) -> None:
-    """A worker's counts have a time to live; the fleet's have none."""
+async def test_counts_of_workers_expire(redis: RedisClient, client: FakeAsyncRedis) -> None:
+    """A worker's counts have a time to live, and the fleet's have none."""
     await Counters(redis).count(Stats({"jobs": 1}, {"http://a": WorkerStats(1, 0, 5)}))
     assert await client.ttl("sfr:stats:http://a") == 24 * 3600
     assert await client.ttl("sfr:stats") == -1
 
 
-async def test_counts_that_redis_cli_has_written_begin_anew(redis: RedisClient, client: FakeAsyncRedis) -> None:
-    """Neither adding to them nor reading them fails."""
+async def test_invalid_counts_start_again(redis: RedisClient, client: FakeAsyncRedis) -> None:
+    """Values written by hand make neither adding nor reading fail."""
     for word in ("NaN", "1e400", "1.5", "many", "-3", "9" * 400):
         await client.hset("sfr:stats", "jobs", word)
         await client.hset("sfr:stats:http://a:1", mapping={"jobs": word, "busy_ms": word})

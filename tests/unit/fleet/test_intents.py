@@ -1,4 +1,4 @@
-"""Intent in Redis: registrations, drains, weights and caps, and what a bad entry does. Redis is a fake."""
+"""Intents in a fake Redis: registrations, drains, weights and caps, and invalid entries."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,12 +19,12 @@ A, B = "http://a:1", "http://b:1"
 
 @pytest.fixture
 def intents(redis: RedisClient) -> Intents:
-    """Intent over the fake."""
+    """The intents of the fake Redis."""
     return Intents(redis)
 
 
 async def test_registration_lasts_for_its_ttl_or_until_it_is_removed(intents: Intents, client: FakeAsyncRedis) -> None:
-    """With a TTL it ends by itself; renewed without one it stays; removed it is gone."""
+    """It expires with its TTL, stays when renewed without one, and ends when removed."""
     assert await intents.register(Registration(A, 3, 8, ttl_s=30))
     (held,) = (await intents.read()).registrations.values()
     assert (held.url, held.weight, held.max_concurrency) == (A, 3, 8)
@@ -41,8 +41,8 @@ async def test_registration_lasts_for_its_ttl_or_until_it_is_removed(intents: In
     assert (await intents.read()).registrations == {}
 
 
-async def test_sidecar_is_told_of_changes_and_not_of_renewals(intents: Intents, client: FakeAsyncRedis) -> None:
-    """A thousand agents that renew do not wake it."""
+async def test_sidecar_is_notified_of_changes_only(intents: Intents, client: FakeAsyncRedis) -> None:
+    """A thousand agents that renew their registrations do not wake it."""
     async with client.pubsub() as pubsub:
         await pubsub.subscribe("sfr:wishes")
         for cap in (4, 4, 4, 8):
@@ -53,8 +53,8 @@ async def test_sidecar_is_told_of_changes_and_not_of_renewals(intents: Intents, 
     assert [message["type"] for message in heard if message] == ["subscribe", *["message"] * 4]
 
 
-async def test_override_is_set_and_taken_back_field_by_field(intents: Intents) -> None:
-    """Weight and cap are set one by one, and win over the worker's own."""
+async def test_override_is_set_and_reset_field_by_field(intents: Intents) -> None:
+    """Weight and cap are set one by one and override the worker's own."""
     await intents.override(A, {"weight": 5})
     await intents.override(A, {"max_concurrency": 2})
     (override,) = (await intents.read()).overrides.values()
@@ -65,8 +65,8 @@ async def test_override_is_set_and_taken_back_field_by_field(intents: Intents) -
     assert Override(None, 2).over(Worker(A, 7)) == Worker(A, 7, 2)
 
 
-async def test_worker_that_registers_anew_begins_undrained(intents: Intents, client: FakeAsyncRedis) -> None:
-    """Even if it comes back before the sidecar has seen it go. A renewal ends no drain."""
+async def test_new_registration_ends_a_drain(intents: Intents, client: FakeAsyncRedis) -> None:
+    """This holds even if the worker returns before the sidecar has seen it leave; a renewal ends no drain."""
     await intents.register(Registration(A, ttl_s=60))
     await intents.drain(A)
     await intents.register(Registration(A, ttl_s=60))
@@ -87,8 +87,8 @@ async def test_drain_makes_the_plan_stale_in_the_same_step(intents: Intents, cli
     assert (await intents.read()).draining == frozenset()
 
 
-async def test_standing_is_of_the_asked_workers_alone(intents: Intents, client: FakeAsyncRedis) -> None:
-    """Registration, override, drain and running jobs of each."""
+async def test_standing_has_only_the_requested_workers(intents: Intents, client: FakeAsyncRedis) -> None:
+    """Each worker has its registration, override, drain and number of running jobs."""
     await intents.register(Registration(A, 2))
     await intents.override(B, {"weight": 3})
     await intents.drain(B)
@@ -99,8 +99,8 @@ async def test_standing_is_of_the_asked_workers_alone(intents: Intents, client: 
     assert [standing[url].is_draining for url in (A, B)] == [False, True]
 
 
-async def test_entry_that_cannot_be_read_is_a_problem_and_left_out(intents: Intents, client: FakeAsyncRedis) -> None:
-    """A slip with redis-cli costs one entry, not the fleet."""
+async def test_invalid_entry_is_reported_and_skipped(intents: Intents, client: FakeAsyncRedis) -> None:
+    """A mistake with redis-cli costs one entry, not the fleet."""
     await intents.register(Registration(A))
     for url, weight in ((B, "heavy"), ("http://c:1", "1000"), ("c", "1")):
         await client.sadd("sfr:registered", url)
@@ -118,7 +118,7 @@ async def test_entry_that_cannot_be_read_is_a_problem_and_left_out(intents: Inte
 
 
 async def test_lost_intent_is_restored_and_newer_intent_stays(intents: Intents, client: FakeAsyncRedis) -> None:
-    """Registrations, overrides and drains are written again, newer ones are not touched."""
+    """Registrations, overrides and drains are written again unless newer ones exist."""
     await intents.register(Registration(A, 2, ttl_s=30))
     await intents.register(Registration(B, 2))
     await intents.override(A, {"weight": 7, "max_concurrency": 3})
@@ -133,8 +133,8 @@ async def test_lost_intent_is_restored_and_newer_intent_stays(intents: Intents, 
     assert (after.registrations[A].weight, after.registrations[A].ttl_s is not None) == (2, True)
 
 
-async def test_intent_leaves_with_its_worker(redis: RedisClient, intents: Intents, client: FakeAsyncRedis) -> None:
-    """Drain, override and the place among the registered go; those of one that has registered again stay."""
+async def test_intents_leave_with_their_worker(redis: RedisClient, intents: Intents, client: FakeAsyncRedis) -> None:
+    """Drain, override and registration are deleted, except those of a worker that has registered again."""
     term = await Leadership(redis).lead("me", 3)
     assert term is not None
     for url in (A, B):
@@ -150,10 +150,10 @@ async def test_intent_leaves_with_its_worker(redis: RedisClient, intents: Intent
     assert set(await client.hkeys("sfr:intent")) == {f"weight {B}", f"max_concurrency {B}"}
 
 
-async def test_another_spelling_in_redis_is_the_worker_s_own(
+async def test_another_spelling_in_redis_means_the_same_worker(
     redis: RedisClient, intents: Intents, client: FakeAsyncRedis, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An operator's `SADD sfr:drain http://A:1/` drains http://a:1; likewise a registration, a weight and a cap."""
+    """An operator's `SADD sfr:drain http://A:1/` drains http://a:1; a registration, weight or cap matches likewise."""
     caplog.set_level("INFO")
     await Leadership(redis).lead("me", 3)
     await intents.override(A, {"weight": 2})
@@ -183,10 +183,8 @@ async def test_another_spelling_in_redis_is_the_worker_s_own(
 @pytest.mark.parametrize(
     "word", ["NaN", "1e400", "inf", "-1", "0", "1.5", "0x10", "1_0", "\uff19", "9" * 5000, "\\udcff", ""]
 )
-async def test_text_that_is_no_number_is_a_problem_and_left_out(
-    intents: Intents, client: FakeAsyncRedis, word: str
-) -> None:
-    """Whatever redis-cli has written as a weight or a cap."""
+async def test_invalid_number_is_reported_and_skipped(intents: Intents, client: FakeAsyncRedis, word: str) -> None:
+    """This holds for any text written with redis-cli as a weight or a cap."""
     await client.hset("sfr:intent", mapping={f"weight {A}": word, f"max_concurrency {A}": word})
     await client.sadd("sfr:registered", B)
     await client.hset(f"sfr:registered:{B}", "weight", word or "x")
@@ -195,7 +193,7 @@ async def test_text_that_is_no_number_is_a_problem_and_left_out(
 
 
 @pytest.mark.parametrize("key", ["sfr:registered", "sfr:drain", "sfr:intent"])
-async def test_key_of_another_type_takes_no_worker_out_and_is_logged_once(
+async def test_key_of_another_type_removes_no_worker_and_is_logged_once(
     redis: RedisClient,
     intents: Intents,
     client: FakeAsyncRedis,
@@ -203,7 +201,7 @@ async def test_key_of_another_type_takes_no_worker_out_and_is_logged_once(
     caplog: pytest.LogCaptureFixture,
     key: str,
 ) -> None:
-    """After `SET sfr:drain http://a:1` the last intent stays, and one log line names the key."""
+    """After `SET sfr:drain http://a:1` the last intents stay, and one log line names the key."""
     await Leadership(redis).lead("me", 3)
     await intents.register(Registration(A, 3))
     path = tmp_path / "config.yaml"
@@ -220,7 +218,7 @@ async def test_key_of_another_type_takes_no_worker_out_and_is_logged_once(
     assert f"stay as they were: {key}: " in caplog.text
 
 
-async def test_registration_of_another_type_costs_that_one_alone(intents: Intents, client: FakeAsyncRedis) -> None:
+async def test_registration_of_another_type_costs_only_itself(intents: Intents, client: FakeAsyncRedis) -> None:
     """The other registrations are read, and one problem names the key."""
     await intents.register(Registration(A))
     await client.sadd("sfr:registered", B)

@@ -1,4 +1,4 @@
-"""How a Lua script is put together from its parts and from the names that it shares with Python."""
+"""How a Lua script is joined from its parts, with the names that it shares with Python."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ def write(folder: Path, **texts: str) -> None:
         (folder / f"{name}.lua").write_text(text)
 
 
-def test_part_stands_after_all_that_it_includes(tmp_path: Path) -> None:
-    """A local of Lua must stand before whatever uses it."""
+def test_part_follows_all_parts_that_it_includes(tmp_path: Path) -> None:
+    """A Lua local must be defined before its use."""
     write(tmp_path, top="-- @include middle\ntop()", middle="-- @include bottom\nmiddle()", bottom="bottom()")
     lines = [line for line in joined(tmp_path, "top").splitlines() if not line.startswith("--")]
     assert lines == ["bottom()", "middle()", "top()"]
@@ -38,8 +38,8 @@ def test_missing_part_is_named_with_the_part_that_includes_it(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("last", ["top", "a", "b"])
-def test_circular_include_is_told_with_its_path(tmp_path: Path, last: str) -> None:
-    """No order of the parts would do."""
+def test_circular_include_is_reported_with_its_path(tmp_path: Path, last: str) -> None:
+    """No order of these parts would work."""
     write(tmp_path, top="-- @include a", a="-- @include b", b=f"-- @include {last}")
     with pytest.raises(LuaSourceError, match=f"^circular @include: top -> a -> b -> {last}$"):
         joined(tmp_path, "top")
@@ -47,38 +47,38 @@ def test_circular_include_is_told_with_its_path(tmp_path: Path, last: str) -> No
 
 @pytest.mark.parametrize("line", ["--@include part", "--  @include   part  ", "-- @include part\r"])
 def test_include_is_understood_however_it_is_spaced(tmp_path: Path, line: str) -> None:
-    """Else the part would be missing without a word."""
+    """Otherwise the part would be missing without an error."""
     write(tmp_path, top=line, part="part()")
     assert "part()" in joined(tmp_path, "top")
 
 
 def test_line_for_redis_stays_the_first_one(tmp_path: Path) -> None:
-    """Redis reads a script's flags there, and nowhere else."""
+    """Redis reads a script's flags only in its first line."""
     write(tmp_path, top="#!lua\n-- @include part\ntop()", part="part()")
     assert joined(tmp_path, "top").splitlines() == ["#!lua", "part()", "-- @include part", "top()"]
 
 
 @pytest.mark.parametrize("value", ["sfr", "{sfr}", "it's", 'a"b', "back\\slash\\", "\u00e9", "a -- b", 7, -1, 0.25])
-async def test_name_has_in_lua_the_value_that_it_has_in_python(value: str | float) -> None:
-    """Whatever prefix the configuration gives to keys."""
+async def test_name_has_the_same_value_in_lua_and_python(value: str | float) -> None:
+    """Any prefix in the configuration works."""
     async with FakeAsyncRedis(decode_responses=True) as redis:
         answer = await redis.eval(filled("return {4 - 1, tostring(NAME)}", {"NAME": value}), 0)
     assert answer == [3, str(value)]
 
 
-def test_only_whole_names_in_code_are_filled_in() -> None:
-    """Not within another name, a string or a comment."""
+def test_only_whole_names_in_code_are_replaced() -> None:
+    """Nothing is replaced within another name, a string or a comment."""
     text = """use(PLAN, PLAN_HEAD, 'PLAN', "it's PLAN") -- PLAN's"""
     assert filled(text, {"PLAN": 1, "PLAN_HEAD": 2}) == """use(1, 2, 'PLAN', "it's PLAN") -- PLAN's"""
 
 
 def test_script_of_a_package_has_the_keys_of_the_prefix() -> None:
-    """As router/fleet/lua/resign.lua, which uses one."""
+    """router/fleet/lua/resign.lua is an example that uses one key."""
     assert lua("router.fleet", "resign", Keys("mine").lua_names()).count("'mine:sidecar'") == 2
 
 
-def test_name_that_is_not_shared_is_told() -> None:
-    """Else Redis would find it in the first call that comes to it."""
+def test_unknown_name_is_reported() -> None:
+    """Otherwise only the first call that uses it would find the mistake."""
     filled("return KEYS[1] .. ARGV[1] .. 'TIME' -- NOTE", {})
     with pytest.raises(LuaSourceError, match=r"^unknown name QUEU: "):
         filled("return QUEU", {"QUEUE": "sfr:queue"})

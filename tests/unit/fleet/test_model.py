@@ -1,4 +1,4 @@
-"""Workers as values: what Redis holds of them, and which may get jobs."""
+"""Workers as values: their records in Redis, and which of them may get jobs."""
 
 import pytest
 
@@ -17,6 +17,16 @@ def test_only_healthy_workers_get_jobs_or_unchecked_ones_if_none_is_healthy() ->
 
 
 @pytest.mark.parametrize("record", [SEEN, NEW])
-def test_record_is_read_from_a_hash_as_it_was_written(record: WorkerRecord) -> None:
+def test_record_survives_its_hash(record: WorkerRecord) -> None:
     """No field is lost or changed."""
     assert WorkerRecord.from_hash(record.worker.url, record.to_hash()) == record
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [("labels", "gpu,,ib"), ("labels", "a b"), ("languages", "c/c"), ("memory_mb", "0"), ("memory_mb", "much")],
+)
+def test_field_that_cannot_be_read_is_named(field: str, text: str) -> None:
+    """A slip with redis-cli is told by the field's name; the worker then counts as unknown."""
+    with pytest.raises(ValueError, match=f"{field}: expected"):
+        WorkerRecord.from_hash("http://a:1", {**SEEN.to_hash(), field: text})

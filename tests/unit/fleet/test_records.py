@@ -1,4 +1,4 @@
-"""What the sidecar writes of each worker, and what routers read of it. Redis is a fake."""
+"""What the sidecar writes of each worker, and what routers read of it; Redis is a fake."""
 
 import json
 from dataclasses import replace
@@ -24,7 +24,7 @@ async def test_fleet_is_loaded_as_recorded_in_the_order_of_urls(redis: RedisClie
 
 
 async def test_records_are_read_again_only_after_a_change(redis: RedisClient, term: Term) -> None:
-    """Checks cost the routers nothing; a change of health or membership reaches them."""
+    """A check costs the routers nothing; a change of health or membership reaches them."""
     await Records(redis).record(term, NOW, [NEW, SEEN], [], changed=True)
     known = await Records(redis).load()
     checked = replace(NEW, checked_at=NOW)
@@ -40,7 +40,7 @@ async def test_records_are_read_again_only_after_a_change(redis: RedisClient, te
 async def test_records_are_read_again_if_redis_has_lost_its_mark(
     redis: RedisClient, term: Term, client: FakeAsyncRedis
 ) -> None:
-    """A Redis that is new, or an old copy of itself, is read whole."""
+    """A new Redis, or an old copy of it, is read completely."""
     await Records(redis).record(term, NOW, [NEW, SEEN], [], changed=True)
     known = await Records(redis).load()
     await client.hdel("sfr:fleet", "changed_at")
@@ -51,10 +51,10 @@ async def test_records_are_read_again_if_redis_has_lost_its_mark(
 @pytest.mark.parametrize(
     "slip", [{"times": "many"}, {"ejected_until": "1e300"}, {"ejected_until": "nan"}, {"failures": "1.5"}]
 )
-async def test_breaker_that_cannot_be_read_ejects_without_a_reason(
+async def test_invalid_breaker_ejects_without_a_cause(
     redis: RedisClient, term: Term, client: FakeAsyncRedis, slip: dict[str, str]
 ) -> None:
-    """A slip with redis-cli does not hide the fleet."""
+    """A mistake with redis-cli does not hide the fleet."""
     await Records(redis).record(term, NOW, [NEW], [], changed=True)
     fields: dict[Any, Any] = {"times": 1, "cause": "x"}
     await client.hset(f"sfr:breaker:{NEW.worker.url}", mapping=fields | slip)
@@ -63,7 +63,7 @@ async def test_breaker_that_cannot_be_read_ejects_without_a_reason(
 
 
 async def test_removed_worker_leaves_set_and_hash(redis: RedisClient, term: Term, client: FakeAsyncRedis) -> None:
-    """Nothing is left of a worker that has left."""
+    """Nothing of a removed worker is left."""
     await Records(redis).record(term, NOW, [NEW, SEEN], [], changed=True)
     await Records(redis).record(term, NOW, [], [SEEN.worker.url], changed=True)
     assert (await Records(redis).load()).records == (NEW,)
@@ -83,10 +83,10 @@ async def test_large_fleet_is_written_in_parts_and_announced_once(
     assert [message["type"] for message in messages if message] == ["subscribe", "message"]
 
 
-async def test_hash_that_cannot_be_read_is_a_worker_of_which_nothing_is_known(
+async def test_invalid_hash_is_a_worker_of_unknown_state(
     redis: RedisClient, term: Term, client: FakeAsyncRedis
 ) -> None:
-    """A slip with redis-cli hides one worker's state, not the fleet."""
+    """A mistake with redis-cli hides one worker's state, not the fleet."""
     await Records(redis).record(term, NOW, [NEW, SEEN], [], changed=False)
     await client.hset("sfr:worker:http://a:1", "weight", "heavy")
     await client.delete("sfr:worker:http://b:1")
@@ -100,10 +100,10 @@ async def test_hash_that_cannot_be_read_is_a_worker_of_which_nothing_is_known(
 @pytest.mark.parametrize(
     "field", ["weight", "max_concurrency", "latency_ms", "failures", "successes", "health", "since"]
 )
-async def test_word_that_is_no_number_of_its_kind_hides_one_worker_s_state(
+async def test_invalid_number_hides_one_worker_s_state(
     redis: RedisClient, term: Term, client: FakeAsyncRedis, field: str, word: str
 ) -> None:
-    """Every value that is read can be counted with, laid out in a ring, and written as JSON."""
+    """Every value that is read can be used in arithmetic, in a ring and in JSON."""
     await Records(redis).record(term, NOW, [NEW, SEEN], [], changed=False)
     await client.hset("sfr:worker:http://a:1", field, word)
     seen, new = (await Records(redis).load()).records
@@ -114,10 +114,10 @@ async def test_word_that_is_no_number_of_its_kind_hides_one_worker_s_state(
 
 
 @pytest.mark.parametrize("word", ["yesterday", "2026-11-01T12:30:00", "2026-11-01", ""])
-async def test_moment_that_redis_cli_has_written_stops_no_process(
+async def test_invalid_moment_stops_no_process(
     redis: RedisClient, term: Term, client: FakeAsyncRedis, word: str
 ) -> None:
-    """A moment without a zone is in UTC; text that is no moment counts as not written."""
+    """A moment without a zone is in UTC, and other text counts as missing."""
     await Records(redis).record(term, NOW, [SEEN], [], changed=False)
     await client.hset("sfr:fleet", "written_at", word)
     await client.hset("sfr:worker:http://a:1", "since", word)
@@ -126,10 +126,10 @@ async def test_moment_that_redis_cli_has_written_stops_no_process(
         assert moment is None or moment.tzinfo is not None
 
 
-async def test_key_of_another_type_is_a_worker_of_which_nothing_is_known_until_the_next_check(
+async def test_key_of_another_type_hides_one_worker_until_the_next_check(
     redis: RedisClient, term: Term, client: FakeAsyncRedis
 ) -> None:
-    """`SET sfr:worker:http://a:1 x` hides no other worker, and the sidecar's next write puts it right."""
+    """`SET sfr:worker:http://a:1 x` hides no other worker, and the sidecar's next write repairs it."""
     await Records(redis).record(term, NOW, [NEW, SEEN], [], changed=False)
     await client.set("sfr:worker:http://a:1", "x")
     assert (await Records(redis).load()).records == (WorkerRecord(Worker("http://a:1")), NEW)
@@ -146,8 +146,8 @@ async def test_drain_of_another_type_hides_no_fleet(redis: RedisClient, term: Te
     assert (state.records, state.draining, redis.available) == ((NEW,), frozenset(), True)
 
 
-async def test_member_that_is_no_url_is_no_worker(redis: RedisClient, term: Term, client: FakeAsyncRedis) -> None:
-    """No job goes to it, and it breaks no response head."""
+async def test_member_that_is_no_url_is_ignored(redis: RedisClient, term: Term, client: FakeAsyncRedis) -> None:
+    """It gets no job and breaks no response head."""
     await Records(redis).record(term, NOW, [NEW], [], changed=False)
     await client.sadd("sfr:workers", "a b", "http://\u00e9", "http://a..b", "")
     assert (await Records(redis).load()).records == (NEW,)
@@ -163,8 +163,8 @@ async def test_outdated_leader_writes_nothing(redis: RedisClient, term: Term) ->
     assert await Records(redis).record(successor, NOW, [SEEN], [], changed=True)
 
 
-async def test_last_finished_job_is_told_by_redis_own_clock(redis: RedisClient, client: FakeAsyncRedis) -> None:
-    """How long ago, not when: no two clocks are compared."""
+async def test_last_finished_job_s_age_is_by_redis_own_clock(redis: RedisClient, client: FakeAsyncRedis) -> None:
+    """The age needs no comparison of two hosts' clocks."""
     assert await Records(redis).finished_s_ago("http://a:1") is None
     seconds, _ = await client.time()
     await client.zadd("sfr:finished", {"http://a:1": (seconds - 50) * 1000})

@@ -1,4 +1,4 @@
-"""The one connection to Redis. Redis is a fake."""
+"""The client of Redis; Redis is a fake."""
 
 from fakeredis import FakeAsyncRedis
 
@@ -9,7 +9,7 @@ from tests.support.records import NOW, SEEN
 
 
 async def test_every_key_has_the_prefix(client: FakeAsyncRedis) -> None:
-    """So two fleets can share a Redis."""
+    """Two fleets can share a Redis under different prefixes."""
     redis = RedisClient(client, "{mine}", timeout_s=5)
     term = await Leadership(redis).lead("me", 3)
     assert term is not None

@@ -1,4 +1,4 @@
-"""A router's view of the fleet, and what it logs of ejections. Redis is a fake."""
+"""A router's view of the fleet, and its log lines about ejections; Redis is a fake."""
 
 from dataclasses import replace
 from typing import Any
@@ -30,7 +30,7 @@ async def test_latest_fleet_has_the_last_checks(redis: RedisClient, term: Term) 
 async def test_ejection_is_read_with_its_cause_and_again_when_it_changes(
     redis: RedisClient, term: Term, client: FakeAsyncRedis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log has its cause and end once for each ejection, and says when it is over."""
+    """The log has cause and end of each ejection once, and one line when it is over."""
     caplog.set_level("INFO")
     a, b = SEEN.worker.url, NEW.worker.url
     healthy = replace(SEEN, health=Health.HEALTHY)
@@ -56,7 +56,7 @@ async def test_ejection_is_read_with_its_cause_and_again_when_it_changes(
         f"Worker {a} is ejected until {local_time(ejection.until)}: 5 failed jobs in a row, the last: timed out"
     ]
     caplog.clear()
-    # Its trial changes the score, which is not logged. Then the next ejection.
+    # The trial changes the score, which is not logged. Then the next ejection follows.
     await client.zadd("sfr:ejected", {a: float("inf")})
     await view.refresh()
     assert caplog.records == []

@@ -1,4 +1,4 @@
-"""Counts on their way to Redis, and quantiles of those that come back."""
+"""Counts on their way to Redis, and quantiles of the counts in Redis."""
 
 import pytest
 
@@ -6,8 +6,8 @@ from router.fleet.stats import WORKERS_A_CALL, Stats, WorkerStats, quantile_s, t
 from router.telemetry.recorder import BOUNDS_S
 
 
-def test_one_call_takes_the_workers_that_have_waited_longest() -> None:
-    """A call's cost is bounded; no worker waits for ever, and nothing is lost or told twice."""
+def test_one_call_sends_the_workers_that_have_waited_longest() -> None:
+    """A call's cost is bounded, no worker waits for ever, and nothing is lost or sent twice."""
     urls = [f"http://{number}" for number in range(WORKERS_A_CALL + 10)]
     stats = Stats({"jobs": 1}, {url: WorkerStats(1) for url in urls})
     first = stats.take()
@@ -21,7 +21,7 @@ def test_one_call_takes_the_workers_that_have_waited_longest() -> None:
 
 @pytest.mark.parametrize(("share", "seconds"), [(0.5, 0.02), (0.25, 0.015), (0.99, 490.0), (1.0, 500.0), (0.0, 0.01)])
 def test_quantile_lies_within_its_bucket(share: float, seconds: float) -> None:
-    """50 jobs of 10 to 20 ms, 50 of 200 to 500 s."""
+    """A quantile is interpolated between the bounds of its bucket."""
     fleet = {took(0.02): 50, took(500): 50, "jobs": 100}
     found = quantile_s(fleet, BOUNDS_S, share)
     assert found is not None
@@ -29,6 +29,6 @@ def test_quantile_lies_within_its_bucket(share: float, seconds: float) -> None:
 
 
 def test_quantile_beyond_all_bounds_and_of_nothing() -> None:
-    """The last bound is all that is known; without jobs nothing is."""
+    """Beyond all bounds only the last bound is known, and without jobs nothing is."""
     assert quantile_s({"le_inf": 1}, BOUNDS_S, 0.99) == BOUNDS_S[-1]
     assert quantile_s({}, BOUNDS_S, 0.99) is None

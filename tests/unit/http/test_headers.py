@@ -1,10 +1,10 @@
-"""Which header fields go on to a worker and to a client, which end here, and which are added."""
+"""Which header fields are forwarded to a worker and to a client, which are dropped, and which are added."""
 
 from router.http import headers
 
 
-def test_hop_by_hop_fields_end_here_both_ways() -> None:
-    """RFC 9110 §7.6.1: the fields of one connection, and those that Connection names, do not go on."""
+def test_hop_by_hop_fields_are_dropped_both_ways() -> None:
+    """The fields of one connection, and those that Connection names, are not forwarded (RFC 9110 §7.6.1)."""
     fields = [
         (b"connection", b"close, X-Mine"),
         (b"x-mine", b"1"),
@@ -27,8 +27,8 @@ def test_hop_by_hop_fields_end_here_both_ways() -> None:
     ]
 
 
-def test_host_length_encoding_and_id_are_made_anew_for_the_worker() -> None:
-    """What the client said of these is not copied."""
+def test_host_length_encoding_and_id_are_set_for_the_worker() -> None:
+    """The client's own values of these fields are not copied."""
     fields = [
         (b"host", b"router"),
         (b"content-length", b"99"),

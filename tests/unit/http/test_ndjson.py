@@ -20,12 +20,12 @@ values = st.recursive(
 
 
 def flaw(text: bytes) -> str | None:
-    """Return what keeps a text from being JSON."""
+    """Return the reason why a text is not JSON, or None."""
     return finished(look_for_flaw(text))
 
 
 def flaw_as_job(text: bytes) -> str | None:
-    """Return what keeps a text from being a job."""
+    """Return the reason why a text is not a job, or None."""
     return finished(look_for_flaw_as_job(text))
 
 
@@ -52,7 +52,7 @@ def fed(lines: Lines, parts: list[bytes]) -> list[Line]:
 
 @given(st.lists(st.binary(max_size=9).map(lambda text: text.replace(b"\n", b"x"))), st.lists(st.floats(0, 1)))
 def test_lines_are_found_however_they_are_cut(texts: list[bytes], places: list[float]) -> None:
-    """All lines are found and numbered from 1; one that is too long has no text, and does not harm the others."""
+    """All lines are found and numbered from 1; one that is too long has no text and does not affect the others."""
     lines = Lines(max_bytes=6)
     got = fed(lines, cut(b"".join(text + b"\n" for text in texts), places))
     assert got == [Line(number, text if len(text) <= 6 else None) for number, text in enumerate(texts, 1)]
@@ -60,8 +60,8 @@ def test_lines_are_found_however_they_are_cut(texts: list[bytes], places: list[f
 
 
 @given(st.lists(st.binary(max_size=20)))
-def test_no_more_of_a_line_is_held_than_a_line_may_have(parts: list[bytes]) -> None:
-    """This holds for a line without an end, too."""
+def test_memory_of_a_line_is_limited(parts: list[bytes]) -> None:
+    """This also holds for a line without an end."""
     lines = Lines(max_bytes=6)
     for part in parts:
         list(lines.feed(part))
@@ -69,7 +69,7 @@ def test_no_more_of_a_line_is_held_than_a_line_may_have(parts: list[bytes]) -> N
 
 
 def test_last_line_needs_no_end() -> None:
-    """This holds for a whole line, for one that is too long, and for one that was given up."""
+    """This holds for a complete line, for one that is too long, and for one that was given up."""
     assert fed(Lines(9), [b"a\nb"]) == [(1, b"a"), (2, b"b")]
     assert fed(Lines(1), [b"a\nbb"]) == [(1, b"a"), (2, None)]
     lines = Lines(9)
@@ -79,8 +79,8 @@ def test_last_line_needs_no_end() -> None:
 
 
 @given(st.lists(values), st.sampled_from([None, 1]), st.booleans())
-def test_items_are_those_that_a_parser_finds(told: list[object], indent: int | None, ascii_only: bool) -> None:
-    """Whatever brackets, commas and escapes stand in their strings."""
+def test_items_equal_those_of_a_parser(told: list[object], indent: int | None, ascii_only: bool) -> None:
+    """Brackets, commas and escapes in strings do not matter."""
     text = json.dumps(told, indent=indent, ensure_ascii=ascii_only).encode()
     assert [json.loads(item) for item in found(b" \n" + text + b" ")] == told
 
@@ -92,27 +92,27 @@ def test_long_strings_full_of_escapes_are_one_token() -> None:
 
 
 @pytest.mark.parametrize("text", [b"{}", b' {"a": NaN}', rb'{"a": "\ud800"}', b'{"a": "\xff"}'])
-def test_what_a_worker_may_take_is_a_job(text: bytes) -> None:
-    """Half a surrogate pair, NaN or a byte that is not UTF-8 is left to the worker to judge."""
+def test_text_that_a_worker_may_accept_is_a_job(text: bytes) -> None:
+    """Half a surrogate pair, NaN and bytes that are not UTF-8 are left to the worker to judge."""
     assert (flaw_as_job(text) is None) == (b"\xff" not in text or flaw(text) is None)
 
 
 @pytest.mark.parametrize("text", [b"", b"x", b"{", b'{"a": }', b"{} {}", b"[" * 100_000, b'{"a":' * 100_000, b"\xff"])
-def test_what_is_no_json_is_told(text: bytes) -> None:
+def test_invalid_json_has_a_reason(text: bytes) -> None:
     """The message says what is wrong."""
     assert flaw(text)
     assert str(flaw_as_job(text)).startswith("expected a JSON object: ")
 
 
 @pytest.mark.parametrize("text", [b"[]", b"1", b'"{"', b"null"])
-def test_what_is_no_object_is_no_job(text: bytes) -> None:
+def test_json_without_an_object_is_no_job(text: bytes) -> None:
     """Well-formed JSON of another type is refused."""
     assert flaw_as_job(text) == "expected a JSON object"
 
 
 @given(values, st.sampled_from([None, 2]))
 def test_json_in_one_line_means_the_same(told: object, indent: int | None) -> None:
-    """Line ends are replaced; they can stand only between tokens."""
+    """Line ends, which can be only between tokens, are replaced."""
     line = line_of(json.dumps(told, indent=indent, ensure_ascii=False).replace("\n", "\r\n").encode())
     assert b"\n" not in line
     assert b"\r" not in line
@@ -120,15 +120,15 @@ def test_json_in_one_line_means_the_same(told: object, indent: int | None) -> No
 
 
 @given(st.binary())
-def test_whatever_comes_is_json_in_one_line(body: bytes) -> None:
+def test_any_input_becomes_json_in_one_line(body: bytes) -> None:
     """Garbage becomes a string."""
     line = line_of(body)
     assert b"\n" not in line
     json.loads(line)
 
 
-def test_byte_order_mark_before_a_job_is_no_part_of_it() -> None:
-    """At the beginning of the file or of a line; the job's digest is that of the same line without it."""
+def test_byte_order_mark_before_a_job_is_dropped() -> None:
+    """The mark may begin the file or a line, and the job's digest is that of the line without it."""
     plain, marked = JobLines("jobs", lambda _: False), JobLines("jobs", lambda _: False)
     text = b'{"a": 1}\n {"b": 2}\r\n\n{"c": 3}'
     bom = b"\xef\xbb\xbf"
@@ -139,7 +139,7 @@ def test_byte_order_mark_before_a_job_is_no_part_of_it() -> None:
 
 
 @pytest.mark.parametrize("size", [10, 2**18 + 10])
-def test_space_around_a_line_is_cut_off_whatever_its_size(size: int) -> None:
-    """A large one is not copied for that."""
+def test_space_around_a_line_is_dropped(size: int) -> None:
+    """A large line is not copied for that."""
     body = b'{"a": "%s"}' % (b"x" * size)
     assert bytes(trimmed(b" \xef\xbb\xbf\t" + body + b" \r")) == body

@@ -1,4 +1,4 @@
-"""The reason of a failed connection is the same text on every version of Python."""
+"""The reason of a failed connection has the same text on every version of Python."""
 
 import ssl
 
@@ -15,8 +15,8 @@ NO_NAME = "cannot be reached: its host cannot be a name in DNS"
 
 
 @pytest.mark.parametrize("host", ["no..name", "x" * 64])
-async def test_host_that_can_be_no_name_is_told_in_our_own_words(host: str) -> None:
-    """Python's codec for such names has said it in three ways, from 3.11 to 3.13."""
+async def test_impossible_host_has_our_own_message(host: str) -> None:
+    """Python's codec for such names has had three messages from 3.11 to 3.13."""
     url = f"http://{host}:80"
     with pytest.raises(UpstreamFailed) as caught:
         await sent(WorkerPool(TlsSettings()), url, Request(b"GET", b"/", b"\r\n", b""), timeout_s=5)
@@ -39,5 +39,5 @@ async def test_host_that_can_be_no_name_is_told_in_our_own_words(host: str) -> N
     ],
 )
 def test_reason_names_no_line_of_the_interpreter(error: Exception, told: str) -> None:
-    """Nor the numbers of TLS as if they were the system's."""
+    """The reason names neither a line of the interpreter nor a TLS error number as if it were the system's."""
     assert reason(error) == told

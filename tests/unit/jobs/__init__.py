@@ -1,1 +1,1 @@
-"""Units of router.jobs; no process, no socket to Redis."""
+"""Unit tests of router.jobs. They start no process and use no real Redis."""

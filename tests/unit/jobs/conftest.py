@@ -1,4 +1,4 @@
-"""What the tests of jobs share."""
+"""Fixtures of the tests of jobs."""
 
 import pytest
 
@@ -7,5 +7,5 @@ from tests.support.timeless import keep_loop_time
 
 @pytest.fixture
 def loop_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the clock of the dispatcher and its jobs be the loop's."""
+    """Replace the clock of the dispatcher and its jobs by the loop's."""
     keep_loop_time(monkeypatch, "jobs.dispatcher", "jobs.job")

@@ -1,4 +1,4 @@
-"""The router's own answers: whether they tell a client to come again."""
+"""Which of the router's own answers tell a client to try again."""
 
 from http import HTTPStatus
 
@@ -17,8 +17,12 @@ FAILED = (FailedAttempt("http://w", "returned 503: Service Unavailable", Kind.FA
     "answer",
     [
         answers.no_healthy_workers(503, ID),
-        answers.no_healthy_workers(500, ID),  # as error_status may want it
+        answers.no_healthy_workers(500, ID),  # error_status may set it
         answers.queue_full(503, 10, ID),
+        answers.tenant_full(503, "run-7", 5000, ID),
+        answers.tenant_full(500, "", None, ID),
+        answers.too_many_pools(503, ID),
+        answers.no_such_label(503, "gpu", ID),
         answers.buffers_full(503, 2**20, ID),
         answers.queue_timeout(504, 60, ID),
         answers.deadline_passed(504, 60, ID),
@@ -28,8 +32,8 @@ FAILED = (FailedAttempt("http://w", "returned 503: Service Unavailable", Kind.FA
         problem(HTTPStatus.GATEWAY_TIMEOUT, "too slow", ID),
     ],
 )
-def test_answer_to_a_passing_failure_says_when_to_come_again(answer: Answer) -> None:
-    """Every 503 and 504 of the router's own carries one Retry-After."""
+def test_answer_to_a_temporary_failure_has_retry_after(answer: Answer) -> None:
+    """Each 503 and 504 of the router itself has exactly one Retry-After."""
     assert [value for name, value in answer.headers if name == b"retry-after"] == [b"1"]
 
 
@@ -37,11 +41,12 @@ def test_answer_to_a_passing_failure_says_when_to_come_again(answer: Answer) -> 
     "answer",
     [
         answers.quarantined(300, ID),
+        answers.too_large(4096, 2048, ID),
         answers.broken(ID),
         problem(HTTPStatus.BAD_REQUEST, "malformed", ID),
         Answer(200, b"", b"{}", Outcome.RESULT),
     ],
 )
-def test_answer_to_a_lasting_failure_does_not_say_when_to_come_again(answer: Answer) -> None:
-    """A client that follows Retry-After does not send such a job again."""
+def test_answer_to_a_permanent_failure_has_no_retry_after(answer: Answer) -> None:
+    """A client that follows Retry-After does not send a job again that would fail again."""
     assert b"retry-after" not in dict(answer.headers)

@@ -25,7 +25,7 @@ JOB = b'{"code": "%d"}'
 
 @asynccontextmanager
 async def routed(*workers: ScriptedWorker, **settings: object) -> AsyncIterator[str]:
-    """A router before these workers; gives the address for batches."""
+    """A router before these workers; yields the URL for batches."""
     given = {
         "workers": [worker.url for worker in workers],
         "redis": {"url": "redis://127.0.0.1:1/0"},
@@ -38,7 +38,7 @@ async def routed(*workers: ScriptedWorker, **settings: object) -> AsyncIterator[
 
 
 async def post(url: str, body: Any, **headers: str) -> tuple[int, list[dict[str, Any]]]:
-    """Send a batch; return the status and the lines, by index."""
+    """Send a batch; return the status, and the lines by index."""
     async with aiohttp.ClientSession() as session, session.post(url, data=body, headers=headers) as response:
         assert response.status != 200 or response.content_type == "application/x-ndjson"
         lines = [json.loads(line) for line in (await response.read()).splitlines()]
@@ -46,7 +46,7 @@ async def post(url: str, body: Any, **headers: str) -> tuple[int, list[dict[str,
 
 
 async def echo(exchange: Exchange) -> None:
-    """Answer with the job's code."""
+    """Answer with the job's own code."""
     await exchange.answer(200, {**RESULT, "message": json.loads(exchange.request.body)["code"]})
 
 
@@ -85,7 +85,7 @@ async def test_empty_batch_has_an_empty_answer(worker: ScriptedWorker, body: byt
 
 
 async def test_job_gets_its_batch_s_headers_and_an_id_of_its_own(worker: ScriptedWorker) -> None:
-    """Only the content type differs: it is a single job's. The query goes along."""
+    """A job gets the batch's headers and query; only its content type is a single job's."""
     async with routed(worker) as url:
         kinds = {"content-type": "application/x-ndjson", "x-tenant": "me", "x-request-id": "abc"}
         await post(f"{url}?debug=1", b'{"code": "a"}\n{"code": "b"}\n', **kinds)
@@ -97,8 +97,8 @@ async def test_job_gets_its_batch_s_headers_and_an_id_of_its_own(worker: Scripte
         assert "transfer-encoding" not in job.headers
 
 
-async def test_bad_lines_are_told_and_the_rest_goes_on(worker: ScriptedWorker) -> None:
-    """A line that is no JSON, no object or too long gets an error with its number."""
+async def test_bad_line_gets_an_error_and_the_others_run(worker: ScriptedWorker) -> None:
+    """A line that is not JSON, not an object or too long gets an error with its number."""
     lines = [b'{"code": 1}', b"", b"{", b"[1]", b'{"code": "%s"}' % (b"x" * MB), b'{"code": 2}', b"5", b'{"code": 3']
     async with routed(worker) as url:
         _, answers = await post(url, b"\n".join(lines))
@@ -129,7 +129,7 @@ async def test_bad_lines_are_told_and_the_rest_goes_on(worker: ScriptedWorker) -
 async def test_batch_that_cannot_be_run_is_refused_as_a_whole(
     worker: ScriptedWorker, body: bytes, headers: dict[str, str], status: int, detail: str
 ) -> None:
-    """It gets a status and a reason before any job begins."""
+    """A refused batch gets a status and a reason before any job starts."""
     async with routed(worker) as url:
         got, answers = await post(url, body, **headers)
     assert (got, answers[0]["detail"][: len(detail)]) == (status, detail)
@@ -137,13 +137,13 @@ async def test_batch_that_cannot_be_run_is_refused_as_a_whole(
 
 
 async def test_other_methods_are_refused(worker: ScriptedWorker) -> None:
-    """They get 405 and the allowed method."""
+    """Other methods get 405 with the allowed method."""
     async with routed(worker) as url, aiohttp.ClientSession() as session, session.get(url) as response:
         assert (response.status, response.headers["allow"]) == (405, "POST")
 
 
 async def test_failed_jobs_have_their_errors_and_statuses(worker: ScriptedWorker) -> None:
-    """A line has what a single job would get: the worker's 4xx, all attempts' causes, a text that is no JSON."""
+    """A line has what a single job would get: the worker's 4xx, all attempts' causes, or text that is not JSON."""
 
     async def by_code(exchange: Exchange) -> None:
         match json.loads(exchange.request.body)["code"]:
@@ -171,8 +171,8 @@ async def test_failed_jobs_have_their_errors_and_statuses(worker: ScriptedWorker
     assert answers[4]["body"]["attempts"][0]["cause"] == "closed the connection without an answer"
 
 
-async def test_deadline_is_each_job_s_own(worker: ScriptedWorker) -> None:
-    """It runs from the job's beginning, not from the batch's."""
+async def test_deadline_counts_from_each_job_s_start(worker: ScriptedWorker) -> None:
+    """The deadline counts from the start of the job, not of the batch."""
 
     async def slow(exchange: Exchange) -> None:
         await asyncio.sleep(5 if b"slow" in exchange.request.body else 0.05)
@@ -186,8 +186,8 @@ async def test_deadline_is_each_job_s_own(worker: ScriptedWorker) -> None:
     assert answers[0]["body"] == {"detail": "No result within 0.5 s"}
 
 
-async def test_outage_of_a_moment_does_not_fail_a_whole_batch() -> None:
-    """A job that no worker could take keeps its place for a second, and the next ones find a worker."""
+async def test_short_outage_does_not_fail_a_whole_batch() -> None:
+    """A job without a worker keeps its place for a second, so that the next jobs find a worker."""
     async with ScriptedWorker() as worker, routed(batch={"max_in_flight": 2}, queue={"without_workers": 0}) as url:
         start = asyncio.get_running_loop().time()
         _, answers = await post(url, b"{}\n" * 6)
@@ -200,12 +200,12 @@ async def test_outage_of_a_moment_does_not_fail_a_whole_batch() -> None:
 
 
 def large(mb: int, then: str = "") -> bytes:
-    """Return the code of a job with an answer of this size and ending."""
+    """Return the code of a job whose answer has this size and ending."""
     return json.dumps({"code": f"{mb} {then}"}).encode()
 
 
 async def send_large(exchange: Exchange) -> None:
-    """Answer with as many MB as the code says; then die, if it says that."""
+    """Answer with the number of MB in the code, and die then if the code says so."""
     mb, _, then = json.loads(exchange.request.body)["code"].partition(" ")
     head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
     await exchange.raw(head + b'f\r\n{\n"status": "S", \r\n'.replace(b"f\r\n", b"11\r\n", 1))
@@ -219,7 +219,7 @@ async def send_large(exchange: Exchange) -> None:
 
 
 async def test_large_answers_are_whole_lines_or_errors(worker: ScriptedWorker) -> None:
-    """A worker that dies in its answer, or an answer that is too large, costs the other jobs nothing."""
+    """A worker that dies in its answer, or an answer that is too large, costs only its own job."""
     worker.script = send_large
     jobs = [large(3), large(3, "die"), large(5), large(0), large(2)]
     async with routed(worker, max_body_mb=4) as url:
@@ -231,27 +231,27 @@ async def test_large_answers_are_whole_lines_or_errors(worker: ScriptedWorker) -
     assert answers[2]["body"]["detail"] == "The answer is larger than 4 MB: send its job by itself"
 
 
-# Measure
+# Limits
 
 
 class Pull:
-    """A client that sends one job at a time, when the test says so."""
+    """A client that sends one job at a time, when the test tells it to."""
 
     def __init__(self) -> None:
         self._lines: asyncio.Queue[bytes] = asyncio.Queue()
 
     def send(self, text: bytes) -> None:
-        """Send this; b"" is the end."""
+        """Send these bytes; b"" ends the body."""
         self._lines.put_nowait(text)
 
     async def body(self) -> AsyncIterator[bytes]:
-        """Yield what is sent."""
+        """Yield the bytes of `send`."""
         while text := await self._lines.get():
             yield text
 
 
 async def test_no_more_jobs_run_than_max_in_flight(worker: ScriptedWorker) -> None:
-    """When one ends, the next begins."""
+    """The next job starts when one ends."""
     gate = Gate()
     worker.script = gate
     async with routed(worker, batch={"max_in_flight": 3}) as url:
@@ -263,8 +263,8 @@ async def test_no_more_jobs_run_than_max_in_flight(worker: ScriptedWorker) -> No
     assert worker.most_at_once == 3
 
 
-async def test_jobs_that_run_have_no_more_bytes_than_one_body_may_have(worker: ScriptedWorker) -> None:
-    """Of three jobs of 400 kB, two run at a time in 1 MB; a last line of 1 MB waits for its turn."""
+async def test_running_jobs_have_at_most_max_body_mb_together(worker: ScriptedWorker) -> None:
+    """With 1 MB two of three jobs of 400 kB run at a time, and a last line of 1 MB runs alone."""
     gate = Gate()
     worker.script = gate
     job = b'{"code": "%s"}' % (b"x" * 400_000)
@@ -278,8 +278,8 @@ async def test_jobs_that_run_have_no_more_bytes_than_one_body_may_have(worker: S
     assert worker.most_at_once == 2
 
 
-async def test_batch_that_finds_no_room_for_its_bytes_is_told_so_line_by_line(worker: ScriptedWorker) -> None:
-    """If other requests hold all bytes, the line gets 503, for the wait might never end; the next line is tried."""
+async def test_line_without_room_for_its_bytes_gets_503(worker: ScriptedWorker) -> None:
+    """The line is refused instead of waiting, because the wait might never end; the next line is tried."""
     gate = Gate()
     worker.script = gate
     job = b'{"code": "%s"}' % (b"x" * 700_000)
@@ -295,8 +295,8 @@ async def test_batch_that_finds_no_room_for_its_bytes_is_told_so_line_by_line(wo
     assert [line["status"] for line in listed] == [200]
 
 
-async def test_client_that_leaves_has_no_more_jobs_begun(worker: ScriptedWorker) -> None:
-    """Running jobs end; jobs that wait for a lease, or have not begun, never run."""
+async def test_client_that_leaves_starts_no_more_jobs(worker: ScriptedWorker) -> None:
+    """Running jobs end; pending jobs and later ones never run."""
     gate = Gate()
     worker.script = gate
     workers = [{"url": worker.url, "max_concurrency": 2}]
@@ -305,18 +305,18 @@ async def test_client_that_leaves_has_no_more_jobs_begun(worker: ScriptedWorker)
         await eventually(lambda: worker.running == 2, what="two jobs")
         posted.cancel()
         await asyncio.gather(posted, return_exceptions=True)
-        # While it waits for room it reads nothing: it is by then that a look at the connection finds it closed.
+        # The batch reads nothing while its job waits for room, so only its check of the connection finds it closed.
         await asyncio.sleep(0.1)
         gate.open()
-        await eventually(lambda: worker.running == 0, what="their end")
+        await eventually(lambda: worker.running == 0, what="the jobs' end")
         async with aiohttp.ClientSession() as session, session.post(url.removesuffix("/batch"), json={}) as response:
             assert response.status == 200
         assert len(worker.jobs) == 3
 
 
 @pytest.mark.parametrize("count", [200, 100_000])
-async def test_client_that_leaves_is_noticed_while_all_its_jobs_wait(worker: ScriptedWorker, count: int) -> None:
-    """This holds even if more of the body has come than is read: the connection is checked now and then."""
+async def test_client_that_leaves_is_noticed_while_all_its_jobs_are_pending(worker: ScriptedWorker, count: int) -> None:
+    """The connection is checked from time to time, even if more of the body has arrived than was read."""
     gate = Gate()
     worker.script = gate
     workers = [{"url": worker.url, "max_concurrency": 1}]
@@ -327,8 +327,8 @@ async def test_client_that_leaves_is_noticed_while_all_its_jobs_wait(worker: Scr
         sock.setblocking(False)
         head = b"POST /run_code/batch HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (3 * count)
         sock.send(head + b"{}\n" * count)
-        await asyncio.sleep(0.2)  # it has read what it wants of it
-        # A process that dies takes along what its kernel has not sent; a mere close would wait for that.
+        await asyncio.sleep(0.2)  # it has read as much as it wants
+        # The end of a process drops its unsent data; a mere close would wait until it is sent.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.close()
         await asyncio.sleep(0.5)
@@ -338,8 +338,8 @@ async def test_client_that_leaves_is_noticed_while_all_its_jobs_wait(worker: Scr
     assert len(worker.jobs) == 2
 
 
-async def test_line_that_may_go_well_in_a_moment_says_when() -> None:
-    """A line has no header fields, so `retry_after` stands for Retry-After."""
+async def test_line_with_a_temporary_failure_has_retry_after() -> None:
+    """A line has no header fields, so its `retry_after` replaces Retry-After."""
     async with routed() as url:
         status, (line, unfit) = await post(url, b"{}\n7\n")
     assert (status, line["status"], line["retry_after"]) == (200, 503, 1)
@@ -350,7 +350,7 @@ async def test_line_that_may_go_well_in_a_moment_says_when() -> None:
 
 
 async def test_client_may_wait_for_its_jobs_and_send_more_later(worker: ScriptedWorker) -> None:
-    """While its jobs run, a client is not slow if it sends nothing or has nothing to read."""
+    """While jobs of it run, a client may be silent and need not read."""
     gate, pull = Gate(), Pull()
     worker.script = gate
     async with routed(worker, client_body_timeout=0.6, client_read_timeout=0.6) as url:
@@ -359,7 +359,7 @@ async def test_client_may_wait_for_its_jobs_and_send_more_later(worker: Scripted
         await eventually(lambda: worker.running == 1, what="a job")
         await asyncio.sleep(1.5)
         pull.send(b"{}\n{")
-        await eventually(lambda: worker.running == 2, what="another")
+        await eventually(lambda: worker.running == 2, what="another job")
         gate.open()
         await asyncio.sleep(0.2)
         pull.send(b"}")
@@ -369,8 +369,8 @@ async def test_client_may_wait_for_its_jobs_and_send_more_later(worker: Scripted
     assert (status, [line["status"] for line in answers]) == (200, [200] * 3)
 
 
-async def test_client_that_sends_nothing_more_is_cut(worker: ScriptedWorker, caplog: pytest.LogCaptureFixture) -> None:
-    """This happens after client_body_timeout without a running job; the answer is left without its end."""
+async def test_client_that_stops_sending_is_cut(worker: ScriptedWorker, caplog: pytest.LogCaptureFixture) -> None:
+    """After client_body_timeout without a running job the answer is left without its end."""
     pull = Pull()
     with caplog.at_level("INFO"):
         async with routed(worker, client_body_timeout=0.4) as url:
@@ -383,8 +383,8 @@ async def test_client_that_sends_nothing_more_is_cut(worker: ScriptedWorker, cap
     assert f"Cut a batch short after 1 jobs: nothing came for 0.4 s ({name})" in caplog.text
 
 
-async def test_first_line_is_due_like_any_body(worker: ScriptedWorker) -> None:
-    """Before the first line there is no answer, so a slow client gets 408."""
+async def test_first_line_has_the_time_limit_of_a_body(worker: ScriptedWorker) -> None:
+    """Before the first line the client has no answer, so a slow one gets 408."""
     pull = Pull()
     async with routed(worker, client_body_timeout=0.4) as url:
         pull.send(b"{")

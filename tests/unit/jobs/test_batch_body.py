@@ -1,4 +1,4 @@
-"""A batch's body without a socket: its jobs, how their bytes are counted, and how long the next part may take."""
+"""A batch's body without a socket: its jobs, the count of their bytes, and the time limit of the next part."""
 
 import asyncio
 
@@ -23,7 +23,7 @@ LARGE = parse("max_body_mb: 1", "t")
 
 
 class Batch:
-    """A batch of at most 1 kB. Each message comes at its second; after the last one the client is silent."""
+    """A batch of at most 1 kB, whose messages arrive at their seconds; after the last one the client is silent."""
 
     def __init__(self, *sent: tuple[float, Message], settings: Settings = SETTINGS, others_hold: int = 0) -> None:
         most_bytes = int(settings.max_body_mb * 2**20)
@@ -33,7 +33,7 @@ class Batch:
         self.is_stopping = False
         self.body = BatchBody(self._receive, self.in_flight, self.buffers, settings, Turns(), lambda: self.is_stopping)
         self.found: list[str] = []
-        self.held_bytes: list[int] = []  # whenever more is asked for
+        self.held_bytes: list[int] = []  # each time the batch asks for more
         self._client = Sender(*sent)
 
     async def _receive(self) -> Message:
@@ -41,7 +41,7 @@ class Batch:
         return await self._client()
 
     async def read(self) -> list[str]:
-        """Read all of it, and return its entries."""
+        """Read the whole batch and return its entries."""
         async for entry in self.body.entries():
             self.body.is_answered = True
             self.found.append(f"{entry.status} {entry.detail}" if isinstance(entry, Refusal) else bytes(entry).decode())
@@ -49,7 +49,7 @@ class Batch:
 
 
 def found_in(*parts: bytes) -> list[str]:
-    """Return the entries of a batch that comes in these parts."""
+    """Return the entries of a batch that arrives in these parts."""
 
     async def main() -> list[str]:
         return await Batch(*at_once(*parts)).read()
@@ -87,12 +87,12 @@ BOM = b"\xef\xbb\xbf"
     ],
 )
 def test_jobs_are_found_however_a_body_is_cut(parts: list[bytes], found: list[str]) -> None:
-    """Lines and items are numbered as the client numbers them; an entry that is no job has its own error."""
+    """Entries are numbered as the client numbers them, and an entry that is not a job has its own error."""
     assert found_in(*parts) == found
 
 
-def test_line_may_be_as_large_as_one_body_and_no_larger() -> None:
-    """The limit is exact to the byte; after a line that is too large, the next one is read."""
+def test_line_may_be_as_large_as_one_body() -> None:
+    """The limit is exact to the byte, and the line after a larger one is read."""
     lines = [job(KB), job(KB + 1), b"{}", job(KB + 1)]
     large = "413 Line {} is larger than 0.000976562 MB"
     expected = [lines[0].decode(), large.format(2), "{}", large.format(4)]
@@ -102,7 +102,7 @@ def test_line_may_be_as_large_as_one_body_and_no_larger() -> None:
 
 
 def test_bytes_of_a_line_are_counted_until_it_is_whole() -> None:
-    """Then its job counts them. A line that is too large is not kept, so it is not counted."""
+    """A complete line's bytes are counted by its job; a line that is too large is not kept, so it is not counted."""
 
     async def main() -> None:
         batch = Batch(*at_once(b'{"a"', b":1", b"}\n{", b"}\n", b"x" * 600, b"x" * 600, b"x" * 600, b"\n{", b"}"))
@@ -115,7 +115,7 @@ def test_bytes_of_a_line_are_counted_until_it_is_whole() -> None:
 
 @pytest.mark.parametrize("end", [b"\n{}", b""])
 def test_line_without_room_for_its_bytes_is_refused(end: bytes) -> None:
-    """It gets the status of a full router; the next line is tried."""
+    """The line gets the status of a full router, and the next line is tried."""
 
     async def main() -> None:
         line = b"x" * 300
@@ -128,8 +128,8 @@ def test_line_without_room_for_its_bytes_is_refused(end: bytes) -> None:
     timeless(main())
 
 
-def test_list_is_held_until_its_last_job_has_begun() -> None:
-    """It is whole when the first job begins; `is_list` says that its jobs are counted already."""
+def test_list_is_held_until_its_last_job_starts() -> None:
+    """A list is complete before its first job starts, and `is_list` tells that its jobs are counted already."""
 
     async def main() -> None:
         batch = Batch(*at_once(b"[{}", b", {}", b"]"))
@@ -153,7 +153,7 @@ def test_list_is_held_until_its_last_job_has_begun() -> None:
     ],
 )
 def test_list_that_cannot_be_run_is_refused_before_its_first_job(parts: list[bytes], told: str) -> None:
-    """Then no bytes of it are held."""
+    """No bytes of a refused list are held."""
 
     async def main() -> None:
         batch = Batch(*at_once(*parts))
@@ -166,7 +166,7 @@ def test_list_that_cannot_be_run_is_refused_before_its_first_job(parts: list[byt
 
 
 def test_list_may_be_as_large_as_one_body_if_there_is_room() -> None:
-    """The limit is exact to the byte; without room the whole list is refused."""
+    """The limit is exact to the byte, and a list without room is refused as a whole."""
     assert len(found_in(b"[", job(KB - 2), b"]")) == 1
 
     async def main() -> None:
@@ -179,7 +179,7 @@ def test_list_may_be_as_large_as_one_body_if_there_is_room() -> None:
 
 
 async def turns_during(batch: Batch) -> int:
-    """Return how many turns others had while this was read."""
+    """Return how many turns other tasks had while this was read."""
     count = 0
 
     async def others() -> None:
@@ -194,8 +194,8 @@ async def turns_during(batch: Batch) -> int:
     return count
 
 
-def test_others_have_their_turn_while_a_large_body_is_read() -> None:
-    """They have one after each piece of a list, both when it is checked and read, and after empty lines."""
+def test_other_tasks_run_while_a_large_body_is_read() -> None:
+    """They run after each piece of a list, in its check and in its reading, and after empty lines."""
     large = b"[%s]" % b",".join([b"{}"] * 20_000)
     pieces = sum(place is None for place in items(large))
     assert pieces > 5
@@ -208,8 +208,8 @@ def test_others_have_their_turn_while_a_large_body_is_read() -> None:
     timeless(main())
 
 
-def test_batch_of_a_client_that_leaves_or_of_a_router_that_stops_ends_there() -> None:
-    """The rest of its body is not read."""
+def test_lost_client_or_stopping_router_ends_the_batch() -> None:
+    """The rest of the body is not read."""
 
     async def main() -> None:
         left = Batch((0, part(b"{}\n{}\n{")), (0, GONE))
@@ -224,8 +224,8 @@ def test_batch_of_a_client_that_leaves_or_of_a_router_that_stops_ends_there() ->
     timeless(main())
 
 
-def test_first_line_is_waited_for_without_end() -> None:
-    """Until there is an answer, the connection times the client."""
+def test_first_line_has_no_time_limit_here() -> None:
+    """Before there is an answer, the connection limits the client's time."""
 
     async def main() -> None:
         batch = Batch((100, part(b"{")), (200, part(b"}\n")), (209.9, END))
@@ -252,10 +252,10 @@ NOTHING, LITTLE = "nothing came for 10 s", "less than 100 kB a second came for 1
         ([(8, b"x")], 5, 15, LITTLE),
     ],
 )
-def test_more_of_a_batch_is_waited_for_while_its_jobs_run_and_a_while_longer(
+def test_time_for_more_of_a_batch_runs_only_without_running_jobs(
     rest: list[tuple[float, bytes]], job_s: float | None, cut_s: float, told: str
 ) -> None:
-    """100 kB earn a second, a whole line earns all of the time; it runs only while no job runs."""
+    """100 kB earn a second, and a complete line earns the whole time back."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()

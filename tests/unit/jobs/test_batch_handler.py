@@ -1,4 +1,4 @@
-"""Batches without sockets or workers: each job, each line, and what ends with the client or the router."""
+"""Batches without sockets or workers: each job, each line, and the ends of client and router."""
 
 import asyncio
 import json
@@ -33,12 +33,12 @@ STOPPED = "this router process is told to stop"
 
 
 def echo(job: Job) -> Answer:
-    """Answer with the job's body, like a worker that has run it."""
+    """Answer with the job's body, like a worker that ran it."""
     return Answer(200, b"x-router-attempt: 1\r\n", bytes(job.body), Outcome.RESULT)
 
 
 class Router:
-    """A handler for batches; a job takes `s` seconds, as its body says."""
+    """A handler for batches, whose jobs take the number `s` of seconds in their body."""
 
     def __init__(self, answer: Callable[[Job], Answer] = echo, *, max_in_flight: int = 8, others_hold: int = 0) -> None:
         settings = parse(json.dumps({**SETTINGS, "batch": {"max_in_flight": max_in_flight}}), "t")
@@ -53,7 +53,7 @@ class Router:
         self.sent: list[Message] = []
         self.sent_at: list[float] = []
         self.clock: Callable[[], float] = asyncio.get_running_loop().time
-        self.reads = asyncio.Event()  # whether the client reads
+        self.reads = asyncio.Event()  # set while the client reads
         self.reads.set()
         self._answer = answer
         mine: Any = self
@@ -63,7 +63,7 @@ class Router:
         self.passed_on.append(given)
 
     async def run(self, job: Job) -> Answer:
-        """Take a job, like the dispatcher."""
+        """Accept a job, like the dispatcher."""
         self.jobs.append(job)
         self.counted.append(job.share.held_bytes)
         leaving = asyncio.create_task(job.has_left())
@@ -74,7 +74,7 @@ class Router:
         return self._answer(job)
 
     def refused(self, status: int, outcome: Outcome, endpoint: str) -> None:
-        """Count, like the recorder."""
+        """Record the call, like the recorder."""
         self.refusals.append((status, outcome, endpoint))
 
     async def _send(self, message: Message) -> None:
@@ -83,7 +83,7 @@ class Router:
         self.sent_at.append(self.clock())
 
     async def ask(self, *sent: tuple[float, Message], **scope: object) -> None:
-        """Take one request."""
+        """Handle one request."""
         given = {
             "type": "http",
             "path": PATH,
@@ -95,7 +95,7 @@ class Router:
         await self._handler({**given, **scope}, Sender(*sent), self._send)
 
     async def ask_counting_turns(self, body: bytes) -> None:
-        """Take a batch; `sent_at` is then how many turns others have had, not the time."""
+        """Handle a batch; `sent_at` then counts the turns of other tasks instead of the time."""
         turns = 0
 
         async def look() -> None:
@@ -110,7 +110,7 @@ class Router:
         others.cancel()
 
     def tell_at(self, at_s: float, event: str) -> None:
-        """Set this event of the connection at that second."""
+        """Set this event of the connection at this second."""
 
         def tell() -> None:
             self.state[event].set()
@@ -119,18 +119,18 @@ class Router:
 
     @property
     def status(self) -> int:
-        """The answer's status."""
+        """The status of the answer."""
         return int(self.sent[0]["status"])
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """The answer's lines, in order."""
+        """The lines of the answer, in order."""
         text = b"".join(message["body"] for message in self.sent[1:])
         return [json.loads(line) for line in text.splitlines()]
 
     @property
     def is_whole(self) -> bool:
-        """Whether the answer has its end."""
+        """Whether the answer is complete."""
         return self.sent[-1] == {"type": "http.response.body", "body": b""}
 
 
@@ -158,7 +158,7 @@ def test_each_job_has_its_batch_s_head() -> None:
 
 
 def test_bytes_of_a_job_are_counted_while_it_runs() -> None:
-    """A list is counted as a whole already, so its jobs are not counted again."""
+    """A list is counted as a whole, so its jobs are not counted again."""
 
     async def main() -> None:
         for body, counted in ((b'{"s":1}\n{}', [7, 2]), (b'[{"s":1}, {}]', [0, 0])):
@@ -170,8 +170,8 @@ def test_bytes_of_a_job_are_counted_while_it_runs() -> None:
     timeless(main())
 
 
-def test_request_that_is_no_batch_goes_on() -> None:
-    """It is not changed; this holds for other paths and other scopes."""
+def test_request_that_is_no_batch_is_passed_on() -> None:
+    """Requests of other paths and other ASGI scopes are passed on unchanged."""
 
     async def main() -> None:
         router = Router()
@@ -201,7 +201,7 @@ def test_request_that_is_no_batch_goes_on() -> None:
 def test_batch_that_cannot_be_run_is_refused_and_counted(
     body: bytes, scope: dict[str, Any], status: int, detail: str
 ) -> None:
-    """The refusal is the whole answer."""
+    """The refusal is the complete answer."""
 
     async def main() -> None:
         router = Router(others_hold=2 * KB - 100)
@@ -226,10 +226,10 @@ def test_batch_with_an_encoding_that_changes_nothing_is_run() -> None:
 
 
 @pytest.mark.parametrize("event", [STOPPING, CLIENT_LEFT, ""])
-def test_batch_of_which_nothing_has_begun_ends_with_its_router_or_its_client(
+def test_batch_before_its_first_job_ends_with_its_router_or_client(
     event: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A stopping router answers 503 and logs a line with the key's name; a client that has left is no refusal."""
+    """A stopping router answers 503 and logs the key's name; a client that left counts as no refusal."""
 
     async def main() -> None:
         router = Router()
@@ -265,8 +265,8 @@ def test_batch_of_which_nothing_has_begun_ends_with_its_router_or_its_client(
         ),
     ],
 )
-def test_line_says_what_a_single_job_would_get(answer: Callable[[Job], Answer], line: dict[str, Any]) -> None:
-    """It has a status, when to come again, and the body as JSON."""
+def test_line_has_what_a_single_job_would_get(answer: Callable[[Job], Answer], line: dict[str, Any]) -> None:
+    """A line has the status, retry_after, and the body as JSON."""
 
     async def main() -> None:
         router = Router(answer)
@@ -277,7 +277,7 @@ def test_line_says_what_a_single_job_would_get(answer: Callable[[Job], Answer], 
 
 
 def test_line_that_is_no_job_is_counted_and_answered_in_its_place() -> None:
-    """Even among thousands of them others get their turns."""
+    """Thousands of such lines still let other tasks run."""
 
     async def main() -> None:
         router = Router(others_hold=2 * KB - 10)
@@ -290,8 +290,8 @@ def test_line_that_is_no_job_is_counted_and_answered_in_its_place() -> None:
     timeless(main())
 
 
-def test_job_without_room_is_refused_and_the_next_one_waits_a_moment(caplog: pytest.LogCaptureFixture) -> None:
-    """There may be room by then; the log has a line as for any job that fails."""
+def test_job_without_room_is_refused_and_the_next_is_delayed(caplog: pytest.LogCaptureFixture) -> None:
+    """There may be room a moment later; the log has the line of a failed job."""
 
     async def main() -> None:
         full = Router(others_hold=2 * KB - 10)
@@ -305,7 +305,7 @@ def test_job_without_room_is_refused_and_the_next_one_waits_a_moment(caplog: pyt
     timeless(main())
 
 
-def test_job_that_no_worker_could_take_keeps_its_place_for_a_moment() -> None:
+def test_job_without_a_worker_keeps_its_place_for_a_moment() -> None:
     """Otherwise a short outage would fail a whole batch."""
 
     async def main() -> None:
@@ -317,7 +317,7 @@ def test_job_that_no_worker_could_take_keeps_its_place_for_a_moment() -> None:
 
 
 class Rest:
-    """The rest of a large answer: one part a second, and how it ends."""
+    """The rest of a large answer: one part a second, with a given end."""
 
     def __init__(self, *parts: bytes | Exception) -> None:
         self.left = list(parts)
@@ -337,7 +337,7 @@ class Rest:
         return found
 
     def close(self) -> None:
-        """Note the call."""
+        """Record the call."""
         self.is_closed = True
 
 
@@ -356,7 +356,7 @@ DIED = UpstreamFailed("http://w", Phase.DIED, "died")
 def test_large_answer_is_a_whole_line_or_an_error(
     parts: list[bytes | Exception], others_hold: int, status: int, told: str
 ) -> None:
-    """It is held only until it is whole; the next one is read after it."""
+    """It is held only until it is complete, and the next one is read after it."""
 
     async def main() -> None:
         rests = [Rest(*parts), Rest(b'"')]
@@ -379,7 +379,7 @@ def test_large_answer_is_a_whole_line_or_an_error(
 
 
 def test_large_answer_is_written_in_pieces() -> None:
-    """No piece is larger than PIECE_BYTES, and others have their turn between two pieces."""
+    """No piece is larger than PIECE_BYTES, and other tasks run between two pieces."""
 
     async def main() -> None:
         text = b'{"a":"%s"}' % (b"x" * 2**20)
@@ -399,8 +399,8 @@ def test_large_answer_is_written_in_pieces() -> None:
     ("size", "max_in_flight", "at_s"),
     [(20, 2, [1, 1, 2]), (20, 3, [1, 1, 1]), (400, 3, [1, 1, 2]), (600, 3, [1, 2, 3])],
 )
-def test_jobs_begin_as_others_end(size: int, max_in_flight: int, at_s: list[float]) -> None:
-    """At most max_in_flight run, with no more bytes than one body may have."""
+def test_jobs_start_when_others_end(size: int, max_in_flight: int, at_s: list[float]) -> None:
+    """At most max_in_flight jobs run, with at most one body's bytes together."""
 
     async def main() -> None:
         router = Router(max_in_flight=max_in_flight)
@@ -411,7 +411,7 @@ def test_jobs_begin_as_others_end(size: int, max_in_flight: int, at_s: list[floa
     timeless(main())
 
 
-def test_nothing_is_begun_for_a_client_that_does_not_read() -> None:
+def test_no_job_starts_for_a_client_that_does_not_read() -> None:
     """A job counts as running until its line is written."""
 
     async def main() -> None:
@@ -435,10 +435,10 @@ def test_nothing_is_begun_for_a_client_that_does_not_read() -> None:
         ([(0, part(b'{"s":5}\n{"s":5}\n{"s":5}\n{"s":5}\n')), (9, END)], 4, 4),
     ],
 )
-def test_client_that_leaves_has_no_more_jobs_begun(
+def test_client_that_leaves_starts_no_more_jobs(
     sent: list[tuple[float, Message]], left_s: float | None, cut_s: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its jobs know of it, nothing more is written, and one line in the log says so."""
+    """Its jobs notice, nothing more is written, and the log has one line."""
     caplog.set_level("INFO")
 
     async def main() -> None:
@@ -449,7 +449,7 @@ def test_client_that_leaves_has_no_more_jobs_begun(
         await router.ask(*sent, headers=[(b"x-request-id", b"abc")])
         assert loop.time() == cut_s
         assert not [message for message in router.sent if message.get("body")]
-        assert router.is_whole == ((0.0, END) in sent)  # as far as it was asked
+        assert router.is_whole == ((0.0, END) in sent)  # only as much as was asked for
         assert router.buffers.held_bytes == 0
 
     timeless(main())
@@ -458,8 +458,8 @@ def test_client_that_leaves_has_no_more_jobs_begun(
 
 
 @pytest.mark.parametrize(("body", "begun"), [(b'{"s":5}\n', 1), (b'{"s":5}\n' * 4, 2)])
-def test_router_that_stops_ends_what_it_has_begun(body: bytes, begun: int, caplog: pytest.LogCaptureFixture) -> None:
-    """It begins no further jobs, leaves the answer without its end, and logs how far it came."""
+def test_stopping_router_finishes_started_jobs_only(body: bytes, begun: int, caplog: pytest.LogCaptureFixture) -> None:
+    """It starts no further jobs, leaves the answer without its end, and logs how many jobs it did."""
     caplog.set_level("INFO")
 
     async def main() -> None:
@@ -475,7 +475,7 @@ def test_router_that_stops_ends_what_it_has_begun(body: bytes, begun: int, caplo
 
 
 def test_no_line_is_written_for_a_client_that_has_left() -> None:
-    """Its body and its workers' answers are not read any further, either."""
+    """Neither the rest of its body nor its workers' answers are read."""
 
     async def main() -> None:
         unfit = Router()
@@ -497,8 +497,8 @@ def test_no_line_is_written_for_a_client_that_has_left() -> None:
     timeless(main())
 
 
-def test_batch_that_sends_nothing_more_is_cut(caplog: pytest.LogCaptureFixture) -> None:
-    """The batch times its client once its answer has begun; before, the connection does."""
+def test_batch_that_stops_sending_is_cut(caplog: pytest.LogCaptureFixture) -> None:
+    """The batch limits its client's time once the answer has begun; before, the connection does."""
     caplog.set_level("INFO")
 
     async def main() -> None:
@@ -511,7 +511,7 @@ def test_batch_that_sends_nothing_more_is_cut(caplog: pytest.LogCaptureFixture) 
 
 
 def test_client_that_leaves_with_its_whole_answer_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """No task watches for its leaving any more."""
+    """After the complete answer no task watches the client."""
     caplog.set_level("INFO")
 
     async def main() -> None:

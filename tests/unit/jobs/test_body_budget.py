@@ -1,4 +1,4 @@
-"""The count of request bodies in memory is exact, however a request ends."""
+"""The count of request bodies in memory is exact, whatever ends a request."""
 
 from contextlib import ExitStack, suppress
 
@@ -10,8 +10,8 @@ from router.jobs.body_budget import BodyBudget, BodyBudgetFull
 
 
 @given(st.lists(st.lists(st.integers(0, 40), max_size=4), max_size=6), st.integers(0, 100))
-def test_held_is_the_sum_of_what_was_taken_and_never_over_the_limit(bodies: list[list[int]], limit: int) -> None:
-    """Parts that do not fit are refused and not counted; at the end nothing is held."""
+def test_count_is_the_sum_of_all_parts_and_never_exceeds_the_limit(bodies: list[list[int]], limit: int) -> None:
+    """Parts that do not fit are refused and not counted, and at the end nothing is held."""
     buffers, taken = BodyBudget(limit), 0
     with ExitStack() as requests:
         for parts in bodies:
@@ -27,8 +27,8 @@ def test_held_is_the_sum_of_what_was_taken_and_never_over_the_limit(bodies: list
     assert buffers.held_bytes == 0
 
 
-def test_share_is_given_back_once_however_a_request_ends() -> None:
-    """After an error, a part that does not fit, or an early return, the bytes of other shares stay counted."""
+def test_share_is_returned_once_whatever_ends_the_request() -> None:
+    """An error, a part that does not fit and an early return leave the bytes of other shares counted."""
     buffers = BodyBudget(10)
     with buffers.share() as other:
         other.grow(3)
@@ -48,13 +48,13 @@ def test_share_is_given_back_once_however_a_request_ends() -> None:
 
 
 def test_body_as_large_as_the_buffers_fits_alone() -> None:
-    """No bytes are reserved: a single request always fits."""
+    """No bytes are reserved for others, so a single request always fits."""
     with BodyBudget(10).share() as share:
         share.grow(10)
 
 
-def test_share_handed_over_is_held_until_its_heir_gives_it_back() -> None:
-    """A late attempt holds its body like this."""
+def test_transferred_share_is_held_until_its_new_owner_returns_it() -> None:
+    """A late attempt holds its job's body in this way."""
     buffers = BodyBudget(10)
     with buffers.share() as share:
         share.grow(7)

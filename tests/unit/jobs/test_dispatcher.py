@@ -1,4 +1,4 @@
-"""Each step of the dispatcher, between scripted leases and scripted workers."""
+"""Each step of the dispatcher, with scripted leases and scripted workers."""
 
 import asyncio
 import json
@@ -25,10 +25,14 @@ from router.scheduling.pending import (
     Exhausted,
     Lease,
     NoRoom,
+    NoSuchLabel,
     NoWorkers,
     Quarantined,
     QueueFull,
     QueueTimeout,
+    TenantFull,
+    TooLarge,
+    TooManyPools,
     Unfunded,
 )
 from router.telemetry.recorder import Counts, Recorder
@@ -55,14 +59,14 @@ class LeaseRequest:
 
 
 class Leases:
-    """Leases that answer by `script`; None: no answer for now."""
+    """Leases that answer by `script`; None means no answer for now."""
 
     def __init__(self) -> None:
         self.script: list[Lease | NoRoom | None] = []
         self.asked: list[LeaseRequest] = []
         self.ended: list[tuple[str, Blame, bool, str]] = []
         self.resolved: list[tuple[tuple[str, ...], Blame, str]] = []
-        self.causes: list[tuple[str, int]] = []  # of each end, and the ms that it says
+        self.causes: list[tuple[str, int]] = []  # of each end, with its milliseconds
         self.doubts: list[str] = []
         self.given_up: list[object] = []
         self.fault: Exception | None = None
@@ -70,7 +74,7 @@ class Leases:
         self.is_enough = False
 
     def is_enough_for(self, job_since: float) -> bool:
-        """Say so of every job."""
+        """Return this answer for every job."""
         del job_since
         return self.is_enough
 
@@ -86,7 +90,7 @@ class Leases:
         job_since: float = 0.0,
         placement: Placement = ANYWHERE,
     ) -> LeaseRequest:
-        """Note the request, and answer in a moment."""
+        """Record the request, and answer in a later turn of the loop."""
         del has_left, placement
         asked = LeaseRequest(bound_s, wait_s, ticket, tried, retry_of, job_since, then)
         self.asked.append(asked)
@@ -97,26 +101,26 @@ class Leases:
         return asked
 
     def give_up(self, pending: object) -> None:
-        """Note the call."""
+        """Record the call."""
         self.given_up.append(pending)
 
     def end(
         self, lease: Lease, blame: Blame, *, is_over: bool = True, job: str = "", cause: str = "", ms: int = 0
     ) -> None:
-        """Note the end, or raise `fault`."""
+        """Record the end, or raise `fault`."""
         if self.fault:
             raise self.fault
         self.causes.append((cause, ms))
         self.ended.append((lease.url, blame, is_over, job))
 
     def resolve(self, doubts: tuple[tuple[Lease, str], ...], blame: Blame, job: str = "") -> None:
-        """Note the call."""
+        """Record the call."""
         self.doubts += [cause for _, cause in doubts]
         self.resolved.append((tuple(lease.url for lease, _ in doubts), blame, job))
 
 
 class Parts:
-    """The rest of a large answer: one part."""
+    """The rest of a large answer in one part."""
 
     def __init__(self, failure: UpstreamFailed | None = None) -> None:
         self.is_closed = False
@@ -134,12 +138,12 @@ class Parts:
         return self._parts.pop()
 
     def close(self) -> None:
-        """Note the call."""
+        """Record the call."""
         self.is_closed = True
 
 
 def says(status: int = 200, body: bytes = WELL, rest: Parts | None = None) -> Response:
-    """Return an answer of a worker."""
+    """Return a worker's answer."""
     return Response(read_worker_head(status, [(b"content-type", b"text/plain")]), body, rest)
 
 
@@ -149,7 +153,7 @@ def fails(phase: Phase) -> UpstreamFailed:
 
 
 class Workers:
-    """Workers that answer by `script`, in a moment; when it is empty, they hold the job."""
+    """Workers that answer by `script` in a later turn of the loop; with an empty script they hold the job."""
 
     def __init__(self, *script: Response | UpstreamFailed) -> None:
         self.script = list(script)
@@ -157,7 +161,7 @@ class Workers:
         self.held: list[OutcomeCallback] = []
 
     def send(self, worker_url: str, request: Request, timeout_s: float, deliver: OutcomeCallback) -> None:
-        """Take the job."""
+        """Accept the job."""
         self.sent.append((worker_url, request, timeout_s))
         if self.script:
             asyncio.get_running_loop().call_soon(deliver, self.script.pop(0))
@@ -167,7 +171,7 @@ class Workers:
 
 @dataclass
 class Bench:
-    """A dispatcher between scripted leases and workers."""
+    """A dispatcher with scripted leases and workers."""
 
     workers: Workers = field(default_factory=Workers)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -201,16 +205,16 @@ class Bench:
         self.dispatcher.begin(self.job, self.given.append)
 
     def counts(self) -> Counts:
-        """Return what was counted since the last time."""
+        """Return the counts since the last call."""
         return self.recorder.take()
 
     def answered(self) -> list[int]:
-        """Return the statuses that were counted since the last time."""
+        """Return the counted statuses since the last call."""
         return [status for (_, status, _), timing in self.counts().jobs.items() for _ in range(timing.count)]
 
 
-def test_first_lease_is_asked_for_the_time_that_the_job_may_take() -> None:
-    """The lease lasts a second longer than the attempt; the job waits for the queue's time-out or its client's."""
+def test_lease_covers_the_time_that_the_job_may_take() -> None:
+    """The lease lasts a second longer than the attempt; the job waits for the queue's timeout or its client's."""
 
     async def law() -> None:
         for client_s, settings, wait_s in (
@@ -245,7 +249,7 @@ def test_first_lease_is_asked_for_the_time_that_the_job_may_take() -> None:
         (says(200, b"<html>"), Blame.FAULT, True, False, False),
     ],
 )
-def test_each_failure_is_reported_and_the_job_goes_to_another_worker(
+def test_each_failure_is_reported_and_the_job_is_retried(
     first: Response | UpstreamFailed, blame: Blame, is_over: bool, names_it: bool, names_it_after: bool
 ) -> None:
     """A job under which a worker died is named when it ends well; otherwise it would stay suspect and be refused.
@@ -285,7 +289,7 @@ def test_each_failure_is_reported_and_the_job_goes_to_another_worker(
         (fails(Phase.NO_MEANS), Blame.NONE, ("http://w1",), 0, {}),
     ],
 )
-def test_job_that_no_worker_ran_keeps_its_place_and_has_spent_no_attempt(
+def test_job_that_no_worker_ran_keeps_its_place_and_its_attempts(
     never_ran: Response | UpstreamFailed,
     blame: Blame,
     avoids: tuple[str, ...],
@@ -325,7 +329,7 @@ def test_error_is_the_worker_s_at_once_if_no_other_worker_is_asked(error: Respon
     timeless(law())
 
 
-def test_job_that_no_worker_runs_is_refused_when_it_has_waited_long_enough() -> None:
+def test_job_that_no_worker_runs_is_refused_after_its_wait() -> None:
     """It gets 503 and asks for no further lease."""
 
     async def law() -> None:
@@ -338,7 +342,7 @@ def test_job_that_no_worker_runs_is_refused_when_it_has_waited_long_enough() -> 
     timeless(law())
 
 
-def test_job_is_tried_as_often_as_it_may_be() -> None:
+def test_job_gets_all_its_attempts() -> None:
     """Then the client gets each attempt's cause, in order."""
 
     async def law() -> None:
@@ -349,7 +353,7 @@ def test_job_is_tried_as_often_as_it_may_be() -> None:
         assert [attempt["worker_url"] for attempt in told["attempts"]] == ["http://w1", "http://w2", "http://w3"]
         assert [asked.tried for asked in bench.leases.asked] == [(), ("http://w1",), ("http://w1", "http://w2")]
         assert [asked.ticket for asked in bench.leases.asked] == [0, 71, 72]
-        assert bench.leases.ended[2] == ("http://w3", Blame.FAULT, True, bench.job.name)  # still suspect
+        assert bench.leases.ended[2] == ("http://w3", Blame.FAULT, True, bench.job.name)  # still a suspect
 
     timeless(law())
 
@@ -361,7 +365,7 @@ def test_failure_that_all_workers_report_is_the_job_s_own(status: int, body: byt
     async def law() -> None:
         bench = Bench(Workers(says(status, body), says(status, body), says()))
         answer = await bench.run()
-        assert bench.leases.resolved == [(("http://w1", "http://w2"), Blame.NONE, "")]  # so nobody is blamed
+        assert bench.leases.resolved == [(("http://w1", "http://w2"), Blame.NONE, "")]  # so no worker is blamed
         assert (answer.status, answer.body, len(bench.workers.sent)) == (status, body, 2)
         assert answer.outcome is (Outcome.ERROR if status == 500 else Outcome.SANDBOX_ERROR)
         assert dict(answer.headers)[b"x-router-attempt"] == b"2"
@@ -374,12 +378,24 @@ def test_failure_that_all_workers_report_is_the_job_s_own(status: int, body: byt
     [
         (NoWorkers(), 503, "No healthy workers available"),
         (QueueFull(), 503, "7 jobs wait already"),
+        (TenantFull(), 503, "Too many jobs of tenant default wait already"),
+        (
+            TooManyPools(),
+            503,
+            "Waiting jobs need 64 different sets of labels and languages already, and there are at most that many",
+        ),
+        (NoSuchLabel("gpu"), 503, "No worker has the label gpu"),
+        (
+            TooLarge(4096, 2048),
+            422,
+            "The job takes 4096 MB of memory; the largest worker that could run it has 2048 MB",
+        ),
         (QueueTimeout(), 504, "No worker had room within 30 s"),
         (Quarantined(), 422, "Workers broke down while they ran this job; it is refused for 600 s"),
     ],
 )
-def test_job_without_a_lease_is_told_why(reason: NoRoom, status: int, detail: str) -> None:
-    """No worker gets the job; the refusal is counted once."""
+def test_job_without_a_lease_gets_the_reason(reason: NoRoom, status: int, detail: str) -> None:
+    """No worker gets the job, and the refusal is counted once."""
 
     async def law() -> None:
         settings = {"queue": {"timeout": 30, "max_waiting": 7}, "quarantine_seconds": 600}
@@ -392,8 +408,8 @@ def test_job_without_a_lease_is_told_why(reason: NoRoom, status: int, detail: st
     timeless(law())
 
 
-def test_answer_names_the_client_s_time_if_that_ended_the_wait() -> None:
-    """The queue's time-out is longer, and not named."""
+def test_answer_names_the_client_s_deadline_if_that_ended_the_wait() -> None:
+    """The queue's longer timeout is not named."""
 
     async def law() -> None:
         bench = Bench(settings={"queue": {"timeout": 30}}, client_s=5.5)
@@ -404,7 +420,7 @@ def test_answer_names_the_client_s_time_if_that_ended_the_wait() -> None:
 
 
 def test_retry_beyond_the_budget_ends_with_the_attempts_so_far() -> None:
-    """The client gets 503 with the attempt; the missed retry is counted."""
+    """The client gets 503 with the attempt, and the missed retry is counted."""
 
     async def law() -> None:
         bench = Bench(Workers(says(503)))
@@ -432,8 +448,8 @@ def test_failed_job_without_a_worker_left_ends_with_the_attempts_so_far() -> Non
     timeless(law())
 
 
-def test_job_that_has_tried_all_may_go_anywhere() -> None:
-    """Any worker is better than none; the retry is not counted again."""
+def test_job_that_has_tried_all_workers_may_use_any() -> None:
+    """Any worker is better than none, and the retry is counted once."""
 
     async def law() -> None:
         bench = Bench(Workers(says(503), says()), {"queue": {"timeout": 300}})
@@ -446,8 +462,8 @@ def test_job_that_has_tried_all_may_go_anywhere() -> None:
     timeless(law())
 
 
-def test_job_that_is_known_to_break_workers_gets_no_lease() -> None:
-    """It gets 422 and asks for no lease; another job does."""
+def test_quarantined_job_asks_for_no_lease() -> None:
+    """It gets 422, while another job gets a lease."""
 
     async def law() -> None:
         bench = Bench(Workers(says()))
@@ -461,7 +477,7 @@ def test_job_that_is_known_to_break_workers_gets_no_lease() -> None:
 
 
 def test_client_without_time_is_answered_at_once() -> None:
-    """No lease is asked for; the answer comes after `begin` has returned."""
+    """No lease is asked for, and the answer comes after `begin` has returned."""
 
     async def law() -> None:
         bench = Bench(client_s=0.5)
@@ -476,8 +492,8 @@ def test_client_without_time_is_answered_at_once() -> None:
 
 
 @pytest.mark.parametrize("client_s", [4.5, 1.0])
-def test_client_whose_time_ends_is_answered_then_and_the_attempt_goes_on(client_s: float) -> None:
-    """The lease ends and the body's bytes are released when the worker has answered; nothing is reported twice."""
+def test_deadline_answers_the_client_and_the_attempt_continues(client_s: float) -> None:
+    """The lease ends and the body's bytes are released when the worker has answered, and nothing is reported twice."""
 
     async def law() -> None:
         bench = Bench(client_s=client_s)
@@ -490,7 +506,7 @@ def test_client_whose_time_ends_is_answered_then_and_the_attempt_goes_on(client_
         assert (answer.status, json.loads(answer.body)["detail"]) == (504, f"No result within {client_s - 0.5:g} s")
         bench.job.share.give_back()
         assert (bench.leases.ended, bench.buffers.held_bytes) == ([], len(BODY))
-        await asyncio.wait_for(bench.dispatcher.finish(), 1)  # it is not waited for
+        await asyncio.wait_for(bench.dispatcher.finish(), 1)  # a stop does not wait for it
         (deliver,) = bench.workers.held
         rest = Parts()
         deliver(says(rest=rest))
@@ -502,7 +518,7 @@ def test_client_whose_time_ends_is_answered_then_and_the_attempt_goes_on(client_
 
 
 def test_late_attempt_that_fails_is_not_retried() -> None:
-    """No client waits; the body's bytes are released."""
+    """No client waits for it; the body's bytes are released."""
 
     async def law() -> None:
         bench = Bench(client_s=4.5)
@@ -518,7 +534,7 @@ def test_late_attempt_that_fails_is_not_retried() -> None:
 
 
 def test_answer_in_time_stops_the_timer() -> None:
-    """At the timer's moment nothing happens, and a process that ends has nothing to wait for."""
+    """At the timer's moment nothing happens, and a stop has nothing to wait for."""
 
     async def law() -> None:
         bench = Bench(Workers(says()), client_s=4.5)
@@ -532,7 +548,7 @@ def test_answer_in_time_stops_the_timer() -> None:
 
 
 def test_timer_of_one_attempt_does_not_fire_in_the_next() -> None:
-    """Each attempt has a timer for the time that is left."""
+    """Each attempt has its own timer for the time that is left."""
 
     async def law() -> None:
         bench = Bench(Workers(says(503)), client_s=4.5)
@@ -545,8 +561,8 @@ def test_timer_of_one_attempt_does_not_fire_in_the_next() -> None:
     timeless(law())
 
 
-def test_process_that_ends_waits_for_attempts_and_retries() -> None:
-    """It waits between two attempts, too."""
+def test_stopping_process_waits_for_attempts_and_retries() -> None:
+    """A stopping process also waits between two attempts."""
 
     async def law() -> None:
         bench = Bench(Workers(says(503)))
@@ -561,7 +577,7 @@ def test_process_that_ends_waits_for_attempts_and_retries() -> None:
 
 
 def test_client_that_hangs_up_between_attempts_gets_no_other(caplog: pytest.LogCaptureFixture) -> None:
-    """It counts as 499; the failed attempt's lease has ended."""
+    """The job counts as 499, and the failed attempt's lease has ended."""
 
     async def law() -> None:
         bench = Bench(Workers(says(503), says()), has_left=True)
@@ -577,7 +593,7 @@ def test_client_that_hangs_up_between_attempts_gets_no_other(caplog: pytest.LogC
 
 
 def test_job_that_is_cancelled_between_attempts_gets_no_other() -> None:
-    """Its bytes are released, and a process that ends waits for that."""
+    """Its bytes are released, and a stopping process waits for that."""
 
     async def law() -> None:
         bench = Bench()
@@ -594,8 +610,8 @@ def test_job_that_is_cancelled_between_attempts_gets_no_other() -> None:
     timeless(law())
 
 
-def test_process_that_ends_waits_for_a_job_that_is_about_to_be_retried() -> None:
-    """It waits although no attempt is running at that moment."""
+def test_stopping_process_waits_for_a_job_before_its_retry() -> None:
+    """It waits although no attempt runs at that moment."""
 
     async def law() -> None:
         bench = Bench()
@@ -623,7 +639,7 @@ def test_large_failure_that_all_workers_report_gets_the_router_s_answer() -> Non
 
 
 def test_cancelled_job_gives_up_its_place_or_leaves_its_attempt_running() -> None:
-    """A waiting job leaves the queue; a running attempt ends its own lease. Both count as a client that left."""
+    """A pending job leaves the queue, and a running attempt ends its own lease; both count as a client that left."""
 
     async def law() -> None:
         bench = Bench()
@@ -648,8 +664,8 @@ def test_cancelled_job_gives_up_its_place_or_leaves_its_attempt_running() -> Non
     timeless(law())
 
 
-def test_answer_that_came_in_the_moment_of_cancelling_is_read_no_further() -> None:
-    """The lease ends, whether the answer was large or not."""
+def test_answer_at_the_moment_of_cancelling_is_not_read_on() -> None:
+    """The lease ends, for a large answer and for a small one."""
 
     async def law() -> None:
         for rest in (Parts(), None):
@@ -676,7 +692,7 @@ def test_answer_that_came_in_the_moment_of_cancelling_is_read_no_further() -> No
     ],
 )
 def test_lease_of_a_large_answer_ends_with_it(failure: Phase | None, end: tuple[str, Blame, bool, bool]) -> None:
-    """It does not end when the beginning has come, and it ends once, however the answer is closed afterwards."""
+    """It does not end with the answer's beginning, and it ends once, however the answer is closed afterwards."""
 
     async def law() -> None:
         bench = Bench(Workers(says(rest=Parts(fails(failure) if failure else None))))
@@ -697,7 +713,7 @@ def test_lease_of_a_large_answer_ends_with_it(failure: Phase | None, end: tuple[
 
 
 def test_large_answer_that_is_a_failure_is_not_read_on() -> None:
-    """It is closed, its lease ends at once, and the job goes to another worker."""
+    """It is closed, its lease ends at once, and the job is retried on another worker."""
 
     async def law() -> None:
         rest = Parts()
@@ -710,8 +726,8 @@ def test_large_answer_that_is_a_failure_is_not_read_on() -> None:
 
 
 @pytest.mark.parametrize("step", ["lease", "attempt", "another"])
-def test_fault_of_the_router_s_own_is_answered_at_every_step(step: str) -> None:
-    """The client gets 500, once, and does not wait for ever."""
+def test_bug_at_any_step_still_answers_the_client(step: str) -> None:
+    """The client gets one 500 instead of waiting for ever."""
 
     async def law() -> None:
         fault: Any = LookupError("a fault")
@@ -736,8 +752,8 @@ def test_fault_of_the_router_s_own_is_answered_at_every_step(step: str) -> None:
     timeless(law())
 
 
-def test_time_that_a_job_took_is_counted_from_its_beginning() -> None:
-    """An attempt's time is counted from the attempt's beginning."""
+def test_job_s_time_counts_from_its_start() -> None:
+    """An attempt's time counts from the attempt's start."""
 
     async def law() -> None:
         bench = Bench()

@@ -1,4 +1,4 @@
-"""Jobs whose client does not wait for their end, and faults of the router's own."""
+"""Jobs whose client does not wait for the end, and bugs of the router itself."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ class Bench:
 
 @pytest.fixture
 def worker(workers: list[ScriptedWorker]) -> ScriptedWorker:
-    """One is enough."""
+    """The only worker."""
     return workers[0]
 
 
@@ -58,8 +58,8 @@ def gate(worker: ScriptedWorker) -> Gate:
     return gate
 
 
-async def test_router_ends_after_the_attempts_of_clients_that_have_left(worker: ScriptedWorker, gate: Gate) -> None:
-    """No client waits for the answer; the lease and the body's bytes are held until the attempt ends."""
+async def test_router_stops_after_the_attempts_of_clients_that_left(worker: ScriptedWorker, gate: Gate) -> None:
+    """No client waits for the answer, but lease and body's bytes are held until the attempt ends."""
     bench = Bench(worker.url)
     job = bench.job()
     running = asyncio.create_task(bench.dispatcher.run(job))
@@ -76,13 +76,13 @@ async def test_router_ends_after_the_attempts_of_clients_that_have_left(worker: 
     bench.upstream.close()
 
 
-async def test_job_that_is_cancelled_while_it_waits_gives_up_its_place(worker: ScriptedWorker, gate: Gate) -> None:
-    """The worker, which has room for one, never sees it."""
+async def test_job_that_is_cancelled_while_pending_leaves_the_queue(worker: ScriptedWorker, gate: Gate) -> None:
+    """The worker, which has one slot, never gets the job."""
     bench = Bench(worker.url)
     first = asyncio.create_task(bench.dispatcher.run(bench.job()))
     await eventually(lambda: worker.running, what="the first job on the worker")
     second = asyncio.create_task(bench.dispatcher.run(bench.job()))
-    await eventually(lambda: bench.leases.load() == (1, 1), what="the second one in the queue")
+    await eventually(lambda: bench.leases.load() == (1, 1), what="the second job in the queue")
     second.cancel()
     await asyncio.wait([second])
     assert bench.leases.load() == (1, 0)
@@ -93,33 +93,33 @@ async def test_job_that_is_cancelled_while_it_waits_gives_up_its_place(worker: S
     bench.upstream.close()
 
 
-async def test_client_that_is_told_in_time_leaves_the_attempt_to_its_end(worker: ScriptedWorker, gate: Gate) -> None:
-    """It gets 504; the attempt goes on and keeps the lease and the body's bytes."""
+async def test_attempt_continues_after_its_client_s_deadline(worker: ScriptedWorker, gate: Gate) -> None:
+    """The client gets 504, and the attempt keeps the lease and the body's bytes."""
     bench = Bench(worker.url)
     job = bench.job(client_s=0.7)
     answer = await bench.dispatcher.run(job)
     job.share.give_back()
     assert answer.status == 504
     assert (bench.leases.load()[0], bench.buffers.held_bytes) == (1, len(BODY))
-    await asyncio.wait_for(bench.dispatcher.finish(), 5)  # a router that is to stop need not wait for it
+    await asyncio.wait_for(bench.dispatcher.finish(), 5)  # a stopping router does not wait for it
     gate.open()
     await eventually(lambda: (bench.leases.load()[0], bench.buffers.held_bytes) == (0, 0), what="the attempt's end")
     bench.upstream.close()
 
 
 class Broken(WorkerPool):
-    """A pool with a fault of the router's own."""
+    """A pool with a bug."""
 
     def send(self, worker_url: str, request: Request, timeout_s: float, deliver: OutcomeCallback) -> None:
-        """Fail as no code should."""
+        """Raise an error that no code expects."""
         del request, timeout_s, deliver
         raise LookupError(worker_url)
 
 
-async def test_fault_of_the_router_is_answered_and_logged(
+async def test_bug_of_the_router_is_answered_and_logged(
     worker: ScriptedWorker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The client is not left waiting, and learns nothing of the program."""
+    """The client gets an answer that tells nothing about the program."""
     bench = Bench(worker.url, Broken(Settings.model_validate({"workers": [worker.url]}).tls))
     answer = await asyncio.wait_for(bench.dispatcher.run(bench.job()), 5)
     assert (answer.status, json.loads(answer.body)) == (500, {"detail": "Internal Server Error"})

@@ -1,4 +1,4 @@
-"""After a fault of the router's own at any step, the client has an answer, and nothing is held."""
+"""After a bug of the router at any step the client has an answer, and nothing is held."""
 
 import asyncio
 from typing import Any
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("loop_time")
 
 
 def raises(*_: object, **__: object) -> Any:
-    """Fail as no code should."""
+    """Raise an error that no code expects."""
     raise LookupError("a fault")
 
 
@@ -27,7 +27,7 @@ def statuses(bench: Bench) -> list[int | None]:
 
 
 async def has_ended(bench: Bench) -> None:
-    """Fail if a process that ends would wait for an attempt."""
+    """Fail if a stop would wait for an attempt."""
     await asyncio.wait_for(bench.dispatcher.finish(), 1)
 
 
@@ -47,8 +47,8 @@ def test_job_that_cannot_ask_for_a_lease_is_answered() -> None:
 
 
 @pytest.mark.parametrize("client_s", [None, 4.5])
-def test_lease_of_a_job_that_cannot_be_sent_is_given_back(client_s: float | None) -> None:
-    """The worker is not blamed, and the timer of a late job is stopped."""
+def test_lease_of_a_job_that_cannot_be_sent_is_returned(client_s: float | None) -> None:
+    """The worker is not blamed, and the deadline's timer is stopped."""
 
     async def law() -> None:
         bench = Bench(client_s=client_s)
@@ -63,8 +63,8 @@ def test_lease_of_a_job_that_cannot_be_sent_is_given_back(client_s: float | None
 
 
 @pytest.mark.parametrize("outcome", [says(503), fails(Phase.DIED), says(rest=Parts()), says(503, rest=Parts())])
-def test_attempt_whose_end_cannot_be_told_is_over(outcome: Any) -> None:
-    """Its lease is given back, the rest of a large answer is closed, and no process waits for it."""
+def test_attempt_whose_end_cannot_be_reported_is_over(outcome: Any) -> None:
+    """Its lease is returned, the rest of a large answer is closed, and a stop does not wait for it."""
 
     async def law() -> None:
         bench = Bench(Workers(outcome))
@@ -80,8 +80,8 @@ def test_attempt_whose_end_cannot_be_told_is_over(outcome: Any) -> None:
     timeless(law(), 1000.0)
 
 
-def test_large_answer_that_meets_with_a_fault_ends_its_lease_once() -> None:
-    """Its client has a part of the answer, and cannot read on."""
+def test_large_answer_with_a_bug_ends_its_lease_once() -> None:
+    """The client has a part of the answer, and cannot read on."""
 
     async def law() -> None:
         rest = Parts()
@@ -98,7 +98,7 @@ def test_large_answer_that_meets_with_a_fault_ends_its_lease_once() -> None:
 
 @pytest.mark.parametrize("outcome", [says(503), fails(Phase.NO_MEANS)])
 def test_job_that_cannot_ask_again_is_answered(outcome: Any) -> None:
-    """This holds after a failed attempt, and after a wait for means."""
+    """This holds after a failed attempt, and after a wait for this host's means."""
 
     async def law() -> None:
         bench = Bench(Workers(outcome))
@@ -112,8 +112,8 @@ def test_job_that_cannot_ask_again_is_answered(outcome: Any) -> None:
     timeless(law(), 1000.0)
 
 
-def test_client_whose_time_ends_is_answered_whatever_fails_then() -> None:
-    """The attempt goes on."""
+def test_deadline_answers_the_client_in_spite_of_a_bug() -> None:
+    """The attempt continues."""
 
     class Failing(BodyShare):
         __slots__ = ()
@@ -135,7 +135,7 @@ def test_client_whose_time_ends_is_answered_whatever_fails_then() -> None:
 
 
 def test_doubts_of_a_late_attempt_are_dropped() -> None:
-    """No other worker is asked whether the error is the job's own, so no worker is blamed, even after a fault."""
+    """No other worker is asked whether the error is the job's own, so none is blamed, even after a bug."""
 
     async def law() -> None:
         for fault in (None, LookupError("a fault")):
@@ -150,8 +150,8 @@ def test_doubts_of_a_late_attempt_are_dropped() -> None:
     timeless(law(), 1000.0)
 
 
-def test_job_whose_next_step_never_comes_is_broken_off() -> None:
-    """This happens some seconds after its end; its attempt's answer is dropped, and its lease ends once."""
+def test_job_whose_next_step_never_happens_is_broken_off() -> None:
+    """Some seconds after its deadline its attempt's answer is dropped, and its lease ends once."""
 
     async def law() -> None:
         bench = Bench()
@@ -168,8 +168,8 @@ def test_job_whose_next_step_never_comes_is_broken_off() -> None:
     timeless(law(), 1000.0)
 
 
-def test_job_whose_lease_never_comes_gives_up_its_place() -> None:
-    """If the lease still comes, it is given back."""
+def test_job_without_an_answer_to_its_lease_leaves_the_queue() -> None:
+    """A lease that arrives later is returned."""
 
     async def law() -> None:
         bench = Bench()
@@ -184,14 +184,14 @@ def test_job_whose_lease_never_comes_gives_up_its_place() -> None:
 
 
 @pytest.mark.parametrize("leaves", [False, True])
-def test_job_that_has_ended_is_watched_no_longer(caplog: pytest.LogCaptureFixture, *, leaves: bool) -> None:
-    """It has its answer, or its client has left."""
+def test_ended_job_is_no_longer_watched(caplog: pytest.LogCaptureFixture, *, leaves: bool) -> None:
+    """A job ends with its answer or when its client leaves."""
 
     async def law() -> None:
         bench = Bench(Workers(says(503), says()), has_left=leaves)
         bench.began()
         other = Bench()
-        other.began()  # whoever is watched beside it
+        other.began()  # with or without another watched job
         await asyncio.sleep(90)
         other.workers.held[0](says())
         await asyncio.sleep(60)
@@ -202,7 +202,7 @@ def test_job_that_has_ended_is_watched_no_longer(caplog: pytest.LogCaptureFixtur
     assert "fault" not in caplog.text
 
 
-def test_large_job_is_scanned_while_others_have_their_turns() -> None:
+def test_large_job_is_scanned_while_other_tasks_run() -> None:
     """Its limits are found in its body; a small job asks for its lease at once."""
 
     async def law() -> None:

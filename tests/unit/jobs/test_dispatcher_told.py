@@ -1,4 +1,4 @@
-"""What the dispatcher tells the scheduler and the log about a job's attempts and its end."""
+"""What the dispatcher reports to the scheduler and the log about a job's attempts and its end."""
 
 import asyncio
 
@@ -27,10 +27,10 @@ pytestmark = pytest.mark.usefixtures("loop_time")
         (Response(read_worker_head(429, [(b"retry-after", b"7")]), b""), "returned 429: Too Many Requests", 7000),
     ],
 )
-def test_scheduler_is_told_why_an_attempt_failed_and_how_long(
+def test_report_of_an_attempt_has_its_cause_and_duration(
     outcome: Response | UpstreamFailed, cause: str, ms: int
 ) -> None:
-    """How long it took where the worker was away or died; how long it wants to rest where it has no room."""
+    """If the worker is away or died, it is the attempt's duration; if it has no room, the rest that it asks for."""
 
     async def law() -> None:
         bench = Bench()
@@ -42,8 +42,8 @@ def test_scheduler_is_told_why_an_attempt_failed_and_how_long(
     timeless(law(), 1000.0)
 
 
-def test_scheduler_is_told_a_worker_s_error_when_another_one_has_done_the_job() -> None:
-    """The log line of an ejection gives this reason."""
+def test_error_is_reported_when_another_worker_did_the_job() -> None:
+    """The log line of an ejection has this cause."""
 
     async def law() -> None:
         bench = Bench(Workers(says(500), says()))
@@ -56,8 +56,8 @@ def test_scheduler_is_told_a_worker_s_error_when_another_one_has_done_the_job() 
 @pytest.mark.parametrize(
     ("percent", "per_second", "blame"), [(0, 0, Blame.ERROR), (0, 0.5, Blame.DOUBT), (0.5, 0, Blame.DOUBT)]
 )
-def test_error_is_in_doubt_where_the_fleet_may_retry(percent: float, per_second: float, blame: Blame) -> None:
-    """Either half of the budget counts; without a budget, no other worker will be asked."""
+def test_error_is_in_doubt_if_the_job_can_be_retried(percent: float, per_second: float, blame: Blame) -> None:
+    """Either half of the budget is enough; without a budget no other worker will be asked."""
 
     async def law() -> None:
         bench = Bench(Workers(says(500)), {"retry": {"budget_percent": percent, "budget_per_second": per_second}})
@@ -69,7 +69,7 @@ def test_error_is_in_doubt_where_the_fleet_may_retry(percent: float, per_second:
 
 
 def test_doubts_of_a_job_whose_client_has_left_are_dropped() -> None:
-    """No other worker will do the job, so no worker is blamed."""
+    """No other worker will do the job, so none is blamed."""
 
     async def law() -> None:
         bench = Bench(Workers(says(500)), has_left=True)
@@ -81,8 +81,8 @@ def test_doubts_of_a_job_whose_client_has_left_are_dropped() -> None:
 
 
 @pytest.mark.parametrize(("first", "is_named"), [(says(503), False), (fails(Phase.DIED), True)])
-def test_large_answer_names_its_job_where_a_worker_died_of_it(first: Response | UpstreamFailed, is_named: bool) -> None:
-    """It does not name the job if the worker failed in another way."""
+def test_large_answer_s_report_names_a_suspected_job(first: Response | UpstreamFailed, is_named: bool) -> None:
+    """The report names the job only if a worker died under it."""
 
     async def law() -> None:
         bench = Bench(Workers(first, says(rest=Parts())))
@@ -94,8 +94,8 @@ def test_large_answer_names_its_job_where_a_worker_died_of_it(first: Response | 
     timeless(law(), 1000.0)
 
 
-def test_log_tells_of_each_failed_attempt_and_of_a_job_without_a_result(caplog: pytest.LogCaptureFixture) -> None:
-    """Each line names what the worker did; a job with a result has no line."""
+def test_log_has_each_failed_attempt_and_each_job_without_a_result(caplog: pytest.LogCaptureFixture) -> None:
+    """A line names what the worker did, and a job with a result has no line."""
 
     async def law() -> None:
         await Bench(Workers(says())).run()
@@ -110,8 +110,8 @@ def test_log_tells_of_each_failed_attempt_and_of_a_job_without_a_result(caplog: 
     ]
 
 
-def test_log_tells_of_a_client_that_has_left(caplog: pytest.LogCaptureFixture) -> None:
-    """The line says how far its job had come."""
+def test_log_has_a_client_that_left(caplog: pytest.LogCaptureFixture) -> None:
+    """The line has the job's progress."""
     caplog.set_level("INFO")
 
     async def law() -> None:
@@ -126,8 +126,8 @@ def test_log_tells_of_a_client_that_has_left(caplog: pytest.LogCaptureFixture) -
     assert caplog.messages == [told]
 
 
-def test_log_tells_of_an_answer_that_was_cut(caplog: pytest.LogCaptureFixture) -> None:
-    """The line says how long the job has taken until then."""
+def test_log_has_an_answer_that_was_cut(caplog: pytest.LogCaptureFixture) -> None:
+    """The line has the job's duration until then."""
 
     async def law() -> None:
         bench = Bench(Workers(says(rest=Parts(fails(Phase.DIED)))))

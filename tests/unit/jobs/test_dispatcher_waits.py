@@ -1,4 +1,4 @@
-"""How a job that no worker ran waits again: for this host's means, for room, or for a worker that can be reached."""
+"""How a job that no worker ran waits again: for this host's means, for room, or for a reachable worker."""
 
 import asyncio
 import json
@@ -17,8 +17,8 @@ FIRST, SECOND, THIRD = (Lease(number, f"http://w{number}", 70 + number, 5) for n
 pytestmark = pytest.mark.usefixtures("loop_time")
 
 
-def test_job_waits_a_moment_for_means_and_then_for_room_as_long_as_ever() -> None:
-    """The moment is a tenth of a second, in which a file handle may be closed."""
+def test_job_waits_a_moment_for_means_and_then_for_room() -> None:
+    """The moment is a tenth of a second, in which a file handle may be closed; the time for room is not shortened."""
 
     async def law() -> None:
         bench = Bench(Workers(fails(Phase.NO_MEANS)), {"queue": {"timeout": 30}})
@@ -35,7 +35,7 @@ def test_wait_for_means_ends_when_the_client_s_time_ends() -> None:
     """The client gets its answer in time."""
 
     async def law() -> None:
-        bench = Bench(client_s=1.0)  # half a second of which is for the way back
+        bench = Bench(client_s=1.0)  # of which half a second is for the answer's way
         bench.began()
         await asyncio.sleep(0.45)
         bench.workers.held[0](fails(Phase.NO_MEANS))
@@ -49,7 +49,7 @@ def test_wait_for_means_ends_when_the_client_s_time_ends() -> None:
 
 @pytest.mark.parametrize("is_cancelled", [False, True])
 def test_client_that_leaves_while_its_job_waits_for_means_gets_no_attempt(*, is_cancelled: bool) -> None:
-    """This holds if the client hung up, and if the job's caller was cancelled."""
+    """This holds both for a client that hangs up and for a cancelled job."""
 
     async def law() -> None:
         bench = Bench(Workers(fails(Phase.NO_MEANS)), has_left=not is_cancelled)
@@ -65,8 +65,8 @@ def test_client_that_leaves_while_its_job_waits_for_means_gets_no_attempt(*, is_
 
 
 @pytest.mark.parametrize("never_ran", [fails(Phase.CONNECT), says(429)])
-def test_job_that_no_worker_ran_waits_for_the_time_its_client_has_left(never_ran: object) -> None:
-    """It waits for room as long as before, because the attempt's time does not count as waiting."""
+def test_job_that_no_worker_ran_keeps_its_waiting_time(never_ran: object) -> None:
+    """The attempt's time does not count as waiting for room."""
 
     async def law() -> None:
         for timeout_s, wait_s in ((300, 98), (30, 30)):
@@ -79,8 +79,8 @@ def test_job_that_no_worker_ran_waits_for_the_time_its_client_has_left(never_ran
     timeless(law(), 1000.0)
 
 
-def test_job_that_finds_no_room_is_not_refused_for_want_of_workers() -> None:
-    """The worker answers, so there is one."""
+def test_job_without_room_is_not_refused_for_lack_of_workers() -> None:
+    """The worker has answered, so there is one."""
 
     async def law() -> None:
         bench = Bench(Workers(says(429), says()))
@@ -90,8 +90,8 @@ def test_job_that_finds_no_room_is_not_refused_for_want_of_workers() -> None:
     timeless(law(), 1000.0)
 
 
-def test_retry_that_finds_no_room_is_counted_once() -> None:
-    """The second worker did not run the job, so asking again is not another retry."""
+def test_retry_without_room_is_counted_once() -> None:
+    """The second worker did not run the job, so the next attempt is no further retry."""
 
     async def law() -> None:
         bench = Bench(Workers(says(503), says(429), says()))
@@ -101,8 +101,8 @@ def test_retry_that_finds_no_room_is_counted_once() -> None:
     timeless(law(), 1000.0)
 
 
-def test_job_that_has_failed_nowhere_may_go_anywhere() -> None:
-    """The host could not connect to the only worker, and may try it again."""
+def test_job_without_a_failure_may_use_any_worker() -> None:
+    """This host could not connect to the only worker, and may try it again."""
 
     async def law() -> None:
         bench = Bench(Workers(fails(Phase.NO_MEANS), says()))
@@ -117,10 +117,10 @@ def test_job_that_has_failed_nowhere_may_go_anywhere() -> None:
     ("attempts", "has_workers", "status", "attempt"),
     [(2, True, 503, b"2"), (3, True, 200, b"3"), (2, False, 200, b"2")],
 )
-def test_worker_that_a_retry_did_not_reach_counts_as_tried_once_none_is_left(
+def test_worker_unreachable_for_a_retry_counts_as_tried_if_none_is_left(
     attempts: int, status: int, attempt: bytes, *, has_workers: bool
 ) -> None:
-    """Unless nobody can be reached: then all wait, and it spends no attempt."""
+    """If no worker at all can be reached, the job waits like all others and spends no attempt."""
 
     async def law() -> None:
         bench = Bench(Workers(says(503), fails(Phase.CONNECT), says()), {"retry": {"attempts": attempts}})

@@ -1,6 +1,6 @@
-"""Whatever step of a job's way raises, its client gets one answer or the end of its connection, and nothing stays held.
+"""If any step of a job raises, its client gets one answer or the connection's end, and nothing stays held.
 
-Each test sends the same job again and again, and lets another one of the functions raise that are called on its way.
+Each test sends the same job again and again; each time another function on its way raises.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ from tests.support.serving import served
 from tests.support.worker import RESULT, Exchange, Script, ScriptedWorker, always, reset, well
 
 ROUTER = Path(dispatcher.__file__).parents[1]
-# A job's own way; the scheduler and its calls are every job's, and have their own tests.
+# The modules of one job's way; the scheduler serves all jobs and has its own tests.
 WAY = {
     str(ROUTER / f"{name}.py")
     for name in (
@@ -56,7 +56,7 @@ WAY = {
 }
 assert all(Path(name).exists() for name in WAY)
 
-# They catch what the others raise; before them stands nothing but their own call.
+# These functions catch what the others raise, and before them only their own call can fail.
 GUARDS = {
     *("Dispatcher._attempted", "Dispatcher._be_late", "Dispatcher._break_off"),
     *("resolver.<locals>.resolve", "JobHandler.begin.<locals>.end", "BodyShare.__exit__", "BodyShare.give_back"),
@@ -69,23 +69,23 @@ GUARDS = {
         "LeasedParts._end",
     ),
     *("JobHandler._begin_large", "Unanswered._look", "_close_rest"),
-    "tell",  # the connection calls it when it has lost its client, after all else
+    "tell",  # called last, when the connection has lost its client
 }
 
 
-# The first calls of each function are struck, for a function may be called in more than one place.
+# The first calls of each function raise, because a function may be called in several places.
 CALLS = 2
 TRIES = 3
-# Nobody listens there; by the order of URLs it is the second of two, whose turn the first ticket is.
+# Nothing listens at this URL. It is second in the order of URLs, so the first ticket goes to it.
 DEAD_URL = "http://127.0.0.1:9"
 
 
 class Fault(Exception):
-    """No code expects it."""
+    """An error that no code expects."""
 
 
 class Faults:
-    """Raises at one call. `calls` counts those of each function since `at` began, up to the fault."""
+    """Raises at one call; `calls` counts each function's calls since `at` began, up to the raised error."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -93,9 +93,9 @@ class Faults:
 
     @contextmanager
     def at(self, step: str, time: int) -> Iterator[None]:
-        """Raise when the function `step` is called for the `time`-th time; with "", never."""
+        """Raise at call number `time` of the function `step`, or never if `step` is ""."""
         self.calls, self.has_struck = Counter(), False
-        begun: set[FrameType] = set()  # a coroutine that goes on is no call
+        begun: set[FrameType] = set()  # a resumed coroutine is no call
 
         def trace(frame: FrameType, event: str, _: Any) -> None:
             code = frame.f_code
@@ -104,7 +104,7 @@ class Faults:
                 self.calls[code.co_qualname] += 1
                 if code.co_qualname == step and self.calls[step] == time:
                     self.has_struck = True
-                    raise Fault(step)  # and nothing more is traced
+                    raise Fault(step)  # nothing is traced after it
 
         before = sys.gettrace()
         sys.settrace(trace)
@@ -132,7 +132,7 @@ class Rig:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve as the router does."""
+        """Serve requests like the router does."""
         if scope["type"] == "lifespan":
             await receive()
             scope["state"][HANDLER] = self.handler
@@ -143,14 +143,14 @@ class Rig:
             await self.handler(scope, receive, send)
 
     def forget(self) -> None:
-        """Know nothing of what workers have done before: each job finds them as the first one did."""
+        """Forget what workers did, so that each job finds them in their first state."""
         self.scheduler._local, self.scheduler._local_fleet = LocalScheduler(Rules(budget_percent=1000)), None
         self.upstream.close()
         self.dispatcher._seldom = Seldom()
 
     @property
     def held(self) -> tuple[int, tuple[int, int], bool]:
-        """Bytes of bodies, leases and jobs that wait, and whether an attempt is under way."""
+        """The bytes of bodies, the leases and pending jobs, and whether an attempt is under way."""
         is_busy = bool(self.dispatcher._attempts or self.dispatcher._unanswered)
         return self.buffers.held_bytes, self.leases.load(), is_busy
 
@@ -161,7 +161,7 @@ async def _nothing(_scope: Scope, _receive: Receive, send: Send) -> None:
 
 
 def request(body: bytes, *fields: str) -> bytes:
-    """Return a job as it comes over a connection."""
+    """Return a job's bytes on a connection."""
     lines = ["POST /run_code HTTP/1.1", "host: r", f"content-length: {len(body)}", *fields]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
@@ -171,7 +171,7 @@ LARGE = json.dumps({"code": "x" * 2**17, "run_timeout": 1}).encode()
 
 
 def first(script: Script) -> Script:
-    """Return a script that does so with the first try of a job."""
+    """Return a script that runs `script` for the first attempt of each job."""
     seen: set[str] = set()
 
     async def tries(exchange: Exchange) -> None:
@@ -184,12 +184,12 @@ def first(script: Script) -> Script:
 
 
 async def answer_large(exchange: Exchange) -> None:
-    """Answer with more than is held."""
+    """Answer with more than the router holds."""
     await exchange.answer(200, {**RESULT, "message": "y" * 2**21})
 
 
 async def answer_late(exchange: Exchange) -> None:
-    """Answer when the client has been told that it takes too long."""
+    """Answer after the client's deadline."""
     await asyncio.sleep(0.2)
     await exchange.answer()
 
@@ -206,7 +206,7 @@ async def connected(url: str) -> AsyncIterator[tuple[asyncio.StreamReader, async
 
 
 async def answered(reader: asyncio.StreamReader) -> bytes:
-    """Return the status line of a whole answer, or b"" where the connection ends before that."""
+    """Return the status line of a complete answer, or b"" if the connection ends before that."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
         fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
@@ -225,7 +225,7 @@ async def answered(reader: asyncio.StreamReader) -> bytes:
 
 @asynccontextmanager
 async def no_ports(worker: ScriptedWorker) -> AsyncIterator[None]:
-    """While this host connects to the worker for the first time, it has no port for it: that can't be made."""
+    """The first connection of this host to the worker finds no free port, which cannot be caused for real."""
     loop, counted = asyncio.get_running_loop(), itertools.count()
     connect = loop.create_connection
 
@@ -241,15 +241,15 @@ async def no_ports(worker: ScriptedWorker) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def nothing_else(_worker: ScriptedWorker) -> AsyncIterator[None]:
-    """Let all be as it is."""
+    """Change nothing."""
     yield
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way that a job may go: what its client sends, what its worker does, and which steps it must have come by.
+    """One way of a job: what its client sends, what its worker does, and the steps that it must pass.
 
-    `dead`: another worker, which nobody can reach, is asked first.
+    If `dead` is set, a worker that cannot be reached is asked first.
     """
 
     parts: list[bytes]
@@ -287,7 +287,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("name", WAYS)
-async def test_whatever_raises_the_client_is_answered_and_nothing_stays_held(
+async def test_client_is_answered_and_nothing_stays_held_if_any_step_raises(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each function of a job's way fails once; the next job succeeds."""
@@ -310,7 +310,7 @@ async def test_whatever_raises_the_client_is_answered_and_nothing_stays_held(
                             writer.write(part.replace(b"{number}", b"%d" % tries.total()))
                             await asyncio.sleep(0.001)
                         await asyncio.wait_for(answered(reader), 20)
-                        await eventually(lambda: rig.held == (0, (0, 0), False), what=f"all given back: {step}")
+                        await eventually(lambda: rig.held == (0, (0, 0), False), what=f"all returned: {step}")
                 if faults.has_struck:
                     struck.add(step)
                     async with connected(url) as (reader, writer):
@@ -318,7 +318,7 @@ async def test_whatever_raises_the_client_is_answered_and_nothing_stays_held(
                         assert await asyncio.wait_for(answered(reader), 20), step
                 for called, times in faults.calls.items():
                     tries.update({(called, time): 0 for time in range(1, 1 + min(times, CALLS))})
-                # Which steps there are depends a little on what comes first: so each has some tries.
+                # The steps vary a little with what ran before, so each of them has several tries.
                 step = next((each for each in tries if each[0] and each not in struck and tries[each] < TRIES), None)
         rig.upstream.close()
     named = {called for called, _ in struck}

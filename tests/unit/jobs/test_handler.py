@@ -1,4 +1,4 @@
-"""No job runs without the gate's admission, whichever way it comes in."""
+"""No job runs without the gate's admission, in whatever way it arrives."""
 
 import ast
 import asyncio
@@ -55,13 +55,13 @@ def router(keys: Path, *workers: ScriptedWorker) -> JobHandler:
     return handler
 
 
-# A way in sends one job with these header fields and returns the status of its answer.
+# A way sends one job with these header fields and returns the status of its answer.
 Way = Callable[[Mapping[str, str]], Awaitable[int]]
 
 
 @asynccontextmanager
 async def http_way(handler: JobHandler, path: str, times: int) -> AsyncIterator[Way]:
-    """Give the way over a connection; the last of `times` jobs counts."""
+    """Yield a way over a connection; the last of `times` jobs counts."""
     async with served(handler, access_log=False) as url, aiohttp.ClientSession() as session:
 
         async def send(headers: Mapping[str, str]) -> int:
@@ -77,7 +77,7 @@ async def http_way(handler: JobHandler, path: str, times: int) -> AsyncIterator[
 
 @asynccontextmanager
 async def new_way(handler: JobHandler) -> AsyncIterator[Way]:
-    """Give a way in that is no HTTP: jobs that come by a queue. Where a head is none, ASGI says why."""
+    """Yield a way without HTTP, as for jobs of a queue; if a head is refused, ASGI gives the reason."""
 
     async def body() -> Message:
         return {"type": "http.request", "body": TEXT}
@@ -117,7 +117,7 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_every_way_in_needs_a_key(way: str, keys: Path, workers: list[ScriptedWorker]) -> None:
-    """With a key a job runs, and no worker sees the key; without, no worker sees the job."""
+    """With a key the job runs and no worker sees the key; without a key no worker sees the job."""
     worker = workers[0]
     async with WAYS[way](router(keys, worker)) as send:
         for headers in SENT_BY.values():
@@ -130,8 +130,8 @@ async def test_every_way_in_needs_a_key(way: str, keys: Path, workers: list[Scri
         assert len(worker.jobs) == seen
 
 
-async def test_key_that_is_taken_back_is_refused_for_a_known_head(keys: Path, workers: list[ScriptedWorker]) -> None:
-    """A known head is admitted anew with each job."""
+async def test_removed_key_is_refused_for_a_cached_head(keys: Path, workers: list[ScriptedWorker]) -> None:
+    """A cached head is admitted again for each job."""
     settings = {"workers": [workers[0].url], "redis": {"url": "redis://127.0.0.1:1/0"}, "api_keys": str(keys)}
     parsed = parse(json.dumps(settings), "t")
     access = Access.load(parsed)
@@ -146,7 +146,7 @@ async def test_key_that_is_taken_back_is_refused_for_a_known_head(keys: Path, wo
 
 
 def test_only_the_gate_makes_admissions() -> None:
-    """A job needs an Admission, so code that would make one elsewhere is code that lets jobs pass the gate."""
+    """A job needs an Admission, so any other code that made one could let jobs pass the gate."""
     makers = {
         name
         for name, path in MODULES.items()

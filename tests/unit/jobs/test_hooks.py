@@ -1,4 +1,4 @@
-"""What the hooks of a job are told, and what goes to its workers then."""
+"""The calls of a job's hooks, and the headers that its workers get."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ from tests.unit.jobs.test_dispatcher import Bench, Workers, fails, says
 
 
 class Hooks:
-    """Note what one job's hooks are told; `fault_in` names the hook that fails as no code should."""
+    """Records the calls of one job's hooks; the hook `fault_in` raises an error that no code expects."""
 
     def __init__(self, told: list[object], job: Job, fault_in: str = "") -> None:
         self.lines = b"span: job\r\n" + job.lines
@@ -24,16 +24,16 @@ class Hooks:
         self._fault_in = fault_in
 
     def attempt_begins(self, worker_url: str, request: Request) -> Request:
-        """Give the attempt a header of its own."""
+        """Give the attempt its own header."""
         self._note("attempt_begins", worker_url)
         return msgspec.structs.replace(request, headers=request.headers.replace(b"span: job", b"span: attempt"))
 
     def attempt_ends(self, outcome: Response | UpstreamFailed, kind: Kind) -> None:
-        """Note the call."""
+        """Record the call."""
         self._note("attempt_ends", "no answer" if isinstance(outcome, UpstreamFailed) else outcome.head.status, kind)
 
     def job_ends(self, status: int, outcome: Outcome) -> None:
-        """Note the call."""
+        """Record the call."""
         self._note("job_ends", status, outcome)
 
     def _note(self, hook: str, *facts: object) -> None:
@@ -50,8 +50,8 @@ def bench(told: list[object], *script: Response | UpstreamFailed, fault_in: str 
     return made
 
 
-def test_hooks_hear_of_each_attempt_and_of_the_answer() -> None:
-    """In order; and each attempt's request is the one that its hook returned."""
+def test_hooks_are_called_for_each_attempt_and_the_answer() -> None:
+    """The calls are in order, and each attempt sends the request that its hook returned."""
 
     async def law() -> None:
         told: list[object] = []
@@ -74,8 +74,8 @@ def test_hooks_hear_of_each_attempt_and_of_the_answer() -> None:
     timeless(law())
 
 
-def test_hooks_hear_of_a_job_without_an_attempt() -> None:
-    """It is refused, or its client leaves while it waits: that is told once."""
+def test_hooks_are_called_for_a_job_without_an_attempt() -> None:
+    """A refusal, or a client that leaves a pending job, causes exactly one call."""
 
     async def law() -> None:
         for reason, end in (
@@ -97,7 +97,7 @@ def test_hooks_hear_of_a_job_without_an_attempt() -> None:
 
 @pytest.mark.parametrize(("hook", "status"), [("attempt_begins", 500), ("attempt_ends", 500), ("job_ends", 200)])
 def test_hook_that_fails_costs_no_client_its_answer(hook: str, status: int) -> None:
-    """It is a fault of the router's own, like any other step's; nothing is left behind."""
+    """It is handled like any other bug of the router, and nothing stays held."""
 
     async def law() -> None:
         made = bench([], says(), fault_in=hook)

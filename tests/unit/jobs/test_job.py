@@ -1,4 +1,4 @@
-"""One client's job: its name, its verdicts, and whether its client is still there."""
+"""One client's job: its name, its verdicts, and whether its client is still connected."""
 
 import asyncio
 import hashlib
@@ -21,8 +21,8 @@ async def _left() -> None:
 
 
 @pytest.mark.parametrize("size", [1, _PIECE_BYTES - 1, _PIECE_BYTES, _PIECE_BYTES + 1, 3 * _PIECE_BYTES])
-def test_large_job_is_known_by_the_name_that_it_would_have_at_once(size: int) -> None:
-    """Its body is read piece by piece, with a pause after each piece; the limits are found on the way."""
+def test_large_job_has_the_same_name_in_pieces(size: int) -> None:
+    """Its body is read piece by piece with a pause after each, and its limits are found meanwhile."""
     body = b'{"run_timeout": 7, "code": "%s"}' % (b"x" * size)
     made, pauses = made_job(body), 0
     scanning = made.scan_body(READER)
@@ -38,8 +38,8 @@ def test_large_job_is_known_by_the_name_that_it_would_have_at_once(size: int) ->
     assert pauses >= len(body) / _PIECE_BYTES
 
 
-def test_name_tells_jobs_apart_by_body_and_target() -> None:
-    """Of a long target the beginning counts."""
+def test_name_depends_on_body_and_target() -> None:
+    """Only the beginning of a long target counts."""
     names = [
         made_job(b"{}").name,
         made_job(b"{ }").name,
@@ -52,22 +52,22 @@ def test_name_tells_jobs_apart_by_body_and_target() -> None:
 
 
 @pytest.mark.parametrize(("rest", "kind"), [(None, Kind.FAULT), (object(), Kind.RESULT)])
-def test_answer_that_ends_too_soon_is_a_fault_and_one_that_goes_on_is_none(rest: object, kind: Kind) -> None:
-    """Of an answer that goes on, only the beginning is judged."""
+def test_truncated_answer_is_a_fault_and_a_continued_one_is_not(rest: object, kind: Kind) -> None:
+    """Of an answer that continues, only the beginning is judged."""
     head = SimpleNamespace(status=200, headers=(), is_packed=False)
     outcome: Any = SimpleNamespace(head=head, body=b'{"status": "Success", "message": "cut he', rest=rest)
     assert made_job().verdict_on(outcome).kind is kind
 
 
 @pytest.mark.parametrize(("size", "is_large"), [(0, False), (SMALL_BYTES - 1, False), (SMALL_BYTES + 1, True)])
-def test_large_job_is_one_to_be_read_in_pieces(size: int, is_large: bool) -> None:
-    """Read in one step, it would hold up all other jobs."""
+def test_large_job_is_read_in_pieces(size: int, is_large: bool) -> None:
+    """In one step it would delay all other jobs."""
     assert made_job(b"x" * size).is_large is is_large
 
 
 @pytest.mark.parametrize(("has_left", "is_abandoned"), [(stays, False), (_left, True)])
-async def test_client_has_left_or_not(has_left: Callable[[], Any], is_abandoned: bool) -> None:
-    """Asking does not wait, and leaves no task behind."""
+async def test_check_for_a_client_that_left_returns_at_once(has_left: Callable[[], Any], is_abandoned: bool) -> None:
+    """The check does not wait and leaves no task behind."""
     before = asyncio.all_tasks()
     assert await made_job(has_left=has_left).is_abandoned() is is_abandoned
     await asyncio.sleep(0)

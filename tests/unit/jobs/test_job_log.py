@@ -1,4 +1,4 @@
-"""A failed job has one line in the log with all that is known about it. Real sockets, no Redis."""
+"""A failed job has one line in the log with everything known about it; real sockets, no Redis."""
 
 import asyncio
 import json
@@ -26,14 +26,14 @@ JOB = {"code": CODE, "language": "python", "compile_timeout": 0, "run_timeout": 
 
 
 class Router:
-    """A router in this process, and what it logs."""
+    """A router in this process, with its log."""
 
     def __init__(self, address: str, caplog: pytest.LogCaptureFixture) -> None:
         self.address = address
         self._caplog = caplog
 
     async def post(self, path: str = "/run_code", job: Any = JOB, **headers: str) -> int:
-        """Send a job under ID; return the status of its answer."""
+        """Send a job with the id ID; return the status of its answer."""
         named = {"x-request-id": ID, **{name.replace("_", "-"): value for name, value in headers.items()}}
         async with (
             aiohttp.ClientSession() as session,
@@ -43,7 +43,7 @@ class Router:
             return response.status
 
     def lines(self) -> list[logging.LogRecord]:
-        """Return the log's lines about jobs that have ended."""
+        """Return the log lines about ended jobs."""
         return [record for record in self._caplog.records if record.getMessage().startswith("Job ")]
 
     def line(self) -> Mapping[str, Any]:
@@ -67,7 +67,7 @@ def routed(caplog: pytest.LogCaptureFixture) -> Any:
             **settings,
         }
         parsed = parse(json.dumps(given), "t")
-        # As under gunicorn: with uvicorn's own lines, no job would go the way of heads that are known.
+        # As under gunicorn, without uvicorn's access log, because with it no job would use the head cache.
         async with served(create_app(parsed, Access.load(parsed)), access_log=False) as address:
             yield Router(address, caplog)
         assert CODE not in caplog.text
@@ -76,7 +76,7 @@ def routed(caplog: pytest.LogCaptureFixture) -> Any:
 
 
 async def broken_off(exchange: Exchange) -> None:
-    """Answer with 2 MB of an answer of 3 MB."""
+    """Send 2 MB of an answer of 3 MB."""
     await exchange.raw(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 3000000\r\n\r\n{")
     await exchange.raw(b"x" * 2_000_000)
     exchange.close()
@@ -106,7 +106,7 @@ async def test_failed_job_is_found_by_its_request_id(
     cause: str,
     attempts: int,
 ) -> None:
-    """One line says what its client got, after how long, and what each worker did, as text and as fields."""
+    """One line has the client's status, the duration and what each worker did, as text and as fields."""
     for worker in workers[:2]:
         worker.script = script
     async with routed(*workers[:2], retry={"attempts": 3}) as router:
@@ -124,7 +124,7 @@ async def test_failed_job_is_found_by_its_request_id(
 async def test_failed_attempt_names_its_job(
     routed: Any, workers: list[ScriptedWorker], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It does so even if another worker then did the job, which has no line of its own."""
+    """This holds even if another worker then did the job, which has no line of its own."""
     workers[0].script = workers[1].script = always(502)
     async with routed(*workers) as router:
         for _ in range(3):
@@ -140,7 +140,7 @@ async def test_failed_attempt_names_its_job(
 async def test_ejection_without_redis_is_logged(
     routed: Any, workers: list[ScriptedWorker], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each process then decides for itself; it logs the ejection and its end."""
+    """Without Redis each process decides for itself, and logs the ejection and its end."""
     (bad, *_) = workers
     bad.script = always(503)
     async with routed(*workers[:2], breaker={"failures": 2, "base_seconds": 0.2}) as router:
@@ -157,7 +157,7 @@ async def test_ejection_without_redis_is_logged(
             assert await router.post() == 200
             return f"Worker {bad.url} is ejected no more: it gets jobs again" in caplog.messages
 
-        await eventually(is_over, what="its return")
+        await eventually(is_over, what="the worker's return")
 
 
 async def test_job_without_workers_is_found(routed: Any) -> None:
@@ -168,8 +168,8 @@ async def test_job_without_workers_is_found(routed: Any) -> None:
     assert (line["path"], line["verdict"], line["attempts"]) == ("/submit", "no_workers", [])
 
 
-async def test_jobs_that_waited_in_vain_are_found(routed: Any, workers: list[ScriptedWorker]) -> None:
-    """The queue is full, or the job's time is up."""
+async def test_jobs_refused_after_waiting_are_found(routed: Any, workers: list[ScriptedWorker]) -> None:
+    """The queue was full, or the job's time was up."""
     workers[0].script = gate = Gate()
     queue = {"timeout": 0.3, "max_waiting": 1}
     async with routed(workers[0], default_max_concurrency=1, queue=queue) as router:
@@ -182,7 +182,7 @@ async def test_jobs_that_waited_in_vain_are_found(routed: Any, workers: list[Scr
 
 
 async def test_job_whose_body_has_no_room_is_found(routed: Any, workers: list[ScriptedWorker]) -> None:
-    """It is refused before it is a job, both alone and in a batch."""
+    """The job is refused before it is one, both alone and in a batch."""
     workers[0].script = gate = Gate()
     large = {**JOB, "run_timeout": 9, "files": {"a": "x" * 700_000}}
     async with routed(workers[0], max_body_mb=1, max_buffered_mb=1) as router:
@@ -195,7 +195,7 @@ async def test_job_whose_body_has_no_room_is_found(routed: Any, workers: list[Sc
         lines = json.dumps(large).encode() + b"\n{}"
         async with aiohttp.ClientSession() as session:
             batch = asyncio.create_task(_read(session, f"{router.address}/run_code/batch", lines))
-            await eventually(lambda: len(router.lines()) == 2, what="the line's line")
+            await eventually(lambda: len(router.lines()) == 2, what="the line of the batch's job")
             gate.open()
             assert await batch == 200
         assert await running == 200
@@ -210,7 +210,7 @@ async def _read(session: aiohttp.ClientSession, url: str, body: bytes) -> int:
 
 
 async def test_line_of_a_batch_is_found(routed: Any) -> None:
-    """Its id is the batch's with its place."""
+    """Its id is the batch's id with the line's index."""
     async with routed() as router:
         assert await router.post("/run_code/batch", job=[JOB, JOB]) == 200
         found = {(vars(line)["request_id"], vars(line)["path"]) for line in router.lines()}
@@ -218,7 +218,7 @@ async def test_line_of_a_batch_is_found(routed: Any) -> None:
 
 
 async def test_answer_that_was_cut_is_found(routed: Any, workers: list[ScriptedWorker]) -> None:
-    """Its client has status 200 and a part of the answer; the line says which worker broke it off."""
+    """The client has status 200 and a part of the answer, and the line names the worker that broke it off."""
     workers[0].script = broken_off
     async with routed(workers[0]) as router:
         with pytest.raises(aiohttp.ClientError):
@@ -232,7 +232,7 @@ async def test_answer_that_was_cut_is_found(routed: Any, workers: list[ScriptedW
 async def test_batch_whose_client_hung_up_is_found(
     routed: Any, workers: list[ScriptedWorker], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """There is one line for the batch and one for each waiting job; running jobs go on."""
+    """The batch and each pending job have a line, and running jobs continue."""
     (worker, *_) = workers
     worker.script = gate = Gate()
     long = {**JOB, "run_timeout": 9}
@@ -241,7 +241,7 @@ async def test_batch_whose_client_hung_up_is_found(
             async with asyncio.timeout(0.5):
                 await router.post("/run_code/batch", job=[long, long])
         await eventually(lambda: f"Cut a batch short after 2 jobs: its client has left ({ID})" in caplog.messages)
-        await eventually(router.lines, what="the line of the one that waited")
+        await eventually(router.lines, what="the line of the pending job")
         gate.open()
         line = router.line()
     assert (line["request_id"], line["verdict"]) == (f"{ID}-1", "client_left")
@@ -249,7 +249,7 @@ async def test_batch_whose_client_hung_up_is_found(
 
 @pytest.mark.parametrize("rounds", [1, 2], ids=["first", "known head"])
 async def test_line_names_the_key_that_the_job_came_with(routed: Any, tmp_path: Path, rounds: int) -> None:
-    """It has the key's name from the file, but neither the key nor its hash."""
+    """The line has the key's name from the file, but neither the key nor its hash."""
     held = tmp_path / "keys"
     held.write_text(f"{sha256(b'the-key').hexdigest()}  trainer 1\n")
     key = {"x-api-key": "the-key", "x-a": "b"}
@@ -274,7 +274,7 @@ async def test_line_names_the_key_that_the_job_came_with(routed: Any, tmp_path: 
 async def test_large_answer_whose_client_hung_up_is_found(
     routed: Any, workers: list[ScriptedWorker], head: str
 ) -> None:
-    """The client has read a part of it."""
+    """The client has read a part of the answer."""
 
     async def large(exchange: Exchange) -> None:
         await exchange.raw(b"HTTP/1.1 200 OK\r\ncontent-length: 90000000\r\n\r\n{" + b"x" * 2_000_000)
@@ -299,7 +299,7 @@ async def test_large_answer_whose_client_hung_up_is_found(
 
 @pytest.mark.parametrize("head", ["new", "known"])
 async def test_job_whose_client_hung_up_is_found(routed: Any, workers: list[ScriptedWorker], head: str) -> None:
-    """This holds for a waiting and for a running job; neither line is a warning."""
+    """This holds for a pending and for a running job, and neither line is a warning."""
     (worker, *_) = workers
     worker.script = gate = Gate()
     long = {**JOB, "run_timeout": 9}
@@ -314,12 +314,12 @@ async def test_job_whose_client_hung_up_is_found(routed: Any, workers: list[Scri
         async def give_up() -> None:
             with pytest.raises(TimeoutError):
                 async with session.post(f"{router.address}/run_code", json=long, timeout=short):
-                    """Nothing comes."""
+                    """Wait for a message that never arrives."""
 
         await asyncio.gather(give_up(), give_up())
-        await eventually(lambda: len(router.lines()) == 1, what="the line of the one that waited")
+        await eventually(lambda: len(router.lines()) == 1, what="the line of the pending job")
         gate.open()
-        await eventually(lambda: len(router.lines()) == 2, what="the line of the one that ran")
+        await eventually(lambda: len(router.lines()) == 2, what="the line of the running job")
         waited, ran = map(vars, router.lines())
     assert (waited["status"], waited["verdict"], waited["attempts"]) == (499, "client_left", [])
     cause = "answered 200 when its client had left"

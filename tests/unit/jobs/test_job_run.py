@@ -1,4 +1,4 @@
-"""How far a job has come: its failed attempts, the workers to avoid, and jobs that are overdue."""
+"""A job's progress: its failed attempts, the workers to avoid, and overdue jobs."""
 
 import asyncio
 import time
@@ -18,13 +18,13 @@ def begun() -> JobRun:
 
 
 def attempt(kind: Kind, worker: str = "http://a") -> FailedAttempt:
-    """Return an attempt that ended so."""
+    """Return an attempt with this end."""
     return FailedAttempt(worker, "cause", kind, None)
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_attempt_that_never_ran_is_none_and_its_time_no_wait(kind: Kind) -> None:
-    """The job may wait for room as long as before; of a failed attempt, kind and worker are kept."""
+def test_attempt_that_never_ran_counts_as_neither_attempt_nor_wait(kind: Kind) -> None:
+    """The job may wait for room as long as before; a failed attempt leaves its kind and worker."""
     run = begun()
     run.fail(attempt(kind), 3)
     if kind in NEVER_RAN:
@@ -35,8 +35,8 @@ def test_attempt_that_never_ran_is_none_and_its_time_no_wait(kind: Kind) -> None
 
 
 @pytest.mark.parametrize("kind", sorted(NEVER_RAN))
-def test_worker_that_a_failed_job_does_not_get_to_is_not_asked_again(kind: Kind) -> None:
-    """A worker that cannot be reached counts as tried; one without room may have room later."""
+def test_unreachable_worker_is_not_tried_again_by_a_failed_job(kind: Kind) -> None:
+    """An unreachable worker counts as tried; one without room may have room later."""
     run = begun()
     run.fail(attempt(Kind.FAULT, "http://a"), 1)
     run.fail(attempt(kind, "http://b"), 1)
@@ -46,8 +46,8 @@ def test_worker_that_a_failed_job_does_not_get_to_is_not_asked_again(kind: Kind)
     assert run.kinds == [Kind.FAULT]
 
 
-def test_job_that_has_just_come_has_no_attempt() -> None:
-    """Nor anything else behind it."""
+def test_new_job_has_no_attempt() -> None:
+    """A new job has neither attempts nor tried workers."""
     run = begun()
     assert (run.is_awaited, run.is_retry, run.never_ran, run.kinds) == (False, False, None, [])
     assert (run.since, run.ends_at, run.ticket, run.queue_ms) == (20, 20, 0, 0)
@@ -55,14 +55,14 @@ def test_job_that_has_just_come_has_no_attempt() -> None:
 
 
 def due_in(left_s: float) -> JobRun:
-    """Return a job whose client gets an answer in so many seconds, at the latest."""
+    """Return a job whose client gets an answer within this many seconds."""
     run = JobRun(made_job(), time.monotonic() - 100, 0, lambda _answer: None)
     run.ends_at = time.monotonic() + left_s
     return run
 
 
 class Jobs:
-    """Jobs without an answer; `broken` are those that were broken off, and why."""
+    """Jobs without an answer; `broken` has those that were broken off, with the reason."""
 
     def __init__(self) -> None:
         self.broken: list[tuple[JobRun, str]] = []
@@ -80,7 +80,7 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_often")
 async def test_job_that_is_overdue_is_broken_off_and_no_other() -> None:
-    """A job is overdue some seconds after its end, because timers may be late."""
+    """A job is overdue only some seconds after its deadline, because timers may be late."""
     jobs = Jobs()
     overdue, late, early = due_in(-6), due_in(-4), due_in(100)
     jobs.all.update(dict.fromkeys((overdue, late, early)))
@@ -92,7 +92,7 @@ async def test_job_that_is_overdue_is_broken_off_and_no_other() -> None:
 
 @pytest.mark.usefixtures("_often")
 async def test_jobs_are_watched_until_there_are_none() -> None:
-    """A job that becomes overdue meanwhile is found; a job that comes after the last one must ask for a watch."""
+    """A job that becomes overdue meanwhile is found; a job after the last one must start the watch again."""
     jobs = Jobs()
     assert not jobs.all.is_watched
     jobs.all[first := due_in(100)] = None

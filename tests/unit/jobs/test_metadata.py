@@ -14,7 +14,7 @@ json_values = st.recursive(
 )
 
 
-# Runs of space as long as the longest that may follow an object, one shorter, one longer.
+# Runs of spaces: the longest that may follow an object, one shorter, and one longer.
 pieces = st.sampled_from(
     [b"{", b"}", b"{}", b" ", b"\n", b",", b'"a":1', b"[1]", b"", b" " * 4095, b"\t" * 4096, b" " * 4097]
 )
@@ -28,7 +28,7 @@ METADATA = {"worker_url": "http://a:1", "attempt": 2, "queue_ms": 34}
 
 @given(st.dictionaries(st.text(), json_values), st.sampled_from([None, 2]), st.text(" \n\r\t", max_size=3))
 def test_metadata_is_the_last_key_of_any_object(value: dict[str, object], indent: int | None, space: str) -> None:
-    """The object with its metadata is what parsing, adding and dumping would have given."""
+    """The result equals parsing the object, adding the metadata and dumping it."""
     value.pop("router_metadata", None)
     body = (space + json.dumps(value, indent=indent) + space).encode()
     spliced = metadata.splice(body, ADDED)
@@ -37,7 +37,7 @@ def test_metadata_is_the_last_key_of_any_object(value: dict[str, object], indent
 
 
 @given(json_values.filter(lambda value: not isinstance(value, dict)))
-def test_what_is_no_object_is_left_alone(value: object) -> None:
+def test_other_json_is_unchanged(value: object) -> None:
     """Lists, strings and numbers come back byte for byte."""
     body = json.dumps(value).encode()
     assert metadata.splice(body, ADDED) == body
@@ -48,7 +48,7 @@ def test_what_is_no_object_is_left_alone(value: object) -> None:
     | json_values.map(lambda value: [bytes([byte]) for byte in json.dumps(value).encode()])
 )
 def test_body_in_parts_is_spliced_like_the_whole(parts: list[bytes]) -> None:
-    """However it is cut; and little of it is held back."""
+    """The cuts do not matter, and little of the body is held back."""
     splicer = metadata.Splicer(ADDED)
     passed: list[bytes] = []
     for number, part in enumerate(parts, start=1):

@@ -1,4 +1,4 @@
-"""Odd input over real sockets: huge numbers, bodies that no parser accepts, workers that hang or answer 999."""
+"""Odd input over real sockets: huge numbers, unparsable bodies, and workers that hang or answer 999."""
 
 import asyncio
 import json
@@ -54,10 +54,10 @@ ODD = {
 
 @pytest.mark.parametrize("is_known", [False, True])
 @pytest.mark.parametrize("name", ODD)
-async def test_odd_body_is_answered_and_takes_no_room_for_ever(
+async def test_odd_body_is_answered_and_releases_its_bytes(
     workers: list[ScriptedWorker], name: str, is_known: bool
 ) -> None:
-    """The worker judges the body; its bytes are released, so that the next job finds room."""
+    """The worker judges the body, and the next job finds room."""
     async with routed(workers) as (url, session):
         for number in range(30):
             fields = {} if is_known else {"x-request-id": f"{number}"}
@@ -72,7 +72,7 @@ async def test_odd_body_is_answered_and_takes_no_room_for_ever(
     [("9" * 5000, 200), ("9" * 19, 200), ("0" * 4000 + "5000", 200), ("0" * 5000, 400), ("-1", 400), ("1e3", 400)],
 )
 async def test_deadline_is_any_whole_number(workers: list[ScriptedWorker], deadline: str, status: int) -> None:
-    """It may have any length; anything else gets 400, in a batch, too."""
+    """A deadline of any length is accepted, and anything else gets 400, in a batch, too."""
     async with routed(workers) as (url, session):
         for path in ("/run_code", "/run_code/batch"):
             async with session.post(f"{url}{path}", data=b"{}", headers={"x-router-deadline-ms": deadline}) as response:
@@ -82,7 +82,7 @@ async def test_deadline_is_any_whole_number(workers: list[ScriptedWorker], deadl
 
 @pytest.mark.parametrize("status", [0, 99, 600, 999])
 async def test_answer_with_an_invalid_status_is_retried(workers: list[ScriptedWorker], status: int) -> None:
-    """The client gets another worker's answer, or an error; it is never left without an answer."""
+    """The client gets another worker's answer or an error, and never waits for ever."""
     workers[0].script = always(status)
     async with routed(workers) as (url, session):
         for _ in range(4):
@@ -107,7 +107,7 @@ HUNG = {
 
 
 @pytest.mark.parametrize("path", HUNG)
-async def test_hung_worker_costs_an_endpoint_s_own_bound_and_no_more(workers: list[ScriptedWorker], path: str) -> None:
+async def test_hung_worker_costs_only_the_endpoint_s_own_bound(workers: list[ScriptedWorker], path: str) -> None:
     """The job is retried long before `timeout`."""
     body, endpoints = HUNG[path]
     workers[0].script = hang
@@ -122,11 +122,11 @@ async def test_hung_worker_costs_an_endpoint_s_own_bound_and_no_more(workers: li
 
 
 async def test_endpoint_of_a_fork_is_routed_if_it_is_configured(workers: list[ScriptedWorker]) -> None:
-    """Only its method is taken, and it needs a key if jobs do. If it is not configured, it is not found."""
+    """A configured endpoint takes its own method and needs a key if jobs do; another one gets 404."""
     async with routed(workers) as (url, session), session.post(f"{url}/common_evaluate_batch", data=b"{}") as response:
         assert response.status == 404
     async with routed(workers, endpoints={"/common_evaluate_batch": {}}) as (url, session):
-        for _ in range(2):  # the second time its head is known
+        for _ in range(2):  # the second time its head is cached
             async with session.post(f"{url}/common_evaluate_batch", data=b"{}") as response:
                 assert (response.status, response.headers["x-router-attempt"]) == (200, "1")
         async with session.get(f"{url}/common_evaluate_batch") as response:

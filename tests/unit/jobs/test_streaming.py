@@ -1,4 +1,4 @@
-"""A large answer that is streamed: its lease ends with it."""
+"""A large answer that is streamed, and whose lease ends with it."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +13,7 @@ from tests.support.jobs import made_job
 
 
 class Rest:
-    """The rest of an answer, which breaks like this."""
+    """The rest of an answer, which ends with the given failure."""
 
     def __init__(self, phase: Phase | None) -> None:
         self._phase = phase
@@ -25,7 +25,7 @@ class Rest:
         raise UpstreamFailed("http://a", self._phase, "it broke")
 
     def close(self) -> None:
-        """Note the call."""
+        """Record the call."""
         self.is_closed = True
 
 
@@ -39,7 +39,7 @@ class Rest:
         (Phase.TIMED_OUT, Blame.FAULT, False, "it broke", 0),
     ],
 )
-async def test_end_of_a_large_answer_says_what_became_of_the_worker(
+async def test_end_of_a_large_answer_is_reported_once(
     monkeypatch: pytest.MonkeyPatch,
     phase: Phase | None,
     blame: Blame,
@@ -48,7 +48,7 @@ async def test_end_of_a_large_answer_says_what_became_of_the_worker(
     ms: int,
     is_suspect: bool,
 ) -> None:
-    """Told once: with how long the job had run if the worker died, and with the job's name if it may be to blame."""
+    """The report has the job's duration if the worker died, and the job's name if it may be to blame."""
     monkeypatch.setattr("router.jobs.streaming.time", SimpleNamespace(monotonic=lambda: 1002.5))
     ended: list[tuple[object, ...]] = []
     cut: list[UpstreamFailed] = []

@@ -1,4 +1,4 @@
-"""How long a client may take, and which heads are refused that the parser accepts."""
+"""How long a client may take, and which heads are refused although the parser accepts them."""
 
 import math
 
@@ -20,34 +20,34 @@ KEEP_ALIVE_S = 75.0
         (Owed.REQUEST, 100 + KEEP_ALIVE_S),
     ],
 )
-def test_what_is_owed_is_due_in_time(owed: Owed, due: float) -> None:
-    """Each is due after its time-out."""
+def test_each_expected_part_has_its_time_limit(owed: Owed, due: float) -> None:
+    """Each part that a client owes is due after its own timeout."""
     clock = ClientClock(TIMEOUTS, KEEP_ALIVE_S)
     clock.begin(owed, now=100)
     assert clock.due == pytest.approx(due)
 
 
 def slow(seconds: float) -> int:
-    """Return how many bytes come in these seconds at the lowest rate."""
+    """Return the number of bytes in these seconds at the lowest allowed rate."""
     return int(seconds * MIN_BODY_BYTES_A_SECOND)
 
 
 @pytest.mark.parametrize(
     ("came", "due"),
     [
-        ([(20, slow(5))], 35),  # each 100 kB give a second back
-        ([(20, slow(20))], 50),  # and no more than have passed
-        ([(1, 128 * 2**20 - 10)], 31),  # however much it was
-        ([(1, 8 * 2**20), (20, 1), (30, 1)], 31),  # dripping gives nothing back
+        ([(20, slow(5))], 35),  # each 100 kB earn a second
+        ([(20, slow(20))], 50),  # and no more than has passed
+        ([(1, 128 * 2**20 - 10)], 31),  # whatever the size
+        ([(1, 8 * 2**20), (20, 1), (30, 1)], 31),  # dripping earns nothing
         (
             [(at, slow(10)) for at in range(10, 1340, 10)],
             1360,
-        ),  # at the lowest rate a body comes for as long as it takes
-        ([(at, slow(9)) for at in range(10, 210, 10)], 210),  # a little below it, it falls behind in the end
+        ),  # at the lowest rate a body may take any time
+        ([(at, slow(9)) for at in range(10, 210, 10)], 210),  # a little below that rate it falls behind at last
     ],
 )
-def test_body_is_due_body_s_after_it_fell_behind(came: list[tuple[float, int]], due: float) -> None:
-    """Its time runs down from body_s, and the body's bytes earn it back; no silence is longer than body_s."""
+def test_body_is_due_body_s_seconds_after_it_fell_behind(came: list[tuple[float, int]], due: float) -> None:
+    """Its time runs down from body_s and is earned back by the body's bytes, and no silence is longer than body_s."""
     clock = ClientClock(TIMEOUTS, KEEP_ALIVE_S)
     clock.begin(Owed.BODY, now=0)
     for now, size in came:
@@ -65,8 +65,8 @@ def test_body_is_due_body_s_after_it_fell_behind(came: list[tuple[float, int]], 
         (slow(9), "The request body has come to less than 100 kB a second, and fell 30 s behind"),
     ],
 )
-def test_refusal_says_when_the_body_was_slow(size: int, told: str) -> None:
-    """It was too slow from the beginning, or after a fast beginning."""
+def test_refusal_names_when_the_body_was_slow(size: int, told: str) -> None:
+    """A body may be slow from the start, or after a fast start."""
     clock = ClientClock(TIMEOUTS, KEEP_ALIVE_S)
     clock.begin(Owed.BODY, now=0)
     clock.body_bytes += size
@@ -77,7 +77,7 @@ def test_refusal_says_when_the_body_was_slow(size: int, told: str) -> None:
 
 
 @pytest.mark.parametrize(("owed", "has_begun"), [(Owed.REQUEST, True), (Owed.HEAD, False), (Owed.END, True)])
-def test_client_that_owes_nothing_of_a_request_is_not_refused(owed: Owed, *, has_begun: bool) -> None:
+def test_client_without_a_started_request_is_not_refused(owed: Owed, *, has_begun: bool) -> None:
     """Its connection is closed without an answer."""
     clock = ClientClock(TIMEOUTS, KEEP_ALIVE_S)
     clock.begin(Owed.BODY, now=0)
@@ -86,12 +86,12 @@ def test_client_that_owes_nothing_of_a_request_is_not_refused(owed: Owed, *, has
     assert clock.refusal(has_begun=has_begun) is None
 
 
-def test_nothing_owed_is_never_due() -> None:
+def test_nothing_is_due_while_a_job_runs() -> None:
     """While its job runs, a client owes nothing."""
     assert ClientClock(TIMEOUTS, KEEP_ALIVE_S).due == math.inf
 
 
-def test_next_request_starts_without_the_last_one_s_credit() -> None:
+def test_next_request_starts_without_the_previous_credit() -> None:
     """The time that a large body earned ends with that body."""
     clock = ClientClock(TIMEOUTS, KEEP_ALIVE_S)
     clock.begin(Owed.BODY, now=0)
@@ -104,7 +104,7 @@ def test_next_request_starts_without_the_last_one_s_credit() -> None:
     assert refused is not None
     assert refused.detail.startswith("No whole request body within 30 s")
     clock.begin(Owed.HEAD, now=30)
-    clock.body_bytes += MIN_BODY_BYTES_A_SECOND  # which came along with its head, and took no time
+    clock.body_bytes += MIN_BODY_BYTES_A_SECOND  # arrived with its head and took no time
     clock.begin(Owed.BODY, now=31)
     clock.has_come_on(now=40)
     assert (clock.due, clock.body_bytes) == (61, MIN_BODY_BYTES_A_SECOND)
@@ -122,9 +122,9 @@ def test_next_request_starts_without_the_last_one_s_credit() -> None:
         ([(1000, 9)], False),
         ([(0, 9), (60, 9)], True),
         ([(0, 1), (60, 1)], True),
-        ([(0, 9), (30, 8), (60, 8)], False),  # read one byte at 30 s at the latest
+        ([(0, 9), (30, 8), (60, 8)], False),  # reads one byte after 30 s at the latest
         ([(0, 9), (30, 8), (90, 8)], True),
-        ([(0, 9), (30, 12), (60, 12)], True),  # another answer was added
+        ([(0, 9), (30, 12), (60, 12)], True),  # another answer is added
         ([(0, 9), (30, 0), (31, 9), (90, 9)], False),
         ([(0, 9), (30, 0), (31, 9), (91, 9)], True),
     ],
@@ -146,8 +146,8 @@ def test_reader_that_caught_up_between_two_checks_has_not_stalled() -> None:
 
 
 @pytest.mark.parametrize("timeouts", [TIMEOUTS, ClientTimeouts(1, 60), ClientTimeouts(60, 1)])
-def test_checks_come_in_time_for_what_begins_between_them(timeouts: ClientTimeouts) -> None:
-    """Nothing that begins after a check is due before the next one; a reader is checked several times."""
+def test_checks_are_frequent_enough(timeouts: ClientTimeouts) -> None:
+    """Nothing that starts after a check is due before the next one, and a reader is checked several times."""
     assert timeouts.look_every_s <= timeouts.body_s
     assert timeouts.look_every_s <= timeouts.read_s / 4
 
@@ -178,8 +178,8 @@ def test_head_is_refused_with_a_reason(version: str, headers: list[tuple[bytes, 
     assert (refused and (refused.status, refused.detail)) == (reason and (400, f"Malformed request: {reason}"))
 
 
-def test_head_s_length_is_that_of_its_lines() -> None:
-    """It counts names, values and the characters between and after them."""
+def test_head_s_length_is_the_sum_of_its_lines() -> None:
+    """The length counts names, values and the characters between and after them."""
     head = b"POST /run_code HTTP/1.1\r\nhost: router\r\nx: y\r\n\r\n"
     rest = len(b"POST  HTTP/1.1\r\n\r\n")
     assert head_bytes(b"/run_code", [HOST, (b"x", b"y")]) == len(head) - rest

@@ -1,4 +1,4 @@
-"""How long a job may take: its limits are read from its body as its worker reads them, and set against its client's."""
+"""How long a job may take: by the limits in its body, as its worker reads them, and by its client's deadline."""
 
 import json
 import re
@@ -26,7 +26,7 @@ class RunCode(BaseModel):
 
 
 def as_worker(body: bytes) -> float | None:
-    """Return for how long a worker would run this body, None if it refuses it; a limit below 0 counts as 0."""
+    """Return how long a worker would run this body, or None if it refuses it; a negative limit counts as 0."""
     try:
         told = RunCode.model_validate(json.loads(body))
     except (ValueError, RecursionError):
@@ -37,7 +37,7 @@ def as_worker(body: bytes) -> float | None:
 
 
 def longest_s(body: bytes, path: str = RUN) -> float | None:
-    """Return the limit that is read, and check that the excerpt of a large body gives the same."""
+    """Return the limit that we read, and check that the excerpt of a large body gives the same."""
     reader = SANDBOX_FUSION[path].reader
     found = reader.longest_s(body)
     try:
@@ -76,7 +76,7 @@ members = st.lists(
 
 
 def written(told: list[tuple[str, object]], *, is_escaped: bool, indent: str) -> bytes:
-    """Return a JSON object of these members; a name may come several times."""
+    """Return a JSON object with these members, among which a name may be repeated."""
     parts = []
     for name, value in told:
         key = json.dumps(name)
@@ -88,11 +88,11 @@ def written(told: list[tuple[str, object]], *, is_escaped: bool, indent: str) ->
 
 @settings(max_examples=500, deadline=None)
 @given(members, st.booleans(), st.sampled_from(["", " ", "\n\t"]), st.sampled_from([b"", b"\xef\xbb\xbf"]))
-def test_limits_are_those_that_the_worker_reads(
+def test_limits_equal_those_that_the_worker_reads(
     told: list[tuple[str, object]], is_escaped: bool, indent: str, mark: bytes
 ) -> None:
-    """This holds for numbers, words, strings, names twice or with escapes, NaN, and half surrogate pairs elsewhere."""
-    assume(all(value is not None for name, value in told))  # which SandboxFusion's forks take for nothing said
+    """This holds for numbers, words, strings, repeated or escaped names, NaN, and half surrogate pairs elsewhere."""
+    assume(all(value is not None for name, value in told))  # SandboxFusion's forks treat it as missing
     body = mark + written(told, is_escaped=is_escaped, indent=indent)
     assert longest_s(body) == as_worker(body)
 
@@ -129,15 +129,13 @@ def test_limits_are_those_that_the_worker_reads(
     ],
 )
 def test_longest_run_is_read_from_the_body(path: str, body: bytes, seconds: float | None) -> None:
-    """The worker's defaults count; a body that the worker refuses has no limit."""
+    """The worker's defaults apply, and a body that the worker refuses has no limit."""
     assert SANDBOX_FUSION[path].reader.longest_s(body) == seconds
 
 
 @given(st.lists(values, max_size=5), values, st.integers(2, 60), st.sampled_from([None, 1]))
-def test_large_json_is_walked_as_a_parser_reads_it(
-    told: list[object], other: object, piece: int, indent: int | None
-) -> None:
-    """Items, and members at their own level only, are found wherever a piece ends."""
+def test_large_json_is_read_like_by_a_parser(told: list[object], other: object, piece: int, indent: int | None) -> None:
+    """Items, and members of the top level only, are found wherever a piece ends."""
     before, large_json.PIECE_BYTES = large_json.PIECE_BYTES, piece
     try:
         text = json.dumps(told, indent=indent).encode()
@@ -186,8 +184,8 @@ def test_large_body_is_read_in_pieces(body: bytes) -> None:
     assert pauses >= (1 if body is NASTY["long string"] else len(body) // large_json.PIECE_BYTES - 1)
 
 
-def test_further_endpoints_are_those_of_the_configuration() -> None:
-    """They have their own bounds, and a field of the body with the limit, at any depth."""
+def test_further_endpoints_come_from_the_configuration() -> None:
+    """An endpoint has its own bound, and names the field of the body with the limit, at any depth."""
     text = """
     endpoints:
       /submit: {timeout: 45}
@@ -231,7 +229,7 @@ def test_further_endpoints_are_those_of_the_configuration() -> None:
     ],
 )
 def test_invalid_endpoint_is_an_error(said: str, told: str) -> None:
-    """The error names its path and what is expected."""
+    """The error names the path and what is expected."""
     with pytest.raises(ConfigError, match=r"endpoints") as error:
         parse(f"endpoints: {said}", "c")
     assert told in str(error.value)
@@ -265,16 +263,16 @@ def test_invalid_endpoint_is_an_error(said: str, told: str) -> None:
         (inf, None, "job", 86_410, 300),
     ],
 )
-def test_limits_are_the_body_s_and_the_client_s(
+def test_deadline_follows_the_body_and_the_client(
     longest_s: float | None, client_s: float | None, budget: str | float, bound_s: float, ceiling_s: float
 ) -> None:
-    """The bound is the job's limit and a grace; the answer comes before the client gives up, and by `timeout`."""
+    """The bound is the job's limit plus a grace; the answer comes before the client gives up, and within `timeout`."""
     found = limits_of(longest_s, client_s, grace_s=10, timeout_s=300, budget=ClientBudget.of(budget))
     assert (found.bound_s, found.ceiling_s) == (bound_s, ceiling_s)
 
 
 @pytest.mark.parametrize("text", ["jobs", "job+", "job-1", "job+1e3", "", 0.999, 0, -1, inf, nan])
-def test_budget_that_means_nothing_is_refused(text: str | float) -> None:
-    """A number is at least a second, and finite."""
+def test_invalid_client_budget_is_refused(text: str | float) -> None:
+    """A number must be finite and at least a second."""
     with pytest.raises(ValueError, match=f"^{re.escape(str(text))}$"):
         ClientBudget.of(text)

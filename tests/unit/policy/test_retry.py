@@ -19,7 +19,7 @@ from router.policy.verdict import Kind
     ],
 )
 def test_blame_waits_only_if_another_worker_is_asked(rules: RetryRules, kind: Kind, asks: bool) -> None:
-    """Otherwise the doubt would never be resolved, and a sick worker would stay."""
+    """Otherwise the doubt would never be resolved, and a sick worker would stay in the fleet."""
     assert rules.asks_another(kind) is asks
 
 
@@ -38,8 +38,8 @@ def test_blame_waits_only_if_another_worker_is_asked(rules: RetryRules, kind: Ki
         ([Kind.SANDBOX_ERROR, Kind.ERROR], True),
     ],
 )
-def test_retries_of_one_job(kinds: list[Kind], again: bool) -> None:
-    """A job has up to `attempts`; a failure that may be its own is retried once."""
+def test_number_of_retries_is_limited(kinds: list[Kind], again: bool) -> None:
+    """A job has up to `attempts` attempts, and a failure that may be its own is retried once."""
     assert is_worth_another(kinds, RetryRules(attempts=3, sandbox_errors=1)) is again
 
 
@@ -59,11 +59,11 @@ def test_retries_of_one_job(kinds: list[Kind], again: bool) -> None:
         ([Kind.SANDBOX_ERROR, Kind.ERROR, Kind.ERROR], 1, True),
     ],
 )
-def test_failure_is_the_job_s_own_if_enough_workers_say_so(kinds: list[Kind], sandbox_errors: int, own: bool) -> None:
-    """Enough are more than the retries allowed, or all attempts; only the last one's kind counts."""
+def test_failure_is_the_job_s_own_if_enough_workers_agree(kinds: list[Kind], sandbox_errors: int, own: bool) -> None:
+    """More than the allowed retries, or all attempts, are enough; only the last one's kind counts."""
     assert is_jobs_own(kinds, RetryRules(sandbox_errors=sandbox_errors)) is own
 
 
-def test_no_sandbox_error_is_retried_if_none_may_be() -> None:
+def test_sandbox_error_is_not_retried_if_that_is_off() -> None:
     """With `retry.sandbox_error: 0` the client gets the worker's answer at once."""
     assert not is_worth_another([Kind.SANDBOX_ERROR], RetryRules(sandbox_errors=0))

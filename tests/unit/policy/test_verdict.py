@@ -1,4 +1,4 @@
-"""What a worker's answer means, and for how long a worker without room wants no jobs."""
+"""What a worker's answer means, and how long a worker without room rests."""
 
 import pytest
 
@@ -18,7 +18,7 @@ RUN = "/run_code"
         ("/run_jupyter", 200, b'{"status": "SandboxError"}', Kind.SANDBOX_ERROR, Blame.ERROR),
         (RUN, 200, b'{"status": "Success", "message": "\\"SandboxError\\""}', Kind.RESULT, Blame.OK),
         (RUN, 200, b'{"status": "Success", "files": {"a": "SandboxError"}}', Kind.RESULT, Blame.OK),
-        (RUN, 200, b'{"status": "SandboxError", no}', Kind.RESULT, Blame.OK),  # for its client to see
+        (RUN, 200, b'{"status": "SandboxError", no}', Kind.RESULT, Blame.OK),  # left to its client
         (RUN, 200, b'{"status": "\xff", "message": "SandboxError"}', Kind.RESULT, Blame.OK),
         (RUN, 200, b'{"a":' + b"[" * 10**5 + b"]" * 10**5 + b', "b": "SandboxError"}', Kind.RESULT, Blame.OK),
         (RUN, 200, b"", Kind.FAULT, Blame.FAULT),
@@ -40,8 +40,8 @@ RUN = "/run_code"
         (RUN, 599, b"", Kind.ERROR, Blame.ERROR),
     ],
 )
-def test_answers(path: str, status: int, body: bytes, kind: Kind, blame: Blame) -> None:
-    """Each answer is a result or a failure, and tells something about its worker, or nothing."""
+def test_each_answer_has_its_verdict(path: str, status: int, body: bytes, kind: Kind, blame: Blame) -> None:
+    """An answer is a result or a failure, and may count for or against its worker."""
     verdict = of_answer(path, status, body)
     assert (verdict.kind, verdict.blame) == (kind, blame)
     assert (verdict.cause is None) == (kind is Kind.RESULT)
@@ -78,8 +78,8 @@ def test_answers(path: str, status: int, body: bytes, kind: Kind, blame: Blame) 
     ],
 )
 @pytest.mark.parametrize("status", [429, 503])
-def test_worker_without_room_rests_as_long_as_it_says(status: int, retry_after: bytes, rest: int) -> None:
-    """The header has seconds or a date; an invalid one says only that there is no room."""
+def test_worker_without_room_rests_for_its_retry_after(status: int, retry_after: bytes, rest: int) -> None:
+    """Retry-After has seconds or a date, and an invalid one says only that there is no room."""
     headers = [(b"date", b"Sat, 28 Nov 2026 10:00:00 GMT"), (b"retry-after", retry_after)]
     verdict = of_answer(RUN, status, b"", headers)
     assert (verdict.kind, verdict.blame, verdict.rest_ms) == (Kind.BUSY, Blame.BUSY, rest)
@@ -93,12 +93,12 @@ def test_worker_without_room_rests_as_long_as_it_says(status: int, retry_after: 
         (b"Thu, 31 Dec 2026 23:59:58 GMT", b"Fri, 01 Jan 2027 00:00:02 GMT"),
     ],
 )
-def test_rest_goes_over_the_end_of_a_month(date: bytes, until: bytes) -> None:
-    """The length of the month counts."""
+def test_rest_may_cross_the_end_of_a_month(date: bytes, until: bytes) -> None:
+    """The length of the month is taken into account."""
     assert of_answer(RUN, 503, b"", [(b"date", date), (b"retry-after", until)]).rest_ms == 4000
 
 
-def test_date_without_the_answer_s_own_date_says_nothing() -> None:
+def test_date_without_the_answer_s_own_date_is_ignored() -> None:
     """The worker's clock is not compared with this host's."""
     headers = [(b"retry-after", b"Sat, 28 Nov 2026 10:00:04 GMT")]
     assert of_answer(RUN, 429, b"", headers).rest_ms == 0
@@ -113,12 +113,12 @@ def test_date_without_the_answer_s_own_date_says_nothing() -> None:
         (b"<html>", Kind.FAULT),
     ],
 )
-def test_beginning_of_a_large_answer(body: bytes, kind: Kind) -> None:
-    """Its status and its first byte count."""
+def test_beginning_of_a_large_answer_has_a_verdict(body: bytes, kind: Kind) -> None:
+    """Its status and its first byte decide."""
     assert of_answer(RUN, 200, body, is_whole=False).kind is kind
 
 
-def test_error_is_the_fleet_s_and_not_the_client_s() -> None:
-    """A result is no error, nor is a bad request, nor a client that left."""
+def test_only_the_fleet_s_failures_are_errors() -> None:
+    """Neither a result nor a bad request nor a client that left is an error."""
     fine = {outcome for outcome in Outcome if not outcome.is_error}
     assert fine == {Outcome.RESULT, Outcome.BAD_REQUEST, Outcome.CLIENT_LEFT}

@@ -1,4 +1,4 @@
-"""What ejects a worker, for how long, and what its trial changes: the breakers by themselves."""
+"""What ejects a worker, for how long, and what its trial changes, tested on the breakers alone."""
 
 import pytest
 
@@ -10,7 +10,7 @@ A, B, C = URLS = ("http://a", "http://b", "http://c")
 
 
 class Fleet:
-    """Three workers and their breakers; `full_until` has the full ones, and when they will have room."""
+    """Three workers and their breakers; `full_until` has the full workers, and when they will have room."""
 
     def __init__(self, failures: int = 1, max_ejected_percent: int = 100) -> None:
         self.full_until: dict[str, int] = {}
@@ -26,7 +26,7 @@ class Fleet:
         return self.breakers.is_ejected(url)
 
     def try_out(self, url: str, blame: Blame, now: int, *, ms: int = 0) -> bool:
-        """Let the trial, which is open, end with this blame."""
+        """Let the open trial end with this blame."""
         self.breakers.open_trials(now)
         assert self.breakers.allows(url)
         self.breakers.begin_trial(url, "p:trial", now + 1000)
@@ -45,7 +45,7 @@ class Fleet:
 
 
 def test_failures_in_a_row_eject() -> None:
-    """One job that goes well begins the row anew. Ends without fault do not count."""
+    """One good job starts the count again, and ends without fault do not count."""
     fleet = Fleet(failures=3)
     for blame in (Blame.FAULT, Blame.DIED, Blame.OK, Blame.FAULT, Blame.NONE, Blame.BUSY, Blame.DOUBT, Blame.FAULT):
         assert not fleet.end(A, blame)
@@ -60,7 +60,7 @@ def test_failures_in_a_row_eject() -> None:
 
 
 def test_errors_of_one_job_are_one() -> None:
-    """An error of another job counts again."""
+    """An error of one job counts once, and an error of another job counts again."""
     fleet = Fleet(failures=2)
     assert not fleet.end(A, Blame.ERROR, job="x")
     assert not fleet.end(A, Blame.ERROR, job="x")
@@ -69,13 +69,13 @@ def test_errors_of_one_job_are_one() -> None:
 
 @pytest.mark.parametrize(("percent", "ejected"), [(100, 3), (99, 2), (67, 2), (66, 1), (34, 1), (33, 0), (0, 0)])
 def test_no_more_than_a_share_of_the_fleet_is_ejected(percent: int, ejected: int) -> None:
-    """However many fail."""
+    """The share holds however many workers fail."""
     fleet = Fleet(max_ejected_percent=percent)
     assert sum([fleet.end(url, Blame.FAULT) for url in URLS]) == ejected
 
 
 def test_ejections_double_until_a_trial_goes_well() -> None:
-    """Up to a bound. Ends of jobs that ran there before change nothing."""
+    """The ejection doubles up to a bound, and ends of jobs from before it change nothing."""
     fleet = Fleet()
     assert fleet.end(A, Blame.FAULT)
     lasted, now = [], 0
@@ -100,12 +100,12 @@ def test_ejections_double_until_a_trial_goes_well() -> None:
         (Blame.NONE, 0, 100),
         (Blame.BUSY, 0, 100 + REST_MAX_MS),
         (Blame.BUSY, 9000, 9100),
-        (Blame.DOUBT, 0, 1100),  # when the trial lapses, at the latest
+        (Blame.DOUBT, 0, 1100),  # the latest end of the trial
         (Blame.DIED, 0, 300),
     ],
 )
 def test_trial_that_decides_nothing_is_repeated(blame: Blame, ms: int, opens_at: int) -> None:
-    """At once, or when a full worker may have room. A trial that fails doubles the ejection."""
+    """The next trial opens at once, or when a full worker may have room; a failed trial doubles the ejection."""
     fleet = Fleet()
     fleet.end(A, Blame.FAULT)
     assert fleet.try_out(A, blame, 100, ms=ms)
@@ -113,7 +113,7 @@ def test_trial_that_decides_nothing_is_repeated(blame: Blame, ms: int, opens_at:
 
 
 def test_trial_waits_until_the_worker_has_room() -> None:
-    """Jobs that timed out there may still run."""
+    """Jobs that timed out on it may still run."""
     fleet = Fleet()
     fleet.end(A, Blame.FAULT)
     fleet.full_until[A] = 700
@@ -128,8 +128,8 @@ def test_trial_waits_until_the_worker_has_room() -> None:
     assert fleet.breakers.has_changed
 
 
-def test_ejection_ends_with_the_membership_and_a_row_of_failures_does_not() -> None:
-    """A worker that comes back is not ejected; one that stays in the fleet, and is well, still is."""
+def test_ejection_ends_when_the_worker_leaves_and_failures_stay() -> None:
+    """A worker that returns is not ejected, one that stayed keeps its ejection, and a count of failures stays."""
     fleet = Fleet()
     for url in (A, B):
         fleet.end(url, Blame.FAULT)

@@ -1,4 +1,4 @@
-"""Which scheduler is asked, and when: the one in Redis or the one in this process. Redis' replies are scripted."""
+"""Which scheduler is asked, and when: the one in Redis or the one in this process; Redis' replies are scripted."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -26,7 +26,7 @@ BEAT = Call("p", beat=Beat())
 
 
 class Fleet:
-    """A process among others, with a Redis that answers by `redis`."""
+    """One process of several, with a Redis that answers by `redis`."""
 
     def __init__(self, *workers: Worker, processes: int = 1, **rules: Any) -> None:
         self.redis: Callable[[Call], Reply | Exception] = lambda _: Reply(routable=7)
@@ -58,18 +58,18 @@ class Fleet:
         asyncio.get_running_loop().call_soon(then, told)
 
     def succeeded(self, steady: str = "") -> None:
-        """Behave as RedisClient does."""
+        """Behave like RedisClient."""
         del steady
         self.answers = True
 
     def failed(self, error: Exception, steady: str = "") -> Any:
-        """Behave as RedisClient does."""
+        """Behave like RedisClient."""
         del steady
         self.answers = False
         return RedisUnavailable(str(error))
 
     def all_again(self, call: Call) -> Call:
-        """Return the call with all that this process knows."""
+        """Return the call with everything that this process knows."""
         self.again.append(call)
         return msgspec.structs.replace(call, arrived=(Arrival(9, 1000, 1000),), seed=4)
 
@@ -85,7 +85,7 @@ class Fleet:
 
 
 def run(law: Callable[[], Awaitable[None]]) -> None:
-    """Run the test's law in a loop whose clock jumps."""
+    """Run the test in a loop whose clock jumps."""
 
     async def main() -> None:
         await law()
@@ -94,12 +94,12 @@ def run(law: Callable[[], Awaitable[None]]) -> None:
 
 
 def away(_: Call) -> Exception:
-    """Do not answer."""
+    """Give no answer."""
     return RedisError("away")
 
 
-def test_redis_decides_while_it_is_there() -> None:
-    """Each call is counted, with its time."""
+def test_redis_decides_while_it_is_available() -> None:
+    """Each call is counted with its duration."""
 
     async def law() -> None:
         fleet = Fleet(Worker(A))
@@ -112,8 +112,8 @@ def test_redis_decides_while_it_is_there() -> None:
     run(law)
 
 
-def test_without_redis_this_process_decides_and_is_told_all() -> None:
-    """The twin gets the failed call with all that is pending. Jobs ask Redis no more, and heartbeats not at once."""
+def test_without_redis_the_local_scheduler_decides() -> None:
+    """The twin gets the failed call with all pending jobs; then jobs no longer ask Redis, and heartbeats only later."""
 
     async def law() -> None:
         fleet = Fleet(Worker(A))
@@ -124,7 +124,7 @@ def test_without_redis_this_process_decides_and_is_told_all() -> None:
         assert fleet.recorder.take().redis_failures == 1
         assert (await fleet.ask(FIRST)).granted == (Grant(1, A, 2),)
         assert len(fleet.asked) == 1
-        fleet.answers = True  # as the last load of the fleet has found
+        fleet.answers = True  # as the last load of the fleet found
         await fleet.ask(BEAT)
         assert len(fleet.asked) == 1
         await asyncio.sleep(PAUSE_S)
@@ -137,8 +137,8 @@ def test_without_redis_this_process_decides_and_is_told_all() -> None:
     run(law)
 
 
-def test_redis_that_is_back_is_told_all_and_decides_again() -> None:
-    """A heartbeat finds out. The next ones say that there was an outage."""
+def test_returning_redis_gets_everything_and_decides_again() -> None:
+    """A heartbeat finds out, and the next ones report the outage."""
 
     async def law() -> None:
         fleet = Fleet(Worker(A))
@@ -156,8 +156,8 @@ def test_redis_that_is_back_is_told_all_and_decides_again() -> None:
     run(law)
 
 
-def test_redis_that_fails_again_leaves_all_as_it_was() -> None:
-    """Leases of this process stay. Redis is left alone for a moment once more."""
+def test_redis_that_fails_again_changes_nothing() -> None:
+    """Leases of this process stay, and Redis is not asked for a moment again."""
 
     async def law() -> None:
         fleet = Fleet(Worker(A, max_concurrency=1))
@@ -177,8 +177,8 @@ def test_redis_that_fails_again_leaves_all_as_it_was() -> None:
     run(law)
 
 
-def test_redis_that_does_not_know_the_fleet_decides_nothing() -> None:
-    """It answers; each heartbeat asks whether it knows the fleet by now."""
+def test_redis_without_the_fleet_decides_nothing() -> None:
+    """It answers, and each heartbeat asks whether it knows the fleet by now."""
 
     async def law() -> None:
         fleet = Fleet(Worker(A))
@@ -193,8 +193,8 @@ def test_redis_that_does_not_know_the_fleet_decides_nothing() -> None:
 
 
 @pytest.mark.parametrize(("cap", "told", "share"), [(4, 0, 2), (5, 0, 3), (1, 0, 1), (8, 4, 2), (None, 0, 10)])
-def test_process_that_is_alone_has_its_share_of_each_cap(cap: int | None, told: int, share: int) -> None:
-    """Among as many processes as Redis last counted, rounded up. A worker without a cap still has none."""
+def test_local_scheduler_has_its_share_of_each_cap(cap: int | None, told: int, share: int) -> None:
+    """The share is by the number of processes that Redis last counted, rounded up; without a cap there is none."""
 
     async def law() -> None:
         fleet = Fleet(Worker(A, max_concurrency=cap), processes=2)
@@ -203,14 +203,14 @@ def test_process_that_is_alone_has_its_share_of_each_cap(cap: int | None, told: 
         fleet.redis = away
         await fleet.ask(BEAT)
         call = Call("p", arrived=tuple(Arrival(number, 1000, 1000) for number in range(20, 29)))
-        # One was granted before, to the call with all that this process knows.
+        # One lease was granted before, in the call with everything that this process knows.
         assert 1 + len((await fleet.ask(call)).granted) == share
 
     run(law)
 
 
-def test_process_that_is_alone_has_its_share_of_the_retries() -> None:
-    """Among as many processes as for the caps."""
+def test_local_scheduler_has_its_share_of_the_retries() -> None:
+    """The share is by the same number of processes as for the caps."""
 
     async def law() -> None:
         fleet = Fleet(Worker(A), processes=4, budget_per_second=8.0, budget_percent=0.0)
@@ -222,13 +222,13 @@ def test_process_that_is_alone_has_its_share_of_the_retries() -> None:
     run(law)
 
 
-def test_process_that_is_alone_follows_the_fleet() -> None:
-    """As the view has it. Its clock is the event loop's, in milliseconds."""
+def test_local_scheduler_follows_the_fleet() -> None:
+    """It uses the view's fleet, and the event loop's clock in milliseconds."""
 
     async def law() -> None:
         fleet = Fleet(Worker(A, max_concurrency=1))
         fleet.redis = away
-        await fleet.ask(FIRST)  # A is taken for a second
+        await fleet.ask(FIRST)  # A is leased for a second
         assert (await fleet.ask(FIRST)).granted == ()
         fleet.follow(Worker(B))
         assert [grant.url for grant in (await fleet.ask(BEAT)).granted] == [B]
@@ -243,10 +243,10 @@ def test_process_that_is_alone_follows_the_fleet() -> None:
 
 
 @pytest.mark.parametrize("loop_s", [0.0, 5_000.0])
-def test_process_that_is_alone_logs_ejections_with_their_ends(
+def test_local_scheduler_logs_ejections_with_their_ends(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, loop_s: float
 ) -> None:
-    """The end is told by the wall clock, not by the loop's."""
+    """The end is by the wall clock, not by the loop's clock."""
     monkeypatch.setattr(failover, "time", lambda: 1_800_000_000.0)
 
     async def main() -> None:

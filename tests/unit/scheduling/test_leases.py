@@ -1,4 +1,4 @@
-"""What a process says to the scheduler in calls and heartbeats. Scheduler, fleet and grants are scripted."""
+"""What a process sends to the scheduler in calls and heartbeats; scheduler, fleet and grants are scripted."""
 
 import asyncio
 import time
@@ -32,7 +32,7 @@ A, B = "http://a", "http://b"
 
 
 class Desk:
-    """A process' leases over a scripted scheduler, fleet and grant list."""
+    """A process' leases with a scripted scheduler, fleet and list of grants."""
 
     def __init__(self, without_workers_s: float = 0.0) -> None:
         self.calls: list[Call] = []
@@ -54,7 +54,7 @@ class Desk:
         self.say_all_again: Callable[[Call], Call]
 
     def __call__(self, call: Call, say_all_again: Callable[[Call], Call], then: Callable[[Reply], None]) -> None:
-        """Take one call."""
+        """Record one call."""
         self.calls.append(call)
         self.say_all_again = say_all_again
         asyncio.get_running_loop().call_soon(lambda: then(self.reply(call)))
@@ -72,7 +72,7 @@ class Desk:
             yield [msgspec.json.encode(grant).decode() for grant in await self.grants.get()]
 
     def ask(self, name: str, bound_s: float = 60, wait_s: float = 30, **more: Any) -> Any:
-        """Ask for a job's lease; what `then` gets is kept by the job's name."""
+        """Ask for a job's lease; the arguments of `then` are kept by the job's name."""
         told: list[Lease | NoRoom] = []
         self.told[name], self.left[name] = told, asyncio.Event()
 
@@ -82,21 +82,21 @@ class Desk:
         return self.leases.ask(bound_s, wait_s, has_left, told.append, **more)
 
     async def settle(self) -> None:
-        """Let everything that is under way end."""
+        """Let everything under way finish."""
         for _ in range(8):
             await asyncio.sleep(0)
 
     def said(self, name: str) -> list[Any]:
-        """Return all that was said in one field, in order."""
+        """Return all values of one field in all calls, in order."""
         return [item for call in self.calls for item in getattr(call, name)]
 
     def kinds(self, name: str) -> list[type]:
-        """Return the types of what a job's `then` got."""
+        """Return the types of the arguments of a job's `then`."""
         return [type(each) for each in self.told[name]]
 
 
 def queue(call: Call) -> Reply:
-    """Put all jobs that arrive into the queue, with tickets from 70."""
+    """Queue all jobs that arrive, with tickets from 70."""
     told = tuple(part for arrival in call.arrived for part in (arrival.number, arrival.ticket or 70 + arrival.number))
     return Reply(routable=2, queued=told, waiting=len(call.arrived))
 
@@ -107,12 +107,12 @@ def give(call: Call) -> Reply:
 
 
 def miss(number: int, call: Call) -> Reply:
-    """Answer a heartbeat with this job as missing."""
+    """Report this job as missing in reply to a heartbeat."""
     return Reply(routable=2, missing=(number,) if call.beat else ())
 
 
 def run(law: Callable[[Desk], Awaitable[None]]) -> None:
-    """Run the test's law in a loop whose clock jumps."""
+    """Run the test in a loop whose clock jumps."""
 
     async def main() -> None:
         await law(Desk())
@@ -121,20 +121,20 @@ def run(law: Callable[[Desk], Awaitable[None]]) -> None:
 
 
 async def living(desk: Desk) -> "asyncio.Task[None]":
-    """Let the process send heartbeats."""
+    """Start the process' heartbeats."""
     task = asyncio.create_task(desk.leases.run())
     await desk.settle()
     return task
 
 
 async def ended(task: "asyncio.Task[None]") -> None:
-    """Let the process send no more heartbeats."""
+    """Stop the process' heartbeats."""
     task.cancel()
     await asyncio.wait([task])
 
 
 def test_arrival_has_all_of_the_job() -> None:
-    """In milliseconds; the lease that comes back goes to that job."""
+    """Times are in milliseconds, and the granted lease goes to that job."""
 
     async def law(desk: Desk) -> None:
         desk.reply = give
@@ -151,8 +151,8 @@ def test_arrival_has_all_of_the_job() -> None:
     run(law)
 
 
-def test_lease_that_has_no_ticket_has_the_job_s() -> None:
-    """A lease granted by another process' call and claimed has none. It lasts as long as the job may run."""
+def test_lease_without_a_ticket_gets_the_job_s() -> None:
+    """A claimed lease has no ticket, because another process' call granted it; it lasts as long as the job may run."""
 
     async def law(desk: Desk) -> None:
         task = await living(desk)
@@ -166,7 +166,7 @@ def test_lease_that_has_no_ticket_has_the_job_s() -> None:
         (lease,) = desk.told["x"]
         assert isinstance(lease, Lease)
         assert (lease.url, lease.ticket, desk.leases.load()) == (B, 71, (1, 0))
-        desk.left["x"].set()  # the wait is no longer watched
+        desk.left["x"].set()  # the client of a job with a lease is not watched
         await asyncio.sleep(40)
         assert (desk.kinds("x"), desk.said("left")) == ([Lease], [])
         await ended(task)
@@ -174,8 +174,8 @@ def test_lease_that_has_no_ticket_has_the_job_s() -> None:
     run(law)
 
 
-def test_claim_that_comes_too_late_lets_its_job_ask_again() -> None:
-    """Under a new number, with its place in the queue. That does not count as a retry."""
+def test_late_claim_lets_its_job_ask_again() -> None:
+    """The job arrives under a new number with its place in the queue, and that does not count as a retry."""
 
     async def law(desk: Desk) -> None:
         task = await living(desk)
@@ -197,8 +197,8 @@ def test_claim_that_comes_too_late_lets_its_job_ask_again() -> None:
     run(law)
 
 
-def test_grant_without_a_job_is_given_back() -> None:
-    """Also one from another process' call. It says nothing of the worker."""
+def test_grant_without_a_job_is_returned() -> None:
+    """This also holds for a grant of another process' call, and no worker is blamed."""
 
     async def law(desk: Desk) -> None:
         task = await living(desk)
@@ -212,8 +212,8 @@ def test_grant_without_a_job_is_given_back() -> None:
     run(law)
 
 
-def test_grants_are_listened_for_again_when_redis_is_back() -> None:
-    """It tries as often as it sends heartbeats."""
+def test_grants_are_read_again_when_redis_is_back() -> None:
+    """The process tries as often as it sends heartbeats."""
 
     async def law(desk: Desk) -> None:
         desk.available = False
@@ -226,7 +226,7 @@ def test_grants_are_listened_for_again_when_redis_is_back() -> None:
 
 
 def test_heartbeat_has_leases_and_pending_jobs() -> None:
-    """Each has their numbers; every fourth all leases with the time left, without those that have passed."""
+    """A heartbeat has their numbers; every fourth has all leases with their remaining time, without expired ones."""
 
     async def law(desk: Desk) -> None:
         desk.reply = give
@@ -258,8 +258,8 @@ def test_heartbeat_has_leases_and_pending_jobs() -> None:
 
 
 @pytest.mark.parametrize("why", ["settles", "has returned"])
-def test_redis_that_may_have_lost_leases_gets_all_with_each_heartbeat(why: str) -> None:
-    """While its memory settles, and after an outage."""
+def test_redis_that_may_have_lost_leases_gets_all_in_each_heartbeat(why: str) -> None:
+    """This holds while the scheduler settles, and after an outage."""
 
     async def law(desk: Desk) -> None:
         desk.reply = give
@@ -278,8 +278,8 @@ def test_redis_that_may_have_lost_leases_gets_all_with_each_heartbeat(why: str) 
     run(law)
 
 
-def test_fleet_is_told_once_and_a_change_at_once() -> None:
-    """By its print, in the next call only."""
+def test_fleet_is_sent_once_and_a_change_at_once() -> None:
+    """Only the next call has the fleet's fingerprint."""
 
     async def law(desk: Desk) -> None:
         task = await living(desk)
@@ -297,8 +297,8 @@ def test_fleet_is_told_once_and_a_change_at_once() -> None:
     run(law)
 
 
-def test_retry_for_which_no_worker_is_left_waits_no_longer() -> None:
-    """If the fleet has become smaller while it waited. Jobs that other workers may take wait on."""
+def test_retry_without_an_untried_worker_stops_waiting() -> None:
+    """The fleet may shrink while a retry is pending; jobs that other workers may run stay pending."""
 
     async def law(desk: Desk) -> None:
         desk.reply = queue
@@ -317,8 +317,8 @@ def test_retry_for_which_no_worker_is_left_waits_no_longer() -> None:
     run(law)
 
 
-def test_other_scheduler_is_told_all() -> None:
-    """All pending jobs in order, under new numbers and without tickets; all leases; the fleet."""
+def test_other_scheduler_gets_everything() -> None:
+    """It gets all pending jobs in order under new numbers without tickets, all leases and the fleet."""
 
     async def law(desk: Desk) -> None:
         desk.reply = give
@@ -339,14 +339,14 @@ def test_other_scheduler_is_told_all() -> None:
         desk.reply = lambda _: Reply(routable=2)
         desk.ask("third")
         await desk.settle()
-        assert [arrival.number for arrival in desk.calls[-1].arrived] == [6]  # those above have been said
+        assert [arrival.number for arrival in desk.calls[-1].arrived] == [6]  # the others were in earlier calls
         assert desk.said("left") == [2, 3]
 
     run(law)
 
 
-def test_refusals_reach_their_jobs() -> None:
-    """Each job gets its own, in a later turn of the loop."""
+def test_each_refusal_reaches_its_job() -> None:
+    """Each job gets its own refusal in a later turn of the loop."""
 
     async def law(desk: Desk) -> None:
         desk.reply = lambda _: Reply(routable=2, exhausted=(1,), unfunded=(2,), quarantined=(3,))
@@ -359,8 +359,8 @@ def test_refusals_reach_their_jobs() -> None:
     run(law)
 
 
-def test_wait_ends_when_its_time_is_up_or_its_client_has_left() -> None:
-    """It ends once. The place in the queue is given up, and the wait is recorded."""
+def test_pending_job_ends_with_its_time_or_its_client() -> None:
+    """It ends once, leaves the queue, and its wait is recorded."""
 
     async def law(desk: Desk) -> None:
         desk.reply = queue
@@ -378,7 +378,7 @@ def test_wait_ends_when_its_time_is_up_or_its_client_has_left() -> None:
         assert 0 <= waits.total_s < 100
         assert desk.leases.load() == (0, 0)
 
-    # The moment until which a job waits is by time.monotonic, as the loop's own clock mostly is.
+    # The deadline of a pending job is by time.monotonic, which the loop's own clock usually is.
     timeless(_with(law), time.monotonic())
 
 
@@ -386,7 +386,7 @@ async def _with(law: Callable[[Desk], Awaitable[None]], without_workers_s: float
     await law(Desk(without_workers_s))
 
 
-def test_job_that_gives_up_is_told_nothing() -> None:
+def test_job_that_gives_up_gets_no_answer() -> None:
     """Its place is given up once, whether it is in the queue by then or not."""
 
     async def law(desk: Desk) -> None:
@@ -423,7 +423,7 @@ def test_job_queued_after_it_gave_up_leaves_the_queue() -> None:
 
 
 def test_lease_whose_job_still_runs_is_kept() -> None:
-    """Its end is said with the blame, and heartbeats still hand it in."""
+    """Its end is reported with the blame, and heartbeats still have its lease."""
 
     async def law(desk: Desk) -> None:
         desk.reply = give
@@ -443,8 +443,8 @@ def test_lease_whose_job_still_runs_is_kept() -> None:
 
 
 @pytest.mark.parametrize("field", ["refused", "exhausted", "unfunded", "quarantined"])
-def test_refusal_of_one_kind_alone_reaches_its_job(field: str) -> None:
-    """Whatever else is in the reply."""
+def test_each_kind_of_refusal_reaches_its_job(field: str) -> None:
+    """Other parts of the reply do not matter."""
 
     async def law(desk: Desk) -> None:
         def refuse(call: Call) -> Reply:
@@ -460,19 +460,19 @@ def test_refusal_of_one_kind_alone_reaches_its_job(field: str) -> None:
 
 
 def empty(call: Call) -> Reply:
-    """Put all jobs that arrive into the queue of a fleet without workers."""
+    """Queue all jobs that arrive, in a fleet without workers."""
     return msgspec.structs.replace(queue(call), routable=0)
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the process' clock be the loop's."""
+    """Replace the process' clock by the loop's."""
     keep_loop_time(monkeypatch, "scheduling.leases")
 
 
 @pytest.mark.usefixtures("clock")
-def test_wait_for_any_worker_at_all_ends_sooner() -> None:
-    """Counted from when the last worker was gone or the job came; for a retry, from when its job came."""
+def test_wait_for_any_worker_is_shorter() -> None:
+    """It counts from when the last worker went or the job arrived; for a retry, from the job's arrival."""
 
     async def law(desk: Desk) -> None:
         task = await living(desk)
@@ -516,7 +516,7 @@ def test_wait_for_any_worker_at_all_ends_sooner() -> None:
     ("routable", "away", "has_workers"), [(2, 2, False), (2, 1, True), (0, 0, False), (1, 0, True)]
 )
 def test_worker_that_cannot_be_reached_does_not_count(routable: int, away: int, *, has_workers: bool) -> None:
-    """By the last reply."""
+    """The last reply decides whether a worker can be reached."""
 
     async def law(desk: Desk) -> None:
         desk.reply = lambda _: Reply(routable=routable, away=away)
@@ -529,8 +529,8 @@ def test_worker_that_cannot_be_reached_does_not_count(routable: int, away: int, 
 
 @pytest.mark.parametrize(("reply", "told"), [(queue, QueueTimeout), (empty, NoWorkers)])
 @pytest.mark.usefixtures("clock")
-def test_end_of_a_wait_names_what_was_waited_for(reply: Callable[[Call], Reply], told: type) -> None:
-    """Room, or any worker at all. A client that has left is told of in both cases."""
+def test_end_of_a_wait_names_its_reason(reply: Callable[[Call], Reply], told: type) -> None:
+    """The job waited for room or for any worker; a client that left is reported in both cases."""
 
     async def law(desk: Desk) -> None:
         desk.reply = reply
@@ -544,8 +544,8 @@ def test_end_of_a_wait_names_what_was_waited_for(reply: Callable[[Call], Reply],
     timeless(_with(law, 100), 1000.0)
 
 
-def test_scheduler_is_called_again_when_it_has_foretold_room() -> None:
-    """To the millisecond, and once."""
+def test_scheduler_is_called_at_the_moment_it_foretold() -> None:
+    """The call is exact to the millisecond and happens once."""
 
     async def law(desk: Desk) -> None:
         desk.reply = lambda _: Reply(routable=2, look_in_ms=500 if len(desk.calls) == 1 else 0)
@@ -558,8 +558,8 @@ def test_scheduler_is_called_again_when_it_has_foretold_room() -> None:
     run(law)
 
 
-def test_doubts_are_resolved_without_an_end_of_their_leases() -> None:
-    """The leases have ended before. It is said soon, even if there is nothing else to say."""
+def test_resolved_doubts_are_sent_without_an_end() -> None:
+    """Their leases have ended before, and the report is sent soon, even if there is nothing else to send."""
 
     async def law(desk: Desk) -> None:
         doubts = ((Lease(1, A, 0, 0), "one"), (Lease(2, B, 0, 0), "two"))
@@ -573,8 +573,8 @@ def test_doubts_are_resolved_without_an_end_of_their_leases() -> None:
     run(law)
 
 
-def test_lease_that_its_job_cannot_take_is_given_back() -> None:
-    """Because of a fault of this program. The other jobs of the call get theirs."""
+def test_lease_that_its_job_cannot_take_is_returned() -> None:
+    """After a bug in taking it, the other jobs of the call still get their leases."""
 
     async def law(desk: Desk) -> None:
         desk.reply = give
@@ -592,8 +592,8 @@ def test_lease_that_its_job_cannot_take_is_given_back() -> None:
     run(law)
 
 
-def test_place_that_is_given_up_is_said_at_once() -> None:
-    """Not with the next heartbeat: other jobs wait behind it."""
+def test_given_up_place_is_reported_at_once() -> None:
+    """It does not wait for the next heartbeat, because other jobs are queued behind it."""
 
     async def law(desk: Desk) -> None:
         desk.reply = queue
@@ -607,7 +607,7 @@ def test_place_that_is_given_up_is_said_at_once() -> None:
 
 
 def test_first_attempt_waits_on_if_all_workers_are_gone() -> None:
-    """It has tried none of them. Another rule decides how long it waits for any worker."""
+    """It has tried no worker, so another rule decides how long it waits for any."""
 
     async def law(desk: Desk) -> None:
         task = await living(desk)
@@ -623,8 +623,8 @@ def test_first_attempt_waits_on_if_all_workers_are_gone() -> None:
     run(law)
 
 
-def test_claim_that_comes_during_a_call_goes_with_the_next_at_once() -> None:
-    """A grant has to be claimed soon: with the next heartbeat it might be too late."""
+def test_claim_during_a_call_goes_with_the_next_at_once() -> None:
+    """A grant must be claimed soon, and the next heartbeat might be too late."""
 
     async def law(desk: Desk) -> None:
         task = await living(desk)
@@ -641,8 +641,8 @@ def test_claim_that_comes_during_a_call_goes_with_the_next_at_once() -> None:
     run(law)
 
 
-def test_heartbeat_looks_only_for_jobs_in_the_queue() -> None:
-    """The lease of another job may be on its way, and the job must not ask for a second one."""
+def test_heartbeat_asks_only_about_queued_jobs() -> None:
+    """Another job's lease may be on its way, and that job must not ask for a second one."""
 
     async def law(desk: Desk) -> None:
         desk.reply = queue
@@ -658,8 +658,8 @@ def test_heartbeat_looks_only_for_jobs_in_the_queue() -> None:
     run(law)
 
 
-def test_job_that_two_heartbeats_in_a_row_miss_asks_again() -> None:
-    """Other calls between the two change nothing. Two misses that are not in a row do not count."""
+def test_job_missing_in_two_heartbeats_in_a_row_asks_again() -> None:
+    """Other calls between the two change nothing, and two misses not in a row do not count."""
 
     async def law(desk: Desk) -> None:
         desk.reply = queue
@@ -685,7 +685,7 @@ def test_job_that_two_heartbeats_in_a_row_miss_asks_again() -> None:
 
 @pytest.mark.usefixtures("clock")
 def test_retry_asks_before_it_is_refused_without_workers() -> None:
-    """Its job has waited long enough, but there may be a worker again since the last reply."""
+    """The job has waited long enough, but there may be a worker again since the last reply."""
 
     async def law(desk: Desk) -> None:
         task = await living(desk)
@@ -703,8 +703,8 @@ def test_retry_asks_before_it_is_refused_without_workers() -> None:
 
 
 @pytest.mark.usefixtures("clock")
-def test_lease_says_how_long_its_job_has_waited() -> None:
-    """In whole milliseconds. It is handed in with all the time left, even of an hour."""
+def test_lease_has_its_job_s_waiting_time() -> None:
+    """The time is in whole milliseconds; a heartbeat has all of the lease's remaining time, even an hour."""
 
     async def law(desk: Desk) -> None:
         desk.ask("x", 3600)
@@ -720,8 +720,8 @@ def test_lease_says_how_long_its_job_has_waited() -> None:
     timeless(_with(law), 1000.0)
 
 
-def test_lease_of_a_job_that_gave_up_meanwhile_is_given_back() -> None:
-    """Its arrival was under way. Other jobs in that call get their leases."""
+def test_lease_of_a_job_that_gave_up_meanwhile_is_returned() -> None:
+    """Its arrival was under way, and other jobs of that call get their leases."""
 
     async def law(desk: Desk) -> None:
         desk.reply = give
@@ -736,8 +736,8 @@ def test_lease_of_a_job_that_gave_up_meanwhile_is_given_back() -> None:
     run(law)
 
 
-def test_retry_asks_before_it_is_told_that_no_worker_is_left() -> None:
-    """The scheduler may know of a worker that this process has not heard of."""
+def test_retry_asks_before_it_finds_no_worker_left() -> None:
+    """The scheduler may know a worker that this process does not know."""
 
     async def law(desk: Desk) -> None:
         task = await living(desk)
@@ -754,10 +754,8 @@ def test_retry_asks_before_it_is_told_that_no_worker_is_left() -> None:
 
 
 @pytest.mark.parametrize("answers", [True, False])
-def test_grants_that_cannot_be_read_are_logged_if_redis_answers(
-    caplog: pytest.LogCaptureFixture, *, answers: bool
-) -> None:
-    """While Redis is away, the call that found out has logged that."""
+def test_unreadable_grants_are_logged_if_redis_answers(caplog: pytest.LogCaptureFixture, *, answers: bool) -> None:
+    """If Redis is away, the call that found out has logged that."""
 
     async def law(desk: Desk) -> None:
         desk.available, desk.redis.available = False, answers

@@ -1,4 +1,4 @@
-"""Which workers may get jobs, and in which order a ticket asks them."""
+"""Which workers may get jobs, and in which order a ticket tries them."""
 
 import pytest
 
@@ -30,8 +30,8 @@ def planned(strategy: Strategy = Strategy.ROUND_ROBIN, **rules: int) -> tuple[Pl
         ("XXX", ""),
     ],
 )
-def test_plan_is_of_the_healthy_or_the_unchecked(conditions: str, routed: str) -> None:
-    """As `routable` decides, too. A drained worker gets no jobs."""
+def test_plan_has_healthy_workers_or_else_unchecked_ones(conditions: str, routed: str) -> None:
+    """The plan agrees with `routable`, and a drained worker gets no jobs."""
     health = {"H": Health.HEALTHY, "U": Health.UNKNOWN, "X": Health.UNHEALTHY}
     plan, _ = planned()
     members = [Member(Worker(url), health[it]) for url, it in zip(URLS, conditions, strict=True)]
@@ -42,8 +42,8 @@ def test_plan_is_of_the_healthy_or_the_unchecked(conditions: str, routed: str) -
     assert sorted(plan.ring) == sorted(plan.by_url)
 
 
-def test_ejected_worker_is_in_the_plan_for_its_trial_alone() -> None:
-    """When it has left the fleet, or was unhealthy, and comes back, it is not ejected."""
+def test_ejected_worker_is_in_the_plan_only_for_its_trial() -> None:
+    """A worker that left the fleet or was unhealthy returns without its ejection."""
     for health in (None, Health.UNHEALTHY):
         plan, breakers = planned(base_ms=100)
         breakers.judge(Ended(A, 1, Blame.FAULT), "p:1", 0, 3)
@@ -63,8 +63,8 @@ def test_ejected_worker_is_in_the_plan_for_its_trial_alone() -> None:
 
 
 @pytest.mark.parametrize("ticket", [0, 1, 2, 3, 4])
-def test_ticket_names_the_place_where_the_search_begins(ticket: int) -> None:
-    """The order goes around the ring. With random, each ticket of a call begins elsewhere."""
+def test_ticket_is_the_place_where_the_search_starts(ticket: int) -> None:
+    """The order goes around the ring; with random, each ticket of a call starts at another place."""
     round_robin, by_chance = planned()[0], planned(Strategy.RANDOM)[0]
     for plan, start in ((round_robin, ticket), (by_chance, 5 + SPREAD * ticket)):
         order = list(plan.in_order(ticket, 5, lambda _url: None))
@@ -72,8 +72,8 @@ def test_ticket_names_the_place_where_the_search_begins(ticket: int) -> None:
 
 
 @pytest.mark.parametrize(("ticket", "order"), [(0, [B, C, A]), (1, [C, B, A]), (2, [B, C, A])])
-def test_least_loaded_come_first_and_take_turns_where_they_are_alike(ticket: int, order: list[str]) -> None:
-    """A worker without room is not asked."""
+def test_least_loaded_workers_come_first_and_equal_ones_take_turns(ticket: int, order: list[str]) -> None:
+    """A worker without room is not tried."""
     plan, _ = planned(Strategy.LEAST_LOADED)
     load = {A: 2.0, B: 1.0, C: 1.0}
     assert list(plan.in_order(ticket, 0, load.get)) == order
@@ -81,8 +81,8 @@ def test_least_loaded_come_first_and_take_turns_where_they_are_alike(ticket: int
     assert list(plan.in_order(ticket, 0, load.get)) == [C, A]
 
 
-def test_least_loaded_of_different_caps_stand_as_the_script_has_them() -> None:
-    """By cap and weight as text, then by URL. Both sides must give a ticket to the same worker."""
+def test_equally_loaded_workers_are_in_the_script_s_order() -> None:
+    """The order is by cap and weight as text, then by URL, so that script and twin choose the same worker."""
     plan, _ = planned(Strategy.LEAST_LOADED)
     plan.set_fleet(Member(Worker(url, max_concurrency=cap)) for url, cap in zip(URLS, (3, 20, 20), strict=True))
     plan.make_if_stale()
@@ -90,8 +90,8 @@ def test_least_loaded_of_different_caps_stand_as_the_script_has_them() -> None:
 
 
 @pytest.mark.parametrize("strategy", Strategy)
-def test_empty_plan_asks_no_worker(strategy: Strategy) -> None:
-    """There is no place in its ring."""
+def test_empty_plan_tries_no_worker(strategy: Strategy) -> None:
+    """Its ring has no place."""
     plan, _ = planned(strategy)
     plan.set_fleet([])
     plan.make_if_stale()

@@ -4,8 +4,8 @@ from router.scheduling.messages import Rules
 from router.scheduling.quarantine import Quarantine
 
 
-def test_job_that_breaks_two_workers_alone_is_refused_for_a_while() -> None:
-    """The first may be chance. After the second the job is in quarantine for a while."""
+def test_job_that_breaks_two_workers_is_refused_for_a_while() -> None:
+    """One broken worker may be chance; the second one quarantines the job for a while."""
     quarantine = Quarantine(Rules(quarantine_ms=1000))
     quarantine.hear_of_death("bad", "http://a", "p:1", 0, now=0)
     assert not quarantine.holds("bad", 1)
@@ -16,7 +16,7 @@ def test_job_that_breaks_two_workers_alone_is_refused_for_a_while() -> None:
 
 
 def test_innocent_neighbours_are_not_convicted() -> None:
-    """One job breaks worker after worker beside three other jobs, new ones each time. It alone is convicted."""
+    """One job breaks worker after worker beside three new jobs each time, and only that job is convicted."""
     quarantine = Quarantine(Rules())
     neighbours = iter(range(1000))
     now = 0

@@ -4,8 +4,8 @@ from router.scheduling.messages import Rules
 from router.scheduling.retry_budget import RetryBudget
 
 
-def test_budget_is_a_share_of_jobs_and_some_a_second() -> None:
-    """If all jobs want to retry, a fifth of the jobs and ten a second may, over any time."""
+def test_budget_is_a_share_of_the_jobs_plus_some_a_second() -> None:
+    """If all jobs want retries, the budget allows a fifth of the jobs plus ten a second over any time."""
     budget = RetryBudget(Rules())
     taken = 0
     for tick in range(600):  # 50 jobs a tick of 100 ms
@@ -13,8 +13,8 @@ def test_budget_is_a_share_of_jobs_and_some_a_second() -> None:
     assert 0.95 <= taken / (0.2 * 600 * 50 + 10 * 60) <= 1.01
 
 
-def test_saved_retries_run_off() -> None:
-    """An hour of good jobs saves no more than its last seconds do."""
+def test_saved_retries_decay() -> None:
+    """An hour of good jobs saves no more than its last seconds."""
     budget = RetryBudget(Rules())
     for second in range(3600):
         budget.fill(second * 1000, second * 100)

@@ -1,4 +1,4 @@
-"""The ring of round robin: how often, and where, each worker stands in it."""
+"""The ring of round robin: how often and at which places it has each worker."""
 
 from collections import Counter
 from math import gcd
@@ -13,13 +13,13 @@ weights = st.lists(st.integers(1, 12), min_size=1, max_size=12)
 
 
 def fleet(of_weights: list[int]) -> list[Worker]:
-    """Return workers of these weights, in the published order."""
+    """Return workers with these weights in the published order."""
     return [Worker(f"http://{number:02}", weight=weight) for number, weight in enumerate(of_weights)]
 
 
 @given(weights)
 def test_ring_holds_each_worker_as_often_as_its_weight(of_weights: list[int]) -> None:
-    """One way around the ring gives every worker its share exactly."""
+    """One way around the ring gives each worker exactly its share."""
     workers = fleet(of_weights)
     divisor = gcd(*of_weights)
     assert Counter(weighted_ring(workers)) == {worker.url: worker.weight // divisor for worker in workers}
@@ -43,6 +43,6 @@ def test_empty_fleet_has_an_empty_ring() -> None:
     assert weighted_ring([]) == ()
 
 
-def test_workers_of_one_weight_take_turns_in_their_order() -> None:
-    """The same in each process, and in the script."""
+def test_workers_of_equal_weight_take_turns_in_order() -> None:
+    """The order is the same in each process and in the script."""
     assert weighted_ring(fleet([1, 1, 1])) == ("http://00", "http://01", "http://02")

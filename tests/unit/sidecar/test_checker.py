@@ -1,4 +1,4 @@
-"""Checks of one worker, in simulated time: Redis and the worker are scripted."""
+"""Checks of one worker in simulated time; Redis and the worker are scripted."""
 
 import asyncio
 from typing import Any
@@ -37,8 +37,8 @@ async def no_sign(memory: Memory, workers: Workers, **check: Any) -> tuple[Check
     return Checker(A, *parts), HealthCheckSettings.model_validate(check)
 
 
-def test_each_finished_job_outvotes_one_failed_ping() -> None:
-    """Only if the job ended after the last sign of life, and not without Redis."""
+def test_finished_job_outvotes_one_failed_ping() -> None:
+    """The job must have ended after the last sign of life, and without Redis no job counts."""
 
     async def main() -> None:
         memory, workers = Memory(), Workers()
@@ -49,7 +49,7 @@ def test_each_finished_job_outvotes_one_failed_ping() -> None:
             return await checker.check(Health.HEALTHY, check)
 
         workers.errors[A] = "timed out after 5 s"
-        memory.finished[A] = -5  # before the sidecar began
+        memory.finished[A] = -5  # before the sidecar's start
         assert (await look()).is_outvoted is False
         memory.finished[A] = now() + 4
         seen = await look()
@@ -60,7 +60,7 @@ def test_each_finished_job_outvotes_one_failed_ping() -> None:
         memory.finished[A] = now() + 10
         assert (await look()).error is None
         workers.errors[A] = "timed out"
-        assert (await look()).is_outvoted is False  # that job came before the pong
+        assert (await look()).is_outvoted is False  # the job ended before the pong
         memory.finished[A] = now() + 5
         memory.is_there = False
         seen = await look()
@@ -73,7 +73,7 @@ def test_each_finished_job_outvotes_one_failed_ping() -> None:
 
 
 def test_every_nth_good_ping_is_followed_by_a_job() -> None:
-    """The first check has one. There is none if deep checks are off, and none after a failed ping."""
+    """The first ping is one of them; with deep checks off, or after a failed ping, there is no job."""
 
     async def main() -> None:
         memory, workers = Memory(), Workers()
@@ -94,7 +94,7 @@ def test_every_nth_good_ping_is_followed_by_a_job() -> None:
 
 
 def test_worker_that_fails_its_job_is_unhealthy_until_it_runs_one() -> None:
-    """Pings alone make neither it nor any other unhealthy worker healthy again."""
+    """Pings alone make no unhealthy worker healthy again while deep checks are on."""
 
     async def main() -> None:
         memory, workers = Memory(), Workers()
@@ -134,8 +134,8 @@ def test_full_worker_gets_its_job_at_the_next_check() -> None:
     timeless(main())
 
 
-def test_job_that_times_out_is_outvoted_by_other_jobs() -> None:
-    """The worker is busy. If no other job ends, it hangs, and must run a job to become healthy."""
+def test_check_s_timeout_is_outvoted_by_other_jobs() -> None:
+    """If other jobs end, the worker is busy; otherwise it hangs, and must run a job to become healthy."""
 
     async def main() -> None:
         memory, workers = Memory(), Workers()
@@ -156,7 +156,7 @@ def test_job_that_times_out_is_outvoted_by_other_jobs() -> None:
         workers.job = lambda: None
         for _ in range(2):
             await checker.check(Health.HEALTHY, check)
-            assert len(workers.deep) == 3  # still due the first time: no job has been done yet
+            assert len(workers.deep) == 3  # still due since the first check, because no job has completed
         for finished_by_then, must_work in (({}, 1), ({A: now() + 31}, 0)):
             await asyncio.sleep(15)
             finished = finished_by_then

@@ -1,4 +1,4 @@
-"""The controller's terms, watches and writes, in simulated time: Redis, discovery and workers are scripted."""
+"""The controller's terms, checks and writes in simulated time; Redis, discovery and workers are scripted."""
 
 import asyncio
 import itertools
@@ -33,7 +33,7 @@ def _same_spread() -> None:
 
 @dataclass
 class Written:
-    """One call's write."""
+    """The records of one write."""
 
     at: float
     records: dict[str, WorkerRecord]
@@ -43,7 +43,7 @@ class Written:
 
 @dataclass
 class Memory:
-    """Redis as this sidecar sees it: whether it is there, which sidecar leads, and what was written."""
+    """Redis as this sidecar sees it: whether it is available, which sidecar leads, and what was written."""
 
     is_there: bool = True
     other_leads: bool = False
@@ -61,7 +61,7 @@ class Memory:
             raise RedisUnavailable("away")
 
     async def lead(self, name: str, ttl_s: float) -> Term | None:
-        """Give or renew the lead, unless another sidecar has it."""
+        """Grant or renew the lead, unless another sidecar has it."""
         self._answer()
         now = asyncio.get_running_loop().time()
         if self.other_leads:
@@ -73,7 +73,7 @@ class Memory:
         return Term(self.terms, name)
 
     async def resign(self, term: Term) -> None:
-        """Take note."""
+        """Record the call."""
         self._answer()
         self.resigned.append(term.token)
 
@@ -85,7 +85,7 @@ class Memory:
     async def record(
         self, term: Term, written_at: datetime, records: Iterable[WorkerRecord], gone: Iterable[str], *, changed: bool
     ) -> bool:
-        """Keep what is written."""
+        """Keep the records."""
         del written_at
         self.asked += 1
         self._answer()
@@ -114,7 +114,7 @@ class Members:
         self.rereads = 0
 
     async def run(self) -> None:
-        """Live on."""
+        """Run for ever."""
         self.runs = True
         await asyncio.Event().wait()
 
@@ -123,7 +123,7 @@ class Members:
         await asyncio.sleep(within_s)
 
     async def reread(self) -> None:
-        """Take note."""
+        """Record the call."""
         self.rereads += 1
 
     def wanted(self, held: Sequence[Worker]) -> dict[str, Worker]:
@@ -133,7 +133,7 @@ class Members:
 
 
 class Workers:
-    """A Probe and JobProbe: pings answer with `errors`, jobs with `job`. The times of all pings are kept."""
+    """A Probe and JobProbe: pings return `errors`, jobs return `job`, and the times of all pings are kept."""
 
     def __init__(self) -> None:
         self.errors: dict[str, str | None] = {}
@@ -144,7 +144,7 @@ class Workers:
         self.auth = WorkerAuth()
 
     async def ping(self, url: str, settings: HealthCheckSettings) -> Observation:
-        """Answer at once, or never."""
+        """Answer at once or never."""
         del settings
         self.pings.setdefault(url, []).append(asyncio.get_running_loop().time())
         if url in self.hang:
@@ -159,7 +159,7 @@ class Workers:
 
 
 class Life:
-    """One controller and its scripted surroundings."""
+    """One controller with its scripted surroundings."""
 
     def __init__(self, *urls: str) -> None:
         self.memory, self.members, self.workers = Memory(), Members(*urls), Workers()
@@ -207,7 +207,7 @@ def test_sidecar_that_leads_again_checks_its_workers_again() -> None:
 
 
 def test_workers_are_checked_only_with_the_lead() -> None:
-    """Neither before a term nor after it."""
+    """There are no checks before a term or after it."""
 
     async def main() -> None:
         life = Life(A)
@@ -215,7 +215,7 @@ def test_workers_are_checked_only_with_the_lead() -> None:
         async with life.led(100) as memory:
             assert (life.workers.pings, memory.written) == ({}, [])
             assert life.members.runs
-            assert life.members.rereads >= 100  # it keeps up with config.yaml all the same
+            assert life.members.rereads >= 100  # it still rereads config.yaml
             memory.other_leads = False
             await asyncio.sleep(5)
             memory.other_leads = True
@@ -228,8 +228,8 @@ def test_workers_are_checked_only_with_the_lead() -> None:
 
 
 @pytest.mark.parametrize("error", ["refused", None])
-def test_change_of_health_seen_while_redis_is_away_is_told_when_it_is_back(error: str | None) -> None:
-    """The routers are notified of the change, even if nothing else changes until then."""
+def test_change_of_health_during_an_outage_is_announced_afterwards(error: str | None) -> None:
+    """The routers are notified even if nothing else changes until then."""
 
     async def main() -> None:
         life = Life(A)
@@ -248,7 +248,7 @@ def test_change_of_health_seen_while_redis_is_away_is_told_when_it_is_back(error
 
 
 def test_lead_is_kept_while_redis_is_away() -> None:
-    """The checks go on and are written when Redis is back. It is asked once a second."""
+    """Checks continue and are written when Redis is back, which is asked once a second."""
 
     async def main() -> None:
         life = Life(A)
@@ -268,8 +268,8 @@ def test_lead_is_kept_while_redis_is_away() -> None:
     timeless(main())
 
 
-def test_worker_that_leaves_while_redis_is_away_is_forgotten_there_later() -> None:
-    """Unless it has come back meanwhile."""
+def test_worker_that_leaves_during_an_outage_is_removed_afterwards() -> None:
+    """A worker that has returned meanwhile is not removed."""
 
     async def main() -> None:
         life = Life(A, B)
@@ -288,8 +288,8 @@ def test_worker_that_leaves_while_redis_is_away_is_forgotten_there_later() -> No
     timeless(main())
 
 
-def test_worker_that_leaves_is_checked_no_more() -> None:
-    """The routers are notified at once. If it comes back it is new, and checked at once."""
+def test_worker_that_leaves_is_not_checked_again() -> None:
+    """The routers are notified at once, and a worker that returns is new and checked at once."""
 
     async def main() -> None:
         life = Life(A, B)
@@ -335,7 +335,7 @@ def test_worker_that_returns_before_the_write_has_not_left() -> None:
 
 
 def test_drain_of_no_worker_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """It is not logged at each reread, and not for a worker that has just joined."""
+    """Neither each reread nor a worker that has just joined causes another line."""
 
     async def main() -> None:
         life = Life(A)
@@ -352,8 +352,8 @@ def test_drain_of_no_worker_is_logged_once(caplog: pytest.LogCaptureFixture) -> 
     timeless(main())
 
 
-def test_leader_keeps_up_with_what_is_configured_and_the_workers_secrets() -> None:
-    """Also at the beginning of a term that follows another one directly."""
+def test_leader_rereads_configuration_and_worker_secrets() -> None:
+    """This also holds at the start of a term that directly follows another one."""
 
     async def main() -> None:
         life = Life(A)
@@ -364,14 +364,14 @@ def test_leader_keeps_up_with_what_is_configured_and_the_workers_secrets() -> No
             reread_at.append(now())
 
         async def wait_for_change(within_s: float) -> None:
-            await asyncio.sleep(1.3 * within_s)  # not when the lead is renewed
+            await asyncio.sleep(1.3 * within_s)  # at other moments than the lead's renewal
 
         life.workers.auth = SimpleNamespace(reread=reread)  # type: ignore[assignment]
         life.members.wait_for_change = wait_for_change  # type: ignore[method-assign]
         async with life.led(14 * REREAD_S) as memory:
             assert life.members.rereads >= 10
-            assert len(reread_at) == life.members.rereads - 1  # the first is before any term
-            memory.terms += 1  # as though another one had led: the next write is refused
+            assert len(reread_at) == life.members.rereads - 1  # the first one is before any term
+            memory.terms += 1  # as if another sidecar had led, so the next write is refused
             life.workers.errors[A] = "sick"
             while not memory.resigned:
                 since = now()
@@ -381,8 +381,8 @@ def test_leader_keeps_up_with_what_is_configured_and_the_workers_secrets() -> No
     timeless(main())
 
 
-def test_one_check_begins_in_each_turn_of_the_loop() -> None:
-    """If all checks of a large fleet began at once, healthy workers would time out."""
+def test_one_check_starts_in_each_turn_of_the_loop() -> None:
+    """If all checks of a large fleet started at once, healthy workers would time out."""
 
     async def main() -> None:
         life, rounds, began = Life(*(f"http://{number}" for number in range(20))), 0, []
@@ -408,8 +408,8 @@ def test_one_check_begins_in_each_turn_of_the_loop() -> None:
     timeless(main())
 
 
-def test_changed_worker_is_written_and_told_and_keeps_its_health() -> None:
-    """A new weight causes no check. Workers that did not change are not written."""
+def test_changed_worker_is_written_and_announced_with_its_health() -> None:
+    """A new weight causes no check, and unchanged workers are not written."""
 
     async def main() -> None:
         life = Life(A, B)
@@ -426,8 +426,8 @@ def test_changed_worker_is_written_and_told_and_keeps_its_health() -> None:
     timeless(main())
 
 
-def test_check_that_changes_nothing_wakes_no_router() -> None:
-    """It is written, but the routers are not notified."""
+def test_check_without_a_change_notifies_no_router() -> None:
+    """The check is written, but the routers are not notified."""
 
     async def main() -> None:
         life = Life(A)
@@ -439,7 +439,7 @@ def test_check_that_changes_nothing_wakes_no_router() -> None:
 
 
 def test_refused_write_ends_the_term() -> None:
-    """Another sidecar leads. The records are written in this sidecar's next term."""
+    """Another sidecar leads, and the records are written in this sidecar's next term."""
 
     async def main() -> None:
         life = Life(A)
@@ -456,8 +456,8 @@ def test_refused_write_ends_the_term() -> None:
     timeless(main())
 
 
-def test_worker_that_leaves_in_the_moment_the_lead_is_lost_is_forgotten_in_the_next_term() -> None:
-    """The write that removed it was refused."""
+def test_worker_that_leaves_when_the_lead_is_lost_is_removed_in_the_next_term() -> None:
+    """The write that would have removed it was refused."""
 
     async def main() -> None:
         life = Life(A, B)
@@ -474,7 +474,7 @@ def test_worker_that_leaves_in_the_moment_the_lead_is_lost_is_forgotten_in_the_n
 
 
 def test_each_change_of_health_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """With its reason. A health that stays is not logged."""
+    """The line has the reason, and a health that stays is not logged."""
 
     async def main() -> None:
         life = Life(A)
@@ -491,8 +491,8 @@ def test_each_change_of_health_is_logged_once(caplog: pytest.LogCaptureFixture) 
     assert told == [f"Worker {A} is healthy", ill, f"Worker {A} is healthy"]
 
 
-def test_new_leader_takes_over_what_the_last_one_wrote() -> None:
-    """Workers keep their health when another sidecar leads. Workers that are not wanted are removed."""
+def test_new_leader_takes_over_the_last_one_s_records() -> None:
+    """Workers keep their health, and unwanted workers are removed."""
 
     async def main() -> None:
         life = Life(A)
@@ -510,8 +510,10 @@ def test_new_leader_takes_over_what_the_last_one_wrote() -> None:
     ("error", "finishes", "least_s", "most_s"),
     [(None, False, 27, 33), ("refused", False, 1.8, 2.2), ("timed out", True, 1.8, 2.2)],
 )
-def test_worker_in_doubt_is_checked_soon(error: str | None, finishes: bool, least_s: float, most_s: float) -> None:
-    """After a failed check, outvoted or not, every 2 s; otherwise once in an interval, give or take a tenth."""
+def test_worker_with_a_failed_check_is_checked_soon(
+    error: str | None, finishes: bool, least_s: float, most_s: float
+) -> None:
+    """After a failed check, outvoted or not, checks come every 2 s; otherwise once in about an interval."""
 
     async def main() -> None:
         life = Life(A)
@@ -526,7 +528,7 @@ def test_worker_in_doubt_is_checked_soon(error: str | None, finishes: bool, leas
             assert gaps
             assert least_s - 0.01 <= min(gaps)
             assert max(gaps) <= most_s + 0.01
-            assert max(gaps) - min(gaps) > 0.01  # they drift
+            assert max(gaps) - min(gaps) > 0.01  # the times drift
             if finishes:
                 assert memory.written[-1].records[A].failures == 0
 
@@ -535,7 +537,7 @@ def test_worker_in_doubt_is_checked_soon(error: str | None, finishes: bool, leas
 
 
 def test_checks_of_many_workers_are_spread_over_the_interval() -> None:
-    """New workers are all checked at once, later each at its own time. One write gathers those of a moment."""
+    """New workers are all checked at once, later each at its own time, and one write gathers checks of a moment."""
 
     async def main() -> None:
         urls = [f"http://w{number}:1" for number in range(60)]

@@ -1,4 +1,4 @@
-"""Which workers discovery wants: the sources, their order, and what each keeps after a failure. Redis is a fake."""
+"""Which workers discovery wants: sources, their order, and what each source keeps after a failure; Redis is a fake."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -33,7 +33,7 @@ A, B, C, D = (f"http://{name}:1" for name in "abcd")
 @pytest.fixture
 async def redis() -> AsyncIterator[RedisClient]:
     """A client of a fake Redis with Lua, in which a sidecar has already led."""
-    # Without a time limit, as the product's own client: see test_sidecar_lives.
+    # Without a time limit, like the product's own client: see test_sidecar_lives.
     async with FakeAsyncRedis(decode_responses=True, socket_timeout=None) as redis:
         client = RedisClient(redis, "sfr", timeout_s=5)
         await Leadership(client).lead("me", 3)
@@ -41,7 +41,7 @@ async def redis() -> AsyncIterator[RedisClient]:
 
 
 class Resolver:
-    """A DNS that answers as the test sets it, or fails."""
+    """A DNS with the test's answer, or a failure."""
 
     def __init__(self) -> None:
         self.addresses: list[str] | None = None
@@ -96,7 +96,7 @@ def test_bad_line_is_named_with_file_and_number(line: str) -> None:
 async def test_file_is_read_again_when_it_changes(
     tmp_path: Path, redis: RedisClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While the file is missing, its workers stay. A bad line is logged once. An empty file names no worker."""
+    """Workers of a missing file stay, a bad line is logged once, and an empty file names no worker."""
     hosts = tmp_path / "hosts"
     discovery = discovery_of(tmp_path, redis, f"{{workers_file: {hosts}, default_max_concurrency: 4}}")
     await discovery.reread()
@@ -120,16 +120,16 @@ async def test_file_is_read_again_when_it_changes(
     assert f"{hosts}: 30 more such lines" in caplog.text
 
 
-async def test_dns_answer_is_kept_where_a_later_one_fails(
+async def test_dns_answer_is_kept_if_a_later_one_fails(
     tmp_path: Path, redis: RedisClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each address is a worker. A failure is logged once, with the name, and removes no worker."""
+    """Each address is a worker; a failure is logged once with the name, and removes no worker."""
     resolver = Resolver()
     discovery = discovery_of(tmp_path, redis, "discover: {dns: 'boxes.svc:8080'}", resolver)
     await discovery.reread()
     held = Worker("http://10.0.0.9:8080", source=Source.DNS)
     running = asyncio.create_task(discovery.run())
-    await eventually(lambda: "boxes.svc:8080 cannot be resolved" in caplog.text, what="the failure told")
+    await eventually(lambda: "boxes.svc:8080 cannot be resolved" in caplog.text, what="the logged failure")
     assert discovery.wanted([held]) == {held.url: held}
     resolver.addresses = ["10.0.0.1", "[fd00::2]"]
     dns = discovery._dns
@@ -143,14 +143,14 @@ async def test_dns_answer_is_kept_where_a_later_one_fails(
 
 
 async def test_name_with_addresses_of_both_kinds_is_one_worker() -> None:
-    """IPv4 addresses count if there are any; otherwise IPv6 addresses, in brackets."""
+    """IPv4 addresses count if there are any, and otherwise IPv6 addresses in brackets."""
     assert await addresses_of("127.0.0.1", 80) == ["127.0.0.1"]
     assert await addresses_of("::1", 80) == ["[::1]"]
     assert await addresses_of("localhost", 80) == ["127.0.0.1"]
 
 
-async def test_first_source_decides_weight_and_cap_and_an_override_wins(tmp_path: Path, redis: RedisClient) -> None:
-    """The order is config.yaml, registrations, the file. An operator's override wins, also after a reread."""
+async def test_first_source_decides_weight_and_cap_unless_overridden(tmp_path: Path, redis: RedisClient) -> None:
+    """The order is config.yaml, registrations, the file; an operator's override wins, also after a reread."""
     put(tmp_path / "hosts", "a:1\nb:1\nc:1")
     text = f"{{workers: [{{url: '{A}', weight: 2}}], workers_file: {tmp_path / 'hosts'}}}"
     discovery = discovery_of(tmp_path, redis, text)
@@ -173,7 +173,7 @@ async def test_first_source_decides_weight_and_cap_and_an_override_wins(tmp_path
 async def test_no_worker_leaves_before_registrations_are_read(
     tmp_path: Path, redis: RedisClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A sidecar that cannot read Redis, and a Redis that has lost everything, do not empty the fleet."""
+    """Neither a sidecar that cannot read Redis nor a Redis that lost everything empties the fleet."""
     intents = Intents(redis)
     discovery = discovery_of(tmp_path, redis, f"workers: ['{A}']")
     held = Worker(B, 3, source=Source.REGISTERED)
@@ -197,7 +197,7 @@ async def test_new_intent_wakes_the_sidecar(tmp_path: Path, redis: RedisClient) 
     """A registration wakes the sidecar."""
     discovery = discovery_of(tmp_path, redis, "")
     running = asyncio.create_task(discovery.run())
-    await discovery.wait_for_change(within_s=1.0)  # subscribed
+    await discovery.wait_for_change(within_s=1.0)  # waits until the sidecar has subscribed
     waiting = asyncio.create_task(discovery.wait_for_change(within_s=60))
     await Intents(redis).register(Registration(A))
     await asyncio.wait_for(waiting, 5)
@@ -205,7 +205,7 @@ async def test_new_intent_wakes_the_sidecar(tmp_path: Path, redis: RedisClient) 
 
 
 async def test_registered_worker_without_a_cap_has_the_fleet_s(tmp_path: Path, redis: RedisClient) -> None:
-    """default_max_concurrency applies to it as to any worker."""
+    """default_max_concurrency applies to it like to any worker."""
     discovery = discovery_of(tmp_path, redis, "default_max_concurrency: 4")
     await Intents(redis).register(Registration(A))
     await Intents(redis).register(Registration(B, max_concurrency=9))
@@ -237,7 +237,7 @@ async def test_changed_settings_replace_file_and_name(tmp_path: Path, redis: Red
 
 
 async def test_bad_intent_is_logged_once(tmp_path: Path, redis: RedisClient, caplog: pytest.LogCaptureFixture) -> None:
-    """Until there is another problem."""
+    """It is logged again only after another problem."""
     discovery = discovery_of(tmp_path, redis, "")
     for wrong, told in (("much", 1), ("more", 2)):
         await redis.command(["HSET", "sfr:intent", f"weight {A}", wrong])
@@ -260,7 +260,7 @@ async def test_override_of_an_unknown_worker_adds_none(tmp_path: Path, redis: Re
 async def test_failure_to_read_intents_is_logged_once_each_time(
     tmp_path: Path, redis: RedisClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is logged from the first read on, and again if it comes back after it was over."""
+    """It is logged from the first read on, and again if it returns after it was over."""
     discovery = discovery_of(tmp_path, redis, "")
     for times in (1, 2):
         await redis.command(["SET", "sfr:intent", "x"])
@@ -272,7 +272,7 @@ async def test_failure_to_read_intents_is_logged_once_each_time(
 
 
 async def test_redis_outage_is_logged_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The outage itself is logged; that intents cannot be read then is not."""
+    """The log has the outage itself, but not that intents cannot be read then."""
     async with FakeAsyncRedis(connected=False) as redis:
         discovery = discovery_of(tmp_path, RedisClient(redis, "sfr", timeout_s=5), "")
         for _ in range(2):
@@ -294,8 +294,8 @@ def scripted(tmp_path: Path, heard: Callable[[], bool], resolver: Resolver | Non
     return discovery_of(tmp_path, redis, "discover: {dns: 'x:1'}", resolver)
 
 
-def test_changes_are_waited_for_and_gathered(tmp_path: Path) -> None:
-    """A change wakes the sidecar after a moment, in which more may come. Without one, it wakes when the time is up."""
+def test_changes_wake_the_sidecar_together(tmp_path: Path) -> None:
+    """A change wakes the sidecar after a moment that gathers others; without one it wakes after its time."""
 
     async def main() -> None:
         discovery = scripted(tmp_path, lambda: True)
@@ -314,8 +314,8 @@ def test_changes_are_waited_for_and_gathered(tmp_path: Path) -> None:
     timeless(main())
 
 
-def test_redis_is_listened_to_again_each_second(tmp_path: Path) -> None:
-    """While Redis is away: neither more often nor less."""
+def test_sidecar_subscribes_again_each_second(tmp_path: Path) -> None:
+    """While Redis is away, the sidecar tries exactly once a second."""
     tries: list[float] = []
 
     async def main() -> None:
@@ -332,7 +332,7 @@ def test_redis_is_listened_to_again_each_second(tmp_path: Path) -> None:
 
 
 def test_another_answer_of_the_dns_wakes_the_sidecar(tmp_path: Path) -> None:
-    """The DNS is asked every 5 s. The same answer does not wake the sidecar."""
+    """The DNS is asked every 5 s, and the same answer does not wake the sidecar."""
 
     async def main() -> None:
         resolver = Resolver()
@@ -350,8 +350,8 @@ def test_another_answer_of_the_dns_wakes_the_sidecar(tmp_path: Path) -> None:
     timeless(main())
 
 
-def test_name_that_cannot_be_resolved_is_told_once_each_time(caplog: pytest.LogCaptureFixture) -> None:
-    """With the reason. That it can be resolved again is logged, too."""
+def test_unresolvable_name_is_logged_once_each_time(caplog: pytest.LogCaptureFixture) -> None:
+    """The line has the reason, and the return of the name is logged, too."""
 
     async def main() -> None:
         caplog.set_level("INFO")
@@ -379,8 +379,8 @@ def test_name_that_cannot_be_resolved_is_told_once_each_time(caplog: pytest.LogC
     ]
 
 
-async def test_what_a_resolver_says_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    """A bad address is logged once while it is in the answer; any kind of error is caught."""
+async def test_odd_answer_of_a_resolver_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A bad address is logged once while it is in the answer, and any kind of error is caught."""
     resolver = Resolver()
     dns = DnsName("boxes.svc:1", resolver)
     for addresses in (["10.0.0.1", "1.2"],) * 3:
@@ -396,8 +396,8 @@ async def test_what_a_resolver_says_is_told_once(caplog: pytest.LogCaptureFixtur
     assert caplog.messages == ["odd.svc:1 cannot be resolved, its last answer stays in force: label too long"]
 
 
-def test_file_that_cannot_be_read_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Its last workers stay. Only some of many bad lines are logged, and the number of the others."""
+def test_unreadable_file_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its last workers stay; of many bad lines some are logged, with the number of the others."""
     path = tmp_path / "hosts"
     put(path, "a:1\n" + "x y\n" * 10)
     hosts = WorkersFile(path)
@@ -418,7 +418,7 @@ def test_file_that_cannot_be_read_is_told_once(tmp_path: Path, caplog: pytest.Lo
 
 
 def test_configuration_is_read_when_it_changes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """And only then. A bad one is logged once, and returns nothing."""
+    """A bad configuration is logged once and changes nothing."""
     caplog.set_level("INFO")
     path = tmp_path / "config.yaml"
     put(path, "timeout: 7")
@@ -434,7 +434,7 @@ def test_configuration_is_read_when_it_changes(tmp_path: Path, caplog: pytest.Lo
 
 
 def test_router_knows_config_and_file_without_redis(tmp_path: Path) -> None:
-    """A router that starts without Redis begins with these workers. A missing file names none."""
+    """A router that starts without Redis begins with these workers, and a missing file names none."""
     put(tmp_path / "hosts", "a:1\nbad line\nd:1")
     path = tmp_path / "config.yaml"
     text = f"{{workers: [{{url: '{A}', weight: 2}}], workers_file: {tmp_path / 'hosts'}, default_max_concurrency: 3}}"

@@ -27,27 +27,27 @@ class Probe:
         self.job: Callable[[], Awaitable[str | None]]
 
     async def run_job(self, worker_url: str, timeout_s: float) -> str | None:
-        """Run one."""
+        """Run one job."""
         assert (worker_url, timeout_s) in ((A, 5), (B, 5))
         return await self.job()
 
 
 @pytest.fixture
 async def redis(valkey: Valkey) -> AsyncIterator["Redis"]:
-    """The client with which the test looks into Redis."""
+    """The test's own client of Redis."""
     async with valkey.client() as client:
         yield client
 
 
 @pytest.fixture
 async def fleet(valkey: Valkey, redis: "Redis") -> AsyncIterator[RedisClient]:
-    """A Redis with two workers with room for one job each, which is old enough to grant leases."""
+    """A Redis with two workers of one slot each, in which the scheduler has settled."""
     fleet = RedisClient.connect(RedisSettings(url=valkey.url), timeout_s=1)
     term = await Leadership(fleet).lead("me", 60)
     assert term is not None
     workers = [WorkerRecord(Worker(url, max_concurrency=1), Health.HEALTHY) for url in (A, B)]
     assert await Records(fleet).record(term, datetime.now(UTC), workers, [], changed=False)
-    with pytest.raises(NoLease):  # a memory that begins empty does not know what runs
+    with pytest.raises(NoLease):  # a new scheduler does not know which jobs run
         await checks(fleet, Probe()).run(A, 5)
     await redis.hset("sfr:plan:head", "settles_at", "1")
     yield fleet
@@ -55,14 +55,14 @@ async def fleet(valkey: Valkey, redis: "Redis") -> AsyncIterator[RedisClient]:
 
 
 def checks(redis: RedisClient, probe: Probe) -> JobProbe:
-    """Return a JobProbe with a fake Probe; `run` is what the worker does."""
+    """Return a JobProbe with a fake Probe, whose `job` is the worker's answer."""
     asked: Any = probe
     return JobProbe("me", Rules(), redis, asked)
 
 
 @pytest.mark.parametrize("reason", [None, "Failed, and printed '' instead of '1\\n'"])
 async def test_check_holds_a_slot_while_it_runs(fleet: RedisClient, redis: "Redis", reason: str | None) -> None:
-    """Its lease expires when the job and the grace time are over. Its result does not reach the breaker."""
+    """The lease would expire after the job's time and a grace, and the result does not reach the breaker."""
     probe = Probe()
     job_probe = checks(fleet, probe)
 
@@ -79,7 +79,7 @@ async def test_check_holds_a_slot_while_it_runs(fleet: RedisClient, redis: "Redi
     assert await redis.exists(f"sfr:leases:{A}", f"sfr:breaker:{A}") == 0
 
 
-async def test_checks_of_two_workers_have_leases_of_their_own(fleet: RedisClient, redis: "Redis") -> None:
+async def test_checks_of_two_workers_have_separate_leases(fleet: RedisClient, redis: "Redis") -> None:
     """Each check ends only its own lease."""
     probe, both, ends = Probe(), asyncio.Barrier(3), asyncio.Event()
     job_probe = checks(fleet, probe)
@@ -99,8 +99,8 @@ async def test_checks_of_two_workers_have_leases_of_their_own(fleet: RedisClient
     assert await redis.exists(f"sfr:leases:{A}", f"sfr:leases:{B}") == 0
 
 
-async def test_job_that_timed_out_still_runs(fleet: RedisClient, redis: "Redis") -> None:
-    """Its lease stays."""
+async def test_lease_of_a_job_that_timed_out_stays(fleet: RedisClient, redis: "Redis") -> None:
+    """The worker may still run the job."""
     probe = Probe()
 
     async def job() -> str | None:
@@ -112,8 +112,8 @@ async def test_job_that_timed_out_still_runs(fleet: RedisClient, redis: "Redis")
     assert await redis.zcard(f"sfr:leases:{A}") == 1
 
 
-async def test_redis_that_is_away_gives_no_room_and_takes_no_result(fleet: RedisClient, valkey: Valkey) -> None:
-    """A check that has begun still returns the worker's result."""
+async def test_outage_of_redis_gives_no_lease_and_loses_no_result(fleet: RedisClient, valkey: Valkey) -> None:
+    """A check that has started still returns the worker's result."""
     probe = Probe()
     job_probe = checks(fleet, probe)
 

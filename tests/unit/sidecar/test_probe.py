@@ -35,15 +35,15 @@ async def probe() -> AsyncIterator[Probe]:
         (always(200, b" " * 65_534 + b"pong"), f"answered {b' ' * 40!r} instead of pong"),
         (always(503, b"pong"), "returned 503: X"),
         (always(302, b"", "location: /v1/other"), "returned 302: X"),
-        (always(200, b"pong", "content-encoding: gzip"), None),  # read as it is
+        (always(200, b"pong", "content-encoding: gzip"), None),  # the encoding is ignored
         (reset, "gave no whole answer: "),
         (hang, "timed out after 0.5 s"),
     ],
 )
-async def test_ping_is_good_or_told_why_not(
+async def test_ping_is_good_or_has_a_reason(
     worker: ScriptedWorker, probe: Probe, ping: Script, error: str | None
 ) -> None:
-    """The status and the first bytes decide; redirects are not followed."""
+    """The status and the first bytes decide, and redirects are not followed."""
     worker.ping = ping
     settings = HealthCheckSettings(timeout=0.5) if ping is hang else CHECK
     seen = await probe.ping(worker.url, settings)
@@ -56,29 +56,27 @@ async def test_ping_is_good_or_told_why_not(
 
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 64])
-async def test_host_that_no_resolver_takes_cannot_be_reached(probe: Probe, host: str) -> None:
-    """Whatever error the resolver raises."""
+async def test_host_that_no_resolver_accepts_is_unreachable(probe: Probe, host: str) -> None:
+    """This holds for any error of the resolver."""
     seen = await probe.ping(f"http://{host}:1", CHECK)
     assert seen.error == "cannot be reached: its host cannot be a name in DNS"
 
 
-async def test_check_says_how_long_it_took(
-    worker: ScriptedWorker, probe: Probe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In milliseconds."""
+async def test_check_has_its_duration(worker: ScriptedWorker, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The duration is in milliseconds."""
     clock = iter((1000.0, 1000.25))
     monkeypatch.setattr("sidecar.probe.time", SimpleNamespace(monotonic=lambda: next(clock)))
     assert (await probe.ping(worker.url, CHECK)).latency_ms == 250
 
 
-async def test_worker_that_is_not_there_cannot_be_reached(probe: Probe) -> None:
+async def test_absent_worker_is_unreachable(probe: Probe) -> None:
     """The message differs from that for an answer that breaks off."""
     seen = await probe.ping(f"http://127.0.0.1:{free_port()}", CHECK)
     assert seen.error == "cannot be reached: Connection refused"
 
 
-async def test_answer_that_breaks_off_is_told(worker: ScriptedWorker, probe: Probe) -> None:
-    """It is no pong, however it begins."""
+async def test_answer_that_breaks_off_is_no_pong(worker: ScriptedWorker, probe: Probe) -> None:
+    """Its beginning does not matter."""
 
     async def cut(exchange: Exchange) -> None:
         await exchange.raw(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\npong")
@@ -88,8 +86,8 @@ async def test_answer_that_breaks_off_is_told(worker: ScriptedWorker, probe: Pro
     assert str((await probe.ping(worker.url, CHECK)).error).startswith("gave no whole answer: ")
 
 
-async def test_each_check_connects_anew(worker: ScriptedWorker, probe: Probe) -> None:
-    """So that each check shows whether the worker accepts connections. No check waits for another one."""
+async def test_each_check_uses_a_new_connection(worker: ScriptedWorker, probe: Probe) -> None:
+    """A new connection shows whether the worker accepts any, and no check waits for another one."""
     for number in (1, 2, 3):
         await probe.ping(worker.url, CHECK)
         assert worker.connections == number
@@ -124,10 +122,10 @@ async def test_each_check_connects_anew(worker: ScriptedWorker, probe: Probe) ->
         (always(500, b"oops"), "returned 500: X"),
     ],
 )
-async def test_job_is_done_or_told_why_not(
+async def test_job_is_good_or_has_a_reason(
     worker: ScriptedWorker, probe: Probe, answer: Script, reason: str | None
 ) -> None:
-    """A good answer says Success and has the right output. The message holds at most one line of the worker's text."""
+    """A good answer has Success and the right output; the message has at most one line of the worker's text."""
     worker.script = answer
     told = await probe.run_job(worker.url, 7)
     if reason is None:
@@ -145,13 +143,13 @@ async def test_job_is_done_or_told_why_not(
 
 
 async def test_job_without_an_answer_times_out(worker: ScriptedWorker, probe: Probe) -> None:
-    """The caller decides what that means, because the worker may be busy."""
+    """The caller decides what a timeout means, because the worker may be busy."""
     worker.script = hang
     with pytest.raises(TimeoutError):
         await probe.run_job(worker.url, 0.3)
 
 
-async def test_probe_that_ends_closes_its_session(worker: ScriptedWorker) -> None:
+async def test_closed_probe_closes_its_session(worker: ScriptedWorker) -> None:
     """No connection stays open."""
     async with Probe(TlsSettings()) as probe:
         assert (await probe.ping(worker.url, CHECK)).error is None

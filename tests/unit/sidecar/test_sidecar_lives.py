@@ -38,7 +38,7 @@ WORDS = st.one_of(TEXTS, st.sampled_from(["nan", "1e400", "-1", "9" * 5000, "0x1
 
 
 class OddResolver:
-    """A DNS that answers with any text."""
+    """A DNS that answers with any text or raises an error."""
 
     def __init__(self, answer: list[str] | Exception) -> None:
         self._answer = answer
@@ -58,15 +58,15 @@ async def lives_through(
     answer: bytes,
     dns: list[str] | Exception,
 ) -> None:
-    """Run a sidecar until it finds a good worker healthy and the odd one not."""
+    """Run a sidecar until the good worker is healthy and the odd one unhealthy."""
 
     async def odd(exchange: Exchange) -> None:
         await exchange.raw(answer)
         exchange.close()
 
     hosts, path = folder / "hosts", folder / "config.yaml"
-    # No time limit, as the product's own client has none: with one, redis-py sends by asyncio.wait_for, and that of
-    # Python 3.11 may lose a cancellation. The sidecar would go on for ever.
+    # No time limit, like the product's own client: with one, redis-py sends through asyncio.wait_for, which in Python
+    # 3.11 may lose a cancellation, and the sidecar would run for ever.
     async with (
         FakeAsyncRedis(decode_responses=True, encoding_errors="backslashreplace", socket_timeout=None) as redis,
         ScriptedWorker() as good,
@@ -114,7 +114,7 @@ async def lives_through(
             return found == (Health.HEALTHY, Health.UNHEALTHY)
 
         try:
-            await eventually(is_judged, what="both workers judged")
+            await eventually(is_judged, what="both workers' health")
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
@@ -140,7 +140,7 @@ async def lives_through(
 def test_sidecar_survives_any_name_and_any_answer(
     urls: list[str], lines: list[str], said: list[tuple[str, str]], answer: bytes, dns: list[str] | Exception
 ) -> None:
-    """For any URL, value in Redis, line of a file, address and answer."""
+    """This holds for any URL, value in Redis, line of a file, address and answer."""
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(lives_through(Path(folder), urls, lines, said, answer, dns))
 
@@ -154,7 +154,7 @@ class Raising(Probe):
 
 
 async def test_error_in_a_check_concerns_that_worker_only() -> None:
-    """The error becomes the worker's: one line that is safe for logs, JSON and terminals."""
+    """The error becomes the worker's, as one line that is safe for logs, JSON and terminals."""
     async with FakeAsyncRedis(decode_responses=True) as redis:
         client, probe = RedisClient(redis, "sfr", timeout_s=5), Raising(TlsSettings())
         job_probe = JobProbe("sidecar", configured_rules(load(Path("config.yaml"))), client, probe)
@@ -162,8 +162,8 @@ async def test_error_in_a_check_concerns_that_worker_only() -> None:
     assert seen.error == "cannot be checked: UnicodeError: label of http://a empty or ?[1mtoo long?"
 
 
-async def test_fault_of_its_own_ends_a_round_and_not_the_sidecar(caplog: pytest.LogCaptureFixture) -> None:
-    """The same fault is logged once, and the next round begins."""
+async def test_bug_ends_a_round_and_not_the_sidecar(caplog: pytest.LogCaptureFixture) -> None:
+    """The same error is logged once, and the next round starts."""
     rounds = 0
 
     async def one_round() -> None:
@@ -179,8 +179,8 @@ async def test_fault_of_its_own_ends_a_round_and_not_the_sidecar(caplog: pytest.
     assert caplog.text.count("The sidecar goes on after a fault of its own") == 2
 
 
-def test_file_that_cannot_be_read_names_no_worker(tmp_path: Path) -> None:
-    """Such as a folder."""
+def test_unreadable_file_names_no_worker(tmp_path: Path) -> None:
+    """A folder is an example of such a file."""
     file = WorkersFile(tmp_path)
     file.reread()
     assert file.urls is None

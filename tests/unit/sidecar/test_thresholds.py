@@ -26,7 +26,7 @@ HEALTHS = {"?": Health.UNKNOWN, "H": Health.HEALTHY, "U": Health.UNHEALTHY}
     ],
 )
 def test_health_follows_rise_and_fall(rise: int, fall: int, checks: str, healths: str) -> None:
-    """The first check decides; then `rise` good or `fall` failed ones in a row. Outvoted checks reset both counts."""
+    """The first check decides, then `rise` good or `fall` failed ones in a row; outvoted checks reset both counts."""
     record = WorkerRecord(Worker("http://a"))
     seen = ""
     for number, check in enumerate(checks):
@@ -40,7 +40,7 @@ def test_health_follows_rise_and_fall(rise: int, fall: int, checks: str, healths
 
 
 def test_since_is_the_moment_of_the_last_change() -> None:
-    """A check that does not change the health keeps `since`. The counters count checks in a row."""
+    """A check that does not change the health keeps `since`, and the counters count checks in a row."""
     record = WorkerRecord(Worker("http://a"))
     record = judge(record, Observation(START, 1.0), 1, 2)
     record = judge(record, Observation(START + timedelta(seconds=1), 1.0), 1, 2)

@@ -37,13 +37,13 @@ def count(folder: Path, process: int) -> None:
 
 
 def total(folder: Path, kind: str) -> dict[str, float]:
-    """Return the samples that a scrape shows of a metric, by label value."""
+    """Return a metric's samples on a page, by label value."""
     (family,) = (family for family in SharedCounts(folder).whole([]) if family.kind == kind)
     return {next(iter(sample.labels.values()), ""): sample.value for sample in family.samples}
 
 
-def test_counts_of_the_dead_become_one_file_and_stay_the_same(tmp_path: Path) -> None:
-    """This holds while others read; a process' state ends with it."""
+def test_counts_of_ended_processes_become_one_file(tmp_path: Path) -> None:
+    """The sums stay the same while others read, and an ended process' state is dropped."""
     for process in (LIVING, *DEAD):
         count(tmp_path, process)
     before, is_over = total(tmp_path, "counter"), Event()
@@ -63,13 +63,13 @@ def test_counts_of_the_dead_become_one_file_and_stay_the_same(tmp_path: Path) ->
             shared.bury([LIVING, *DEAD[living:]])
         is_over.set()
     assert all(each == before for reader in seen for each in reader.result())
-    shared.bury([LIVING])  # what was being read each time
+    shared.bury([LIVING])  # what each reader read meanwhile
     assert {file.name for file in tmp_path.iterdir()} == {f"counts_{LIVING}.db", "counts_ended.db"}
     assert total(tmp_path, "counter") == before
     assert total(tmp_path, "histogram") == {"1.0": 1 + len(DEAD)}
 
 
-def test_burying_does_not_wait_for_readers(tmp_path: Path) -> None:
+def test_merging_does_not_wait_for_readers(tmp_path: Path) -> None:
     """The caller is gunicorn's master, which must watch its processes."""
     count(tmp_path, DEAD[0])
     reader = os.open(tmp_path, os.O_RDONLY)
@@ -81,13 +81,13 @@ def test_burying_does_not_wait_for_readers(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["counts_ended.db"]
 
 
-def test_folder_that_is_gone_is_made_again_with_all_counts_of_the_living(tmp_path: Path) -> None:
-    """This happens even if nothing has been counted since; no other user can read the folder."""
+def test_removed_folder_is_made_again_with_all_counts_of_live_processes(tmp_path: Path) -> None:
+    """It is made again even if nothing was counted since, and no other user can read it."""
     shared = SharedCounts(tmp_path / "metrics")
     for _ in range(2):
         shared.put(counted(LIVING))
         assert (tmp_path / "metrics").stat().st_mode & 0o777 == 0o700
-        assert SharedCounts(tmp_path / "metrics").whole([]) == []  # this process' own: it has them at hand
+        assert SharedCounts(tmp_path / "metrics").whole([]) == []  # this process has its own counts in memory
         assert [file.name for file in (tmp_path / "metrics").iterdir()] == [f"counts_{os.getpid()}.db"]
         shutil.rmtree(tmp_path / "metrics")
         shared.bury([])
@@ -120,7 +120,7 @@ def _holds_garbage(folder: Path) -> None:
     [_is_a_file, _is_a_link_elsewhere, _holds_folders_in_place_of_files, _holds_garbage],
     ids=lambda it: it.__name__,
 )
-def test_page_shows_this_process_whatever_is_in_the_folder_s_place(
+def test_page_shows_this_process_without_a_usable_folder(
     tmp_path: Path, spoil: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     """No error is raised, and the problem is logged at most once."""
@@ -149,15 +149,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Fill the disk; return the file that takes all bytes."""
+    """Fill the disk; return the file that fills it."""
     with (disk / "filler").open("wb", buffering=0) as filler, suppress(OSError):
         while filler.write(b"x" * 4096):
             pass
     return disk / "filler"
 
 
-def test_full_disk_is_logged_once_and_ends_no_process(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Counts of the meantime are shown when there is room again; no half-written file is left."""
+def test_full_disk_is_logged_once_and_stops_no_process(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With space again the counts of the meantime are shown, and no half-written file is left."""
     caplog.set_level(logging.INFO)
     shared = SharedCounts(small_disk / "metrics")
     shared.put(counted(1))
@@ -175,8 +175,8 @@ def test_full_disk_is_logged_once_and_ends_no_process(small_disk: Path, caplog: 
     assert {file.name for file in (small_disk / "metrics").iterdir()} == {f"counts_{os.getpid()}.db", "counts_ended.db"}
 
 
-def test_nothing_is_mapped_whatever_prometheus_client_is_told(tmp_path: Path) -> None:
-    """PROMETHEUS_MULTIPROC_DIR, which an operator may have set for other programs, makes no files."""
+def test_prometheus_client_maps_no_file(tmp_path: Path) -> None:
+    """An operator may have set PROMETHEUS_MULTIPROC_DIR for other programs."""
     env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     code = "from router.telemetry.prometheus import *; Metrics(SharedCounts(None)).set_state(ProcessState(1, 1, False))"
     subprocess.run([sys.executable, "-c", code], check=True, env=env)

@@ -43,12 +43,12 @@ async def url(workers: list[ScriptedWorker]) -> AsyncIterator[str]:
 
 
 async def requests(url: str) -> Mapping[tuple[str, ...], float]:
-    """Return how many requests were counted, by endpoint, status and verdict."""
+    """Return the number of requests by endpoint, status and verdict."""
     return (await scrape(url)).values("sfr_requests_total")
 
 
 async def send(url: str, method: str = "POST", **options: object) -> int:
-    """Send one request to /run_code; return the answer's status."""
+    """Send one request to /run_code; return its answer's status."""
     options = {"json": JOB, **options} if "data" not in options else options
     async with (
         aiohttp.ClientSession() as session,
@@ -71,7 +71,7 @@ async def send(url: str, method: str = "POST", **options: object) -> int:
 async def test_workers_answers_count_by_their_verdicts(
     url: str, workers: list[ScriptedWorker], status: int, body: object, answered: str, verdict: str
 ) -> None:
-    """A worker's own answer and the failure of all workers are told apart."""
+    """A worker's own error and the failure of all workers have different verdicts."""
     for worker in workers:
         worker.script = always(status, body)
     assert await send(url) == int(answered)
@@ -79,7 +79,7 @@ async def test_workers_answers_count_by_their_verdicts(
 
 
 async def test_attempts_and_retries_count_by_cause(url: str, workers: list[ScriptedWorker]) -> None:
-    """One worker is away and one answers 502: each failure is an attempt and a retry."""
+    """With one worker away and one that answers 502, each failure is an attempt and a retry."""
     await workers[0].die()
     workers[1].script = always(502)
     for _ in range(3):
@@ -113,8 +113,8 @@ async def test_refused_requests_count_with_the_reason_s_status(url: str) -> None
     assert counts.total("sfr_request_duration_seconds_count") == 0
 
 
-async def test_lines_of_a_batch_that_are_no_jobs_count_too(url: str) -> None:
-    """Jobs, lines that are none, and a batch that is refused as a whole count with their own statuses."""
+async def test_invalid_lines_of_a_batch_count_too(url: str) -> None:
+    """Jobs, invalid lines and a batch refused as a whole count with their own statuses."""
     lines = [json.dumps(JOB), "not JSON", '{"code": "%s"}' % ("x" * 20_000), json.dumps(JOB)]
     async with aiohttp.ClientSession() as session:
         async with session.post(f"{url}/run_code/batch", data="\n".join(lines)) as response:
@@ -131,7 +131,7 @@ async def test_lines_of_a_batch_that_are_no_jobs_count_too(url: str) -> None:
 
 
 async def raw(url: str, head: bytes) -> int:
-    """Send just these bytes; return the answer's status."""
+    """Send exactly these bytes; return the answer's status."""
     reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(url).port)
     writer.write(head)
     line = await reader.readline()
@@ -139,8 +139,8 @@ async def raw(url: str, head: bytes) -> int:
     return int(line.split()[1])
 
 
-async def test_jobs_without_room_count_and_their_waits_too(url: str, workers: list[ScriptedWorker]) -> None:
-    """Three run, two wait in vain, one finds the queue full; the state shows the running ones."""
+async def test_refused_jobs_and_their_waits_count(url: str, workers: list[ScriptedWorker]) -> None:
+    """With three running jobs two time out in the queue and one finds it full; the running ones are shown."""
     gate = Gate()
     for worker in workers:
         worker.script = gate
@@ -152,7 +152,7 @@ async def test_jobs_without_room_count_and_their_waits_too(url: str, workers: li
     assert statuses == {504: 2, 503: 1}
     assert (counts.total("sfr_jobs_running"), counts.total("sfr_processes")) == (3, 1)
     assert counts.values("sfr_queue_wait_seconds_count") == {(): 5}
-    assert round(counts.total("sfr_queue_wait_seconds_sum"), 2) >= 0.6  # timers are exact to a millisecond
+    assert round(counts.total("sfr_queue_wait_seconds_sum"), 2) >= 0.6  # timers are accurate to a millisecond
     gate.open()
     assert await asyncio.gather(*running) == [200, 200, 200]
     assert await requests(url) == {
@@ -168,9 +168,9 @@ async def test_clients_that_leave_or_whose_deadline_passes_count(url: str, worke
         worker.script = hang
     assert [await send(url, headers={"x-router-deadline-ms": "600"}) for _ in range(3)] == [504] * 3
     impatient = asyncio.create_task(send(url))
-    await eventually(lambda: _waits(url), what="a job in the line")
+    await eventually(lambda: _waits(url), what="a pending job")
     impatient.cancel()
-    await eventually(lambda: _counts_left(url), what="that its client has left")
+    await eventually(lambda: _counts_left(url), what="an empty queue after its client left")
     assert await requests(url) == {("/run_code", "504", "deadline"): 3, ("/run_code", "499", "client_left"): 1}
 
 
@@ -183,7 +183,7 @@ async def _counts_left(url: str) -> bool:
 
 
 async def test_answer_that_breaks_off_counts(url: str, workers: list[ScriptedWorker]) -> None:
-    """Its attempt counted as a result; the missing rest is counted separately."""
+    """Its attempt counts as a result, and the missing rest separately."""
 
     async def breaks_off(exchange: Exchange) -> None:
         await exchange.raw(b"HTTP/1.1 200 OK\r\ncontent-length: 9000000\r\n\r\n{" + b" " * 3_000_000)
@@ -196,8 +196,8 @@ async def test_answer_that_breaks_off_counts(url: str, workers: list[ScriptedWor
     assert (await scrape(url)).total("sfr_answers_cut_total") == 1
 
 
-async def test_without_redis_its_values_are_not_shown(url: str) -> None:
-    """There are no false zeros; the configured fleet is shown, and that Redis is away."""
+async def test_values_of_redis_are_missing_without_it(url: str) -> None:
+    """There are no false zeros; the configured fleet and the outage are shown."""
     assert await send(url) == 200
     counts = await scrape(url)
     assert {family.name for family in counts.families}.isdisjoint({"sfr_queue_length", "sfr_worker_leases"})
@@ -218,8 +218,8 @@ async def test_open_metrics_are_served_on_request(url: str) -> None:
 
 
 @given(TIMES, TIMES)
-def test_bulk_histogram_shows_what_observing_one_by_one_does(first: list[float], second: list[float]) -> None:
-    """Times added in bulk fall into the same buckets, even those on a bound."""
+def test_bulk_histogram_equals_observing_one_by_one(first: list[float], second: list[float]) -> None:
+    """Times added in bulk are in the same buckets as times observed one by one, even those on a bound."""
     registry = CollectorRegistry()
     bulk = BulkHistogram("bulk", "-", registry=registry, buckets=BOUNDS_S)
     single = BulkHistogram("single", "-", registry=registry, buckets=BOUNDS_S)

@@ -10,7 +10,7 @@ def reading(fleet: dict[str, int], **workers: WorkerStats) -> Usage:
 
 
 def test_rates_are_differences_over_the_time_between() -> None:
-    """This holds for the fleet and each worker; percentiles are of the jobs in between only."""
+    """This holds for the fleet and each worker, and percentiles are those of the jobs in between."""
     before = reading({"jobs": 1000, "errors": 10, "attempts": 1200, "le_0.01": 1000}, a=WorkerStats(1000, 5, 9000))
     after = reading(
         {"jobs": 1100, "errors": 12, "attempts": 1306, "retries": 4, "le_0.01": 1050, "le_100": 50},
@@ -31,7 +31,7 @@ def test_without_jobs_there_is_no_time() -> None:
 
 
 def test_wiped_redis_makes_no_rate_negative_and_none_too_small() -> None:
-    """If one count of the fleet has fallen, every count is new, even one that is higher again."""
+    """If one count of the fleet has fallen, all counts are new, even those that are higher again."""
     before = reading({"jobs": 100, "retries": 1, "le_1": 100}, a=WorkerStats(1, 0, 10), b=WorkerStats(9, 0, 90))
     after = reading({"jobs": 20, "retries": 4, "le_2": 20}, a=WorkerStats(4, 2, 80), b=WorkerStats(2, 0, 4))
     found = rates(before, after, 2.0)
@@ -47,8 +47,8 @@ def test_worker_forgotten_meanwhile_counts_from_zero() -> None:
     assert rates(before, after, 1.0).workers == {"a": WorkerRates(3.0, 0.0, 0.5)}
 
 
-def test_worker_that_has_just_come_is_at_rest() -> None:
-    """Its earlier counts are no rate; a worker that has left is not shown."""
+def test_new_worker_has_no_rate() -> None:
+    """Its earlier counts are no rate, and a worker that has left is not shown."""
     before = reading({"jobs": 5}, gone=WorkerStats(5, 0, 5))
     found = rates(before, reading({"jobs": 5}, back=WorkerStats(4000, 1, 9)), 1.0)
     assert found.workers == {"back": WorkerRates()}

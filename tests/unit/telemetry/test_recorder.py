@@ -1,4 +1,4 @@
-"""What is counted in one process."""
+"""The counts of one process."""
 
 import itertools
 
@@ -12,8 +12,8 @@ TIMES = st.lists(st.one_of(st.floats(0, 1000), st.sampled_from(BOUNDS_S)), max_s
 
 
 @given(TIMES, TIMES)
-def test_sum_of_timings_holds_all(first: list[float], second: list[float]) -> None:
-    """The sum is the timing that would have counted all times."""
+def test_sum_of_timings_has_all_times(first: list[float], second: list[float]) -> None:
+    """The sum equals one timing of all times."""
     parts, whole = (Timing(), Timing()), Timing()
     for timing, times in zip(parts, (first, second), strict=True):
         for seconds in times:
@@ -23,7 +23,7 @@ def test_sum_of_timings_holds_all(first: list[float], second: list[float]) -> No
     assert Timing.sum(parts).count == len(first) + len(second)
 
 
-def test_what_is_taken_is_counted_once() -> None:
+def test_each_count_is_taken_once() -> None:
     """Each count is in exactly one taking."""
     recorder = Recorder()
     recorder.attempt_ended("http://a", Kind.RESULT, 0.5)
@@ -40,5 +40,5 @@ def test_what_is_taken_is_counted_once() -> None:
 
 
 def test_bounds_are_three_a_decade_and_rise() -> None:
-    """A percentile read from them is wrong by a factor of 2.5 at most."""
+    """A percentile computed from them is wrong by a factor of at most 2.5."""
     assert all(1 < high / low <= 2.5 for low, high in itertools.pairwise(BOUNDS_S))

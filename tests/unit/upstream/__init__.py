@@ -1,1 +1,1 @@
-"""Units of router.upstream; no process, no socket to Redis."""
+"""Unit tests of router.upstream. They start no process and use no real Redis."""

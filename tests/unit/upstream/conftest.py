@@ -1,4 +1,4 @@
-"""What the tests of upstream share."""
+"""Fixtures of the tests of upstream."""
 
 from collections.abc import AsyncIterator
 
@@ -10,7 +10,7 @@ from router.upstream.pool import WorkerPool
 
 @pytest.fixture
 async def upstream() -> AsyncIterator[WorkerPool]:
-    """Connections, closed after the test."""
+    """A pool of connections, closed after the test."""
     connections = WorkerPool(TlsSettings())
     yield connections
     connections.close()

@@ -1,4 +1,4 @@
-"""One connection to a worker, by its bytes: what the transport is told, and when an answer is delivered."""
+"""One connection to a worker, byte by byte: its calls of the transport, and the moment of each delivery."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ def sized(body: bytes) -> bytes:
 
 
 class Wire:
-    """A connection, and what it has delivered."""
+    """A connection with its deliveries."""
 
     def __init__(self, heads: HeadCache[WorkerHead] | None = None) -> None:
         self.heads = heads or HeadCache[WorkerHead]()
@@ -40,18 +40,18 @@ class Wire:
         assert not self.connection.is_reusable
 
     def hear(self, *parts: bytes) -> None:
-        """Let these come."""
+        """Receive these bytes."""
         for part in parts:
             self.connection.data_received(part)
 
     @property
     def bodies(self) -> list[bytes | str]:
-        """What was delivered: bodies, or causes."""
+        """The delivered bodies or causes."""
         return [each.body if isinstance(each, Response) else each.cause for each in self.given]
 
 
 def run(law: Callable[[], None]) -> None:
-    """Run what needs a loop, whose clock stands still."""
+    """Run code that needs a loop, with a clock that does not move by itself."""
 
     async def main() -> None:
         law()
@@ -61,8 +61,8 @@ def run(law: Callable[[], None]) -> None:
 
 @pytest.mark.parametrize("knows_head", [False, True])
 @pytest.mark.parametrize("unsent", [0, 1])
-def test_answer_that_came_before_all_was_sent_ends_the_connection(knows_head: bool, unsent: int) -> None:
-    """The worker may take the rest of the body for the next job; a known head makes no difference."""
+def test_answer_before_the_whole_request_ends_the_connection(knows_head: bool, unsent: int) -> None:
+    """The worker may read the rest of the body as the next job; a cached head makes no difference."""
 
     def law() -> None:
         wire = Wire()
@@ -78,8 +78,8 @@ def test_answer_that_came_before_all_was_sent_ends_the_connection(knows_head: bo
     run(law)
 
 
-def test_head_that_is_known_is_not_read_again() -> None:
-    """A known head gives the same object again, and nothing is left of earlier answers."""
+def test_cached_head_is_not_parsed_again() -> None:
+    """A cached head gives the same object again, and nothing is left of earlier answers."""
 
     def law() -> None:
         wire = Wire()
@@ -108,8 +108,8 @@ def test_head_that_is_known_is_not_read_again() -> None:
         (HEAD.replace(b"\r\n\r\n", b"\r\ntransfer-encoding: gzip\r\n\r\n") + b"ok", False),
     ],
 )
-def test_only_a_head_that_says_all_is_kept_in_mind(first: bytes, is_learnt: bool) -> None:
-    """A head is parsed each time if it closes, has no body in spite of its length, or follows an interim answer."""
+def test_only_a_complete_head_is_cached(first: bytes, is_learnt: bool) -> None:
+    """A head that closes, has no body in spite of its length, or follows an interim answer is parsed each time."""
 
     def law() -> None:
         wire = Wire()
@@ -120,8 +120,8 @@ def test_only_a_head_that_says_all_is_kept_in_mind(first: bytes, is_learnt: bool
     run(law)
 
 
-def test_answer_of_more_than_is_held_is_never_taken_in_one_piece() -> None:
-    """Though its head is known, the client gets it as it comes."""
+def test_large_answer_is_never_delivered_in_one_piece() -> None:
+    """Even with a cached head the client gets it as it arrives."""
 
     async def main() -> None:
         wire = Wire()
@@ -138,7 +138,7 @@ def test_answer_of_more_than_is_held_is_never_taken_in_one_piece() -> None:
 
 @pytest.mark.parametrize("size", [JOINED_BYTES - 6, JOINED_BYTES - 1, JOINED_BYTES, JOINED_BYTES + 1])
 def test_small_body_goes_with_its_head_and_a_large_one_uncopied(size: int) -> None:
-    """In both cases all of it is sent."""
+    """In both cases the whole body is sent."""
 
     def law() -> None:
         wire = Wire()
@@ -149,7 +149,7 @@ def test_small_body_goes_with_its_head_and_a_large_one_uncopied(size: int) -> No
     run(law)
 
 
-def test_what_comes_unasked_closes_the_connection() -> None:
+def test_unrequested_bytes_close_the_connection() -> None:
     """Bytes before a request or after its answer make the connection unusable."""
 
     def law() -> None:
@@ -165,8 +165,8 @@ def test_what_comes_unasked_closes_the_connection() -> None:
 
 
 @pytest.mark.parametrize("pieces", [1, 2])
-def test_second_answer_behind_the_first_spoils_the_connection(pieces: int) -> None:
-    """The first answer is the job's; the second is dropped, and the connection is not used again."""
+def test_second_answer_behind_the_first_closes_the_connection(pieces: int) -> None:
+    """The first answer is the job's, the second is dropped, and the connection is not used again."""
 
     def law() -> None:
         wire = Wire()
@@ -177,8 +177,8 @@ def test_second_answer_behind_the_first_spoils_the_connection(pieces: int) -> No
     run(law)
 
 
-def test_head_may_be_as_long_as_it_may_be() -> None:
-    """The limit holds to the byte, whatever body comes with the head."""
+def test_length_of_a_head_is_limited() -> None:
+    """The limit is exact to the byte, whatever body arrives with the head."""
 
     def law() -> None:
         for extra, body in ((0, b"ok"), (0, b"x" * 100), (1, b"ok"), (1, b"x" * 100)):
@@ -194,8 +194,8 @@ def test_head_may_be_as_long_as_it_may_be() -> None:
 
 
 @pytest.mark.parametrize(("status", "is_taken"), [(200, True), (599, True), (600, False)])
-def test_answer_has_a_status_of_http(status: int, *, is_taken: bool) -> None:
-    """RFC 9110 §15: a status is below 600."""
+def test_answer_s_status_is_below_600(status: int, *, is_taken: bool) -> None:
+    """HTTP has no status of 600 or more (RFC 9110 §15)."""
 
     def law() -> None:
         wire = Wire()
@@ -206,8 +206,8 @@ def test_answer_has_a_status_of_http(status: int, *, is_taken: bool) -> None:
     run(law)
 
 
-def test_chunks_of_a_long_body_are_no_header_block() -> None:
-    """The bytes between two chunks are limited, not their sum."""
+def test_many_chunks_do_not_count_as_a_head() -> None:
+    """The limit is on the bytes between two chunks, not on their sum."""
 
     def law() -> None:
         wire = Wire()
@@ -238,8 +238,10 @@ def test_chunks_of_a_long_body_are_no_header_block() -> None:
         ((b"HTTP/1.1 103 X\r\ncontent-length: 0\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\nok"), None, b"ok"),
     ],
 )
-def test_end_of_the_connection(parts: tuple[bytes, ...], error: Exception | None, told: bytes | str) -> None:
-    """An answer without a length ends with the connection, unless it is reset; any other answer is cut short."""
+def test_end_of_the_connection_ends_the_answer(
+    parts: tuple[bytes, ...], error: Exception | None, told: bytes | str
+) -> None:
+    """An answer without a length is complete then, unless the connection is reset; any other is cut short."""
 
     def law() -> None:
         wire = Wire()
@@ -254,7 +256,7 @@ def test_end_of_the_connection(parts: tuple[bytes, ...], error: Exception | None
 
 
 def test_kept_connection_that_closes_at_once_was_stale() -> None:
-    """It was stale if it had carried an answer and closes within a round trip; else the worker has had the job."""
+    """It was stale if it had carried an answer and closes within a round trip; otherwise the worker had the job."""
 
     async def main() -> None:
         for answers, after_s, kind in ((1, 0.0, Stale), (1, STALE_WITHIN_S, Broken), (2, 0.5, Stale), (0, 0.0, Broken)):
@@ -271,8 +273,8 @@ def test_kept_connection_that_closes_at_once_was_stale() -> None:
     timeless(main())
 
 
-def test_answer_is_waited_for_until_it_is_due() -> None:
-    """Each answer is waited for as its own request says; an earlier request's timer does not cut it."""
+def test_each_answer_has_its_own_time_limit() -> None:
+    """Each request has its own limit, and an earlier request's timer does not cut its answer."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -289,7 +291,7 @@ def test_answer_is_waited_for_until_it_is_due() -> None:
         wire = Wire()
         wire.ask(due=loop.time() + 100)
         wire.hear(OK)
-        wire.ask(due=loop.time() + 1)  # sooner than the timer that runs
+        wire.ask(due=loop.time() + 1)  # sooner than the running timer
         await asyncio.sleep(1.1)
         assert wire.bodies == [b"ok", "timed out"]
         wire.connection.connection_lost(None)
@@ -298,8 +300,8 @@ def test_answer_is_waited_for_until_it_is_due() -> None:
     timeless(main())
 
 
-def test_idle_connection_and_one_that_is_read_are_not_timed_out() -> None:
-    """The time limit is for an answer's beginning; its reader limits the rest."""
+def test_idle_connection_and_large_answer_have_no_time_limit_here() -> None:
+    """The limit is for an answer's beginning; the reader limits the rest."""
 
     async def main() -> None:
         wire = Wire()
@@ -317,8 +319,8 @@ def test_idle_connection_and_one_that_is_read_are_not_timed_out() -> None:
     timeless(main())
 
 
-def test_rest_of_a_large_answer_is_read_as_it_is_asked_for() -> None:
-    """The socket is read only while a reader waits; after the end the connection may be used again."""
+def test_rest_of_a_large_answer_is_read_on_demand() -> None:
+    """The socket is read only while a reader waits, and after the end the connection may be used again."""
 
     async def main() -> None:
         wire = Wire()
@@ -347,8 +349,8 @@ def test_rest_of_a_large_answer_is_read_as_it_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("is_waited_for", [False, True])
-def test_large_answer_that_breaks_off_is_told_to_its_reader(is_waited_for: bool) -> None:
-    """The reader first gets what had come, then the failure."""
+def test_large_answer_that_breaks_off_fails_its_reader(is_waited_for: bool) -> None:
+    """The reader first gets the bytes that arrived, then the failure."""
 
     async def main() -> None:
         wire = Wire()
@@ -383,8 +385,8 @@ def test_large_answer_that_breaks_off_is_told_to_its_reader(is_waited_for: bool)
         ),
     ],
 )
-def test_what_is_no_answer_fails_once_and_closes(text: bytes, told: str) -> None:
-    """Whatever follows, one failure is delivered."""
+def test_invalid_answer_fails_once_and_closes(text: bytes, told: str) -> None:
+    """One failure is delivered, whatever bytes follow."""
 
     def law() -> None:
         wire = Wire()
@@ -400,7 +402,7 @@ def test_what_is_no_answer_fails_once_and_closes(text: bytes, told: str) -> None
 
 
 def test_fields_of_an_answer_are_its_own() -> None:
-    """They hold no field of an interim answer, of a trailer or of the answer before."""
+    """They contain no field of an interim answer, a trailer or the previous answer."""
 
     def law() -> None:
         wire = Wire()
@@ -419,8 +421,8 @@ def test_fields_of_an_answer_are_its_own() -> None:
     run(law)
 
 
-def test_head_is_known_by_its_own_name() -> None:
-    """A head that came in pieces has no key, so it does not replace another."""
+def test_head_in_pieces_replaces_no_cached_head() -> None:
+    """A head that arrived in pieces has no key, so it replaces no other entry."""
 
     def law() -> None:
         wire = Wire()
@@ -432,8 +434,8 @@ def test_head_is_known_by_its_own_name() -> None:
     run(law)
 
 
-def test_answer_within_an_answer_is_no_answer() -> None:
-    """Bytes that look like an answer with a known head may be part of a large body or of a head."""
+def test_answer_within_an_answer_is_ignored() -> None:
+    """Bytes that look like an answer with a cached head may be part of a large body or of a head."""
 
     async def main() -> None:
         wire = Wire()
@@ -453,7 +455,7 @@ def test_answer_within_an_answer_is_no_answer() -> None:
 
 
 def test_large_answer_without_a_length_ends_with_the_connection() -> None:
-    """Its reader gets the end, and does not wait for more."""
+    """The reader gets the end and does not wait for more."""
 
     async def main() -> None:
         wire = Wire()
@@ -467,8 +469,8 @@ def test_large_answer_without_a_length_ends_with_the_connection() -> None:
     timeless(main())
 
 
-def test_first_answer_with_a_known_head_makes_a_connection_a_kept_one() -> None:
-    """If it closes before the second answer, the attempt does not fail."""
+def test_first_answer_with_a_cached_head_makes_the_connection_a_kept_one() -> None:
+    """If the connection closes before the second answer, the attempt does not fail."""
 
     async def main() -> None:
         first = Wire()
@@ -485,8 +487,8 @@ def test_first_answer_with_a_known_head_makes_a_connection_a_kept_one() -> None:
     timeless(main())
 
 
-def test_request_after_a_long_pause_has_a_clock_of_its_own() -> None:
-    """The timer of the request before has rung meanwhile, without effect."""
+def test_request_after_a_long_pause_has_its_own_timer() -> None:
+    """The previous request's timer has fired meanwhile without effect."""
 
     async def main() -> None:
         wire = Wire()
@@ -500,8 +502,8 @@ def test_request_after_a_long_pause_has_a_clock_of_its_own() -> None:
     timeless(main())
 
 
-def test_interim_answer_is_never_taken_for_the_one_that_is_due() -> None:
-    """This holds however often the same bytes have come, with a length or without."""
+def test_interim_answer_is_never_taken_for_the_final_one() -> None:
+    """This holds however often the same bytes arrived, with a length or without."""
 
     def law() -> None:
         wire = Wire()

@@ -37,7 +37,7 @@ STEADY = settings(max_examples=400, deadline=None, derandomize=True, suppress_he
 
 @dataclass(frozen=True)
 class Sent:
-    """What a worker sends, in which parts, and how its connection ends."""
+    """A worker's bytes, their parts, and the end of its connection."""
 
     parts: tuple[bytes, ...]
     end: str = "close"
@@ -47,12 +47,12 @@ class Sent:
 
     @property
     def text(self) -> bytes:
-        """All of it."""
+        """All bytes."""
         return b"".join(self.parts)
 
     async def __call__(self, exchange: Exchange) -> None:
-        """Send it, and let the other side read each part before the next one comes."""
-        with suppress(OSError):  # who refuses an answer does not read it to its end
+        """Send the parts, each after the other side has read the one before."""
+        with suppress(OSError):  # a client that refuses an answer does not read it to its end
             for part in self.parts:
                 await exchange.raw(part)
                 await turns()
@@ -64,7 +64,7 @@ class Sent:
 
 @dataclass(frozen=True)
 class Stricter:
-    """A form that aiohttp takes and we refuse: an answer of that form, how to know one, and the reason."""
+    """A form that aiohttp accepts and we refuse: an example, how to recognise it, and the reason."""
 
     answer: bytes
     pattern: bytes
@@ -72,7 +72,7 @@ class Stricter:
     end: str = "close"
 
     def explains(self, sent: Sent) -> bool:
-        """Whether an answer is of this form."""
+        """Whether an answer has this form."""
         return self.end in ("close", sent.end) and re.search(self.pattern, sent.text, re.IGNORECASE) is not None
 
 
@@ -140,7 +140,7 @@ STRICTER = {
     ),
 }
 
-# No byte of a body can be taken for one of the forms above.
+# No byte of these bodies can look like one of the forms above.
 bodies = st.text('abcxyz{}":', max_size=40).map(str.encode) | st.sampled_from(
     [b"x" * 70_000, b"x" * HOLD_BYTES, b"y" * (HOLD_BYTES + 1), b"z" * 1_500_000]
 )
@@ -177,7 +177,7 @@ surpluses = st.sampled_from([b"x", b"\r\n", b"HTTP/1.1 ", OK + LENGTH + b"\r\nno
 
 
 def mostly(usual: list[bytes], odd: list[bytes]) -> st.SearchStrategy[bytes]:
-    """Return a strategy for `usual`, and now and then for `odd`."""
+    """Return a strategy for `usual`, and rarely for `odd`."""
     return st.integers(0, 40).flatmap(lambda number: st.sampled_from(usual if number else odd))
 
 
@@ -196,7 +196,7 @@ mistakes = mostly([b"none"] * 5 + [b"cut"], [b"flip", b"surplus", b"garbage"])
 
 @st.composite
 def chunks(draw: st.DrawFn, body: bytes) -> bytes:
-    """`body` in chunks, well or badly made."""
+    """Return `body` in chunks, valid or not."""
     places = sorted(draw(st.lists(st.integers(0, len(body)), max_size=3)))
     parts = [body[start:end] for start, end in zip([0, *places], [*places, len(body)], strict=True)]
     text = b"".join(draw(sizes).replace(b"%x", b"%x" % len(part)) + b"\r\n" + part + b"\r\n" for part in parts if part)
@@ -205,7 +205,7 @@ def chunks(draw: st.DrawFn, body: bytes) -> bytes:
 
 @st.composite
 def messages(draw: st.DrawFn) -> bytes:
-    """A whole answer, with its interim ones before it."""
+    """A complete answer with its interim ones before it."""
     body, framing, lines = draw(bodies), draw(framings), draw(fields)
     lines += [field for field in [draw(odd_fields)] if field]
     if framing in (b"length", b"both", b"two lengths"):
@@ -221,11 +221,11 @@ def messages(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def sendings(draw: st.DrawFn) -> Sent:
-    """An answer, whole or not, as it is sent."""
+    """An answer, complete or not, with the way it is sent."""
     text = draw(messages())
     mistake = draw(mistakes)
     place = draw(st.integers(0, min(len(text), 300)))
-    # How much of a large answer is read at once, and so what a reset or a surplus takes along, is chance.
+    # How much of a large answer one read returns is chance, and so is what a reset or surplus bytes destroy.
     is_small = len(text) < 10_000
     if mistake == b"cut":
         text = text[:place]
@@ -252,7 +252,7 @@ async def turns() -> None:
 
 
 async def ours(upstream: WorkerPool, url: str, request: Request = REQUEST) -> tuple[int, bytes] | None:
-    """Return what we make of the answer; None: we refuse it."""
+    """Return our reading of the answer, or None if we refuse it."""
     try:
         response = await sent(upstream, url, request, LIMIT_S)
         rest = [part async for part in response.rest] if response.rest else []
@@ -264,7 +264,7 @@ async def ours(upstream: WorkerPool, url: str, request: Request = REQUEST) -> tu
 
 
 async def theirs(url: str, limit_s: float = LIMIT_S) -> tuple[int, bytes] | None:
-    """Return what aiohttp makes of the answer; None: it refuses it."""
+    """Return aiohttp's reading of the answer, or None if aiohttp refuses it."""
     limit = aiohttp.ClientTimeout(limit_s)
     async with aiohttp.ClientSession(auto_decompress=False, timeout=limit) as session:
         try:
@@ -275,7 +275,7 @@ async def theirs(url: str, limit_s: float = LIMIT_S) -> tuple[int, bytes] | None
 
 
 async def both(sent: Sent) -> tuple[tuple[int, bytes] | None, tuple[int, bytes] | None]:
-    """Return what we and what aiohttp make of the answer."""
+    """Return our reading and aiohttp's."""
     upstream = WorkerPool(TlsSettings())
     async with ScriptedWorker(sent) as worker:
         mine = await ours(upstream, worker.url)
@@ -285,7 +285,7 @@ async def both(sent: Sent) -> tuple[tuple[int, bytes] | None, tuple[int, bytes] 
 
 
 def test_every_answer_is_read_as_aiohttp_reads_it_or_refused_for_a_reason() -> None:
-    """Both read the same, or both refuse, or STRICTER says why we refuse; we never take what aiohttp refuses."""
+    """Both read the same, or both refuse, or STRICTER says why we refuse; we never accept what aiohttp refuses."""
 
     @STEADY
     @given(sendings())
@@ -300,7 +300,7 @@ def test_every_answer_is_read_as_aiohttp_reads_it_or_refused_for_a_reason() -> N
 
 
 @pytest.mark.parametrize("name", STRICTER)
-async def test_stricter_than_aiohttp(name: str) -> None:
+async def test_each_stricter_form_is_accepted_by_aiohttp(name: str) -> None:
     """Each row of the table is a real difference."""
     form = STRICTER[name]
     sent = Sent((form.answer,), form.end)
@@ -311,7 +311,7 @@ async def test_stricter_than_aiohttp(name: str) -> None:
 
 
 def test_surplus_never_reaches_the_next_answer() -> None:
-    """Whatever follows a whole answer, and whenever it comes: the next request gets its own answer, or is refused."""
+    """Bytes after a complete answer, at any moment, never become the next request's answer."""
     surplus = st.sampled_from([b"x", b"\r\n", b"garbage\r\n\r\n", b"{}", b"HT", b"0\r\n\r\n", b'{"a": 1}' * 9000])
     texts = st.sampled_from([OK + LENGTH + b"\r\nok", OK + CHUNKED + b"\r\n2\r\nok\r\n0\r\n\r\n"])
 
@@ -328,7 +328,7 @@ def test_surplus_never_reaches_the_next_answer() -> None:
 
 
 async def two(sent: Sent, pause: Callable[[], object] | None) -> tuple[tuple[int, bytes] | None, ...]:
-    """Return what we make of the answer, and of the one to the next request."""
+    """Return our reading of the answer, and of the answer to the next request."""
 
     async def script(exchange: Exchange) -> None:
         if exchange.request.target == "/next":

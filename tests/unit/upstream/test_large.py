@@ -1,4 +1,4 @@
-"""Answers too large to be held: read as they are asked for, and passed on with their metadata at the end."""
+"""Answers too large to be held: read on demand, and forwarded with their metadata at the end."""
 
 import asyncio
 import gc
@@ -23,13 +23,13 @@ from tests.support.worker import Exchange, Script, ScriptedWorker
 
 REQUEST = Request(b"POST", b"/run_code", b"content-length: 2\r\n\r\n", b"{}")
 PART = 2**16
-# What the kernel holds for a reader that is slow, at both ends of a connection (net.ipv4.tcp_rmem, tcp_wmem), and ours.
+# What both ends' kernels hold for a slow reader (net.ipv4.tcp_rmem, tcp_wmem), and what we hold.
 SOCKETS_HOLD = 12 * 2**20
 LARGE = {"status": "Success", "stdout": "x" * (2 * HOLD_BYTES)}
 
 
 def sends(body: bytes, then: str = "stay", tail: bytes = b"", declared: int = 0) -> Script:
-    """Return a script that sends `body` with a length (`declared` more than there is), and then dies or not."""
+    """Return a script that sends `body` with a length (`declared` more than there is), and then may die."""
 
     async def script(exchange: Exchange) -> None:
         head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body) + declared}\r\n\r\n"
@@ -43,7 +43,7 @@ def sends(body: bytes, then: str = "stay", tail: bytes = b"", declared: int = 0)
 
 
 def sends_chunks(count: int, last: bytes = b"0\r\n\r\n", on_sent: Callable[[int], None] = lambda _: None) -> Script:
-    """Return a script that sends so many chunks of PART bytes, and tells how many bytes that are, as they go."""
+    """Return a script that sends `count` chunks of PART bytes, and a function for the bytes sent so far."""
 
     async def script(exchange: Exchange) -> None:
         await exchange.raw(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
@@ -56,7 +56,7 @@ def sends_chunks(count: int, last: bytes = b"0\r\n\r\n", on_sent: Callable[[int]
 
 
 def watched(script: Script, over: list[Script]) -> Script:
-    """Return `script`, which is added to `over` when it has ended, or its connection has been closed."""
+    """Return `script`, which is added to `over` when it has ended or its connection was closed."""
 
     async def watch(exchange: Exchange) -> None:
         try:
@@ -78,7 +78,7 @@ async def read(response: Response) -> bytes:
 async def test_answer_is_whole_up_to_the_limit_and_streamed_beyond_it(
     worker: ScriptedWorker, upstream: WorkerPool, extra: int
 ) -> None:
-    """In both cases all of it comes, and the connection is used again."""
+    """In both cases the whole answer arrives, and the connection is used again."""
     body = bytes(range(256)) * (HOLD_BYTES // 256) + b"y" * extra if extra >= 0 else b"z" * (HOLD_BYTES - 1)
     worker.script = sends(body)
     for _ in range(3):
@@ -89,7 +89,7 @@ async def test_answer_is_whole_up_to_the_limit_and_streamed_beyond_it(
 
 
 async def test_slow_reader_slows_the_worker_down(worker: ScriptedWorker, upstream: WorkerPool) -> None:
-    """What the worker has sent and the reader has not received fits in the sockets, whatever the answer's size."""
+    """The bytes sent and not received fit in the sockets, whatever the answer's size."""
     passed = 0
 
     def note(count: int) -> None:
@@ -103,7 +103,7 @@ async def test_slow_reader_slows_the_worker_down(worker: ScriptedWorker, upstrea
     async for part in response.rest:
         got += len(part)
         assert len(part) <= 4 * PART
-        for _ in range(20):  # the worker's turns, which it would use
+        for _ in range(20):  # turns in which the worker could send more
             await asyncio.sleep(0)
         assert passed - got < HOLD_BYTES + SOCKETS_HOLD
     assert got == 1024 * PART
@@ -122,7 +122,7 @@ async def test_slow_reader_slows_the_worker_down(worker: ScriptedWorker, upstrea
 async def test_failure_in_mid_stream_is_raised_by_the_rest(
     worker: ScriptedWorker, upstream: WorkerPool, script: Script, phase: Phase, cause: str
 ) -> None:
-    """The reader gets the parts before it; then the failure is raised, and the connection is closed."""
+    """The reader gets the parts before it, then the failure is raised and the connection closed."""
     worker.script = script
     response = await sent(upstream, worker.url, REQUEST, timeout_s=1 if phase is Phase.TIMED_OUT else 5)
     with pytest.raises(UpstreamFailed) as caught:
@@ -145,7 +145,7 @@ async def test_reader_s_own_time_is_not_the_worker_s(worker: ScriptedWorker, ups
 
 
 async def test_rest_that_is_closed_early_closes_the_connection(worker: ScriptedWorker, upstream: WorkerPool) -> None:
-    """The worker notices, whether a part was read or none; no other request gets what is left."""
+    """The worker notices, after one part or none, and no other request gets the rest."""
     over: list[Script] = []
     worker.script = watched(sends(b"x" * 2 * HOLD_BYTES, declared=1), over)
     for count in range(2):
@@ -155,7 +155,7 @@ async def test_rest_that_is_closed_early_closes_the_connection(worker: ScriptedW
             await anext(response.rest)
         response.rest.close()
         assert [part async for part in response.rest] == []
-        await eventually(lambda count=count: len(over) == count + 1, what="the worker's noticing")  # type: ignore[misc]
+        await eventually(lambda count=count: len(over) == count + 1, what="the worker to notice")  # type: ignore[misc]
     assert worker.connections == 2
 
 
@@ -183,16 +183,16 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def works(url: str, worker: ScriptedWorker, session: aiohttp.ClientSession) -> bool:
-    """Whether the next job gets the worker's only place."""
+    """Whether the next job gets the worker's only slot."""
     worker.script = sends(b"{}")
     async with session.post(f"{url}/run_code", json=JOB) as response:
         return response.status == 200
 
 
-async def test_large_object_is_passed_on_with_its_metadata_last(
+async def test_large_object_is_forwarded_with_its_metadata_last(
     url: str, worker: ScriptedWorker, session: aiohttp.ClientSession
 ) -> None:
-    """Nothing else of its bytes is changed; its lease ends with it."""
+    """No other byte is changed, and the lease ends with the answer."""
     body = json.dumps(LARGE).encode()
     worker.script = sends(body)
     async with session.post(f"{url}/run_code", json=JOB) as response:
@@ -204,10 +204,10 @@ async def test_large_object_is_passed_on_with_its_metadata_last(
     assert await works(url, worker, session)
 
 
-async def test_large_answer_that_is_no_object_is_passed_on_untouched(
+async def test_large_answer_that_is_no_object_is_forwarded_unchanged(
     url: str, worker: ScriptedWorker, session: aiohttp.ClientSession
 ) -> None:
-    """A JSON list keeps its bytes; an answer that is not JSON keeps its Content-Length, too."""
+    """A JSON list keeps its bytes, and an answer that is not JSON also its Content-Length."""
     body = json.dumps([LARGE]).encode()
     worker.script = sends(body)
     async with session.post(f"{url}/get_prompts", json=JOB) as response:
@@ -226,7 +226,7 @@ async def test_large_answer_that_is_no_object_is_passed_on_untouched(
 async def test_worker_that_dies_in_mid_stream_cuts_the_client_s_answer_short(
     url: str, worker: ScriptedWorker, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
-    """With a length or in chunks, it never looks whole; one line of the log names worker and cause; the lease ends."""
+    """The answer never looks complete, with a length or in chunks; one log line has the cause, and the lease ends."""
 
     async def die(exchange: Exchange) -> None:
         body = json.dumps(LARGE).encode()
@@ -249,18 +249,18 @@ async def test_worker_that_dies_in_mid_stream_cuts_the_client_s_answer_short(
 async def test_client_that_leaves_in_mid_stream_ends_the_reading_and_the_lease(
     url: str, worker: ScriptedWorker, session: aiohttp.ClientSession
 ) -> None:
-    """The worker's connection is closed and its place is free, whether it goes on sending or has fallen silent."""
+    """The worker's connection is closed and its slot free, whether it still sends or is silent."""
     over: list[Script] = []
     for script in (sends_chunks(10**6), sends(b"{" + b"x" * 2 * HOLD_BYTES, declared=1)):
         worker.script = watched(script, over)
         async with session.post(f"{url}/run_code", json=JOB) as response:
             await response.content.readexactly(HOLD_BYTES)
             response.close()
-        await eventually(lambda script=script: over[-1:] == [script], what="the worker's noticing")  # type: ignore[misc]
+        await eventually(lambda script=script: over[-1:] == [script], what="the worker to notice")  # type: ignore[misc]
         assert await works(url, worker, session)
 
 
-async def test_large_answer_with_a_failure_s_status_is_tried_elsewhere(
+async def test_large_answer_with_a_failure_s_status_is_retried(
     worker: ScriptedWorker, session: aiohttp.ClientSession
 ) -> None:
     """Nothing of it reaches the client, and its connection is closed."""
@@ -274,13 +274,13 @@ async def test_large_answer_with_a_failure_s_status_is_tried_elsewhere(
         for _ in range(2):
             async with session.post(f"{url}/run_code", json=JOB) as response:
                 assert (response.status, response.headers["x-router-worker"]) == (200, well.url)
-        await eventually(lambda: len(over) == len(worker.jobs) > 0, what="the worker's noticing")
+        await eventually(lambda: len(over) == len(worker.jobs) > 0, what="the worker to notice")
 
 
-async def test_held_part_of_a_large_answer_is_all_that_is_waited_for(
+async def test_client_gets_the_beginning_of_a_large_answer_at_once(
     url: str, worker: ScriptedWorker, session: aiohttp.ClientSession
 ) -> None:
-    """The client gets the beginning while the worker still works on the end."""
+    """The client gets the beginning while the worker still produces the end."""
     goes_on = asyncio.Event()
     body = json.dumps(LARGE).encode()
 
@@ -296,10 +296,10 @@ async def test_held_part_of_a_large_answer_is_all_that_is_waited_for(
         assert len(await response.read()) == len(body) - HOLD_BYTES
 
 
-async def test_large_answer_that_comes_when_its_client_has_left_is_closed(
+async def test_large_answer_for_a_client_that_left_is_closed(
     url: str, worker: ScriptedWorker, session: aiohttp.ClientSession
 ) -> None:
-    """The worker's connection is closed and its place is free: nobody will ever read the rest."""
+    """The worker's connection is closed and its slot free, because nobody would read the rest."""
     over: list[Script] = []
     comes = asyncio.Event()
 
@@ -310,16 +310,16 @@ async def test_large_answer_that_comes_when_its_client_has_left_is_closed(
     worker.script = watched(late, over)
     with pytest.raises(TimeoutError):
         async with session.post(f"{url}/run_code", json=JOB, timeout=aiohttp.ClientTimeout(total=0.5)):
-            """Nothing comes."""
+            """Wait for a message that never arrives."""
     comes.set()
     await eventually(lambda: over == [late], what="the closed connection")
     assert await works(url, worker, session)
 
 
-async def test_stream_that_is_cut_leaves_nothing_to_collect(
+async def test_cut_stream_leaves_nothing_to_the_garbage_collector(
     url: str, worker: ScriptedWorker, session: aiohttp.ClientSession
 ) -> None:
-    """A connection and its parser refer to each other, and may hold 1 MB until the garbage collector runs."""
+    """A connection and its parser refer to each other, and could hold 1 MB until the collector runs."""
     over: list[Script] = []
     worker.script = watched(sends_chunks(10**6), over)
     gc.collect()
@@ -329,7 +329,7 @@ async def test_stream_that_is_cut_leaves_nothing_to_collect(
             async with session.post(f"{url}/run_code", json=JOB) as response:
                 await response.content.readexactly(HOLD_BYTES)
                 response.close()
-            await eventually(lambda count=count: len(over) == count, what="the worker's noticing")  # type: ignore[misc]
+            await eventually(lambda count=count: len(over) == count, what="the worker to notice")  # type: ignore[misc]
         await eventually(lambda: not connections(), what="the end of all connections to workers")
     finally:
         gc.enable()

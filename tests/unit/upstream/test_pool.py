@@ -1,4 +1,4 @@
-"""Which connection an attempt goes over, and when each is closed: without sockets, so that hours pass at once."""
+"""Which connection an attempt uses, and when each is closed; without sockets, so that hours pass at once."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
 class Net:
-    """Takes the place of the network: keeps each connection made; `script` decides how connecting ends."""
+    """Replaces the network: it keeps each connection made, and `script` decides how connecting ends."""
 
     def __init__(self) -> None:
         self.upstream = WorkerPool(TlsSettings())
@@ -32,7 +32,7 @@ class Net:
         self.given: list[Response | UpstreamFailed] = []
 
     async def connect(self, make: Callable[[], Connection], host: str, port: int, ssl: object) -> tuple[Any, Any]:
-        """Take the place of the loop's own."""
+        """Replace the loop's own function."""
         self.asked.append((host, port, ssl is not None))
         connection, transport = make(), Transport()
         if self.script is not None:
@@ -42,22 +42,22 @@ class Net:
         return transport, connection
 
     async def send(self, url: str = URL, timeout_s: float = 60) -> None:
-        """Send a job, and let it come to its connection."""
+        """Send a job, and let it reach its connection."""
         self.upstream.send(url, REQUEST, timeout_s, self.given.append)
         for _ in range(3):
             await asyncio.sleep(0)
 
     def hear(self, number: int = -1, text: bytes = OK) -> None:
-        """Let this come over a connection."""
+        """Receive these bytes on a connection."""
         self.made[number][0].data_received(text)
 
     def age(self, seconds: float, number: int = -1) -> None:
-        """Make a connection idle for longer."""
+        """Let a connection be idle for longer."""
         self.made[number][0].idle_since -= seconds
 
 
 def run(law: Callable[[Net], Awaitable[None]]) -> None:
-    """Run it."""
+    """Run the test in a loop whose clock jumps."""
 
     async def main() -> None:
         net = Net()
@@ -65,7 +65,7 @@ def run(law: Callable[[Net], Awaitable[None]]) -> None:
         loop.create_connection = net.connect
         await law(net)
 
-    timeless(main(), time.monotonic())  # by which an attempt is due
+    timeless(main(), time.monotonic())  # the attempt's deadline
 
 
 @pytest.mark.parametrize(
@@ -77,14 +77,16 @@ def run(law: Callable[[Net], Awaitable[None]]) -> None:
         ("https://[::1]:1", "::1", 1, True, b"host: [::1]:1\r\n", b""),
     ],
 )
-def test_where_a_worker_s_url_leads(url: str, host: str, port: int, is_tls: bool, lines: bytes, path: bytes) -> None:
-    """The port is the scheme's where the URL names none; Host is as the URL writes it."""
+def test_worker_s_url_gives_host_port_and_path(
+    url: str, host: str, port: int, is_tls: bool, lines: bytes, path: bytes
+) -> None:
+    """The port is the scheme's if the URL names none, and Host is as the URL writes it."""
     found = _origin(url, WorkerAuth())
     assert (found.host, found.port, found.is_tls, found.lines, found.path) == (host, port, is_tls, lines, path)
 
 
-def test_workers_that_have_left_are_not_kept_in_mind_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fleet whose names change with each start would fill the memory."""
+def test_workers_that_have_left_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a fleet whose names change with each start would fill the memory."""
     monkeypatch.setattr(pool, "_MOST_ORIGINS", 3)
     origins = pool._Origins(WorkerAuth())
     for number in range(10):
@@ -93,7 +95,7 @@ def test_workers_that_have_left_are_not_kept_in_mind_for_ever(monkeypatch: pytes
 
 
 def test_connection_is_used_again_for_a_while() -> None:
-    """The last one given back is used first; one that has been idle for too long is closed and replaced."""
+    """The last one returned is used first, and one that was idle for too long is closed and replaced."""
 
     async def law(net: Net) -> None:
         await net.send()
@@ -122,8 +124,8 @@ def test_connection_is_used_again_for_a_while() -> None:
     run(law)
 
 
-def test_connection_of_one_worker_is_no_other_s() -> None:
-    """Each has its own."""
+def test_workers_share_no_connection() -> None:
+    """Each worker has its own connections."""
 
     async def law(net: Net) -> None:
         await net.send()
@@ -135,7 +137,7 @@ def test_connection_of_one_worker_is_no_other_s() -> None:
 
 
 def test_connection_that_may_not_be_used_again_is_closed() -> None:
-    """Its answer may say so; or it closed while it was idle, or sent bytes that no request asked for."""
+    """An answer may forbid its reuse, and an idle one may close or send bytes that no request asked for."""
 
     async def law(net: Net) -> None:
         await net.send()
@@ -156,8 +158,8 @@ def test_connection_that_may_not_be_used_again_is_closed() -> None:
     run(law)
 
 
-def test_pool_that_is_closed_closes_what_is_idle_and_no_more() -> None:
-    """A connection in use ends with its answer; a closed one is not used again."""
+def test_closed_pool_closes_its_idle_connections_only() -> None:
+    """A connection in use ends with its answer and is not used again."""
 
     async def law(net: Net) -> None:
         await net.send()
@@ -175,8 +177,8 @@ def test_pool_that_is_closed_closes_what_is_idle_and_no_more() -> None:
 
 
 @pytest.mark.parametrize(("timeout_s", "waited_s"), [(60, CONNECT_TIMEOUT_S), (2, 2)])
-def test_connecting_takes_no_longer_than_it_may(timeout_s: float, waited_s: float) -> None:
-    """Connecting is limited by the attempt's time and by 5 s; after that the job was never sent."""
+def test_time_to_connect_is_limited(timeout_s: float, waited_s: float) -> None:
+    """The limits are the attempt's time and 5 s; after that the job was never sent."""
 
     async def law(net: Net) -> None:
         async def hang(_: Connection) -> None:
@@ -194,8 +196,8 @@ def test_connecting_takes_no_longer_than_it_may(timeout_s: float, waited_s: floa
     run(law)
 
 
-def test_connection_that_closes_before_the_job_was_sent_has_not_had_it() -> None:
-    """It may be sent again elsewhere."""
+def test_connection_that_closes_before_the_job_was_sent_is_unsent() -> None:
+    """No worker got the job, so it may be sent again."""
 
     async def law(net: Net) -> None:
         async def close(connection: Connection) -> None:
@@ -211,8 +213,8 @@ def test_connection_that_closes_before_the_job_was_sent_has_not_had_it() -> None
     run(law)
 
 
-def test_stale_connection_costs_one_other_and_no_failed_attempt() -> None:
-    """If no fresh connection can be made, the job may still have run, so the phase is DIED."""
+def test_stale_connection_costs_a_new_one_and_no_failed_attempt() -> None:
+    """If no new connection can be made, the job may still have run, so the phase is DIED."""
 
     async def law(net: Net) -> None:
         await net.send()
@@ -259,18 +261,18 @@ class Slow:
         return part
 
     def close(self) -> None:
-        """Take note."""
+        """Record the call."""
         self.is_aborted = True
 
 
 def rest_of(net: Net, left_s: float, *script: tuple[float, bytes | Broken]) -> tuple[AnswerRest, Slow]:
-    """Return the rest of an answer, and the connection that it comes over."""
+    """Return the rest of an answer, and its connection."""
     slow: Any = Slow(*script)
     return AnswerRest(net.upstream, URL, slow, left_s), slow
 
 
-def test_rest_of_an_answer_has_so_much_time_in_all() -> None:
-    """Only waits for the worker count, not the reader's own time. Then the connection is closed."""
+def test_rest_of_an_answer_has_a_total_time_limit() -> None:
+    """Only waits for the worker count, not the reader's own time; at the limit the connection is closed."""
 
     async def law(net: Net) -> None:
         rest, slow = rest_of(net, 10, (4, b"a"), (4, b"b"), (4, b"c"))
@@ -288,7 +290,7 @@ def test_rest_of_an_answer_has_so_much_time_in_all() -> None:
 
 
 def test_rest_that_breaks_off_closes_its_connection() -> None:
-    """The reader gets the failure, not an end."""
+    """The reader gets the failure instead of an end."""
 
     async def law(net: Net) -> None:
         rest, slow = rest_of(net, 10, (0, b"a"), (0, Broken(Phase.GARBLED, "sent rubbish")))
@@ -300,8 +302,8 @@ def test_rest_that_breaks_off_closes_its_connection() -> None:
     run(law)
 
 
-def test_rest_that_is_read_to_its_end_gives_its_connection_back_once() -> None:
-    """Closing it afterwards does nothing; closing it before cuts it."""
+def test_rest_that_is_read_to_its_end_returns_its_connection_once() -> None:
+    """Closing it afterwards does nothing, and closing it before cuts the connection."""
 
     async def law(net: Net) -> None:
         rest, slow = rest_of(net, 10, (0, b"a"))
@@ -317,8 +319,8 @@ def test_rest_that_is_read_to_its_end_gives_its_connection_back_once() -> None:
     run(law)
 
 
-def test_large_answer_leaves_the_rest_of_its_time_to_its_rest() -> None:
-    """The connection is given back only when the rest has been read."""
+def test_rest_of_a_large_answer_has_the_attempt_s_remaining_time() -> None:
+    """The connection is returned only when the rest has been read."""
 
     async def law(net: Net) -> None:
         await net.send(timeout_s=60)

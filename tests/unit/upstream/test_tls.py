@@ -1,4 +1,4 @@
-"""Workers behind https://, with certificates of a CA made for the test."""
+"""Workers behind https:// with certificates of a CA made for the test."""
 
 import asyncio
 import ssl
@@ -23,13 +23,13 @@ UNKNOWN_CA = "cannot be reached: .*certificate verify failed"
 
 @pytest.fixture
 def authority() -> trustme.CA:
-    """The CA that has certified the worker."""
+    """The CA of the worker's certificate."""
     return trustme.CA()
 
 
 @pytest.fixture
 def ca_file(authority: trustme.CA, tmp_path: Path) -> str:
-    """Its certificate, in a file."""
+    """The CA's certificate in a file."""
     path = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(str(path))
     return str(path)
@@ -37,7 +37,7 @@ def ca_file(authority: trustme.CA, tmp_path: Path) -> str:
 
 @pytest.fixture
 async def worker(authority: trustme.CA) -> AsyncIterator[ScriptedWorker]:
-    """A worker that speaks TLS."""
+    """A worker with TLS."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     async with ScriptedWorker(tls=context) as scripted:
@@ -45,7 +45,7 @@ async def worker(authority: trustme.CA) -> AsyncIterator[ScriptedWorker]:
 
 
 async def send(worker_url: str, tls: TlsSettings) -> int:
-    """Send a job over a connection of its own and return the answer's status."""
+    """Send a job over a new connection and return the answer's status."""
     upstream = WorkerPool(tls)
     try:
         return (await sent(upstream, worker_url, REQUEST, timeout_s=10)).head.status
@@ -54,20 +54,20 @@ async def send(worker_url: str, tls: TlsSettings) -> int:
 
 
 async def check(worker_url: str, tls: TlsSettings) -> str | None:
-    """Return what the sidecar's check finds wrong."""
+    """Return the error of the sidecar's check."""
     async with Probe(tls) as probe:
         return (await probe.ping(worker_url, HealthCheckSettings())).error
 
 
 async def test_worker_certified_by_the_given_ca_is_reached(worker: ScriptedWorker, ca_file: str) -> None:
-    """By jobs and by checks."""
+    """Jobs and checks reach it."""
     tls = TlsSettings(ca=ca_file)
     assert await send(worker.url, tls) == 200
     assert await check(worker.url, tls) is None
 
 
-async def test_worker_certified_by_another_ca_is_not_sent_anything(worker: ScriptedWorker) -> None:
-    """The system's CAs do not know it: the job was never sent, and both sides say why."""
+async def test_worker_certified_by_another_ca_gets_nothing(worker: ScriptedWorker) -> None:
+    """The system's CAs do not know its CA, so the job was never sent, and both errors say why."""
     with pytest.raises(UpstreamFailed, match=UNKNOWN_CA) as caught:
         await send(worker.url, TlsSettings())
     assert caught.value.phase is Phase.CONNECT
@@ -78,13 +78,13 @@ async def test_worker_certified_by_another_ca_is_not_sent_anything(worker: Scrip
 
 
 async def test_certificate_for_another_name_is_refused(worker: ScriptedWorker, ca_file: str) -> None:
-    """A certificate for 127.0.0.1 is none for localhost."""
+    """A certificate for 127.0.0.1 is not valid for localhost."""
     url = worker.url.replace("127.0.0.1", "localhost")
     with pytest.raises(UpstreamFailed, match=UNKNOWN_CA):
         await send(url, TlsSettings(ca=ca_file))
 
 
-async def test_verify_false_asks_for_no_proof(worker: ScriptedWorker) -> None:
+async def test_verify_false_accepts_any_certificate(worker: ScriptedWorker) -> None:
     """An operator may have to allow this."""
     tls = TlsSettings(verify=False)
     assert await send(worker.url, tls) == 200
@@ -92,7 +92,7 @@ async def test_verify_false_asks_for_no_proof(worker: ScriptedWorker) -> None:
 
 
 async def test_worker_without_tls_behind_https_cannot_be_reached() -> None:
-    """The server there speaks plain HTTP, so the job was never sent."""
+    """The server speaks plain HTTP, so the job was never sent."""
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
@@ -106,10 +106,8 @@ async def test_worker_without_tls_behind_https_cannot_be_reached() -> None:
     assert caught.value.phase is Phase.CONNECT
 
 
-async def test_large_answer_over_tls_is_whole_though_the_worker_has_closed(
-    worker: ScriptedWorker, ca_file: str
-) -> None:
-    """What the worker sent before it closed is read at the reader's own pace, to the last byte."""
+async def test_large_answer_over_tls_is_complete_after_the_worker_closed(worker: ScriptedWorker, ca_file: str) -> None:
+    """The bytes sent before the close are read at the reader's own pace, to the last one."""
     size = 4 * HOLD_BYTES
 
     async def large(exchange: Exchange) -> None:
@@ -136,8 +134,8 @@ async def test_large_answer_over_tls_is_whole_though_the_worker_has_closed(
     ],
     ids=["empty", "missing"],
 )
-def test_unusable_ca_file_is_told_with_its_key(tmp_path: Path, text: str | None, told: str) -> None:
-    """At the start, not at the first job."""
+def test_unusable_ca_file_is_reported_with_its_key(tmp_path: Path, text: str | None, told: str) -> None:
+    """The error comes at the start, not at the first job."""
     path = tmp_path / "ca.pem"
     if text is not None:
         path.write_text(text)
@@ -147,7 +145,7 @@ def test_unusable_ca_file_is_told_with_its_key(tmp_path: Path, text: str | None,
 
 
 async def test_ca_is_read_with_the_settings(worker: ScriptedWorker, ca_file: str, tmp_path: Path) -> None:
-    """Later changes of its file have no effect; comments in the file may hold any letters."""
+    """Later changes of the file have no effect, and comments in it may have any characters."""
     path = tmp_path / "ca-for-a-while.pem"
     path.write_bytes("# Köln\n".encode() + Path(ca_file).read_bytes())
     tls = TlsSettings(ca=str(path))

@@ -1,4 +1,4 @@
-"""One attempt on one worker, over a real socket."""
+"""One attempt on one worker over a real socket."""
 
 import asyncio
 import errno
@@ -22,7 +22,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 def says(*parts: bytes, then: str = "stay") -> Script:
-    """Return a script that writes these parts, apart in time, and then stays, closes or resets."""
+    """Return a script that writes these parts at intervals, and then stays, closes or resets."""
 
     async def script(exchange: Exchange) -> None:
         for part in parts:
@@ -73,10 +73,10 @@ def says(*parts: bytes, then: str = "stay") -> Script:
         "60 kB of headers",
     ],
 )
-async def test_every_form_of_a_whole_answer_is_read(
+async def test_every_form_of_a_complete_answer_is_read(
     worker: ScriptedWorker, upstream: WorkerPool, script: Script
 ) -> None:
-    """Each is sent twice in a row, to show bytes left on the connection."""
+    """Each answer is sent twice in a row, which would show bytes left on the connection."""
     worker.script = script
     for _ in range(2):
         response = await sent(upstream, worker.url, REQUEST, timeout_s=5)
@@ -90,7 +90,7 @@ async def test_every_form_of_a_whole_answer_is_read(
 async def test_answer_without_a_body_ends_with_its_headers(
     worker: ScriptedWorker, upstream: WorkerPool, status: int
 ) -> None:
-    """This holds whatever length they name; the connection is used again."""
+    """Its length field does not matter, and the connection is used again."""
     worker.script = says(b"HTTP/1.1 %d X\r\ncontent-length: 2\r\n\r\n" % status)
     for _ in range(2):
         response = await sent(upstream, worker.url, REQUEST, timeout_s=5)
@@ -125,10 +125,10 @@ async def test_answer_without_a_body_ends_with_its_headers(
         "length too long",
     ],
 )
-async def test_worker_that_closes_before_a_whole_answer_has_died(
+async def test_worker_that_closes_before_a_complete_answer_has_died(
     worker: ScriptedWorker, upstream: WorkerPool, script: Script, cause: str
 ) -> None:
-    """The job was sent: phase DIED, and the cause in words."""
+    """The job was sent, so the phase is DIED, with the cause in words."""
     worker.script = script
     with pytest.raises(UpstreamFailed) as caught:
         await sent(upstream, worker.url, REQUEST, timeout_s=5)
@@ -199,10 +199,10 @@ async def test_worker_that_closes_before_a_whole_answer_has_died(
         "length too short",
     ],
 )
-async def test_what_is_no_right_http_answer_is_garbled(
+async def test_invalid_http_answer_is_garbled(
     worker: ScriptedWorker, upstream: WorkerPool, text: bytes, cause: str
 ) -> None:
-    """The job was sent: phase GARBLED, the cause in words; and nothing of it is left for the next request."""
+    """The job was sent, so the phase is GARBLED with the cause in words, and the next request gets nothing of it."""
     worker.script = says(text)
     with pytest.raises(UpstreamFailed) as caught:
         await sent(upstream, worker.url, REQUEST, timeout_s=5)
@@ -214,7 +214,7 @@ async def test_what_is_no_right_http_answer_is_garbled(
 
 
 async def test_refused_connection_was_never_sent(upstream: WorkerPool) -> None:
-    """No server listens: phase CONNECT."""
+    """If no server listens, the phase is CONNECT."""
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(UpstreamFailed, match=f"Worker {url} cannot be reached: ") as caught:
         await sent(upstream, url, REQUEST, timeout_s=5)
@@ -223,14 +223,14 @@ async def test_refused_connection_was_never_sent(upstream: WorkerPool) -> None:
 
 @pytest.mark.parametrize("url", ["http://nobody.invalid:80", "http://no..name", f"http://{'x' * 64}"])
 async def test_unknown_host_was_never_sent(upstream: WorkerPool, url: str) -> None:
-    """A name that leads nowhere, or can't, is unreachable, too."""
+    """A name that DNS does not know, or cannot know, is unreachable."""
     with pytest.raises(UpstreamFailed, match="cannot be reached: ") as caught:
         await sent(upstream, url, REQUEST, timeout_s=5)
     assert caught.value.phase is Phase.CONNECT
 
 
 async def test_silence_ends_with_the_time_limit(worker: ScriptedWorker, upstream: WorkerPool) -> None:
-    """A worker that never answers timed out, and its connection is not used again."""
+    """A worker that never answers has timed out, and its connection is not used again."""
     worker.script = hang
     with pytest.raises(UpstreamFailed, match="timed out") as caught:
         await sent(upstream, worker.url, REQUEST, timeout_s=0.05)
@@ -250,10 +250,8 @@ async def test_connection_is_kept_and_used_again(worker: ScriptedWorker, upstrea
     assert worker.connections == 3
 
 
-async def test_kept_connection_that_turns_out_closed_costs_no_attempt(
-    worker: ScriptedWorker, upstream: WorkerPool
-) -> None:
-    """The worker closes when the second request arrives: a fresh connection brings its answer."""
+async def test_stale_kept_connection_costs_no_attempt(worker: ScriptedWorker, upstream: WorkerPool) -> None:
+    """The worker closes when the second request arrives, and a new connection brings its answer."""
 
     async def once(exchange: Exchange) -> None:
         if len(worker.jobs) == 2:
@@ -267,10 +265,10 @@ async def test_kept_connection_that_turns_out_closed_costs_no_attempt(
     assert (worker.connections, len(worker.jobs)) == (2, 3)
 
 
-async def test_worker_that_dies_while_it_runs_the_job_of_a_kept_connection_has_died(
+async def test_death_during_a_job_on_a_kept_connection_is_no_stale_connection(
     worker: ScriptedWorker, upstream: WorkerPool
 ) -> None:
-    """A connection that closes long after the job went out was not stale: the job is not run there once more."""
+    """A connection that closes long after the job was sent was not stale, so the job does not run there again."""
     await sent(upstream, worker.url, REQUEST, timeout_s=5)
 
     async def die(exchange: Exchange) -> None:
@@ -284,10 +282,8 @@ async def test_worker_that_dies_while_it_runs_the_job_of_a_kept_connection_has_d
     assert len(worker.jobs) == 2
 
 
-async def test_kept_connection_closed_by_a_worker_that_is_gone_has_died(
-    worker: ScriptedWorker, upstream: WorkerPool
-) -> None:
-    """The job may have crashed the worker, so it is not called unsent."""
+async def test_kept_connection_of_a_crashed_worker_has_died(worker: ScriptedWorker, upstream: WorkerPool) -> None:
+    """The job may have crashed the worker, so it does not count as unsent."""
     await sent(upstream, worker.url, REQUEST, timeout_s=5)
 
     async def die(_: Exchange) -> None:
@@ -299,10 +295,10 @@ async def test_kept_connection_closed_by_a_worker_that_is_gone_has_died(
     assert caught.value.phase is Phase.DIED
 
 
-async def test_answer_before_the_request_has_been_read_spoils_the_connection(
+async def test_answer_before_the_request_was_read_closes_the_connection(
     upstream: WorkerPool,
 ) -> None:
-    """The worker would take the rest of this body for the next request."""
+    """The worker would read the rest of this body as the next request."""
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connections.append(writer)
@@ -310,7 +306,7 @@ async def test_answer_before_the_request_has_been_read_spoils_the_connection(
         writer.write(OK.replace(b"200 OK", b"413 X"))
 
     connections: list[asyncio.StreamWriter] = []
-    body = b"x" * 2**25  # more than the kernel holds for a reader that does not read
+    body = b"x" * 2**25  # more than the kernel holds for a server that does not read
     server = await asyncio.start_server(refuse, "127.0.0.1", 0, limit=2**10)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     request = Request(b"POST", b"/run_code", b"content-length: %d\r\n\r\n" % len(body), body)
@@ -324,7 +320,7 @@ async def test_answer_before_the_request_has_been_read_spoils_the_connection(
             writer.transport.abort()
 
 
-async def test_more_than_was_asked_for_spoils_the_connection_and_not_the_answer(
+async def test_surplus_answer_closes_the_connection_and_keeps_the_first(
     worker: ScriptedWorker, upstream: WorkerPool
 ) -> None:
     """A second answer that no request asked for is dropped, and the next request uses another connection."""
@@ -335,8 +331,8 @@ async def test_more_than_was_asked_for_spoils_the_connection_and_not_the_answer(
     assert worker.connections == 2
 
 
-async def test_request_is_what_the_worker_gets(worker: ScriptedWorker, upstream: WorkerPool) -> None:
-    """Method, path under the worker's own, query, host and body arrive as meant, also when they are large."""
+async def test_worker_gets_the_whole_request(worker: ScriptedWorker, upstream: WorkerPool) -> None:
+    """Method, path below the worker's own, query, host and body arrive unchanged, also large ones."""
     body = b"x" * 2**21
     block = b"content-length: %d\r\n\r\n" % len(body)
     await sent(upstream, f"{worker.url}/deep", Request(b"POST", b"/submit?a=b", block, body), timeout_s=10)
@@ -346,10 +342,10 @@ async def test_request_is_what_the_worker_gets(worker: ScriptedWorker, upstream:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-async def test_want_of_file_handles_is_told_as_this_host_s(
+async def test_lack_of_file_handles_is_reported_as_this_host_s(
     worker: ScriptedWorker, upstream: WorkerPool, host: str
 ) -> None:
-    """A resolver that gets no file handle reports an unknown name; the message names the file handles all the same."""
+    """A resolver without a file handle reports an unknown name, but the message names the file handles."""
     with no_more_file_handles(), pytest.raises(UpstreamFailed) as failure:
         await sent(upstream, worker.url.replace("127.0.0.1", host), REQUEST, 5)
     assert failure.value.phase is Phase.NO_MEANS
@@ -365,15 +361,15 @@ async def test_want_of_file_handles_is_told_as_this_host_s(
         (OSError(errno.ECONNREFUSED, "refused"), False),
     ],
 )
-def test_error_that_does_not_say_what_is_wanting_is_looked_into(error: OSError, asks_for_a_socket: bool) -> None:
-    """An error that names the worker's own fault is not, even while there are no file handles."""
+def test_ambiguous_error_is_checked_for_a_lack_of_file_handles(error: OSError, asks_for_a_socket: bool) -> None:
+    """An error that clearly names the worker's own fault is not checked, even without file handles."""
     assert _short_of(error) is None
     with no_more_file_handles():
         told = _short_of(error)
     assert (told is not None) is asks_for_a_socket
 
 
-async def test_idle_connections_are_given_up_for_want_of_file_handles(
+async def test_idle_connections_are_closed_for_lack_of_file_handles(
     workers: list[ScriptedWorker], upstream: WorkerPool
 ) -> None:
     """The next attempt then finds file handles."""
@@ -393,10 +389,10 @@ async def test_idle_connections_are_given_up_for_want_of_file_handles(
         *((number, Phase.CONNECT) for number in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ETIMEDOUT, None)),
     ],
 )
-async def test_each_error_at_connecting_is_the_host_s_or_the_worker_s(
+async def test_each_connection_error_blames_the_host_or_the_worker(
     upstream: WorkerPool, monkeypatch: pytest.MonkeyPatch, number: int | None, phase: Phase
 ) -> None:
-    """What the kernel says where nothing can be made to be short."""
+    """Errors of the kernel that a test cannot cause for real are scripted."""
 
     async def fails(*_: Any, **_options: Any) -> None:
         raise OSError("Multiple exceptions") if number is None else OSError(number, os.strerror(number))
