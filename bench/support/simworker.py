@@ -6,8 +6,8 @@ SandboxFusion. If the job alone would have been in time, that is a false time li
 so a job costs CPU only at its start and at its end.
 
 `python -m bench.support.simworker COUNT CORES` runs COUNT workers in one process and prints their URLs as one line of
-JSON. Each answers POST /run_code, where the job's `work` is the CPU-seconds that it takes; GET /v1/ping; GET /stats; GET
-/log, which lists the jobs that have ended and name their `run`; and DELETE /stats, which resets the counts and the log.
+JSON. Each answers POST /run_code, where the job's `work` is the CPU-seconds that it takes; GET /v1/ping; GET /stats;
+GET /log, which lists the jobs that have ended and name their `run`; and DELETE /stats, which resets counts and log.
 Signals change the first worker: at DIE it ends with all its jobs and connections, at SLOW it becomes three times
 slower, at RECOVER it is as at the start.
 """

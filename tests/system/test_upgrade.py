@@ -26,11 +26,10 @@ class Mixed:
     redis: Redis
 
     async def run(self, each: int) -> list[int]:
-        """Have both releases run so many jobs for each process, far more at once than there are slots."""
-        new, *old = await asyncio.gather(
-            post_jobs(self.new.url, 2 * each, 40), *(process.run(each, 20) for process in self.old)
-        )
-        return [answer.status for answer in new] + sum(old, [])
+        """Run so many jobs for each process of both releases, with far more at once than there are slots."""
+        new = asyncio.create_task(post_jobs(self.new.url, 2 * each, 40))
+        old = await asyncio.gather(*(process.run(each, 20) for process in self.old))
+        return [answer.status for answer in await new] + [status for of in old for status in of]
 
     async def has_no_trace_of_jobs(self) -> bool:
         """Return whether no lease and no pending job is left in Redis."""
