@@ -38,9 +38,9 @@ def count_jobs(recorder: Recorder, workers: list[str]) -> None:
     for number in range(JOBS):
         for _ in range(4):
             perf_counter()
-        recorder.waited(0.0004)
-        recorder.attempt_ended(workers[number % len(workers)], Kind.RESULT, 0.027)
-        recorder.job_ended("/run_code", 200, Outcome.RESULT, 0.0275)
+        recorder.waited(0.0004, "")
+        recorder.attempt_ended(workers[number % len(workers)], Kind.RESULT, 0.027, "")
+        recorder.job_ended("/run_code", 200, Outcome.RESULT, 0.0275, "")
 
 
 def do_nothing(workers: list[str]) -> None:

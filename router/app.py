@@ -19,6 +19,7 @@ from router.api.application import create_api
 from router.auth.access import OPEN, Access, AdminGate, JobGate
 from router.auth.origin import Pages
 from router.config.settings import Settings
+from router.config.tenants import rules_of
 from router.dashboard.feed import Feed
 from router.dashboard.handler import DashboardHandler
 from router.downstream.connection import HANDLER, TIMEOUTS
@@ -56,7 +57,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     """Return the router as an ASGI application; it connects to Redis when the server starts it."""
     redis = RedisClient.connect(settings.redis, REDIS_TIMEOUT_S)
     first_workers = known_workers(settings)
-    view = FleetView(redis, first_workers)
+    view = FleetView(redis, first_workers, rules_of(settings.tenants))
     processes = int(os.environ.get("WEB_CONCURRENCY") or 1)
     traces = _traces(settings)
     recorder = Recorder()

@@ -15,7 +15,7 @@ from router.config.settings import Settings
 from router.fleet.intents import Intent, Intents
 from router.fleet.model import Source, Worker
 from router.fleet.redis_client import RedisClient, RedisUnavailable
-from router.fleet.worker_list import configured_workers
+from router.fleet.worker_list import configured_workers, with_default_cap
 from sidecar.rounds import forever
 from sidecar.sources import ConfigFile, DnsName, Resolve, WorkersFile, addresses_of
 
@@ -87,21 +87,17 @@ class Discovery:
         `held` are those that it has. A worker of a source that has not answered yet stays: a new leader knows it only
         from the leader before.
         """
-        intent, cap = self._intent or Intent(None), self.settings.default_max_concurrency
+        intent = self._intent or Intent(None)
         silent = {
-            source
-            for source, answers in ((Source.FILE, self._file), (Source.DNS, self._dns))
-            if answers is not None and answers.urls is None
+            *([Source.FILE] if self._file is not None and self._file.workers is None else []),
+            *([Source.DNS] if self._dns is not None and self._dns.urls is None else []),
         }
         named = (
             *(worker for worker in held if self._intent is None),
             *configured_workers(self.settings),
-            *(
-                Worker(each.url, each.weight, each.max_concurrency or cap, Source.REGISTERED)
-                for each in intent.registrations.values()
-            ),
-            *self._named(self._file, Source.FILE),
-            *self._named(self._dns, Source.DNS),
+            *(with_default_cap(each.worker, self.settings) for each in intent.registrations.values()),
+            *(with_default_cap(each, self.settings) for each in (self._file and self._file.workers) or ()),
+            *(with_default_cap(each, self.settings) for each in self._resolved()),
             *(worker for worker in held if worker.source in silent),
         )
         wanted: dict[str, Worker] = {}
@@ -111,9 +107,11 @@ class Discovery:
             wanted[url] = intent.overrides[url].over(wanted[url])
         return wanted
 
-    def _named(self, named_by: WorkersFile | DnsName | None, source: Source) -> list[Worker]:
-        urls = (named_by and named_by.urls) or ()
-        return [Worker(url, 1, self.settings.default_max_concurrency, source) for url in urls]
+    def _resolved(self) -> list[Worker]:
+        """Return the workers of the DNS name, with what all of them have by config.yaml."""
+        all_have = self.settings.discover
+        abilities = all_have.labels, all_have.languages, all_have.memory_mb
+        return [Worker(url, 1, None, Source.DNS, *abilities) for url in (self._dns and self._dns.urls) or ()]
 
     def _follow_settings(self, before: Settings | None) -> None:
         path, name = self.settings.workers_file, self.settings.discover.dns

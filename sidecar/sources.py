@@ -10,6 +10,7 @@ from router.config.load import ConfigError, WatchedFile, load
 from router.config.settings import Settings
 from router.config.text_file import Unreadable, read_text
 from router.fleet import worker_list
+from router.fleet.model import Worker
 
 log = logging.getLogger(__name__)
 
@@ -45,15 +46,15 @@ class ConfigFile:
 
 
 class WorkersFile:
-    """A workers_file, read again when it changes. `urls` is None until it has been read."""
+    """A workers_file, read again when it changes. `workers` is None until it has been read."""
 
     def __init__(self, path: Path) -> None:
-        self.urls: tuple[str, ...] | None = None
+        self.workers: tuple[Worker, ...] | None = None
         self._file = WatchedFile(path)
         self._is_first_look = True
 
     def reread(self) -> None:
-        """Read the file if it has changed. If it cannot be read, that is logged once, and `urls` stay as they are."""
+        """Read the file if it has changed. If it cannot be read, that is logged once, and `workers` stay."""
         if not self._file.has_changed() and not self._is_first_look:
             return
         self._is_first_look = False
@@ -63,12 +64,12 @@ class WorkersFile:
         except Unreadable as error:
             log.error("%s", error)  # noqa: TRY400
             return
-        self.urls, problems = worker_list.parse(text, str(path))
+        self.workers, problems = worker_list.parse(text, str(path))
         for problem in problems[:_LOGGED_PROBLEMS]:
             log.error("Line passed over: %s", problem)
         if len(problems) > _LOGGED_PROBLEMS:
             log.error("%s: %d more such lines", path, len(problems) - _LOGGED_PROBLEMS)
-        log.info("%s read: %d workers", path, len(self.urls))
+        log.info("%s read: %d workers", path, len(self.workers))
 
 
 class DnsName:
@@ -97,7 +98,8 @@ class DnsName:
             log.info("%s is resolved again", self.name)
         self._is_failing = False
         lines = "\n".join(f"{address}:{port}" for address in addresses)
-        self.urls, problems = worker_list.parse(lines, self.name)
+        workers, problems = worker_list.parse(lines, self.name)
+        self.urls = tuple(worker.url for worker in workers)
         if self.urls != before:
             for problem in problems[:_LOGGED_PROBLEMS]:
                 log.error("Address passed over: %s", problem)

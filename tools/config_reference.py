@@ -17,7 +17,9 @@ _TABLES = re.compile(r"(<!-- settings -->\n).*(<!-- /settings -->)", re.DOTALL)
 _LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 # A higher bound is not shown, because users meet it only by a typing error. The error message then names it.
 _OUT_OF_SIGHT = 1e6
-_COLLECTIONS = {"array": "list", "object": "a section for each path"}
+_COLLECTIONS = {"array": "list", "object": "a section for each"}
+# What the sections of one key are named by.
+_NAMED_BY = {"endpoints": "PATH", "tenants": "NAME"}
 _TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false"}
 
 
@@ -43,7 +45,8 @@ def keys() -> dict[str, tuple[str, list[Key]]]:
         if "$ref" in key.get("items", {}):
             found[f"{name}[]"] = _section(f"{name}[].", _model(schema, key["items"]))
         if "$ref" in (each := key.get("additionalProperties") or {}):
-            found[f"{name}.PATH"] = _section(f"{name}.PATH.", _model(schema, each))
+            place = f"{name}.{_NAMED_BY[name]}"
+            found[place] = _section(f"{place}.", _model(schema, each))
     return found
 
 
@@ -76,14 +79,16 @@ def _section(prefix: str, model: Mapping[str, Any]) -> tuple[str, list[Key]]:
 
 def _key(name: str, key: Mapping[str, Any], *, is_required: bool) -> Key:
     if "description" not in key:
-        raise ValueError(f"{name} has no docstring below it in router/config/settings.py")
+        raise ValueError(f"{name} has no docstring below it in router/config")
     default = "required" if is_required else _shown(key["default"])
     return Key(name, _takes(key), default, " ".join(key["description"].split()))
 
 
 def _takes(key: Mapping[str, Any]) -> str:
     if "anyOf" in key:  # null is left out, because the default already shows it
-        return " or ".join(_takes(each) for each in key["anyOf"] if each["type"] != "null")
+        return " or ".join(_takes(each) for each in key["anyOf"] if each.get("type") != "null")
+    if "const" in key:
+        return f"`{key['const']}`"
     if "enum" in key:
         return ", ".join(f"`{choice}`" for choice in key["enum"])
     if key["type"] in _COLLECTIONS:

@@ -11,11 +11,12 @@ from tools.grafana_model import Panel, Row, Variable, dashboard
 
 FILE = Path(__file__).parent.parent / "deploy" / "grafana" / "sandboxfusion-router.json"
 
-# Which series a panel shows: those of one fleet, of its chosen routers, or of its chosen workers.
+# Which series a panel shows: those of one fleet, of its chosen routers, workers or tenants.
 FLEET = 'namespace=~"$namespace",job=~"$job"'
 ROUTERS = f'{FLEET},instance=~"$router"'
 WORKERS = f'{FLEET},worker=~"$worker"'
-# A chart shows at most this many workers, so that their lines can be told apart.
+TENANTS = f'{FLEET},tenant=~"$tenant"'
+# A chart shows at most this many workers or tenants, so that their lines can be told apart.
 MOST = 20
 
 
@@ -41,8 +42,16 @@ def _worker_rate(metric: str) -> str:
     return f"max by (worker) (rate({metric}{{{WORKERS}}}[$__rate_interval]))"
 
 
-def _most(expression: str) -> list[tuple[str, str]]:
-    return [("{{worker}}", f"topk({MOST}, {expression})")]
+def _tenant(metric: str) -> str:
+    return f"max by (tenant) ({metric}{{{TENANTS}}})"
+
+
+def _tenant_rate(metric: str) -> str:
+    return f"max by (tenant) (rate({metric}{{{TENANTS}}}[$__rate_interval]))"
+
+
+def _most(expression: str, of: str = "worker") -> list[tuple[str, str]]:
+    return [(f"{{{{{of}}}}}", f"topk({MOST}, {expression})")]
 
 
 _NO_RESULT = "all_failed|no_workers|queue_full|queue_timeout|deadline|buffers_full|error"
@@ -56,6 +65,11 @@ _LEASES, _CAPS = f"sum({_worker('sfr_worker_leases')})", f"sum({_worker('sfr_wor
 _LOAD = f"{_worker('sfr_worker_leases')} / {_worker('sfr_worker_cap')}"
 _MEAN_TIME = f"{_worker_rate('sfr_worker_busy_seconds_total')} / {_worker_rate('sfr_worker_jobs_total')}"
 _FAILED_SHARE = f"{_worker_rate('sfr_worker_failures_total')} / {_worker_rate('sfr_worker_jobs_total')}"
+_USE = _tenant_rate("sfr_tenant_busy_seconds_total")
+_SHARE = f"{_USE} / scalar(sum(max by (tenant) (rate(sfr_tenant_busy_seconds_total{{{FLEET}}}[$__rate_interval]))))"
+_TENANT_JOBS = _tenant_rate("sfr_tenant_jobs_total")
+_TENANT_WAIT = f"{_tenant_rate('sfr_tenant_queue_seconds_total')} / {_TENANT_JOBS}"
+_TENANT_FAILED = f"{_tenant_rate('sfr_tenant_failures_total')} / {_TENANT_JOBS}"
 
 # How the columns of the workers' table are shown. All others are plain numbers.
 _COLUMNS: dict[str, dict[str, Any]] = {
@@ -182,6 +196,37 @@ ROWS = (
         ),
     ),
     Row(
+        "Tenants",
+        (
+            Panel(
+                "Worker-seconds by tenant",
+                "How many slots each has had on average, counted when its attempts end.",
+                _most(_USE, "tenant"),
+                is_stacked=True,
+            ),
+            Panel(
+                "Share by tenant",
+                "Of the worker-seconds of all tenants.",
+                _most(_SHARE, "tenant"),
+                "percentunit",
+            ),
+            Panel("Jobs by tenant", "Jobs that have ended.", _most(_TENANT_JOBS, "tenant"), "reqps", is_stacked=True),
+            Panel(
+                "Waiting by tenant",
+                "Pending jobs of all routers.",
+                _most(_tenant("sfr_tenant_waiting"), "tenant"),
+                is_stacked=True,
+            ),
+            Panel("Wait by tenant", "How long a job waits for leases (mean).", _most(_TENANT_WAIT, "tenant"), "s"),
+            Panel(
+                "Without a result by tenant",
+                "The share of its jobs that got an error instead.",
+                _most(_TENANT_FAILED, "tenant"),
+                "percentunit",
+            ),
+        ),
+    ),
+    Row(
         "Failures",
         (
             Panel(
@@ -295,6 +340,7 @@ VARIABLES = (
     Variable("namespace", "label_values(sfr_processes, namespace)"),
     Variable("job", 'label_values(sfr_processes{namespace=~"$namespace"}, job)'),
     Variable("router", f"label_values(sfr_processes{{{FLEET}}}, instance)"),
+    Variable("tenant", f"label_values(sfr_tenant_jobs_total{{{FLEET}}}, tenant)"),
     Variable("worker", f"label_values(sfr_worker_up{{{FLEET}}}, worker)"),
 )
 

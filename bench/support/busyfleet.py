@@ -20,7 +20,7 @@ from router.fleet.leadership import Leadership, Term
 from router.fleet.model import Health, Worker, WorkerRecord
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisClient
-from router.fleet.stats import WORKERS_A_CALL, Stats, WorkerStats, took
+from router.fleet.stats import ENTRIES_A_CALL, Stats, WorkerStats, took
 from router.telemetry.recorder import BOUNDS_S
 
 CAP = 8
@@ -89,8 +89,8 @@ async def _work(client: RedisClient, redis: Redis, term: Term, records: Sequence
         due = asyncio.get_running_loop().time() + 1
         assert await Leadership(client).lead(_LEADER, _LEAD_S) == term
         await Records(client).record(term, datetime.now(UTC), records[:1], (), changed=False)
-        for start in range(0, len(records), WORKERS_A_CALL):
-            part = [record for record in records[start : start + WORKERS_A_CALL] if record.health is Health.HEALTHY]
+        for start in range(0, len(records), ENTRIES_A_CALL):
+            part = [record for record in records[start : start + ENTRIES_A_CALL] if record.health is Health.HEALTHY]
             await Counters(client).count(_second(part))
             pipeline = redis.pipeline(transaction=False)
             for record in part:

@@ -18,7 +18,8 @@ from router.api.fleet_admin import Admin, Changes, HostNotAllowed, NamedElsewher
 from router.api.schemas import AdminWorker
 from router.auth.access import AdminGate, peer_in
 from router.config.allowlist import Allowed
-from router.config.settings import AdminSettings, WorkerUrl
+from router.config.settings import AdminSettings
+from router.config.workers import WorkerUrl
 from router.fleet.intents import Intents
 from router.fleet.redis_client import RedisUnavailable
 from router.fleet.snapshot import FleetView

@@ -10,9 +10,10 @@ from router.api.schemas import AdminWorker, Overrides
 from router.api.status import worker_status
 from router.config.allowlist import Allowed
 from router.config.bounds import MAX_WEIGHT
-from router.config.settings import MAX_SECONDS, Count, NamedWorker
+from router.config.section import MAX_SECONDS, Count
+from router.config.workers import NamedWorker
 from router.fleet.intents import Intents, Override, Registration, Standing
-from router.fleet.model import Ejection, Health, Source, Worker, WorkerRecord
+from router.fleet.model import Ejection, Health, Source, WorkerRecord
 from router.fleet.snapshot import FleetView
 
 # A worker's record, its condition and its ejection, if it has one.
@@ -69,7 +70,7 @@ class Admin:
         shown = await self._shown(url)
         urls = sorted(shown.keys() | await self._intents.registered()) if url is None else [url]
         standing = await self._intents.standing(urls)
-        return [worker for each in urls if (worker := _admin_worker(each, shown.get(each), standing[each]))]
+        return [worker for each in urls if (worker := _admin_worker(shown.get(each), standing[each]))]
 
     async def one(self, url: str) -> AdminWorker:
         """Return the worker at `url`. Raises UnknownWorker."""
@@ -84,7 +85,10 @@ class Admin:
         if not self._allowed.permits(host):
             detail = f"{new.url}: admin.allowed_workers in config.yaml allows no {host}"
             raise HostNotAllowed(detail)
-        registration = Registration(new.url, new.weight, new.max_concurrency, new.ttl_seconds)
+        registration = Registration(
+            *(new.url, new.weight, new.max_concurrency, new.ttl_seconds),
+            *(new.labels, new.languages, new.memory_mb),
+        )
         return await self._intents.register(registration)
 
     async def remove(self, url: str) -> None:
@@ -119,14 +123,13 @@ class Admin:
         }
 
 
-def _admin_worker(url: str, shown: _Shown | None, standing: Standing) -> AdminWorker | None:
+def _admin_worker(shown: _Shown | None, standing: Standing) -> AdminWorker | None:
     registration = standing.registration
     if shown is None:
         if registration is None:
             return None
         # It has just been registered, and the sidecar has not added it yet.
-        worker = Worker(url, registration.weight, registration.max_concurrency, Source.REGISTERED)
-        shown = WorkerRecord(worker), Health.UNKNOWN, None
+        shown = WorkerRecord(registration.worker), Health.UNKNOWN, None
     record, condition, ejection = shown
     # The drain is the current one in Redis; all else is what this process last read.
     if record.health is not Health.UNHEALTHY:

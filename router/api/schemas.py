@@ -9,7 +9,7 @@ from typing import Self
 from pydantic import BaseModel, Field
 
 from router.fleet.model import Health
-from router.fleet.stats import Usage, WorkerStats, WorkerUsage
+from router.fleet.stats import TenantStats, TenantUsage, Usage, WorkerStats, WorkerUsage
 
 
 class WorkerStatus(BaseModel):
@@ -26,6 +26,9 @@ class WorkerStatus(BaseModel):
     weight: int
     max_concurrency: int | None
     source: str
+    labels: list[str] = Field([], description="what jobs may ask for by `x-router-labels`")
+    languages: list[str] = Field([], description="the languages that it runs; empty: every language")
+    memory_mb: int | None = Field(None, description="its memory for jobs; null: their memory is not counted")
     ejected_until: datetime | None = Field(
         None, description="when the breaker gives it one trial job; null: it is not ejected"
     )
@@ -97,6 +100,35 @@ class WorkerCounts(BaseModel):
     busy_ms: int = Field(description="how long all of them took in sum")
 
 
+class TenantCounts(BaseModel):
+    """What all routers have counted of one tenant, and what it has at this moment."""
+
+    running: int = Field(description="its leases: jobs that run")
+    waiting: int = Field(description="its pending jobs, which wait for a slot")
+    jobs: int = Field(description="its jobs that ended")
+    failures: int = Field(description="those of them that had no result, by no fault of their client")
+    busy_ms: int = Field(description="how long its attempts occupied workers in sum, retries included")
+    queue_ms: int = Field(description="how long its jobs waited for workers in sum")
+
+    @classmethod
+    def of(cls, usage: TenantUsage) -> Self:
+        """Return one tenant's counts from Redis as the API's model."""
+        stats = usage.stats
+        return cls(
+            running=usage.running,
+            waiting=usage.waiting,
+            jobs=stats.jobs,
+            failures=stats.failures,
+            busy_ms=stats.busy_ms,
+            queue_ms=stats.queue_ms,
+        )
+
+    def usage(self) -> TenantUsage:
+        """Return the counts as they came from Redis."""
+        stats = TenantStats(self.jobs, self.failures, self.busy_ms, self.queue_ms)
+        return TenantUsage(self.running, self.waiting, stats)
+
+
 class FleetCounts(BaseModel):
     """The answer of `GET /admin/stats`. Counts only grow, unless Redis is emptied; rates are differences of counts."""
 
@@ -108,6 +140,7 @@ class FleetCounts(BaseModel):
         examples=[{"jobs": 2, "attempts": 2, "le_0.05": 2}],
     )
     workers: dict[str, WorkerCounts] = Field(description="by URL")
+    tenants: dict[str, TenantCounts] = Field({}, description="by name; those that had a job within a day")
 
     @classmethod
     def of(cls, usage: Usage) -> Self:
@@ -123,9 +156,13 @@ class FleetCounts(BaseModel):
             )
             for url, worker in usage.workers.items()
         }
-        running = sum(worker.running for worker in workers.values())
         return cls(
-            waiting=usage.waiting, running=running, retries_left=usage.retries_left, fleet=usage.fleet, workers=workers
+            waiting=usage.waiting,
+            running=sum(worker.running for worker in workers.values()),
+            retries_left=usage.retries_left,
+            fleet=usage.fleet,
+            workers=workers,
+            tenants={name: TenantCounts.of(tenant) for name, tenant in usage.tenants.items()},
         )
 
     def usage(self) -> Usage:
@@ -139,4 +176,5 @@ class FleetCounts(BaseModel):
             )
             for url, worker in self.workers.items()
         }
-        return Usage(self.waiting, self.retries_left, self.fleet, workers)
+        tenants = {name: tenant.usage() for name, tenant in self.tenants.items()}
+        return Usage(self.waiting, self.retries_left, self.fleet, workers, tenants)

@@ -34,6 +34,9 @@ def worker_status(record: WorkerRecord, condition: Health, ejection: Ejection | 
         weight=record.worker.weight,
         max_concurrency=record.worker.max_concurrency,
         source=record.worker.source,
+        labels=list(record.worker.labels),
+        languages=list(record.worker.languages),
+        memory_mb=record.worker.memory_mb,
         ejected_until=datetime.fromtimestamp(ejection.until, UTC) if ejection else None,
         ejected_because=ejection.reason if ejection else "",
     )

@@ -142,6 +142,11 @@ class JobGate:
         self._pages = pages
         self._keys = keys
 
+    @property
+    def needs_keys(self) -> bool:
+        """Whether jobs need an API key; then the key alone says whose they are."""
+        return self._keys is not None
+
     def refusal(self, headers: Headers) -> Refusal | None:
         """Return why a request that is no job is refused; None if it may pass."""
         reason = self._pages.refusal(headers)
@@ -160,13 +165,16 @@ class JobGate:
         return self.renew(Admission([field for field in headers if field[0] not in _CREDENTIALS], key=key))
 
     def renew(self, admission: Admission) -> Admission | Refusal:
-        """Return an earlier request's admission for one with the same headers: its key may be unknown by now."""
+        """Return an earlier request's admission for one with the same headers: its key may be unknown by now.
+
+        It is the same object as long as the key has the same name.
+        """
         if self._keys is None or admission.key is None:
             return admission
         name = self._keys.name_of(admission.key)
         if name is None:
             return Refusal(HTTPStatus.UNAUTHORIZED, "Unknown API key")
-        return msgspec.structs.replace(admission, key_name=name)
+        return admission if name == admission.key_name else msgspec.structs.replace(admission, key_name=name)
 
 
 class AdminGate:

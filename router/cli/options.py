@@ -4,7 +4,7 @@
 # ruff: noqa: PLC0415
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from urllib.parse import urlsplit
 
 import typer
@@ -23,6 +23,18 @@ EXITS = (
 Url = Annotated[str, typer.Option("--url", envvar="SFR_URL", help="The router's address.")]
 RedisUrl = Annotated[str | None, typer.Option("--redis", help="Redis' URL: ask Redis itself instead of a router.")]
 Prefix = Annotated[str, typer.Option(help="With --redis: the prefix of the keys.")]
+Label = Annotated[
+    list[str] | None,
+    typer.Option(help="What it has, for jobs that ask for it, such as `gpu`. May be repeated.", show_default=False),
+]
+Language = Annotated[
+    list[str] | None,
+    typer.Option(help="A language that it runs; by default every language. May be repeated.", show_default=False),
+]
+MemoryMb = Annotated[
+    int | None,
+    typer.Option(help="Its memory for jobs in MB; by default their memory is not counted.", show_default=False),
+]
 ROUTER_URL = "http://127.0.0.1:8000"
 # A user who presses Tab waits at most this long.
 _COMPLETE_WITHIN_S = 1.0
@@ -115,6 +127,12 @@ def worker_address(text: str) -> str:
         return worker_url(text)
     except ValueError as error:
         raise BadInput(f"{masked(text)}: {error}") from error
+
+
+def abilities_told(labels: list[str] | None, languages: list[str] | None, memory_mb: int | None) -> dict[str, Any]:
+    """Return which of NewWorker's fields the options set: routers of an older release know none of them."""
+    fields = {"labels": labels, "languages": languages, "memory_mb": memory_mb}
+    return {name: value for name, value in fields.items() if value is not None and value != []}
 
 
 def router_url(text: str) -> str:

@@ -132,7 +132,7 @@ class RouterClient:
         try:
             detail = json.loads(text)["detail"]
             if isinstance(detail, list):  # FastAPI's, of a request that is not valid
-                detail = "; ".join(f"{problem['loc'][-1]}: {problem['msg']}" for problem in detail)
+                detail = "; ".join(f"{_place(problem['loc'])}: {problem['msg']}" for problem in detail)
         except (ValueError, TypeError, LookupError):
             return Failed(f"no router answers at {self.address}: status {status}", Exit.UNREACHABLE)
         return Failed(str(detail), Exit.UNREACHABLE if status == HTTPStatus.SERVICE_UNAVAILABLE else Exit.FAILED)
@@ -144,3 +144,13 @@ class RouterClient:
             raise Failed(
                 f"no router answers at {self.address}: its answer is not a router's", Exit.UNREACHABLE
             ) from error
+
+
+def _place(parts: list[str | int]) -> str:
+    """Return where in a request a mistake is, without its part (`body`, `query`).
+
+    >>> _place(["body", "labels", 0]), _place(["body"])
+    ('labels[0]', 'body')
+    """
+    first, *inner = [f"[{part}]" if isinstance(part, int) else str(part) for part in parts[1:] or parts]
+    return first + "".join(part if part.startswith("[") else f".{part}" for part in inner)

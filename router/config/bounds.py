@@ -7,6 +7,10 @@ MAX_WEIGHT = 100
 MAX_COUNT = 10**9
 # 1 PB: more than any host has.
 MAX_MEMORY_MB = 2**30
+# A tenant's weight divides its running jobs, so it needs no places in a ring.
+MAX_TENANT_WEIGHT = 1000
+# A tenant's priority is from -MAX_PRIORITY to MAX_PRIORITY.
+MAX_PRIORITY = 100
 
 
 def whole_number(text: str, least: int, most: int) -> int | None:

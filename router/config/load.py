@@ -16,9 +16,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from router.config.addresses import masked
-from router.config.settings import EndpointSettings, Settings, WorkerSettings
+from router.config.settings import EndpointSettings, Settings
 from router.config.strict_yaml import NotYaml, parse_yaml
+from router.config.tenants import TenantSettings
 from router.config.text_file import Unreadable, read_text
+from router.config.workers import WorkerSettings
 
 CONFIG_VARIABLE = "ROUTER_CONFIG"
 DEFAULT_CONFIG_FILE = "config.yaml"
@@ -34,7 +36,11 @@ _SHOWN_CHARACTERS = 200
 
 _Value = TypeVar("_Value")
 
-_IN_COLLECTIONS: Mapping[str, type[BaseModel]] = {"workers": WorkerSettings, "endpoints": EndpointSettings}
+_IN_COLLECTIONS: Mapping[str, type[BaseModel]] = {
+    "workers": WorkerSettings,
+    "endpoints": EndpointSettings,
+    "tenants": TenantSettings,
+}
 
 
 class WatchedFile:

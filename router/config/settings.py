@@ -10,9 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PrivateAttr,
     ValidationInfo,
@@ -22,60 +20,16 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from router.config.addresses import dns_name, masked, origin, otlp_url, redis_url, worker_url
+from router.config.addresses import masked, origin, otlp_url, redis_url
 from router.config.allowlist import rule
-from router.config.bounds import MAX_COUNT, MAX_WEIGHT
+from router.config.bounds import MAX_COUNT
+from router.config.section import FROM_LIST, MAX_MB, Budget, Count, PositiveSeconds, Section
+from router.config.tenants import TenantsByName
+from router.config.workers import AuthFile, DiscoverSettings, FilePath, MemoryMb, WorkerSettings
 from router.policy import endpoints
-from router.policy.deadline import ClientBudget
 from router.policy.strategy import Strategy
 
-# 30 years: as good as forever, and within the limits of clocks, timers and Redis' milliseconds.
-MAX_SECONDS = 1e9
-# 1 TB.
-MAX_MB = 2.0**20
 _LONGEST_PATH = 256
-
-
-class _Settings(BaseModel):
-    # Strict, because YAML has types: `timeout: "5"` is a mistake to report, not to guess at.
-    # Docstrings below keys become their descriptions, in docs/configuration.md and in OpenAPI.
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-WorkerUrl = Annotated[str, AfterValidator(worker_url)]
-PositiveSeconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
-Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
-# No control characters: system calls reject a NUL.
-FilePath = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
-
-
-def _no_header(path: str) -> str:
-    if re.search(r":\s", path):
-        raise PydanticCustomError("auth_file", "expected the name of a file that holds the header, not the header")
-    return path
-
-
-AuthFile = Annotated[FilePath, AfterValidator(_no_header)]
-
-
-class NamedWorker(_Settings):
-    """One worker, as config.yaml or a registration describes it."""
-
-    url: WorkerUrl
-    """its address, in any spelling: `HTTP://Node1.:80/run_code` is known as `http://node1`"""
-    weight: Annotated[int, Field(ge=1, le=MAX_WEIGHT)] = 1
-    """its share of the jobs, 1 to 100: a worker of weight 3 gets three jobs for each job of a worker of weight 1"""
-    max_concurrency: Count | None = None
-    """the cap: how many jobs may run on it at once; none: any number"""
-
-
-class WorkerSettings(NamedWorker):
-    """One worker of the fleet, as config.yaml names it."""
-
-    worker_auth: AuthFile | None = None
-    """a file with the header that this worker wants, instead of the one for all workers"""
 
 
 def _from_bare_url(value: object) -> object:
@@ -93,7 +47,7 @@ def _unlike(workers: tuple[WorkerSettings, ...]) -> tuple[WorkerSettings, ...]:
     return workers
 
 
-class RedisSettings(_Settings):
+class RedisSettings(Section):
     """Where Redis is, and the prefix of its keys."""
 
     url: Annotated[str, AfterValidator(redis_url)] = "redis://localhost:6379/0"
@@ -127,7 +81,7 @@ def _ca_file(path: str) -> str:
     return path
 
 
-class TlsSettings(_Settings):
+class TlsSettings(Section):
     """How the certificate of an https:// worker is checked: by the system's CAs, by the file `ca`, or not at all."""
 
     ca: Annotated[FilePath, AfterValidator(_ca_file)] | None = None
@@ -155,13 +109,6 @@ class TlsSettings(_Settings):
         return context
 
 
-class DiscoverSettings(_Settings):
-    """Where to find workers that are not named one by one: `dns`, a name:port with an address for each of them."""
-
-    dns: Annotated[str, AfterValidator(dns_name)] | None = None
-    """`name:port`: each address of the name is a worker, such as the pods of a headless service"""
-
-
 def _allowed(text: str) -> str:
     try:
         rule(text)
@@ -171,20 +118,20 @@ def _allowed(text: str) -> str:
     return text
 
 
-class AdminSettings(_Settings):
+class AdminSettings(Section):
     """Who may change the fleet without the admin token, and which workers may be added to it at run time."""
 
     allow_loopback: bool = False
     """true: if no admin token is set, users of this host may change the fleet, over loopback or a Unix socket"""
     allowed_workers: Annotated[
         tuple[Annotated[str, AfterValidator(_allowed)], ...],
-        BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+        FROM_LIST,
     ] = ()
     """which workers may be added at run time: networks for addresses (`10.0.0.0/8`), patterns for names (`node*`,
     `*.sandbox.svc`); a `*` stands for a part of one label, except at the beginning of the pattern"""
 
 
-class HealthCheckSettings(_Settings):
+class HealthCheckSettings(Section):
     """How the sidecar checks a worker, and how many checks in a row change the worker's health."""
 
     path: Annotated[str, Field(pattern=r"^/[!-~]*$")] = "/v1/ping"
@@ -202,7 +149,7 @@ class HealthCheckSettings(_Settings):
     """every how many checks one is deep"""
 
 
-class QueueSettings(_Settings):
+class QueueSettings(Section):
     """How long a job may be pending, without a free slot on any worker, and how many jobs may be."""
 
     timeout: PositiveSeconds = 60.0
@@ -212,9 +159,11 @@ class QueueSettings(_Settings):
     without_workers: Annotated[float, Field(ge=0)] = 10.0
     """how long a job may be pending, within `timeout`, while no worker is healthy or none can be reached. Then it gets
     503; 0: at once"""
+    aging: PositiveSeconds = 30.0
+    """a job that has been pending for longer counts as one of the highest priority that any tenant has"""
 
 
-class BreakerSettings(_Settings):
+class BreakerSettings(Section):
     """When a worker that fails job after job is ejected, and for how long."""
 
     failures: Count = 5
@@ -227,7 +176,7 @@ class BreakerSettings(_Settings):
     """the largest part of the fleet that may be ejected at once"""
 
 
-class RetrySettings(_Settings):
+class RetrySettings(Section):
     """How often one job is tried, and how many retries the whole fleet may make."""
 
     attempts: Count = 3
@@ -240,14 +189,14 @@ class RetrySettings(_Settings):
     """the second part of the budget for retries: so many a second"""
 
 
-class BatchSettings(_Settings):
+class BatchSettings(Section):
     """How many jobs of one batch may be under way at once."""
 
     max_in_flight: Count = 64
     """how many jobs of one batch are under way at once, pending jobs included"""
 
 
-class TracesSettings(_Settings):
+class TracesSettings(Section):
     """Where OpenTelemetry's spans go; the extra `traces` has to be installed for it."""
 
     endpoint: Annotated[str, AfterValidator(otlp_url)] | None = None
@@ -260,7 +209,7 @@ def _field(name: str) -> str:
     return name
 
 
-class EndpointSettings(_Settings):
+class EndpointSettings(Section):
     """One endpoint of the workers: another time limit for one of SandboxFusion's, or a further one of a fork."""
 
     timeout: PositiveSeconds = 120.0
@@ -290,7 +239,7 @@ RoutingStrategy = Annotated[Strategy, Field(strict=False), WithJsonSchema({"type
 ErrorStatus = Annotated[int, Field(ge=400, le=599)]
 
 
-class ErrorStatusSettings(_Settings):
+class ErrorStatusSettings(Section):
     """Which status the router's own errors have, because clients retry different ones."""
 
     no_workers: ErrorStatus = 503
@@ -303,31 +252,24 @@ class ErrorStatusSettings(_Settings):
     """the status if no worker had a free slot in time, or no result came in time"""
 
 
-def _budget(value: object) -> object:
-    try:
-        if not isinstance(value, str | float | int) or isinstance(value, bool):
-            raise TypeError(value)
-        ClientBudget.of(value)
-    except (TypeError, ValueError) as error:
-        raise PydanticCustomError("client_budget", "expected none, job, job+N or N, in seconds from 1 on") from error
-    return value
-
-
-class Settings(_Settings):
+class Settings(Section):
     """All of config.yaml. Times are in seconds."""
 
     workers: Annotated[
         tuple[Annotated[WorkerSettings, BeforeValidator(_from_bare_url)], ...],
-        BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+        FROM_LIST,
         AfterValidator(_unlike),
     ] = ()
-    """the fleet: each a URL, or `{url, weight, max_concurrency}`"""
+    """the fleet: each a URL, or `{url, weight, max_concurrency, labels, languages, memory_mb}`"""
     workers_file: FilePath | None = None
-    """a file with one worker a line: host (port 8080), host:port or URL, with or without `/run_code`; `#` begins a
+    """a file with one worker a line: host (port 8080), host:port or URL, with or without `/run_code`, and then what
+    else is known of it: `weight=2 max_concurrency=8 label=gpu label=ib language=python memory_mb=64000`; `#` begins a
     comment"""
     discover: DiscoverSettings = DiscoverSettings()
     default_max_concurrency: Count | None = None
     """`max_concurrency` of the workers that have none of their own"""
+    default_job_memory_mb: MemoryMb = 1024
+    """how much memory (MB) a job counts for whose body sets no `memory_limit_MB`, on workers with `memory_mb`"""
     health_check_interval: PositiveSeconds = 30.0
     """seconds between two checks of a worker; the first is immediate"""
     timeout: PositiveSeconds = 300.0
@@ -336,16 +278,19 @@ class Settings(_Settings):
     """how much longer than the limits in its body a job may take on a worker"""
     endpoints: Annotated[
         dict[Annotated[str, AfterValidator(_endpoint_path)], EndpointSettings], AfterValidator(_fit)
-    ] = {}
+    ] = Field({})
     """other time limits for SandboxFusion's endpoints (by default 120 s for /submit, 60 s for those that run no code),
     and further endpoints of its forks"""
-    client_budget: Annotated[str | float, BeforeValidator(_budget)] = "none"
+    client_budget: Budget = "none"
     """how long clients wait; the router answers before that. `job+10`, or `job`: compile_timeout + run_timeout + 10 s,
     as verl waits; `12`: 12 s, whatever the job; `none`: for ever. The header `x-router-deadline-ms` wins"""
     routing_strategy: RoutingStrategy = Strategy.ROUND_ROBIN
     """`round_robin`: the workers in turn, by weight, full ones skipped; `random`: the first with a free slot from a
     random place on; `least_loaded`: the one with the fewest leases for its weight"""
     queue: QueueSettings = QueueSettings()
+    tenants: TenantsByName = Field({})
+    """whose jobs share the fleet: each tenant's weight, priority and limits, by its name; `default` is for all tenants
+    that have no section here"""
     breaker: BreakerSettings = BreakerSettings()
     retry: RetrySettings = RetrySettings()
     quarantine_seconds: PositiveSeconds = 300.0
@@ -364,12 +309,12 @@ class Settings(_Settings):
     """a file with the SHA-256 of each key that clients may send jobs with; `sfr key new NAME >> FILE` adds one"""
     cors_origins: Annotated[
         tuple[Annotated[str, AfterValidator(origin)], ...],
-        BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+        FROM_LIST,
     ] = ()
     """other sites whose pages may send jobs, such as `https://lab.example:8443`; a page of any other site gets 403"""
     trusted_hosts: Annotated[
         tuple[Annotated[str, AfterValidator(_allowed)], ...],
-        BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+        FROM_LIST,
     ] = ()
     """the names and addresses (patterns, networks) that a request's Host may have, besides loopback's; none: any. With
     local workers, `sfr up` allows those of its own host"""

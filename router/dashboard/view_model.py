@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from router.fleet.model import Ejection, Health, WorkerRecord, slots
+from router.fleet.model import Ejection, Health, WorkerRecord, abilities, slots
 from router.fleet.stats import Usage, WorkerStats, WorkerUsage
 from router.telemetry.rates import has_fallen, rates
 
@@ -67,7 +67,8 @@ class Totals(msgspec.Struct, frozen=True, array_like=True):
 class Row(msgspec.Struct, frozen=True, array_like=True):
     """A worker's values that change seldom. `place` is its index in the list of URLs.
 
-    `since` and `ejected_until` are Unix times; `ejected_until` None: the worker is not ejected.
+    `since` and `ejected_until` are Unix times; `ejected_until` None: the worker is not ejected. `abilities` tells which
+    jobs it can run; empty: every job.
     """
 
     place: int
@@ -79,6 +80,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     cap: int | None
     source: str
     ejected_until: float | None
+    abilities: str
 
 
 class Live(msgspec.Struct, frozen=True, array_like=True):
@@ -212,6 +214,7 @@ def _row(place: int, record: WorkerRecord, health: Health, reading: Reading) -> 
         worker.max_concurrency,
         worker.source,
         ejection.until if ejection else None,
+        abilities(worker.labels, worker.languages, worker.memory_mb),
     )
 
 

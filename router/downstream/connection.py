@@ -22,7 +22,6 @@ from router.http.answer import Answer, problem
 from router.http.asgi import CLIENT_LEFT, STOPPING, new_request_id, tell
 from router.http.head_cache import split
 from router.http.sockets import LingeringTransport, has_ended, name_of, reset, unread_bytes
-from router.jobs.endpoints import Asked
 from router.jobs.handler import JobHandler, answering
 from router.policy.client_timeouts import LAST_REQUEST_S, MAKE_ROOM_S, ClientClock, ClientTimeouts, Owed
 from router.policy.request_head import (
@@ -247,8 +246,7 @@ class ClientConnection(LightProtocol):
             or not (cycle is None or cycle.response_complete)
         ):
             return False
-        path, _, query = self.url.partition(b"?")
-        if path not in handler.job_paths or self.parser.get_method() != b"POST":
+        if self.parser.get_method() != b"POST" or (asked := handler.asked(self.url, self.headers)) is None:
             return False
         fields = dict(self.headers)
         if b"origin" in fields or b"transfer-encoding" in fields:
@@ -257,7 +255,6 @@ class ClientConnection(LightProtocol):
         # way as there is room, unless it came with its head.
         if self._head_key is None and int(fields.get(b"content-length", b"0")) > HIGH_WATER_LIMIT:
             return False
-        asked = Asked("POST", handler.job_paths[path], query, self.headers)
         head = handler.read(asked, keep_alive=version != "1.0" and self.parser.should_keep_alive())
         if head is None:
             return False

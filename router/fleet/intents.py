@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from router.config.addresses import known_worker_url, masked
-from router.config.bounds import MAX_COUNT, MAX_WEIGHT, whole_number
-from router.fleet.model import Worker, number_in
+from router.config.bounds import MAX_COUNT, MAX_MEMORY_MB, MAX_WEIGHT, whole_number
+from router.fleet.model import Source, Worker, listed_in, number_in
 from router.fleet.redis_client import RedisClient, RedisUnavailable, RefusedCommand
+from router.policy.placement import LABEL, LANGUAGE
 
 # One call reads so many workers: a small part of what Redis answers within a call's time limit.
 WORKERS_A_CALL = 250
@@ -26,6 +27,17 @@ class Registration:
     weight: int = 1
     max_concurrency: int | None = None
     ttl_s: float | None = None
+    labels: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    memory_mb: int | None = None
+
+    @property
+    def worker(self) -> Worker:
+        """The worker as it registered itself."""
+        return Worker(
+            *(self.url, self.weight, self.max_concurrency, Source.REGISTERED),
+            *(self.labels, self.languages, self.memory_mb),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +153,7 @@ class Intents:
         }
 
     async def register(self, registration: Registration) -> bool:
-        """Register a worker, or renew it; return whether it is new, or its weight or cap has changed.
+        """Register a worker, or renew it; return whether it is new, or anything but its time to live has changed.
 
         A worker that was not registered begins undrained: it may have left and come back before the sidecar saw it go.
         """
@@ -210,8 +222,14 @@ class Intents:
 
 
 def _fields(registration: Registration) -> dict[str, str]:
-    cap = registration.max_concurrency
-    return {"weight": str(registration.weight), "max_concurrency": "" if cap is None else str(cap)}
+    cap, memory_mb = registration.max_concurrency, registration.memory_mb
+    return {
+        "weight": str(registration.weight),
+        "max_concurrency": "" if cap is None else str(cap),
+        "labels": ",".join(registration.labels),
+        "languages": ",".join(registration.languages),
+        "memory_mb": "" if memory_mb is None else str(memory_mb),
+    }
 
 
 class _Read:
@@ -234,12 +252,17 @@ class _Read:
             self.problems.append(f"{self._registered_key}:{url}: {fields.reason}")
             return
         try:
-            weight = number_in(fields, "weight", 1, MAX_WEIGHT) or 1
-            cap = number_in(fields, "max_concurrency", 1, MAX_COUNT)
+            self.registrations[url] = Registration(
+                url,
+                weight=number_in(fields, "weight", 1, MAX_WEIGHT) or 1,
+                max_concurrency=number_in(fields, "max_concurrency", 1, MAX_COUNT),
+                ttl_s=left_ms / 1000 if left_ms >= 0 else None,
+                labels=listed_in(fields, "labels", LABEL),
+                languages=listed_in(fields, "languages", LANGUAGE),
+                memory_mb=number_in(fields, "memory_mb", 1, MAX_MEMORY_MB),
+            )
         except ValueError as error:
             self.problems.append(f"registered worker {url}: {error}")
-            return
-        self.registrations[url] = Registration(url, weight, cap, left_ms / 1000 if left_ms >= 0 else None)
 
     def drain(self, spelt: str) -> None:
         """Read a member of the set of drained workers."""

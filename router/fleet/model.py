@@ -5,7 +5,7 @@ How a record becomes a Redis hash and how it is read again stand side by side, s
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -153,6 +153,19 @@ class WorkerRecord:
             successes=number_in(fields, "successes", 0, MAX_COUNT) or 0,
             last_error=fields.get("last_error", ""),
         )
+
+
+def abilities(labels: Collection[str], languages: Collection[str], memory_mb: int | None) -> str:
+    """Return which jobs a worker can run, for people; empty if it takes every job.
+
+    >>> abilities(["gpu", "ib"], ["python"], 64000), abilities([], [], None)
+    ('gpu, ib; python only; 64000 MB', '')
+    """
+    if not (labels or languages or memory_mb):
+        return ""
+    parts = [", ".join(labels)] if labels else []
+    parts += [f"{', '.join(languages)} only"] if languages else []
+    return "; ".join([*parts, *([] if memory_mb is None else [f"{memory_mb} MB"])])
 
 
 def slots(caps: Iterable[int | None]) -> int | None:

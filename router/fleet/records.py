@@ -9,9 +9,12 @@ from datetime import UTC, datetime
 from redis.exceptions import ResponseError
 
 from router.config.addresses import known_worker_url
+from router.config.bounds import MAX_COUNT, whole_number
 from router.fleet.leadership import Term
 from router.fleet.model import Ejection, Worker, WorkerRecord, moment
 from router.fleet.redis_client import LOAD, RECORD, RedisClient, RefusedCommand, executed
+from router.fleet.tenants import read_rules
+from router.policy.tenants import TenantRule
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +29,10 @@ class FleetState:
     `records` are in the order of their URLs, which all processes share. `changed_at` names the sidecar's last write
     that changed the fleet or a worker's health. `leader` is the leading sidecar's term as text. `ejected` are the
     workers that the breaker has ejected, by URL; `quarantined` are hashes of jobs that break workers.
+
+    `tenants` are the rules of tenants by name; "default" is for those not named. `tenants_at` names the moment when the
+    sidecar last changed one; without it they are config.yaml's. `schema` is the version of Redis' keys, if a sidecar
+    has written.
     """
 
     records: tuple[WorkerRecord, ...]
@@ -35,6 +42,9 @@ class FleetState:
     draining: frozenset[str] = frozenset()
     ejected: Mapping[str, Ejection] = field(default_factory=dict)
     quarantined: frozenset[str] = frozenset()
+    tenants: Mapping[str, TenantRule] = field(default_factory=dict)
+    tenants_at: str | None = None
+    schema: int | None = None
 
 
 class Records:
@@ -50,7 +60,8 @@ class Records:
         """Read the whole fleet. A hash that cannot be read counts as a worker of which nothing is known.
 
         If nothing has changed since `known` was read, its records are taken over: to read those of a large fleet takes
-        much of a process' time. With `only`, a URL, no other worker is read. Raises RedisUnavailable.
+        much of a process' time. So are its tenants. With `only`, a URL, no other worker is read, and no tenant. Raises
+        RedisUnavailable.
         """
         return await self._redis.ask(self._load(known, only), LOAD)
 
@@ -79,17 +90,18 @@ class Records:
 
     async def _load(self, known: FleetState | None, only: str | None) -> FleetState:
         pipeline = self._redis.pipeline()
-        pipeline.hmget(self._keys.fleet, "written_at", "changed_at")
+        pipeline.hmget(self._keys.fleet, "written_at", "changed_at", "tenants_at", "schema")
         pipeline.get(self._keys.sidecar)
         pipeline.smembers(self._keys.drain)
         pipeline.zrange(self._keys.ejected, 0, -1, withscores=True)
         pipeline.zrange(self._keys.quarantine, 0, -1)
-        (written_at, changed_at), leader, draining, *others = await executed(pipeline)
+        (written_at, changed_at, tenants_at, schema), leader, draining, *others = await executed(pipeline)
         if refused := next((each for each in others if isinstance(each, RefusedCommand)), None):
             raise ResponseError(refused.reason)
         ejected, quarantined = others
         # The mark is read before the records: if they change meanwhile, they are read again next time.
         is_known = known is not None and known.changed_at is not None and known.changed_at == changed_at
+        tenants, tenants_at = await self._tenants(known, tenants_at) if only is None else ({}, None)
         return FleetState(
             records=known.records if known is not None and is_known else await self._records(only),
             written_at=_moment(written_at),
@@ -99,7 +111,25 @@ class Records:
             draining=frozenset() if isinstance(draining, RefusedCommand) else frozenset(draining),
             ejected=await self._ejections(dict(ejected), known.ejected if known else {}, only),
             quarantined=frozenset(quarantined),
+            tenants=tenants,
+            tenants_at=tenants_at,
+            schema=_schema(schema) if written_at else None,
         )
+
+    async def _tenants(
+        self, known: FleetState | None, tenants_at: str | None
+    ) -> tuple[Mapping[str, TenantRule], str | None]:
+        """Return the tenants' rules and the moment of their last change; those `known`, unless there are newer ones.
+
+        Without that moment no sidecar has published any. A hash that cannot be read is read again at the next load.
+        """
+        tenants, known_at = (known.tenants, known.tenants_at) if known else ({}, None)
+        if tenants_at in (None, known_at):
+            return tenants, known_at
+        pipeline = self._redis.pipeline()
+        pipeline.hgetall(self._keys.tenants)
+        (held,) = await executed(pipeline)
+        return (tenants, known_at) if isinstance(held, RefusedCommand) else (read_rules(held), tenants_at)
 
     async def _ejections(
         self, scores: Mapping[str, float], known: Mapping[str, Ejection], only: str | None
@@ -142,6 +172,11 @@ def _ejection(held: Sequence[str | None], score: float) -> Ejection:
     except (ValueError, OverflowError, OSError):
         return Ejection(0.0, score=score)
     return Ejection(until, times, failures, held[3] or "", score)
+
+
+def _schema(text: str | None) -> int:
+    """Return the version of the keys in Redis; releases that wrote none had the first."""
+    return whole_number(text or "", 1, MAX_COUNT) or 1
 
 
 def _moment(text: str | None) -> datetime | None:

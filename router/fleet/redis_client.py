@@ -102,9 +102,12 @@ class RedisClient:
         self.succeeded(steady)
         return value
 
-    def register(self, name: str) -> Callable[..., Awaitable[Any]]:
-        """Return the script router/fleet/lua/NAME.lua; call it with its arguments and hand the result to `ask`."""
-        registered = self._client.register_script(lua(__package__, name, self.keys.lua_names()))
+    def register(self, name: str, **constants: str | float) -> Callable[..., Awaitable[Any]]:
+        """Return the script router/fleet/lua/NAME.lua; call it with its arguments and hand the result to `ask`.
+
+        `constants` are names that it uses besides those of the keys.
+        """
+        registered = self._client.register_script(lua(__package__, name, {**self.keys.lua_names(), **constants}))
         # Any key names the Cluster's slot: all of a fleet are in one.
         return lambda *args: registered(keys=[self.keys.fleet], args=args)
 

@@ -6,10 +6,17 @@ SCHEMA as a table, the Lua scripts take their names from it, and a test holds al
 
 from dataclasses import dataclass
 
+# The version of the schema that this program reads and writes. It grows when programs of two releases could
+# misunderstand each other.
+SCHEMA_VERSION = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One row of the schema. `name` has the default prefix; `<url>` stands for a worker's URL, `<job>` for a hash."""
+    """One row of the schema.
+
+    `name` has the default prefix. `<url>` stands for a worker's URL, `<name>` for a tenant's name, `<job>` for a hash.
+    """
 
     name: str
     type: str
@@ -116,12 +123,26 @@ SCHEMA = (
         "operator, by CLI or API",
         "`weight <url>` and `max_concurrency <url>` as set at run time: they win over the worker's own",
     ),
+    Key(
+        "sfr:tenants",
+        "hash",
+        "sidecar",
+        "each tenant's rule as JSON, by name: config.yaml's, with what is set at run time over it; absent fields have "
+        "their defaults, and `default` is for tenants that are not in here",
+    ),
+    Key(
+        "sfr:tenants:intent",
+        "hash",
+        "operator, by CLI or API",
+        "what is set of a tenant at run time, by name, as JSON of these fields alone: it wins over config.yaml",
+    ),
     Key("sfr:registered", "set", "agents, by API", "URLs of the workers that registered themselves"),
     Key(
         "sfr:registered:<url>",
         "hash with TTL",
         "agents, by API",
-        "weight, max_concurrency; the worker stays as long as this key, without TTL until it is removed",
+        "weight, max_concurrency, labels, languages, memory_mb; the worker stays as long as this key, without TTL "
+        "until it is removed",
     ),
     Key("sfr:process:<id>", "hash with TTL", "that router process", "heartbeat (Unix s), leases, waiting"),
     Key("sfr:processes", "zset", "routers", "living router processes, scored by their last heartbeat (Unix ms)"),
@@ -152,13 +173,28 @@ SCHEMA = (
         "routers",
         "counts of all routers for this worker: jobs (attempts that ended), failures, busy_ms (their time together)",
     ),
+    Key(
+        "sfr:tenant:<name>",
+        "hash with TTL",
+        "routers",
+        "counts of all routers for this tenant: jobs, failures (jobs without a result), busy_ms (of all its attempts), "
+        "queue_ms (of all its waits)",
+    ),
+    Key(
+        "sfr:tenants:known",
+        "zset",
+        "routers",
+        "names of the tenants with counts, by the last ones' time (Unix ms): at most 1,000; more count as `other`, "
+        "which is not here",
+    ),
     Key("sfr:sidecar", "string with TTL", "the leading sidecar", "the leader's fencing token and name"),
     Key(
         "sfr:fleet",
         "hash",
         "sidecar",
         "token (the last fencing token given), born (when this memory began, Unix µs), written_at, changed_at (the "
-        "last change of membership or health; ISO 8601)",
+        "last change of membership or health; ISO 8601), tenants_at (the last change of a tenant's rule, Unix µs), "
+        "schema (the version of these keys; absent: 1)",
     ),
 )
 
@@ -173,6 +209,8 @@ class Keys:
         self.plan_head = f"{prefix}:plan:head"
         self.drain = f"{prefix}:drain"
         self.intent = f"{prefix}:intent"
+        self.tenants = f"{prefix}:tenants"
+        self.tenants_intent = f"{prefix}:tenants:intent"
         self.registered = f"{prefix}:registered"
         self.ejected = f"{prefix}:ejected"
         self.quarantine = f"{prefix}:quarantine"

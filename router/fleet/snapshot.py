@@ -2,12 +2,12 @@
 
 It is loaded at the start, when the sidecar tells of a change, and at least every second. The regular load reads drains
 and ejections, and the workers only if something has changed of them. If a load fails, the last snapshot stays in force;
-before the first one, the workers of config.yaml are the fleet.
+before the first one, the workers of config.yaml are the fleet, and its tenants the tenants.
 """
 
 import asyncio
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +16,7 @@ from router.fleet.ejection_log import log_ejections
 from router.fleet.model import Health, Member, Worker, WorkerRecord, routable
 from router.fleet.records import FleetState, Records
 from router.fleet.redis_client import RedisClient, RedisUnavailable
+from router.policy.tenants import TenantRule
 
 REFRESH_S = 1.0
 
@@ -62,9 +63,11 @@ class FleetView:
 
     on_change: Callable[[], None] | None = None
 
-    def __init__(self, redis: RedisClient, configured: Sequence[Worker]) -> None:
+    def __init__(
+        self, redis: RedisClient, configured: Sequence[Worker], tenants: Mapping[str, TenantRule] | None = None
+    ) -> None:
         records = tuple(WorkerRecord(worker) for worker in sorted(configured, key=lambda worker: worker.url))
-        self.snapshot = Snapshot(FleetState(records))
+        self.snapshot = Snapshot(FleetState(records, tenants=tenants or {}))
         self._redis = redis
         self._records = Records(redis)
         self._changed = asyncio.Event()

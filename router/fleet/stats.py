@@ -6,13 +6,17 @@ Counts only grow, unless Redis loses its memory. A rate is the difference of two
 import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
+from typing import TypeVar
 
 import msgspec
 
-# The counts of a worker that has had no job for so long are dropped, and begin again at 0.
-WORKER_TTL_S = 24 * 3600
-# One script call takes at most so many workers, so that it does not hold up the routers' calls.
-WORKERS_A_CALL = 250
+# The counts of a worker or tenant that has had no job for so long are dropped, and begin again at 0.
+COUNTS_TTL_S = 24 * 3600
+# One script call takes at most so many workers, and as many tenants, so that it does not hold up the routers' calls.
+ENTRIES_A_CALL = 250
+
+
+_Counts = TypeVar("_Counts")
 
 
 class WorkerStats(msgspec.Struct, array_like=True):
@@ -23,14 +27,34 @@ class WorkerStats(msgspec.Struct, array_like=True):
     busy_ms: int = 0
 
 
+class TenantStats(msgspec.Struct, array_like=True):
+    """Of one tenant: jobs that have ended, those of them without a result, and the times of all its attempts and waits.
+
+    `busy_ms` is counted together with the workers': over all tenants it is the same sum as over all workers.
+    """
+
+    jobs: int = 0
+    failures: int = 0
+    busy_ms: int = 0
+    queue_ms: int = 0
+
+    def add(self, more: "TenantStats") -> None:
+        """Add `more` to these counts."""
+        self.jobs += more.jobs
+        self.failures += more.failures
+        self.busy_ms += more.busy_ms
+        self.queue_ms += more.queue_ms
+
+
 class Stats(msgspec.Struct):
-    """Counts of the fleet by name (`jobs`, `errors`, `attempts`, `retries` and those of `took`), and by worker."""
+    """Counts of the fleet by name (`jobs`, `errors`, `attempts`, `retries` and those of `took`), worker and tenant."""
 
     fleet: dict[str, int] = {}
     workers: dict[str, WorkerStats] = {}
+    tenants: dict[str, TenantStats] = {}
 
     def __bool__(self) -> bool:
-        return bool(self.fleet or self.workers)
+        return bool(self.fleet or self.workers or self.tenants)
 
     def add(self, more: "Stats") -> None:
         """Add `more` to these counts."""
@@ -41,13 +65,19 @@ class Stats(msgspec.Struct):
             worker.jobs += counts.jobs
             worker.failures += counts.failures
             worker.busy_ms += counts.busy_ms
+        for name, tenant in more.tenants.items():
+            self.tenants.setdefault(name, TenantStats()).add(tenant)
 
     def take(self) -> "Stats":
-        """Remove and return the fleet's counts, and those of as many workers as one call takes, oldest first."""
-        urls = list(islice(self.workers, WORKERS_A_CALL))
-        taken = Stats(self.fleet, {url: self.workers.pop(url) for url in urls})
+        """Remove and return the fleet's counts, and those of as many workers and tenants as one call takes."""
+        taken = Stats(self.fleet, _oldest(self.workers), _oldest(self.tenants))
         self.fleet = {}
         return taken
+
+
+def _oldest(counts: dict[str, _Counts]) -> dict[str, _Counts]:
+    """Remove and return the ENTRIES_A_CALL oldest entries."""
+    return {name: counts.pop(name) for name in list(islice(counts, ENTRIES_A_CALL))}
 
 
 class WorkerUsage(msgspec.Struct, frozen=True, array_like=True):
@@ -59,13 +89,22 @@ class WorkerUsage(msgspec.Struct, frozen=True, array_like=True):
     stats: WorkerStats
 
 
+class TenantUsage(msgspec.Struct, frozen=True, array_like=True):
+    """One tenant at a moment, fleet-wide: the leases that it has, and its pending jobs."""
+
+    running: int
+    waiting: int
+    stats: TenantStats
+
+
 class Usage(msgspec.Struct, frozen=True):
-    """The fleet at a moment: pending jobs, retries that the budget holds, the counts, and each worker by its URL."""
+    """The fleet at a moment: pending jobs, retries that the budget holds, the counts, each worker and each tenant."""
 
     waiting: int
     retries_left: float
     fleet: dict[str, int] = {}
     workers: dict[str, WorkerUsage] = {}
+    tenants: dict[str, TenantUsage] = {}
 
 
 def took(bound_s: float) -> str:

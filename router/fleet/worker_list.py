@@ -1,18 +1,22 @@
 """The workers that are named in files: those of config.yaml, and those of workers_file, one in each line.
 
-A line is a host, host:port or URL, with or without /run_code.
+A line is a host, host:port or URL, with or without /run_code. After it may stand what else is known of the worker:
+`weight=2 max_concurrency=8 label=gpu label=ib language=python memory_mb=64000`.
 """
 
 import logging
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from router.config.addresses import masked, worker_url
+from router.config.bounds import MAX_COUNT, MAX_MEMORY_MB, MAX_WEIGHT, whole_number
 from router.config.settings import Settings
 from router.config.text_file import Unreadable, read_text
 from router.fleet.model import Source, Worker
+from router.policy.placement import LABEL, LANGUAGE, MAX_NAMES
 
 log = logging.getLogger(__name__)
 
@@ -22,34 +26,54 @@ DEFAULT_PORT = 8080
 # So much of a line is shown that names no worker.
 _SHOWN_CHARACTERS = 200
 _HAS_PORT = re.compile(r".*:\d+")
+# What may stand after a worker: numbers with the highest that they may be, and names, each of which may be repeated.
+_NUMBERS = {"weight": MAX_WEIGHT, "max_concurrency": MAX_COUNT, "memory_mb": MAX_MEMORY_MB}
+_NAMES = {"label": LABEL, "language": LANGUAGE}
+_EXAMPLES = {"label": "gpu", "language": "python"}
 
 
-def parse(text: str, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    r"""Return the workers' URLs, each once and in order, and a message for each line that names no worker.
+class _BadLine(Exception):
+    """A line names no worker; the message says what was expected."""
+
+
+def parse(text: str, name: str) -> tuple[tuple[Worker, ...], tuple[str, ...]]:
+    r"""Return the workers, each once and in order, and a message for each line that is passed over.
 
     `name` is the file's name in messages. `#` begins a comment.
 
-    >>> parse("node1  # rack 3\nhttp://node2:9000/run_code\nnode 3", "hosts")
-    (('http://node1:8080', 'http://node2:9000'), ("hosts:3: expected a host, host:port or URL, got 'node 3'",))
+    >>> workers, problems = parse("node1 label=gpu # rack 3\nhttp://node2:9000/run_code\nnode 3", "hosts")
+    >>> [(worker.url, worker.labels) for worker in workers]
+    [('http://node1:8080', ('gpu',)), ('http://node2:9000', ())]
+    >>> problems[0][:35], problems[0][-7:]
+    ('hosts:3: expected weight=, max_conc', "got '3'")
     """
-    urls: dict[str, None] = {}
+    workers: dict[str, Worker] = {}
     problems = []
     for number, line in enumerate(text.splitlines(), start=1):
-        named = line.partition("#")[0].strip()
+        named = line.partition("#")[0].split()
         if not named:
             continue
         try:
-            urls[_url(named)] = None
-        except ValueError:
-            shown = masked(named)[:_SHOWN_CHARACTERS]
-            problems.append(f"{name}:{number}: expected a host, host:port or URL, got {shown!r}")
-    return tuple(urls), tuple(problems)
+            worker = _worker(*named)
+            if workers.setdefault(worker.url, worker) != worker:
+                raise _BadLine(f"{worker.url} stands above, with other values")
+        except _BadLine as error:
+            problems.append(f"{name}:{number}: {error}")
+    return tuple(workers.values()), tuple(problems)
 
 
 def configured_workers(settings: Settings) -> list[Worker]:
     """Return config.yaml's workers as the fleet knows them."""
-    default = settings.default_max_concurrency
-    return [Worker(worker.url, worker.weight, worker.max_concurrency or default) for worker in settings.workers]
+    return [
+        with_default_cap(
+            Worker(
+                *(worker.url, worker.weight, worker.max_concurrency, Source.CONFIG),
+                *(worker.labels, worker.languages, worker.memory_mb),
+            ),
+            settings,
+        )
+        for worker in settings.workers
+    ]
 
 
 def known_workers(settings: Settings) -> list[Worker]:
@@ -57,9 +81,51 @@ def known_workers(settings: Settings) -> list[Worker]:
     workers = {worker.url: worker for worker in configured_workers(settings)}
     if settings.workers_file is not None:
         with suppress(Unreadable):  # the sidecar says what is wrong
-            for url in parse(read_text(Path(settings.workers_file)), settings.workers_file)[0]:
-                workers.setdefault(url, Worker(url, 1, settings.default_max_concurrency, Source.FILE))
+            for worker in parse(read_text(Path(settings.workers_file)), settings.workers_file)[0]:
+                workers.setdefault(worker.url, with_default_cap(worker, settings))
     return list(workers.values())
+
+
+def with_default_cap(worker: Worker, settings: Settings) -> Worker:
+    """Return `worker` with default_max_concurrency, if it has no cap of its own."""
+    return replace(worker, max_concurrency=worker.max_concurrency or settings.default_max_concurrency)
+
+
+def _worker(address: str, *options: str) -> Worker:
+    """Return the worker of one line. Raises _BadLine."""
+    try:
+        url = _url(address)
+    except ValueError as error:
+        raise _BadLine(f"expected a host, host:port or URL, got {_shown(address)}") from error
+    numbers: dict[str, int] = {}
+    names: dict[str, set[str]] = {key: set() for key in _NAMES}
+    for option in options:
+        key, _, value = option.partition("=")
+        if key in _NUMBERS:
+            if key in numbers:
+                raise _BadLine(f"{key}: expected once")
+            numbers[key] = _number(key, value)
+        elif key in _NAMES:
+            if not _NAMES[key].fullmatch(value):
+                raise _BadLine(f"{key}: expected one name such as {_EXAMPLES[key]}, got {_shown(value)}")
+            names[key].add(value)
+        else:
+            wanted = ", ".join(f"{each}=" for each in (*_NUMBERS, *_NAMES))
+            raise _BadLine(f"expected {wanted} after the worker, got {_shown(option)}")
+    if crowded := next((key for key, held in names.items() if len(held) > MAX_NAMES), None):
+        raise _BadLine(f"{crowded}: expected {MAX_NAMES} at most")
+    labels, languages = (tuple(sorted(names[key])) for key in ("label", "language"))
+    return Worker(url, source=Source.FILE, labels=labels, languages=languages, **numbers)
+
+
+def _number(key: str, text: str) -> int:
+    if (number := whole_number(text, 1, _NUMBERS[key])) is None:
+        raise _BadLine(f"{key}: expected a whole number from 1 to {_NUMBERS[key]}, got {_shown(text)}")
+    return number
+
+
+def _shown(text: str) -> str:
+    return repr(masked(text)[:_SHOWN_CHARACTERS])
 
 
 def _url(named: str) -> str:

@@ -11,6 +11,8 @@ Headers = list[tuple[bytes, bytes]]
 
 # How many milliseconds the client waits for its answer.
 DEADLINE = b"x-router-deadline-ms"
+# Whose job it is, of a client; and in an answer, if the client named somebody.
+TENANT = b"x-router-tenant"
 
 # RFC 9110 §7.6.1: these concern one connection only, and so do the fields that Connection names.
 _HOP_BY_HOP = frozenset(
@@ -29,8 +31,12 @@ _HOP_BY_HOP = frozenset(
 _PLAIN_CONNECTIONS = (b"keep-alive", b"close")  # values of Connection that name no field
 # The router sets these itself for the worker, or they are meant for the router: Host is the worker's address;
 # Content-Length is that of the body held; an answer must not be compressed, because metadata is added to it
-# (Accept-Encoding); uvicorn has answered Expect; the router may have made the request id; it keeps the deadline.
-_NOT_FOR_WORKER = _HOP_BY_HOP | {b"host", b"content-length", b"accept-encoding", b"expect", b"x-request-id", DEADLINE}
+# (Accept-Encoding); uvicorn has answered Expect; the router may have made the request id; it keeps the deadline and
+# the tenant.
+_NOT_FOR_WORKER = _HOP_BY_HOP | {
+    *(b"host", b"content-length", b"accept-encoding", b"expect", b"x-request-id"),
+    *(DEADLINE, TENANT),
+}
 # uvicorn writes its own Date and Server; the rest are fields that the router adds, and the framing.
 _NOT_FOR_CLIENT = _HOP_BY_HOP | {
     b"content-length",
@@ -40,6 +46,7 @@ _NOT_FOR_CLIENT = _HOP_BY_HOP | {
     b"x-router-attempt",
     b"x-router-queue-ms",
     b"x-request-id",
+    TENANT,
 }
 
 
@@ -50,6 +57,7 @@ class Head(msgspec.Struct, frozen=True):
     request_id: bytes | None = None
     deadline: bytes | None = None
     content_length: int = 0
+    tenant: bytes | None = None
 
 
 def read_head(fields: Headers) -> Head:
@@ -58,7 +66,7 @@ def read_head(fields: Headers) -> Head:
     One pass finds everything, because each job pays for it.
     """
     lines: list[bytes] = []
-    request_id = deadline = connection = None
+    request_id = deadline = tenant = connection = None
     length = b"0"
     for name, value in fields:
         if name not in _NOT_FOR_WORKER:
@@ -69,11 +77,18 @@ def read_head(fields: Headers) -> Head:
             request_id = value if request_id is None else request_id
         elif name == DEADLINE:
             deadline = value
+        elif name == TENANT:
+            tenant = value
         elif name == b"connection" and value.lower() not in _PLAIN_CONNECTIONS:
             connection = value
     if connection is not None:
         lines = [as_lines(_end_to_end(fields, _NOT_FOR_WORKER))]
-    return Head(b"".join(lines), request_id, deadline, int(length))
+    return Head(b"".join(lines), request_id, deadline, int(length), tenant)
+
+
+def of_tenant(name: str, fields: Headers) -> Headers:
+    """Return a request's header fields with this tenant in place of theirs."""
+    return [(TENANT, name.encode()), *(field for field in fields if field[0] != TENANT)]
 
 
 def for_worker(lines: bytes, body: Sized, request_id: bytes) -> bytes:

@@ -231,7 +231,7 @@ class Dispatcher:
         response = None if isinstance(outcome, UpstreamFailed) else outcome
         verdict = job.verdict_on(outcome)
         kind, blame, took_s = verdict.kind, verdict.blame, time.monotonic() - since
-        self._recorder.attempt_ended(url, kind, took_s)
+        self._recorder.attempt_ended(url, kind, took_s, run.placement.tenant)
         if run.hooks is not None:
             run.hooks.attempt_ends(outcome, kind)
         if run.doubts and blame is Blame.OK:  # so the errors before were the workers' own
@@ -319,7 +319,7 @@ class Dispatcher:
             if run.doubts:
                 self._drop_doubts(run)
             took_s = time.monotonic() - run.since
-            self._recorder.job_ended(run.job.path, answer.status, answer.outcome, took_s)
+            self._recorder.job_ended(run.job.path, answer.status, answer.outcome, took_s, run.placement.tenant)
             if run.hooks is not None:
                 run.hooks.job_ends(answer.status, answer.outcome)
             if answer.outcome is not _RESULT:
@@ -335,18 +335,18 @@ class Dispatcher:
             run.release_late_share()
             self._drop_doubts(run)
             if deliver is not None:
-                took_s = time.monotonic() - run.since
-                self._recorder.job_ended(run.job.path, CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, took_s)
+                ending = CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, time.monotonic() - run.since
+                self._recorder.job_ended(run.job.path, *ending, run.placement.tenant)
                 if run.hooks is not None:
                     run.hooks.job_ends(CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT)
-                job_log.failed(run, CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, took_s)
+                job_log.failed(run, *ending)
         finally:
             if deliver is not None:
                 deliver(None)
 
     def _answer_cut(self, run: JobRun, status: int, failure: UpstreamFailed) -> None:
         """Count and log a large answer that its worker has broken off."""
-        self._recorder.answer_cut(failure.worker_url)
+        self._recorder.answer_cut(failure.worker_url, run.placement.tenant)
         job_log.answer_cut(run, status, time.monotonic() - run.since, failure)
 
     def _drop_doubts(self, run: JobRun) -> None:

@@ -4,6 +4,7 @@ import msgspec
 
 from router.auth.access import Admission
 from router.http.headers import DEADLINE, Head, Headers
+from router.policy import tenants
 from router.policy.endpoints import SANDBOX_FUSION
 
 # SandboxFusion's endpoints and their methods, without /v1/ping, which the router answers itself.
@@ -25,7 +26,7 @@ class JobHead(msgspec.Struct, frozen=True):
     """What all jobs that are sent with this head have in common, except for the length of their bodies.
 
     `lines` are the header lines for the worker. `request_id` is None if each job gets a new one. `client_s` is for how
-    many seconds the client waits, None if it does not say.
+    many seconds the client waits, None if it does not say. `tenant` is "" if none is named.
     """
 
     path: str
@@ -36,10 +37,31 @@ class JobHead(msgspec.Struct, frozen=True):
     request_id: bytes | None = None
     client_s: float | None = None
     method: bytes = b"POST"
+    tenant: str = ""
 
 
-class BadDeadline(Exception):
+class BadHead(Exception):
+    """A head says something of its job that is no valid value; the message names it."""
+
+
+class BadDeadline(BadHead):
     """The client's deadline is not a whole number of milliseconds."""
+
+
+class BadTenant(BadHead):
+    """No tenant may have this name."""
+
+
+def tenant_of(admission: Admission, head: Head) -> str:
+    """Return whose job it is, "" if nobody is named. Where jobs need a key, its name alone counts. Raises BadTenant."""
+    if admission.key is not None:
+        return tenants.of_key(admission.key_name)
+    if head.tenant is None:
+        return ""
+    name = head.tenant.decode("utf-8", "replace")
+    if found := tenants.flaw(name):
+        raise BadTenant(found)
+    return name
 
 
 def client_s_of(head: Head) -> float | None:

@@ -17,14 +17,15 @@ from router.config.settings import Settings
 from router.http.answer import Answer, problem
 from router.http.asgi import Application, Receive, Scope, Send, leaving, new_request_id, request_id_of, send_answer
 from router.http.head_cache import HeadCache
-from router.http.headers import Head, Headers, read_head
+from router.http.headers import Head, Headers, of_tenant, read_head
 from router.http.response import Body
 from router.jobs import job_log
 from router.jobs.answers import broken, buffers_full
 from router.jobs.body_budget import BodyBudget, BodyBudgetFull, BodyShare
 from router.jobs.dispatcher import Dispatcher
-from router.jobs.endpoints import Asked, BadDeadline, JobHead, client_s_of
+from router.jobs.endpoints import Asked, BadHead, JobHead, client_s_of, tenant_of
 from router.jobs.job import AnswerCallback, Job
+from router.policy import tenants
 from router.policy.deadline import SMALL_BYTES
 from router.policy.endpoints import endpoints_of
 from router.policy.request_head import Refusal
@@ -59,8 +60,6 @@ class JobHandler:
         self.heads = HeadCache[JobHead]()
         self.recorder = recorder
         self.methods = {path: endpoint.method for path, endpoint in endpoints_of(settings.endpoints).items()}
-        # The jobs that a connection hands over directly. A path that is percent-encoded comes by ASGI instead.
-        self.job_paths = {path.encode("ascii"): path for path, method in self.methods.items() if method == "POST"}
         # Paths below a job's endpoint take jobs, too: /run_code/batch.
         self._below = tuple(f"{path}/" for path in self.methods)
         self._beginning: set[asyncio.Task[None]] = set()
@@ -76,10 +75,15 @@ class JobHandler:
         if scope["type"] != "http":
             await self._rest(scope, receive, send)
             return
+        refusal = None
+        if (named := tenants.split(scope["path"])) is not None:
+            name, path = named
+            scope = {**scope, "path": path, "raw_path": path.encode(), "headers": of_tenant(name, scope["headers"])}
+            refusal = self._flaw(name)
         path, headers = scope["path"], scope["headers"]
-        if path in self.methods:
+        if refusal is None and path in self.methods:
             answer = await self._answer(Asked(scope["method"], path, scope["query_string"], headers), receive)
-        elif refusal := self._refusal_below(scope) if path.startswith(self._below) else self._gate.refusal(headers):
+        elif refusal := refusal or self._refusal(scope):
             answer = _refused(refusal, headers)
             self.recorder.refused(answer.status, answer.outcome)
         else:
@@ -88,8 +92,15 @@ class JobHandler:
         if answer is not None:
             await send_job_answer(path, answer, receive, send)
 
-    def _refusal_below(self, scope: Scope) -> Refusal | None:
-        """Return why jobs sent in this request are refused; else leave its admission in the scope."""
+    def _flaw(self, name: str) -> Refusal | None:
+        """Return why a request whose path begins with this tenant is refused; None where the key names the tenant."""
+        found = None if self._gate.needs_keys else tenants.flaw(name)
+        return None if found is None else Refusal(HTTPStatus.BAD_REQUEST, found)
+
+    def _refusal(self, scope: Scope) -> Refusal | None:
+        """Return why a request that is not one job is refused; else leave its admission in the scope, if it has one."""
+        if not scope["path"].startswith(self._below):
+            return self._gate.refusal(scope["headers"])
         admission = self._gate.admit(scope["headers"])
         if isinstance(admission, Refusal):
             return admission
@@ -119,13 +130,24 @@ class JobHandler:
                 return await self._dispatcher.run(
                     Job(
                         *(job_head.method, job_head.path, job_head.target, job_head.lines, body, request_id),
-                        *(has_left, share, admission, job_head.client_s),
+                        *(has_left, share, admission, job_head.client_s, None, job_head.tenant),
                     )
                 )
         except ClientLeft:
             return None
-        except (BadDeadline, BodyTooLarge, BodyBudgetFull) as reason:
+        except (BadHead, BodyTooLarge, BodyBudgetFull) as reason:
             return self._unfit(asked.path, admission, reason, request_id)
+
+    def asked(self, target: bytes, headers: Headers) -> Asked | None:
+        """Return what a POST to this target asks for; None if it is no job, or percent-encoded: ASGI serves those."""
+        undecoded, _, query = target.partition(b"?")
+        path = undecoded.decode("latin-1")
+        if (named := tenants.split(path)) is not None:
+            name, path = named
+            if tenants.flaw(name):
+                return None
+            headers = of_tenant(name, headers)
+        return Asked("POST", path, query, headers) if self.methods.get(path) == "POST" else None
 
     def read(self, asked: Asked, *, keep_alive: bool) -> JobHead | None:
         """Return the head of a POST for `begin`; None if the request is refused: ASGI then says why."""
@@ -134,7 +156,7 @@ class JobHandler:
             return None
         try:
             return _job_head(asked, admission, read_head(admission.headers), keep_alive=keep_alive)
-        except BadDeadline:
+        except BadHead:
             return None
 
     def begin(
@@ -149,13 +171,14 @@ class JobHandler:
             deliver(answer)
 
         try:
-            admission = head.admission
+            admission, tenant = head.admission, head.tenant
             if admission.key is not None:
                 renewed = self._gate.renew(admission)
                 if isinstance(renewed, Refusal):
                     end(self._count_refused(head.path, _refusal_answer(renewed, request_id)))
                     return
-                admission = renewed
+                if renewed is not admission:  # the key has got another name
+                    admission, tenant = renewed, tenants.of_key(renewed.key_name)
             try:
                 self._hold(body, share)
             except (BodyTooLarge, BodyBudgetFull) as reason:
@@ -163,7 +186,7 @@ class JobHandler:
                 return
             job = Job(
                 *(head.method, head.path, head.target, head.lines, body, request_id, has_left, share),
-                *(admission, head.client_s),
+                *(admission, head.client_s, None, tenant),
             )
             if job.is_large:
                 start(self._beginning, self._begin_large(job, end))
@@ -207,11 +230,11 @@ class JobHandler:
         self,
         path: str,
         admission: Admission,
-        reason: BadDeadline | BodyTooLarge | BodyBudgetFull,
+        reason: BadHead | BodyTooLarge | BodyBudgetFull,
         request_id: bytes,
     ) -> Answer:
         match reason:
-            case BadDeadline():
+            case BadHead():
                 answer = problem(HTTPStatus.BAD_REQUEST, str(reason), request_id)
             case BodyTooLarge():
                 limit = f"Request body is larger than {self._max_body_bytes / 2**20:g} MB"
@@ -240,7 +263,7 @@ def _refusal_answer(refusal: Refusal, request_id: bytes) -> Answer:
 
 
 def _job_head(asked: Asked, admission: Admission, head: Head, *, keep_alive: bool = False) -> JobHead:
-    """Return what this request says of its job. Raises BadDeadline."""
+    """Return what this request says of its job. Raises BadHead."""
     path = asked.path.encode("ascii")
     return JobHead(
         path=asked.path,
@@ -251,6 +274,7 @@ def _job_head(asked: Asked, admission: Admission, head: Head, *, keep_alive: boo
         request_id=None if head.request_id is None else request_id_of(head),
         client_s=client_s_of(head),
         method=asked.method.encode("ascii"),
+        tenant=tenant_of(admission, head),
     )
 
 

@@ -48,7 +48,7 @@ class Job(msgspec.Struct, frozen=True):
 
     `lines` are the header lines for the worker. `has_left` returns when the client hangs up. `share` counts the body's
     bytes. `client_s` is for how many seconds the client waits, None if it did not say. A large job needs a `scan`
-    before it begins.
+    before it begins. `tenant` is "" if the client named nobody.
     """
 
     method: bytes
@@ -62,6 +62,7 @@ class Job(msgspec.Struct, frozen=True):
     admission: Admission
     client_s: float | None = None
     scan: BodyScan | None = None
+    tenant: str = ""
 
     @property
     def name(self) -> str:

@@ -54,7 +54,18 @@ SANDBOX_FUSION: Mapping[str, Endpoint] = {
 # Their jobs always have limits, in their bodies or by default.
 _RUNS = frozenset({"/run_code", "/run_jupyter"})
 # Paths that the router answers itself, with all paths below them.
-_OWN = ("/admin", "/dashboard", "/docs", "/health", "/metrics", "/openapi.json", "/redoc", "/run_code", "/v1/ping")
+_OWN = (
+    "/admin",
+    "/dashboard",
+    "/docs",
+    "/health",
+    "/metrics",
+    "/openapi.json",
+    "/redoc",
+    "/run_code",
+    "/t",
+    "/v1/ping",
+)
 
 
 def endpoints_of(settings: Mapping[str, EndpointSettings]) -> Mapping[str, Endpoint]:

@@ -339,7 +339,7 @@ class Leases:
         except Exception:
             log.exception("A lease could not be taken, and is given back")
             self.end(lease, Blame.NONE)
-        self._recorder.waited(waited_s)
+        self._recorder.waited(waited_s, pending.placement.tenant)
 
     def _fail(self, number: int, reason: NoRoom) -> None:
         pending = self._pending_jobs.pop(number, None)
@@ -355,7 +355,7 @@ class Leases:
         self._fail(number, reason)
         self._left.append(number)
         self._calls.now()
-        self._recorder.waited(time.monotonic() - pending.since)
+        self._recorder.waited(time.monotonic() - pending.since, pending.placement.tenant)
 
     def _claim(self, grant: Grant) -> None:
         if (pending := self._pending_jobs.get(grant.number)) is not None:

@@ -2,10 +2,10 @@
 
 All processes of one gunicorn share their counts (multiprocess.py); without gunicorn, each process shows only its own.
 The fleet's values are read when the page is asked for, and every router shows the same. Labels are bounded: endpoints
-by config.yaml, workers by the fleet.
+by config.yaml, workers by the fleet, tenants by MOST_TENANTS.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -16,10 +16,14 @@ from prometheus_client.registry import Collector
 
 from router.fleet.model import Health
 from router.fleet.snapshot import Snapshot
-from router.fleet.stats import Usage
+from router.fleet.stats import TenantStats, TenantUsage, Usage
+from router.policy.tenants import OTHER
 from router.policy.verdict import Kind
 from router.telemetry.multiprocess import Family, Sample, SharedCounts
 from router.telemetry.recorder import BOUNDS_S, Counts, Timing
+
+# So many tenants have series of their own; the rest share OTHER.
+MOST_TENANTS = 100
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 # If PROMETHEUS_MULTIPROC_DIR is set, prometheus_client would map files into memory: a full disk kills such a process.
@@ -151,6 +155,7 @@ class _Fleet(Collector):
         yield from self._membership()
         if self._usage is not None:
             yield from self._usage_of(self._usage)
+            yield from _by_tenant(most_used(self._usage.tenants, MOST_TENANTS))
 
     def _membership(self) -> Iterator[Metric]:
         state, records = self._snapshot.state, self._snapshot.state.records
@@ -191,6 +196,42 @@ class _Fleet(Collector):
             failures.add_metric((url,), worker.stats.failures)
             seconds.add_metric((url,), worker.stats.busy_ms / 1000)
         yield from (jobs, failures, seconds)
+
+
+def _by_tenant(tenants: Mapping[str, TenantUsage]) -> Iterator[Metric]:
+    running = GaugeMetricFamily("sfr_tenant_running", "Leases that it has.", labels=("tenant",))
+    waiting = GaugeMetricFamily("sfr_tenant_waiting", "Its jobs that wait for room.", labels=("tenant",))
+    jobs = CounterMetricFamily("sfr_tenant_jobs", "Its jobs that ended.", labels=("tenant",))
+    failures = CounterMetricFamily("sfr_tenant_failures", "Its jobs without a result.", labels=("tenant",))
+    busy = CounterMetricFamily("sfr_tenant_busy_seconds", "How long all its attempts took.", labels=("tenant",))
+    queue = CounterMetricFamily("sfr_tenant_queue_seconds", "How long its jobs waited for leases.", labels=("tenant",))
+    for name, tenant in tenants.items():
+        running.add_metric((name,), tenant.running)
+        waiting.add_metric((name,), tenant.waiting)
+        jobs.add_metric((name,), tenant.stats.jobs)
+        failures.add_metric((name,), tenant.stats.failures)
+        busy.add_metric((name,), tenant.stats.busy_ms / 1000)
+        queue.add_metric((name,), tenant.stats.queue_ms / 1000)
+    yield from (running, waiting, jobs, failures, busy, queue)
+
+
+def most_used(tenants: Mapping[str, TenantUsage], most: int) -> dict[str, TenantUsage]:
+    """Return the `most` tenants that have used most worker-seconds, and the others together as OTHER.
+
+    Every router chooses the same ones. A tenant's rank changes only when its use has doubled, because counts that move
+    to or from OTHER look to Prometheus like an increase.
+    """
+    named = sorted(tenants.keys() - {OTHER}, key=lambda name: (-tenants[name].stats.busy_ms.bit_length(), name))
+    own = {name: tenants[name] for name in named[:most]}
+    others = [tenant for name, tenant in tenants.items() if name not in own]
+    return {**own, OTHER: _together(others)} if others else own
+
+
+def _together(tenants: Sequence[TenantUsage]) -> TenantUsage:
+    stats = TenantStats()
+    for tenant in tenants:
+        stats.add(tenant.stats)
+    return TenantUsage(sum(each.running for each in tenants), sum(each.waiting for each in tenants), stats)
 
 
 def _by_worker(name: str, means: str, values: Iterable[tuple[str, float]]) -> GaugeMetricFamily:

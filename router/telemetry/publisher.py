@@ -5,13 +5,15 @@ A count that Redis did not confirm in time is sent again: it may count twice, bu
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import accumulate, pairwise
 
 from router.fleet.counters import Counters
 from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.fleet.snapshot import FleetView
-from router.fleet.stats import Stats, WorkerStats, took
+from router.fleet.stats import Stats, TenantStats, WorkerStats, took
+from router.policy.tenants import DEFAULT
 from router.telemetry.prometheus import Metrics, ProcessState
 from router.telemetry.recorder import BOUNDS_S, Counts, Recorder, Timing
 
@@ -91,10 +93,30 @@ def for_fleet(counts: Counts) -> Stats:
         "retries": sum(counts.retries.values()),
         **{took(bound_s): count for bound_s, count in zip((*BOUNDS_S, math.inf), took_s.counts, strict=True)},
     }
+    workers, tenants = counts.workers, counts.tenants
+    worked_ms = whole_ms(worker.seconds for worker in workers.values())
+    busy_ms = whole_ms(tenant.seconds for tenant in tenants.values())
+    queue_ms = whole_ms(tenant.queue_s for tenant in tenants.values())
     return Stats(
         {name: count for name, count in fleet.items() if count},
         {
-            url: WorkerStats(worker.jobs, worker.failures, round(worker.seconds * 1000))
-            for url, worker in counts.workers.items()
+            url: WorkerStats(worker.jobs, worker.failures, ms)
+            for (url, worker), ms in zip(workers.items(), worked_ms, strict=True)
+        },
+        {
+            name or DEFAULT: TenantStats(tenant.jobs, tenant.failures, *times)
+            for (name, tenant), *times in zip(tenants.items(), busy_ms, queue_ms, strict=True)
         },
     )
+
+
+def whole_ms(seconds: Iterable[float]) -> list[int]:
+    """Return each time in whole ms, rounded so that their sum is the sum of the times.
+
+    So however the same time is divided, among workers or among tenants, it counts as the same number of ms.
+
+    >>> whole_ms([0.0004, 0.0004, 0.0004]), whole_ms([0.0012])
+    ([0, 1, 0], [1])
+    """
+    ends = [round(total_s * 1000) for total_s in accumulate(seconds, initial=0.0)]
+    return [end - start for start, end in pairwise(ends)]

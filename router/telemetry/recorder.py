@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
+from router.policy.tenants import MAX_TENANTS, OTHER
 from router.policy.verdict import Kind, Outcome
 
 # In seconds, three a decade, from Redis' answer to the longest job: a percentile is wrong by a factor of 2.5 at most.
@@ -21,7 +22,7 @@ BOUNDS_S = (
 # The endpoint under which requests are counted that were refused whatever their endpoint.
 NO_JOB = "other"
 # Looked up once, because looking up an enum's member costs as much as all the rest of a count.
-_RESULT = Kind.RESULT
+_RESULT, _OWN_RESULT = Kind.RESULT, Outcome.RESULT
 _NO_FAILURES = frozenset({Kind.BUSY, Kind.NO_MEANS})  # no failures of the worker
 
 
@@ -71,6 +72,25 @@ class AttemptCounts:
 
 
 @dataclass(slots=True)
+class TenantCounts:
+    """One tenant's jobs: all, those without a result, how long they had workers, and how long they waited for these."""
+
+    jobs: int = 0
+    failures: int = 0
+    seconds: float = 0.0
+    queue_s: float = 0.0
+
+
+class CountsByTenant(dict[str, TenantCounts]):
+    """Counts by tenant, for at most MAX_TENANTS names; all others count as OTHER. "" is the default tenant."""
+
+    def __missing__(self, tenant: str) -> TenantCounts:
+        if len(self) >= MAX_TENANTS:
+            tenant = OTHER
+        return self.setdefault(tenant, TenantCounts())
+
+
+@dataclass(slots=True)
 class Counts:
     """All counts between two takings.
 
@@ -84,6 +104,7 @@ class Counts:
     waits: Timing = field(default_factory=Timing)
     attempts: defaultdict[Kind, Timing] = field(default_factory=lambda: defaultdict(Timing))
     workers: defaultdict[str, AttemptCounts] = field(default_factory=lambda: defaultdict(AttemptCounts))
+    tenants: CountsByTenant = field(default_factory=CountsByTenant)
     retries: defaultdict[Kind, int] = field(default_factory=lambda: defaultdict(int))
     unfunded: int = 0
     cut_answers: int = 0
@@ -102,32 +123,39 @@ class Recorder:
         taken, self._counts = self._counts, Counts()
         return taken
 
-    def job_ended(self, endpoint: str, status: int, outcome: Outcome, seconds: float) -> None:
+    def job_ended(self, endpoint: str, status: int, outcome: Outcome, seconds: float, tenant: str) -> None:
         """Count a job that has its answer, `seconds` after it came."""
         self._counts.jobs[endpoint, status, outcome].add(seconds)
+        counts = self._counts.tenants[tenant]
+        counts.jobs += 1
+        if outcome is not _OWN_RESULT and outcome.is_error:
+            counts.failures += 1
 
     def refused(self, status: int, outcome: Outcome, endpoint: str = NO_JOB) -> None:
         """Count a request that never became a job."""
         self._counts.refusals[endpoint, status, outcome] += 1
 
-    def waited(self, seconds: float) -> None:
+    def waited(self, seconds: float, tenant: str) -> None:
         """Count a wait for a lease, whether the job got one or not."""
         self._counts.waits.add(seconds)
+        self._counts.tenants[tenant].queue_s += seconds
 
-    def attempt_ended(self, worker_url: str, kind: Kind, seconds: float) -> None:
-        """Count an attempt that took its worker `seconds`."""
+    def attempt_ended(self, worker_url: str, kind: Kind, seconds: float, tenant: str) -> None:
+        """Count an attempt that took its worker `seconds`; the worker's time and the tenant's are the same."""
         counts = self._counts
         counts.attempts[kind].add(seconds)
+        counts.tenants[tenant].seconds += seconds
         worker = counts.workers[worker_url]
         worker.jobs += 1
         worker.seconds += seconds
         if kind is not _RESULT and kind not in _NO_FAILURES:
             worker.failures += 1
 
-    def answer_cut(self, worker_url: str) -> None:
-        """Count an answer that broke off when its client had a part of it; its attempt had counted as a result."""
+    def answer_cut(self, worker_url: str, tenant: str) -> None:
+        """Count an answer that broke off when its client had a part of it; it had counted as a result."""
         self._counts.cut_answers += 1
         self._counts.workers[worker_url].failures += 1
+        self._counts.tenants[tenant].failures += 1
 
     def retried(self, cause: Kind) -> None:
         """Count a retry."""

@@ -35,7 +35,7 @@ def test_schema_has_exactly_the_used_keys() -> None:
     keys = Keys("sfr")
     made = {keys.workers, keys.sidecar, keys.fleet, keys.worker("<url>"), keys.plan, keys.drain}
     made |= {keys.intent, keys.registered, keys.registration("<url>"), keys.leases("<url>"), keys.breaker("<url>")}
-    made |= {keys.plan_head, keys.ejected, keys.grants("<process>")}
+    made |= {keys.plan_head, keys.ejected, keys.grants("<process>"), keys.tenants, keys.tenants_intent}
     used = {word for text in SCRIPTS.values() for word in re.findall(r"\b[A-Z_]+\b", code(text))}
     made |= {value for name, value in keys.lua_names().items() if name in used}
     assert {re.sub(r":<\w+>$", ":", key) for key in made - {keys.changes}} == {
@@ -73,6 +73,8 @@ async def test_live_redis_holds_exactly_the_schema(
         intents = Intents(RedisClient(redis, "sfr", timeout_s=5))
         await intents.register(Registration(first.url, ttl_s=60))
         await intents.override(first.url, {"weight": 2})
+        await redis.hset("sfr:tenants", "run-7", '{"weight":2}')
+        await redis.hset("sfr:tenants:intent", "run-7", '{"weight":2}')
         await eventually(lambda: redis.exists("sfr:room"), what="workers with room")
         await _gather(redis, held, set())
         # A living process that never takes its grants.
@@ -120,7 +122,7 @@ async def _gather(redis: Redis, held: dict[str, str], wanted: set[str]) -> bool:
             kind, lives_ms, times = await both.execute()
         is_passing = lives_ms >= 0
         name = re.sub(r":http://.*", ":<url>", str(key))
-        name = re.sub(r":suspect:.*", ":suspect:<job>", name)
+        name = re.sub(r":suspect:.*", ":suspect:<job>", re.sub(r":tenant:.*", ":tenant:<name>", name))
         name = re.sub(r":grants:.*", ":grants:<process>", re.sub(r":process:.*", ":process:<id>", name))
         if name == "sfr:breaker:<url>" and is_passing == (times is None):
             held[name] = "hash with TTL until ejected"

@@ -54,6 +54,11 @@ def attempts(**verdicts: int) -> dict[str, str]:
     return {f'sfr_attempts_total{{{ROUTER},verdict="{verdict}"}}': f"0+{n}x90" for verdict, n in verdicts.items()}
 
 
+def tenant(metric: str, name: str, values: str) -> dict[str, str]:
+    """Return one tenant's series, as one router shows it."""
+    return {f'sfr_tenant_{metric}{{{ROUTER},tenant="{name}"}}': values}
+
+
 # A healthy fleet for an hour and a half, with one sample a minute.
 WELL = {
     f"up{{{ROUTER}}}": "1x90",
@@ -71,6 +76,11 @@ WELL = {
     **workers("up", "1x90"),
     **workers("cap", "4x90"),
     **workers("leases", "3x90"),
+    **tenant("running", "a", "12x90"),
+    **tenant("waiting", "a", "30x90"),
+    # It waits for a moment now and then.
+    **tenant("running", "b", "3x30 0x3 3x57"),
+    **tenant("waiting", "b", "0x30 5x3 0x57"),
     # One ejection of a minute.
     **worker("ejected", 1, "0x30 1 0x59"),
 }
@@ -86,6 +96,7 @@ FAULTS: dict[str, dict[str, str]] = {
     "SfrRetryBudgetSpent": {f"sfr_retries_refused_total{{{ROUTER}}}": "7+3x90"},
     "SfrWaitsLong": waits("100.0"),
     "SfrQueueNearlyFull": {f"sfr_queue_length{{{ROUTER}}}": "6000x90"},
+    "SfrTenantStarves": tenant("running", "b", "0x90") | tenant("waiting", "b", "1x90"),
     "SfrFleetFull": workers("leases", "4x90"),
     "SfrRedisAway": {f"sfr_processes_degraded{{{ROUTER}}}": "2x90"},
     "SfrRedisSlow": {f'sfr_redis_duration_seconds_bucket{{{ROUTER},le="0.001"}}': "0+90x90"}

@@ -108,12 +108,14 @@ async def test_agent_stopped_under_load_loses_no_job_and_can_return(system: Syst
     system.configure([], admin=LOCAL)
     system.env["ADMIN_TOKEN"] = TOKEN
     async with system.sidecar(), system.router(2) as router:
-        first = Agent(system, [router.url], LOCAL_WORKER, "--max-concurrency", "2", "--weight", "2")
+        labels = "--label", "ib", "--label", "gpu", "--language", "python", "--memory-mb", "64000"
+        first = Agent(system, [router.url], LOCAL_WORKER, "--max-concurrency", "2", "--weight", "2", *labels)
         second = Agent(system, [router.url, router.url + "/"], LOCAL_WORKER, "--max-concurrency", "auto")
         async with first, second:
             await router.sees(healthy=2)
             shown = (await fleet(router))[first.worker]
             assert (shown["source"], shown["weight"], shown["max_concurrency"]) == ("registered", 2, 2)
+            assert (shown["labels"], shown["languages"], shown["memory_mb"]) == (["gpu", "ib"], ["python"], 64_000)
             assert re.search(r"--max-concurrency auto: (\d+) jobs at once \(CPUs: ", second.output)
             async with load(router, 8) as client:
                 await eventually(lambda: client.by.count(first.worker) > 5, what="jobs on the first worker")

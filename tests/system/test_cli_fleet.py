@@ -89,6 +89,9 @@ async def test_operator_sees_and_steers_the_fleet(
         assert added.endswith("weight 2, 0 of 3 running\n")
         await router.sees(healthy=3)
         assert "expires in" in await sfr.does("workers", "list")
+        labels = "--label", "ib", "--label", "gpu", "--language", "python", "--memory-mb", "64000"
+        await sfr.does("workers", "add", third.url, "--weight", "2", "--max-concurrency", "3", "--ttl", "60", *labels)
+        await eventually(lambda: _shows(sfr, third, "gpu, ib; python only; 64000 MB"), what="the labels")
         weighed = await sfr.does("workers", "weigh", third.url, "5", "--max-concurrency", "1")
         assert weighed == f"{third.url}: weight 5, max_concurrency 1\n"
         await eventually(lambda: _shows(sfr, third, " 0/1 "), what="the new cap")
@@ -199,6 +202,8 @@ async def _is_refused(sfr: Terminal, url: str, worker: ScriptedWorker) -> None:
     assert (status, "admin.allowed_workers" in told) == (1, True)
     status, _, told = await sfr.types("workers", "weigh", worker.url, "101")
     assert (status, told.startswith("weight: ")) == (1, True)
+    status, _, told = await sfr.types("workers", "add", worker.url, "--label", "gpu", "--label", "a b")
+    assert (status, told) == (1, "labels[1]: expected 1 to 64 letters, digits and ._-\n")
 
     wrong = Terminal({"SFR_URL": url, "ADMIN_TOKEN": "another"})
     status, _, told = await wrong.types("workers", "drain", worker.url)

@@ -22,7 +22,7 @@ from tools import grafana_dashboard, prometheus_rule
 
 ROUND = "250ms"
 # Values for the dashboard's variables, and for those that Grafana sets.
-CHOSEN = {"$namespace": ".*", "$job": ".*", "$router": ".*", "$worker": ".*", "$__rate_interval": "1m"}
+CHOSEN = {"$namespace": ".*", "$job": ".*", "$router": ".*", "$worker": ".*", "$tenant": ".*", "$__rate_interval": "1m"}
 
 
 class Prometheus(Program):

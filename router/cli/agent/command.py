@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from router.cli.failure import BadInput
-from router.cli.options import failures_shown, router_at, worker_address
+from router.cli.options import Label, Language, MemoryMb, abilities_told, failures_shown, router_at, worker_address
 
 AUTO = "auto"
 # Shorter than for an operator: if a router hangs, the agent's end waits for this call.
@@ -36,6 +36,9 @@ def agent(
             help=f"The cap: how many jobs may run on it at once. `{AUTO}` means one for each CPU of this process."
         ),
     ] = None,
+    label: Label = None,
+    language: Language = None,
+    memory_mb: MemoryMb = None,
     grace: Annotated[
         int, typer.Option(min=0, help="How many seconds running jobs have to finish when the agent is told to end.")
     ] = 100,
@@ -61,6 +64,7 @@ def agent(
     logs.set_up()
     with failures_shown():
         fields = {"url": worker_address(url), "weight": weight, "max_concurrency": _cap(max_concurrency)}
+        fields |= abilities_told(label, language, memory_mb)
         options = AgentOptions(command, fields, ttl, grace, kill_after)
         routers = {found.address: found for found in (router_at(each, _ANSWER_WITHIN_S) for each in router)}
         status = asyncio.run(Agent(options, list(routers.values())).run())

@@ -12,11 +12,15 @@ from router.cli.failure import BadInput, Exit, Failed
 from router.cli.options import (
     EXITS,
     ROUTER_URL,
+    Label,
+    Language,
+    MemoryMb,
     NewWorkerArgument,
     Prefix,
     RedisUrl,
     Url,
     WorkerArgument,
+    abilities_told,
     failures_shown,
     fleet_at,
     router_at,
@@ -119,18 +123,22 @@ def add(
         float | None,
         typer.Option(help="How many seconds it stays, unless added again; by default until it is removed."),
     ] = None,
+    label: Label = None,
+    language: Language = None,
+    memory_mb: MemoryMb = None,
     url: Url = ROUTER_URL,
 ) -> None:
     """Add a worker, or renew one that was added.
 
-    Example: `sfr workers add http://server9:8080 --max-concurrency 8`
+    Examples: `sfr workers add http://server9:8080 --max-concurrency 8`, `sfr workers add http://gpu1:8080 --label gpu`
 
     `admin.allowed_workers` in the router's config.yaml must allow its host.
     """
     with failures_shown():
-        fields = {"weight": weight, "max_concurrency": max_concurrency, "ttl_seconds": ttl}
+        fields = {"url": worker_address(worker), "weight": weight, "max_concurrency": max_concurrency}
+        fields |= {"ttl_seconds": ttl} | abilities_told(label, language, memory_mb)
         with waiting():
-            added = router_at(url).add({"url": worker_address(worker), **fields})
+            added = router_at(url).add(fields)
         _show_worker(added)
 
 

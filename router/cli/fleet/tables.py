@@ -1,6 +1,6 @@
 """The tables of `sfr status` and `sfr workers list`; unhealthy workers come first."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from rich.console import Console, Group, RenderableType
@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from router.api.schemas import AdminWorker, Report, SidecarStatus, WorkerStatus
-from router.fleet.model import Health, slots
+from router.fleet.model import Health, abilities, slots
 
 _STYLES = {
     Health.HEALTHY: "green",
@@ -36,12 +36,15 @@ def live(console: Console) -> Live:
     return Live(console=console, auto_refresh=False, screen=True)
 
 
-def workers_table(workers: Iterable[WorkerStatus]) -> Table:
-    """Return a row for each worker."""
+def workers_table(workers: Sequence[WorkerStatus]) -> Table:
+    """Return a row for each worker; what workers can run is shown if they differ from plain ones."""
     table = Table("worker", "health", "since", box=None, padding=(0, 2, 0, 0))
     for name in ("running", "weight"):
         table.add_column(name, justify="right")
     table.add_column("source")
+    has_abilities = any(_abilities(worker) for worker in workers)
+    if has_abilities:
+        table.add_column("runs", overflow="fold")
     table.add_column("note", overflow="fold")
     now = datetime.now(UTC)
     for worker in sorted(workers, key=lambda worker: (rank(worker.health), worker.url)):
@@ -49,7 +52,9 @@ def workers_table(workers: Iterable[WorkerStatus]) -> Table:
         since = None if worker.health is Health.EJECTED else worker.since
         lasts = "" if since is None else length((now - since).total_seconds())
         # Text does not read brackets as markup, and a worker's answer may hold any.
-        cells = [_running(worker), str(worker.weight), worker.source, note(worker)]
+        cells = [_running(worker), str(worker.weight), worker.source]
+        cells += [_abilities(worker)] if has_abilities else []
+        cells.append(note(worker))
         table.add_row(Text(worker.url), health_text(worker.health), lasts, *map(Text, cells))
     return table
 
@@ -92,6 +97,10 @@ def length(seconds: float) -> str:
         if seconds >= size:
             return f"{int(seconds / size)} {unit}"
     return f"{max(0, int(seconds))} s"
+
+
+def _abilities(worker: WorkerStatus) -> str:
+    return abilities(worker.labels, worker.languages, worker.memory_mb)
 
 
 def _running(worker: WorkerStatus) -> str:

@@ -44,8 +44,8 @@ export class Fleet {
   #update(data) {
     this.number = data.number;
     this.status = data.status;
-    for (const [place, health, isDraining, since, reason, weight, cap, source, ejectedUntil] of data.rows) {
-      Object.assign(this.workers[place], { health, isDraining, since, reason, weight, cap, source, ejectedUntil });
+    for (const [place, health, isDraining, since, reason, weight, cap, source, ejectedUntil, abilities] of data.rows) {
+      Object.assign(this.workers[place], { health, isDraining, since, reason, weight, cap, source, ejectedUntil, abilities });
     }
     for (const [place, running, jobs, failures] of data.live) {
       Object.assign(this.workers[place], { running, jobs, failures });

@@ -138,7 +138,7 @@ export class Table {
   #matches(worker) {
     if (this.#health && worker.health !== this.#health) return false;
     const words = this.#words;
-    return !words || [worker.url, worker.health, worker.reason, worker.source].some((text) => text.toLowerCase().includes(words));
+    return !words || [worker.url, worker.health, worker.reason, worker.source, worker.abilities].some((text) => text.toLowerCase().includes(words));
   }
 
   #find() {
@@ -202,7 +202,9 @@ export class Table {
 
   #fill(parts, worker) {
     const { health, running, cap } = worker;
-    text(parts.source, SOURCES[worker.source] ?? worker.source);
+    const source = SOURCES[worker.source] ?? worker.source;
+    text(parts.source, worker.abilities ? `${source} · ${worker.abilities}` : source);
+    if (parts.source.title !== worker.abilities) parts.source.title = worker.abilities;
     if (parts.health.dataset.is !== health) parts.health.dataset.is = health;
     text(parts.word, label(health));
     // `since` is when the health checks changed the health; it says nothing about a drain or an ejection.

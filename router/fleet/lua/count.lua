@@ -2,8 +2,8 @@
 --
 -- KEYS[1]  any key of the fleet: it names the Cluster slot
 -- ARGV[1]  Stats as JSON (router/fleet/stats.py)
--- ARGV[2]  how long a worker's counts stay without new ones (s)
--- Writes   STATS, STATS_OF each worker
+-- ARGV[2]  how long the counts of a worker or tenant stay without new ones (s)
+-- Writes   STATS, STATS_OF each worker, TENANT_OF each tenant, TENANTS_KNOWN
 -- Returns  nothing
 local counted, ttl = cjson.decode(ARGV[1]), ARGV[2]
 
@@ -12,12 +12,40 @@ local function add(key, name, count)
   -- redis-cli has written something that is no number: the count begins again.
   if type(answer) == 'table' then redis.call('HSET', key, name, count) end
 end
+local function add_some(key, name, count)
+  if count > 0 then add(key, name, count) end
+end
 
 for name, count in pairs(counted.fleet) do add(STATS, name, count) end
 for url, counts in pairs(counted.workers) do
   local key = STATS_OF .. url
   add(key, 'jobs', counts[1])
-  if counts[2] > 0 then add(key, 'failures', counts[2]) end
+  add_some(key, 'failures', counts[2])
   add(key, 'busy_ms', counts[3])
   redis.call('EXPIRE', key, ttl)
+end
+
+local function now_ms()
+  local now = redis.call('TIME')
+  return now[1] * 1000 + math.floor(now[2] / 1000)
+end
+-- The name under which a tenant counts: MAX_TENANTS have one of their own.
+local function known_as(name)
+  if name == OTHER or redis.call('ZSCORE', TENANTS_KNOWN, name) then return name end
+  return redis.call('ZCARD', TENANTS_KNOWN) < MAX_TENANTS and name or OTHER
+end
+
+if next(counted.tenants) then
+  local now = now_ms()
+  redis.call('ZREMRANGEBYSCORE', TENANTS_KNOWN, '-inf', now - ttl * 1000)
+  for tenant, counts in pairs(counted.tenants) do
+    local name = known_as(tenant)
+    local key = TENANT_OF .. name
+    add(key, 'jobs', counts[1])
+    add_some(key, 'failures', counts[2])
+    add_some(key, 'busy_ms', counts[3])
+    add_some(key, 'queue_ms', counts[4])
+    redis.call('EXPIRE', key, ttl)
+    if name ~= OTHER then redis.call('ZADD', TENANTS_KNOWN, now, name) end
+  end
 end

@@ -1,10 +1,11 @@
--- Reads how busy some workers are now, and what all router processes have counted.
+-- Reads how busy some workers and tenants are now, and what all router processes have counted.
 --
 -- KEYS[1]  any key of the fleet: it names the Cluster slot
 -- ARGV[1]  the workers' URLs as a JSON list
--- Reads    QUEUE, BUDGET, STATS; of each worker LEASES_OF, BREAKER_OF, STATS_OF
--- Returns  Usage as JSON (router/fleet/stats.py)
-local workers, fleet = {}, {}
+-- ARGV[2]  the tenants' names as a JSON list; empty: all that are known
+-- Reads    QUEUE, BUDGET, STATS; of each worker LEASES_OF, BREAKER_OF, STATS_OF; TENANTS_KNOWN, of each tenant TENANT_OF
+-- Returns  Usage as JSON (router/fleet/stats.py), and as `unread` the names of tenants beyond ENTRIES_A_CALL
+local workers, tenants, fleet, unread = {}, {}, {}, {}
 
 -- Anything may have been written with redis-cli. JSON knows neither NaN nor infinity: such a value counts as 0.
 local function number(text)
@@ -21,17 +22,34 @@ local function counts(key, ...)
   for place = 1, #held do held[place] = math.floor(held[place]) end
   return held
 end
+-- The latest seen first.
+local function known_tenants()
+  local names = redis.call('ZREVRANGE', TENANTS_KNOWN, 0, -1)
+  if redis.call('EXISTS', TENANT_OF .. OTHER) == 1 then names[#names + 1] = OTHER end
+  return names
+end
 
 for _, url in ipairs(cjson.decode(ARGV[1])) do
   local failures, ejected_until = unpack(numbers(BREAKER_OF .. url, 'failures', 'ejected_until'))
   local counted = counts(STATS_OF .. url, 'jobs', 'failures', 'busy_ms')
   workers[url] = {redis.call('ZCARD', LEASES_OF .. url), math.floor(failures), ejected_until, counted}
 end
+for place, name in ipairs(ARGV[2] == '' and known_tenants() or cjson.decode(ARGV[2])) do
+  if place > ENTRIES_A_CALL then
+    unread[#unread + 1] = name
+  else
+    local waiting = name == DEFAULT and redis.call('ZCARD', QUEUE) or 0
+    tenants[name] = {0, waiting, counts(TENANT_OF .. name, 'jobs', 'failures', 'busy_ms', 'queue_ms')}
+  end
+end
 local held = redis.call('HGETALL', STATS)
 for place = 1, #held, 2 do fleet[held[place]] = math.floor(number(held[place + 1])) end
 return cjson.encode({
   waiting = redis.call('ZCARD', QUEUE),
   retries_left = numbers(BUDGET, 'saved')[1],
-  fleet = next(fleet) and fleet, -- left out where it is empty: cjson would write an empty table as a list
+  -- Left out where empty: cjson would write an empty table as a list.
+  fleet = next(fleet) and fleet,
   workers = next(workers) and workers,
+  tenants = next(tenants) and tenants,
+  unread = next(unread) and unread,
 })

@@ -35,7 +35,7 @@ from router.jobs.batch.body import STOPPED, BatchBody, BatchRefused, CutShort, E
 from router.jobs.batch.window import Window
 from router.jobs.body_budget import BodyBudget, BodyBudgetFull, BodyShare
 from router.jobs.dispatcher import Dispatcher
-from router.jobs.endpoints import BadDeadline, client_s_of
+from router.jobs.endpoints import BadHead, client_s_of, tenant_of
 from router.jobs.handler import ADMISSION
 from router.jobs.job import Job
 from router.policy.request_head import Refusal
@@ -87,7 +87,7 @@ class BatchHandler:
             answer = problem(error.refusal.status, error.refusal.detail, request_id)
             if error.refusal.status == HTTPStatus.METHOD_NOT_ALLOWED:
                 answer = answer.with_field(b"allow", b"POST")
-        except BadDeadline as error:
+        except BadHead as error:
             answer = problem(HTTPStatus.BAD_REQUEST, str(error), request_id)
         except CutShort as cut:
             answer = problem(HTTPStatus.SERVICE_UNAVAILABLE, f"Nothing has begun: {cut}", request_id)
@@ -141,6 +141,7 @@ class _Batch:
         self._admission = _admission(scope)
         self._lines = head.lines
         self._client_s = client_s_of(head)
+        self._tenant = tenant_of(self._admission, head)
         query = scope["query_string"]
         self._target = JOB_PATH.encode("ascii") + (b"?" + query if query else b"")
         self._max_bytes = int(settings.max_body_mb * 2**20)
@@ -242,7 +243,7 @@ class _Batch:
     async def _run(self, index: int, body: Body, share: BodyShare) -> None:
         job = Job(
             *(b"POST", JOB_PATH, self._target, self._lines, body, self._id_of(index), self._has_left, share),
-            *(self._admission, self._client_s),
+            *(self._admission, self._client_s, None, self._tenant),
         )
         try:
             answer = await self._dispatcher.run(job)

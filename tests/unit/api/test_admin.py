@@ -228,7 +228,7 @@ def test_drain_is_shown_as_redis_has_it(
     """The drain is read from Redis; everything else is what this process last loaded."""
     ejection = Ejection(1_800_000_000.0) if ejected else None
     record = WorkerRecord(Worker(CONFIGURED), health)
-    told = _admin_worker(CONFIGURED, (record, seen, ejection), Standing(None, Override(), is_draining, 3))
+    told = _admin_worker((record, seen, ejection), Standing(None, Override(), is_draining, 3))
     assert told is not None
     assert (told.health, told.draining, told.running) == (shown, is_draining, 3)
 

@@ -325,5 +325,6 @@ def test_admission_is_renewed_as_long_as_its_key_is_known(tmp_path: Path) -> Non
     renewed = keys.renew(admission)
     assert isinstance(renewed, Admission)
     assert (renewed.key_name, renewed.headers) == ("trainer-b", admission.headers)
+    assert keys.renew(renewed) is renewed
     put(held, "")
     assert isinstance(keys.renew(admission), Refusal)

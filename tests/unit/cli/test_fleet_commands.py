@@ -17,6 +17,7 @@ from tests.support.worker import ScriptedWorker, always
 
 cli = CliRunner()
 NOWHERE = "http://127.0.0.1:1"
+SPECIAL = "gpu; R only; 4000 MB"
 EJECTED_BECAUSE = "5 failed jobs in a row, the last: returned [b]503[/]"
 
 
@@ -106,6 +107,17 @@ def test_ejected_worker_shows_its_cause_and_end() -> None:
     assert first == f"http://a:1 ejected 3/8 2 config ejected for 1 min, until {until}: {EJECTED_BECAUSE}"
     assert second == f"http://b:1 ejected 3/8 2 config ejected until its trial job ends: {EJECTED_BECAUSE}"
     assert third == "http://c:1 draining 3 min 3/8 2 config"
+
+
+def test_what_workers_run_is_a_column_where_one_has_labels_languages_or_memory() -> None:
+    """A fleet of plain workers has no such column."""
+    plain = worker("http://a:1", Health.HEALTHY)
+    special = plain.model_copy(update={"url": "http://b:1", "labels": ["gpu"], "languages": ["R"], "memory_mb": 4000})
+    assert "runs" not in printed([plain])
+    text = printed([plain, special])
+    first, second = [" ".join(line.split()) for line in text.splitlines() if "http://" in line]
+    assert "runs" in text
+    assert (first, second) == ("http://a:1 healthy 3 min 3/8 2 config", f"{first.replace('a:1', 'b:1')} {SPECIAL}")
 
 
 def test_unknown_values_are_shown_as_unknown() -> None:

@@ -6,6 +6,8 @@ import pytest
 
 from router.config.load import ConfigError, WatchedFile, load, parse, shown
 from router.config.settings import Settings
+from router.config.tenants import rules_of
+from router.policy.tenants import TenantRule
 from tests.support.files import put
 
 # Nine lines that stand for nine to the eighth keys.
@@ -36,6 +38,21 @@ def test_worker_is_a_url_or_a_mapping() -> None:
     ]
 
 
+def test_tenant_has_the_defaults_for_all_that_is_not_said_of_it() -> None:
+    """A name alone is a tenant; labels are sorted, each once."""
+    text = "tenants: {run-7: , 'a.B_9': {weight: 3, labels: [gpu, big, gpu], client_budget: job+2}}"
+    assert rules_of(parse(text, "c").tenants) == {
+        "run-7": TenantRule(),
+        "a.B_9": TenantRule(weight=3, labels=("big", "gpu"), client_budget="job+2"),
+    }
+
+
+def test_worker_s_labels_and_languages_are_sorted_and_each_there_once() -> None:
+    """So two spellings of one worker are equal everywhere."""
+    (worker,) = parse("workers: [{url: 'http://a', labels: [ib, gpu, ib], languages: [c++, R]}]", "c").workers
+    assert (worker.labels, worker.languages, worker.memory_mb) == (("gpu", "ib"), ("R", "c++"), None)
+
+
 def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """REDIS_URL replaces redis.url, and keeps the prefix."""
     monkeypatch.setenv("REDIS_URL", "redis://there:1/2")
@@ -49,7 +66,7 @@ def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> N
     [
         ("timeouts: 3", "timeouts: unknown key; expected one of admin, api_keys, batch, breaker"),
         ("redis: {host: x}", "redis.host: unknown key; expected one of cluster, prefix, url"),
-        ("workers: [{url: 'http://a', wight: 2}]", "workers[0].wight: unknown key; expected one of max_concurrency"),
+        ("workers: [{url: 'http://a', wight: 2}]", "workers[0].wight: unknown key; expected one of labels, languages"),
         ("workers: [ftp://a]", "workers[0].url: expected a URL such as http://server1:8080, got 'ftp://a'"),
         ("workers: ['http://a:99999']", "workers[0].url: expected a URL such as"),
         ("workers: ['http://']", "workers[0].url: expected a URL such as"),
@@ -65,6 +82,22 @@ def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> N
         ("workers: ['http://a', 'http://A/']", "workers: expected each URL once; http://a is given twice"),
         ("workers: [{url: 'http://a', weight: -1}]", "workers[0].weight: expected greater than or equal to 1, got -1"),
         ("workers: [{url: 'http://a', max_concurrency: 0}]", "workers[0].max_concurrency: expected greater than"),
+        ("workers: [{url: 'http://a', labels: gpu}]", "workers[0].labels: expected a valid tuple, got 'gpu'"),
+        (
+            "workers: [{url: 'http://a', labels: [gpu, 'a b']}]",
+            "workers[0].labels[1]: expected 1 to 64 letters, digits and ._-, got 'a b'",
+        ),
+        (
+            "workers: [{url: 'http://a', languages: ['a,b']}]",
+            "workers[0].languages[0]: expected 1 to 64 letters, digits and ._+#-, such as python or c++, got 'a,b'",
+        ),
+        (
+            f"workers: [{{url: 'http://a', labels: [{', '.join(f'l{number}' for number in range(65))}]}}]",
+            "workers[0].labels: Tuple should have at most 64 items after validation, not 65",
+        ),
+        ("workers: [{url: 'http://a', memory_mb: 0}]", "workers[0].memory_mb: expected greater than or equal to 1"),
+        ("discover: {labels: [5]}", "discover.labels[0]: expected a valid string, got 5"),
+        ("default_job_memory_mb: 0", "default_job_memory_mb: expected greater than or equal to 1, got 0"),
         ("timeout: -1", "timeout: expected greater than 0, got -1"),
         ("timeout: '5'", "timeout: expected a valid number, got '5'"),
         ("max_body_mb: 2000", "max_buffered_mb: expected at least max_body_mb, which is 2000, got 1024.0"),
@@ -77,6 +110,23 @@ def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> N
         ("health_check: {deep: 1}", "health_check.deep: expected a valid boolean, got 1"),
         ("health_check: {path: v1}", "health_check.path: "),
         ("routing_strategy: best", "routing_strategy: expected 'round_robin', 'random'"),
+        ("queue: {aging: 0}", "queue.aging: expected greater than 0, got 0"),
+        ("tenants: [a]", "tenants: expected a valid dictionary"),
+        ("tenants: {a b: {}}", "tenants.a b.[key]: expected a name of 1 to 64 letters, digits, dots, - and _, got 'a"),
+        (f"tenants: {{{'x' * 65}: }}", f"tenants.{'x' * 65}.[key]: expected a name of 1 to 64 letters"),
+        ("tenants: {7: {}}", "tenants[7].[key]: expected a name in quotes, got 7"),
+        ("tenants: {a: 3}", "tenants.a: expected a valid dictionary"),
+        ("tenants: {a: {wait: 1}}", "tenants.a.wait: unknown key; expected one of client_budget, labels, max_running"),
+        ("tenants: {a: {weight: 0}}", "tenants.a.weight: expected greater than or equal to 1, got 0"),
+        ("tenants: {a: {weight: 1001}}", "tenants.a.weight: expected less than or equal to 1000, got 1001"),
+        ("tenants: {a: {priority: -101}}", "tenants.a.priority: expected greater than or equal to -100, got -101"),
+        ("tenants: {a: {max_running: 0}}", "tenants.a.max_running: expected greater than or equal to 1, got 0"),
+        ("tenants: {a: {max_waiting: -1}}", "tenants.a.max_waiting: expected greater than or equal to 0, got -1"),
+        ("tenants: {a: {order: size}}", "tenants.a.order: expected 'arrival', got 'size'"),
+        ("tenants: {a: {labels: gpu}}", "tenants.a.labels: expected a valid tuple, got 'gpu'"),
+        ("tenants: {a: {labels: [a b]}}", "tenants.a.labels[0]: expected 1 to 64 letters"),
+        ("tenants: {a: {client_budget: 0}}", "tenants.a.client_budget: expected none, job, job+N or N"),
+        (f"tenants: {{{', '.join(f'a{each}: ' for each in range(1001))}}}", "tenants: expected at most 1000 tenants"),
         ("client_budget: jobs", "client_budget: expected none, job, job+N or N, in seconds from 1 on, got 'jobs'"),
         ("client_budget: job+", "client_budget: expected none, job, job+N or N, in seconds from 1 on, got 'job+'"),
         ("client_budget: job-2", "client_budget: expected none, job, job+N or N, in seconds from 1 on, got 'job-2'"),

@@ -1,8 +1,10 @@
 """What the dashboard shows after some readings: rates, percentiles, rows, and changes only."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from router.dashboard.view_model import HISTORY_S, POINT_S, POINTS, WINDOW_S, Reading, Status, ViewModel
@@ -181,3 +183,13 @@ def test_without_redis_numbers_are_unknown_and_rows_stay() -> None:
     assert view.whole().live[0].running == 5
     now = view.whole().history[-1]
     assert (now.jobs, now.running, now.waiting) == (None, None, None)
+
+
+def test_row_tells_which_jobs_its_worker_runs() -> None:
+    """Its labels, languages and memory, as one text; nothing for a worker that takes every job."""
+    view = ViewModel()
+    plain = seen(1)
+    record, health = plain.conditions[0]
+    special = replace(record, worker=replace(record.worker, labels=("gpu",), memory_mb=4000)), health
+    view.take(msgspec.structs.replace(plain, conditions=[special, plain.conditions[1]]))
+    assert [row.abilities for row in view.whole().rows] == ["gpu; 4000 MB", ""]

@@ -101,7 +101,6 @@ class Application:
         self.begun = 0  # jobs that did not arrive by ASGI
         self.parsed = 0  # parsed heads
         self.heads = HeadCache[JobHead]()
-        self.job_paths = {b"/run_code": "/run_code"}
         self.recorder = Recorder()
         self._is_hasty = is_hasty
 
@@ -118,6 +117,11 @@ class Application:
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
             await send({"type": "http.response.body", "body": b"{}"})
         self.running -= 1
+
+    def asked(self, target: bytes, headers: Headers) -> Asked | None:
+        """Tell jobs from other requests as JobHandler does."""
+        path, _, query = target.partition(b"?")
+        return Asked("POST", "/run_code", query, headers) if path == b"/run_code" else None
 
     def read(self, asked: Asked, *, keep_alive: bool) -> JobHead:
         """Read a head like JobHandler does."""

@@ -8,7 +8,8 @@ from fakeredis import FakeAsyncRedis
 from router.api.schemas import FleetCounts
 from router.fleet.counters import Counters
 from router.fleet.redis_client import RedisClient
-from router.fleet.stats import WORKERS_A_CALL, Stats, WorkerStats
+from router.fleet.stats import ENTRIES_A_CALL, Stats, TenantStats, TenantUsage, WorkerStats
+from router.policy.tenants import MAX_TENANTS, OTHER
 
 
 async def test_counts_of_processes_add_up(redis: RedisClient) -> None:
@@ -35,25 +36,67 @@ async def test_usage_has_leases_queue_breaker_and_budget(redis: RedisClient, cli
 
 async def test_api_s_counts_are_those_of_redis(redis: RedisClient) -> None:
     """A command that asks a router shows the same as one that asks Redis."""
-    await Counters(redis).count(Stats({"jobs": 2, "le_0.05": 2}, {"http://a": WorkerStats(2, 1, 500)}))
+    workers, tenants = {"http://a": WorkerStats(2, 1, 500)}, {"run-7": TenantStats(2, 1, 500, 30)}
+    await Counters(redis).count(Stats({"jobs": 2, "le_0.05": 2}, workers, tenants))
     usage = await Counters(redis).usage(["http://a", "http://b"])
     told = FleetCounts.model_validate_json(FleetCounts.of(usage).model_dump_json())
     assert told.usage() == usage
-    assert (told.running, told.workers["http://a"].failures) == (0, 1)
+    assert (told.running, told.workers["http://a"].failures, told.tenants["run-7"].queue_ms) == (0, 1, 30)
 
 
 async def test_usage_of_no_worker_and_of_many(redis: RedisClient) -> None:
     """Neither an empty fleet nor one that needs several calls is a special case."""
     assert (await Counters(redis).usage([])).workers == {}
-    urls = [f"http://{number}" for number in range(2 * WORKERS_A_CALL + 1)]
+    urls = [f"http://{number}" for number in range(2 * ENTRIES_A_CALL + 1)]
     assert list((await Counters(redis).usage(urls)).workers) == urls
 
 
-async def test_counts_of_workers_expire(redis: RedisClient, client: FakeAsyncRedis) -> None:
-    """A worker's counts have a time to live, and the fleet's have none."""
-    await Counters(redis).count(Stats({"jobs": 1}, {"http://a": WorkerStats(1, 0, 5)}))
-    assert await client.ttl("sfr:stats:http://a") == 24 * 3600
+async def test_counts_of_workers_and_tenants_expire(redis: RedisClient, client: FakeAsyncRedis) -> None:
+    """A worker's and a tenant's counts have a time to live, and the fleet's have none."""
+    await Counters(redis).count(Stats({"jobs": 1}, {"http://a": WorkerStats(1, 0, 5)}, {"run-7": TenantStats(1)}))
+    assert await client.ttl("sfr:stats:http://a") == await client.ttl("sfr:tenant:run-7") == 24 * 3600
     assert await client.ttl("sfr:stats") == -1
+
+
+async def test_tenants_counts_of_processes_add_up(redis: RedisClient, client: FakeAsyncRedis) -> None:
+    """Two processes make one sum for each tenant; all tenants with counts are read, in the order of their names."""
+    await Counters(redis).count(Stats(tenants={"run-7": TenantStats(2, 1, 500, 90), "default": TenantStats(1)}))
+    await Counters(redis).count(Stats(tenants={"run-7": TenantStats(3, 0, 250, 10)}))
+    await client.zadd("sfr:queue", {"p:3": 7})
+    usage = await Counters(redis).usage([])
+    assert usage.tenants == {
+        "default": TenantUsage(0, 1, TenantStats(1)),
+        "run-7": TenantUsage(0, 0, TenantStats(5, 1, 750, 100)),
+    }
+
+
+async def test_tenants_beyond_the_limit_share_a_name(redis: RedisClient, client: FakeAsyncRedis) -> None:
+    """No count is lost. Those that had a name keep it; a name that is forgotten makes room for another one."""
+    stats = Stats(tenants={f"run-{number}": TenantStats(1) for number in range(MAX_TENANTS)})
+    while stats:
+        await Counters(redis).count(stats.take())
+    for name in ("late", "later", OTHER, "run-0"):
+        await Counters(redis).count(Stats(tenants={name: TenantStats(1, busy_ms=5)}))
+    tenants = (await Counters(redis).usage([])).tenants
+    assert len(tenants) == MAX_TENANTS + 1
+    assert (tenants[OTHER].stats, tenants["run-0"].stats) == (TenantStats(3, 0, 15), TenantStats(2, 0, 5))
+    assert await client.zcard("sfr:tenants:known") == MAX_TENANTS
+    await client.zadd("sfr:tenants:known", {"run-5": 1})
+    await Counters(redis).count(Stats(tenants={"late": TenantStats(1)}))
+    tenants = (await Counters(redis).usage([])).tenants
+    assert tenants["late"].stats == TenantStats(1)
+    assert "run-5" not in tenants
+
+
+async def test_many_tenants_are_read_with_few_workers_and_many(redis: RedisClient) -> None:
+    """Each call reads a part of both."""
+    names = [f"run-{number:03}" for number in range(2 * ENTRIES_A_CALL + 1)]
+    stats = Stats(tenants={name: TenantStats(1) for name in names})
+    while stats:
+        await Counters(redis).count(stats.take())
+    for urls in ([], ["http://a"], [f"http://{number}" for number in range(4 * ENTRIES_A_CALL)]):
+        usage = await Counters(redis).usage(urls)
+        assert (list(usage.tenants), list(usage.workers)) == (names, urls)
 
 
 async def test_invalid_counts_start_again(redis: RedisClient, client: FakeAsyncRedis) -> None:
@@ -63,8 +106,12 @@ async def test_invalid_counts_start_again(redis: RedisClient, client: FakeAsyncR
         await client.hset("sfr:stats:http://a:1", mapping={"jobs": word, "busy_ms": word})
         await client.hset("sfr:breaker:http://a:1", mapping={"failures": word, "ejected_until": word})
         await client.hset("sfr:budget", "saved", word)
+        await client.hset("sfr:tenant:run-7", mapping={"jobs": word, "queue_ms": word})
+        await client.zadd("sfr:tenants:known", {"run-7": 4e12})
         usage = await Counters(redis).usage(["http://a:1"])
         json.dumps(msgspec.to_builtins(usage), allow_nan=False)
-        await Counters(redis).count(Stats({"jobs": 2}, {"http://a:1": WorkerStats(1, 1, 5)}))
+        await Counters(redis).count(
+            Stats({"jobs": 2}, {"http://a:1": WorkerStats(1, 1, 5)}, {"run-7": TenantStats(1, 1, 5, 5)})
+        )
         assert (await Counters(redis).usage(["http://a:1"])).fleet["jobs"] >= 0
     assert redis.available

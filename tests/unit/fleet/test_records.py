@@ -10,8 +10,9 @@ from fakeredis import FakeAsyncRedis
 
 from router.fleet.leadership import Leadership, Term
 from router.fleet.model import Ejection, Health, Worker, WorkerRecord
-from router.fleet.records import RECORDS_A_CALL, Records
+from router.fleet.records import RECORDS_A_CALL, FleetState, Records
 from router.fleet.redis_client import RedisClient
+from router.policy.tenants import TenantRule
 from tests.support.records import NEW, NOW, SECOND, SEEN
 
 
@@ -172,3 +173,72 @@ async def test_last_finished_job_s_age_is_by_redis_own_clock(redis: RedisClient,
     assert ago_s is not None
     seconds_later, _ = await client.time()
     assert 50 <= ago_s <= 50 + seconds_later - seconds + 1
+
+
+async def test_tenants_are_read_again_only_after_a_change(
+    redis: RedisClient, term: Term, client: FakeAsyncRedis
+) -> None:
+    """Rules of many tenants cost nothing while none changes."""
+    await Records(redis).record(term, NOW, [NEW], [], changed=True)
+    await client.hset("sfr:tenants", mapping={"run-7": '{"weight":3}', "default": "{}"})
+    await client.hset("sfr:fleet", "tenants_at", "7")
+    known = await Records(redis).load()
+    assert known.tenants == {"run-7": TenantRule(weight=3), "default": TenantRule()}
+    await client.hset("sfr:tenants", "run-7", '{"weight":4}')
+    assert (await Records(redis).load(known)).tenants == known.tenants
+    await client.hset("sfr:fleet", "tenants_at", "8")
+    assert (await Records(redis).load(known)).tenants["run-7"] == TenantRule(weight=4)
+
+
+async def test_tenants_stay_until_a_sidecar_publishes_some(
+    redis: RedisClient, term: Term, client: FakeAsyncRedis
+) -> None:
+    """Those of config.yaml hold beside a sidecar of the last release, the last known ones after Redis was emptied."""
+    await Records(redis).record(term, NOW, [NEW], [], changed=True)
+    known = FleetState((), tenants={"run-7": TenantRule(weight=3)})
+    loaded = await Records(redis).load(known)
+    assert (loaded.tenants, loaded.schema) == (known.tenants, 1)
+    await client.hset("sfr:fleet", mapping={"tenants_at": "7", "schema": "2"})
+    loaded = await Records(redis).load(known)
+    assert (loaded.tenants, loaded.schema) == ({}, 2)
+
+
+async def test_tenants_key_of_another_type_keeps_the_known_rules(
+    redis: RedisClient, term: Term, client: FakeAsyncRedis
+) -> None:
+    """They are read again as soon as the sidecar has mended the key."""
+    await Records(redis).record(term, NOW, [NEW], [], changed=True)
+    await client.set("sfr:tenants", "x")
+    await client.hset("sfr:fleet", "tenants_at", "7")
+    known = await Records(redis).load(FleetState((), tenants={"run-7": TenantRule(weight=3)}))
+    assert known.tenants == {"run-7": TenantRule(weight=3)}
+    await client.delete("sfr:tenants")
+    assert (await Records(redis).load(known)).tenants == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("run-7", "weight 3", "tenant 'run-7': Invalid JSON"),
+        ("run-7", "[]", "tenant 'run-7': expected an object"),
+        ("run-7", '{"weight":0}', "tenant 'run-7': weight: expected greater than or equal to 1, got 0"),
+        ("run-7", '{"max_running":"5"}', "max_running: expected a valid integer, got '5'"),
+        ("run 7", "{}", "no such name: 'run 7'"),
+    ],
+)
+async def test_rule_that_cannot_be_read_is_left_out_and_named(
+    redis: RedisClient,
+    term: Term,
+    client: FakeAsyncRedis,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    text: str,
+    told: str,
+) -> None:
+    """A slip with redis-cli costs one tenant its rule, and nothing else."""
+    await Records(redis).record(term, NOW, [NEW], [], changed=True)
+    # A newer release may say more of a tenant.
+    await client.hset("sfr:tenants", mapping={name: text, "eval": '{"priority":1,"mood":"good"}'})
+    await client.hset("sfr:fleet", "tenants_at", "7")
+    assert (await Records(redis).load()).tenants == {"eval": TenantRule(priority=1)}
+    assert told in caplog.text

@@ -2,13 +2,13 @@
 
 import pytest
 
-from router.fleet.stats import WORKERS_A_CALL, Stats, WorkerStats, quantile_s, took
+from router.fleet.stats import ENTRIES_A_CALL, Stats, TenantStats, WorkerStats, quantile_s, took
 from router.telemetry.recorder import BOUNDS_S
 
 
 def test_one_call_sends_the_workers_that_have_waited_longest() -> None:
     """A call's cost is bounded, no worker waits for ever, and nothing is lost or sent twice."""
-    urls = [f"http://{number}" for number in range(WORKERS_A_CALL + 10)]
+    urls = [f"http://{number}" for number in range(ENTRIES_A_CALL + 10)]
     stats = Stats({"jobs": 1}, {url: WorkerStats(1) for url in urls})
     first = stats.take()
     stats.add(Stats({"jobs": 4}, {urls[0]: WorkerStats(2), urls[-1]: WorkerStats(2)}))
@@ -16,6 +16,17 @@ def test_one_call_sends_the_workers_that_have_waited_longest() -> None:
     assert (list(first.workers), list(second.workers)) == (urls[:-10], [*urls[-10:], urls[0]])
     assert (first.fleet, second.fleet) == ({"jobs": 1}, {"jobs": 4})
     assert second.workers[urls[-1]] == WorkerStats(3)
+    assert not stats
+
+
+def test_one_call_takes_a_part_of_many_tenants_too() -> None:
+    """Their counts add up until they are taken."""
+    stats = Stats(tenants={f"run-{number}": TenantStats(1) for number in range(ENTRIES_A_CALL + 1)})
+    stats.add(Stats(tenants={"run-0": TenantStats(1, 1, 10, 20)}))
+    first, second = stats.take(), stats.take()
+    assert len(first.tenants) == ENTRIES_A_CALL
+    assert first.tenants["run-0"] == TenantStats(2, 1, 10, 20)
+    assert list(second.tenants) == [f"run-{ENTRIES_A_CALL}"]
     assert not stats
 
 

@@ -28,12 +28,14 @@ def test_hop_by_hop_fields_are_dropped_both_ways() -> None:
 
 
 def test_host_length_encoding_and_id_are_set_for_the_worker() -> None:
-    """The client's own values of these fields are not copied."""
+    """Values of the client are not copied, and fields for the router end here."""
     fields = [
         (b"host", b"router"),
         (b"content-length", b"99"),
         (b"accept-encoding", b"gzip"),
         (b"expect", b"100-continue"),
+        (b"x-router-deadline-ms", b"1000"),
+        (b"x-router-tenant", b"run-7"),
         (b"x-request-id", b"forged"),
         (b"content-type", b"application/json"),
     ]

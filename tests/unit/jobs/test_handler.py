@@ -111,6 +111,10 @@ WAYS = {
     "known head": lambda handler: http_way(handler, "/run_code", 3),
     "plain ASGI": lambda handler: http_way(handler, "/run%5Fcode", 1),
     "batch": lambda handler: http_way(handler, "/run_code/batch", 1),
+    "new head of a tenant's path": lambda handler: http_way(handler, "/t/x/run_code", 1),
+    "known head of a tenant's path": lambda handler: http_way(handler, "/t/x/run_code", 3),
+    "plain ASGI of a tenant's path": lambda handler: http_way(handler, "/t/a%20b/run_code", 1),
+    "batch of a tenant's path": lambda handler: http_way(handler, "/t/x/run_code/batch", 1),
     "a new way": new_way,
 }
 

@@ -27,6 +27,7 @@ from tests.support.eventually import eventually
 from tests.support.files import put
 from tests.support.timeless import timeless
 
+PARTS = "expected weight=, max_concurrency=, memory_mb=, label=, language="
 A, B, C, D = (f"http://{name}:1" for name in "abcd")
 
 
@@ -80,17 +81,51 @@ def sources(wanted: dict[str, Worker]) -> dict[str, str]:
 )
 def test_line_names_a_worker(line: str, url: str) -> None:
     """A line is a host, host:port or URL, with or without /run_code; a URL keeps its own port."""
-    assert parse(line, "f") == ((url,), ())
+    assert parse(line, "f") == ((Worker(url, source=Source.FILE),), ())
+
+
+@pytest.mark.parametrize("line", ["node:port", "ftp://a", "http://", "fd00::1", "a:99999", "u:p@a", "a?b", "é..é"])
+def test_bad_line_is_named_with_file_and_number(line: str) -> None:
+    """The other lines of the file still count."""
+    workers, (problem,) = parse(f"a:1\r\n# all of them\n\n{line}\nb:1\na:1", "hosts.txt")
+    assert [worker.url for worker in workers] == [A, B]
+    assert problem == f"hosts.txt:4: expected a host, host:port or URL, got {line.replace('u:p@', '***@')!r}"
+
+
+def test_line_tells_what_else_is_known_of_its_worker() -> None:
+    """Labels and languages may be repeated, and come sorted, each once; the order of all parts is free."""
+    line = "a:1 label=ib max_concurrency=8 label=gpu language=c++ language=R label=ib memory_mb=64000\tweight=2 # x=1"
+    expected = Worker(A, 2, 8, Source.FILE, ("gpu", "ib"), ("R", "c++"), 64_000)
+    assert parse(line, "f") == ((expected,), ())
 
 
 @pytest.mark.parametrize(
-    "line", ["a b", "node:port", "ftp://a", "http://", "fd00::1", "a:99999", "u:p@a", "a?b", "é..é"]
+    ("parts", "told"),
+    [
+        ("3", "expected weight=, max_concurrency=, memory_mb=, label=, language= after the worker, got '3'"),
+        (
+            "slots=4",
+            "expected weight=, max_concurrency=, memory_mb=, label=, language= after the worker, got 'slots=4'",
+        ),
+        ("label=", "label: expected one name such as gpu, got ''"),
+        ("label=gpu,ib", "label: expected one name such as gpu, got 'gpu,ib'"),
+        ("language=a;b", "language: expected one name such as python, got 'a;b'"),
+        ("weight=101", "weight: expected a whole number from 1 to 100, got '101'"),
+        ("weight=2 weight=3", "weight: expected once"),
+        ("memory_mb=64G", "memory_mb: expected a whole number from 1 to 1073741824, got '64G'"),
+        ("max_concurrency=0", "max_concurrency: expected a whole number from 1 to 1000000000, got '0'"),
+        (" ".join(f"label=l{number}" for number in range(65)), "label: expected 64 at most"),
+    ],
 )
-def test_bad_line_is_named_with_file_and_number(line: str) -> None:
-    """The other lines of the file still count."""
-    urls, (problem,) = parse(f"a:1\r\n# all of them\n\n{line}\nb:1\na:1", "hosts.txt")
-    assert urls == (A, B)
-    assert problem == f"hosts.txt:4: expected a host, host:port or URL, got {line.replace('u:p@', '***@')!r}"
+def test_bad_part_of_a_line_is_named_and_the_line_passed_over(parts: str, told: str) -> None:
+    """A worker without the labels that were meant for it would get jobs that it cannot run."""
+    assert parse(f"# hosts\na:1 {parts}", "hosts.txt") == ((), (f"hosts.txt:2: {told}",))
+
+
+def test_worker_that_stands_twice_with_other_values_is_told() -> None:
+    """The first line counts."""
+    workers, (problem,) = parse("a:1 weight=2\na:1 weight=2\nhttp://A:1/ weight=3", "f")
+    assert (workers, problem) == ((Worker(A, 2, source=Source.FILE),), f"f:3: {A} stands above, with other values")
 
 
 async def test_file_is_read_again_when_it_changes(
@@ -168,6 +203,35 @@ async def test_first_source_decides_weight_and_cap_unless_overridden(tmp_path: P
     await intents.remove(B)
     await discovery.reread()
     assert (discovery.wanted([])[A], discovery.wanted([])[B].source) == (Worker(A, 4), "file")
+
+
+async def test_labels_languages_and_memory_come_from_each_source(tmp_path: Path, redis: RedisClient) -> None:
+    """config.yaml, a registration and a line of the file name them for one worker, `discover` for each address."""
+    put(tmp_path / "hosts", "c:1 label=ib memory_mb=3000")
+    resolver = Resolver()
+    resolver.addresses = ["10.0.0.1"]
+    text = f"""
+workers: [{{url: '{A}', labels: [ib, gpu], languages: [python], memory_mb: 1000}}]
+workers_file: {tmp_path / "hosts"}
+discover: {{dns: 'boxes:8080', labels: [arm], languages: [cpp], memory_mb: 4000}}
+"""
+    discovery = discovery_of(tmp_path, redis, text, resolver)
+    intents = Intents(redis)
+    await intents.register(Registration(B, labels=("cpu",), languages=("bash", "sql"), memory_mb=2000))
+    await intents.override(A, {"weight": 2})
+    await discovery.reread()
+    assert discovery._dns is not None
+    await discovery._dns.look_up()
+    resolved = "http://10.0.0.1:8080"
+    assert discovery.wanted([]) == {
+        A: Worker(A, 2, None, Source.CONFIG, ("gpu", "ib"), ("python",), 1000),
+        B: Worker(B, 1, None, Source.REGISTERED, ("cpu",), ("bash", "sql"), 2000),
+        C: Worker(C, 1, None, Source.FILE, ("ib",), (), 3000),
+        resolved: Worker(resolved, 1, None, Source.DNS, ("arm",), ("cpp",), 4000),
+    }
+    put(tmp_path / "config.yaml", text.replace("[arm]", "[gpu]"))
+    await discovery.reread()
+    assert discovery.wanted([])[resolved].labels == ("gpu",)
 
 
 async def test_no_worker_leaves_before_registrations_are_read(
@@ -400,21 +464,31 @@ def test_unreadable_file_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptur
     """Its last workers stay; of many bad lines some are logged, with the number of the others."""
     path = tmp_path / "hosts"
     put(path, "a:1\n" + "x y\n" * 10)
-    hosts = WorkersFile(path)
+    hosts, known = WorkersFile(path), (Worker(A, source=Source.FILE),)
     for _ in range(2):
         hosts.reread()
-    assert (hosts.urls, caplog.text.count("Line passed over"), "more such lines" in caplog.text) == ((A,), 10, False)
+    assert (
+        hosts.workers,
+        caplog.text.count("Line passed over"),
+        "more such lines" in caplog.text,
+    ) == (known, 10, False)
     put(path, "a:1\n" + "x y\n" * 11)
     hosts.reread()
     assert f"{path}: 1 more such lines" in caplog.text
     put(path, b"b:1\n\xff\n")
     for _ in range(2):
         hosts.reread()
-    assert (hosts.urls, caplog.text.count(f"{path} cannot be read: it is not UTF-8")) == ((A,), 1)
+    assert (
+        hosts.workers,
+        caplog.text.count(f"{path} cannot be read: it is not UTF-8"),
+    ) == (known, 1)
     path.unlink()
     for _ in range(2):
         hosts.reread()
-    assert (hosts.urls, caplog.text.count(f"{path} cannot be read: No such file or directory")) == ((A,), 1)
+    assert (
+        hosts.workers,
+        caplog.text.count(f"{path} cannot be read: No such file or directory"),
+    ) == (known, 1)
 
 
 def test_configuration_is_read_when_it_changes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

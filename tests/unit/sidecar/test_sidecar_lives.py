@@ -183,4 +183,4 @@ def test_unreadable_file_names_no_worker(tmp_path: Path) -> None:
     """A folder is an example of such a file."""
     file = WorkersFile(tmp_path)
     file.reread()
-    assert file.urls is None
+    assert file.workers is None

@@ -14,7 +14,9 @@ from prometheus_client import CollectorRegistry
 
 from router.app import create_app
 from router.config.load import parse
-from router.telemetry.prometheus import BulkHistogram
+from router.fleet.stats import TenantStats, TenantUsage
+from router.policy.tenants import OTHER
+from router.telemetry.prometheus import BulkHistogram, most_used
 from router.telemetry.recorder import BOUNDS_S, Timing
 from tests.support.eventually import eventually
 from tests.support.load import JOB
@@ -234,3 +236,28 @@ def test_bulk_histogram_equals_observing_one_by_one(first: list[float], second: 
     *single_buckets, (_, single_sum) = shown["single"]
     assert bulk_buckets == single_buckets
     assert abs(bulk_sum - single_sum) < 1e-6
+
+
+def tenant(busy_ms: int) -> TenantUsage:
+    """Return a tenant that has used so much, with a running job and two waiting ones."""
+    return TenantUsage(1, 2, TenantStats(3, 1, busy_ms, 5))
+
+
+def test_tenants_beyond_the_limit_share_a_series() -> None:
+    """Those that have used most have their own; the rest is added up, with what Redis has under that name already."""
+    tenants = {"a": tenant(10), "b": tenant(1000), OTHER: tenant(5000), "c": tenant(100), "d": tenant(0)}
+    assert most_used(tenants, 4) == tenants
+    assert most_used(tenants, 2) == {
+        "b": tenant(1000),
+        "c": tenant(100),
+        OTHER: TenantUsage(3, 6, TenantStats(9, 3, 5010, 15)),
+    }
+
+
+@given(st.dictionaries(st.sampled_from(["a", "b", "c", "d", OTHER]), st.integers(0, 10**6)), st.integers(1, 6))
+def test_series_of_tenants_are_few_and_lose_nothing(used: dict[str, int], most: int) -> None:
+    """However many tenants there are, and whether or not one is called like the rest."""
+    shown = most_used({name: tenant(ms) for name, ms in used.items()}, most)
+    assert len(shown.keys() - {OTHER}) <= most
+    assert sum(each.stats.busy_ms for each in shown.values()) == sum(used.values())
+    assert sum(each.waiting for each in shown.values()) == 2 * len(used)

@@ -5,8 +5,9 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.policy.tenants import MAX_TENANTS, OTHER
 from router.policy.verdict import Kind, Outcome
-from router.telemetry.recorder import BOUNDS_S, Recorder, Timing
+from router.telemetry.recorder import BOUNDS_S, Recorder, TenantCounts, Timing
 
 TIMES = st.lists(st.one_of(st.floats(0, 1000), st.sampled_from(BOUNDS_S)), max_size=30)
 
@@ -26,11 +27,11 @@ def test_sum_of_timings_has_all_times(first: list[float], second: list[float]) -
 def test_each_count_is_taken_once() -> None:
     """Each count is in exactly one taking."""
     recorder = Recorder()
-    recorder.attempt_ended("http://a", Kind.RESULT, 0.5)
-    recorder.attempt_ended("http://a", Kind.FAULT, 0.25)
-    recorder.job_ended("/run_code", 200, Outcome.RESULT, 0.75)
+    recorder.attempt_ended("http://a", Kind.RESULT, 0.5, "")
+    recorder.attempt_ended("http://a", Kind.FAULT, 0.25, "")
+    recorder.job_ended("/run_code", 200, Outcome.RESULT, 0.75, "")
     first = recorder.take()
-    recorder.answer_cut("http://a")
+    recorder.answer_cut("http://a", "")
     second, third = recorder.take(), recorder.take()
     assert [counts.jobs["/run_code", 200, Outcome.RESULT].count for counts in (first, second)] == [1, 0]
     worker = first.workers["http://a"]
@@ -42,3 +43,29 @@ def test_each_count_is_taken_once() -> None:
 def test_bounds_are_three_a_decade_and_rise() -> None:
     """A percentile computed from them is wrong by a factor of at most 2.5."""
     assert all(1 < high / low <= 2.5 for low, high in itertools.pairwise(BOUNDS_S))
+
+
+def test_tenant_has_its_jobs_waits_and_the_time_of_its_workers() -> None:
+    """A client that leaves is no failure; an answer that breaks off is one after all."""
+    recorder = Recorder()
+    for tenant, outcome in (("a", Outcome.RESULT), ("a", Outcome.CLIENT_LEFT), ("a", Outcome.DEADLINE), ("", "error")):
+        recorder.job_ended("/run_code", 200, Outcome(outcome), 0.75, tenant)
+    recorder.attempt_ended("http://a", Kind.BUSY, 0.5, "a")
+    recorder.attempt_ended("http://b", Kind.RESULT, 0.25, "a")
+    recorder.attempt_ended("http://b", Kind.RESULT, 2.0, "")
+    recorder.waited(0.125, "a")
+    recorder.answer_cut("http://b", "a")
+    counts = recorder.take()
+    assert counts.tenants == {"a": TenantCounts(3, 2, 0.75, 0.125), "": TenantCounts(1, 1, 2.0)}
+    assert sum(worker.seconds for worker in counts.workers.values()) == 2.75
+
+
+def test_tenants_in_memory_are_bounded() -> None:
+    """However many names clients make up, and none of their time is lost."""
+    recorder = Recorder()
+    for number in range(2 * MAX_TENANTS):
+        recorder.attempt_ended("http://a", Kind.RESULT, 1.0, f"run-{number}")
+    tenants = recorder.take().tenants
+    assert len(tenants) == MAX_TENANTS + 1
+    assert tenants[OTHER].seconds == MAX_TENANTS
+    assert sum(tenant.seconds for tenant in tenants.values()) == 2 * MAX_TENANTS
