@@ -1,17 +1,17 @@
-"""Whether runs that share a fleet get what is theirs: this router, HAProxy and nginx, on two hosts each.
+"""Whether runs that share a fleet get their shares: this router, HAProxy and nginx, on two hosts each.
 
-Before 8 workers of 4 cores, each to run 4 jobs at once at most:
+There are 8 workers of 4 cores. No worker is to run more than 4 jobs at once.
 
-- Shares: two runs of weights 3 and 1 keep 200 connections busy each; the jobs of the second one are ten times longer.
-  Then the first one hangs up, and the second is to get all slots.
-- An evaluation: single jobs of a run with priority, while 10,000 jobs of a training run wait.
-- A flood: a client sends 20,000 jobs at once, of which 5,000 may wait; beside it a run of the same weight, which before
-  had half of the fleet alone.
+- Shares: two runs of weights 3 and 1 keep 200 connections busy each. The jobs of the second run are ten times longer.
+  Then the first run hangs up, and the second one should get all slots.
+- An evaluation: a run with priority sends single jobs while 10,000 jobs of a training run wait.
+- A flood: a client sends 20,000 jobs at once, of which 5,000 may wait. Another run has the same weight. It is compared
+  with the same run alone on half of the workers.
 
-Peers have no tenants: they get the same jobs by one address. What counts is what the workers saw, by their logs.
+Peers have no tenants, so all runs send to one address. All figures come from the workers' logs.
 
 `python -m bench.fairness [SECONDS]` writes bench/results/fairness.json and the table of docs/scheduling.md. SECONDS is
-the length of a measurement, 60 by default: then it takes about twelve minutes.
+the length of a measurement, 60 by default. With 60 it takes about twelve minutes.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from bench.support import configs
 from bench.support.joblog import has_all_s, most_at_once, read_log, slot_idle_s, worker_seconds
 from bench.support.meter import allow_many_files
 from bench.support.report import RESULTS, percentile, save
-from bench.support.runs import OK, Door, Run
+from bench.support.runs import OK, Address, Run
 from bench.support.table import markdown, put
 from tests.support.eventually import eventually
 from tests.support.programs import ROOT, Program
@@ -44,7 +44,7 @@ from tests.support.programs import ROOT, Program
 HOSTS = 2
 SLOTS = WORKERS * CORES
 DEFAULT_SECONDS = 60.0
-# Before each measurement, until queues are as they stay.
+# Before each measurement. The queues are long by then, and stay so.
 WARM_UP_S = 5.0
 # Short and long jobs, in the mean.
 SHORT_S, LONG_S = 0.2, 2.0
@@ -53,16 +53,16 @@ WEIGHTS = {"heavy": 3, "light": 1}
 # Waiting jobs of the training run, and the evaluation's jobs and their distance.
 WAITING = 10_000
 SINGLES, SINGLES_EVERY_S = 100, 0.25
-# An evaluation's job that has not begun by then counts as if it had.
+# An evaluation's job that begins later than this counts with this wait.
 LATEST_S = 120.0
 FLOOD, FLOOD_PROCESSES, FLOOD_MAX_WAITING = 20_000, 2, 5_000
-# After a pause, or the end of a measurement, the longest job ends.
+# Longer than any job: by then all running jobs have ended.
 REST_S = 2 * LONG_S
 
 PAGE = ROOT / "docs" / "scheduling.md"
 MARK = "bench.fairness"
 
-Setup = Callable[[Path, Sequence[str]], AbstractAsyncContextManager[Callable[[str], Door]]]
+Setup = Callable[[Path, Sequence[str]], AbstractAsyncContextManager[Callable[[str], Address]]]
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Steady:
 
 
 @asynccontextmanager
-async def tenants(folder: Path, workers: Sequence[str]) -> AsyncIterator[Callable[[str], Door]]:
+async def tenants(folder: Path, workers: Sequence[str]) -> AsyncIterator[Callable[[str], Address]]:
     """Run this router on two hosts; each run has an address of its own."""
     rules = {
         **{name: {"weight": weight} for name, weight in WEIGHTS.items()},
@@ -115,16 +115,16 @@ async def tenants(folder: Path, workers: Sequence[str]) -> AsyncIterator[Callabl
     }
     patient = {"timeout": 3600, "queue": {"timeout": 3600, "max_waiting": 10 * WAITING}}
     async with routers("round_robin", HOSTS, CORES, folder, workers, tenants=rules, **patient) as ports:
-        yield lambda run: Door(ports, f"/t/{run}/run_code")
+        yield lambda run: Address(ports, f"/t/{run}/run_code")
 
 
 @asynccontextmanager
 async def shared(
     setup: Callable[..., Any], folder: Path, workers: Sequence[str]
-) -> AsyncIterator[Callable[[str], Door]]:
+) -> AsyncIterator[Callable[[str], Address]]:
     """Run peers; all runs have one address."""
     async with setup(folder, workers) as ports:
-        yield lambda _: Door(ports)
+        yield lambda _: Address(ports)
 
 
 OURS = "this router"
@@ -139,9 +139,9 @@ SETUPS: Mapping[str, Setup] = {
 # Measuring
 
 
-async def shares(door: Callable[[str], Door], workers: Sequence[str], seconds: float) -> Shares:
+async def shares(address: Callable[[str], Address], workers: Sequence[str], seconds: float) -> Shares:
     """Have two runs share the fleet; then have the first one hang up."""
-    heavy, light = Run("heavy", door("heavy"), SHORT_S), Run("light", door("light"), LONG_S)
+    heavy, light = Run("heavy", address("heavy"), SHORT_S), Run("light", address("light"), LONG_S)
     for run in (heavy, light):
         run.start(CONNECTIONS)
     await asyncio.sleep(WARM_UP_S)
@@ -168,9 +168,9 @@ async def shares(door: Callable[[str], Door], workers: Sequence[str], seconds: f
     )
 
 
-async def evaluation(door: Callable[[str], Door], workers: Sequence[str]) -> Evaluation:
+async def evaluation(address: Callable[[str], Address], workers: Sequence[str]) -> Evaluation:
     """Send an evaluation's jobs one by one while a training run's wait."""
-    training, single = Run("training", door("training"), SHORT_S), Run("evaluation", door("evaluation"), SHORT_S)
+    training, single = Run("training", address("training"), SHORT_S), Run("evaluation", address("evaluation"), SHORT_S)
     training.start(WAITING + SLOTS)
     await eventually(lambda: len(training.sent) >= WAITING + SLOTS, LATEST_S, "the training run's connections")
     await asyncio.sleep(WARM_UP_S)
@@ -197,13 +197,13 @@ async def evaluation(door: Callable[[str], Door], workers: Sequence[str]) -> Eva
     )
 
 
-async def steady(door: Callable[[str], Door], workers: Sequence[str], seconds: float, *, flooded: bool) -> Steady:
+async def steady(address: Callable[[str], Address], workers: Sequence[str], seconds: float, *, flooded: bool) -> Steady:
     """Keep 200 connections of a run busy, perhaps beside a flood that begins with the measurement."""
-    run = Run("steady", door("steady"), SHORT_S)
+    run = Run("steady", address("steady"), SHORT_S)
     run.start(CONNECTIONS)
     await asyncio.sleep(WARM_UP_S)
-    flood_door = door("flood")
-    words = ("flood", FLOOD // FLOOD_PROCESSES, SHORT_S, flood_door.path, *flood_door.ports)
+    flood_address = address("flood")
+    words = ("flood", FLOOD // FLOOD_PROCESSES, SHORT_S, flood_address.path, *flood_address.ports)
     argv = [sys.executable, "-m", "bench.support.runs", *map(str, words)]
     answers: Counter[str] = Counter()
     async with AsyncExitStack() as stack:
@@ -235,10 +235,10 @@ async def measure(
     """Run one part before a set-up that is started for it alone."""
     await forget_stats(workers)
     with TemporaryDirectory() as name:
-        async with setup(Path(name), workers) as door:
+        async with setup(Path(name), workers) as address:
             # A router whose Redis begins empty first learns what runs; that is no part of what is measured.
             await asyncio.sleep(WARM_UP_S)
-            found = await part(door, workers, *details, **options)
+            found = await part(address, workers, *details, **options)
     print(f"{part.__name__}: {_short(asdict(found))}", flush=True)
     return found
 

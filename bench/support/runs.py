@@ -1,9 +1,9 @@
-"""Runs that share a fleet: each is a crowd of clients, and its jobs tell the workers whose they are.
+"""Runs that share a fleet: each has many clients, and each job tells the worker its run.
 
-A client sends its next job when the last one is answered, as trainers do. After a failure it sends another one a little
-later, over a new connection.
+A client sends its next job when the last one is answered, as trainers do. After a failure it waits a little and sends
+another one, over a new connection.
 
-`python -m bench.support.runs RUN JOBS LENGTH_S PATH PORT…` is a client without measure: it sends all jobs at once, a
+`python -m bench.support.runs RUN JOBS LENGTH_S PATH PORT…` is a client that floods: it sends all jobs at once, a
 connection each. At SIGTERM it prints its answers by status as JSON.
 """
 
@@ -19,9 +19,9 @@ from dataclasses import dataclass
 
 import uvloop
 
-# No job is cut off: what is measured is whose turn it is.
+# Longer than any job: none is to end by its time limit.
 _LIMIT_S = 60.0
-# Lengths of jobs over their mean. Jobs of one length would end in step.
+# Lengths of jobs, over their mean. Jobs of one length would end at the same moments.
 _SHORTEST, _LONGEST = 0.5, 1.5
 # How often the clients of a run try again in sum, if all of them are refused.
 _TRIES_A_SECOND = 500
@@ -33,7 +33,7 @@ BROKEN = 0
 
 
 @dataclass(frozen=True)
-class Door:
+class Address:
     """Where a run's jobs go: ports of this host, in turn, and the path there."""
 
     ports: Sequence[int]
@@ -43,12 +43,12 @@ class Door:
 class Run:
     """The clients of one run, and what they have sent and got."""
 
-    def __init__(self, name: str, door: Door, length_s: float) -> None:
+    def __init__(self, name: str, address: Address, length_s: float) -> None:
         """`length_s` is the mean length of a job."""
         self.sent: dict[int, float] = {}  # when each job was sent, by its number
         self.statuses: Counter[int] = Counter()
         self._name = name
-        self._door = door
+        self._address = address
         self._length_s = length_s
         self._pause_s = 0.0
         self._draw = random.Random(name)
@@ -83,7 +83,7 @@ class Run:
         task.add_done_callback(self._clients.discard)
 
     def _port(self) -> int:
-        return self._door.ports[len(self._clients) % len(self._door.ports)]
+        return self._address.ports[len(self._clients) % len(self._address.ports)]
 
     async def _keep_sending(self, port: int) -> None:
         while True:
@@ -117,7 +117,7 @@ class Run:
         job = {"language": "python", "code": "print(1)\n" * 100, "compile_timeout": 0, "run_timeout": _LIMIT_S}
         body = json.dumps({**job, "work": work_s, "run": self._name, "number": number})
         lines = ("host: x", "content-type: application/json", f"content-length: {len(body)}")
-        return "\r\n".join((f"POST {self._door.path} HTTP/1.1", *lines, "", body)).encode()
+        return "\r\n".join((f"POST {self._address.path} HTTP/1.1", *lines, "", body)).encode()
 
 
 async def _status(reader: asyncio.StreamReader) -> int:
@@ -139,4 +139,4 @@ async def flood(run: Run, jobs: int) -> None:
 
 if __name__ == "__main__":
     name, jobs, length_s, path, *ports = sys.argv[1:]
-    uvloop.run(flood(Run(name, Door([int(port) for port in ports], path), float(length_s)), int(jobs)))
+    uvloop.run(flood(Run(name, Address([int(port) for port in ports], path), float(length_s)), int(jobs)))
