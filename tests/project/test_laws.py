@@ -55,7 +55,12 @@ FORBIDDEN = {
 # What the sidecar may import of the router: whole rooms, and single modules.
 SHARED = {
     *("router.config", "router.fleet", "router.file_handles", "router.logs", "router.http.reasons"),
-    *("router.policy.verdict", "router.scheduling.messages", "router.scheduling.redis_scheduler"),
+    *(
+        "router.policy.tenants",
+        "router.policy.verdict",
+        "router.scheduling.messages",
+        "router.scheduling.redis_scheduler",
+    ),
 }
 # Which modules may import a library: where it is used can be read, and replaced, in one place.
 LIBRARIES = {
