@@ -250,7 +250,7 @@ class Keys:
         self.wishes = f"{prefix}:wishes"
 
     def lua_names(self) -> dict[str, str]:
-        """Return the schema's keys and the routers' channel by the names that the Lua scripts use.
+        """Return the schema's keys and the two channels by the names that the Lua scripts use.
 
         A key for each worker, process or job is named as far as all of them are alike: `LEASES_OF .. url` is a key.
 
@@ -258,7 +258,7 @@ class Keys:
         >>> names["PLAN_HEAD"], names["LEASES_OF"], names["CHANGES"]
         ('sfr:plan:head', 'sfr:leases:', 'sfr:changes')
         """
-        names = {"CHANGES": self.changes}
+        names = {"CHANGES": self.changes, "WISHES": self.wishes}
         for key in SCHEMA:
             stem, is_each, _ = key.name.removeprefix("sfr:").partition(":<")
             name = stem.replace(":", "_").upper()

@@ -55,7 +55,12 @@ FORBIDDEN = {
 # The rooms and modules of the router that the sidecar may import.
 SHARED = {
     *("router.config", "router.fleet", "router.file_handles", "router.logs", "router.http.reasons"),
-    *("router.policy.verdict", "router.scheduling.messages", "router.scheduling.redis_scheduler"),
+    *(
+        "router.policy.tenants",
+        "router.policy.verdict",
+        "router.scheduling.messages",
+        "router.scheduling.redis_scheduler",
+    ),
 }
 # The modules that may import a library, so that its use can be read and replaced in one place.
 LIBRARIES = {
