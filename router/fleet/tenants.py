@@ -98,7 +98,7 @@ def read_rules(held: Mapping[str, str]) -> dict[str, TenantRule]:
         try:
             rule = _Published.model_validate_json(text).rule()
         except ValidationError as error:
-            log.warning("Redis holds no readable rule of tenant %s: %s", _shown(name), _flaws(error))
+            log.warning("Redis holds no readable rule of tenant %s: %s", _shown(name), flaws(error))
             continue
         if NAME.fullmatch(name):
             rules[name] = rule
@@ -136,7 +136,8 @@ def _overrides(text: str) -> tuple[TenantOverrides, list[str]]:
     return TenantOverrides.model_validate(fields), flaws
 
 
-def _flaws(error: ValidationError) -> str:
+def flaws(error: ValidationError) -> str:
+    """Return in one line what is wrong, and in which fields."""
     return "; ".join(_flaw(each) for each in error.errors())
 
 
