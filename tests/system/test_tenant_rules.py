@@ -94,6 +94,9 @@ async def test_rules_come_from_config_yaml_the_api_and_the_command(
         for way in ((), redis):
             shown = json.loads((await sfr("list", "--json", *way, **env))[1])
             assert [(each["name"], each["max_running"]) for each in shown] == [("default", None), ("run-7", 50)]
+        typed = {"COMP_WORDS": "sfr tenants reset r", "COMP_CWORD": "3", "_SFR_COMPLETE": "complete_bash"}
+        offered = await asyncio.to_thread(CliRunner().invoke, app, [], env={**env, **typed}, prog_name="sfr")
+        assert offered.output.split() == ["run-7"]
         done = await sfr("set", "run-7", "--max-running", "default", "--label", "", *redis)
         assert done[0] == 0
         await follow(view, {**configured, "run-7": TenantRule(weight=4, client_budget=12.0)})

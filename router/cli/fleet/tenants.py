@@ -7,7 +7,7 @@ import typer
 
 from router.cli.failure import BadInput
 from router.cli.fleet.commands import DEFAULT, AsJson
-from router.cli.options import EXITS, ROUTER_URL, Prefix, RedisUrl, Url, failures_shown, fleet_at
+from router.cli.options import EXITS, ROUTER_URL, Prefix, RedisUrl, Url, complete_tenant, failures_shown, fleet_at
 from router.cli.spinner import waiting
 from router.policy.tenants import NAME
 
@@ -24,7 +24,10 @@ tenants_app = typer.Typer(
 TenantArgument = Annotated[
     str,
     typer.Argument(
-        metavar="NAME", help="The tenant's name; `default` is for all that have no rule.", show_default=False
+        metavar="NAME",
+        help="The tenant's name; `default` is for all that have no rule.",
+        show_default=False,
+        autocompletion=complete_tenant,
     ),
 ]
 
