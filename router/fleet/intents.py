@@ -222,9 +222,8 @@ class Intents:
         for url, override in intent.overrides.items():
             if url not in held.overrides:
                 await self.override(url, {name: value for name, value in asdict(override).items() if value is not None})
-        for name, tenant in (intent.tenants or {}).items():
-            if held.tenants is not None and name not in held.tenants:
-                await self._tenants.override(name, tenant.model_dump(exclude_none=True))
+        if intent.tenants and held.tenants is not None:
+            await self._tenants.restore(intent.tenants, held.tenants)
         # Also those drained since then: to register a worker anew has ended its drain.
         for url in intent.draining | held.draining:
             await self.drain(url)

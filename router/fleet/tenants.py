@@ -14,12 +14,14 @@ from pydantic_core import ErrorDetails
 
 from router.config.tenants import TenantOverrides, TenantSettings
 from router.fleet.leadership import Term
-from router.fleet.redis_client import RedisClient
+from router.fleet.redis_client import RedisClient, RedisUnavailable, RefusedCommand
 from router.fleet.schema import SCHEMA_VERSION
 from router.policy.tenants import DEFAULT, MAX_TENANTS, NAME, TenantRule
 
 log = logging.getLogger(__name__)
 
+# More operators than that do not change one tenant within a moment.
+_TRIES = 100
 # So much of an entry is shown that cannot be read.
 _SHOWN_CHARACTERS = 200
 
@@ -42,9 +44,12 @@ class Tenants:
     async def publish(self, term: Term, rules: Mapping[str, TenantRule]) -> bool:
         """Make `rules` those in force, and tell the routers if these were others; return False if `term` is over."""
         keys = self._keys
-        held, (tenants_at, schema) = await self._redis.ask_each(
+        held, marks = await self._redis.ask_each(
             ("HGETALL", keys.tenants), ("HMGET", keys.fleet, "tenants_at", "schema")
         )
+        if isinstance(marks, RefusedCommand):
+            raise RedisUnavailable(f"{keys.fleet}: {marks.reason}")
+        tenants_at, schema = marks
         wanted = {name: msgspec.json.encode(rule).decode() for name, rule in rules.items()}
         if held == wanted and tenants_at is not None and schema == str(SCHEMA_VERSION):
             return True
@@ -60,13 +65,24 @@ class Tenants:
 
     async def override(self, name: str, changes: Mapping[str, object]) -> None:
         """Set fields of TenantOverrides at run time; None: not set any more. Other fields stay as they are."""
-        while True:  # until nobody else has changed the same tenant meanwhile
+        for _ in range(_TRIES):  # until nobody else has changed the same tenant meanwhile
             (before,) = await self._redis.ask_all(("HGET", self._keys.tenants_intent, name))
             held = _overrides(before or "{}")[0]
             after = TenantOverrides.model_validate({**held.model_dump(), **changes})
             text = "" if after == TenantOverrides() else after.model_dump_json(exclude_none=True)
             if await self._redis.ask(self._set(name, before or "", text)):
                 return
+        # What redis-cli has written is perhaps no UTF-8, and so never what has been read.
+        raise RedisUnavailable(f"{self._keys.tenants_intent}: what it holds of {name} cannot be read: reset it first")
+
+    async def restore(self, lost: Mapping[str, TenantOverrides], held: Mapping[str, TenantOverrides]) -> None:
+        """Set again what Redis has `lost`, field by field; what it has `held` since then stays."""
+        for name, overrides in lost.items():
+            newer = held.get(name, TenantOverrides()).model_dump(exclude_none=True)
+            if missing := {
+                field: value for field, value in overrides.model_dump(exclude_none=True).items() if field not in newer
+            }:
+                await self.override(name, missing)
 
     async def reset(self, name: str) -> None:
         """Forget all that is set of a tenant at run time."""
@@ -98,7 +114,7 @@ def read_rules(held: Mapping[str, str]) -> dict[str, TenantRule]:
         try:
             rule = _Published.model_validate_json(text).rule()
         except ValidationError as error:
-            log.warning("Redis holds no readable rule of tenant %s: %s", _shown(name), _flaws(error))
+            log.warning("Redis holds no readable rule of tenant %s: %s", _shown(name), flaws(error))
             continue
         if NAME.fullmatch(name):
             rules[name] = rule
@@ -136,7 +152,8 @@ def _overrides(text: str) -> tuple[TenantOverrides, list[str]]:
     return TenantOverrides.model_validate(fields), flaws
 
 
-def _flaws(error: ValidationError) -> str:
+def flaws(error: ValidationError) -> str:
+    """Return in one line what is wrong, and in which fields."""
     return "; ".join(_flaw(each) for each in error.errors())
 
 

@@ -564,13 +564,16 @@ async def test_tenants_set_at_run_time_are_written_again_after_a_loss(
     """Redis forgets all; what was set stays, and what has been set since then wins."""
     discovery = discovery_of(tmp_path, redis, "")
     await Tenants(redis).override("run-7", {"priority": 2, "labels": ["gpu"]})
-    await Tenants(redis).override("eval", {"weight": 2})
+    await Tenants(redis).override("eval", {"weight": 2, "max_running": 3})
     await discovery.reread()
     await redis.command(["FLUSHALL"])
     await Tenants(redis).override("eval", {"weight": 9})
     await Leadership(redis).lead("me", 3)
     await discovery.reread()
-    assert discovery.tenants() == {"eval": TenantRule(weight=9), "run-7": TenantRule(priority=2, labels=("gpu",))}
+    assert discovery.tenants() == {
+        "eval": TenantRule(weight=9, max_running=3),
+        "run-7": TenantRule(priority=2, labels=("gpu",)),
+    }
     _, held = await Tenants(redis).standing()
     assert held.keys() == {"eval", "run-7"}
     assert "tenants are written again" in caplog.text
