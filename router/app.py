@@ -50,7 +50,14 @@ if TYPE_CHECKING:
 # The longest wait of a request for Redis.
 REDIS_TIMEOUT_S = 0.25
 _GARBAGE_AFTER = 20_000
-_FOR_PAGES = ("x-router-worker", "x-router-attempt", "x-router-queue-ms", "x-request-id", "retry-after")
+_FOR_PAGES = (
+    "x-router-worker",
+    "x-router-attempt",
+    "x-router-queue-ms",
+    "x-router-tenant",
+    "x-request-id",
+    "retry-after",
+)
 
 
 def create_app(settings: Settings, access: Access = OPEN) -> Application:

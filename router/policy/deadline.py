@@ -121,11 +121,11 @@ class LimitReader:
 def limits_of(
     longest_s: float | None,
     client_s: float | None,
-    otherwise_s: float | None = None,
+    otherwise_s: float | None,
+    budget: ClientBudget,
     *,
     grace_s: float,
     timeout_s: float,
-    budget: ClientBudget,
 ) -> Limits:
     """Return a job's limits.
 

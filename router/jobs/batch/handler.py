@@ -309,7 +309,7 @@ class _Batch:
 
     def _lost(self, index: int, answer: Answer) -> Answer:
         """Log, and return, an answer that a job gets from this room and not from the dispatcher."""
-        job_log.refused(self._id_of(index), JOB_PATH, self._admission.key_name, answer)
+        job_log.refused(self._id_of(index), JOB_PATH, self._admission.key_name, answer, self._tenant)
         return answer
 
     def _id_of(self, index: int) -> bytes:
