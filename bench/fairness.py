@@ -47,7 +47,7 @@ DEFAULT_SECONDS = 60.0
 # Before each measurement. The queues are long by then, and stay so.
 WARM_UP_S = 5.0
 # Short and long jobs, in the mean.
-SHORT_S, LONG_S = 0.2, 2.0
+SHORT_S, LONG_S = 0.3, 3.0
 CONNECTIONS = 200
 WEIGHTS = {"heavy": 3, "light": 1}
 # Waiting jobs of the training run, and the evaluation's jobs and their distance.
@@ -197,13 +197,15 @@ async def evaluation(address: Callable[[str], Address], workers: Sequence[str]) 
     )
 
 
-async def steady(address: Callable[[str], Address], workers: Sequence[str], seconds: float, *, flooded: bool) -> Steady:
-    """Keep 200 connections of a run busy, perhaps beside a flood that begins with the measurement."""
-    run = Run("steady", address("steady"), SHORT_S)
+async def steady(
+    address: Callable[[str], Address], workers: Sequence[str], seconds: float, length_s: float, *, flooded: bool
+) -> Steady:
+    """Keep 200 connections of a run busy. If `flooded`, a flood begins with the measurement."""
+    run = Run("steady", address("steady"), length_s)
     run.start(CONNECTIONS)
     await asyncio.sleep(WARM_UP_S)
     flood_address = address("flood")
-    words = ("flood", FLOOD // FLOOD_PROCESSES, SHORT_S, flood_address.path, *flood_address.ports)
+    words = ("flood", FLOOD // FLOOD_PROCESSES, length_s, flood_address.path, *flood_address.ports)
     argv = [sys.executable, "-m", "bench.support.runs", *map(str, words)]
     answers: Counter[str] = Counter()
     async with AsyncExitStack() as stack:
@@ -256,25 +258,20 @@ def _short(fields: Mapping[str, Any]) -> dict[str, Any]:
 def table(results: Mapping[str, Any]) -> str:
     """Return what docs/scheduling.md says of bench/results/fairness.json."""
     host, by_setup = results["machine"], results["setups"]
-    alone, beside = results["alone"], results["beside"]
     pause, single = by_setup[OURS]["shares"], by_setup[OURS]["evaluation"]
     ends, idle_ms = ([percentile(single[field], percent) for percent in (50, 99)] for field in ("ends", "slot_idle_ms"))
-    refused = beside["answers_of_flood"].get("503", 0)
-    floods = {f"alone, {WORKERS // 2} workers": alone, f"beside the flood, {WORKERS} workers": beside}
     return f"""\
 Measured on {host["cores"]} cores of {host["cpu"]}, {host["kernel"]}, with Python {host["python"]}; each part for
-{results["seconds"]:.0f} s (`python -m bench.fairness`).
+{results["seconds"]:.0f} s.
 
 {_of_setups(by_setup)}
 
-- **A pause.** When the run of weight 3 hangs up, the other one has all {SLOTS} slots {pause["pause_ms"]:.0f} ms later.
-  That is {pause["end_ms"]:.0f} ms after the last job of the first one has ended.
+- **A pause.** When the run of weight 3 hangs up, the other run has all {SLOTS} slots {pause["pause_ms"]:.0f} ms later.
+  That is {pause["end_ms"]:.0f} ms after the last job of the first run has ended.
 - **An evaluation.** Until its job begins, {ends[0]} running jobs end in the median, and {ends[1]} at p99. The slot
-  that it takes had been free for {idle_ms[0]:.1f} ms in the median, and for {idle_ms[1]:.1f} ms at p99.
-- **A flood.** {refused:,} of its {FLOOD:,} jobs get 503. A run of the same weight has what it had alone with half of
-  the workers:
+  that it takes has been free for {idle_ms[0]:.1f} ms in the median, and for {idle_ms[1]:.1f} ms at p99.
 
-{_of_flood(floods)}"""
+{_of_floods(results["floods"])}"""
 
 
 def _of_setups(by_setup: Mapping[str, Any]) -> str:
@@ -297,17 +294,22 @@ def _of_setups(by_setup: Mapping[str, Any]) -> str:
     return markdown(head, rows)
 
 
-def _of_flood(by_case: Mapping[str, Any]) -> str:
+def _of_floods(floods: Sequence[Mapping[str, Any]]) -> str:
+    cases = {"alone": f"alone, {WORKERS // 2} workers", "beside": f"beside {FLOOD:,} jobs, {WORKERS} workers"}
     rows = [
         [
-            name,
-            *(f"{percentile(found['waits_ms'], percent) / 1e3:.2f} s" for percent in (50, 99)),
-            f"{found['worker_s']:.0f}",
-            str(found["failed"]),
+            f"{of['length_s']:g} s, {name}",
+            *(f"{percentile(of[case]['waits_ms'], percent) / 1e3:.2f} s" for percent in (50, 99)),
+            f"{of[case]['worker_s']:.0f}",
+            str(of[case]["failed"]),
+            f"{of[case]['answers_of_flood'].get('503', 0):,}",
         ]
-        for name, found in by_case.items()
+        for of in floods
+        for case, name in cases.items()
     ]
-    return markdown(["a run with 200 connections", "wait p50", "p99", "worker-seconds", "failed"], rows)
+    return markdown(
+        ["length of jobs", "a run's wait, p50", "p99", "worker-seconds", "failed", "refused of the flood"], rows
+    )
 
 
 async def main(seconds: float) -> None:
@@ -322,9 +324,15 @@ async def main(seconds: float) -> None:
             for name, setup in SETUPS.items()
         }
         half = workers[: WORKERS // 2]
-        alone = asdict(await measure(tenants, half, steady, seconds, flooded=False))
-        beside = asdict(await measure(tenants, workers, steady, seconds, flooded=True))
-    save("fairness", seconds=seconds, setups=setups, alone=alone, beside=beside)
+        floods = [
+            {
+                "length_s": length_s,
+                "alone": asdict(await measure(tenants, half, steady, seconds, length_s, flooded=False)),
+                "beside": asdict(await measure(tenants, workers, steady, seconds, length_s, flooded=True)),
+            }
+            for length_s in (SHORT_S, LONG_S)
+        ]
+    save("fairness", seconds=seconds, setups=setups, floods=floods)
     made = table(json.loads((RESULTS / "fairness.json").read_text()))
     PAGE.write_text(put(made, PAGE.read_text(), MARK))
     print(made)
