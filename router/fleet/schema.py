@@ -185,9 +185,19 @@ SCHEMA = (
         "hash",
         "routers, stale by the sidecar",
         "ring (its length), workers, strategy, print (of the fleet it was made for), settles_at (Unix ms), stale, "
-        "resting and away (how many workers), rules (whether tenants have any), top_priority (of all rules), schema",
+        "resting and away (how many workers), rules (whether tenants have any), top_priority (of all rules), schema, "
+        "rooms (how many besides that of all workers)",
     ),
     Key("sfr:room", "zset", "routers", "the workers with a free slot, by place in the ring or by load"),
+    Key("sfr:room:<room>", "zset", "routers", "the same for the workers of some pools"),
+    Key(
+        "sfr:pools",
+        "hash",
+        "routers",
+        "by pool: its room, the length of its ring, how many workers it has, a print of them; `sfr:room` is room 0",
+    ),
+    Key("sfr:places", "hash", "routers", "by URL: the worker's places in the rings of other rooms, `room:places`"),
+    Key("sfr:rounds", "hash", "routers", "the round-robin counters of other rooms, by the print of their workers"),
     Key("sfr:lapse", "zset", "routers", "workers with leases, scored by the earliest end of a lease (Unix ms)"),
     Key(
         "sfr:stats",

@@ -28,6 +28,7 @@ from router.scheduling.messages import (
     lease_name,
 )
 from router.scheduling.plan import Plan
+from router.scheduling.pools import Pools, Room
 from router.scheduling.quarantine import Quarantine
 from router.scheduling.rests import Rests
 from router.scheduling.retry_budget import RetryBudget
@@ -48,6 +49,7 @@ class _Told:
     unfunded: list[int] = field(default_factory=list)
     quarantined: list[int] = field(default_factory=list)
     crowded: list[int] = field(default_factory=list)
+    unpooled: list[int] = field(default_factory=list)
 
 
 class LocalScheduler:
@@ -65,6 +67,7 @@ class LocalScheduler:
         self.rests = Rests()
         self.breakers = Breakers(rules, self._full_until)
         self.turns = Turns(rules)
+        self.pools = Pools()
         self.outbox: dict[str, list[Grant]] = {}
         self.ticket = 0
         self._seed = 0
@@ -114,6 +117,7 @@ class LocalScheduler:
             unfunded=tuple(told.unfunded),
             quarantined=tuple(told.quarantined),
             crowded=tuple(told.crowded),
+            unpooled=tuple(told.unpooled),
             waiting=len(self.turns.waiting),
             settles=self._settles_at is not None,
         )
@@ -131,6 +135,8 @@ class LocalScheduler:
     def _make_plan_if_stale(self) -> None:
         if self._plan.make_if_stale():
             self.rests.forget_all_but(self._plan.by_url)
+            workers = [self._plan.fleet[url].worker for url in self._plan.by_url]
+            self.pools.set_workers(workers, self._plan.ring, {pool for _, pool in self.turns.lines if pool})
 
     def _settle(self, now: int) -> None:
         """Let a memory that begins empty learn first what runs; until then workers with a cap get no jobs."""
@@ -140,9 +146,14 @@ class LocalScheduler:
             self._settles_at = None
             self._plan.expire()
 
-    def _pick(self, ticket: int, tried: Collection[str]) -> str | None:
-        open_to_it = (url for url in self._plan.in_order(ticket, self._seed, self._load) if url not in tried)
-        return next((url for url in open_to_it if self.has_room(url)), None)
+    def _pick(self, job: Waiting) -> str | None:
+        room = self.pools.room(job.line[1])
+        turn = self.pools.turn(room, job.ticket)
+        in_order = self._plan.in_order(job.ticket, self._seed, self._load, room, turn)
+        chosen = next((url for url in in_order if url not in job.tried and self.has_room(url)), None)
+        if chosen is not None:
+            self.pools.count(room)
+        return chosen
 
     def _load(self, url: str) -> float | None:
         return len(self.leases.get(url, ())) / self._plan.by_url[url].weight if self.has_room(url) else None
@@ -228,19 +239,41 @@ class LocalScheduler:
 
     def _serve_queue(self, own: str, now: int, told: _Told) -> None:
         passed: Counter[Line] = Counter()
-        while passed.total() < PASSED_OVER_AT_MOST and any(self.has_room(url) for url in self._plan.by_url):
+        by_room: Counter[Room] = Counter()
+        while True:
             lines = self.turns.lines
-            line = self.turns.first((line for line in self.turns.may_go() if passed[line] < len(lines[line])), now)
+            may_go = (line for line in self.turns.may_go() if passed[line] < len(lines[line]))
+            rooms = ((line, self.pools.room(line[1])) for line in may_go)
+            line = self.turns.first(
+                (line for line, room in rooms if by_room[room] < PASSED_OVER_AT_MOST and self._is_open(room)), now
+            )
             if line is None:
                 return
             job = lines[line][passed[line]]
             if job.deadline <= now or not self._is_alive(job.name.rpartition(":")[0], own, now):
                 self.turns.leave(job.name)
-            elif url := self._pick(job.ticket, job.tried):
+            elif url := self._pick(job):
                 self._grant(own, job, url, now, told)
                 self.turns.leave(job.name)
             else:
                 passed[line] += 1
+                by_room[self.pools.room(line[1])] += 1
+
+    def _is_open(self, room: Room) -> bool:
+        return any(self.has_room(url) for url in room.urls)
+
+    def _may_go_first(self, line: Line, room: Room) -> bool:
+        """Whether a job may go before the jobs that wait for this room, for none of them may go."""
+        if self.turns.is_at_most(line[0]):
+            return False
+        return not any(self.pools.room(pool) == room for _, pool in self.turns.may_go())
+
+    def _admit(self, pool: str) -> bool:
+        """Open the pool of a job; return whether it is open."""
+        if not self.pools.is_open(pool) and self.pools.are_full():
+            self._plan.expire()
+            self._make_plan_if_stale()  # it drops the pools that are not in use
+        return self.pools.admit(pool)
 
     def _arrive(self, process: str, arrivals: Sequence[Arrival], now: int, told: _Told) -> None:
         # After Redis has lost its memory the counter goes on above the tickets in hand.
@@ -261,10 +294,13 @@ class LocalScheduler:
             )
             if arrival.retry_of and not self._may_retry(arrival, now, told):
                 continue
-            may_go_first = not self.turns.is_at_most(line[0]) and not self.turns.may_go()
-            if may_go_first and (url := self._pick(ticket, arrival.tried)):
+            if not self._admit(arrival.pool):
+                told.unpooled.append(arrival.number)
+                continue
+            room = self.pools.room(arrival.pool)
+            if self._may_go_first(line, room) and (url := self._pick(job)):
                 self._grant(process, job, url, now, told)
-            elif self._plan.by_url and self._plan.by_url.keys() <= set(arrival.tried):
+            elif room.urls and set(room.urls) <= set(arrival.tried):
                 told.exhausted.append(arrival.number)
             elif self.turns.is_crowded(line[0]):
                 told.crowded.append(arrival.number)

@@ -38,7 +38,7 @@ from router.scheduling.messages import (
     Rules,
     lease_name,
 )
-from tests.support.lua_scheduler import JOBS, PROCESSES, RULES, TENANTS, URLS, LuaScheduler
+from tests.support.lua_scheduler import JOBS, POOLS, PROCESSES, RULES, TENANTS, URLS, LuaScheduler
 
 
 class Model(LocalScheduler):
@@ -60,9 +60,22 @@ class Model(LocalScheduler):
                 refused.append(check.number)
         return msgspec.structs.replace(reply, granted=tuple(granted), refused=tuple(refused))
 
+    def open_pools(self) -> list[str]:
+        """Return the pools that are open, but for the one of all workers."""
+        return [pool for pool in POOLS if pool and self.pools.is_open(pool)]
+
     def planned(self) -> Collection[str]:
         """Return the workers that may get jobs."""
         return self._plan.by_url.keys()
+
+
+ABILITIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "labels": st.sampled_from([("gpu",), ("gpu", "ib")]),
+        "languages": st.sampled_from([("python",), ("cpp",), ("cpp", "python")]),
+    },
+)
 
 
 class Job(NamedTuple):
@@ -89,8 +102,9 @@ class Machine(RuleBasedStateMachine):
         caps=st.sampled_from([0, 1, 1]).flatmap(lambda least: st.lists(st.integers(least, 3), min_size=2, max_size=5)),
         weights=st.lists(st.integers(1, 3), min_size=5),
         is_prompt=st.booleans(),
+        able=st.lists(ABILITIES, min_size=5),
     )
-    def start(self, caps: list[int], weights: list[int], is_prompt: bool) -> None:
+    def start(self, caps: list[int], weights: list[int], is_prompt: bool, able: list[dict[str, Any]]) -> None:
         """Start with an empty Redis, a healthy fleet, and processes that may claim their grants at once."""
         self.is_prompt = is_prompt
         self.redis.flushall()
@@ -103,11 +117,13 @@ class Machine(RuleBasedStateMachine):
         self.tickets: dict[tuple[str, int], int] = {}
         self.tenants: dict[str, TenantRule] = {}
         self.may_run_over = False
+        self.pools: dict[tuple[str, int], str] = {}
         self.unclaimed: list[tuple[str, Grant]] = []
         self.may_be_over = False
         self.prints = 0
         self.members = {
-            url: Member(Worker(url, weight, cap or None)) for url, cap, weight in zip(URLS, caps, weights, strict=False)
+            url: Member(Worker(url, weight, cap or None, **its))
+            for url, cap, weight, its in zip(URLS, caps, weights, able, strict=False)
         }
         self._publish()
         for process in PROCESSES:
@@ -124,9 +140,10 @@ class Machine(RuleBasedStateMachine):
 
     def _call(self, process: str, **said: Any) -> Reply:
         call = Call(process, seed=7, **said)
+        self.pools |= {(process, arrival.number): arrival.pool for arrival in call.arrived}
         reply = self.script.step(call, self.now)
         assert reply == self.twin.step(call, self.now)
-        self._check_order(reply)
+        self._check_order(process, reply)
         for grant in reply.granted:
             self.held[_job(process, grant)] = grant.url
             self.tickets[process, grant.number] = grant.ticket
@@ -138,12 +155,13 @@ class Machine(RuleBasedStateMachine):
         self.unclaimed += [(other, grant) for other, grants in given.items() for grant in grants]
         return reply
 
-    def _check_order(self, reply: Reply) -> None:
+    def _check_order(self, reply_process: str, reply: Reply) -> None:
         """Check that no pending job of a line that would take any worker is older than a job of it that was granted."""
         for grant in reply.granted:
             tenant = grant.tenant or DEFAULT
-            waiting = [job.ticket for job in self.twin.turns.waiting if not job.tried and job.line[0] == tenant]
-            if not self.twin.turns.is_at_most(tenant):
+            # A job that can run on every worker can take the one that this grant is for.
+            waiting = [job.ticket for job in self.twin.turns.lines.get((tenant, ""), ()) if not job.tried]
+            if not self.twin.turns.is_at_most(tenant) and self.pools.get((reply_process, grant.number)) == "":
                 assert grant.ticket <= min(waiting, default=grant.ticket)
 
     @rule(
@@ -151,25 +169,30 @@ class Machine(RuleBasedStateMachine):
         wanted=st.lists(
             st.tuples(
                 *(st.integers(1, 5000), st.integers(1, 5000), st.sets(st.sampled_from(URLS), max_size=2)),
-                st.sampled_from(("", *TENANTS)),
+                *(st.sampled_from(("", *TENANTS)), st.sampled_from(POOLS)),
             ),
             max_size=4,
         ),
     )
-    def arrive(self, process: str, wanted: list[tuple[int, int, set[str], str]]) -> None:
+    def arrive(self, process: str, wanted: list[tuple[int, int, set[str], str, str]]) -> None:
         """Jobs arrive at a process."""
         arrivals = []
-        for bound, wait, tried, tenant in wanted:
+        for bound, wait, tried, tenant, pool in wanted:
             self.numbers += 1
-            arrivals.append(Arrival(self.numbers, bound, wait, 0, tuple(sorted(tried)), tenant=tenant))
+            arrivals.append(Arrival(self.numbers, bound, wait, 0, tuple(sorted(tried)), tenant=tenant, pool=pool))
         self._call(process, arrived=tuple(arrivals))
 
-    @rule(process=st.sampled_from(PROCESSES), count=st.integers(1, 8), tenant=st.sampled_from(("", *TENANTS)))
-    def arrive_plainly(self, process: str, count: int, tenant: str) -> None:
+    @rule(
+        process=st.sampled_from(PROCESSES),
+        count=st.integers(1, 8),
+        tenant=st.sampled_from(("", *TENANTS)),
+        pool=st.sampled_from(("", *POOLS)),
+    )
+    def arrive_plainly(self, process: str, count: int, tenant: str, pool: str) -> None:
         """Many jobs of one kind arrive at a process."""
         self.numbers += count
         numbers = range(self.numbers - count + 1, self.numbers + 1)
-        self._call(process, arrived=tuple(Arrival(number, 3000, 3000, tenant=tenant) for number in numbers))
+        self._call(process, arrived=tuple(Arrival(number, 3000, 3000, tenant=tenant, pool=pool) for number in numbers))
 
     @rule(
         tenants=st.dictionaries(
@@ -258,7 +281,8 @@ class Machine(RuleBasedStateMachine):
             process, number, tenant, memory_mb = lease
             url, ticket = self.held.pop(lease), self.tickets.get((process, number), 0)
             self.numbers += 1
-            again = Arrival(self.numbers, 3000, 3000, ticket, tenant=tenant, memory_mb=memory_mb)
+            pool = self.pools.get((process, number), "")
+            again = Arrival(self.numbers, 3000, 3000, ticket, (), "", tenant, pool, memory_mb)
             self._call(process, ended=(lease.ended(url, blame, ms=ms),), arrived=(again,))
 
     @rule(process=st.sampled_from(PROCESSES), url=st.sampled_from(URLS), count=st.integers(1, 3))
@@ -277,7 +301,7 @@ class Machine(RuleBasedStateMachine):
         until = self.twin.breakers.by_url[url].until_ms
         if until < math.inf:
             self._pass(int(until) - self.now)
-        self.arrive_plainly(process, len(URLS), "")
+        self.arrive_plainly(process, len(URLS), "", "")
         for lease in sorted(self.held):
             if blame is not None and self.twin.breakers.is_tried_by(url, lease_name(*lease)):
                 del self.held[lease]
@@ -364,10 +388,10 @@ class Machine(RuleBasedStateMachine):
             self.prints += 1
             self._call(process, fleet_print=str(self.prints))
 
-    @rule(url=st.sampled_from(URLS), weight=st.integers(1, 4), cap=st.sampled_from([1, 2, 3, 4, 0]))
-    def reweigh_or_add(self, url: str, weight: int, cap: int) -> None:
-        """config.yaml changes a worker's weight and cap, or brings a new one."""
-        self.members[url] = Member(Worker(url, weight, cap or None))
+    @rule(url=st.sampled_from(URLS), weight=st.integers(1, 4), cap=st.sampled_from([1, 2, 3, 4, 0]), able=ABILITIES)
+    def reweigh_or_add(self, url: str, weight: int, cap: int, able: dict[str, Any]) -> None:
+        """config.yaml changes a worker's weight, cap and abilities, or brings a new one."""
+        self.members[url] = Member(Worker(url, weight, cap or None, **able))
         self.may_be_over = True  # a cap may fall below what runs already
         self._publish()
 
@@ -433,8 +457,9 @@ class Machine(RuleBasedStateMachine):
         if not self.may_run_over:
             for tenant, held in state.running.items():
                 assert len(held) <= (turns.rule(tenant).max_running or math.inf)
+        assert self.script.rooms() == {pool: with_room & set(twin.pools.room(pool).urls) for pool in twin.open_pools()}
         for line in turns.may_go():
-            assert not with_room - set(turns.lines[line][0].tried)
+            assert not with_room & set(twin.pools.room(line[1]).urls) - set(turns.lines[line][0].tried)
         assert sum(times > 0 for _, times, _ in state.breakers.values()) <= len(URLS) / 2
 
 

@@ -79,8 +79,12 @@ async def test_live_redis_holds_exactly_the_schema(
         await Tenants(RedisClient(redis, "sfr", timeout_s=5)).override("run-7", {"weight": 2})
         await eventually(lambda: redis.exists("sfr:room"), what="workers with room")
         await _gather(redis, held, set())
-        await _let_tenants_wait(redis)
+        script = RedisScheduler(RedisClient(redis, "sfr", timeout_s=5), Rules())
+        await _open_pool(redis, script, first.url)
         await _gather(redis, held, set())
+        await _let_tenants_wait(redis, script)
+        await _gather(redis, held, set())
+        await redis.hdel(f"sfr:worker:{first.url}", "labels")
         # A living process that never takes its grants.
         now_ms = (await redis.time())[0] * 1000
         await redis.zadd("sfr:processes", {"other": now_ms + 60_000})
@@ -110,12 +114,18 @@ async def test_live_redis_holds_exactly_the_schema(
     assert fields == set(re.sub(r" \([^)]*\)", "", row.holds).split(", "))
 
 
-async def _let_tenants_wait(redis: Redis) -> None:
+async def _open_pool(redis: Redis, script: RedisScheduler, url: str) -> None:
+    """Have a job of a pool come that has tried its only worker, so that this one keeps its room."""
+    await redis.hset(f"sfr:worker:{url}", "labels", "gpu")
+    reply = await script(Call("somebody", arrived=(Arrival(99, 300, 500, 0, (url,), pool="gpu"),)))
+    assert reply.exhausted == (99,)
+
+
+async def _let_tenants_wait(redis: Redis, script: RedisScheduler) -> None:
     """Have one call ask for more room than there is, for tenants of different priority."""
     await redis.hset("sfr:tenants", "eval", '{"priority":1}')
     await redis.hset("sfr:plan:head", "stale", 1)
-    script = RedisScheduler(RedisClient(redis, "sfr", timeout_s=5), Rules())
-    jobs = (Arrival(number, 300, 500, tenant=("run-7", "eval")[number % 2]) for number in range(8))
+    jobs = (Arrival(number, 300, 500, tenant=("run-7", "eval")[number % 2], pool="gpu") for number in range(8))
     assert (await script(Call("somebody", arrived=tuple(jobs)))).waiting
 
 
@@ -137,7 +147,7 @@ async def _gather(redis: Redis, held: dict[str, str], wanted: set[str]) -> bool:
         name = re.sub(r":http://.*", ":<url>", str(key))
         name = re.sub(r":suspect:.*", ":suspect:<job>", re.sub(r":tenant:.*", ":tenant:<name>", name))
         name = re.sub(r":queue:.*", ":queue:<line>", re.sub(r":running:.*", ":running:<tenant>", name))
-        name = re.sub(r":turns:.*", ":turns:<room>", name)
+        name = re.sub(r":(turns|room):.*", r":\1:<room>", name)
         name = re.sub(r":grants:.*", ":grants:<process>", re.sub(r":process:.*", ":process:<id>", name))
         if name == "sfr:breaker:<url>" and is_passing == (times is None):
             held[name] = "hash with TTL until ejected"

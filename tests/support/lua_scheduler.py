@@ -25,7 +25,7 @@ Make = Callable[[Rules, int], Ask]
 MakeMembers = Callable[[list[Member], Rules], tuple[Ask, SetFleet]]
 JOBS = ("a", "b", "c")
 TENANTS = ("default", "run-7", "eval", "me_2")
-POOLS = ("",)
+POOLS = ("", "gpu", "gpu,ib;python", ";cpp")
 LINES = tuple((tenant, pool) for tenant in TENANTS for pool in POOLS)
 RULES = {
     "max_waiting": 12,
@@ -90,6 +90,9 @@ class LuaScheduler:
                 "health": member.health.value,
                 "weight": member.worker.weight,
                 "max_concurrency": member.cap or "",
+                "labels": ",".join(member.worker.labels),
+                "languages": ",".join(member.worker.languages),
+                "memory_mb": member.worker.memory_mb or "",
             }
             redis.hset(f"sfr:worker:{member.worker.url}", mapping=fields)
         redis.hset("sfr:fleet", "written_at", "now")
@@ -109,6 +112,15 @@ class LuaScheduler:
         for member in members:
             if member.is_draining:
                 self.redis.sadd("sfr:drain", member.worker.url)
+
+    def rooms(self) -> dict[str, set[str]]:
+        """Return the workers with room of each open pool."""
+        redis: Any = self.redis
+        keys = {pool: f"sfr:room:{text.split()[0]}" for pool, text in redis.hgetall("sfr:pools").items()}
+        return {
+            pool: {member.rpartition(" ")[2] for member in redis.zrange(key.removesuffix(":0"), 0, -1)}
+            for pool, key in keys.items()
+        }
 
     def state(self) -> State:
         """Read the state in one round trip."""

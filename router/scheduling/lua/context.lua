@@ -19,6 +19,8 @@ local reply = {}
 local ring_length = 0
 local fleet_print = ''
 local is_plan_stale = false
+-- How many rooms there are besides room 0, which has all workers.
+local rooms = 0
 -- Whether any tenant has a rule; and the highest priority that a rule gives, unless all give the same.
 local has_rules, top_priority = false, nil
 -- Until this moment a memory that began empty does not know what runs: workers with a cap get no jobs, and every process

@@ -4,10 +4,11 @@
 -- '<bound> <deadline> <tried …> @<since>', and in other lines than QUEUE ' <memory> <tenant>/<pool>' after that.
 --
 -- Twin     LocalScheduler._leave, _grant, _serve_queue, _arrive, _claim
--- Reads    PLAN, ROOM, PROCESSES, TURNS_OF
+-- Reads    PLAN, PLACES, PROCESSES, TURNS_OF
 -- Writes   QUEUE, LINES, WAITING, TICKET, GRANTS_OF; for a claim LEASES_OF, LAPSE, BREAKER_OF, EJECTED
 -- @include context
 -- @include leases
+-- @include plan
 -- @include quarantine
 -- @include retry_budget
 -- @include selection
@@ -61,7 +62,7 @@ local function take_out(name, ticket, tenant, pool)
   end
   set_turn(tenant, pool, ticket)
   others = others - taken
-  if others == 0 then drop_turns() end
+  if others == 0 then drop_turns(rooms) end
 end
 
 -- The job waits no longer.
@@ -120,40 +121,47 @@ end
 local function serve_queue()
   if waiting == 0 then return end
   set_changed_turns()
-  local passed, skipped, is_done, done = 0, {}, {}, 0
-  while passed < PASSED_OVER_AT_MOST and redis.call('EXISTS', ROOM) == 1 do
-    local tenant, pool, head_ticket = whose_turn(is_done, done)
+  local look, skipped = new_look(), {}
+  while true do
+    local tenant, pool, head_ticket = whose_turn(look)
     if not tenant then return end
-    local line = tenant .. '/' .. pool
-    local offset = skipped[line] or 0
+    local line, its_pool = tenant .. '/' .. pool, pool_named(pool)
+    local room, offset = its_pool.room, skipped[line] or 0
     local head = redis.call('ZRANGE', queue_of(tenant, pool), offset, offset, 'WITHSCORES')
     local name, ticket = head[1], tonumber(head[2])
     local asked = name and asked_by(name)
     if head_ticket and offset == 0 and head_ticket ~= ticket then
       set_turn(tenant, pool, head_ticket) -- a router of the last release has taken the head
     elseif not name then
-      is_done[line], done = true, done + 1
+      look.is_done[line], look.done[room] = true, (look.done[room] or 0) + 1
     elseif not asked or asked.deadline <= now or not is_alive(string.match(name, '^(.*):%d+$')) then
       take_out(name, ticket, tenant, pool)
     else
-      local url, cap = pick(ticket, asked.tried)
+      local url, cap = pick(its_pool, ticket, asked.tried)
       if url then
         grant(name, ticket, url, cap, asked)
         take_out(name, ticket, tenant, pool)
         set_changed_turns()
       else
-        skipped[line], passed = offset + 1, passed + 1
+        skipped[line], look.passed[room] = offset + 1, (look.passed[room] or 0) + 1
       end
     end
   end
 end
 
--- Whether a job has tried every worker that may get jobs.
-local function is_exhausted(tried)
-  if #tried < reply.routable then return false end
-  local planned_ones = 0
-  for _, url in ipairs(tried) do planned_ones = planned_ones + redis.call('HEXISTS', PLAN, url) end
-  return planned_ones >= reply.routable
+local function is_in_room(url, room)
+  if room == 0 then return redis.call('HEXISTS', PLAN, url) == 1 end
+  return string.find(' ' .. (redis.call('HGET', PLACES, url) or ''), ' ' .. room .. ':', 1, true) ~= nil
+end
+
+-- Whether a job has tried every worker of its pool that may get jobs.
+local function is_exhausted(pool, tried)
+  if pool.workers == 0 or #tried < pool.workers then return false end
+  local tried_ones = 0
+  for _, url in ipairs(tried) do
+    if is_in_room(url, pool.room) then tried_ones = tried_ones + 1 end
+  end
+  return tried_ones >= pool.workers
 end
 
 -- Whether a new attempt of the job `retry_of` is within the fleet's budget, and the job breaks no workers.
@@ -185,11 +193,11 @@ local function take_tickets(arrivals)
 end
 
 -- Whether a job may go before the jobs that wait, for none of them may go.
-local function may_go_first(tenant, pool)
+local function may_go_first(tenant, room)
   if is_at_most(tenant) then return false end
   if waiting == 0 then return true end
-  if others == 0 then return is_at_most(DEFAULT) end
-  return redis.call('EXISTS', TURNS_OF .. '0') == 0
+  if others == 0 then return room ~= 0 or is_at_most(DEFAULT) end
+  return redis.call('EXISTS', TURNS_OF .. room) == 0
 end
 
 -- Whether the tenant has as many pending jobs as it may have.
@@ -211,14 +219,17 @@ local function arrive(arrivals)
     }
     if ticket == 0 then last_ticket = last_ticket + 1; ticket = last_ticket end
     local may_go = retry_of == '' or may_retry(number, retry_of)
+    local its_pool = may_go and (pool_named(pool) or admit_pool(pool))
     local url, cap
-    if may_go and may_go_first(asked.tenant, pool) then url, cap = pick(ticket, tried) end
+    if its_pool and may_go_first(asked.tenant, its_pool.room) then url, cap = pick(its_pool, ticket, tried) end
     if not may_go then
       -- may_retry has told it.
+    elseif not its_pool then
+      tell('unpooled', number)
     elseif url then
       grant(name, ticket, url, cap, asked)
       if waiting > 0 then set_changed_turns() end
-    elseif ring_length > 0 and is_exhausted(tried) then
+    elseif is_exhausted(its_pool, tried) then
       tell('exhausted', number)
     elseif is_crowded(asked.tenant) then
       tell('crowded', number)

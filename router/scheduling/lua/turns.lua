@@ -1,14 +1,15 @@
 -- Whose turn it is: of the lines that may go, the one of the highest priority; then the one whose tenant runs the fewest
 -- jobs for its weight; then the one whose head has the lowest ticket.
 --
--- A line is the pending jobs of one tenant in one pool: '<tenant>/<pool>'. TURNS_OF has the lines that may go, each as
--- '<ticket of its head> <line>', so that the first member has the turn. If no line but QUEUE waits, it is not kept.
+-- A line is the pending jobs of one tenant in one pool: '<tenant>/<pool>'. TURNS_OF has a room's lines that may go, each
+-- as '<ticket of its head> <line>', so that the first member has the turn. If no line but QUEUE waits, it is not kept.
 --
 -- Twin     router/scheduling/turns.py, Turns
 -- Reads    TENANTS, QUEUE, QUEUE_OF, WAITING
 -- Writes   TURNS_OF, LINES, AGING (lines that have the highest priority from a moment on)
 -- @include context
 -- @include leases
+-- @include pools
 
 local plain_rule = {weight = 1, priority = 0, max_running = math.huge, max_waiting = math.huge}
 local rule_by_tenant = {}
@@ -73,7 +74,9 @@ end
 -- Put the line in its place. `before` is the ticket of its last head, or of a job that was perhaps its head.
 local function set_turn(tenant, pool, before)
   if others == 0 and is_plain(tenant, pool) then return end
-  local line, turns, rule = tenant .. '/' .. pool, TURNS_OF .. '0', rule_of(tenant)
+  local its_pool = pool_named(pool)
+  if not its_pool then return end
+  local line, turns, rule = tenant .. '/' .. pool, TURNS_OF .. its_pool.room, rule_of(tenant)
   local head = redis.call('ZRANGE', queue_of(tenant, pool), 0, 0, 'WITHSCORES')
   local turn = head[1] and turn_of(head[2], tenant, pool)
   if before and turn_of(before, tenant, pool) ~= turn then redis.call('ZREM', turns, turn_of(before, tenant, pool)) end
@@ -125,30 +128,50 @@ local function set_due_turns()
   end
 end
 
--- QUEUE is the only line that waits.
-local function drop_turns() redis.call('DEL', TURNS_OF .. '0') end
+-- Drop all turns: QUEUE is the only line that waits, or all are set anew.
+local function drop_turns(last_room)
+  for room = 0, last_room do redis.call('DEL', TURNS_OF .. room) end
+end
 
 -- Put all lines in their places, after a change of the rules.
 local function set_all_turns()
-  drop_turns()
   redis.call('DEL', AGING)
   if others == 0 then return end
   set_turn(DEFAULT, '')
   for _, line in ipairs(redis.call('ZRANGE', LINES, 0, -1)) do set_turn(string.match(line, '^([^/]*)/(.*)$')) end
 end
 
--- Return the tenant, the pool and the head's ticket of the line whose turn it is; nothing if no line may go. `is_done`
--- has the lines of which all jobs have been passed over, `done` counts them.
-local function whose_turn(is_done, done)
+-- The turns of one call's look at the queue: in each room the number of jobs passed over, and the lines of which all jobs
+-- have been passed over, `done` of them.
+local function new_look() return {passed = {}, is_done = {}, done = {}} end
+
+-- Return the first turn of a room and its score; nothing if no line may go.
+local function first_turn(room, look)
+  local done = look.done[room] or 0
+  local turns = redis.call('ZRANGE', TURNS_OF .. room, 0, done, 'WITHSCORES')
+  for index = 1, #turns, 2 do
+    if not look.is_done[string.match(turns[index], ' (.*)$')] then return turns[index], tonumber(turns[index + 1]) end
+  end
+end
+
+local function may_look_at(room, look)
+  return (look.passed[room] or 0) < PASSED_OVER_AT_MOST and redis.call('EXISTS', room_key(room)) == 1
+end
+
+-- Return the tenant, the pool and the head's ticket of the line whose turn it is; nothing if no line may go, or no worker
+-- that would take its jobs has room.
+local function whose_turn(look)
   if others == 0 then
-    if not is_done[DEFAULT .. '/'] and not is_at_most(DEFAULT) then return DEFAULT, '' end
-    return
+    local is_free = not look.is_done[DEFAULT .. '/'] and may_look_at(0, look) and not is_at_most(DEFAULT)
+    return is_free and DEFAULT, ''
   end
-  for _, turn in ipairs(redis.call('ZRANGE', TURNS_OF .. '0', 0, done)) do
-    local ticket, line = string.match(turn, '^(%S+) (.*)$')
-    if not is_done[line] then
-      local tenant, pool = string.match(line, '^([^/]*)/(.*)$')
-      return tenant, pool, tonumber(ticket)
-    end
+  local first, lowest
+  for room = 0, rooms do
+    local turn, score
+    if may_look_at(room, look) then turn, score = first_turn(room, look) end
+    if turn and (not first or score < lowest or score == lowest and turn < first) then first, lowest = turn, score end
   end
+  if not first then return end
+  local ticket, tenant, pool = string.match(first, '^(%S+) ([^/]*)/(.*)$')
+  return tenant, pool, tonumber(ticket)
 end
