@@ -10,7 +10,7 @@ COMMITTED = {(MANY, False): 120.7, (1, False): 166.0, (MANY, True): 147.3}
 # Another version of Python makes a few calls more or fewer for the same code.
 TOLERANCE = 1.02
 # The calls that a job of a tenant makes besides: its name, its line, the field of its answer.
-MORE_OF_A_TENANT = 7
+MORE_OF_A_TENANT = 6
 
 
 @pytest.mark.parametrize(("clients", "reconnects"), COMMITTED)
