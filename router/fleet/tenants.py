@@ -54,7 +54,10 @@ class Tenants:
         if held == wanted and tenants_at is not None and schema == str(SCHEMA_VERSION):
             return True
         flat = json.dumps([text for item in wanted.items() for text in item])
-        return bool(await self._redis.ask(self._publish(str(term), flat, SCHEMA_VERSION)))
+        is_written = bool(await self._redis.ask(self._publish(str(term), flat, SCHEMA_VERSION)))
+        if is_written and held != wanted:
+            log.info("Rules of %d tenants are in force", len(wanted))
+        return is_written
 
     async def standing(self) -> tuple[dict[str, TenantRule], Mapping[str, TenantOverrides]]:
         """Return the rules in force, and what is set at run time, by name."""

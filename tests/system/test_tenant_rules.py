@@ -82,6 +82,7 @@ async def test_rules_come_from_config_yaml_the_api_and_the_command(
         assert (answered, changed["priority"], changed["max_waiting"]) == (200, 1, 100)
         await follow(view, {**configured, "eval": TenantRule(priority=1, max_waiting=100)})
         assert "Tenant eval set to {'priority': 1}, by 127.0.0.1" in router.output
+        assert "Rules of 3 tenants are in force" in sidecar.output
 
         env = {"SFR_URL": router.url, "ADMIN_TOKEN": TOKEN}
         done = await sfr("set", "run-7", "--max-running", "50", "--label", "gpu", "--client-budget", "12", **env)
