@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 
 # The entry of a request's ASGI state that holds its Admission, for what lies below a job's endpoint.
 ADMISSION = "admission"
+# What else than jobs a client asks of an address of its own. Pages and changes of the fleet are not below `/t/NAME`, so
+# that a proxy which keeps back `/admin` keeps back all of it.
+_LOOKS = frozenset({"/", "/health", "/v1/ping"})
 
 
 class BodyTooLarge(Exception):
@@ -78,7 +81,7 @@ class JobHandler:
             await self._rest(scope, receive, send)
             return
         refusal = None
-        if (named := tenants.split(scope["path"])) is not None:
+        if (named := tenants.split(scope["path"])) is not None and self._is_for_clients(named[1]):
             name, path = named
             scope = {**scope, "path": path, "raw_path": path.encode(), "headers": of_tenant(name, scope["headers"])}
             refusal = self._flaw(name)
@@ -93,6 +96,10 @@ class JobHandler:
             return
         if answer is not None:
             await send_job_answer(path, answer, receive, send)
+
+    def _is_for_clients(self, path: str) -> bool:
+        """Whether a tenant has this path below a prefix of its own: those of jobs, and those that only look."""
+        return path in self.methods or path in _LOOKS or path.startswith(self._below)
 
     def _flaw(self, name: str) -> Refusal | None:
         """Return why a request whose path begins with this tenant is refused; None where the key names the tenant."""

@@ -3,8 +3,8 @@
 _UNIT, _INTEGRATION = "tests/unit", "tests/integration"
 _SCHEDULER = tuple(f"{_INTEGRATION}/test_scheduler_{name}" for name in ("calls", "jobs", "script", "twin"))
 _LUA_PARTS = (
-    *("breaker", "context", "heartbeat", "leases", "plan", "quarantine", "queue", "rests", "retry_budget", "ring"),
-    *("room", "scheduler", "selection"),
+    *("breaker", "context", "heartbeat", "leases", "plan", "pools", "quarantine", "queue", "rests", "retry_budget"),
+    *("ring", "room", "scheduler", "selection", "turns"),
 )
 _DISPATCHER = tuple(
     f"{_UNIT}/jobs/test_{name}"
