@@ -23,9 +23,9 @@ from pydantic_core import PydanticCustomError
 from router.config.addresses import masked, origin, otlp_url, redis_url
 from router.config.allowlist import rule
 from router.config.bounds import MAX_COUNT
-from router.config.section import FROM_LIST, MAX_MB, Budget, Count, PositiveSeconds, Section
+from router.config.section import FROM_LIST, MAX_MB, Budget, Count, FilePath, PositiveSeconds, Section
 from router.config.tenants import TenantsByName
-from router.config.workers import AuthFile, DiscoverSettings, FilePath, MemoryMb, WorkerSettings
+from router.config.workers import AuthFile, DiscoverSettings, MemoryMb, WorkerSettings
 from router.policy import endpoints
 from router.policy.strategy import Strategy
 
@@ -157,8 +157,8 @@ class QueueSettings(Section):
     max_waiting: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 10_000
     """how many jobs may be pending; the next one gets 503 at once"""
     without_workers: Annotated[float, Field(ge=0)] = 10.0
-    """how long a job may be pending, within `timeout`, while no worker of the fleet or of its pool may get jobs, or none
-    can be reached. Then it gets 503; 0: at once"""
+    """how long a job may be pending, within `timeout`, while no worker of the fleet or of its pool may get jobs, or
+    none can be reached. Then it gets 503; 0: at once"""
     aging: PositiveSeconds = 30.0
     """a job that has been pending for longer counts as one of the highest priority that any tenant has"""
 
