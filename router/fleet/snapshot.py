@@ -9,7 +9,7 @@ import asyncio
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from router.fleet.ejection_log import log_ejections
@@ -126,7 +126,8 @@ class FleetView:
         """
         if self._redis.answers:
             with suppress(RedisUnavailable):
-                state = await self._records.load(only=only)
+                # Without its mark the workers are read again, and of the tenants only what has changed.
+                state = await self._records.load(replace(self.snapshot.state, changed_at=None), only)
                 if state.written_at is not None:
                     return Snapshot(state)
         return self.snapshot

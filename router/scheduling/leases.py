@@ -117,9 +117,9 @@ class Leases:
         """Ask for a lease of `bound_s` seconds, after a wait of at most `wait_s`, for a job that came at `job_since`.
 
         `then` is called once, and never before this has returned: with the lease, or with a NoRoom (NoWorkers,
-        Exhausted, Unfunded, Quarantined, QueueFull, QueueTimeout, ClientLeft). `has_left` returns when the client has
-        hung up; it is awaited only if the job must wait, and then the job gives up its place. `ticket`, `tried` and
-        `retry_of` as in Arrival. `placement` tells whose job it is and where it can run.
+        Exhausted, Unfunded, Quarantined, QueueFull, TenantFull, TooManyPools, QueueTimeout, ClientLeft). `has_left`
+        returns when the client has hung up; it is awaited only if the job must wait, and then the job gives up its
+        place. `ticket`, `tried` and `retry_of` as in Arrival. `placement` tells whose job it is and where it can run.
         """
         number = next(self._numbers)
         arrival = Arrival(
@@ -286,7 +286,8 @@ class Leases:
             self._wait_on(number, ticket)
         for grant in reply.granted:
             self._take(grant)
-        if reply.refused or reply.exhausted or reply.unfunded or reply.quarantined:
+        refused = reply.refused or reply.crowded or reply.unpooled
+        if refused or reply.exhausted or reply.unfunded or reply.quarantined:
             for number, reason in refusals(reply):
                 self._fail(number, reason)
         if call.claims:

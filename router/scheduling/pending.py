@@ -73,6 +73,8 @@ def refusals(reply: Reply) -> Iterator[tuple[int, NoRoom]]:
     yield from ((number, Exhausted()) for number in reply.exhausted)
     yield from ((number, Unfunded()) for number in reply.unfunded)
     yield from ((number, Quarantined()) for number in reply.quarantined)
+    yield from ((number, TenantFull()) for number in reply.crowded)
+    yield from ((number, TooManyPools()) for number in reply.unpooled)
 
 
 class Lease(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ from router.fleet.model import Ejection, Health, Worker, WorkerRecord
 from router.fleet.records import FleetState, Records
 from router.fleet.redis_client import RedisClient
 from router.fleet.snapshot import FleetView, Snapshot
+from router.fleet.tenants import Tenants
 from router.logs import local_time
 from router.policy.pools import Pool
 from router.policy.tenants import TenantRule
@@ -104,3 +105,31 @@ def test_jobs_are_looked_at_only_if_workers_or_tenants_differ(
 ) -> None:
     """Labels of workers alone change nothing for jobs that ask for none."""
     assert Snapshot(FleetState((WorkerRecord(worker),), tenants=tenants)).places_jobs is places
+
+
+async def test_latest_reads_the_workers_again_and_no_tenant_that_has_not_changed(
+    redis: RedisClient, term: Term, client: FakeAsyncRedis
+) -> None:
+    """`GET /` shows the last check at any time; a thousand tenants cost it nothing."""
+    view = FleetView(redis, [])
+    await Records(redis).record(term, NOW, [NEW], [], changed=True)
+    await Tenants(redis).publish(term, {"run-7": TenantRule(weight=3)})
+    await view.refresh()
+    await Records(redis).record(term, NOW, [replace(NEW, checked_at=NOW)], [], changed=False)
+    await client.hset("sfr:tenants", "run-7", "a slip")
+    state = (await view.latest()).state
+    assert (state.records[0].checked_at, state.tenants) == (NOW, {"run-7": TenantRule(weight=3)})
+    assert (await view.latest(NEW.worker.url)).state.tenants == state.tenants
+
+
+async def test_tenants_of_config_yaml_hold_until_a_sidecar_has_published_some(redis: RedisClient, term: Term) -> None:
+    """A router that starts without Redis, or beside a sidecar of the last release, goes by its own file."""
+    configured = {"run-7": TenantRule(weight=3)}
+    view = FleetView(redis, [], configured)
+    assert view.snapshot.state.tenants == configured
+    await Records(redis).record(term, NOW, [NEW], [], changed=True)
+    await view.refresh()
+    assert view.snapshot.state.tenants == configured
+    await Tenants(redis).publish(term, {})
+    await view.refresh()
+    assert view.snapshot.state.tenants == {}
