@@ -26,6 +26,8 @@ class Section(BaseModel):
 
 PositiveSeconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+# No control characters: system calls reject a NUL.
+FilePath = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
 # Tuples are read strictly, too, and YAML has lists.
 FROM_LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 

@@ -23,9 +23,9 @@ from pydantic_core import PydanticCustomError
 from router.config.addresses import masked, origin, otlp_url, redis_url
 from router.config.allowlist import rule
 from router.config.bounds import MAX_COUNT
-from router.config.section import FROM_LIST, MAX_MB, Budget, Count, PositiveSeconds, Section
+from router.config.section import FROM_LIST, MAX_MB, Budget, Count, FilePath, PositiveSeconds, Section
 from router.config.tenants import TenantsByName
-from router.config.workers import AuthFile, DiscoverSettings, FilePath, MemoryMb, WorkerSettings
+from router.config.workers import AuthFile, DiscoverSettings, MemoryMb, WorkerSettings
 from router.policy import endpoints
 from router.policy.strategy import Strategy
 

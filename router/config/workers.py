@@ -8,11 +8,8 @@ from pydantic_core import PydanticCustomError
 
 from router.config.addresses import dns_name, worker_url
 from router.config.bounds import MAX_MEMORY_MB, MAX_WEIGHT
-from router.config.section import FROM_LIST, Count, Section
+from router.config.section import FROM_LIST, Count, FilePath, Section
 from router.policy.placement import LABEL, LANGUAGE, MAX_NAMES
-
-# No control characters: system calls reject a NUL.
-FilePath = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
 def _no_header(path: str) -> str:
