@@ -49,7 +49,6 @@ WARM_UP_S = 5.0
 # Short and long jobs, in the mean.
 SHORT_S, LONG_S = 0.3, 3.0
 CONNECTIONS = 200
-WEIGHTS = {"heavy": 3, "light": 1}
 # Waiting jobs of the training run, and the evaluation's jobs and their distance.
 WAITING = 10_000
 SINGLES, SINGLES_EVERY_S = 100, 0.25
@@ -59,10 +58,16 @@ FLOOD, FLOOD_PROCESSES, FLOOD_MAX_WAITING = 20_000, 2, 5_000
 # Longer than any job: by then all running jobs have ended.
 REST_S = 2 * LONG_S
 
+Rules = Mapping[str, Mapping[str, int]]
+# What config.yaml says of the tenants in each part.
+SHARES_RULES: Rules = {"heavy": {"weight": 3}, "light": {"weight": 1}}
+EVALUATION_RULES: Rules = {"evaluation": {"priority": 1}}
+FLOOD_RULES: Rules = {"flood": {"max_waiting": FLOOD_MAX_WAITING}}
+
 PAGE = ROOT / "docs" / "scheduling.md"
 MARK = "bench.fairness"
 
-Setup = Callable[[Path, Sequence[str]], AbstractAsyncContextManager[Callable[[str], Address]]]
+Setup = Callable[[Path, Sequence[str], Rules], AbstractAsyncContextManager[Callable[[str], Address]]]
 
 
 @dataclass(frozen=True)
@@ -106,13 +111,8 @@ class Steady:
 
 
 @asynccontextmanager
-async def tenants(folder: Path, workers: Sequence[str]) -> AsyncIterator[Callable[[str], Address]]:
-    """Run this router on two hosts; each run has an address of its own."""
-    rules = {
-        **{name: {"weight": weight} for name, weight in WEIGHTS.items()},
-        "evaluation": {"priority": 1},
-        "flood": {"max_waiting": FLOOD_MAX_WAITING},
-    }
+async def tenants(folder: Path, workers: Sequence[str], rules: Rules) -> AsyncIterator[Callable[[str], Address]]:
+    """Run this router on two hosts. Each run has an address of its own."""
     patient = {"timeout": 3600, "queue": {"timeout": 3600, "max_waiting": 10 * WAITING}}
     async with routers("round_robin", HOSTS, CORES, folder, workers, tenants=rules, **patient) as ports:
         yield lambda run: Address(ports, f"/t/{run}/run_code")
@@ -120,9 +120,9 @@ async def tenants(folder: Path, workers: Sequence[str]) -> AsyncIterator[Callabl
 
 @asynccontextmanager
 async def shared(
-    setup: Callable[..., Any], folder: Path, workers: Sequence[str]
+    setup: Callable[..., Any], folder: Path, workers: Sequence[str], _: Rules
 ) -> AsyncIterator[Callable[[str], Address]]:
-    """Run peers; all runs have one address."""
+    """Run peers, which know no rules. All runs have one address."""
     async with setup(folder, workers) as ports:
         yield lambda _: Address(ports)
 
@@ -232,12 +232,17 @@ async def steady(
 
 
 async def measure(
-    setup: Setup, workers: Sequence[str], part: Callable[..., Any], *details: object, **options: object
+    setup: Setup,
+    workers: Sequence[str],
+    rules: Rules,
+    part: Callable[..., Any],
+    *details: object,
+    **options: object,
 ) -> Any:
-    """Run one part before a set-up that is started for it alone."""
+    """Start one set-up and run one part before it."""
     await forget_stats(workers)
     with TemporaryDirectory() as name:
-        async with setup(Path(name), workers) as address:
+        async with setup(Path(name), workers, rules) as address:
             # A router whose Redis begins empty first learns what runs; that is no part of what is measured.
             await asyncio.sleep(WARM_UP_S)
             found = await part(address, workers, *details, **options)
@@ -318,8 +323,8 @@ async def main(seconds: float) -> None:
     async with simulated() as (_, workers):
         setups = {
             name: {
-                "shares": asdict(await measure(setup, workers, shares, seconds)),
-                "evaluation": asdict(await measure(setup, workers, evaluation)),
+                "shares": asdict(await measure(setup, workers, SHARES_RULES, shares, seconds)),
+                "evaluation": asdict(await measure(setup, workers, EVALUATION_RULES, evaluation)),
             }
             for name, setup in SETUPS.items()
         }
@@ -327,8 +332,8 @@ async def main(seconds: float) -> None:
         floods = [
             {
                 "length_s": length_s,
-                "alone": asdict(await measure(tenants, half, steady, seconds, length_s, flooded=False)),
-                "beside": asdict(await measure(tenants, workers, steady, seconds, length_s, flooded=True)),
+                "alone": asdict(await measure(tenants, half, FLOOD_RULES, steady, seconds, length_s, flooded=False)),
+                "beside": asdict(await measure(tenants, workers, FLOOD_RULES, steady, seconds, length_s, flooded=True)),
             }
             for length_s in (SHORT_S, LONG_S)
         ]

@@ -58,10 +58,11 @@ def answers(text: str) -> list[dict[str, Any]]:
 
 
 async def test_two_training_runs(tmp_path: Path) -> None:
-    """Of eight slots the run of weight 3 has six, as `sfr tenants` shows, and every job has its result."""
+    """Of eight slots the run of weight 3 has six, and every job has its result."""
     shown = await SetUp.read("Two training runs, 3 : 1").printed(tmp_path)
-    print(shown)
-    raise AssertionError
+    (stats,) = answers(shown)
+    assert {name: tenant["running"] for name, tenant in stats["tenants"].items()} == {"run-a": 6, "run-b": 2}
+    assert shown.count("200 done") == 2
 
 
 async def test_evaluation_beside_training(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""The last release, 0.2.0, as far as this one has to live beside it on one Redis: during an upgrade."""
+"""What the last release runs in Redis: routers of both releases work side by side while a fleet is upgraded."""
 
 from pathlib import Path
 
-# Its scheduler's script as Redis ran it, with the prefix `sfr`.
-SCRIPT = Path(__file__).with_name("scheduler.lua").read_text(encoding="utf-8")
+# The scheduler's script, joined and filled in for the prefix `sfr`.
+SCHEDULER = (Path(__file__).parent / "scheduler.lua").read_text()

@@ -14,7 +14,7 @@ import aiohttp
 from redis.asyncio import Redis
 
 from tests.support.eventually import eventually
-from tests.support.last_release import SCRIPT
+from tests.support.last_release import SCHEDULER
 from tests.support.load import JOB
 
 BEAT_S = 0.5
@@ -53,7 +53,7 @@ class LastReleaseRouter:
         self.tickets: list[int] = []
         self._redis = redis
         self._process = process
-        self._script = redis.register_script(SCRIPT)
+        self._script = redis.register_script(SCHEDULER)
         self._numbers = count(1)
         self._jobs: dict[int, Job] = {}  # those that wait for a lease
         self._held: dict[int, str] = {}
