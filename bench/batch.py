@@ -113,12 +113,13 @@ async def simulated() -> AsyncIterator[tuple[Program, list[str]]]:
 
 @asynccontextmanager
 async def routers(
-    strategy: str, hosts: int, cap: int | None, folder: Path, workers: Sequence[str]
+    strategy: str, hosts: int, cap: int | None, folder: Path, workers: Sequence[str], **settings: object
 ) -> AsyncIterator[Sequence[int]]:
     """Run hosts of two router processes each, with one Valkey. Yields the hosts' ports."""
     async with Valkey(folder) as valkey, AsyncExitStack() as stack:
         system = System(folder, valkey.url)
-        system.configure(workers, default_max_concurrency=cap, routing_strategy=strategy, health_check_interval=CHECK_S)
+        usual = {"default_max_concurrency": cap, "routing_strategy": strategy, "health_check_interval": CHECK_S}
+        system.configure(workers, **usual, **settings)
         await stack.enter_async_context(system.sidecar())
         started = [await stack.enter_async_context(system.router(2)) for _ in range(hosts)]
         for host in started:
@@ -189,14 +190,14 @@ async def measure(setup: Setup, program: Program, workers: Sequence[str], scenar
     """Start one set-up and send all jobs through it. `program` runs the workers."""
     jobs = works()
     messages = [_message(work_s) for work_s in jobs]
-    await _forget_stats(workers)
+    await forget_stats(workers)
     if scenario.before:
         program.send(scenario.before)
     with TemporaryDirectory() as folder:
         async with setup(Path(folder), workers) as ports:
             # With an empty Redis, the router gives no lease for some seconds. Do not measure that time.
             await send_all(ports, [_message(SHORTEST_S)] * CONNECTIONS)
-            await _forget_stats(workers)
+            await forget_stats(workers)
             start, start_cpu = time.monotonic(), time.process_time()
             if scenario.then:
                 asyncio.get_running_loop().call_later(EVENT_S, program.send, scenario.then)
@@ -237,7 +238,8 @@ async def alternate(
     return runs
 
 
-async def _forget_stats(workers: Sequence[str]) -> None:
+async def forget_stats(workers: Sequence[str]) -> None:
+    """Reset the counts and the log of each worker."""
     async with aiohttp.ClientSession() as session:
         for url in workers:
             with suppress(aiohttp.ClientConnectionError):  # a worker that joins later

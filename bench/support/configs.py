@@ -43,11 +43,15 @@ def haproxy(port: int, workers: Sequence[str], _: Path, balance: str = "roundrob
     )
 
 
-def nginx(port: int, workers: Sequence[str], folder: Path) -> str:
-    """Return a configuration for one worker process. Temporary files, which it should not need, go to `folder`."""
+def nginx(port: int, workers: Sequence[str], folder: Path, max_conns: int = 0) -> str:
+    """Return a configuration for one worker process. Temporary files, which it should not need, go to `folder`.
+
+    With `max_conns`, no worker gets more jobs at once. nginx has no queue: it refuses jobs for which there is no room.
+    """
     places = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     temporary = "\n".join(f"  {place}_temp_path {folder}/nginx-{place};" for place in places)
-    servers = "\n".join(f"    server {url.removeprefix('http://')};" for url in workers)
+    cap = f" max_conns={max_conns}" if max_conns else ""
+    servers = "\n".join(f"    server {url.removeprefix('http://')}{cap};" for url in workers)
     return f"""\
 user {getpwuid(os.geteuid()).pw_name};
 worker_processes 1;

@@ -7,8 +7,9 @@ so a job costs CPU only at its start and at its end.
 
 `python -m bench.support.simworker COUNT CORES` runs COUNT workers in one process and prints their URLs as one line of
 JSON. Each answers POST /run_code, where the job's `work` is the CPU-seconds that it takes; GET /v1/ping; GET /stats;
-and DELETE /stats, which resets the counts. Signals change the first worker: at DIE it ends with all its jobs and
-connections, at SLOW it becomes three times slower, at RECOVER it is as at the start.
+GET /log, which lists the jobs that have ended and name their `run`; and DELETE /stats, which resets counts and log.
+Signals change the first worker: at DIE it ends with all its jobs and connections, at SLOW it becomes three times
+slower, at RECOVER it is as at the start.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, cast
 
 import httptools
@@ -52,6 +54,8 @@ class SharedCores:
 
     def __init__(self, cores: int) -> None:
         self.stats = Stats()
+        # Run, number, start, end (both by the host's monotonic clock) and work of each job that has ended.
+        self.log: list[tuple[str, int, float, float, float]] = []
         self._cores = cores
         self._speed = 1.0
         self._at_once = 0
@@ -165,16 +169,21 @@ class _Connection(asyncio.Protocol):
         match self._parser.get_method(), target:
             case b"POST", b"/run_code":
                 job = json.loads(body)
-                self._cores.run(job["work"], job["run_timeout"], self._answer_job)
+                self._cores.run(job["work"], job["run_timeout"], partial(self._answer_job, job, time.monotonic()))
             case b"DELETE", b"/stats":
                 self._cores.stats = Stats()
+                self._cores.log = []
                 self._answer({})
+            case _, b"/log":
+                self._answer({"jobs": self._cores.log})
             case _, b"/stats":
                 self._answer(asdict(self._cores.stats))
             case _:
                 self._answer("pong")
 
-    def _answer_job(self, in_time: bool) -> None:
+    def _answer_job(self, job: dict[str, Any], start_s: float, in_time: bool) -> None:
+        if run := job.get("run"):
+            self._cores.log.append((run, job["number"], start_s, time.monotonic(), job["work"]))
         status = "Finished" if in_time else "TimeLimitExceeded"
         result = {"status": status, "return_code": 0 if in_time else None, "stdout": "1\n", "stderr": ""}
         self._answer({"status": "Success" if in_time else "Failed", "message": "", "run_result": result})

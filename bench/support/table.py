@@ -16,7 +16,7 @@ def ratios(samples: Samples) -> str:
     """Return the table of this router's CPU for a request, divided by each peer's."""
     peers = [name for name in _proxies(samples) if name != OURS]
     rows = [[load, *(f"{ratio(by[OURS], by[peer], 'cpu_us'):.2f}" for peer in peers)] for load, by in samples.items()]
-    return _markdown(["CPU a request, this router's", *(f"/ {peer}'s" for peer in peers)], rows)
+    return markdown(["CPU a request, this router's", *(f"/ {peer}'s" for peer in peers)], rows)
 
 
 def put(made: str, page: str, program: str) -> str:
@@ -88,12 +88,12 @@ def _costs(samples: Samples) -> str:
         [load, *(_number(typical(of, "cpu_us")) for of in by.values()), _number(typical(by[OURS], "beside_us"))]
         for load, by in samples.items()
     ]
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def _by_proxy(samples: Samples, cell: Cell) -> str:
     names = _proxies(samples)
-    return _markdown(["load", *names], [[load, *(cell(by[name]) for name in names)] for load, by in samples.items()])
+    return markdown(["load", *names], [[load, *(cell(by[name]) for name in names)] for load, by in samples.items()])
 
 
 def _per_second(rounds: Sequence[Sample]) -> str:
@@ -120,6 +120,7 @@ def _number(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table; the first column is text, the others are numbers."""
     rule = ["---", *("---:" for _ in head[1:])]
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))

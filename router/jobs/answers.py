@@ -101,8 +101,8 @@ class ErrorAnswers:
                 answer = self.failed(run)
             case NoWorkers():
                 answer = no_healthy_workers(statuses.no_workers, request_id)
-            case NoSuchLabel(label=label):
-                answer = no_such_label(statuses.no_workers, label, request_id)
+            case NoSuchLabel(label=label, language=language):
+                answer = no_such_label(statuses.no_workers, label, language, request_id)
             case QueueFull():
                 answer = queue_full(statuses.queue_full, settings.queue.max_waiting, request_id)
             case TenantFull():
@@ -160,9 +160,11 @@ def too_many_pools(status: int, request_id: bytes) -> Answer:
     return problem(status, detail, request_id, Outcome.QUEUE_FULL)
 
 
-def no_such_label(status: int, label: str, request_id: bytes) -> Answer:
-    """Return the answer to a job that needs a label which no worker has."""
-    return problem(status, f"No worker has the label {label}", request_id, Outcome.NO_WORKERS)
+def no_such_label(status: int, label: str, language: str, request_id: bytes) -> Answer:
+    """Return the answer to a job that needs a label or a language which no worker has, or a combination of them."""
+    lacks = [f"has the label {label}"] if label else []
+    lacks += [f"runs the language {language}"] if language else []
+    return problem(status, f"No worker {' and '.join(lacks)}", request_id, Outcome.NO_WORKERS)
 
 
 def too_large(memory_mb: int, largest_mb: int, request_id: bytes) -> Answer:

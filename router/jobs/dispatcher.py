@@ -24,6 +24,7 @@ from router.jobs import answers, job_log
 from router.jobs.answers import ErrorAnswers
 from router.jobs.job import MAY_BE_THE_JOBS, AnswerCallback, FailedAttempt, Job, JobHooks, JobRun, Unanswered
 from router.jobs.job_log import CLIENT_LEFT_STATUS
+from router.jobs.placer import Placer
 from router.jobs.streaming import LeasedParts
 from router.jobs.tenants import Tenants
 from router.logs import Seldom
@@ -72,6 +73,7 @@ class Dispatcher:
         self._retry = RetryRules(retry.attempts, retry.sandbox_error, has_budget)
         self._tenants = Tenants(view, settings.client_budget)
         self._errors = ErrorAnswers(settings, self._retry, self._tenants)
+        self._placer = Placer(self._tenants, settings.default_job_memory_mb)
         self._seldom = Seldom()
         self._queue_timeout_s = settings.queue.timeout
         limits = partial(limits_of, grace_s=settings.job_grace, timeout_s=settings.timeout)
@@ -119,7 +121,8 @@ class Dispatcher:
                 job = self._tenants.settle(run)
             endpoint = self._endpoints[job.path]
             text: bytes = job.body if job.scan is None else job.scan.excerpt  # type: ignore[assignment]  # no view is small
-            fleet, tenants = self._view.snapshot.state, self._tenants
+            snapshot, tenants = self._view.snapshot, self._tenants
+            fleet = snapshot.state
             budget = tenants.budget_of(job.tenant) if fleet.tenants else tenants.client_budget
             longest_s = endpoint.reader.longest_s(text)
             run.limits = limits = self._limits(longest_s, job.client_s, endpoint.timeout_s, budget)
@@ -129,9 +132,12 @@ class Dispatcher:
             block = headers.for_worker(lines, job.body, job.request_id)
             run.request = Request(job.method, job.target, block, job.body)
             if fleet.quarantined and job.name in fleet.quarantined:
-                asyncio.get_running_loop().call_soon(self._leased, run, Quarantined())
-            else:
-                self._ask(run, limits.ceiling_s)
+                raise Quarantined
+            if snapshot.places_jobs or job.labels:
+                run.placement = self._placer.place(run, text, endpoint.needs, snapshot)
+            self._ask(run, limits.ceiling_s)
+        except NoRoom as reason:
+            asyncio.get_running_loop().call_soon(self._leased, run, reason)
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
             asyncio.get_running_loop().call_soon(self._break_off, run, fault)
         return run
@@ -290,7 +296,7 @@ class Dispatcher:
 
     def _wait_again(self, run: JobRun, cause: Kind) -> None:
         """Let a job that its worker did not run wait again; but not if it could reach no worker for long enough."""
-        if cause is Kind.NOT_SENT and self._leases.is_enough_for(run.since):
+        if cause is Kind.NOT_SENT and self._leases.is_enough_for(run.since, run.placement.pool):
             self._refuse(run, NoWorkers())
             return
         self._recorder.retried(cause)

@@ -25,7 +25,7 @@ from router.jobs import job_log
 from router.jobs.answers import broken, buffers_full
 from router.jobs.body_budget import BodyBudget, BodyBudgetFull, BodyShare
 from router.jobs.dispatcher import Dispatcher
-from router.jobs.endpoints import Asked, BadHead, JobHead, client_s_of, tenant_of
+from router.jobs.endpoints import Asked, BadHead, JobHead, client_s_of, labels_of, tenant_of
 from router.jobs.job import AnswerCallback, Job
 from router.policy import tenants
 from router.policy.deadline import SMALL_BYTES
@@ -134,7 +134,9 @@ class JobHandler:
                 return await self._dispatcher.run(
                     Job(
                         *(job_head.method, job_head.path, job_head.target, job_head.lines, body, request_id),
-                        *(partial(leaving, receive), share, admission, job_head.client_s, None, job_head.tenant),
+                        *(partial(leaving, receive), share, admission, job_head.client_s),
+                        tenant=job_head.tenant,
+                        labels=job_head.labels,
                     )
                 )
         except ClientLeft:
@@ -191,7 +193,9 @@ class JobHandler:
                 return
             job = Job(
                 *(head.method, head.path, head.target, head.lines, body, request_id, has_left, share),
-                *(head.admission, head.client_s, None, head.tenant),
+                *(head.admission, head.client_s),
+                tenant=head.tenant,
+                labels=head.labels,
             )
             if job.is_large:
                 start(self._beginning, self._begin_large(job, end))
@@ -271,6 +275,7 @@ def _job_head(asked: Asked, admission: Admission, head: Head, *, keep_alive: boo
         client_s=client_s_of(head),
         method=asked.method.encode("ascii"),
         tenant=tenant_of(admission, head),
+        labels=labels_of(head),
     )
 
 

@@ -49,7 +49,7 @@ class Job(msgspec.Struct, frozen=True):
 
     `lines` are the header lines for the worker. `has_left` returns when the client hangs up. `share` counts the body's
     bytes. `client_s` is for how many seconds the client waits, None if it did not say. A large job needs a `scan`
-    before it begins. `tenant` is "" if the client named nobody.
+    before it begins. `tenant` is "" if the client named nobody. `labels` are those that the client asks for.
     """
 
     method: bytes
@@ -64,6 +64,7 @@ class Job(msgspec.Struct, frozen=True):
     client_s: float | None = None
     scan: BodyScan | None = None
     tenant: str = ""
+    labels: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

@@ -1,6 +1,5 @@
 """What a job's tenant means for its way: under which name it is counted, where it waits, and by which rule."""
 
-from collections.abc import Mapping
 from functools import lru_cache
 
 import msgspec
@@ -22,17 +21,13 @@ class Tenants:
         self._view = view
         self._known = KnownTenants()
 
-    @property
-    def _rules(self) -> Mapping[str, TenantRule]:
-        return self._view.snapshot.state.tenants
-
     def settle(self, run: JobRun) -> Job:
         """Return a job that names a tenant with the name that counts: `other`, if there are too many already.
 
         From now on the job waits in that tenant's line.
         """
         job = run.job
-        name = self._known.name_for(job.tenant, run.since, self._rules)
+        name = self._known.name_for(job.tenant, run.since, self._view.snapshot.state.tenants)
         if name != job.tenant:
             run.job = job = msgspec.structs.replace(job, tenant=name)
         if name != DEFAULT:
@@ -41,7 +36,7 @@ class Tenants:
 
     def rule_of(self, tenant: str) -> TenantRule | None:
         """Return a tenant's rule: its own, or that of tenants without one; None if there is neither."""
-        rules = self._rules
+        rules = self._view.snapshot.state.tenants
         return rules.get(tenant or DEFAULT) or rules.get(DEFAULT)
 
     def budget_of(self, tenant: str) -> ClientBudget:

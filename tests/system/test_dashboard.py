@@ -53,12 +53,14 @@ async def test_page_shows_and_steers_workers_that_die_join_and_leave(
     """With a typed-in token an operator steers the fleet; the page loads nothing from other hosts."""
     first, second, third = workers
     system.env["ADMIN_TOKEN"] = TOKEN
-    system.configure([first.url, second.url], default_max_concurrency=4, admin={"allowed_workers": ["127.0.0.0/8"]})
+    special = {"url": first.url, "labels": ["gpu", "ib"]}
+    system.configure([special, second.url], default_max_concurrency=4, admin={"allowed_workers": ["127.0.0.0/8"]})
     async with system.sidecar(), system.router(2) as router:
         await router.sees(healthy=2)
         await browser.open_dashboard(router.url)
         await browser.shows(row(first, ".health"), "Healthy")
-        assert "config.yaml" in await browser.text(row(first))
+        assert await browser.text(row(first, ".source")) == "config.yaml · gpu, ib"
+        assert await browser.text(row(second, ".source")) == "config.yaml"
         async with steady_load(router.url, 3):
             await browser.shows(row(first, ".running"), "/ 4")
             await eventually(lambda: _counts_jobs(browser, first), what="jobs and their rate")

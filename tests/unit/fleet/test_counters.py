@@ -26,6 +26,7 @@ async def test_usage_has_leases_queue_breaker_and_budget(redis: RedisClient, cli
     """The usage is read from the scheduler's own keys."""
     await client.zadd("sfr:leases:http://a", {"p:1": 1, "p:2": 1})
     await client.zadd("sfr:queue", {"p:3": 7})
+    await client.hset("sfr:waiting", "p:3", "1000 9 @1")
     await client.hset("sfr:breaker:http://a", mapping={"failures": 5, "times": 1, "ejected_until": "1700000030.500"})
     await client.hset("sfr:budget", "saved", "12.345")
     usage = await Counters(redis).usage(["http://a"])
@@ -63,6 +64,7 @@ async def test_tenants_counts_of_processes_add_up(redis: RedisClient, client: Fa
     await Counters(redis).count(Stats(tenants={"run-7": TenantStats(2, 1, 500, 90), "default": TenantStats(1)}))
     await Counters(redis).count(Stats(tenants={"run-7": TenantStats(3, 0, 250, 10)}))
     await client.zadd("sfr:queue", {"p:3": 7})
+    await client.hset("sfr:waiting", "p:3", "1000 9 @1")
     usage = await Counters(redis).usage([])
     assert usage.tenants == {
         "default": TenantUsage(0, 1, TenantStats(1)),

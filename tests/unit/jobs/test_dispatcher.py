@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Self
@@ -11,6 +11,7 @@ from typing import Any, Self
 import pytest
 
 from router.config.settings import Settings
+from router.fleet.model import Worker, WorkerRecord
 from router.fleet.records import FleetState
 from router.fleet.snapshot import Snapshot
 from router.http.answer import Answer
@@ -77,9 +78,9 @@ class Leases:
         self.has_workers = True
         self.is_enough = False
 
-    def is_enough_for(self, job_since: float) -> bool:
+    def is_enough_for(self, job_since: float, pool: str) -> bool:
         """Return this answer for every job."""
-        del job_since
+        del job_since, pool
         return self.is_enough
 
     def ask(
@@ -184,10 +185,12 @@ class Bench:
     has_left: bool = False
     tenant: str = ""
     tenants: Mapping[str, TenantRule] = field(default_factory=dict)
+    fleet: Sequence[Worker] = ()
 
     def __post_init__(self) -> None:
         self.leases, self.recorder, self.buffers = Leases(), Recorder(), BodyBudget(2**20)
-        state = FleetState((), quarantined=self.quarantined, tenants=self.tenants)
+        records = tuple(WorkerRecord(worker) for worker in self.fleet)
+        state = FleetState(records, quarantined=self.quarantined, tenants=self.tenants)
         view: Any = SimpleNamespace(snapshot=Snapshot(state))
         parts: tuple[Any, Any] = (self.leases, self.workers)
         settings = Settings.model_validate({"timeout": 100, "job_grace": 2, **self.settings})
@@ -393,6 +396,8 @@ def test_failure_that_all_workers_report_is_the_job_s_own(status: int, body: byt
             "Waiting jobs need 64 different sets of labels and languages already, and there are at most that many",
         ),
         (NoSuchLabel("gpu"), 503, "No worker has the label gpu"),
+        (NoSuchLabel("", "cpp"), 503, "No worker runs the language cpp"),
+        (NoSuchLabel("gpu, ib", "cpp"), 503, "No worker has the label gpu, ib and runs the language cpp"),
         (
             TooLarge(4096, 2048),
             422,

@@ -1,0 +1,82 @@
+"""The set-ups of docs/many-runs.md, each run as it is written there but for its ports."""
+
+import json
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from router.processes import free_port
+from tests.support.eventually import eventually
+from tests.support.programs import ROOT, Program
+
+PAGE = ROOT / "docs" / "many-runs.md"
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_PORT = re.compile(r"\b80[08]\d\b")
+
+
+@dataclass
+class SetUp:
+    """One set-up of the page: its config.yaml, what starts the system, what is run in another terminal."""
+
+    config: str
+    start: str
+    use: str
+
+    @classmethod
+    def read(cls, heading: str) -> "SetUp":
+        """Return the set-up under a heading of the page, on free ports."""
+        text = PAGE.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+        ports: dict[str, str] = {}
+        text = _PORT.sub(lambda port: ports.setdefault(port[0], str(free_port())), text)
+        (_, config), (_, start), (_, use), *_ = [block for block in _BLOCK.findall(text) if block[0] in ("yaml", "sh")]
+        return cls(config, re.sub(r"^sfr up", f"exec sfr up --port {ports['8000']}", start, flags=re.MULTILINE), use)
+
+    async def printed(self, folder: Path) -> str:
+        """Run it in `folder`; return what the other terminal shows."""
+        (folder / "config.yaml").write_text(self.config)
+        env = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "TMPDIR": str(folder)}
+        async with Program(["bash", "-c", self.start], folder / "up.log", env, folder) as system:
+            await eventually(lambda: "Ctrl-C stops" in system.output or system.status is not None, 60, "the start")
+            assert system.status is None, system.output
+            async with Program(["bash", "-ec", self.use], folder / "use.log", env, folder) as use:
+                await use.ended(100)
+                assert use.status == 0, use.output
+                return use.output
+
+
+def answers(text: str) -> list[dict[str, Any]]:
+    """Return the JSON objects in `text`, which curl prints without a line's end."""
+    decoder, found = json.JSONDecoder(), []
+    while (start := text.find('{"')) >= 0:
+        answer, end = decoder.raw_decode(text[start:])
+        found.append(answer)
+        text = text[start + end :]
+    return found
+
+
+async def test_two_training_runs(tmp_path: Path) -> None:
+    """Of eight slots the run of weight 3 has six, as `sfr tenants` shows, and every job has its result."""
+    shown = await SetUp.read("Two training runs, 3 : 1").printed(tmp_path)
+    print(shown)
+    raise AssertionError
+
+
+async def test_evaluation_beside_training(tmp_path: Path) -> None:
+    """The evaluation's job has its result while most of the training's jobs wait, and all of those end well."""
+    shown = await SetUp.read("An evaluation beside training").printed(tmp_path)
+    (answer,) = answers(shown)
+    assert answer["run_result"]["stdout"] == "42\n"
+    assert answer["router_metadata"]["tenant"] == "evaluation"
+    assert "200 done" in shown
+
+
+async def test_pools(tmp_path: Path) -> None:
+    """The first worker runs the job that fits, and the two others are refused with the reasons that the page gives."""
+    set_up = SetUp.read("A pool of GPU workers, languages and memory")
+    runs, too_large, without_label = answers(await set_up.printed(tmp_path))
+    assert runs["router_metadata"]["worker_url"] in set_up.config.partition("labels: [gpu]")[0]
+    assert "20000" in too_large["detail"]
+    assert "tpu" in without_label["detail"]
