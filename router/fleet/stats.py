@@ -10,6 +10,8 @@ from typing import TypeVar
 
 import msgspec
 
+from router.policy.tenants import MAX_TENANTS, OTHER
+
 # The counts of a worker or tenant that has had no job for so long are dropped, and begin again at 0.
 COUNTS_TTL_S = 24 * 3600
 # A tenant without jobs for so long makes room for a new one if MAX_TENANTS are known.
@@ -59,7 +61,7 @@ class Stats(msgspec.Struct):
         return bool(self.fleet or self.workers or self.tenants)
 
     def add(self, more: "Stats") -> None:
-        """Add `more` to these counts."""
+        """Add `more` to these counts. Tenants beyond MAX_TENANTS count as OTHER: Redis may be away for long."""
         for name, count in more.fleet.items():
             self.fleet[name] = self.fleet.get(name, 0) + count
         for url, counts in more.workers.items():
@@ -68,7 +70,8 @@ class Stats(msgspec.Struct):
             worker.failures += counts.failures
             worker.busy_ms += counts.busy_ms
         for name, tenant in more.tenants.items():
-            self.tenants.setdefault(name, TenantStats()).add(tenant)
+            is_one_too_many = name not in self.tenants and len(self.tenants) >= MAX_TENANTS
+            self.tenants.setdefault(OTHER if is_one_too_many else name, TenantStats()).add(tenant)
 
     def take(self) -> "Stats":
         """Remove and return the fleet's counts, and those of as many workers and tenants as one call takes."""

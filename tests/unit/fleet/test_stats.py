@@ -3,6 +3,7 @@
 import pytest
 
 from router.fleet.stats import ENTRIES_A_CALL, Stats, TenantStats, WorkerStats, quantile_s, took
+from router.policy.tenants import MAX_TENANTS, OTHER
 from router.telemetry.recorder import BOUNDS_S
 
 
@@ -28,6 +29,15 @@ def test_one_call_takes_a_part_of_many_tenants_too() -> None:
     assert first.tenants["run-0"] == TenantStats(2, 1, 10, 20)
     assert list(second.tenants) == [f"run-{ENTRIES_A_CALL}"]
     assert not stats
+
+
+def test_tenants_that_wait_for_redis_are_bounded() -> None:
+    """However many names there are while it is away, nothing is lost."""
+    stats = Stats()
+    for hour in range(3):
+        stats.add(Stats(tenants={f"run-{hour}-{number}": TenantStats(1) for number in range(MAX_TENANTS)}))
+    assert len(stats.tenants) == MAX_TENANTS + 1
+    assert stats.tenants[OTHER] == TenantStats(2 * MAX_TENANTS)
 
 
 @pytest.mark.parametrize(("share", "seconds"), [(0.5, 0.02), (0.25, 0.015), (0.99, 490.0), (1.0, 500.0), (0.0, 0.01)])
