@@ -129,8 +129,13 @@ def _ejections(local: LocalScheduler, now_ms: int) -> dict[str, Ejection]:
 
 
 def _share(member: Member, processes: int) -> Member:
-    """Return `member` with this process' share of its cap, rounded up, so that every worker gets jobs."""
-    cap = member.worker.max_concurrency
-    if cap is None:
+    """Return `member` with this process' share of its cap and memory, rounded up, so that every worker gets jobs."""
+    cap, memory_mb = member.worker.max_concurrency, member.worker.memory_mb
+    if cap is None and memory_mb is None:
         return member
-    return replace(member, worker=replace(member.worker, max_concurrency=math.ceil(cap / processes)))
+    own = replace(
+        member.worker,
+        max_concurrency=cap and math.ceil(cap / processes),
+        memory_mb=memory_mb and math.ceil(memory_mb / processes),
+    )
+    return replace(member, worker=own)
