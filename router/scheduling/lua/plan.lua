@@ -25,7 +25,7 @@ local function load_plan()
   ring_length, reply.routable = tonumber(head[1]) or 0, tonumber(head[2]) or 0
   if head[7] and redis.call('EXISTS', RESTS) == 1 then resting, away = tonumber(head[7]), tonumber(head[8]) end
   if call.fleet_print and call.fleet_print ~= fleet_print then fleet_print, is_plan_stale = call.fleet_print, true end
-  rooms = tonumber(head[12]) or head[1] and 0 or MAX_POOLS
+  rooms = tonumber(head[12]) or MAX_POOLS -- a plan of the last release does not tell
   has_memory, is_shared = head[13] == '1', head[14] == '1'
   has_rules, top_priority = head[9] == '1', tonumber(head[10])
   if not head[1] or head[5] or head[3] ~= rules.strategy or tonumber(head[11]) ~= SCHEMA_VERSION then is_plan_stale = true end
@@ -108,9 +108,9 @@ local function make_plan_if_stale()
   end
   redis.call('HSET', PLAN_HEAD, 'ring', ring_length, 'workers', #workers, 'strategy', rules.strategy,
     'print', fleet_print, 'rules', has_rules and 1 or 0, 'memory', has_memory and 1 or 0,
-    'schema', SCHEMA_VERSION)
+    'rooms', rooms, 'schema', SCHEMA_VERSION)
   if top_priority then redis.call('HSET', PLAN_HEAD, 'top_priority', top_priority) end
-  if is_shared or has_rules then share() end
+  if is_shared or has_rules or others > 0 then share() end
   if settles_at then redis.call('HSET', PLAN_HEAD, 'settles_at', string.format('%.0f', settles_at)) end
   reply.routable, known_pools = #workers, {}
   open_pools_in_use(workers)
