@@ -186,7 +186,8 @@ SCHEMA = (
         "routers, stale by the sidecar",
         "ring (its length), workers, strategy, print (of the fleet it was made for), settles_at (Unix ms), stale, "
         "resting and away (how many workers), rules (whether tenants have any), top_priority (of all rules), schema, "
-        "rooms (how many besides that of all workers)",
+        "rooms (how many besides that of all workers), memory (whether any worker counts it), "
+        "shared (whether there are tenants)",
     ),
     Key("sfr:room", "zset", "routers", "the workers with a free slot, by place in the ring or by load"),
     Key("sfr:room:<room>", "zset", "routers", "the same for the workers of some pools"),
@@ -198,6 +199,8 @@ SCHEMA = (
     ),
     Key("sfr:places", "hash", "routers", "by URL: the worker's places in the rings of other rooms, `room:places`"),
     Key("sfr:rounds", "hash", "routers", "the round-robin counters of other rooms, by the print of their workers"),
+    Key("sfr:memory", "hash", "routers", "by URL: the memory of the workers that may get jobs and count it (MB)"),
+    Key("sfr:reserved", "hash", "routers", "by URL: the line, `tenant/pool`, whose first job waits for its memory"),
     Key("sfr:lapse", "zset", "routers", "workers with leases, scored by the earliest end of a lease (Unix ms)"),
     Key(
         "sfr:stats",

@@ -1,8 +1,8 @@
 """Decides which scheduler this process uses: the one in Redis, or its twin in this process.
 
-While Redis is away, or does not know the fleet, the twin decides. It has this process' share of each cap. When Redis is
-back, the process hands in the leases that it holds. No request waits for Redis longer than a call's time limit, nor at
-all for a Redis that is known to be away.
+While Redis is away, does not know the fleet, or is in use by a later release, the twin decides. It has this process'
+share of each cap. When Redis is back, the process hands in the leases that it holds. No request waits for Redis longer
+than a call's time limit, nor at all for a Redis that is known to be away.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ import msgspec
 from router.fleet.ejection_log import log_ejections
 from router.fleet.model import Ejection, Member
 from router.fleet.redis_client import RedisClient, RedisUnavailable
+from router.fleet.schema import SCHEMA_VERSION
 from router.fleet.snapshot import FleetView, Snapshot
 from router.policy.tenants import TenantRule
 from router.scheduling.local_scheduler import LocalScheduler
@@ -47,6 +48,7 @@ class FailoverScheduler:
         self._local_fleet: Snapshot | None = None
         self._try_again_at = -math.inf
         self._return_beats = 0
+        self._newer_schema = 0
 
     @property
     def is_alone(self) -> bool:
@@ -86,7 +88,7 @@ class FailoverScheduler:
         since: float,
         reply: Reply | RedisUnavailable,
     ) -> None:
-        """Hand on Redis' reply; if there is none, or Redis does not know the fleet, let the twin decide."""
+        """Hand on Redis' reply; if there is none, or it does not fit, let the twin decide."""
         if isinstance(reply, RedisUnavailable):
             self._recorder.redis_failed()
             self._try_again_at = asyncio.get_running_loop().time() + PAUSE_S
@@ -94,7 +96,8 @@ class FailoverScheduler:
             self._recorder.redis_answered(perf_counter() - since)
             if reply.processes:
                 self._processes = reply.processes
-            if reply.has_fleet:
+            self._tell_of_schema(reply.newer_schema)
+            if reply.has_fleet and not reply.newer_schema:
                 if self._local is not None:
                     log.info("Leases are the whole fleet's again")
                     self._local, self._return_beats = None, RETURN_BEATS
@@ -108,6 +111,16 @@ class FailoverScheduler:
             self._local, self._local_fleet = LocalScheduler(own), None
             call = say_all_again(call)
         then(self._ask_locally(self._local, call))
+
+    def _tell_of_schema(self, newer_schema: int) -> None:
+        if newer_schema and newer_schema != self._newer_schema:
+            log.error(
+                "Redis holds version %d of the keys, and this router knows up to %d: it goes on by itself until it is "
+                "upgraded",
+                newer_schema,
+                SCHEMA_VERSION,
+            )
+        self._newer_schema = newer_schema
 
     def _ask_locally(self, local: LocalScheduler, call: Call) -> Reply:
         snapshot = self._view.snapshot
@@ -132,11 +145,16 @@ def _ejections(local: LocalScheduler, now_ms: int) -> dict[str, Ejection]:
 
 
 def _share(member: Member, processes: int) -> Member:
-    """Return `member` with this process' share of its cap, rounded up, so that every worker gets jobs."""
-    cap = member.worker.max_concurrency
-    if cap is None:
+    """Return `member` with this process' share of its cap and memory, rounded up, so that every worker gets jobs."""
+    cap, memory_mb = member.worker.max_concurrency, member.worker.memory_mb
+    if cap is None and memory_mb is None:
         return member
-    return replace(member, worker=replace(member.worker, max_concurrency=math.ceil(cap / processes)))
+    own = replace(
+        member.worker,
+        max_concurrency=cap and math.ceil(cap / processes),
+        memory_mb=memory_mb and math.ceil(memory_mb / processes),
+    )
+    return replace(member, worker=own)
 
 
 def _share_of_tenant(rule: TenantRule, processes: int) -> TenantRule:

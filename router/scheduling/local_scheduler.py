@@ -12,6 +12,7 @@ from router.fleet.model import Member
 from router.policy.tenants import DEFAULT, TenantRule
 from router.policy.verdict import Blame
 from router.scheduling.breaker import Breakers
+from router.scheduling.memory import Memory
 from router.scheduling.messages import (
     CLAIM_WITHIN_MS,
     PASSED_OVER_AT_MOST,
@@ -68,6 +69,7 @@ class LocalScheduler:
         self.breakers = Breakers(rules, self._full_until)
         self.turns = Turns(rules)
         self.pools = Pools()
+        self.memory = Memory(lambda url: self.leases.get(url, ()), self._memory_mb)
         self.outbox: dict[str, list[Grant]] = {}
         self.ticket = 0
         self._seed = 0
@@ -123,6 +125,10 @@ class LocalScheduler:
         )
 
     def has_room(self, url: str) -> bool:
+        """Whether the worker, which is in the plan, may get a job of any line now."""
+        return url not in self.memory.reserved and self.has_slot(url)
+
+    def has_slot(self, url: str) -> bool:
         """Whether the worker, which is in the plan, may get one more job now."""
         planned = self._plan.by_url[url]
         if planned.cap == TRIAL:
@@ -135,6 +141,7 @@ class LocalScheduler:
     def _make_plan_if_stale(self) -> None:
         if self._plan.make_if_stale():
             self.rests.forget_all_but(self._plan.by_url)
+            self.memory.reserved.clear()
             workers = [self._plan.fleet[url].worker for url in self._plan.by_url]
             self.pools.set_workers(workers, self._plan.ring, {pool for _, pool in self.turns.lines if pool})
 
@@ -146,14 +153,24 @@ class LocalScheduler:
             self._settles_at = None
             self._plan.expire()
 
-    def _pick(self, job: Waiting) -> str | None:
+    def _memory_mb(self, url: str) -> int | None:
+        return self._plan.fleet[url].worker.memory_mb if url in self._plan.by_url else None
+
+    def _pick(self, job: Waiting) -> tuple[str | None, list[str]]:
+        """Return the worker for the job, and those that have room but not the memory."""
         room = self.pools.room(job.line[1])
         turn = self.pools.turn(room, job.ticket)
         in_order = self._plan.in_order(job.ticket, self._seed, self._load, room, turn)
-        chosen = next((url for url in in_order if url not in job.tried and self.has_room(url)), None)
-        if chosen is not None:
-            self.pools.count(room)
-        return chosen
+        unfit = []
+        for url in in_order:
+            if url in job.tried or not self.has_room(url):
+                continue
+            if self.memory.fits(url, job.memory_mb):
+                self.pools.count(room)
+                return url, []
+            if self._plan.by_url[url].cap != TRIAL:
+                unfit.append(url)
+        return None, unfit
 
     def _load(self, url: str) -> float | None:
         return len(self.leases.get(url, ())) / self._plan.by_url[url].weight if self.has_room(url) else None
@@ -238,11 +255,12 @@ class LocalScheduler:
             self.outbox.setdefault(process, []).append(grant)
 
     def _serve_queue(self, own: str, now: int, told: _Told) -> None:
+        self._serve_reservations(own, now, told)
         passed: Counter[Line] = Counter()
         by_room: Counter[Room] = Counter()
         while True:
             lines = self.turns.lines
-            may_go = (line for line in self.turns.may_go() if passed[line] < len(lines[line]))
+            may_go = (line for line in self._may_go() if passed[line] < len(lines[line]))
             rooms = ((line, self.pools.room(line[1])) for line in may_go)
             line = self.turns.first(
                 (line for line, room in rooms if by_room[room] < PASSED_OVER_AT_MOST and self._is_open(room)), now
@@ -250,23 +268,49 @@ class LocalScheduler:
             if line is None:
                 return
             job = lines[line][passed[line]]
-            if job.deadline <= now or not self._is_alive(job.name.rpartition(":")[0], own, now):
+            if self._is_over(job, own, now):
                 self.turns.leave(job.name)
-            elif url := self._pick(job):
+                continue
+            url, unfit = self._pick(job)
+            if url:
                 self._grant(own, job, url, now, told)
                 self.turns.leave(job.name)
-            else:
+            elif not self.memory.reserve(unfit, job.memory_mb, line):
                 passed[line] += 1
                 by_room[self.pools.room(line[1])] += 1
+
+    def _serve_reservations(self, own: str, now: int, told: _Told) -> None:
+        """Let the head of each line that has reserved a worker go there if it fits, or give up the worker."""
+        for url, line in sorted(self.memory.reserved.items()):
+            while (jobs := self.turns.lines.get(line, [])) and self._is_over(jobs[0], own, now):
+                self.turns.leave(jobs[0].name)
+            if not jobs or not self._can_wait_for(url, jobs[0]):
+                del self.memory.reserved[url]
+            elif self.has_slot(url) and self.memory.fits(url, jobs[0].memory_mb):
+                del self.memory.reserved[url]
+                self._grant(own, jobs[0], url, now, told)
+                self.turns.leave(jobs[0].name)
+
+    def _can_wait_for(self, url: str, job: Waiting) -> bool:
+        """Whether the job may still get the worker that its line has reserved."""
+        if self.turns.is_at_most(job.line[0]) or url in self.rests.by_url or url in job.tried:
+            return False
+        return url in self.pools.room(job.line[1]).urls and self.memory.is_large_enough(url, job.memory_mb)
+
+    def _is_over(self, job: Waiting, own: str, now: int) -> bool:
+        return job.deadline <= now or not self._is_alive(job.name.rpartition(":")[0], own, now)
+
+    def _may_go(self) -> list[Line]:
+        return [line for line in self.turns.may_go() if not self.memory.has_reserved(line)]
 
     def _is_open(self, room: Room) -> bool:
         return any(self.has_room(url) for url in room.urls)
 
     def _may_go_first(self, line: Line, room: Room) -> bool:
         """Whether a job may go before the jobs that wait for this room, for none of them may go."""
-        if self.turns.is_at_most(line[0]):
+        if self.turns.is_at_most(line[0]) or self.memory.has_reserved(line):
             return False
-        return not any(self.pools.room(pool) == room for _, pool in self.turns.may_go())
+        return not any(self.pools.room(pool) == room for _, pool in self._may_go())
 
     def _admit(self, pool: str) -> bool:
         """Open the pool of a job; return whether it is open."""
@@ -298,7 +342,7 @@ class LocalScheduler:
                 told.unpooled.append(arrival.number)
                 continue
             room = self.pools.room(arrival.pool)
-            if self._may_go_first(line, room) and (url := self._pick(job)):
+            if self._may_go_first(line, room) and (url := self._pick(job)[0]):
                 self._grant(process, job, url, now, told)
             elif room.urls and set(room.urls) <= set(arrival.tried):
                 told.exhausted.append(arrival.number)

@@ -204,6 +204,8 @@ class Grant(msgspec.Struct, frozen=True, array_like=True):
 class Reply(msgspec.Struct, frozen=True):
     """What the scheduler answers. `has_fleet` False: no sidecar has written the fleet, and nothing was done.
 
+    `newer_schema`: the version of the keys in Redis, if it is one that this program does not know; nothing was done.
+
     Numbers of jobs: `queued` has each number with its ticket, in turn; `refused` found the queue full or, if they are
     checks, the worker; `exhausted` have tried every worker; claims that are `lost` came too late; `missing` jobs are
     not in the queue any more; `unfunded` retries exceed the fleet's budget; `quarantined` ones are of jobs that break
@@ -217,6 +219,7 @@ class Reply(msgspec.Struct, frozen=True):
     """
 
     has_fleet: bool = True
+    newer_schema: int = 0
     routable: int = 0
     away: int = 0
     look_in_ms: int = 0

@@ -84,7 +84,7 @@ async def test_live_redis_holds_exactly_the_schema(
         await _gather(redis, held, set())
         await _let_tenants_wait(redis, script)
         await _gather(redis, held, set())
-        await redis.hdel(f"sfr:worker:{first.url}", "labels")
+        await redis.hdel(f"sfr:worker:{first.url}", "labels", "memory_mb")
         # A living process that never takes its grants.
         now_ms = (await redis.time())[0] * 1000
         await redis.zadd("sfr:processes", {"other": now_ms + 60_000})
@@ -116,7 +116,8 @@ async def test_live_redis_holds_exactly_the_schema(
 
 async def _open_pool(redis: Redis, script: RedisScheduler, url: str) -> None:
     """Have a job of a pool come that has tried its only worker, so that this one keeps its room."""
-    await redis.hset(f"sfr:worker:{url}", "labels", "gpu")
+    await redis.hset(f"sfr:worker:{url}", mapping={"labels": "gpu", "memory_mb": 1000, "max_concurrency": 3})
+    await redis.hset("sfr:plan:head", "stale", 1)
     reply = await script(Call("somebody", arrived=(Arrival(99, 300, 500, 0, (url,), pool="gpu"),)))
     assert reply.exhausted == (99,)
 
@@ -125,6 +126,8 @@ async def _let_tenants_wait(redis: Redis, script: RedisScheduler) -> None:
     """Have one call ask for more room than there is, for tenants of different priority."""
     await redis.hset("sfr:tenants", "eval", '{"priority":1}')
     await redis.hset("sfr:plan:head", "stale", 1)
+    large = tuple(Arrival(number, 300, 500, memory_mb=900, tenant="large", pool="gpu") for number in (90, 91))
+    assert (await script(Call("somebody", arrived=large))).queued
     jobs = (Arrival(number, 300, 500, tenant=("run-7", "eval")[number % 2], pool="gpu") for number in range(8))
     assert (await script(Call("somebody", arrived=tuple(jobs)))).waiting
 

@@ -48,7 +48,8 @@ class State:
     `asked` are the pending jobs of the key `waiting`. `until` and `ejected` are the ends of ejections, for people and
     for the script; `ejected` also holds the moment at which a trial that is never reported ends. `causes` belong to the
     last ejections. `room` and `lapse` are the indexes of workers with room and of leases that expire. `quarantined` are
-    jobs with the end of their quarantine, `rests` the workers that turn jobs away.
+    jobs with the end of their quarantine, `rests` the workers that turn jobs away, `reserved` those whose memory a line
+    waits for.
     """
 
     leases: dict[str, dict[str, int]]
@@ -64,6 +65,7 @@ class State:
     lapse: dict[str, float]
     quarantined: dict[str, float]
     rests: dict[str, Rest]
+    reserved: dict[str, str]
 
 
 class LuaScheduler:
@@ -138,7 +140,8 @@ class LuaScheduler:
         pipeline.hkeys("sfr:waiting")
         pipeline.get("sfr:ticket")
         pipeline.hgetall("sfr:rests")
-        *found, ejected, lapse, room, quarantined, asked, ticket, resting = pipeline.execute()
+        pipeline.hgetall("sfr:reserved")
+        *found, ejected, lapse, room, quarantined, asked, ticket, resting, reserved = pipeline.execute()
         by_url, by_tenant, by_line = found[: 2 * len(URLS)], found[2 * len(URLS) : -len(LINES)], found[-len(LINES) :]
         leases = {url: _moments(held) for url, held in zip(URLS, by_url[::2], strict=True) if held}
         breakers = {
@@ -166,6 +169,7 @@ class LuaScheduler:
             dict(lapse),
             dict(quarantined),
             {url: _rest(text) for url, text in resting.items()},
+            reserved,
         )
 
     def grants(self) -> dict[str, list[Grant]]:

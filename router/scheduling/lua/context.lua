@@ -21,6 +21,10 @@ local fleet_print = ''
 local is_plan_stale = false
 -- How many rooms there are besides room 0, which has all workers.
 local rooms = 0
+-- Whether there is a tenant besides `default`, or has been; until then that one's running jobs are not counted.
+local is_shared = false
+-- Whether any worker counts the memory of its jobs.
+local has_memory = false
 -- Whether any tenant has a rule; and the highest priority that a rule gives, unless all give the same.
 local has_rules, top_priority = false, nil
 -- Until this moment a memory that began empty does not know what runs: workers with a cap get no jobs, and every process

@@ -1,11 +1,11 @@
 -- Leases: giving one, and dropping those whose moment has passed or that their process does not hold.
 --
 -- LAPSE is an index of the workers whose leases or rests may pass next. RUNNING_OF has each tenant's leases, by the
--- moments at which they pass; those of health checks are nobody's.
+-- moments at which they pass. Health checks count as jobs of the tenant `default`.
 --
 -- Twin     LocalScheduler._lease, _drop_lapsed, _drop_unheld
 -- Reads    WORKERS, WORKER_OF
--- Writes   LEASES_OF, LAPSE, RUNNING_OF; for a trial BREAKER_OF, EJECTED
+-- Writes   LEASES_OF, LAPSE, RUNNING_OF, PLAN_HEAD (shared); for a trial BREAKER_OF, EJECTED
 -- @include context
 -- @include rests
 -- @include room
@@ -29,10 +29,33 @@ end
 
 -- Count the lease as its tenant's; or set its moment anew, if it is counted.
 local function run(tenant, name, moment)
+  if tenant == DEFAULT and not is_shared then return end
   count_running(tenant, redis.call('ZADD', RUNNING_OF .. tenant, moment, name))
 end
 
-local function end_run(tenant, name) count_running(tenant, -redis.call('ZREM', RUNNING_OF .. tenant, name)) end
+local function end_run(tenant, name)
+  if tenant == DEFAULT and not is_shared then return end
+  count_running(tenant, -redis.call('ZREM', RUNNING_OF .. tenant, name))
+end
+
+-- Count the running jobs of the tenant `default` anew: routers of the last release do not.
+local function count_default()
+  redis.call('DEL', RUNNING_OF .. DEFAULT)
+  running_of[DEFAULT], has_changed[DEFAULT] = nil, true
+  for _, url in ipairs(redis.call('ZRANGE', LAPSE, 0, -1)) do
+    local held = redis.call('ZRANGE', LEASES_OF .. url, 0, -1, 'WITHSCORES')
+    for index = 1, #held, 2 do
+      if tenant_of(held[index]) == DEFAULT then redis.call('ZADD', RUNNING_OF .. DEFAULT, held[index + 1], held[index]) end
+    end
+  end
+end
+
+-- From now on the tenants share the fleet.
+local function share()
+  is_shared = true
+  redis.call('HSET', PLAN_HEAD, 'shared', 1)
+  count_default()
+end
 
 local function lease(url, cap, name, moment)
   redis.call('ZADD', LEASES_OF .. url, moment, name)
@@ -88,8 +111,9 @@ end
 -- or ejected: then its trial is the check. The twin has no health checks, for they need Redis.
 local function check(number, url, bound)
   local cap = whole_number(redis.call('HGET', WORKER_OF .. url, 'max_concurrency'), MAX_COUNT, 0)
-  if has_room(url, cap) and not redis.call('ZSCORE', EJECTED, url) then
+  if has_slot(url, cap) and not redis.call('ZSCORE', EJECTED, url) then
     lease(url, cap, holder(number), now + bound)
+    run(DEFAULT, holder(number), now + bound)
     tell('granted', {number, url, 0})
   else
     tell('refused', number)

@@ -4,10 +4,12 @@
 --
 -- Twin     router/scheduling/plan.py, Plan
 -- Reads    WORKERS, WORKER_OF, DRAIN, BREAKER_OF, TENANTS, LINES
--- Writes   PLAN, PLAN_HEAD (apart from PLAN, for each call reads it), ROOM, ROOM_OF, POOLS, PLACES, ROUNDS,
+-- Writes   MEMORY, PLAN, PLAN_HEAD (apart from PLAN, for each call reads it), ROOM, ROOM_OF, POOLS, PLACES, ROUNDS,
 --          EJECTED, FINISHED, RESTS
 -- @include context
 -- @include breaker
+-- @include leases
+-- @include memory
 -- @include pools
 -- @include rests
 -- @include ring
@@ -18,12 +20,13 @@
 local function load_plan()
   local head = redis.call('HMGET', PLAN_HEAD, 'ring', 'workers', 'strategy', 'print', 'stale', 'settles_at', 'resting',
     'away', 'rules', 'top_priority', 'schema',
-    'rooms')
+    'rooms', 'memory', 'shared')
   fleet_print = head[4] or ''
   ring_length, reply.routable = tonumber(head[1]) or 0, tonumber(head[2]) or 0
   if head[7] and redis.call('EXISTS', RESTS) == 1 then resting, away = tonumber(head[7]), tonumber(head[8]) end
   if call.fleet_print and call.fleet_print ~= fleet_print then fleet_print, is_plan_stale = call.fleet_print, true end
-  rooms = tonumber(head[12]) or head[1] and 0 or MAX_POOLS
+  rooms = tonumber(head[12]) or MAX_POOLS -- a plan of the last release does not tell
+  has_memory, is_shared = head[13] == '1', head[14] == '1'
   has_rules, top_priority = head[9] == '1', tonumber(head[10])
   if not head[1] or head[5] or head[3] ~= rules.strategy or tonumber(head[11]) ~= SCHEMA_VERSION then is_plan_stale = true end
   settles_at = head[1] and tonumber(head[6]) or not head[1] and now + SETTLE_MS or nil
@@ -40,7 +43,7 @@ local function candidates()
   local by_health = {healthy = {}, unknown = {}, unhealthy = {}}
   for _, url in ipairs(urls) do
     is_known[url] = true
-    local held = redis.pcall('HMGET', WORKER_OF .. url, 'health', 'weight', 'max_concurrency')
+    local held = redis.pcall('HMGET', WORKER_OF .. url, 'health', 'weight', 'max_concurrency', 'memory_mb')
     if held.err then held = {} end -- a key of another type: nothing is known of the worker
     local is_ejected = redis.call('ZSCORE', EJECTED, url)
     if is_ejected and held[1] == 'unhealthy' then forget(url) end -- the sidecar will let it back in
@@ -48,7 +51,8 @@ local function candidates()
     if not is_draining[url] and (not is_ejected or is_trial) then
       local group = by_health[held[1]] or by_health.unknown
       local cap = is_trial and TRIAL or whole_number(held[3], MAX_COUNT, 0)
-      group[#group + 1] = {url = url, weight = whole_number(held[2], MAX_WEIGHT, 1), cap = cap, places = {}}
+      group[#group + 1] = {url = url, weight = whole_number(held[2], MAX_WEIGHT, 1), cap = cap, places = {},
+        memory = whole_number(held[4], MAX_MEMORY_MB, nil)}
     end
   end
   for _, url in ipairs(redis.call('ZRANGE', EJECTED, 0, -1)) do
@@ -69,7 +73,9 @@ local function open_pools_in_use(workers)
     end
   end
   local is_print = {}
-  for _, pool in pairs(known_pools) do if pool then is_print[pool.print] = true end end
+  for _, pool in pairs(known_pools) do
+    if pool.print then is_print[pool.print] = true end
+  end
   for _, print in ipairs(redis.call('HKEYS', ROUNDS)) do
     if not is_print[print] then redis.call('HDEL', ROUNDS, print) end
   end
@@ -79,12 +85,20 @@ local function make_plan_if_stale()
   if not is_plan_stale then return end
   is_plan_stale = false
   redis.call('DEL', PLAN, PLAN_HEAD, ROOM, POOLS, PLACES)
+  forget_memory()
   drop_turns(rooms)
   for room = 1, rooms do redis.call('DEL', ROOM_OF .. room) end
-  rooms, known_pools = 0, {}
+  rooms = 0
   has_rules = redis.call('EXISTS', TENANTS) == 1
   top_priority = has_rules and highest_priority() or nil
   local workers = candidates()
+  has_memory = false
+  for _, worker in ipairs(workers) do
+    if worker.memory then
+      has_memory = true
+      redis.call('HSET', MEMORY, worker.url, worker.memory)
+    end
+  end
   count_rests_anew(workers)
   ring_length = lay_ring(workers)
   for _, worker in ipairs(workers) do
@@ -93,10 +107,12 @@ local function make_plan_if_stale()
     set_room(worker.url, worker.cap, worker.weight, places, has_room(worker.url, worker.cap))
   end
   redis.call('HSET', PLAN_HEAD, 'ring', ring_length, 'workers', #workers, 'strategy', rules.strategy,
-    'print', fleet_print, 'rules', has_rules and 1 or 0, 'schema', SCHEMA_VERSION)
+    'print', fleet_print, 'rules', has_rules and 1 or 0, 'memory', has_memory and 1 or 0,
+    'rooms', rooms, 'schema', SCHEMA_VERSION)
   if top_priority then redis.call('HSET', PLAN_HEAD, 'top_priority', top_priority) end
+  if is_shared or has_rules or others > 0 then share() end
   if settles_at then redis.call('HSET', PLAN_HEAD, 'settles_at', string.format('%.0f', settles_at)) end
-  reply.routable = #workers
+  reply.routable, known_pools = #workers, {}
   open_pools_in_use(workers)
   set_all_turns()
 end

@@ -10,6 +10,7 @@
 -- @include ring
 -- @include room
 
+-- The pools that this call has read; that of all workers is "".
 local known_pools, abilities = {}, {}
 
 local function names_in(text)
@@ -89,10 +90,10 @@ end
 
 -- Return the pool's room, the length of its ring, its number of workers and their print; nothing if it is not open.
 local function pool_named(pool)
-  if pool == '' then return {room = 0, ring = ring_length, workers = reply.routable} end
   if not known_pools[pool] then
-    local text = redis.call('HGET', POOLS, pool)
-    known_pools[pool] = text and read_pool(text)
+    local text = pool ~= '' and redis.call('HGET', POOLS, pool)
+    local everywhere = pool == '' and {room = 0, ring = ring_length, workers = reply.routable}
+    known_pools[pool] = text and read_pool(text) or everywhere or nil
   end
-  return known_pools[pool] or nil
+  return known_pools[pool]
 end

@@ -91,6 +91,7 @@ local function grant(name, ticket, url, cap, asked)
   local granted = {tonumber(number), url, ticket}
   if held ~= name then granted[4], granted[5] = asked.tenant == DEFAULT and '' or asked.tenant, asked.memory end
   lease(url, cap, held, moment)
+  take_memory(url, asked.memory)
   run(asked.tenant, held, moment)
   if is_own then
     tell('granted', granted)
@@ -117,10 +118,62 @@ local function claim(url, number, bound, tenant, memory)
   end
 end
 
+local function is_in_room(url, room)
+  if room == 0 then return redis.call('HEXISTS', PLAN, url) == 1 end
+  return string.find(' ' .. (redis.call('HGET', PLACES, url) or ''), ' ' .. room .. ':', 1, true) ~= nil
+end
+
+local function is_among(url, urls)
+  for _, one in ipairs(urls) do
+    if one == url then return true end
+  end
+  return false
+end
+
+-- Return the name and the ticket of the first job of a line that can still have a lease, and what it asks for. Those before
+-- it leave the line.
+local function living_head(tenant, pool)
+  while true do
+    local head = redis.call('ZRANGE', queue_of(tenant, pool), 0, 0, 'WITHSCORES')
+    if not head[1] then return end
+    local asked = asked_by(head[1])
+    if asked and asked.deadline > now and is_alive(string.match(head[1], '^(.*):%d+$')) then
+      return head[1], tonumber(head[2]), asked
+    end
+    take_out(head[1], head[2], tenant, pool)
+  end
+end
+
+-- Let the head of each line that has reserved a worker go there if it fits now. The reservation is over, too, if it cannot
+-- fit there any more.
+local function serve_reservations()
+  load_reservations()
+  for _, url in ipairs(reserved_urls()) do
+    local line = reserved[url]
+    local tenant, pool = string.match(line, '^([^/]*)/(.*)$')
+    local name, ticket, asked = living_head(tenant, pool)
+    local cap = planned(url)
+    local is_over = not name or is_at_most(tenant) or rest_of(url) or memory_limit(url) < asked.memory or
+      not is_in_room(url, pool_named(pool).room) or is_among(url, asked.tried)
+    local may_have_it = not is_over and has_slot(url, cap) and fits(url, asked.memory)
+    if is_over or may_have_it then
+      release(url, line)
+      if may_have_it then
+        grant(name, ticket, url, cap, asked)
+        take_out(name, ticket, tenant, pool)
+      end
+      set_room_anew(url)
+      set_turn(tenant, pool)
+      set_changed_turns()
+    end
+  end
+end
+
 -- Give room to pending jobs, in turn. Those that have tried all workers with room are passed over.
 local function serve_queue()
   if waiting == 0 then return end
   set_changed_turns()
+  serve_reservations()
   local look, skipped = new_look(), {}
   while true do
     local tenant, pool, head_ticket = whose_turn(look)
@@ -137,21 +190,21 @@ local function serve_queue()
     elseif not asked or asked.deadline <= now or not is_alive(string.match(name, '^(.*):%d+$')) then
       take_out(name, ticket, tenant, pool)
     else
-      local url, cap = pick(its_pool, ticket, asked.tried)
+      local url, cap = pick(its_pool, ticket, asked)
+      local reserved_one = not url and most_free(unfit, asked.memory)
       if url then
         grant(name, ticket, url, cap, asked)
         take_out(name, ticket, tenant, pool)
         set_changed_turns()
+      elseif reserved_one then
+        reserve(reserved_one, line)
+        set_room_anew(reserved_one)
+        set_turn(tenant, pool)
       else
         skipped[line], look.passed[room] = offset + 1, (look.passed[room] or 0) + 1
       end
     end
   end
-end
-
-local function is_in_room(url, room)
-  if room == 0 then return redis.call('HEXISTS', PLAN, url) == 1 end
-  return string.find(' ' .. (redis.call('HGET', PLACES, url) or ''), ' ' .. room .. ':', 1, true) ~= nil
 end
 
 -- Whether a job has tried every worker of its pool that may get jobs.
@@ -193,10 +246,10 @@ local function take_tickets(arrivals)
 end
 
 -- Whether a job may go before the jobs that wait, for none of them may go.
-local function may_go_first(tenant, room)
-  if is_at_most(tenant) then return false end
+local function may_go_first(tenant, pool, room)
+  if not may_go(tenant, pool) then return false end
   if waiting == 0 then return true end
-  if others == 0 then return room ~= 0 or is_at_most(DEFAULT) end
+  if others == 0 then return room ~= 0 or not may_go(DEFAULT, '') end
   return redis.call('EXISTS', TURNS_OF .. room) == 0
 end
 
@@ -209,7 +262,14 @@ local function is_crowded(tenant)
   return count >= most
 end
 
+local function share_if_needed(arrivals)
+  for _, arrival in ipairs(arrivals) do
+    if not is_shared and tenant_named(arrival[7]) ~= DEFAULT then share() end
+  end
+end
+
 local function arrive(arrivals)
+  share_if_needed(arrivals)
   local last_ticket = take_tickets(arrivals)
   for _, arrival in ipairs(arrivals) do
     local number, bound, wait, ticket, tried, retry_of, tenant, pool, memory = unpack(arrival)
@@ -221,7 +281,7 @@ local function arrive(arrivals)
     local may_go = retry_of == '' or may_retry(number, retry_of)
     local its_pool = may_go and (pool_named(pool) or admit_pool(pool))
     local url, cap
-    if its_pool and may_go_first(asked.tenant, its_pool.room) then url, cap = pick(its_pool, ticket, tried) end
+    if its_pool and may_go_first(asked.tenant, pool, its_pool.room) then url, cap = pick(its_pool, ticket, asked) end
     if not may_go then
       -- may_retry has told it.
     elseif not its_pool then

@@ -7,6 +7,7 @@
 -- Reads    PLAN, PLACES, LEASES_OF, BREAKER_OF
 -- Writes   ROOM, ROOM_OF
 -- @include context
+-- @include memory
 -- @include rests
 
 local function room_key(room) return room == 0 and ROOM or ROOM_OF .. room end
@@ -40,12 +41,15 @@ local function set_room(url, cap, weight, places, is_open)
   end
 end
 
-local function has_room(url, cap)
+local function has_slot(url, cap)
   if cap == TRIAL then return redis.call('HGET', BREAKER_OF .. url, 'trial') == 'open' end
   local rest = rest_of(url)
   if rest and redis.call('ZCARD', LEASES_OF .. url) >= rest.limit then return false end
   return cap == 0 or not settles_at and redis.call('ZCARD', LEASES_OF .. url) < cap
 end
+
+-- Whether the worker may get a job of any line.
+local function has_room(url, cap) return has_slot(url, cap) and not (has_memory and is_reserved(url)) end
 
 -- Correct ROOM for a worker that may have room now, or may have none any more.
 local function set_room_anew(url)

@@ -45,7 +45,9 @@ local function end_attempt(url, number, blame, is_over, job, cause, ms, tenant, 
   end
 end
 
-if redis.call('HEXISTS', FLEET, 'written_at') == 0 then return '{"has_fleet":false}' end
+local fleet = redis.call('HMGET', FLEET, 'written_at', 'schema')
+if not fleet[1] then return '{"has_fleet":false}' end
+if (tonumber(fleet[2]) or 1) > SCHEMA_VERSION then return cjson.encode({newer_schema = tonumber(fleet[2])}) end
 load_plan()
 waiting = redis.call('HLEN', WAITING)
 if waiting > 0 then others = math.max(0, waiting - redis.call('ZCARD', QUEUE)) end

@@ -3,6 +3,7 @@
 -- Twin     router/scheduling/plan.py, Plan.in_order
 -- Writes   ROUNDS (how many jobs each room but room 0 has given a worker, by the print of its workers)
 -- @include context
+-- @include memory
 -- @include pools
 
 local function parsed(member)
@@ -10,13 +11,19 @@ local function parsed(member)
   return url, tonumber(cap)
 end
 
--- The first of a room's members between two scores, from `offset` on, that the job has not tried.
+-- How much memory the job takes that looks for a worker, and the workers that have room but not that much memory.
+local memory, unfit = 0, {}
+
+-- The first of a room's members between two scores, from `offset` on, that the job has not tried and that has the memory.
 local function first_untried(room, low, high, offset, count, is_tried)
   while count > 0 do
     local members = redis.call('ZRANGEBYSCORE', room, low, high, 'LIMIT', offset, math.min(count, 8))
     for _, member in ipairs(members) do
       local url, cap = parsed(member)
-      if not is_tried[url] then return url, cap end
+      if not is_tried[url] then
+        if fits(url, memory) then return url, cap end
+        if cap ~= TRIAL then unfit[#unfit + 1] = url end
+      end
     end
     if #members < 8 then return end
     offset, count = offset + 8, count - 8
@@ -53,15 +60,17 @@ local function pick_in(pool, ticket, is_tried)
   return pick_from_ring(room, pool.ring, start % pool.ring, is_tried)
 end
 
--- Return the URL and the cap of a worker of the pool that has room and is not among `tried`; nothing if there is none.
-local function pick(pool, ticket, tried)
+-- Return the URL and the cap of a worker of the pool that has room for the job; nothing if there is none.
+local function pick(pool, ticket, asked)
+  memory, unfit = asked.memory, {}
   if pool.ring == 0 then return end
   local is_tried = {}
-  for _, url in ipairs(tried) do is_tried[url] = true end
+  for _, url in ipairs(asked.tried) do is_tried[url] = true end
   local url, cap = pick_in(pool, ticket, is_tried)
   if pool.room == 0 then return url, cap end
   while url and not has_room(url, cap) do -- routers of the last release keep only room 0
     set_room_anew(url)
+    unfit = {}
     url, cap = pick_in(pool, ticket, is_tried)
   end
   if url then redis.call('HINCRBY', ROUNDS, pool.print, 1) end

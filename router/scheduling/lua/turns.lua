@@ -9,6 +9,7 @@
 -- Writes   TURNS_OF, LINES, AGING (lines that have the highest priority from a moment on)
 -- @include context
 -- @include leases
+-- @include memory
 -- @include pools
 
 local plain_rule = {weight = 1, priority = 0, max_running = math.huge, max_waiting = math.huge}
@@ -57,6 +58,11 @@ local function is_at_most(tenant)
   return most < math.huge and running(tenant) >= most
 end
 
+-- Whether a line of pending jobs takes part in the turns.
+local function may_go(tenant, pool)
+  return not is_at_most(tenant) and not (has_memory and has_reserved(tenant .. '/' .. pool))
+end
+
 local function is_plain(tenant, pool) return tenant == DEFAULT and pool == '' end
 
 local function queue_of(tenant, pool)
@@ -83,7 +89,7 @@ local function set_turn(tenant, pool, before)
   if not turn then
     redis.call('ZREM', LINES, line)
     if top_priority then redis.call('ZREM', AGING, line) end
-  elseif is_at_most(tenant) then
+  elseif not may_go(tenant, pool) then
     redis.call('ZREM', turns, turn)
   else
     local score = running(tenant) / rule.weight
@@ -162,7 +168,7 @@ end
 -- that would take its jobs has room.
 local function whose_turn(look)
   if others == 0 then
-    local is_free = not look.is_done[DEFAULT .. '/'] and may_look_at(0, look) and not is_at_most(DEFAULT)
+    local is_free = not look.is_done[DEFAULT .. '/'] and may_look_at(0, look) and may_go(DEFAULT, '')
     return is_free and DEFAULT, ''
   end
   local first, lowest
