@@ -2,8 +2,8 @@
 
 Everything from the bytes of the client's request to the bytes of its answer is real: ClientConnection, JobHandler,
 Dispatcher, Leases, RedisClient, RedisScheduler, WorkerPool, upstream Connection. Transports are callbacks. In place of
-Redis, a few lines grant every lease at once. There are three loads: many clients, which share the cost of a call of the
-scheduler; one client; and many clients that use a new connection for each job.
+Redis, a few lines grant every lease at once. There are four loads: many clients, which share the cost of a call of the
+scheduler; one client; many clients that use a new connection for each job; and many clients of one tenant.
 
 `python -m bench.request_cost` prints the CPU µs a request, and the functions that are called. A regression test counts
 these calls, because they do not depend on the machine or on other programs.
@@ -140,9 +140,10 @@ class _Server:
 class Way:
     """A router in this process, and its clients."""
 
-    def __init__(self, clients: int, *, reconnects: bool = False) -> None:
+    def __init__(self, clients: int, *, reconnects: bool = False, is_named: bool = False) -> None:
         self._loop = asyncio.get_running_loop()
         self._reconnects = reconnects
+        self._request = _REQUEST.replace(b"/run_code", b"/t/run-7/run_code") if is_named else _REQUEST
         settings = Settings.model_validate({"workers": _URLS})
         redis = RedisClient(Redis(connection_pool=_Pool()), "sfr", _TIMEOUT_S)
         view = FleetView(redis, [Worker(url) for url in _URLS])
@@ -170,7 +171,7 @@ class Way:
         self._left, self._awaited = requests - len(self._clients), requests
         self._is_done.clear()
         for client in self._clients:
-            client.data_received(_REQUEST)
+            client.data_received(self._request)
         await self._is_done.wait()
 
     def _client(self) -> ClientConnection:
@@ -194,7 +195,7 @@ class Way:
             self._clients.remove(client)
             client = self._client()
             self._clients.append(client)
-        client.data_received(_REQUEST)
+        client.data_received(self._request)
 
     def _worker(self, heads: HeadCache[WorkerHead]) -> Connection:
         connection = Connection(heads)
@@ -218,8 +219,11 @@ class _TimelessLoop(asyncio.SelectorEventLoop):
         return 0.0
 
 
-def calls(clients: int, *, reconnects: bool = False) -> Counter[str]:
-    """Return how often each function is called for COUNTED requests. A C function is named after its caller."""
+def calls(clients: int, *, reconnects: bool = False, is_named: bool = False) -> Counter[str]:
+    """Return how often each function is called for COUNTED requests. A C function is named after its caller.
+
+    A client that `reconnects` sends each request over a connection of its own; one that `is_named` names a tenant.
+    """
     found: Counter[str] = Counter()
 
     def count(frame: FrameType, event: str, function: object) -> None:
@@ -231,7 +235,7 @@ def calls(clients: int, *, reconnects: bool = False) -> Counter[str]:
             found[name if event == "call" else f"{name} → {getattr(function, '__qualname__', function)}"] += 1
 
     async def run() -> None:
-        way = Way(clients, reconnects=reconnects)
+        way = Way(clients, reconnects=reconnects, is_named=is_named)
         await way.send(WARM_UP)
         gc.disable()  # a collection would run code of other objects
         sys.setprofile(count)
@@ -246,9 +250,9 @@ def calls(clients: int, *, reconnects: bool = False) -> Counter[str]:
     return found
 
 
-async def best_us(clients: int, *, reconnects: bool = False) -> float:
+async def best_us(clients: int, *, reconnects: bool = False, is_named: bool = False) -> float:
     """Return the CPU µs of a request in the fastest of TIMES runs."""
-    way = Way(clients, reconnects=reconnects)
+    way = Way(clients, reconnects=reconnects, is_named=is_named)
     await way.send(WARM_UP)
     best_s = float("inf")
     for _ in range(TIMES):
@@ -259,10 +263,16 @@ async def best_us(clients: int, *, reconnects: bool = False) -> float:
 
 
 if __name__ == "__main__":
-    for clients, reconnects in ((MANY, False), (1, False), (MANY, True)):
-        title = f"{clients} clients{', a connection for each job' if reconnects else ''}"
-        found = calls(clients, reconnects=reconnects)
+    for clients, reconnects, is_named in (
+        (MANY, False, False),
+        (1, False, False),
+        (MANY, True, False),
+        (MANY, False, True),
+    ):
+        of = f"{', a connection for each job' if reconnects else ''}{', of one tenant' if is_named else ''}"
+        title = f"{clients} clients{of}"
+        found = calls(clients, reconnects=reconnects, is_named=is_named)
         rows = [[Path(name).name, count / COUNTED] for name, count in found.most_common(_SHOWN)]
         show([f"function, or the C function that it calls: {title}", "calls a request"], rows)
-        us = uvloop.run(best_us(clients, reconnects=reconnects))
+        us = uvloop.run(best_us(clients, reconnects=reconnects, is_named=is_named))
         print(f"\n{found.total() / COUNTED:.1f} calls a request, {us:.1f} µs\n")

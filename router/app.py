@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from router import logs
-from router.api.admin import create_admin
+from router.api.admin import create_admin, create_tenant_admin
 from router.api.application import create_api
 from router.auth.access import OPEN, Access, AdminGate, JobGate
 from router.auth.origin import Pages
@@ -28,6 +28,7 @@ from router.fleet.counters import Counters
 from router.fleet.intents import Intents
 from router.fleet.redis_client import RedisClient
 from router.fleet.snapshot import FleetView
+from router.fleet.tenants import Tenants
 from router.fleet.worker_list import announce, known_workers
 from router.http.asgi import Application
 from router.jobs.batch.handler import BatchHandler
@@ -50,7 +51,14 @@ if TYPE_CHECKING:
 # The longest wait of a request for Redis.
 REDIS_TIMEOUT_S = 0.25
 _GARBAGE_AFTER = 20_000
-_FOR_PAGES = ("x-router-worker", "x-router-attempt", "x-router-queue-ms", "x-request-id", "retry-after")
+_FOR_PAGES = (
+    "x-router-worker",
+    "x-router-attempt",
+    "x-router-queue-ms",
+    "x-router-tenant",
+    "x-request-id",
+    "retry-after",
+)
 
 
 def create_app(settings: Settings, access: Access = OPEN) -> Application:
@@ -105,6 +113,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     api = create_api(view, redis, publisher.page, lifespan)
     admin_gate = AdminGate(access.admin_token, allow_loopback=settings.admin.allow_loopback)
     api.include_router(create_admin(Intents(redis), view, settings.admin, admin_gate))
+    api.include_router(create_tenant_admin(Tenants(redis), admin_gate))
     dashboard = DashboardHandler(Feed(redis, Counters(redis), view, settings.health_check_interval), admin_gate, api)
     batches = BatchHandler(dispatcher, dashboard, buffers, settings, recorder)
     job_gate = JobGate(Pages(settings.cors_origins, settings.trusted_hosts), access.api_keys)

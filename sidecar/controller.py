@@ -16,6 +16,7 @@ from router.fleet.leadership import Leadership, Term
 from router.fleet.model import Health, Worker, WorkerRecord
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisUnavailable
+from router.fleet.tenants import Tenants
 from router.fleet.worker_list import known_workers
 from sidecar.checker import Checker
 from sidecar.discovery import Discovery
@@ -52,12 +53,14 @@ class Controller:
         discovery: Discovery,
         leadership: Leadership,
         records: Records,
+        tenants: Tenants,
         probe: Probe,
         job_probe: JobProbe,
     ) -> None:
         self._name = name
         self._discovery = discovery
         self._records = records
+        self._tenants = tenants
         self._leadership = leadership
         self._probe = probe
         self._job_probe = job_probe
@@ -106,6 +109,7 @@ class Controller:
                 tasks.create_task(self._renew(term))
                 while True:
                     self._follow_discovery(tasks)
+                    await self._publish_tenants(term)
                     await self._discovery.wait_for_change(within_s=REREAD_S)
                     await self._reread()
         finally:
@@ -122,6 +126,16 @@ class Controller:
                 self._known[record.worker.url] = record
         self._unwritten.update(self._known)
         self._write_soon(is_change=True)
+
+    async def _publish_tenants(self, term: Term) -> None:
+        """Make the wanted rules of tenants those in force. If Redis is away, the next round tries again.
+
+        If `term` is over, nothing is written, and `_write` and `_renew` find that out.
+        """
+        rules = self._discovery.tenants()
+        if rules is not None:
+            with suppress(RedisUnavailable):
+                await self._tenants.publish(term, rules)
 
     async def _renew(self, term: Term) -> None:
         while True:

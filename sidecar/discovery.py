@@ -1,5 +1,7 @@
 """Decides which workers the fleet should have: those of config.yaml, registrations, workers_file and a DNS name.
 
+It also decides which rules the tenants have: those of config.yaml, with what is set at run time over them.
+
 Several of these may name one worker. Then the first in this order gives its weight and cap. An operator's overrides win
 over all of them.
 """
@@ -8,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Never
 
@@ -15,7 +18,9 @@ from router.config.settings import Settings
 from router.fleet.intents import Intent, Intents
 from router.fleet.model import Source, Worker
 from router.fleet.redis_client import RedisClient, RedisUnavailable
+from router.fleet.tenants import rules_in_force
 from router.fleet.worker_list import configured_workers, with_default_cap
+from router.policy.tenants import MAX_TENANTS, TenantRule
 from sidecar.rounds import forever
 from sidecar.sources import ConfigFile, DnsName, Resolve, WorkersFile, addresses_of
 
@@ -40,6 +45,7 @@ class Discovery:
         self._resolve = resolve
         self._intent: Intent | None = None
         self._trouble = ""
+        self._left_out: tuple[str, ...] = ()
         self._file: WorkersFile | None = None
         self._dns: DnsName | None = None
         self._follow_settings(None)
@@ -55,6 +61,17 @@ class Discovery:
     def draining(self) -> frozenset[str]:
         """The URLs that get no new jobs, including those that are not in the fleet."""
         return self._intent.draining if self._intent else frozenset()
+
+    def tenants(self) -> dict[str, TenantRule] | None:
+        """Return the rule of each tenant that has one, by name; None while it is not known what is set at run time."""
+        if self._intent is None or self._intent.tenants is None:
+            return None
+        rules, left_out = rules_in_force(self.settings.tenants, self._intent.tenants)
+        if left_out and left_out != self._left_out:
+            names = ", ".join(left_out)
+            log.error("Passed over: what is set of tenants beyond the first %d with a rule: %s", MAX_TENANTS, names)
+        self._left_out = left_out
+        return rules
 
     async def wait_for_change(self, within_s: float) -> None:
         """Return when intents or the DNS answer have changed, or after `within_s` seconds. Then `reread` is due."""
@@ -125,12 +142,14 @@ class Discovery:
         if intent.born is None:  # no sidecar has led since Redis was emptied: it holds no intents yet
             return
         if known and known.born != intent.born:
-            log.warning("Redis has lost what it held: registrations, drains and overrides are written again")
+            log.warning("Redis has lost what it held: registrations, drains, overrides and tenants are written again")
             await self._intents.restore(known)
             intent = await self._intents.read()
         for spelt, url in intent.respelt.items():
             await self._intents.respell(spelt, url)
             log.info("What Redis holds for %r is held for %s from now on", spelt, url)
+        if intent.tenants is None and known is not None:
+            intent = replace(intent, tenants=known.tenants)
         if intent.problems and (known is None or known.problems != intent.problems):
             for problem in intent.problems:
                 log.error("Passed over: %s", problem)

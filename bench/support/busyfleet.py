@@ -6,7 +6,7 @@ There are no workers and no jobs. It is for pictures of the dashboard, and for m
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,7 +20,7 @@ from router.fleet.leadership import Leadership, Term
 from router.fleet.model import Health, Worker, WorkerRecord
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisClient
-from router.fleet.stats import ENTRIES_A_CALL, Stats, WorkerStats, took
+from router.fleet.stats import ENTRIES_A_CALL, Stats, TenantStats, WorkerStats, took
 from router.telemetry.recorder import BOUNDS_S
 
 CAP = 8
@@ -36,8 +36,11 @@ _ERRORS = (
 
 
 @asynccontextmanager
-async def busy_fleet(redis_url: str, count: int) -> AsyncIterator[list[str]]:
-    """Keep a fleet of `count` workers busy while the block runs. Yields their URLs when all are in Redis."""
+async def busy_fleet(redis_url: str, count: int, tenants: Mapping[str, int] | None = None) -> AsyncIterator[list[str]]:
+    """Keep a fleet of `count` workers busy while the block runs; yields their URLs when all are in Redis.
+
+    `tenants` have the jobs, each as many parts of the whole as it says.
+    """
     client = RedisClient.connect(RedisSettings(url=redis_url), _TIMEOUT_S)
     async with Redis.from_url(redis_url, decode_responses=True) as redis:
         term = await Leadership(client).lead(_LEADER, _LEAD_S)
@@ -45,7 +48,7 @@ async def busy_fleet(redis_url: str, count: int) -> AsyncIterator[list[str]]:
         records = _records(count)
         assert await Records(client).record(term, datetime.now(UTC), records, (), changed=True)
         await _trouble(redis, [record.worker.url for record in records])
-        working = asyncio.create_task(_work(client, redis, term, records))
+        working = asyncio.create_task(_work(client, redis, term, records, tenants or {}))
         try:
             yield [record.worker.url for record in records]
         finally:
@@ -83,7 +86,9 @@ async def _trouble(redis: Redis, all_urls: Sequence[str]) -> None:
         await redis.zadd("sfr:ejected", {url: until_s * 1000})
 
 
-async def _work(client: RedisClient, redis: Redis, term: Term, records: Sequence[WorkerRecord]) -> None:
+async def _work(
+    client: RedisClient, redis: Redis, term: Term, records: Sequence[WorkerRecord], tenants: Mapping[str, int]
+) -> None:
     """Each second, count ended jobs on every healthy worker and write new leases."""
     while True:
         due = asyncio.get_running_loop().time() + 1
@@ -91,7 +96,9 @@ async def _work(client: RedisClient, redis: Redis, term: Term, records: Sequence
         await Records(client).record(term, datetime.now(UTC), records[:1], (), changed=False)
         for start in range(0, len(records), ENTRIES_A_CALL):
             part = [record for record in records[start : start + ENTRIES_A_CALL] if record.health is Health.HEALTHY]
-            await Counters(client).count(_second(part))
+            stats = _second(part)
+            stats.tenants = _divided(stats, tenants)
+            await Counters(client).count(stats)
             pipeline = redis.pipeline(transaction=False)
             for record in part:
                 key, ends_ms = f"sfr:leases:{record.worker.url}", (time.time() + 60) * 1000
@@ -120,6 +127,18 @@ def _second(records: Sequence[WorkerRecord]) -> Stats:
             seconds = mean_s * random.lognormvariate(0, 0.7)
             _add(stats.fleet, took(next(bound for bound in BOUNDS_S if bound >= seconds)), 1)
     return stats
+
+
+def _divided(stats: Stats, tenants: Mapping[str, int]) -> dict[str, TenantStats]:
+    """Return what each tenant has of a second's jobs."""
+    jobs, failures, busy_ms = (
+        sum(getattr(worker, name) for worker in stats.workers.values()) for name in ("jobs", "failures", "busy_ms")
+    )
+    shares = {name: parts / sum(tenants.values()) for name, parts in tenants.items()}
+    return {
+        name: TenantStats(*(round(share * count) for count in (jobs, failures, busy_ms, busy_ms // 3)))
+        for name, share in shares.items()
+    }
 
 
 def _add(counts: dict[str, int], name: str, number: int) -> None:

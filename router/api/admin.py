@@ -1,4 +1,4 @@
-"""`/admin/workers`: operators and agents see and steer the fleet.
+"""`/admin/workers` and `/admin/tenants`: operators and agents see and steer the fleet, and who gets how much of it.
 
 Everyone may look, as with `GET /`; changes must pass the AdminGate. A change is written to Redis as an intent, and the
 sidecar and the routers follow it.
@@ -15,14 +15,17 @@ from fastapi.security import HTTPBearer
 
 from router.api.application import Problem, redis_away
 from router.api.fleet_admin import Admin, Changes, HostNotAllowed, NamedElsewhere, NewWorker, UnknownWorker
-from router.api.schemas import AdminWorker
+from router.api.schemas import AdminTenant, AdminWorker
+from router.api.tenant_admin import TenantAdmin, TenantChanges, TooManyTenants
 from router.auth.access import AdminGate, peer_in
 from router.config.allowlist import Allowed
 from router.config.settings import AdminSettings
+from router.config.tenants import TenantName
 from router.config.workers import WorkerUrl
 from router.fleet.intents import Intents
 from router.fleet.redis_client import RedisUnavailable
 from router.fleet.snapshot import FleetView
+from router.fleet.tenants import Tenants
 
 log = logging.getLogger(__name__)
 
@@ -30,22 +33,26 @@ _STATUS: dict[type[Exception], HTTPStatus] = {
     UnknownWorker: HTTPStatus.NOT_FOUND,
     HostNotAllowed: HTTPStatus.FORBIDDEN,
     NamedElsewhere: HTTPStatus.CONFLICT,
+    TooManyTenants: HTTPStatus.CONFLICT,
 }
 
 Named = Annotated[WorkerUrl, Query(description="The worker's URL", examples=["http://server1:8080"])]
+NamedTenant = Annotated[TenantName, Query(description="The tenant's name", examples=["run-7"])]
+
+# Only for the OpenAPI description: the gate has decided before any body is read.
+_DESCRIBED = [Security(HTTPBearer(auto_error=False, description="The admin token"))]
+_AWAY: dict[int | str, dict[str, Any]] = {503: {"model": Problem, "description": "Redis is unavailable"}}
 
 
 def create_admin(intents: Intents, view: FleetView, settings: AdminSettings, gate: AdminGate) -> APIRouter:
-    """Return the endpoints below /admin."""
+    """Return the endpoints below /admin/workers."""
     admin = Admin(intents, view, Allowed(settings.allowed_workers))
     router = APIRouter(
         prefix="/admin/workers",
         tags=["admin"],
         route_class=_guarded_by(gate),
-        responses={503: {"model": Problem, "description": "Redis is unavailable"}},
+        responses=_AWAY,
     )
-    # Only for the OpenAPI description: the gate has decided before any body is read.
-    described = [Security(HTTPBearer(auto_error=False, description="The admin token"))]
     refused: dict[int | str, dict[str, Any]] = {
         401: {"model": Problem, "description": "The admin token is missing or wrong"},
         403: {"model": Problem, "description": "No admin token is set, or the worker is not among the allowed ones"},
@@ -63,7 +70,7 @@ def create_admin(intents: Intents, view: FleetView, settings: AdminSettings, gat
         """Return all workers; with `url`, that one if there is one."""
         return await admin.list(url)
 
-    @router.post("", status_code=201, summary="Add a worker, or renew it", dependencies=described, responses=refused)
+    @router.post("", status_code=201, summary="Add a worker, or renew it", dependencies=_DESCRIBED, responses=refused)
     async def add(new: NewWorker, request: Request, response: Response) -> AdminWorker:
         """Register a worker. The status is 201 if the worker is new or has changed, 200 if it is renewed.
 
@@ -79,7 +86,7 @@ def create_admin(intents: Intents, view: FleetView, settings: AdminSettings, gat
         "",
         status_code=204,
         summary="Remove a worker",
-        dependencies=described,
+        dependencies=_DESCRIBED,
         responses={**unknown, **named_elsewhere},
     )
     async def remove(url: Named, request: Request) -> None:
@@ -87,26 +94,57 @@ def create_admin(intents: Intents, view: FleetView, settings: AdminSettings, gat
         await admin.remove(url)
         _log_change(request, f"Worker {url} removed")
 
-    @router.patch("", summary="Set a worker's weight or cap", dependencies=described, responses=unknown)
+    @router.patch("", summary="Set a worker's weight or cap", dependencies=_DESCRIBED, responses=unknown)
     async def change(url: Named, changes: Changes, request: Request) -> AdminWorker:
         """Set a worker's weight, max_concurrency or both, until it leaves the fleet, whatever its source."""
         await admin.change(url, changes)
         _log_change(request, f"Worker {url} set to {changes.model_dump(exclude_unset=True)}")
         return await admin.one(url)
 
-    @router.post("/drain", summary="Keep new jobs from a worker", dependencies=described, responses=unknown)
+    @router.post("/drain", summary="Keep new jobs from a worker", dependencies=_DESCRIBED, responses=unknown)
     async def drain(url: Named, request: Request) -> AdminWorker:
         """Give the worker no new jobs from now on. `running` falls to 0 as its jobs end."""
         await admin.drain(url)
         _log_change(request, f"Worker {url} drained")
         return await admin.one(url)
 
-    @router.post("/resume", summary="Give a drained worker new jobs again", dependencies=described, responses=unknown)
+    @router.post("/resume", summary="Give a drained worker new jobs again", dependencies=_DESCRIBED, responses=unknown)
     async def resume(url: Named, request: Request) -> AdminWorker:
         """Undo a drain."""
         await admin.resume(url)
         _log_change(request, f"Worker {url} resumed")
         return await admin.one(url)
+
+    return router
+
+
+def create_tenant_admin(tenants: Tenants, gate: AdminGate) -> APIRouter:
+    """Return the endpoints below /admin/tenants."""
+    admin = TenantAdmin(tenants)
+    router = APIRouter(prefix="/admin/tenants", tags=["admin"], route_class=_guarded_by(gate), responses=_AWAY)
+    refused: dict[int | str, dict[str, Any]] = {
+        401: {"model": Problem, "description": "The admin token is missing or wrong"},
+        403: {"model": Problem, "description": "No admin token is set"},
+    }
+    too_many: dict[int | str, dict[str, Any]] = {409: {"model": Problem, "description": "Too many tenants have a rule"}}
+
+    @router.get("", summary="The tenants, with their rules", name="list_tenants")
+    async def list_tenants(name: NamedTenant | None = None) -> list[AdminTenant]:
+        """Return `default` and all tenants that have a rule of their own; with `name`, that one, whatever its rule."""
+        return await admin.list(name)
+
+    @router.patch("", summary="Set a tenant's rule", dependencies=_DESCRIBED, responses={**refused, **too_many})
+    async def change(name: NamedTenant, changes: TenantChanges, request: Request) -> AdminTenant:
+        """Set fields of a tenant's rule; null: config.yaml's value again. The tenant need not stand in config.yaml."""
+        await admin.change(name, changes)
+        _log_change(request, f"Tenant {name} set to {changes.model_dump(exclude_unset=True)}")
+        return await admin.one(name)
+
+    @router.delete("", status_code=204, summary="Reset a tenant's rule", dependencies=_DESCRIBED, responses=refused)
+    async def reset(name: NamedTenant, request: Request) -> None:
+        """Forget all that is set of a tenant at run time: it has config.yaml's rule again, or that of `default`."""
+        await admin.reset(name)
+        _log_change(request, f"Tenant {name} reset")
 
     return router
 

@@ -8,6 +8,7 @@ from typing import Self
 
 from pydantic import BaseModel, Field
 
+from router.config.tenants import TenantOverrides
 from router.fleet.model import Health
 from router.fleet.stats import TenantStats, TenantUsage, Usage, WorkerStats, WorkerUsage
 
@@ -40,6 +41,9 @@ class SidecarStatus(BaseModel):
 
     leader: str | None = Field(description="fencing token and name of the sidecar that leads; null: none does")
     age_seconds: float | None = Field(description="how old the workers' records are; null: no sidecar has written any")
+    schema_version: int | None = Field(
+        None, description="the version of Redis' keys that it writes; null: no sidecar has written"
+    )
 
 
 class FleetStatus(BaseModel):
@@ -80,6 +84,21 @@ class AdminWorker(WorkerStatus):
         description="when its registration ends, unless it is renewed; null: never"
     )
     overrides: Overrides
+
+
+class AdminTenant(BaseModel):
+    """One tenant's rule, and what is set of it at run time, which wins over config.yaml."""
+
+    name: str
+    listed: bool = Field(description="it has a rule of its own; false: it has the rule of `default`")
+    weight: int = Field(description="its share of the busy slots")
+    priority: int = Field(description="jobs of a higher priority go first")
+    max_running: int | None = Field(description="how many of its jobs may run at once; null: any number")
+    max_waiting: int | None = Field(description="how many of its jobs may be pending; null: only the queue's limit")
+    order: str = Field(description="in which order its own jobs go")
+    labels: tuple[str, ...] = Field(description="labels that a worker needs to run its jobs")
+    client_budget: str | float | None = Field(description="how long its clients wait; null: as all clients")
+    overrides: TenantOverrides
 
 
 class Report(HealthStatus):

@@ -54,4 +54,4 @@ def sidecar_status(snapshot: Snapshot) -> SidecarStatus:
         return SidecarStatus(leader=state.leader, age_seconds=None)
     # The clocks of two hosts may differ a little, but an age must not be negative.
     age_s = max(0.0, (datetime.now(UTC) - state.written_at).total_seconds())
-    return SidecarStatus(leader=state.leader, age_seconds=round(age_s, 1))
+    return SidecarStatus(leader=state.leader, age_seconds=round(age_s, 1), schema_version=state.schema)

@@ -61,6 +61,17 @@ def complete_worker(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]
     return [(each.url, each.health) for each in found]
 
 
+def complete_tenant(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the names that the shell may offer for a command's tenant; errors print nothing, as for workers."""
+    if ctx.params.get("redis"):
+        return []
+    try:
+        tenants = router_at(ctx.params.get("url") or ROUTER_URL, _COMPLETE_WITHIN_S).tenants()
+    except Failed:
+        return []
+    return [each.name for each in tenants if each.name.startswith(incomplete)]
+
+
 NewWorkerArgument = Annotated[str, typer.Argument(metavar="URL", help="The worker's URL.", show_default=False)]
 WorkerArgument = Annotated[
     str,

@@ -12,7 +12,15 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
-from router.api.schemas import AdminWorker, FleetCounts, FleetStatus, HealthStatus, Report, WorkerStatus
+from router.api.schemas import (
+    AdminTenant,
+    AdminWorker,
+    FleetCounts,
+    FleetStatus,
+    HealthStatus,
+    Report,
+    WorkerStatus,
+)
 from router.auth.admin_token import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE
 from router.cli.failure import Exit, Failed
 from router.fleet.stats import Usage
@@ -40,6 +48,15 @@ class Fleet(Protocol):
 
     def resume(self, url: str) -> AdminWorker:
         """Give a drained worker new jobs again."""
+
+    def tenants(self) -> list[AdminTenant]:
+        """Return all tenants that have a rule of their own, and `default`."""
+
+    def change_tenant(self, name: str, fields: dict[str, Any]) -> AdminTenant:
+        """Set fields of a tenant's rule; None: the value that it came with."""
+
+    def reset_tenant(self, name: str) -> None:
+        """Forget all that is set of a tenant."""
 
 
 class RouterClient:
@@ -80,6 +97,18 @@ class RouterClient:
     def resume(self, url: str) -> AdminWorker:
         """Give a drained worker new jobs again."""
         return self._steer("POST", "/resume", url)
+
+    def tenants(self) -> list[AdminTenant]:
+        """Return all tenants that have a rule of their own, and `default`."""
+        return self._read(list[AdminTenant], self._ask("GET", "/admin/tenants")[1])
+
+    def change_tenant(self, name: str, fields: dict[str, Any]) -> AdminTenant:
+        """Set fields of a tenant's rule; None: the value that it came with."""
+        return self._read(AdminTenant, self._ask("PATCH", f"/admin/tenants?name={quote(name, safe='')}", fields)[1])
+
+    def reset_tenant(self, name: str) -> None:
+        """Forget all that is set of a tenant."""
+        self._ask("DELETE", f"/admin/tenants?name={quote(name, safe='')}")
 
     def change(self, url: str, fields: dict[str, int | None]) -> AdminWorker:
         """Set a worker's `weight`, `max_concurrency` or both; None: the value that it came with."""

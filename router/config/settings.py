@@ -157,8 +157,8 @@ class QueueSettings(Section):
     max_waiting: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 10_000
     """how many jobs may be pending; the next one gets 503 at once"""
     without_workers: Annotated[float, Field(ge=0)] = 10.0
-    """how long a job may be pending, within `timeout`, while no worker is healthy or none can be reached. Then it gets
-    503; 0: at once"""
+    """how long a job may be pending, within `timeout`, while no worker of the fleet or of its pool may get jobs, or
+    none can be reached. Then it gets 503; 0: at once"""
     aging: PositiveSeconds = 30.0
     """a job that has been pending for longer counts as one of the highest priority that any tenant has"""
 

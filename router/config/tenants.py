@@ -48,7 +48,7 @@ class TenantSettings(Section):
 
     def rule(self) -> TenantRule:
         """Return the settings as the scheduler and the routers take them."""
-        return TenantRule(**self.model_dump())
+        return TenantRule(**dict(self))
 
 
 class TenantOverrides(Section):
@@ -65,10 +65,10 @@ class TenantOverrides(Section):
     def over(self, rule: TenantRule) -> TenantRule:
         """Return `rule` with what is set here.
 
-        >>> TenantOverrides(weight=3).over(TenantRule(priority=1))
-        TenantRule(weight=3, priority=1)
+        >>> TenantOverrides(weight=3).over(TenantRule(priority=1)) == TenantRule(weight=3, priority=1)
+        True
         """
-        return msgspec.structs.replace(rule, **self.model_dump(exclude_none=True))
+        return msgspec.structs.replace(rule, **{name: value for name, value in self if value is not None})
 
 
 def _few(tenants: Mapping[str, TenantSettings]) -> Mapping[str, TenantSettings]:

@@ -98,8 +98,13 @@ class Feed:
                 usage = await self._counters.usage([record.worker.url for record in snapshot.state.records])
         state = snapshot.state
         return Reading(
-            *(round(time.time(), 3), self._status(snapshot), snapshot.conditions),
-            *(state.draining, state.ejected, usage),
+            at=round(time.time(), 3),
+            status=self._status(snapshot),
+            conditions=snapshot.conditions,
+            draining=state.draining,
+            ejected=state.ejected,
+            usage=usage,
+            rules=state.tenants,
         )
 
     def _status(self, snapshot: Snapshot) -> Status:

@@ -11,8 +11,10 @@ from typing import TypeVar
 
 import msgspec
 
+from router.dashboard.tenants import Tenants, TenantTable
 from router.fleet.model import Ejection, Health, WorkerRecord, abilities, slots
 from router.fleet.stats import Usage, WorkerStats, WorkerUsage
+from router.policy.tenants import TenantRule
 from router.telemetry.rates import has_fallen, rates
 
 # Each process publishes its counts once a second, at a time of its own. Over one second, rates would jump.
@@ -37,7 +39,10 @@ class Status(msgspec.Struct, frozen=True):
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """The fleet at the Unix time `at`, with drained and ejected workers. `usage` is None while Redis is away."""
+    """The fleet at the Unix time `at`, with drained and ejected workers, and the rules of its tenants.
+
+    `usage` is None while Redis is away.
+    """
 
     at: float
     status: Status
@@ -45,6 +50,7 @@ class Reading(msgspec.Struct, frozen=True):
     draining: frozenset[str]
     ejected: Mapping[str, Ejection]
     usage: Usage | None
+    rules: Mapping[str, TenantRule] = {}
 
 
 class Totals(msgspec.Struct, frozen=True, array_like=True):
@@ -93,7 +99,10 @@ class Live(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Tick(msgspec.Struct, frozen=True):
-    """All changes since the last reading. `points`: a new point (ms) of each worker's trend; None: none is due."""
+    """All changes since the last reading. `points`: a new point (ms) of each worker's trend; None: none is due.
+
+    `tenants` None: nothing of them has changed.
+    """
 
     number: int
     status: Status
@@ -101,6 +110,7 @@ class Tick(msgspec.Struct, frozen=True):
     rows: list[Row]
     live: list[Live]
     points: list[int | None] | None
+    tenants: TenantTable | None
 
 
 class Whole(msgspec.Struct, frozen=True):
@@ -113,6 +123,7 @@ class Whole(msgspec.Struct, frozen=True):
     rows: list[Row]
     live: list[Live]
     trends: list[list[int | None]]
+    tenants: TenantTable
 
 
 class ViewModel:
@@ -130,6 +141,8 @@ class ViewModel:
         self._trends: dict[str, deque[int | None]] = {}
         self._point_at = 0.0
         self._at_point: dict[str, WorkerStats] = {}
+        self._tenants = Tenants()
+        self._table = TenantTable()
 
     def take(self, reading: Reading) -> None:
         """Take the next reading."""
@@ -142,15 +155,18 @@ class ViewModel:
             self._history.popleft()
         urls = [record.worker.url for record, _ in reading.conditions]
         rows = [_row(place, *condition, reading) for place, condition in enumerate(reading.conditions)]
-        live = self._live if reading.usage is None and urls == self._urls else _live(urls, reading.usage)
-        points = self._points(reading.at, urls, reading.usage)
+        usage = reading.usage
+        live = self._live if usage is None and urls == self._urls else _live(urls, usage)
+        points = self._points(reading.at, urls, usage)
+        table = self._table if usage is None else self._tenants.table(reading.at, usage.tenants, reading.rules)
         if urls == self._urls:
             self.tick = Tick(
-                self.number, reading.status, totals, _changed(self._rows, rows), _changed(self._live, live), points
+                *(self.number, reading.status, totals, _changed(self._rows, rows), _changed(self._live, live), points),
+                tenants=None if table == self._table else table,
             )
         else:
             self.tick = None
-        self._urls, self._rows, self._live = urls, rows, live
+        self._urls, self._rows, self._live, self._table = urls, rows, live, table
 
     def whole(self) -> Whole:
         """Return all that is shown. Call it only after a reading."""
@@ -162,6 +178,7 @@ class ViewModel:
             self._rows,
             self._live,
             [list(self._trends.get(url, ())) for url in self._urls],
+            self._table,
         )
 
     def _totals(self, reading: Reading) -> Totals:
@@ -171,6 +188,7 @@ class ViewModel:
         counts = self._counts
         if counts and has_fallen(counts[-1][1].fleet, usage.fleet):  # Redis was emptied and counts from 0
             counts.clear()
+            self._tenants.forget()
         while counts and counts[0][0] < at - 1.5 * WINDOW_S:
             counts.popleft()
         while len(counts) > 1 and counts[1][0] <= at - WINDOW_S:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from router.fleet.redis_client import RedisClient
-from router.fleet.stats import COUNTS_TTL_S, ENTRIES_A_CALL, Stats, Usage
+from router.fleet.stats import COUNTS_TTL_S, ENTRIES_A_CALL, TENANT_STAYS_S, Stats, Usage
 from router.policy.tenants import DEFAULT, MAX_TENANTS, OTHER
 
 
@@ -24,7 +24,8 @@ class Counters:
 
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
-        self._count = redis.register("count", OTHER=OTHER, MAX_TENANTS=MAX_TENANTS)
+        stays_ms = TENANT_STAYS_S * 1000
+        self._count = redis.register("count", OTHER=OTHER, MAX_TENANTS=MAX_TENANTS, TENANT_STAYS_MS=stays_ms)
         self._usage = redis.register("usage", OTHER=OTHER, DEFAULT=DEFAULT, ENTRIES_A_CALL=ENTRIES_A_CALL)
 
     async def count(self, stats: Stats) -> None:

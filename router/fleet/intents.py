@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass, field, replace
 
 from router.config.addresses import known_worker_url, masked
 from router.config.bounds import MAX_COUNT, MAX_MEMORY_MB, MAX_WEIGHT, whole_number
+from router.config.tenants import TenantOverrides
 from router.fleet.model import Source, Worker, listed_in, number_in
 from router.fleet.redis_client import RedisClient, RedisUnavailable, RefusedCommand
+from router.fleet.tenants import Tenants, read_overrides
 from router.policy.placement import LABEL, LANGUAGE
 
 # One call reads so many workers: a small part of what Redis answers within a call's time limit.
@@ -60,6 +62,7 @@ class Override:
 class Intent:
     """All intent, by URL. `problems` describes entries that cannot be read, as after a slip with redis-cli.
 
+    `tenants` is what is set of tenants, by name; None: it cannot be read.
     `respelt` has each other spelling of a URL under which something is held, and the form by which the worker is known.
     `born` names Redis' memory: it changes when Redis has lost everything, and is None until a sidecar has led.
     """
@@ -68,6 +71,7 @@ class Intent:
     registrations: Mapping[str, Registration] = field(default_factory=dict)
     overrides: Mapping[str, Override] = field(default_factory=dict)
     draining: frozenset[str] = frozenset()
+    tenants: Mapping[str, TenantOverrides] | None = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     respelt: Mapping[str, str] = field(default_factory=dict)
 
@@ -89,6 +93,7 @@ class Intents:
         self._redis = redis
         self._keys = redis.keys
         self._respell = redis.register("respell")
+        self._tenants = Tenants(redis)
 
     async def read(self) -> Intent:
         """Return all intent."""
@@ -98,9 +103,10 @@ class Intents:
             ("SMEMBERS", keys.registered),
             ("SMEMBERS", keys.drain),
             ("HGETALL", keys.intent),
+            ("HGETALL", keys.tenants_intent),
         )
         _expect_none_refused((keys.fleet, keys.registered, keys.drain, keys.intent), answers)
-        born, registered, draining, held = answers
+        born, registered, draining, held, of_tenants = answers
         read = _Read(keys.drain, keys.intent, keys.registered)
         urls = sorted(registered)
         answers = await self._redis.ask_each(*(command for url in urls for command in self._ask_registration(url)))
@@ -110,8 +116,20 @@ class Intents:
             read.drain(url)
         for name, text in sorted(held.items()):
             read.override(name, text)
+        tenants = None
+        if isinstance(of_tenants, RefusedCommand):
+            read.problems.append(f"{keys.tenants_intent}: {of_tenants.reason}")
+        else:
+            tenants, problems = read_overrides(of_tenants)
+            read.problems.extend(problems)
         return Intent(
-            born, read.registrations, read.overrides, frozenset(read.draining), tuple(read.problems), read.respelt
+            born=born,
+            registrations=read.registrations,
+            overrides=read.overrides,
+            draining=frozenset(read.draining),
+            tenants=tenants,
+            problems=tuple(read.problems),
+            respelt=read.respelt,
         )
 
     async def respell(self, spelt: str, url: str) -> None:
@@ -204,6 +222,8 @@ class Intents:
         for url, override in intent.overrides.items():
             if url not in held.overrides:
                 await self.override(url, {name: value for name, value in asdict(override).items() if value is not None})
+        if intent.tenants and held.tenants is not None:
+            await self._tenants.restore(intent.tenants, held.tenants)
         # Also those drained since then: to register a worker anew has ended its drain.
         for url in intent.draining | held.draining:
             await self.drain(url)

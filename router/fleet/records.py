@@ -101,7 +101,7 @@ class Records:
         ejected, quarantined = others
         # The mark is read before the records: if they change meanwhile, they are read again next time.
         is_known = known is not None and known.changed_at is not None and known.changed_at == changed_at
-        tenants, tenants_at = await self._tenants(known, tenants_at) if only is None else ({}, None)
+        tenants, tenants_at = await self._tenants(known, tenants_at if only is None else None)
         return FleetState(
             records=known.records if known is not None and is_known else await self._records(only),
             written_at=_moment(written_at),

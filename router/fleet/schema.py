@@ -38,19 +38,47 @@ SCHEMA = (
         "sfr:leases:<url>",
         "zset",
         "routers; the sidecar for deep checks",
-        "running leases, `process:number`, scored by the moment they end at the latest (Unix ms)",
+        "running leases, scored by the moment they end at the latest (Unix ms): `process:number`, or "
+        "`process:number tenant MB` for a job of a tenant or with memory",
+    ),
+    Key(
+        "sfr:running:<tenant>",
+        "zset",
+        "routers",
+        "that tenant's running leases on all workers, by the same names and scores",
     ),
     Key(
         "sfr:queue",
         "zset",
         "routers",
-        "pending jobs, `process:number`, in order of arrival (scored by ticket)",
+        "pending jobs of the tenant `default` that run on any worker: `process:number`, in order of arrival (scored by "
+        "ticket)",
+    ),
+    Key(
+        "sfr:queue:<line>",
+        "zset",
+        "routers",
+        "the same for another tenant or pool: the line `pool/tenant`",
     ),
     Key(
         "sfr:waiting",
         "hash",
         "routers",
-        "what each pending job asks for: bound (ms), deadline (Unix ms), workers it has tried",
+        "what each pending job of all lines asks for: bound (ms), deadline (Unix ms), workers it has tried, `@` since "
+        "when (Unix ms), memory (MB), `tenant/pool`",
+    ),
+    Key("sfr:lines", "zset", "routers", "`tenant/pool` of all lines with pending jobs but `sfr:queue`"),
+    Key(
+        "sfr:turns:<room>",
+        "zset",
+        "routers",
+        "lines that may go, while several wait: `ticket tenant/pool`; the first one has the turn",
+    ),
+    Key(
+        "sfr:aging",
+        "zset",
+        "routers",
+        "`tenant/pool`, scored by the moment from which on the line goes before any priority (Unix ms)",
     ),
     Key(
         "sfr:grants:<process>",
@@ -157,9 +185,19 @@ SCHEMA = (
         "hash",
         "routers, stale by the sidecar",
         "ring (its length), workers, strategy, print (of the fleet it was made for), settles_at (Unix ms), stale, "
-        "resting and away (how many workers)",
+        "resting and away (how many workers), rules (whether tenants have any), top_priority (of all rules), schema, "
+        "rooms (how many besides that of all workers)",
     ),
     Key("sfr:room", "zset", "routers", "the workers with a free slot, by place in the ring or by load"),
+    Key("sfr:room:<room>", "zset", "routers", "the same for the workers of some pools"),
+    Key(
+        "sfr:pools",
+        "hash",
+        "routers",
+        "by pool: its room, the length of its ring, how many workers it has, a print of them; `sfr:room` is room 0",
+    ),
+    Key("sfr:places", "hash", "routers", "by URL: the worker's places in the rings of other rooms, `room:places`"),
+    Key("sfr:rounds", "hash", "routers", "the round-robin counters of other rooms, by the print of their workers"),
     Key("sfr:lapse", "zset", "routers", "workers with leases, scored by the earliest end of a lease (Unix ms)"),
     Key(
         "sfr:stats",
@@ -222,7 +260,7 @@ class Keys:
         self.wishes = f"{prefix}:wishes"
 
     def lua_names(self) -> dict[str, str]:
-        """Return the schema's keys and the routers' channel by the names that the Lua scripts use.
+        """Return the schema's keys and the two channels by the names that the Lua scripts use.
 
         A key for each worker, process or job is named as far as all of them are alike: `LEASES_OF .. url` is a key.
 
@@ -230,7 +268,7 @@ class Keys:
         >>> names["PLAN_HEAD"], names["LEASES_OF"], names["CHANGES"]
         ('sfr:plan:head', 'sfr:leases:', 'sfr:changes')
         """
-        names = {"CHANGES": self.changes}
+        names = {"CHANGES": self.changes, "WISHES": self.wishes}
         for key in SCHEMA:
             stem, is_each, _ = key.name.removeprefix("sfr:").partition(":<")
             name = stem.replace(":", "_").upper()

@@ -9,13 +9,15 @@ import asyncio
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from router.fleet.ejection_log import log_ejections
 from router.fleet.model import Health, Member, Worker, WorkerRecord, routable
 from router.fleet.records import FleetState, Records
 from router.fleet.redis_client import RedisClient, RedisUnavailable
+from router.policy.placement import serves
+from router.policy.pools import Pools
 from router.policy.tenants import TenantRule
 
 REFRESH_S = 1.0
@@ -39,6 +41,39 @@ class Snapshot:
     def routable(self) -> frozenset[str]:
         """The URLs of the workers that may get jobs."""
         return frozenset(worker.url for worker in routable(self.conditions))
+
+    @cached_property
+    def pools(self) -> Pools:
+        """The pools of the whole fleet, whatever the workers' conditions."""
+        return Pools(record.worker for record in self.state.records)
+
+    @cached_property
+    def places_jobs(self) -> bool:
+        """Whether jobs that ask for no label may still need some worker and not any."""
+        has_labels = any(rule.labels for rule in self.state.tenants.values())
+        return has_labels or self.pools.lists_languages or self.pools.counts_memory
+
+    def routable_in(self, pool: str) -> frozenset[str]:
+        """Return the URLs of this pool's workers that may get jobs."""
+        if not pool:
+            return self.routable
+        if pool not in self._routable_in:
+            fitting = [urls for kind, urls in self._routable_kinds.items() if serves(pool, *kind)]
+            self._routable_in[pool] = frozenset().union(*fitting)
+        return self._routable_in[pool]
+
+    @cached_property
+    def _routable_in(self) -> dict[str, frozenset[str]]:
+        return {}
+
+    @cached_property
+    def _routable_kinds(self) -> dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]]:
+        """The workers that may get jobs, by labels and languages. Most workers of a fleet are alike."""
+        kinds: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
+        for record in self.state.records:
+            if record.worker.url in self.routable:
+                kinds.setdefault((record.worker.labels, record.worker.languages), []).append(record.worker.url)
+        return kinds
 
     @cached_property
     def conditions(self) -> tuple[tuple[WorkerRecord, Health], ...]:
@@ -91,7 +126,8 @@ class FleetView:
         """
         if self._redis.answers:
             with suppress(RedisUnavailable):
-                state = await self._records.load(only=only)
+                # Without its mark the workers are read again, and of the tenants only what has changed.
+                state = await self._records.load(replace(self.snapshot.state, changed_at=None), only)
                 if state.written_at is not None:
                     return Snapshot(state)
         return self.snapshot

@@ -12,6 +12,8 @@ import msgspec
 
 # The counts of a worker or tenant that has had no job for so long are dropped, and begin again at 0.
 COUNTS_TTL_S = 24 * 3600
+# A tenant without jobs for so long makes room for a new one if MAX_TENANTS are known.
+TENANT_STAYS_S = 3600
 # One script call takes at most so many workers, and as many tenants, so that it does not hold up the routers' calls.
 ENTRIES_A_CALL = 250
 

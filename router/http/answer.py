@@ -6,7 +6,7 @@ from http import HTTPStatus
 import msgspec
 
 from router.http.headers import Headers, as_fields
-from router.http.response import Parts
+from router.http.response import Parts, Response, UpstreamFailed
 from router.policy.verdict import Outcome
 
 # A full queue may have room in a moment, but clients that retry at once would only make it longer.
@@ -56,3 +56,9 @@ def problem(
     fields = b"content-type: application/json\r\ncontent-length: %d\r\nx-request-id: %s\r\n"
     answer = Answer(status, fields % (len(body), request_id), body, outcome)
     return answer.with_field(b"retry-after", b"%d" % RETRY_AFTER_S) if answer.is_passing else answer
+
+
+def close_rest(outcome: Response | UpstreamFailed | Answer) -> None:
+    """Read no further what a large answer has left."""
+    if not isinstance(outcome, UpstreamFailed) and outcome.rest is not None:
+        outcome.rest.close()

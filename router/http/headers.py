@@ -13,6 +13,8 @@ Headers = list[tuple[bytes, bytes]]
 DEADLINE = b"x-router-deadline-ms"
 # Whose job it is, of a client; and in an answer, if the client named somebody.
 TENANT = b"x-router-tenant"
+# What the job's worker must have: names with commas between.
+LABELS = b"x-router-labels"
 
 # RFC 9110 §7.6.1: these concern one connection only, and so do the fields that Connection names.
 _HOP_BY_HOP = frozenset(
@@ -31,11 +33,11 @@ _HOP_BY_HOP = frozenset(
 _PLAIN_CONNECTIONS = (b"keep-alive", b"close")  # values of Connection that name no field
 # The router sets these itself for the worker, or they are meant for the router: Host is the worker's address;
 # Content-Length is that of the body held; an answer must not be compressed, because metadata is added to it
-# (Accept-Encoding); uvicorn has answered Expect; the router may have made the request id; it keeps the deadline and
-# the tenant.
+# (Accept-Encoding); uvicorn has answered Expect; the router may have made the request id; it keeps the deadline,
+# the tenant and the labels.
 _NOT_FOR_WORKER = _HOP_BY_HOP | {
     *(b"host", b"content-length", b"accept-encoding", b"expect", b"x-request-id"),
-    *(DEADLINE, TENANT),
+    *(DEADLINE, TENANT, LABELS),
 }
 # uvicorn writes its own Date and Server; the rest are fields that the router adds, and the framing.
 _NOT_FOR_CLIENT = _HOP_BY_HOP | {
@@ -58,6 +60,7 @@ class Head(msgspec.Struct, frozen=True):
     deadline: bytes | None = None
     content_length: int = 0
     tenant: bytes | None = None
+    labels: bytes = b""
 
 
 def read_head(fields: Headers) -> Head:
@@ -67,7 +70,7 @@ def read_head(fields: Headers) -> Head:
     """
     lines: list[bytes] = []
     request_id = deadline = tenant = connection = None
-    length = b"0"
+    length, labels = b"0", b""
     for name, value in fields:
         if name not in _NOT_FOR_WORKER:
             lines.append(b"%s: %s\r\n" % (name, value))
@@ -79,11 +82,13 @@ def read_head(fields: Headers) -> Head:
             deadline = value
         elif name == TENANT:
             tenant = value
+        elif name == LABELS:  # several fields are one list (RFC 9110 §5.3)
+            labels = labels + b"," + value if labels else value
         elif name == b"connection" and value.lower() not in _PLAIN_CONNECTIONS:
             connection = value
     if connection is not None:
         lines = [as_lines(_end_to_end(fields, _NOT_FOR_WORKER))]
-    return Head(b"".join(lines), request_id, deadline, int(length), tenant)
+    return Head(b"".join(lines), request_id, deadline, int(length), tenant, labels)
 
 
 def of_tenant(name: str, fields: Headers) -> Headers:

@@ -13,6 +13,7 @@ from router.http.headers import as_lines
 from router.http.response import Parts, Response
 from router.jobs import metadata
 from router.jobs.job import FailedAttempt, JobRun
+from router.jobs.tenants import Tenants
 from router.policy.placement import MAX_POOLS
 from router.policy.retry import RetryRules, is_jobs_own
 from router.policy.tenants import DEFAULT
@@ -32,10 +33,11 @@ from router.scheduling.pending import (
 _RESULT = Outcome.RESULT
 
 
-def from_worker(response: Response, worker_url: str, attempt: int, queue_ms: int, request_id: bytes) -> Answer:
-    """Return the worker's answer; `router_metadata` is spliced into a JSON object."""
+def from_worker(response: Response, run: JobRun, worker_url: str, attempt: int) -> Answer:
+    """Return the worker's answer to a job's attempt; `router_metadata` is spliced into a JSON object."""
     head, body, rest = response.head, response.body, response.rest
-    own, added = _added(worker_url, attempt)
+    queue_ms, request_id = run.queue_ms, run.job.request_id
+    own, added = _added(worker_url, attempt, run.job.tenant)
     lines = b"%s%s%d\r\nx-request-id: %s\r\n" % (head.lines, own, queue_ms, request_id)
     added = b"%s%d}" % (added, queue_ms)
     if rest is None:
@@ -51,10 +53,10 @@ def from_worker(response: Response, worker_url: str, attempt: int, queue_ms: int
 
 
 @lru_cache(maxsize=10_000)
-def _added(worker_url: str, attempt: int) -> tuple[bytes, bytes]:
+def _added(worker_url: str, attempt: int, tenant: str) -> tuple[bytes, bytes]:
     """Return the router's header lines and its JSON member, each up to the number of ms that the job waited."""
     lines = b"x-router-worker: %s\r\nx-router-attempt: %d\r\nx-router-queue-ms: "
-    return lines % (worker_url.encode("ascii"), attempt), metadata.member(worker_url, attempt)
+    return lines % (worker_url.encode("ascii"), attempt), metadata.member(worker_url, attempt, tenant)
 
 
 class _Spliced:
@@ -84,9 +86,10 @@ class _Spliced:
 class ErrorAnswers:
     """The answers to jobs without a result, with the statuses of one configuration."""
 
-    def __init__(self, settings: Settings, retry: RetryRules) -> None:
+    def __init__(self, settings: Settings, retry: RetryRules, tenants: Tenants) -> None:
         self._settings = settings
         self._retry = retry
+        self._tenants = tenants
 
     def refused(self, run: JobRun, reason: NoRoom) -> Answer:
         """Return the answer to a job that gets no lease."""
@@ -98,12 +101,14 @@ class ErrorAnswers:
                 answer = self.failed(run)
             case NoWorkers():
                 answer = no_healthy_workers(statuses.no_workers, request_id)
-            case NoSuchLabel(label=label):
-                answer = no_such_label(statuses.no_workers, label, request_id)
+            case NoSuchLabel(label=label, language=language):
+                answer = no_such_label(statuses.no_workers, label, language, request_id)
             case QueueFull():
                 answer = queue_full(statuses.queue_full, settings.queue.max_waiting, request_id)
             case TenantFull():
-                answer = tenant_full(statuses.queue_full, run.placement.tenant, None, request_id)
+                rule = self._tenants.rule_of(run.job.tenant)
+                max_waiting = None if rule is None else rule.max_waiting
+                answer = tenant_full(statuses.queue_full, run.job.tenant, max_waiting, request_id)
             case TooManyPools():
                 answer = too_many_pools(statuses.queue_full, request_id)
             case TooLarge(memory_mb=memory_mb, largest_mb=largest_mb):
@@ -120,7 +125,7 @@ class ErrorAnswers:
         failed, request_id = run.failed, run.job.request_id
         last = failed[-1]
         if last.response is not None and is_jobs_own(run.kinds, self._retry):
-            own = from_worker(last.response, last.worker_url, len(failed), run.queue_ms, request_id)
+            own = from_worker(last.response, run, last.worker_url, len(failed))
             return msgspec.structs.replace(own, outcome=Outcome(last.kind))
         return all_failed(self._settings.error_status.all_failed, failed, request_id, is_unfunded=is_unfunded)
 
@@ -155,9 +160,11 @@ def too_many_pools(status: int, request_id: bytes) -> Answer:
     return problem(status, detail, request_id, Outcome.QUEUE_FULL)
 
 
-def no_such_label(status: int, label: str, request_id: bytes) -> Answer:
-    """Return the answer to a job that needs a label which no worker has."""
-    return problem(status, f"No worker has the label {label}", request_id, Outcome.NO_WORKERS)
+def no_such_label(status: int, label: str, language: str, request_id: bytes) -> Answer:
+    """Return the answer to a job that needs a label or a language which no worker has, or a combination of them."""
+    lacks = [f"has the label {label}"] if label else []
+    lacks += [f"runs the language {language}"] if language else []
+    return problem(status, f"No worker {' and '.join(lacks)}", request_id, Outcome.NO_WORKERS)
 
 
 def too_large(memory_mb: int, largest_mb: int, request_id: bytes) -> Answer:

@@ -18,15 +18,17 @@ from router.aio import Turns, resolver, start
 from router.config.settings import Settings
 from router.fleet.snapshot import FleetView
 from router.http import headers
-from router.http.answer import Answer
+from router.http.answer import Answer, close_rest
 from router.http.response import Response, UpstreamFailed
 from router.jobs import answers, job_log
 from router.jobs.answers import ErrorAnswers
 from router.jobs.job import MAY_BE_THE_JOBS, AnswerCallback, FailedAttempt, Job, JobHooks, JobRun, Unanswered
 from router.jobs.job_log import CLIENT_LEFT_STATUS
+from router.jobs.placer import Placer
 from router.jobs.streaming import LeasedParts
+from router.jobs.tenants import Tenants
 from router.logs import Seldom
-from router.policy.deadline import ClientBudget, limits_of
+from router.policy.deadline import limits_of
 from router.policy.endpoints import endpoints_of
 from router.policy.retry import RetryRules, is_worth_another
 from router.policy.verdict import Blame, Kind, Outcome
@@ -69,11 +71,12 @@ class Dispatcher:
         retry = settings.retry
         has_budget = retry.budget_percent > 0 or retry.budget_per_second > 0
         self._retry = RetryRules(retry.attempts, retry.sandbox_error, has_budget)
-        self._errors = ErrorAnswers(settings, self._retry)
+        self._tenants = Tenants(view, settings.client_budget)
+        self._errors = ErrorAnswers(settings, self._retry, self._tenants)
+        self._placer = Placer(self._tenants, settings.default_job_memory_mb)
         self._seldom = Seldom()
         self._queue_timeout_s = settings.queue.timeout
-        budget = ClientBudget.of(settings.client_budget)
-        limits = partial(limits_of, grace_s=settings.job_grace, timeout_s=settings.timeout, budget=budget)
+        limits = partial(limits_of, grace_s=settings.job_grace, timeout_s=settings.timeout)
         self._limits = lru_cache(maxsize=256)(limits)  # most jobs have the same
         self._endpoints = endpoints_of(settings.endpoints)
         self._unanswered = Unanswered(self._break_off)
@@ -91,8 +94,8 @@ class Dispatcher:
         except asyncio.CancelledError:
             if answered.cancelled():
                 self._abandon(run)
-            elif (given := answered.result()) is not None and given.rest is not None:  # answered in the same moment
-                given.rest.close()
+            elif (given := answered.result()) is not None:  # answered in the same moment
+                close_rest(given)
             raise
         if answer is None:
             raise ClientLeft
@@ -114,18 +117,27 @@ class Dispatcher:
         try:
             if not self._unanswered.is_watched:
                 self._unanswered.watch()
+            if job.tenant:
+                job = self._tenants.settle(run)
             endpoint = self._endpoints[job.path]
             text: bytes = job.body if job.scan is None else job.scan.excerpt  # type: ignore[assignment]  # no view is small
-            run.limits = limits = self._limits(endpoint.reader.longest_s(text), job.client_s, endpoint.timeout_s)
+            snapshot, tenants = self._view.snapshot, self._tenants
+            fleet = snapshot.state
+            budget = tenants.budget_of(job.tenant) if fleet.tenants else tenants.client_budget
+            longest_s = endpoint.reader.longest_s(text)
+            run.limits = limits = self._limits(longest_s, job.client_s, endpoint.timeout_s, budget)
             run.ends_at += limits.ceiling_s
             run.hooks = hooks = None if self._hooks_of is None else self._hooks_of(job)
             lines = job.lines if hooks is None else hooks.lines
             block = headers.for_worker(lines, job.body, job.request_id)
             run.request = Request(job.method, job.target, block, job.body)
-            if (known := self._view.snapshot.state.quarantined) and job.name in known:
-                asyncio.get_running_loop().call_soon(self._leased, run, Quarantined())
-            else:
-                self._ask(run, limits.ceiling_s)
+            if fleet.quarantined and job.name in fleet.quarantined:
+                raise Quarantined
+            if snapshot.places_jobs or job.labels:
+                run.placement = self._placer.place(run, text, endpoint.needs, snapshot)
+            self._ask(run, limits.ceiling_s)
+        except NoRoom as reason:
+            asyncio.get_running_loop().call_soon(self._leased, run, reason)
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
             asyncio.get_running_loop().call_soon(self._break_off, run, fault)
         return run
@@ -156,7 +168,7 @@ class Dispatcher:
             if isinstance(lease, Lease):
                 run.lease = lease
                 if run.deliver is None:  # the job has been broken off
-                    self._give_lease_back(run)
+                    run.give_lease_back(self._leases)
                 else:
                     self._attempt(run, lease)
             elif isinstance(lease, Exhausted):
@@ -204,14 +216,14 @@ class Dispatcher:
             if run.timer is not None:
                 run.timer.cancel()
             if run.lease is not lease:  # the job has been broken off
-                _close_rest(outcome)
+                close_rest(outcome)
                 return
             answer = self._judged(run, lease, since, outcome)
             if answer is not None:
                 self._end(run, answer)
             elif run.deliver is None:
                 run.release_late_share()
-                self._drop_doubts(run)
+                run.drop_doubts(self._leases)
             elif run.never_ran is Kind.NO_MEANS:
                 # Another worker is preferred: a worker's address that this host has no route to looks the same.
                 start(self._between, self._ask_again(run, (*run.tried, lease.url), pause_s=_NO_MEANS_S))
@@ -222,7 +234,7 @@ class Dispatcher:
             else:
                 self._end(run, self._errors.failed(run))
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
-            _close_rest(outcome if answer is None else answer)
+            close_rest(outcome if answer is None else answer)
             self._break_off(run, fault)
 
     def _judged(self, run: JobRun, lease: Lease, since: float, outcome: Response | UpstreamFailed) -> Answer | None:
@@ -254,7 +266,7 @@ class Dispatcher:
             self._leases.end(lease, blame, is_over=is_over, job=named, cause=cause, ms=ms)
             run.lease = None
         if response is not None and verdict.cause is None:
-            answer = answers.from_worker(response, url, len(run.failed) + 1, run.queue_ms, job.request_id)
+            answer = answers.from_worker(response, run, url, len(run.failed) + 1)
             run.lease = None  # LeasedParts ends the lease of a large answer
             return answer
         if response is not None and response.rest is not None:
@@ -284,7 +296,7 @@ class Dispatcher:
 
     def _wait_again(self, run: JobRun, cause: Kind) -> None:
         """Let a job that its worker did not run wait again; but not if it could reach no worker for long enough."""
-        if cause is Kind.NOT_SENT and self._leases.is_enough_for(run.since):
+        if cause is Kind.NOT_SENT and self._leases.is_enough_for(run.since, run.placement.pool):
             self._refuse(run, NoWorkers())
             return
         self._recorder.retried(cause)
@@ -309,15 +321,16 @@ class Dispatcher:
         """Deliver the answer, if the job has had none."""
         deliver, run.deliver = run.deliver, None
         if deliver is None:
-            if answer.rest is not None:
-                answer.rest.close()
+            close_rest(answer)
             run.release_late_share()
-            self._drop_doubts(run)
+            run.drop_doubts(self._leases)
             return
         del self._unanswered[run]
         try:
+            if run.job.tenant:
+                answer = answer.with_field(headers.TENANT, run.job.tenant.encode("ascii"))
             if run.doubts:
-                self._drop_doubts(run)
+                run.drop_doubts(self._leases)
             took_s = time.monotonic() - run.since
             self._recorder.job_ended(run.job.path, answer.status, answer.outcome, took_s, run.placement.tenant)
             if run.hooks is not None:
@@ -333,7 +346,7 @@ class Dispatcher:
         self._unanswered.pop(run, None)
         try:
             run.release_late_share()
-            self._drop_doubts(run)
+            run.drop_doubts(self._leases)
             if deliver is not None:
                 ending = CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, time.monotonic() - run.since
                 self._recorder.job_ended(run.job.path, *ending, run.placement.tenant)
@@ -349,12 +362,6 @@ class Dispatcher:
         self._recorder.answer_cut(failure.worker_url, run.placement.tenant)
         job_log.answer_cut(run, status, time.monotonic() - run.since, failure)
 
-    def _drop_doubts(self, run: JobRun) -> None:
-        """Blame no worker for errors that may be the job's own, for no other worker has done the job."""
-        doubts, run.doubts = run.doubts, ()
-        if doubts:
-            self._leases.resolve(doubts, Blame.NONE)
-
     def _refuse(self, run: JobRun, reason: NoRoom) -> None:
         """End a job that gets no lease."""
         if isinstance(reason, ClientLeft):
@@ -363,11 +370,6 @@ class Dispatcher:
         if isinstance(reason, Unfunded):
             self._recorder.retry_unfunded()
         self._end(run, self._errors.refused(run, reason))
-
-    def _give_lease_back(self, run: JobRun) -> None:
-        lease, run.lease = run.lease, None
-        if lease is not None:
-            self._leases.end(lease, Blame.NONE)
 
     def _abandon(self, run: JobRun) -> None:
         """End a job whose caller was cancelled; a running attempt goes on and ends its lease."""
@@ -389,12 +391,7 @@ class Dispatcher:
                 run.is_awaited = False
             if run.pending is not None:
                 self._leases.give_up(run.pending)
-            self._give_lease_back(run)
+            run.give_lease_back(self._leases)
         except Exception:
             log.exception("And what it held could not be given back")
         self._end(run, answers.broken(request_id))
-
-
-def _close_rest(outcome: Response | UpstreamFailed | Answer) -> None:
-    if not isinstance(outcome, UpstreamFailed) and outcome.rest is not None:
-        outcome.rest.close()

@@ -3,9 +3,10 @@
 import msgspec
 
 from router.auth.access import Admission
-from router.http.headers import DEADLINE, Head, Headers
+from router.http.headers import DEADLINE, LABELS, Head, Headers
 from router.policy import tenants
 from router.policy.endpoints import SANDBOX_FUSION
+from router.policy.placement import LABEL, names_in
 
 # SandboxFusion's endpoints and their methods, without /v1/ping, which the router answers itself.
 JOB_ENDPOINTS = {path: endpoint.method for path, endpoint in SANDBOX_FUSION.items()}
@@ -26,7 +27,8 @@ class JobHead(msgspec.Struct, frozen=True):
     """What all jobs that are sent with this head have in common, except for the length of their bodies.
 
     `lines` are the header lines for the worker. `request_id` is None if each job gets a new one. `client_s` is for how
-    many seconds the client waits, None if it does not say. `tenant` is "" if none is named.
+    many seconds the client waits, None if it does not say. `tenant` is "" if none is named. `labels` are those that the
+    client asks for.
     """
 
     path: str
@@ -38,6 +40,7 @@ class JobHead(msgspec.Struct, frozen=True):
     client_s: float | None = None
     method: bytes = b"POST"
     tenant: str = ""
+    labels: tuple[str, ...] = ()
 
 
 class BadHead(Exception):
@@ -50,6 +53,20 @@ class BadDeadline(BadHead):
 
 class BadTenant(BadHead):
     """No tenant may have this name."""
+
+
+class BadLabels(BadHead):
+    """The labels that the client asks for are no list of names."""
+
+
+def labels_of(head: Head) -> tuple[str, ...]:
+    """Return the labels that the client asks for. Raises BadLabels."""
+    if not head.labels:
+        return ()
+    try:
+        return names_in(head.labels.decode("utf-8", "replace"), LABEL)
+    except ValueError as error:
+        raise BadLabels(f"{LABELS.decode()}: {error}") from error
 
 
 def tenant_of(admission: Admission, head: Head) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from http import HTTPStatus
 
+import msgspec
+
 from router.aio import start
 from router.auth.access import Admission, JobGate
 from router.config.settings import Settings
@@ -23,7 +25,7 @@ from router.jobs import job_log
 from router.jobs.answers import broken, buffers_full
 from router.jobs.body_budget import BodyBudget, BodyBudgetFull, BodyShare
 from router.jobs.dispatcher import Dispatcher
-from router.jobs.endpoints import Asked, BadHead, JobHead, client_s_of, tenant_of
+from router.jobs.endpoints import Asked, BadHead, JobHead, client_s_of, labels_of, tenant_of
 from router.jobs.job import AnswerCallback, Job
 from router.policy import tenants
 from router.policy.deadline import SMALL_BYTES
@@ -123,20 +125,24 @@ class JobHandler:
             answer = problem(HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed", request_id)
             return self._count_refused(asked.path, answer.with_field(b"allow", method.encode("ascii")))
         try:
+            job_head = _job_head(asked, admission, head)
+        except BadHead as reason:
+            return self._count_refused(asked.path, problem(HTTPStatus.BAD_REQUEST, str(reason), request_id))
+        try:
             with self._buffers.share() as share:
                 body = await self._read_body(head, receive, share)
-                job_head = _job_head(asked, admission, head)
-                has_left = partial(leaving, receive)
                 return await self._dispatcher.run(
                     Job(
                         *(job_head.method, job_head.path, job_head.target, job_head.lines, body, request_id),
-                        *(has_left, share, admission, job_head.client_s, None, job_head.tenant),
+                        *(partial(leaving, receive), share, admission, job_head.client_s),
+                        tenant=job_head.tenant,
+                        labels=job_head.labels,
                     )
                 )
         except ClientLeft:
             return None
-        except (BadHead, BodyTooLarge, BodyBudgetFull) as reason:
-            return self._unfit(asked.path, admission, reason, request_id)
+        except (BodyTooLarge, BodyBudgetFull) as reason:
+            return self._unfit(job_head, reason, request_id)
 
     def asked(self, target: bytes, headers: Headers) -> Asked | None:
         """Return what a POST to this target asks for; None if it is no job, or percent-encoded: ASGI serves those."""
@@ -171,22 +177,25 @@ class JobHandler:
             deliver(answer)
 
         try:
-            admission, tenant = head.admission, head.tenant
+            admission = head.admission
             if admission.key is not None:
                 renewed = self._gate.renew(admission)
                 if isinstance(renewed, Refusal):
                     end(self._count_refused(head.path, _refusal_answer(renewed, request_id)))
                     return
                 if renewed is not admission:  # the key has got another name
-                    admission, tenant = renewed, tenants.of_key(renewed.key_name)
+                    tenant = tenants.of_key(renewed.key_name)
+                    head = msgspec.structs.replace(head, admission=renewed, tenant=tenant)
             try:
                 self._hold(body, share)
             except (BodyTooLarge, BodyBudgetFull) as reason:
-                end(self._unfit(head.path, admission, reason, request_id))
+                end(self._unfit(head, reason, request_id))
                 return
             job = Job(
                 *(head.method, head.path, head.target, head.lines, body, request_id, has_left, share),
-                *(admission, head.client_s, None, tenant),
+                *(head.admission, head.client_s),
+                tenant=head.tenant,
+                labels=head.labels,
             )
             if job.is_large:
                 start(self._beginning, self._begin_large(job, end))
@@ -226,23 +235,14 @@ class JobHandler:
             if not message.get("more_body", False):
                 return body if len(body) > SMALL_BYTES else bytes(body)
 
-    def _unfit(
-        self,
-        path: str,
-        admission: Admission,
-        reason: BadHead | BodyTooLarge | BodyBudgetFull,
-        request_id: bytes,
-    ) -> Answer:
-        match reason:
-            case BadHead():
-                answer = problem(HTTPStatus.BAD_REQUEST, str(reason), request_id)
-            case BodyTooLarge():
-                limit = f"Request body is larger than {self._max_body_bytes / 2**20:g} MB"
-                answer = problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit, request_id)
-            case _:
-                answer = buffers_full(self._full_status, self._buffers.max_bytes, request_id)
-                job_log.refused(request_id, path, admission.key_name, answer)
-        return self._count_refused(path, answer)
+    def _unfit(self, head: JobHead, reason: BodyTooLarge | BodyBudgetFull, request_id: bytes) -> Answer:
+        if isinstance(reason, BodyTooLarge):
+            limit = f"Request body is larger than {self._max_body_bytes / 2**20:g} MB"
+            answer = problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit, request_id)
+        else:
+            answer = buffers_full(self._full_status, self._buffers.max_bytes, request_id)
+            job_log.refused(request_id, head.path, head.admission.key_name, answer, head.tenant)
+        return self._count_refused(head.path, answer)
 
     def _count_refused(self, path: str, answer: Answer) -> Answer:
         """Count the answer to a request that never became a job; the dispatcher counts jobs."""
@@ -275,6 +275,7 @@ def _job_head(asked: Asked, admission: Admission, head: Head, *, keep_alive: boo
         client_s=client_s_of(head),
         method=asked.method.encode("ascii"),
         tenant=tenant_of(admission, head),
+        labels=labels_of(head),
     )
 
 

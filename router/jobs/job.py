@@ -16,6 +16,7 @@ from router.policy.deadline import SMALL_BYTES, LimitReader, Limits
 from router.policy.large_json import Malformed
 from router.policy.placement import ANYWHERE
 from router.policy.verdict import NEVER_RAN, Blame, Kind, Outcome, Verdict, of_answer
+from router.scheduling.leases import Leases
 from router.scheduling.pending import Lease, PendingJob
 from router.upstream.pool import Request
 
@@ -48,7 +49,7 @@ class Job(msgspec.Struct, frozen=True):
 
     `lines` are the header lines for the worker. `has_left` returns when the client hangs up. `share` counts the body's
     bytes. `client_s` is for how many seconds the client waits, None if it did not say. A large job needs a `scan`
-    before it begins. `tenant` is "" if the client named nobody.
+    before it begins. `tenant` is "" if the client named nobody. `labels` are those that the client asks for.
     """
 
     method: bytes
@@ -63,6 +64,7 @@ class Job(msgspec.Struct, frozen=True):
     client_s: float | None = None
     scan: BodyScan | None = None
     tenant: str = ""
+    labels: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -205,6 +207,18 @@ class JobRun:
         self.room_by += took_s
         if self.never_ran is Kind.NOT_SENT and self.failed:
             self.unreached = (*self.unreached, attempt)
+
+    def drop_doubts(self, leases: Leases) -> None:
+        """Blame no worker for errors that may be the job's own, for no other worker has done the job."""
+        doubts, self.doubts = self.doubts, ()
+        if doubts:
+            leases.resolve(doubts, Blame.NONE)
+
+    def give_lease_back(self, leases: Leases) -> None:
+        """End the lease, if the job has one, and blame nobody."""
+        lease, self.lease = self.lease, None
+        if lease is not None:
+            leases.end(lease, Blame.NONE)
 
     def release_late_share(self) -> None:
         """Count the body no longer, if an attempt has outlived its job."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 
 from router.http.answer import Answer
+from router.http.headers import TENANT
 from router.http.response import UpstreamFailed
 from router.jobs.job import JobRun
 from router.logs import Seldom
@@ -46,6 +47,7 @@ def attempt_failed(run: JobRun, worker_url: str, kind: Kind, cause: str, seldom:
             "cause": cause,
             "request_id": request_id,
             "path": job.path,
+            "tenant": job.tenant or None,
             "attempt": attempt,
         },
     )
@@ -57,14 +59,14 @@ def failed(run: JobRun, status: int, outcome: Outcome, took_s: float) -> None:
     if run.lease is not None:  # an attempt still runs: its client has been told, or has left
         attempts.append((run.lease.url, _UNENDED))
     job = run.job
-    _tell(job.request_id, job.path, job.admission.key_name, status, outcome, took_s, attempts)
+    _tell(job.request_id, job.path, job.admission.key_name, job.tenant, status, outcome, took_s, attempts)
 
 
 def answer_cut(run: JobRun, status: int, took_s: float, failure: UpstreamFailed) -> None:
     """Log that a worker has broken off a large answer; the client has a part of it, so no retry can follow."""
     job = run.job
     attempts = [*_ended(run), (failure.worker_url, f"{failure.cause}, {_CUT}")]
-    _tell(job.request_id, job.path, job.admission.key_name, status, "answer_cut", took_s, attempts)
+    _tell(job.request_id, job.path, job.admission.key_name, job.tenant, status, "answer_cut", took_s, attempts)
 
 
 def unheard(path: str, answer: Answer, when: str = "when its client had left") -> None:
@@ -72,14 +74,15 @@ def unheard(path: str, answer: Answer, when: str = "when its client had left") -
     if answer.outcome is Outcome.RESULT:
         fields = dict(answer.headers)
         attempt = fields[b"x-router-worker"].decode("ascii"), f"answered {answer.status} {when}"
-        _tell(fields[b"x-request-id"], path, "", CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, None, [attempt])
+        tenant = fields.get(TENANT, b"").decode("ascii")
+        _tell(fields[b"x-request-id"], path, "", tenant, CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, None, [attempt])
 
 
-def refused(request_id: bytes, path: str, key_name: str, answer: Answer) -> None:
+def refused(request_id: bytes, path: str, key_name: str, answer: Answer, tenant: str = "") -> None:
     """Log an error answer to a request that never became a job; not one that is the client's own fault."""
     if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR or answer.is_passing:
         detail = json.loads(answer.body)["detail"]
-        _tell(request_id, path, key_name, answer.status, answer.outcome, None, (), detail)
+        _tell(request_id, path, key_name, tenant, answer.status, answer.outcome, None, (), detail)
 
 
 def _ended(run: JobRun) -> list[tuple[str, str]]:
@@ -91,6 +94,7 @@ def _tell(
     request_id: bytes,
     path: str,
     key_name: str,
+    tenant: str,
     status: int,
     verdict: str,
     took_s: float | None,
@@ -100,18 +104,20 @@ def _tell(
     name = request_id.decode("ascii")
     log.log(
         logging.INFO if verdict == Outcome.CLIENT_LEFT else logging.WARNING,
-        "Job %s failed: %d %s%s, %s%s%s%s",
+        "Job %s failed: %d %s%s, %s%s%s%s%s",
         name,
         status,
         verdict,
         "" if took_s is None else f" after {took_s:.3f} s",
         path,
         f", key {key_name}" if key_name else "",
+        f", tenant {tenant}" if tenant != key_name else "",
         f"; {detail}" if detail else "",
         "".join([f"; {worker_url} {cause}" for worker_url, cause in attempts]),
         extra={
             "request_id": name,
             "key_name": key_name or None,
+            "tenant": tenant or None,
             "path": path,
             "status": status,
             "verdict": str(verdict),

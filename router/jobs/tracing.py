@@ -71,6 +71,8 @@ class JobTrace:
         parent, other_lines = _split(job.lines)
         method, request_id = job.method.decode("ascii"), job.request_id.decode("ascii")
         attributes = {"http.request.method": method, "url.path": job.path, "sfr.request_id": request_id}
+        if job.tenant:
+            attributes["sfr.tenant"] = job.tenant
         self._tracer = tracer
         self._span = tracer.start_span(f"{method} {job.path}", parent, SpanKind.SERVER, attributes)
         self._context = set_span_in_context(self._span, Context())

@@ -72,16 +72,22 @@ class LimitReader:
 
     A field is named by its path, like `config.run_timeout`. A field without a default adds nothing if it is absent. A
     job whose fields add nothing has no limit. A body without the bytes `sign` has none of the fields, unless it writes
-    them with escapes.
+    them with escapes. Excerpts have the fields `also`, too, for others to read.
     """
 
-    def __init__(self, fields: Mapping[str, float | None], overhead_s: float = 0.0, sign: bytes = b"") -> None:
+    def __init__(
+        self,
+        fields: Mapping[str, float | None],
+        overhead_s: float = 0.0,
+        sign: bytes = b"",
+        also: tuple[str, ...] = (),
+    ) -> None:
         self._fields = {tuple(name.split(".")): default for name, default in fields.items()}
         self._overhead_s = overhead_s
         self._sign = sign
         self._default_s = self._sum(list(self._fields.values()))
-        self._decode = msgspec.json.Decoder(_shape(list(self._fields))).decode
-        self._excerpts = Fields(list(self._fields))
+        self._decode = msgspec.json.Decoder(shape(list(self._fields), float)).decode
+        self._excerpts = Fields([*self._fields, *(tuple(name.split(".")) for name in also)])
 
     def longest_s(self, body: bytes | bytearray) -> float | None:
         """Return the seconds that the job may take by its own limits; None if it has no valid limits.
@@ -121,11 +127,11 @@ class LimitReader:
 def limits_of(
     longest_s: float | None,
     client_s: float | None,
-    otherwise_s: float | None = None,
+    otherwise_s: float | None,
+    budget: ClientBudget,
     *,
     grace_s: float,
     timeout_s: float,
-    budget: ClientBudget,
 ) -> Limits:
     """Return a job's limits.
 
@@ -146,10 +152,10 @@ def limits_of(
     return Limits(bound_s, ceiling_s)
 
 
-def _shape(paths: list[tuple[str, ...]]) -> Any:
-    """Return a struct of these fields, for which msgspec skips all other fields of a body.
+def shape(paths: list[tuple[str, ...]], kind: Any) -> Any:
+    """Return a struct of these fields of one kind, for which msgspec skips all other fields of a body.
 
-    >>> read = msgspec.json.Decoder(_shape([("a",), ("b", "c")])).decode
+    >>> read = msgspec.json.Decoder(shape([("a",), ("b", "c")], float)).decode
     >>> read(b'{"a": 1, "b": {"c": 2, "d": 3}, "e": "f"}')
     Shape(a=1.0, b=Shape(c=2.0))
     >>> read(b'{"a": null, "b": null}') == read(b'{}')
@@ -158,7 +164,7 @@ def _shape(paths: list[tuple[str, ...]]) -> Any:
     members: dict[str, Any] = {}
     for name in dict.fromkeys(path[0] for path in paths):
         inner = [path[1:] for path in paths if path[0] == name and path[1:]]
-        members[name] = _shape(inner) | None if inner else float | None
+        members[name] = shape(inner, kind) | None if inner else kind | None
     return msgspec.defstruct("Shape", [(name, kind, None) for name, kind in members.items()])
 
 

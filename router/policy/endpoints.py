@@ -6,17 +6,27 @@ from typing import Protocol
 import msgspec
 
 from router.policy.deadline import OVERHEAD_S, LimitReader
+from router.policy.needs import Needs, NeedsReader
+
+_RUNS_ANYTHING = NeedsReader()
+# As SandboxFusion names them (RunCodeRequest); forks' endpoints for code have the same fields.
+_CODE = NeedsReader("language", "memory_limit_MB")
+# Its only kernel is python3.
+_JUPYTER = NeedsReader(otherwise=Needs("python"))
+_PROBLEM = NeedsReader("config.language")
+_LOOK_UP = NeedsReader(otherwise=Needs(memory_mb=0))
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """One endpoint of the workers. `reader` finds a job's limits in its body.
+    """One endpoint of the workers. `reader` finds a job's limits in its body, `needs` which workers can run it.
 
-    If the body has none, `timeout_s` is the limit; if that is None, config.yaml's `timeout` is.
+    If the body has no limits, `timeout_s` is the limit; if that is None, config.yaml's `timeout` is.
     """
 
     method: str
     reader: LimitReader
     timeout_s: float | None = None
+    needs: NeedsReader = _RUNS_ANYTHING
 
 
 class EndpointSettings(Protocol):
@@ -41,15 +51,21 @@ _SILENT = LimitReader({})
 _SUBMIT_S, _LOOK_UP_S = 120.0, 60.0
 # The defaults are SandboxFusion's for absent fields (RunCodeRequest, RunJupyterRequest).
 SANDBOX_FUSION: Mapping[str, Endpoint] = {
-    "/run_code": Endpoint("POST", LimitReader({"compile_timeout": 10.0, "run_timeout": 10.0}, sign=b"_timeout")),
-    "/run_jupyter": Endpoint("POST", LimitReader({"total_timeout": 45.0}, OVERHEAD_S, sign=b"_timeout")),
-    "/list_datasets": Endpoint("GET", _SILENT, _LOOK_UP_S),
-    "/list_ids": Endpoint("POST", _SILENT, _LOOK_UP_S),
-    "/get_prompts": Endpoint("POST", _SILENT, _LOOK_UP_S),
-    "/get_prompt_by_id": Endpoint("POST", _SILENT, _LOOK_UP_S),
-    "/submit": Endpoint("POST", _SILENT, _SUBMIT_S),
-    "/get_metrics": Endpoint("POST", _SILENT, _LOOK_UP_S),
-    "/get_metrics_function": Endpoint("POST", _SILENT, _LOOK_UP_S),
+    "/run_code": Endpoint(
+        "POST",
+        LimitReader({"compile_timeout": 10.0, "run_timeout": 10.0}, sign=b"_timeout", also=_CODE.fields),
+        needs=_CODE,
+    ),
+    "/run_jupyter": Endpoint(
+        "POST", LimitReader({"total_timeout": 45.0}, OVERHEAD_S, sign=b"_timeout"), needs=_JUPYTER
+    ),
+    "/list_datasets": Endpoint("GET", _SILENT, _LOOK_UP_S, _LOOK_UP),
+    "/list_ids": Endpoint("POST", _SILENT, _LOOK_UP_S, _LOOK_UP),
+    "/get_prompts": Endpoint("POST", _SILENT, _LOOK_UP_S, _LOOK_UP),
+    "/get_prompt_by_id": Endpoint("POST", _SILENT, _LOOK_UP_S, _LOOK_UP),
+    "/submit": Endpoint("POST", LimitReader({}, also=_PROBLEM.fields), _SUBMIT_S, _PROBLEM),
+    "/get_metrics": Endpoint("POST", _SILENT, _LOOK_UP_S, _LOOK_UP),
+    "/get_metrics_function": Endpoint("POST", _SILENT, _LOOK_UP_S, _LOOK_UP),
 }
 # Their jobs always have limits, in their bodies or by default.
 _RUNS = frozenset({"/run_code", "/run_jupyter"})
@@ -88,10 +104,11 @@ def flaw(path: str, settings: EndpointSettings) -> str | None:
 
 
 def _endpoint(path: str, settings: EndpointSettings) -> Endpoint:
-    reader = _SILENT
-    if settings.limit is not None:
-        reader = LimitReader({settings.limit: None}, sign=settings.limit.partition(".")[0].encode("ascii"))
-    return Endpoint(_method(path, settings), reader, settings.timeout)
+    method, known = _method(path, settings), SANDBOX_FUSION.get(path)
+    needs = known.needs if known is not None else _RUNS_ANYTHING if method == "GET" else _CODE
+    limits: dict[str, float | None] = {} if settings.limit is None else {settings.limit: None}
+    sign = (settings.limit or "").partition(".")[0].encode("ascii")
+    return Endpoint(method, LimitReader(limits, sign=sign, also=needs.fields), settings.timeout, needs)
 
 
 def _method(path: str, settings: EndpointSettings) -> str:

@@ -19,6 +19,7 @@ from router.fleet.ejection_log import log_ejections
 from router.fleet.model import Ejection, Member
 from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.fleet.snapshot import FleetView, Snapshot
+from router.policy.tenants import TenantRule
 from router.scheduling.local_scheduler import LocalScheduler
 from router.scheduling.messages import Call, Reply, Rules
 from router.scheduling.redis_scheduler import RedisScheduler
@@ -113,6 +114,8 @@ class FailoverScheduler:
         if snapshot is not self._local_fleet:
             self._local_fleet = snapshot
             local.set_fleet(_share(member, self._processes) for member in snapshot.members)
+            rules = snapshot.state.tenants
+            local.set_tenants({name: _share_of_tenant(rule, self._processes) for name, rule in rules.items()})
         now_ms = int(asyncio.get_running_loop().time() * 1000)
         before = _ejections(local, now_ms)
         reply = local.step(call, now_ms)
@@ -134,3 +137,11 @@ def _share(member: Member, processes: int) -> Member:
     if cap is None:
         return member
     return replace(member, worker=replace(member.worker, max_concurrency=math.ceil(cap / processes)))
+
+
+def _share_of_tenant(rule: TenantRule, processes: int) -> TenantRule:
+    """Return `rule` with this process' share of its limits, rounded up."""
+    running, waiting = (
+        None if most is None else math.ceil(most / processes) for most in (rule.max_running, rule.max_waiting)
+    )
+    return msgspec.structs.replace(rule, max_running=running, max_waiting=waiting)

@@ -18,6 +18,7 @@ from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.fleet.snapshot import FleetView
 from router.policy.placement import ANYWHERE, Placement
 from router.policy.verdict import Blame
+from router.scheduling.absence import Absence
 from router.scheduling.batching import CallBatcher
 from router.scheduling.failover import FailoverScheduler
 from router.scheduling.messages import Arrival, Beat, Call, Claim, Ended, Grant, Held, Reply
@@ -52,7 +53,7 @@ class Leases:
         without_workers_s: float = 0.0,
     ) -> None:
         self._scheduler = scheduler
-        self._without_workers_s = without_workers_s
+        self._absence = Absence(view, without_workers_s)
         self._redis = redis
         self._view = view
         self._process = process
@@ -70,7 +71,6 @@ class Leases:
         # What the last reply said.
         self._others_wait = False
         self._redis_settles = False
-        self._alone_since: float | None = None  # when the last worker was gone; None while there is one
         self._missed: frozenset[int] = frozenset()  # pending jobs that the last heartbeat did not find in the queue
         self._beats = itertools.count()
         self._routable_then: frozenset[str] = frozenset()
@@ -79,14 +79,11 @@ class Leases:
     @property
     def has_workers(self) -> bool:
         """Whether there is a worker that may get jobs and can be reached, by the last reply."""
-        return self._alone_since is None
+        return self._absence.since() is None
 
-    def is_enough_for(self, job_since: float) -> bool:
-        """Whether there has been no worker at all for long enough to refuse a job that came at `job_since`."""
-        alone_since = self._alone_since
-        if alone_since is None:
-            return False
-        return time.monotonic() - max(alone_since, job_since) >= self._without_workers_s
+    def is_enough_for(self, job_since: float, pool: str) -> bool:
+        """Whether a job of this pool that came at `job_since` has waited for long enough while there is no worker."""
+        return self._absence.is_enough_for(job_since, pool)
 
     def load(self) -> tuple[int, int]:
         """Return how many leases this process holds, and how many of its jobs are pending."""
@@ -120,9 +117,9 @@ class Leases:
         """Ask for a lease of `bound_s` seconds, after a wait of at most `wait_s`, for a job that came at `job_since`.
 
         `then` is called once, and never before this has returned: with the lease, or with a NoRoom (NoWorkers,
-        Exhausted, Unfunded, Quarantined, QueueFull, QueueTimeout, ClientLeft). `has_left` returns when the client has
-        hung up; it is awaited only if the job must wait, and then the job gives up its place. `ticket`, `tried` and
-        `retry_of` as in Arrival. `placement` tells whose job it is and where it can run.
+        Exhausted, Unfunded, Quarantined, QueueFull, TenantFull, TooManyPools, QueueTimeout, ClientLeft). `has_left`
+        returns when the client has hung up; it is awaited only if the job must wait, and then the job gives up its
+        place. `ticket`, `tried` and `retry_of` as in Arrival. `placement` tells whose job it is and where it can run.
         """
         number = next(self._numbers)
         arrival = Arrival(
@@ -231,16 +228,20 @@ class Leases:
             return
         self._routable_then = routable
         for number, pending in list(self._pending_jobs.items()):
-            if pending.arrival.tried and pending.timer and routable.issubset(pending.arrival.tried):
+            if not (pending.arrival.tried and pending.timer):
+                continue
+            if self._view.snapshot.routable_in(pending.placement.pool).issubset(pending.arrival.tried):
                 self._fail(number, Exhausted())
                 self._left.append(number)
 
     def _refuse_without_workers(self) -> None:
-        """End the wait of jobs while there has been no worker at all for long enough."""
-        if self._alone_since is None:
+        """End the wait of jobs while there has been no worker for them for long enough."""
+        pools = {pending.placement.pool for pending in self._pending_jobs.values()}
+        self._absence.look(pools)
+        if not any(self._absence.since(pool) for pool in pools):
             return
         for number, pending in list(self._pending_jobs.items()):
-            if pending.timer and self.is_enough_for(pending.job_since):
+            if pending.timer and self._absence.is_enough_for(pending.job_since, pending.placement.pool):
                 self._fail(number, NoWorkers())
                 self._left.append(number)
 
@@ -278,17 +279,15 @@ class Leases:
 
     def _apply(self, call: Call, reply: Reply) -> None:
         self._others_wait, self._redis_settles = reply.waiting > 0, reply.settles
-        if reply.routable <= reply.away:
-            self._alone_since = self._alone_since or time.monotonic()
-        else:
-            self._alone_since = None
+        self._absence.hear(reply)
         if reply.look_in_ms:
             asyncio.get_running_loop().call_later(reply.look_in_ms / 1000, self._calls.now)
         for number, ticket in zip(reply.queued[::2], reply.queued[1::2], strict=True):
             self._wait_on(number, ticket)
         for grant in reply.granted:
             self._take(grant)
-        if reply.refused or reply.exhausted or reply.unfunded or reply.quarantined:
+        refused = reply.refused or reply.crowded or reply.unpooled
+        if refused or reply.exhausted or reply.unfunded or reply.quarantined:
             for number, reason in refusals(reply):
                 self._fail(number, reason)
         if call.claims:
@@ -313,7 +312,7 @@ class Leases:
         pending = self._pending_jobs.get(number)
         if pending is None:  # it has been given up, which the next call says
             return
-        if self.is_enough_for(pending.job_since):
+        if self._absence.is_enough_for(pending.job_since, pending.placement.pool):
             self._fail(number, NoWorkers())
             self._left.append(number)
             return
@@ -350,7 +349,7 @@ class Leases:
 
     def _stop_waiting(self, pending: PendingJob, reason: NoRoom) -> None:
         number = pending.arrival.number
-        if isinstance(reason, QueueTimeout) and self._alone_since is not None:
+        if isinstance(reason, QueueTimeout) and self._absence.since(pending.placement.pool) is not None:
             reason = NoWorkers()
         self._fail(number, reason)
         self._left.append(number)

@@ -4,11 +4,12 @@ It serves while Redis is away; each process then has its share of each cap. It i
 the script against. It reads no clock and draws no random number: both are arguments.
 """
 
-from bisect import insort
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from router.fleet.model import Member
+from router.policy.tenants import DEFAULT, TenantRule
 from router.policy.verdict import Blame
 from router.scheduling.breaker import Breakers
 from router.scheduling.messages import (
@@ -24,11 +25,14 @@ from router.scheduling.messages import (
     Grant,
     Reply,
     Rules,
+    lease_name,
 )
 from router.scheduling.plan import Plan
+from router.scheduling.pools import Pools, Room
 from router.scheduling.quarantine import Quarantine
 from router.scheduling.rests import Rests
 from router.scheduling.retry_budget import RetryBudget
+from router.scheduling.turns import Line, Turns, Waiting
 
 
 @dataclass(slots=True)
@@ -44,6 +48,8 @@ class _Told:
     missing: list[int] = field(default_factory=list)
     unfunded: list[int] = field(default_factory=list)
     quarantined: list[int] = field(default_factory=list)
+    crowded: list[int] = field(default_factory=list)
+    unpooled: list[int] = field(default_factory=list)
 
 
 class LocalScheduler:
@@ -60,7 +66,8 @@ class LocalScheduler:
         self.leases: dict[str, dict[str, int]] = {}
         self.rests = Rests()
         self.breakers = Breakers(rules, self._full_until)
-        self.waiting: list[tuple[int, str, int, int, tuple[str, ...]]] = []  # ticket, name, bound, deadline, tried
+        self.turns = Turns(rules)
+        self.pools = Pools()
         self.outbox: dict[str, list[Grant]] = {}
         self.ticket = 0
         self._seed = 0
@@ -72,6 +79,10 @@ class LocalScheduler:
     def set_fleet(self, members: Iterable[Member]) -> None:
         """Take over the workers of the fleet, and their conditions."""
         self._plan.set_fleet(members)
+
+    def set_tenants(self, tenants: Mapping[str, TenantRule]) -> None:
+        """Take over the tenants' rules."""
+        self.turns.set_tenants(tenants)
 
     def step(self, call: Call, now: int) -> Reply:
         """Do all that `call` says at the moment `now` (ms of any clock that does not go back)."""
@@ -87,7 +98,7 @@ class LocalScheduler:
         self._make_plan_if_stale()
         processes = self._hear_beat(call.process, call.beat, now, told) if call.beat else 0
         for number in call.left:
-            self._leave(f"{call.process}:{number}")
+            self.turns.leave(lease_name(call.process, number))
         self._serve_queue(call.process, now, told)
         self._arrive(call.process, call.arrived, now, told)
         self._serve_queue(call.process, now, told)
@@ -105,7 +116,9 @@ class LocalScheduler:
             missing=tuple(told.missing),
             unfunded=tuple(told.unfunded),
             quarantined=tuple(told.quarantined),
-            waiting=len(self.waiting),
+            crowded=tuple(told.crowded),
+            unpooled=tuple(told.unpooled),
+            waiting=len(self.turns.waiting),
             settles=self._settles_at is not None,
         )
 
@@ -122,6 +135,8 @@ class LocalScheduler:
     def _make_plan_if_stale(self) -> None:
         if self._plan.make_if_stale():
             self.rests.forget_all_but(self._plan.by_url)
+            workers = [self._plan.fleet[url].worker for url in self._plan.by_url]
+            self.pools.set_workers(workers, self._plan.ring, {pool for _, pool in self.turns.lines if pool})
 
     def _settle(self, now: int) -> None:
         """Let a memory that begins empty learn first what runs; until then workers with a cap get no jobs."""
@@ -131,25 +146,31 @@ class LocalScheduler:
             self._settles_at = None
             self._plan.expire()
 
-    def _pick(self, ticket: int, tried: Collection[str]) -> str | None:
-        open_to_it = (url for url in self._plan.in_order(ticket, self._seed, self._load) if url not in tried)
-        return next((url for url in open_to_it if self.has_room(url)), None)
+    def _pick(self, job: Waiting) -> str | None:
+        room = self.pools.room(job.line[1])
+        turn = self.pools.turn(room, job.ticket)
+        in_order = self._plan.in_order(job.ticket, self._seed, self._load, room, turn)
+        chosen = next((url for url in in_order if url not in job.tried and self.has_room(url)), None)
+        if chosen is not None:
+            self.pools.count(room)
+        return chosen
 
     def _load(self, url: str) -> float | None:
         return len(self.leases.get(url, ())) / self._plan.by_url[url].weight if self.has_room(url) else None
 
     # Leases
 
-    def _lease(self, url: str, name: str, moment: int) -> None:
+    def _lease(self, url: str, tenant: str, name: str, moment: int) -> None:
         self.leases.setdefault(url, {})[name] = moment
+        self.turns.run(tenant, name, moment)
         if self._plan.by_url[url].cap == TRIAL:
             self.breakers.begin_trial(url, name, moment)
 
     def _end(self, process: str, ended: Sequence[Ended], now: int) -> None:
         for item in ended:
-            name = f"{process}:{item.number}"
-            if item.is_over:
-                self.leases.get(item.url, {}).pop(name, None)
+            name = lease_name(process, item.number, item.tenant, item.memory_mb)
+            if item.is_over and self.leases.get(item.url, {}).pop(name, 0):
+                self.turns.end_run(item.tenant or DEFAULT, name)
             self._hear_of_rest(item, now)
             if item.blame is not Blame.AWAY or not self._are_all_away() or self.breakers.is_ejected(item.url):
                 self.breakers.judge(item, name, now, len(self._plan.fleet))
@@ -180,54 +201,79 @@ class LocalScheduler:
 
     def _claim(self, process: str, claims: Sequence[Claim], now: int, told: _Told) -> None:
         for claim in claims:
-            name = f"{process}:{claim.number}"
+            name = lease_name(process, claim.number, claim.tenant, claim.memory_mb)
             if name not in self.leases.get(claim.url, {}):
                 told.lost.append(claim.number)
                 continue
             self.leases[claim.url][name] = now + claim.bound_ms
+            self.turns.run(claim.tenant or DEFAULT, name, now + claim.bound_ms)
             if self.breakers.is_tried_by(claim.url, name):
                 self.breakers.begin_trial(claim.url, name, now + claim.bound_ms)
-            self._leave(name)
+            self.turns.leave(lease_name(process, claim.number))
             told.claimed.append(claim.number)
 
     def _drop_lapsed(self, now: int) -> None:
+        self.turns.drop_lapsed(now)
         for url, held in self.leases.items():
             self.leases[url] = {name: moment for name, moment in held.items() if moment > now}
         for url, rest in list(self.rests.by_url.items()):
             if rest.until_ms <= now:
-                self.rests.pass_by(url, len(self.leases.get(url, ())), now, is_wanted=bool(self.waiting))
+                self.rests.pass_by(url, len(self.leases.get(url, ())), now, is_wanted=bool(self.turns.lines))
 
     # The queue
-
-    def _leave(self, name: str) -> None:
-        self.waiting = [item for item in self.waiting if item[1] != name]
 
     def _is_alive(self, process: str, own: str, now: int) -> bool:
         return process == own or (process in self._beats and now - self._beats[process] < PROCESS_TTL_MS)
 
-    def _grant(self, own: str, name: str, ticket: int, url: str, bound_ms: int, now: int, told: _Told) -> None:
-        process, _, number = name.rpartition(":")
-        grant = Grant(int(number), url, ticket)
+    def _grant(self, own: str, job: Waiting, url: str, now: int, told: _Told) -> None:
+        process, _, number = job.name.rpartition(":")
+        tenant, memory_mb = job.line[0], job.memory_mb
+        name = lease_name(process, int(number), tenant, memory_mb)
+        grant = Grant(int(number), url, job.ticket, "" if tenant == DEFAULT else tenant, memory_mb)
         if process == own:
-            self._lease(url, name, now + bound_ms)
+            self._lease(url, tenant, name, now + job.bound_ms)
             told.granted.append(grant)
         else:
-            self._lease(url, name, now + CLAIM_WITHIN_MS)
+            self._lease(url, tenant, name, now + CLAIM_WITHIN_MS)
             self.outbox.setdefault(process, []).append(grant)
 
     def _serve_queue(self, own: str, now: int, told: _Told) -> None:
-        passed = 0
-        while passed < PASSED_OVER_AT_MOST and passed < len(self.waiting):
-            if not any(self.has_room(url) for url in self._plan.by_url):
+        passed: Counter[Line] = Counter()
+        by_room: Counter[Room] = Counter()
+        while True:
+            lines = self.turns.lines
+            may_go = (line for line in self.turns.may_go() if passed[line] < len(lines[line]))
+            rooms = ((line, self.pools.room(line[1])) for line in may_go)
+            line = self.turns.first(
+                (line for line, room in rooms if by_room[room] < PASSED_OVER_AT_MOST and self._is_open(room)), now
+            )
+            if line is None:
                 return
-            ticket, name, bound_ms, deadline, tried = self.waiting[passed]
-            if deadline <= now or not self._is_alive(name.rpartition(":")[0], own, now):
-                del self.waiting[passed]
-            elif url := self._pick(ticket, tried):
-                del self.waiting[passed]
-                self._grant(own, name, ticket, url, bound_ms, now, told)
+            job = lines[line][passed[line]]
+            if job.deadline <= now or not self._is_alive(job.name.rpartition(":")[0], own, now):
+                self.turns.leave(job.name)
+            elif url := self._pick(job):
+                self._grant(own, job, url, now, told)
+                self.turns.leave(job.name)
             else:
-                passed += 1
+                passed[line] += 1
+                by_room[self.pools.room(line[1])] += 1
+
+    def _is_open(self, room: Room) -> bool:
+        return any(self.has_room(url) for url in room.urls)
+
+    def _may_go_first(self, line: Line, room: Room) -> bool:
+        """Whether a job may go before the jobs that wait for this room, for none of them may go."""
+        if self.turns.is_at_most(line[0]):
+            return False
+        return not any(self.pools.room(pool) == room for _, pool in self.turns.may_go())
+
+    def _admit(self, pool: str) -> bool:
+        """Open the pool of a job; return whether it is open."""
+        if not self.pools.is_open(pool) and self.pools.are_full():
+            self._plan.expire()
+            self._make_plan_if_stale()  # it drops the pools that are not in use
+        return self.pools.admit(pool)
 
     def _arrive(self, process: str, arrivals: Sequence[Arrival], now: int, told: _Told) -> None:
         # After Redis has lost its memory the counter goes on above the tickets in hand.
@@ -241,19 +287,27 @@ class LocalScheduler:
             ticket = arrival.ticket
             if not ticket:
                 ticket, fresh = fresh, fresh + 1
-            name = f"{process}:{arrival.number}"
+            line = (arrival.tenant or DEFAULT, arrival.pool)
+            job = Waiting(
+                *(ticket, lease_name(process, arrival.number), arrival.bound_ms, now + arrival.wait_ms, now),
+                *(arrival.tried, line, arrival.memory_mb),
+            )
             if arrival.retry_of and not self._may_retry(arrival, now, told):
                 continue
-            url = None if self.waiting else self._pick(ticket, arrival.tried)
-            if url:
-                self._grant(process, name, ticket, url, arrival.bound_ms, now, told)
-            elif self._plan.by_url and self._plan.by_url.keys() <= set(arrival.tried):
+            if not self._admit(arrival.pool):
+                told.unpooled.append(arrival.number)
+                continue
+            room = self.pools.room(arrival.pool)
+            if self._may_go_first(line, room) and (url := self._pick(job)):
+                self._grant(process, job, url, now, told)
+            elif room.urls and set(room.urls) <= set(arrival.tried):
                 told.exhausted.append(arrival.number)
-            elif len(self.waiting) >= self.rules.max_waiting:
+            elif self.turns.is_crowded(line[0]):
+                told.crowded.append(arrival.number)
+            elif len(self.turns.waiting) >= self.rules.max_waiting:
                 told.refused.append(arrival.number)
             else:
-                self._leave(name)
-                insort(self.waiting, (ticket, name, arrival.bound_ms, now + arrival.wait_ms, arrival.tried))
+                self.turns.enter(job)
                 told.queued += [arrival.number, ticket]
 
     def _may_retry(self, arrival: Arrival, now: int, told: _Told) -> bool:
@@ -271,18 +325,20 @@ class LocalScheduler:
         self._budget.fill(now, self.ticket)
         self._beats[process] = now
         self._beats = {name: at for name, at in self._beats.items() if now - at < PROCESS_TTL_MS}
+        held = {(item.url, lease_name(process, item.number, item.tenant, item.memory_mb)): item for item in beat.held}
         if beat.is_return:
-            self._drop_unheld(process, {(held.url, f"{process}:{held.number}") for held in beat.held})
-        for held in beat.held:
-            self.leases.setdefault(held.url, {}).setdefault(f"{process}:{held.number}", now + held.left_ms)
-        waiting = {item[1] for item in self.waiting}
-        told.missing += [number for number in beat.oldest if f"{process}:{number}" not in waiting]
+            self._drop_unheld(process, held.keys())
+        for (url, name), item in held.items():
+            if name not in self.leases.setdefault(url, {}):
+                self.leases[url][name] = now + item.left_ms
+                self.turns.run(item.tenant or DEFAULT, name, now + item.left_ms)
+        told.missing += [number for number in beat.oldest if not self.turns.waits(lease_name(process, number))]
         return len(self._beats)
 
     def _drop_unheld(self, process: str, held: Collection[tuple[str, str]]) -> None:
         for url in self._plan.fleet:
-            self.leases[url] = {
-                name: moment
-                for name, moment in self.leases.get(url, {}).items()
-                if name.rpartition(":")[0] != process or (url, name) in held
-            }
+            for name in list(self.leases.get(url, ())):
+                if name.split()[0].rpartition(":")[0] == process and (url, name) not in held:
+                    del self.leases[url][name]
+                    for running in self.turns.running.values():
+                        running.pop(name, None)

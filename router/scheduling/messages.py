@@ -1,13 +1,14 @@
 """What one call of the scheduler carries and what it answers: the same for lua/scheduler.lua and its Python twin.
 
 Times are in milliseconds: moments by Redis' own clock, or lengths of time. A process never sends its own time of day. A
-lease is named `process:number`; within one process the number is enough.
+lease is named by lease_name; within one process the number is enough.
 """
 
 import msgspec
 
 from router.config.settings import Settings
 from router.policy.strategy import Strategy
+from router.policy.tenants import DEFAULT
 from router.policy.verdict import Blame
 
 # A process without a heartbeat for this long is dead, and its pending jobs leave the queue.
@@ -36,6 +37,12 @@ SILENCE_MS = 500
 OUTAGE_SHARE = 0.3
 # So many of the latest deaths are read for that.
 DEATHS_LOOKED_AT = 16
+# So many kinds of jobs may need workers of their own.
+MAX_POOLS = 64
+# A heartbeat looks after so many workers in the rooms of pools.
+ROOMS_CORRECTED = 8
+# One step of priority is more than any number of running jobs.
+PRIORITY_STEP = 2**32
 # The cap of a worker that may get one job, fleet-wide, as the trial of its breaker.
 TRIAL = -1
 
@@ -45,6 +52,7 @@ class Rules(msgspec.Struct, frozen=True):
 
     strategy: Strategy = Strategy.ROUND_ROBIN
     max_waiting: int = 10_000
+    aging_ms: int = 30_000
     failures: int = 5
     base_ms: int = 30_000
     max_ms: int = 300_000
@@ -59,6 +67,7 @@ def configured_rules(settings: Settings) -> Rules:
     return Rules(
         strategy=settings.routing_strategy,
         max_waiting=settings.queue.max_waiting,
+        aging_ms=int(settings.queue.aging * 1000),
         failures=settings.breaker.failures,
         base_ms=int(settings.breaker.base_seconds * 1000),
         max_ms=int(settings.breaker.max_seconds * 1000),
@@ -86,6 +95,16 @@ class Arrival(msgspec.Struct, frozen=True, array_like=True):
     tenant: str = ""
     pool: str = ""
     memory_mb: int = 0
+
+
+def lease_name(process: str, number: int, tenant: str = "", memory_mb: int = 0) -> str:
+    """Return the name of a lease in Redis; lua/context.lua names it alike.
+
+    >>> lease_name("p", 1), lease_name("p", 1, "run-7"), lease_name("p", 1, memory_mb=512)
+    ('p:1', 'p:1 run-7 0', 'p:1 default 512')
+    """
+    is_plain = tenant in {"", DEFAULT} and not memory_mb
+    return f"{process}:{number}" if is_plain else f"{process}:{number} {tenant or DEFAULT} {memory_mb}"
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True):
@@ -188,7 +207,8 @@ class Reply(msgspec.Struct, frozen=True):
     Numbers of jobs: `queued` has each number with its ticket, in turn; `refused` found the queue full or, if they are
     checks, the worker; `exhausted` have tried every worker; claims that are `lost` came too late; `missing` jobs are
     not in the queue any more; `unfunded` retries exceed the fleet's budget; `quarantined` ones are of jobs that break
-    workers.
+    workers; `crowded` ones found as many of their tenant's jobs pending as may be; `unpooled` ones need one pool more
+    than there may be.
 
     Numbers of the fleet: `routable` workers may get jobs, and `away` of those cannot be reached; `processes` are alive
     (0 unless the call has a heartbeat); `waiting` jobs of all processes are pending. `settles`: Redis' memory began
@@ -210,5 +230,7 @@ class Reply(msgspec.Struct, frozen=True):
     missing: tuple[int, ...] = ()
     unfunded: tuple[int, ...] = ()
     quarantined: tuple[int, ...] = ()
+    crowded: tuple[int, ...] = ()
+    unpooled: tuple[int, ...] = ()
     waiting: int = 0
     settles: bool = False

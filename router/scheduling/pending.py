@@ -42,11 +42,12 @@ class TooManyPools(NoRoom):
 
 
 class NoSuchLabel(NoRoom):
-    """The job needs a label that no worker of the fleet has."""
+    """The job needs a label, a language or a combination of them that no worker of the fleet has."""
 
-    def __init__(self, label: str) -> None:
-        super().__init__(label)
+    def __init__(self, label: str, language: str = "") -> None:
+        super().__init__(label, language)
         self.label = label
+        self.language = language
 
 
 class TooLarge(NoRoom):
@@ -72,6 +73,8 @@ def refusals(reply: Reply) -> Iterator[tuple[int, NoRoom]]:
     yield from ((number, Exhausted()) for number in reply.exhausted)
     yield from ((number, Unfunded()) for number in reply.unfunded)
     yield from ((number, Quarantined()) for number in reply.quarantined)
+    yield from ((number, TenantFull()) for number in reply.crowded)
+    yield from ((number, TooManyPools()) for number in reply.unpooled)
 
 
 class Lease(msgspec.Struct, frozen=True):

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from router.fleet.model import Health, Member
-from router.policy.strategy import start
+from router.policy.strategy import Strategy, start
 from router.scheduling.breaker import Breakers
 from router.scheduling.messages import TRIAL, Rules
+from router.scheduling.pools import Room
 from router.scheduling.ring import weighted_ring
 
 
@@ -53,19 +54,24 @@ class Plan:
         self.by_url = {member.worker.url: self._planned(member) for member in chosen}
         return True
 
-    def in_order(self, ticket: int, seed: int, load: Callable[[str], float | None]) -> Iterator[str]:
+    def in_order(
+        self, ticket: int, seed: int, load: Callable[[str], float | None], room: Room | None = None, turn: int = 0
+    ) -> Iterator[str]:
         """Yield the URLs in the order in which this ticket asks the workers for room.
 
-        `load` gives a worker's leases divided by its weight, and None if it has no room; only `least_loaded` needs it.
+        In a `room` of its own `turn` is the turn of round robin. `load` gives a worker's leases divided by its weight,
+        and None if it has no room; only `least_loaded` needs it.
         """
-        if not self.ring:
+        room, turn = (Room(tuple(self.by_url), self.ring), ticket) if room is None else (room, turn)
+        if not room.ring:
             return
-        place = start(self._rules.strategy, ticket, seed, len(self.ring))
+        by_turn = self._rules.strategy is Strategy.ROUND_ROBIN
+        place = start(self._rules.strategy, turn if by_turn else ticket, seed, len(room.ring))
         if place is None:
-            yield from self._by_load(ticket, load)
+            yield from self._by_load(room.urls, ticket, load)
         else:
-            yield from self.ring[place:]
-            yield from self.ring[:place]
+            yield from room.ring[place:]
+            yield from room.ring[:place]
 
     def _planned(self, member: Member) -> Planned:
         is_trial = self._breakers.is_ejected(member.worker.url)
@@ -78,9 +84,10 @@ class Plan:
             if member.health is health and not member.is_draining and self._breakers.allows(url)
         ]
 
-    def _by_load(self, ticket: int, load: Callable[[str], float | None]) -> Iterator[str]:
+    def _by_load(self, urls: Iterable[str], ticket: int, load: Callable[[str], float | None]) -> Iterator[str]:
         by_load: dict[float, list[tuple[str, str]]] = {}
-        for url, planned in self.by_url.items():
+        for url in urls:
+            planned = self.by_url[url]
             if (its := load(url)) is not None:
                 # The script orders ties by its members' text, which begins with cap and weight.
                 by_load.setdefault(its, []).append((f"0 {planned.cap} {planned.weight} {url}", url))

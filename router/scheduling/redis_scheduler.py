@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 
 from router.aio import resolver
-from router.config.bounds import MAX_COUNT, MAX_WEIGHT
+from router.config.bounds import MAX_COUNT, MAX_MEMORY_MB, MAX_PRIORITY, MAX_TENANT_WEIGHT, MAX_WEIGHT
 from router.fleet.lua_source import lua
 from router.fleet.redis_client import SCHEDULE, RedisClient, RedisUnavailable
-from router.fleet.schema import Keys
+from router.fleet.schema import SCHEMA_VERSION, Keys
 from router.policy.strategy import SPREAD
+from router.policy.tenants import DEFAULT
 from router.scheduling import messages
 from router.scheduling.messages import Call, Grant, Reply, Rules
 
@@ -21,11 +22,16 @@ _decode = msgspec.json.Decoder(Reply).decode
 _decode_grant = msgspec.json.Decoder(Grant).decode
 
 # What the script shares with its Python twin.
-CONSTANTS: dict[str, float] = {
+CONSTANTS: dict[str, str | float] = {
     "MAX_COUNT": MAX_COUNT,
     "MAX_WEIGHT": MAX_WEIGHT,
+    "MAX_TENANT_WEIGHT": MAX_TENANT_WEIGHT,
+    "MAX_PRIORITY": MAX_PRIORITY,
+    "MAX_MEMORY_MB": MAX_MEMORY_MB,
     **{name: value for name, value in vars(messages).items() if name.isupper()},
     "SPREAD": SPREAD,
+    "DEFAULT": DEFAULT,
+    "SCHEMA_VERSION": SCHEMA_VERSION,
 }
 
 # How long one wait for grants lasts before it is renewed, and how many grants it returns at most.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -20,6 +20,7 @@ from redis import Redis
 
 from router.fleet.model import Health, Member, Worker
 from router.policy.strategy import Strategy
+from router.policy.tenants import DEFAULT, TenantRule
 from router.policy.verdict import Blame
 from router.scheduling.local_scheduler import LocalScheduler
 from router.scheduling.messages import (
@@ -35,8 +36,9 @@ from router.scheduling.messages import (
     Held,
     Reply,
     Rules,
+    lease_name,
 )
-from tests.support.lua_scheduler import JOBS, PROCESSES, RULES, URLS, LuaScheduler
+from tests.support.lua_scheduler import JOBS, POOLS, PROCESSES, RULES, TENANTS, URLS, LuaScheduler
 
 
 class Model(LocalScheduler):
@@ -52,15 +54,41 @@ class Model(LocalScheduler):
             has_room = not cap or (self._settles_at is None and len(held) < cap)
             is_left_alone = self.breakers.is_ejected(check.url)
             if has_room and not is_left_alone and self.rests.have_room(check.url, len(held)):
-                held[f"{call.process}:{check.number}"] = now + check.bound_ms
+                held[lease_name(call.process, check.number)] = now + check.bound_ms
                 granted.append(Grant(check.number, check.url, 0))
             else:
                 refused.append(check.number)
         return msgspec.structs.replace(reply, granted=tuple(granted), refused=tuple(refused))
 
+    def open_pools(self) -> list[str]:
+        """Return the pools that are open, but for the one of all workers."""
+        return [pool for pool in POOLS if pool and self.pools.is_open(pool)]
+
     def planned(self) -> Collection[str]:
         """Return the workers that may get jobs."""
         return self._plan.by_url.keys()
+
+
+ABILITIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "labels": st.sampled_from([("gpu",), ("gpu", "ib")]),
+        "languages": st.sampled_from([("python",), ("cpp",), ("cpp", "python")]),
+    },
+)
+
+
+class Job(NamedTuple):
+    """A job with a lease: who holds it, and what else is a part of its name. It stays the job's when its lease ends."""
+
+    process: str
+    number: int
+    tenant: str = ""
+    memory_mb: int = 0
+
+    def ended(self, url: str, blame: Blame, **told: Any) -> Ended:
+        """Return how it ended."""
+        return Ended(url, self.number, blame, tenant=self.tenant, memory_mb=self.memory_mb, **told)
 
 
 class Machine(RuleBasedStateMachine):
@@ -74,8 +102,9 @@ class Machine(RuleBasedStateMachine):
         caps=st.sampled_from([0, 1, 1]).flatmap(lambda least: st.lists(st.integers(least, 3), min_size=2, max_size=5)),
         weights=st.lists(st.integers(1, 3), min_size=5),
         is_prompt=st.booleans(),
+        able=st.lists(ABILITIES, min_size=5),
     )
-    def start(self, caps: list[int], weights: list[int], is_prompt: bool) -> None:
+    def start(self, caps: list[int], weights: list[int], is_prompt: bool, able: list[dict[str, Any]]) -> None:
         """Start with an empty Redis, a healthy fleet, and processes that may claim their grants at once."""
         self.is_prompt = is_prompt
         self.redis.flushall()
@@ -84,13 +113,17 @@ class Machine(RuleBasedStateMachine):
         self.now = 1_000_000
         self.numbers = 0
         self.beating = set(PROCESSES)
-        self.held: dict[tuple[str, int], str] = {}
+        self.held: dict[Job, str] = {}
         self.tickets: dict[tuple[str, int], int] = {}
+        self.tenants: dict[str, TenantRule] = {}
+        self.may_run_over = False
+        self.pools: dict[tuple[str, int], str] = {}
         self.unclaimed: list[tuple[str, Grant]] = []
         self.may_be_over = False
         self.prints = 0
         self.members = {
-            url: Member(Worker(url, weight, cap or None)) for url, cap, weight in zip(URLS, caps, weights, strict=False)
+            url: Member(Worker(url, weight, cap or None, **its))
+            for url, cap, weight, its in zip(URLS, caps, weights, able, strict=False)
         }
         self._publish()
         for process in PROCESSES:
@@ -102,14 +135,17 @@ class Machine(RuleBasedStateMachine):
     def _publish(self) -> None:
         self.script.set_fleet(list(self.members.values()))
         self.twin.set_fleet(self.members.values())
+        self.script.set_tenants(self.tenants)
+        self.twin.set_tenants(self.tenants)
 
     def _call(self, process: str, **said: Any) -> Reply:
         call = Call(process, seed=7, **said)
+        self.pools |= {(process, arrival.number): arrival.pool for arrival in call.arrived}
         reply = self.script.step(call, self.now)
         assert reply == self.twin.step(call, self.now)
-        self._check_order(reply)
+        self._check_order(process, reply)
         for grant in reply.granted:
-            self.held[process, grant.number] = grant.url
+            self.held[_job(process, grant)] = grant.url
             self.tickets[process, grant.number] = grant.ticket
         for number, ticket in zip(reply.queued[::2], reply.queued[1::2], strict=True):
             self.tickets[process, number] = ticket
@@ -119,33 +155,62 @@ class Machine(RuleBasedStateMachine):
         self.unclaimed += [(other, grant) for other, grants in given.items() for grant in grants]
         return reply
 
-    def _check_order(self, reply: Reply) -> None:
-        """Check that each granted job is older than every pending job that has tried no worker."""
-        waiting = [ticket for ticket, _, _, _, tried in self.twin.waiting if not tried]
+    def _check_order(self, reply_process: str, reply: Reply) -> None:
+        """Check that no pending job of a line that would take any worker is older than a job of it that was granted."""
         for grant in reply.granted:
-            assert grant.ticket <= min(waiting, default=grant.ticket)
+            tenant = grant.tenant or DEFAULT
+            # A job that can run on every worker can take the one that this grant is for.
+            waiting = [job.ticket for job in self.twin.turns.lines.get((tenant, ""), ()) if not job.tried]
+            if not self.twin.turns.is_at_most(tenant) and self.pools.get((reply_process, grant.number)) == "":
+                assert grant.ticket <= min(waiting, default=grant.ticket)
 
     @rule(
         process=st.sampled_from(PROCESSES),
         wanted=st.lists(
-            st.tuples(st.integers(1, 5000), st.integers(1, 5000), st.sets(st.sampled_from(URLS), max_size=2)),
+            st.tuples(
+                *(st.integers(1, 5000), st.integers(1, 5000), st.sets(st.sampled_from(URLS), max_size=2)),
+                *(st.sampled_from(("", *TENANTS)), st.sampled_from(POOLS)),
+            ),
             max_size=4,
         ),
     )
-    def arrive(self, process: str, wanted: list[tuple[int, int, set[str]]]) -> None:
+    def arrive(self, process: str, wanted: list[tuple[int, int, set[str], str, str]]) -> None:
         """Jobs arrive at a process."""
         arrivals = []
-        for bound, wait, tried in wanted:
+        for bound, wait, tried, tenant, pool in wanted:
             self.numbers += 1
-            arrivals.append(Arrival(self.numbers, bound, wait, 0, tuple(sorted(tried))))
+            arrivals.append(Arrival(self.numbers, bound, wait, 0, tuple(sorted(tried)), tenant=tenant, pool=pool))
         self._call(process, arrived=tuple(arrivals))
 
-    @rule(process=st.sampled_from(PROCESSES), count=st.integers(1, 8))
-    def arrive_plainly(self, process: str, count: int) -> None:
+    @rule(
+        process=st.sampled_from(PROCESSES),
+        count=st.integers(1, 8),
+        tenant=st.sampled_from(("", *TENANTS)),
+        pool=st.sampled_from(("", *POOLS)),
+    )
+    def arrive_plainly(self, process: str, count: int, tenant: str, pool: str) -> None:
         """Many jobs of one kind arrive at a process."""
         self.numbers += count
         numbers = range(self.numbers - count + 1, self.numbers + 1)
-        self._call(process, arrived=tuple(Arrival(number, 3000, 3000) for number in numbers))
+        self._call(process, arrived=tuple(Arrival(number, 3000, 3000, tenant=tenant, pool=pool) for number in numbers))
+
+    @rule(
+        tenants=st.dictionaries(
+            st.sampled_from(TENANTS),
+            st.builds(
+                TenantRule,
+                weight=st.integers(1, 4),
+                priority=st.sampled_from([0, 0, 0, -3, 2]),
+                max_running=st.sampled_from([None, None, 1, 3]),
+                max_waiting=st.sampled_from([None, None, 0, 2]),
+            ),
+        )
+    )
+    def change_rules(self, tenants: dict[str, TenantRule]) -> None:
+        """The sidecar publishes other rules for the tenants."""
+        self.tenants = tenants
+        self.may_run_over = True  # more may run already than may now
+        self._publish()
 
     @rule(
         process=st.sampled_from(PROCESSES),
@@ -178,19 +243,20 @@ class Machine(RuleBasedStateMachine):
     )
     def end(self, data: st.DataObject, blame: Blame, is_over: bool, job: str, ms: int) -> None:
         """A job ends well or badly, or times out while its worker still runs it."""
-        process, number = data.draw(st.sampled_from(sorted(self.held)))
-        url = self.held[process, number]
+        lease = data.draw(st.sampled_from(sorted(self.held)))
+        url = self.held[lease]
         if is_over:
-            del self.held[process, number]
-        self._call(process, ended=(Ended(url, number, blame, is_over, job, f"returned {number}", ms),))
+            del self.held[lease]
+        cause = f"returned {lease.number}"
+        self._call(lease.process, ended=(lease.ended(url, blame, is_over=is_over, job=job, cause=cause, ms=ms),))
 
     @precondition(lambda self: self.held)
     @rule(job=st.sampled_from(JOBS), ran_ms=st.sampled_from([0, 0, 1, 500]), gap_ms=st.sampled_from([0, 1, 2500]))
     def break_workers(self, job: str, ran_ms: int, gap_ms: int) -> None:
         """A job breaks one worker after another, or several that die together; then it is sent again."""
-        for (process, number), url in sorted(self.held.items())[:6]:
-            del self.held[process, number]
-            self._call(process, ended=(Ended(url, number, Blame.DIED, job=job, ms=ran_ms),))
+        for lease, url in sorted(self.held.items())[:6]:
+            del self.held[lease]
+            self._call(lease.process, ended=(lease.ended(url, Blame.DIED, job=job, ms=ran_ms),))
             self.now += gap_ms
         self.retry("p", 1, URLS[0], 0, job)
 
@@ -200,22 +266,24 @@ class Machine(RuleBasedStateMachine):
         """All jobs of one worker end in the same way, as in a breakdown."""
         url = data.draw(st.sampled_from(sorted(set(self.held.values()))))
         for process in PROCESSES:
-            numbers = [number for (owner, number), at in sorted(self.held.items()) if (owner, at) == (process, url)]
-            for number in numbers:
-                del self.held[process, number]
-            if numbers:
-                ended = tuple(Ended(url, number, blame, job=JOBS[number % len(JOBS)]) for number in numbers)
+            leases = [lease for lease, at in sorted(self.held.items()) if (lease.process, at) == (process, url)]
+            for lease in leases:
+                del self.held[lease]
+            if leases:
+                ended = tuple(lease.ended(url, blame, job=JOBS[lease.number % len(JOBS)]) for lease in leases)
                 self._call(process, ended=ended)
 
     @precondition(lambda self: self.held)
     @rule(blame=st.sampled_from([Blame.BUSY, Blame.AWAY]), ms=st.sampled_from([0, 1, 300]), keep=st.integers(0, 3))
     def turn_away(self, blame: Blame, ms: int, keep: int) -> None:
         """Workers turn away all but a few of the jobs just sent, which arrive again with their tickets."""
-        for process, number in sorted(self.held)[keep:]:
-            url, ticket = self.held.pop((process, number)), self.tickets.get((process, number), 0)
+        for lease in sorted(self.held)[keep:]:
+            process, number, tenant, memory_mb = lease
+            url, ticket = self.held.pop(lease), self.tickets.get((process, number), 0)
             self.numbers += 1
-            again = Arrival(self.numbers, 3000, 3000, ticket)
-            self._call(process, ended=(Ended(url, number, blame, ms=ms),), arrived=(again,))
+            pool = self.pools.get((process, number), "")
+            again = Arrival(self.numbers, 3000, 3000, ticket, (), "", tenant, pool, memory_mb)
+            self._call(process, ended=(lease.ended(url, blame, ms=ms),), arrived=(again,))
 
     @rule(process=st.sampled_from(PROCESSES), url=st.sampled_from(URLS), count=st.integers(1, 3))
     def fail(self, process: str, url: str, count: int) -> None:
@@ -233,11 +301,11 @@ class Machine(RuleBasedStateMachine):
         until = self.twin.breakers.by_url[url].until_ms
         if until < math.inf:
             self._pass(int(until) - self.now)
-        self.arrive_plainly(process, len(URLS))
-        for owner, number in sorted(self.held):
-            if blame is not None and self.twin.breakers.is_tried_by(url, f"{owner}:{number}"):
-                del self.held[owner, number]
-                self._call(owner, ended=(Ended(url, number, blame, cause=f"failed its trial {number}"),))
+        self.arrive_plainly(process, len(URLS), "", "")
+        for lease in sorted(self.held):
+            if blame is not None and self.twin.breakers.is_tried_by(url, lease_name(*lease)):
+                del self.held[lease]
+                self._call(lease.process, ended=(lease.ended(url, blame, cause=f"failed its trial {lease.number}"),))
 
     def _ejected(self) -> list[str]:
         return [url for url in sorted(self.members) if self.twin.breakers.is_ejected(url)]
@@ -257,7 +325,8 @@ class Machine(RuleBasedStateMachine):
         """Return the moments at which leases, waits, ejections, rests, processes and the settling end."""
         twin = self.twin
         moments = {at for held in twin.leases.values() for at in held.values()}
-        moments |= {deadline for _, _, _, deadline, _ in twin.waiting}
+        aging_ms = twin.rules.aging_ms
+        moments |= {at for job in twin.turns.waiting for at in (job.deadline, job.since + aging_ms)}
         moments |= {int(b.until_ms) for b in twin.breakers.by_url.values() if b.times and b.until_ms < math.inf}
         moments |= {rest.until_ms for rest in twin.rests.by_url.values()}
         moments |= {at + PROCESS_TTL_MS for process, at in self.beats.items() if process not in self.beating}
@@ -270,9 +339,8 @@ class Machine(RuleBasedStateMachine):
                 self._claim(process, grant)
         self.now += ms
         for process in sorted(self.beating):
-            waiting = [
-                int(name.partition(":")[2]) for _, name, *_ in self.twin.waiting if name.startswith(f"{process}:")
-            ]
+            names = (job.name.partition(":") for job in self.twin.turns.waiting)
+            waiting = [int(number) for owner, _, number in names if owner == process]
             self._call(process, beat=Beat(oldest=(*waiting[:3], 10_000)))
             self.beats[process] = self.now
 
@@ -283,16 +351,17 @@ class Machine(RuleBasedStateMachine):
         self._claim(*self.unclaimed.pop(data.draw(st.integers(0, len(self.unclaimed) - 1))), bound_ms)
 
     def _claim(self, process: str, grant: Grant, bound_ms: int = 1800) -> None:
-        reply = self._call(process, claims=(Claim(grant.url, grant.number, bound_ms),))
+        claim = Claim(grant.url, grant.number, bound_ms, grant.tenant, grant.memory_mb)
+        reply = self._call(process, claims=(claim,))
         assert {*reply.claimed, *reply.lost} == {grant.number}
         if reply.claimed:
-            self.held[process, grant.number] = grant.url
+            self.held[_job(process, grant)] = grant.url
 
-    @precondition(lambda self: self.twin.waiting)
+    @precondition(lambda self: self.twin.turns.waiting)
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         """A client hangs up while its job is pending."""
-        name = data.draw(st.sampled_from([item[1] for item in self.twin.waiting]))
+        name = data.draw(st.sampled_from([job.name for job in self.twin.turns.waiting]))
         process, _, number = name.partition(":")
         self._call(process, left=(int(number),))
 
@@ -319,11 +388,11 @@ class Machine(RuleBasedStateMachine):
             self.prints += 1
             self._call(process, fleet_print=str(self.prints))
 
-    @rule(url=st.sampled_from(URLS), weight=st.integers(1, 4), cap=st.sampled_from([1, 2, 3, 4, 0]))
-    def reweigh_or_add(self, url: str, weight: int, cap: int) -> None:
-        """config.yaml changes a worker's weight and cap, or brings a new one."""
-        self.members[url] = Member(Worker(url, weight, cap or None))
-        self.may_be_over = True  # a cap may fall below the number of running jobs
+    @rule(url=st.sampled_from(URLS), weight=st.integers(1, 4), cap=st.sampled_from([1, 2, 3, 4, 0]), able=ABILITIES)
+    def reweigh_or_add(self, url: str, weight: int, cap: int, able: dict[str, Any]) -> None:
+        """config.yaml changes a worker's weight, cap and abilities, or brings a new one."""
+        self.members[url] = Member(Worker(url, weight, cap or None, **able))
+        self.may_be_over = True  # a cap may fall below what runs already
         self._publish()
 
     @rule(url=st.sampled_from(URLS))
@@ -336,9 +405,13 @@ class Machine(RuleBasedStateMachine):
     def hand_in(self, process: str, is_return: bool, has_heard: bool) -> None:
         """A process reports all its leases, or none if the replies with their grants were lost."""
         if not has_heard:
-            self.held = {lease: url for lease, url in self.held.items() if lease[0] != process}
-        held = tuple(Held(url, number, 600) for (owner, number), url in sorted(self.held.items()) if owner == process)
-        self.may_be_over = True  # an expired lease may be registered again
+            self.held = {lease: url for lease, url in self.held.items() if lease.process != process}
+        held = tuple(
+            Held(url, number, 600, tenant, memory_mb)
+            for (owner, number, tenant, memory_mb), url in sorted(self.held.items())
+            if owner == process
+        )
+        self.may_be_over = self.may_run_over = True  # what had lapsed is set again
         self._call(process, beat=Beat(held=held, is_return=is_return))
 
     @rule()
@@ -358,8 +431,10 @@ class Machine(RuleBasedStateMachine):
         self._call("p")
         state, twin = self.script.state(), self.twin
         assert state.leases == {url: held for url, held in twin.leases.items() if held}
-        assert state.queue == [(ticket, name) for ticket, name, *_ in twin.waiting]
-        assert state.asked == {name for _, name, *_ in twin.waiting}
+        turns = twin.turns
+        assert state.lines == {line: [(job.ticket, job.name) for job in jobs] for line, jobs in turns.lines.items()}
+        assert state.asked == {job.name for job in turns.waiting}
+        assert state.running == {tenant: held for tenant, held in turns.running.items() if held}
         assert state.ticket == twin.ticket
         breakers = twin.breakers.by_url
         assert state.breakers == {url: (b.failures, b.times, b.trial) for url, b in breakers.items()}
@@ -379,9 +454,17 @@ class Machine(RuleBasedStateMachine):
         if not self.may_be_over:
             for url, member in self.members.items():
                 assert len(state.leases.get(url, ())) <= (member.cap or math.inf)
-        for _, _, _, _, tried in twin.waiting[:1]:
-            assert not with_room - set(tried)
+        if not self.may_run_over:
+            for tenant, held in state.running.items():
+                assert len(held) <= (turns.rule(tenant).max_running or math.inf)
+        assert self.script.rooms() == {pool: with_room & set(twin.pools.room(pool).urls) for pool in twin.open_pools()}
+        for line in turns.may_go():
+            assert not with_room & set(twin.pools.room(line[1]).urls) - set(turns.lines[line][0].tried)
         assert sum(times > 0 for _, times, _ in state.breakers.values()) <= len(URLS) / 2
+
+
+def _job(process: str, grant: Grant) -> Job:
+    return Job(process, grant.number, grant.tenant, grant.memory_mb)
 
 
 @pytest.mark.parametrize("strategy", list(Strategy))

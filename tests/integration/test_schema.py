@@ -11,6 +11,9 @@ from redis.asyncio import Redis
 from router.fleet.intents import Intents, Registration
 from router.fleet.redis_client import RedisClient
 from router.fleet.schema import SCHEMA, Keys
+from router.fleet.tenants import Tenants
+from router.scheduling.messages import Arrival, Call, Rules
+from router.scheduling.redis_scheduler import RedisScheduler
 from tests.support.eventually import eventually
 from tests.support.faults import close_at_once
 from tests.support.load import post_job, post_jobs
@@ -38,7 +41,7 @@ def test_schema_has_exactly_the_used_keys() -> None:
     made |= {keys.plan_head, keys.ejected, keys.grants("<process>"), keys.tenants, keys.tenants_intent}
     used = {word for text in SCRIPTS.values() for word in re.findall(r"\b[A-Z_]+\b", code(text))}
     made |= {value for name, value in keys.lua_names().items() if name in used}
-    assert {re.sub(r":<\w+>$", ":", key) for key in made - {keys.changes}} == {
+    assert {re.sub(r":<\w+>$", ":", key) for key in made - {keys.changes, keys.wishes}} == {
         re.sub(r":<\w+>$", ":", key.name) for key in SCHEMA
     }
 
@@ -73,10 +76,15 @@ async def test_live_redis_holds_exactly_the_schema(
         intents = Intents(RedisClient(redis, "sfr", timeout_s=5))
         await intents.register(Registration(first.url, ttl_s=60))
         await intents.override(first.url, {"weight": 2})
-        await redis.hset("sfr:tenants", "run-7", '{"weight":2}')
-        await redis.hset("sfr:tenants:intent", "run-7", '{"weight":2}')
+        await Tenants(RedisClient(redis, "sfr", timeout_s=5)).override("run-7", {"weight": 2})
         await eventually(lambda: redis.exists("sfr:room"), what="workers with room")
         await _gather(redis, held, set())
+        script = RedisScheduler(RedisClient(redis, "sfr", timeout_s=5), Rules())
+        await _open_pool(redis, script, first.url)
+        await _gather(redis, held, set())
+        await _let_tenants_wait(redis, script)
+        await _gather(redis, held, set())
+        await redis.hdel(f"sfr:worker:{first.url}", "labels")
         # A living process that never takes its grants.
         now_ms = (await redis.time())[0] * 1000
         await redis.zadd("sfr:processes", {"other": now_ms + 60_000})
@@ -106,6 +114,21 @@ async def test_live_redis_holds_exactly_the_schema(
     assert fields == set(re.sub(r" \([^)]*\)", "", row.holds).split(", "))
 
 
+async def _open_pool(redis: Redis, script: RedisScheduler, url: str) -> None:
+    """Have a job of a pool come that has tried its only worker, so that this one keeps its room."""
+    await redis.hset(f"sfr:worker:{url}", "labels", "gpu")
+    reply = await script(Call("somebody", arrived=(Arrival(99, 300, 500, 0, (url,), pool="gpu"),)))
+    assert reply.exhausted == (99,)
+
+
+async def _let_tenants_wait(redis: Redis, script: RedisScheduler) -> None:
+    """Have one call ask for more room than there is, for tenants of different priority."""
+    await redis.hset("sfr:tenants", "eval", '{"priority":1}')
+    await redis.hset("sfr:plan:head", "stale", 1)
+    jobs = (Arrival(number, 300, 500, tenant=("run-7", "eval")[number % 2], pool="gpu") for number in range(8))
+    assert (await script(Call("somebody", arrived=tuple(jobs)))).waiting
+
+
 async def _is_refused(url: str) -> bool:
     async with aiohttp.ClientSession() as session, session.post(f"{url}/run_code", json={"code": "bad"}) as response:
         return response.status == 422
@@ -123,6 +146,8 @@ async def _gather(redis: Redis, held: dict[str, str], wanted: set[str]) -> bool:
         is_passing = lives_ms >= 0
         name = re.sub(r":http://.*", ":<url>", str(key))
         name = re.sub(r":suspect:.*", ":suspect:<job>", re.sub(r":tenant:.*", ":tenant:<name>", name))
+        name = re.sub(r":queue:.*", ":queue:<line>", re.sub(r":running:.*", ":running:<tenant>", name))
+        name = re.sub(r":(turns|room):.*", r":\1:<room>", name)
         name = re.sub(r":grants:.*", ":grants:<process>", re.sub(r":process:.*", ":process:<id>", name))
         if name == "sfr:breaker:<url>" and is_passing == (times is None):
             held[name] = "hash with TTL until ejected"

@@ -55,7 +55,12 @@ FORBIDDEN = {
 # The rooms and modules of the router that the sidecar may import.
 SHARED = {
     *("router.config", "router.fleet", "router.file_handles", "router.logs", "router.http.reasons"),
-    *("router.policy.verdict", "router.scheduling.messages", "router.scheduling.redis_scheduler"),
+    *(
+        "router.policy.tenants",
+        "router.policy.verdict",
+        "router.scheduling.messages",
+        "router.scheduling.redis_scheduler",
+    ),
 }
 # The modules that may import a library, so that its use can be read and replaced in one place.
 LIBRARIES = {
@@ -75,7 +80,7 @@ LIBRARIES = {
     "httptools": {"router.upstream.connection", "router.downstream.connection", "router.downstream.protocol"},
     "typer": {
         *("router.cli.main", "router.cli.options", "router.cli.agent.command", "router.cli.fleet.commands"),
-        *("router.cli.run.command", "router.cli.top.command"),
+        *("router.cli.fleet.tenants", "router.cli.run.command", "router.cli.top.command"),
     },
     "rich": {
         *("router.cli.spinner", "router.cli.fleet.tables", "router.cli.run.progress", "router.cli.top.table"),
@@ -94,6 +99,7 @@ EVERYWHERE = {"msgspec", "pydantic", "pydantic_core"}
 PURE = [
     *(name for name in MODULES if name.startswith("router.policy")),
     *("router.jobs.metadata", "router.telemetry.rates", "router.telemetry.recorder", "router.dashboard.view_model"),
+    "router.dashboard.tenants",
     "sidecar.thresholds",
 ]
 HARMLESS = {

@@ -9,6 +9,8 @@ from bench.request_cost import COUNTED, MANY, calls
 COMMITTED = {(MANY, False): 120.7, (1, False): 166.0, (MANY, True): 147.3}
 # Another version of Python makes a few calls more or fewer for the same code.
 TOLERANCE = 1.02
+# The calls that a job of a tenant makes besides: its name, its line, the field of its answer.
+MORE_OF_A_TENANT = 6
 
 
 @pytest.mark.parametrize(("clients", "reconnects"), COMMITTED)
@@ -21,6 +23,12 @@ def test_a_request_costs_no_more_calls_than_committed(clients: int, *, reconnect
         f"{committed} are committed. `python -m bench.request_cost` lists them; compare its output with that of main. "
         "Remove calls, or commit the new number with a reason and its cost in CPU time."
     )
+
+
+def test_a_tenant_s_request_costs_little_more() -> None:
+    """The name is looked up once and told once. A known head has it, so nothing reads it again."""
+    more = calls(MANY, is_named=True).total() - calls(MANY).total()
+    assert more <= MORE_OF_A_TENANT * COUNTED
 
 
 @pytest.mark.parametrize(("clients", "reconnects"), COMMITTED)

@@ -55,6 +55,12 @@ class Browser:
         await self._log("performance")
         await self._do(lambda: self.driver.get(url))
 
+    async def open_dashboard(self, router_url: str) -> None:
+        """Go to the router's address as an operator types it, and wait until the dashboard is live."""
+        await self.open(router_url)
+        await self.shows("#stream", "Live")
+        assert await self.js("return location.pathname") == "/dashboard"
+
     async def js(self, script: str, *values: object) -> Any:
         """Run a script in the page and return its result."""
         return await self._do(lambda: self.driver.execute_script(script, *values))

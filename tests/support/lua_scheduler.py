@@ -1,6 +1,6 @@
 """The scheduler's script on a real Valkey, with a clock that the test sets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ from redis import Redis
 
 from router.fleet.model import Member
 from router.fleet.schema import Keys
+from router.policy.tenants import TenantRule
 from router.scheduling.messages import Call, Grant, Reply, Rules
 from router.scheduling.redis_scheduler import script_text
 from router.scheduling.rests import Rest
@@ -23,8 +24,12 @@ SetFleet = Callable[[list[Member]], None]
 Make = Callable[[Rules, int], Ask]
 MakeMembers = Callable[[list[Member], Rules], tuple[Ask, SetFleet]]
 JOBS = ("a", "b", "c")
+TENANTS = ("default", "run-7", "eval", "me_2")
+POOLS = ("", "gpu", "gpu,ib;python", ";cpp")
+LINES = tuple((tenant, pool) for tenant in TENANTS for pool in POOLS)
 RULES = {
     "max_waiting": 12,
+    "aging_ms": 3000,
     "failures": 2,
     "base_ms": 1000,
     "max_ms": 3000,
@@ -38,6 +43,8 @@ RULES = {
 class State:
     """What is in Redis: leases by URL with their moments, the queue, and the breakers' failures, times and trial.
 
+    `lines` are the pending jobs by tenant and pool; `running` are the leases of each tenant.
+
     `asked` are the pending jobs of the key `waiting`. `until` and `ejected` are the ends of ejections, for people and
     for the script; `ejected` also holds the moment at which a trial that is never reported ends. `causes` belong to the
     last ejections. `room` and `lapse` are the indexes of workers with room and of leases that expire. `quarantined` are
@@ -45,7 +52,8 @@ class State:
     """
 
     leases: dict[str, dict[str, int]]
-    queue: list[tuple[int, str]]
+    lines: dict[tuple[str, str], list[tuple[int, str]]]
+    running: dict[str, dict[str, int]]
     asked: set[str]
     ticket: int
     breakers: dict[str, tuple[int, int, str]]
@@ -82,10 +90,21 @@ class LuaScheduler:
                 "health": member.health.value,
                 "weight": member.worker.weight,
                 "max_concurrency": member.cap or "",
+                "labels": ",".join(member.worker.labels),
+                "languages": ",".join(member.worker.languages),
+                "memory_mb": member.worker.memory_mb or "",
             }
             redis.hset(f"sfr:worker:{member.worker.url}", mapping=fields)
         redis.hset("sfr:fleet", "written_at", "now")
         redis.hset("sfr:plan:head", "stale", 1)
+
+    def set_tenants(self, tenants: Mapping[str, TenantRule]) -> None:
+        """Write the tenants' rules as the sidecar does."""
+        self.redis.delete("sfr:tenants")
+        if tenants:
+            rules = {name: msgspec.json.encode(rule) for name, rule in tenants.items()}
+            self.redis.hset("sfr:tenants", mapping=rules)  # type: ignore[arg-type]
+        self.redis.hset("sfr:plan:head", "stale", 1)
 
     def set_drain(self, members: list[Member]) -> None:
         """Write the drains like an operator with redis-cli does, without marking the plan as stale."""
@@ -94,21 +113,34 @@ class LuaScheduler:
             if member.is_draining:
                 self.redis.sadd("sfr:drain", member.worker.url)
 
+    def rooms(self) -> dict[str, set[str]]:
+        """Return the workers with room of each open pool."""
+        redis: Any = self.redis
+        keys = {pool: f"sfr:room:{text.split()[0]}" for pool, text in redis.hgetall("sfr:pools").items()}
+        return {
+            pool: {member.rpartition(" ")[2] for member in redis.zrange(key.removesuffix(":0"), 0, -1)}
+            for pool, key in keys.items()
+        }
+
     def state(self) -> State:
         """Read the state in one round trip."""
         pipeline = self.redis.pipeline(transaction=False)
         for url in URLS:
             pipeline.zrange(f"sfr:leases:{url}", 0, -1, withscores=True)
             pipeline.hgetall(f"sfr:breaker:{url}")
-        for index in ("queue", "ejected", "lapse", "room", "quarantine"):
+        for tenant in TENANTS:
+            pipeline.zrange(f"sfr:running:{tenant}", 0, -1, withscores=True)
+        for tenant, pool in LINES:
+            is_plain = (tenant, pool) == ("default", "")
+            pipeline.zrange("sfr:queue" if is_plain else f"sfr:queue:{pool}/{tenant}", 0, -1, withscores=True)
+        for index in ("ejected", "lapse", "room", "quarantine"):
             pipeline.zrange(f"sfr:{index}", 0, -1, withscores=True)
         pipeline.hkeys("sfr:waiting")
         pipeline.get("sfr:ticket")
         pipeline.hgetall("sfr:rests")
-        *by_url, queue, ejected, lapse, room, quarantined, asked, ticket, resting = pipeline.execute()
-        leases = {
-            url: {name: int(at) for name, at in held} for url, held in zip(URLS, by_url[::2], strict=True) if held
-        }
+        *found, ejected, lapse, room, quarantined, asked, ticket, resting = pipeline.execute()
+        by_url, by_tenant, by_line = found[: 2 * len(URLS)], found[2 * len(URLS) : -len(LINES)], found[-len(LINES) :]
+        leases = {url: _moments(held) for url, held in zip(URLS, by_url[::2], strict=True) if held}
         breakers = {
             url: (int(fields.get("failures", 0)), int(fields.get("times", 0)), fields.get("trial", ""))
             for url, fields in zip(URLS, by_url[1::2], strict=True)
@@ -122,7 +154,8 @@ class LuaScheduler:
         causes = {url: fields["cause"] for url, fields in zip(URLS, by_url[1::2], strict=True) if fields.get("cause")}
         return State(
             leases,
-            [(int(ticket), name) for name, ticket in queue],
+            {line: [(int(at), name) for name, at in jobs] for line, jobs in zip(LINES, by_line, strict=True) if jobs},
+            {tenant: _moments(held) for tenant, held in zip(TENANTS, by_tenant, strict=True) if held},
             set(asked),
             int(ticket or 0),
             breakers,
@@ -144,6 +177,10 @@ class LuaScheduler:
         *lists, _ = pipeline.execute()
         given = zip(PROCESSES, lists, strict=True)
         return {process: [msgspec.json.decode(text, type=Grant) for text in texts] for process, texts in given if texts}
+
+
+def _moments(held: list[tuple[str, float]]) -> dict[str, int]:
+    return {name: int(moment) for name, moment in held}
 
 
 def _rest(text: str) -> Rest:

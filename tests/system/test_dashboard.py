@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestServer
 from selenium.webdriver import Keys
 
 from bench.support.busyfleet import busy_fleet
-from tests.support.browser import IS_THERE, Browser, chromium
+from tests.support.browser import IS_THERE, Browser
 from tests.support.eventually import eventually
 from tests.support.load import post_jobs, steady_load
 from tests.support.programs import Router, System, Valkey
@@ -42,32 +42,9 @@ fetch("admin/workers", {method: "POST", headers, body: JSON.stringify({url})});
 """
 
 
-@pytest.fixture(scope="module")
-def one_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """One Chromium for all tests here, because it starts slowly."""
-    with chromium(tmp_path_factory.mktemp("chromium")) as browser:
-        yield browser
-
-
-@pytest.fixture
-async def browser(one_browser: Browser) -> AsyncIterator[Browser]:
-    """A browser in its first state; afterwards the page is left, so that the next test sees only its own errors."""
-    await one_browser.prefers(prefers_color_scheme="light")
-    await one_browser.resize(1440, 1000)
-    yield one_browser
-    await one_browser.open("about:blank")
-
-
 def row(worker: ScriptedWorker, part: str = "") -> str:
     """Return the selector of a worker's row, or of a part of it."""
     return f'tr[data-url="{worker.url}"] {part}'
-
-
-async def opened(browser: Browser, router: Router) -> None:
-    """Open the router's address, which leads to the dashboard, and wait until the page is live."""
-    await browser.open(router.url)
-    await browser.shows("#stream", "Live")
-    assert await browser.js("return location.pathname") == "/dashboard"
 
 
 async def test_page_shows_and_steers_workers_that_die_join_and_leave(
@@ -76,12 +53,14 @@ async def test_page_shows_and_steers_workers_that_die_join_and_leave(
     """With a typed-in token an operator steers the fleet; the page loads nothing from other hosts."""
     first, second, third = workers
     system.env["ADMIN_TOKEN"] = TOKEN
-    system.configure([first.url, second.url], default_max_concurrency=4, admin={"allowed_workers": ["127.0.0.0/8"]})
+    special = {"url": first.url, "labels": ["gpu", "ib"]}
+    system.configure([special, second.url], default_max_concurrency=4, admin={"allowed_workers": ["127.0.0.0/8"]})
     async with system.sidecar(), system.router(2) as router:
         await router.sees(healthy=2)
-        await opened(browser, router)
+        await browser.open_dashboard(router.url)
         await browser.shows(row(first, ".health"), "Healthy")
-        assert "config.yaml" in await browser.text(row(first))
+        assert await browser.text(row(first, ".source")) == "config.yaml · gpu, ib"
+        assert await browser.text(row(second, ".source")) == "config.yaml"
         async with steady_load(router.url, 3):
             await browser.shows(row(first, ".running"), "/ 4")
             await eventually(lambda: _counts_jobs(browser, first), what="jobs and their rate")
@@ -110,7 +89,7 @@ async def test_ejected_and_hung_workers_are_seen_with_reason_and_slots(
     system.configure([worker.url for worker in workers], default_max_concurrency=4, timeout=60, job_grace=60)
     async with system.sidecar(), system.router(1) as router:
         await router.sees(healthy=3)
-        await opened(browser, router)
+        await browser.open_dashboard(router.url)
         jobs = asyncio.create_task(post_jobs(router.url, 60, 8))
         try:
             await browser.shows(row(failing, ".reason"), "): 5 failed jobs in a row, the last: returned 503")
@@ -200,7 +179,7 @@ async def test_by_keyboard_in_either_theme_and_with_strange_words(
     system.configure(weighed, admin={"allow_loopback": True}, health_check={"fall": 1})
     async with system.sidecar(), system.router(1) as router:
         await router.sees(healthy=2)
-        await opened(browser, router)
+        await browser.open_dashboard(router.url)
         await browser.shows(row(second, ".reason"), "500")
         assert (await _urls(browser))[0] == second.url
         await _sorts(browser, lightest=second, heaviest=third)
@@ -269,13 +248,15 @@ async def _changes_the_theme(browser: Browser) -> None:
 
 
 async def _urls(browser: Browser) -> list[str]:
-    found: list[str] = await browser.js("return [...document.querySelectorAll('tbody tr')].map((r) => r.dataset.url)")
+    found: list[str] = await browser.js(
+        "return [...document.querySelectorAll('#workers tbody tr')].map((r) => r.dataset.url)"
+    )
     return found
 
 
 async def _has_changed(browser: Browser) -> bool:
     script = """
-    const shown = document.querySelector('tbody').innerText;
+    const shown = document.querySelector('#workers tbody').innerText;
     const has = window.shown !== undefined && window.shown !== shown;
     window.shown = shown;
     return has;
@@ -301,7 +282,7 @@ async def test_page_says_when_it_is_stale(
     async with system.router(1) as router:
         async with system.sidecar() as sidecar:
             await router.sees(healthy=3)
-            await opened(browser, router)
+            await browser.open_dashboard(router.url)
             await browser.shows("#sidecar", "Sidecar seen")
             assert await browser.texts(".notice") == []
             sidecar.send(signal.SIGTERM)  # a stopped sidecar gives up its lead at once
@@ -334,7 +315,7 @@ async def test_a_thousand_workers_cost_the_page_no_more_than_a_hundred(
     system.configure([])
     async with system.router(1) as router:
         await router.sees_redis("available")
-        await opened(browser, router)
+        await browser.open_dashboard(router.url)
         await browser.shows("#empty", "no workers yet")
         changes = []
         for count in (100, 1000):

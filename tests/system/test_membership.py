@@ -24,7 +24,7 @@ async def test_workers_come_and_go_by_file_dns_and_registration(
     """A worker of each source is found, checked, and removed with its source, without a restart."""
     listed, resolved, added = workers
     hosts = system.folder / "hosts"
-    hosts.write_text(f"127.0.0.1:{listed.port}/run_code  # rack 1\nno host\n")
+    hosts.write_text(f"127.0.0.1:{listed.port}/run_code  # rack 1\nno.host:port\n")
     system.configure([], workers_file=str(hosts), discover={"dns": f"localhost:{resolved.port}"})
     async with system.sidecar() as sidecar, system.router(1) as router, valkey.client() as redis:
         intents = Intents(RedisClient(redis, "sfr", timeout_s=5))

@@ -125,6 +125,16 @@ async def test_each_result_is_one_line(worker: ScriptedWorker, url: str, tmp_pat
     }
 
 
+async def test_run_takes_the_url_of_a_tenant(worker: ScriptedWorker, url: str, tmp_path: Path) -> None:
+    """With a slash at its end or without one, each job is that tenant's."""
+    for tenant_url in (f"{url}/t/run-7", f"{url}/t/run-7/"):
+        status, out, _ = await run(write_jobs(tmp_path, 3), url=tenant_url)
+        assert status == 0
+        lines = [json.loads(line) for line in out.splitlines()]
+        assert [line["body"]["router_metadata"]["tenant"] for line in lines] == ["run-7"] * 3
+    assert {job.target for job in worker.jobs} == {"/run_code"}
+
+
 async def test_interrupted_run_resumes_with_one_result_per_job(
     worker: ScriptedWorker, url: str, tmp_path: Path
 ) -> None:

@@ -49,7 +49,7 @@ async def test_job_with_a_retry_is_one_span_with_two_children(
             collector.spans.clear()
             good.jobs.clear()
             headers = {"traceparent": SAMPLED, "tracestate": "vendor=1", "x_request_id": "mine", "x_other": "kept"}
-            assert await post(router.url, **headers) == 200
+            assert await post(f"{router.url}/t/run-7", **headers) == 200
             await eventually(collector.jobs, what="the job's span")
     (job,) = collector.jobs()
     assert (job.name, job.kind, job.service) == ("POST /run_code", "SPAN_KIND_SERVER", "sandboxfusion-router")
@@ -59,6 +59,7 @@ async def test_job_with_a_retry_is_one_span_with_two_children(
         "url.path": "/run_code",
         "http.response.status_code": 200,
         "sfr.request_id": "mine",
+        "sfr.tenant": "run-7",
         "sfr.verdict": "result",
         "sfr.attempts": 2,
     }

@@ -4,11 +4,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
 
 from router.api.fleet_admin import Admin, UnknownWorker
-from router.api.schemas import AdminWorker, Report, WorkerStatus
+from router.api.schemas import AdminTenant, AdminWorker, Report, WorkerStatus
 from router.api.status import health_status
+from router.api.tenant_admin import TenantAdmin, TenantChanges, TooManyTenants
 from router.cli.failure import BadInput, Exit, Failed
 from router.cli.router_client import ANSWER_WITHIN_S
 from router.config.allowlist import Allowed
@@ -19,6 +22,7 @@ from router.fleet.records import Records
 from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.fleet.snapshot import FleetView
 from router.fleet.stats import Usage
+from router.fleet.tenants import Tenants, flaws
 
 _Value = TypeVar("_Value")
 
@@ -61,6 +65,30 @@ class RedisFleet:
     def resume(self, url: str) -> AdminWorker:
         """Give a drained worker new jobs again."""
         return self._steer(url, Admin.resume)
+
+    def tenants(self) -> list[AdminTenant]:
+        """Return all tenants that have a rule of their own, and `default`."""
+        return self._run(lambda redis: TenantAdmin(Tenants(redis)).list())
+
+    def change_tenant(self, name: str, fields: dict[str, Any]) -> AdminTenant:
+        """Set fields of a tenant's rule; None: the value that it came with."""
+
+        async def ask(redis: RedisClient) -> AdminTenant:
+            admin = TenantAdmin(Tenants(redis))
+            await admin.change(name, changes)
+            return await admin.one(name)
+
+        try:
+            changes = TenantChanges.model_validate(fields)
+            return self._run(ask)
+        except ValidationError as error:
+            raise Failed(flaws(error), Exit.FAILED) from error
+        except TooManyTenants as error:
+            raise Failed(str(error), Exit.FAILED) from error
+
+    def reset_tenant(self, name: str) -> None:
+        """Forget all that is set of a tenant."""
+        self._run(lambda redis: TenantAdmin(Tenants(redis)).reset(name))
 
     def _steer(self, url: str, act: Callable[[Admin, str], Awaitable[None]]) -> AdminWorker:
         async def ask(redis: RedisClient) -> AdminWorker:

@@ -1,6 +1,6 @@
 """The tables of `sfr status` and `sfr workers list`; unhealthy workers come first."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from rich.console import Console, Group, RenderableType
@@ -8,8 +8,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from router.api.schemas import AdminWorker, Report, SidecarStatus, WorkerStatus
+from router.api.schemas import AdminTenant, AdminWorker, Report, SidecarStatus, WorkerStatus
 from router.fleet.model import Health, abilities, slots
+from router.fleet.schema import SCHEMA_VERSION
 
 _STYLES = {
     Health.HEALTHY: "green",
@@ -59,6 +60,28 @@ def workers_table(workers: Sequence[WorkerStatus]) -> Table:
     return table
 
 
+def tenants_table(tenants: Iterable[AdminTenant]) -> Table:
+    """Return a row for each tenant; what is set at run time is marked by a star."""
+    table = Table("tenant", box=None, padding=(0, 2, 0, 0))
+    for name in ("weight", "priority", "max running", "max waiting"):
+        table.add_column(name, justify="right")
+    table.add_column("labels", overflow="fold")
+    table.add_column("client budget")
+    for tenant in tenants:
+        cells = [
+            _of_tenant(tenant, field)
+            for field in ("weight", "priority", "max_running", "max_waiting", "labels", "client_budget")
+        ]
+        table.add_row(Text(tenant.name), *map(Text, cells))
+    return table
+
+
+def _of_tenant(tenant: AdminTenant, field: str) -> str:
+    value, override = getattr(tenant, field), getattr(tenant.overrides, field)
+    shown = ", ".join(value) if field == "labels" else "" if value is None else str(value)
+    return shown if override is None else f"{shown}*"
+
+
 def report_table(report: Report, source: str, stale: str | None = None) -> RenderableType:
     """Return the whole fleet as a table. `source` is where the data come from; `stale`: why they are not newer."""
     facts = Table.grid(padding=(0, 2))
@@ -67,6 +90,8 @@ def report_table(report: Report, source: str, stale: str | None = None) -> Rende
     facts.add_row("told by", Text(source))
     facts.add_row("redis", Text(report.redis, "green" if report.redis == "available" else "bold red"))
     facts.add_row("sidecar", Text(_sidecar(report.sidecar), "" if report.sidecar.leader else "bold red"))
+    if (version := report.sidecar.schema_version) not in (None, SCHEMA_VERSION):
+        facts.add_row("schema", Text(_schema(version), "bold red"))
     facts.add_row("workers", Text(healthy(report)))
     facts.add_row("running", Text(running_jobs(report.workers)))
     facts.add_row("waiting", Text(_UNKNOWN if report.waiting is None else str(report.waiting)))
@@ -132,6 +157,16 @@ def _ejection_note(until: datetime, because: str) -> str:
 def _sidecar(sidecar: SidecarStatus) -> str:
     leader = "none leads" if sidecar.leader is None else f"{sidecar.leader} leads"
     return f"{leader}, {'nothing seen yet' if sidecar.age_seconds is None else f'seen {sidecar.age_seconds:g} s ago'}"
+
+
+def _schema(version: int) -> str:
+    """Return what it means that Redis' keys have another version than this program knows.
+
+    >>> _schema(1)
+    "1, written by a sidecar of an older release; this command's is 2"
+    """
+    release = "a newer" if version > SCHEMA_VERSION else "an older"
+    return f"{version}, written by a sidecar of {release} release; this command's is {SCHEMA_VERSION}"
 
 
 def healthy(report: Report) -> str:

@@ -6,17 +6,20 @@ import { Notices } from "./notices.js";
 import { Steering } from "./steering.js";
 import { Stream } from "./stream.js";
 import { Table } from "./table.js";
+import { Tenants } from "./tenants.js";
 
 const fleet = new Fleet();
 const notices = new Notices();
 const steering = new Steering(notices.say);
 const charts = new Charts(document.getElementById("numbers"));
+const tenants = new Tenants(document.getElementById("tenants"));
 const table = new Table(document.getElementById("workers"), steering, notices.say);
 let isDue = false;
 
 function draw() {
   isDue = false;
   charts.update(fleet);
+  tenants.update(fleet);
   table.update(fleet);
   notices.update(fleet, stream);
   const trouble = fleet.counts.unhealthy + fleet.counts.ejected;

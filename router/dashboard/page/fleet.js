@@ -7,6 +7,7 @@ export const HEALTHS = ["unhealthy", "ejected", "unknown", "draining", "healthy"
 export class Fleet {
   workers = [];
   history = []; // [at, jobs, running, waiting, p50, p99, errors, retries, slots], the oldest first
+  tenants = { rows: [], hidden: 0 }; // rows: [name, weight, running, waiting, jobs a second, jobs, failures, share]
   status = null;
   number = -1;
 
@@ -44,6 +45,7 @@ export class Fleet {
   #update(data) {
     this.number = data.number;
     this.status = data.status;
+    if (data.tenants) this.tenants = data.tenants;
     for (const [place, health, isDraining, since, reason, weight, cap, source, ejectedUntil, abilities] of data.rows) {
       Object.assign(this.workers[place], { health, isDraining, since, reason, weight, cap, source, ejectedUntil, abilities });
     }

@@ -3,6 +3,7 @@
 import { ago, clock, count, milliseconds, share } from "./format.js";
 import { HEALTHS, latest } from "./fleet.js";
 import { path } from "./spark.js";
+import { text } from "./text.js";
 
 const PAGE = 50;
 const HELD_MS = 10_000; // a pointer that rests longer no longer holds the rows in place
@@ -276,10 +277,4 @@ export class Table {
     const act = button.dataset.act === "remove" ? "remove" : worker.isDraining ? "resume" : "drain";
     this.steering.steer(act, worker, button);
   }
-}
-
-// Writes text, never markup, and only if it has changed.
-function text(node, value) {
-  const wanted = String(value);
-  if (node.textContent !== wanted) node.textContent = wanted;
 }

@@ -29,17 +29,25 @@ local function now_ms()
   local now = redis.call('TIME')
   return now[1] * 1000 + math.floor(now[2] / 1000)
 end
--- The name under which a tenant counts: MAX_TENANTS have one of their own.
-local function known_as(name)
-  if name == OTHER or redis.call('ZSCORE', TENANTS_KNOWN, name) then return name end
-  return redis.call('ZCARD', TENANTS_KNOWN) < MAX_TENANTS and name or OTHER
+-- Whether a new tenant may count under its own name. Of MAX_TENANTS the one that was idle longest makes room.
+local function has_room(now)
+  if redis.call('ZCARD', TENANTS_KNOWN) < MAX_TENANTS then return true end
+  local oldest = redis.call('ZRANGE', TENANTS_KNOWN, 0, 0, 'WITHSCORES')
+  if now - oldest[2] < TENANT_STAYS_MS then return false end
+  redis.call('ZREM', TENANTS_KNOWN, oldest[1])
+  redis.call('DEL', TENANT_OF .. oldest[1])
+  return true
+end
+local function name_of(tenant, now)
+  local is_known = tenant == OTHER or redis.call('ZSCORE', TENANTS_KNOWN, tenant)
+  return (is_known or has_room(now)) and tenant or OTHER
 end
 
 if next(counted.tenants) then
   local now = now_ms()
   redis.call('ZREMRANGEBYSCORE', TENANTS_KNOWN, '-inf', now - ttl * 1000)
   for tenant, counts in pairs(counted.tenants) do
-    local name = known_as(tenant)
+    local name = name_of(tenant, now)
     local key = TENANT_OF .. name
     add(key, 'jobs', counts[1])
     add_some(key, 'failures', counts[2])

@@ -3,7 +3,8 @@
 -- KEYS[1]  any key of the fleet: it names the Cluster slot
 -- ARGV[1]  the workers' URLs as a JSON list
 -- ARGV[2]  the tenants' names as a JSON list; empty: all that are known
--- Reads    QUEUE, BUDGET, STATS; of each worker LEASES_OF, BREAKER_OF, STATS_OF; TENANTS_KNOWN, of each tenant TENANT_OF
+-- Reads    WAITING, BUDGET, STATS; of each worker LEASES_OF, BREAKER_OF, STATS_OF; TENANTS_KNOWN, of each tenant
+--          TENANT_OF, RUNNING_OF, and its lines: QUEUE, LINES, QUEUE_OF
 -- Returns  Usage as JSON (router/fleet/stats.py), and as `unread` the names of tenants beyond ENTRIES_A_CALL
 local workers, tenants, fleet, unread = {}, {}, {}, {}
 
@@ -22,11 +23,27 @@ local function counts(key, ...)
   for place = 1, #held do held[place] = math.floor(held[place]) end
   return held
 end
--- The latest seen first.
+-- The latest seen first, then those of which no job has ended so far.
 local function known_tenants()
-  local names = redis.call('ZREVRANGE', TENANTS_KNOWN, 0, -1)
+  local names, is_known = redis.call('ZREVRANGE', TENANTS_KNOWN, 0, -1), {}
   if redis.call('EXISTS', TENANT_OF .. OTHER) == 1 then names[#names + 1] = OTHER end
+  for _, name in ipairs(names) do is_known[name] = true end
+  for _, line in ipairs(redis.call('ZRANGE', LINES, 0, -1)) do
+    local name = string.match(line, '^[^/]*')
+    if not is_known[name] then
+      names[#names + 1], is_known[name] = name, true
+    end
+  end
   return names
+end
+-- How many jobs of the tenant are pending in all of its lines.
+local function waiting_of(tenant)
+  local count = tenant == DEFAULT and redis.call('ZCARD', QUEUE) or 0
+  local lines = redis.call('ZRANGEBYLEX', LINES, '[' .. tenant .. '/', '(' .. tenant .. '0') -- 0 comes after /
+  for _, line in ipairs(lines) do
+    count = count + redis.call('ZCARD', QUEUE_OF .. string.sub(line, #tenant + 2) .. '/' .. tenant)
+  end
+  return count
 end
 
 for _, url in ipairs(cjson.decode(ARGV[1])) do
@@ -38,14 +55,14 @@ for place, name in ipairs(ARGV[2] == '' and known_tenants() or cjson.decode(ARGV
   if place > ENTRIES_A_CALL then
     unread[#unread + 1] = name
   else
-    local waiting = name == DEFAULT and redis.call('ZCARD', QUEUE) or 0
-    tenants[name] = {0, waiting, counts(TENANT_OF .. name, 'jobs', 'failures', 'busy_ms', 'queue_ms')}
+    local counted = counts(TENANT_OF .. name, 'jobs', 'failures', 'busy_ms', 'queue_ms')
+    tenants[name] = {redis.call('ZCARD', RUNNING_OF .. name), waiting_of(name), counted}
   end
 end
 local held = redis.call('HGETALL', STATS)
 for place = 1, #held, 2 do fleet[held[place]] = math.floor(number(held[place + 1])) end
 return cjson.encode({
-  waiting = redis.call('ZCARD', QUEUE),
+  waiting = redis.call('HLEN', WAITING),
   retries_left = numbers(BUDGET, 'saved')[1],
   -- Left out where empty: cjson would write an empty table as a list.
   fleet = next(fleet) and fleet,

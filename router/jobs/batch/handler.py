@@ -35,7 +35,7 @@ from router.jobs.batch.body import STOPPED, BatchBody, BatchRefused, CutShort, E
 from router.jobs.batch.window import Window
 from router.jobs.body_budget import BodyBudget, BodyBudgetFull, BodyShare
 from router.jobs.dispatcher import Dispatcher
-from router.jobs.endpoints import BadHead, client_s_of, tenant_of
+from router.jobs.endpoints import BadHead, client_s_of, labels_of, tenant_of
 from router.jobs.handler import ADMISSION
 from router.jobs.job import Job
 from router.policy.request_head import Refusal
@@ -141,7 +141,7 @@ class _Batch:
         self._admission = _admission(scope)
         self._lines = head.lines
         self._client_s = client_s_of(head)
-        self._tenant = tenant_of(self._admission, head)
+        self._tenant, self._labels = tenant_of(self._admission, head), labels_of(head)
         query = scope["query_string"]
         self._target = JOB_PATH.encode("ascii") + (b"?" + query if query else b"")
         self._max_bytes = int(settings.max_body_mb * 2**20)
@@ -243,7 +243,9 @@ class _Batch:
     async def _run(self, index: int, body: Body, share: BodyShare) -> None:
         job = Job(
             *(b"POST", JOB_PATH, self._target, self._lines, body, self._id_of(index), self._has_left, share),
-            *(self._admission, self._client_s, None, self._tenant),
+            *(self._admission, self._client_s),
+            tenant=self._tenant,
+            labels=self._labels,
         )
         try:
             answer = await self._dispatcher.run(job)
@@ -309,7 +311,7 @@ class _Batch:
 
     def _lost(self, index: int, answer: Answer) -> Answer:
         """Log, and return, an answer that a job gets from this room and not from the dispatcher."""
-        job_log.refused(self._id_of(index), JOB_PATH, self._admission.key_name, answer)
+        job_log.refused(self._id_of(index), JOB_PATH, self._admission.key_name, answer, self._tenant)
         return answer
 
     def _id_of(self, index: int) -> bytes:

@@ -19,6 +19,10 @@ local reply = {}
 local ring_length = 0
 local fleet_print = ''
 local is_plan_stale = false
+-- How many rooms there are besides room 0, which has all workers.
+local rooms = 0
+-- Whether any tenant has a rule; and the highest priority that a rule gives, unless all give the same.
+local has_rules, top_priority = false, nil
 -- Until this moment a memory that began empty does not know what runs: workers with a cap get no jobs, and every process
 -- has time to hand in the leases that it holds. nil: the memory has settled.
 local settles_at
@@ -28,8 +32,23 @@ local resting, away = 0, 0
 -- When the first of the workers whose rests this call was about may get a job; nil: none of them.
 local look_at
 
--- The name of a lease or a pending job of the calling process.
+-- How many jobs are pending; and how many of them in other lines than QUEUE, which has the jobs of the tenant `default`
+-- in the pool of all workers.
+local waiting, others = 0, 0
+
+-- The name of a pending job of the calling process.
 local function holder(number) return call.process .. ':' .. string.format('%.0f', number) end
+
+local function tenant_named(name) return name ~= '' and name or DEFAULT end
+
+-- The name of the lease of a job. It tells whose the job is and how much memory it takes, unless it is a job as the
+-- last release knows them.
+local function lease_name(job, tenant, memory)
+  if tenant == DEFAULT and memory == 0 then return job end
+  return job .. ' ' .. tenant .. ' ' .. string.format('%.0f', memory)
+end
+
+local function tenant_of(lease) return string.match(lease, ' (%S+) %S+$') or DEFAULT end
 
 -- Add values to a list of the reply.
 local function tell(field, ...)

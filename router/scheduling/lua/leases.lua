@@ -1,13 +1,38 @@
 -- Leases: giving one, and dropping those whose moment has passed or that their process does not hold.
 --
--- LAPSE is an index of the workers whose leases or rests may pass next.
+-- LAPSE is an index of the workers whose leases or rests may pass next. RUNNING_OF has each tenant's leases, by the
+-- moments at which they pass; those of health checks are nobody's.
 --
 -- Twin     LocalScheduler._lease, _drop_lapsed, _drop_unheld
 -- Reads    WORKERS, WORKER_OF
--- Writes   LEASES_OF, LAPSE; for a trial BREAKER_OF, EJECTED
+-- Writes   LEASES_OF, LAPSE, RUNNING_OF; for a trial BREAKER_OF, EJECTED
 -- @include context
 -- @include rests
 -- @include room
+
+-- How many jobs of a tenant run, as far as this call has counted them; and the tenants of which more or fewer run now.
+local running_of, has_changed = {}, {}
+
+local function count_running(tenant, difference)
+  if difference == 0 then return end
+  has_changed[tenant] = true
+  if running_of[tenant] then running_of[tenant] = running_of[tenant] + difference end
+end
+
+local function running(tenant)
+  if not running_of[tenant] then
+    redis.call('ZREMRANGEBYSCORE', RUNNING_OF .. tenant, '-inf', now)
+    running_of[tenant] = redis.call('ZCARD', RUNNING_OF .. tenant)
+  end
+  return running_of[tenant]
+end
+
+-- Count the lease as its tenant's; or set its moment anew, if it is counted.
+local function run(tenant, name, moment)
+  count_running(tenant, redis.call('ZADD', RUNNING_OF .. tenant, moment, name))
+end
+
+local function end_run(tenant, name) count_running(tenant, -redis.call('ZREM', RUNNING_OF .. tenant, name)) end
 
 local function lease(url, cap, name, moment)
   redis.call('ZADD', LEASES_OF .. url, moment, name)
@@ -24,7 +49,10 @@ end
 
 local function drop_lapsed()
   for _, url in ipairs(redis.call('ZRANGEBYSCORE', LAPSE, '-inf', now)) do
-    redis.call('ZREMRANGEBYSCORE', LEASES_OF .. url, '-inf', now)
+    for _, name in ipairs(redis.call('ZRANGEBYSCORE', LEASES_OF .. url, '-inf', now)) do
+      redis.call('ZREM', LEASES_OF .. url, name)
+      end_run(tenant_of(name), name)
+    end
     redis.call('ZREM', LAPSE, url)
     local next_one = redis.call('ZRANGE', LEASES_OF .. url, 0, 0, 'WITHSCORES')[2]
     if next_one then redis.call('ZADD', LAPSE, next_one, url) end
@@ -41,11 +69,14 @@ end
 -- Drop the leases of the calling process that are not in `held`. It reads all leases: after an outage only.
 local function drop_unheld(held)
   local is_held = {}
-  for _, item in ipairs(held) do is_held[item[1] .. ' ' .. holder(item[2])] = true end
+  for _, item in ipairs(held) do
+    is_held[item[1] .. ' ' .. lease_name(holder(item[2]), tenant_named(item[4]), item[5])] = true
+  end
   for _, url in ipairs(redis.call('SMEMBERS', WORKERS)) do
     local dropped = 0
     for _, name in ipairs(redis.call('ZRANGE', LEASES_OF .. url, 0, -1)) do
-      if string.match(name, '^(.*):%d+$') == call.process and not is_held[url .. ' ' .. name] then
+      if string.match(name, '^(.*):%d+ ?%S* ?%S*$') == call.process and not is_held[url .. ' ' .. name] then
+        end_run(tenant_of(name), name)
         dropped = dropped + redis.call('ZREM', LEASES_OF .. url, name)
       end
     end

@@ -1,7 +1,7 @@
 -- Which workers rest: those that turn jobs away because they have no room, and those that cannot be reached.
 --
 -- Twin     router/scheduling/rests.py, Rests
--- Reads    PLAN, EJECTED, QUEUE, LEASES_OF
+-- Reads    PLAN, EJECTED, LEASES_OF
 -- Writes   RESTS (a Rest by URL, as text), PLAN_HEAD (resting, away), LAPSE
 -- @include context
 
@@ -71,8 +71,7 @@ end
 -- Let the worker, whose rest is over, get one more job.
 local function pass_rest(url, rest)
   local running = redis.call('ZCARD', LEASES_OF .. url)
-  local is_wanted = redis.call('ZCARD', QUEUE) > 0
-  if rest.is_asked and (rest.is_away or not is_wanted and running < rest.limit) then
+  if rest.is_asked and (rest.is_away or waiting == 0 and running < rest.limit) then
     drop_rest(url, rest)
     return
   end

@@ -1,13 +1,15 @@
 -- Which workers have room for a job. ROOM is an index of them, so that the cost of a job does not grow with the fleet.
 --
 -- A member of ROOM is '<place> <cap> <weight> <url>'. Its score is the place in the ring; with least_loaded it is the
--- number of leases by weight, and the place is 0.
+-- number of leases by weight, and the place is 0. ROOM_OF is the same for the other rooms (pools.lua).
 --
 -- Twin     LocalScheduler.has_room
--- Reads    PLAN, LEASES_OF, BREAKER_OF
--- Writes   ROOM
+-- Reads    PLAN, PLACES, LEASES_OF, BREAKER_OF
+-- Writes   ROOM, ROOM_OF
 -- @include context
 -- @include rests
+
+local function room_key(room) return room == 0 and ROOM or ROOM_OF .. room end
 
 local function planned(url)
   local entry = redis.call('HGET', PLAN, url)
@@ -17,16 +19,24 @@ local function planned(url)
   end
 end
 
-local function set_room(url, cap, weight, places, is_open)
+local function set_places(key, url, cap, weight, places, is_open)
   for place in string.gmatch(places, '%d+') do
     local member = place .. ' ' .. cap .. ' ' .. weight .. ' ' .. url
     if not is_open then
-      redis.call('ZREM', ROOM, member)
+      redis.call('ZREM', key, member)
     elseif is_by_load then
-      redis.call('ZADD', ROOM, redis.call('ZCARD', LEASES_OF .. url) / weight, member)
+      redis.call('ZADD', key, redis.call('ZCARD', LEASES_OF .. url) / weight, member)
     else
-      redis.call('ZADD', ROOM, place, member)
+      redis.call('ZADD', key, place, member)
     end
+  end
+end
+
+local function set_room(url, cap, weight, places, is_open)
+  set_places(ROOM, url, cap, weight, places, is_open)
+  if rooms == 0 then return end
+  for room, its in string.gmatch(redis.call('HGET', PLACES, url) or '', '(%d+):(%S+)') do
+    set_places(ROOM_OF .. room, url, cap, weight, its, is_open)
   end
 end
 

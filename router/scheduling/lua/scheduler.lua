@@ -1,6 +1,6 @@
 #!lua
 -- The scheduler: does all that one call of a router process says, in one atomic step. It ends leases, drops those whose
--- moment has passed, and gives room to pending jobs in order of arrival.
+-- moment has passed, and gives room to pending jobs: first those whose turn it is.
 --
 -- The line `#!lua` makes a Redis without memory refuse the whole call. Else Redis would refuse only calls whose first
 -- command takes memory, and would seem available and unavailable in turn.
@@ -8,7 +8,7 @@
 -- KEYS[1]  plan: it names the Cluster slot
 -- ARGV     as context.lua has them
 -- Twin     router/scheduling/local_scheduler.py, LocalScheduler.step: hypothesis runs the two against each other
--- Reads    FLEET, EJECTED, QUEUE
+-- Reads    FLEET, EJECTED, QUEUE, WAITING
 -- Writes   LEASES_OF, FINISHED, and what the parts write
 -- Returns  Reply as JSON (router/scheduling/messages.py)
 -- @include context
@@ -20,13 +20,18 @@
 -- @include queue
 -- @include rests
 -- @include room
+-- @include turns
 
 local has_finished = {}
 
 -- Take in what became of a lease. The arguments are Ended's fields.
-local function end_attempt(url, number, blame, is_over, job, cause, ms)
-  local name = holder(number)
-  if is_over and redis.call('ZREM', LEASES_OF .. url, name) == 1 then update_room(url) end
+local function end_attempt(url, number, blame, is_over, job, cause, ms, tenant, memory)
+  tenant = tenant_named(tenant)
+  local name = lease_name(holder(number), tenant, memory)
+  if is_over and redis.call('ZREM', LEASES_OF .. url, name) == 1 then
+    end_run(tenant, name)
+    update_room(url)
+  end
   if blame == 'busy' or blame == 'away' then
     if turn_away(url, blame == 'away', ms) then set_room_anew(url) end
   elseif resting > 0 and (blame == 'ok' or blame == 'error' or blame == 'doubt') then
@@ -42,6 +47,8 @@ end
 
 if redis.call('HEXISTS', FLEET, 'written_at') == 0 then return '{"has_fleet":false}' end
 load_plan()
+waiting = redis.call('HLEN', WAITING)
+if waiting > 0 then others = math.max(0, waiting - redis.call('ZCARD', QUEUE)) end
 make_plan_if_stale()
 for _, ended in ipairs(call.ended or {}) do end_attempt(unpack(ended)) end
 -- The sidecar reads it: a worker that ends jobs well is not dead, even if it is too busy to answer a health check.
@@ -52,12 +59,13 @@ for _, url in ipairs(redis.call('ZRANGEBYSCORE', EJECTED, '-inf', now)) do open_
 make_plan_if_stale()
 if call.beat then hear_beat(unpack(call.beat)) end
 for _, number in ipairs(call.left or {}) do leave(holder(number)) end
+set_due_turns()
 serve_queue()
 if call.arrived then
   arrive(call.arrived)
   serve_queue()
 end
 for _, wanted in ipairs(call.checks or {}) do check(unpack(wanted)) end
-reply.waiting, reply.settles, reply.away = redis.call('ZCARD', QUEUE), settles_at ~= nil, away
+reply.waiting, reply.settles, reply.away = waiting, settles_at ~= nil, away
 if look_at then reply.look_in_ms = look_at - now end
 return cjson.encode(reply)

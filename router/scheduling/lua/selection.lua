@@ -1,18 +1,19 @@
 -- Which worker with room a ticket gets: from its place in the ring on, from a random place on, or the least loaded.
 --
 -- Twin     router/scheduling/plan.py, Plan.in_order
--- Reads    ROOM
+-- Writes   ROUNDS (how many jobs each room but room 0 has given a worker, by the print of its workers)
 -- @include context
+-- @include pools
 
 local function parsed(member)
   local cap, url = string.match(member, '^%S+ (%S+) %S+ (.*)$')
   return url, tonumber(cap)
 end
 
--- The first of ROOM's members between two scores, from `offset` on, that the job has not tried.
-local function first_untried(low, high, offset, count, is_tried)
+-- The first of a room's members between two scores, from `offset` on, that the job has not tried.
+local function first_untried(room, low, high, offset, count, is_tried)
   while count > 0 do
-    local members = redis.call('ZRANGEBYSCORE', ROOM, low, high, 'LIMIT', offset, math.min(count, 8))
+    local members = redis.call('ZRANGEBYSCORE', room, low, high, 'LIMIT', offset, math.min(count, 8))
     for _, member in ipairs(members) do
       local url, cap = parsed(member)
       if not is_tried[url] then return url, cap end
@@ -22,30 +23,47 @@ local function first_untried(low, high, offset, count, is_tried)
   end
 end
 
-local function pick_from_ring(place, is_tried)
-  local url, cap = first_untried(place, '+inf', 0, ring_length, is_tried)
-  if not url then url, cap = first_untried('-inf', '(' .. place, 0, ring_length, is_tried) end
+local function pick_from_ring(room, ring, place, is_tried)
+  local url, cap = first_untried(room, place, '+inf', 0, ring, is_tried)
+  if not url then url, cap = first_untried(room, '-inf', '(' .. place, 0, ring, is_tried) end
   return url, cap
 end
 
-local function pick_by_load(ticket, is_tried)
-  local lowest = redis.call('ZRANGE', ROOM, 0, 0, 'WITHSCORES')[2]
+local function pick_by_load(room, ticket, is_tried)
+  local lowest = redis.call('ZRANGE', room, 0, 0, 'WITHSCORES')[2]
   while lowest do
-    local ties = redis.call('ZCOUNT', ROOM, lowest, lowest)
+    local ties = redis.call('ZCOUNT', room, lowest, lowest)
     local offset = ticket % ties
-    local url, cap = first_untried(lowest, lowest, offset, ties - offset, is_tried)
-    if not url then url, cap = first_untried(lowest, lowest, 0, offset, is_tried) end
+    local url, cap = first_untried(room, lowest, lowest, offset, ties - offset, is_tried)
+    if not url then url, cap = first_untried(room, lowest, lowest, 0, offset, is_tried) end
     if url then return url, cap end
-    lowest = redis.call('ZRANGEBYSCORE', ROOM, '(' .. lowest, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+    lowest = redis.call('ZRANGEBYSCORE', room, '(' .. lowest, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
   end
 end
 
--- Return the URL and the cap of a worker that has room and is not among `tried`; nothing if there is none.
-local function pick(ticket, tried)
-  if ring_length == 0 then return end
+-- The turn of round robin: the ticket, or in other rooms than that of all workers their own count.
+local function round_of(pool, ticket)
+  return pool.room == 0 and ticket or tonumber(redis.call('HGET', ROUNDS, pool.print) or 0)
+end
+
+local function pick_in(pool, ticket, is_tried)
+  local room = room_key(pool.room)
+  if is_by_load then return pick_by_load(room, ticket, is_tried) end
+  local start = rules.strategy == 'random' and (call.seed or 0) + SPREAD * ticket or round_of(pool, ticket)
+  return pick_from_ring(room, pool.ring, start % pool.ring, is_tried)
+end
+
+-- Return the URL and the cap of a worker of the pool that has room and is not among `tried`; nothing if there is none.
+local function pick(pool, ticket, tried)
+  if pool.ring == 0 then return end
   local is_tried = {}
   for _, url in ipairs(tried) do is_tried[url] = true end
-  if is_by_load then return pick_by_load(ticket, is_tried) end
-  local start = rules.strategy == 'random' and (call.seed or 0) + SPREAD * ticket or ticket
-  return pick_from_ring(start % ring_length, is_tried)
+  local url, cap = pick_in(pool, ticket, is_tried)
+  if pool.room == 0 then return url, cap end
+  while url and not has_room(url, cap) do -- routers of the last release keep only room 0
+    set_room_anew(url)
+    url, cap = pick_in(pool, ticket, is_tried)
+  end
+  if url then redis.call('HINCRBY', ROUNDS, pool.print, 1) end
+  return url, cap
 end

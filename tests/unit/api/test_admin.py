@@ -1,10 +1,8 @@
 """The endpoints that change the fleet: each refusal, and what they write to Redis, which is a fake."""
 
-import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 from fakeredis import FakeAsyncRedis
@@ -12,7 +10,7 @@ from fastapi import FastAPI
 
 from router.api.admin import create_admin
 from router.api.fleet_admin import _admin_worker
-from router.auth.access import PEER, AdminGate
+from router.auth.access import AdminGate
 from router.config.settings import AdminSettings
 from router.fleet.intents import Intents, Override, Standing
 from router.fleet.leadership import Leadership
@@ -20,6 +18,7 @@ from router.fleet.model import Ejection, Health, Source, Worker, WorkerRecord
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisClient
 from router.fleet.snapshot import FleetView
+from tests.support.endpoints import ask
 
 CONFIGURED, FOUND, LISTED, NEW = (f"http://{name}:1" for name in ("config", "dns", "file", "new"))
 TOKEN = "secret"
@@ -41,26 +40,11 @@ class Desk:
         self, method: str, path: str = "", url: str | None = None, body: object = None, *headers: tuple[bytes, bytes]
     ) -> tuple[int, Any]:
         """Send one request; return the status and the body."""
-        text, sent = b"" if body is None else json.dumps(body).encode(), []
-        scope = {
-            "type": "http",
-            "method": method,
-            "path": f"/admin/workers{path}",
-            "query_string": b"" if url is None else b"url=" + quote(url, safe="").encode(),
-            "headers": [(b"content-type", b"application/json"), *(headers or (KEY,))],
-            "state": {PEER: self.peer},
-        }
-
-        async def receive() -> dict[str, object]:
-            return {"type": "http.request", "body": text}
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        await self.app(scope, receive, send)
-        self.fields = dict(sent[0]["headers"])
-        answer = b"".join(message.get("body", b"") for message in sent)
-        return sent[0]["status"], json.loads(answer) if answer else None
+        params = {} if url is None else {"url": url}
+        status, answer, self.fields = await ask(
+            self.app, method, f"/admin/workers{path}", params, body, headers or (KEY,), self.peer
+        )
+        return status, answer
 
 
 @pytest.fixture

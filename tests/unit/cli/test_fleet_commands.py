@@ -5,14 +5,17 @@ from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from router.api.schemas import AdminWorker, Overrides, Report, SidecarStatus, WorkerStatus
-from router.cli.fleet.tables import report_table
+from router.api.schemas import AdminTenant, AdminWorker, Overrides, Report, SidecarStatus, WorkerStatus
+from router.cli.fleet.tables import report_table, tenants_table
 from router.cli.main import app
+from router.config.tenants import TenantOverrides
 from router.fleet.model import Health
+from router.policy.tenants import TenantRule
 from tests.support.worker import ScriptedWorker, always
 
 cli = CliRunner()
@@ -61,7 +64,12 @@ def worker(
     )
 
 
-def printed(workers: list[AdminWorker | WorkerStatus], redis: str = "available", trouble: str | None = None) -> str:
+def printed(
+    workers: list[AdminWorker | WorkerStatus],
+    redis: str = "available",
+    trouble: str | None = None,
+    schema: int | None = None,
+) -> str:
     """Return the fleet as `sfr status` shows it in a pipe."""
     report = Report(
         status="healthy",
@@ -69,7 +77,7 @@ def printed(workers: list[AdminWorker | WorkerStatus], redis: str = "available",
         healthy_workers=sum(each.healthy for each in workers),
         quarantined_jobs=0,
         redis=redis,
-        sidecar=SidecarStatus(leader=None, age_seconds=None),
+        sidecar=SidecarStatus(leader=None, age_seconds=None, schema_version=schema),
         workers=workers,
         waiting=7 if redis == "available" else None,
     )
@@ -120,6 +128,31 @@ def test_what_workers_run_is_a_column_where_one_has_labels_languages_or_memory()
     assert (first, second) == ("http://a:1 healthy 3 min 3/8 2 config", f"{first.replace('a:1', 'b:1')} {SPECIAL}")
 
 
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [
+        (1, "schema   1, written by a sidecar of an older release; this command's is 2"),
+        (3, "schema   3, written by a sidecar of a newer release; this command's is 2"),
+        (2, None),
+        (None, None),
+    ],
+)
+def test_keys_of_another_release_are_told(version: int | None, told: str | None) -> None:
+    """A schema that this command knows needs no word."""
+    text = printed([worker("http://a:1", Health.HEALTHY)], schema=version)
+    assert told in text if told else "schema" not in text
+
+
+def test_tenants_show_what_is_set_at_run_time() -> None:
+    """With a star; a limit that is not set is empty."""
+    rule = TenantRule(weight=3, max_waiting=0, labels=("gpu", "ib"), client_budget="job+2")
+    overrides = TenantOverrides(weight=3, labels=("gpu", "ib"))
+    tenant = AdminTenant(name="run-7", listed=True, overrides=overrides, **msgspec.structs.asdict(rule))
+    console = Console(file=(file := StringIO()), width=200)
+    console.print(tenants_table([tenant]))
+    assert file.getvalue().splitlines()[1].split() == ["run-7", "3*", "0", "0", "gpu,", "ib*", "job+2"]
+
+
 def test_unknown_values_are_shown_as_unknown() -> None:
     """Without Redis running jobs are unknown, without all caps their sum is; old data are marked as stale."""
     known = worker("http://a:1", Health.HEALTHY, cap=None)
@@ -140,6 +173,17 @@ def test_unknown_values_are_shown_as_unknown() -> None:
         (["workers", "remove", "http://a..b"], 2, "http://a..b: expected a URL such as http://server1:8080: a host's"),
         (["workers", "weigh", "http://a:1"], 2, "expected a weight or --max-concurrency, or both"),
         (["workers", "weigh", "http://a:1", "much"], 2, "weight: expected a number or `default`, got 'much'"),
+        (["tenants", "list"], 3, f"the router at {NOWHERE} cannot be reached: Connection refused"),
+        (["tenants", "set", "a b", "--weight", "2"], 2, "expected a tenant's name of 1 to 64 letters"),
+        (["tenants", "reset", "a/b"], 2, "expected a tenant's name of 1 to 64 letters"),
+        (["tenants", "set", "run-7"], 2, "expected one option or more, such as --weight 3"),
+        (
+            ["tenants", "set", "run-7", "--max-running", "x"],
+            2,
+            "--max-running: expected a number or `default`, got 'x'",
+        ),
+        (["tenants", "set", "run-7", "--weight", "9" * 5000], 2, "--weight: expected a number or `default`, got '999"),
+        (["tenants", "reset", "run-7", "--redis", "redis://127.0.0.1:1/0"], 3, "Redis: Error 111 connecting"),
         (["status", "--url", "router"], 2, "--url: expected a URL such as http://router:8000, got 'router'"),
         (["status", "--redis", "//:secret@x"], 2, "--redis: expected a URL such as redis://localhost:6379/0"),
         (["status", "--redis", "redis://:pass/word@x"], 2, "--redis: expected a URL such as redis://localhost:6379/0"),
@@ -203,6 +247,10 @@ def test_help_has_examples_and_exit_statuses() -> None:
     for name in ("list", "add", "remove", "drain", "resume", "weigh"):
         shown_help = " ".join(cli.invoke(app, ["workers", name, "--help"]).output.split())
         assert f"sfr workers {name}" in shown_help.partition("Example")[2]
+        assert "Exit status: 0 done;" in shown_help
+    for name in ("list", "set", "reset"):
+        shown_help = " ".join(cli.invoke(app, ["tenants", name, "--help"]).output.split())
+        assert f"sfr tenants {name}" in shown_help.partition("Example")[2]
         assert "Exit status: 0 done;" in shown_help
     assert "sfr status --watch" in " ".join(cli.invoke(app, ["status", "--help"]).output.split())
 

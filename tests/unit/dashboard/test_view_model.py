@@ -9,7 +9,7 @@ import pytest
 
 from router.dashboard.view_model import HISTORY_S, POINT_S, POINTS, WINDOW_S, Reading, Status, ViewModel
 from router.fleet.model import Ejection, Health, Worker, WorkerRecord
-from router.fleet.stats import Usage, WorkerStats, WorkerUsage, took
+from router.fleet.stats import TenantStats, TenantUsage, Usage, WorkerStats, WorkerUsage, took
 
 STATUS = Status("1", redis=True, leader=True, sidecar_s=0.5, is_sidecar_old=False, quarantined=0)
 SINCE = datetime(2026, 11, 25, tzinfo=UTC)
@@ -24,13 +24,18 @@ def seen(
     ejected: Mapping[str, Ejection] | None = None,
     is_away: bool = False,
     times: Mapping[float, int] | None = None,
+    tenants: Mapping[str, TenantUsage] | None = None,
     **counts: int,
 ) -> Reading:
     """A reading at `at`, with the workers' use and the counts so far; `times` counts jobs by bound."""
     counts |= {took(bound_s): count for bound_s, count in (times or {}).items()}
     used = workers if isinstance(workers, Mapping) else {url: WorkerUsage(0, 0, 0.0, WorkerStats()) for url in workers}
     records = [WorkerRecord(Worker(url, 2, 8), health, SINCE, last_error="refused") for url in used]
-    usage = None if is_away else Usage(waiting=3, retries_left=1.0, fleet=counts, workers=dict(used))
+    usage = (
+        None
+        if is_away
+        else Usage(waiting=3, retries_left=1.0, fleet=counts, workers=dict(used), tenants=dict(tenants or {}))
+    )
     conditions = [(record, record.health) for record in records]
     return Reading(at, STATUS, conditions, frozenset(draining), ejected or {}, usage)
 
@@ -183,6 +188,23 @@ def test_without_redis_numbers_are_unknown_and_rows_stay() -> None:
     assert view.whole().live[0].running == 5
     now = view.whole().history[-1]
     assert (now.jobs, now.running, now.waiting) == (None, None, None)
+
+
+def test_tick_has_tenants_only_if_they_have_changed() -> None:
+    """A watcher that comes gets them anyway; while Redis is away they stay as they were."""
+    view, tenants = ViewModel(), {name: TenantUsage(1, 0, TenantStats()) for name in ("a", "b")}
+    view.take(seen(100, tenants=tenants))
+    view.take(seen(101, tenants=tenants))
+    view.take(seen(102, tenants=tenants))
+    assert view.tick is not None
+    assert view.tick.tenants is None
+    assert [row.name for row in view.whole().tenants.rows] == ["a", "b"]
+    view.take(seen(103, tenants={**tenants, "b": TenantUsage(2, 0, TenantStats())}))
+    assert view.tick.tenants is not None
+    assert [row.name for row in view.tick.tenants.rows] == ["b", "a"]
+    view.take(seen(104, is_away=True))
+    assert view.tick.tenants is None
+    assert [row.running for row in view.whole().tenants.rows] == [2, 1]
 
 
 def test_row_tells_which_jobs_its_worker_runs() -> None:

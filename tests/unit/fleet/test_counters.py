@@ -8,7 +8,7 @@ from fakeredis import FakeAsyncRedis
 from router.api.schemas import FleetCounts
 from router.fleet.counters import Counters
 from router.fleet.redis_client import RedisClient
-from router.fleet.stats import ENTRIES_A_CALL, Stats, TenantStats, TenantUsage, WorkerStats
+from router.fleet.stats import ENTRIES_A_CALL, TENANT_STAYS_S, Stats, TenantStats, TenantUsage, WorkerStats
 from router.policy.tenants import MAX_TENANTS, OTHER
 
 
@@ -26,6 +26,7 @@ async def test_usage_has_leases_queue_breaker_and_budget(redis: RedisClient, cli
     """The usage is read from the scheduler's own keys."""
     await client.zadd("sfr:leases:http://a", {"p:1": 1, "p:2": 1})
     await client.zadd("sfr:queue", {"p:3": 7})
+    await client.hset("sfr:waiting", "p:3", "1000 9 @1")
     await client.hset("sfr:breaker:http://a", mapping={"failures": 5, "times": 1, "ejected_until": "1700000030.500"})
     await client.hset("sfr:budget", "saved", "12.345")
     usage = await Counters(redis).usage(["http://a"])
@@ -63,6 +64,7 @@ async def test_tenants_counts_of_processes_add_up(redis: RedisClient, client: Fa
     await Counters(redis).count(Stats(tenants={"run-7": TenantStats(2, 1, 500, 90), "default": TenantStats(1)}))
     await Counters(redis).count(Stats(tenants={"run-7": TenantStats(3, 0, 250, 10)}))
     await client.zadd("sfr:queue", {"p:3": 7})
+    await client.hset("sfr:waiting", "p:3", "1000 9 @1")
     usage = await Counters(redis).usage([])
     assert usage.tenants == {
         "default": TenantUsage(0, 1, TenantStats(1)),
@@ -71,7 +73,7 @@ async def test_tenants_counts_of_processes_add_up(redis: RedisClient, client: Fa
 
 
 async def test_tenants_beyond_the_limit_share_a_name(redis: RedisClient, client: FakeAsyncRedis) -> None:
-    """No count is lost. Those that had a name keep it; a name that is forgotten makes room for another one."""
+    """No count is lost. Those that had a name keep it while they are in use; one that is idle makes room."""
     stats = Stats(tenants={f"run-{number}": TenantStats(1) for number in range(MAX_TENANTS)})
     while stats:
         await Counters(redis).count(stats.take())
@@ -81,11 +83,17 @@ async def test_tenants_beyond_the_limit_share_a_name(redis: RedisClient, client:
     assert len(tenants) == MAX_TENANTS + 1
     assert (tenants[OTHER].stats, tenants["run-0"].stats) == (TenantStats(3, 0, 15), TenantStats(2, 0, 5))
     assert await client.zcard("sfr:tenants:known") == MAX_TENANTS
-    await client.zadd("sfr:tenants:known", {"run-5": 1})
+    seen_at = await client.zscore("sfr:tenants:known", "run-5")
+    assert seen_at is not None
+    await client.zadd("sfr:tenants:known", {"run-5": seen_at - TENANT_STAYS_S * 1000 - 1})
     await Counters(redis).count(Stats(tenants={"late": TenantStats(1)}))
     tenants = (await Counters(redis).usage([])).tenants
     assert tenants["late"].stats == TenantStats(1)
     assert "run-5" not in tenants
+    assert not await client.exists("sfr:tenant:run-5")
+    await client.zadd("sfr:tenants:known", {"run-6": 1})
+    await Counters(redis).count(Stats(tenants={"late": TenantStats(1)}))
+    assert "run-6" not in (await Counters(redis).usage([])).tenants
 
 
 async def test_many_tenants_are_read_with_few_workers_and_many(redis: RedisClient) -> None:

@@ -7,11 +7,14 @@ import pytest
 from fakeredis import FakeAsyncRedis
 
 from router.fleet.leadership import Term
-from router.fleet.model import Ejection, Health
-from router.fleet.records import Records
+from router.fleet.model import Ejection, Health, Worker, WorkerRecord
+from router.fleet.records import FleetState, Records
 from router.fleet.redis_client import RedisClient
-from router.fleet.snapshot import FleetView
+from router.fleet.snapshot import FleetView, Snapshot
+from router.fleet.tenants import Tenants
 from router.logs import local_time
+from router.policy.pools import Pool
+from router.policy.tenants import TenantRule
 from tests.support.records import NEW, NOW, SECOND, SEEN
 
 
@@ -73,3 +76,60 @@ async def test_ejection_is_read_with_its_cause_and_again_when_it_changes(
     await Records(redis).record(term, NOW + SECOND, [], [b], changed=True)
     await view.refresh()
     assert [record.getMessage() for record in caplog.records] == [f"Worker {a} is ejected no more: it gets jobs again"]
+
+
+def test_pool_s_workers_are_those_that_may_get_jobs() -> None:
+    """Jobs are placed by the whole fleet, also by workers that are unhealthy now; only healthy ones get jobs."""
+    gpu = WorkerRecord(Worker("http://c:1", labels=("gpu",), memory_mb=500), Health.UNHEALTHY)
+    healthy = replace(SEEN, health=Health.HEALTHY)
+    plain = WorkerRecord(Worker("http://d:1", languages=("R",)), Health.HEALTHY)
+    snapshot = Snapshot(FleetState((gpu, healthy, plain)))
+    assert snapshot.pools.pool("gpu") == Pool(is_empty=False, largest_mb=64_000)
+    assert snapshot.routable_in("") == {healthy.worker.url, plain.worker.url}
+    assert snapshot.routable_in("gpu;python") == {healthy.worker.url}
+    assert snapshot.routable_in("gpu;R") == snapshot.routable_in("tpu") == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("worker", "tenants", "places"),
+    [
+        (Worker("http://a", labels=("gpu",)), {}, False),
+        (Worker("http://a", languages=("R",)), {}, True),
+        (Worker("http://a", memory_mb=1), {}, True),
+        (Worker("http://a"), {"x": TenantRule(weight=2)}, False),
+        (Worker("http://a"), {"x": TenantRule(labels=("gpu",))}, True),
+    ],
+)
+def test_jobs_are_looked_at_only_if_workers_or_tenants_differ(
+    worker: Worker, tenants: dict[str, TenantRule], *, places: bool
+) -> None:
+    """Labels of workers alone change nothing for jobs that ask for none."""
+    assert Snapshot(FleetState((WorkerRecord(worker),), tenants=tenants)).places_jobs is places
+
+
+async def test_latest_reads_the_workers_again_and_no_tenant_that_has_not_changed(
+    redis: RedisClient, term: Term, client: FakeAsyncRedis
+) -> None:
+    """`GET /` shows the last check at any time; a thousand tenants cost it nothing."""
+    view = FleetView(redis, [])
+    await Records(redis).record(term, NOW, [NEW], [], changed=True)
+    await Tenants(redis).publish(term, {"run-7": TenantRule(weight=3)})
+    await view.refresh()
+    await Records(redis).record(term, NOW, [replace(NEW, checked_at=NOW)], [], changed=False)
+    await client.hset("sfr:tenants", "run-7", "a slip")
+    state = (await view.latest()).state
+    assert (state.records[0].checked_at, state.tenants) == (NOW, {"run-7": TenantRule(weight=3)})
+    assert (await view.latest(NEW.worker.url)).state.tenants == state.tenants
+
+
+async def test_tenants_of_config_yaml_hold_until_a_sidecar_has_published_some(redis: RedisClient, term: Term) -> None:
+    """A router that starts without Redis, or beside a sidecar of the last release, goes by its own file."""
+    configured = {"run-7": TenantRule(weight=3)}
+    view = FleetView(redis, [], configured)
+    assert view.snapshot.state.tenants == configured
+    await Records(redis).record(term, NOW, [NEW], [], changed=True)
+    await view.refresh()
+    assert view.snapshot.state.tenants == configured
+    await Tenants(redis).publish(term, {})
+    await view.refresh()
+    assert view.snapshot.state.tenants == {}

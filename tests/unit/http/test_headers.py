@@ -36,6 +36,7 @@ def test_host_length_encoding_and_id_are_set_for_the_worker() -> None:
         (b"expect", b"100-continue"),
         (b"x-router-deadline-ms", b"1000"),
         (b"x-router-tenant", b"run-7"),
+        (b"x-router-labels", b"gpu"),
         (b"x-request-id", b"forged"),
         (b"content-type", b"application/json"),
     ]

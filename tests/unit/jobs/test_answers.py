@@ -22,7 +22,7 @@ FAILED = (FailedAttempt("http://w", "returned 503: Service Unavailable", Kind.FA
         answers.tenant_full(503, "run-7", 5000, ID),
         answers.tenant_full(500, "", None, ID),
         answers.too_many_pools(503, ID),
-        answers.no_such_label(503, "gpu", ID),
+        answers.no_such_label(503, "gpu", "", ID),
         answers.buffers_full(503, 2**20, ID),
         answers.queue_timeout(504, 60, ID),
         answers.deadline_passed(504, 60, ID),

@@ -194,6 +194,7 @@ def test_request_that_is_no_batch_is_passed_on() -> None:
             "expected a batch without Content-Encoding, got gzip",
         ),
         (b"{}", {"headers": [(b"x-router-deadline-ms", b"x")]}, 400, "x-router-deadline-ms: expected a whole number"),
+        (b"{}", {"headers": [(b"x-router-labels", b"a b")]}, 400, "x-router-labels: expected names with commas"),
         (b"[{}", {}, 422, "expected a JSON list: "),
         (b"[%s]" % (b" " * 200), {}, 429, BUFFERS_FULL),
     ],

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Self
@@ -11,6 +11,9 @@ from typing import Any, Self
 import pytest
 
 from router.config.settings import Settings
+from router.fleet.model import Worker, WorkerRecord
+from router.fleet.records import FleetState
+from router.fleet.snapshot import Snapshot
 from router.http.answer import Answer
 from router.http.headers import read_worker_head
 from router.http.response import Phase, Response, UpstreamFailed
@@ -19,6 +22,7 @@ from router.jobs.dispatcher import LEASE_MARGIN_S, Dispatcher
 from router.jobs.job import Job
 from router.jobs.job_log import CLIENT_LEFT_STATUS
 from router.policy.placement import ANYWHERE, Placement
+from router.policy.tenants import TenantRule
 from router.policy.verdict import Blame, Kind, Outcome
 from router.scheduling.pending import (
     ClientLeft,
@@ -56,6 +60,7 @@ class LeaseRequest:
     retry_of: str
     job_since: float
     then: Callable[[Lease | NoRoom], None]
+    placement: Placement
 
 
 class Leases:
@@ -73,9 +78,9 @@ class Leases:
         self.has_workers = True
         self.is_enough = False
 
-    def is_enough_for(self, job_since: float) -> bool:
+    def is_enough_for(self, job_since: float, pool: str) -> bool:
         """Return this answer for every job."""
-        del job_since
+        del job_since, pool
         return self.is_enough
 
     def ask(
@@ -91,8 +96,8 @@ class Leases:
         placement: Placement = ANYWHERE,
     ) -> LeaseRequest:
         """Record the request, and answer in a later turn of the loop."""
-        del has_left, placement
-        asked = LeaseRequest(bound_s, wait_s, ticket, tried, retry_of, job_since, then)
+        del has_left
+        asked = LeaseRequest(bound_s, wait_s, ticket, tried, retry_of, job_since, then, placement)
         self.asked.append(asked)
         number = len(self.asked)
         given = self.script.pop(0) if self.script else Lease(number, f"http://w{number}", 70 + number, 5)
@@ -178,17 +183,23 @@ class Bench:
     quarantined: frozenset[str] = frozenset()
     client_s: float | None = None
     has_left: bool = False
+    tenant: str = ""
+    tenants: Mapping[str, TenantRule] = field(default_factory=dict)
+    fleet: Sequence[Worker] = ()
 
     def __post_init__(self) -> None:
         self.leases, self.recorder, self.buffers = Leases(), Recorder(), BodyBudget(2**20)
-        view: Any = SimpleNamespace(snapshot=SimpleNamespace(state=SimpleNamespace(quarantined=self.quarantined)))
+        records = tuple(WorkerRecord(worker) for worker in self.fleet)
+        state = FleetState(records, quarantined=self.quarantined, tenants=self.tenants)
+        view: Any = SimpleNamespace(snapshot=Snapshot(state))
         parts: tuple[Any, Any] = (self.leases, self.workers)
         settings = Settings.model_validate({"timeout": 100, "job_grace": 2, **self.settings})
         self.dispatcher = Dispatcher(*parts, view, settings, self.recorder)
         share = self.buffers.share()
         share.grow(len(BODY))
         self.job = Job(
-            b"POST", "/run_code", b"/run_code?a", b"x: y\r\n", BODY, b"id", self._leaves, share, ADMITTED, self.client_s
+            *(b"POST", "/run_code", b"/run_code?a", b"x: y\r\n", BODY, b"id", self._leaves, share, ADMITTED),
+            *(self.client_s, None, self.tenant),
         )
         self.given: list[Answer | None] = []
 
@@ -385,6 +396,8 @@ def test_failure_that_all_workers_report_is_the_job_s_own(status: int, body: byt
             "Waiting jobs need 64 different sets of labels and languages already, and there are at most that many",
         ),
         (NoSuchLabel("gpu"), 503, "No worker has the label gpu"),
+        (NoSuchLabel("", "cpp"), 503, "No worker runs the language cpp"),
+        (NoSuchLabel("gpu, ib", "cpp"), 503, "No worker has the label gpu, ib and runs the language cpp"),
         (
             TooLarge(4096, 2048),
             422,

@@ -26,12 +26,15 @@ from router.downstream.connection import HANDLER
 from router.fleet.model import Worker
 from router.fleet.redis_client import RedisClient
 from router.fleet.snapshot import FleetView
+from router.http.answer import Answer
 from router.http.asgi import Receive, Scope, Send
 from router.jobs import dispatcher, job, job_log
 from router.jobs.answers import ErrorAnswers
 from router.jobs.body_budget import BodyBudget
 from router.jobs.dispatcher import Dispatcher
 from router.jobs.handler import JobHandler
+from router.jobs.job import JobRun
+from router.jobs.tenants import Tenants
 from router.logs import Seldom
 from router.scheduling.failover import FailoverScheduler
 from router.scheduling.leases import Leases
@@ -50,7 +53,7 @@ WAY = {
     for name in (
         *("http/answer", "http/asgi", "http/head_cache", "http/headers", "jobs/answers", "jobs/body_budget"),
         *("jobs/dispatcher", "jobs/endpoints", "jobs/handler", "jobs/job", "jobs/job_log"),
-        *("jobs/metadata", "jobs/streaming", "aio", "logs", "policy/deadline", "policy/large_json"),
+        *("jobs/metadata", "jobs/streaming", "jobs/tenants", "aio", "logs", "policy/deadline", "policy/large_json"),
         *("policy/retry", "policy/verdict", "scheduling/pending", "telemetry/recorder"),
     )
 }
@@ -68,7 +71,7 @@ GUARDS = {
         "LeasedParts.close",
         "LeasedParts._end",
     ),
-    *("JobHandler._begin_large", "Unanswered._look", "_close_rest"),
+    *("JobHandler._begin_large", "Unanswered._look", "close_rest"),
     "tell",  # called last, when the connection has lost its client
 }
 
@@ -265,6 +268,7 @@ sandbox_error = always(200, {**RESULT, "status": "SandboxError"})
 busy = always(429, b"")
 WAYS = {
     "in one piece": Way([request(SMALL)]),
+    "of a tenant": Way([request(SMALL, "x-router-tenant: run-7")], well, (Tenants.settle, Answer.with_field)),
     "in two pieces": Way([request(SMALL)[:-3], SMALL[-3:]]),
     "large": Way([request(LARGE)]),
     "tried again": Way([NUMBERED], first(reset), (Dispatcher._ask_again, job_log.attempt_failed)),
@@ -277,7 +281,7 @@ WAYS = {
     "no means": Way([request(SMALL)], well, (Dispatcher._ask_again, Seldom.is_due), beside=no_ports),
     "in doubt, then done": Way([NUMBERED], first(sandbox_error), (Dispatcher._ask_again,)),
     "in doubt to the end": Way(
-        [request(SMALL)], sandbox_error, (Dispatcher._drop_doubts, ErrorAnswers.failed, job_log._tell)
+        [request(SMALL)], sandbox_error, (JobRun.drop_doubts, ErrorAnswers.failed, job_log._tell)
     ),
     "failed": Way([request(SMALL)], always(502, b""), (ErrorAnswers.failed, job_log._tell)),
     "no room for its body": Way(

@@ -80,6 +80,32 @@ async def test_deadline_is_any_whole_number(workers: list[ScriptedWorker], deadl
                 await response.read()
 
 
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ("a b", "x-router-labels: expected names with commas between, such as gpu,ib; got 'a b'"),
+        ("gpu,,ib", "x-router-labels: expected names with commas between, such as gpu,ib; got ''"),
+        ("gpu;cpp", "x-router-labels: expected names with commas between, such as gpu,ib; got 'gpu;cpp'"),
+        (",".join(f"l{number}" for number in range(65)), "x-router-labels: expected 64 names at most, got 65"),
+    ],
+)
+async def test_labels_are_a_list_of_names(workers: list[ScriptedWorker], labels: str, told: str) -> None:
+    """Anything else gets 400 that names it, in a batch, too, and no worker sees the job."""
+    async with routed(workers) as (url, session):
+        for path in ("/run_code", "/run_code/batch"):
+            async with session.post(f"{url}{path}", data=b"{}", headers={"x-router-labels": labels}) as response:
+                assert (response.status, (await response.json())["detail"]) == (400, told)
+    assert not any(worker.jobs for worker in workers)
+
+
+async def test_label_that_no_worker_has_is_named(workers: list[ScriptedWorker]) -> None:
+    """Labels may come in several header fields: they are one list."""
+    async with routed(workers) as (url, session):
+        headers = [("x-router-labels", "gpu"), ("x-router-labels", "ib")]
+        async with session.post(f"{url}/run_code", data=b"{}", headers=headers) as response:
+            assert (response.status, (await response.json())["detail"]) == (503, "No worker has the label gpu")
+
+
 @pytest.mark.parametrize("status", [0, 99, 600, 999])
 async def test_answer_with_an_invalid_status_is_retried(workers: list[ScriptedWorker], status: int) -> None:
     """The client gets another worker's answer or an error, and never waits for ever."""

@@ -267,7 +267,7 @@ def test_deadline_follows_the_body_and_the_client(
     longest_s: float | None, client_s: float | None, budget: str | float, bound_s: float, ceiling_s: float
 ) -> None:
     """The bound is the job's limit plus a grace; the answer comes before the client gives up, and within `timeout`."""
-    found = limits_of(longest_s, client_s, grace_s=10, timeout_s=300, budget=ClientBudget.of(budget))
+    found = limits_of(longest_s, client_s, None, ClientBudget.of(budget), grace_s=10, timeout_s=300)
     assert (found.bound_s, found.ceiling_s) == (bound_s, ceiling_s)
 
 

@@ -44,7 +44,7 @@ class Fleet:
         """Make these workers the fleet."""
         members = tuple(Member(worker, Health.HEALTHY) for worker in workers)
         records = tuple(WorkerRecord(worker, Health.HEALTHY) for worker in workers)
-        self.snapshot = SimpleNamespace(members=members, state=SimpleNamespace(records=records))
+        self.snapshot = SimpleNamespace(members=members, state=SimpleNamespace(records=records, tenants={}))
 
     def script(self, *_: object) -> SimpleNamespace:
         """Return the scripted script."""

@@ -12,6 +12,7 @@ import pytest
 
 from router.fleet.redis_client import RedisUnavailable
 from router.fleet.schema import Keys
+from router.policy.placement import Placement
 from router.policy.verdict import Blame
 from router.scheduling.leases import BEAT_S, HAND_IN_EVERY, LOOK_AFTER, Leases
 from router.scheduling.messages import Arrival, Call, Claim, Ended, Grant, Held, Reply
@@ -31,6 +32,16 @@ from tests.support.timeless import keep_loop_time, timeless
 A, B = "http://a", "http://b"
 
 
+def fleet(fleet_print: str, *urls: str, **pools: set[str]) -> SimpleNamespace:
+    """A snapshot in which these workers may get jobs; those of some pools are named apart."""
+    routable = frozenset(urls)
+    return SimpleNamespace(
+        fleet_print=fleet_print,
+        routable=routable,
+        routable_in=lambda pool: frozenset(pools[pool]) if pool in pools else routable,
+    )
+
+
 class Desk:
     """A process' leases with a scripted scheduler, fleet and list of grants."""
 
@@ -43,7 +54,7 @@ class Desk:
         self.listened: list[float] = []
         self.told: dict[str, list[Lease | NoRoom]] = {}
         self.left: dict[str, asyncio.Event] = {}
-        self.snapshot = SimpleNamespace(fleet_print="one", routable=frozenset({A, B}))
+        self.snapshot = fleet("one", A, B)
         self.recorder = Recorder()
         view: Any = self
         self.on_change: Callable[[], None] | None = None
@@ -284,7 +295,7 @@ def test_fleet_is_sent_once_and_a_change_at_once() -> None:
     async def law(desk: Desk) -> None:
         task = await living(desk)
         await asyncio.sleep(1.2 * BEAT_S)
-        desk.snapshot = SimpleNamespace(fleet_print="two", routable=frozenset({A}))
+        desk.snapshot = fleet("two", A)
         assert desk.on_change is not None
         desk.on_change()
         await desk.settle()
@@ -308,7 +319,7 @@ def test_retry_without_an_untried_worker_stops_waiting() -> None:
         task = await living(desk)
         assert [desk.kinds(name) for name in ("both", "a", "fresh")] == [[Exhausted], [], []]
         await asyncio.sleep(BEAT_S)
-        desk.snapshot = SimpleNamespace(fleet_print="two", routable=frozenset({A}))
+        desk.snapshot = fleet("two", A)
         await asyncio.sleep(2 * BEAT_S)
         assert [desk.kinds(name) for name in ("both", "a", "fresh")] == [[Exhausted], [Exhausted], []]
         assert sorted(desk.said("left")) == [1, 2]
@@ -467,7 +478,69 @@ def empty(call: Call) -> Reply:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the process' clock by the loop's."""
-    keep_loop_time(monkeypatch, "scheduling.leases")
+    keep_loop_time(monkeypatch, "scheduling.leases", "scheduling.absence")
+
+
+@pytest.mark.usefixtures("clock")
+def test_jobs_of_a_pool_without_workers_are_refused_and_others_wait_on() -> None:
+    """The time counts from the loss of the pool's last worker, and ends if one comes back."""
+
+    async def law(desk: Desk) -> None:
+        task = await living(desk)
+        desk.reply = queue
+        desk.ask("plain", wait_s=300)
+        desk.ask("gpu", wait_s=300, placement=Placement(pool="gpu"))
+        await asyncio.sleep(20)
+        desk.snapshot = fleet("two", A, B, gpu=set())
+        await asyncio.sleep(9)
+        desk.ask("late", wait_s=300, placement=Placement(pool="gpu"))
+        await desk.settle()
+        assert desk.kinds("gpu") == []
+        await asyncio.sleep(1 + 2 * BEAT_S)
+        assert [desk.kinds(name) for name in ("plain", "gpu", "late")] == [[], [NoWorkers], []]
+        desk.snapshot = fleet("one", A, B)
+        await asyncio.sleep(BEAT_S)
+        desk.snapshot = fleet("two", A, B, gpu=set())
+        await asyncio.sleep(9)
+        assert desk.kinds("late") == []
+        await asyncio.sleep(1 + 2 * BEAT_S)
+        assert (desk.kinds("plain"), desk.kinds("late"), desk.said("left")) == ([], [NoWorkers], [2, 3])
+        assert desk.leases.has_workers
+        await ended(task)
+
+    timeless(_with(law, 10), 1000.0)
+
+
+@pytest.mark.usefixtures("clock")
+def test_job_of_a_pool_without_workers_is_refused_at_once_if_none_may_wait() -> None:
+    """With `queue.without_workers: 0`, as for the whole fleet."""
+
+    async def law(desk: Desk) -> None:
+        desk.snapshot = fleet("one", A, gpu=set())
+        desk.reply = queue
+        desk.ask("gpu", placement=Placement(pool="gpu"))
+        desk.ask("plain")
+        await desk.settle()
+        assert (desk.kinds("gpu"), desk.kinds("plain")) == ([NoWorkers], [])
+
+    timeless(_with(law, 0), 1000.0)
+
+
+def test_retry_that_has_tried_its_pool_stops_waiting() -> None:
+    """Workers of other pools are no reason to wait on."""
+
+    async def law(desk: Desk) -> None:
+        desk.reply = queue
+        desk.ask("gpu", tried=(A,), wait_s=3600, placement=Placement(pool="gpu"))
+        desk.ask("plain", tried=(A,), wait_s=3600)
+        task = await living(desk)
+        assert (desk.kinds("gpu"), desk.kinds("plain")) == ([], [])
+        desk.snapshot = fleet("two", A, B, "http://c", gpu={A})
+        await asyncio.sleep(2 * BEAT_S)
+        assert (desk.kinds("gpu"), desk.kinds("plain")) == ([Exhausted], [])
+        await ended(task)
+
+    run(law)
 
 
 @pytest.mark.usefixtures("clock")
@@ -615,7 +688,7 @@ def test_first_attempt_waits_on_if_all_workers_are_gone() -> None:
         desk.ask("first", wait_s=300)
         desk.ask("retry", wait_s=300, tried=(A,))
         await desk.settle()
-        desk.snapshot = SimpleNamespace(fleet_print="two", routable=frozenset())
+        desk.snapshot = fleet("two")
         await asyncio.sleep(2 * BEAT_S)
         assert (desk.kinds("first"), desk.kinds("retry")) == ([], [Exhausted])
         await ended(task)
@@ -742,7 +815,7 @@ def test_retry_asks_before_it_finds_no_worker_left() -> None:
     async def law(desk: Desk) -> None:
         task = await living(desk)
         desk.reply = give
-        desk.snapshot = SimpleNamespace(fleet_print="two", routable=frozenset({B}))
+        desk.snapshot = fleet("two", B)
         desk.ask("retry", tried=(B,))
         assert desk.on_change is not None
         desk.on_change()

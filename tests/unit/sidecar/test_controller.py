@@ -17,6 +17,7 @@ from router.config.worker_auth import WorkerAuth
 from router.fleet.leadership import Term
 from router.fleet.model import Health, Observation, Worker, WorkerRecord
 from router.fleet.redis_client import RedisUnavailable
+from router.policy.tenants import TenantRule
 from sidecar.controller import GATHER_S, LEAD_TTL_S, RECHECK_S, RENEW_S, REREAD_S, Controller
 from tests.support.timeless import timeless
 
@@ -55,6 +56,7 @@ class Memory:
     resigned: list[int] = field(default_factory=list)
     leads_until: float = -1.0
     finished: dict[str, float] = field(default_factory=dict)
+    published: list[dict[str, TenantRule]] = field(default_factory=list)
 
     def _answer(self) -> None:
         if not self.is_there:
@@ -95,6 +97,14 @@ class Memory:
         self.written.append(Written(now, {record.worker.url: record for record in records}, set(gone), changed))
         return True
 
+    async def publish(self, term: Term, rules: dict[str, TenantRule]) -> bool:
+        """Keep the rules of tenants."""
+        self._answer()
+        if self.refuses or term.token != self.terms:
+            return False
+        self.published.append(rules)
+        return True
+
     async def finished_s_ago(self, worker_url: str) -> float | None:
         """Return how long ago a job last ended well on the worker."""
         self._answer()
@@ -110,6 +120,7 @@ class Members:
 
     def __init__(self, *urls: str) -> None:
         self.workers = {url: Worker(url) for url in urls}
+        self.rules: dict[str, TenantRule] | None = {}
         self.runs = False
         self.rereads = 0
 
@@ -125,6 +136,10 @@ class Members:
     async def reread(self) -> None:
         """Record the call."""
         self.rereads += 1
+
+    def tenants(self) -> dict[str, TenantRule] | None:
+        """Return the wanted rules of tenants."""
+        return self.rules
 
     def wanted(self, held: Sequence[Worker]) -> dict[str, Worker]:
         """Return the wanted workers."""
@@ -163,7 +178,11 @@ class Life:
 
     def __init__(self, *urls: str) -> None:
         self.memory, self.members, self.workers = Memory(), Members(*urls), Workers()
-        around: tuple[Any, ...] = (self.members, self.memory, self.memory, self.workers, self.workers)
+        around: tuple[Any, ...] = (
+            *(self.members, self.memory),
+            *(self.memory, self.memory),
+            *(self.workers, self.workers),
+        )
         self.sidecar = Controller("me", *around)
 
     @asynccontextmanager
@@ -550,5 +569,26 @@ def test_checks_of_many_workers_are_spread_over_the_interval() -> None:
             second = sorted(life.workers.pings[url][1] for url in urls)
             assert len(second) == 60
             assert second[8] < INTERVAL_S / 2 < second[52]
+
+    timeless(main())
+
+
+def test_rules_of_tenants_are_published_as_soon_as_they_are_known() -> None:
+    """Not before it is known what is set at run time, for that would be lost; and again after Redis was away."""
+
+    async def main() -> None:
+        life = Life(A)
+        life.members.rules = None
+        async with life.led(3) as memory:
+            assert memory.published == []
+            life.members.rules = {"run-7": TenantRule(weight=3)}
+            await asyncio.sleep(REREAD_S + 0.1)
+            assert memory.published[-1] == life.members.rules
+            memory.is_there = False
+            await asyncio.sleep(3)
+            memory.is_there = True
+            life.members.rules = {}
+            await asyncio.sleep(REREAD_S + 0.1)
+            assert memory.published[-1] == {}
 
     timeless(main())

@@ -16,7 +16,9 @@ from router.fleet.model import Source, Worker
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.fleet.schema import Keys
+from router.fleet.tenants import Tenants
 from router.fleet.worker_list import DEFAULT_PORT, known_workers, parse
+from router.policy.tenants import MAX_TENANTS, TenantRule
 from router.scheduling.messages import configured_rules
 from sidecar.controller import Controller
 from sidecar.discovery import DNS_EVERY_S, GATHER_S, Discovery
@@ -525,9 +527,84 @@ async def test_drain_of_an_unknown_worker_is_logged_once(
     settings = load(Path("config.yaml"))
     job_probe = JobProbe("sidecar", configured_rules(settings), redis, probe := Probe(settings.tls))
     discovery = discovery_of(tmp_path, redis, "")
-    controller = Controller("me", discovery, Leadership(redis), Records(redis), probe, job_probe)
+    controller = Controller("me", discovery, Leadership(redis), Records(redis), Tenants(redis), probe, job_probe)
     await redis.command(["SADD", "sfr:drain", "http://nobody:1/"])
     for _ in range(3):
         await discovery.reread()
         controller._warn_of_unknown_drains({A})
     assert caplog.text.count("http://nobody:1 is drained, but no such worker is in the fleet") == 1
+
+
+async def test_tenants_are_those_of_the_file_with_what_is_set_over_them(tmp_path: Path, redis: RedisClient) -> None:
+    """A tenant that config.yaml does not name has the rule of `default`, with what is set of it over that."""
+    text = "tenants: {run-7: {weight: 3}, default: {max_waiting: 5}}"
+    discovery = discovery_of(tmp_path, redis, text)
+    assert discovery.tenants() is None, "it is not known yet what is set"
+    await Tenants(redis).override("run-7", {"priority": 2})
+    await Tenants(redis).override("new", {"weight": 4})
+    await Tenants(redis).override("default", {"max_running": 9})
+    await discovery.reread()
+    assert discovery.tenants() == {
+        "run-7": TenantRule(weight=3, priority=2),
+        "default": TenantRule(max_waiting=5, max_running=9),
+        "new": TenantRule(weight=4, max_waiting=5, max_running=9),
+    }
+    put(tmp_path / "config.yaml", "tenants: {run-7: {weight: 5}}")
+    await discovery.reread()
+    assert discovery.tenants() == {
+        "run-7": TenantRule(weight=5, priority=2),
+        "default": TenantRule(max_running=9),
+        "new": TenantRule(weight=4, max_running=9),
+    }
+
+
+async def test_tenants_set_at_run_time_are_written_again_after_a_loss(
+    tmp_path: Path, redis: RedisClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Redis forgets all; what was set stays, and what has been set since then wins."""
+    discovery = discovery_of(tmp_path, redis, "")
+    await Tenants(redis).override("run-7", {"priority": 2, "labels": ["gpu"]})
+    await Tenants(redis).override("eval", {"weight": 2, "max_running": 3})
+    await discovery.reread()
+    await redis.command(["FLUSHALL"])
+    await Tenants(redis).override("eval", {"weight": 9})
+    await Leadership(redis).lead("me", 3)
+    await discovery.reread()
+    assert discovery.tenants() == {
+        "eval": TenantRule(weight=9, max_running=3),
+        "run-7": TenantRule(priority=2, labels=("gpu",)),
+    }
+    _, held = await Tenants(redis).standing()
+    assert held.keys() == {"eval", "run-7"}
+    assert "tenants are written again" in caplog.text
+
+
+async def test_tenants_key_of_another_type_leaves_the_workers_alone(
+    tmp_path: Path, redis: RedisClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The last known settings stay in force; registrations are read as ever."""
+    discovery = discovery_of(tmp_path, redis, "")
+    await Tenants(redis).override("run-7", {"priority": 2})
+    await discovery.reread()
+    await redis.command(["SET", "sfr:tenants:intent", "x"])
+    await Intents(redis).register(Registration(A))
+    await discovery.reread()
+    assert sources(discovery.wanted([])) == {A: Source.REGISTERED}
+    assert discovery.tenants() == {"run-7": TenantRule(priority=2)}
+    assert "Passed over: sfr:tenants:intent: WRONGTYPE" in caplog.text
+
+
+async def test_tenants_beyond_the_limit_are_named_once(
+    tmp_path: Path, redis: RedisClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those of config.yaml have their places first."""
+    names = ", ".join(f"t{number:03}: " for number in range(MAX_TENANTS - 1))
+    discovery = discovery_of(tmp_path, redis, f"tenants: {{{names}}}")
+    for name in ("a", "b", "c"):
+        await Tenants(redis).override(name, {"weight": 2})
+    for _ in range(3):
+        await discovery.reread()
+        rules = discovery.tenants()
+        assert rules is not None
+        assert (len(rules), "a" in rules, "b" in rules) == (MAX_TENANTS, True, False)
+    assert caplog.text.count("beyond the first 1000 with a rule: b, c") == 1

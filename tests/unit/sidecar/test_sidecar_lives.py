@@ -16,6 +16,7 @@ from router.fleet.leadership import Leadership
 from router.fleet.model import Health, Observation
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisClient
+from router.fleet.tenants import Tenants
 from router.scheduling.messages import configured_rules
 from sidecar.checker import Checker
 from sidecar.controller import Controller
@@ -89,6 +90,8 @@ async def lives_through(
             await redis.hset(
                 "sfr:intent", mapping={f"weight {url}": word, f"max_concurrency {good.url}": word, url: word}
             )
+            await redis.hset("sfr:tenants:intent", mapping={url: word, "run-7": word, word: "{}"})
+            await redis.hset("sfr:tenants", mapping={url: word, "run-7": word})
             await redis.sadd("sfr:drain", url)
             await redis.sadd("sfr:workers", url)
             await redis.hset(f"sfr:worker:{url}", mapping={"weight": word, "since": word, "latency_ms": word})
@@ -100,6 +103,7 @@ async def lives_through(
             Discovery(path, config, client, OddResolver(dns)),
             Leadership(client),
             Records(client),
+            Tenants(client),
             probe,
             job_probe,
         )

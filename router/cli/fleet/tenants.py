@@ -1,0 +1,140 @@
+"""`sfr tenants`: see and set what each tenant may have of the fleet."""
+
+# ruff: noqa: PLC0415  (see cli/options.py)
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from router.cli.failure import BadInput
+from router.cli.fleet.commands import DEFAULT, AsJson
+from router.cli.options import EXITS, ROUTER_URL, Prefix, RedisUrl, Url, complete_tenant, failures_shown, fleet_at
+from router.cli.spinner import waiting
+from router.policy.tenants import NAME
+
+if TYPE_CHECKING:
+    from router.api.schemas import AdminTenant
+
+tenants_app = typer.Typer(
+    help="See and change what each tenant may have of the fleet. A router takes changes only with its admin token, "
+    "from ADMIN_TOKEN or ADMIN_TOKEN_FILE.",
+    epilog=EXITS,
+    no_args_is_help=True,
+)
+
+TenantArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="The tenant's name; `default` is for all that have no rule.",
+        show_default=False,
+        autocompletion=complete_tenant,
+    ),
+]
+
+
+@tenants_app.command("list", epilog=EXITS)
+def list_tenants(
+    url: Url = ROUTER_URL, redis: RedisUrl = None, prefix: Prefix = "sfr", as_json: AsJson = False
+) -> None:
+    """List `default` and all tenants that have a rule of their own.
+
+    Examples: `sfr tenants list`, `sfr tenants list --json | jq -r '.[].name'`
+    """
+    with failures_shown():
+        with waiting():
+            found = fleet_at(url, redis, prefix).tenants()
+        if as_json:
+            typer.echo(f"[{','.join(each.model_dump_json() for each in found)}]")
+            return
+        from router.cli.fleet.tables import screen, tenants_table
+
+        screen().print(tenants_table(found))
+
+
+@tenants_app.command("set", epilog=EXITS)
+def set_tenant(
+    name: TenantArgument,
+    weight: Annotated[str | None, typer.Option(help="Its share of the busy slots, 1 to 1000.")] = None,
+    priority: Annotated[str | None, typer.Option(help="Jobs of a higher priority go first; -100 to 100.")] = None,
+    max_running: Annotated[str | None, typer.Option(help="How many of its jobs may run at once.")] = None,
+    max_waiting: Annotated[str | None, typer.Option(help="How many of its jobs may be pending.")] = None,
+    order: Annotated[str | None, typer.Option(help="In which order its own jobs go: `arrival`.")] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="A label that a worker needs to run its jobs; may be given several times; `''`: none."),
+    ] = None,
+    client_budget: Annotated[
+        str | None, typer.Option(help="How long its clients wait: none, job, job+N, or N seconds.")
+    ] = None,
+    url: Url = ROUTER_URL,
+    redis: RedisUrl = None,
+    prefix: Prefix = "sfr",
+) -> None:
+    """Set some of a tenant's values; the others stay as they are.
+
+    Examples: `sfr tenants set run-7 --weight 3`, `sfr tenants set eval --priority 1 --max-running default`
+
+    The new values win over config.yaml's until they are reset; `default` resets a single one. The tenant need not stand
+    in config.yaml.
+    """
+    with failures_shown():
+        given = {
+            "weight": weight,
+            "priority": priority,
+            "max_running": max_running,
+            "max_waiting": max_waiting,
+            "order": order,
+            "labels": label,
+            "client_budget": client_budget,
+        }
+        fields = {key: _value(key, text) for key, text in given.items() if text is not None}
+        if not fields:
+            raise BadInput("expected one option or more, such as --weight 3")
+        with waiting():
+            changed = fleet_at(url, redis, prefix).change_tenant(_name(name), fields)
+        typer.echo(_line(changed))
+
+
+@tenants_app.command(epilog=EXITS)
+def reset(name: TenantArgument, url: Url = ROUTER_URL, redis: RedisUrl = None, prefix: Prefix = "sfr") -> None:
+    """Forget all that is set of a tenant: it has config.yaml's values again.
+
+    Example: `sfr tenants reset run-7`
+    """
+    with failures_shown():
+        with waiting():
+            fleet_at(url, redis, prefix).reset_tenant(_name(name))
+        typer.echo(f"{name}: reset")
+
+
+def _name(text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise BadInput(f"expected a tenant's name of 1 to 64 letters, digits, dots, - and _, got {text[:80]!r}")
+    return text
+
+
+def _value(key: str, text: str | list[str]) -> Any:
+    """Return an option's value as the API takes it; None: it is reset. The router checks the range."""
+    if text in (DEFAULT, [DEFAULT]):
+        return None
+    if isinstance(text, list):
+        return [label for label in text if label]
+    if key == "order":
+        return text
+    try:
+        return float(text) if key == "client_budget" else int(text)
+    except ValueError as error:
+        if key == "client_budget":
+            return text
+        raise BadInput(f"--{key.replace('_', '-')}: expected a number or `{DEFAULT}`, got {text[:20]!r}") from error
+
+
+def _line(tenant: "AdminTenant") -> str:
+    limits = "".join(
+        f", at most {most} {what}"
+        for most, what in ((tenant.max_running, "running"), (tenant.max_waiting, "waiting"))
+        if most is not None
+    )
+    labels = f", needs {', '.join(tenant.labels)}" if tenant.labels else ""
+    budget = "" if tenant.client_budget is None else f", client budget {tenant.client_budget}"
+    return f"{tenant.name}: weight {tenant.weight}, priority {tenant.priority}{limits}{labels}{budget}"

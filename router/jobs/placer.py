@@ -1,0 +1,40 @@
+"""Decides where a job can run: in which pool of workers, and with how much memory. The latest snapshot counts."""
+
+from router.fleet.snapshot import Snapshot
+from router.jobs.job import JobRun
+from router.jobs.tenants import Tenants
+from router.policy.needs import NeedsReader
+from router.policy.placement import Placement, pool_name
+from router.scheduling.pending import NoSuchLabel, TooLarge
+
+
+class Placer:
+    """Places the jobs of one process. A job without a limit of its own counts for `default_memory_mb`."""
+
+    def __init__(self, tenants: Tenants, default_memory_mb: int) -> None:
+        self._tenants = tenants
+        self._default_memory_mb = default_memory_mb
+
+    def place(self, run: JobRun, text: bytes, reader: NeedsReader, snapshot: Snapshot) -> Placement:
+        """Return where a job can run; `text` is its body, or the excerpt of a large one.
+
+        It needs the labels of its tenant and its own. Its language and memory count only where a worker of the fleet
+        lists languages, or has its memory counted. Raises NoSuchLabel, TooLarge.
+        """
+        pools, tenant = snapshot.pools, run.placement.tenant
+        rule = self._tenants.rule_of(tenant)
+        labels = {*run.job.labels, *(rule.labels if rule is not None else ())}
+        if unknown := sorted(labels - pools.labels):
+            raise NoSuchLabel(unknown[0])
+        needs = reader.needs(text) if pools.lists_languages or pools.counts_memory else None
+        language = needs.language if needs is not None and pools.lists_languages else ""
+        name = pool_name(labels, language)
+        pool = pools.pool(name)
+        if pool.is_empty:
+            raise NoSuchLabel(", ".join(sorted(labels)), language)
+        if needs is None or not pools.counts_memory:
+            return Placement(tenant, name)
+        memory_mb = self._default_memory_mb if needs.memory_mb is None else needs.memory_mb
+        if pool.largest_mb is not None and memory_mb > pool.largest_mb:
+            raise TooLarge(memory_mb, pool.largest_mb)
+        return Placement(tenant, name, memory_mb)

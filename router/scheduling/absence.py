@@ -1,0 +1,45 @@
+"""Decides whether a job waits for workers that have been gone for too long: those of the fleet, or of its pool."""
+
+import time
+from collections.abc import Iterable
+
+from router.fleet.snapshot import FleetView
+from router.scheduling.messages import Reply
+
+
+class Absence:
+    """Since when there has been no worker. After `enough_s` without one, jobs are refused.
+
+    The last reply tells of the whole fleet: whether a worker may get jobs and can be reached. The snapshot tells of a
+    pool: whether one of its workers may get jobs.
+    """
+
+    def __init__(self, view: FleetView, enough_s: float) -> None:
+        self._view = view
+        self._enough_s = enough_s
+        self._fleet_since: float | None = None
+        self._pools_since: dict[str, float] = {}
+
+    def hear(self, reply: Reply) -> None:
+        """Take over what the scheduler says of the whole fleet."""
+        if reply.routable <= reply.away:
+            self._fleet_since = self._fleet_since or time.monotonic()
+        else:
+            self._fleet_since = None
+
+    def look(self, pools: Iterable[str]) -> None:
+        """Look at the pools for which jobs wait, and forget the others: they may have had workers meanwhile."""
+        now, known = time.monotonic(), self._pools_since
+        gone = {pool for pool in pools if not self._view.snapshot.routable_in(pool)}
+        self._pools_since = {pool: known.get(pool, now) for pool in gone}
+
+    def since(self, pool: str = "") -> float | None:
+        """Return since when there has been no worker for jobs of this pool; None if there is one."""
+        if self._fleet_since is not None or not pool or self._view.snapshot.routable_in(pool):
+            return self._fleet_since
+        return self._pools_since.setdefault(pool, time.monotonic())
+
+    def is_enough_for(self, job_since: float, pool: str = "") -> bool:
+        """Whether there has been no worker for long enough to refuse a job of this pool that came at `job_since`."""
+        since = self.since(pool)
+        return since is not None and time.monotonic() - max(since, job_since) >= self._enough_s

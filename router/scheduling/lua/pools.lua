@@ -1,0 +1,98 @@
+-- Pools: which workers can run a kind of job. Pools of the same workers share a room: a ring and an index of their own.
+--
+-- Room 0 has all workers, as PLAN has them. A field of POOLS is '<room> <ring> <workers> <print of the
+-- workers>', by the pool's name; one of PLACES is the worker's '<room>:<places in its ring> …', by URL.
+--
+-- Twin     router/scheduling/pools.py, Pools
+-- Reads    WORKER_OF, PLAN
+-- Writes   POOLS, PLACES, PLAN_HEAD (rooms, how many there are besides room 0)
+-- @include context
+-- @include ring
+-- @include room
+
+local known_pools, abilities = {}, {}
+
+local function names_in(text)
+  local names = {}
+  for name in string.gmatch(text or '', '[^,]+') do names[name], names.is_any = true, true end
+  return names
+end
+
+local function abilities_of(url)
+  if not abilities[url] then
+    local held = redis.pcall('HMGET', WORKER_OF .. url, 'labels', 'languages')
+    abilities[url] = {labels = names_in(held[1] or nil), languages = names_in(held[2] or nil)}
+  end
+  return abilities[url]
+end
+
+local function serves(pool, url)
+  local wanted, language = string.match(pool, '^([^;]*);?(.*)$')
+  local its = abilities_of(url)
+  for label in string.gmatch(wanted, '[^,]+') do
+    if not its.labels[label] then return false end
+  end
+  return language == '' or not its.languages.is_any or its.languages[language] or false
+end
+
+-- The workers that may get jobs, by URL.
+local function planned_workers()
+  local held, workers = redis.call('HGETALL', PLAN), {}
+  for index = 1, #held, 2 do
+    local cap, weight = string.match(held[index + 1], '^(%S+) (%S+)')
+    workers[#workers + 1] = {url = held[index], cap = tonumber(cap), weight = tonumber(weight)}
+  end
+  table.sort(workers, function(one, other) return one.url < other.url end)
+  return workers
+end
+
+local function read_pool(text)
+  local room, ring, workers, print = string.match(text, '^(%d+) (%d+) (%d+) (%S*)$')
+  return {room = tonumber(room), ring = tonumber(ring), workers = tonumber(workers), print = print}
+end
+
+-- Give these workers a room of their own; return its number and the length of its ring.
+local function lay_room(members)
+  rooms = rooms + 1
+  redis.call('HSET', PLAN_HEAD, 'rooms', rooms)
+  local ring = lay_ring(members)
+  for _, member in ipairs(members) do
+    local places = rooms .. ':' .. (is_by_load and '0' or table.concat(member.places, ','))
+    local others_of_it = redis.call('HGET', PLACES, member.url)
+    redis.call('HSET', PLACES, member.url, others_of_it and others_of_it .. ' ' .. places or places)
+    set_room_anew(member.url)
+  end
+  return rooms, ring
+end
+
+-- Find the pool's workers among `workers`, those that may get jobs.
+local function open_pool(pool, workers)
+  local members, urls = {}, {}
+  for _, worker in ipairs(workers) do
+    if serves(pool, worker.url) then
+      members[#members + 1] = {url = worker.url, weight = worker.weight, places = {}}
+      urls[#urls + 1] = worker.url
+    end
+  end
+  local print = redis.sha1hex(table.concat(urls, ' '))
+  local room, ring
+  if #members == #workers then room, ring = 0, ring_length end
+  for _, text in ipairs(room and {} or redis.call('HVALS', POOLS)) do
+    local other = read_pool(text)
+    if other.print == print then room, ring = other.room, other.ring end
+  end
+  if not room then room, ring = lay_room(members) end
+  local text = string.format('%.0f %.0f %.0f %s', room, ring, #members, print)
+  redis.call('HSET', POOLS, pool, text)
+  known_pools[pool] = read_pool(text)
+end
+
+-- Return the pool's room, the length of its ring, its number of workers and their print; nothing if it is not open.
+local function pool_named(pool)
+  if pool == '' then return {room = 0, ring = ring_length, workers = reply.routable} end
+  if not known_pools[pool] then
+    local text = redis.call('HGET', POOLS, pool)
+    known_pools[pool] = text and read_pool(text)
+  end
+  return known_pools[pool] or nil
+end

@@ -1,0 +1,124 @@
+"""Decides whose turn it is: which line of pending jobs gets the next worker with room.
+
+A line is the pending jobs of one tenant in one pool, by ticket. Of the lines that may go, the one of the highest
+priority has the turn; among equals the one whose tenant runs the fewest jobs for its weight, then the one whose head
+has the lowest ticket. That is max-min fairness over the time of workers, without estimates, and without a memory of the
+past.
+
+A line whose head has waited for `aging_ms` has the highest priority. A line whose tenant runs as many jobs as it may is
+out of the turn. lua/turns.lua decides alike.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from router.policy.tenants import DEFAULT, TenantRule
+from router.scheduling.messages import PRIORITY_STEP, Rules
+
+# The tenant and the pool.
+Line = tuple[str, str]
+_PLAIN_RULE = TenantRule()
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Waiting:
+    """A pending job, in the order of its line. `name` is `process:number`; moments are in ms."""
+
+    ticket: int
+    name: str
+    bound_ms: int = field(compare=False)
+    deadline: int = field(compare=False)
+    since: int = field(compare=False)
+    tried: tuple[str, ...] = field(compare=False)
+    line: Line = field(compare=False)
+    memory_mb: int = field(compare=False)
+
+
+class Turns:
+    """The lines of pending jobs, the running jobs of each tenant, and the tenants' rules."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.lines: dict[Line, list[Waiting]] = {}
+        self._by_name: dict[str, Waiting] = {}
+        self.running: dict[str, dict[str, int]] = {}  # tenant → lease → the moment at which it passes
+        self._tenants: Mapping[str, TenantRule] = {}
+        self._top_priority = 0
+        self._aging_ms = rules.aging_ms
+
+    def set_tenants(self, tenants: Mapping[str, TenantRule]) -> None:
+        """Take over the tenants' rules; that of the tenant `default` is for those not listed."""
+        self._tenants = tenants
+        self._top_priority = max(rule.priority for rule in {DEFAULT: _PLAIN_RULE, **tenants}.values())
+
+    def rule(self, tenant: str) -> TenantRule:
+        """Return the tenant's rule."""
+        return self._tenants.get(tenant) or self._tenants.get(DEFAULT) or _PLAIN_RULE
+
+    # The lines
+
+    @property
+    def waiting(self) -> list[Waiting]:
+        """All pending jobs, by ticket."""
+        return sorted(job for jobs in self.lines.values() for job in jobs)
+
+    def enter(self, job: Waiting) -> None:
+        """Let the job wait in its line."""
+        self.leave(job.name)
+        insort(self.lines.setdefault(job.line, []), job)
+        self._by_name[job.name] = job
+
+    def leave(self, name: str) -> None:
+        """Take the job out of its line, if it stands in one."""
+        if job := self._by_name.pop(name, None):
+            jobs = self.lines[job.line]
+            del jobs[bisect_left(jobs, job)]
+            if not jobs:
+                del self.lines[job.line]
+
+    def waits(self, name: str) -> bool:
+        """Whether the job of this name is pending."""
+        return name in self._by_name
+
+    # The limits
+
+    def run(self, tenant: str, lease: str, moment: int) -> None:
+        """Count a lease as its tenant's until `moment`."""
+        self.running.setdefault(tenant, {})[lease] = moment
+
+    def end_run(self, tenant: str, lease: str) -> None:
+        """Count the lease no longer."""
+        self.running.get(tenant, {}).pop(lease, None)
+
+    def drop_lapsed(self, now: int) -> None:
+        """Drop the leases whose moment has passed."""
+        for tenant, held in self.running.items():
+            self.running[tenant] = {lease: moment for lease, moment in held.items() if moment > now}
+
+    def is_at_most(self, tenant: str) -> bool:
+        """Whether as many jobs of the tenant run as may."""
+        most = self.rule(tenant).max_running
+        return most is not None and len(self.running.get(tenant, ())) >= most
+
+    def is_crowded(self, tenant: str) -> bool:
+        """Whether as many jobs of the tenant are pending as may be."""
+        most = self.rule(tenant).max_waiting
+        return most is not None and sum(len(jobs) for line, jobs in self.lines.items() if line[0] == tenant) >= most
+
+    # Whose turn
+
+    def may_go(self) -> list[Line]:
+        """Return the lines that may go, as far as their tenants' limits say."""
+        return [line for line in self.lines if not self.is_at_most(line[0])]
+
+    def first(self, lines: Iterable[Line], now: int) -> Line | None:
+        """Return the line of these whose turn it is; None if there is none."""
+        return min(lines, key=lambda line: self._order(line, now), default=None)
+
+    def _order(self, line: Line, now: int) -> tuple[float, str]:
+        tenant, pool = line
+        rule, head = self.rule(tenant), self.lines[line][0]
+        score = len(self.running.get(tenant, ())) / rule.weight
+        if now - head.since < self._aging_ms:
+            score += (self._top_priority - rule.priority) * PRIORITY_STEP
+        return score, f"{head.ticket:016d} {tenant}/{pool}"
