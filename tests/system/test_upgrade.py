@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
+from router.policy.tenants import DEFAULT
 from tests.support.eventually import eventually
 from tests.support.last_release.router import LastReleaseRouter
 from tests.support.load import post_jobs
@@ -26,9 +27,12 @@ class Mixed:
     old: list[LastReleaseRouter]
     redis: Redis
 
-    async def run(self, each: int) -> list[int]:
-        """Run so many jobs for each process of both releases, with far more at once than there are slots."""
-        new = asyncio.create_task(post_jobs(self.new.url, 2 * each, 40))
+    async def run(self, each: int, tenant: str = DEFAULT) -> list[int]:
+        """Run so many jobs for each process of both releases, with far more at once than there are slots.
+
+        The jobs of this release are those of `tenant`.
+        """
+        new = asyncio.create_task(post_jobs(f"{self.new.url}/t/{tenant}", 2 * each, 40))
         old = await asyncio.gather(*(process.run(each, 20) for process in self.old))
         return [answer.status for answer in await new] + [status for of in old for status in of]
 
@@ -74,6 +78,17 @@ async def test_caps_and_tickets_are_one_over_two_releases(
     assert len(set(tickets)) == 400
     # All jobs together have taken so many: so none of this release has a ticket of the other.
     assert last_ticket == "800"
+
+
+async def test_tenants_have_their_line_beside_the_last_release(
+    system: System, workers: list[ScriptedWorker], valkey: Valkey
+) -> None:
+    """Jobs of a tenant, whose line the last release does not know, and jobs of that release all run within the caps."""
+    async with mixed(system, workers, valkey) as both:
+        statuses = await both.run(100, tenant="run-7")
+        await eventually(both.has_no_trace_of_jobs, what="the leases' end")
+    assert Counter(statuses) == {200: 400}
+    assert [worker.most_at_once for worker in workers] == list(CAPS)
 
 
 async def test_breaker_counts_what_both_releases_saw(
