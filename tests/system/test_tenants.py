@@ -281,9 +281,11 @@ async def test_large_job_is_not_starved_by_small_ones(system: System, worker: Sc
             await all_wait(router, 26)
             async with sending(router, "large", 1, memory_limit_MB=900) as (large,):
                 await all_wait(router, 27)
+                turns.end_oldest()  # the oldest small one has waited for this memory already
+                await eventually(lambda: len(turns.tenants) == 5, what="one more small job")
                 for _ in range(4):
                     turns.end_oldest()
                 await eventually(lambda: turns.running["large"] == 1, what="the large job on the worker")
-                assert turns.tenants == ["small"] * 4 + ["large"]
+                assert turns.tenants == ["small"] * 5 + ["large"]
                 turns.end_all()
                 assert (await large).status == 200
