@@ -96,7 +96,8 @@ class FailoverScheduler:
             self._recorder.redis_answered(perf_counter() - since)
             if reply.processes:
                 self._processes = reply.processes
-            self._tell_of_schema(reply.newer_schema)
+            if reply.newer_schema != self._newer_schema:
+                self._tell_of_schema(reply.newer_schema)
             if reply.has_fleet and not reply.newer_schema:
                 if self._local is not None:
                     log.info("Leases are the whole fleet's again")
@@ -113,7 +114,7 @@ class FailoverScheduler:
         then(self._ask_locally(self._local, call))
 
     def _tell_of_schema(self, newer_schema: int) -> None:
-        if newer_schema and newer_schema != self._newer_schema:
+        if newer_schema:
             log.error(
                 "Redis holds version %d of the keys, and this router knows up to %d: it goes on by itself until it is "
                 "upgraded",
