@@ -22,6 +22,7 @@ from router.config.allowlist import Allowed
 from router.config.settings import AdminSettings
 from router.config.tenants import TenantName
 from router.config.workers import WorkerUrl
+from router.fleet.counters import Counters
 from router.fleet.intents import Intents
 from router.fleet.redis_client import RedisUnavailable
 from router.fleet.snapshot import FleetView
@@ -118,9 +119,9 @@ def create_admin(intents: Intents, view: FleetView, settings: AdminSettings, gat
     return router
 
 
-def create_tenant_admin(tenants: Tenants, gate: AdminGate) -> APIRouter:
+def create_tenant_admin(tenants: Tenants, counters: Counters, gate: AdminGate) -> APIRouter:
     """Return the endpoints below /admin/tenants."""
-    admin = TenantAdmin(tenants)
+    admin = TenantAdmin(tenants, counters)
     router = APIRouter(prefix="/admin/tenants", tags=["admin"], route_class=_guarded_by(gate), responses=_AWAY)
     refused: dict[int | str, dict[str, Any]] = {
         401: {"model": Problem, "description": "The admin token is missing or wrong"},
@@ -128,9 +129,9 @@ def create_tenant_admin(tenants: Tenants, gate: AdminGate) -> APIRouter:
     }
     too_many: dict[int | str, dict[str, Any]] = {409: {"model": Problem, "description": "Too many tenants have a rule"}}
 
-    @router.get("", summary="The tenants, with their rules", name="list_tenants")
+    @router.get("", summary="The tenants, with their rules and counts", name="list_tenants")
     async def list_tenants(name: NamedTenant | None = None) -> list[AdminTenant]:
-        """Return `default` and all tenants that have a rule of their own; with `name`, that one, whatever its rule."""
+        """Return `default` and all tenants with a rule of their own or with counts; with `name`, that one alone."""
         return await admin.list(name)
 
     @router.patch("", summary="Set a tenant's rule", dependencies=_DESCRIBED, responses={**refused, **too_many})

@@ -86,21 +86,6 @@ class AdminWorker(WorkerStatus):
     overrides: Overrides
 
 
-class AdminTenant(BaseModel):
-    """One tenant's rule, and what is set of it at run time, which wins over config.yaml."""
-
-    name: str
-    listed: bool = Field(description="it has a rule of its own; false: it has the rule of `default`")
-    weight: int = Field(description="its share of the busy slots")
-    priority: int = Field(description="jobs of a higher priority go first")
-    max_running: int | None = Field(description="how many of its jobs may run at once; null: any number")
-    max_waiting: int | None = Field(description="how many of its jobs may be pending; null: only the queue's limit")
-    order: str = Field(description="in which order its own jobs go")
-    labels: tuple[str, ...] = Field(description="labels that a worker needs to run its jobs")
-    client_budget: str | float | None = Field(description="how long its clients wait; null: as all clients")
-    overrides: TenantOverrides
-
-
 class Report(HealthStatus):
     """The whole fleet. Workers are WorkerStatus if Redis is away, because then their running jobs are not known."""
 
@@ -146,6 +131,22 @@ class TenantCounts(BaseModel):
         """Return the counts as they came from Redis."""
         stats = TenantStats(self.jobs, self.failures, self.busy_ms, self.queue_ms)
         return TenantUsage(self.running, self.waiting, stats)
+
+
+class AdminTenant(BaseModel):
+    """One tenant's rule, what is set of it at run time, which wins over config.yaml, and what it has used."""
+
+    name: str
+    listed: bool = Field(description="it has a rule of its own; false: it has the rule of `default`")
+    weight: int = Field(description="its share of the busy slots")
+    priority: int = Field(description="jobs of a higher priority go first")
+    max_running: int | None = Field(description="how many of its jobs may run at once; null: any number")
+    max_waiting: int | None = Field(description="how many of its jobs may be pending; null: only the queue's limit")
+    order: str = Field(description="in which order its own jobs go")
+    labels: tuple[str, ...] = Field(description="labels that a worker needs to run its jobs")
+    client_budget: str | float | None = Field(description="how long its clients wait; null: as all clients")
+    overrides: TenantOverrides
+    counts: TenantCounts
 
 
 class FleetCounts(BaseModel):

@@ -6,10 +6,14 @@ import msgspec
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from router.api.schemas import AdminTenant
+from router.api.schemas import AdminTenant, TenantCounts
 from router.config.tenants import TenantOverrides
+from router.fleet.counters import Counters
+from router.fleet.stats import TenantStats, TenantUsage
 from router.fleet.tenants import Tenants
 from router.policy.tenants import DEFAULT, MAX_TENANTS, TenantRule
+
+_IDLE = TenantUsage(0, 0, TenantStats())
 
 
 class TooManyTenants(Exception):
@@ -30,21 +34,28 @@ class TenantChanges(TenantOverrides):
 
 
 class TenantAdmin:
-    """Lists and changes the tenants' rules. Each method may raise RedisUnavailable."""
+    """Lists the tenants, and changes their rules. Each method may raise RedisUnavailable."""
 
-    def __init__(self, tenants: Tenants) -> None:
+    def __init__(self, tenants: Tenants, counters: Counters) -> None:
         self._tenants = tenants
+        self._counters = counters
 
     async def list(self, name: str | None = None) -> list[AdminTenant]:
-        """Return all tenants that have a rule of their own, and before them `default`; with `name`, that one alone."""
+        """Return all tenants that have a rule of their own or counts, and before them `default`.
+
+        With `name`, return that one alone.
+        """
         rules, overrides = await self._tenants.standing()
-        names = [DEFAULT, *sorted((rules.keys() | overrides.keys()) - {DEFAULT})] if name is None else [name]
+        used = (await self._counters.usage([])).tenants
+        known = rules.keys() | overrides.keys() | used.keys()
+        names = [DEFAULT, *sorted(known - {DEFAULT})] if name is None else [name]
         default = _set_over(rules.get(DEFAULT, TenantRule()), overrides.get(DEFAULT))
         return [
             AdminTenant(
                 name=each,
                 listed=each in rules or each in overrides,
                 overrides=overrides.get(each, TenantOverrides()),
+                counts=TenantCounts.of(used.get(each, _IDLE)),
                 **msgspec.structs.asdict(_set_over(rules.get(each, default), overrides.get(each))),
             )
             for each in names

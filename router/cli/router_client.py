@@ -50,7 +50,7 @@ class Fleet(Protocol):
         """Give a drained worker new jobs again."""
 
     def tenants(self) -> list[AdminTenant]:
-        """Return all tenants that have a rule of their own, and `default`."""
+        """Return all tenants that have a rule of their own or counts, and `default`."""
 
     def change_tenant(self, name: str, fields: dict[str, Any]) -> AdminTenant:
         """Set fields of a tenant's rule; None: the value that it came with."""
@@ -99,7 +99,7 @@ class RouterClient:
         return self._steer("POST", "/resume", url)
 
     def tenants(self) -> list[AdminTenant]:
-        """Return all tenants that have a rule of their own, and `default`."""
+        """Return all tenants that have a rule of their own or counts, and `default`."""
         return self._read(list[AdminTenant], self._ask("GET", "/admin/tenants")[1])
 
     def change_tenant(self, name: str, fields: dict[str, Any]) -> AdminTenant:

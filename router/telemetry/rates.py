@@ -7,7 +7,7 @@ is forgotten (fleet/stats.py). So if a count has fallen, all of the later count 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from router.fleet.stats import Usage, WorkerStats, quantile_s
+from router.fleet.stats import TenantUsage, Usage, WorkerStats, quantile_s
 from router.telemetry.recorder import BOUNDS_S
 
 
@@ -60,6 +60,17 @@ def rates(before: Usage, after: Usage, seconds: float) -> Rates:
         p99_s=quantile_s(new, BOUNDS_S, 0.99),
         workers=workers,
     )
+
+
+def tenant_rates(
+    before: Mapping[str, TenantUsage], after: Mapping[str, TenantUsage], seconds: float
+) -> dict[str, float]:
+    """Return how many jobs of each tenant ended a second. A tenant that is only in the later reading counts from 0."""
+    ended = {name: tenant.stats.jobs for name, tenant in before.items()}
+    return {
+        name: (jobs - ended[name] if jobs >= ended.get(name, jobs + 1) else jobs) / seconds
+        for name, jobs in ((name, tenant.stats.jobs) for name, tenant in after.items())
+    }
 
 
 def _worker(before: WorkerStats, after: WorkerStats, seconds: float) -> WorkerRates:

@@ -1,9 +1,9 @@
-"""The figures in README and docs/speed.md are those of the last benchmarks."""
+"""The figures in README, docs/speed.md and docs/scheduling.md are those of the last benchmarks."""
 
 import json
 import xml.etree.ElementTree as ET
 
-from bench import makespan
+from bench import fairness, makespan
 from bench.batch import Run
 from bench.peers import PAGE, PLOTTED, SVG
 from bench.support.plot import svg
@@ -19,6 +19,13 @@ def test_readme_claims_what_was_measured() -> None:
     rounds = json.loads((RESULTS / "makespan.json").read_text())["rounds"]
     runs = {scenario: {name: [Run(**run) for run in of] for name, of in by.items()} for scenario, by in rounds.items()}
     assert makespan.table(runs) in makespan.README.read_text()
+
+
+def test_scheduling_page_shows_what_was_measured() -> None:
+    """The page's tables of runs that share a fleet are generated from bench/results/fairness.json."""
+    page = fairness.PAGE.read_text()
+    made = fairness.table(json.loads((RESULTS / "fairness.json").read_text()))
+    assert page == put(made, page, fairness.MARK)
 
 
 def test_speed_page_shows_what_was_measured() -> None:

@@ -5,7 +5,9 @@ import pytest
 from bench.support.busyfleet import busy_fleet
 from tests.support.browser import IS_THERE, Browser
 from tests.support.eventually import eventually
+from tests.support.load import steady_load
 from tests.support.programs import System, Valkey
+from tests.support.worker import ScriptedWorker, takes
 
 pytestmark = pytest.mark.skipif(not IS_THERE, reason="chromium and chromedriver are not installed (make browser)")
 
@@ -85,3 +87,28 @@ async def test_table_is_not_there_for_one_tenant(system: System, browser: Browse
         async with busy_fleet(valkey.url, 3, {"default": 1, "run-7": 3}):
             await browser.shows(row("run-7", ".share"), "%")
             assert await browser.text(row("default", ".name")) == "default"
+
+
+async def test_two_runs_with_jobs_show_what_they_have(
+    system: System, workers: list[ScriptedWorker], browser: Browser
+) -> None:
+    """Three times the weight is three times the slots; the rest of each run's jobs is pending."""
+    for worker in workers:
+        worker.script = takes(0.3)
+    tenants = {"run-7": {"weight": 3}}
+    system.configure([worker.url for worker in workers[:2]], default_max_concurrency=4, tenants=tenants)
+    async with system.sidecar(), system.router(2) as router:
+        await router.sees(healthy=2)
+        await browser.open_dashboard(router.url)
+        async with steady_load(f"{router.url}/t/run-7", 12), steady_load(f"{router.url}/t/run-8", 12):
+            await browser.shows(row("run-7", ".weight"), "3")
+            await browser.shows(row("run-7", ".running"), "6")
+            await browser.shows(row("run-7", ".waiting"), "6")
+            await browser.shows(row("run-8", ".running"), "2")
+            await browser.shows(row("run-8", ".waiting"), "10")
+            await eventually(lambda: _has_three_quarters(browser), what="three quarters of the worker-seconds")
+
+
+async def _has_three_quarters(browser: Browser) -> bool:
+    share = (await browser.text(row("run-7", ".share"))).removesuffix(" %")
+    return share.isdecimal() and abs(int(share) - 75) <= 5

@@ -67,14 +67,14 @@ class RedisFleet:
         return self._steer(url, Admin.resume)
 
     def tenants(self) -> list[AdminTenant]:
-        """Return all tenants that have a rule of their own, and `default`."""
-        return self._run(lambda redis: TenantAdmin(Tenants(redis)).list())
+        """Return all tenants that have a rule of their own or counts, and `default`."""
+        return self._run(lambda redis: _tenant_admin(redis).list())
 
     def change_tenant(self, name: str, fields: dict[str, Any]) -> AdminTenant:
         """Set fields of a tenant's rule; None: the value that it came with."""
 
         async def ask(redis: RedisClient) -> AdminTenant:
-            admin = TenantAdmin(Tenants(redis))
+            admin = _tenant_admin(redis)
             await admin.change(name, changes)
             return await admin.one(name)
 
@@ -88,7 +88,7 @@ class RedisFleet:
 
     def reset_tenant(self, name: str) -> None:
         """Forget all that is set of a tenant."""
-        self._run(lambda redis: TenantAdmin(Tenants(redis)).reset(name))
+        self._run(lambda redis: _tenant_admin(redis).reset(name))
 
     def _steer(self, url: str, act: Callable[[Admin, str], Awaitable[None]]) -> AdminWorker:
         async def ask(redis: RedisClient) -> AdminWorker:
@@ -125,3 +125,7 @@ class RedisFleet:
 
 def _admin(redis: RedisClient, view: FleetView | None = None) -> Admin:
     return Admin(Intents(redis), view or FleetView(redis, ()), Allowed(()))
+
+
+def _tenant_admin(redis: RedisClient) -> TenantAdmin:
+    return TenantAdmin(Tenants(redis), Counters(redis))

@@ -1,6 +1,6 @@
 """The tables of `sfr status` and `sfr workers list`; unhealthy workers come first."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from rich.console import Console, Group, RenderableType
@@ -60,17 +60,23 @@ def workers_table(workers: Sequence[WorkerStatus]) -> Table:
     return table
 
 
-def tenants_table(tenants: Iterable[AdminTenant]) -> Table:
-    """Return a row for each tenant; what is set at run time is marked by a star."""
+def tenants_table(tenants: Sequence[AdminTenant], jobs_a_second: Mapping[str, float]) -> Table:
+    """Return a row for each tenant; a value that is set at run time is marked by a star."""
     table = Table("tenant", box=None, padding=(0, 2, 0, 0))
-    for name in ("weight", "priority", "max running", "max waiting"):
-        table.add_column(name, justify="right")
+    for name in ("weight", "priority", "running", "waiting", "jobs/s", "worker-s", "share"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("labels", overflow="fold")
     table.add_column("client budget")
+    all_ms = sum(tenant.counts.busy_ms for tenant in tenants)
     for tenant in tenants:
+        counts = tenant.counts
         cells = [
-            _of_tenant(tenant, field)
-            for field in ("weight", "priority", "max_running", "max_waiting", "labels", "client_budget")
+            *(_of_tenant(tenant, "weight"), _of_tenant(tenant, "priority")),
+            _of_most(counts.running, _of_tenant(tenant, "max_running")),
+            _of_most(counts.waiting, _of_tenant(tenant, "max_waiting")),
+            *(rate(jobs_a_second.get(tenant.name, 0.0)), f"{counts.busy_ms / 1000:.0f}"),
+            f"{counts.busy_ms / all_ms:.0%}" if all_ms else "",
+            *(_of_tenant(tenant, "labels"), _of_tenant(tenant, "client_budget")),
         ]
         table.add_row(Text(tenant.name), *map(Text, cells))
     return table
@@ -80,6 +86,10 @@ def _of_tenant(tenant: AdminTenant, field: str) -> str:
     value, override = getattr(tenant, field), getattr(tenant.overrides, field)
     shown = ", ".join(value) if field == "labels" else "" if value is None else str(value)
     return shown if override is None else f"{shown}*"
+
+
+def _of_most(count: int, most: str) -> str:
+    return f"{count}/{most}" if most else str(count)
 
 
 def report_table(report: Report, source: str, stale: str | None = None) -> RenderableType:
@@ -186,3 +196,14 @@ def running_jobs(workers: Sequence[WorkerStatus]) -> str:
 def _others(report: Report) -> str:
     counts = {health: sum(worker.health is health for worker in report.workers) for health in _WORST_FIRST}
     return "".join(f", {count} {health}" for health, count in counts.items() if count and health is not Health.HEALTHY)
+
+
+def rate(value: float) -> str:
+    """Return a rate as text, with a digit after the point if it is small.
+
+    >>> rate(0), rate(0.04), rate(2.54), rate(1234.5)
+    ('0', '<0.1', '2.5', '1234')
+    """
+    if 0 < value < 0.05:  # noqa: PLR2004  (it would be shown as 0.0)
+        return "<0.1"
+    return f"{value:.1f}" if 0 < value < 10 else f"{value:.0f}"  # noqa: PLR2004

@@ -1,6 +1,7 @@
 """`sfr tenants`: see and set what each tenant may have of the fleet."""
 
 # ruff: noqa: PLC0415  (see cli/options.py)
+import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,9 @@ from router.policy.tenants import NAME
 
 if TYPE_CHECKING:
     from router.api.schemas import AdminTenant
+
+# Each process publishes its counts once a second.
+COUNTED_S = 2
 
 tenants_app = typer.Typer(
     help="See and change what each tenant may have of the fleet. A router takes changes only with its admin token, "
@@ -36,19 +40,29 @@ TenantArgument = Annotated[
 def list_tenants(
     url: Url = ROUTER_URL, redis: RedisUrl = None, prefix: Prefix = "sfr", as_json: AsJson = False
 ) -> None:
-    """List `default` and all tenants that have a rule of their own.
+    """List `default`, and all tenants that have a rule of their own or had a job within a day.
 
     Examples: `sfr tenants list`, `sfr tenants list --json | jq -r '.[].name'`
+
+    Jobs a second are those of two seconds, over all routers. Worker-seconds are all that are counted: a tenant's counts
+    begin anew after a day without jobs. The share is of these.
     """
     with failures_shown():
+        fleet = fleet_at(url, redis, prefix)
         with waiting():
-            found = fleet_at(url, redis, prefix).tenants()
+            found = fleet.tenants()
         if as_json:
             typer.echo(f"[{','.join(each.model_dump_json() for each in found)}]")
             return
         from router.cli.fleet.tables import screen, tenants_table
+        from router.telemetry.rates import tenant_rates
 
-        screen().print(tenants_table(found))
+        before, since = {tenant.name: tenant.counts.usage() for tenant in found}, time.monotonic()
+        with waiting("counting", COUNTED_S):
+            time.sleep(COUNTED_S)
+            found = fleet.tenants()
+        after = {tenant.name: tenant.counts.usage() for tenant in found}
+        screen().print(tenants_table(found, tenant_rates(before, after, time.monotonic() - since)))
 
 
 @tenants_app.command("set", epilog=EXITS)

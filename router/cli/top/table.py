@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from router.api.schemas import Report, WorkerStatus
-from router.cli.fleet.tables import health_text, healthy, note, rank, running_jobs
+from router.cli.fleet.tables import health_text, healthy, note, rank, rate, running_jobs
 from router.fleet.stats import Usage
 from router.telemetry.rates import Rates, WorkerRates
 
@@ -135,17 +135,6 @@ def _bar(row: _Row) -> Text:
     filled = min(_BAR, -(-row.running * _BAR // cap))  # rounded up, so that one job is visible
     style = "red" if row.running >= cap else "green"
     return Text.assemble(("█" * filled, style), ("░" * (_BAR - filled), "dim"), f" {row.running}/{cap}")
-
-
-def rate(value: float) -> str:
-    """Return a rate as text, with a digit after the point if it is small.
-
-    >>> rate(0), rate(0.04), rate(2.54), rate(1234.5)
-    ('0', '<0.1', '2.5', '1234')
-    """
-    if 0 < value < 0.05:  # noqa: PLR2004  (it would be shown as 0.0)
-        return "<0.1"
-    return f"{value:.1f}" if 0 < value < 10 else f"{value:.0f}"  # noqa: PLR2004
 
 
 def seconds(value: float | None) -> str:

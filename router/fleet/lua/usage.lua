@@ -3,8 +3,8 @@
 -- KEYS[1]  any key of the fleet: it names the Cluster slot
 -- ARGV[1]  the workers' URLs as a JSON list
 -- ARGV[2]  the tenants' names as a JSON list; empty: all that are known
--- Reads    WAITING, BUDGET, STATS; of each worker LEASES_OF, BREAKER_OF, STATS_OF; TENANTS_KNOWN, of each tenant
---          TENANT_OF, RUNNING_OF, and its lines: QUEUE, LINES, QUEUE_OF
+-- Reads    WAITING, BUDGET, STATS, LAPSE; of each worker LEASES_OF, BREAKER_OF, STATS_OF; TENANTS_KNOWN, of each
+--          tenant TENANT_OF, RUNNING_OF, and its lines: QUEUE, LINES, QUEUE_OF
 -- Returns  Usage as JSON (router/fleet/stats.py), and as `unread` the names of tenants beyond ENTRIES_A_CALL
 local workers, tenants, fleet, unread = {}, {}, {}, {}
 
@@ -46,17 +46,28 @@ local function waiting_of(tenant)
   return count
 end
 
+-- How many jobs of the tenant run. If DEFAULT is the only tenant, the scheduler need not count them: all are its own.
+local function running_of(tenant, is_alone)
+  if tenant ~= DEFAULT or not is_alone then return redis.call('ZCARD', RUNNING_OF .. tenant) end
+  local count = 0
+  for _, url in ipairs(redis.call('ZRANGE', LAPSE, 0, -1)) do
+    count = count + redis.call('ZCARD', LEASES_OF .. url)
+  end
+  return count
+end
+
 for _, url in ipairs(cjson.decode(ARGV[1])) do
   local failures, ejected_until = unpack(numbers(BREAKER_OF .. url, 'failures', 'ejected_until'))
   local counted = counts(STATS_OF .. url, 'jobs', 'failures', 'busy_ms')
   workers[url] = {redis.call('ZCARD', LEASES_OF .. url), math.floor(failures), ejected_until, counted}
 end
-for place, name in ipairs(ARGV[2] == '' and known_tenants() or cjson.decode(ARGV[2])) do
+local names = ARGV[2] == '' and known_tenants() or cjson.decode(ARGV[2])
+for place, name in ipairs(names) do
   if place > ENTRIES_A_CALL then
     unread[#unread + 1] = name
   else
     local counted = counts(TENANT_OF .. name, 'jobs', 'failures', 'busy_ms', 'queue_ms')
-    tenants[name] = {redis.call('ZCARD', RUNNING_OF .. name), waiting_of(name), counted}
+    tenants[name] = {running_of(name, #names == 1), waiting_of(name), counted}
   end
 end
 local held = redis.call('HGETALL', STATS)

@@ -10,7 +10,9 @@ from fastapi import FastAPI
 
 from router.api.admin import create_tenant_admin
 from router.auth.access import AdminGate
+from router.fleet.counters import Counters
 from router.fleet.redis_client import RedisClient
+from router.fleet.stats import Stats, TenantStats
 from router.fleet.tenants import Tenants
 from router.policy.tenants import MAX_TENANTS
 from tests.support.endpoints import ask
@@ -29,7 +31,8 @@ class Desk:
         self.key: tuple[tuple[bytes, bytes], ...] = ((b"authorization", f"Bearer {TOKEN}".encode()),)
         self.app = FastAPI()
         gate = AdminGate(TOKEN, allow_loopback=False)
-        self.app.include_router(create_tenant_admin(Tenants(RedisClient(redis, "sfr", timeout_s=5)), gate))
+        self.client = RedisClient(redis, "sfr", timeout_s=5)
+        self.app.include_router(create_tenant_admin(Tenants(self.client), Counters(self.client), gate))
 
     async def ask(self, method: str, name: str | None = None, body: object = None) -> tuple[int, Any]:
         """Send one request; return the status and the body."""
@@ -56,9 +59,24 @@ async def test_tenants_are_listed_with_default_first(desk: Desk) -> None:
         "listed": True,
         "weight": 3,
         "overrides": UNSET,
+        "counts": dict.fromkeys(("running", "waiting", "jobs", "failures", "busy_ms", "queue_ms"), 0),
     }
     status, (new,) = await desk.ask("GET", "new")
     assert (status, new["listed"], new["max_waiting"]) == (200, False, 9)
+
+
+async def test_tenants_show_what_they_have_used(desk: Desk) -> None:
+    """Those with counts are listed, too, whether or not they have a rule of their own."""
+    stats = {"run-7": TenantStats(9, 2, 500, 30), "new": TenantStats(1), "default": TenantStats(3)}
+    await Counters(desk.client).count(Stats(tenants=stats))
+    _, tenants = await desk.ask("GET")
+    assert [(each["name"], each["listed"], each["counts"]["jobs"]) for each in tenants] == [
+        ("default", True, 3),
+        ("new", False, 1),
+        ("run-7", True, 9),
+    ]
+    _, (found,) = await desk.ask("GET", "run-7")
+    assert (found["counts"]["failures"], found["counts"]["busy_ms"], found["counts"]["queue_ms"]) == (2, 500, 30)
 
 
 async def test_change_holds_in_its_own_answer(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,7 @@
 """`sfr status` and `sfr workers`: what they show, and how they fail."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from router.api.schemas import AdminTenant, AdminWorker, Overrides, Report, SidecarStatus, WorkerStatus
+from router.api.schemas import AdminTenant, AdminWorker, Overrides, Report, SidecarStatus, TenantCounts, WorkerStatus
 from router.cli.fleet.tables import report_table, tenants_table
 from router.cli.main import app
 from router.config.tenants import TenantOverrides
@@ -21,6 +22,7 @@ from tests.support.worker import ScriptedWorker, always
 cli = CliRunner()
 NOWHERE = "http://127.0.0.1:1"
 SPECIAL = "gpu; R only; 4000 MB"
+IDLE_TENANT = TenantCounts(running=0, waiting=0, jobs=0, failures=0, busy_ms=0, queue_ms=0)
 EJECTED_BECAUSE = "5 failed jobs in a row, the last: returned [b]503[/]"
 
 
@@ -147,10 +149,31 @@ def test_tenants_show_what_is_set_at_run_time() -> None:
     """With a star; a limit that is not set is empty."""
     rule = TenantRule(weight=3, max_waiting=0, labels=("gpu", "ib"), client_budget="job+2")
     overrides = TenantOverrides(weight=3, labels=("gpu", "ib"))
-    tenant = AdminTenant(name="run-7", listed=True, overrides=overrides, **msgspec.structs.asdict(rule))
+    tenant = AdminTenant(
+        name="run-7", listed=True, overrides=overrides, counts=IDLE_TENANT, **msgspec.structs.asdict(rule)
+    )
+    row = tenants_shown([tenant], {})[0].split()
+    assert row == ["run-7", "3*", "0", "0", "0/0", "0", "0", "gpu,", "ib*", "job+2"]
+
+
+def test_tenants_show_what_they_have_and_have_used() -> None:
+    """Running and waiting jobs of those that may, jobs a second, worker-seconds, and their share."""
+    counts = TenantCounts(running=4, waiting=7, jobs=90, failures=1, busy_ms=75_400, queue_ms=5)
+    others = IDLE_TENANT.model_copy(update={"busy_ms": 25_000})
+    tenants = [
+        AdminTenant(name=name, listed=True, overrides=TenantOverrides(), counts=has, **msgspec.structs.asdict(rule))
+        for name, has, rule in (("run-7", counts, TenantRule(max_running=8)), ("default", others, TenantRule()))
+    ]
+    shown = tenants_shown(tenants, {"run-7": 12.34})
+    assert shown[0].split() == ["run-7", "1", "0", "4/8", "7", "12", "75", "75%"]
+    assert shown[1].split() == ["default", "1", "0", "0", "0", "0", "25", "25%"]
+
+
+def tenants_shown(tenants: Sequence[AdminTenant], rates: Mapping[str, float]) -> list[str]:
+    """Return the rows of the tenants' table."""
     console = Console(file=(file := StringIO()), width=200)
-    console.print(tenants_table([tenant]))
-    assert file.getvalue().splitlines()[1].split() == ["run-7", "3*", "0", "0", "gpu,", "ib*", "job+2"]
+    console.print(tenants_table(tenants, rates))
+    return file.getvalue().splitlines()[1:]
 
 
 def test_unknown_values_are_shown_as_unknown() -> None:

@@ -72,6 +72,33 @@ async def test_tenants_counts_of_processes_add_up(redis: RedisClient, client: Fa
     }
 
 
+async def test_usage_tells_what_tenants_have_now(redis: RedisClient, client: FakeAsyncRedis) -> None:
+    """Leases, and pending jobs of all pools; also of a tenant that has had no lease so far."""
+    await Counters(redis).count(Stats(tenants={"run-7": TenantStats(2), "default": TenantStats(1)}))
+    await client.zadd("sfr:running:run-7", {"p:1 run-7 0": 1, "p:2 run-7 0": 1})
+    await client.zadd("sfr:running:default", {"p:3": 1})
+    await client.zadd("sfr:queue", {"p:4": 7, "p:5": 8})
+    for line, key in (("run-7/", "/run-7"), ("run-7/gpu;python", "gpu;python/run-7"), ("new/gpu", "gpu/new")):
+        await client.zadd("sfr:lines", {line: 0})
+        await client.zadd(f"sfr:queue:{key}", {"p:6": 9})
+    tenants = (await Counters(redis).usage([])).tenants
+    assert {name: (tenant.running, tenant.waiting) for name, tenant in tenants.items()} == {
+        "default": (1, 2),
+        "run-7": (2, 2),
+        "new": (0, 1),
+    }
+
+
+async def test_all_leases_are_those_of_a_default_tenant_that_is_alone(
+    redis: RedisClient, client: FakeAsyncRedis
+) -> None:
+    """Then the scheduler need not count them by tenant."""
+    await Counters(redis).count(Stats(tenants={"default": TenantStats(1)}))
+    await client.zadd("sfr:leases:http://a", {"p:1": 1, "p:2": 1})
+    await client.zadd("sfr:lapse", {"http://a": 1})
+    assert (await Counters(redis).usage([])).tenants["default"].running == 2
+
+
 async def test_tenants_beyond_the_limit_share_a_name(redis: RedisClient, client: FakeAsyncRedis) -> None:
     """No count is lost. Those that had a name keep it while they are in use; one that is idle makes room."""
     stats = Stats(tenants={f"run-{number}": TenantStats(1) for number in range(MAX_TENANTS)})

@@ -1,7 +1,7 @@
 """Rates between two readings of the fleet's counts."""
 
-from router.fleet.stats import Usage, WorkerStats, WorkerUsage
-from router.telemetry.rates import Rates, WorkerRates, rates
+from router.fleet.stats import TenantStats, TenantUsage, Usage, WorkerStats, WorkerUsage
+from router.telemetry.rates import Rates, WorkerRates, rates, tenant_rates
 
 
 def reading(fleet: dict[str, int], **workers: WorkerStats) -> Usage:
@@ -52,3 +52,13 @@ def test_new_worker_has_no_rate() -> None:
     before = reading({"jobs": 5}, gone=WorkerStats(5, 0, 5))
     found = rates(before, reading({"jobs": 5}, back=WorkerStats(4000, 1, 9)), 1.0)
     assert found.workers == {"back": WorkerRates()}
+
+
+def test_tenants_have_jobs_a_second() -> None:
+    """A new tenant counts from 0, as does one that was forgotten meanwhile."""
+
+    def ended(**jobs: int) -> dict[str, TenantUsage]:
+        return {name: TenantUsage(0, 0, TenantStats(count)) for name, count in jobs.items()}
+
+    found = tenant_rates(ended(a=10, b=90, idle=5, gone=1), ended(a=30, b=2, idle=5, new=4), 2.0)
+    assert found == {"a": 10.0, "b": 1.0, "idle": 0.0, "new": 2.0}
