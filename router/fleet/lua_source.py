@@ -2,6 +2,10 @@
 
 A part that needs another one says so in a line `-- @include NAME`; NAME.lua stands in the same folder. The names shared
 with Python are written in capitals: keys of the schema, and constants.
+
+A run of a script makes all its functions anew, and each costs. So a part that few runs need says `-- @lazy TABLE`: its
+functions are fields of that table, and all of a table's parts are made when one of them is first used. Every part may
+use them, and they may use all other parts.
 """
 
 import re
@@ -10,6 +14,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 _INCLUDE = re.compile(r"^--\s*@include\s+(.*?)\s*$", re.MULTILINE)
+_LAZY = re.compile(r"^--\s*@lazy\s+(\w+)\s*$", re.MULTILINE)
 _SHEBANG = re.compile(r"\A#!.*\n")
 _WORD_OR_QUIET = re.compile(r"""--[^\n]*|'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|\b[A-Za-z_]\w*""")
 _IN_CAPITALS = re.compile(r"[A-Z][A-Z0-9_]*")
@@ -38,7 +43,14 @@ def joined(folder: Traversable, name: str) -> str:
     _collect(folder, name, (), texts)
     shebang = _SHEBANG.match(texts[name])
     texts[name] = _SHEBANG.sub("", texts[name])
-    return (shebang.group() if shebang else "") + "\n".join(texts.values())
+    main = texts.pop(name)
+    lazy: dict[str, list[str]] = {}
+    for part, text in list(texts.items()):
+        if found := _LAZY.search(text):
+            lazy.setdefault(found[1], []).append(texts.pop(part))
+    declared = [f"local {table} = {{}}" for table in lazy]
+    deferred = [_deferred(table, parts) for table, parts in lazy.items()]
+    return (shebang.group() if shebang else "") + "\n".join([*declared, *texts.values(), *deferred, main])
 
 
 def filled(text: str, names: Mapping[str, str | float]) -> str:
@@ -60,6 +72,15 @@ def filled(text: str, names: Mapping[str, str | float]) -> str:
         return word
 
     return _WORD_OR_QUIET.sub(value, text)
+
+
+def _deferred(table: str, parts: list[str]) -> str:
+    """Return what makes the functions of lazy parts when one of them is first looked up in their table."""
+    made = "".join(f"do\n{text}\nend\n" for text in parts)
+    return (
+        f"setmetatable({table}, {{__index = function(_, name)\nsetmetatable({table}, nil)\n{made}"
+        f"return {table}[name]\nend}})"
+    )
 
 
 def _collect(folder: Traversable, name: str, path: tuple[str, ...], texts: dict[str, str]) -> None:

@@ -1,16 +1,34 @@
 -- A process' heartbeat: it shows that the process lives, sets leases again that Redis has lost, and looks for its jobs.
 --
--- Twin     LocalScheduler._hear_beat
--- Reads    WAITING, PLACES
+-- Twin     LocalScheduler._hear_beat, _drop_unheld
+-- Reads    WORKERS, WAITING, PLACES
 -- Writes   PROCESSES, PROCESS_OF, LEASES_OF, LAPSE, QUARANTINE (only what has passed)
+-- @lazy Seldom
 -- @include context
 -- @include leases
--- @include retry_budget
 -- @include room
 
+-- Drop the leases of the calling process that are not in `held`. It reads all leases: after an outage only.
+function Seldom.drop_unheld(held)
+  local is_held = {}
+  for _, item in ipairs(held) do
+    is_held[item[1] .. ' ' .. lease_name(holder(item[2]), tenant_named(item[4]), item[5])] = true
+  end
+  for _, url in ipairs(redis.call('SMEMBERS', WORKERS)) do
+    local dropped = 0
+    for _, name in ipairs(redis.call('ZRANGE', LEASES_OF .. url, 0, -1)) do
+      if string.match(name, '^(.*):%d+ ?%S* ?%S*$') == call.process and not is_held[url .. ' ' .. name] then
+        end_run(tenant_of(name), name)
+        dropped = dropped + redis.call('ZREM', LEASES_OF .. url, name)
+      end
+    end
+    if dropped > 0 then update_room(url) end
+  end
+end
+
 -- The arguments are Beat's fields (router/scheduling/messages.py).
-local function hear_beat(running, waiting, oldest, held, is_return)
-  fill_budget(false)
+function Seldom.hear_beat(running, waiting, oldest, held, is_return)
+  Seldom.fill_budget(false)
   redis.call('ZREMRANGEBYSCORE', QUARANTINE, '-inf', now)
   redis.call('ZADD', PROCESSES, now, call.process)
   redis.call('ZREMRANGEBYSCORE', PROCESSES, '-inf', now - PROCESS_TTL_MS)
@@ -21,7 +39,7 @@ local function hear_beat(running, waiting, oldest, held, is_return)
   local key = PROCESS_OF .. call.process
   redis.call('HSET', key, 'heartbeat', math.floor(now / 1000), 'leases', running, 'waiting', waiting)
   redis.call('PEXPIRE', key, PROCESS_TTL_MS)
-  if is_return then drop_unheld(held) end
+  if is_return then Seldom.drop_unheld(held) end
   for _, item in ipairs(held) do
     local url, number, left, tenant, memory = unpack(item)
     tenant = tenant_named(tenant)

@@ -1,13 +1,12 @@
--- Leases: giving one, and dropping those whose moment has passed or that their process does not hold.
+-- Leases: giving one, and dropping those whose moment has passed.
 --
 -- LAPSE is an index of the workers whose leases or rests may pass next. RUNNING_OF has each tenant's leases, by the
 -- moments at which they pass. Health checks count as jobs of the tenant `default`.
 --
--- Twin     LocalScheduler._lease, _drop_lapsed, _drop_unheld
--- Reads    WORKERS, WORKER_OF
--- Writes   LEASES_OF, LAPSE, RUNNING_OF, PLAN_HEAD (shared); for a trial BREAKER_OF, EJECTED
+-- Twin     LocalScheduler._lease, _drop_lapsed
+-- Reads    WORKER_OF
+-- Writes   LEASES_OF, LAPSE, RUNNING_OF; for a trial BREAKER_OF, EJECTED
 -- @include context
--- @include rests
 -- @include room
 
 -- How many jobs of a tenant run, as far as this call has counted them; and the tenants of which more or fewer run now.
@@ -38,25 +37,6 @@ local function end_run(tenant, name)
   count_running(tenant, -redis.call('ZREM', RUNNING_OF .. tenant, name))
 end
 
--- Count the running jobs of the tenant `default` anew: routers of the last release do not.
-local function count_default()
-  redis.call('DEL', RUNNING_OF .. DEFAULT)
-  running_of[DEFAULT], has_changed[DEFAULT] = nil, true
-  for _, url in ipairs(redis.call('ZRANGE', LAPSE, 0, -1)) do
-    local held = redis.call('ZRANGE', LEASES_OF .. url, 0, -1, 'WITHSCORES')
-    for index = 1, #held, 2 do
-      if tenant_of(held[index]) == DEFAULT then redis.call('ZADD', RUNNING_OF .. DEFAULT, held[index + 1], held[index]) end
-    end
-  end
-end
-
--- From now on the tenants share the fleet.
-local function share()
-  is_shared = true
-  redis.call('HSET', PLAN_HEAD, 'shared', 1)
-  count_default()
-end
-
 local function lease(url, cap, name, moment)
   redis.call('ZADD', LEASES_OF .. url, moment, name)
   redis.call('ZADD', LAPSE, 'LT', moment, url)
@@ -79,31 +59,13 @@ local function drop_lapsed()
     redis.call('ZREM', LAPSE, url)
     local next_one = redis.call('ZRANGE', LEASES_OF .. url, 0, 0, 'WITHSCORES')[2]
     if next_one then redis.call('ZADD', LAPSE, next_one, url) end
-    local rest = rest_of(url)
+    local rest = resting > 0 and Seldom.rest_of(url)
     if rest and rest.moment <= now then
-      pass_rest(url, rest)
+      Seldom.pass_rest(url, rest)
     elseif rest then
       redis.call('ZADD', LAPSE, 'LT', rest.moment, url)
     end
     set_room_anew(url)
-  end
-end
-
--- Drop the leases of the calling process that are not in `held`. It reads all leases: after an outage only.
-local function drop_unheld(held)
-  local is_held = {}
-  for _, item in ipairs(held) do
-    is_held[item[1] .. ' ' .. lease_name(holder(item[2]), tenant_named(item[4]), item[5])] = true
-  end
-  for _, url in ipairs(redis.call('SMEMBERS', WORKERS)) do
-    local dropped = 0
-    for _, name in ipairs(redis.call('ZRANGE', LEASES_OF .. url, 0, -1)) do
-      if string.match(name, '^(.*):%d+ ?%S* ?%S*$') == call.process and not is_held[url .. ' ' .. name] then
-        end_run(tenant_of(name), name)
-        dropped = dropped + redis.call('ZREM', LEASES_OF .. url, name)
-      end
-    end
-    if dropped > 0 then update_room(url) end
   end
 end
 

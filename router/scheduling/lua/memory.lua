@@ -1,36 +1,37 @@
 -- The memory of workers: how much of it their jobs leave free, and which line waits for it.
 --
--- A worker in MEMORY has so many MB; the others do not count it. A lease's name tells how much its job takes. If the job
--- whose turn it is finds a slot but not the memory, its line reserves a worker: that one has no room for other lines, and
--- the line has no turn, until its head fits there.
+-- A worker in MEMORY has so many MB; the others do not count it. A lease's name tells how much its job takes. If the
+-- job whose turn it is finds a slot but not the memory, its line reserves a worker: that one has no room for other
+-- lines, and the line has no turn, until its head fits there.
 --
 -- Twin     router/scheduling/memory.py, Memory
 -- Reads    MEMORY, LEASES_OF
 -- Writes   RESERVED (line by URL)
+-- @lazy Shared
 -- @include context
 
 local free_by_url = {}
 local reserved, reservations
 
-local function memory_of(lease) return tonumber(string.match(lease, ' %S+ (%S+)$')) or 0 end
+function Shared.memory_of(lease) return tonumber(string.match(lease, ' %S+ (%S+)$')) or 0 end
 
 -- How much memory the worker has in all; any amount if it does not count it.
-local function memory_limit(url) return tonumber(redis.call('HGET', MEMORY, url) or nil) or math.huge end
+function Shared.memory_limit(url) return tonumber(redis.call('HGET', MEMORY, url) or nil) or math.huge end
 
-local function free_memory(url)
+function Shared.free_memory(url)
   if not free_by_url[url] then
-    local free = memory_limit(url)
+    local free = Shared.memory_limit(url)
     if free < math.huge then
-      for _, lease in ipairs(redis.call('ZRANGE', LEASES_OF .. url, 0, -1)) do free = free - memory_of(lease) end
+      for _, lease in ipairs(redis.call('ZRANGE', LEASES_OF .. url, 0, -1)) do free = free - Shared.memory_of(lease) end
     end
     free_by_url[url] = free
   end
   return free_by_url[url]
 end
 
-local function fits(url, memory) return not has_memory or memory == 0 or free_memory(url) >= memory end
+function Shared.fits(url, memory) return Shared.free_memory(url) >= memory end
 
-local function load_reservations()
+function Shared.load_reservations()
   if reserved then return end
   reserved, reservations = {}, {}
   if not has_memory then return end
@@ -38,52 +39,55 @@ local function load_reservations()
   for index = 1, #held, 2 do reserved[held[index]], reservations[held[index + 1]] = held[index + 1], held[index] end
 end
 
-local function is_reserved(url)
-  load_reservations()
+function Shared.is_reserved(url)
+  Shared.load_reservations()
   return reserved[url] ~= nil
 end
 
 -- Whether the line waits for a worker that it has reserved.
-local function has_reserved(line)
-  load_reservations()
+function Shared.has_reserved(line)
+  Shared.load_reservations()
   return reservations[line] ~= nil
 end
 
-local function reserve(url, line)
-  load_reservations()
+function Shared.reserve(url, line)
+  Shared.load_reservations()
   redis.call('HSET', RESERVED, url, line)
   reserved[url], reservations[line] = line, url
 end
 
-local function release(url, line)
+function Shared.release(url, line)
   redis.call('HDEL', RESERVED, url)
   reserved[url], reservations[line] = nil, nil
 end
 
+function Shared.line_of(url) return reserved[url] end
+
 -- The URLs of the reserved workers, in order.
-local function reserved_urls()
+function Shared.reserved_urls()
+  Shared.load_reservations()
   local urls = {}
   for url in pairs(reserved) do urls[#urls + 1] = url end
   table.sort(urls)
   return urls
 end
 
-local function take_memory(url, memory)
+function Shared.take_memory(url, memory)
   if free_by_url[url] then free_by_url[url] = free_by_url[url] - memory end
 end
 
-local function forget_memory()
+function Shared.forget_memory()
   redis.call('DEL', MEMORY, RESERVED)
   free_by_url, reserved, reservations = {}, {}, {}
 end
 
 -- Of the workers that have a slot but not the memory, the one with the most free that is large enough; nil if none is.
-local function most_free(urls, memory)
+function Shared.most_free(urls, memory)
   local best
   for _, url in ipairs(urls) do
-    local is_better = not best or free_memory(url) > free_memory(best) or
-      free_memory(url) == free_memory(best) and url < best
-    if memory_limit(url) >= memory and is_better then best = url end
+    local is_better = not best or Shared.free_memory(url) > Shared.free_memory(best) or
+      Shared.free_memory(url) == Shared.free_memory(best) and url < best
+    if Shared.memory_limit(url) >= memory and is_better then best = url end
   end
   return best
 end

@@ -5,36 +5,16 @@
 -- Twin     router/scheduling/plan.py, Plan
 -- Reads    WORKERS, WORKER_OF, DRAIN, BREAKER_OF, TENANTS, LINES
 -- Writes   MEMORY, PLAN, PLAN_HEAD (apart from PLAN, for each call reads it), ROOM, ROOM_OF, POOLS, PLACES, ROUNDS,
---          EJECTED, FINISHED, RESTS
+--          EJECTED, FINISHED
+-- @lazy Seldom
 -- @include context
 -- @include breaker
 -- @include leases
--- @include memory
--- @include pools
--- @include rests
--- @include ring
 -- @include room
--- @include turns
-
--- Load the head of the plan, and find out whether the plan is stale.
-local function load_plan()
-  local head = redis.call('HMGET', PLAN_HEAD, 'ring', 'workers', 'strategy', 'print', 'stale', 'settles_at', 'resting',
-    'away', 'rules', 'top_priority', 'schema',
-    'rooms', 'memory', 'shared')
-  fleet_print = head[4] or ''
-  ring_length, reply.routable = tonumber(head[1]) or 0, tonumber(head[2]) or 0
-  if head[7] and redis.call('EXISTS', RESTS) == 1 then resting, away = tonumber(head[7]), tonumber(head[8]) end
-  if call.fleet_print and call.fleet_print ~= fleet_print then fleet_print, is_plan_stale = call.fleet_print, true end
-  rooms = tonumber(head[12]) or MAX_POOLS -- a plan of the last release does not tell
-  has_memory, is_shared = head[13] == '1', head[14] == '1'
-  has_rules, top_priority = head[9] == '1', tonumber(head[10])
-  if not head[1] or head[5] or head[3] ~= rules.strategy or tonumber(head[11]) ~= SCHEMA_VERSION then is_plan_stale = true end
-  settles_at = head[1] and tonumber(head[6]) or not head[1] and now + SETTLE_MS or nil
-  if settles_at and settles_at <= now then settles_at, is_plan_stale = nil, true end
-end
+-- @include selection
 
 -- The workers that may get jobs: the healthy ones; if there are none, those that have not been checked.
-local function candidates()
+function Seldom.candidates()
   local urls = redis.call('SMEMBERS', WORKERS)
   table.sort(urls)
   local is_draining, is_known = {}, {}
@@ -51,8 +31,8 @@ local function candidates()
     if not is_draining[url] and (not is_ejected or is_trial) then
       local group = by_health[held[1]] or by_health.unknown
       local cap = is_trial and TRIAL or whole_number(held[3], MAX_COUNT, 0)
-      group[#group + 1] = {url = url, weight = whole_number(held[2], MAX_WEIGHT, 1), cap = cap, places = {},
-        memory = whole_number(held[4], MAX_MEMORY_MB, nil)}
+      local weight, memory = whole_number(held[2], MAX_WEIGHT, 1), whole_number(held[4], MAX_MEMORY_MB, nil)
+      group[#group + 1] = {url = url, weight = weight, cap = cap, memory = memory, places = {}}
     end
   end
   for _, url in ipairs(redis.call('ZRANGE', EJECTED, 0, -1)) do
@@ -65,33 +45,29 @@ local function candidates()
 end
 
 -- Find the workers of the pools for which jobs are pending.
-local function open_pools_in_use(workers)
+function Seldom.open_pools_in_use(workers)
   if others > 0 then
     for _, line in ipairs(redis.call('ZRANGE', LINES, 0, -1)) do
       local pool = string.match(line, '/(.*)$')
-      if not pool_named(pool) then open_pool(pool, workers) end
+      if pool ~= '' and not Shared.read_named(pool) then Shared.open_pool(pool, workers) end
     end
   end
-  local is_print = {}
-  for _, pool in pairs(known_pools) do
-    if pool.print then is_print[pool.print] = true end
-  end
+  local is_print = Shared.known_prints()
   for _, print in ipairs(redis.call('HKEYS', ROUNDS)) do
     if not is_print[print] then redis.call('HDEL', ROUNDS, print) end
   end
 end
 
-local function make_plan_if_stale()
-  if not is_plan_stale then return end
+function Seldom.make_plan()
   is_plan_stale = false
   redis.call('DEL', PLAN, PLAN_HEAD, ROOM, POOLS, PLACES)
-  forget_memory()
-  drop_turns(rooms)
+  Shared.forget_memory()
+  Shared.drop_turns(rooms)
   for room = 1, rooms do redis.call('DEL', ROOM_OF .. room) end
   rooms = 0
   has_rules = redis.call('EXISTS', TENANTS) == 1
-  top_priority = has_rules and highest_priority() or nil
-  local workers = candidates()
+  top_priority = has_rules and Shared.highest_priority() or nil
+  local workers = Seldom.candidates()
   has_memory = false
   for _, worker in ipairs(workers) do
     if worker.memory then
@@ -99,8 +75,8 @@ local function make_plan_if_stale()
       redis.call('HSET', MEMORY, worker.url, worker.memory)
     end
   end
-  count_rests_anew(workers)
-  ring_length = lay_ring(workers)
+  Seldom.count_rests_anew(workers)
+  ring_length = Seldom.lay_ring(workers)
   for _, worker in ipairs(workers) do
     local places = is_by_load and '0' or table.concat(worker.places, ',')
     redis.call('HSET', PLAN, worker.url, worker.cap .. ' ' .. worker.weight .. ' ' .. places)
@@ -110,20 +86,20 @@ local function make_plan_if_stale()
     'print', fleet_print, 'rules', has_rules and 1 or 0, 'memory', has_memory and 1 or 0,
     'rooms', rooms, 'schema', SCHEMA_VERSION)
   if top_priority then redis.call('HSET', PLAN_HEAD, 'top_priority', top_priority) end
-  if is_shared or has_rules or others > 0 then share() end
+  if is_shared or has_rules or others > 0 then Shared.share() end
   if settles_at then redis.call('HSET', PLAN_HEAD, 'settles_at', string.format('%.0f', settles_at)) end
-  reply.routable, known_pools = #workers, {}
-  open_pools_in_use(workers)
-  set_all_turns()
+  reply.routable, everywhere = #workers, nil
+  Shared.forget_pools()
+  Seldom.open_pools_in_use(workers)
+  Shared.set_all_turns()
 end
 
 -- Return the pool, which is new: find its workers, unless there are as many pools as there may be.
-local function admit_pool(pool)
+function Seldom.admit_pool(pool)
   if redis.call('HLEN', POOLS) >= MAX_POOLS then
-    is_plan_stale = true
-    make_plan_if_stale() -- it drops the pools that are not in use
+    Seldom.make_plan() -- it drops the pools that are not in use
   end
   if redis.call('HLEN', POOLS) >= MAX_POOLS then return end
-  open_pool(pool, planned_workers())
+  Shared.open_pool(pool, Shared.planned_workers())
   return pool_named(pool)
 end

@@ -6,30 +6,30 @@
 -- Twin     router/scheduling/pools.py, Pools
 -- Reads    WORKER_OF, PLAN
 -- Writes   POOLS, PLACES, PLAN_HEAD (rooms, how many there are besides room 0)
+-- @lazy Shared
 -- @include context
--- @include ring
 -- @include room
 
--- The pools that this call has read; that of all workers is "".
+-- The pools that this call has read.
 local known_pools, abilities = {}, {}
 
-local function names_in(text)
+function Shared.names_in(text)
   local names = {}
   for name in string.gmatch(text or '', '[^,]+') do names[name], names.is_any = true, true end
   return names
 end
 
-local function abilities_of(url)
+function Shared.abilities_of(url)
   if not abilities[url] then
     local held = redis.pcall('HMGET', WORKER_OF .. url, 'labels', 'languages')
-    abilities[url] = {labels = names_in(held[1] or nil), languages = names_in(held[2] or nil)}
+    abilities[url] = {labels = Shared.names_in(held[1] or nil), languages = Shared.names_in(held[2] or nil)}
   end
   return abilities[url]
 end
 
-local function serves(pool, url)
+function Shared.serves(pool, url)
   local wanted, language = string.match(pool, '^([^;]*);?(.*)$')
-  local its = abilities_of(url)
+  local its = Shared.abilities_of(url)
   for label in string.gmatch(wanted, '[^,]+') do
     if not its.labels[label] then return false end
   end
@@ -37,7 +37,7 @@ local function serves(pool, url)
 end
 
 -- The workers that may get jobs, by URL.
-local function planned_workers()
+function Shared.planned_workers()
   local held, workers = redis.call('HGETALL', PLAN), {}
   for index = 1, #held, 2 do
     local cap, weight = string.match(held[index + 1], '^(%S+) (%S+)')
@@ -47,16 +47,16 @@ local function planned_workers()
   return workers
 end
 
-local function read_pool(text)
+function Shared.read_pool(text)
   local room, ring, workers, print = string.match(text, '^(%d+) (%d+) (%d+) (%S*)$')
   return {room = tonumber(room), ring = tonumber(ring), workers = tonumber(workers), print = print}
 end
 
 -- Give these workers a room of their own; return its number and the length of its ring.
-local function lay_room(members)
+function Shared.lay_room(members)
   rooms = rooms + 1
   redis.call('HSET', PLAN_HEAD, 'rooms', rooms)
-  local ring = lay_ring(members)
+  local ring = Seldom.lay_ring(members)
   for _, member in ipairs(members) do
     local places = rooms .. ':' .. (is_by_load and '0' or table.concat(member.places, ','))
     local others_of_it = redis.call('HGET', PLACES, member.url)
@@ -67,10 +67,10 @@ local function lay_room(members)
 end
 
 -- Find the pool's workers among `workers`, those that may get jobs.
-local function open_pool(pool, workers)
+function Shared.open_pool(pool, workers)
   local members, urls = {}, {}
   for _, worker in ipairs(workers) do
-    if serves(pool, worker.url) then
+    if Shared.serves(pool, worker.url) then
       members[#members + 1] = {url = worker.url, weight = worker.weight, places = {}}
       urls[#urls + 1] = worker.url
     end
@@ -79,21 +79,29 @@ local function open_pool(pool, workers)
   local room, ring
   if #members == #workers then room, ring = 0, ring_length end
   for _, text in ipairs(room and {} or redis.call('HVALS', POOLS)) do
-    local other = read_pool(text)
+    local other = Shared.read_pool(text)
     if other.print == print then room, ring = other.room, other.ring end
   end
-  if not room then room, ring = lay_room(members) end
+  if not room then room, ring = Shared.lay_room(members) end
   local text = string.format('%.0f %.0f %.0f %s', room, ring, #members, print)
   redis.call('HSET', POOLS, pool, text)
-  known_pools[pool] = read_pool(text)
+  known_pools[pool] = Shared.read_pool(text)
 end
 
--- Return the pool's room, the length of its ring, its number of workers and their print; nothing if it is not open.
-local function pool_named(pool)
+-- Return the room, the length of the ring, the number of workers and their print of a pool; nothing if it is not open.
+function Shared.read_named(pool)
   if not known_pools[pool] then
-    local text = pool ~= '' and redis.call('HGET', POOLS, pool)
-    local everywhere = pool == '' and {room = 0, ring = ring_length, workers = reply.routable}
-    known_pools[pool] = text and read_pool(text) or everywhere or nil
+    local text = redis.call('HGET', POOLS, pool)
+    known_pools[pool] = text and Shared.read_pool(text) or nil
   end
   return known_pools[pool]
 end
+
+-- The prints of the workers of all pools that this call has opened or read.
+function Shared.known_prints()
+  local is_known = {}
+  for _, pool in pairs(known_pools) do is_known[pool.print] = true end
+  return is_known
+end
+
+function Shared.forget_pools() known_pools = {} end

@@ -6,10 +6,11 @@
 -- Twin     router/scheduling/quarantine.py, Quarantine
 -- Reads    WORKERS, DRAIN, LEASES_OF
 -- Writes   QUARANTINE, SUSPECT_OF, BROKEN_OF, DEATHS; tells CHANGES
+-- @lazy Seldom
 -- @include context
 
 -- Return whether another worker has just died under another job. If so, let go of the jobs just convicted.
-local function hear_of_outage(job, url)
+function Seldom.hear_of_outage(job, url)
   redis.call('ZREMRANGEBYSCORE', DEATHS, '-inf', now - BROKEN_WITHIN_MS)
   redis.call('ZADD', DEATHS, now, job .. ' ' .. url)
   redis.call('PEXPIRE', DEATHS, BROKEN_WITHIN_MS)
@@ -27,7 +28,7 @@ local function hear_of_outage(job, url)
 end
 
 -- Return the deaths that are held against a job: none if the last one is longer ago than the job would be refused.
-local function deaths_of(suspect)
+function Seldom.deaths_of(suspect)
   local held, deaths, last = redis.call('HGETALL', suspect), {}, 0
   for index = 1, #held, 2 do
     local share, at = string.match(held[index + 1], '^(%S+) ?(%S*)$')
@@ -42,18 +43,18 @@ end
 
 -- Take in that the connection died on which `job` ran under the lease `name`, `ran` ms after it had begun. That is
 -- evidence of 1 against the jobs that the worker ran, shared among them.
-local function hear_of_death(job, url, name, ran)
+function Seldom.hear_of_death(job, url, name, ran)
   -- A worker that is drained, or has left the fleet, was to end anyway.
   if redis.call('SISMEMBER', WORKERS, url) == 0 or redis.call('SISMEMBER', DRAIN, url) == 1 then return end
   local broken, suspect = BROKEN_OF .. url, SUSPECT_OF .. job
   redis.call('ZREMRANGEBYSCORE', broken, '-inf', now - BROKEN_WITHIN_MS)
   redis.call('ZADD', broken, now, name)
   redis.call('PEXPIRE', broken, BROKEN_WITHIN_MS)
-  local is_outage = hear_of_outage(job, url)
+  local is_outage = Seldom.hear_of_outage(job, url)
   local shared = redis.call('ZCARD', LEASES_OF .. url) + redis.call('ZCARD', broken)
   local share = tonumber(written((is_outage and OUTAGE_SHARE or 1) / shared))
   local evidence = 0
-  for _, death in ipairs(deaths_of(suspect)) do
+  for _, death in ipairs(Seldom.deaths_of(suspect)) do
     -- A death on this worker, or one that this run has outlived, is of one cause with this death: together they are one
     -- piece of evidence.
     if death.url == url or death.at > now - ran then
@@ -74,11 +75,11 @@ local function hear_of_death(job, url, name, ran)
 end
 
 -- The job has been done well: what died under it before died of something else.
-local function exonerate(job)
+function Seldom.exonerate(job)
   redis.call('DEL', SUSPECT_OF .. job)
   redis.call('ZREM', QUARANTINE, job)
 end
 
-local function is_quarantined(job)
+function Seldom.is_quarantined(job)
   return tonumber(redis.call('ZSCORE', QUARANTINE, job) or 0) > now
 end

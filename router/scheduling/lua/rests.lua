@@ -3,10 +3,11 @@
 -- Twin     router/scheduling/rests.py, Rests
 -- Reads    PLAN, EJECTED, LEASES_OF
 -- Writes   RESTS (a Rest by URL, as text), PLAN_HEAD (resting, away), LAPSE
+-- @lazy Seldom
 -- @include context
 
-local function rest_of(url)
-  local text = resting > 0 and redis.call('HGET', RESTS, url)
+function Seldom.rest_of(url)
+  local text = redis.call('HGET', RESTS, url)
   if not text then return end
   local limit, moment, asked, ms, is_away, silence = string.match(text, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
   return {
@@ -15,33 +16,33 @@ local function rest_of(url)
   }
 end
 
-local function count_rests(more, more_away)
+function Seldom.count_rests(more, more_away)
   resting, away = resting + more, away + more_away
   redis.call('HSET', PLAN_HEAD, 'resting', resting, 'away', away)
 end
 
-local function drop_rest(url, rest)
+function Seldom.drop_rest(url, rest)
   redis.call('HDEL', RESTS, url)
-  count_rests(-1, rest.is_away and -1 or 0)
+  Seldom.count_rests(-1, rest.is_away and -1 or 0)
 end
 
-local function set_rest(url, rest, before)
+function Seldom.set_rest(url, rest, before)
   local form = '%.0f %.0f %d %.0f %d %.0f'
   local asked, is_away = rest.is_asked and 1 or 0, rest.is_away and 1 or 0
   redis.call('HSET', RESTS, url, string.format(form, rest.limit, rest.moment, asked, rest.ms, is_away, rest.silence))
   redis.call('ZADD', LAPSE, 'LT', rest.moment, url)
-  count_rests(before and 0 or 1, is_away - (before and before.is_away and 1 or 0))
+  Seldom.count_rests(before and 0 or 1, is_away - (before and before.is_away and 1 or 0))
 end
 
-local function begin_rest(url, rest, before)
-  set_rest(url, rest, before)
+function Seldom.begin_rest(url, rest, before)
+  Seldom.set_rest(url, rest, before)
   look_at = math.min(look_at or rest.moment, rest.moment)
 end
 
 -- Take in that the worker has turned a job away; `ms` as in Ended. Return whether it rests now.
-local function turn_away(url, is_away, ms)
+function Seldom.turn_away(url, is_away, ms)
   if redis.call('HEXISTS', PLAN, url) == 0 or redis.call('ZSCORE', EJECTED, url) then return false end
-  local before = rest_of(url)
+  local before = Seldom.rest_of(url)
   local rest = {is_asked = false, is_away = is_away, silence = is_away and SILENCE_MS + 2 * ms or SILENCE_MS}
   if before and not before.is_asked and before.is_away == is_away then
     rest.ms, rest.moment = before.ms, before.moment -- this job was sent before the worker had turned the first one away
@@ -51,45 +52,45 @@ local function turn_away(url, is_away, ms)
   end
   rest.limit = is_away and 0 or redis.call('ZCARD', LEASES_OF .. url)
   if not is_away then rest.moment = math.max(rest.moment, now + ms) end
-  begin_rest(url, rest, before)
+  Seldom.begin_rest(url, rest, before)
   return true
 end
 
 -- Take in that the worker has answered a job. Return whether that changes its rest.
-local function hear_of_answer(url)
-  local rest = rest_of(url)
+function Seldom.hear_of_answer(url)
+  local rest = Seldom.rest_of(url)
   if not rest or not rest.is_asked then return false end
   if rest.is_away then
-    drop_rest(url, rest)
+    Seldom.drop_rest(url, rest)
   else
     rest.limit, rest.ms = rest.limit + 1, 0
-    set_rest(url, rest, rest)
+    Seldom.set_rest(url, rest, rest)
   end
   return true
 end
 
 -- Let the worker, whose rest is over, get one more job.
-local function pass_rest(url, rest)
+function Seldom.pass_rest(url, rest)
   local running = redis.call('ZCARD', LEASES_OF .. url)
   if rest.is_asked and (rest.is_away or waiting == 0 and running < rest.limit) then
-    drop_rest(url, rest)
+    Seldom.drop_rest(url, rest)
     return
   end
   rest.limit = rest.is_away and running + 1 or rest.limit + 1
   rest.is_asked, rest.moment = true, now + rest.silence
-  begin_rest(url, rest, rest)
+  Seldom.begin_rest(url, rest, rest)
 end
 
 -- After a new plan: drop the rests of workers that get no jobs anyway, and count the others.
-local function count_rests_anew(workers)
+function Seldom.count_rests_anew(workers)
   local is_planned = {}
   for _, worker in ipairs(workers) do is_planned[worker.url] = true end
   local urls = redis.call('HKEYS', RESTS)
   resting, away = #urls, 0
   for _, url in ipairs(urls) do
-    local rest = rest_of(url)
+    local rest = Seldom.rest_of(url)
     if rest.is_away then away = away + 1 end
-    if not is_planned[url] then drop_rest(url, rest) end
+    if not is_planned[url] then Seldom.drop_rest(url, rest) end
   end
-  if resting > 0 then count_rests(0, 0) end
+  if resting > 0 then Seldom.count_rests(0, 0) end
 end

@@ -3,10 +3,11 @@
 -- Twin     router/scheduling/retry_budget.py, RetryBudget
 -- Reads    TICKET
 -- Writes   BUDGET: what is saved, and the tickets and the moment up to which it is filled
+-- @lazy Seldom
 -- @include context
 
 -- Fill the bucket by the tickets and the time since. With `is_retry` take one retry out; return whether there was one.
-local function fill_budget(is_retry)
+function Seldom.fill_budget(is_retry)
   local held = redis.call('HMGET', BUDGET, 'saved', 'tickets', 'filled_at')
   local tickets, saved = tonumber(redis.call('GET', TICKET) or 0), rules.budget_per_second
   if held[1] then

@@ -1,9 +1,10 @@
 -- The ring of round robin: smooth weighted round robin over classes of workers of equal weight.
 --
 -- Twin     router/scheduling/ring.py, weighted_ring
+-- @lazy Seldom
 
 -- Add to the `places` of each worker its places in the ring; return the ring's length.
-local function lay_ring(workers)
+function Seldom.lay_ring(workers)
   local classes, by_weight, total = {}, {}, 0
   for _, worker in ipairs(workers) do
     local class = by_weight[worker.weight]

@@ -7,8 +7,6 @@
 -- Reads    PLAN, PLACES, LEASES_OF, BREAKER_OF
 -- Writes   ROOM, ROOM_OF
 -- @include context
--- @include memory
--- @include rests
 
 local function room_key(room) return room == 0 and ROOM or ROOM_OF .. room end
 
@@ -43,13 +41,13 @@ end
 
 local function has_slot(url, cap)
   if cap == TRIAL then return redis.call('HGET', BREAKER_OF .. url, 'trial') == 'open' end
-  local rest = rest_of(url)
+  local rest = resting > 0 and Seldom.rest_of(url)
   if rest and redis.call('ZCARD', LEASES_OF .. url) >= rest.limit then return false end
   return cap == 0 or not settles_at and redis.call('ZCARD', LEASES_OF .. url) < cap
 end
 
 -- Whether the worker may get a job of any line.
-local function has_room(url, cap) return has_slot(url, cap) and not (has_memory and is_reserved(url)) end
+local function has_room(url, cap) return has_slot(url, cap) and not (has_memory and Shared.is_reserved(url)) end
 
 -- Correct ROOM for a worker that may have room now, or may have none any more.
 local function set_room_anew(url)
@@ -61,4 +59,9 @@ end
 local function update_room(url)
   local cap, weight, places = planned(url)
   if cap and (cap ~= 0 or is_by_load or resting > 0) then set_room(url, cap, weight, places, has_room(url, cap)) end
+end
+
+local function is_in_room(url, room)
+  if room == 0 then return redis.call('HEXISTS', PLAN, url) == 1 end
+  return string.find(' ' .. (redis.call('HGET', PLACES, url) or ''), ' ' .. room .. ':', 1, true) ~= nil
 end

@@ -12,14 +12,22 @@
 -- Writes   LEASES_OF, FINISHED, and what the parts write
 -- Returns  Reply as JSON (router/scheduling/messages.py)
 -- @include context
+-- @include arrivals
 -- @include breaker
+-- @include head
 -- @include heartbeat
 -- @include leases
+-- @include memory
 -- @include plan
+-- @include pools
 -- @include quarantine
 -- @include queue
+-- @include reservations
 -- @include rests
+-- @include retry_budget
+-- @include ring
 -- @include room
+-- @include serving
 -- @include turns
 
 local has_finished = {}
@@ -33,14 +41,14 @@ local function end_attempt(url, number, blame, is_over, job, cause, ms, tenant, 
     update_room(url)
   end
   if blame == 'busy' or blame == 'away' then
-    if turn_away(url, blame == 'away', ms) then set_room_anew(url) end
+    if Seldom.turn_away(url, blame == 'away', ms) then set_room_anew(url) end
   elseif resting > 0 and (blame == 'ok' or blame == 'error' or blame == 'doubt') then
-    if hear_of_answer(url) then set_room_anew(url) end
+    if Seldom.hear_of_answer(url) then set_room_anew(url) end
   end
   judge(url, name, blame, job, cause, ms)
-  if blame == 'died' then hear_of_death(job, url, name, ms) end
+  if blame == 'died' then Seldom.hear_of_death(job, url, name, ms) end
   if blame == 'ok' then
-    if job ~= '' then exonerate(job) end
+    if job ~= '' then Seldom.exonerate(job) end
     has_finished[url] = true
   end
 end
@@ -59,9 +67,9 @@ for _, claimed in ipairs(call.claims or {}) do claim(unpack(claimed)) end
 drop_lapsed()
 for _, url in ipairs(redis.call('ZRANGEBYSCORE', EJECTED, '-inf', now)) do open_trial(url) end
 make_plan_if_stale()
-if call.beat then hear_beat(unpack(call.beat)) end
+if call.beat then Seldom.hear_beat(unpack(call.beat)) end
 for _, number in ipairs(call.left or {}) do leave(holder(number)) end
-set_due_turns()
+if others > 0 then Shared.set_due_turns() end
 serve_queue()
 if call.arrived then
   arrive(call.arrived)

@@ -3,7 +3,6 @@
 -- Twin     router/scheduling/plan.py, Plan.in_order
 -- Writes   ROUNDS (how many jobs each room but room 0 has given a worker, by the print of its workers)
 -- @include context
--- @include memory
 -- @include pools
 
 local function parsed(member)
@@ -11,17 +10,28 @@ local function parsed(member)
   return url, tonumber(cap)
 end
 
--- How much memory the job takes that looks for a worker, and the workers that have room but not that much memory.
-local memory, unfit = 0, {}
+-- The room of all workers as a pool; nil: the plan is new.
+local everywhere
 
--- The first of a room's members between two scores, from `offset` on, that the job has not tried and that has the memory.
+-- Return the room, the length of the ring, the number of workers and their print of a pool; nothing if it is not open.
+local function pool_named(pool)
+  if pool ~= '' then return Shared.read_named(pool) end
+  everywhere = everywhere or {room = 0, ring = ring_length, workers = reply.routable}
+  return everywhere
+end
+
+-- How much memory the job takes that looks for a worker, and the workers that have room but not that much memory.
+local memory, unfit = 0, nil
+
+-- The first of a room's members between two scores, from `offset` on, that the job has not tried and that has the
+-- memory.
 local function first_untried(room, low, high, offset, count, is_tried)
   while count > 0 do
     local members = redis.call('ZRANGEBYSCORE', room, low, high, 'LIMIT', offset, math.min(count, 8))
     for _, member in ipairs(members) do
       local url, cap = parsed(member)
       if not is_tried[url] then
-        if fits(url, memory) then return url, cap end
+        if memory == 0 or Shared.fits(url, memory) then return url, cap end
         if cap ~= TRIAL then unfit[#unfit + 1] = url end
       end
     end
@@ -62,7 +72,7 @@ end
 
 -- Return the URL and the cap of a worker of the pool that has room for the job; nothing if there is none.
 local function pick(pool, ticket, asked)
-  memory, unfit = asked.memory, {}
+  memory, unfit = has_memory and asked.memory or 0, asked.memory > 0 and {} or nil
   if pool.ring == 0 then return end
   local is_tried = {}
   for _, url in ipairs(asked.tried) do is_tried[url] = true end
@@ -70,7 +80,7 @@ local function pick(pool, ticket, asked)
   if pool.room == 0 then return url, cap end
   while url and not has_room(url, cap) do -- routers of the last release keep only room 0
     set_room_anew(url)
-    unfit = {}
+    unfit = unfit and {}
     url, cap = pick_in(pool, ticket, is_tried)
   end
   if url then redis.call('HINCRBY', ROUNDS, pool.print, 1) end

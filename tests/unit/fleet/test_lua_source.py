@@ -82,3 +82,13 @@ def test_unknown_name_is_reported() -> None:
     filled("return KEYS[1] .. ARGV[1] .. 'TIME' -- NOTE", {})
     with pytest.raises(LuaSourceError, match=r"^unknown name QUEU: "):
         filled("return QUEU", {"QUEUE": "sfr:queue"})
+
+
+def test_lazy_parts_are_made_when_one_of_their_functions_is_used(tmp_path: Path) -> None:
+    """All of one table at once, after the other parts and before the script itself; until then the table is empty."""
+    one, two = "-- @lazy Rare\nfunction Rare.one()\nend", "-- @lazy Rare\nfunction Rare.two()\nend"
+    write(tmp_path, one=one, two=two, plain="plain()", top="-- @include one\n-- @include two\n-- @include plain\ntop()")
+    lines = [line for line in joined(tmp_path, "top").splitlines() if not line.startswith("--")]
+    made = ["do", "function Rare.one()", "end", "end", "do", "function Rare.two()", "end", "end", "return Rare[name]"]
+    head = ["setmetatable(Rare, {__index = function(_, name)", "setmetatable(Rare, nil)"]
+    assert lines == ["local Rare = {}", "plain()", *head, *made, "end})", "top()"]

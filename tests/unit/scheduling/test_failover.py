@@ -261,3 +261,35 @@ def test_local_scheduler_logs_ejections_with_their_ends(
         assert line.endswith("it broke")
 
     timeless(main(), loop_s)
+
+
+def test_redis_of_a_later_release_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """This process goes on by itself, says so once, and goes back when the keys are those that it knows."""
+
+    async def law() -> None:
+        fleet = Fleet(Worker(A))
+        fleet.redis = lambda _: Reply(newer_schema=9)
+        assert (await fleet.ask(FIRST)).granted == (Grant(9, A, 1),)
+        for _ in range(3):
+            await fleet.ask(BEAT)
+        assert fleet.scheduler.is_alone
+        assert sum("version 9" in record.message for record in caplog.records) == 1
+        fleet.redis = lambda _: Reply(routable=7)
+        assert (await fleet.ask(BEAT)).routable == 7
+        assert not fleet.scheduler.is_alone
+
+    run(law)
+
+
+def test_process_alone_keeps_to_its_share_of_the_memory() -> None:
+    """Rounded up, as its share of each cap."""
+
+    async def law() -> None:
+        fleet = Fleet(Worker(A, memory_mb=1000), processes=3)
+        fleet.redis = away
+        await fleet.ask(FIRST)
+        sizes = ((1, 334), (2, 1))
+        jobs = tuple(Arrival(number, 1000, 1000, memory_mb=size) for number, size in sizes)
+        assert [grant.number for grant in (await fleet.ask(Call("p", arrived=jobs))).granted] == [1]
+
+    run(law)

@@ -1,0 +1,106 @@
+-- Jobs that arrive: each gets a lease at once, waits in its line, or is refused.
+--
+-- Twin     LocalScheduler._arrive
+-- Reads    QUEUE, TURNS_OF
+-- Writes   TICKET
+-- @include context
+-- @include head
+-- @include lines
+-- @include queue
+-- @include selection
+
+-- Whether a job has tried every worker of its pool that may get jobs.
+local function is_exhausted(pool, tried)
+  if pool.workers == 0 or #tried < pool.workers then return false end
+  local tried_ones = 0
+  for _, url in ipairs(tried) do
+    if is_in_room(url, pool.room) then tried_ones = tried_ones + 1 end
+  end
+  return tried_ones >= pool.workers
+end
+
+-- Whether a new attempt of the job `retry_of` is within the fleet's budget, and the job breaks no workers.
+local function may_retry(number, retry_of)
+  if Seldom.is_quarantined(retry_of) then
+    tell('quarantined', number)
+  elseif not Seldom.fill_budget(true) then
+    tell('unfunded', number)
+  else
+    return true
+  end
+end
+
+-- Take new tickets for those that have none; return the one before the first of them.
+local function take_tickets(arrivals)
+  local fresh, newest = 0, 0
+  for _, arrival in ipairs(arrivals) do
+    if arrival[4] == 0 then fresh = fresh + 1 else newest = math.max(newest, arrival[4]) end
+  end
+  local last = fresh > 0 and redis.call('INCRBY', TICKET, fresh) or nil
+  if newest > 0 then -- after Redis has lost its memory the counter goes on above the tickets in hand
+    local counter = last or tonumber(redis.call('GET', TICKET) or 0)
+    if newest > counter then
+      last = newest + fresh
+      redis.call('SET', TICKET, string.format('%.0f', last))
+    end
+  end
+  return fresh > 0 and last - fresh or 0
+end
+
+-- Whether a job may go before the jobs that wait, for none of them may go.
+local function may_go_first(tenant, pool, room)
+  if not may_go(tenant, pool) then return false end
+  if waiting == 0 then return true end
+  if others == 0 then return room ~= 0 or not may_go(DEFAULT, '') end
+  return redis.call('EXISTS', TURNS_OF .. room) == 0
+end
+
+-- Whether the tenant has as many pending jobs as it may have.
+local function is_crowded(tenant)
+  if not has_rules then return false end
+  local most = Shared.rule_of(tenant).max_waiting
+  if most == math.huge then return false end
+  local count = tenant == DEFAULT and redis.call('ZCARD', QUEUE) or 0
+  for _, pool in ipairs(Shared.pools_of(tenant)) do count = count + redis.call('ZCARD', queue_of(tenant, pool)) end
+  return count >= most
+end
+
+local function share_if_needed(arrivals)
+  for _, arrival in ipairs(arrivals) do
+    if not is_shared and tenant_named(arrival[7]) ~= DEFAULT then Shared.share() end
+  end
+end
+
+local function arrive(arrivals)
+  share_if_needed(arrivals)
+  local last_ticket = take_tickets(arrivals)
+  for _, arrival in ipairs(arrivals) do
+    local number, bound, wait, ticket, tried, retry_of, tenant, pool, memory = unpack(arrival)
+    local name = holder(number)
+    local asked = {
+      bound = bound, deadline = now + wait, tried = tried, tenant = tenant_named(tenant), pool = pool, memory = memory,
+    }
+    if ticket == 0 then last_ticket = last_ticket + 1; ticket = last_ticket end
+    local may_go = retry_of == '' or may_retry(number, retry_of)
+    local its_pool = may_go and (pool_named(pool) or Seldom.admit_pool(pool))
+    local url, cap
+    if its_pool and may_go_first(asked.tenant, pool, its_pool.room) then url, cap = pick(its_pool, ticket, asked) end
+    if not may_go then
+      -- may_retry has told it.
+    elseif not its_pool then
+      tell('unpooled', number)
+    elseif url then
+      grant(name, ticket, url, cap, asked)
+      if others > 0 then Shared.set_changed_turns() end
+    elseif is_exhausted(its_pool, tried) then
+      tell('exhausted', number)
+    elseif is_crowded(asked.tenant) then
+      tell('crowded', number)
+    elseif waiting >= rules.max_waiting then
+      tell('refused', number)
+    else
+      enter(name, ticket, asked)
+      tell('queued', number, ticket)
+    end
+  end
+end

@@ -1,0 +1,55 @@
+-- Which jobs get the workers that their lines have reserved, because they wait for memory.
+--
+-- Twin     LocalScheduler._serve_reservations
+-- @lazy Shared
+-- @include context
+-- @include lines
+-- @include queue
+-- @include room
+-- @include selection
+
+function Shared.is_among(url, urls)
+  for _, one in ipairs(urls) do
+    if one == url then return true end
+  end
+  return false
+end
+
+-- Return the name and the ticket of the first job of a line that can still have a lease, and what it asks for. Those
+-- before it leave the line.
+function Shared.living_head(tenant, pool)
+  while true do
+    local head = redis.call('ZRANGE', queue_of(tenant, pool), 0, 0, 'WITHSCORES')
+    if not head[1] then return end
+    local asked = asked_by(head[1])
+    if asked and asked.deadline > now and is_alive(string.match(head[1], '^(.*):%d+$')) then
+      return head[1], tonumber(head[2]), asked
+    end
+    take_out(head[1], head[2], tenant, pool)
+  end
+end
+
+-- Let the head of each line that has reserved a worker go there if it fits now. The reservation is over, too, if it
+-- cannot fit there any more.
+function Shared.serve_reservations()
+  for _, url in ipairs(Shared.reserved_urls()) do
+    local line = Shared.line_of(url)
+    local tenant, pool = string.match(line, '^([^/]*)/(.*)$')
+    local name, ticket, asked = Shared.living_head(tenant, pool)
+    local cap = planned(url)
+    local is_over = not name or is_at_most(tenant) or resting > 0 and Seldom.rest_of(url) or
+      Shared.memory_limit(url) < asked.memory or not is_in_room(url, pool_named(pool).room) or
+      Shared.is_among(url, asked.tried)
+    local may_have_it = not is_over and has_slot(url, cap) and Shared.fits(url, asked.memory)
+    if is_over or may_have_it then
+      Shared.release(url, line)
+      if may_have_it then
+        grant(name, ticket, url, cap, asked)
+        take_out(name, ticket, tenant, pool)
+      end
+      set_room_anew(url)
+      Shared.set_turn(tenant, pool)
+      if others > 0 then Shared.set_changed_turns() end
+    end
+  end
+end
