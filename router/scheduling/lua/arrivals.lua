@@ -91,7 +91,7 @@ local function arrive(arrivals)
       tell('unpooled', number)
     elseif url then
       grant(name, ticket, url, cap, asked)
-      if others > 0 then Shared.set_changed_turns() end
+      if others > 0 then Shared.set_changed_turns(true) end
     elseif is_exhausted(its_pool, tried) then
       tell('exhausted', number)
     elseif is_crowded(asked.tenant) then

@@ -9,19 +9,19 @@
 -- @include context
 -- @include room
 
--- How many jobs of a tenant run, as far as this call has counted them; and the tenants of which more or fewer run now.
+-- How many jobs of a tenant run, as far as this call has counted them; and how many more run than when the tenant's
+-- lines were last put in their places.
 local running_of, has_changed = {}, {}
 
 local function count_running(tenant, difference)
   if difference == 0 then return end
-  has_changed[tenant] = true
+  has_changed[tenant] = (has_changed[tenant] or 0) + difference
   if running_of[tenant] then running_of[tenant] = running_of[tenant] + difference end
 end
 
 local function running(tenant)
   if not running_of[tenant] then
-    redis.call('ZREMRANGEBYSCORE', RUNNING_OF .. tenant, '-inf', now)
-    running_of[tenant] = redis.call('ZCARD', RUNNING_OF .. tenant)
+    running_of[tenant] = redis.call('ZCOUNT', RUNNING_OF .. tenant, '(' .. now, '+inf')
   end
   return running_of[tenant]
 end

@@ -64,7 +64,7 @@ function Seldom.make_plan()
   Shared.forget_memory()
   Shared.drop_turns(rooms)
   for room = 1, rooms do redis.call('DEL', ROOM_OF .. room) end
-  rooms = 0
+  rooms, open_rooms = 0, {}
   has_rules = redis.call('EXISTS', TENANTS) == 1
   top_priority = has_rules and Shared.highest_priority() or nil
   local workers = Seldom.candidates()

@@ -5,7 +5,7 @@
 --
 -- Twin     LocalScheduler._grant, _claim
 -- Reads    PROCESSES
--- Writes   LINES, WAITING, GRANTS_OF; for a claim LEASES_OF, LAPSE, BREAKER_OF, EJECTED
+-- Writes   WAITING, GRANTS_OF; for a claim LEASES_OF, LAPSE, BREAKER_OF, EJECTED
 -- @include context
 -- @include leases
 -- @include selection
@@ -44,7 +44,7 @@ local function enter(name, ticket, asked)
   end
   if others == 0 then return end
   local heads = redis.call('ZRANGE', queue, 0, 1, 'WITHSCORES')
-  if is_other and not heads[3] then redis.call('ZADD', LINES, 0, tenant .. '/' .. pool) end
+  if is_other and not heads[3] then Shared.add_line(tenant, pool) end
   if heads[1] == name then Shared.set_turn(tenant, pool, heads[4]) end
 end
 

@@ -49,7 +49,6 @@ function Shared.serve_reservations()
       end
       set_room_anew(url)
       Shared.set_turn(tenant, pool)
-      if others > 0 then Shared.set_changed_turns() end
     end
   end
 end

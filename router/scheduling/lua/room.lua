@@ -18,10 +18,18 @@ local function planned(url)
   end
 end
 
-local function set_places(key, url, cap, weight, places, is_open)
+-- Which rooms have a worker with room, as far as this call has looked.
+local open_rooms = {}
+
+local function is_open(room)
+  if open_rooms[room] == nil then open_rooms[room] = redis.call('EXISTS', room_key(room)) == 1 end
+  return open_rooms[room]
+end
+
+local function set_places(key, url, cap, weight, places, has_it)
   for place in string.gmatch(places, '%d+') do
     local member = place .. ' ' .. cap .. ' ' .. weight .. ' ' .. url
-    if not is_open then
+    if not has_it then
       redis.call('ZREM', key, member)
     elseif is_by_load then
       redis.call('ZADD', key, redis.call('ZCARD', LEASES_OF .. url) / weight, member)
@@ -31,11 +39,13 @@ local function set_places(key, url, cap, weight, places, is_open)
   end
 end
 
-local function set_room(url, cap, weight, places, is_open)
-  set_places(ROOM, url, cap, weight, places, is_open)
+local function set_room(url, cap, weight, places, has_it)
+  set_places(ROOM, url, cap, weight, places, has_it)
+  open_rooms[0] = nil
   if rooms == 0 then return end
   for room, its in string.gmatch(redis.call('HGET', PLACES, url) or '', '(%d+):(%S+)') do
-    set_places(ROOM_OF .. room, url, cap, weight, its, is_open)
+    set_places(ROOM_OF .. room, url, cap, weight, its, has_it)
+    open_rooms[tonumber(room)] = nil
   end
 end
 

@@ -75,6 +75,7 @@ if call.arrived then
   arrive(call.arrived)
   serve_queue()
 end
+if others > 0 then Shared.set_changed_turns(true) end
 for _, wanted in ipairs(call.checks or {}) do check(unpack(wanted)) end
 reply.waiting, reply.settles, reply.away = waiting, settles_at ~= nil, away
 if look_at then reply.look_in_ms = look_at - now end

@@ -59,8 +59,11 @@ local function pick_by_load(room, ticket, is_tried)
 end
 
 -- The turn of round robin: the ticket, or in other rooms than that of all workers their own count.
+local rounds = {}
 local function round_of(pool, ticket)
-  return pool.room == 0 and ticket or tonumber(redis.call('HGET', ROUNDS, pool.print) or 0)
+  if pool.room == 0 then return ticket end
+  rounds[pool.print] = rounds[pool.print] or tonumber(redis.call('HGET', ROUNDS, pool.print) or 0)
+  return rounds[pool.print]
 end
 
 local function pick_in(pool, ticket, is_tried)
@@ -83,6 +86,6 @@ local function pick(pool, ticket, asked)
     unfit = unfit and {}
     url, cap = pick_in(pool, ticket, is_tried)
   end
-  if url then redis.call('HINCRBY', ROUNDS, pool.print, 1) end
+  if url then rounds[pool.print] = redis.call('HINCRBY', ROUNDS, pool.print, 1) end
   return url, cap
 end

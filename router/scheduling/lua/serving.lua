@@ -10,7 +10,7 @@
 -- `look` is one call's look at the queue: in each room the number of jobs passed over, and the lines of which all jobs
 -- have been passed over, `done` of them.
 local function may_look_at(room, look)
-  return (look.passed[room] or 0) < PASSED_OVER_AT_MOST and redis.call('EXISTS', room_key(room)) == 1
+  return (look.passed[room] or 0) < PASSED_OVER_AT_MOST and is_open(room)
 end
 
 -- Return the tenant and the pool of the line whose turn it is and, if several wait, its head's ticket.
@@ -24,9 +24,9 @@ end
 local function serve_queue()
   if has_memory then Shared.serve_reservations() end
   if waiting == 0 then return end
-  if others > 0 then Shared.set_changed_turns() end
   local look, skipped = {passed = {}, is_done = {}, done = {}}, {}
   while true do
+    if others > 0 then Shared.set_changed_turns(false) end
     local tenant, pool, head_ticket = whose_turn(look)
     if not tenant then return end
     local line, its_pool = tenant .. '/' .. pool, pool_named(pool)
@@ -46,7 +46,6 @@ local function serve_queue()
       if url then
         grant(name, ticket, url, cap, asked)
         take_out(name, ticket, tenant, pool)
-        if others > 0 then Shared.set_changed_turns() end
       elseif reserved_one then
         Shared.reserve(reserved_one, line)
         set_room_anew(reserved_one)

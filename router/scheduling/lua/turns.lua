@@ -16,6 +16,9 @@
 
 local plain_rule = {weight = 1, priority = 0, max_running = math.huge, max_waiting = math.huge}
 local rule_by_tenant = {}
+-- By tenant, the pools in which its jobs are pending; and by line, how many jobs its tenant ran when the line was put
+-- in its place.
+local pools_by_tenant, placed = {}, {}
 
 function Shared.number_within(value, least, most, otherwise)
   return type(value) == 'number' and value >= least and value <= most and value or otherwise
@@ -80,8 +83,12 @@ function Shared.set_turn(tenant, pool, before)
   if before and last_turn ~= turn then redis.call('ZREM', turns, last_turn) end
   if not turn then
     redis.call('ZREM', LINES, line)
+    pools_by_tenant[tenant] = nil
     if top_priority then redis.call('ZREM', AGING, line) end
-  elseif not may_go(tenant, pool) then
+    return
+  end
+  placed[line] = running(tenant)
+  if not may_go(tenant, pool) then
     redis.call('ZREM', turns, turn)
   else
     local score = running(tenant) / rule.weight
@@ -100,18 +107,30 @@ end
 
 -- The pools in which jobs of the tenant are pending, but for QUEUE.
 function Shared.pools_of(tenant)
-  local pools = redis.call('ZRANGEBYLEX', LINES, '[' .. tenant .. '/', '(' .. tenant .. '0') -- 0 comes after /
-  for place, line in ipairs(pools) do pools[place] = string.sub(line, #tenant + 2) end
-  return pools
+  if not pools_by_tenant[tenant] then
+    local pools = redis.call('ZRANGEBYLEX', LINES, '[' .. tenant .. '/', '(' .. tenant .. '0') -- 0 comes after /
+    for place, line in ipairs(pools) do pools[place] = string.sub(line, #tenant + 2) end
+    pools_by_tenant[tenant] = pools
+  end
+  return pools_by_tenant[tenant]
 end
 
--- Put the lines in their places whose tenants run more or fewer jobs now.
-function Shared.set_changed_turns()
+-- Put the line in its place if its tenant runs more or fewer jobs than when it was put there.
+function Shared.set_changed_turn(tenant, pool, is_all)
+  local its_pool = pool_named(pool)
+  local is_due = its_pool and (is_all or is_open(its_pool.room))
+  if not is_due then return end
+  local ran = placed[tenant .. '/' .. pool] or running(tenant) - has_changed[tenant]
+  if ran ~= running(tenant) then Shared.set_turn(tenant, pool) end
+end
+
+-- Put the lines in their places whose tenants run more or fewer jobs now: those whose room has a worker, or all.
+function Shared.set_changed_turns(is_all)
   for tenant in pairs(has_changed) do
-    for _, pool in ipairs(Shared.pools_of(tenant)) do Shared.set_turn(tenant, pool) end
+    for _, pool in ipairs(Shared.pools_of(tenant)) do Shared.set_changed_turn(tenant, pool, is_all) end
+    if tenant == DEFAULT then Shared.set_changed_turn(DEFAULT, '', is_all) end
   end
-  if has_changed[DEFAULT] then Shared.set_turn(DEFAULT, '') end
-  has_changed = {}
+  if is_all then has_changed = {} end
 end
 
 -- Put the lines in their places that have waited long. And QUEUE, for routers of the last release take jobs from it.
@@ -121,6 +140,11 @@ function Shared.set_due_turns()
   for _, line in ipairs(redis.call('ZRANGEBYSCORE', AGING, '-inf', now)) do
     Shared.set_turn(string.match(line, '^([^/]*)/(.*)$'))
   end
+end
+
+function Shared.add_line(tenant, pool)
+  redis.call('ZADD', LINES, 0, tenant .. '/' .. pool)
+  pools_by_tenant[tenant] = nil
 end
 
 -- Drop all turns: QUEUE is the only line that waits, or all are set anew.
@@ -162,7 +186,7 @@ end
 -- Count the running jobs of the tenant `default` anew: routers of the last release do not.
 function Shared.count_default()
   redis.call('DEL', RUNNING_OF .. DEFAULT)
-  running_of[DEFAULT], has_changed[DEFAULT] = nil, true
+  running_of[DEFAULT], has_changed[DEFAULT] = nil, math.huge
   for _, url in ipairs(redis.call('ZRANGE', LAPSE, 0, -1)) do
     local held = redis.call('ZRANGE', LEASES_OF .. url, 0, -1, 'WITHSCORES')
     for index = 1, #held, 2 do
