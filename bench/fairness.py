@@ -266,8 +266,8 @@ def table(results: Mapping[str, Any]) -> str:
     pause, single = by_setup[OURS]["shares"], by_setup[OURS]["evaluation"]
     ends, idle_ms = ([percentile(single[field], percent) for percent in (50, 99)] for field in ("ends", "slot_idle_ms"))
     return f"""\
-Measured for {results["seconds"]:.0f} s in each part, on {host["cores"]} cores of {host["cpu"]}, {host["kernel"]}, with Python
-{host["python"]}. Clients, workers, Redis and routers share these cores.
+Measured for {results["seconds"]:.0f} s in each part, on {host["cores"]} cores of {host["cpu"]}, {host["kernel"]}, with
+Python {host["python"]}. Clients, workers, Redis and routers share these cores.
 
 {_of_setups(by_setup)}
 
@@ -278,8 +278,8 @@ Measured for {results["seconds"]:.0f} s in each part, on {host["cores"]} cores o
 
 {_of_floods(results["floods"])}
 
-The flood takes the routers' CPU until its jobs are refused, and each job that ends in this time is handed on later. Long
-jobs do not feel it."""
+To refuse the flood takes the routers' CPU for some seconds. In this time, a slot that becomes free gets its next job
+later. Short jobs feel that, and long jobs do not."""
 
 
 def _of_setups(by_setup: Mapping[str, Any]) -> str:
