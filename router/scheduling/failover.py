@@ -21,7 +21,7 @@ from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.fleet.schema import SCHEMA_VERSION
 from router.fleet.snapshot import FleetView, Snapshot
 from router.policy.tenants import TenantRule
-from router.scheduling.local_scheduler import LocalScheduler
+from router.scheduling.local.scheduler import LocalScheduler
 from router.scheduling.messages import Call, Reply, Rules
 from router.scheduling.redis_scheduler import RedisScheduler
 from router.telemetry.recorder import Recorder

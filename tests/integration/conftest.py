@@ -4,7 +4,7 @@ import pytest
 from redis import Redis
 
 from router.fleet.model import Member, Worker
-from router.scheduling.local_scheduler import LocalScheduler
+from router.scheduling.local.scheduler import LocalScheduler
 from router.scheduling.messages import SETTLE_MS, Call, Rules
 from tests.support.lua_scheduler import START, THREE, Ask, LuaScheduler, Make, MakeMembers, SetFleet
 

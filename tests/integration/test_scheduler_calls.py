@@ -7,6 +7,7 @@ import pytest
 from router.fleet.model import Health, Member, Worker
 from router.policy.strategy import SPREAD, Strategy
 from router.policy.verdict import Blame
+from router.scheduling.local.ring import weighted_ring
 from router.scheduling.messages import (
     CLAIM_WITHIN_MS,
     PASSED_OVER_AT_MOST,
@@ -22,7 +23,6 @@ from router.scheduling.messages import (
     Reply,
     Rules,
 )
-from router.scheduling.ring import weighted_ring
 from tests.support.lua_scheduler import START, A, Ask, B, C, Make, MakeMembers
 
 # Longer than all jobs of a test.

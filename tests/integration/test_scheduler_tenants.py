@@ -9,7 +9,7 @@ from redis import Redis
 from router.fleet.model import Member, Worker
 from router.policy.tenants import TenantRule
 from router.policy.verdict import Blame
-from router.scheduling.local_scheduler import LocalScheduler
+from router.scheduling.local.scheduler import LocalScheduler
 from router.scheduling.messages import SETTLE_MS, Arrival, Beat, Call, Claim, Ended, Grant, Held, Reply, Rules
 from tests.support.lua_scheduler import START, A, LuaScheduler
 

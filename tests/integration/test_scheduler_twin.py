@@ -22,8 +22,8 @@ from router.fleet.model import Health, Member, Worker
 from router.policy.strategy import Strategy
 from router.policy.tenants import DEFAULT, TenantRule
 from router.policy.verdict import Blame
-from router.scheduling.local_scheduler import LocalScheduler
-from router.scheduling.memory import memory_of
+from router.scheduling.local.memory import memory_of
+from router.scheduling.local.scheduler import LocalScheduler
 from router.scheduling.messages import (
     PROCESS_TTL_MS,
     SETTLE_MS,

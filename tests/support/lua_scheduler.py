@@ -10,9 +10,9 @@ from redis import Redis
 from router.fleet.model import Member
 from router.fleet.schema import Keys
 from router.policy.tenants import TenantRule
+from router.scheduling.local.rests import Rest
 from router.scheduling.messages import Call, Grant, Reply, Rules
 from router.scheduling.redis_scheduler import script_text
-from router.scheduling.rests import Rest
 
 URLS = tuple(f"http://w{number}" for number in range(5))
 PROCESSES = ("p", "q", "r")

@@ -1,10 +1,11 @@
 """Lists the modules that decide, and the quick tests of each. Tests of the whole system would take too long."""
 
 _UNIT, _INTEGRATION = "tests/unit", "tests/integration"
-_SCHEDULER = tuple(f"{_INTEGRATION}/test_scheduler_{name}" for name in ("calls", "jobs", "script", "twin"))
+_SCHEDULER = tuple(f"{_INTEGRATION}/test_scheduler_{name}" for name in ("calls", "jobs", "script", "tenants", "twin"))
 _LUA_PARTS = (
-    *("breaker", "context", "heartbeat", "leases", "plan", "pools", "quarantine", "queue", "rests", "retry_budget"),
-    *("ring", "room", "scheduler", "selection", "turns"),
+    *("arrivals", "breaker", "context", "head", "heartbeat", "leases", "lines"),
+    *("memory", "plan", "pools", "quarantine", "queue", "reservations", "rests"),
+    *("retry_budget", "ring", "room", "scheduler", "selection", "serving", "turns"),
 )
 _DISPATCHER = tuple(
     f"{_UNIT}/jobs/test_{name}"
@@ -46,16 +47,19 @@ TESTS: dict[str, tuple[str, ...]] = {
     "router/policy/retry.py": (f"{_UNIT}/policy/test_retry", f"{_UNIT}/jobs/test_dispatcher"),
     "router/policy/retry_after.py": (f"{_UNIT}/policy/test_verdict",),
     "router/policy/verdict.py": (f"{_UNIT}/policy/test_verdict", f"{_UNIT}/upstream/test_large"),
-    "router/scheduling/breaker.py": (f"{_UNIT}/scheduling/test_breaker", *_SCHEDULER),
+    "router/scheduling/local/breaker.py": (f"{_UNIT}/scheduling/local/test_breaker", *_SCHEDULER),
     "router/scheduling/failover.py": (f"{_UNIT}/scheduling/test_failover", f"{_INTEGRATION}/test_leases"),
     "router/scheduling/leases.py": (f"{_UNIT}/scheduling/test_leases", f"{_INTEGRATION}/test_leases"),
-    "router/scheduling/local_scheduler.py": _SCHEDULER,
+    "router/scheduling/local/scheduler.py": _SCHEDULER,
     **dict.fromkeys((f"router/scheduling/lua/{part}.lua" for part in _LUA_PARTS), _SCHEDULER),
-    "router/scheduling/plan.py": (f"{_UNIT}/scheduling/test_plan", *_SCHEDULER),
-    "router/scheduling/quarantine.py": (f"{_UNIT}/scheduling/test_quarantine", *_SCHEDULER),
-    "router/scheduling/rests.py": _SCHEDULER,
-    "router/scheduling/retry_budget.py": (f"{_UNIT}/scheduling/test_retry_budget", *_SCHEDULER),
-    "router/scheduling/ring.py": (f"{_UNIT}/scheduling/test_ring", *_SCHEDULER),
+    "router/scheduling/local/plan.py": (f"{_UNIT}/scheduling/local/test_plan", *_SCHEDULER),
+    "router/scheduling/local/memory.py": _SCHEDULER,
+    "router/scheduling/local/pools.py": _SCHEDULER,
+    "router/scheduling/local/turns.py": _SCHEDULER,
+    "router/scheduling/local/quarantine.py": (f"{_UNIT}/scheduling/local/test_quarantine", *_SCHEDULER),
+    "router/scheduling/local/rests.py": _SCHEDULER,
+    "router/scheduling/local/retry_budget.py": (f"{_UNIT}/scheduling/local/test_retry_budget", *_SCHEDULER),
+    "router/scheduling/local/ring.py": (f"{_UNIT}/scheduling/local/test_ring", *_SCHEDULER),
     "router/upstream/connection.py": (
         *(f"{_UNIT}/upstream/test_{name}" for name in ("connection", "upstream", "large", "differential", "tls")),
     ),

@@ -1,6 +1,6 @@
 -- Which workers are ejected because they fail job after job, and which of those may get one job as their trial.
 --
--- Twin     router/scheduling/breaker.py, Breakers
+-- Twin     router/scheduling/local/breaker.py, Breakers
 -- Reads    WORKERS, WORKER_OF, LEASES_OF
 -- Writes   BREAKER_OF, EJECTED
 -- @include context

@@ -4,7 +4,7 @@
 -- job whose turn it is finds a slot but not the memory, its line reserves a worker: that one has no room for other
 -- lines, and the line has no turn, until its head fits there.
 --
--- Twin     router/scheduling/memory.py, Memory
+-- Twin     router/scheduling/local/memory.py, Memory
 -- Reads    MEMORY, LEASES_OF
 -- Writes   RESERVED (line by URL)
 -- @lazy Shared

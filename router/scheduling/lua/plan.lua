@@ -2,7 +2,7 @@
 --
 -- It is kept between calls, and made anew when the fleet or an ejection has changed. Only this reads all workers.
 --
--- Twin     router/scheduling/plan.py, Plan
+-- Twin     router/scheduling/local/plan.py, Plan
 -- Reads    WORKERS, WORKER_OF, DRAIN, BREAKER_OF, TENANTS, LINES
 -- Writes   MEMORY, PLAN, PLAN_HEAD (apart from PLAN, for each call reads it), ROOM, ROOM_OF, POOLS, PLACES, ROUNDS,
 --          EJECTED, FINISHED

@@ -3,7 +3,7 @@
 -- Room 0 has all workers, as PLAN has them. A field of POOLS is '<room> <ring> <workers> <print of the
 -- workers>', by the pool's name; one of PLACES is the worker's '<room>:<places in its ring> …', by URL.
 --
--- Twin     router/scheduling/pools.py, Pools
+-- Twin     router/scheduling/local/pools.py, Pools
 -- Reads    WORKER_OF, PLAN
 -- Writes   POOLS, PLACES, PLAN_HEAD (rooms, how many there are besides room 0)
 -- @lazy Shared

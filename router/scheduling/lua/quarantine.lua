@@ -3,7 +3,7 @@
 -- A death is a connection that broke under a job. A field of SUSPECT_OF is '<share of the evidence> <time of death>',
 -- by URL.
 --
--- Twin     router/scheduling/quarantine.py, Quarantine
+-- Twin     router/scheduling/local/quarantine.py, Quarantine
 -- Reads    WORKERS, DRAIN, LEASES_OF
 -- Writes   QUARANTINE, SUSPECT_OF, BROKEN_OF, DEATHS; tells CHANGES
 -- @lazy Seldom

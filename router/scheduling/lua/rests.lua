@@ -1,6 +1,6 @@
 -- Which workers rest: those that turn jobs away because they have no room, and those that cannot be reached.
 --
--- Twin     router/scheduling/rests.py, Rests
+-- Twin     router/scheduling/local/rests.py, Rests
 -- Reads    PLAN, EJECTED, LEASES_OF
 -- Writes   RESTS (a Rest by URL, as text), PLAN_HEAD (resting, away), LAPSE
 -- @lazy Seldom

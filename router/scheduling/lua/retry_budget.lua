@@ -1,6 +1,6 @@
 -- How much the whole fleet may retry: a bucket that jobs and seconds fill, and from which each retry takes one.
 --
--- Twin     router/scheduling/retry_budget.py, RetryBudget
+-- Twin     router/scheduling/local/retry_budget.py, RetryBudget
 -- Reads    TICKET
 -- Writes   BUDGET: what is saved, and the tickets and the moment up to which it is filled
 -- @lazy Seldom

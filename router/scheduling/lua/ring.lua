@@ -1,6 +1,6 @@
 -- The ring of round robin: smooth weighted round robin over classes of workers of equal weight.
 --
--- Twin     router/scheduling/ring.py, weighted_ring
+-- Twin     router/scheduling/local/ring.py, weighted_ring
 -- @lazy Seldom
 
 -- Add to the `places` of each worker its places in the ring; return the ring's length.

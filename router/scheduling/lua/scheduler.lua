@@ -7,7 +7,7 @@
 --
 -- KEYS[1]  plan: it names the Cluster slot
 -- ARGV     as context.lua has them
--- Twin     router/scheduling/local_scheduler.py, LocalScheduler.step: hypothesis runs the two against each other
+-- Twin     router/scheduling/local/scheduler.py, LocalScheduler.step: hypothesis runs the two against each other
 -- Reads    FLEET, EJECTED, QUEUE, WAITING
 -- Writes   LEASES_OF, FINISHED, and what the parts write
 -- Returns  Reply as JSON (router/scheduling/messages.py)

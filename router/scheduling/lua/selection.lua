@@ -1,6 +1,6 @@
 -- Which worker with room a ticket gets: from its place in the ring on, from a random place on, or the least loaded.
 --
--- Twin     router/scheduling/plan.py, Plan.in_order
+-- Twin     router/scheduling/local/plan.py, Plan.in_order
 -- Writes   ROUNDS (how many jobs each room but room 0 has given a worker, by the print of its workers)
 -- @include context
 -- @include pools

@@ -4,7 +4,7 @@
 -- TURNS_OF has a room's lines that may go, each as '<ticket of its head> <line>', so that the first member has the
 -- turn. If no line but QUEUE waits, it is not kept.
 --
--- Twin     router/scheduling/turns.py, Turns
+-- Twin     router/scheduling/local/turns.py, Turns
 -- Reads    TENANTS, WAITING, LAPSE, LEASES_OF
 -- Writes   TURNS_OF, LINES, RUNNING_OF, PLAN_HEAD (shared), AGING (lines that have the highest priority from a moment
 --          on)

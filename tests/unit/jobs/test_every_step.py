@@ -38,7 +38,7 @@ from router.jobs.tenants import Tenants
 from router.logs import Seldom
 from router.scheduling.failover import FailoverScheduler
 from router.scheduling.leases import Leases
-from router.scheduling.local_scheduler import LocalScheduler
+from router.scheduling.local.scheduler import LocalScheduler
 from router.scheduling.messages import Rules
 from router.telemetry.recorder import Recorder
 from router.upstream.pool import WorkerPool

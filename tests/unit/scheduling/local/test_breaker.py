@@ -3,7 +3,7 @@
 import pytest
 
 from router.policy.verdict import Blame
-from router.scheduling.breaker import Breakers
+from router.scheduling.local.breaker import Breakers
 from router.scheduling.messages import REST_MAX_MS, Ended, Rules
 
 A, B, C = URLS = ("http://a", "http://b", "http://c")

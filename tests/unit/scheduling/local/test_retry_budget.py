@@ -1,7 +1,7 @@
 """How much the fleet may retry."""
 
+from router.scheduling.local.retry_budget import RetryBudget
 from router.scheduling.messages import Rules
-from router.scheduling.retry_budget import RetryBudget
 
 
 def test_budget_is_a_share_of_the_jobs_plus_some_a_second() -> None:

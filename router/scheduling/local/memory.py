@@ -7,7 +7,7 @@ decides alike.
 
 from collections.abc import Callable, Collection
 
-from router.scheduling.turns import Line
+from router.scheduling.local.turns import Line
 
 
 class Memory:

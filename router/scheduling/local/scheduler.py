@@ -11,8 +11,14 @@ from dataclasses import dataclass, field
 from router.fleet.model import Member
 from router.policy.tenants import DEFAULT, TenantRule
 from router.policy.verdict import Blame
-from router.scheduling.breaker import Breakers
-from router.scheduling.memory import Memory
+from router.scheduling.local.breaker import Breakers
+from router.scheduling.local.memory import Memory
+from router.scheduling.local.plan import Plan
+from router.scheduling.local.pools import Pools, Room
+from router.scheduling.local.quarantine import Quarantine
+from router.scheduling.local.rests import Rests
+from router.scheduling.local.retry_budget import RetryBudget
+from router.scheduling.local.turns import Line, Turns, Waiting
 from router.scheduling.messages import (
     CLAIM_WITHIN_MS,
     PASSED_OVER_AT_MOST,
@@ -28,12 +34,6 @@ from router.scheduling.messages import (
     Rules,
     lease_name,
 )
-from router.scheduling.plan import Plan
-from router.scheduling.pools import Pools, Room
-from router.scheduling.quarantine import Quarantine
-from router.scheduling.rests import Rests
-from router.scheduling.retry_budget import RetryBudget
-from router.scheduling.turns import Line, Turns, Waiting
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """Which jobs are convicted of breaking workers."""
 
+from router.scheduling.local.quarantine import Quarantine
 from router.scheduling.messages import Rules
-from router.scheduling.quarantine import Quarantine
 
 
 def test_job_that_breaks_two_workers_is_refused_for_a_while() -> None:

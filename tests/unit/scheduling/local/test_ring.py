@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.fleet.model import Worker
-from router.scheduling.ring import weighted_ring
+from router.scheduling.local.ring import weighted_ring
 
 weights = st.lists(st.integers(1, 12), min_size=1, max_size=12)
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from router.fleet.model import Health, Member
 from router.policy.strategy import Strategy, start
-from router.scheduling.breaker import Breakers
+from router.scheduling.local.breaker import Breakers
+from router.scheduling.local.pools import Room
+from router.scheduling.local.ring import weighted_ring
 from router.scheduling.messages import TRIAL, Rules
-from router.scheduling.pools import Room
-from router.scheduling.ring import weighted_ring
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from router.fleet.model import Worker
 from router.policy.placement import serves
+from router.scheduling.local.ring import weighted_ring
 from router.scheduling.messages import MAX_POOLS
-from router.scheduling.ring import weighted_ring
 
 
 @dataclass(frozen=True, slots=True)

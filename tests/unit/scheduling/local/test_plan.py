@@ -5,9 +5,9 @@ import pytest
 from router.fleet.model import Health, Member, Worker
 from router.policy.strategy import SPREAD, Strategy
 from router.policy.verdict import Blame
-from router.scheduling.breaker import Breakers
+from router.scheduling.local.breaker import Breakers
+from router.scheduling.local.plan import Plan, Planned
 from router.scheduling.messages import TRIAL, Ended, Rules
-from router.scheduling.plan import Plan, Planned
 
 A, B, C = URLS = ("http://a", "http://b", "http://c")
 

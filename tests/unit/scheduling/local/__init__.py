@@ -1,0 +1,1 @@
+"""Tests of router.scheduling without a process or a socket to Redis."""
