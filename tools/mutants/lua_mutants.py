@@ -29,7 +29,7 @@ _TOKEN = re.compile(rb"<=|>=|==|~=|<|>| and | or |\bnot | [-+*/] |math\.m(?:in|a
 _NUMBER = re.compile(rb"(?<![\w.'])\d+(?![\w.'])")
 _STRING_OR_COMMENT = re.compile(rb"--[^\n]*|'(?:[^'\\\n]|\\.)*'")
 # A function at the top level of the script. It ends on its first line, or with a line that is only `end`.
-_FUNCTION = re.compile(rb"^local function (\w+)(?:.*\bend$|[\s\S]*?^end$)", re.MULTILINE)
+_FUNCTION = re.compile(rb"^(?:local )?function ([\w.]+)(?:.*\bend$|[\s\S]*?^end$)", re.MULTILINE)
 # A whole statement on one line, or in a `then … end` on one line.
 _STATEMENT = re.compile(
     rb"(?:(?<=\n)[ ]*|(?<=then )|(?<=do )|(?<=; ))((?!local |return |end\b|function |if |for |while |else)"

@@ -1,7 +1,10 @@
 """Lists the modules that decide, and the quick tests of each. Tests of the whole system would take too long."""
 
 _UNIT, _INTEGRATION = "tests/unit", "tests/integration"
-_SCHEDULER = tuple(f"{_INTEGRATION}/test_scheduler_{name}" for name in ("calls", "jobs", "script", "tenants", "twin"))
+_SCHEDULER = tuple(
+    f"{_INTEGRATION}/test_scheduler_{name}"
+    for name in ("calls", "jobs", "memory", "pools", "script", "tenants", "twin")
+)
 _LUA_PARTS = (
     *("arrivals", "breaker", "context", "head", "heartbeat", "leases", "lines"),
     *("memory", "plan", "pools", "quarantine", "queue", "reservations", "rests"),
