@@ -56,7 +56,7 @@ async def test_worker_key_goes_to_workers_only(system: System, workers: list[Scr
                 async with session.get(router.url + path) as answer:
                     seen.append(await answer.text())
         held = [await _held(redis, str(key)) for key in await redis.keys("*")]
-    assert len(held) > len(SCHEMA) / 2
+    assert len(held) > len(SCHEMA) / 3  # the others come with tenants, faults and waiting jobs
     assert not [text for text in (*seen, *held) if "secret-of-all" in text]
     assert not [worker for worker in workers for job in worker.jobs if "client" in job.head.lower()]
 

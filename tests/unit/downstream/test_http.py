@@ -244,7 +244,10 @@ async def test_status_shows_service_version_and_workers(
     assert (status["service"], status["version"]) == ("SandboxFusion Router", __version__)
     assert [worker["url"] for worker in status["workers"]] == sorted(worker.url for worker in workers)
     assert {(worker["healthy"], worker["health"]) for worker in status["workers"]} == {(False, "unknown")}
-    assert (status["redis"], status["sidecar"]) == ("unavailable", {"leader": None, "age_seconds": None})
+    assert (status["redis"], status["sidecar"]) == (
+        "unavailable",
+        {"leader": None, "age_seconds": None, "schema_version": None},
+    )
 
 
 async def test_counts_need_redis(url: str, session: aiohttp.ClientSession) -> None:
@@ -261,6 +264,7 @@ async def test_openapi_describes_every_endpoint(url: str, session: aiohttp.Clien
         schema = await response.json()
     described = {(path, method.upper()) for path, methods in schema["paths"].items() for method in methods}
     admin = {("/admin/workers", method) for method in ("GET", "POST", "PATCH", "DELETE")}
+    admin |= {("/admin/tenants", method) for method in ("GET", "PATCH", "DELETE")}
     admin |= {("/admin/workers/drain", "POST"), ("/admin/workers/resume", "POST"), ("/admin/stats", "GET")}
     own = {("/", "GET"), ("/health", "GET"), ("/metrics", "GET"), ("/v1/ping", "GET"), ("/run_code/batch", "POST")}
     assert described == own | admin | set(JOB_ENDPOINTS.items())
