@@ -52,7 +52,7 @@ local function lease_name(job, tenant, memory)
   return job .. ' ' .. tenant .. ' ' .. string.format('%.0f', memory)
 end
 
-local function tenant_of(lease) return string.match(lease, ' (%S+) %S+$') or DEFAULT end
+local function tenant_of(name) return string.match(name, ' (%S+) %S+$') or DEFAULT end
 
 -- Add values to a list of the reply.
 local function tell(field, ...)

@@ -27,7 +27,7 @@ function Seldom.drop_unheld(held)
 end
 
 -- The arguments are Beat's fields (router/scheduling/messages.py).
-function Seldom.hear_beat(running, waiting, oldest, held, is_return)
+function Seldom.hear_beat(leases, pending, oldest, held, is_return)
   Seldom.fill_budget(false)
   redis.call('ZREMRANGEBYSCORE', QUARANTINE, '-inf', now)
   redis.call('ZADD', PROCESSES, now, call.process)
@@ -37,7 +37,7 @@ function Seldom.hear_beat(running, waiting, oldest, held, is_return)
     for _, url in ipairs(redis.call('HRANDFIELD', PLACES, ROOMS_CORRECTED)) do set_room_anew(url) end
   end
   local key = PROCESS_OF .. call.process
-  redis.call('HSET', key, 'heartbeat', math.floor(now / 1000), 'leases', running, 'waiting', waiting)
+  redis.call('HSET', key, 'heartbeat', math.floor(now / 1000), 'leases', leases, 'waiting', pending)
   redis.call('PEXPIRE', key, PROCESS_TTL_MS)
   if is_return then Seldom.drop_unheld(held) end
   for _, item in ipairs(held) do

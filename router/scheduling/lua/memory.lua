@@ -13,7 +13,7 @@
 local free_by_url = {}
 local reserved, reservations
 
-function Shared.memory_of(lease) return tonumber(string.match(lease, ' %S+ (%S+)$')) or 0 end
+function Shared.memory_of(name) return tonumber(string.match(name, ' %S+ (%S+)$')) or 0 end
 
 -- How much memory the worker has in all; any amount if it does not count it.
 function Shared.memory_limit(url) return tonumber(redis.call('HGET', MEMORY, url) or nil) or math.huge end
@@ -22,7 +22,7 @@ function Shared.free_memory(url)
   if not free_by_url[url] then
     local free = Shared.memory_limit(url)
     if free < math.huge then
-      for _, lease in ipairs(redis.call('ZRANGE', LEASES_OF .. url, 0, -1)) do free = free - Shared.memory_of(lease) end
+      for _, name in ipairs(redis.call('ZRANGE', LEASES_OF .. url, 0, -1)) do free = free - Shared.memory_of(name) end
     end
     free_by_url[url] = free
   end

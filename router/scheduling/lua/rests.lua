@@ -71,12 +71,12 @@ end
 
 -- Let the worker, whose rest is over, get one more job.
 function Seldom.pass_rest(url, rest)
-  local running = redis.call('ZCARD', LEASES_OF .. url)
-  if rest.is_asked and (rest.is_away or waiting == 0 and running < rest.limit) then
+  local taken = redis.call('ZCARD', LEASES_OF .. url)
+  if rest.is_asked and (rest.is_away or waiting == 0 and taken < rest.limit) then
     Seldom.drop_rest(url, rest)
     return
   end
-  rest.limit = rest.is_away and running + 1 or rest.limit + 1
+  rest.limit = rest.is_away and taken + 1 or rest.limit + 1
   rest.is_asked, rest.moment = true, now + rest.silence
   Seldom.begin_rest(url, rest, rest)
 end
