@@ -160,7 +160,7 @@ class QueueSettings(Section):
     """how long a job may be pending, within `timeout`, while no worker of the fleet or of its pool may get jobs, or
     none can be reached. Then it gets 503; 0: at once"""
     aging: PositiveSeconds = 30.0
-    """a job that has been pending for longer counts as one of the highest priority that any tenant has"""
+    """once a job has been pending for longer, its tenant and all of higher priority share the slots by weight"""
 
 
 class BreakerSettings(Section):

@@ -78,7 +78,13 @@ SCHEMA = (
         "sfr:aging",
         "zset",
         "routers",
-        "`tenant/pool`, scored by the moment from which on the line goes before any priority (Unix ms)",
+        "`tenant/pool`, scored by the moment at which the line's head will have waited for `queue.aging` (Unix ms)",
+    ),
+    Key(
+        "sfr:aged:<room>",
+        "zset",
+        "routers",
+        "`tenant/pool` of lines whose heads have waited for longer, scored by priority",
     ),
     Key(
         "sfr:grants:<process>",

@@ -132,6 +132,27 @@ def test_job_that_has_waited_long_goes_before_priority(make_jobs: MakeJobs) -> N
     assert jobs.end_oldest() == "run-7"
 
 
+def test_weights_hold_among_jobs_that_have_waited_long(make_jobs: MakeJobs) -> None:
+    """A tenant of higher priority, which sends nothing, changes no share of the others."""
+    rules = {"eval": TenantRule(priority=1), "run-7": TenantRule(weight=3)}
+    jobs = make_jobs(8, rules, aging_ms=5000)
+    jobs.come("run-8", 30)
+    jobs.come("run-7", 30)
+    jobs.now += 6000
+    for _ in range(16):
+        jobs.end_oldest()
+    assert (jobs.count()["run-7"], jobs.count()["run-8"]) == (6, 2)
+
+
+def test_higher_priority_has_its_share_of_what_has_waited_long(make_jobs: MakeJobs) -> None:
+    """A new job of an evaluation goes before those of a run that has more slots, until both have as many."""
+    jobs = make_jobs(4, {"eval": TenantRule(priority=1)}, aging_ms=5000)
+    jobs.come("run-7", 30)
+    jobs.now += 6000
+    jobs.come("eval", 10)
+    assert [jobs.end_oldest() for _ in range(4)] == ["eval", "eval", "run-7", "run-7"]
+
+
 def test_no_more_jobs_of_a_tenant_run_than_may(make_jobs: MakeJobs) -> None:
     """The others go past it, and it gets a slot when one of its own jobs ends."""
     jobs = make_jobs(4, {"run-7": TenantRule(max_running=2)})

@@ -4,7 +4,7 @@ It serves while Redis is away; each process then has its share of each cap. It i
 the script against. It reads no clock and draws no random number: both are arguments.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -259,15 +259,10 @@ class LocalScheduler:
         passed: Counter[Line] = Counter()
         by_room: Counter[Room] = Counter()
         while True:
-            lines = self.turns.lines
-            may_go = (line for line in self._may_go() if passed[line] < len(lines[line]))
-            rooms = ((line, self.pools.room(line[1])) for line in may_go)
-            line = self.turns.first(
-                (line for line, room in rooms if by_room[room] < PASSED_OVER_AT_MOST and self._is_open(room)), now
-            )
+            line = self._whose_turn(passed, by_room, now)
             if line is None:
                 return
-            job = lines[line][passed[line]]
+            job = self.turns.lines[line][passed[line]]
             if self._is_over(job, own, now):
                 self.turns.leave(job.name)
                 continue
@@ -278,6 +273,18 @@ class LocalScheduler:
             elif not self.memory.reserve(unfit, job.memory_mb, line):
                 passed[line] += 1
                 by_room[self.pools.room(line[1])] += 1
+
+    def _whose_turn(self, passed: Counter[Line], by_room: Counter[Room], now: int) -> Line | None:
+        """Return the line whose turn it is: one with a worker that has room, and a job that is not passed over."""
+        rooms: defaultdict[Room, list[Line]] = defaultdict(list)
+        for line in self._may_go():
+            rooms[self.pools.room(line[1])].append(line)
+        orders: dict[Line, tuple[float, str]] = {}
+        for room, lines in rooms.items():
+            if by_room[room] < PASSED_OVER_AT_MOST and self._is_open(room):
+                orders |= self.turns.orders(lines, now)
+        left = (line for line in orders if passed[line] < len(self.turns.lines[line]))
+        return min(left, key=orders.__getitem__, default=None)
 
     def _serve_reservations(self, own: str, now: int, told: _Told) -> None:
         """Let the head of each line that has reserved a worker go there if it fits, or give up the worker."""

@@ -5,12 +5,13 @@ priority has the turn; among equals the one whose tenant runs the fewest jobs fo
 has the lowest ticket. That is max-min fairness over the time of workers, without estimates, and without a memory of the
 past.
 
-A line whose head has waited for `aging_ms` has the highest priority. A line whose tenant runs as many jobs as it may is
-out of the turn. lua/turns.lua decides alike.
+If the head of a line has waited for `aging_ms`, the line and all lines of higher priority are equals: so a low priority
+means late and not never, and weights hold among lines of one priority however long they wait. A line whose tenant runs
+as many jobs as it may is out of the turn. lua/turns.lua decides alike.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from router.policy.tenants import DEFAULT, TenantRule
@@ -111,14 +112,21 @@ class Turns:
         """Return the lines that may go, as far as their tenants' limits say."""
         return [line for line in self.lines if not self.is_at_most(line[0])]
 
-    def first(self, lines: Iterable[Line], now: int) -> Line | None:
-        """Return the line of these whose turn it is; None if there is none."""
-        return min(lines, key=lambda line: self._order(line, now), default=None)
+    def orders(self, lines: Collection[Line], now: int) -> dict[Line, tuple[float, str]]:
+        """Return the order of lines that wait for the same workers: the lowest one has the turn."""
+        aged = min((self.rule(line[0]).priority for line in lines if self._has_aged(line, now)), default=None)
+        return {line: self._order(line, aged) for line in lines}
 
-    def _order(self, line: Line, now: int) -> tuple[float, str]:
+    def _has_aged(self, line: Line, now: int) -> bool:
+        """Whether a line, which is not of the highest priority, has a head that has waited long."""
+        is_low = self.rule(line[0]).priority < self._top_priority
+        return is_low and now - self.lines[line][0].since >= self._aging_ms
+
+    def _order(self, line: Line, aged: int | None) -> tuple[float, str]:
         tenant, pool = line
         rule, head = self.rule(tenant), self.lines[line][0]
-        score = len(self.running.get(tenant, ())) / rule.weight
-        if now - head.since < self._aging_ms:
-            score += (self._top_priority - rule.priority) * PRIORITY_STEP
+        below = (self._top_priority - rule.priority) * PRIORITY_STEP
+        score = len(self.running.get(tenant, ())) / rule.weight + below
+        if aged is not None and rule.priority >= aged:
+            score -= below  # and not left out above, because the script's scores are rounded by this sum
         return score, f"{head.ticket:016d} {tenant}/{pool}"

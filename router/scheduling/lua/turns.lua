@@ -1,13 +1,14 @@
 -- Whose turn it is: of the lines that may go, the one of the highest priority; then the one whose tenant runs the
--- fewest jobs for its weight; then the one whose head has the lowest ticket.
+-- fewest jobs for its weight; then the one whose head has the lowest ticket. If the head of a line has waited long, the
+-- line and all of higher priority are equals.
 --
 -- TURNS_OF has a room's lines that may go, each as '<ticket of its head> <line>', so that the first member has the
--- turn. If no line but QUEUE waits, it is not kept.
+-- turn as long as no head has waited long. If no line but QUEUE waits, it is not kept.
 --
 -- Twin     router/scheduling/local/turns.py, Turns
 -- Reads    TENANTS, WAITING, LAPSE, LEASES_OF
--- Writes   TURNS_OF, LINES, RUNNING_OF, PLAN_HEAD (shared), AGING (lines that have the highest priority from a moment
---          on)
+-- Writes   TURNS_OF, LINES, RUNNING_OF, PLAN_HEAD (shared), AGING (lines by the moment at which their heads have waited
+--          long), AGED_OF (a room's lines whose heads have, by priority)
 -- @lazy Shared
 -- @include context
 -- @include leases
@@ -65,7 +66,7 @@ end
 
 function Shared.turn_of(ticket, tenant, pool) return string.format('%016.0f ', ticket) .. tenant .. '/' .. pool end
 
--- The moment from which on a pending job goes before jobs of higher priority. The last release does not tell it.
+-- The moment at which a pending job has waited long. The last release does not tell it.
 function Shared.ages_at(name)
   local since = string.match(redis.call('HGET', WAITING, name) or '', ' @(%d+)')
   return since and since + rules.aging_ms or math.huge
@@ -81,27 +82,34 @@ function Shared.set_turn(tenant, pool, before)
   local turn = head[1] and Shared.turn_of(head[2], tenant, pool)
   local last_turn = before and Shared.turn_of(before, tenant, pool)
   if before and last_turn ~= turn then redis.call('ZREM', turns, last_turn) end
+  local is_low = top_priority and rule.priority < top_priority
   if not turn then
     redis.call('ZREM', LINES, line)
     pools_by_tenant[tenant] = nil
-    if top_priority then redis.call('ZREM', AGING, line) end
+    if is_low then Shared.set_age(line, its_pool.room) end
     return
   end
   placed[line] = running(tenant)
   if not may_go(tenant, pool) then
     redis.call('ZREM', turns, turn)
+    if is_low then Shared.set_age(line, its_pool.room) end
   else
     local score = running(tenant) / rule.weight
-    if top_priority and rule.priority < top_priority then
-      local moment = Shared.ages_at(head[1])
-      if moment > now then
-        score = score + (top_priority - rule.priority) * PRIORITY_STEP
-        redis.call('ZADD', AGING, moment, line)
-      else
-        redis.call('ZREM', AGING, line)
-      end
+    if is_low then
+      score = score + (top_priority - rule.priority) * PRIORITY_STEP
+      Shared.set_age(line, its_pool.room, Shared.ages_at(head[1]), rule.priority)
     end
     redis.call('ZADD', turns, score, turn)
+  end
+end
+
+-- Note when the head of a line has waited long, and whether it has; without a moment the line does not count.
+function Shared.set_age(line, room, moment, priority)
+  if moment and moment > now then redis.call('ZADD', AGING, moment, line) else redis.call('ZREM', AGING, line) end
+  if moment and moment <= now then
+    redis.call('ZADD', AGED_OF .. room, priority, line)
+  else
+    redis.call('ZREM', AGED_OF .. room, line)
   end
 end
 
@@ -149,7 +157,7 @@ end
 
 -- Drop all turns: QUEUE is the only line that waits, or all are set anew.
 function Shared.drop_turns(last_room)
-  for room = 0, last_room do redis.call('DEL', TURNS_OF .. room) end
+  for room = 0, last_room do redis.call('DEL', TURNS_OF .. room, AGED_OF .. room) end
 end
 
 -- Put all lines in their places, after a change of the rules.
@@ -160,13 +168,32 @@ function Shared.set_all_turns()
   for _, line in ipairs(redis.call('ZRANGE', LINES, 0, -1)) do Shared.set_turn(string.match(line, '^([^/]*)/(.*)$')) end
 end
 
--- Return the first turn of a room and its score; nothing if no line may go.
-function Shared.first_turn(room, look)
+-- Return the first turn of a room with a score of at least `least`, and its score; nothing if there is none.
+function Shared.turn_from(least, room, look)
   local done = look.done[room] or 0
-  local turns = redis.call('ZRANGE', TURNS_OF .. room, 0, done, 'WITHSCORES')
+  local turns = redis.call('ZRANGEBYSCORE', TURNS_OF .. room, least, '+inf', 'WITHSCORES', 'LIMIT', 0, done + 1)
   for index = 1, #turns, 2 do
     if not look.is_done[string.match(turns[index], ' (.*)$')] then return turns[index], tonumber(turns[index + 1]) end
   end
+end
+
+-- Return the first turn of a room and its score; nothing if no line may go.
+function Shared.first_turn(room, look)
+  local aged = top_priority and redis.call('ZRANGE', AGED_OF .. room, 0, 0, 'WITHSCORES')[2]
+  if not aged then return Shared.turn_from('-inf', room, look) end
+  -- The lines of each priority from the highest one down to `aged` are equals: the first of each is compared.
+  local first, lowest, below = nil, nil, 0
+  while below <= top_priority - aged do
+    local turn, score = Shared.turn_from(string.format('%.0f', below * PRIORITY_STEP), room, look)
+    if not turn then break end
+    below = math.floor(score / PRIORITY_STEP)
+    score = score - below * PRIORITY_STEP
+    local is_better = not first or score < lowest or score == lowest and turn < first
+    if below <= top_priority - aged and is_better then first, lowest = turn, score end
+    below = below + 1
+  end
+  if first then return first, lowest end
+  return Shared.turn_from(string.format('%.0f', (top_priority - aged + 1) * PRIORITY_STEP), room, look)
 end
 
 -- Return the tenant, the pool and the head's ticket of the line whose turn it is; nothing if no line may go, or no
