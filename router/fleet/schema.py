@@ -193,7 +193,7 @@ SCHEMA = (
         "ring (its length), workers, strategy, print (of the fleet it was made for), settles_at (Unix ms), stale, "
         "resting and away (how many workers), rules (whether tenants have any), top_priority (of all rules), schema, "
         "rooms (how many besides that of all workers), memory (whether any worker counts it), "
-        "shared (whether there are tenants)",
+        "shared (whether there are tenants), turns (whether several lines wait)",
     ),
     Key("sfr:room", "zset", "routers", "the workers with a free slot, by place in the ring or by load"),
     Key("sfr:room:<room>", "zset", "routers", "the same for the workers of some pools"),

@@ -131,7 +131,8 @@ async def _let_tenants_wait(redis: Redis, script: RedisScheduler) -> None:
     jobs = (Arrival(number, 300, 500, tenant=("run-7", "eval")[number % 2], pool="gpu") for number in range(8))
     assert (await script(Call("somebody", arrived=tuple(jobs)))).waiting
     impatient = RedisScheduler(RedisClient(redis, "sfr", timeout_s=5), Rules(aging_ms=0))
-    assert (await impatient(Call("somebody", arrived=(Arrival(92, 300, 500, tenant="run-8", pool="gpu"),)))).waiting
+    jobs = (Arrival(number, 300, 500, tenant=tenant, pool="gpu") for number, tenant in ((92, "run-8"), (93, "eval")))
+    assert (await impatient(Call("somebody", arrived=tuple(jobs)))).waiting
 
 
 async def _is_refused(url: str) -> bool:

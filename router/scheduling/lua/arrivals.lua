@@ -51,7 +51,10 @@ end
 local function may_go_first(tenant, pool, room)
   if not may_go(tenant, pool) then return false end
   if waiting == 0 then return true end
-  if others == 0 then return room ~= 0 or not may_go(DEFAULT, '') end
+  if lines == 1 then
+    local its_tenant, its_pool = sole_line()
+    return (pool_named(its_pool) or {}).room ~= room or not may_go(its_tenant, its_pool)
+  end
   return redis.call('EXISTS', TURNS_OF .. room) == 0
 end
 
@@ -91,7 +94,7 @@ local function arrive(arrivals)
       tell('unpooled', number)
     elseif url then
       grant(name, ticket, url, cap, asked)
-      if others > 0 then Shared.set_changed_turns(true) end
+      if lines > 1 then Shared.set_changed_turns(true) end
     elseif is_exhausted(its_pool, tried) then
       tell('exhausted', number)
     elseif is_crowded(asked.tenant) then

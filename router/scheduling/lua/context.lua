@@ -23,6 +23,8 @@ local is_plan_stale = false
 local rooms = 0
 -- Whether there is a tenant besides `default`, or has been; until then that one's running jobs are not counted.
 local is_shared = false
+-- Whether the turns of several lines are kept.
+local has_turns = false
 -- Whether any worker counts the memory of its jobs.
 local has_memory = false
 -- Whether any tenant has a rule; and the highest priority that a rule gives, unless all give the same.
@@ -36,9 +38,9 @@ local resting, away = 0, 0
 -- When the first of the workers whose rests this call was about may get a job; nil: none of them.
 local look_at
 
--- How many jobs are pending; and how many of them in other lines than QUEUE, which has the jobs of the tenant `default`
--- in the pool of all workers.
-local waiting, others = 0, 0
+-- How many jobs are pending; how many of them in other lines than QUEUE, which has the jobs of the tenant `default` in
+-- the pool of all workers; and in how many lines they are. While there is only one, no turns are kept.
+local waiting, others, lines = 0, 0, 0
 
 -- The name of a pending job of the calling process.
 local function holder(number) return call.process .. ':' .. string.format('%.0f', number) end

@@ -62,7 +62,7 @@ function Seldom.make_plan()
   is_plan_stale = false
   redis.call('DEL', PLAN, PLAN_HEAD, ROOM, POOLS, PLACES)
   Shared.forget_memory()
-  Shared.drop_turns(rooms)
+  Shared.drop_turns()
   for room = 1, rooms do redis.call('DEL', ROOM_OF .. room) end
   rooms, open_rooms = 0, {}
   has_rules = redis.call('EXISTS', TENANTS) == 1

@@ -36,16 +36,21 @@ local function enter(name, ticket, asked)
   end
   local added = redis.call('HSET', WAITING, name, text)
   local queue = queue_of(tenant, pool)
-  redis.call('ZADD', queue, ticket, name)
+  local is_new = redis.call('ZADD', queue, ticket, name) == 1
   waiting = waiting + added
-  if is_other then
-    others = others + added
-    if others == 1 then Shared.set_turn(DEFAULT, '') end
+  if is_other then others = others + added end
+  if waiting == added then lines = 0 end
+  if others == 0 then
+    lines = 1
+    return
   end
-  if others == 0 then return end
   local heads = redis.call('ZRANGE', queue, 0, 1, 'WITHSCORES')
-  if is_other and not heads[3] then Shared.add_line(tenant, pool) end
-  if heads[1] == name then Shared.set_turn(tenant, pool, heads[4]) end
+  if is_new and not heads[3] then
+    lines, sole = lines + 1, nil
+    if is_other then Shared.add_line(tenant, pool) end
+    if lines == 2 then Shared.set_all_turns() end
+  end
+  if lines > 1 and heads[1] == name then Shared.set_turn(tenant, pool, heads[4]) end
 end
 
 -- Take a pending job out of its line; `ticket` is its own.
@@ -53,13 +58,15 @@ local function take_out(name, ticket, tenant, pool)
   redis.call('ZREM', queue_of(tenant, pool), name)
   local taken = redis.call('HDEL', WAITING, name)
   waiting = waiting - taken
-  if is_plain(tenant, pool) then
-    if others > 0 then Shared.set_turn(tenant, pool, ticket) end
-    return
+  if not is_plain(tenant, pool) then others = others - taken end
+  if lines > 1 then
+    if Shared.set_turn(tenant, pool, ticket) then return end
+    lines, sole = lines - 1, nil
+    if lines == 1 then Shared.drop_turns() end
+  elseif waiting == 0 then
+    lines, sole = 0, nil
+    if not is_plain(tenant, pool) then Shared.remove_line(tenant, pool) end
   end
-  Shared.set_turn(tenant, pool, ticket)
-  others = others - taken
-  if others == 0 then Shared.drop_turns(rooms) end
 end
 
 -- The job waits no longer.

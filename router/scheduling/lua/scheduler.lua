@@ -8,7 +8,7 @@
 -- KEYS[1]  plan: it names the Cluster slot
 -- ARGV     as context.lua has them
 -- Twin     router/scheduling/local/scheduler.py, LocalScheduler.step: hypothesis runs the two against each other
--- Reads    FLEET, EJECTED, QUEUE, WAITING
+-- Reads    FLEET, EJECTED
 -- Writes   LEASES_OF, FINISHED, and what the parts write
 -- Returns  Reply as JSON (router/scheduling/messages.py)
 -- @include context
@@ -57,9 +57,9 @@ local fleet = redis.call('HMGET', FLEET, 'written_at', 'schema')
 if not fleet[1] then return '{"has_fleet":false}' end
 if (tonumber(fleet[2]) or 1) > SCHEMA_VERSION then return cjson.encode({newer_schema = tonumber(fleet[2])}) end
 load_plan()
-waiting = redis.call('HLEN', WAITING)
-if waiting > 0 then others = math.max(0, waiting - redis.call('ZCARD', QUEUE)) end
+count_lines()
 make_plan_if_stale()
+if has_turns ~= (lines > 1) then Shared.set_all_turns() end -- a router of the last release has filled or emptied QUEUE
 for _, ended in ipairs(call.ended or {}) do end_attempt(unpack(ended)) end
 -- The sidecar reads it: a worker that ends jobs well is not dead, even if it is too busy to answer a health check.
 for url in pairs(has_finished) do redis.call('ZADD', FINISHED, now, url) end
@@ -69,13 +69,13 @@ for _, url in ipairs(redis.call('ZRANGEBYSCORE', EJECTED, '-inf', now)) do open_
 make_plan_if_stale()
 if call.beat then Seldom.hear_beat(unpack(call.beat)) end
 for _, number in ipairs(call.left or {}) do leave(holder(number)) end
-if others > 0 then Shared.set_due_turns() end
+if lines > 1 then Shared.set_due_turns() end
 serve_queue()
 if call.arrived then
   arrive(call.arrived)
   serve_queue()
 end
-if others > 0 then Shared.set_changed_turns(true) end
+if lines > 1 then Shared.set_changed_turns(true) end
 for _, wanted in ipairs(call.checks or {}) do check(unpack(wanted)) end
 reply.waiting, reply.settles, reply.away = waiting, settles_at ~= nil, away
 if look_at then reply.look_in_ms = look_at - now end

@@ -15,18 +15,20 @@ end
 
 -- Return the tenant and the pool of the line whose turn it is and, if several wait, its head's ticket.
 local function whose_turn(look)
-  if others > 0 then return Shared.first_of_all(look) end
-  local may_it = not look.is_done[DEFAULT .. '/'] and may_look_at(0, look) and may_go(DEFAULT, '')
-  return may_it and DEFAULT, ''
+  if lines > 1 then return Shared.first_of_all(look) end
+  local tenant, pool = sole_line()
+  local its_pool = pool_named(pool)
+  local may_it = its_pool and not look.is_done[tenant .. '/' .. pool] and may_look_at(its_pool.room, look)
+  return may_it and may_go(tenant, pool) and tenant, pool
 end
 
 -- Give room to pending jobs, in turn. Those that have tried all workers with room are passed over.
 local function serve_queue()
   if has_memory then Shared.serve_reservations() end
-  if waiting == 0 then return end
   local look, skipped = {passed = {}, is_done = {}, done = {}}, {}
   while true do
-    if others > 0 then Shared.set_changed_turns(false) end
+    if waiting == 0 then return end
+    if lines > 1 then Shared.set_changed_turns(false) end
     local tenant, pool, head_ticket = whose_turn(look)
     if not tenant then return end
     local line, its_pool = tenant .. '/' .. pool, pool_named(pool)

@@ -72,11 +72,12 @@ function Shared.ages_at(name)
   return since and since + rules.aging_ms or math.huge
 end
 
--- Put the line in its place. `before` is the ticket of its last head, or of a job that was perhaps its head.
+-- Put the line in its place; return whether it has any job. `before` is the ticket of its last head, or of a job that
+-- was perhaps its head.
 function Shared.set_turn(tenant, pool, before)
-  if others == 0 and is_plain(tenant, pool) then return end
+  if lines <= 1 then return end
   local its_pool = pool_named(pool)
-  if not its_pool then return end
+  if not its_pool then return redis.call('EXISTS', queue_of(tenant, pool)) == 1 end
   local line, turns, rule = tenant .. '/' .. pool, TURNS_OF .. its_pool.room, Shared.rule_of(tenant)
   local head = redis.call('ZRANGE', queue_of(tenant, pool), 0, 0, 'WITHSCORES')
   local turn = head[1] and Shared.turn_of(head[2], tenant, pool)
@@ -84,8 +85,7 @@ function Shared.set_turn(tenant, pool, before)
   if before and last_turn ~= turn then redis.call('ZREM', turns, last_turn) end
   local is_low = top_priority and rule.priority < top_priority
   if not turn then
-    redis.call('ZREM', LINES, line)
-    pools_by_tenant[tenant] = nil
+    Shared.remove_line(tenant, pool)
     if is_low then Shared.set_age(line, its_pool.room) end
     return
   end
@@ -101,6 +101,7 @@ function Shared.set_turn(tenant, pool, before)
     end
     redis.call('ZADD', turns, score, turn)
   end
+  return true
 end
 
 -- Note when the head of a line has waited long, and whether it has; without a moment the line does not count.
@@ -155,15 +156,25 @@ function Shared.add_line(tenant, pool)
   pools_by_tenant[tenant] = nil
 end
 
--- Drop all turns: QUEUE is the only line that waits, or all are set anew.
-function Shared.drop_turns(last_room)
-  for room = 0, last_room do redis.call('DEL', TURNS_OF .. room, AGED_OF .. room) end
+function Shared.remove_line(tenant, pool)
+  redis.call('ZREM', LINES, tenant .. '/' .. pool)
+  pools_by_tenant[tenant] = nil
 end
 
--- Put all lines in their places, after a change of the rules.
-function Shared.set_all_turns()
+-- Drop all turns: only one line waits, or all are set anew.
+function Shared.drop_turns()
+  for room = 0, rooms do redis.call('DEL', TURNS_OF .. room, AGED_OF .. room) end
   redis.call('DEL', AGING)
-  if others == 0 then return end
+  redis.call('HDEL', PLAN_HEAD, 'turns')
+  has_turns = false
+end
+
+-- Put all lines in their places: several wait now, or the rules have changed.
+function Shared.set_all_turns()
+  Shared.drop_turns()
+  if lines <= 1 then return end
+  has_turns = true
+  redis.call('HSET', PLAN_HEAD, 'turns', 1)
   Shared.set_turn(DEFAULT, '')
   for _, line in ipairs(redis.call('ZRANGE', LINES, 0, -1)) do Shared.set_turn(string.match(line, '^([^/]*)/(.*)$')) end
 end
