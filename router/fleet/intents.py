@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from router.config.addresses import known_worker_url, masked
-from router.config.bounds import MAX_COUNT, MAX_MEMORY_MB, MAX_WEIGHT, whole_number
+from router.config.bounds import MAX_COUNT, MAX_WEIGHT, whole_number
 from router.config.tenants import TenantOverrides
-from router.fleet.model import Source, Worker, listed_in, number_in
+from router.fleet.model import Source, Worker
 from router.fleet.redis_client import RedisClient, RedisUnavailable, RefusedCommand
 from router.fleet.tenants import Tenants, read_overrides
-from router.policy.placement import LABEL, LANGUAGE
 
 # One call reads so many workers: a small part of what Redis answers within a call's time limit.
 WORKERS_A_CALL = 250
@@ -32,6 +31,12 @@ class Registration:
     labels: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
     memory_mb: int | None = None
+
+    @classmethod
+    def of(cls, worker: Worker, ttl_s: float | None) -> "Registration":
+        """Return the registration of a worker."""
+        own = worker.labels, worker.languages, worker.memory_mb
+        return cls(worker.url, worker.weight, worker.max_concurrency, ttl_s, *own)
 
     @property
     def worker(self) -> Worker:
@@ -176,7 +181,7 @@ class Intents:
         A worker that was not registered begins undrained: it may have left and come back before the sidecar saw it go.
         """
         keys, url = self._keys, registration.url
-        key, fields = keys.registration(url), _fields(registration)
+        key, fields = keys.registration(url), registration.worker.to_hash()
         before, is_drained = await self._redis.ask_all(("HGETALL", key), ("SISMEMBER", keys.drain, url))
         is_other = bool(before != fields)
         commands: list[tuple[str, ...]] = [
@@ -241,17 +246,6 @@ class Intents:
         return ("HGETALL", key), ("PTTL", key)
 
 
-def _fields(registration: Registration) -> dict[str, str]:
-    cap, memory_mb = registration.max_concurrency, registration.memory_mb
-    return {
-        "weight": str(registration.weight),
-        "max_concurrency": "" if cap is None else str(cap),
-        "labels": ",".join(registration.labels),
-        "languages": ",".join(registration.languages),
-        "memory_mb": "" if memory_mb is None else str(memory_mb),
-    }
-
-
 class _Read:
     """Reads intent entry by entry. An entry that cannot be understood is left out, and described in `problems`."""
 
@@ -272,17 +266,11 @@ class _Read:
             self.problems.append(f"{self._registered_key}:{url}: {fields.reason}")
             return
         try:
-            self.registrations[url] = Registration(
-                url,
-                weight=number_in(fields, "weight", 1, MAX_WEIGHT) or 1,
-                max_concurrency=number_in(fields, "max_concurrency", 1, MAX_COUNT),
-                ttl_s=left_ms / 1000 if left_ms >= 0 else None,
-                labels=listed_in(fields, "labels", LABEL),
-                languages=listed_in(fields, "languages", LANGUAGE),
-                memory_mb=number_in(fields, "memory_mb", 1, MAX_MEMORY_MB),
-            )
+            worker = Worker.from_hash(url, fields, Source.REGISTERED)
         except ValueError as error:
             self.problems.append(f"registered worker {url}: {error}")
+            return
+        self.registrations[url] = Registration.of(worker, left_ms / 1000 if left_ms >= 0 else None)
 
     def drain(self, spelt: str) -> None:
         """Read a member of the set of drained workers."""

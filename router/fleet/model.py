@@ -52,6 +52,29 @@ class Worker:
     languages: tuple[str, ...] = ()
     memory_mb: int | None = None
 
+    def to_hash(self) -> dict[str, str]:
+        """Return how it was configured, as fields of a Redis hash; what is not set is empty."""
+        return {
+            "weight": str(self.weight),
+            "max_concurrency": "" if self.max_concurrency is None else str(self.max_concurrency),
+            "labels": ",".join(self.labels),
+            "languages": ",".join(self.languages),
+            "memory_mb": "" if self.memory_mb is None else str(self.memory_mb),
+        }
+
+    @classmethod
+    def from_hash(cls, url: str, fields: Mapping[str, str], source: str) -> "Worker":
+        """Read what `to_hash` wrote; a field that is absent has its default. Raises ValueError."""
+        return cls(
+            url=url,
+            weight=number_in(fields, "weight", 1, MAX_WEIGHT) or 1,
+            max_concurrency=number_in(fields, "max_concurrency", 1, MAX_COUNT),
+            source=source,
+            labels=listed_in(fields, "labels", LABEL),
+            languages=listed_in(fields, "languages", LANGUAGE),
+            memory_mb=number_in(fields, "memory_mb", 1, MAX_MEMORY_MB),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Observation:
@@ -121,12 +144,8 @@ class WorkerRecord:
             "failures": str(self.failures),
             "successes": str(self.successes),
             "last_error": self.last_error,
-            "weight": str(self.worker.weight),
-            "max_concurrency": "" if self.worker.max_concurrency is None else str(self.worker.max_concurrency),
+            **self.worker.to_hash(),
             "source": self.worker.source,
-            "labels": ",".join(self.worker.labels),
-            "languages": ",".join(self.worker.languages),
-            "memory_mb": "" if self.worker.memory_mb is None else str(self.worker.memory_mb),
         }
 
     @classmethod
@@ -136,15 +155,7 @@ class WorkerRecord:
         Raises ValueError if a field cannot be read, as after a slip with redis-cli.
         """
         return cls(
-            worker=Worker(
-                url=url,
-                weight=number_in(fields, "weight", 1, MAX_WEIGHT) or 1,
-                max_concurrency=number_in(fields, "max_concurrency", 1, MAX_COUNT),
-                source=fields.get("source", ""),
-                labels=listed_in(fields, "labels", LABEL),
-                languages=listed_in(fields, "languages", LANGUAGE),
-                memory_mb=number_in(fields, "memory_mb", 1, MAX_MEMORY_MB),
-            ),
+            worker=Worker.from_hash(url, fields, fields.get("source", "")),
             health=Health(fields.get("health") or Health.UNKNOWN),
             since=moment(fields.get("since")),
             checked_at=moment(fields.get("checked_at")),
