@@ -16,9 +16,11 @@ from importlib.resources.abc import Traversable
 _INCLUDE = re.compile(r"^--\s*@include\s+(.*?)\s*$", re.MULTILINE)
 _LAZY = re.compile(r"^--\s*@lazy\s+(\w+)\s*$", re.MULTILINE)
 _SHEBANG = re.compile(r"\A#!.*\n")
-_WORD_OR_QUIET = re.compile(r"""--[^\n]*|'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|\b[A-Za-z_]\w*""")
+# Comments and texts, in which no name is replaced.
+_QUIET = r'''--[^\n]*|'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"'''
+_WORD_OR_QUIET = re.compile(_QUIET + r"|\b[A-Za-z_]\w*")
 _FUNCTION = re.compile(r"^local function (\w+)", re.MULTILINE)
-_NAME_OR_QUIET = re.compile(r"""--[^\n]*|'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|(?<![.\w])[A-Za-z_]\w*""")
+_NAME_OR_QUIET = re.compile(_QUIET + r"|(?<![.\w])[A-Za-z_]\w*")
 # Names that a function gives to locals, parameters and fields of a table.
 _OWN_NAMES = re.compile(
     r"^ +local (?!function)([\w, ]+)|\bfor ([\w, ]+) (?:in|=)|\bfunction[ \w.]*\(([^)]*)\)|[{,] *(\w+) =", re.MULTILINE

@@ -37,8 +37,6 @@ SILENCE_MS = 500
 OUTAGE_SHARE = 0.3
 # So many of the latest deaths are read for that.
 DEATHS_LOOKED_AT = 16
-# So many kinds of jobs may need workers of their own.
-MAX_POOLS = 64
 # A heartbeat looks after so many workers in the rooms of pools.
 ROOMS_CORRECTED = 8
 # One step of priority is more than any number of running jobs.

@@ -12,6 +12,7 @@ from router.config.bounds import MAX_COUNT, MAX_MEMORY_MB, MAX_PRIORITY, MAX_TEN
 from router.fleet.lua_source import lua
 from router.fleet.redis_client import SCHEDULE, RedisClient, RedisUnavailable
 from router.fleet.schema import SCHEMA_VERSION, Keys
+from router.policy.placement import MAX_POOLS
 from router.policy.strategy import SPREAD
 from router.policy.tenants import DEFAULT
 from router.scheduling import messages
@@ -28,6 +29,7 @@ CONSTANTS: dict[str, str | float] = {
     "MAX_TENANT_WEIGHT": MAX_TENANT_WEIGHT,
     "MAX_PRIORITY": MAX_PRIORITY,
     "MAX_MEMORY_MB": MAX_MEMORY_MB,
+    "MAX_POOLS": MAX_POOLS,
     **{name: value for name, value in vars(messages).items() if name.isupper()},
     "SPREAD": SPREAD,
     "DEFAULT": DEFAULT,

@@ -6,9 +6,10 @@ import pytest
 from redis import Redis
 
 from router.fleet.model import Health, Member, Worker
+from router.policy.placement import MAX_POOLS
 from router.policy.strategy import Strategy
 from router.policy.verdict import Blame
-from router.scheduling.messages import MAX_POOLS, Arrival, Beat, Call, Ended, Reply, Rules
+from router.scheduling.messages import Arrival, Beat, Call, Ended, Reply, Rules
 from tests.support.lua_scheduler import START, Ask, LuaScheduler, MakeMembers
 
 LONG_MS = 60_000

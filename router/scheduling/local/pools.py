@@ -12,9 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from router.fleet.model import Worker
-from router.policy.placement import serves
+from router.policy.placement import MAX_POOLS, serves
 from router.scheduling.local.ring import weighted_ring
-from router.scheduling.messages import MAX_POOLS
 
 
 @dataclass(frozen=True, slots=True)
