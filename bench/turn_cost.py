@@ -25,6 +25,7 @@ from router.fleet.schema import Keys
 from router.policy.verdict import Blame
 from router.scheduling.messages import SETTLE_MS, Arrival, Beat, Call, Ended, Grant, Reply, Rules
 from router.scheduling.redis_scheduler import script_text
+from tests.support import last_release
 from tests.support.programs import Valkey
 
 DEFAULT_ROUNDS = 3
@@ -41,11 +42,15 @@ RULES = Rules(max_waiting=10**6)
 
 @dataclass(frozen=True)
 class Load:
-    """Whose jobs they are, and for how many pools: each worker is in one of them. No tenant: all are of `default`."""
+    """Whose jobs they are, and for how many pools: each worker is in one of them. No tenant: all are of `default`.
+
+    `is_before`: the script is that of the last release, which knows neither.
+    """
 
     is_full: bool
     tenants: int
     pools: int
+    is_before: bool = False
 
     def arrival(self, number: int) -> Arrival:
         """Return the job of this number."""
@@ -55,9 +60,9 @@ class Load:
 
 
 LOADS = [
-    Load(is_full, tenants, pools)
+    Load(is_full, *rest)
     for is_full in (False, True)
-    for tenants, pools in ((0, 1), (1, 1), (100, 1), (1000, 1), (1, 16), (100, 16))
+    for rest in ((0, 1, True), (0, 1), (1, 1), (100, 1), (1000, 1), (1, 16), (100, 16))
 ]
 
 
@@ -67,7 +72,7 @@ class Caller:
     def __init__(self, redis: Redis, load: Load) -> None:
         self._redis = redis
         self._load = load
-        self._script = redis.register_script(script_text(Keys("sfr")))
+        self._script = redis.register_script(last_release.SCHEDULER if load.is_before else script_text(Keys("sfr")))
         self._numbers = count(1)
         self._running: list[Grant] = []
         redis.flushall()
@@ -120,10 +125,14 @@ def _cpu_s(redis: Redis) -> float:
 def show_costs(costs: Sequence[Sequence[float]]) -> None:
     """Print medians."""
     rows = [
-        ["all slots taken" if load.is_full else "room for all", load.tenants or "none named", load.pools, median]
+        ["all slots taken" if load.is_full else "room for all", _whose(load), load.pools, median]
         for load, median in zip(LOADS, map(statistics.median, costs), strict=True)
     ]
     show(["Redis", "tenants", "pools", "CPU µs/job"], rows)
+
+
+def _whose(load: Load) -> int | str:
+    return "last release" if load.is_before else load.tenants or "none named"
 
 
 async def main(rounds: int) -> None:
