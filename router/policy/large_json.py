@@ -17,8 +17,19 @@ _STEP_BYTES = 40
 # A worker's parser refuses JSON that is nested this deep.
 _MOST_DEPTH = 10_000
 
-# Possessive, because otherwise the matcher would remember each escape of a long string.
-_STRING = rb'"(?:[^"\\]++|\\.)*+"'
+
+def _all_of(part: bytes) -> bytes:
+    """Return what matches as many of `part` as there are, and gives none back.
+
+    An atomic group, and not the possessive `*+`: Python before 3.11.5 does not go back to where a repeat began that
+    fails half-way (https://github.com/python/cpython/issues/106052). Debian 12 has 3.11.2.
+    """
+    return rb"(?>(?:" + part + rb")*)"
+
+
+_CHARACTERS = rb'[^"\\]++|\\.'
+# It gives nothing back, because otherwise the matcher would remember each escape of a long string.
+_STRING = rb'"' + _all_of(_CHARACTERS) + rb'"'
 _PLAIN = rb'[^"\[\]{}]++'
 # Values nested this deep are skipped in one step. Each further level costs as much again if a piece ends within them.
 _LEVELS = 12
@@ -28,14 +39,14 @@ _OPENS, _BRACKETS, _QUOTE = b"[{", b"[]{}", b'"'
 def _nested(levels: int) -> bytes:
     inner = _PLAIN + b"|" + _STRING
     for _ in range(levels):
-        inner = _PLAIN + b"|" + _STRING + rb"|[\[{](?:" + inner + rb")*+[\]}]"
+        inner = _PLAIN + b"|" + _STRING + rb"|[\[{]" + _all_of(inner) + rb"[\]}]"
     return inner
 
 
-_DEEP = re.compile(rb"(?:" + _nested(_LEVELS) + rb")*+", re.DOTALL)
-_ONE_VALUE = rb"[\[{](?:" + _nested(_LEVELS - 1) + rb")*+[\]}]"
-_IN_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
-_ITEMS = re.compile(rb'(?:[^"\[\]{},]++|' + _STRING + rb"|" + _ONE_VALUE + rb")*+", re.DOTALL)
+_DEEP = re.compile(_all_of(_nested(_LEVELS)), re.DOTALL)
+_ONE_VALUE = rb"[\[{]" + _all_of(_nested(_LEVELS - 1)) + rb"[\]}]"
+_IN_STRING = re.compile(_all_of(_CHARACTERS), re.DOTALL)
+_ITEMS = re.compile(_all_of(rb'[^"\[\]{},]++|' + _STRING + rb"|" + _ONE_VALUE), re.DOTALL)
 _COMMA = re.compile(b",")
 _NOTHING = re.compile(rb"(?!)")
 _BEGIN = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]{0,9999}+")
@@ -102,8 +113,7 @@ class Fields:
         self._name = re.compile(name)
         # A string is skipped only if the text after it is there; at the end of a piece it waits for the next piece.
         other = rb"(?!" + name + rb")" + _STRING + rb"(?=[ \t\r\n]{0,999}+[^ \t\r\n])"
-        passed = rb'(?:[^"\[\]{}]++|' + other + rb"|" + _ONE_VALUE + rb")*+"
-        self._passed = re.compile(passed, re.DOTALL)
+        self._passed = re.compile(_all_of(rb'[^"\[\]{}]++|' + other + rb"|" + _ONE_VALUE), re.DOTALL)
 
     def excerpt(self, text: Text, start: int = 0) -> Walk:
         r"""Walk the JSON object at `start`; return an object with only these members. Raises Malformed.
