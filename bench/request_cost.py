@@ -45,6 +45,7 @@ from router.jobs.dispatcher import Dispatcher
 from router.jobs.handler import JobHandler
 from router.policy.client_timeouts import ClientTimeouts
 from router.scheduling.failover import FailoverScheduler
+from router.scheduling.inbox import Inbox
 from router.scheduling.leases import Leases
 from router.scheduling.messages import Rules
 from router.telemetry.recorder import Recorder
@@ -148,7 +149,9 @@ class Way:
         redis = RedisClient(Redis(connection_pool=_Pool()), "sfr", _TIMEOUT_S)
         view = FleetView(redis, [Worker(url) for url in _URLS])
         recorder = Recorder()
-        leases = Leases(FailoverScheduler(redis, view, Rules(), 1, recorder), redis, view, "way", recorder)
+        leases = Leases(
+            FailoverScheduler(redis, view, Rules(), 1, recorder), Inbox(redis, "way"), view, "way", recorder
+        )
         upstream = WorkerPool(settings.tls)
         heads = HeadCache[WorkerHead]()
         for url in _URLS:

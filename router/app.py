@@ -37,6 +37,7 @@ from router.jobs.dispatcher import Dispatcher
 from router.jobs.handler import JobHandler
 from router.policy.client_timeouts import ClientTimeouts
 from router.scheduling.failover import FailoverScheduler
+from router.scheduling.inbox import Inbox
 from router.scheduling.leases import Leases
 from router.scheduling.messages import configured_rules
 from router.telemetry.multiprocess import SharedCounts
@@ -70,7 +71,9 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     traces = _traces(settings)
     recorder = Recorder()
     scheduler = FailoverScheduler(redis, view, configured_rules(settings), processes, recorder)
-    leases = Leases(scheduler, redis, view, process_name(), recorder, settings.queue.without_workers)
+    process = process_name()
+    inbox = Inbox(redis, process)
+    leases = Leases(scheduler, inbox, view, process, recorder, settings.queue.without_workers)
     upstream = WorkerPool(settings.tls, access.worker_auth)
     hooks_of = None if traces is None else traces.job_begins
     dispatcher = Dispatcher(leases, upstream, view, settings, recorder, hooks_of)

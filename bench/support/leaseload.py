@@ -17,6 +17,7 @@ from router.fleet.redis_client import RedisClient
 from router.fleet.snapshot import FleetView
 from router.policy.verdict import Blame
 from router.scheduling.failover import FailoverScheduler
+from router.scheduling.inbox import Inbox
 from router.scheduling.leases import Leases
 from router.scheduling.messages import Rules
 from router.telemetry.recorder import Recorder
@@ -39,7 +40,7 @@ async def start_leases(redis_url: str, process: str) -> tuple[Leases, list[async
     redis = RedisClient.connect(RedisSettings(url=redis_url), PATIENCE_S)
     view = FleetView(redis, ())
     recorder = Recorder()
-    leases = Leases(FailoverScheduler(redis, view, RULES, 1, recorder), redis, view, process, recorder)
+    leases = Leases(FailoverScheduler(redis, view, RULES, 1, recorder), Inbox(redis, process), view, process, recorder)
     await view.refresh()
     gc.collect()
     gc.freeze()

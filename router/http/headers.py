@@ -15,6 +15,16 @@ DEADLINE = b"x-router-deadline-ms"
 TENANT = b"x-router-tenant"
 # What the job's worker must have: names with commas between.
 LABELS = b"x-router-labels"
+# How long the job is expected to take, and under which name jobs that take as long are known.
+EXPECTED = b"x-router-expected-ms"
+SIZE_KEY = b"x-router-size-key"
+# For how many seconds the result of an identical job will do.
+REUSE = b"x-router-reuse"
+# Which jobs the job belongs to, and what of one of them ends the others.
+GROUP = b"x-router-group"
+STOP_ON = b"x-router-stop-on"
+# What few jobs say of themselves.
+OPTIONS = frozenset({LABELS, EXPECTED, SIZE_KEY, REUSE, GROUP, STOP_ON})
 
 # RFC 9110 §7.6.1: these concern one connection only, and so do the fields that Connection names.
 _HOP_BY_HOP = frozenset(
@@ -34,10 +44,10 @@ _PLAIN_CONNECTIONS = (b"keep-alive", b"close")  # values of Connection that name
 # The router sets these itself for the worker, or they are meant for the router: Host is the worker's address;
 # Content-Length is that of the body held; an answer must not be compressed, because metadata is added to it
 # (Accept-Encoding); uvicorn has answered Expect; the router may have made the request id; it keeps the deadline,
-# the tenant and the labels.
+# the tenant and the options.
 _NOT_FOR_WORKER = _HOP_BY_HOP | {
     *(b"host", b"content-length", b"accept-encoding", b"expect", b"x-request-id"),
-    *(DEADLINE, TENANT, LABELS),
+    *(DEADLINE, TENANT, *OPTIONS),
 }
 # uvicorn writes its own Date and Server; the rest are fields that the router adds, and the framing.
 _NOT_FOR_CLIENT = _HOP_BY_HOP | {
@@ -53,14 +63,17 @@ _NOT_FOR_CLIENT = _HOP_BY_HOP | {
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What a request's header fields say to the router; `lines` are those forwarded to the worker."""
+    """What a request's header fields say to the router; `lines` are those forwarded to the worker.
+
+    `options` are the fields of OPTIONS, which few jobs have.
+    """
 
     lines: bytes
     request_id: bytes | None = None
     deadline: bytes | None = None
     content_length: int = 0
     tenant: bytes | None = None
-    labels: bytes = b""
+    options: tuple[tuple[bytes, bytes], ...] = ()
 
 
 def read_head(fields: Headers) -> Head:
@@ -70,7 +83,8 @@ def read_head(fields: Headers) -> Head:
     """
     lines: list[bytes] = []
     request_id = deadline = tenant = connection = None
-    length, labels = b"0", b""
+    length = b"0"
+    options: tuple[tuple[bytes, bytes], ...] = ()
     for name, value in fields:
         if name not in _NOT_FOR_WORKER:
             lines.append(b"%s: %s\r\n" % (name, value))
@@ -82,13 +96,13 @@ def read_head(fields: Headers) -> Head:
             deadline = value
         elif name == TENANT:
             tenant = value
-        elif name == LABELS:  # several fields are one list (RFC 9110 §5.3)
-            labels = labels + b"," + value if labels else value
+        elif name in OPTIONS:
+            options = (*options, (name, value))
         elif name == b"connection" and value.lower() not in _PLAIN_CONNECTIONS:
             connection = value
     if connection is not None:
         lines = [as_lines(_end_to_end(fields, _NOT_FOR_WORKER))]
-    return Head(b"".join(lines), request_id, deadline, int(length), tenant, labels)
+    return Head(b"".join(lines), request_id, deadline, int(length), tenant, options)
 
 
 def of_tenant(name: str, fields: Headers) -> Headers:

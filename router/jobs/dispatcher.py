@@ -22,8 +22,8 @@ from router.http.answer import Answer, close_rest
 from router.http.response import Response, UpstreamFailed
 from router.jobs import answers, job_log
 from router.jobs.answers import ErrorAnswers
+from router.jobs.ending import Endings
 from router.jobs.job import MAY_BE_THE_JOBS, AnswerCallback, FailedAttempt, Job, JobHooks, JobRun, Unanswered
-from router.jobs.job_log import CLIENT_LEFT_STATUS
 from router.jobs.placer import Placer
 from router.jobs.streaming import LeasedParts
 from router.jobs.tenants import Tenants
@@ -31,15 +31,14 @@ from router.logs import Seldom
 from router.policy.deadline import limits_of
 from router.policy.endpoints import endpoints_of
 from router.policy.retry import RetryRules, is_worth_another
-from router.policy.verdict import Blame, Kind, Outcome
+from router.policy.verdict import Blame, Kind
 from router.scheduling.leases import Leases
-from router.scheduling.pending import ClientLeft, Exhausted, Lease, NoRoom, NoWorkers, Quarantined, Unfunded
+from router.scheduling.pending import ClientLeft, Exhausted, Lease, NoRoom, NoWorkers, Quarantined
 from router.telemetry.recorder import Recorder
 from router.upstream.pool import Request, WorkerPool
 
 log = logging.getLogger(__name__)
 
-_RESULT = Outcome.RESULT
 # A lease is a little longer than its attempt, so that it does not pass while the attempt still runs.
 LEASE_MARGIN_S = 1.0
 _OWN_FAULT = "Job %s met with a fault of the router's own"
@@ -80,6 +79,7 @@ class Dispatcher:
         self._limits = lru_cache(maxsize=256)(limits)  # most jobs have the same
         self._endpoints = endpoints_of(settings.endpoints)
         self._unanswered = Unanswered(self._break_off)
+        self._endings = Endings(self._unanswered, leases, recorder, self._errors)
         self._attempts = 0  # running, except those whose clients have been told that they take too long
         self._between: set[asyncio.Task[None]] = set()  # what jobs do between two attempts
 
@@ -155,11 +155,11 @@ class Dispatcher:
     def _ask(self, run: JobRun, left_s: float, tried: tuple[str, ...] = (), retry_of: str = "") -> None:
         """Ask for a lease on a worker not in `tried`; the client waits for another `left_s` seconds."""
         if left_s <= 0:
-            asyncio.get_running_loop().call_soon(self._end, run, self._errors.deadline_passed(run))
+            asyncio.get_running_loop().call_soon(self._endings.end, run, self._errors.deadline_passed(run))
             return
         bound_s, wait_s = run.limits.bound_s + LEASE_MARGIN_S, min(run.room_by - run.ends_at + left_s, left_s)
         asked = bound_s, wait_s, run.job.has_left, partial(self._leased, run)
-        run.pending = self._leases.ask(*asked, run.ticket, tried, retry_of, run.since, run.placement)
+        run.pending = self._leases.ask(*asked, run.ticket, tried, retry_of, run.since, run.placement, run.wish)
 
     def _leased(self, run: JobRun, lease: Lease | NoRoom) -> None:
         """Go on with a lease, or with the reason why there is none."""
@@ -174,7 +174,7 @@ class Dispatcher:
             elif isinstance(lease, Exhausted):
                 self._ask_any(run)
             else:
-                self._refuse(run, lease)
+                self._endings.refuse(run, lease)
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
             self._break_off(run, fault)
 
@@ -201,10 +201,10 @@ class Dispatcher:
             self._attempts -= 1
             run.is_awaited = False
             run.late_share = run.job.share.hand_over()
-            self._end(run, self._errors.deadline_passed(run))
+            self._endings.end(run, self._errors.deadline_passed(run))
         except Exception as fault:
             log.exception(_OWN_FAULT, run.job.request_id.decode("ascii"), exc_info=fault)
-            self._end(run, answers.broken(run.job.request_id))
+            self._endings.end(run, answers.broken(run.job.request_id))
 
     def _attempted(self, run: JobRun, lease: Lease, since: float, outcome: Response | UpstreamFailed) -> None:
         """Go on after an attempt: with its answer, with a retry or with an error."""
@@ -220,7 +220,7 @@ class Dispatcher:
                 return
             answer = self._judged(run, lease, since, outcome)
             if answer is not None:
-                self._end(run, answer)
+                self._endings.end(run, answer)
             elif run.deliver is None:
                 run.release_late_share()
                 run.drop_doubts(self._leases)
@@ -232,7 +232,7 @@ class Dispatcher:
             elif is_worth_another(run.kinds, self._retry):
                 start(self._between, self._ask_again(run, run.tried, retry_of=run.job.name))
             else:
-                self._end(run, self._errors.failed(run))
+                self._endings.end(run, self._errors.failed(run))
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
             close_rest(outcome if answer is None else answer)
             self._break_off(run, fault)
@@ -250,7 +250,7 @@ class Dispatcher:
             self._leases.resolve(run.doubts, Blame.ERROR, job.name)
             run.doubts = ()
         if response is not None and response.rest is not None and verdict.cause is None:
-            told = partial(self._answer_cut, run, response.head.status)
+            told = partial(self._endings.cut, run, response.head.status)
             is_suspect = bool(run.failed) and run.is_suspect
             rest = LeasedParts(response.rest, self._leases, lease, blame, job, told, since, is_suspect)
             response = msgspec.structs.replace(response, rest=rest)
@@ -286,7 +286,7 @@ class Dispatcher:
             if pause_s:
                 await asyncio.sleep(min(pause_s, max(0.0, run.ends_at - time.monotonic())))
             if await run.job.is_abandoned() or run.deliver is None:  # cancelled meanwhile
-                self._refuse(run, ClientLeft())
+                self._endings.refuse(run, ClientLeft())
             else:
                 now = time.monotonic()
                 run.room_by, run.is_retry = now + self._queue_timeout_s, bool(retry_of)
@@ -297,7 +297,7 @@ class Dispatcher:
     def _wait_again(self, run: JobRun, cause: Kind) -> None:
         """Let a job that its worker did not run wait again; but not if it could reach no worker for long enough."""
         if cause is Kind.NOT_SENT and self._leases.is_enough_for(run.since, run.placement.pool):
-            self._refuse(run, NoWorkers())
+            self._endings.refuse(run, NoWorkers())
             return
         self._recorder.retried(cause)
         self._ask(run, run.ends_at - time.monotonic(), run.tried)
@@ -311,69 +311,15 @@ class Dispatcher:
         if unreached and self._leases.has_workers:
             run.failed += unreached
             if not is_worth_another(run.kinds, self._retry):
-                self._end(run, self._errors.failed(run))
+                self._endings.end(run, self._errors.failed(run))
                 return
         self._ask(run, run.ends_at - time.monotonic())
 
-    # Its end
-
-    def _end(self, run: JobRun, answer: Answer) -> None:
-        """Deliver the answer, if the job has had none."""
-        deliver, run.deliver = run.deliver, None
-        if deliver is None:
-            close_rest(answer)
-            run.release_late_share()
-            run.drop_doubts(self._leases)
-            return
-        del self._unanswered[run]
-        try:
-            if run.job.tenant:
-                answer = answer.with_field(headers.TENANT, run.job.tenant.encode("ascii"))
-            if run.doubts:
-                run.drop_doubts(self._leases)
-            took_s = time.monotonic() - run.since
-            self._recorder.job_ended(run.job.path, answer.status, answer.outcome, took_s, run.placement.tenant)
-            if run.hooks is not None:
-                run.hooks.job_ends(answer.status, answer.outcome)
-            if answer.outcome is not _RESULT:
-                job_log.failed(run, answer.status, answer.outcome, took_s)
-        finally:
-            deliver(answer)
-
-    def _leave(self, run: JobRun) -> None:
-        """End a job whose client has left."""
-        deliver, run.deliver = run.deliver, None
-        self._unanswered.pop(run, None)
-        try:
-            run.release_late_share()
-            run.drop_doubts(self._leases)
-            if deliver is not None:
-                ending = CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, time.monotonic() - run.since
-                self._recorder.job_ended(run.job.path, *ending, run.placement.tenant)
-                if run.hooks is not None:
-                    run.hooks.job_ends(CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT)
-                job_log.failed(run, *ending)
-        finally:
-            if deliver is not None:
-                deliver(None)
-
-    def _answer_cut(self, run: JobRun, status: int, failure: UpstreamFailed) -> None:
-        """Count and log a large answer that its worker has broken off."""
-        self._recorder.answer_cut(failure.worker_url, run.placement.tenant)
-        job_log.answer_cut(run, status, time.monotonic() - run.since, failure)
-
-    def _refuse(self, run: JobRun, reason: NoRoom) -> None:
-        """End a job that gets no lease."""
-        if isinstance(reason, ClientLeft):
-            self._leave(run)
-            return
-        if isinstance(reason, Unfunded):
-            self._recorder.retry_unfunded()
-        self._end(run, self._errors.refused(run, reason))
+    # Its end, where ending.py does not tell
 
     def _abandon(self, run: JobRun) -> None:
         """End a job whose caller was cancelled; a running attempt goes on and ends its lease."""
-        self._leave(run)
+        self._endings.leave(run)
         if run.pending is not None:
             self._leases.give_up(run.pending)
         else:
@@ -394,4 +340,4 @@ class Dispatcher:
             run.give_lease_back(self._leases)
         except Exception:
             log.exception("And what it held could not be given back")
-        self._end(run, answers.broken(request_id))
+        self._endings.end(run, answers.broken(request_id))

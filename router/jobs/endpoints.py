@@ -4,6 +4,7 @@ import msgspec
 
 from router.auth.access import Admission
 from router.http.headers import DEADLINE, LABELS, Head, Headers
+from router.jobs.options import NO_OPTIONS, JobOptions, options_in
 from router.policy import tenants
 from router.policy.endpoints import SANDBOX_FUSION
 from router.policy.placement import LABEL, names_in
@@ -28,7 +29,7 @@ class JobHead(msgspec.Struct, frozen=True):
 
     `lines` are the header lines for the worker. `request_id` is None if each job gets a new one. `client_s` is for how
     many seconds the client waits, None if it does not say. `tenant` is "" if none is named. `labels` are those that the
-    client asks for.
+    client asks for. `options` are what few clients say.
     """
 
     path: str
@@ -41,6 +42,7 @@ class JobHead(msgspec.Struct, frozen=True):
     method: bytes = b"POST"
     tenant: str = ""
     labels: tuple[str, ...] = ()
+    options: JobOptions = NO_OPTIONS
 
 
 class BadHead(Exception):
@@ -59,12 +61,27 @@ class BadLabels(BadHead):
     """The labels that the client asks for are no list of names."""
 
 
+class BadOption(BadHead):
+    """One of the header fields that few jobs have says nothing that is valid."""
+
+
+def options_of(head: Head) -> JobOptions:
+    """Return what the client says in the fields that few jobs have. Raises BadOption."""
+    if not head.options:  # as of most jobs
+        return NO_OPTIONS
+    try:
+        return options_in({name: value.decode("utf-8", "replace") for name, value in head.options})
+    except ValueError as error:
+        raise BadOption(str(error)) from error
+
+
 def labels_of(head: Head) -> tuple[str, ...]:
     """Return the labels that the client asks for. Raises BadLabels."""
-    if not head.labels:
+    if not head.options:  # as of most jobs
         return ()
+    lists = [value.decode("utf-8", "replace") for name, value in head.options if name == LABELS]
     try:
-        return names_in(head.labels.decode("utf-8", "replace"), LABEL)
+        return names_in(",".join(lists), LABEL)  # several fields are one list (RFC 9110 §5.3)
     except ValueError as error:
         raise BadLabels(f"{LABELS.decode()}: {error}") from error
 

@@ -25,7 +25,7 @@ from router.jobs import job_log
 from router.jobs.answers import broken, buffers_full
 from router.jobs.body_budget import BodyBudget, BodyBudgetFull, BodyShare
 from router.jobs.dispatcher import Dispatcher
-from router.jobs.endpoints import Asked, BadHead, JobHead, client_s_of, labels_of, tenant_of
+from router.jobs.endpoints import Asked, BadHead, JobHead, client_s_of, labels_of, options_of, tenant_of
 from router.jobs.job import AnswerCallback, Job
 from router.policy import tenants
 from router.policy.deadline import SMALL_BYTES
@@ -144,6 +144,7 @@ class JobHandler:
                         *(partial(leaving, receive), share, admission, job_head.client_s),
                         tenant=job_head.tenant,
                         labels=job_head.labels,
+                        options=job_head.options,
                     )
                 )
         except ClientLeft:
@@ -203,6 +204,7 @@ class JobHandler:
                 *(head.admission, head.client_s),
                 tenant=head.tenant,
                 labels=head.labels,
+                options=head.options,
             )
             if job.is_large:
                 start(self._beginning, self._begin_large(job, end))
@@ -283,6 +285,7 @@ def _job_head(asked: Asked, admission: Admission, head: Head, *, keep_alive: boo
         method=asked.method.encode("ascii"),
         tenant=tenant_of(admission, head),
         labels=labels_of(head),
+        options=options_of(head),
     )
 
 

@@ -12,11 +12,13 @@ from router.auth.access import Admission
 from router.http.answer import Answer
 from router.http.response import Body, Phase, Response, UpstreamFailed
 from router.jobs.body_budget import BodyShare
+from router.jobs.options import NO_OPTIONS, JobOptions
 from router.policy.deadline import SMALL_BYTES, LimitReader, Limits
 from router.policy.large_json import Malformed
 from router.policy.placement import ANYWHERE
 from router.policy.verdict import NEVER_RAN, Blame, Kind, Outcome, Verdict, of_answer
 from router.scheduling.leases import Leases
+from router.scheduling.messages import Wish
 from router.scheduling.pending import Lease, PendingJob
 from router.upstream.pool import Request
 
@@ -50,6 +52,7 @@ class Job(msgspec.Struct, frozen=True):
     `lines` are the header lines for the worker. `has_left` returns when the client hangs up. `share` counts the body's
     bytes. `client_s` is for how many seconds the client waits, None if it did not say. A large job needs a `scan`
     before it begins. `tenant` is "" if the client named nobody. `labels` are those that the client asks for.
+    `options` are what few clients say.
     """
 
     method: bytes
@@ -65,6 +68,7 @@ class Job(msgspec.Struct, frozen=True):
     scan: BodyScan | None = None
     tenant: str = ""
     labels: tuple[str, ...] = ()
+    options: JobOptions = NO_OPTIONS
 
     @property
     def name(self) -> str:
@@ -143,7 +147,7 @@ class JobRun:
 
     - `deliver` takes the answer; None once it has been called. At `ends_at` the client gets an answer in any case.
     - `pending` waits for a lease; `lease` is the running attempt's. At `room_by` the job has waited long enough.
-    - `placement` tells whose job it is, and which workers can run it.
+    - `placement` tells whose job it is, and which workers can run it. `wish` is what it asks for besides a lease.
     - `is_awaited`: an attempt is running, and its client has not yet been told that it takes too long. Its `timer`
       tells the client.
     - `is_retry`: the next lease is for a retry.
@@ -156,7 +160,7 @@ class JobRun:
     __slots__ = (
         *("deliver", "doubts", "ends_at", "failed", "hooks", "is_awaited", "is_retry", "job", "late_share", "lease"),
         *("limits", "never_ran", "pending", "placement", "queue_ms", "request", "room_by", "since", "ticket"),
-        *("timer", "unreached"),
+        *("timer", "unreached", "wish"),
     )
 
     # Set when the job's body and head have been read, which may fail.
@@ -169,6 +173,7 @@ class JobRun:
         self.deliver: AnswerCallback | None = deliver
         self.hooks: JobHooks | None = None
         self.placement = ANYWHERE
+        self.wish: Wish | None = None
         self.ticket = 0
         self.queue_ms = 0
         self.is_awaited = False

@@ -14,16 +14,15 @@ from functools import partial
 
 import msgspec
 
-from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.fleet.snapshot import FleetView
 from router.policy.placement import ANYWHERE, Placement
 from router.policy.verdict import Blame
 from router.scheduling.absence import Absence
 from router.scheduling.batching import CallBatcher
 from router.scheduling.failover import FailoverScheduler
-from router.scheduling.messages import Arrival, Beat, Call, Claim, Ended, Grant, Held, Reply
+from router.scheduling.inbox import Inbox
+from router.scheduling.messages import Arrival, Beat, Call, Claim, Ended, Grant, Held, Reply, Wish
 from router.scheduling.pending import Exhausted, Lease, NoRoom, NoWorkers, PendingJob, QueueTimeout, refusals
-from router.scheduling.redis_scheduler import grants
 from router.telemetry.recorder import Recorder
 
 log = logging.getLogger(__name__)
@@ -46,7 +45,7 @@ class Leases:
     def __init__(
         self,
         scheduler: FailoverScheduler,
-        redis: RedisClient,
+        inbox: Inbox,
         view: FleetView,
         process: str,
         recorder: Recorder,
@@ -54,7 +53,7 @@ class Leases:
     ) -> None:
         self._scheduler = scheduler
         self._absence = Absence(view, without_workers_s)
-        self._redis = redis
+        self._inbox = inbox
         self._view = view
         self._process = process
         self._recorder = recorder
@@ -63,6 +62,7 @@ class Leases:
         self._held: dict[int, tuple[Lease, float]] = {}  # number → the moment (this process' clock) it passes
         # What the next call will say.
         self._arrived: list[int] = []
+        self._has_wishes = False
         self._ended: list[Ended] = []
         self._claims: list[Claim] = []
         self._left: list[int] = []
@@ -92,7 +92,7 @@ class Leases:
     async def run(self) -> None:
         """Send heartbeats and listen for grants, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen())
+            tasks.create_task(self._inbox.run(self._claim_all))
             self._view.on_change = self._beat_now
             while True:
                 self._beat_now()
@@ -113,6 +113,7 @@ class Leases:
         retry_of: str = "",
         job_since: float = 0.0,
         placement: Placement = ANYWHERE,
+        wish: Wish | None = None,
     ) -> PendingJob:
         """Ask for a lease of `bound_s` seconds, after a wait of at most `wait_s`, for a job that came at `job_since`.
 
@@ -120,6 +121,7 @@ class Leases:
         Exhausted, Unfunded, Quarantined, QueueFull, TenantFull, TooManyPools, QueueTimeout, ClientLeft). `has_left`
         returns when the client has hung up; it is awaited only if the job must wait, and then the job gives up its
         place. `ticket`, `tried` and `retry_of` as in Arrival. `placement` tells whose job it is and where it can run.
+        `wish` is what few jobs ask for besides; its number is given here.
         """
         number = next(self._numbers)
         arrival = Arrival(
@@ -127,9 +129,11 @@ class Leases:
             *(placement.tenant, placement.pool, placement.memory_mb),
         )
         now = time.monotonic()
-        pending = PendingJob(arrival, now, job_since or now, has_left, then, placement)
+        pending = PendingJob(arrival, now, job_since or now, has_left, then, placement, wish)
         self._pending_jobs[number] = pending
         self._arrived.append(number)
+        if wish is not None:
+            self._has_wishes = True
         self._calls.now()
         return pending
 
@@ -190,6 +194,7 @@ class Leases:
         call = Call(
             self._process,
             arrived=arrived,
+            wishes=self._wishes(arrived) if self._has_wishes else (),
             ended=tuple(self._ended),
             claims=tuple(self._claims),
             left=tuple(self._left),
@@ -260,7 +265,13 @@ class Leases:
             self._arrive_again(number, ticket=0)
         arrived, self._arrived = tuple(pending.arrival for pending in self._pending_jobs.values()), []
         fleet_print = self._view.snapshot.fleet_print
-        return msgspec.structs.replace(call, arrived=arrived, beat=self._beat(is_return=True), fleet_print=fleet_print)
+        beat, wishes = self._beat(is_return=True), self._wishes(arrived)
+        return msgspec.structs.replace(call, arrived=arrived, wishes=wishes, beat=beat, fleet_print=fleet_print)
+
+    def _wishes(self, arrived: tuple[Arrival, ...]) -> tuple[Wish, ...]:
+        self._has_wishes = False
+        of_jobs = ((arrival.number, self._pending_jobs[arrival.number].wish) for arrival in arrived)
+        return tuple(msgspec.structs.replace(wish, number=number) for number, wish in of_jobs if wish is not None)
 
     def _arrive_again(self, number: int, ticket: int) -> None:
         """Let a job ask again, under a new number.
@@ -273,6 +284,8 @@ class Leases:
         pending.arrival = msgspec.structs.replace(pending.arrival, number=again, ticket=ticket, retry_of="")
         self._pending_jobs[again] = pending
         self._arrived.append(again)
+        if pending.wish is not None:
+            self._has_wishes = True
         self._left.append(number)
 
     # What the scheduler replies
@@ -356,6 +369,11 @@ class Leases:
         self._calls.now()
         self._recorder.waited(time.monotonic() - pending.since, pending.placement.tenant)
 
+    def _claim_all(self, grants: list[Grant]) -> None:
+        for grant in grants:
+            self._claim(grant)
+        self._calls.now()
+
     def _claim(self, grant: Grant) -> None:
         if (pending := self._pending_jobs.get(grant.number)) is not None:
             claim = Claim(grant.url, grant.number, pending.arrival.bound_ms, grant.tenant, grant.memory_mb)
@@ -366,16 +384,3 @@ class Leases:
     def _give_back(self, grant: Grant) -> None:
         """Give back a lease of which no job is known any more."""
         self._ended.append(Ended(grant.url, grant.number, Blame.NONE, tenant=grant.tenant, memory_mb=grant.memory_mb))
-
-    async def _listen(self) -> None:
-        """Claim the leases that calls of other processes have granted to jobs of this one."""
-        while True:
-            try:
-                async for given in grants(self._redis, self._process):
-                    for grant in given:
-                        self._claim(grant)
-                    self._calls.now()
-            except RedisUnavailable as error:
-                if self._redis.available:
-                    log.warning("Grants from other processes cannot be read: %s", error)
-            await asyncio.sleep(BEAT_S)

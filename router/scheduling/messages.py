@@ -105,6 +105,22 @@ def lease_name(process: str, number: int, tenant: str = "", memory_mb: int = 0) 
     return f"{process}:{number}" if is_plain else f"{process}:{number} {tenant or DEFAULT} {memory_mb}"
 
 
+class Wish(msgspec.Struct, frozen=True, array_like=True):
+    """What the arriving job `number` asks for besides a lease; most jobs ask for no more.
+
+    `size_ms` is how long the job is expected to take, if its tenant's jobs go longest first; else 0. `key` is the same
+    for identical jobs of one tenant, "" for a job that shares no run. For `reuse_ms` the result of such a job will do;
+    0: only a run whose client has left may be taken over. `is_hedge`: the job runs already; this second run gets a
+    lease now or never, and only while no other job waits for the room.
+    """
+
+    number: int
+    size_ms: int = 0
+    key: str = ""
+    reuse_ms: int = 0
+    is_hedge: bool = False
+
+
 class Ended(msgspec.Struct, frozen=True, array_like=True):
     """How the attempt under a lease ended.
 
@@ -173,13 +189,14 @@ class Beat(msgspec.Struct, frozen=True, array_like=True):
 class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     """All that one process has to say at one moment.
 
-    `left` are pending jobs that wait no longer. `fleet_print` is sent once after the process saw the fleet change. It
-    names what the process saw: the first process that sends it has the plan made anew, and the others do not. `seed`
-    feeds the `random` strategy.
+    `wishes` are those of the `arrived` that have any. `left` are pending jobs that wait no longer. `fleet_print` is
+    sent once after the process saw the fleet change. It names what the process saw: the first process that sends it has
+    the plan made anew, and the others do not. `seed` feeds the `random` strategy.
     """
 
     process: str
     arrived: tuple[Arrival, ...] = ()
+    wishes: tuple[Wish, ...] = ()
     ended: tuple[Ended, ...] = ()
     claims: tuple[Claim, ...] = ()
     left: tuple[int, ...] = ()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Iterator
 import msgspec
 
 from router.policy.placement import ANYWHERE, Placement
-from router.scheduling.messages import Arrival, Reply
+from router.scheduling.messages import Arrival, Reply, Wish
 
 
 class NoRoom(Exception):
@@ -93,7 +93,7 @@ class PendingJob:
     `since` is the moment when the job asked, `job_since` when it came to the router; both by time.monotonic.
     """
 
-    __slots__ = ("arrival", "has_left", "job_since", "placement", "since", "then", "timer", "watch")
+    __slots__ = ("arrival", "has_left", "job_since", "placement", "since", "then", "timer", "watch", "wish")
 
     def __init__(
         self,
@@ -103,8 +103,10 @@ class PendingJob:
         has_left: Callable[[], Coroutine[None, None, None]],
         then: Callable[[Lease | NoRoom], None],
         placement: Placement = ANYWHERE,
+        wish: Wish | None = None,
     ) -> None:
         self.arrival = arrival
+        self.wish = wish
         self.placement = placement
         self.since = since
         self.job_since = job_since

@@ -1,7 +1,7 @@
 """The scheduler in Redis: lua/scheduler.lua with the parts that it includes, under the rules of one configuration."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,11 +16,10 @@ from router.policy.placement import MAX_POOLS
 from router.policy.strategy import SPREAD
 from router.policy.tenants import DEFAULT
 from router.scheduling import messages
-from router.scheduling.messages import Call, Grant, Reply, Rules
+from router.scheduling.messages import Call, Reply, Rules
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Reply).decode
-_decode_grant = msgspec.json.Decoder(Grant).decode
 
 # What the script shares with its Python twin.
 CONSTANTS: dict[str, str | float] = {
@@ -35,10 +34,6 @@ CONSTANTS: dict[str, str | float] = {
     "DEFAULT": DEFAULT,
     "SCHEMA_VERSION": SCHEMA_VERSION,
 }
-
-# How long one wait for grants lasts before it is renewed, and how many grants it returns at most.
-GRANTS_WAIT_S = 5
-GRANTS_A_WAIT = 1000
 
 
 def script_text(keys: Keys) -> str:
@@ -78,9 +73,3 @@ class RedisScheduler:
         else:
             self._redis.succeeded(self._steady)
             then(reply)
-
-
-async def grants(redis: RedisClient, process: str) -> AsyncIterator[list[Grant]]:
-    """Yield the leases that calls of other processes grant to jobs of `process`. Raises RedisUnavailable."""
-    async for popped in redis.popped(redis.keys.grants(process), GRANTS_WAIT_S, GRANTS_A_WAIT):
-        yield [_decode_grant(text) for text in popped]

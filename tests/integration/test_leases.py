@@ -12,6 +12,7 @@ from router.fleet.redis_client import RedisClient
 from router.fleet.snapshot import FleetView
 from router.policy.verdict import Blame
 from router.scheduling.failover import FailoverScheduler
+from router.scheduling.inbox import Inbox
 from router.scheduling.leases import Leases
 from router.scheduling.messages import Beat, Call, Ended, Grant, Reply, Rules
 from router.scheduling.pending import ClientLeft, NoWorkers, QueueFull, QueueTimeout
@@ -59,7 +60,7 @@ async def redis(valkey: Valkey) -> AsyncIterator[RedisClient]:
 @pytest.fixture
 def leases(scheduler: ScriptedScheduler, redis: RedisClient) -> Leases:
     """A process' leases with the scripted scheduler."""
-    return Leases(scheduler, redis, FleetView(redis, [Worker("http://a")]), "p", Recorder())  # type: ignore[arg-type]
+    return Leases(scheduler, Inbox(redis, "p"), FleetView(redis, [Worker("http://a")]), "p", Recorder())  # type: ignore[arg-type]
 
 
 async def beat(leases: Leases, scheduler: ScriptedScheduler) -> Beat:
@@ -186,7 +187,7 @@ async def test_redis_without_a_fleet_delays_no_lease(redis: RedisClient) -> None
     """Jobs in one call with a heartbeat, which asks whether Redis knows the fleet, still get their leases."""
     view = FleetView(redis, [Worker("http://a")])
     recorder = Recorder()
-    leases = Leases(FailoverScheduler(redis, view, Rules(), 1, recorder), redis, view, "p", recorder)
+    leases = Leases(FailoverScheduler(redis, view, Rules(), 1, recorder), Inbox(redis, "p"), view, "p", recorder)
     running = asyncio.create_task(leases.run())
     leases.end(await leased(leases, 10, 10, stays), Blame.OK)
     for _ in range(20):

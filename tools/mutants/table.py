@@ -40,6 +40,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "router/jobs/batch/body.py": (f"{_UNIT}/jobs/test_batch_body",),
     "router/jobs/batch/handler.py": (f"{_UNIT}/jobs/test_batch_handler",),
     "router/jobs/dispatcher.py": (*_DISPATCHER, *_ROUTED),
+    "router/jobs/ending.py": (*_DISPATCHER, *_ROUTED),
     "router/jobs/job.py": (f"{_UNIT}/jobs/test_job", f"{_UNIT}/jobs/test_job_run", *_DISPATCHER),
     "router/jobs/answers.py": _DISPATCHER,
     "router/jobs/streaming.py": (f"{_UNIT}/jobs/test_streaming", f"{_UNIT}/upstream/test_large"),

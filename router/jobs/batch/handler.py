@@ -35,7 +35,7 @@ from router.jobs.batch.body import STOPPED, BatchBody, BatchRefused, CutShort, E
 from router.jobs.batch.window import Window
 from router.jobs.body_budget import BodyBudget, BodyBudgetFull, BodyShare
 from router.jobs.dispatcher import Dispatcher
-from router.jobs.endpoints import BadHead, client_s_of, labels_of, tenant_of
+from router.jobs.endpoints import BadHead, client_s_of, labels_of, options_of, tenant_of
 from router.jobs.handler import ADMISSION
 from router.jobs.job import Job
 from router.policy.request_head import Refusal
@@ -142,6 +142,7 @@ class _Batch:
         self._lines = head.lines
         self._client_s = client_s_of(head)
         self._tenant, self._labels = tenant_of(self._admission, head), labels_of(head)
+        self._options = options_of(head)
         query = scope["query_string"]
         self._target = JOB_PATH.encode("ascii") + (b"?" + query if query else b"")
         self._max_bytes = int(settings.max_body_mb * 2**20)
@@ -246,6 +247,7 @@ class _Batch:
             *(self._admission, self._client_s),
             tenant=self._tenant,
             labels=self._labels,
+            options=self._options,
         )
         try:
             answer = await self._dispatcher.run(job)

@@ -24,6 +24,7 @@ from router.jobs.job_log import CLIENT_LEFT_STATUS
 from router.policy.placement import ANYWHERE, Placement
 from router.policy.tenants import TenantRule
 from router.policy.verdict import Blame, Kind, Outcome
+from router.scheduling.messages import Wish
 from router.scheduling.pending import (
     ClientLeft,
     Exhausted,
@@ -94,9 +95,10 @@ class Leases:
         retry_of: str = "",
         job_since: float = 0.0,
         placement: Placement = ANYWHERE,
+        wish: Wish | None = None,
     ) -> LeaseRequest:
         """Record the request, and answer in a later turn of the loop."""
-        del has_left
+        del has_left, wish
         asked = LeaseRequest(bound_s, wait_s, ticket, tried, retry_of, job_since, then, placement)
         self.asked.append(asked)
         number = len(self.asked)

@@ -14,6 +14,7 @@ from router.jobs.body_budget import BodyBudget
 from router.jobs.dispatcher import Dispatcher
 from router.jobs.job import Job
 from router.scheduling.failover import FailoverScheduler
+from router.scheduling.inbox import Inbox
 from router.scheduling.leases import Leases
 from router.scheduling.messages import Rules
 from router.telemetry.recorder import Recorder
@@ -33,7 +34,9 @@ class Bench:
         redis = RedisClient(FakeAsyncRedis(connected=False), "sfr", timeout_s=1)
         view = FleetView(redis, [Worker(worker_url, max_concurrency=1)])
         self.recorder = Recorder()
-        self.leases = Leases(FailoverScheduler(redis, view, Rules(), 1, self.recorder), redis, view, "p", self.recorder)
+        self.leases = Leases(
+            FailoverScheduler(redis, view, Rules(), 1, self.recorder), Inbox(redis, "p"), view, "p", self.recorder
+        )
         self.upstream = upstream or WorkerPool(settings.tls)
         self.dispatcher = Dispatcher(self.leases, self.upstream, view, settings, self.recorder)
         self.buffers = BodyBudget(2**20)

@@ -37,6 +37,7 @@ from router.jobs.job import JobRun
 from router.jobs.tenants import Tenants
 from router.logs import Seldom
 from router.scheduling.failover import FailoverScheduler
+from router.scheduling.inbox import Inbox
 from router.scheduling.leases import Leases
 from router.scheduling.local.scheduler import LocalScheduler
 from router.scheduling.messages import Rules
@@ -126,7 +127,7 @@ class Rig:
         view = FleetView(redis, [Worker(url) for url in urls])
         recorder = Recorder()
         self.scheduler = FailoverScheduler(redis, view, Rules(), 1, recorder)
-        self.leases = Leases(self.scheduler, redis, view, "p", recorder)
+        self.leases = Leases(self.scheduler, Inbox(redis, "p"), view, "p", recorder)
         self.upstream = WorkerPool(settings.tls)
         self.dispatcher = Dispatcher(self.leases, self.upstream, view, settings, recorder)
         self.buffers = BodyBudget(max_buffered_bytes)

@@ -14,6 +14,7 @@ from router.fleet.redis_client import RedisUnavailable
 from router.fleet.schema import Keys
 from router.policy.placement import Placement
 from router.policy.verdict import Blame
+from router.scheduling.inbox import Inbox
 from router.scheduling.leases import BEAT_S, HAND_IN_EVERY, LOOK_AFTER, Leases
 from router.scheduling.messages import Arrival, Call, Claim, Ended, Grant, Held, Reply
 from router.scheduling.pending import (
@@ -61,7 +62,7 @@ class Desk:
         scheduler: Any = self
         redis: Any = SimpleNamespace(keys=Keys("sfr"), popped=self._popped, available=True)
         self.redis = redis
-        self.leases = Leases(scheduler, redis, view, "p", self.recorder, without_workers_s)
+        self.leases = Leases(scheduler, Inbox(redis, "p"), view, "p", self.recorder, without_workers_s)
         self.say_all_again: Callable[[Call], Call]
 
     def __call__(self, call: Call, say_all_again: Callable[[Call], Call], then: Callable[[Reply], None]) -> None:

@@ -1,0 +1,81 @@
+"""How a job ends: its answer is delivered once, counted and logged; or its client has left, or it gets no lease."""
+
+import time
+
+from router.http import headers
+from router.http.answer import Answer, close_rest
+from router.http.response import UpstreamFailed
+from router.jobs import job_log
+from router.jobs.answers import ErrorAnswers
+from router.jobs.job import JobRun, Unanswered
+from router.jobs.job_log import CLIENT_LEFT_STATUS
+from router.policy.verdict import Outcome
+from router.scheduling.leases import Leases
+from router.scheduling.pending import ClientLeft, NoRoom, Unfunded
+from router.telemetry.recorder import Recorder
+
+_RESULT = Outcome.RESULT
+
+
+class Endings:
+    """Ends jobs. `unanswered` are those of this process without an answer."""
+
+    def __init__(self, unanswered: Unanswered, leases: Leases, recorder: Recorder, errors: ErrorAnswers) -> None:
+        self._unanswered = unanswered
+        self._leases = leases
+        self._recorder = recorder
+        self._errors = errors
+
+    def end(self, run: JobRun, answer: Answer) -> None:
+        """Deliver the answer, if the job has had none."""
+        deliver, run.deliver = run.deliver, None
+        if deliver is None:
+            close_rest(answer)
+            run.release_late_share()
+            run.drop_doubts(self._leases)
+            return
+        del self._unanswered[run]
+        try:
+            if run.job.tenant:
+                answer = answer.with_field(headers.TENANT, run.job.tenant.encode("ascii"))
+            if run.doubts:
+                run.drop_doubts(self._leases)
+            took_s = time.monotonic() - run.since
+            self._recorder.job_ended(run.job.path, answer.status, answer.outcome, took_s, run.placement.tenant)
+            if run.hooks is not None:
+                run.hooks.job_ends(answer.status, answer.outcome)
+            if answer.outcome is not _RESULT:
+                job_log.failed(run, answer.status, answer.outcome, took_s)
+        finally:
+            deliver(answer)
+
+    def leave(self, run: JobRun) -> None:
+        """End a job whose client has left."""
+        deliver, run.deliver = run.deliver, None
+        self._unanswered.pop(run, None)
+        try:
+            run.release_late_share()
+            run.drop_doubts(self._leases)
+            if deliver is not None:
+                ending = CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, time.monotonic() - run.since
+                self._recorder.job_ended(run.job.path, *ending, run.placement.tenant)
+                if run.hooks is not None:
+                    run.hooks.job_ends(CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT)
+                job_log.failed(run, *ending)
+        finally:
+            if deliver is not None:
+                deliver(None)
+
+    def cut(self, run: JobRun, status: int, failure: UpstreamFailed) -> None:
+        """Count and log a large answer that its worker has broken off."""
+        self._recorder.answer_cut(failure.worker_url, run.placement.tenant)
+        job_log.answer_cut(run, status, time.monotonic() - run.since, failure)
+
+    def refuse(self, run: JobRun, reason: NoRoom) -> None:
+        """End a job that gets no lease."""
+        if isinstance(reason, ClientLeft):
+            self.leave(run)
+            return
+        if isinstance(reason, Unfunded):
+            self._recorder.retry_unfunded()
+        self.end(run, self._errors.refused(run, reason))
