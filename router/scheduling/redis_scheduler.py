@@ -22,6 +22,9 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Reply).decode
 _decode_grant = msgspec.json.Decoder(Grant).decode
 
+# So many words of a list the script passes to one command: Lua passes only some thousands at once. Pairs stay together.
+WORDS_A_COMMAND = 1000
+
 # What the script shares with its Python twin.
 CONSTANTS: dict[str, str | float] = {
     "MAX_COUNT": MAX_COUNT,
@@ -34,6 +37,7 @@ CONSTANTS: dict[str, str | float] = {
     "SPREAD": SPREAD,
     "DEFAULT": DEFAULT,
     "SCHEMA_VERSION": SCHEMA_VERSION,
+    "WORDS_A_COMMAND": WORDS_A_COMMAND,
 }
 
 # How long one wait for grants lasts before it is renewed, and how many grants it returns at most.
