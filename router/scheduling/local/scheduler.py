@@ -121,6 +121,7 @@ class LocalScheduler:
             quarantined=tuple(told.quarantined),
             crowded=tuple(told.crowded),
             unpooled=tuple(told.unpooled),
+            unreached=tuple(pool for pool, room in self.pools.apart().items() if self.rests.are_away(room.urls)),
             waiting=len(self.turns.waiting),
             settles=self._settles_at is not None,
         )

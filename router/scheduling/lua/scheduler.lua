@@ -78,5 +78,6 @@ end
 if lines > 1 then Shared.set_changed_turns(true) end
 for _, wanted in ipairs(call.checks or {}) do check(unpack(wanted)) end
 reply.waiting, reply.settles, reply.away = waiting, settles_at ~= nil, away
+if away > 0 and rooms > 0 then Seldom.tell_of_unreached() end
 if look_at then reply.look_in_ms = look_at - now end
 return cjson.encode(reply)
