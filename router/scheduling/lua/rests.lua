@@ -1,10 +1,11 @@
 -- Which workers rest: those that turn jobs away because they have no room, and those that cannot be reached.
 --
 -- Twin     router/scheduling/local/rests.py, Rests
--- Reads    PLAN, EJECTED
+-- Reads    PLAN, EJECTED, POOLS, PLACES
 -- Writes   RESTS (a Rest by URL, as text), PLAN_HEAD (resting, away)
 -- @lazy Seldom
 -- @include context
+-- @include pools
 
 function Seldom.rest_of(url)
   local text = redis.call('HGET', RESTS, url)
@@ -79,6 +80,25 @@ function Seldom.pass_rest(url, rest)
   rest.limit = rest.is_away and count + 1 or rest.limit + 1
   rest.is_asked, rest.moment = true, now + rest.silence
   Seldom.begin_rest(url, rest, rest)
+end
+
+-- Name the pools whose workers all rest because they cannot be reached; not those of all workers.
+function Seldom.tell_of_unreached()
+  local away_in, unreached = {}, {}
+  for _, url in ipairs(redis.call('HKEYS', RESTS)) do
+    if Seldom.rest_of(url).is_away then
+      for room in string.gmatch(redis.call('HGET', PLACES, url) or '', '(%d+):') do
+        away_in[tonumber(room)] = (away_in[tonumber(room)] or 0) + 1
+      end
+    end
+  end
+  local pools = redis.call('HGETALL', POOLS)
+  for index = 1, #pools, 2 do
+    local its = Shared.read_pool(pools[index + 1])
+    if away_in[its.room] == its.workers then unreached[#unreached + 1] = pools[index] end
+  end
+  table.sort(unreached)
+  if #unreached > 0 then reply.unreached = unreached end
 end
 
 -- After a new plan: drop the rests of workers that get no jobs anyway, and count the others.

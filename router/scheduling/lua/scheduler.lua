@@ -92,5 +92,6 @@ write_grants()
 for _, wanted in ipairs(call.checks or {}) do check(unpack(wanted)) end
 write_leases()
 reply.waiting, reply.settles, reply.away = waiting, settles_at ~= nil, away
+if away > 0 and rooms > 0 then Seldom.tell_of_unreached() end
 if look_at then reply.look_in_ms = look_at - now end
 return cjson.encode(reply)
