@@ -15,8 +15,9 @@ from typing import TypeVar
 
 import msgspec
 
+from router.fleet.model import Ratios
 from router.fleet.redis_client import RedisUnavailable
-from router.fleet.sizes import ENTRIES_A_CALL, FleetSizes, Lessons, Mean, Ratios
+from router.fleet.sizes import ENTRIES_A_CALL, FleetSizes, Lessons, Mean
 from router.fleet.snapshot import FleetView
 from router.jobs.job import Job
 from router.policy.sizes import Recent, kind_of, median_key, merged, size_key
