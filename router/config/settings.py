@@ -200,7 +200,7 @@ class SizesSettings(Section):
     """What the router learns of how long jobs take."""
 
     max: Count = 100_000
-    """of how many keys Redis keeps the size, fleet-wide: about 200 bytes each. The one used longest ago makes room"""
+    """of how many keys Redis keeps the size, fleet-wide: about 150 bytes each. The one used longest ago makes room"""
 
 
 class TracesSettings(Section):
