@@ -141,7 +141,8 @@ class Dispatcher:
                 raise Quarantined
             if snapshot.places_jobs or job.labels:
                 run.placement = self._placer.place(run, text, endpoint.needs, snapshot)
-            if (snapshot.goes_by_size or job.options is not NO_OPTIONS) and not self._sizing.settle(run):
+            is_by_size = snapshot.is_default_by_size or job.tenant in snapshot.by_size
+            if (is_by_size or job.options is not NO_OPTIONS) and not self._sizing.settle(run):
                 start(self._between, self._ask_by_size(run))
             else:
                 self._ask(run, limits.ceiling_s)
