@@ -7,7 +7,7 @@ decides alike.
 
 from collections.abc import Callable, Collection
 
-from router.scheduling.local.turns import Line
+from router.scheduling.local.order import Line
 
 
 class Memory:

@@ -18,6 +18,7 @@
 -- @include heartbeat
 -- @include leases
 -- @include memory
+-- @include order
 -- @include plan
 -- @include pools
 -- @include quarantine
@@ -69,6 +70,7 @@ for _, url in ipairs(redis.call('ZRANGEBYSCORE', EJECTED, '-inf', now)) do open_
 make_plan_if_stale()
 if call.beat then Seldom.hear_beat(unpack(call.beat)) end
 for _, number in ipairs(call.left or {}) do leave(holder(number)) end
+if has_order and waiting > 0 then Ordered.hurry() end
 if lines > 1 then Shared.set_due_turns() end
 serve_queue()
 if call.arrived then
