@@ -104,7 +104,7 @@ PURE = [
 ]
 HARMLESS = {
     *("bisect", "collections", "dataclasses", "datetime", "enum", "heapq", "http", "json", "math", "re", "typing"),
-    *("functools", "ipaddress", "msgspec", "pydantic"),
+    *("functools", "hashlib", "ipaddress", "msgspec", "pydantic"),
 }
 
 
