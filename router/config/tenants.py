@@ -10,14 +10,14 @@ from pydantic_core import PydanticCustomError
 from router.config.bounds import MAX_COUNT, MAX_PRIORITY, MAX_TENANT_WEIGHT
 from router.config.section import Budget, Count, Section
 from router.config.workers import Labels
-from router.policy.tenants import MAX_TENANTS, NAME, TenantRule
+from router.policy.tenants import MAX_TENANTS, NAME, WANTED, TenantRule
 
 
 def _name(text: object) -> object:
     if not isinstance(text, str):
         raise PydanticCustomError("name", "expected a name in quotes")
     if not NAME.fullmatch(text):
-        raise PydanticCustomError("name", "expected a name of 1 to 64 letters, digits, dots, - and _")
+        raise PydanticCustomError("name", WANTED)
     return text
 
 
@@ -25,7 +25,7 @@ TenantName = Annotated[str, BeforeValidator(_name)]
 Weight = Annotated[int, Field(ge=1, le=MAX_TENANT_WEIGHT)]
 Priority = Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
 Waiting = Annotated[int, Field(ge=0, le=MAX_COUNT)]
-Order = Literal["arrival"]
+Order = Literal["arrival", "longest_first"]
 
 
 class TenantSettings(Section):
@@ -40,7 +40,8 @@ class TenantSettings(Section):
     max_waiting: Waiting | None = None
     """how many of its jobs may be pending; the next one gets 503 at once; none: only `queue.max_waiting` counts"""
     order: Order = "arrival"
-    """in which order its own jobs go: first come, first served"""
+    """in which order its own jobs go. `arrival`: first come, first served; `longest_first`: the one that is expected to
+    take longest, and before it those that have waited for half of the time for which they may be pending"""
     labels: Labels = ()
     """labels that a worker needs to run its jobs"""
     client_budget: Budget | None = None

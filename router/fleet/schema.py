@@ -87,6 +87,19 @@ SCHEMA = (
         "`tenant/pool` of lines whose heads have waited for longer, scored by priority",
     ),
     Key(
+        "sfr:order:<line>",
+        "zset",
+        "routers",
+        "the jobs of the line `tenant/pool`, if they go longest first, by place: -size (ms) and a fraction by ticket; "
+        "far below, by ticket, those that go before all",
+    ),
+    Key(
+        "sfr:patience",
+        "zset",
+        "routers",
+        "`process:number tenant/pool` of the same jobs, scored by the moment from which each goes before all (Unix ms)",
+    ),
+    Key(
         "sfr:grants:<process>",
         "list with TTL",
         "routers",
@@ -193,7 +206,8 @@ SCHEMA = (
         "ring (its length), workers, strategy, print (of the fleet it was made for), settles_at (Unix ms), stale, "
         "resting and away (how many workers), rules (whether tenants have any), top_priority (of all rules), schema, "
         "rooms (how many besides that of all workers), memory (whether any worker counts it), "
-        "shared (whether there are tenants), turns (whether several lines wait)",
+        "shared (whether there are tenants), turns (whether several lines wait), order (whether the jobs of any tenant "
+        "go longest first)",
     ),
     Key("sfr:room", "zset", "routers", "the workers with a free slot, by place in the ring or by load"),
     Key("sfr:room:<room>", "zset", "routers", "the same for the workers of some pools"),

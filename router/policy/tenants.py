@@ -24,6 +24,7 @@ PREFIX = "/t/"
 FORGET_AFTER_S = 600.0
 
 _LONGEST = 64
+WANTED = f"expected a name of 1 to {_LONGEST} characters, each of A-Z a-z 0-9 . _ -"
 _OUTSIDE = re.compile(r"[^A-Za-z0-9._-]")
 # As much of a bad name is repeated to its client.
 _SHOWN = 80
@@ -32,8 +33,8 @@ _SHOWN = 80
 class TenantRule(msgspec.Struct, frozen=True, omit_defaults=True):
     """One tenant's settings, as the sidecar publishes them.
 
-    The scheduler goes by `weight`, `priority`, `max_running` and `max_waiting` (None: no limit). The router goes by
-    `labels`, which all jobs of the tenant need, and by `client_budget` (None: that of all clients).
+    The scheduler goes by `weight`, `priority`, `order`, `max_running` and `max_waiting` (None: no limit). The router
+    goes by `labels`, which all jobs of the tenant need, and by `client_budget` (None: that of all clients).
     """
 
     weight: int = 1
@@ -79,7 +80,7 @@ def flaw(name: str) -> str | None:
     if NAME.fullmatch(name):
         return None
     shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…"
-    return f"Tenant {shown!r}: expected a name of 1 to {_LONGEST} characters, each of A-Z a-z 0-9 . _ -"
+    return f"Tenant {shown!r}: {WANTED}"
 
 
 class KnownTenants:

@@ -39,6 +39,14 @@ OUTAGE_SHARE = 0.3
 DEATHS_LOOKED_AT = 16
 # A heartbeat looks after so many workers in the rooms of pools.
 ROOMS_CORRECTED = 8
+# Within a line that goes longest first: jobs of one size are told apart by tickets below this, and no job counts as
+# larger. Jobs that go before all have their tickets less a number that is more than any size and any ticket. So each
+# place is an exact number.
+TICKETS_APART = 2**22
+LARGEST_SIZE_MS = 2**30
+BEFORE_ALL = 2**52
+# One call puts at most so many jobs before all because they have waited for long enough.
+HURRIED_AT_ONCE = 500
 # One step of priority is more than any number of running jobs.
 PRIORITY_STEP = 2**32
 # The cap of a worker that may get one job, fleet-wide, as the trial of its breaker.
@@ -228,7 +236,7 @@ class Reply(msgspec.Struct, frozen=True):
     checks, the worker; `exhausted` have tried every worker; claims that are `lost` came too late; `missing` jobs are
     not in the queue any more; `unfunded` retries exceed the fleet's budget; `quarantined` ones are of jobs that break
     workers; `crowded` ones found as many of their tenant's jobs pending as may be; `unpooled` ones need one pool more
-    than there may be.
+    than there may be. `unreached` are the open pools of some workers none of which can be reached.
 
     Numbers of the fleet: `routable` workers may get jobs, and `away` of those cannot be reached; `processes` are alive
     (0 unless the call has a heartbeat); `waiting` jobs of all processes are pending. `settles`: Redis' memory began
@@ -253,5 +261,6 @@ class Reply(msgspec.Struct, frozen=True):
     quarantined: tuple[int, ...] = ()
     crowded: tuple[int, ...] = ()
     unpooled: tuple[int, ...] = ()
+    unreached: tuple[str, ...] = ()
     waiting: int = 0
     settles: bool = False

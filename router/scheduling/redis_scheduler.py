@@ -14,12 +14,15 @@ from router.fleet.redis_client import SCHEDULE, RedisClient, RedisUnavailable
 from router.fleet.schema import SCHEMA_VERSION, Keys
 from router.policy.placement import MAX_POOLS
 from router.policy.strategy import SPREAD
-from router.policy.tenants import DEFAULT
+from router.policy.tenants import DEFAULT, LONGEST_FIRST
 from router.scheduling import messages
 from router.scheduling.messages import Call, Reply, Rules
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Reply).decode
+
+# So many words of a list the script passes to one command: Lua passes only some thousands at once. Pairs stay together.
+WORDS_A_COMMAND = 1000
 
 # What the script shares with its Python twin.
 CONSTANTS: dict[str, str | float] = {
@@ -32,7 +35,9 @@ CONSTANTS: dict[str, str | float] = {
     **{name: value for name, value in vars(messages).items() if name.isupper()},
     "SPREAD": SPREAD,
     "DEFAULT": DEFAULT,
+    "LONGEST_FIRST": LONGEST_FIRST,
     "SCHEMA_VERSION": SCHEMA_VERSION,
+    "WORDS_A_COMMAND": WORDS_A_COMMAND,
 }
 
 

@@ -10,7 +10,7 @@ from router.cli.failure import BadInput
 from router.cli.fleet.commands import DEFAULT, AsJson
 from router.cli.options import EXITS, ROUTER_URL, Prefix, RedisUrl, Url, complete_tenant, failures_shown, fleet_at
 from router.cli.spinner import waiting
-from router.policy.tenants import NAME
+from router.policy.tenants import flaw
 
 if TYPE_CHECKING:
     from router.api.schemas import AdminTenant
@@ -72,7 +72,7 @@ def set_tenant(
     priority: Annotated[str | None, typer.Option(help="Jobs of a higher priority go first; -100 to 100.")] = None,
     max_running: Annotated[str | None, typer.Option(help="How many of its jobs may run at once.")] = None,
     max_waiting: Annotated[str | None, typer.Option(help="How many of its jobs may be pending.")] = None,
-    order: Annotated[str | None, typer.Option(help="In which order its own jobs go: `arrival`.")] = None,
+    order: Annotated[str | None, typer.Option(help="In which order its own jobs go: arrival or longest_first.")] = None,
     label: Annotated[
         list[str] | None,
         typer.Option(help="A label that a worker needs to run its jobs; may be given several times; `''`: none."),
@@ -122,8 +122,8 @@ def reset(name: TenantArgument, url: Url = ROUTER_URL, redis: RedisUrl = None, p
 
 
 def _name(text: str) -> str:
-    if not NAME.fullmatch(text):
-        raise BadInput(f"expected a tenant's name of 1 to 64 letters, digits, dots, - and _, got {text[:80]!r}")
+    if found := flaw(text):
+        raise BadInput(found)
     return text
 
 

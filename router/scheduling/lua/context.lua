@@ -29,6 +29,8 @@ local has_turns = false
 local has_memory = false
 -- Whether any tenant has a rule; and the highest priority that a rule gives, unless all give the same.
 local has_rules, top_priority = false, nil
+-- Whether the jobs of any tenant go longest first.
+local has_order = false
 -- Until this moment a memory that began empty does not know what runs: workers with a cap get no jobs, and every process
 -- has time to hand in the leases that it holds. nil: the memory has settled.
 local settles_at
@@ -55,6 +57,23 @@ local function lease_name(job, tenant, memory)
 end
 
 local function tenant_of(name) return string.match(name, ' (%S+) %S+$') or DEFAULT end
+
+-- Call a command with many words, in parts, for Lua passes only some thousands at once. `words` is a list of pairs if the
+-- command takes pairs. Return the sum of the answers; of lists, all together.
+local function call_with(words, ...)
+  local sum, answers = 0, {}
+  for first = 1, #words, WORDS_A_COMMAND do
+    local command = {...}
+    for place = first, math.min(#words, first + WORDS_A_COMMAND - 1) do command[#command + 1] = words[place] end
+    local answer = redis.call(unpack(command))
+    if type(answer) == 'number' then
+      sum = sum + answer
+    else
+      for _, value in ipairs(answer) do answers[#answers + 1] = value end
+    end
+  end
+  return sum, answers
+end
 
 -- Add values to a list of the reply.
 local function tell(field, ...)

@@ -5,11 +5,12 @@
 --
 -- Twin     LocalScheduler._grant, _claim
 -- Reads    PROCESSES
--- Writes   WAITING, GRANTS_OF; for a claim LEASES_OF, LAPSE, BREAKER_OF, EJECTED
+-- Writes   WAITING, GRANTS_OF; for a claim LEASES_OF, BREAKER_OF, EJECTED
 -- @include context
 -- @include leases
 -- @include selection
 -- @include lines
+-- @include order
 
 -- What the pending job asks for; of a job that is not known, one that is over.
 local function asked_by(name)
@@ -37,6 +38,7 @@ local function enter(name, ticket, asked)
   local added = redis.call('HSET', WAITING, name, text)
   local queue = queue_of(tenant, pool)
   local is_new = redis.call('ZADD', queue, ticket, name) == 1
+  if has_order then Ordered.enter(name, ticket, asked) end
   waiting = waiting + added
   if is_other then others = others + added end
   if waiting == added then lines = 0 end
@@ -56,6 +58,7 @@ end
 -- Take a pending job out of its line; `ticket` is its own.
 local function take_out(name, ticket, tenant, pool)
   redis.call('ZREM', queue_of(tenant, pool), name)
+  if has_order then Ordered.leave(name, tenant, pool) end
   local taken = redis.call('HDEL', WAITING, name)
   waiting = waiting - taken
   if not is_plain(tenant, pool) then others = others - taken end
@@ -87,6 +90,9 @@ local function is_alive(process)
   return alive[process]
 end
 
+-- The grants to other processes, as JSON.
+local grants = {}
+
 -- Give a lease. The calling process reads it in the reply; another one has to claim it.
 local function grant(name, ticket, url, cap, asked)
   local process, number = string.match(name, '^(.*):(%d+)$')
@@ -96,13 +102,20 @@ local function grant(name, ticket, url, cap, asked)
   if held ~= name then granted[4], granted[5] = asked.tenant == DEFAULT and '' or asked.tenant, asked.memory end
   lease(url, cap, held, moment)
   if has_memory then Shared.take_memory(url, asked.memory) end
-  run(asked.tenant, held, moment)
+  begin_run(asked.tenant, held, moment)
   if is_own then
     tell('granted', granted)
   else
-    local list = GRANTS_OF .. process
-    redis.call('RPUSH', list, cjson.encode(granted))
-    redis.call('PEXPIRE', list, PROCESS_TTL_MS + CLAIM_WITHIN_MS)
+    local list = listed(grants, process)
+    list[#list + 1] = cjson.encode(granted)
+  end
+end
+
+-- Let other processes know of their grants.
+local function write_grants()
+  for process, words in pairs(grants) do
+    call_with(words, 'RPUSH', GRANTS_OF .. process)
+    redis.call('PEXPIRE', GRANTS_OF .. process, PROCESS_TTL_MS + CLAIM_WITHIN_MS)
   end
 end
 
@@ -111,8 +124,8 @@ local function claim(url, number, bound, tenant, memory)
   tenant = tenant_named(tenant)
   local name, moment = lease_name(holder(number), tenant, memory), now + bound
   if redis.call('ZSCORE', LEASES_OF .. url, name) then
-    redis.call('ZADD', LEASES_OF .. url, moment, name)
-    redis.call('ZADD', LAPSE, 'LT', moment, url)
+    set_lease(url, name, moment)
+    lapse_at(url, moment)
     run(tenant, name, moment)
     if redis.call('HGET', BREAKER_OF .. url, 'trial') == name then redis.call('ZADD', EJECTED, moment, url) end
     leave(holder(number))
