@@ -30,6 +30,9 @@ class WorkerStatus(BaseModel):
     labels: list[str] = Field([], description="what jobs may ask for by `x-router-labels`")
     languages: list[str] = Field([], description="the languages that it runs; empty: every language")
     memory_mb: int | None = Field(None, description="its memory for jobs; null: their memory is not counted")
+    speed: float = Field(
+        1.0, description="how fast it runs jobs; 1: as the fleet's median, or not known; 0.33: in three times the time"
+    )
     ejected_until: datetime | None = Field(
         None, description="when the breaker gives it one trial job; null: it is not ejected"
     )
@@ -159,7 +162,7 @@ class AdminTenant(BaseModel):
     priority: int = Field(description="jobs of a higher priority go first")
     max_running: int | None = Field(description="how many of its jobs may run at once; null: any number")
     max_waiting: int | None = Field(description="how many of its jobs may be pending; null: only the queue's limit")
-    order: str = Field(description="in which order its own jobs go")
+    order: str = Field(description="in which order its own jobs go: arrival or longest_first")
     labels: tuple[str, ...] = Field(description="labels that a worker needs to run its jobs")
     client_budget: str | float | None = Field(description="how long its clients wait; null: as all clients")
     overrides: TenantOverrides

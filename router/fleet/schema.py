@@ -31,7 +31,7 @@ SCHEMA = (
         "hash",
         "sidecar",
         "health, since, checked_at (ISO 8601), latency_ms, failures, successes (checks in a row), last_error, weight, "
-        "max_concurrency, source, labels, languages (with commas between), memory_mb",
+        "max_concurrency, source, labels, languages (with commas between), memory_mb, speed (1: as the fleet's median)",
     ),
     Key("sfr:ticket", "string", "routers", "the round-robin counter: one atomic INCR or INCRBY"),
     Key(
@@ -85,6 +85,19 @@ SCHEMA = (
         "zset",
         "routers",
         "`tenant/pool` of lines whose heads have waited for longer, scored by priority",
+    ),
+    Key(
+        "sfr:order:<line>",
+        "zset",
+        "routers",
+        "the jobs of the line `tenant/pool`, if they go longest first, by place: -size (ms) and a fraction by ticket; "
+        "far below, by ticket, those that go before all",
+    ),
+    Key(
+        "sfr:patience",
+        "zset",
+        "routers",
+        "`process:number tenant/pool` of the same jobs, scored by the moment from which each goes before all (Unix ms)",
     ),
     Key(
         "sfr:grants:<process>",
@@ -193,7 +206,8 @@ SCHEMA = (
         "ring (its length), workers, strategy, print (of the fleet it was made for), settles_at (Unix ms), stale, "
         "resting and away (how many workers), rules (whether tenants have any), top_priority (of all rules), schema, "
         "rooms (how many besides that of all workers), memory (whether any worker counts it), "
-        "shared (whether there are tenants), turns (whether several lines wait)",
+        "shared (whether there are tenants), turns (whether several lines wait), order (whether the jobs of any tenant "
+        "go longest first)",
     ),
     Key("sfr:room", "zset", "routers", "the workers with a free slot, by place in the ring or by load"),
     Key("sfr:room:<room>", "zset", "routers", "the same for the workers of some pools"),
@@ -234,6 +248,21 @@ SCHEMA = (
         "names of the tenants with counts, by the last ones' time (Unix ms): at most 1,000; more count as `other`, "
         "which is not here",
     ),
+    Key(
+        "sfr:sizes",
+        "hash with TTL",
+        "routers",
+        "how long jobs take on a worker of normal speed, by the hash of what they have in common: the mean (ms), and "
+        "for how many sizes it counts; in the same way the median of each tenant",
+    ),
+    Key("sfr:sizes:used", "zset with TTL", "routers", "the same hashes, scored by the last lesson (Unix ms)"),
+    Key(
+        "sfr:speeds",
+        "hash with TTL",
+        "routers",
+        "by URL, of attempts whose size was known: the sum of ln(time / size), of its squares, their number, as all "
+        "three have faded until this moment (Unix ms)",
+    ),
     Key("sfr:sidecar", "string with TTL", "the leading sidecar", "the leader's fencing token and name"),
     Key(
         "sfr:fleet",
@@ -261,6 +290,8 @@ class Keys:
         self.registered = f"{prefix}:registered"
         self.ejected = f"{prefix}:ejected"
         self.quarantine = f"{prefix}:quarantine"
+        self.sizes = f"{prefix}:sizes"
+        self.speeds = f"{prefix}:speeds"
         self.sidecar = f"{prefix}:sidecar"
         self.fleet = f"{prefix}:fleet"
         # Not keys but channels. The first tells the routers that the fleet or a worker's health has changed. The second

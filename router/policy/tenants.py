@@ -12,6 +12,8 @@ import msgspec
 
 # The tenant of a job that names none.
 DEFAULT = "default"
+# The order of a tenant whose longest jobs go first.
+LONGEST_FIRST = "longest_first"
 # Tenants beyond MAX_TENANTS share this name.
 OTHER = "other"
 MAX_TENANTS = 1000
@@ -31,8 +33,8 @@ _SHOWN = 80
 class TenantRule(msgspec.Struct, frozen=True, omit_defaults=True):
     """One tenant's settings, as the sidecar publishes them.
 
-    The scheduler goes by `weight`, `priority`, `max_running` and `max_waiting` (None: no limit). The router goes by
-    `labels`, which all jobs of the tenant need, and by `client_budget` (None: that of all clients).
+    The scheduler goes by `weight`, `priority`, `order`, `max_running` and `max_waiting` (None: no limit). The router
+    goes by `labels`, which all jobs of the tenant need, and by `client_budget` (None: that of all clients).
     """
 
     weight: int = 1

@@ -39,6 +39,14 @@ OUTAGE_SHARE = 0.3
 DEATHS_LOOKED_AT = 16
 # A heartbeat looks after so many workers in the rooms of pools.
 ROOMS_CORRECTED = 8
+# Within a line that goes longest first: jobs of one size are told apart by tickets below this, and no job counts as
+# larger. Jobs that go before all have their tickets less a number that is more than any size and any ticket. So each
+# place is an exact number.
+TICKETS_APART = 2**22
+LARGEST_SIZE_MS = 2**30
+BEFORE_ALL = 2**52
+# One call puts at most so many jobs before all because they have waited for long enough.
+HURRIED_AT_ONCE = 500
 # One step of priority is more than any number of running jobs.
 PRIORITY_STEP = 2**32
 # The cap of a worker that may get one job, fleet-wide, as the trial of its breaker.
@@ -119,6 +127,9 @@ class Wish(msgspec.Struct, frozen=True, array_like=True):
     key: str = ""
     reuse_ms: int = 0
     is_hedge: bool = False
+
+
+NO_WISH = Wish(0)
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True):

@@ -14,7 +14,7 @@ from router.fleet.redis_client import SCHEDULE, RedisClient, RedisUnavailable
 from router.fleet.schema import SCHEMA_VERSION, Keys
 from router.policy.placement import MAX_POOLS
 from router.policy.strategy import SPREAD
-from router.policy.tenants import DEFAULT
+from router.policy.tenants import DEFAULT, LONGEST_FIRST
 from router.scheduling import messages
 from router.scheduling.messages import Call, Reply, Rules
 
@@ -35,6 +35,7 @@ CONSTANTS: dict[str, str | float] = {
     **{name: value for name, value in vars(messages).items() if name.isupper()},
     "SPREAD": SPREAD,
     "DEFAULT": DEFAULT,
+    "LONGEST_FIRST": LONGEST_FIRST,
     "SCHEMA_VERSION": SCHEMA_VERSION,
     "WORDS_A_COMMAND": WORDS_A_COMMAND,
 }

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from router.fleet.intents import Intents, Registration
 from router.fleet.redis_client import RedisClient
 from router.fleet.schema import SCHEMA, Keys
+from router.fleet.sizes import FleetSizes, Lessons
 from router.fleet.tenants import Tenants
 from router.scheduling.messages import Arrival, Call, Rules
 from router.scheduling.redis_scheduler import RedisScheduler
@@ -39,6 +40,7 @@ def test_schema_has_exactly_the_used_keys() -> None:
     made = {keys.workers, keys.sidecar, keys.fleet, keys.worker("<url>"), keys.plan, keys.drain}
     made |= {keys.intent, keys.registered, keys.registration("<url>"), keys.leases("<url>"), keys.breaker("<url>")}
     made |= {keys.plan_head, keys.ejected, keys.grants("<process>"), keys.tenants, keys.tenants_intent}
+    made |= {keys.sizes, keys.speeds}
     used = {word for text in SCRIPTS.values() for word in re.findall(r"\b[A-Z_]+\b", code(text))}
     made |= {value for name, value in keys.lua_names().items() if name in used}
     assert {re.sub(r":<\w+>$", ":", key) for key in made - {keys.changes, keys.wishes}} == {
@@ -77,6 +79,8 @@ async def test_live_redis_holds_exactly_the_schema(
         await intents.register(Registration(first.url, ttl_s=60))
         await intents.override(first.url, {"weight": 2})
         await Tenants(RedisClient(redis, "sfr", timeout_s=5)).override("run-7", {"weight": 2})
+        lessons = Lessons([("a", 5.0, 1)], [(first.url, 1.0, 1.0, 1)])
+        await FleetSizes(RedisClient(redis, "sfr", timeout_s=5), most=10).learn(lessons)
         await eventually(lambda: redis.exists("sfr:room"), what="workers with room")
         await _gather(redis, held, set())
         script = RedisScheduler(RedisClient(redis, "sfr", timeout_s=5), Rules())
@@ -124,14 +128,14 @@ async def _open_pool(redis: Redis, script: RedisScheduler, url: str) -> None:
 
 async def _let_tenants_wait(redis: Redis, script: RedisScheduler) -> None:
     """Have calls ask for more room than there is, for tenants of different priority, one of which waits for long."""
-    await redis.hset("sfr:tenants", "eval", '{"priority":1}')
+    await redis.hset("sfr:tenants", "eval", '{"priority":1,"order":"longest_first"}')
     await redis.hset("sfr:plan:head", "stale", 1)
     large = tuple(Arrival(number, 300, 500, memory_mb=900, tenant="large", pool="gpu") for number in (90, 91))
     assert (await script(Call("somebody", arrived=large))).queued
     jobs = (Arrival(number, 300, 500, tenant=("run-7", "eval")[number % 2], pool="gpu") for number in range(8))
     assert (await script(Call("somebody", arrived=tuple(jobs)))).waiting
     impatient = RedisScheduler(RedisClient(redis, "sfr", timeout_s=5), Rules(aging_ms=0))
-    jobs = (Arrival(number, 300, 500, tenant=tenant, pool="gpu") for number, tenant in ((92, "run-8"), (93, "eval")))
+    jobs = (Arrival(number, 300, 5000, tenant=tenant, pool="gpu") for number, tenant in ((92, "run-8"), (93, "eval")))
     assert (await impatient(Call("somebody", arrived=tuple(jobs)))).waiting
 
 
@@ -152,7 +156,7 @@ async def _gather(redis: Redis, held: dict[str, str], wanted: set[str]) -> bool:
         is_passing = lives_ms >= 0
         name = re.sub(r":http://.*", ":<url>", str(key))
         name = re.sub(r":suspect:.*", ":suspect:<job>", re.sub(r":tenant:.*", ":tenant:<name>", name))
-        name = re.sub(r":queue:.*", ":queue:<line>", re.sub(r":running:.*", ":running:<tenant>", name))
+        name = re.sub(r":(queue|order):.*", r":\1:<line>", re.sub(r":running:.*", ":running:<tenant>", name))
         name = re.sub(r":(turns|room|aged):.*", r":\1:<room>", name)
         name = re.sub(r":grants:.*", ":grants:<process>", re.sub(r":process:.*", ":process:<id>", name))
         if name == "sfr:breaker:<url>" and is_passing == (times is None):

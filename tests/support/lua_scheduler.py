@@ -43,7 +43,8 @@ RULES = {
 class State:
     """What is in Redis: leases by URL with their moments, the queue, and the breakers' failures, times and trial.
 
-    `lines` are the pending jobs by tenant and pool; `running` are the leases of each tenant.
+    `lines` are the pending jobs by tenant and pool, `orders` those of lines whose longest go first; `running` are the
+    leases of each tenant.
 
     `asked` are the pending jobs of the key `waiting`. `until` and `ejected` are the ends of ejections, for people and
     for the script; `ejected` also holds the moment at which a trial that is never reported ends. `causes` belong to the
@@ -54,6 +55,7 @@ class State:
 
     leases: dict[str, dict[str, int]]
     lines: dict[tuple[str, str], list[tuple[int, str]]]
+    orders: dict[tuple[str, str], list[str]]
     running: dict[str, dict[str, int]]
     asked: set[str]
     ticket: int
@@ -135,6 +137,8 @@ class LuaScheduler:
         for tenant, pool in LINES:
             is_plain = (tenant, pool) == ("default", "")
             pipeline.zrange("sfr:queue" if is_plain else f"sfr:queue:{pool}/{tenant}", 0, -1, withscores=True)
+        for tenant, pool in LINES:
+            pipeline.zrange(f"sfr:order:{tenant}/{pool}", 0, -1)
         for index in ("ejected", "lapse", "room", "quarantine"):
             pipeline.zrange(f"sfr:{index}", 0, -1, withscores=True)
         pipeline.hkeys("sfr:waiting")
@@ -142,7 +146,8 @@ class LuaScheduler:
         pipeline.hgetall("sfr:rests")
         pipeline.hgetall("sfr:reserved")
         *found, ejected, lapse, room, quarantined, asked, ticket, resting, reserved = pipeline.execute()
-        by_url, by_tenant, by_line = found[: 2 * len(URLS)], found[2 * len(URLS) : -len(LINES)], found[-len(LINES) :]
+        by_line, by_order, found = found[-2 * len(LINES) : -len(LINES)], found[-len(LINES) :], found[: -2 * len(LINES)]
+        by_url, by_tenant = found[: 2 * len(URLS)], found[2 * len(URLS) :]
         leases = {url: _moments(held) for url, held in zip(URLS, by_url[::2], strict=True) if held}
         breakers = {
             url: (int(fields.get("failures", 0)), int(fields.get("times", 0)), fields.get("trial", ""))
@@ -158,6 +163,7 @@ class LuaScheduler:
         return State(
             leases,
             {line: [(int(at), name) for name, at in jobs] for line, jobs in zip(LINES, by_line, strict=True) if jobs},
+            {line: names for line, names in zip(LINES, by_order, strict=True) if names},
             {tenant: _moments(held) for tenant, held in zip(TENANTS, by_tenant, strict=True) if held},
             set(asked),
             int(ticket or 0),

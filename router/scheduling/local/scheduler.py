@@ -13,12 +13,13 @@ from router.policy.tenants import DEFAULT, TenantRule
 from router.policy.verdict import Blame
 from router.scheduling.local.breaker import Breakers
 from router.scheduling.local.memory import Memory
+from router.scheduling.local.order import Line, Waiting
 from router.scheduling.local.plan import Plan
 from router.scheduling.local.pools import Pools, Room
 from router.scheduling.local.quarantine import Quarantine
 from router.scheduling.local.rests import Rests
 from router.scheduling.local.retry_budget import RetryBudget
-from router.scheduling.local.turns import Line, Turns, Waiting
+from router.scheduling.local.turns import Turns
 from router.scheduling.messages import (
     CLAIM_WITHIN_MS,
     PASSED_OVER_AT_MOST,
@@ -102,8 +103,9 @@ class LocalScheduler:
         processes = self._hear_beat(call.process, call.beat, now, told) if call.beat else 0
         for number in call.left:
             self.turns.leave(lease_name(call.process, number))
+        self.turns.order.hurry(now)
         self._serve_queue(call.process, now, told)
-        self._arrive(call.process, call.arrived, now, told)
+        self._arrive(call, now, told)
         self._serve_queue(call.process, now, told)
         return Reply(
             routable=len(self._plan.by_url),
@@ -264,7 +266,7 @@ class LocalScheduler:
             line = self._whose_turn(passed, by_room, now)
             if line is None:
                 return
-            job = self.turns.lines[line][passed[line]]
+            job = self.turns.job_at(line, passed[line])
             if self._is_over(job, own, now):
                 self.turns.leave(job.name)
                 continue
@@ -291,14 +293,14 @@ class LocalScheduler:
     def _serve_reservations(self, own: str, now: int, told: _Told) -> None:
         """Let the head of each line that has reserved a worker go there if it fits, or give up the worker."""
         for url, line in sorted(self.memory.reserved.items()):
-            while (jobs := self.turns.lines.get(line, [])) and self._is_over(jobs[0], own, now):
-                self.turns.leave(jobs[0].name)
-            if not jobs or not self._can_wait_for(url, jobs[0]):
+            while (job := self.turns.head(line)) and self._is_over(job, own, now):
+                self.turns.leave(job.name)
+            if not job or not self._can_wait_for(url, job):
                 del self.memory.reserved[url]
-            elif self.has_slot(url) and self.memory.fits(url, jobs[0].memory_mb):
+            elif self.has_slot(url) and self.memory.fits(url, job.memory_mb):
                 del self.memory.reserved[url]
-                self._grant(own, jobs[0], url, now, told)
-                self.turns.leave(jobs[0].name)
+                self._grant(own, job, url, now, told)
+                self.turns.leave(job.name)
 
     def _can_wait_for(self, url: str, job: Waiting) -> bool:
         """Whether the job may still get the worker that its line has reserved."""
@@ -328,7 +330,9 @@ class LocalScheduler:
             self._make_plan_if_stale()  # it drops the pools that are not in use
         return self.pools.admit(pool)
 
-    def _arrive(self, process: str, arrivals: Sequence[Arrival], now: int, told: _Told) -> None:
+    def _arrive(self, call: Call, now: int, told: _Told) -> None:
+        process, arrivals = call.process, call.arrived
+        sizes = {wish.number: wish.size_ms for wish in call.wishes}
         # After Redis has lost its memory the counter goes on above the tickets in hand.
         fresh = self.ticket + 1
         newest = max((arrival.ticket for arrival in arrivals), default=0)
@@ -336,14 +340,15 @@ class LocalScheduler:
         if newest > self.ticket + count:
             fresh = newest + 1
         self.ticket = fresh + count - 1
-        for arrival in arrivals:
+        for arrival in self.turns.in_order(arrivals, sizes) if sizes else arrivals:
             ticket = arrival.ticket
             if not ticket:
                 ticket, fresh = fresh, fresh + 1
             line = (arrival.tenant or DEFAULT, arrival.pool)
             job = Waiting(
                 *(ticket, lease_name(process, arrival.number), arrival.bound_ms, now + arrival.wait_ms, now),
-                *(arrival.tried, line, arrival.memory_mb),
+                *(arrival.tried, line, arrival.memory_mb, sizes.get(arrival.number, 0)),
+                now if arrival.ticket else now + arrival.wait_ms // 2,
             )
             if arrival.retry_of and not self._may_retry(arrival, now, told):
                 continue

@@ -6,6 +6,7 @@
 -- @include context
 -- @include head
 -- @include lines
+-- @include order
 -- @include queue
 -- @include selection
 
@@ -77,11 +78,13 @@ end
 local function arrive(arrivals)
   share_if_needed(arrivals)
   local last_ticket = take_tickets(arrivals)
+  if has_order and call.wishes then arrivals = Ordered.longest_first(arrivals) end
   for _, arrival in ipairs(arrivals) do
     local number, bound, wait, ticket, tried, retry_of, tenant, pool, memory = unpack(arrival)
     local name = holder(number)
     local asked = {
       bound = bound, deadline = now + wait, tried = tried, tenant = tenant_named(tenant), pool = pool, memory = memory,
+      is_back = ticket > 0,
     }
     if ticket == 0 then last_ticket = last_ticket + 1; ticket = last_ticket end
     local may_try = retry_of == '' or may_retry(number, retry_of)

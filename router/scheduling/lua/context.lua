@@ -29,6 +29,8 @@ local has_turns = false
 local has_memory = false
 -- Whether any tenant has a rule; and the highest priority that a rule gives, unless all give the same.
 local has_rules, top_priority = false, nil
+-- Whether the jobs of any tenant go longest first.
+local has_order = false
 -- Until this moment a memory that began empty does not know what runs: workers with a cap get no jobs, and every process
 -- has time to hand in the leases that it holds. nil: the memory has settled.
 local settles_at

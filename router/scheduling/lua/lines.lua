@@ -27,6 +27,15 @@ local function sole_line()
   return string.match(sole, '^([^/]*)/(.*)$')
 end
 
+-- Return the name and the ticket of the job of a line whose turn is next after `offset` others, and the ticket by which
+-- the line has its turn if `offset` is 0.
+local function job_at(tenant, pool, offset)
+  if has_order and Ordered.goes_by_size(tenant) then return Ordered.job_at(tenant, pool, offset) end
+  local head = redis.call('ZRANGE', queue_of(tenant, pool), offset, offset, 'WITHSCORES')
+  local ticket = tonumber(head[2])
+  return head[1], ticket, ticket
+end
+
 -- Whether as many jobs of the tenant run as may.
 local function is_at_most(tenant) return has_rules and Shared.runs_most(tenant) end
 

@@ -10,6 +10,7 @@
 -- @include context
 -- @include breaker
 -- @include leases
+-- @include order
 -- @include room
 -- @include selection
 
@@ -67,7 +68,8 @@ function Seldom.make_plan()
   for room = 1, rooms do redis.call('DEL', ROOM_OF .. room) end
   rooms, open_rooms = 0, {}
   has_rules = redis.call('EXISTS', TENANTS) == 1
-  top_priority = has_rules and Shared.highest_priority() or nil
+  top_priority, has_order = nil, false
+  if has_rules then top_priority, has_order = Shared.read_rules() end
   local workers = Seldom.candidates()
   has_memory = false
   for _, worker in ipairs(workers) do
@@ -86,6 +88,7 @@ function Seldom.make_plan()
   redis.call('HSET', PLAN_HEAD, 'ring', ring_length, 'workers', #workers, 'strategy', rules.strategy,
     'print', fleet_print, 'rules', has_rules and 1 or 0, 'memory', has_memory and 1 or 0,
     'rooms', rooms, 'schema', SCHEMA_VERSION)
+  if has_order then redis.call('HSET', PLAN_HEAD, 'order', 1) end
   if top_priority then redis.call('HSET', PLAN_HEAD, 'top_priority', top_priority) end
   if is_shared or has_rules or others > 0 then Shared.share() end
   if settles_at then redis.call('HSET', PLAN_HEAD, 'settles_at', string.format('%.0f', settles_at)) end
@@ -93,6 +96,7 @@ function Seldom.make_plan()
   Shared.forget_pools()
   Seldom.open_pools_in_use(workers)
   Shared.set_all_turns()
+  Ordered.drop_unused()
 end
 
 -- Return the pool, which is new: find its workers, unless there are as many pools as there may be.

@@ -10,6 +10,7 @@
 -- @include leases
 -- @include selection
 -- @include lines
+-- @include order
 
 -- What the pending job asks for; of a job that is not known, one that is over.
 local function asked_by(name)
@@ -37,6 +38,7 @@ local function enter(name, ticket, asked)
   local added = redis.call('HSET', WAITING, name, text)
   local queue = queue_of(tenant, pool)
   local is_new = redis.call('ZADD', queue, ticket, name) == 1
+  if has_order then Ordered.enter(name, ticket, asked) end
   waiting = waiting + added
   if is_other then others = others + added end
   if waiting == added then lines = 0 end
@@ -56,6 +58,7 @@ end
 -- Take a pending job out of its line; `ticket` is its own.
 local function take_out(name, ticket, tenant, pool)
   redis.call('ZREM', queue_of(tenant, pool), name)
+  if has_order then Ordered.leave(name, tenant, pool) end
   local taken = redis.call('HDEL', WAITING, name)
   waiting = waiting - taken
   if not is_plain(tenant, pool) then others = others - taken end

@@ -19,13 +19,11 @@ end
 -- before it leave the line.
 function Shared.living_head(tenant, pool)
   while true do
-    local head = redis.call('ZRANGE', queue_of(tenant, pool), 0, 0, 'WITHSCORES')
-    if not head[1] then return end
-    local asked = asked_by(head[1])
-    if asked and asked.deadline > now and is_alive(string.match(head[1], '^(.*):%d+$')) then
-      return head[1], tonumber(head[2]), asked
-    end
-    take_out(head[1], head[2], tenant, pool)
+    local name, ticket = job_at(tenant, pool, 0)
+    if not name then return end
+    local asked = asked_by(name)
+    if asked and asked.deadline > now and is_alive(string.match(name, '^(.*):%d+$')) then return name, ticket, asked end
+    take_out(name, ticket, tenant, pool)
   end
 end
 

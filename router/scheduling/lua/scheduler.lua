@@ -18,6 +18,7 @@
 -- @include heartbeat
 -- @include leases
 -- @include memory
+-- @include order
 -- @include plan
 -- @include pools
 -- @include quarantine
@@ -81,6 +82,7 @@ make_plan_if_stale()
 if call.beat then Seldom.hear_beat(unpack(call.beat)) end
 write_ended_runs()
 for _, number in ipairs(call.left or {}) do leave(holder(number)) end
+if has_order and waiting > 0 then Ordered.hurry() end
 if lines > 1 then Shared.set_due_turns() end
 serve_queue()
 if call.arrived then

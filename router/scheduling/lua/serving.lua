@@ -33,10 +33,9 @@ local function serve_queue()
     if not tenant then return end
     local line, its_pool = tenant .. '/' .. pool, pool_named(pool)
     local room, offset = its_pool.room, skipped[line] or 0
-    local head = redis.call('ZRANGE', queue_of(tenant, pool), offset, offset, 'WITHSCORES')
-    local name, ticket = head[1], tonumber(head[2])
+    local name, ticket, its_ticket = job_at(tenant, pool, offset)
     local asked = name and asked_by(name)
-    if head_ticket and offset == 0 and head_ticket ~= ticket then
+    if head_ticket and offset == 0 and head_ticket ~= its_ticket then
       Shared.set_turn(tenant, pool, head_ticket) -- a router of the last release has taken the head
     elseif not name then
       look.is_done[line], look.done[room] = true, (look.done[room] or 0) + 1

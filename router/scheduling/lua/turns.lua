@@ -34,6 +34,7 @@ function Shared.read_rule(text)
     priority = Shared.number_within(held.priority, -MAX_PRIORITY, MAX_PRIORITY, 0),
     max_running = Shared.number_within(held.max_running, 1, MAX_COUNT, math.huge),
     max_waiting = Shared.number_within(held.max_waiting, 0, MAX_COUNT, math.huge),
+    order = held.order,
   }
 end
 
@@ -53,15 +54,18 @@ function Shared.runs_most(tenant)
   return most < math.huge and running(tenant) >= most
 end
 
--- The highest priority of all rules; nil if all are equal.
-function Shared.highest_priority()
-  local held, priorities = redis.pcall('HGETALL', TENANTS), {[DEFAULT] = 0}
-  for index = 1, #held, 2 do priorities[held[index]] = Shared.read_rule(held[index + 1]).priority end
+-- The highest priority of all rules, nil if all are equal; and whether any tenant's jobs go longest first.
+function Shared.read_rules()
+  local held, priorities, by_size = redis.pcall('HGETALL', TENANTS), {[DEFAULT] = 0}, false
+  for index = 1, #held, 2 do
+    local rule = Shared.read_rule(held[index + 1])
+    priorities[held[index]], by_size = rule.priority, by_size or rule.order == LONGEST_FIRST
+  end
   local highest, lowest = priorities[DEFAULT], priorities[DEFAULT]
   for _, priority in pairs(priorities) do
     highest, lowest = math.max(highest, priority), math.min(lowest, priority)
   end
-  return highest ~= lowest and highest or nil
+  return highest ~= lowest and highest or nil, by_size
 end
 
 function Shared.turn_of(ticket, tenant, pool) return string.format('%016.0f ', ticket) .. tenant .. '/' .. pool end
