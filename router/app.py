@@ -35,6 +35,7 @@ from router.jobs.batch.handler import BatchHandler
 from router.jobs.body_budget import BodyBudget
 from router.jobs.dispatcher import Dispatcher
 from router.jobs.handler import JobHandler
+from router.jobs.sooner.sizes import Sizes
 from router.policy.client_timeouts import ClientTimeouts
 from router.scheduling.failover import FailoverScheduler
 from router.scheduling.inbox import Inbox
@@ -119,7 +120,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     counters = Counters(redis)
     api.include_router(create_tenant_admin(Tenants(redis), counters, admin_gate))
     dashboard = DashboardHandler(Feed(redis, counters, view, settings.health_check_interval), admin_gate, api)
-    batches = BatchHandler(dispatcher, dashboard, buffers, settings, recorder)
+    batches = BatchHandler(dispatcher, dashboard, buffers, settings, recorder, Sizes())
     job_gate = JobGate(Pages(settings.cors_origins, settings.trusted_hosts), access.api_keys)
     handler = JobHandler(dispatcher, batches, job_gate, buffers, settings, recorder)
     return _with_cors(handler, settings.cors_origins) if settings.cors_origins else handler
