@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from router.aio import Turns
@@ -13,7 +13,6 @@ from router.jobs.batch.handler import BatchHandler
 from router.jobs.body_budget import BodyBudget
 from router.jobs.handler import ADMISSION
 from router.jobs.job import Job
-from router.jobs.sooner.sizes import Sizes
 from router.policy.verdict import Outcome
 from router.scheduling.pending import ClientLeft
 from tests.support.jobs import ADMITTED
@@ -27,6 +26,18 @@ SETTINGS = {"max_body_mb": 1 / KB, "error_status": {"queue_full": 429, "all_fail
 def echo(job: Job) -> Answer:
     """Answer with the job's body, like a worker that ran it."""
     return Answer(200, b"x-router-attempt: 1\r\n", bytes(job.body), Outcome.RESULT)
+
+
+class _Hints:
+    """Sizes that know what clients say."""
+
+    def expected_ms(self, job: Job) -> int:
+        return job.options.expected_ms or 1
+
+    known_ms = expected_ms
+
+    async def look_up(self, jobs: Sequence[Job]) -> None:
+        """Find nothing."""
 
 
 class Router:
@@ -57,7 +68,8 @@ class Router:
         self.reads.set()
         self._answer = answer
         mine: Any = self
-        self._handler = BatchHandler(mine, self._rest, self.buffers, settings, mine, Sizes())
+        sizes: Any = _Hints()
+        self._handler = BatchHandler(mine, self._rest, self.buffers, settings, mine, sizes)
 
     async def _rest(self, *given: object) -> None:
         self.passed_on.append(given)

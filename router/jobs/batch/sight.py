@@ -111,7 +111,7 @@ class Sight:
         else:
             await asyncio.sleep(0)
         for each in seen:
-            heapq.heappush(self._ranked, (-(self._sizes.expected_ms(each.job) or 0), each.place, each))
+            heapq.heappush(self._ranked, (-self._sizes.known_ms(each.job), each.place, each))
         del self._new[: len(seen)]
 
     def _taken(self) -> Seen:
