@@ -25,6 +25,9 @@ _decode_grant = msgspec.json.Decoder(Grant).decode
 # So many words of a list the script passes to one command: Lua passes only some thousands at once. Pairs stay together.
 WORDS_A_COMMAND = 1000
 
+# The script reads so many jobs of the only line at once, and so many turns of several lines.
+JOBS_READ, TURNS_READ = 16, 4
+
 # What the script shares with its Python twin.
 CONSTANTS: dict[str, str | float] = {
     "MAX_COUNT": MAX_COUNT,
@@ -38,6 +41,8 @@ CONSTANTS: dict[str, str | float] = {
     "DEFAULT": DEFAULT,
     "SCHEMA_VERSION": SCHEMA_VERSION,
     "WORDS_A_COMMAND": WORDS_A_COMMAND,
+    "JOBS_READ": JOBS_READ,
+    "TURNS_READ": TURNS_READ,
 }
 
 # How long one wait for grants lasts before it is renewed, and how many grants it returns at most.

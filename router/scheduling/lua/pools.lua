@@ -86,6 +86,7 @@ function Shared.open_pool(pool, workers)
   local text = string.format('%.0f %.0f %.0f %s', room, ring, #members, print)
   redis.call('HSET', POOLS, pool, text)
   known_pools[pool] = Shared.read_pool(text)
+  Shared.forget_rooms()
 end
 
 -- Return the room, the length of the ring, the number of workers and their print of a pool; nothing if it is not open.
