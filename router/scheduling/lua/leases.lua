@@ -11,7 +11,7 @@
 
 -- How many jobs of a tenant run, as far as this call has counted them; and how many more run than when the tenant's
 -- lines were last put in their places.
-local running_of, has_changed, changed_tenants = {}, {}, 0
+local running_of, has_changed, changed_tenants = {}, {}, {}
 -- Changes that are written together: by tenant the leases that are to be counted no longer, and those to be counted,
 -- each as its moment and its name; and by URL the earliest moment at which a lease may pass.
 local ended_runs, new_runs, lapses = {}, {}, {}
@@ -24,7 +24,7 @@ end
 local function count_running(tenant, difference)
   if difference == 0 then return end
   if not has_changed[tenant] then
-    has_changed[tenant], changed_tenants = 0, changed_tenants + 1
+    has_changed[tenant], changed_tenants[#changed_tenants + 1] = 0, tenant
   end
   has_changed[tenant] = has_changed[tenant] + difference
   if running_of[tenant] then running_of[tenant] = running_of[tenant] + difference end

@@ -106,10 +106,13 @@ end
 
 -- Know a room's lines of the tenants of which the call has begun or ended jobs.
 function Shared.know_changed(room)
-  if tenants_known_in[room] == changed_tenants then return end
-  tenants_known_in[room] = changed_tenants
-  local names = room == 0 and {DEFAULT .. '/'} or {}
-  for tenant in pairs(has_changed) do Shared.name_lines(tenant, room, room, names) end
+  local before, names = tenants_known_in[room], {}
+  if before == #changed_tenants then return end
+  if room == 0 and not before then names[1] = DEFAULT .. '/' end
+  for place = (before or 0) + 1, #changed_tenants do
+    Shared.name_lines(changed_tenants[place], room, room, names)
+  end
+  tenants_known_in[room] = #changed_tenants
   Shared.know(names)
 end
 
