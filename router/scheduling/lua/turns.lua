@@ -192,9 +192,8 @@ function Shared.first_stored(room, aged)
 end
 
 function Shared.score_of(line)
-  local ran = running_of[line.tenant] or running(line.tenant)
-  if not has_rules then return ran end
-  return ran / Shared.rule_of(line.tenant).weight + Shared.below(line) * PRIORITY_STEP
+  if not has_rules then return running(line.tenant) end
+  return running(line.tenant) / Shared.rule_of(line.tenant).weight + Shared.below(line) * PRIORITY_STEP
 end
 
 -- The line that has the turn in a room; nil if no line may go.
@@ -202,13 +201,14 @@ function Shared.first_turn(room, look)
   Shared.know_changed(room)
   local aged = Shared.aged_in(room)
   local first = Shared.first_stored(room, aged)
+  local lowest = first and first.score or math.huge
   for _, line in ipairs(known_in[room] or {}) do
     if line.ticket then
-      line.score = Shared.score_of(line)
+      line.score = not has_rules and running_of[line.tenant] or Shared.score_of(line)
       local below = aged and Shared.below(line) or 0
       if below > 0 and top_priority - below >= aged then line.score = line.score - below * PRIORITY_STEP end
-      local is_first = Shared.is_better(line, first) and not look.is_done[line.name]
-      if is_first and may_go(line.tenant, line.pool) then first = line end
+      local is_first = line.score <= lowest and Shared.is_better(line, first) and not look.is_done[line.name]
+      if is_first and may_go(line.tenant, line.pool) then first, lowest = line, line.score end
     end
   end
   if not first then return end
