@@ -67,12 +67,18 @@ SCHEMA = (
         "what each pending job of all lines asks for: bound (ms), deadline (Unix ms), workers it has tried, `@` since "
         "when (Unix ms), memory (MB), `tenant/pool`",
     ),
-    Key("sfr:lines", "zset", "routers", "`tenant/pool` of all lines with pending jobs but `sfr:queue`"),
+    Key(
+        "sfr:lines",
+        "zset",
+        "routers",
+        "`tenant/pool` of all lines with pending jobs but `sfr:queue`; while several wait, scored by the ticket of the "
+        "line's head",
+    ),
     Key(
         "sfr:turns:<room>",
         "zset",
         "routers",
-        "lines that may go, while several wait: `ticket tenant/pool`; the first one has the turn",
+        "lines that may go but `sfr:queue`, while several wait: `ticket tenant/pool`; the first one has the turn",
     ),
     Key(
         "sfr:aging",

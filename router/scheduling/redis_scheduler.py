@@ -24,6 +24,9 @@ _decode = msgspec.json.Decoder(Reply).decode
 # So many words of a list the script passes to one command: Lua passes only some thousands at once. Pairs stay together.
 WORDS_A_COMMAND = 1000
 
+# The script reads so many jobs of the only line at once, and so many turns of several lines.
+JOBS_READ, TURNS_READ = 16, 4
+
 # What the script shares with its Python twin.
 CONSTANTS: dict[str, str | float] = {
     "MAX_COUNT": MAX_COUNT,
@@ -39,6 +42,8 @@ CONSTANTS: dict[str, str | float] = {
     "LONGEST_FIRST": LONGEST_FIRST,
     "SCHEMA_VERSION": SCHEMA_VERSION,
     "WORDS_A_COMMAND": WORDS_A_COMMAND,
+    "JOBS_READ": JOBS_READ,
+    "TURNS_READ": TURNS_READ,
 }
 
 

@@ -6,6 +6,7 @@
 -- @lazy Seldom
 -- @include context
 -- @include leases
+-- @include queue
 -- @include room
 
 -- Drop the leases of the calling process that are not in `held`. It reads all leases: after an outage only.
@@ -51,6 +52,7 @@ function Seldom.hear_beat(leases, pending, oldest, held, is_return)
       update_room(url)
     end
   end
+  write_queue()
   for _, number in ipairs(oldest) do
     if redis.call('HEXISTS', WAITING, holder(number)) == 0 then tell('missing', number) end
   end

@@ -11,7 +11,7 @@
 
 -- How many jobs of a tenant run, as far as this call has counted them; and how many more run than when the tenant's
 -- lines were last put in their places.
-local running_of, has_changed = {}, {}
+local running_of, has_changed, changed_tenants = {}, {}, {}
 -- Changes that are written together: by tenant the leases that are to be counted no longer, and those to be counted,
 -- each as its moment and its name; and by URL the earliest moment at which a lease may pass.
 local ended_runs, new_runs, lapses = {}, {}, {}
@@ -23,7 +23,10 @@ end
 
 local function count_running(tenant, difference)
   if difference == 0 then return end
-  has_changed[tenant] = (has_changed[tenant] or 0) + difference
+  if not has_changed[tenant] then
+    has_changed[tenant], changed_tenants[#changed_tenants + 1] = 0, tenant
+  end
+  has_changed[tenant] = has_changed[tenant] + difference
   if running_of[tenant] then running_of[tenant] = running_of[tenant] + difference end
 end
 
@@ -70,7 +73,9 @@ local function write_leases()
   for tenant, words in pairs(new_runs) do call_with(words, 'ZADD', RUNNING_OF .. tenant) end
   local words = {}
   for url, moment in pairs(lapses) do words[#words + 1], words[#words + 2] = moment, url end
-  call_with(words, 'ZADD', LAPSE, 'LT')
+  for first = 1, #words, WORDS_A_COMMAND do
+    redis.call('ZADD', LAPSE, 'LT', unpack(words, first, math.min(#words, first + WORDS_A_COMMAND - 1)))
+  end
   new_runs, lapses = {}, {}
 end
 

@@ -78,6 +78,7 @@ end
 
 -- Put those before all that have waited for half of their patience.
 function Ordered.hurry()
+  write_lines()
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', PATIENCE, '-inf', now, 'LIMIT', 0, HURRIED_AT_ONCE)) do
     local name, tenant, pool = string.match(member, '^(%S+) ([^/]*)/(.*)$')
     local order, ticket = ORDER_OF .. tenant .. '/' .. pool, redis.call('ZSCORE', queue_of(tenant, pool), name)
@@ -102,15 +103,16 @@ function Ordered.correct(queue, order)
   end
 end
 
--- Return the name and the ticket of the job at `offset` in the order of a line, and the line's lowest ticket.
+-- Return the job that goes next after `offset` others in the order of a line; nil if there are fewer.
 function Ordered.job_at(tenant, pool, offset)
-  local queue, order = queue_of(tenant, pool), ORDER_OF .. tenant .. '/' .. pool
-  local lowest = tonumber(redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')[2])
+  local line, order = at_hand(tenant, pool), ORDER_OF .. tenant .. '/' .. pool
+  write_line(line)
   while true do
-    if redis.call('ZCARD', queue) ~= redis.call('ZCARD', order) then Ordered.correct(queue, order) end
+    if redis.call('ZCARD', line.key) ~= redis.call('ZCARD', order) then Ordered.correct(line.key, order) end
     local name = redis.call('ZRANGE', order, offset, offset)[1]
-    local ticket = name and redis.call('ZSCORE', queue, name)
-    if ticket or not name then return name, tonumber(ticket), lowest end
+    if not name then return end
+    local ticket = redis.call('ZSCORE', line.key, name)
+    if ticket then return {name = name, ticket = tonumber(ticket)} end
     redis.call('ZREM', order, name) -- a router of the last release has taken it
   end
 end

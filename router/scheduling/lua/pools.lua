@@ -91,6 +91,7 @@ function Shared.open_pool(pool, workers)
   local text = string.format('%.0f %.0f %.0f %s %.0f', room, ring, #members, print, its_behind)
   redis.call('HSET', POOLS, pool, text)
   known_pools[pool] = Shared.read_pool(text)
+  Shared.forget_rooms()
 end
 
 -- Return the room, the length of the ring, the number of workers and their print of a pool; nothing if it is not open.

@@ -19,11 +19,13 @@ end
 -- before it leave the line.
 function Shared.living_head(tenant, pool)
   while true do
-    local name, ticket = job_at(tenant, pool, 0)
-    if not name then return end
-    local asked = asked_by(name)
-    if asked and asked.deadline > now and is_alive(string.match(name, '^(.*):%d+$')) then return name, ticket, asked end
-    take_out(name, ticket, tenant, pool)
+    local head = next_job(tenant, pool, 0)
+    if not head then return end
+    local asked = asked_by(head.name)
+    if asked and asked.deadline > now and is_alive(string.match(head.name, '^(.*):%d+$')) then
+      return head.name, head.ticket, asked
+    end
+    take_out(head.name, tenant, pool, asked)
   end
 end
 
@@ -43,10 +45,10 @@ function Shared.serve_reservations()
       Shared.release(url, line)
       if may_have_it then
         grant(name, ticket, url, cap, asked)
-        take_out(name, ticket, tenant, pool)
+        take_out(name, tenant, pool, true)
       end
       set_room_anew(url)
-      Shared.set_turn(tenant, pool)
+      Shared.set_head(tenant, pool)
     end
   end
 end

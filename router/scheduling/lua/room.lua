@@ -18,7 +18,7 @@ local function forget_plan() entries = {} end
 
 -- Read the entries of workers at once of which this call will need most.
 local function read_planned(urls)
-  local _, found = call_with(urls, 'HMGET', PLAN)
+  local found = call_with(urls, 'HMGET', PLAN)
   for place, url in ipairs(urls) do entries[url] = found[place] end
 end
 

@@ -30,6 +30,7 @@
 -- @include room
 -- @include serving
 -- @include slow_start
+-- @include tenants
 -- @include turns
 
 local has_finished = {}
@@ -84,13 +85,14 @@ if call.beat then Seldom.hear_beat(unpack(call.beat)) end
 write_ended_runs()
 for _, number in ipairs(call.left or {}) do leave(holder(number)) end
 if has_order and waiting > 0 then Ordered.hurry() end
-if lines > 1 then Shared.set_due_turns() end
+if lines > 1 then Shared.know_due() end
 serve_queue()
 if call.arrived then
   arrive(call.arrived)
   serve_queue()
 end
-if lines > 1 then Shared.set_changed_turns(true) end
+if lines > 1 then Shared.write_turns() end
+write_queue()
 write_grants()
 for _, wanted in ipairs(call.checks or {}) do check(unpack(wanted)) end
 write_leases()
