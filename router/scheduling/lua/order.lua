@@ -15,7 +15,6 @@
 -- @include context
 -- @include leases
 -- @include lines
--- @include turns
 
 local size_by_number
 
