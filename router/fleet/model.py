@@ -118,6 +118,21 @@ class Ejection:
         return f"{what}: {self.cause}"
 
 
+@dataclass(slots=True)
+class Ratios:
+    """Of some attempts on one worker: ln(time / size) of each in sum, the sum of their squares, and their number."""
+
+    total: float = 0.0
+    squares: float = 0.0
+    count: float = 0.0
+
+    def add(self, more: "Ratios") -> None:
+        """Add `more` to these."""
+        self.total += more.total
+        self.squares += more.squares
+        self.count += more.count
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerRecord:
     """A worker and its condition: the Redis hash `sfr:worker:<url>`.

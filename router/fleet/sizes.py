@@ -4,11 +4,11 @@ All router processes add to it. Means are merged in one atomic step, so no proce
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Self
 
 import msgspec
 
-from router.config.bounds import MAX_EXPECTED_MS
+from router.config.bounds import MAX_COUNT, MAX_EXPECTED_MS
+from router.fleet.model import Ratios
 from router.fleet.redis_client import RedisClient
 from router.policy.sizes import MAX_WEIGHT
 
@@ -25,31 +25,6 @@ class Mean(msgspec.Struct, frozen=True):
 
     ms: float
     count: float
-
-
-class Ratios(msgspec.Struct, array_like=True):
-    """Of some attempts on one worker: ln(time / size) of each in sum, the sum of their squares, and their number."""
-
-    total: float = 0.0
-    squares: float = 0.0
-    count: float = 0.0
-
-    def add(self, more: "Ratios") -> None:
-        """Add `more` to these."""
-        self.total += more.total
-        self.squares += more.squares
-        self.count += more.count
-
-    @classmethod
-    def faded(cls, text: str, now_ms: float) -> Self:
-        """Read what the key `speeds` holds of one worker, as it counts now; what cannot be read counts as nothing."""
-        try:
-            total, squares, count, at_ms = (float(word) for word in text.split())
-        except ValueError:
-            return cls()
-        left = 0.5 ** max(0.0, (now_ms - at_ms) / (HALF_LIFE_S * 1000))
-        read = total * left, squares * left, count * left
-        return cls(*read) if all(abs(number) < MAX_EXPECTED_MS for number in read) else cls()
 
 
 class Lessons(msgspec.Struct):
@@ -108,7 +83,18 @@ class Speeds:
         if gone := sorted(held.keys() - set(urls)):
             await self._redis.command(["HDEL", key, *gone])
         now_ms = seconds * 1000 + micros / 1000
-        return {url: Ratios.faded(text, now_ms) for url, text in held.items() if url in urls}
+        return {url: _faded(text, now_ms) for url, text in held.items() if url in urls}
+
+
+def _faded(text: str, now_ms: float) -> Ratios:
+    """Read what the key `speeds` holds of one worker, as it counts now; what cannot be read counts as nothing."""
+    try:
+        total, squares, count, at_ms = (float(word) for word in text.split())
+    except ValueError:
+        return Ratios()
+    left = 0.5 ** max(0.0, (now_ms - at_ms) / (HALF_LIFE_S * 1000))
+    read = total * left, squares * left, count * left
+    return Ratios(*read) if all(abs(number) < MAX_COUNT for number in read) else Ratios()
 
 
 def _mean(text: str | None) -> Mean | None:

@@ -19,7 +19,7 @@ from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.policy.placement import serves
 from router.policy.pools import Pools
 from router.policy.strategy import SLOWER_THAN
-from router.policy.tenants import LONGEST_FIRST, TenantRule
+from router.policy.tenants import DEFAULT, LONGEST_FIRST, TenantRule
 
 REFRESH_S = 1.0
 
@@ -60,9 +60,14 @@ class Snapshot:
         return has_labels or self.pools.lists_languages or self.pools.counts_memory
 
     @cached_property
-    def goes_by_size(self) -> bool:
-        """Whether the jobs of some tenant go longest first."""
-        return any(rule.order == LONGEST_FIRST for rule in self.state.tenants.values())
+    def by_size(self) -> frozenset[str]:
+        """The tenants whose jobs go longest first; with DEFAULT, also all tenants that have no rule."""
+        return frozenset(name for name, rule in self.state.tenants.items() if rule.order == LONGEST_FIRST)
+
+    @cached_property
+    def is_default_by_size(self) -> bool:
+        """Whether the jobs of tenants without a rule go longest first."""
+        return DEFAULT in self.by_size
 
     def speed_of(self, url: str) -> float:
         """Return how fast the worker at `url` is: 1 as most are, or not known; 0.33 takes three times as long."""

@@ -9,8 +9,9 @@ import pytest
 from redis.asyncio import Redis
 
 from router.fleet import sizes
+from router.fleet.model import Ratios
 from router.fleet.redis_client import RedisClient, RedisUnavailable
-from router.fleet.sizes import ENTRIES_A_CALL, HALF_LIFE_S, FleetSizes, Lessons, Mean, Ratios, Speeds
+from router.fleet.sizes import ENTRIES_A_CALL, HALF_LIFE_S, FleetSizes, Lessons, Mean, Speeds
 from router.policy.sizes import MAX_WEIGHT, merged
 from tests.support.programs import Valkey
 

@@ -15,8 +15,9 @@ from typing import TypeVar
 
 import msgspec
 
+from router.fleet.model import Ratios
 from router.fleet.redis_client import RedisUnavailable
-from router.fleet.sizes import ENTRIES_A_CALL, FleetSizes, Lessons, Mean, Ratios
+from router.fleet.sizes import ENTRIES_A_CALL, FleetSizes, Lessons, Mean
 from router.fleet.snapshot import FleetView
 from router.jobs.job import Job
 from router.policy.sizes import Recent, kind_of, median_key, merged, size_key
@@ -92,12 +93,21 @@ class Sizes:
             return job.options.expected_ms
         key = key_of(job)
         if not key:
-            return self._median_ms(tenant_of(job))
+            return self._median_ms(job.tenant or DEFAULT)
         known = self._known.get(key)
         if known is None or known.fresh_until < self._clock():
             return None
         self._known.move_to_end(key)
-        return max(1, round(known.mean_ms)) if known.count else self._median_ms(tenant_of(job))
+        return (int(known.mean_ms) or 1) if known.count else self._median_ms(job.tenant or DEFAULT)
+
+    def known_ms(self, job: Job) -> int:
+        """Return what this process knows, without a look-up; after one it is what `expected_ms` returns."""
+        if job.options.expected_ms:
+            return job.options.expected_ms
+        known = self._known.get(key_of(job))
+        return (
+            (int(known.mean_ms) or 1) if known is not None and known.count else self._median_ms(job.tenant or DEFAULT)
+        )
 
     async def look_up(self, jobs: Sequence[Job]) -> None:
         """Fetch what `expected_ms` does not know of these jobs, in one round trip.
@@ -105,7 +115,8 @@ class Sizes:
         All that is asked for in one turn of the event loop is fetched together.
         """
         now = self._clock()
-        keys = [key for job in jobs if not job.options.expected_ms for key in (key_of(job), median_key(tenant_of(job)))]
+        unsaid = [job for job in jobs if not job.options.expected_ms]
+        keys = [*map(key_of, unsaid), *{median_key(job.tenant or DEFAULT) for job in unsaid}]
         missing = [key for key in keys if key and not self._is_fresh(key, now)]
         if not missing:
             return
@@ -119,15 +130,17 @@ class Sizes:
         key = key_of(job)
         if not key:
             return
-        took_ms = max(1, took_ms)
+        took_ms = took_ms or 1
         size_ms = took_ms * self._view.snapshot.speed_of(worker_url)
         known = self._entry(key)
         if known.count:
-            ratio = max(-_MOST_RATIO, min(_MOST_RATIO, math.log(took_ms / known.mean_ms)))
+            ratio = math.log(took_ms / known.mean_ms)
+            if not -_MOST_RATIO < ratio < _MOST_RATIO:
+                ratio = math.copysign(_MOST_RATIO, ratio)
             self._untold.add_ratios(worker_url, Ratios(ratio, ratio * ratio, 1))
         known.mean_ms, known.count = merged(known.mean_ms, known.count, size_ms, 1)
         self._untold.add_size(key, size_ms)
-        tenant = tenant_of(job)
+        tenant = job.tenant or DEFAULT
         self._recent_of(tenant).append(size_ms)
         self._untold.tenants[tenant] = self._untold.tenants.get(tenant, 0) + 1
 
@@ -212,27 +225,22 @@ class Sizes:
         """Return the median of the tenant's sizes over the fleet; else that of this process."""
         known = self._known.get(median_key(tenant))
         if known is not None and known.count:
-            return max(1, round(known.mean_ms))
+            return int(known.mean_ms) or 1
         recent = self._recent.get(tenant)
-        return max(1, round(recent.median())) if recent else NOTHING_KNOWN_MS
+        return (int(recent.median()) or 1) if recent else NOTHING_KNOWN_MS
 
 
 def key_of(job: Job) -> str:
     """Return the key that the job shares with those alike; "" if nothing can be said of its body."""
     if job.options.size_key:
-        return size_key(tenant_of(job), job.options.size_key.encode("ascii"))
+        return size_key(job.tenant or DEFAULT, job.options.size_key.encode("ascii"))
     if job.scan is not None:
         kind = job.scan.kind
     elif job.is_large:  # without its scan
         kind = b""
     else:
         kind = kind_of(job.path, job.body)
-    return size_key(tenant_of(job), kind) if kind else ""
-
-
-def tenant_of(job: Job) -> str:
-    """Return the name under which the job's sizes are kept."""
-    return job.tenant or DEFAULT
+    return size_key(job.tenant or DEFAULT, kind) if kind else ""
 
 
 def _oldest(entries: dict[str, _Value]) -> dict[str, _Value]:
