@@ -7,8 +7,8 @@ _SCHEDULER = tuple(
 )
 _LUA_PARTS = (
     *("arrivals", "breaker", "context", "head", "heartbeat", "leases", "lines"),
-    *("memory", "plan", "pools", "quarantine", "queue", "reservations", "rests"),
-    *("retry_budget", "ring", "room", "scheduler", "selection", "serving", "tenants", "turns"),
+    *("memory", "order", "plan", "pools", "quarantine", "queue", "reservations", "rests"),
+    *("retry_budget", "ring", "room", "scheduler", "selection", "serving", "slow_start", "tenants", "turns"),
 )
 _DISPATCHER = tuple(
     f"{_UNIT}/jobs/test_{name}"
