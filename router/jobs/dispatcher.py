@@ -25,13 +25,14 @@ from router.jobs.answers import ErrorAnswers
 from router.jobs.ending import Endings
 from router.jobs.job import MAY_BE_THE_JOBS, AnswerCallback, FailedAttempt, Job, JobHooks, JobRun, Unanswered
 from router.jobs.placer import Placer
+from router.jobs.sooner.groups import Group, Groups
 from router.jobs.streaming import LeasedParts
 from router.jobs.tenants import Tenants
 from router.logs import Seldom
 from router.policy.deadline import limits_of
 from router.policy.endpoints import endpoints_of
 from router.policy.retry import RetryRules, is_worth_another
-from router.policy.verdict import Blame, Kind
+from router.policy.verdict import Blame, Kind, says_failed
 from router.scheduling.leases import Leases
 from router.scheduling.pending import ClientLeft, Exhausted, Lease, NoRoom, NoWorkers, Quarantined
 from router.telemetry.recorder import Recorder
@@ -50,7 +51,10 @@ _NO_MEANS_S = 0.1
 
 
 class Dispatcher:
-    """Brings jobs to workers. `hooks_of`, if given, makes the hooks of each job; without hooks a job makes no calls."""
+    """Brings jobs to workers. `hooks_of`, if given, makes the hooks of each job; without hooks a job makes no calls.
+
+    `groups` are those of this process' jobs.
+    """
 
     def __init__(
         self,
@@ -60,8 +64,10 @@ class Dispatcher:
         settings: Settings,
         recorder: Recorder,
         hooks_of: Callable[[Job], JobHooks] | None = None,
+        groups: Groups | None = None,
     ) -> None:
         self.turns = Turns()  # for reading large bodies, and batches
+        self.groups = Groups() if groups is None else groups
         self._leases = leases
         self._upstream = upstream
         self._view = view
@@ -79,7 +85,7 @@ class Dispatcher:
         self._limits = lru_cache(maxsize=256)(limits)  # most jobs have the same
         self._endpoints = endpoints_of(settings.endpoints)
         self._unanswered = Unanswered(self._break_off)
-        self._endings = Endings(self._unanswered, leases, recorder, self._errors)
+        self._endings = Endings(self._unanswered, leases, recorder, self._errors, self.groups)
         self._attempts = 0  # running, except those whose clients have been told that they take too long
         self._between: set[asyncio.Task[None]] = set()  # what jobs do between two attempts
 
@@ -122,7 +128,8 @@ class Dispatcher:
         try:
             if not self._unanswered.is_watched:
                 self._unanswered.watch()
-            if job.tenant:
+            named = job.tenant
+            if named:
                 job = self._tenants.settle(run)
             endpoint = self._endpoints[job.path]
             text: bytes = job.body if job.scan is None else job.scan.excerpt  # type: ignore[assignment]  # no view is small
@@ -140,6 +147,9 @@ class Dispatcher:
                 raise Quarantined
             if snapshot.places_jobs or job.labels:
                 run.placement = self._placer.place(run, text, endpoint.needs, snapshot)
+            if job.options.stops_on_failure:
+                run.group = Group.of(job.options, named)
+                self.groups.join(run.group, run, partial(self._skip, run))
             self._ask(run, limits.ceiling_s)
         except NoRoom as reason:
             asyncio.get_running_loop().call_soon(self._leased, run, reason)
@@ -159,6 +169,9 @@ class Dispatcher:
 
     def _ask(self, run: JobRun, left_s: float, tried: tuple[str, ...] = (), retry_of: str = "") -> None:
         """Ask for a lease on a worker not in `tried`; the client waits for another `left_s` seconds."""
+        if run.group is not None and self.groups.has_failed(run.group):
+            asyncio.get_running_loop().call_soon(self._endings.end, run, answers.skipped(run))
+            return
         if left_s <= 0:
             asyncio.get_running_loop().call_soon(self._endings.end, run, self._errors.deadline_passed(run))
             return
@@ -182,6 +195,13 @@ class Dispatcher:
                 self._endings.refuse(run, lease)
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
             self._break_off(run, fault)
+
+    def _skip(self, run: JobRun) -> None:
+        """Answer a pending job whose group has failed; one that runs goes on."""
+        if run.group is not None and run.pending is not None:
+            self._leases.give_up(run.pending)
+            run.pending = None
+            self._endings.end(run, answers.skipped(run))
 
     # Its attempt
 
@@ -271,6 +291,10 @@ class Dispatcher:
             self._leases.end(lease, blame, is_over=is_over, job=named, cause=cause, ms=ms)
             run.lease = None
         if response is not None and verdict.cause is None:
+            if run.group is not None and not response.head.is_packed:
+                is_whole = response.rest is None
+                if says_failed(job.path, response.head.status, response.body, is_whole=is_whole):
+                    self.groups.fail(run.group)
             answer = answers.from_worker(response, run, url, len(run.failed) + 1)
             run.lease = None  # LeasedParts ends the lease of a large answer
             return answer
