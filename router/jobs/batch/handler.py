@@ -2,7 +2,7 @@
 
 Each job goes the way of a single one (jobs/dispatcher.py). This room adds a limit: at most `batch.max_in_flight` jobs
 of a batch, with the bytes of one largest body, run at a time. A job counts until its line is written, so no job begins
-for a client that does not read. Jobs begin as they come, or, where that is asked for, the longest in sight first.
+for a client that does not read. Jobs begin as they come, or, where that is asked for, in an order of their own.
 """
 
 import asyncio
@@ -166,9 +166,13 @@ class _Batch:
         self._options = options
         self._target = JOB_PATH.encode("ascii") + (b"?" + query.rest if query.rest else b"")
         self._max_bytes = int(settings.max_body_mb * 2**20)
-        ahead_bytes = int(settings.batch.look_ahead_mb * 2**20) if is_ordered else 0
+        looks_ahead = is_ordered or bool(self._scope)
+        ahead_bytes = int(settings.batch.look_ahead_mb * 2**20) if looks_ahead else 0
         self._in_flight = Window(settings.batch.max_in_flight, self._max_bytes + ahead_bytes, buffers)
-        self._sight = Sight(ahead_bytes, self._in_flight, sizes, buffers) if is_ordered else None
+        self._sight: Sight | None = None
+        if looks_ahead:
+            bounds, by_group = (ahead_bytes, self._in_flight, buffers), bool(self._scope)
+            self._sight = Sight(*bounds, sizes if is_ordered else None, by_group=by_group)
         self._client_left, self._stopping = asyncio.Event(), asyncio.Event()
         scope["state"].update({CLIENT_LEFT: self._client_left, STOPPING: self._stopping})
         self._body = BatchBody(receive, self._in_flight, buffers, settings, dispatcher.turns, self._stopping.is_set)
@@ -204,7 +208,7 @@ class _Batch:
                     if self._sight is None:
                         await self._as_they_come(jobs, entry, entries)
                     else:
-                        await self._longest_first(jobs, entry, entries, self._sight)
+                        await self._in_order(jobs, entry, entries, self._sight)
                 except ClientLeft:
                     self._client_left.set()  # jobs that wait for a lease give up; running ones go on
                     self._tell_cut("its client has left")
@@ -238,17 +242,17 @@ class _Batch:
                 self._begin(jobs, seen)
             entry = await anext(entries, None)
 
-    async def _longest_first(
+    async def _in_order(
         self, jobs: asyncio.TaskGroup, entry: Entry | None, entries: AsyncGenerator[Entry], sight: Sight
     ) -> None:
-        """Begin the longest job in sight when there is room for another one. Raises ClientLeft and CutShort."""
+        """Begin the next job in sight when there is room for another one. Raises ClientLeft and CutShort."""
         reading = asyncio.create_task(self._look_ahead(entry, entries, sight))
         try:
             await sight.settles()
             while True:
                 await self._in_flight.has_place()
                 self._go_on()
-                if (seen := await sight.longest()) is None:
+                if (seen := await sight.next()) is None:
                     break
                 self._begin(jobs, seen)
         finally:
@@ -301,7 +305,7 @@ class _Batch:
                 labels=self._labels,
                 options=self._options if hints is NO_HINTS else hints.over(self._options, self._scope),
             )
-            if job.is_large and self._sight is not None:  # for its size
+            if job.is_large and job.options.is_sized:
                 job = await self._dispatcher.scanned(job)
         except BaseException:
             share.give_back()
