@@ -7,7 +7,7 @@ tests of all solutions, then the second ones. A failing test takes as long as a 
 up to its time limit.
 
 Where all tests take the same time, no order can save more than 45 %: half of the solutions need all ten tests, the
-others one.
+others one. A batch has turns by group, so its order of lines counts little.
 
 `python -m bench.groups` writes bench/results/groups.json.
 """
