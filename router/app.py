@@ -36,12 +36,14 @@ from router.jobs.batch.handler import BatchHandler
 from router.jobs.body_budget import BodyBudget
 from router.jobs.dispatcher import Dispatcher
 from router.jobs.handler import JobHandler
+from router.jobs.sooner.groups import GroupFailed, Groups
 from router.jobs.sooner.sizes import Sizes
 from router.policy.client_timeouts import ClientTimeouts
 from router.scheduling.failover import FailoverScheduler
 from router.scheduling.inbox import Inbox
 from router.scheduling.leases import Leases
 from router.scheduling.messages import configured_rules
+from router.scheduling.outbox import Outbox
 from router.telemetry.multiprocess import SharedCounts
 from router.telemetry.prometheus import Metrics, ProcessState
 from router.telemetry.publisher import Publisher
@@ -77,9 +79,12 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     inbox = Inbox(redis, process)
     leases = Leases(scheduler, inbox, view, process, recorder, settings.queue.without_workers)
     upstream = WorkerPool(settings.tls, access.worker_auth)
-    hooks_of = None if traces is None else traces.job_begins
     sizes = Sizes(view, FleetSizes(redis, settings.sizes.max))
-    dispatcher = Dispatcher(leases, upstream, view, settings, recorder, sizes, hooks_of)
+    groups = Groups(Outbox(redis, process).send)
+    inbox.readers["group_failed"] = GroupFailed, groups.hear
+    dispatcher = Dispatcher(
+        leases, upstream, view, settings, recorder, sizes, None if traces is None else traces.job_begins, groups
+    )
     publisher = Publisher(
         recorder,
         Metrics(SharedCounts.inherited()),

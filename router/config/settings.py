@@ -196,7 +196,8 @@ class BatchSettings(Section):
     max_in_flight: Count = 64
     """how many jobs of one batch are under way at once, pending jobs included"""
     look_ahead_mb: Annotated[float, Field(ge=0, le=MAX_MB)] = 64.0
-    """how far a batch whose longest jobs go first is read ahead (MB), within half of `max_buffered_mb`"""
+    """how far a batch is read ahead (MB) whose jobs begin in an order of their own (`order=longest_first`,
+    `stop_on=failure`), within half of `max_buffered_mb`"""
 
 
 class SizesSettings(Section):

@@ -109,7 +109,8 @@ SCHEMA = (
         "sfr:grants:<process>",
         "list with TTL",
         "routers",
-        "leases given to pending jobs of that process, which has to claim them",
+        "leases given to pending jobs of that process, which has to claim them; notes of other processes, as JSON "
+        "objects",
     ),
     Key(
         "sfr:breaker:<url>",
@@ -204,7 +205,12 @@ SCHEMA = (
         "weight, max_concurrency, labels, languages, memory_mb; the worker stays as long as this key, without TTL "
         "until it is removed",
     ),
-    Key("sfr:process:<id>", "hash with TTL", "that router process", "heartbeat (Unix s), leases, waiting"),
+    Key(
+        "sfr:process:<id>",
+        "hash with TTL",
+        "that router process",
+        "heartbeat (Unix s), leases, waiting, notes (1: the process reads notes)",
+    ),
     Key("sfr:processes", "zset", "routers", "living router processes, scored by their last heartbeat (Unix ms)"),
     Key(
         "sfr:plan",

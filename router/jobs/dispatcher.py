@@ -26,6 +26,7 @@ from router.jobs.ending import Endings
 from router.jobs.job import MAY_BE_THE_JOBS, AnswerCallback, FailedAttempt, Job, JobHooks, JobRun, Unanswered
 from router.jobs.options import NO_OPTIONS
 from router.jobs.placer import Placer
+from router.jobs.sooner.groups import Group, Groups
 from router.jobs.sooner.sizes import Sizes
 from router.jobs.sooner.sizing import Sizing
 from router.jobs.streaming import LeasedParts
@@ -34,7 +35,7 @@ from router.logs import Seldom
 from router.policy.deadline import limits_of
 from router.policy.endpoints import endpoints_of
 from router.policy.retry import RetryRules, is_worth_another
-from router.policy.verdict import Blame, Kind
+from router.policy.verdict import Blame, Kind, says_failed
 from router.scheduling.leases import Leases
 from router.scheduling.pending import ClientLeft, Exhausted, Lease, NoRoom, NoWorkers, Quarantined
 from router.telemetry.recorder import Recorder
@@ -53,7 +54,10 @@ _NO_MEANS_S = 0.1
 
 
 class Dispatcher:
-    """Brings jobs to workers. `hooks_of`, if given, makes the hooks of each job; without hooks a job makes no calls."""
+    """Brings jobs to workers. `hooks_of`, if given, makes the hooks of each job; without hooks a job makes no calls.
+
+    `groups` are those of this process' jobs.
+    """
 
     def __init__(
         self,
@@ -64,8 +68,10 @@ class Dispatcher:
         recorder: Recorder,
         sizes: Sizes,
         hooks_of: Callable[[Job], JobHooks] | None = None,
+        groups: Groups | None = None,
     ) -> None:
         self.turns = Turns()  # for reading large bodies, and batches
+        self.groups = Groups() if groups is None else groups
         self._leases = leases
         self._upstream = upstream
         self._view = view
@@ -84,7 +90,7 @@ class Dispatcher:
         self._limits = lru_cache(maxsize=256)(limits)  # most jobs have the same
         self._endpoints = endpoints_of(settings.endpoints)
         self._unanswered = Unanswered(self._break_off)
-        self._endings = Endings(self._unanswered, leases, recorder, self._errors)
+        self._endings = Endings(self._unanswered, leases, recorder, self._errors, self.groups)
         self._attempts = 0  # running, except those whose clients have been told that they take too long
         self._between: set[asyncio.Task[None]] = set()  # what jobs do between two attempts
 
@@ -128,7 +134,8 @@ class Dispatcher:
         try:
             if not self._unanswered.is_watched:
                 self._unanswered.watch()
-            if job.tenant:
+            named = job.tenant
+            if named:
                 job = self._tenants.settle(run)
             endpoint = self._endpoints[job.path]
             text: bytes = job.body if job.scan is None else job.scan.excerpt  # type: ignore[assignment]  # no view is small
@@ -146,6 +153,9 @@ class Dispatcher:
                 raise Quarantined
             if snapshot.places_jobs or job.labels:
                 run.placement = self._placer.place(run, text, endpoint.needs, snapshot)
+            if job.options.stops_on_failure:
+                run.group = Group.of(job.options, named)
+                self.groups.join(run.group, run, partial(self._skip, run))
             is_by_size = snapshot.is_default_by_size or job.tenant in snapshot.by_size
             if (is_by_size or job.options is not NO_OPTIONS) and not self._sizing.settle(run):
                 start(self._between, self._ask_by_size(run))
@@ -180,6 +190,9 @@ class Dispatcher:
 
     def _ask(self, run: JobRun, left_s: float, tried: tuple[str, ...] = (), retry_of: str = "") -> None:
         """Ask for a lease on a worker not in `tried`; the client waits for another `left_s` seconds."""
+        if run.group is not None and self.groups.has_failed(run.group):
+            asyncio.get_running_loop().call_soon(self._endings.end, run, answers.skipped(run))
+            return
         if left_s <= 0:
             asyncio.get_running_loop().call_soon(self._endings.end, run, self._errors.deadline_passed(run))
             return
@@ -203,6 +216,13 @@ class Dispatcher:
                 self._endings.refuse(run, lease)
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
             self._break_off(run, fault)
+
+    def _skip(self, run: JobRun) -> None:
+        """Answer a pending job whose group has failed; one that runs goes on."""
+        if run.group is not None and run.pending is not None:
+            self._leases.give_up(run.pending)
+            run.pending = None
+            self._endings.end(run, answers.skipped(run))
 
     # Its attempt
 
@@ -294,6 +314,10 @@ class Dispatcher:
         if response is not None and verdict.cause is None:
             if run.is_sized and blame is Blame.OK:
                 self._sizing.learn(run, url, response, took_s)
+            if run.group is not None and not response.head.is_packed:
+                is_whole = response.rest is None
+                if says_failed(job.path, response.head.status, response.body, is_whole=is_whole):
+                    self.groups.fail(run.group)
             answer = answers.from_worker(response, run, url, len(run.failed) + 1)
             run.lease = None  # LeasedParts ends the lease of a large answer
             return answer

@@ -13,6 +13,7 @@ from router.http.answer import Answer
 from router.http.response import Body, Phase, Response, UpstreamFailed
 from router.jobs.body_budget import BodyShare
 from router.jobs.options import NO_OPTIONS, JobOptions
+from router.jobs.sooner.groups import Group
 from router.policy.deadline import SMALL_BYTES, LimitReader, Limits
 from router.policy.large_json import Malformed
 from router.policy.placement import ANYWHERE
@@ -158,6 +159,7 @@ class JobRun:
     - `pending` waits for a lease; `lease` is the running attempt's. At `room_by` the job has waited long enough.
     - `placement` tells whose job it is, and which workers can run it. `wish` is what it asks for besides a lease.
     - `is_sized`: what its attempt takes is learned.
+    - `group` is the group that the job belongs to, if that stops on failure.
     - `is_awaited`: an attempt is running, and its client has not yet been told that it takes too long. Its `timer`
       tells the client.
     - `is_retry`: the next lease is for a retry.
@@ -168,20 +170,9 @@ class JobRun:
     """
 
     __slots__ = (
-        *("deliver", "doubts", "ends_at", "failed", "hooks", "is_awaited", "is_retry", "is_sized", "job"),
-        *(
-            "late_share",
-            "lease",
-            "limits",
-            "never_ran",
-            "pending",
-            "placement",
-            "queue_ms",
-            "request",
-            "room_by",
-            "since",
-            "ticket",
-        ),
+        *("deliver", "doubts", "ends_at", "failed", "group", "hooks", "is_awaited", "is_retry", "is_sized", "job"),
+        *("late_share", "lease", "limits", "never_ran", "pending", "placement", "queue_ms", "request", "room_by"),
+        *("since", "ticket"),
         *("timer", "unreached", "wish"),
     )
 
@@ -196,6 +187,7 @@ class JobRun:
         self.hooks: JobHooks | None = None
         self.placement = ANYWHERE
         self.wish: Wish | None = None
+        self.group: Group | None = None
         self.ticket = 0
         self.queue_ms = 0
         self.is_awaited = self.is_sized = False

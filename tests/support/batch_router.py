@@ -13,6 +13,7 @@ from router.jobs.batch.handler import BatchHandler
 from router.jobs.body_budget import BodyBudget
 from router.jobs.handler import ADMISSION
 from router.jobs.job import Job
+from router.jobs.sooner.groups import Groups
 from router.policy.verdict import Outcome
 from router.scheduling.pending import ClientLeft
 from tests.support.jobs import ADMITTED
@@ -54,6 +55,7 @@ class Router:
         batch = {"max_in_flight": max_in_flight, "look_ahead_mb": look_ahead_bytes / 2**20}
         settings = parse(json.dumps({**SETTINGS, "batch": batch}), "t")
         self.turns = Turns()
+        self.groups = Groups()
         self.jobs: list[Job] = []
         self.counted: list[int] = []  # bytes of each job
         self.refusals: list[tuple[int, str, str]] = []

@@ -73,10 +73,10 @@ def run(
     After an interruption, the same command continues where it was. It then also sends the jobs again that no worker
     could run (5xx). If the router asks for an API key, the command takes it from SFR_API_KEY.
 
-    Exit status: 0 all jobs were answered with 200; 1 some were not; 2 jobs, output or an option cannot be used; 3 no
-    router can be reached; 128 + n ended by signal n.
+    Exit status: 0 all jobs were answered with 200, or skipped; 1 some were not; 2 jobs, output or an option cannot be
+    used; 3 no router can be reached; 128 + n ended by signal n.
     """
-    from router.cli.run.results_file import Results
+    from router.cli.run.results_file import SKIPPED, Results
 
     try:
         with failures_shown():
@@ -85,7 +85,7 @@ def run(
                 said = {"order": order, "stop_on": stop_on}
                 query = "&".join(f"{name}={value}" for name, value in said.items() if value is not None)
                 _run_jobs(fd, jobs, results, address, query)
-                raise typer.Exit(Exit.DONE if results.statuses.keys() <= {HTTPStatus.OK} else Exit.FAILED)
+                raise typer.Exit(Exit.DONE if results.statuses.keys() <= {HTTPStatus.OK, SKIPPED} else Exit.FAILED)
     except KeyboardInterrupt:  # before the first job
         raise typer.Exit(Exit.SIGNALLED + signal.SIGINT) from None
 
@@ -95,14 +95,19 @@ def summary(statuses: Counter[int], total: int | None, before: int, seconds: flo
 
     >>> summary(Counter({200: 8, 503: 1, 422: 1}), 12, 0, 2.04)
     '10 of 12 jobs answered in 2.0 s: 8 done, 2 failed (422: 1, 503: 1)'
+    >>> summary(Counter({200: 8, 424: 2}), 10, 0, 2.04)
+    '10 jobs answered in 2.0 s: 8 done, 2 skipped, 0 failed'
     """
-    answered = statuses.total()
-    failed = {status: count for status, count in sorted(statuses.items()) if status != HTTPStatus.OK}
+    from router.cli.run.results_file import SKIPPED
+
+    answered, skipped = statuses.total(), statuses[SKIPPED]
+    failed = {status: count for status, count in sorted(statuses.items()) if status not in (HTTPStatus.OK, SKIPPED)}
     causes = ", ".join(f"{status}: {count}" for status, count in failed.items())
     return (
         f"{answered}{'' if total in (None, answered) else f' of {total}'} job{'' if (total or answered) == 1 else 's'} "
         f"answered in {seconds:.1f} s{f', {before} of them before' if before else ''}: "
-        f"{answered - sum(failed.values())} done, {sum(failed.values())} failed{f' ({causes})' if causes else ''}"
+        f"{answered - skipped - sum(failed.values())} done{f', {skipped} skipped' if skipped else ''}, "
+        f"{sum(failed.values())} failed{f' ({causes})' if causes else ''}"
     )
 
 

@@ -27,9 +27,11 @@ class Hints(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size_key: _Name | None = None
     group: _Name | None = None
 
-    def over(self, options: JobOptions) -> JobOptions:
-        """Return the options of the whole batch with these in place of theirs."""
+    def over(self, options: JobOptions, scope: str) -> JobOptions:
+        """Return the options of the whole batch with these in place of theirs. A group is one of this batch alone."""
         said = {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
+        if self.group is not None:
+            said["scope"] = scope
         return msgspec.structs.replace(options, **said)
 
 

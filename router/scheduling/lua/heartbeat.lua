@@ -38,7 +38,7 @@ function Seldom.hear_beat(leases, pending, oldest, held, is_return)
     for _, url in ipairs(redis.call('HRANDFIELD', PLACES, ROOMS_CORRECTED)) do set_room_anew(url) end
   end
   local key = PROCESS_OF .. call.process
-  redis.call('HSET', key, 'heartbeat', math.floor(now / 1000), 'leases', leases, 'waiting', pending)
+  redis.call('HSET', key, 'heartbeat', math.floor(now / 1000), 'leases', leases, 'waiting', pending, 'notes', 1)
   redis.call('PEXPIRE', key, PROCESS_TTL_MS)
   if is_return then Seldom.drop_unheld(held) end
   for _, item in ipairs(held) do

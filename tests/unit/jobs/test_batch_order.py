@@ -58,6 +58,28 @@ def test_longest_job_in_sight_begins_first(scope: dict[str, Any], order: list[in
     assert {line["index"]: line["body"]["n"] for line in router.lines} == {index: index for index in range(5)}
 
 
+@pytest.mark.parametrize(
+    ("query", "order"),
+    [
+        (b"stop_on=failure", [0, 2, 4, 6, 1, 3, 5]),
+        (b"stop_on=failure&order=longest_first", [4, 2, 0, 6, 5, 3, 1]),
+        (b"order=arrival", [0, 1, 2, 3, 4, 5, 6]),
+    ],
+)
+def test_first_job_of_each_group_begins_before_any_second_one(query: bytes, order: list[int]) -> None:
+    """So the others of a group that fails have not begun. Sizes count among jobs of the same turn."""
+    groups = ["a", "a", "b", "b", "c", "c", "d"]
+    hints = [{"group": group, "expected_ms": size} for group, size in zip(groups, [1, 2, 3, 4, 5, 6, 1], strict=True)]
+    lines = [json.dumps({"n": number, "s": 1, "router": hint}).encode() for number, hint in enumerate(hints)]
+
+    async def main() -> Router:
+        router = Router(max_in_flight=1)
+        await router.ask(*at_once(b"\n".join(lines)), query_string=query)
+        return router
+
+    assert begun(timeless(main())) == order
+
+
 def test_jobs_that_come_later_are_put_in_their_place() -> None:
     """A job that is read while others run begins before shorter ones that came earlier."""
 
