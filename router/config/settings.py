@@ -306,6 +306,9 @@ class Settings(Section):
     retry: RetrySettings = RetrySettings()
     quarantine_seconds: PositiveSeconds = 300.0
     """how long a job that breaks workers is refused"""
+    slow_start: Annotated[float, Field(ge=0, le=3600)] = 10.0
+    """over how many seconds a worker gets its slots back that was unhealthy or ejected; 0: all at once. It needs
+    `max_concurrency`"""
     batch: BatchSettings = BatchSettings()
     sizes: SizesSettings = SizesSettings()
     error_status: ErrorStatusSettings = ErrorStatusSettings()

@@ -126,6 +126,13 @@ SCHEMA = (
         "until when (Unix ms), whether the rest is over, the last rest (ms), whether the worker is out of reach, in "
         "how many ms it takes a job",
     ),
+    Key(
+        "sfr:starts",
+        "hash",
+        "routers",
+        "by URL: `out` for a worker that was healthy and is unhealthy or ejected; for one that has come back, since "
+        "when (Unix ms), how many jobs it may run, when it may run more (Unix ms)",
+    ),
     Key("sfr:finished", "zset", "routers", "URLs, scored by the time of the last job that ended well there (Unix ms)"),
     Key(
         "sfr:budget",
@@ -207,7 +214,8 @@ SCHEMA = (
         "resting and away (how many workers), rules (whether tenants have any), top_priority (of all rules), schema, "
         "rooms (how many besides that of all workers), memory (whether any worker counts it), "
         "shared (whether there are tenants), turns (whether several lines wait), order (whether the jobs of any tenant "
-        "go longest first)",
+        "go longest first), well (whether the workers are healthy), behind (the length of the slow workers' ring), "
+        "starting (how many workers have come back and have not yet all their slots)",
     ),
     Key("sfr:room", "zset", "routers", "the workers with a free slot, by place in the ring or by load"),
     Key("sfr:room:<room>", "zset", "routers", "the same for the workers of some pools"),
@@ -215,7 +223,8 @@ SCHEMA = (
         "sfr:pools",
         "hash",
         "routers",
-        "by pool: its room, the length of its ring, how many workers it has, a print of them; `sfr:room` is room 0",
+        "by pool: its room, the length of its ring, how many workers it has, a print of them, the length of its slow "
+        "workers' ring; `sfr:room` is room 0",
     ),
     Key("sfr:places", "hash", "routers", "by URL: the worker's places in the rings of other rooms, `room:places`"),
     Key("sfr:rounds", "hash", "routers", "the round-robin counters of other rooms, by the print of their workers"),

@@ -18,6 +18,7 @@ from router.fleet.records import FleetState, Records
 from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.policy.placement import serves
 from router.policy.pools import Pools
+from router.policy.strategy import SLOWER_THAN
 from router.policy.tenants import DEFAULT, LONGEST_FIRST, TenantRule
 
 REFRESH_S = 1.0
@@ -25,9 +26,13 @@ REFRESH_S = 1.0
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The fleet at one moment, and what follows from it. `state.written_at` None: it is the fleet of config.yaml."""
+    """The fleet at one moment, and what follows from it. `state.written_at` None: it is the fleet of config.yaml.
+
+    `slower_than` is the scheduler's rule.
+    """
 
     state: FleetState
+    slower_than: float = SLOWER_THAN
 
     @cached_property
     def members(self) -> tuple[Member, ...]:
@@ -102,8 +107,12 @@ class Snapshot:
 
     @cached_property
     def fleet_print(self) -> str:
-        """A hash of the fleet's members: equal in all processes that see the same fleet."""
-        return f"{zlib.crc32(repr(self.members).encode()):x}"
+        """A hash of the fleet's members, and of which are slow: equal in all processes that see the same fleet."""
+        # Speeds change all the time; the plan only has to know which workers get jobs last.
+        members = [
+            (each.worker, each.health, each.is_draining, each.is_slower(self.slower_than)) for each in self.members
+        ]
+        return f"{zlib.crc32(repr(members).encode()):x}"
 
     def _condition(self, record: WorkerRecord) -> Health:
         if record.health is Health.UNHEALTHY:

@@ -7,7 +7,7 @@ lease is named by lease_name; within one process the number is enough.
 import msgspec
 
 from router.config.settings import Settings
-from router.policy.strategy import Strategy
+from router.policy.strategy import SLOWER_THAN, Strategy
 from router.policy.tenants import DEFAULT
 from router.policy.verdict import Blame
 
@@ -49,6 +49,10 @@ BEFORE_ALL = 2**52
 HURRIED_AT_ONCE = 500
 # One step of priority is more than any number of running jobs.
 PRIORITY_STEP = 2**32
+# The place of the first slow worker: more than a ring has places, and more than a worker has leases.
+BEHIND = 2**32
+# A worker that has come back gets more of its slots at most so often.
+START_STEP_MS = 50
 # The cap of a worker that may get one job, fleet-wide, as the trial of its breaker.
 TRIAL = -1
 
@@ -66,6 +70,8 @@ class Rules(msgspec.Struct, frozen=True):
     budget_percent: float = 20.0
     budget_per_second: float = 10.0
     quarantine_ms: int = 300_000
+    slow_start_ms: int = 10_000
+    slower_than: float = SLOWER_THAN
 
 
 def configured_rules(settings: Settings) -> Rules:
@@ -81,6 +87,7 @@ def configured_rules(settings: Settings) -> Rules:
         budget_percent=settings.retry.budget_percent,
         budget_per_second=settings.retry.budget_per_second,
         quarantine_ms=int(settings.quarantine_seconds * 1000),
+        slow_start_ms=int(settings.slow_start * 1000),
     )
 
 

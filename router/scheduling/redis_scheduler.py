@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from router.aio import resolver
-from router.config.bounds import MAX_COUNT, MAX_MEMORY_MB, MAX_PRIORITY, MAX_TENANT_WEIGHT, MAX_WEIGHT
+from router.config.bounds import MAX_COUNT, MAX_MEMORY_MB, MAX_PRIORITY, MAX_SPEED, MAX_TENANT_WEIGHT, MAX_WEIGHT
 from router.fleet.lua_source import lua
 from router.fleet.redis_client import SCHEDULE, RedisClient, RedisUnavailable
 from router.fleet.schema import SCHEMA_VERSION, Keys
@@ -30,6 +30,7 @@ CONSTANTS: dict[str, str | float] = {
     "MAX_WEIGHT": MAX_WEIGHT,
     "MAX_TENANT_WEIGHT": MAX_TENANT_WEIGHT,
     "MAX_PRIORITY": MAX_PRIORITY,
+    "MAX_SPEED": MAX_SPEED,
     "MAX_MEMORY_MB": MAX_MEMORY_MB,
     "MAX_POOLS": MAX_POOLS,
     **{name: value for name, value in vars(messages).items() if name.isupper()},

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import msgspec
@@ -55,7 +56,8 @@ class Model(LocalScheduler):
             cap = self._plan.fleet[check.url].cap
             has_room = not cap or (self._settles_at is None and len(held) < cap)
             is_left_alone = self.breakers.is_ejected(check.url)
-            if has_room and not is_left_alone and self.rests.have_room(check.url, len(held)):
+            may_have_more = self.rests.have_room(check.url, len(held)) and self.starts.has_room(check.url, len(held))
+            if has_room and not is_left_alone and may_have_more:
                 held[lease_name(call.process, check.number)] = now + check.bound_ms
                 self.turns.run(DEFAULT, lease_name(call.process, check.number), now + check.bound_ms)
                 granted.append(Grant(check.number, check.url, 0))
@@ -159,6 +161,7 @@ class Machine(RuleBasedStateMachine):
         reply = self.script.step(call, self.now)
         assert reply == self.twin.step(call, self.now)
         self._check_order(process, reply)
+        self._check_slow_ones(call, reply)
         for grant in reply.granted:
             self.held[_job(process, grant)] = grant.url
             self.tickets[process, grant.number] = grant.ticket
@@ -182,6 +185,16 @@ class Machine(RuleBasedStateMachine):
             if may_go and self.pools.get(key) == "":
                 rank = self._rank(tenant, key, grant.ticket)
                 assert all(rank <= self._rank(tenant, _key(job.name), job.ticket) for job in waiting)
+
+    def _check_slow_ones(self, call: Call, reply: Reply) -> None:
+        """Check that a slow worker got a job only if no other one of the room had room."""
+        if any(member.worker.memory_mb for member in self.members.values()):
+            return  # in such a fleet a reservation that ends gives room to others within the call
+        arrived = {arrival.number: arrival for arrival in call.arrived if not arrival.tried}
+        for grant in reply.granted:
+            if grant.number in arrived:
+                room = self.twin.pools.room(arrived[grant.number].pool)
+                assert grant.url not in room.behind or not any(map(self.twin.has_room, room.ring))
 
     def _rank(self, tenant: str, key: tuple[str, int], ticket: int) -> tuple[int, ...]:
         """Return the order of a tenant's job in its line: the lowest goes first."""
@@ -383,6 +396,7 @@ class Machine(RuleBasedStateMachine):
         moments |= {at for job in twin.turns.waiting for at in (job.deadline, job.since + aging_ms, job.hurries_at)}
         moments |= {int(b.until_ms) for b in twin.breakers.by_url.values() if b.times and b.until_ms < math.inf}
         moments |= {rest.until_ms for rest in twin.rests.by_url.values()}
+        moments |= {start.until_ms for start in twin.starts.by_url.values()}
         moments |= {at + PROCESS_TTL_MS for process, at in self.beats.items() if process not in self.beating}
         return sorted(at for at in {*moments, self.settled_at} if at > self.now)
 
@@ -428,7 +442,7 @@ class Machine(RuleBasedStateMachine):
     def change_health(self, url: str, health: Health) -> None:
         """The sidecar sees a worker's health change."""
         if url in self.members:
-            self.members[url] = Member(self.members[url].worker, health, self.members[url].is_draining)
+            self.members[url] = replace(self.members[url], health=health)
             self._publish()
 
     @rule(url=st.sampled_from(URLS), process=st.sampled_from(PROCESSES))
@@ -436,7 +450,7 @@ class Machine(RuleBasedStateMachine):
         """The operator drains or resumes a worker, and a process sees that."""
         if url in self.members:
             member = self.members[url]
-            self.members[url] = Member(member.worker, member.health, not member.is_draining)
+            self.members[url] = replace(member, is_draining=not member.is_draining)
             self.script.set_drain(list(self.members.values()))
             self.twin.set_fleet(self.members.values())
             self.prints += 1
@@ -448,6 +462,20 @@ class Machine(RuleBasedStateMachine):
         self.members[url] = Member(Worker(url, weight, cap or None, **able))
         self.may_be_over = True  # a cap may fall below what runs already
         self._publish()
+
+    @rule(url=st.sampled_from(URLS), speed=st.sampled_from([1.0, 0.9, 0.5, 0.1]))
+    def change_speed(self, url: str, speed: float) -> None:
+        """The sidecar sees that a worker is slower or faster than it was."""
+        if url in self.members:
+            self.members[url] = replace(self.members[url], speed=speed)
+            self._publish()
+
+    @rule(url=st.sampled_from(URLS), ms=st.sampled_from([1, 1, 300]))
+    def fall_ill_and_recover(self, url: str, ms: int) -> None:
+        """A worker is unhealthy for a while, then comes back."""
+        self.change_health(url, Health.UNHEALTHY)
+        self._pass(ms)
+        self.change_health(url, Health.HEALTHY)
 
     @rule(url=st.sampled_from(URLS))
     def remove(self, url: str) -> None:
@@ -499,6 +527,7 @@ class Machine(RuleBasedStateMachine):
         assert state.causes == {url: b.cause for url, b in breakers.items() if b.cause}
         assert {job for job, until in state.quarantined.items() if until > self.now} == twin.quarantine.held(self.now)
         assert state.rests == twin.rests.by_url
+        self._check_starts(state)
         assert all(url in self.members for url in state.rests)
         with_room = {url for url in twin.planned() if twin.has_room(url)}
         assert state.room == with_room
@@ -525,6 +554,17 @@ class Machine(RuleBasedStateMachine):
             untried = with_room & set(twin.pools.room(line[1]).urls) - set(job.tried)
             assert not any(twin.memory.fits(url, job.memory_mb) for url in untried)
         assert sum(times > 0 for _, times, _ in state.breakers.values()) <= len(URLS) / 2
+
+    def _check_starts(self, state: State) -> None:
+        """Check that no worker that has come back may run more than its share by the time since."""
+        twin = self.twin
+        assert state.starts == twin.starts.by_url
+        assert state.out == twin.starts.out
+        for url, start in state.starts.items():
+            share = (self.members[url].cap * (self.now - start.since)) / twin.rules.slow_start_ms
+            assert start.limit <= max(1, math.ceil(share))
+            assert state.lapse[url] <= start.until_ms
+            assert self.now - start.since <= twin.rules.slow_start_ms
 
     def _check_lines(self, state: State) -> None:
         turns = self.twin.turns

@@ -11,6 +11,7 @@ from router.fleet.model import Member
 from router.fleet.schema import Keys
 from router.policy.tenants import TenantRule
 from router.scheduling.local.rests import Rest
+from router.scheduling.local.slow_start import Start
 from router.scheduling.messages import Call, Grant, Reply, Rules
 from router.scheduling.redis_scheduler import script_text
 
@@ -36,6 +37,7 @@ RULES = {
     "max_ejected_percent": 50.0,
     "budget_per_second": 2.0,
     "quarantine_ms": 5000,
+    "slow_start_ms": 1000,
 }
 
 
@@ -50,7 +52,7 @@ class State:
     for the script; `ejected` also holds the moment at which a trial that is never reported ends. `causes` belong to the
     last ejections. `room` and `lapse` are the indexes of workers with room and of leases that expire. `quarantined` are
     jobs with the end of their quarantine, `rests` the workers that turn jobs away, `reserved` those whose memory a line
-    waits for.
+    waits for, `out` those that are unhealthy or ejected, `starts` those that have come back.
     """
 
     leases: dict[str, dict[str, int]]
@@ -68,6 +70,8 @@ class State:
     quarantined: dict[str, float]
     rests: dict[str, Rest]
     reserved: dict[str, str]
+    starts: dict[str, Start]
+    out: set[str]
 
 
 class LuaScheduler:
@@ -97,6 +101,7 @@ class LuaScheduler:
                 "labels": ",".join(member.worker.labels),
                 "languages": ",".join(member.worker.languages),
                 "memory_mb": member.worker.memory_mb or "",
+                "speed": member.speed,
             }
             redis.hset(f"sfr:worker:{member.worker.url}", mapping=fields)
         redis.hset("sfr:fleet", "written_at", "now")
@@ -145,7 +150,8 @@ class LuaScheduler:
         pipeline.get("sfr:ticket")
         pipeline.hgetall("sfr:rests")
         pipeline.hgetall("sfr:reserved")
-        *found, ejected, lapse, room, quarantined, asked, ticket, resting, reserved = pipeline.execute()
+        pipeline.hgetall("sfr:starts")
+        *found, ejected, lapse, room, quarantined, asked, ticket, resting, reserved, starts = pipeline.execute()
         by_line, by_order, found = found[-2 * len(LINES) : -len(LINES)], found[-len(LINES) :], found[: -2 * len(LINES)]
         by_url, by_tenant = found[: 2 * len(URLS)], found[2 * len(URLS) :]
         leases = {url: _moments(held) for url, held in zip(URLS, by_url[::2], strict=True) if held}
@@ -176,6 +182,8 @@ class LuaScheduler:
             dict(quarantined),
             {url: _rest(text) for url, text in resting.items()},
             reserved,
+            {url: Start(*map(int, text.split())) for url, text in starts.items() if text != "out"},
+            {url for url, text in starts.items() if text == "out"},
         )
 
     def grants(self) -> dict[str, list[Grant]]:

@@ -6,7 +6,6 @@ hypothesis runs the script against. It reads no clock and draws no random number
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from router.fleet.model import Member
 from router.policy.tenants import DEFAULT, TenantRule
@@ -19,6 +18,8 @@ from router.scheduling.local.pools import Pools, Room
 from router.scheduling.local.quarantine import Quarantine
 from router.scheduling.local.rests import Rests
 from router.scheduling.local.retry_budget import RetryBudget
+from router.scheduling.local.slow_start import SlowStarts
+from router.scheduling.local.told import Told
 from router.scheduling.local.turns import Turns
 from router.scheduling.messages import (
     CLAIM_WITHIN_MS,
@@ -37,23 +38,6 @@ from router.scheduling.messages import (
 )
 
 
-@dataclass(slots=True)
-class _Told:
-    """The lists of a Reply, while it is made."""
-
-    granted: list[Grant] = field(default_factory=list)
-    queued: list[int] = field(default_factory=list)
-    refused: list[int] = field(default_factory=list)
-    exhausted: list[int] = field(default_factory=list)
-    claimed: list[int] = field(default_factory=list)
-    lost: list[int] = field(default_factory=list)
-    missing: list[int] = field(default_factory=list)
-    unfunded: list[int] = field(default_factory=list)
-    quarantined: list[int] = field(default_factory=list)
-    crowded: list[int] = field(default_factory=list)
-    unpooled: list[int] = field(default_factory=list)
-
-
 class LocalScheduler:
     """The leases, the queue and the breakers of one process or, as a model, of many.
 
@@ -67,6 +51,7 @@ class LocalScheduler:
         self._has_begun = False
         self.leases: dict[str, dict[str, int]] = {}
         self.rests = Rests()
+        self.starts = SlowStarts(rules)
         self.breakers = Breakers(rules, self._full_until)
         self.turns = Turns(rules)
         self.pools = Pools()
@@ -90,16 +75,16 @@ class LocalScheduler:
 
     def step(self, call: Call, now: int) -> Reply:
         """Do all that `call` says at the moment `now` (ms of any clock that does not go back)."""
-        told = _Told()
+        told = Told()
         self._seed = call.seed
-        self.rests.look_at_ms = None
+        self.rests.look_at_ms = self.starts.look_at_ms = None
         self._settle(now)
-        self._make_plan_if_stale()
+        self._make_plan_if_stale(now)
         self._end(call.process, call.ended, now)
         self._claim(call.process, call.claims, now, told)
         self._drop_lapsed(now)
         self.breakers.open_trials(now)
-        self._make_plan_if_stale()
+        self._make_plan_if_stale(now)
         processes = self._hear_beat(call.process, call.beat, now, told) if call.beat else 0
         for number in call.left:
             self.turns.leave(lease_name(call.process, number))
@@ -107,26 +92,20 @@ class LocalScheduler:
         self._serve_queue(call.process, now, told)
         self._arrive(call, now, told)
         self._serve_queue(call.process, now, told)
-        return Reply(
+        reply = Reply(
             routable=len(self._plan.by_url),
             away=self.rests.away,
-            look_in_ms=0 if self.rests.look_at_ms is None else self.rests.look_at_ms - now,
+            look_in_ms=self._look_in_ms(now),
             processes=processes,
-            granted=tuple(told.granted),
-            queued=tuple(told.queued),
-            refused=tuple(told.refused),
-            exhausted=tuple(told.exhausted),
-            claimed=tuple(told.claimed),
-            lost=tuple(told.lost),
-            missing=tuple(told.missing),
-            unfunded=tuple(told.unfunded),
-            quarantined=tuple(told.quarantined),
-            crowded=tuple(told.crowded),
-            unpooled=tuple(told.unpooled),
             unreached=tuple(pool for pool, room in self.pools.apart().items() if self.rests.are_away(room.urls)),
             waiting=len(self.turns.waiting),
             settles=self._settles_at is not None,
         )
+        return told.in_reply(reply)
+
+    def _look_in_ms(self, now: int) -> int:
+        moments = [at for at in (self.rests.look_at_ms, self.starts.look_at_ms) if at is not None]
+        return min(moments, default=now) - now
 
     def has_room(self, url: str) -> bool:
         """Whether the worker, which is in the plan, may get a job of any line now."""
@@ -138,16 +117,21 @@ class LocalScheduler:
         if planned.cap == TRIAL:
             return self.breakers.allows(url)
         running = len(self.leases.get(url, ()))
-        if not self.rests.have_room(url, running):
+        if not (self.rests.have_room(url, running) and self.starts.has_room(url, running)):
             return False
         return planned.cap == 0 or (self._settles_at is None and running < planned.cap)
 
-    def _make_plan_if_stale(self) -> None:
+    def _make_plan_if_stale(self, now: int) -> None:
+        was_well = self._plan.well
         if self._plan.make_if_stale():
+            self.starts.begin(self._caps(), self._plan.out(), was_well, now)
             self.rests.forget_all_but(self._plan.by_url)
             self.memory.reserved.clear()
             workers = [self._plan.fleet[url].worker for url in self._plan.by_url]
-            self.pools.set_workers(workers, self._plan.ring, {pool for _, pool in self.turns.lines if pool})
+            self.pools.set_workers(workers, self._plan.slow, {pool for _, pool in self.turns.lines if pool})
+
+    def _caps(self) -> dict[str, int]:
+        return {url: planned.cap for url, planned in self._plan.by_url.items()}
 
     def _settle(self, now: int) -> None:
         """Let a memory that begins empty learn first what runs; until then workers with a cap get no jobs."""
@@ -220,7 +204,7 @@ class LocalScheduler:
         held, cap = self.leases.get(url, {}), self._plan.fleet[url].cap if url in self._plan.fleet else 0
         return min(held.values()) if cap and len(held) >= cap else None
 
-    def _claim(self, process: str, claims: Sequence[Claim], now: int, told: _Told) -> None:
+    def _claim(self, process: str, claims: Sequence[Claim], now: int, told: Told) -> None:
         for claim in claims:
             name = lease_name(process, claim.number, claim.tenant, claim.memory_mb)
             if name not in self.leases.get(claim.url, {}):
@@ -240,13 +224,15 @@ class LocalScheduler:
         for url, rest in list(self.rests.by_url.items()):
             if rest.until_ms <= now:
                 self.rests.pass_by(url, len(self.leases.get(url, ())), now, is_wanted=bool(self.turns.lines))
+        if self.starts.by_url:
+            self.starts.go_on(self._caps(), now)
 
     # The queue
 
     def _is_alive(self, process: str, own: str, now: int) -> bool:
         return process == own or (process in self._beats and now - self._beats[process] < PROCESS_TTL_MS)
 
-    def _grant(self, own: str, job: Waiting, url: str, now: int, told: _Told) -> None:
+    def _grant(self, own: str, job: Waiting, url: str, now: int, told: Told) -> None:
         process, _, number = job.name.rpartition(":")
         tenant, memory_mb = job.line[0], job.memory_mb
         name = lease_name(process, int(number), tenant, memory_mb)
@@ -258,7 +244,7 @@ class LocalScheduler:
             self._lease(url, tenant, name, now + CLAIM_WITHIN_MS)
             self.outbox.setdefault(process, []).append(grant)
 
-    def _serve_queue(self, own: str, now: int, told: _Told) -> None:
+    def _serve_queue(self, own: str, now: int, told: Told) -> None:
         self._serve_reservations(own, now, told)
         passed: Counter[Line] = Counter()
         by_room: Counter[Room] = Counter()
@@ -290,7 +276,7 @@ class LocalScheduler:
         left = (line for line in orders if passed[line] < len(self.turns.lines[line]))
         return min(left, key=orders.__getitem__, default=None)
 
-    def _serve_reservations(self, own: str, now: int, told: _Told) -> None:
+    def _serve_reservations(self, own: str, now: int, told: Told) -> None:
         """Let the head of each line that has reserved a worker go there if it fits, or give up the worker."""
         for url, line in sorted(self.memory.reserved.items()):
             while (job := self.turns.head(line)) and self._is_over(job, own, now):
@@ -323,14 +309,14 @@ class LocalScheduler:
             return False
         return not any(self.pools.room(pool) == room for _, pool in self._may_go())
 
-    def _admit(self, pool: str) -> bool:
+    def _admit(self, pool: str, now: int) -> bool:
         """Open the pool of a job; return whether it is open."""
         if not self.pools.is_open(pool) and self.pools.are_full():
             self._plan.expire()
-            self._make_plan_if_stale()  # it drops the pools that are not in use
+            self._make_plan_if_stale(now)  # it drops the pools that are not in use
         return self.pools.admit(pool)
 
-    def _arrive(self, call: Call, now: int, told: _Told) -> None:
+    def _arrive(self, call: Call, now: int, told: Told) -> None:
         process, arrivals = call.process, call.arrived
         sizes = {wish.number: wish.size_ms for wish in call.wishes}
         # After Redis has lost its memory the counter goes on above the tickets in hand.
@@ -352,7 +338,7 @@ class LocalScheduler:
             )
             if arrival.retry_of and not self._may_retry(arrival, now, told):
                 continue
-            if not self._admit(arrival.pool):
+            if not self._admit(arrival.pool, now):
                 told.unpooled.append(arrival.number)
                 continue
             room = self.pools.room(arrival.pool)
@@ -368,7 +354,7 @@ class LocalScheduler:
                 self.turns.enter(job)
                 told.queued += [arrival.number, ticket]
 
-    def _may_retry(self, arrival: Arrival, now: int, told: _Told) -> bool:
+    def _may_retry(self, arrival: Arrival, now: int, told: Told) -> bool:
         if self.quarantine.holds(arrival.retry_of, now):
             told.quarantined.append(arrival.number)
         elif not self._budget.take(now, self.ticket):
@@ -379,7 +365,7 @@ class LocalScheduler:
 
     # Heartbeats
 
-    def _hear_beat(self, process: str, beat: Beat, now: int, told: _Told) -> int:
+    def _hear_beat(self, process: str, beat: Beat, now: int, told: Told) -> int:
         self._budget.fill(now, self.ticket)
         self._beats[process] = now
         self._beats = {name: at for name, at in self._beats.items() if now - at < PROCESS_TTL_MS}

@@ -35,6 +35,10 @@ local has_order = false
 -- has time to hand in the leases that it holds. nil: the memory has settled.
 local settles_at
 
+-- How long the ring of the slow workers is, whose places come behind all others.
+local behind = 0
+-- How many workers have come back and have not yet all their slots.
+local starting = 0
 -- How many workers rest, and how many of them because they cannot be reached.
 local resting, away = 0, 0
 -- When the first of the workers whose rests this call was about may get a job; nil: none of them.

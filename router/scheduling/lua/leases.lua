@@ -82,12 +82,13 @@ local function lease(url, cap, name, moment)
     -- If no process ever says how the trial went, the next one opens when this lease has passed.
     redis.call('ZADD', EJECTED, moment, url)
     update_room(url)
-  elseif is_by_load or resting > 0 or (cap > 0 and leases_on(url) >= cap) then
+  elseif is_by_load or resting > 0 or starting > 0 or (cap > 0 and leases_on(url) >= cap) then
     update_room(url)
   end
 end
 
 local function drop_lapsed()
+  local has_stepped = false
   for _, url in ipairs(redis.call('ZRANGEBYSCORE', LAPSE, '-inf', now)) do
     for _, name in ipairs(redis.call('ZRANGEBYSCORE', LEASES_OF .. url, '-inf', now)) do
       drop_lease(url, name)
@@ -102,8 +103,11 @@ local function drop_lapsed()
     elseif rest then
       redis.call('ZADD', LAPSE, 'LT', rest.moment, url)
     end
+    local start = starting > 0 and Seldom.start_of(url)
+    if start and Seldom.go_on(url, start) then has_stepped = true end
     set_room_anew(url)
   end
+  if has_stepped then Seldom.look_at_starts() end
 end
 
 -- Give a health check a lease on just its worker, which may be one that gets no jobs. Refuse it if the worker is full,

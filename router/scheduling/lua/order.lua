@@ -13,6 +13,7 @@
 -- Writes   ORDER_OF, PATIENCE
 -- @lazy Ordered
 -- @include context
+-- @include leases
 -- @include lines
 -- @include turns
 
@@ -36,9 +37,8 @@ function Ordered.longest_first(arrivals)
     sorted[place] = arrival
     local tenant = tenant_named(arrival[7])
     if Ordered.goes_by_size(tenant) then
-      local line = tenant .. '/' .. arrival[8]
-      places_of[line] = places_of[line] or {}
-      table.insert(places_of[line], place)
+      local places = listed(places_of, tenant .. '/' .. arrival[8])
+      places[#places + 1] = place
     end
   end
   local function rank(place)

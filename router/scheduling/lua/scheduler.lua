@@ -29,6 +29,7 @@
 -- @include ring
 -- @include room
 -- @include serving
+-- @include slow_start
 -- @include turns
 
 local has_finished = {}
