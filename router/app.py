@@ -123,7 +123,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     counters = Counters(redis)
     api.include_router(create_tenant_admin(Tenants(redis), counters, admin_gate))
     dashboard = DashboardHandler(Feed(redis, counters, view, settings.health_check_interval), admin_gate, api)
-    batches = BatchHandler(dispatcher, dashboard, buffers, settings, recorder)
+    batches = BatchHandler(dispatcher, dashboard, buffers, settings, recorder, sizes)
     job_gate = JobGate(Pages(settings.cors_origins, settings.trusted_hosts), access.api_keys)
     handler = JobHandler(dispatcher, batches, job_gate, buffers, settings, recorder)
     return _with_cors(handler, settings.cors_origins) if settings.cors_origins else handler

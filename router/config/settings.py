@@ -191,10 +191,12 @@ class RetrySettings(Section):
 
 
 class BatchSettings(Section):
-    """How many jobs of one batch may be under way at once."""
+    """How many jobs of one batch may be under way at once, and how far it is read ahead."""
 
     max_in_flight: Count = 64
     """how many jobs of one batch are under way at once, pending jobs included"""
+    look_ahead_mb: Annotated[float, Field(ge=0, le=MAX_MB)] = 64.0
+    """how far a batch whose longest jobs go first is read ahead (MB), within half of `max_buffered_mb`"""
 
 
 class SizesSettings(Section):

@@ -90,7 +90,7 @@ class Dispatcher:
 
     async def run(self, job: Job) -> Answer:
         """Return the answer to `job`, for callers that are coroutines. Raises ClientLeft."""
-        if job.is_large:
+        if job.is_large and job.scan is None:
             job = await self.scanned(job)
         answered: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
         run = self.begin(job, resolver(answered))
@@ -111,6 +111,11 @@ class Dispatcher:
         reader, is_sized = self._endpoints[job.path].reader, self._sizing.needs_kind(job)
         scan = await self.turns.run(job.scan_body(reader, is_sized=is_sized))
         return msgspec.structs.replace(job, scan=scan)
+
+    def order_of(self, tenant: str) -> str:
+        """Return in which order a tenant's jobs go, by its rule; "" if there is none."""
+        rule = self._tenants.rule_of(tenant)
+        return "" if rule is None else rule.order
 
     def begin(self, job: Job, deliver: AnswerCallback) -> JobRun:
         """Bring `job` to its answer, and count it; a large job must be `scanned` before.

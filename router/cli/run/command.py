@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
+from enum import StrEnum
 from http import HTTPStatus
 from io import FileIO
 from typing import TYPE_CHECKING, Annotated
@@ -28,6 +29,19 @@ API_KEY_VARIABLE = "SFR_API_KEY"
 _READ_BYTES = 2**20
 
 
+class Order(StrEnum):
+    """In which order the router begins the jobs."""
+
+    ARRIVAL = "arrival"
+    LONGEST_FIRST = "longest_first"
+
+
+class StopOn(StrEnum):
+    """What of one job of a group ends the others."""
+
+    FAILURE = "failure"
+
+
 def run(
     jobs: Annotated[str, typer.Argument(help="A file with one job a line, in JSON as for /run_code; - for stdin.")],
     output: Annotated[
@@ -39,6 +53,18 @@ def run(
         ),
     ] = "-",
     url: Annotated[str, typer.Option(envvar="SFR_URL", help="The router's address.")] = ROUTER_URL,
+    order: Annotated[
+        Order | None,
+        typer.Option(
+            help="In which order jobs begin: as they stand in the file, or the longest first.", show_default=False
+        ),
+    ] = None,
+    stop_on: Annotated[
+        StopOn | None,
+        typer.Option(
+            help="Once a job has failed, jobs of its group that have not begun are skipped (424).", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Run a file of jobs.
 
@@ -56,7 +82,9 @@ def run(
         with failures_shown():
             address = router_url(url)
             with Results(output) as results, _opened(jobs) as fd:
-                _run_jobs(fd, jobs, results, address)
+                said = {"order": order, "stop_on": stop_on}
+                query = "&".join(f"{name}={value}" for name, value in said.items() if value is not None)
+                _run_jobs(fd, jobs, results, address, query)
                 raise typer.Exit(Exit.DONE if results.statuses.keys() <= {HTTPStatus.OK} else Exit.FAILED)
     except KeyboardInterrupt:  # before the first job
         raise typer.Exit(Exit.SIGNALLED + signal.SIGINT) from None
@@ -78,7 +106,7 @@ def summary(statuses: Counter[int], total: int | None, before: int, seconds: flo
     )
 
 
-def _run_jobs(fd: int, name: str, results: "Results", url: str) -> None:
+def _run_jobs(fd: int, name: str, results: "Results", url: str, query: str) -> None:
     """Send all jobs that have no result. However that ends, print the summary."""
     import asyncio
 
@@ -96,7 +124,8 @@ def _run_jobs(fd: int, name: str, results: "Results", url: str) -> None:
             progress.begin(results.statuses, total)
             reader = JobReader(fd, JobLines(_name_shown(name), results.is_done))
             key = os.environ.get(API_KEY_VARIABLE, "").strip()
-            client = BatchClient(url, key, reader, lambda cause: progress.say(f"connection lost, going on: {cause}"))
+            on_cut = lambda cause: progress.say(f"connection lost, going on: {cause}")  # noqa: E731
+            client = BatchClient(url, key, reader, on_cut, query)
             asyncio.run(_drive(client, results, progress))
     finally:
         typer.echo(summary(results.statuses, total, before, time.monotonic() - started), err=True)

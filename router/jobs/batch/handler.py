@@ -2,15 +2,17 @@
 
 Each job goes the way of a single one (jobs/dispatcher.py). This room adds a limit: at most `batch.max_in_flight` jobs
 of a batch, with the bytes of one largest body, run at a time. A job counts until its line is written, so no job begins
-for a client that does not read.
+for a client that does not read. Jobs begin as they come, or, where that is asked for, the longest in sight first.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
 from http import HTTPStatus
+
+import msgspec
 
 from router.auth.access import Admission
 from router.config.settings import Settings
@@ -32,12 +34,16 @@ from router.http.response import Body, Parts, UpstreamFailed
 from router.jobs import job_log
 from router.jobs.answers import buffers_full
 from router.jobs.batch.body import STOPPED, BatchBody, BatchRefused, CutShort, Entry
+from router.jobs.batch.hints import NO_HINTS
+from router.jobs.batch.query import LONGEST_FIRST, read_query
+from router.jobs.batch.sight import Seen, Sight
 from router.jobs.batch.window import Window
 from router.jobs.body_budget import BodyBudget, BodyBudgetFull, BodyShare
 from router.jobs.dispatcher import Dispatcher
 from router.jobs.endpoints import BadHead, client_s_of, labels_of, options_of, tenant_of
 from router.jobs.handler import ADMISSION
 from router.jobs.job import Job
+from router.jobs.sooner.sizes import Sizes
 from router.policy.request_head import Refusal
 from router.scheduling.pending import ClientLeft
 from router.telemetry.recorder import Recorder
@@ -61,13 +67,20 @@ class BatchHandler:
     """
 
     def __init__(
-        self, dispatcher: Dispatcher, rest: Application, buffers: BodyBudget, settings: Settings, recorder: Recorder
+        self,
+        dispatcher: Dispatcher,
+        rest: Application,
+        buffers: BodyBudget,
+        settings: Settings,
+        recorder: Recorder,
+        sizes: Sizes,
     ) -> None:
         self._dispatcher = dispatcher
         self._rest = rest
         self._buffers = buffers
         self._settings = settings
         self._recorder = recorder
+        self._sizes = sizes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -79,7 +92,7 @@ class BatchHandler:
         try:
             if refusal := _refusal(scope):
                 raise BatchRefused(refusal)
-            common = self._dispatcher, self._buffers, self._settings, self._recorder
+            common = self._dispatcher, self._buffers, self._settings, self._recorder, self._sizes
             await _Batch(*common, scope, receive, send, head, request_id).run()
         except ClientLeft:
             return
@@ -125,6 +138,7 @@ class _Batch:
         buffers: BodyBudget,
         settings: Settings,
         recorder: Recorder,
+        sizes: Sizes,
         scope: Scope,
         receive: Receive,
         send: Send,
@@ -142,11 +156,16 @@ class _Batch:
         self._lines = head.lines
         self._client_s = client_s_of(head)
         self._tenant, self._labels = tenant_of(self._admission, head), labels_of(head)
+        query = read_query(scope["query_string"])
+        is_ordered = (query.order or dispatcher.order_of(self._tenant)) == LONGEST_FIRST
         self._options = options_of(head)
-        query = scope["query_string"]
-        self._target = JOB_PATH.encode("ascii") + (b"?" + query if query else b"")
+        if is_ordered:
+            self._options = msgspec.structs.replace(self._options, is_sized=True)
+        self._target = JOB_PATH.encode("ascii") + (b"?" + query.rest if query.rest else b"")
         self._max_bytes = int(settings.max_body_mb * 2**20)
-        self._in_flight = Window(settings.batch.max_in_flight, self._max_bytes, buffers)
+        ahead_bytes = int(settings.batch.look_ahead_mb * 2**20) if is_ordered else 0
+        self._in_flight = Window(settings.batch.max_in_flight, self._max_bytes + ahead_bytes, buffers)
+        self._sight = Sight(ahead_bytes, self._in_flight, sizes, buffers) if is_ordered else None
         self._client_left, self._stopping = asyncio.Event(), asyncio.Event()
         scope["state"].update({CLIENT_LEFT: self._client_left, STOPPING: self._stopping})
         self._body = BatchBody(receive, self._in_flight, buffers, settings, dispatcher.turns, self._stopping.is_set)
@@ -173,9 +192,10 @@ class _Batch:
         try:
             async with asyncio.TaskGroup() as jobs:
                 try:
-                    while entry is not None:
-                        await self._begin(jobs, entry)
-                        entry = await anext(entries, None)
+                    if self._sight is None:
+                        await self._as_they_come(jobs, entry, entries)
+                    else:
+                        await self._longest_first(jobs, entry, entries, self._sight)
                 except ClientLeft:
                     self._client_left.set()  # jobs that wait for a lease give up; running ones go on
                     self._tell_cut("its client has left")
@@ -202,29 +222,85 @@ class _Batch:
     async def _has_left(self) -> None:
         await self._client_left.wait()
 
-    async def _begin(self, jobs: asyncio.TaskGroup, entry: Entry) -> None:
-        """Begin one job when there is room for it. Raises ClientLeft and CutShort."""
+    async def _as_they_come(self, jobs: asyncio.TaskGroup, entry: Entry | None, entries: AsyncGenerator[Entry]) -> None:
+        """Begin each job when there is room for it. Raises ClientLeft and CutShort."""
+        while entry is not None:
+            if (seen := await self._read(entry, self._in_flight.has_place)) is not None:
+                self._begin(jobs, seen)
+            entry = await anext(entries, None)
+
+    async def _longest_first(
+        self, jobs: asyncio.TaskGroup, entry: Entry | None, entries: AsyncGenerator[Entry], sight: Sight
+    ) -> None:
+        """Begin the longest job in sight when there is room for another one. Raises ClientLeft and CutShort."""
+        reading = asyncio.create_task(self._look_ahead(entry, entries, sight))
+        try:
+            await sight.settles()
+            while True:
+                await self._in_flight.has_place()
+                self._go_on()
+                if (seen := await sight.longest()) is None:
+                    break
+                self._begin(jobs, seen)
+        finally:
+            reading.cancel()
+            await asyncio.wait((reading,))
+            sight.clear()
+
+    async def _look_ahead(self, entry: Entry | None, entries: AsyncGenerator[Entry], sight: Sight) -> None:
+        """Read the batch into sight, as far as there is room; then wait for its client to leave."""
+        try:
+            while entry is not None:
+                if (seen := await self._read(entry, sight.has_room)) is not None:
+                    sight.add(seen)
+                entry = await anext(entries, None)
+            sight.end()
+            await leaving(self._receive)
+            raise ClientLeft
+        except Exception as reason:  # noqa: BLE001  (raised again where jobs begin)
+            if isinstance(reason, ClientLeft):
+                self._client_left.set()  # at once, so that jobs that wait for a lease give up
+            sight.end(reason)
+
+    async def _read(self, entry: Entry, has_room: Callable[[], Awaitable[None]]) -> Seen | None:
+        """Return the entry's job when there is room for it; answer an entry that is none. Raises ClientLeft, CutShort.
+
+        The job's share counts its bytes.
+        """
         self._go_on()
         index = self._count
         self._count += 1
         if isinstance(entry, Refusal):
             await self._refuse(index, problem(entry.status, entry.detail, b""))
-            return
-        await self._in_flight.has_place()
+            return None
+        body, hints = entry
+        await has_room()
         share = self._in_flight.share()
         try:
-            await self._in_flight.grow(share, 0 if self._body.is_list else len(entry))
+            await self._in_flight.grow(share, 0 if self._body.is_list else len(body))
         except BodyBudgetFull:
             await self._refuse(index, self._buffers_full())
             await asyncio.sleep(RETRY_AFTER_S)
-            return
+            return None
         try:
             self._go_on()
-        except (ClientLeft, CutShort):
+            job = Job(
+                *(b"POST", JOB_PATH, self._target, self._lines, body, self._id_of(index), self._has_left, share),
+                *(self._admission, self._client_s),
+                tenant=self._tenant,
+                labels=self._labels,
+                options=self._options if hints is NO_HINTS else hints.over(self._options),
+            )
+            if job.is_large and self._sight is not None:  # for its size
+                job = await self._dispatcher.scanned(job)
+        except BaseException:
             share.give_back()
             raise
+        return Seen(index, job)
+
+    def _begin(self, jobs: asyncio.TaskGroup, seen: Seen) -> None:
         self._in_flight.begin()
-        jobs.create_task(self._run(index, entry, share)).add_done_callback(partial(self._end, share))
+        jobs.create_task(self._run(seen.place, seen.job)).add_done_callback(partial(self._end, seen.job.share))
 
     async def _refuse(self, index: int, answer: Answer) -> None:
         """Answer and count an entry that never becomes a job."""
@@ -241,14 +317,7 @@ class _Batch:
         share.give_back()
         self._in_flight.end()
 
-    async def _run(self, index: int, body: Body, share: BodyShare) -> None:
-        job = Job(
-            *(b"POST", JOB_PATH, self._target, self._lines, body, self._id_of(index), self._has_left, share),
-            *(self._admission, self._client_s),
-            tenant=self._tenant,
-            labels=self._labels,
-            options=self._options,
-        )
+    async def _run(self, index: int, job: Job) -> None:
         try:
             answer = await self._dispatcher.run(job)
         except ClientLeft:
