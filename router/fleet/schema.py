@@ -90,7 +90,13 @@ SCHEMA = (
         "sfr:grants:<process>",
         "list with TTL",
         "routers",
-        "leases given to pending jobs of that process, which has to claim them",
+        "leases given to pending jobs of that process, which has to claim them; notes about its jobs, as JSON objects",
+    ),
+    Key(
+        "sfr:answer:<job>",
+        "string with TTL",
+        "routers",
+        "a worker's answer (msgpack, at most 1 MB) on its way from the process that has it to one whose job it answers",
     ),
     Key(
         "sfr:breaker:<url>",
@@ -299,6 +305,14 @@ class Keys:
     def leases(self, url: str) -> str:
         """Return the key of the sorted set of the leases on the worker at `url`."""
         return f"{self.prefix}:leases:{url}"
+
+    def answer(self, name: str) -> str:
+        """Return the key of an answer on its way to another process."""
+        return f"{self.prefix}:answer:{name}"
+
+    def process(self, process: str) -> str:
+        """Return the key of the hash by which `process` shows that it lives."""
+        return f"{self.prefix}:process:{process}"
 
     def grants(self, process: str) -> str:
         """Return the key of the list through which `process` gets its grants."""
