@@ -25,6 +25,8 @@ from router.jobs.answers import ErrorAnswers
 from router.jobs.ending import Endings
 from router.jobs.job import MAY_BE_THE_JOBS, AnswerCallback, FailedAttempt, Job, JobHooks, JobRun, Unanswered
 from router.jobs.placer import Placer
+from router.jobs.sooner.adoption import Adoption
+from router.jobs.sooner.transport import Transport
 from router.jobs.streaming import LeasedParts
 from router.jobs.tenants import Tenants
 from router.logs import Seldom
@@ -33,6 +35,8 @@ from router.policy.endpoints import endpoints_of
 from router.policy.retry import RetryRules, is_worth_another
 from router.policy.verdict import Blame, Kind
 from router.scheduling.leases import Leases
+from router.scheduling.left_behind import NOTICE_S
+from router.scheduling.messages import NO_WISH
 from router.scheduling.pending import ClientLeft, Exhausted, Lease, NoRoom, NoWorkers, Quarantined
 from router.telemetry.recorder import Recorder
 from router.upstream.pool import Request, WorkerPool
@@ -60,6 +64,7 @@ class Dispatcher:
         settings: Settings,
         recorder: Recorder,
         hooks_of: Callable[[Job], JobHooks] | None = None,
+        transport: Transport | None = None,
     ) -> None:
         self.turns = Turns()  # for reading large bodies, and batches
         self._leases = leases
@@ -80,15 +85,22 @@ class Dispatcher:
         self._endpoints = endpoints_of(settings.endpoints)
         self._unanswered = Unanswered(self._break_off)
         self._endings = Endings(self._unanswered, leases, recorder, self._errors)
+        self._left_behind = leases.left_behind
+        self._adoption: Adoption | None = None
+        if transport is not None and (keep_s := settings.adopt_seconds):
+            its = self._endings, self._errors, recorder, self._run_itself
+            self._adoption = Adoption(transport, leases.left_behind, keep_s, *its)
         self._attempts = 0  # running, except those whose clients have been told that they take too long
         self._between: set[asyncio.Task[None]] = set()  # what jobs do between two attempts
 
-    async def run(self, job: Job) -> Answer:
-        """Return the answer to `job`, for callers that are coroutines. Raises ClientLeft."""
+    async def run(self, job: Job, begun: Callable[[JobRun], None] | None = None) -> Answer:
+        """Return the answer to `job`, for callers that are coroutines; `begun` hears of its run. Raises ClientLeft."""
         if job.is_large:
             job = await self.scanned(job)
         answered: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
         run = self.begin(job, resolver(answered))
+        if begun is not None:
+            begun(run)
         try:
             answer = await answered
         except asyncio.CancelledError:
@@ -135,6 +147,8 @@ class Dispatcher:
                 raise Quarantined
             if snapshot.places_jobs or job.labels:
                 run.placement = self._placer.place(run, text, endpoint.needs, snapshot)
+            if self._left_behind.are_keyed and self._left_behind.is_on:
+                run.wish = msgspec.structs.replace(run.wish or NO_WISH, key=run.job.key)
             self._ask(run, limits.ceiling_s)
         except NoRoom as reason:
             asyncio.get_running_loop().call_soon(self._leased, run, reason)
@@ -142,12 +156,18 @@ class Dispatcher:
             asyncio.get_running_loop().call_soon(self._break_off, run, fault)
         return run
 
+    def client_left(self, run: JobRun) -> None:
+        """Take note that the job's client has hung up: if an attempt is running, the next identical job gets it."""
+        if self._adoption is not None and run.is_awaited:
+            self._adoption.leave_run(run)
+
     async def finish(self) -> None:
         """Return when no attempt is running, not even for a client that has left: each still ends a lease.
 
         Attempts that take too long are not waited for; their leases pass by themselves.
         """
-        while self._attempts or self._between:  # noqa: ASYNC110  (an event set for each job costs more)
+        others = self._adoption
+        while self._attempts or self._between or (others is not None and others.is_busy):  # noqa: ASYNC110  (an event set for each job costs more)
             await asyncio.sleep(_LOOK_EVERY_S)
 
     # Its lease
@@ -163,7 +183,7 @@ class Dispatcher:
 
     def _leased(self, run: JobRun, lease: Lease | NoRoom) -> None:
         """Go on with a lease, or with the reason why there is none."""
-        run.pending = None
+        pending, run.pending = run.pending, None
         try:
             if isinstance(lease, Lease):
                 run.lease = lease
@@ -173,6 +193,8 @@ class Dispatcher:
                     self._attempt(run, lease)
             elif isinstance(lease, Exhausted):
                 self._ask_any(run)
+            elif self._adoption is not None:
+                self._adoption.refuse(run, lease, 0 if pending is None else pending.arrival.ticket)
             else:
                 self._endings.refuse(run, lease)
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
@@ -182,25 +204,38 @@ class Dispatcher:
 
     def _attempt(self, run: JobRun, lease: Lease) -> None:
         run.ticket = lease.ticket
+        if lease.is_adopted:
+            run.is_adopted = True
+            self._recorder.adopted(run.placement.tenant)
         run.queue_ms += lease.waited_ms
         if run.is_retry:
             run.is_retry = False
             self._recorder.retried(run.failed[-1].kind)
         now, bound_s = time.monotonic(), run.limits.bound_s
         if run.ends_at - now < bound_s:
-            wait_s = max(0.0, run.ends_at - now)
-            run.timer = asyncio.get_running_loop().call_later(wait_s, self._be_late, run)
+            loop, left_s = asyncio.get_running_loop(), max(0.0, run.ends_at - now)
+            then = (left_s - NOTICE_S, self._be_nearly_late) if self._left_behind.is_on else (left_s, self._be_late)
+            run.timer = loop.call_later(*then, run)
         self._attempts += 1
         run.is_awaited = True
         request = run.request if run.hooks is None else run.hooks.attempt_begins(lease.url, run.request)
         self._upstream.send(lease.url, request, bound_s, partial(self._attempted, run, lease, now))
+
+    def _be_nearly_late(self, run: JobRun) -> None:
+        self._left_behind.expect()
+        left_s = max(0.0, run.ends_at - time.monotonic())
+        run.timer = asyncio.get_running_loop().call_later(left_s, self._be_late, run)
 
     def _be_late(self, run: JobRun) -> None:
         """Tell the client that its job takes too long. The attempt and its lease go on."""
         try:
             self._attempts -= 1
             run.is_awaited = False
+            if run.deliver is None:  # it has been abandoned
+                return
             run.late_share = run.job.share.hand_over()
+            if self._adoption is not None:
+                self._adoption.leave_run(run)
             self._endings.end(run, self._errors.deadline_passed(run))
         except Exception as fault:
             log.exception(_OWN_FAULT, run.job.request_id.decode("ascii"), exc_info=fault)
@@ -268,13 +303,21 @@ class Dispatcher:
         if response is not None and verdict.cause is None:
             answer = answers.from_worker(response, run, url, len(run.failed) + 1)
             run.lease = None  # LeasedParts ends the lease of a large answer
+            if run.left is not None:
+                self._end_left(run, response, url)
             return answer
         if response is not None and response.rest is not None:
             response.rest.close()
             response = None
         job_log.attempt_failed(run, url, kind, verdict.cause or "", self._seldom)
         run.fail(FailedAttempt(url, verdict.cause or "", kind, response), took_s)
+        if run.left is not None:
+            self._end_left(run)
         return None
+
+    def _end_left(self, run: JobRun, response: Response | None = None, worker_url: str = "") -> None:
+        if self._adoption is not None:
+            self._adoption.end_run(run, response, worker_url)
 
     # The next one
 
@@ -315,6 +358,15 @@ class Dispatcher:
                 return
         self._ask(run, run.ends_at - time.monotonic())
 
+    def _run_itself(self, run: JobRun) -> None:
+        """Let a job ask for a lease that has got another one's run, but no answer."""
+        try:
+            now = time.monotonic()
+            run.room_by = now + self._queue_timeout_s
+            self._ask(run, run.ends_at - now)
+        except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
+            self._break_off(run, fault)
+
     # Its end, where ending.py does not tell
 
     def _abandon(self, run: JobRun) -> None:
@@ -322,8 +374,9 @@ class Dispatcher:
         self._endings.leave(run)
         if run.pending is not None:
             self._leases.give_up(run.pending)
-        else:
+        elif self._adoption is None or not self._adoption.give_back(run):
             run.late_share = run.job.share.hand_over()
+            self.client_left(run)
 
     def _break_off(self, run: JobRun, fault: Exception) -> None:
         """Answer a job that met with a fault of this program, and give back what the job holds."""
@@ -337,6 +390,9 @@ class Dispatcher:
                 run.is_awaited = False
             if run.pending is not None:
                 self._leases.give_up(run.pending)
+            if self._adoption is not None:
+                self._adoption.end_run(run, None, "")
+                self._adoption.give_back(run)
             run.give_lease_back(self._leases)
         except Exception:
             log.exception("And what it held could not be given back")

@@ -66,7 +66,7 @@ for place, name in ipairs(names) do
   if place > ENTRIES_A_CALL then
     unread[#unread + 1] = name
   else
-    local counted = counts(TENANT_OF .. name, 'jobs', 'failures', 'busy_ms', 'queue_ms')
+    local counted = counts(TENANT_OF .. name, 'jobs', 'failures', 'busy_ms', 'queue_ms', 'adopted')
     tenants[name] = {running_of(name, #names == 1), waiting_of(name), counted}
   end
 end

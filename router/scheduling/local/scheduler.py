@@ -5,8 +5,7 @@ the script against. It reads no clock and draws no random number: both are argum
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from router.fleet.model import Member
 from router.policy.tenants import DEFAULT, TenantRule
@@ -18,6 +17,8 @@ from router.scheduling.local.pools import Pools, Room
 from router.scheduling.local.quarantine import Quarantine
 from router.scheduling.local.rests import Rests
 from router.scheduling.local.retry_budget import RetryBudget
+from router.scheduling.local.sharing import Orphans
+from router.scheduling.local.told import Told
 from router.scheduling.local.turns import Line, Turns, Waiting
 from router.scheduling.messages import (
     CLAIM_WITHIN_MS,
@@ -34,23 +35,6 @@ from router.scheduling.messages import (
     Rules,
     lease_name,
 )
-
-
-@dataclass(slots=True)
-class _Told:
-    """The lists of a Reply, while it is made."""
-
-    granted: list[Grant] = field(default_factory=list)
-    queued: list[int] = field(default_factory=list)
-    refused: list[int] = field(default_factory=list)
-    exhausted: list[int] = field(default_factory=list)
-    claimed: list[int] = field(default_factory=list)
-    lost: list[int] = field(default_factory=list)
-    missing: list[int] = field(default_factory=list)
-    unfunded: list[int] = field(default_factory=list)
-    quarantined: list[int] = field(default_factory=list)
-    crowded: list[int] = field(default_factory=list)
-    unpooled: list[int] = field(default_factory=list)
 
 
 class LocalScheduler:
@@ -77,6 +61,7 @@ class LocalScheduler:
         self._budget = RetryBudget(rules)
         self.quarantine = Quarantine(rules)
         self._beats: dict[str, int] = {}
+        self._orphans = Orphans()
 
     def set_fleet(self, members: Iterable[Member]) -> None:
         """Take over the workers of the fleet, and their conditions."""
@@ -88,7 +73,7 @@ class LocalScheduler:
 
     def step(self, call: Call, now: int) -> Reply:
         """Do all that `call` says at the moment `now` (ms of any clock that does not go back)."""
-        told = _Told()
+        told = Told()
         self._seed = call.seed
         self.rests.look_at_ms = None
         self._settle(now)
@@ -102,24 +87,18 @@ class LocalScheduler:
         for number in call.left:
             self.turns.leave(lease_name(call.process, number))
         self._serve_queue(call.process, now, told)
-        self._arrive(call.process, call.arrived, now, told)
+        self._orphans.expect(call.keyed_ms, now)
+        for orphan in call.orphans:
+            self._orphans.keep(call.process, orphan, now)
+        self._arrive(call, now, told)
         self._serve_queue(call.process, now, told)
         return Reply(
             routable=len(self._plan.by_url),
             away=self.rests.away,
             look_in_ms=0 if self.rests.look_at_ms is None else self.rests.look_at_ms - now,
             processes=processes,
-            granted=tuple(told.granted),
-            queued=tuple(told.queued),
-            refused=tuple(told.refused),
-            exhausted=tuple(told.exhausted),
-            claimed=tuple(told.claimed),
-            lost=tuple(told.lost),
-            missing=tuple(told.missing),
-            unfunded=tuple(told.unfunded),
-            quarantined=tuple(told.quarantined),
-            crowded=tuple(told.crowded),
-            unpooled=tuple(told.unpooled),
+            **told.lists(),
+            keyed_ms=max(0, self._orphans.keyed_until - now),
             waiting=len(self.turns.waiting),
             settles=self._settles_at is not None,
         )
@@ -216,7 +195,7 @@ class LocalScheduler:
         held, cap = self.leases.get(url, {}), self._plan.fleet[url].cap if url in self._plan.fleet else 0
         return min(held.values()) if cap and len(held) >= cap else None
 
-    def _claim(self, process: str, claims: Sequence[Claim], now: int, told: _Told) -> None:
+    def _claim(self, process: str, claims: Sequence[Claim], now: int, told: Told) -> None:
         for claim in claims:
             name = lease_name(process, claim.number, claim.tenant, claim.memory_mb)
             if name not in self.leases.get(claim.url, {}):
@@ -242,7 +221,7 @@ class LocalScheduler:
     def _is_alive(self, process: str, own: str, now: int) -> bool:
         return process == own or (process in self._beats and now - self._beats[process] < PROCESS_TTL_MS)
 
-    def _grant(self, own: str, job: Waiting, url: str, now: int, told: _Told) -> None:
+    def _grant(self, own: str, job: Waiting, url: str, now: int, told: Told) -> None:
         process, _, number = job.name.rpartition(":")
         tenant, memory_mb = job.line[0], job.memory_mb
         name = lease_name(process, int(number), tenant, memory_mb)
@@ -254,7 +233,7 @@ class LocalScheduler:
             self._lease(url, tenant, name, now + CLAIM_WITHIN_MS)
             self.outbox.setdefault(process, []).append(grant)
 
-    def _serve_queue(self, own: str, now: int, told: _Told) -> None:
+    def _serve_queue(self, own: str, now: int, told: Told) -> None:
         self._serve_reservations(own, now, told)
         passed: Counter[Line] = Counter()
         by_room: Counter[Room] = Counter()
@@ -286,7 +265,7 @@ class LocalScheduler:
         left = (line for line in orders if passed[line] < len(self.turns.lines[line]))
         return min(left, key=orders.__getitem__, default=None)
 
-    def _serve_reservations(self, own: str, now: int, told: _Told) -> None:
+    def _serve_reservations(self, own: str, now: int, told: Told) -> None:
         """Let the head of each line that has reserved a worker go there if it fits, or give up the worker."""
         for url, line in sorted(self.memory.reserved.items()):
             while (jobs := self.turns.lines.get(line, [])) and self._is_over(jobs[0], own, now):
@@ -326,18 +305,32 @@ class LocalScheduler:
             self._make_plan_if_stale()  # it drops the pools that are not in use
         return self.pools.admit(pool)
 
-    def _arrive(self, process: str, arrivals: Sequence[Arrival], now: int, told: _Told) -> None:
+    def _take_tickets(self, call: Call, now: int, told: Told) -> Iterator[tuple[Arrival, int]]:
+        """Yield the jobs that ask for a lease, with their tickets; those that take over a run need none."""
         # After Redis has lost its memory the counter goes on above the tickets in hand.
         fresh = self.ticket + 1
-        newest = max((arrival.ticket for arrival in arrivals), default=0)
-        count = sum(arrival.ticket == 0 for arrival in arrivals)
+        newest = max((arrival.ticket for arrival in call.arrived), default=0)
+        count = sum(arrival.ticket == 0 for arrival in call.arrived)
         if newest > self.ticket + count:
             fresh = newest + 1
         self.ticket = fresh + count - 1
-        for arrival in arrivals:
-            ticket = arrival.ticket
-            if not ticket:
-                ticket, fresh = fresh, fresh + 1
+        for arrival in call.arrived:
+            if arrival.ticket:
+                yield arrival, arrival.ticket
+                continue
+            ticket, fresh = fresh, fresh + 1
+            adopted = self._orphans.adopt(
+                call.wishes, arrival.number, now, lambda process: self._is_alive(process, call.process, now)
+            )
+            if adopted is not None:
+                told.adopted.append(adopted)
+                ticket = adopted.ticket
+            if adopted is None or not adopted.process:
+                yield arrival, ticket
+
+    def _arrive(self, call: Call, now: int, told: Told) -> None:
+        process = call.process
+        for arrival, ticket in self._take_tickets(call, now, told):
             line = (arrival.tenant or DEFAULT, arrival.pool)
             job = Waiting(
                 *(ticket, lease_name(process, arrival.number), arrival.bound_ms, now + arrival.wait_ms, now),
@@ -361,7 +354,7 @@ class LocalScheduler:
                 self.turns.enter(job)
                 told.queued += [arrival.number, ticket]
 
-    def _may_retry(self, arrival: Arrival, now: int, told: _Told) -> bool:
+    def _may_retry(self, arrival: Arrival, now: int, told: Told) -> bool:
         if self.quarantine.holds(arrival.retry_of, now):
             told.quarantined.append(arrival.number)
         elif not self._budget.take(now, self.ticket):
@@ -372,7 +365,7 @@ class LocalScheduler:
 
     # Heartbeats
 
-    def _hear_beat(self, process: str, beat: Beat, now: int, told: _Told) -> int:
+    def _hear_beat(self, process: str, beat: Beat, now: int, told: Told) -> int:
         self._budget.fill(now, self.ticket)
         self._beats[process] = now
         self._beats = {name: at for name, at in self._beats.items() if now - at < PROCESS_TTL_MS}

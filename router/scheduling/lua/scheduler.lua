@@ -28,6 +28,7 @@
 -- @include ring
 -- @include room
 -- @include serving
+-- @include sharing
 -- @include turns
 
 local has_finished = {}
@@ -71,6 +72,8 @@ if call.beat then Seldom.hear_beat(unpack(call.beat)) end
 for _, number in ipairs(call.left or {}) do leave(holder(number)) end
 if lines > 1 then Shared.set_due_turns() end
 serve_queue()
+if call.keyed_ms then Sharing.expect(call.keyed_ms) end
+for _, orphan in ipairs(call.orphans or {}) do Sharing.keep(unpack(orphan)) end
 if call.arrived then
   arrive(call.arrived)
   serve_queue()

@@ -24,6 +24,7 @@ from router.jobs.job_log import CLIENT_LEFT_STATUS
 from router.policy.placement import ANYWHERE, Placement
 from router.policy.tenants import TenantRule
 from router.policy.verdict import Blame, Kind, Outcome
+from router.scheduling.left_behind import LeftBehind
 from router.scheduling.messages import Wish
 from router.scheduling.pending import (
     ClientLeft,
@@ -78,6 +79,7 @@ class Leases:
         self.fault: Exception | None = None
         self.has_workers = True
         self.is_enough = False
+        self.left_behind = LeftBehind(lambda: None)
 
     def is_enough_for(self, job_since: float, pool: str) -> bool:
         """Return this answer for every job."""
