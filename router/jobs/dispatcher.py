@@ -194,7 +194,7 @@ class Dispatcher:
             elif isinstance(lease, Exhausted):
                 self._ask_any(run)
             elif self._adoption is not None:
-                self._adoption.refuse(run, lease, 0 if pending is None else pending.arrival.ticket)
+                self._adoption.refuse(run, lease, pending)
             else:
                 self._endings.refuse(run, lease)
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)

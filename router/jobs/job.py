@@ -5,7 +5,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import msgspec
 
@@ -14,6 +14,7 @@ from router.http.answer import Answer
 from router.http.response import Body, Phase, Response, UpstreamFailed
 from router.jobs.body_budget import BodyShare
 from router.jobs.options import NO_OPTIONS, JobOptions
+from router.jobs.sooner.left_run import LeftRun
 from router.policy.deadline import SMALL_BYTES, LimitReader, Limits
 from router.policy.large_json import Malformed
 from router.policy.placement import ANYWHERE
@@ -23,9 +24,6 @@ from router.scheduling.leases import Leases
 from router.scheduling.messages import Wish
 from router.scheduling.pending import Lease, PendingJob
 from router.upstream.pool import Request
-
-if TYPE_CHECKING:
-    from router.jobs.sooner.left_runs import LeftRun
 
 _NAME_BYTES, _KEY_BYTES = 8, 16
 # The fields of a request's head, among those for the worker, that say how its body is to be read.

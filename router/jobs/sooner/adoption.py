@@ -5,7 +5,6 @@ waits for ever, because the job asks again and again. left_runs.py is the other 
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,10 +21,8 @@ from router.jobs.sooner.notes import Adopt, Brought, Returned
 from router.jobs.sooner.transport import Transport, WorkersAnswer
 from router.scheduling.left_behind import LeftBehind
 from router.scheduling.messages import Adopted, Orphan
-from router.scheduling.pending import ClientLeft, NoRoom, QueueTimeout, RunsAlready
+from router.scheduling.pending import ClientLeft, NoRoom, PendingJob, QueueTimeout, RunsAlready
 from router.telemetry.recorder import Recorder
-
-log = logging.getLogger(__name__)
 
 # A process that ends its heartbeats counts as alive for two seconds.
 ASK_EVERY_S = 1.0
@@ -90,13 +87,13 @@ class Adoption:
         if run.left is not None:
             self._left_runs.end(run.left, response, worker_url, len(run.failed) + 1)
 
-    def refuse(self, run: JobRun, reason: NoRoom, ticket: int) -> None:
+    def refuse(self, run: JobRun, reason: NoRoom, pending: PendingJob | None) -> None:
         """End a job that gets no lease: it waits for a run that it has got, or it leaves its place behind."""
         if isinstance(reason, RunsAlready):
             self.wait(run, reason.adopted)
             return
-        if isinstance(reason, QueueTimeout) and ticket:
-            self._left_behind.tell(Orphan(run.job.key, int(self._keep_s * 1000), ticket))
+        if isinstance(reason, QueueTimeout) and pending is not None and pending.arrival.ticket:
+            self._left_behind.tell(Orphan(run.job.key, int(self._keep_s * 1000), pending.arrival.ticket))
         self._endings.refuse(run, reason)
 
     def wait(self, run: JobRun, adopted: Adopted) -> None:
@@ -133,18 +130,17 @@ class Adoption:
         """Ask for the answer until it comes, so that no note that is lost is missed for long."""
         note = Adopt(adopted.run, self._transport.process, adopted.number)
         failures = 0
-        while failures < _FAILURES:
+        while self._by_number.get(adopted.number) is run:
             try:
                 is_alive = await self._transport.send(adopted.process, note)
             except RedisUnavailable:
                 failures += 1
             else:
                 failures = 0 if is_alive else _FAILURES
-            if self._by_number.get(adopted.number) is not run:
-                return
-            if failures < _FAILURES:
+            if failures >= _FAILURES:
+                self._go_on(run)
+            else:
                 await asyncio.sleep(ASK_EVERY_S)
-        self._go_on(run)
 
     async def _return(self, adopted: Adopted) -> None:
         with suppress(RedisUnavailable):  # then nobody gets it

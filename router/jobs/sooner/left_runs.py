@@ -4,42 +4,20 @@ It decides how long a run is kept, and for whom; the scheduler decides who gets 
 """
 
 import asyncio
-import logging
 import time
 from contextlib import suppress
 
 from router.aio import start
 from router.fleet.redis_client import RedisUnavailable
 from router.http.response import Response
-from router.jobs.body_budget import BodyBudgetFull, BodyShare
+from router.jobs.body_budget import BodyBudgetFull
 from router.jobs.job import JobRun
+from router.jobs.sooner.left_run import LeftRun
 from router.jobs.sooner.notes import Adopt, Brought, Returned
 from router.jobs.sooner.transport import TTL_S, Transport, WorkersAnswer
 from router.scheduling.left_behind import LeftBehind
 from router.scheduling.messages import Orphan
 from router.scheduling.pending import Lease
-
-log = logging.getLogger(__name__)
-
-
-class LeftRun:
-    """A run that its client has left, or its answer, which counts in `share`.
-
-    `adopter` is the process and the number of the job that has got it. Until `ends_at` (time.monotonic) it is kept for
-    one; `timer` then drops it.
-    """
-
-    __slots__ = ("adopter", "answer", "ends_at", "key", "number", "share", "ticket", "timer")
-
-    def __init__(self, key: str, number: int, ticket: int, share: BodyShare) -> None:
-        self.key = key
-        self.number = number
-        self.ticket = ticket
-        self.share = share
-        self.ends_at = 0.0
-        self.adopter: tuple[str, int] | None = None
-        self.answer: WorkersAnswer | None = None
-        self.timer: asyncio.TimerHandle | None = None
 
 
 class LeftRuns:

@@ -190,6 +190,7 @@ class Bench:
     tenant: str = ""
     tenants: Mapping[str, TenantRule] = field(default_factory=dict)
     fleet: Sequence[Worker] = ()
+    transport: Any = None
 
     def __post_init__(self) -> None:
         self.leases, self.recorder, self.buffers = Leases(), Recorder(), BodyBudget(2**20)
@@ -198,7 +199,7 @@ class Bench:
         view: Any = SimpleNamespace(snapshot=Snapshot(state))
         parts: tuple[Any, Any] = (self.leases, self.workers)
         settings = Settings.model_validate({"timeout": 100, "job_grace": 2, **self.settings})
-        self.dispatcher = Dispatcher(*parts, view, settings, self.recorder)
+        self.dispatcher = Dispatcher(*parts, view, settings, self.recorder, transport=self.transport)
         share = self.buffers.share()
         share.grow(len(BODY))
         self.job = Job(
