@@ -38,6 +38,7 @@ from router.jobs.dispatcher import Dispatcher
 from router.jobs.handler import JobHandler
 from router.jobs.sooner.groups import GroupFailed, Groups
 from router.jobs.sooner.sizes import Sizes
+from router.jobs.sooner.transport import Transport
 from router.policy.client_timeouts import ClientTimeouts
 from router.scheduling.failover import FailoverScheduler
 from router.scheduling.inbox import Inbox
@@ -82,9 +83,9 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     sizes = Sizes(view, FleetSizes(redis, settings.sizes.max))
     groups = Groups(Outbox(redis, process).send)
     inbox.readers["group_failed"] = GroupFailed, groups.hear
-    dispatcher = Dispatcher(
-        leases, upstream, view, settings, recorder, sizes, None if traces is None else traces.job_begins, groups
-    )
+    hooks_of = None if traces is None else traces.job_begins
+    transport = Transport(redis, inbox, process)
+    dispatcher = Dispatcher(leases, upstream, view, settings, recorder, sizes, hooks_of, groups, transport)
     publisher = Publisher(
         recorder,
         Metrics(SharedCounts.inherited()),
@@ -103,11 +104,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
         await view.refresh()
         api.openapi()  # made once and kept: before the first client could wait for it
         running = [asyncio.create_task(part.run()) for part in (view, leases, publisher, sizes, FileHandles())]
-        # The objects that exist now stay, so the garbage collector need not visit them again. Jobs leave no reference
-        # cycles behind, so it need not look for cycles as often as it does by default.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(_GARBAGE_AFTER)
+        _collect_seldom()
         yield {TIMEOUTS: ClientTimeouts(settings.client_body_timeout, settings.client_read_timeout), HANDLER: handler}
         await dispatcher.finish()
         await leases.flush()
@@ -132,6 +129,16 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     job_gate = JobGate(Pages(settings.cors_origins, settings.trusted_hosts), access.api_keys)
     handler = JobHandler(dispatcher, batches, job_gate, buffers, settings, recorder)
     return _with_cors(handler, settings.cors_origins) if settings.cors_origins else handler
+
+
+def _collect_seldom() -> None:
+    """Have the garbage collector look for cycles seldom.
+
+    Jobs leave none behind, and it need not visit the objects that exist now: they stay.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GARBAGE_AFTER)
 
 
 def _with_cors(handler: JobHandler, origins: Sequence[str]) -> Application:

@@ -16,6 +16,8 @@ MAX_SPEED = 20
 # A week: no job is expected to take longer, nor is a result of use for longer.
 MAX_EXPECTED_MS = 7 * 24 * 3_600_000
 MAX_REUSE_S = 7 * 24 * 3600
+# A client that comes back comes within seconds.
+MAX_ADOPT_S = 3600
 
 
 def whole_number(text: str, least: int, most: int) -> int | None:

@@ -100,8 +100,11 @@ class ClientConnection(LightProtocol):
         """Tell the request that is served."""
         if self._watch:
             self._watch.cancel()
-        if isinstance(self.cycle, WholeJob) and self.cycle.response_complete:
-            self.cycle = None  # there is nothing to tell
+        if isinstance(self.cycle, WholeJob):
+            if self.cycle.response_complete:
+                self.cycle = None  # there is nothing to tell
+            else:
+                self.cycle.leave()
         tell(self.cycle, CLIENT_LEFT)
         super().connection_lost(exc)
         self.cycle = None  # type: ignore[assignment]  # breaks a reference cycle, else found by the garbage collector

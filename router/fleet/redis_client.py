@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
+from redis.client import NEVER_DECODE
 from redis.exceptions import RedisError, ResponseError
 
 from router.config.settings import RedisSettings
@@ -25,6 +26,8 @@ _Value = TypeVar("_Value")
 
 # The steady calls of routers and sidecars. While Redis refuses one of these it is of no use, whatever else it answers.
 LOAD, SCHEDULE, LEAD, RECORD = "load", "schedule", "lead", "record"
+# A note that its process has not read after so long is dropped: the process has ended.
+NOTE_TTL_MS = 5000
 
 
 class RedisUnavailable(Exception):
@@ -136,6 +139,30 @@ class RedisClient:
                     yield [str(text) for text in popped[1]]
         except (RedisError, OSError) as error:
             raise RedisUnavailable(str(error)) from error
+
+    async def send(self, process: str, note: bytes) -> bool:
+        """Append a note to the list that `process` reads; return whether the process is alive.
+
+        Raises RedisUnavailable.
+        """
+        pipeline, key = self.pipeline(), self.keys.grants(process)
+        pipeline.rpush(key, note)
+        pipeline.pexpire(key, NOTE_TTL_MS)
+        pipeline.exists(self.keys.process(process))
+        return bool((await self.ask(pipeline.execute()))[-1])
+
+    async def keep(self, key: str, value: bytes, ttl_ms: int) -> None:
+        """Keep bytes for so long. Raises RedisUnavailable."""
+        await self.ask(self._client.set(key, value, px=ttl_ms))
+
+    async def kept(self, key: str, *, is_last: bool = False) -> bytes | None:
+        """Return the bytes under this key, None if there are none; after the last reading they are dropped.
+
+        Raises RedisUnavailable.
+        """
+        word = "GETDEL" if is_last else "GET"
+        held: bytes | None = await self.ask(self._client.execute_command(word, key, **{NEVER_DECODE: True}))
+        return held
 
     async def command(self, words: Sequence[str]) -> Any:
         """Send one command as an operator typed it. Raises RedisUnavailable, also if Redis refuses it."""

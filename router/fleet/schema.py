@@ -113,6 +113,19 @@ SCHEMA = (
         "objects",
     ),
     Key(
+        "sfr:orphans:<job>",
+        "zset with TTL",
+        "routers",
+        "what jobs with this key (128 bits) have left behind whose clients have gone, scored by ticket: until when it "
+        "is kept (Unix ms), the ticket, and for a run its lease `process:number`",
+    ),
+    Key(
+        "sfr:answer:<job>",
+        "string with TTL",
+        "routers",
+        "a worker's answer (msgpack, at most 1 MB) on its way from the process that has it to one whose job it answers",
+    ),
+    Key(
         "sfr:breaker:<url>",
         "hash with TTL until ejected",
         "routers",
@@ -227,7 +240,8 @@ SCHEMA = (
         "rooms (how many besides that of all workers), memory (whether any worker counts it), "
         "shared (whether there are tenants), turns (whether several lines wait), order (whether the jobs of any tenant "
         "go longest first), well (whether the workers are healthy), behind (the length of the slow workers' ring), "
-        "starting (how many workers have come back and have not yet all their slots)",
+        "starting (how many workers have come back and have not yet all their slots), keyed_until (Unix ms: until then "
+        "arrivals are to have keys)",
     ),
     Key("sfr:room", "zset", "routers", "the workers with a free slot, by place in the ring or by load"),
     Key("sfr:room:<room>", "zset", "routers", "the same for the workers of some pools"),
@@ -260,7 +274,7 @@ SCHEMA = (
         "hash with TTL",
         "routers",
         "counts of all routers for this tenant: jobs, failures (jobs without a result), busy_ms (of all its attempts), "
-        "queue_ms (of all its waits)",
+        "queue_ms (of all its waits), adopted (jobs that got what others had left behind)",
     ),
     Key(
         "sfr:tenants:known",
@@ -351,6 +365,14 @@ class Keys:
     def leases(self, url: str) -> str:
         """Return the key of the sorted set of the leases on the worker at `url`."""
         return f"{self.prefix}:leases:{url}"
+
+    def answer(self, name: str) -> str:
+        """Return the key of an answer on its way to another process."""
+        return f"{self.prefix}:answer:{name}"
+
+    def process(self, process: str) -> str:
+        """Return the key of the hash by which `process` shows that it lives."""
+        return f"{self.prefix}:process:{process}"
 
     def grants(self, process: str) -> str:
         """Return the key of the list through which `process` gets its grants."""

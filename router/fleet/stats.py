@@ -34,13 +34,15 @@ class WorkerStats(msgspec.Struct, array_like=True):
 class TenantStats(msgspec.Struct, array_like=True):
     """Of one tenant: jobs that have ended, those of them without a result, and the times of all its attempts and waits.
 
-    `busy_ms` is counted together with the workers': over all tenants it is the same sum as over all workers.
+    `busy_ms` is counted together with the workers': over all tenants it is the same sum as over all workers. `adopted`
+    jobs have got what others had left behind.
     """
 
     jobs: int = 0
     failures: int = 0
     busy_ms: int = 0
     queue_ms: int = 0
+    adopted: int = 0
 
     def add(self, more: "TenantStats") -> None:
         """Add `more` to these counts."""
@@ -48,6 +50,7 @@ class TenantStats(msgspec.Struct, array_like=True):
         self.failures += more.failures
         self.busy_ms += more.busy_ms
         self.queue_ms += more.queue_ms
+        self.adopted += more.adopted
 
 
 class Stats(msgspec.Struct):

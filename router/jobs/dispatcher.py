@@ -20,23 +20,26 @@ from router.fleet.snapshot import FleetView
 from router.http import headers
 from router.http.answer import Answer, close_rest
 from router.http.response import Response, UpstreamFailed
-from router.jobs import answers, job_log
+from router.jobs import answers
 from router.jobs.answers import ErrorAnswers
 from router.jobs.ending import Endings
-from router.jobs.job import MAY_BE_THE_JOBS, AnswerCallback, FailedAttempt, Job, JobHooks, JobRun, Unanswered
+from router.jobs.job import AnswerCallback, Job, JobHooks, JobRun, Unanswered
+from router.jobs.judging import Judge
 from router.jobs.options import NO_OPTIONS
 from router.jobs.placer import Placer
+from router.jobs.sooner.adoption import Adoption
 from router.jobs.sooner.groups import Group, Groups
 from router.jobs.sooner.sizes import Sizes
 from router.jobs.sooner.sizing import Sizing
-from router.jobs.streaming import LeasedParts
+from router.jobs.sooner.transport import Transport
 from router.jobs.tenants import Tenants
-from router.logs import Seldom
 from router.policy.deadline import limits_of
 from router.policy.endpoints import endpoints_of
 from router.policy.retry import RetryRules, is_worth_another
-from router.policy.verdict import Blame, Kind, says_failed
+from router.policy.verdict import Kind
 from router.scheduling.leases import Leases
+from router.scheduling.left_behind import NOTICE_S
+from router.scheduling.messages import NO_WISH
 from router.scheduling.pending import ClientLeft, Exhausted, Lease, NoRoom, NoWorkers, Quarantined
 from router.telemetry.recorder import Recorder
 from router.upstream.pool import Request, WorkerPool
@@ -46,7 +49,6 @@ log = logging.getLogger(__name__)
 # A lease is a little longer than its attempt, so that it does not pass while the attempt still runs.
 LEASE_MARGIN_S = 1.0
 _OWN_FAULT = "Job %s met with a fault of the router's own"
-_TIMED = frozenset({Blame.AWAY, Blame.DIED})  # for these the scheduler wants to know how long the attempt took
 # A process that ends checks this often whether its last attempts are over.
 _LOOK_EVERY_S = 0.05
 # A job waits this long for file handles, ports or memory of this host before it tries again.
@@ -69,6 +71,7 @@ class Dispatcher:
         sizes: Sizes,
         hooks_of: Callable[[Job], JobHooks] | None = None,
         groups: Groups | None = None,
+        transport: Transport | None = None,
     ) -> None:
         self.turns = Turns()  # for reading large bodies, and batches
         self.groups = Groups() if groups is None else groups
@@ -84,22 +87,30 @@ class Dispatcher:
         self._errors = ErrorAnswers(settings, self._retry, self._tenants)
         self._sizing = Sizing(sizes, self._tenants)
         self._placer = Placer(self._tenants, settings.default_job_memory_mb)
-        self._seldom = Seldom()
         self._queue_timeout_s = settings.queue.timeout
         limits = partial(limits_of, grace_s=settings.job_grace, timeout_s=settings.timeout)
         self._limits = lru_cache(maxsize=256)(limits)  # most jobs have the same
         self._endpoints = endpoints_of(settings.endpoints)
         self._unanswered = Unanswered(self._break_off)
         self._endings = Endings(self._unanswered, leases, recorder, self._errors, self.groups)
+        self._left_behind = leases.left_behind
+        self._adoption: Adoption | None = None
+        if transport is not None and (keep_s := settings.adopt_seconds):
+            its = self._endings, self._errors, recorder, self._run_itself
+            self._adoption = Adoption(transport, leases.left_behind, keep_s, *its)
+        parts = leases, recorder, self._endings, self._retry, self._sizing, self.groups, self._adoption
+        self._judge = Judge(*parts)
         self._attempts = 0  # running, except those whose clients have been told that they take too long
         self._between: set[asyncio.Task[None]] = set()  # what jobs do between two attempts
 
-    async def run(self, job: Job) -> Answer:
-        """Return the answer to `job`, for callers that are coroutines. Raises ClientLeft."""
+    async def run(self, job: Job, begun: Callable[[JobRun], None] | None = None) -> Answer:
+        """Return the answer to `job`, for callers that are coroutines; `begun` hears of its run. Raises ClientLeft."""
         if job.is_large and job.scan is None:
             job = await self.scanned(job)
         answered: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
         run = self.begin(job, resolver(answered))
+        if begun is not None:
+            begun(run)
         try:
             answer = await answered
         except asyncio.CancelledError:
@@ -156,6 +167,8 @@ class Dispatcher:
             if job.options.stops_on_failure:
                 run.group = Group.of(job.options, named)
                 self.groups.join(run.group, run, partial(self._skip, run))
+            if self._left_behind.are_keyed and self._left_behind.is_on:
+                run.wish = msgspec.structs.replace(run.wish or NO_WISH, key=run.job.key)
             is_by_size = snapshot.is_default_by_size or job.tenant in snapshot.by_size
             if (is_by_size or job.options is not NO_OPTIONS) and not self._sizing.settle(run):
                 start(self._between, self._ask_by_size(run))
@@ -167,12 +180,18 @@ class Dispatcher:
             asyncio.get_running_loop().call_soon(self._break_off, run, fault)
         return run
 
+    def client_left(self, run: JobRun) -> None:
+        """Take note that the job's client has hung up: if an attempt is running, the next identical job gets it."""
+        if self._adoption is not None and run.is_awaited:
+            self._adoption.leave_run(run)
+
     async def finish(self) -> None:
         """Return when no attempt is running, not even for a client that has left: each still ends a lease.
 
         Attempts that take too long are not waited for; their leases pass by themselves.
         """
-        while self._attempts or self._between:  # noqa: ASYNC110  (an event set for each job costs more)
+        others = self._adoption
+        while self._attempts or self._between or (others is not None and others.is_busy):  # noqa: ASYNC110  (an event set for each job costs more)
             await asyncio.sleep(_LOOK_EVERY_S)
 
     # Its size, where that counts
@@ -202,7 +221,7 @@ class Dispatcher:
 
     def _leased(self, run: JobRun, lease: Lease | NoRoom) -> None:
         """Go on with a lease, or with the reason why there is none."""
-        run.pending = None
+        pending, run.pending = run.pending, None
         try:
             if isinstance(lease, Lease):
                 run.lease = lease
@@ -212,6 +231,8 @@ class Dispatcher:
                     self._attempt(run, lease)
             elif isinstance(lease, Exhausted):
                 self._ask_any(run)
+            elif self._adoption is not None:
+                self._adoption.refuse(run, lease, pending)
             else:
                 self._endings.refuse(run, lease)
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
@@ -228,25 +249,38 @@ class Dispatcher:
 
     def _attempt(self, run: JobRun, lease: Lease) -> None:
         run.ticket = lease.ticket
+        if lease.is_adopted:
+            run.is_adopted = True
+            self._recorder.adopted(run.placement.tenant)
         run.queue_ms += lease.waited_ms
         if run.is_retry:
             run.is_retry = False
             self._recorder.retried(run.failed[-1].kind)
         now, bound_s = time.monotonic(), run.limits.bound_s
         if run.ends_at - now < bound_s:
-            wait_s = max(0.0, run.ends_at - now)
-            run.timer = asyncio.get_running_loop().call_later(wait_s, self._be_late, run)
+            loop, left_s = asyncio.get_running_loop(), max(0.0, run.ends_at - now)
+            then = (left_s - NOTICE_S, self._be_nearly_late) if self._left_behind.is_on else (left_s, self._be_late)
+            run.timer = loop.call_later(*then, run)
         self._attempts += 1
         run.is_awaited = True
         request = run.request if run.hooks is None else run.hooks.attempt_begins(lease.url, run.request)
         self._upstream.send(lease.url, request, bound_s, partial(self._attempted, run, lease, now))
+
+    def _be_nearly_late(self, run: JobRun) -> None:
+        self._left_behind.expect()
+        left_s = max(0.0, run.ends_at - time.monotonic())
+        run.timer = asyncio.get_running_loop().call_later(left_s, self._be_late, run)
 
     def _be_late(self, run: JobRun) -> None:
         """Tell the client that its job takes too long. The attempt and its lease go on."""
         try:
             self._attempts -= 1
             run.is_awaited = False
+            if run.deliver is None:  # it has been abandoned
+                return
             run.late_share = run.job.share.hand_over()
+            if self._adoption is not None:
+                self._adoption.leave_run(run)
             self._endings.end(run, self._errors.deadline_passed(run))
         except Exception as fault:
             log.exception(_OWN_FAULT, run.job.request_id.decode("ascii"), exc_info=fault)
@@ -264,7 +298,7 @@ class Dispatcher:
             if run.lease is not lease:  # the job has been broken off
                 close_rest(outcome)
                 return
-            answer = self._judged(run, lease, since, outcome)
+            answer = self._judge.answer(run, lease, since, outcome)
             if answer is not None:
                 self._endings.end(run, answer)
             elif run.deliver is None:
@@ -282,51 +316,6 @@ class Dispatcher:
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
             close_rest(outcome if answer is None else answer)
             self._break_off(run, fault)
-
-    def _judged(self, run: JobRun, lease: Lease, since: float, outcome: Response | UpstreamFailed) -> Answer | None:
-        """Tell the scheduler how an attempt went. Return its answer; None if it failed, which `run` then knows."""
-        job, url = run.job, lease.url
-        response = None if isinstance(outcome, UpstreamFailed) else outcome
-        verdict = job.verdict_on(outcome)
-        kind, blame, took_s = verdict.kind, verdict.blame, time.monotonic() - since
-        self._recorder.attempt_ended(url, kind, took_s, run.placement.tenant)
-        if run.hooks is not None:
-            run.hooks.attempt_ends(outcome, kind)
-        if run.doubts and blame is Blame.OK:  # so the errors before were the workers' own
-            self._leases.resolve(run.doubts, Blame.ERROR, job.name)
-            run.doubts = ()
-        if response is not None and response.rest is not None and verdict.cause is None:
-            told = partial(self._endings.cut, run, response.head.status)
-            is_suspect = bool(run.failed) and run.is_suspect
-            rest = LeasedParts(response.rest, self._leases, lease, blame, job, told, since, is_suspect)
-            response = msgspec.structs.replace(response, rest=rest)
-        else:
-            if blame is Blame.ERROR and self._retry.asks_another(kind):
-                blame = Blame.DOUBT
-                run.doubts = (*run.doubts, (lease, verdict.cause or ""))
-            is_named = blame in MAY_BE_THE_JOBS or (run.failed and run.is_suspect)
-            # A worker that timed out still runs the job, so its lease stays until its moment has passed.
-            is_over = kind is not Kind.TIMED_OUT
-            ms = int(took_s * 1000) if blame in _TIMED else verdict.rest_ms
-            named, cause = job.name if is_named else "", verdict.cause or ""
-            self._leases.end(lease, blame, is_over=is_over, job=named, cause=cause, ms=ms)
-            run.lease = None
-        if response is not None and verdict.cause is None:
-            if run.is_sized and blame is Blame.OK:
-                self._sizing.learn(run, url, response, took_s)
-            if run.group is not None and not response.head.is_packed:
-                is_whole = response.rest is None
-                if says_failed(job.path, response.head.status, response.body, is_whole=is_whole):
-                    self.groups.fail(run.group)
-            answer = answers.from_worker(response, run, url, len(run.failed) + 1)
-            run.lease = None  # LeasedParts ends the lease of a large answer
-            return answer
-        if response is not None and response.rest is not None:
-            response.rest.close()
-            response = None
-        job_log.attempt_failed(run, url, kind, verdict.cause or "", self._seldom)
-        run.fail(FailedAttempt(url, verdict.cause or "", kind, response), took_s)
-        return None
 
     # The next one
 
@@ -367,6 +356,15 @@ class Dispatcher:
                 return
         self._ask(run, run.ends_at - time.monotonic())
 
+    def _run_itself(self, run: JobRun) -> None:
+        """Let a job ask for a lease that has got another one's run, but no answer."""
+        try:
+            now = time.monotonic()
+            run.room_by = now + self._queue_timeout_s
+            self._ask(run, run.ends_at - now)
+        except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
+            self._break_off(run, fault)
+
     # Its end, where ending.py does not tell
 
     def _abandon(self, run: JobRun) -> None:
@@ -374,8 +372,9 @@ class Dispatcher:
         self._endings.leave(run)
         if run.pending is not None:
             self._leases.give_up(run.pending)
-        else:
+        elif self._adoption is None or not self._adoption.give_back(run):
             run.late_share = run.job.share.hand_over()
+            self.client_left(run)
 
     def _break_off(self, run: JobRun, fault: Exception) -> None:
         """Answer a job that met with a fault of this program, and give back what the job holds."""
@@ -389,6 +388,9 @@ class Dispatcher:
                 run.is_awaited = False
             if run.pending is not None:
                 self._leases.give_up(run.pending)
+            if self._adoption is not None:
+                self._adoption.end_run(run, None, "")
+                self._adoption.give_back(run)
             run.give_lease_back(self._leases)
         except Exception:
             log.exception("And what it held could not be given back")

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import re
 import time
 from collections.abc import Callable, Coroutine, Generator
 from typing import Protocol, TypeAlias
@@ -14,17 +15,21 @@ from router.http.response import Body, Phase, Response, UpstreamFailed
 from router.jobs.body_budget import BodyShare
 from router.jobs.options import NO_OPTIONS, JobOptions
 from router.jobs.sooner.groups import Group
+from router.jobs.sooner.left_run import LeftRun
 from router.policy.deadline import SMALL_BYTES, LimitReader, Limits
 from router.policy.large_json import Malformed
 from router.policy.placement import ANYWHERE
 from router.policy.sizes import kind_of_large
+from router.policy.tenants import DEFAULT
 from router.policy.verdict import NEVER_RAN, Blame, Kind, Outcome, Verdict, of_answer
 from router.scheduling.leases import Leases
 from router.scheduling.messages import Wish
 from router.scheduling.pending import Lease, PendingJob
 from router.upstream.pool import Request
 
-_NAME_BYTES = 8
+_NAME_BYTES, _KEY_BYTES = 8, 16
+# The fields of a request's head, among those for the worker, that say how its body is to be read.
+_OF_BODY = re.compile(rb"^content-.*$", re.MULTILINE)
 # A large body is hashed in pieces of this size, so that no other job waits long for its turn.
 _PIECE_BYTES = 2**18
 # With such a blame the scheduler is told the job's name, because the job may be at fault. Only these cost a hash.
@@ -42,13 +47,13 @@ _LOOK_EVERY_S, _OVERDUE_S = 1.0, 5.0
 
 
 class BodyScan(msgspec.Struct, frozen=True):
-    """What was read from a large body piece by piece: an excerpt that holds its time limits, and the job's name.
+    """What was read from a large body piece by piece: an excerpt that holds its time limits, and a hash of 128 bits.
 
     `kind` is that of policy/sizes, if the job's size counts; else b"".
     """
 
     excerpt: bytes
-    name: str
+    digest: bytes
     kind: bytes = b""
 
 
@@ -79,7 +84,17 @@ class Job(msgspec.Struct, frozen=True):
     @property
     def name(self) -> str:
         """A hash of target and body: the same each time the job is sent."""
-        return self.scan.name if self.scan is not None else self._hash(self.body).hexdigest()
+        if self.scan is not None:
+            return self.scan.digest[:_NAME_BYTES].hex()
+        return hashlib.blake2b(self.body, digest_size=_NAME_BYTES, key=self.target[:64]).hexdigest()
+
+    @property
+    def key(self) -> str:
+        """A hash of all that the result depends on: the same for identical jobs of a tenant, and for no others."""
+        said = self.tenant or DEFAULT, sorted(self.labels), self.target, _OF_BODY.findall(self.lines)
+        key = hashlib.blake2b(repr((*said, self.is_large)).encode(), digest_size=_KEY_BYTES)
+        key.update(self.body if self.scan is None else self.scan.digest)
+        return key.hexdigest()
 
     @property
     def is_large(self) -> bool:
@@ -95,15 +110,12 @@ class Job(msgspec.Struct, frozen=True):
             excerpt = yield from reader.excerpt(self.body)
         except Malformed:
             excerpt = b""
-        name = self._hash()
+        digest = hashlib.blake2b(digest_size=_KEY_BYTES, key=self.target[:64])
         for start in range(0, len(self.body), _PIECE_BYTES):
-            name.update(self.body[start : start + _PIECE_BYTES])
+            digest.update(self.body[start : start + _PIECE_BYTES])
             yield
         kind = (yield from kind_of_large(self.path, self.body)) if is_sized else b""
-        return BodyScan(excerpt, name.hexdigest(), kind)
-
-    def _hash(self, body: Body = b"") -> hashlib.blake2b:
-        return hashlib.blake2b(body, digest_size=_NAME_BYTES, key=self.target[:64])
+        return BodyScan(excerpt, digest.digest(), kind)
 
     def verdict_on(self, outcome: Response | UpstreamFailed) -> Verdict:
         """Return what the outcome of an attempt means."""
@@ -167,12 +179,14 @@ class JobRun:
     - `failed` are the attempts without a result. `unreached` are those that could not connect after another attempt
       had failed. `doubts` are the leases of failed attempts whose errors may be the job's own, with these errors.
     - `late_share` counts the body for an attempt that goes on after its job's end.
+    - `left` is the run as the next identical job may get it, once the client has gone. `is_adopted`: this job has got
+      what another one had left.
     """
 
     __slots__ = (
-        *("deliver", "doubts", "ends_at", "failed", "group", "hooks", "is_awaited", "is_retry", "is_sized", "job"),
-        *("late_share", "lease", "limits", "never_ran", "pending", "placement", "queue_ms", "request", "room_by"),
-        *("since", "ticket"),
+        *("deliver", "doubts", "ends_at", "failed", "group", "hooks", "is_adopted", "is_awaited", "is_retry"),
+        *("is_sized", "job", "late_share", "lease", "left", "limits", "never_ran", "pending", "placement", "queue_ms"),
+        *("request", "room_by", "since", "ticket"),
         *("timer", "unreached", "wish"),
     )
 
@@ -190,7 +204,8 @@ class JobRun:
         self.group: Group | None = None
         self.ticket = 0
         self.queue_ms = 0
-        self.is_awaited = self.is_sized = False
+        self.is_awaited = self.is_sized = self.is_adopted = False
+        self.left: LeftRun | None = None
         self.room_by = room_by
         self.is_retry = False
         self.never_ran: Kind | None = None

@@ -204,10 +204,37 @@ class Beat(msgspec.Struct, frozen=True, array_like=True):
     is_return: bool = False
 
 
+class Orphan(msgspec.Struct, frozen=True, array_like=True):
+    """What a job leaves behind whose client has gone: for `ms`, the next job that arrives with the same key gets it.
+
+    That is the run under this process' lease `number`, or with 0 the job's place in its line. `ticket` is the job's.
+    With `ms` 0 the run is not to be had any more.
+    """
+
+    key: str
+    ms: int
+    ticket: int
+    number: int = 0
+
+
+class Adopted(msgspec.Struct, frozen=True, array_like=True):
+    """The arriving job `number` gets what another job of the same key has left behind.
+
+    That is the run under the lease `run` of `process`, and then no lease; or with "" a place, and the job waits for its
+    lease under that ticket. `ticket` is the other job's.
+    """
+
+    number: int
+    ticket: int
+    process: str = ""
+    run: int = 0
+
+
 class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     """All that one process has to say at one moment.
 
-    `wishes` are those of the `arrived` that have any. `left` are pending jobs that wait no longer. `fleet_print` is
+    `wishes` are those of the `arrived` that have any. `orphans` have been left behind, and for `keyed_ms` some may be:
+    then all arrivals are to have keys. `left` are pending jobs that wait no longer. `fleet_print` is
     sent once after the process saw the fleet change. It names what the process saw: the first process that sends it has
     the plan made anew, and the others do not. `seed` feeds the `random` strategy.
     """
@@ -219,6 +246,8 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     claims: tuple[Claim, ...] = ()
     left: tuple[int, ...] = ()
     checks: tuple[Check, ...] = ()
+    orphans: tuple[Orphan, ...] = ()
+    keyed_ms: int = 0
     beat: Beat | None = None
     fleet_print: str = ""
     seed: int = 0
@@ -243,7 +272,8 @@ class Reply(msgspec.Struct, frozen=True):
     checks, the worker; `exhausted` have tried every worker; claims that are `lost` came too late; `missing` jobs are
     not in the queue any more; `unfunded` retries exceed the fleet's budget; `quarantined` ones are of jobs that break
     workers; `crowded` ones found as many of their tenant's jobs pending as may be; `unpooled` ones need one pool more
-    than there may be. `unreached` are the open pools of some workers none of which can be reached.
+    than there may be; `adopted` ones get what other jobs have left behind. For `keyed_ms` arrivals are to have keys.
+    `unreached` are the open pools of some workers none of which can be reached.
 
     Numbers of the fleet: `routable` workers may get jobs, and `away` of those cannot be reached; `processes` are alive
     (0 unless the call has a heartbeat); `waiting` jobs of all processes are pending. `settles`: Redis' memory began
@@ -269,5 +299,7 @@ class Reply(msgspec.Struct, frozen=True):
     crowded: tuple[int, ...] = ()
     unpooled: tuple[int, ...] = ()
     unreached: tuple[str, ...] = ()
+    adopted: tuple[Adopted, ...] = ()
+    keyed_ms: int = 0
     waiting: int = 0
     settles: bool = False

@@ -104,8 +104,8 @@ def for_fleet(counts: Counts) -> Stats:
             for (url, worker), ms in zip(workers.items(), worked_ms, strict=True)
         },
         {
-            name or DEFAULT: TenantStats(tenant.jobs, tenant.failures, *times)
-            for (name, tenant), *times in zip(tenants.items(), busy_ms, queue_ms, strict=True)
+            name or DEFAULT: TenantStats(tenant.jobs, tenant.failures, busy, queued, tenant.adopted)
+            for (name, tenant), busy, queued in zip(tenants.items(), busy_ms, queue_ms, strict=True)
         },
     )
 

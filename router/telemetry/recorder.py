@@ -72,12 +72,16 @@ class AttemptCounts:
 
 @dataclass(slots=True)
 class TenantCounts:
-    """One tenant's jobs: all, those without a result, how long they had workers, and how long they waited for these."""
+    """One tenant's jobs: all, those without a result, how long they had workers, and how long they waited for these.
+
+    `adopted` jobs have got what others had left behind.
+    """
 
     jobs: int = 0
     failures: int = 0
     seconds: float = 0.0
     queue_s: float = 0.0
+    adopted: int = 0
 
 
 @dataclass(slots=True)
@@ -85,9 +89,9 @@ class Counts:
     """All counts between two takings.
 
     `jobs` and `refusals` (requests that never became jobs) are by endpoint, status and outcome. `retries` are by how
-    the attempt before had ended. `unfunded` retries exceeded the fleet's budget. `cut_answers` broke off when their
-    clients had a part of them. `redis` are the scheduler's calls that Redis answered. The default tenant is "".
-    KnownTenants bounds how many tenants there are.
+    the attempt before had ended. `unfunded` retries exceeded the fleet's budget. `adopted` jobs have got a place, a run
+    or an answer that others had left behind. `cut_answers` broke off when their clients had a part of them. `redis` are
+    the scheduler's calls that Redis answered. The default tenant is "". KnownTenants bounds how many tenants there are.
     """
 
     jobs: defaultdict[tuple[str, int, Outcome], Timing] = field(default_factory=lambda: defaultdict(Timing))
@@ -98,6 +102,7 @@ class Counts:
     tenants: defaultdict[str, TenantCounts] = field(default_factory=lambda: defaultdict(TenantCounts))
     retries: defaultdict[Kind, int] = field(default_factory=lambda: defaultdict(int))
     unfunded: int = 0
+    adopted: int = 0
     cut_answers: int = 0
     redis: Timing = field(default_factory=Timing)
     redis_failures: int = 0
@@ -155,6 +160,11 @@ class Recorder:
     def retry_unfunded(self) -> None:
         """Count a retry that did not happen because the fleet's retry budget is spent."""
         self._counts.unfunded += 1
+
+    def adopted(self, tenant: str) -> None:
+        """Count a job that has got what another one had left behind."""
+        self._counts.adopted += 1
+        self._counts.tenants[tenant].adopted += 1
 
     def redis_answered(self, seconds: float) -> None:
         """Count a call of the scheduler that Redis answered."""

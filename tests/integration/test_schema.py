@@ -13,7 +13,10 @@ from router.fleet.redis_client import RedisClient
 from router.fleet.schema import SCHEMA, Keys
 from router.fleet.sizes import FleetSizes, Lessons
 from router.fleet.tenants import Tenants
-from router.scheduling.messages import Arrival, Call, Rules
+from router.http.headers import read_worker_head
+from router.jobs.sooner.transport import Transport, WorkersAnswer
+from router.scheduling.inbox import Inbox
+from router.scheduling.messages import Arrival, Call, Orphan, Rules
 from router.scheduling.redis_scheduler import RedisScheduler
 from tests.support.eventually import eventually
 from tests.support.faults import close_at_once
@@ -23,6 +26,7 @@ from tests.support.worker import ScriptedWorker, always, hang
 
 # Part of the transaction that reads the time to live, because an ejection may happen between two calls.
 _TIMES_EJECTED = "return redis.call('TYPE', KEYS[1]).ok == 'hash' and redis.call('HGET', KEYS[1], 'times')"
+ANSWER = WorkersAnswer("http://a", 1, read_worker_head(200, []), b"{}")
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {path.relative_to(ROOT): path.read_text() for path in sorted((ROOT / "router").glob("*/lua/*.lua"))}
 
@@ -40,7 +44,7 @@ def test_schema_has_exactly_the_used_keys() -> None:
     made = {keys.workers, keys.sidecar, keys.fleet, keys.worker("<url>"), keys.plan, keys.drain}
     made |= {keys.intent, keys.registered, keys.registration("<url>"), keys.leases("<url>"), keys.breaker("<url>")}
     made |= {keys.plan_head, keys.ejected, keys.grants("<process>"), keys.tenants, keys.tenants_intent}
-    made |= {keys.sizes, keys.speeds}
+    made |= {keys.sizes, keys.speeds, keys.answer("<job>"), keys.process("<id>")}
     used = {word for text in SCRIPTS.values() for word in re.findall(r"\b[A-Z_]+\b", code(text))}
     made |= {value for name, value in keys.lua_names().items() if name in used}
     assert {re.sub(r":<\w+>$", ":", key) for key in made - {keys.changes, keys.wishes}} == {
@@ -81,11 +85,14 @@ async def test_live_redis_holds_exactly_the_schema(
         await Tenants(RedisClient(redis, "sfr", timeout_s=5)).override("run-7", {"weight": 2})
         lessons = Lessons([("a", 5.0, 1)], [(first.url, 1.0, 1.0, 1)])
         await FleetSizes(RedisClient(redis, "sfr", timeout_s=5), most=10).learn(lessons)
+        client = RedisClient(redis, "sfr", timeout_s=5)
+        await Transport(client, Inbox(client, "some process"), "some process").store("some process:1", ANSWER, ttl_s=60)
         await eventually(lambda: redis.exists("sfr:room"), what="workers with room")
         await _gather(redis, held, set())
         script = RedisScheduler(RedisClient(redis, "sfr", timeout_s=5), Rules())
         await _open_pool(redis, script, first.url)
         await _gather(redis, held, set())
+        await script(Call("somebody", orphans=(Orphan("1" * 32, 60_000, 1, 7),)))
         await _let_tenants_wait(redis, script)
         await _gather(redis, held, set())
         await redis.hdel(f"sfr:worker:{first.url}", "labels", "memory_mb")
@@ -158,6 +165,7 @@ async def _gather(redis: Redis, held: dict[str, str], wanted: set[str]) -> bool:
         name = re.sub(r":suspect:.*", ":suspect:<job>", re.sub(r":tenant:.*", ":tenant:<name>", name))
         name = re.sub(r":(queue|order):.*", r":\1:<line>", re.sub(r":running:.*", ":running:<tenant>", name))
         name = re.sub(r":(turns|room|aged):.*", r":\1:<room>", name)
+        name = re.sub(r":(answer|orphans):.*", r":\1:<job>", name)
         name = re.sub(r":grants:.*", ":grants:<process>", re.sub(r":process:.*", ":process:<id>", name))
         if name == "sfr:breaker:<url>" and is_passing == (times is None):
             held[name] = "hash with TTL until ejected"

@@ -53,6 +53,7 @@ if next(counted.tenants) then
     add_some(key, 'failures', counts[2])
     add_some(key, 'busy_ms', counts[3])
     add_some(key, 'queue_ms', counts[4])
+    add_some(key, 'adopted', counts[5])
     redis.call('EXPIRE', key, ttl)
     if name ~= OTHER then redis.call('ZADD', TENANTS_KNOWN, now, name) end
   end

@@ -41,7 +41,7 @@ from router.jobs.body_budget import BodyBudget, BodyBudgetFull, BodyShare
 from router.jobs.dispatcher import Dispatcher
 from router.jobs.endpoints import BadHead, client_s_of, labels_of, options_of, tenant_of
 from router.jobs.handler import ADMISSION
-from router.jobs.job import Job
+from router.jobs.job import Job, JobRun
 from router.jobs.sooner.sizes import Sizes
 from router.policy.request_head import Refusal
 from router.policy.verdict import Outcome
@@ -174,6 +174,7 @@ class _Batch:
             bounds, by_group = (ahead_bytes, self._in_flight, buffers), bool(self._scope)
             self._sight = Sight(*bounds, sizes if is_ordered else None, by_group=by_group)
         self._client_left, self._stopping = asyncio.Event(), asyncio.Event()
+        self._runs: dict[int, JobRun] = {}
         scope["state"].update({CLIENT_LEFT: self._client_left, STOPPING: self._stopping})
         self._body = BatchBody(receive, self._in_flight, buffers, settings, dispatcher.turns, self._stopping.is_set)
         self._count = 0
@@ -210,8 +211,7 @@ class _Batch:
                     else:
                         await self._in_order(jobs, entry, entries, self._sight)
                 except ClientLeft:
-                    self._client_left.set()  # jobs that wait for a lease give up; running ones go on
-                    self._tell_cut("its client has left")
+                    self._leave()
                     return False
                 except CutShort as cut:
                     self._tell_cut(str(cut))
@@ -229,7 +229,13 @@ class _Batch:
     async def _watch(self) -> None:
         """Let the jobs know when the client leaves."""
         await leaving(self._receive)
+        self._leave()
+
+    def _leave(self) -> None:
+        """Let the jobs go without the client: those that wait for a lease give up, and running ones go on."""
         self._client_left.set()
+        for run in self._runs.values():
+            self._dispatcher.client_left(run)
         self._tell_cut("its client has left")
 
     async def _has_left(self) -> None:
@@ -333,9 +339,11 @@ class _Batch:
 
     async def _run(self, index: int, job: Job) -> None:
         try:
-            answer = await self._dispatcher.run(job)
+            answer = await self._dispatcher.run(job, partial(self._runs.__setitem__, index))
         except ClientLeft:
             return
+        finally:
+            self._runs.pop(index, None)
         await self._answers.write(index, answer)
         if answer.outcome is not Outcome.SKIPPED and not _has_run(answer):
             # No worker could take it. If the next job began at once, a short outage would fail a whole batch.

@@ -14,7 +14,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from router.http.response import Response
 from router.jobs.options import JobOptions
+from router.policy.verdict import says_failed
 
 # Jobs of a failed group that come this long after are not run either. Then its name is that of a new group.
 KEPT_S = 300.0
@@ -88,6 +90,12 @@ class Groups:
         """Let the group's other jobs be skipped, in this process and in all others."""
         if not self.has_failed(group) and self._stop(group) and not group.scope:
             self._tell(GroupFailed(group.tenant, group.name))
+
+    def take(self, group: Group, path: str, response: Response) -> None:
+        """Take in the answer of one of the group's jobs."""
+        head, is_whole = response.head, response.rest is None
+        if not head.is_packed and says_failed(path, head.status, response.body, is_whole=is_whole):
+            self.fail(group)
 
     def hear(self, note: GroupFailed) -> None:
         """Let the group's jobs in this process be skipped."""

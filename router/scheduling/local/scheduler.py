@@ -5,7 +5,7 @@ hypothesis runs the script against. It reads no clock and draws no random number
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from router.fleet.model import Member
 from router.policy.tenants import DEFAULT, TenantRule
@@ -18,6 +18,7 @@ from router.scheduling.local.pools import Pools, Room
 from router.scheduling.local.quarantine import Quarantine
 from router.scheduling.local.rests import Rests
 from router.scheduling.local.retry_budget import RetryBudget
+from router.scheduling.local.sharing import Orphans
 from router.scheduling.local.slow_start import SlowStarts
 from router.scheduling.local.told import Told
 from router.scheduling.local.turns import Turns
@@ -63,6 +64,7 @@ class LocalScheduler:
         self._budget = RetryBudget(rules)
         self.quarantine = Quarantine(rules)
         self._beats: dict[str, int] = {}
+        self._orphans = Orphans()
 
     def set_fleet(self, members: Iterable[Member], processes: int = 1) -> None:
         """Take over the workers of the fleet, and their conditions; so many `processes` share their memory."""
@@ -90,6 +92,9 @@ class LocalScheduler:
             self.turns.leave(lease_name(call.process, number))
         self.turns.order.hurry(now)
         self._serve_queue(call.process, now, told)
+        self._orphans.expect(call.keyed_ms, now)
+        for orphan in call.orphans:
+            self._orphans.keep(call.process, orphan, now)
         self._arrive(call, now, told)
         self._serve_queue(call.process, now, told)
         reply = Reply(
@@ -98,6 +103,7 @@ class LocalScheduler:
             look_in_ms=self._look_in_ms(now),
             processes=processes,
             unreached=tuple(pool for pool, room in self.pools.apart().items() if self.rests.are_away(room.urls)),
+            keyed_ms=max(0, self._orphans.keyed_until - now),
             waiting=len(self.turns.waiting),
             settles=self._settles_at is not None,
         )
@@ -316,20 +322,35 @@ class LocalScheduler:
             self._make_plan_if_stale(now)  # it drops the pools that are not in use
         return self.pools.admit(pool)
 
-    def _arrive(self, call: Call, now: int, told: Told) -> None:
-        process, arrivals = call.process, call.arrived
-        sizes = {wish.number: wish.size_ms for wish in call.wishes}
+    def _take_tickets(
+        self, call: Call, sizes: Mapping[int, int], now: int, told: Told
+    ) -> Iterator[tuple[Arrival, int]]:
+        """Yield the jobs that ask for a lease, with their tickets; those that take over a run need none."""
         # After Redis has lost its memory the counter goes on above the tickets in hand.
         fresh = self.ticket + 1
-        newest = max((arrival.ticket for arrival in arrivals), default=0)
-        count = sum(arrival.ticket == 0 for arrival in arrivals)
+        newest = max((arrival.ticket for arrival in call.arrived), default=0)
+        count = sum(arrival.ticket == 0 for arrival in call.arrived)
         if newest > self.ticket + count:
             fresh = newest + 1
         self.ticket = fresh + count - 1
-        for arrival in self.turns.in_order(arrivals, sizes) if sizes else arrivals:
-            ticket = arrival.ticket
-            if not ticket:
-                ticket, fresh = fresh, fresh + 1
+        for arrival in self.turns.in_order(call.arrived, sizes) if sizes else call.arrived:
+            if arrival.ticket:
+                yield arrival, arrival.ticket
+                continue
+            ticket, fresh = fresh, fresh + 1
+            adopted = self._orphans.adopt(
+                call.wishes, arrival.number, now, lambda process: self._is_alive(process, call.process, now)
+            )
+            if adopted is not None:
+                told.adopted.append(adopted)
+                ticket = adopted.ticket
+            if adopted is None or not adopted.process:
+                yield arrival, ticket
+
+    def _arrive(self, call: Call, now: int, told: Told) -> None:
+        process = call.process
+        sizes = {wish.number: wish.size_ms for wish in call.wishes}
+        for arrival, ticket in self._take_tickets(call, sizes, now, told):
             line = (arrival.tenant or DEFAULT, arrival.pool)
             job = Waiting(
                 *(ticket, lease_name(process, arrival.number), arrival.bound_ms, now + arrival.wait_ms, now),

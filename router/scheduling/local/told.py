@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 
 import msgspec
 
-from router.scheduling.messages import Grant, Reply
+from router.scheduling.messages import Adopted, Grant, Reply
 
 
 @dataclass(slots=True)
@@ -22,6 +22,7 @@ class Told:
     quarantined: list[int] = field(default_factory=list)
     crowded: list[int] = field(default_factory=list)
     unpooled: list[int] = field(default_factory=list)
+    adopted: list[Adopted] = field(default_factory=list)
 
     def in_reply(self, reply: Reply) -> Reply:
         """Return the reply with these lists."""

@@ -29,6 +29,7 @@
 -- @include ring
 -- @include room
 -- @include serving
+-- @include sharing
 -- @include slow_start
 -- @include tenants
 -- @include turns
@@ -87,6 +88,8 @@ for _, number in ipairs(call.left or {}) do leave(holder(number)) end
 if has_order and waiting > 0 then Ordered.hurry() end
 if lines > 1 then Shared.know_due() end
 serve_queue()
+if call.keyed_ms then Sharing.expect(call.keyed_ms) end
+for _, orphan in ipairs(call.orphans or {}) do Sharing.keep(unpack(orphan)) end
 if call.arrived then
   arrive(call.arrived)
   serve_queue()

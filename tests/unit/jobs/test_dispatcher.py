@@ -25,6 +25,7 @@ from router.jobs.sooner.sizes import Sizes
 from router.policy.placement import ANYWHERE, Placement
 from router.policy.tenants import TenantRule
 from router.policy.verdict import Blame, Kind, Outcome
+from router.scheduling.left_behind import LeftBehind
 from router.scheduling.messages import Wish
 from router.scheduling.pending import (
     ClientLeft,
@@ -81,6 +82,7 @@ class Leases:
         self.fault: Exception | None = None
         self.unreached: set[str] = set()  # pools none of whose workers can be reached
         self.is_enough = False
+        self.left_behind = LeftBehind(lambda: None)
 
     def has_workers(self, pool: str) -> bool:
         """Whether a worker of this pool can be reached."""
@@ -196,6 +198,7 @@ class Bench:
     tenants: Mapping[str, TenantRule] = field(default_factory=dict)
     fleet: Sequence[Worker] = ()
     sizes: Sizes | None = None
+    transport: Any = None
 
     def __post_init__(self) -> None:
         self.leases, self.recorder, self.buffers = Leases(), Recorder(), BodyBudget(2**20)
@@ -204,7 +207,9 @@ class Bench:
         view: Any = SimpleNamespace(snapshot=Snapshot(state))
         parts: tuple[Any, Any] = (self.leases, self.workers)
         settings = Settings.model_validate({"timeout": 100, "job_grace": 2, **self.settings})
-        self.dispatcher = Dispatcher(*parts, view, settings, self.recorder, self.sizes or unknown_sizes(view))
+        self.dispatcher = Dispatcher(
+            *parts, view, settings, self.recorder, self.sizes or unknown_sizes(view), transport=self.transport
+        )
         share = self.buffers.share()
         share.grow(len(BODY))
         self.job = Job(

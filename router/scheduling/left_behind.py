@@ -1,0 +1,48 @@
+"""What jobs of this process leave behind whose clients have gone, as far as the scheduler is to be told of it.
+
+It also says whether jobs are to ask with keys: only while anything may be left behind in the fleet.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+from router.scheduling.messages import Call, Orphan
+
+# Before a client may come back, all processes have had a heartbeat.
+NOTICE_S = 1.0
+
+
+class LeftBehind:
+    """What the next call has to say of orphans (`has_news`), and what the last reply has said.
+
+    `is_on`: jobs may leave something behind. `are_keyed`: arriving jobs are to have keys. `all_runs` returns the runs
+    that this process has left behind, to tell them to another scheduler; adoption sets it. `call_now` has a call made.
+    """
+
+    def __init__(self, call_now: Callable[[], None]) -> None:
+        self.is_on = False
+        self.are_keyed = False
+        self.has_news = False
+        self.all_runs: Callable[[], tuple[Orphan, ...]] = tuple
+        self._untold: tuple[Orphan, ...] = ()
+        self._keyed_ms = 0
+        self._call_now = call_now
+
+    def tell(self, orphan: Orphan) -> None:
+        """Tell the scheduler of this one."""
+        self._untold += (orphan,)
+        self.has_news = True
+        self._call_now()
+
+    def expect(self) -> None:
+        """Have all processes ask with keys: within NOTICE_S a client may go, and come back."""
+        self._keyed_ms = int(2000 * NOTICE_S)
+        self.has_news = True
+        self._call_now()
+
+    def told_in(self, call: Call) -> Call:
+        """Return the call with what is to be told."""
+        call = msgspec.structs.replace(call, orphans=self._untold, keyed_ms=self._keyed_ms)
+        self._untold, self._keyed_ms, self.has_news = (), 0, False
+        return call
