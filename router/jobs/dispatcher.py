@@ -158,8 +158,11 @@ class Dispatcher:
 
     def client_left(self, run: JobRun) -> None:
         """Take note that the job's client has hung up: if an attempt is running, the next identical job gets it."""
-        if self._adoption is not None and run.is_awaited:
-            self._adoption.leave_run(run)
+        try:
+            if self._adoption is not None and run.is_awaited:
+                self._adoption.leave_run(run)
+        except Exception:
+            log.exception(_OWN_FAULT, run.job.request_id.decode("ascii"))
 
     async def finish(self) -> None:
         """Return when no attempt is running, not even for a client that has left: each still ends a lease.
@@ -303,21 +306,17 @@ class Dispatcher:
         if response is not None and verdict.cause is None:
             answer = answers.from_worker(response, run, url, len(run.failed) + 1)
             run.lease = None  # LeasedParts ends the lease of a large answer
-            if run.left is not None:
-                self._end_left(run, response, url)
+            if run.left is not None and self._adoption is not None:
+                self._adoption.end_run(run, response, url)
             return answer
         if response is not None and response.rest is not None:
             response.rest.close()
             response = None
         job_log.attempt_failed(run, url, kind, verdict.cause or "", self._seldom)
         run.fail(FailedAttempt(url, verdict.cause or "", kind, response), took_s)
-        if run.left is not None:
-            self._end_left(run)
+        if run.left is not None and self._adoption is not None:
+            self._adoption.end_run(run, None, url)
         return None
-
-    def _end_left(self, run: JobRun, response: Response | None = None, worker_url: str = "") -> None:
-        if self._adoption is not None:
-            self._adoption.end_run(run, response, worker_url)
 
     # The next one
 

@@ -72,8 +72,8 @@ if call.beat then Seldom.hear_beat(unpack(call.beat)) end
 for _, number in ipairs(call.left or {}) do leave(holder(number)) end
 if lines > 1 then Shared.set_due_turns() end
 serve_queue()
-if call.keyed_ms then Sharing.expect(call.keyed_ms) end
-for _, orphan in ipairs(call.orphans or {}) do Sharing.keep(unpack(orphan)) end
+if call.keyed_ms then Seldom.expect(call.keyed_ms) end
+if call.orphans then Seldom.keep_all(call.orphans) end
 if call.arrived then
   arrive(call.arrived)
   serve_queue()
