@@ -103,9 +103,9 @@ class ClientConnection(LightProtocol):
         if isinstance(self.cycle, WholeJob) and self.cycle.response_complete:
             self.cycle = None  # there is nothing to tell
         cycle = self.cycle
-        tell(cycle, CLIENT_LEFT)
         super().connection_lost(exc)
         self.cycle = None  # type: ignore[assignment]  # breaks a reference cycle, else found by the garbage collector
+        tell(cycle, CLIENT_LEFT)
         if isinstance(cycle, WholeJob):
             cycle.leave()
 

@@ -14,6 +14,7 @@ from router.fleet.schema import SCHEMA, Keys
 from router.fleet.tenants import Tenants
 from router.http.headers import read_worker_head
 from router.jobs.sooner.transport import Transport, WorkersAnswer
+from router.scheduling.inbox import Inbox
 from router.scheduling.messages import Arrival, Call, Orphan, Rules
 from router.scheduling.redis_scheduler import RedisScheduler
 from tests.support.eventually import eventually
@@ -81,7 +82,8 @@ async def test_live_redis_holds_exactly_the_schema(
         await intents.register(Registration(first.url, ttl_s=60))
         await intents.override(first.url, {"weight": 2})
         await Tenants(RedisClient(redis, "sfr", timeout_s=5)).override("run-7", {"weight": 2})
-        await Transport(RedisClient(redis, "sfr", timeout_s=5)).store("some process:1", ANSWER, ttl_s=60)
+        client = RedisClient(redis, "sfr", timeout_s=5)
+        await Transport(client, Inbox(client, "some"), "some").store("some:1", ANSWER, ttl_s=60)
         await eventually(lambda: redis.exists("sfr:room"), what="workers with room")
         await _gather(redis, held, set())
         script = RedisScheduler(RedisClient(redis, "sfr", timeout_s=5), Rules())
