@@ -133,6 +133,7 @@ class TenantCounts(BaseModel):
     failures: int = Field(description="those of them that had no result, by no fault of their client")
     busy_ms: int = Field(description="how long its attempts occupied workers in sum, retries included")
     queue_ms: int = Field(description="how long its jobs waited for workers in sum")
+    adopted: int = Field(0, description="its jobs that got what identical ones had left behind")
 
     @classmethod
     def of(cls, usage: TenantUsage) -> Self:
@@ -145,11 +146,12 @@ class TenantCounts(BaseModel):
             failures=stats.failures,
             busy_ms=stats.busy_ms,
             queue_ms=stats.queue_ms,
+            adopted=stats.adopted,
         )
 
     def usage(self) -> TenantUsage:
         """Return the counts as they came from Redis."""
-        stats = TenantStats(self.jobs, self.failures, self.busy_ms, self.queue_ms)
+        stats = TenantStats(self.jobs, self.failures, self.busy_ms, self.queue_ms, self.adopted)
         return TenantUsage(self.running, self.waiting, stats)
 
 

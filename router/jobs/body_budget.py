@@ -60,6 +60,16 @@ class BodyShare:
         self._budget.take(count)
         self.held_bytes += count
 
+    def grow_if_ample(self, count: int) -> bool:
+        """Take `count` bytes more if then half of the budget is free; return whether it is."""
+        if 2 * (self._budget.held_bytes + count) > self._budget.max_bytes:
+            return False
+        try:
+            self.grow(count)
+        except BodyBudgetFull:  # the budget is a part of another one
+            return False
+        return True
+
     def sibling(self) -> "BodyShare":
         """Return an empty share of the same budget."""
         return BodyShare(self._budget)

@@ -182,8 +182,11 @@ class Dispatcher:
 
     def client_left(self, run: JobRun) -> None:
         """Take note that the job's client has hung up: if an attempt is running, the next identical job gets it."""
-        if self._adoption is not None and run.is_awaited:
-            self._adoption.leave_run(run)
+        try:
+            if self._adoption is not None and run.is_awaited:
+                self._adoption.leave_run(run)
+        except Exception:
+            log.exception(_OWN_FAULT, run.job.request_id.decode("ascii"))
 
     async def finish(self) -> None:
         """Return when no attempt is running, not even for a client that has left: each still ends a lease.

@@ -36,9 +36,9 @@ async def redis(valkey: Valkey) -> AsyncIterator[RedisClient]:
     await redis.close()
 
 
-def transport(redis: RedisClient) -> Transport:
-    """Return the transport of a process."""
-    return Transport(redis, Inbox(redis, "p"), "p")
+def transport(redis: RedisClient, process: str = "p") -> Transport:
+    """Return a transport of this process."""
+    return Transport(redis, Inbox(redis, process), process)
 
 
 async def test_an_answer_arrives_as_it_came(redis: RedisClient) -> None:
@@ -77,13 +77,30 @@ async def test_a_note_arrives_and_tells_whether_its_process_lives(redis: RedisCl
     """A process that sends heartbeats lives; a note to one that does not waits for nobody."""
     heard: list[Hello] = []
     inbox = Inbox(redis, "p")
-    inbox.readers["hello"] = (Hello, heard.append)
-    assert not await transport(redis).send("p", Hello(1))
+    Transport(redis, inbox, "p").hear(Hello, heard.append)
+    other = transport(redis, "q")
+    assert not await other.send("p", Hello(1))
     await redis.command(["HSET", "sfr:fleet", "written_at", "now"])
     await RedisScheduler(redis, Rules())(Call("p", beat=Beat()))
-    assert await transport(redis).send("p", Hello(2))
+    assert await other.send("p", Hello(2))
     reading = asyncio.create_task(inbox.run(lambda _: None))
     await eventually(lambda: len(heard) == 2, what="the notes")
     reading.cancel()
     await asyncio.wait([reading])
     assert heard == [Hello(1), Hello(2)]
+
+
+async def test_within_a_process_nothing_needs_redis() -> None:
+    """Answers and notes are handed over directly, and an answer that nobody takes goes by itself."""
+    heard: list[Hello] = []
+    redis = RedisClient.connect(RedisSettings(url="redis://127.0.0.1:1"), timeout_s=0.1)
+    own = transport(redis)
+    own.hear(Hello, heard.append)
+    assert await own.send("p", Hello(1))
+    answer = WorkersAnswer("http://a", 1, HEAD, BODY)
+    await own.store("p:1", answer, process="p")
+    assert await own.fetch("p:1") == await own.take("p:1") == answer
+    await own.store("p:2", answer, ttl_s=0.01, process="p")
+    await eventually(lambda: not own._own, what="the answer's end")
+    assert heard == [Hello(1)]
+    await redis.close()

@@ -12,7 +12,7 @@ from router.http.asgi import Message
 from router.jobs.batch.handler import BatchHandler
 from router.jobs.body_budget import BodyBudget
 from router.jobs.handler import ADMISSION
-from router.jobs.job import Job
+from router.jobs.job import Job, JobRun
 from router.jobs.sooner.groups import Groups
 from router.policy.verdict import Outcome
 from router.scheduling.pending import ClientLeft
@@ -76,8 +76,9 @@ class Router:
     async def _rest(self, *given: object) -> None:
         self.passed_on.append(given)
 
-    async def run(self, job: Job) -> Answer:
+    async def run(self, job: Job, begun: Callable[[JobRun], None]) -> Answer:
         """Accept a job, like the dispatcher."""
+        del begun
         self.jobs.append(job)
         self.counted.append(job.share.held_bytes)
         leaving = asyncio.create_task(job.has_left())

@@ -8,7 +8,8 @@ _SCHEDULER = tuple(
 _LUA_PARTS = (
     *("arrivals", "breaker", "context", "head", "heartbeat", "leases", "lines"),
     *("memory", "order", "plan", "pools", "quarantine", "queue", "reservations", "rests"),
-    *("retry_budget", "ring", "room", "scheduler", "selection", "serving", "slow_start", "tenants", "turns"),
+    *("retry_budget", "ring", "room", "scheduler", "selection", "serving", "sharing", "slow_start"),
+    *("tenants", "turns"),
 )
 _DISPATCHER = tuple(
     f"{_UNIT}/jobs/test_{name}"
@@ -43,6 +44,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "router/jobs/ending.py": (*_DISPATCHER, *_ROUTED),
     "router/jobs/job.py": (f"{_UNIT}/jobs/test_job", f"{_UNIT}/jobs/test_job_run", *_DISPATCHER),
     "router/jobs/answers.py": _DISPATCHER,
+    "router/jobs/sooner/adoption.py": (f"{_UNIT}/jobs/test_adoption",),
+    "router/jobs/sooner/left_runs.py": (f"{_UNIT}/jobs/test_adoption",),
     "router/jobs/streaming.py": (f"{_UNIT}/jobs/test_streaming", f"{_UNIT}/upstream/test_large"),
     "router/policy/client_timeouts.py": (f"{_UNIT}/policy/test_client_timeouts", f"{_UNIT}/downstream/test_downstream"),
     "router/policy/deadline.py": (f"{_UNIT}/policy/test_deadline",),
@@ -59,6 +62,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "router/scheduling/local/plan.py": (f"{_UNIT}/scheduling/local/test_plan", *_SCHEDULER),
     "router/scheduling/local/memory.py": _SCHEDULER,
     "router/scheduling/local/pools.py": _SCHEDULER,
+    "router/scheduling/local/sharing.py": _SCHEDULER,
     "router/scheduling/local/turns.py": _SCHEDULER,
     "router/scheduling/local/quarantine.py": (f"{_UNIT}/scheduling/local/test_quarantine", *_SCHEDULER),
     "router/scheduling/local/rests.py": _SCHEDULER,

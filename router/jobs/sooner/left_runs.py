@@ -10,7 +10,6 @@ from contextlib import suppress
 from router.aio import start
 from router.fleet.redis_client import RedisUnavailable
 from router.http.response import Response
-from router.jobs.body_budget import BodyBudgetFull
 from router.jobs.job import JobRun
 from router.jobs.sooner.left_run import LeftRun
 from router.jobs.sooner.notes import Adopt, Brought, Returned
@@ -49,11 +48,8 @@ class LeftRuns:
         if self._by_number.get(left.number) is not left:  # nobody has come for it in time
             return
         left.answer = None if response is None else WorkersAnswer.of(response, worker_url, attempt)
-        if left.answer is not None:
-            try:
-                left.share.grow(len(left.answer.body))
-            except BodyBudgetFull:
-                left.answer = None
+        if left.answer is not None and not left.share.grow_if_ample(len(left.answer.body)):
+            left.answer = None
         if left.answer is None:
             self._drop(left)
             if left.adopter is not None:

@@ -4,9 +4,12 @@ An orphan waits for the next job of its key. lua/sharing.lua decides alike.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from router.scheduling.messages import Adopted, Orphan, Wish
 
+# More than are added at once, so that they become fewer.
+_DROPPED_AT_ONCE = 4
 # Until when it is kept, and the run as `process:number`; "" for a place.
 _Kept = tuple[int, str]
 
@@ -24,6 +27,7 @@ class Orphans:
 
     def keep(self, process: str, orphan: Orphan, now: int) -> None:
         """Keep what a job has left behind; or drop it, if its time is 0."""
+        self._drop_oldest(now)
         kept = self._by_key.setdefault(orphan.key, {})
         owner = f"{process}:{orphan.number}" if orphan.number else ""
         if not orphan.ms:
@@ -32,6 +36,13 @@ class Orphans:
         until = now + orphan.ms
         kept[orphan.ticket, f"{until} {orphan.ticket} {owner}".rstrip()] = until, owner
         self.expect(orphan.ms, now)
+
+    def _drop_oldest(self, now: int) -> None:
+        """Forget the oldest keys of which nothing is kept any more."""
+        for key in list(islice(self._by_key, _DROPPED_AT_ONCE)):
+            if any(until > now for until, _ in self._by_key[key].values()):
+                return
+            del self._by_key[key]
 
     def adopt(self, wishes: Sequence[Wish], number: int, now: int, is_alive: Callable[[str], bool]) -> Adopted | None:
         """Return what the arriving job gets of another one; None if there is nothing. Dead processes have no runs."""

@@ -104,14 +104,14 @@ local function arrive(arrivals)
     if ticket == 0 then
       last_ticket = last_ticket + 1
       ticket = last_ticket
-      if call.wishes then ticket, has_run = Sharing.adopt(number, ticket) end
+      if call.wishes then ticket, has_run = Seldom.adopt(number, ticket) end
     end
     local may_try = not has_run and (retry_of == '' or may_retry(number, retry_of))
     local its_pool = may_try and (pool_named(pool) or Seldom.admit_pool(pool))
     local url, cap
     if its_pool and is_open(its_pool.room) and may_go_first(asked.tenant, pool, its_pool.room) then url, cap = pick(its_pool, ticket, asked) end
     if not may_try then
-      -- Sharing.adopt or may_retry has told it.
+      -- Seldom.adopt or may_retry has told it.
     elseif not its_pool then
       tell('unpooled', number)
     elseif url then

@@ -88,8 +88,8 @@ for _, number in ipairs(call.left or {}) do leave(holder(number)) end
 if has_order and waiting > 0 then Ordered.hurry() end
 if lines > 1 then Shared.know_due() end
 serve_queue()
-if call.keyed_ms then Sharing.expect(call.keyed_ms) end
-for _, orphan in ipairs(call.orphans or {}) do Sharing.keep(unpack(orphan)) end
+if call.keyed_ms then Seldom.expect(call.keyed_ms) end
+if call.orphans then Seldom.keep_all(call.orphans) end
 if call.arrived then
   arrive(call.arrived)
   serve_queue()

@@ -6,14 +6,14 @@
 --
 -- Twin     router/scheduling/local/sharing.py, Orphans
 -- Writes   ORPHANS_OF, PLAN_HEAD (keyed_until)
--- @lazy Sharing
+-- @lazy Seldom
 -- @include context
 -- @include queue
 
 local keys
 
 -- The key of an arriving job; "" if it has none.
-function Sharing.key_of(number)
+function Seldom.key_of(number)
   if not keys then
     keys = {}
     for _, wish in ipairs(call.wishes) do keys[wish[1]] = wish[3] end
@@ -22,14 +22,14 @@ function Sharing.key_of(number)
 end
 
 -- Ask for keys for so long.
-function Sharing.expect(ms)
+function Seldom.expect(ms)
   if ms <= (reply.keyed_ms or 0) then return end
   reply.keyed_ms = ms
   redis.call('HSET', PLAN_HEAD, 'keyed_until', string.format('%.0f', now + ms))
 end
 
 -- The arguments are Orphan's fields (router/scheduling/messages.py).
-function Sharing.keep(key, ms, ticket, number)
+function Seldom.keep(key, ms, ticket, number)
   local orphans, owner = ORPHANS_OF .. key, number > 0 and ' ' .. holder(number) or ''
   if ms == 0 then
     for _, orphan in ipairs(redis.call('ZRANGE', orphans, 0, -1)) do
@@ -39,13 +39,17 @@ function Sharing.keep(key, ms, ticket, number)
   end
   redis.call('ZADD', orphans, ticket, string.format('%.0f %.0f', now + ms, ticket) .. owner)
   if redis.call('PTTL', orphans) < ms + PROCESS_TTL_MS then redis.call('PEXPIRE', orphans, ms + PROCESS_TTL_MS) end
-  Sharing.expect(ms)
+  Seldom.expect(ms)
+end
+
+function Seldom.keep_all(left)
+  for _, orphan in ipairs(left) do Seldom.keep(unpack(orphan)) end
 end
 
 -- Give an arriving job what another one of its key has left behind. Return under which ticket it waits, and whether it
 -- has got a run.
-function Sharing.adopt(number, ticket)
-  local key = Sharing.key_of(number)
+function Seldom.adopt(number, ticket)
+  local key = Seldom.key_of(number)
   if key == '' then return ticket, false end
   while true do
     local orphan = redis.call('ZPOPMIN', ORPHANS_OF .. key)[1]
