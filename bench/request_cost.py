@@ -37,12 +37,14 @@ from router.config.settings import Settings
 from router.downstream.connection import HANDLER, TIMEOUTS, ClientConnection
 from router.fleet.model import Worker
 from router.fleet.redis_client import RedisClient
+from router.fleet.sizes import FleetSizes
 from router.fleet.snapshot import FleetView
 from router.http.head_cache import HeadCache
 from router.http.headers import WorkerHead
 from router.jobs.body_budget import BodyBudget
 from router.jobs.dispatcher import Dispatcher
 from router.jobs.handler import JobHandler
+from router.jobs.sooner.sizes import Sizes
 from router.policy.client_timeouts import ClientTimeouts
 from router.scheduling.failover import FailoverScheduler
 from router.scheduling.inbox import Inbox
@@ -157,7 +159,7 @@ class Way:
         for url in _URLS:
             for _ in range(clients):
                 upstream.give_back(url, self._worker(heads))
-        dispatcher = Dispatcher(leases, upstream, view, settings, recorder)
+        dispatcher = Dispatcher(leases, upstream, view, settings, recorder, Sizes(view, FleetSizes(redis, 1000)))
         handler = JobHandler(dispatcher, _no_api, JobGate(Pages((), ()), None), BodyBudget(2**30), settings, recorder)
         self._left = self._awaited = 0
         self._is_done = asyncio.Event()

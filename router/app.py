@@ -27,6 +27,7 @@ from router.file_handles import FileHandles
 from router.fleet.counters import Counters
 from router.fleet.intents import Intents
 from router.fleet.redis_client import RedisClient
+from router.fleet.sizes import FleetSizes
 from router.fleet.snapshot import FleetView
 from router.fleet.tenants import Tenants
 from router.fleet.worker_list import announce, known_workers
@@ -35,6 +36,7 @@ from router.jobs.batch.handler import BatchHandler
 from router.jobs.body_budget import BodyBudget
 from router.jobs.dispatcher import Dispatcher
 from router.jobs.handler import JobHandler
+from router.jobs.sooner.sizes import Sizes
 from router.policy.client_timeouts import ClientTimeouts
 from router.scheduling.failover import FailoverScheduler
 from router.scheduling.inbox import Inbox
@@ -76,7 +78,8 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     leases = Leases(scheduler, inbox, view, process, recorder, settings.queue.without_workers)
     upstream = WorkerPool(settings.tls, access.worker_auth)
     hooks_of = None if traces is None else traces.job_begins
-    dispatcher = Dispatcher(leases, upstream, view, settings, recorder, hooks_of)
+    sizes = Sizes(view, FleetSizes(redis, settings.sizes.max))
+    dispatcher = Dispatcher(leases, upstream, view, settings, recorder, sizes, hooks_of)
     publisher = Publisher(
         recorder,
         Metrics(SharedCounts.inherited()),
@@ -94,7 +97,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
             traces.start()
         await view.refresh()
         api.openapi()  # made once and kept: before the first client could wait for it
-        running = [asyncio.create_task(part.run()) for part in (view, leases, publisher, FileHandles())]
+        running = [asyncio.create_task(part.run()) for part in (view, leases, publisher, sizes, FileHandles())]
         # The objects that exist now stay, so the garbage collector need not visit them again. Jobs leave no reference
         # cycles behind, so it need not look for cycles as often as it does by default.
         gc.collect()
@@ -104,6 +107,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
         await dispatcher.finish()
         await leases.flush()
         await publisher.finish()
+        await sizes.tell()
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)

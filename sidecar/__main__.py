@@ -14,6 +14,7 @@ from router.file_handles import raise_limit
 from router.fleet.leadership import Leadership
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisClient
+from router.fleet.sizes import Speeds
 from router.fleet.tenants import Tenants
 from router.scheduling.messages import configured_rules
 from sidecar.controller import Controller
@@ -35,7 +36,8 @@ async def run() -> None:
     async with Probe(settings.tls, auth) as probe:
         job_probe = JobProbe(f"sidecar-{name}", configured_rules(settings), redis, probe)
         discovery = Discovery(config_path(), settings, redis)
-        controller = Controller(name, discovery, Leadership(redis), Records(redis), Tenants(redis), probe, job_probe)
+        written = Leadership(redis), Records(redis), Tenants(redis)
+        controller = Controller(name, discovery, *written, probe, job_probe, Speeds(redis))
         running = asyncio.create_task(controller.run())
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, running.cancel)

@@ -16,6 +16,7 @@ from router.fleet.leadership import Leadership, Term
 from router.fleet.model import Health, Worker, WorkerRecord
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisUnavailable
+from router.fleet.sizes import Speeds
 from router.fleet.tenants import Tenants
 from router.fleet.worker_list import known_workers
 from sidecar.checker import Checker
@@ -23,6 +24,7 @@ from sidecar.discovery import Discovery
 from sidecar.job_probe import JobProbe
 from sidecar.probe import Probe
 from sidecar.rounds import forever
+from sidecar.speeds import speeds
 from sidecar.thresholds import judge
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ LEAD_TTL_S = 3 * RENEW_S
 REREAD_S = 1.0
 # Observations that come within this time are written together.
 GATHER_S = 0.05
+# How often the workers' speeds are estimated anew.
+SPEEDS_EVERY_S = 2.0
 # After a failed check, outvoted or not, the next one comes this soon: so a worker is quickly out, and quickly back.
 RECHECK_S = 2.0
 # Intervals vary by up to a tenth, so that the checks of many workers stay spread over time.
@@ -56,6 +60,7 @@ class Controller:
         tenants: Tenants,
         probe: Probe,
         job_probe: JobProbe,
+        speeds: Speeds,
     ) -> None:
         self._name = name
         self._discovery = discovery
@@ -64,6 +69,7 @@ class Controller:
         self._leadership = leadership
         self._probe = probe
         self._job_probe = job_probe
+        self._speeds = speeds
         self._known: dict[str, WorkerRecord] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
         # URLs whose records must still be written to Redis, and those that must still be removed from it.
@@ -107,6 +113,7 @@ class Controller:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._write(term))
                 tasks.create_task(self._renew(term))
+                tasks.create_task(self._follow_speeds())
                 while True:
                     self._follow_discovery(tasks)
                     await self._publish_tenants(term)
@@ -200,6 +207,17 @@ class Controller:
             is_in_doubt = after.failures or seen.is_outvoted
             await asyncio.sleep(wait * (min(interval, RECHECK_S) if is_in_doubt else interval))
             wait = random.uniform(1 - DRIFT, 1 + DRIFT)
+
+    async def _follow_speeds(self) -> None:
+        """Write how fast workers are when that has changed, as far as the routers' jobs have shown it."""
+        while True:
+            await asyncio.sleep(SPEEDS_EVERY_S)
+            with suppress(RedisUnavailable):
+                seen = await self._speeds.ratios(self._known.keys())
+                for url, speed in speeds(seen, {url: record.speed for url, record in self._known.items()}).items():
+                    if speed != self._known[url].speed:
+                        self._note(replace(self._known[url], speed=speed), is_change=True)
+                        log.info("Worker %s runs jobs at %g times the fleet's speed", url, speed)
 
     def _note(self, record: WorkerRecord, *, is_change: bool) -> None:
         self._known[record.worker.url] = record

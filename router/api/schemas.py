@@ -30,6 +30,9 @@ class WorkerStatus(BaseModel):
     labels: list[str] = Field([], description="what jobs may ask for by `x-router-labels`")
     languages: list[str] = Field([], description="the languages that it runs; empty: every language")
     memory_mb: int | None = Field(None, description="its memory for jobs; null: their memory is not counted")
+    speed: float = Field(
+        1.0, description="how fast it runs jobs; 1: as the fleet's median, or not known; 0.33: in three times the time"
+    )
     ejected_until: datetime | None = Field(
         None, description="when the breaker gives it one trial job; null: it is not ejected"
     )

@@ -37,6 +37,7 @@ def worker_status(record: WorkerRecord, condition: Health, ejection: Ejection | 
         labels=list(record.worker.labels),
         languages=list(record.worker.languages),
         memory_mb=record.worker.memory_mb,
+        speed=record.speed,
         ejected_until=datetime.fromtimestamp(ejection.until, UTC) if ejection else None,
         ejected_because=ejection.reason if ejection else "",
     )

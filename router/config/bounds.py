@@ -11,6 +11,8 @@ MAX_MEMORY_MB = 2**30
 MAX_TENANT_WEIGHT = 1000
 # A tenant's priority is from -MAX_PRIORITY to MAX_PRIORITY.
 MAX_PRIORITY = 100
+# No worker counts as more times faster or slower than the fleet's median.
+MAX_SPEED = 20
 # A week: no job is expected to take longer, nor is a result of use for longer.
 MAX_EXPECTED_MS = 7 * 24 * 3_600_000
 MAX_REUSE_S = 7 * 24 * 3600

@@ -197,6 +197,13 @@ class BatchSettings(Section):
     """how many jobs of one batch are under way at once, pending jobs included"""
 
 
+class SizesSettings(Section):
+    """What the router learns of how long jobs take."""
+
+    max: Count = 100_000
+    """of how many keys Redis keeps the size, fleet-wide: about 200 bytes each. The one used longest ago makes room"""
+
+
 class TracesSettings(Section):
     """Where OpenTelemetry's spans go; the extra `traces` has to be installed for it."""
 
@@ -300,6 +307,7 @@ class Settings(Section):
     quarantine_seconds: PositiveSeconds = 300.0
     """how long a job that breaks workers is refused"""
     batch: BatchSettings = BatchSettings()
+    sizes: SizesSettings = SizesSettings()
     error_status: ErrorStatusSettings = ErrorStatusSettings()
     redis: RedisSettings = RedisSettings()
     health_check: HealthCheckSettings = HealthCheckSettings()

@@ -74,7 +74,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     """A worker's values that change seldom. `place` is its index in the list of URLs.
 
     `since` and `ejected_until` are Unix times; `ejected_until` None: the worker is not ejected. `abilities` tells which
-    jobs it can run; empty: every job.
+    jobs it can run; empty: every job. `speed` 1: it is as fast as the fleet's median, or that is not known.
     """
 
     place: int
@@ -87,6 +87,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     source: str
     ejected_until: float | None
     abilities: str
+    speed: float
 
 
 class Live(msgspec.Struct, frozen=True, array_like=True):
@@ -233,6 +234,7 @@ def _row(place: int, record: WorkerRecord, health: Health, reading: Reading) -> 
         worker.source,
         ejection.until if ejection else None,
         abilities(worker.labels, worker.languages, worker.memory_mb),
+        record.speed,
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from router.config.bounds import MAX_COUNT, MAX_MEMORY_MB, MAX_WEIGHT, whole_number
+from router.config.bounds import MAX_COUNT, MAX_MEMORY_MB, MAX_SPEED, MAX_WEIGHT, whole_number
 from router.policy.placement import LABEL, LANGUAGE, names_in
 
 
@@ -118,11 +118,28 @@ class Ejection:
         return f"{what}: {self.cause}"
 
 
+@dataclass(slots=True)
+class Ratios:
+    """Of some attempts on one worker: ln(time / size) of each in sum, the sum of their squares, and their number."""
+
+    total: float = 0.0
+    squares: float = 0.0
+    count: float = 0.0
+
+    def add(self, more: "Ratios") -> None:
+        """Add `more` to these."""
+        self.total += more.total
+        self.squares += more.squares
+        self.count += more.count
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerRecord:
     """A worker and its condition: the Redis hash `sfr:worker:<url>`.
 
     `failures` and `successes` count checks in a row; at least one of them is 0. `since` is when `health` last changed.
+    `speed` is 1 for a worker that is as fast as the fleet's median, or of which too little is known; one of 0.33 takes
+    three times as long.
     """
 
     worker: Worker
@@ -133,6 +150,7 @@ class WorkerRecord:
     failures: int = 0
     successes: int = 0
     last_error: str = ""
+    speed: float = 1.0
 
     def to_hash(self) -> dict[str, str]:
         """Return the fields of the Redis hash as text; a field that is not known is empty."""
@@ -146,6 +164,7 @@ class WorkerRecord:
             "last_error": self.last_error,
             **self.worker.to_hash(),
             "source": self.worker.source,
+            "speed": f"{self.speed:g}",
         }
 
     @classmethod
@@ -163,6 +182,7 @@ class WorkerRecord:
             failures=number_in(fields, "failures", 0, MAX_COUNT) or 0,
             successes=number_in(fields, "successes", 0, MAX_COUNT) or 0,
             last_error=fields.get("last_error", ""),
+            speed=_speed(fields.get("speed")),
         )
 
 
@@ -229,13 +249,22 @@ def _latency_ms(text: str | None) -> float | None:
     return latency_ms
 
 
+def _speed(text: str | None) -> float:
+    if not text:
+        return 1.0
+    if not 1 / MAX_SPEED <= (speed := float(text)) <= MAX_SPEED:
+        raise ValueError(f"speed: expected a number from {1 / MAX_SPEED:g} to {MAX_SPEED}")
+    return speed
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A worker of the fleet as the scheduler sees it."""
+    """A worker of the fleet as the scheduler sees it; `speed` is that of its record."""
 
     worker: Worker
     health: Health = Health.HEALTHY
     is_draining: bool = False
+    speed: float = 1.0
 
     @property
     def cap(self) -> int:

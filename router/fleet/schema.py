@@ -31,7 +31,7 @@ SCHEMA = (
         "hash",
         "sidecar",
         "health, since, checked_at (ISO 8601), latency_ms, failures, successes (checks in a row), last_error, weight, "
-        "max_concurrency, source, labels, languages (with commas between), memory_mb",
+        "max_concurrency, source, labels, languages (with commas between), memory_mb, speed (1: as the fleet's median)",
     ),
     Key("sfr:ticket", "string", "routers", "the round-robin counter: one atomic INCR or INCRBY"),
     Key(
@@ -234,6 +234,21 @@ SCHEMA = (
         "names of the tenants with counts, by the last ones' time (Unix ms): at most 1,000; more count as `other`, "
         "which is not here",
     ),
+    Key(
+        "sfr:sizes",
+        "hash with TTL",
+        "routers",
+        "how long jobs take on a worker of normal speed, by the hash of what they have in common: the mean (ms), and "
+        "for how many sizes it counts; in the same way the median of each tenant",
+    ),
+    Key("sfr:sizes:used", "zset with TTL", "routers", "the same hashes, scored by the last lesson (Unix ms)"),
+    Key(
+        "sfr:speeds",
+        "hash with TTL",
+        "routers",
+        "by URL, of attempts whose size was known: the sum of ln(time / size), of its squares, their number, as all "
+        "three have faded until this moment (Unix ms)",
+    ),
     Key("sfr:sidecar", "string with TTL", "the leading sidecar", "the leader's fencing token and name"),
     Key(
         "sfr:fleet",
@@ -261,6 +276,8 @@ class Keys:
         self.registered = f"{prefix}:registered"
         self.ejected = f"{prefix}:ejected"
         self.quarantine = f"{prefix}:quarantine"
+        self.sizes = f"{prefix}:sizes"
+        self.speeds = f"{prefix}:speeds"
         self.sidecar = f"{prefix}:sidecar"
         self.fleet = f"{prefix}:fleet"
         # Not keys but channels. The first tells the routers that the fleet or a worker's health has changed. The second

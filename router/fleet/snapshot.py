@@ -18,7 +18,7 @@ from router.fleet.records import FleetState, Records
 from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.policy.placement import serves
 from router.policy.pools import Pools
-from router.policy.tenants import TenantRule
+from router.policy.tenants import LONGEST_FIRST, TenantRule
 
 REFRESH_S = 1.0
 
@@ -34,7 +34,8 @@ class Snapshot:
         """The workers as the scheduler sees them."""
         draining = self.state.draining
         return tuple(
-            Member(record.worker, record.health, record.worker.url in draining) for record in self.state.records
+            Member(record.worker, record.health, record.worker.url in draining, record.speed)
+            for record in self.state.records
         )
 
     @cached_property
@@ -52,6 +53,20 @@ class Snapshot:
         """Whether jobs that ask for no label may still need some worker and not any."""
         has_labels = any(rule.labels for rule in self.state.tenants.values())
         return has_labels or self.pools.lists_languages or self.pools.counts_memory
+
+    @cached_property
+    def goes_by_size(self) -> bool:
+        """Whether the jobs of some tenant go longest first."""
+        return any(rule.order == LONGEST_FIRST for rule in self.state.tenants.values())
+
+    def speed_of(self, url: str) -> float:
+        """Return how fast the worker at `url` is: 1 as most are, or not known; 0.33 takes three times as long."""
+        return self._speeds.get(url, 1.0)
+
+    @cached_property
+    def _speeds(self) -> dict[str, float]:
+        """The speeds of the workers that are faster or slower than most."""
+        return {record.worker.url: record.speed for record in self.state.records if record.speed != 1}
 
     def routable_in(self, pool: str) -> frozenset[str]:
         """Return the URLs of this pool's workers that may get jobs."""

@@ -24,7 +24,10 @@ from router.jobs import answers, job_log
 from router.jobs.answers import ErrorAnswers
 from router.jobs.ending import Endings
 from router.jobs.job import MAY_BE_THE_JOBS, AnswerCallback, FailedAttempt, Job, JobHooks, JobRun, Unanswered
+from router.jobs.options import NO_OPTIONS
 from router.jobs.placer import Placer
+from router.jobs.sooner.sizes import Sizes
+from router.jobs.sooner.sizing import Sizing
 from router.jobs.streaming import LeasedParts
 from router.jobs.tenants import Tenants
 from router.logs import Seldom
@@ -59,6 +62,7 @@ class Dispatcher:
         view: FleetView,
         settings: Settings,
         recorder: Recorder,
+        sizes: Sizes,
         hooks_of: Callable[[Job], JobHooks] | None = None,
     ) -> None:
         self.turns = Turns()  # for reading large bodies, and batches
@@ -72,6 +76,7 @@ class Dispatcher:
         self._retry = RetryRules(retry.attempts, retry.sandbox_error, has_budget)
         self._tenants = Tenants(view, settings.client_budget)
         self._errors = ErrorAnswers(settings, self._retry, self._tenants)
+        self._sizing = Sizing(sizes, self._tenants)
         self._placer = Placer(self._tenants, settings.default_job_memory_mb)
         self._seldom = Seldom()
         self._queue_timeout_s = settings.queue.timeout
@@ -103,7 +108,8 @@ class Dispatcher:
 
     async def scanned(self, job: Job) -> Job:
         """Return a large job with the scan that `begin` needs; other jobs have their turns meanwhile."""
-        scan = await self.turns.run(job.scan_body(self._endpoints[job.path].reader))
+        reader, is_sized = self._endpoints[job.path].reader, self._sizing.needs_kind(job)
+        scan = await self.turns.run(job.scan_body(reader, is_sized=is_sized))
         return msgspec.structs.replace(job, scan=scan)
 
     def begin(self, job: Job, deliver: AnswerCallback) -> JobRun:
@@ -135,7 +141,10 @@ class Dispatcher:
                 raise Quarantined
             if snapshot.places_jobs or job.labels:
                 run.placement = self._placer.place(run, text, endpoint.needs, snapshot)
-            self._ask(run, limits.ceiling_s)
+            if (snapshot.goes_by_size or job.options is not NO_OPTIONS) and not self._sizing.settle(run):
+                start(self._between, self._ask_by_size(run))
+            else:
+                self._ask(run, limits.ceiling_s)
         except NoRoom as reason:
             asyncio.get_running_loop().call_soon(self._leased, run, reason)
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
@@ -149,6 +158,17 @@ class Dispatcher:
         """
         while self._attempts or self._between:  # noqa: ASYNC110  (an event set for each job costs more)
             await asyncio.sleep(_LOOK_EVERY_S)
+
+    # Its size, where that counts
+
+    async def _ask_by_size(self, run: JobRun) -> None:
+        """Ask for the first lease of a job whose size must be looked up before."""
+        try:
+            await self._sizing.look_up(run)
+        except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
+            self._break_off(run, fault)
+        else:
+            await self._ask_again(run, ())
 
     # Its lease
 
@@ -266,6 +286,8 @@ class Dispatcher:
             self._leases.end(lease, blame, is_over=is_over, job=named, cause=cause, ms=ms)
             run.lease = None
         if response is not None and verdict.cause is None:
+            if run.is_sized and blame is Blame.OK:
+                self._sizing.learn(run, url, response, took_s)
             answer = answers.from_worker(response, run, url, len(run.failed) + 1)
             run.lease = None  # LeasedParts ends the lease of a large answer
             return answer

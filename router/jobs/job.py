@@ -16,6 +16,7 @@ from router.jobs.options import NO_OPTIONS, JobOptions
 from router.policy.deadline import SMALL_BYTES, LimitReader, Limits
 from router.policy.large_json import Malformed
 from router.policy.placement import ANYWHERE
+from router.policy.sizes import kind_of_large
 from router.policy.verdict import NEVER_RAN, Blame, Kind, Outcome, Verdict, of_answer
 from router.scheduling.leases import Leases
 from router.scheduling.messages import Wish
@@ -40,10 +41,14 @@ _LOOK_EVERY_S, _OVERDUE_S = 1.0, 5.0
 
 
 class BodyScan(msgspec.Struct, frozen=True):
-    """What was read from a large body piece by piece: an excerpt that holds its time limits, and the job's name."""
+    """What was read from a large body piece by piece: an excerpt that holds its time limits, and the job's name.
+
+    `kind` is that of policy/sizes, if the job's size counts; else b"".
+    """
 
     excerpt: bytes
     name: str
+    kind: bytes = b""
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -80,8 +85,11 @@ class Job(msgspec.Struct, frozen=True):
         """Whether the body must be read piece by piece."""
         return len(self.body) > SMALL_BYTES
 
-    def scan_body(self, reader: LimitReader) -> Generator[None, None, BodyScan]:
-        """Return the scan of a large body; yields after each piece, so that other jobs get their turns."""
+    def scan_body(self, reader: LimitReader, *, is_sized: bool = False) -> Generator[None, None, BodyScan]:
+        """Return the scan of a large body; yields after each piece, so that other jobs get their turns.
+
+        `is_sized`: the scan tells which other jobs are as large.
+        """
         try:
             excerpt = yield from reader.excerpt(self.body)
         except Malformed:
@@ -90,7 +98,8 @@ class Job(msgspec.Struct, frozen=True):
         for start in range(0, len(self.body), _PIECE_BYTES):
             name.update(self.body[start : start + _PIECE_BYTES])
             yield
-        return BodyScan(excerpt, name.hexdigest())
+        kind = (yield from kind_of_large(self.path, self.body)) if is_sized else b""
+        return BodyScan(excerpt, name.hexdigest(), kind)
 
     def _hash(self, body: Body = b"") -> hashlib.blake2b:
         return hashlib.blake2b(body, digest_size=_NAME_BYTES, key=self.target[:64])
@@ -148,6 +157,7 @@ class JobRun:
     - `deliver` takes the answer; None once it has been called. At `ends_at` the client gets an answer in any case.
     - `pending` waits for a lease; `lease` is the running attempt's. At `room_by` the job has waited long enough.
     - `placement` tells whose job it is, and which workers can run it. `wish` is what it asks for besides a lease.
+    - `is_sized`: what its attempt takes is learned.
     - `is_awaited`: an attempt is running, and its client has not yet been told that it takes too long. Its `timer`
       tells the client.
     - `is_retry`: the next lease is for a retry.
@@ -158,8 +168,20 @@ class JobRun:
     """
 
     __slots__ = (
-        *("deliver", "doubts", "ends_at", "failed", "hooks", "is_awaited", "is_retry", "job", "late_share", "lease"),
-        *("limits", "never_ran", "pending", "placement", "queue_ms", "request", "room_by", "since", "ticket"),
+        *("deliver", "doubts", "ends_at", "failed", "hooks", "is_awaited", "is_retry", "is_sized", "job"),
+        *(
+            "late_share",
+            "lease",
+            "limits",
+            "never_ran",
+            "pending",
+            "placement",
+            "queue_ms",
+            "request",
+            "room_by",
+            "since",
+            "ticket",
+        ),
         *("timer", "unreached", "wish"),
     )
 
@@ -176,7 +198,7 @@ class JobRun:
         self.wish: Wish | None = None
         self.ticket = 0
         self.queue_ms = 0
-        self.is_awaited = False
+        self.is_awaited = self.is_sized = False
         self.room_by = room_by
         self.is_retry = False
         self.never_ran: Kind | None = None

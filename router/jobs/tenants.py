@@ -8,7 +8,7 @@ from router.fleet.snapshot import FleetView
 from router.jobs.job import Job, JobRun
 from router.policy.deadline import ClientBudget
 from router.policy.placement import Placement
-from router.policy.tenants import DEFAULT, KnownTenants, TenantRule
+from router.policy.tenants import DEFAULT, LONGEST_FIRST, KnownTenants, TenantRule
 
 _budget = lru_cache(maxsize=1024)(ClientBudget.of)
 
@@ -38,6 +38,11 @@ class Tenants:
         """Return a tenant's rule: its own, or that of tenants without one; None if there is neither."""
         rules = self._view.snapshot.state.tenants
         return rules.get(tenant or DEFAULT) or rules.get(DEFAULT)
+
+    def goes_by_size(self, tenant: str) -> bool:
+        """Whether a tenant's longest jobs go first."""
+        rule = self.rule_of(tenant)
+        return rule is not None and rule.order == LONGEST_FIRST
 
     def budget_of(self, tenant: str) -> ClientBudget:
         """Return how long the clients of a tenant wait."""

@@ -65,6 +65,17 @@ class Malformed(ValueError):
     """The text is no JSON; the message gives the reason."""
 
 
+def _named(name: bytes) -> tuple[Pattern, Pattern]:
+    """Return what matches the name of a member, and what matches all that can be skipped before the next one."""
+    named = rb'"(' + name + rb')"[ \t\r\n]{0,999}+:'
+    # A string is skipped only if the text after it is there; at the end of a piece it waits for the next piece.
+    other = rb"(?!" + named + rb")" + _STRING + rb"(?=[ \t\r\n]{0,999}+[^ \t\r\n])"
+    return re.compile(named, re.DOTALL), re.compile(_all_of(rb'[^"\[\]{}]++|' + other + rb"|" + _ONE_VALUE), re.DOTALL)
+
+
+_ANY_NAME, _PASSED_ANY = _named(rb'(?:[^"\\]|\\.){0,4999}+')
+
+
 def items(text: Text) -> Iterator[tuple[int, int] | None]:
     """Yield start and end of each item of a JSON list, with the space around it, and None after each piece.
 
@@ -109,11 +120,7 @@ class Fields:
         names = b"|".join(re.escape(name.encode()) for name in self._inner)
         # The plain names, or any name that is written with escapes of ASCII characters.
         escaped = rb'(?=[^"\\]{0,99}+\\u00)[^"]{1,600}+'
-        name = rb'"(' + names + b"|" + escaped + rb')"[ \t\r\n]{0,999}+:'
-        self._name = re.compile(name)
-        # A string is skipped only if the text after it is there; at the end of a piece it waits for the next piece.
-        other = rb"(?!" + name + rb")" + _STRING + rb"(?=[ \t\r\n]{0,999}+[^ \t\r\n])"
-        self._passed = re.compile(_all_of(rb'[^"\[\]{}]++|' + other + rb"|" + _ONE_VALUE), re.DOTALL)
+        self._name, self._passed = _named(names + b"|" + escaped)
 
     def excerpt(self, text: Text, start: int = 0) -> Walk:
         r"""Walk the JSON object at `start`; return an object with only these members. Raises Malformed.
@@ -122,6 +129,19 @@ class Fields:
         >>> finished(steps)
         b'{"a":2.5}'
         """
+        members: list[bytes] = []
+        for name, place in (yield from self.places(text, start)).items():
+            if (inner := self._inner[name]) is not None:
+                value = yield from inner.excerpt(text, place)
+            else:
+                scalar = _SCALAR.match(text, place)
+                # A value that is no scalar is no number of seconds; nor is [].
+                value = b"[]" if scalar is None else scalar[1]
+            members.append(b'"%s":%s' % (name.encode(), value))
+        return b"{%s}" % b",".join(members)
+
+    def places(self, text: Text, start: int = 0) -> Generator[None, None, dict[str, int]]:
+        """Walk the JSON object at `start`; return where the values of the outermost names begin. Raises Malformed."""
         found: dict[str, int] = {}
         begin = _begin(text, start)
         if bytes(text[begin : begin + 1]) != b"{":
@@ -131,16 +151,38 @@ class Fields:
                 yield
             elif isinstance(mark, re.Match) and (name := _unescaped(mark[1])) in self._inner:
                 found[name] = mark.end()
-        members: list[bytes] = []
-        for name, place in found.items():
-            if (inner := self._inner[name]) is not None:
-                value = yield from inner.excerpt(text, place)
-            else:
-                scalar = _SCALAR.match(text, place)
-                # A value that is no scalar is no number of seconds; nor is [].
-                value = b"[]" if scalar is None else scalar[1]
-            members.append(b'"%s":%s' % (name.encode(), value))
-        return b"{%s}" % b",".join(members)
+        return found
+
+
+def scalar_at(text: Text, place: int) -> Generator[None, None, tuple[int, int]]:
+    r"""Return start and end of the string, number or word at `place`; both are the same for a nested value.
+
+    >>> text = rb'{"a": "1\n2", "b": null}'
+    >>> [text[slice(*finished(scalar_at(text, place)))].decode() for place in (5, 18, 0)]
+    ['"1\\n2"', 'null', '']
+    """
+    begin = _begin(text, place)
+    if bytes(text[begin : begin + 1]) == _QUOTE:
+        return begin, (yield from _past_string(text, begin))
+    match = _SCALAR.match(text, begin)
+    return begin, begin if match is None else match.end()
+
+
+def names_at(text: Text, place: int) -> Generator[None, None, list[bytes]]:
+    r"""Return the names of the members of the JSON object at `place`, as they are written; none for another value.
+
+    >>> finished(names_at(rb'{"a": {"b": 1}, "c": "\"d\":"}', 0))
+    [b'a', b'c']
+    """
+    names: list[bytes] = []
+    begin = _begin(text, place)
+    if bytes(text[begin : begin + 1]) == b"{":
+        for mark in _marks(text, begin, _PASSED_ANY, _ANY_NAME, is_all=False):
+            if mark is None:
+                yield
+            elif isinstance(mark, re.Match):
+                names.append(mark[1])
+    return names
 
 
 def finished(steps: Generator[None, None, Found]) -> Found:

@@ -12,6 +12,8 @@ import msgspec
 
 # The tenant of a job that names none.
 DEFAULT = "default"
+# The order of a tenant whose longest jobs go first.
+LONGEST_FIRST = "longest_first"
 # Tenants beyond MAX_TENANTS share this name.
 OTHER = "other"
 MAX_TENANTS = 1000

@@ -86,6 +86,7 @@ _NO_JSON = Verdict(Kind.FAULT, Blame.FAULT, "answered 200 with something that is
 # Their answers are objects that begin with a status; the other endpoints' answers are other JSON.
 _RUNS = frozenset({"/run_code", "/run_jupyter"})
 _SAYS_SANDBOX_ERROR = b'"SandboxError"'  # in the job's output, the quotes would be escaped
+_SAYS_TIME_LIMIT = b'"TimeLimitExceeded"'
 _STATUS_FIRST = re.compile(rb'\s*\{\s*"status"\s*:\s*"SandboxError"')
 _BEGINS_AS_JSON = re.compile(rb'[ \t\r\n]*[\[{"\-0-9tfn]')
 _SPACE = b" \t\r\n"
@@ -124,6 +125,11 @@ def of_answer(
     if status in _BAD_GATEWAYS:
         return Verdict(Kind.FAULT, Blame.FAULT, _returned(status))
     return Verdict(Kind.ERROR, Blame.ERROR, _returned(status))
+
+
+def hit_time_limit(body: bytes) -> bool:
+    """Whether a result says that the worker ended the job at its time limit."""
+    return _SAYS_TIME_LIMIT in body
 
 
 def _of_body(path: str, body: bytes, *, is_whole: bool) -> Verdict:

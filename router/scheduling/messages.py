@@ -121,6 +121,9 @@ class Wish(msgspec.Struct, frozen=True, array_like=True):
     is_hedge: bool = False
 
 
+NO_WISH = Wish(0)
+
+
 class Ended(msgspec.Struct, frozen=True, array_like=True):
     """How the attempt under a lease ended.
 

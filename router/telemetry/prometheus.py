@@ -182,6 +182,11 @@ class _Fleet(Collector):
         yield _by_worker(
             "cap", "Jobs that may run on it at once; absent: any number.", ((url, cap) for url, cap in caps if cap)
         )
+        yield _by_worker(
+            "speed",
+            "How fast it runs jobs; 1: as the fleet's median, or not known.",
+            ((record.worker.url, record.speed) for record in records),
+        )
 
     def _usage_of(self, usage: Usage) -> Iterator[Metric]:
         workers = usage.workers

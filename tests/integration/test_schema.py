@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from router.fleet.intents import Intents, Registration
 from router.fleet.redis_client import RedisClient
 from router.fleet.schema import SCHEMA, Keys
+from router.fleet.sizes import FleetSizes, Lessons
 from router.fleet.tenants import Tenants
 from router.scheduling.messages import Arrival, Call, Rules
 from router.scheduling.redis_scheduler import RedisScheduler
@@ -39,6 +40,7 @@ def test_schema_has_exactly_the_used_keys() -> None:
     made = {keys.workers, keys.sidecar, keys.fleet, keys.worker("<url>"), keys.plan, keys.drain}
     made |= {keys.intent, keys.registered, keys.registration("<url>"), keys.leases("<url>"), keys.breaker("<url>")}
     made |= {keys.plan_head, keys.ejected, keys.grants("<process>"), keys.tenants, keys.tenants_intent}
+    made |= {keys.sizes, keys.speeds}
     used = {word for text in SCRIPTS.values() for word in re.findall(r"\b[A-Z_]+\b", code(text))}
     made |= {value for name, value in keys.lua_names().items() if name in used}
     assert {re.sub(r":<\w+>$", ":", key) for key in made - {keys.changes, keys.wishes}} == {
@@ -77,6 +79,8 @@ async def test_live_redis_holds_exactly_the_schema(
         await intents.register(Registration(first.url, ttl_s=60))
         await intents.override(first.url, {"weight": 2})
         await Tenants(RedisClient(redis, "sfr", timeout_s=5)).override("run-7", {"weight": 2})
+        lessons = Lessons([("a", 5.0, 1)], [(first.url, 1.0, 1.0, 1)])
+        await FleetSizes(RedisClient(redis, "sfr", timeout_s=5), most=10).learn(lessons)
         await eventually(lambda: redis.exists("sfr:room"), what="workers with room")
         await _gather(redis, held, set())
         script = RedisScheduler(RedisClient(redis, "sfr", timeout_s=5), Rules())

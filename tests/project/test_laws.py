@@ -100,11 +100,11 @@ PURE = [
     *(name for name in MODULES if name.startswith("router.policy")),
     *("router.jobs.metadata", "router.telemetry.rates", "router.telemetry.recorder", "router.dashboard.view_model"),
     "router.dashboard.tenants",
-    "sidecar.thresholds",
+    *("sidecar.speeds", "sidecar.thresholds"),
 ]
 HARMLESS = {
     *("bisect", "collections", "dataclasses", "datetime", "enum", "heapq", "http", "json", "math", "re", "typing"),
-    *("functools", "ipaddress", "msgspec", "pydantic"),
+    *("functools", "hashlib", "ipaddress", "msgspec", "pydantic"),
 }
 
 

@@ -38,11 +38,14 @@ def live(console: Console) -> Live:
 
 
 def workers_table(workers: Sequence[WorkerStatus]) -> Table:
-    """Return a row for each worker; what workers can run is shown if they differ from plain ones."""
+    """Return a row for each worker; what workers can run, and how fast they are, is shown if any differs."""
     table = Table("worker", "health", "since", box=None, padding=(0, 2, 0, 0))
     for name in ("running", "weight"):
         table.add_column(name, justify="right")
     table.add_column("source")
+    is_uneven = any(worker.speed != 1 for worker in workers)
+    if is_uneven:
+        table.add_column("speed", justify="right")
     has_abilities = any(_abilities(worker) for worker in workers)
     if has_abilities:
         table.add_column("runs", overflow="fold")
@@ -54,6 +57,7 @@ def workers_table(workers: Sequence[WorkerStatus]) -> Table:
         lasts = "" if since is None else length((now - since).total_seconds())
         # Text does not read brackets as markup, and a worker's answer may hold any.
         cells = [_running(worker), str(worker.weight), worker.source]
+        cells += [f"{worker.speed:g}"] if is_uneven else []
         cells += [_abilities(worker)] if has_abilities else []
         cells.append(note(worker))
         table.add_row(Text(worker.url), health_text(worker.health), lasts, *map(Text, cells))

@@ -46,8 +46,9 @@ export class Fleet {
     this.number = data.number;
     this.status = data.status;
     if (data.tenants) this.tenants = data.tenants;
-    for (const [place, health, isDraining, since, reason, weight, cap, source, ejectedUntil, abilities] of data.rows) {
-      Object.assign(this.workers[place], { health, isDraining, since, reason, weight, cap, source, ejectedUntil, abilities });
+    for (const [place, health, isDraining, since, reason, weight, cap, source, ejectedUntil, abilities, speed] of data.rows) {
+      const row = { health, isDraining, since, reason, weight, cap, source, ejectedUntil, abilities, speed };
+      Object.assign(this.workers[place], row);
     }
     for (const [place, running, jobs, failures] of data.live) {
       Object.assign(this.workers[place], { running, jobs, failures });

@@ -204,7 +204,8 @@ export class Table {
   #fill(parts, worker) {
     const { health, running, cap } = worker;
     const source = SOURCES[worker.source] ?? worker.source;
-    text(parts.source, worker.abilities ? `${source} · ${worker.abilities}` : source);
+    const speed = worker.speed === 1 ? "" : `speed ${worker.speed}`;
+    text(parts.source, [source, speed, worker.abilities].filter(Boolean).join(" · "));
     if (parts.source.title !== worker.abilities) parts.source.title = worker.abilities;
     if (parts.health.dataset.is !== health) parts.health.dataset.is = health;
     text(parts.word, label(health));

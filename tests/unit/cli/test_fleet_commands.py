@@ -105,6 +105,16 @@ def test_unhealthy_workers_come_first_with_their_reason() -> None:
     assert "none leads, nothing seen yet" in text
 
 
+def test_speeds_are_shown_where_one_differs() -> None:
+    """In a fleet of workers that are alike there is no such column."""
+    alike = worker("http://a:1", Health.HEALTHY)
+    assert "speed" not in printed([alike])
+    text = printed([alike, alike.model_copy(update={"url": "http://b:1", "speed": 0.33})])
+    first, second = [line.split() for line in text.splitlines() if "http://" in line]
+    assert "speed" in text
+    assert (first[-2:], second[-2:]) == (["config", "1"], ["config", "0.33"])
+
+
 def test_ejected_worker_shows_its_cause_and_end() -> None:
     """Neither an old failed check nor the time of the last good check is shown."""
     ejected = worker("http://a:1", Health.EJECTED, error="timed out after 5 s", ejected_for_s=90.5)

@@ -215,3 +215,14 @@ def test_row_tells_which_jobs_its_worker_runs() -> None:
     special = replace(record, worker=replace(record.worker, labels=("gpu",), memory_mb=4000)), health
     view.take(msgspec.structs.replace(plain, conditions=[special, plain.conditions[1]]))
     assert [row.abilities for row in view.whole().rows] == ["gpu; 4000 MB", ""]
+
+
+def test_row_tells_how_fast_its_worker_is() -> None:
+    """And a change of its speed alone is told."""
+    view = ViewModel()
+    view.take(seen(1))
+    (record, health), *others = seen(2).conditions
+    view.take(msgspec.structs.replace(seen(2), conditions=[(replace(record, speed=0.33), health), *others]))
+    assert [row.speed for row in view.whole().rows] == [0.33, 1.0]
+    assert view.tick is not None
+    assert [row.place for row in view.tick.rows] == [0]

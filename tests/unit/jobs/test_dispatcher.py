@@ -21,6 +21,7 @@ from router.jobs.body_budget import BodyBudget
 from router.jobs.dispatcher import LEASE_MARGIN_S, Dispatcher
 from router.jobs.job import Job
 from router.jobs.job_log import CLIENT_LEFT_STATUS
+from router.jobs.sooner.sizes import Sizes
 from router.policy.placement import ANYWHERE, Placement
 from router.policy.tenants import TenantRule
 from router.policy.verdict import Blame, Kind, Outcome
@@ -43,6 +44,7 @@ from router.scheduling.pending import (
 from router.telemetry.recorder import Counts, Recorder
 from router.upstream.pool import OutcomeCallback, Request
 from tests.support.jobs import ADMITTED
+from tests.support.sizes import unknown_sizes
 from tests.support.timeless import timeless
 
 BODY = json.dumps({"code": "x", "run_timeout": 5, "compile_timeout": 5}).encode()
@@ -62,6 +64,7 @@ class LeaseRequest:
     job_since: float
     then: Callable[[Lease | NoRoom], None]
     placement: Placement
+    wish: Wish | None = None
 
 
 class Leases:
@@ -102,8 +105,8 @@ class Leases:
         wish: Wish | None = None,
     ) -> LeaseRequest:
         """Record the request, and answer in a later turn of the loop."""
-        del has_left, wish
-        asked = LeaseRequest(bound_s, wait_s, ticket, tried, retry_of, job_since, then, placement)
+        del has_left
+        asked = LeaseRequest(bound_s, wait_s, ticket, tried, retry_of, job_since, then, placement, wish)
         self.asked.append(asked)
         number = len(self.asked)
         given = self.script.pop(0) if self.script else Lease(number, f"http://w{number}", 70 + number, 5)
@@ -192,6 +195,7 @@ class Bench:
     tenant: str = ""
     tenants: Mapping[str, TenantRule] = field(default_factory=dict)
     fleet: Sequence[Worker] = ()
+    sizes: Sizes | None = None
 
     def __post_init__(self) -> None:
         self.leases, self.recorder, self.buffers = Leases(), Recorder(), BodyBudget(2**20)
@@ -200,7 +204,7 @@ class Bench:
         view: Any = SimpleNamespace(snapshot=Snapshot(state))
         parts: tuple[Any, Any] = (self.leases, self.workers)
         settings = Settings.model_validate({"timeout": 100, "job_grace": 2, **self.settings})
-        self.dispatcher = Dispatcher(*parts, view, settings, self.recorder)
+        self.dispatcher = Dispatcher(*parts, view, settings, self.recorder, self.sizes or unknown_sizes(view))
         share = self.buffers.share()
         share.grow(len(BODY))
         self.job = Job(

@@ -21,6 +21,7 @@ from router.telemetry.recorder import Recorder
 from router.upstream.pool import OutcomeCallback, Request, WorkerPool
 from tests.support.eventually import eventually
 from tests.support.jobs import ADMITTED, stays
+from tests.support.sizes import unknown_sizes
 from tests.support.worker import Gate, ScriptedWorker
 
 BODY = json.dumps({"code": "print(1)", "language": "python"}).encode()
@@ -38,7 +39,7 @@ class Bench:
             FailoverScheduler(redis, view, Rules(), 1, self.recorder), Inbox(redis, "p"), view, "p", self.recorder
         )
         self.upstream = upstream or WorkerPool(settings.tls)
-        self.dispatcher = Dispatcher(self.leases, self.upstream, view, settings, self.recorder)
+        self.dispatcher = Dispatcher(self.leases, self.upstream, view, settings, self.recorder, unknown_sizes(view))
         self.buffers = BodyBudget(2**20)
 
     def job(self, client_s: float | None = None) -> Job:

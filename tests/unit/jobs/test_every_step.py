@@ -45,6 +45,7 @@ from router.telemetry.recorder import Recorder
 from router.upstream.pool import WorkerPool
 from tests.support.eventually import eventually
 from tests.support.serving import served
+from tests.support.sizes import unknown_sizes
 from tests.support.worker import RESULT, Exchange, Script, ScriptedWorker, always, reset, well
 
 ROUTER = Path(dispatcher.__file__).parents[1]
@@ -129,7 +130,7 @@ class Rig:
         self.scheduler = FailoverScheduler(redis, view, Rules(), 1, recorder)
         self.leases = Leases(self.scheduler, Inbox(redis, "p"), view, "p", recorder)
         self.upstream = WorkerPool(settings.tls)
-        self.dispatcher = Dispatcher(self.leases, self.upstream, view, settings, recorder)
+        self.dispatcher = Dispatcher(self.leases, self.upstream, view, settings, recorder, unknown_sizes(view))
         self.buffers = BodyBudget(max_buffered_bytes)
         self.handler = JobHandler(
             self.dispatcher, _nothing, JobGate(Pages((), ()), None), self.buffers, settings, recorder

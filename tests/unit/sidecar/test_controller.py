@@ -15,10 +15,10 @@ import pytest
 from router.config.settings import HealthCheckSettings, Settings
 from router.config.worker_auth import WorkerAuth
 from router.fleet.leadership import Term
-from router.fleet.model import Health, Observation, Worker, WorkerRecord
+from router.fleet.model import Health, Observation, Ratios, Worker, WorkerRecord
 from router.fleet.redis_client import RedisUnavailable
 from router.policy.tenants import TenantRule
-from sidecar.controller import GATHER_S, LEAD_TTL_S, RECHECK_S, RENEW_S, REREAD_S, Controller
+from sidecar.controller import GATHER_S, LEAD_TTL_S, RECHECK_S, RENEW_S, REREAD_S, SPEEDS_EVERY_S, Controller
 from tests.support.timeless import timeless
 
 A, B = "http://a:1", "http://b:1"
@@ -57,6 +57,7 @@ class Memory:
     leads_until: float = -1.0
     finished: dict[str, float] = field(default_factory=dict)
     published: list[dict[str, TenantRule]] = field(default_factory=list)
+    seen: dict[str, Ratios] = field(default_factory=dict)
 
     def _answer(self) -> None:
         if not self.is_there:
@@ -104,6 +105,12 @@ class Memory:
             return False
         self.published.append(rules)
         return True
+
+    async def ratios(self, urls: Iterable[str]) -> dict[str, Ratios]:
+        """Return what processes have seen of speeds."""
+        del urls
+        self._answer()
+        return self.seen
 
     async def finished_s_ago(self, worker_url: str) -> float | None:
         """Return how long ago a job last ended well on the worker."""
@@ -181,7 +188,7 @@ class Life:
         around: tuple[Any, ...] = (
             *(self.members, self.memory),
             *(self.memory, self.memory),
-            *(self.workers, self.workers),
+            *(self.workers, self.workers, self.memory),
         )
         self.sidecar = Controller("me", *around)
 
@@ -569,6 +576,30 @@ def test_checks_of_many_workers_are_spread_over_the_interval() -> None:
             second = sorted(life.workers.pings[url][1] for url in urls)
             assert len(second) == 60
             assert second[8] < INTERVAL_S / 2 < second[52]
+
+    timeless(main())
+
+
+def test_speeds_are_written_when_they_change() -> None:
+    """Routers are told at once of a slow worker, and of its repair; not while nothing changes or Redis is away."""
+
+    async def main() -> None:
+        life = Life(A, B)
+        async with life.led() as memory:
+            memory.seen = {A: Ratios(0.0, 0.0, 20), B: Ratios(22.0, 24.2, 20)}
+            assert await changes(memory) == [{A: 1.73, B: 0.58}]
+            assert await changes(memory) == []
+            memory.is_there, memory.seen = False, {}
+            assert await changes(memory) == []
+            memory.is_there = True
+            assert await changes(memory) == [{A: 1.0, B: 1.0}]
+
+    async def changes(memory: Memory) -> list[dict[str, float]]:
+        """Return the speeds in the changes that are written in the next moments."""
+        before = len(memory.written)
+        await asyncio.sleep(2 * SPEEDS_EVERY_S + 1)
+        written = [each for each in memory.written[before:] if each.changed]
+        return [{url: record.speed for url, record in each.records.items()} for each in written]
 
     timeless(main())
 

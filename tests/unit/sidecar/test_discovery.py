@@ -16,6 +16,7 @@ from router.fleet.model import Source, Worker
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.fleet.schema import Keys
+from router.fleet.sizes import Speeds
 from router.fleet.tenants import Tenants
 from router.fleet.worker_list import DEFAULT_PORT, known_workers, parse
 from router.policy.tenants import MAX_TENANTS, TenantRule
@@ -527,7 +528,8 @@ async def test_drain_of_an_unknown_worker_is_logged_once(
     settings = load(Path("config.yaml"))
     job_probe = JobProbe("sidecar", configured_rules(settings), redis, probe := Probe(settings.tls))
     discovery = discovery_of(tmp_path, redis, "")
-    controller = Controller("me", discovery, Leadership(redis), Records(redis), Tenants(redis), probe, job_probe)
+    written = Leadership(redis), Records(redis), Tenants(redis)
+    controller = Controller("me", discovery, *written, probe, job_probe, Speeds(redis))
     await redis.command(["SADD", "sfr:drain", "http://nobody:1/"])
     for _ in range(3):
         await discovery.reread()

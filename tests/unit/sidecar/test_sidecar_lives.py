@@ -16,6 +16,7 @@ from router.fleet.leadership import Leadership
 from router.fleet.model import Health, Observation
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisClient
+from router.fleet.sizes import Speeds
 from router.fleet.tenants import Tenants
 from router.scheduling.messages import configured_rules
 from sidecar.checker import Checker
@@ -106,6 +107,7 @@ async def lives_through(
             Tenants(client),
             probe,
             job_probe,
+            Speeds(client),
         )
         running = asyncio.create_task(sidecar.run())
 

@@ -204,6 +204,7 @@ async def test_values_of_redis_are_missing_without_it(url: str) -> None:
     counts = await scrape(url)
     assert {family.name for family in counts.families}.isdisjoint({"sfr_queue_length", "sfr_worker_leases"})
     assert set(counts.by_worker("sfr_worker_cap").values()) == {1}
+    assert set(counts.by_worker("sfr_worker_speed").values()) == {1}
     assert counts.total("sfr_processes_degraded") == 1
     assert counts.total("sfr_redis_failures_total") >= 1
 

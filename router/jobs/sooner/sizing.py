@@ -1,0 +1,48 @@
+"""Decides which jobs' sizes count: those of tenants whose longest jobs go first, and those that are to be learned.
+
+The dispatcher comes here only with jobs that name an option, and while the longest jobs of some tenant go first.
+"""
+
+import msgspec
+
+from router.http.response import Response
+from router.jobs.job import Job, JobRun
+from router.jobs.sooner.sizes import Sizes
+from router.jobs.tenants import Tenants
+from router.policy.verdict import hit_time_limit
+from router.scheduling.messages import NO_WISH
+
+
+class Sizing:
+    """Says of each run what its job's size is for, and learns from its attempts."""
+
+    def __init__(self, sizes: Sizes, tenants: Tenants) -> None:
+        self._sizes = sizes
+        self._tenants = tenants
+
+    def needs_kind(self, job: Job) -> bool:
+        """Whether the scan of a large job must find which others are alike."""
+        return job.options.is_sized or self._tenants.goes_by_size(job.tenant)
+
+    def settle(self, run: JobRun) -> bool:
+        """Note what the job's size is for; return False if the size must be looked up before the job asks."""
+        job, options = run.job, run.job.options
+        goes_by_size = self._tenants.goes_by_size(job.tenant)
+        run.is_sized = goes_by_size or options.is_sized or options.size_key != ""
+        if not goes_by_size:
+            return True
+        size_ms = self._sizes.expected_ms(job)
+        if size_ms is None:
+            return False
+        run.wish = msgspec.structs.replace(run.wish or NO_WISH, size_ms=size_ms)
+        return True
+
+    async def look_up(self, run: JobRun) -> None:
+        """Look up the job's size, then settle it."""
+        await self._sizes.look_up([run.job])
+        self.settle(run)
+
+    def learn(self, run: JobRun, url: str, response: Response, took_s: float) -> None:
+        """Learn how long the job took, unless the worker cut it short or its answer cannot be read."""
+        if not (response.head.is_packed or hit_time_limit(response.body)):
+            self._sizes.learn(run.job, url, int(took_s * 1000))
