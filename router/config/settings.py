@@ -204,6 +204,18 @@ class SizesSettings(Section):
     """of how many keys Redis keeps the size, fleet-wide: about 200 bytes each. The one used longest ago makes room"""
 
 
+class HedgeSettings(Section):
+    """Second runs of jobs whose first run is slow; see [Sooner](sooner.md#second-runs)."""
+
+    enabled: bool = False
+    """true: while nobody waits and a worker has a free slot, a job that runs on a slow worker, or has run for three
+    times its expected time, gets one second run on a faster worker. The first final answer counts"""
+    percent: Annotated[float, Field(gt=0, le=100)] = 2.0
+    """how many second runs the whole fleet makes at most, as a share of its jobs"""
+    slower_than: Annotated[float, Field(ge=1, le=100)] = 1.5
+    """a worker is slow if its jobs take more than so many times as long as on most workers"""
+
+
 class TracesSettings(Section):
     """Where OpenTelemetry's spans go; the extra `traces` has to be installed for it."""
 
@@ -308,6 +320,7 @@ class Settings(Section):
     """how long a job that breaks workers is refused"""
     batch: BatchSettings = BatchSettings()
     sizes: SizesSettings = SizesSettings()
+    hedge: HedgeSettings = HedgeSettings()
     error_status: ErrorStatusSettings = ErrorStatusSettings()
     redis: RedisSettings = RedisSettings()
     health_check: HealthCheckSettings = HealthCheckSettings()

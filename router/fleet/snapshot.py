@@ -63,6 +63,10 @@ class Snapshot:
         """Return how fast the worker at `url` is: 1 as most are, or not known; 0.33 takes three times as long."""
         return self._speeds.get(url, 1.0)
 
+    def slower(self, than: float) -> tuple[str, ...]:
+        """Return the URLs of the workers that take more than so many times as long as most."""
+        return tuple(url for url, speed in self._speeds.items() if speed * than < 1)
+
     @cached_property
     def _speeds(self) -> dict[str, float]:
         """The speeds of the workers that are faster or slower than most."""

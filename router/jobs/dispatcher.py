@@ -26,6 +26,7 @@ from router.jobs.ending import Endings
 from router.jobs.job import MAY_BE_THE_JOBS, AnswerCallback, FailedAttempt, Job, JobHooks, JobRun, Unanswered
 from router.jobs.options import NO_OPTIONS
 from router.jobs.placer import Placer
+from router.jobs.sooner.hedging import AttemptSteps, Hedging
 from router.jobs.sooner.sizes import Sizes
 from router.jobs.sooner.sizing import Sizing
 from router.jobs.streaming import LeasedParts
@@ -76,7 +77,7 @@ class Dispatcher:
         self._retry = RetryRules(retry.attempts, retry.sandbox_error, has_budget)
         self._tenants = Tenants(view, settings.client_budget)
         self._errors = ErrorAnswers(settings, self._retry, self._tenants)
-        self._sizing = Sizing(sizes, self._tenants)
+        self._sizing = Sizing(sizes, self._tenants, learns_all=settings.hedge.enabled)
         self._placer = Placer(self._tenants, settings.default_job_memory_mb)
         self._seldom = Seldom()
         self._queue_timeout_s = settings.queue.timeout
@@ -85,6 +86,11 @@ class Dispatcher:
         self._endpoints = endpoints_of(settings.endpoints)
         self._unanswered = Unanswered(self._break_off)
         self._endings = Endings(self._unanswered, leases, recorder, self._errors)
+        self._hedging: Hedging | None = None
+        if settings.hedge.enabled:
+            parts = self._unanswered, self._endings, leases, upstream, view, sizes, recorder
+            steps = AttemptSteps(self._attempted, self._judged, self._await_no_more, self._be_late)
+            self._hedging = Hedging(settings.hedge, *parts, steps, LEASE_MARGIN_S)
         self._attempts = 0  # running, except those whose clients have been told that they take too long
         self._between: set[asyncio.Task[None]] = set()  # what jobs do between two attempts
 
@@ -123,6 +129,8 @@ class Dispatcher:
         try:
             if not self._unanswered.is_watched:
                 self._unanswered.watch()
+            if self._hedging is not None:
+                self._hedging.watch()
             if job.tenant:
                 job = self._tenants.settle(run)
             endpoint = self._endpoints[job.path]
@@ -141,7 +149,8 @@ class Dispatcher:
                 raise Quarantined
             if snapshot.places_jobs or job.labels:
                 run.placement = self._placer.place(run, text, endpoint.needs, snapshot)
-            if (snapshot.goes_by_size or job.options is not NO_OPTIONS) and not self._sizing.settle(run):
+            is_sized = snapshot.goes_by_size or job.options is not NO_OPTIONS or self._hedging is not None
+            if is_sized and not self._sizing.settle(run):
                 start(self._between, self._ask_by_size(run))
             else:
                 self._ask(run, limits.ceiling_s)
@@ -206,7 +215,8 @@ class Dispatcher:
         if run.is_retry:
             run.is_retry = False
             self._recorder.retried(run.failed[-1].kind)
-        now, bound_s = time.monotonic(), run.limits.bound_s
+        run.began = now = time.monotonic()
+        bound_s = run.limits.bound_s
         if run.ends_at - now < bound_s:
             wait_s = max(0.0, run.ends_at - now)
             run.timer = asyncio.get_running_loop().call_later(wait_s, self._be_late, run)
@@ -218,18 +228,28 @@ class Dispatcher:
     def _be_late(self, run: JobRun) -> None:
         """Tell the client that its job takes too long. The attempt and its lease go on."""
         try:
-            self._attempts -= 1
-            run.is_awaited = False
+            self._await_no_more(run)
             run.late_share = run.job.share.hand_over()
-            self._endings.end(run, self._errors.deadline_passed(run))
+            spare = None if run.second is None else run.second.spare
+            self._endings.end(run, spare or self._errors.deadline_passed(run))
         except Exception as fault:
             log.exception(_OWN_FAULT, run.job.request_id.decode("ascii"), exc_info=fault)
             self._endings.end(run, answers.broken(run.job.request_id))
+
+    def _await_no_more(self, run: JobRun) -> None:
+        if run.timer is not None:
+            run.timer.cancel()
+        if run.is_awaited:
+            self._attempts -= 1
+            run.is_awaited = False
 
     def _attempted(self, run: JobRun, lease: Lease, since: float, outcome: Response | UpstreamFailed) -> None:
         """Go on after an attempt: with its answer, with a retry or with an error."""
         answer = None
         try:
+            if run.second is not None and run.second.is_beside and self._hedging is not None:
+                self._hedging.end_one_of_two(run, run.second, lease, since, outcome)
+                return
             if run.is_awaited:
                 self._attempts -= 1
                 run.is_awaited = False
@@ -244,15 +264,8 @@ class Dispatcher:
             elif run.deliver is None:
                 run.release_late_share()
                 run.drop_doubts(self._leases)
-            elif run.never_ran is Kind.NO_MEANS:
-                # Another worker is preferred: a worker's address that this host has no route to looks the same.
-                start(self._between, self._ask_again(run, (*run.tried, lease.url), pause_s=_NO_MEANS_S))
-            elif run.never_ran is not None:  # it keeps its place in the queue, by its ticket
-                self._wait_again(run, run.never_ran)
-            elif is_worth_another(run.kinds, self._retry):
-                start(self._between, self._ask_again(run, run.tried, retry_of=run.job.name))
             else:
-                self._endings.end(run, self._errors.failed(run))
+                self._failed(run, lease)
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
             close_rest(outcome if answer is None else answer)
             self._break_off(run, fault)
@@ -265,7 +278,7 @@ class Dispatcher:
         kind, blame, took_s = verdict.kind, verdict.blame, time.monotonic() - since
         self._recorder.attempt_ended(url, kind, took_s, run.placement.tenant)
         if run.hooks is not None:
-            run.hooks.attempt_ends(outcome, kind)
+            run.hooks.attempt_ends(url, outcome, kind)
         if run.doubts and blame is Blame.OK:  # so the errors before were the workers' own
             self._leases.resolve(run.doubts, Blame.ERROR, job.name)
             run.doubts = ()
@@ -288,7 +301,12 @@ class Dispatcher:
         if response is not None and verdict.cause is None:
             if run.is_sized and blame is Blame.OK:
                 self._sizing.learn(run, url, response, took_s)
-            answer = answers.from_worker(response, run, url, len(run.failed) + 1)
+            attempt, is_hedged = len(run.failed) + 1, False
+            if run.second is not None and run.second.lease is lease:
+                attempt, is_hedged = run.second.attempt, True
+                if run.deliver is not None:
+                    self._recorder.hedge_counted()
+            answer = answers.from_worker(response, run, url, attempt, is_hedged=is_hedged)
             run.lease = None  # LeasedParts ends the lease of a large answer
             return answer
         if response is not None and response.rest is not None:
@@ -299,6 +317,20 @@ class Dispatcher:
         return None
 
     # The next one
+
+    def _failed(self, run: JobRun, lease: Lease) -> None:
+        """Go on after an attempt without a result."""
+        if run.second is not None and run.second.spare is not None:
+            self._endings.end(run, run.second.spare)
+        elif run.never_ran is Kind.NO_MEANS:
+            # Another worker is preferred: a worker's address that this host has no route to looks the same.
+            start(self._between, self._ask_again(run, (*run.tried, lease.url), pause_s=_NO_MEANS_S))
+        elif run.never_ran is not None:  # it keeps its place in the queue, by its ticket
+            self._wait_again(run, run.never_ran)
+        elif is_worth_another(run.kinds, self._retry):
+            start(self._between, self._ask_again(run, run.tried, retry_of=run.job.name))
+        else:
+            self._endings.end(run, self._errors.failed(run))
 
     async def _ask_again(
         self, run: JobRun, tried: tuple[str, ...], *, retry_of: str = "", pause_s: float = 0.0
@@ -352,11 +384,7 @@ class Dispatcher:
         request_id = run.job.request_id
         log.error(_OWN_FAULT, request_id.decode("ascii"), exc_info=fault)
         try:
-            if run.timer is not None:
-                run.timer.cancel()
-            if run.is_awaited:
-                self._attempts -= 1
-                run.is_awaited = False
+            self._await_no_more(run)
             if run.pending is not None:
                 self._leases.give_up(run.pending)
             run.give_lease_back(self._leases)

@@ -12,10 +12,10 @@ _EMPTY = re.compile(rb"\{[ \t\n\r]*\}")
 _MOST_SPACE = 4096
 
 
-def member(worker_url: str, attempt: int, tenant: str = "") -> bytes:
+def member(worker_url: str, attempt: int, tenant: str = "", *, is_hedged: bool = False) -> bytes:
     """Return `"router_metadata": {…}` as JSON bytes, up to the number of ms that the job waited for its leases.
 
-    It has the tenant if the job's client named one.
+    It has the tenant if the job's client named one. `is_hedged`: the answer is a second run's, beside the first.
 
     >>> member("http://server1:8080", 1) + b"12}"
     b'"router_metadata":{"worker_url":"http://server1:8080","attempt":1,"queue_ms":12}'
@@ -24,7 +24,8 @@ def member(worker_url: str, attempt: int, tenant: str = "") -> bytes:
     """
     named = b'"tenant":%s,' % json.dumps(tenant).encode() if tenant else b""
     url = json.dumps(worker_url).encode()
-    return b'"router_metadata":{"worker_url":%s,"attempt":%d,%s"queue_ms":' % (url, attempt, named)
+    hedged = b'"hedged":true,' if is_hedged else b""
+    return b'"router_metadata":{"worker_url":%s,"attempt":%d,%s%s"queue_ms":' % (url, attempt, named, hedged)
 
 
 def splice(body: bytes, added: bytes) -> bytes:

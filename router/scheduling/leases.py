@@ -76,6 +76,11 @@ class Leases:
         self._routable_then: frozenset[str] = frozenset()
         self._calls = CallBatcher(self._call, self._is_urgent, lambda: bool(self._ended))
 
+    @property
+    def others_wait(self) -> bool:
+        """Whether jobs of any process were pending, by the last reply."""
+        return self._others_wait
+
     def has_workers(self, pool: str) -> bool:
         """Whether there is a worker that may get jobs of this pool and can be reached, by the last reply."""
         return self._absence.since(pool) is None
@@ -298,7 +303,7 @@ class Leases:
             self._wait_on(number, ticket)
         for grant in reply.granted:
             self._take(grant)
-        refused = reply.refused or reply.crowded or reply.unpooled
+        refused = reply.refused or reply.crowded or reply.unpooled or reply.unhedged
         if refused or reply.exhausted or reply.unfunded or reply.quarantined:
             for number, reason in refusals(reply):
                 self._fail(number, reason)

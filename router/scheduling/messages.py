@@ -20,6 +20,8 @@ CLAIM_WITHIN_MS = 1000
 SETTLE_MS = 2000
 # Retries that are saved up run off over this time.
 BUDGET_WINDOW_MS = 10_000
+# So do second runs: those for the end of a batch are earned when its jobs come, which may be all at once.
+HEDGE_WINDOW_MS = 600_000
 # Connections to one worker that die within this time have died of one cause.
 BROKEN_WITHIN_MS = 2000
 # So many workers broken by one job alone are no coincidence. It is a little under 2: shares of evidence are rounded.
@@ -58,6 +60,7 @@ class Rules(msgspec.Struct, frozen=True):
     budget_percent: float = 20.0
     budget_per_second: float = 10.0
     quarantine_ms: int = 300_000
+    hedge_percent: float = 0.0
 
 
 def configured_rules(settings: Settings) -> Rules:
@@ -73,6 +76,7 @@ def configured_rules(settings: Settings) -> Rules:
         budget_percent=settings.retry.budget_percent,
         budget_per_second=settings.retry.budget_per_second,
         quarantine_ms=int(settings.quarantine_seconds * 1000),
+        hedge_percent=settings.hedge.percent if settings.hedge.enabled else 0.0,
     )
 
 
@@ -228,7 +232,8 @@ class Reply(msgspec.Struct, frozen=True):
     checks, the worker; `exhausted` have tried every worker; claims that are `lost` came too late; `missing` jobs are
     not in the queue any more; `unfunded` retries exceed the fleet's budget; `quarantined` ones are of jobs that break
     workers; `crowded` ones found as many of their tenant's jobs pending as may be; `unpooled` ones need one pool more
-    than there may be. `unreached` are the open pools of some workers none of which can be reached.
+    than there may be; `unhedged` second runs do not happen. `unreached` are the open pools of some workers none of
+    which can be reached.
 
     Numbers of the fleet: `routable` workers may get jobs, and `away` of those cannot be reached; `processes` are alive
     (0 unless the call has a heartbeat); `waiting` jobs of all processes are pending. `settles`: Redis' memory began
@@ -253,6 +258,7 @@ class Reply(msgspec.Struct, frozen=True):
     quarantined: tuple[int, ...] = ()
     crowded: tuple[int, ...] = ()
     unpooled: tuple[int, ...] = ()
+    unhedged: tuple[int, ...] = ()
     unreached: tuple[str, ...] = ()
     waiting: int = 0
     settles: bool = False

@@ -72,6 +72,8 @@ class Metrics:
         self._attempts = counter("attempts", "Attempts, by what they brought.", "verdict")
         self._retries = counter("retries", "Retries, by what the attempt before had brought.", "cause")
         self._unfunded = counter("retries_refused", "Retries that the fleet's budget did not allow.")
+        self._hedges = counter("hedges", "Second runs of jobs, beside the first.")
+        self._hedges_counted = counter("hedges_counted", "Jobs that got their answers from second runs.")
         self._cut_answers = counter("answers_cut", "Large answers that broke off when their clients had a part.")
         self._redis = histogram("redis_duration", "Calls of the scheduler that Redis answered.")
         self._redis_failures = counter("redis_failures", "Calls of the scheduler that it did not.")
@@ -99,6 +101,8 @@ class Metrics:
         self._waits.add(counts.waits)
         self._redis.add(counts.redis)
         self._unfunded.inc(counts.unfunded)
+        self._hedges.inc(counts.hedges)
+        self._hedges_counted.inc(counts.hedges_counted)
         self._cut_answers.inc(counts.cut_answers)
         self._redis_failures.inc(counts.redis_failures)
 

@@ -85,9 +85,10 @@ class Counts:
     """All counts between two takings.
 
     `jobs` and `refusals` (requests that never became jobs) are by endpoint, status and outcome. `retries` are by how
-    the attempt before had ended. `unfunded` retries exceeded the fleet's budget. `cut_answers` broke off when their
-    clients had a part of them. `redis` are the scheduler's calls that Redis answered. The default tenant is "".
-    KnownTenants bounds how many tenants there are.
+    the attempt before had ended. `unfunded` retries exceeded the fleet's budget. `hedges` are second runs beside the
+    first; of `hedges_counted` the answer counted. `cut_answers` broke off when their clients had a part of them.
+    `redis` are the scheduler's calls that Redis answered. The default tenant is "". KnownTenants bounds how many
+    tenants there are.
     """
 
     jobs: defaultdict[tuple[str, int, Outcome], Timing] = field(default_factory=lambda: defaultdict(Timing))
@@ -98,6 +99,8 @@ class Counts:
     tenants: defaultdict[str, TenantCounts] = field(default_factory=lambda: defaultdict(TenantCounts))
     retries: defaultdict[Kind, int] = field(default_factory=lambda: defaultdict(int))
     unfunded: int = 0
+    hedges: int = 0
+    hedges_counted: int = 0
     cut_answers: int = 0
     redis: Timing = field(default_factory=Timing)
     redis_failures: int = 0
@@ -155,6 +158,14 @@ class Recorder:
     def retry_unfunded(self) -> None:
         """Count a retry that did not happen because the fleet's retry budget is spent."""
         self._counts.unfunded += 1
+
+    def hedged(self) -> None:
+        """Count a second run of a job, beside the first."""
+        self._counts.hedges += 1
+
+    def hedge_counted(self) -> None:
+        """Count a job that got its answer from a second run."""
+        self._counts.hedges_counted += 1
 
     def redis_answered(self, seconds: float) -> None:
         """Count a call of the scheduler that Redis answered."""

@@ -3,12 +3,12 @@
 _UNIT, _INTEGRATION = "tests/unit", "tests/integration"
 _SCHEDULER = tuple(
     f"{_INTEGRATION}/test_scheduler_{name}"
-    for name in ("calls", "jobs", "memory", "pools", "script", "tenants", "twin")
+    for name in ("calls", "hedges", "jobs", "memory", "pools", "script", "tenants", "twin")
 )
 _LUA_PARTS = (
-    *("arrivals", "breaker", "context", "head", "heartbeat", "leases", "lines"),
+    *("arrivals", "breaker", "budget", "context", "head", "heartbeat", "hedges", "leases", "lines"),
     *("memory", "plan", "pools", "quarantine", "queue", "reservations", "rests"),
-    *("retry_budget", "ring", "room", "scheduler", "selection", "serving", "turns"),
+    *("ring", "room", "scheduler", "selection", "serving", "turns"),
 )
 _DISPATCHER = tuple(
     f"{_UNIT}/jobs/test_{name}"
@@ -62,7 +62,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "router/scheduling/local/turns.py": _SCHEDULER,
     "router/scheduling/local/quarantine.py": (f"{_UNIT}/scheduling/local/test_quarantine", *_SCHEDULER),
     "router/scheduling/local/rests.py": _SCHEDULER,
-    "router/scheduling/local/retry_budget.py": (f"{_UNIT}/scheduling/local/test_retry_budget", *_SCHEDULER),
+    "router/scheduling/local/budget.py": (f"{_UNIT}/scheduling/local/test_budget", *_SCHEDULER),
     "router/scheduling/local/ring.py": (f"{_UNIT}/scheduling/local/test_ring", *_SCHEDULER),
     "router/upstream/connection.py": (
         *(f"{_UNIT}/upstream/test_{name}" for name in ("connection", "upstream", "large", "differential", "tls")),

@@ -89,16 +89,21 @@ class Sizes:
 
         A job of which nothing is known counts as its tenant's median.
         """
+        known_ms = self.known_ms(job)
+        return self._median_ms(tenant_of(job)) if known_ms == 0 else known_ms
+
+    def known_ms(self, job: Job) -> int | None:
+        """Return the same, but 0 for a job of which nothing is known."""
         if job.options.expected_ms:
             return job.options.expected_ms
         key = key_of(job)
         if not key:
-            return self._median_ms(tenant_of(job))
+            return 0
         known = self._known.get(key)
         if known is None or known.fresh_until < self._clock():
             return None
         self._known.move_to_end(key)
-        return max(1, round(known.mean_ms)) if known.count else self._median_ms(tenant_of(job))
+        return max(1, round(known.mean_ms)) if known.count else 0
 
     async def look_up(self, jobs: Sequence[Job]) -> None:
         """Fetch what `expected_ms` does not know of these jobs, in one round trip.

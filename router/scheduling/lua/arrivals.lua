@@ -76,6 +76,7 @@ end
 
 local function arrive(arrivals)
   share_if_needed(arrivals)
+  if may_hedge and call.wishes then arrivals = Hedges.put_aside(arrivals) end
   local last_ticket = take_tickets(arrivals)
   for _, arrival in ipairs(arrivals) do
     local number, bound, wait, ticket, tried, retry_of, tenant, pool, memory = unpack(arrival)

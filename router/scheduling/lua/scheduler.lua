@@ -14,8 +14,10 @@
 -- @include context
 -- @include arrivals
 -- @include breaker
+-- @include budget
 -- @include head
 -- @include heartbeat
+-- @include hedges
 -- @include leases
 -- @include memory
 -- @include plan
@@ -24,7 +26,6 @@
 -- @include queue
 -- @include reservations
 -- @include rests
--- @include retry_budget
 -- @include ring
 -- @include room
 -- @include serving
@@ -86,6 +87,7 @@ serve_queue()
 if call.arrived then
   arrive(call.arrived)
   serve_queue()
+  if may_hedge and call.wishes then Hedges.grant() end
 end
 if lines > 1 then Shared.set_changed_turns(true) end
 write_grants()

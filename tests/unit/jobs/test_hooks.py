@@ -28,8 +28,9 @@ class Hooks:
         self._note("attempt_begins", worker_url)
         return msgspec.structs.replace(request, headers=request.headers.replace(b"span: job", b"span: attempt"))
 
-    def attempt_ends(self, outcome: Response | UpstreamFailed, kind: Kind) -> None:
+    def attempt_ends(self, worker_url: str, outcome: Response | UpstreamFailed, kind: Kind) -> None:
         """Record the call."""
+        del worker_url
         self._note("attempt_ends", "no answer" if isinstance(outcome, UpstreamFailed) else outcome.head.status, kind)
 
     def job_ends(self, status: int, outcome: Outcome) -> None:
