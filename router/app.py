@@ -36,12 +36,14 @@ from router.jobs.batch.handler import BatchHandler
 from router.jobs.body_budget import BodyBudget
 from router.jobs.dispatcher import Dispatcher
 from router.jobs.handler import JobHandler
+from router.jobs.sooner.groups import GroupFailed, Groups
 from router.jobs.sooner.sizes import Sizes
 from router.policy.client_timeouts import ClientTimeouts
 from router.scheduling.failover import FailoverScheduler
 from router.scheduling.inbox import Inbox
 from router.scheduling.leases import Leases
 from router.scheduling.messages import configured_rules
+from router.scheduling.outbox import Outbox
 from router.telemetry.multiprocess import SharedCounts
 from router.telemetry.prometheus import Metrics, ProcessState
 from router.telemetry.publisher import Publisher
@@ -68,7 +70,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     """Return the router as an ASGI application; it connects to Redis when the server starts it."""
     redis = RedisClient.connect(settings.redis, REDIS_TIMEOUT_S)
     first_workers = known_workers(settings)
-    view = FleetView(redis, first_workers, rules_of(settings.tenants))
+    view = FleetView(redis, first_workers, rules_of(settings.tenants), settings.hedge.slower_than)
     processes = int(os.environ.get("WEB_CONCURRENCY") or 1)
     traces = _traces(settings)
     recorder = Recorder()
@@ -77,9 +79,12 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     inbox = Inbox(redis, process)
     leases = Leases(scheduler, inbox, view, process, recorder, settings.queue.without_workers)
     upstream = WorkerPool(settings.tls, access.worker_auth)
-    hooks_of = None if traces is None else traces.job_begins
     sizes = Sizes(view, FleetSizes(redis, settings.sizes.max))
-    dispatcher = Dispatcher(leases, upstream, view, settings, recorder, sizes, hooks_of)
+    groups = Groups(Outbox(redis, process).send)
+    inbox.readers["group_failed"] = GroupFailed, groups.hear
+    dispatcher = Dispatcher(
+        leases, upstream, view, settings, recorder, sizes, None if traces is None else traces.job_begins, groups
+    )
     publisher = Publisher(
         recorder,
         Metrics(SharedCounts.inherited()),
@@ -123,7 +128,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     counters = Counters(redis)
     api.include_router(create_tenant_admin(Tenants(redis), counters, admin_gate))
     dashboard = DashboardHandler(Feed(redis, counters, view, settings.health_check_interval), admin_gate, api)
-    batches = BatchHandler(dispatcher, dashboard, buffers, settings, recorder)
+    batches = BatchHandler(dispatcher, dashboard, buffers, settings, recorder, sizes)
     job_gate = JobGate(Pages(settings.cors_origins, settings.trusted_hosts), access.api_keys)
     handler = JobHandler(dispatcher, batches, job_gate, buffers, settings, recorder)
     return _with_cors(handler, settings.cors_origins) if settings.cors_origins else handler

@@ -12,6 +12,8 @@ from router.fleet.model import Ratios
 
 # Fewer attempts on a worker say nothing.
 ENOUGH = 8.0
+# Of two workers of a larger fleet nobody can tell which one is normal.
+FEW = 2
 # How many standard errors a worker's mean must be from the median.
 SURE = 4.0
 # A worker this near to the median counts as normal. A speed in force stays while the new one is as near to it. So
@@ -27,6 +29,8 @@ def speeds(seen: Mapping[str, Ratios], in_force: Mapping[str, float]) -> dict[st
     {'a': 1.0, 'b': 1.0, 'slow': 0.33, 'new': 1.0}
     """
     known = {url: ratios for url, ratios in seen.items() if url in in_force and ratios.count >= ENOUGH}
+    if len(known) <= FEW < len(in_force):
+        known = {}
     middle = _median([ratios.total / ratios.count for ratios in known.values()])
     return {url: _settled(_speed(known.get(url), middle), before) for url, before in in_force.items()}
 

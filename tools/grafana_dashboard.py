@@ -147,8 +147,8 @@ ROWS = (
             ),
             Panel(
                 "Errors by status",
-                "Answers of 400 and above.",
-                [("{{status}}", _rate("sfr_requests_total", "status", ',status=~"[45].."'))],
+                "Answers of 400 and above, without those to jobs that were skipped as their clients wished.",
+                [("{{status}}", _rate("sfr_requests_total", "status", ',status=~"[45]..",verdict!="skipped"'))],
                 "reqps",
                 is_stacked=True,
             ),

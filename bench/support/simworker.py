@@ -6,10 +6,10 @@ SandboxFusion. If the job alone would have been in time, that is a false time li
 so a job costs CPU only at its start and at its end.
 
 `python -m bench.support.simworker COUNT CORES` runs COUNT workers in one process and prints their URLs as one line of
-JSON. Each answers POST /run_code, where the job's `work` is the CPU-seconds that it takes; GET /v1/ping; GET /stats;
-GET /log, which lists the jobs that have ended and name their `run`; and DELETE /stats, which resets counts and log.
-Signals change the first worker: at DIE it ends with all its jobs and connections, at SLOW it becomes three times
-slower, at RECOVER it is as at the start.
+JSON. Each answers POST /run_code, where the job's `work` is the CPU-seconds that it takes, and `fails` says that its
+code fails; GET /v1/ping; GET /stats; GET /log, which lists the jobs that have ended and name their `run`; and DELETE
+/stats, which resets counts and log. Signals change the first worker: at DIE it ends with all its jobs and connections,
+at SLOW it becomes three times slower, at RECOVER it is as at the start.
 """
 
 import asyncio
@@ -185,8 +185,10 @@ class _Connection(asyncio.Protocol):
         if run := job.get("run"):
             self._cores.log.append((run, job["number"], start_s, time.monotonic(), job["work"]))
         status = "Finished" if in_time else "TimeLimitExceeded"
-        result = {"status": status, "return_code": 0 if in_time else None, "stdout": "1\n", "stderr": ""}
-        self._answer({"status": "Success" if in_time else "Failed", "message": "", "run_result": result})
+        fails = bool(job.get("fails"))
+        result = {"status": status, "return_code": int(fails) if in_time else None, "stdout": "1\n", "stderr": ""}
+        is_well = in_time and not fails
+        self._answer({"status": "Success" if is_well else "Failed", "message": "", "run_result": result})
 
     def _answer(self, value: Any) -> None:
         body = json.dumps(value).encode()

@@ -162,7 +162,7 @@ class AdminTenant(BaseModel):
     priority: int = Field(description="jobs of a higher priority go first")
     max_running: int | None = Field(description="how many of its jobs may run at once; null: any number")
     max_waiting: int | None = Field(description="how many of its jobs may be pending; null: only the queue's limit")
-    order: str = Field(description="in which order its own jobs go")
+    order: str = Field(description="in which order its own jobs go: arrival or longest_first")
     labels: tuple[str, ...] = Field(description="labels that a worker needs to run its jobs")
     client_budget: str | float | None = Field(description="how long its clients wait; null: as all clients")
     overrides: TenantOverrides

@@ -28,7 +28,7 @@ from router.config.section import FROM_LIST, MAX_MB, Budget, Count, FilePath, Po
 from router.config.tenants import TenantsByName
 from router.config.workers import AuthFile, DiscoverSettings, MemoryMb, WorkerSettings
 from router.policy import endpoints
-from router.policy.strategy import Strategy
+from router.policy.strategy import SLOWER_THAN, Strategy
 
 _LONGEST_PATH = 256
 
@@ -191,17 +191,20 @@ class RetrySettings(Section):
 
 
 class BatchSettings(Section):
-    """How many jobs of one batch may be under way at once."""
+    """How many jobs of one batch may be under way at once, and how far it is read ahead."""
 
     max_in_flight: Count = 64
     """how many jobs of one batch are under way at once, pending jobs included"""
+    look_ahead_mb: Annotated[float, Field(ge=0, le=MAX_MB)] = 64.0
+    """how far a batch is read ahead (MB) whose jobs begin in an order of their own (`order=longest_first`,
+    `stop_on=failure`), within half of `max_buffered_mb`"""
 
 
 class SizesSettings(Section):
     """What the router learns of how long jobs take."""
 
     max: Count = 100_000
-    """of how many keys Redis keeps the size, fleet-wide: about 200 bytes each. The one used longest ago makes room"""
+    """of how many keys Redis keeps the size, fleet-wide: about 150 bytes each. The one used longest ago makes room"""
 
 
 class HedgeSettings(Section):
@@ -212,8 +215,9 @@ class HedgeSettings(Section):
     times its expected time, gets one second run on a faster worker. The first final answer counts"""
     percent: Annotated[float, Field(gt=0, le=100)] = 2.0
     """how many second runs the whole fleet makes at most, as a share of its jobs"""
-    slower_than: Annotated[float, Field(ge=1, le=100)] = 1.5
-    """a worker is slow if its jobs take more than so many times as long as on most workers"""
+    slower_than: Annotated[float, Field(ge=1, le=100)] = SLOWER_THAN
+    """a worker is slow if its jobs take more than so many times as long as on most workers. It gets a job only if no
+    other worker can take it, also where `hedge` is not enabled"""
 
 
 class TracesSettings(Section):
@@ -318,6 +322,9 @@ class Settings(Section):
     retry: RetrySettings = RetrySettings()
     quarantine_seconds: PositiveSeconds = 300.0
     """how long a job that breaks workers is refused"""
+    slow_start: Annotated[float, Field(ge=0, le=3600)] = 10.0
+    """over how many seconds a worker gets its slots back that was unhealthy or ejected; 0: all at once. It needs
+    `max_concurrency`"""
     batch: BatchSettings = BatchSettings()
     sizes: SizesSettings = SizesSettings()
     hedge: HedgeSettings = HedgeSettings()

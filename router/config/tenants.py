@@ -25,7 +25,7 @@ TenantName = Annotated[str, BeforeValidator(_name)]
 Weight = Annotated[int, Field(ge=1, le=MAX_TENANT_WEIGHT)]
 Priority = Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
 Waiting = Annotated[int, Field(ge=0, le=MAX_COUNT)]
-Order = Literal["arrival"]
+Order = Literal["arrival", "longest_first"]
 
 
 class TenantSettings(Section):
@@ -40,7 +40,8 @@ class TenantSettings(Section):
     max_waiting: Waiting | None = None
     """how many of its jobs may be pending; the next one gets 503 at once; none: only `queue.max_waiting` counts"""
     order: Order = "arrival"
-    """in which order its own jobs go: first come, first served"""
+    """in which order its own jobs go. `arrival`: first come, first served; `longest_first`: the one that is expected to
+    take longest, and before it those that have waited for half of the time for which they may be pending"""
     labels: Labels = ()
     """labels that a worker needs to run its jobs"""
     client_budget: Budget | None = None

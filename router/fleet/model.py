@@ -271,6 +271,14 @@ class Member:
         """How many jobs it may run at once; 0: any number."""
         return self.worker.max_concurrency or 0
 
+    def is_slower(self, slower_than: float) -> bool:
+        """Whether it takes more than so many times as long as most do.
+
+        >>> Member(Worker("a"), speed=0.5).is_slower(1.5), Member(Worker("a")).is_slower(1.5)
+        (True, False)
+        """
+        return self.speed * slower_than < 1
+
 
 def routable(workers: Iterable[tuple[WorkerRecord, Health]]) -> list[Worker]:
     """Return the workers that may get jobs: those shown as healthy or, if there are none, those not checked.

@@ -67,12 +67,18 @@ SCHEMA = (
         "what each pending job of all lines asks for: bound (ms), deadline (Unix ms), workers it has tried, `@` since "
         "when (Unix ms), memory (MB), `tenant/pool`",
     ),
-    Key("sfr:lines", "zset", "routers", "`tenant/pool` of all lines with pending jobs but `sfr:queue`"),
+    Key(
+        "sfr:lines",
+        "zset",
+        "routers",
+        "`tenant/pool` of all lines with pending jobs but `sfr:queue`; while several wait, scored by the ticket of the "
+        "line's head",
+    ),
     Key(
         "sfr:turns:<room>",
         "zset",
         "routers",
-        "lines that may go, while several wait: `ticket tenant/pool`; the first one has the turn",
+        "lines that may go but `sfr:queue`, while several wait: `ticket tenant/pool`; the first one has the turn",
     ),
     Key(
         "sfr:aging",
@@ -87,10 +93,24 @@ SCHEMA = (
         "`tenant/pool` of lines whose heads have waited for longer, scored by priority",
     ),
     Key(
+        "sfr:order:<line>",
+        "zset",
+        "routers",
+        "the jobs of the line `tenant/pool`, if they go longest first, by place: -size (ms) and a fraction by ticket; "
+        "far below, by ticket, those that go before all",
+    ),
+    Key(
+        "sfr:patience",
+        "zset",
+        "routers",
+        "`process:number tenant/pool` of the same jobs, scored by the moment from which each goes before all (Unix ms)",
+    ),
+    Key(
         "sfr:grants:<process>",
         "list with TTL",
         "routers",
-        "leases given to pending jobs of that process, which has to claim them",
+        "leases given to pending jobs of that process, which has to claim them; notes of other processes, as JSON "
+        "objects",
     ),
     Key(
         "sfr:breaker:<url>",
@@ -112,6 +132,13 @@ SCHEMA = (
         "workers that turn jobs away because they have no room (429) or are out of reach: how many jobs each may run, "
         "until when (Unix ms), whether the rest is over, the last rest (ms), whether the worker is out of reach, in "
         "how many ms it takes a job",
+    ),
+    Key(
+        "sfr:starts",
+        "hash",
+        "routers",
+        "by URL: `out` for a worker that was healthy and is unhealthy or ejected; for one that has come back, since "
+        "when (Unix ms), how many jobs it may run, when it may run more (Unix ms)",
     ),
     Key("sfr:finished", "zset", "routers", "URLs, scored by the time of the last job that ended well there (Unix ms)"),
     Key(
@@ -184,7 +211,12 @@ SCHEMA = (
         "weight, max_concurrency, labels, languages, memory_mb; the worker stays as long as this key, without TTL "
         "until it is removed",
     ),
-    Key("sfr:process:<id>", "hash with TTL", "that router process", "heartbeat (Unix s), leases, waiting"),
+    Key(
+        "sfr:process:<id>",
+        "hash with TTL",
+        "that router process",
+        "heartbeat (Unix s), leases, waiting, notes (1: the process reads notes)",
+    ),
     Key("sfr:processes", "zset", "routers", "living router processes, scored by their last heartbeat (Unix ms)"),
     Key(
         "sfr:plan",
@@ -199,7 +231,9 @@ SCHEMA = (
         "ring (its length), workers, strategy, print (of the fleet it was made for), settles_at (Unix ms), stale, "
         "resting and away (how many workers), rules (whether tenants have any), top_priority (of all rules), schema, "
         "rooms (how many besides that of all workers), memory (whether any worker counts it), "
-        "shared (whether there are tenants), turns (whether several lines wait)",
+        "shared (whether there are tenants), turns (whether several lines wait), order (whether the jobs of any tenant "
+        "go longest first), well (whether the workers are healthy), behind (the length of the slow workers' ring), "
+        "starting (how many workers have come back and have not yet all their slots)",
     ),
     Key("sfr:room", "zset", "routers", "the workers with a free slot, by place in the ring or by load"),
     Key("sfr:room:<room>", "zset", "routers", "the same for the workers of some pools"),
@@ -207,7 +241,8 @@ SCHEMA = (
         "sfr:pools",
         "hash",
         "routers",
-        "by pool: its room, the length of its ring, how many workers it has, a print of them; `sfr:room` is room 0",
+        "by pool: its room, the length of its ring, how many workers it has, a print of them, the length of its slow "
+        "workers' ring; `sfr:room` is room 0",
     ),
     Key("sfr:places", "hash", "routers", "by URL: the worker's places in the rings of other rooms, `room:places`"),
     Key("sfr:rounds", "hash", "routers", "the round-robin counters of other rooms, by the print of their workers"),

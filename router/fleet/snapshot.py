@@ -18,16 +18,21 @@ from router.fleet.records import FleetState, Records
 from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.policy.placement import serves
 from router.policy.pools import Pools
-from router.policy.tenants import LONGEST_FIRST, TenantRule
+from router.policy.strategy import SLOWER_THAN
+from router.policy.tenants import DEFAULT, LONGEST_FIRST, TenantRule
 
 REFRESH_S = 1.0
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The fleet at one moment, and what follows from it. `state.written_at` None: it is the fleet of config.yaml."""
+    """The fleet at one moment, and what follows from it. `state.written_at` None: it is the fleet of config.yaml.
+
+    `slower_than` is the scheduler's rule.
+    """
 
     state: FleetState
+    slower_than: float = SLOWER_THAN
 
     @cached_property
     def members(self) -> tuple[Member, ...]:
@@ -55,17 +60,23 @@ class Snapshot:
         return has_labels or self.pools.lists_languages or self.pools.counts_memory
 
     @cached_property
-    def goes_by_size(self) -> bool:
-        """Whether the jobs of some tenant go longest first."""
-        return any(rule.order == LONGEST_FIRST for rule in self.state.tenants.values())
+    def by_size(self) -> frozenset[str]:
+        """The tenants whose jobs go longest first; with DEFAULT, also all tenants that have no rule."""
+        return frozenset(name for name, rule in self.state.tenants.items() if rule.order == LONGEST_FIRST)
+
+    @cached_property
+    def is_default_by_size(self) -> bool:
+        """Whether the jobs of tenants without a rule go longest first."""
+        return DEFAULT in self.by_size
 
     def speed_of(self, url: str) -> float:
         """Return how fast the worker at `url` is: 1 as most are, or not known; 0.33 takes three times as long."""
         return self._speeds.get(url, 1.0)
 
-    def slower(self, than: float) -> tuple[str, ...]:
-        """Return the URLs of the workers that take more than so many times as long as most."""
-        return tuple(url for url, speed in self._speeds.items() if speed * than < 1)
+    @cached_property
+    def slow(self) -> frozenset[str]:
+        """The URLs of the slow workers, by the scheduler's rule."""
+        return frozenset(url for url, speed in self._speeds.items() if speed * self.slower_than < 1)
 
     @cached_property
     def _speeds(self) -> dict[str, float]:
@@ -101,8 +112,12 @@ class Snapshot:
 
     @cached_property
     def fleet_print(self) -> str:
-        """A hash of the fleet's members: equal in all processes that see the same fleet."""
-        return f"{zlib.crc32(repr(self.members).encode()):x}"
+        """A hash of the fleet's members, and of which are slow: equal in all processes that see the same fleet."""
+        # Speeds change all the time; the plan only has to know which workers get jobs last.
+        members = [
+            (each.worker, each.health, each.is_draining, each.is_slower(self.slower_than)) for each in self.members
+        ]
+        return f"{zlib.crc32(repr(members).encode()):x}"
 
     def _condition(self, record: WorkerRecord) -> Health:
         if record.health is Health.UNHEALTHY:
@@ -118,10 +133,14 @@ class FleetView:
     on_change: Callable[[], None] | None = None
 
     def __init__(
-        self, redis: RedisClient, configured: Sequence[Worker], tenants: Mapping[str, TenantRule] | None = None
+        self,
+        redis: RedisClient,
+        configured: Sequence[Worker],
+        tenants: Mapping[str, TenantRule] | None = None,
+        slower_than: float = SLOWER_THAN,
     ) -> None:
         records = tuple(WorkerRecord(worker) for worker in sorted(configured, key=lambda worker: worker.url))
-        self.snapshot = Snapshot(FleetState(records, tenants=tenants or {}))
+        self.snapshot = Snapshot(FleetState(records, tenants=tenants or {}), slower_than)
         self._redis = redis
         self._records = Records(redis)
         self._changed = asyncio.Event()
@@ -132,7 +151,7 @@ class FleetView:
             state = await self._records.load(self.snapshot.state)
             # An empty Redis is new, or has lost everything. Until a sidecar fills it the last known fleet is the best.
             if state.written_at is not None:
-                before, self.snapshot = self.snapshot, Snapshot(state)
+                before, self.snapshot = self.snapshot, Snapshot(state, self.snapshot.slower_than)
                 log_ejections(before.state.ejected, state.ejected, state.records)
                 if self.on_change and self.snapshot.fleet_print != before.fleet_print:
                     self.on_change()
@@ -148,7 +167,7 @@ class FleetView:
                 # Without its mark the workers are read again, and of the tenants only what has changed.
                 state = await self._records.load(replace(self.snapshot.state, changed_at=None), only)
                 if state.written_at is not None:
-                    return Snapshot(state)
+                    return Snapshot(state, self.snapshot.slower_than)
         return self.snapshot
 
     async def run(self) -> None:

@@ -197,6 +197,15 @@ def quarantined(seconds: float, request_id: bytes) -> Answer:
     return problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, request_id, Outcome.QUARANTINED)
 
 
+def skipped(run: JobRun) -> Answer:
+    """Return the answer to a job that is not run because another one of its group has failed."""
+    group = run.job.options.group
+    detail = f"Skipped: a job of group {group} has failed" if group else "Skipped: another job of its group has failed"
+    metadata = {"skipped": True, "group": group} if group else {"skipped": True}
+    status, request_id = HTTPStatus.FAILED_DEPENDENCY, run.job.request_id
+    return problem(status, detail, request_id, Outcome.SKIPPED, router_metadata=metadata)
+
+
 def broken(request_id: bytes) -> Answer:
     """Return the answer to a job that met with a fault of this program."""
     return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal Server Error", request_id, Outcome.ERROR)

@@ -20,22 +20,22 @@ from router.fleet.snapshot import FleetView
 from router.http import headers
 from router.http.answer import Answer, close_rest
 from router.http.response import Response, UpstreamFailed
-from router.jobs import answers, job_log
+from router.jobs import answers
 from router.jobs.answers import ErrorAnswers
 from router.jobs.ending import Endings
-from router.jobs.job import MAY_BE_THE_JOBS, AnswerCallback, FailedAttempt, Job, JobHooks, JobRun, Unanswered
+from router.jobs.job import AnswerCallback, Job, JobHooks, JobRun, Unanswered
+from router.jobs.judging import Judge
 from router.jobs.options import NO_OPTIONS
 from router.jobs.placer import Placer
+from router.jobs.sooner.groups import Group, Groups
 from router.jobs.sooner.hedging import AttemptSteps, Hedging
 from router.jobs.sooner.sizes import Sizes
 from router.jobs.sooner.sizing import Sizing
-from router.jobs.streaming import LeasedParts
 from router.jobs.tenants import Tenants
-from router.logs import Seldom
 from router.policy.deadline import limits_of
 from router.policy.endpoints import endpoints_of
 from router.policy.retry import RetryRules, is_worth_another
-from router.policy.verdict import Blame, Kind
+from router.policy.verdict import Kind
 from router.scheduling.leases import Leases
 from router.scheduling.pending import ClientLeft, Exhausted, Lease, NoRoom, NoWorkers, Quarantined
 from router.telemetry.recorder import Recorder
@@ -46,7 +46,6 @@ log = logging.getLogger(__name__)
 # A lease is a little longer than its attempt, so that it does not pass while the attempt still runs.
 LEASE_MARGIN_S = 1.0
 _OWN_FAULT = "Job %s met with a fault of the router's own"
-_TIMED = frozenset({Blame.AWAY, Blame.DIED})  # for these the scheduler wants to know how long the attempt took
 # A process that ends checks this often whether its last attempts are over.
 _LOOK_EVERY_S = 0.05
 # A job waits this long for file handles, ports or memory of this host before it tries again.
@@ -54,7 +53,10 @@ _NO_MEANS_S = 0.1
 
 
 class Dispatcher:
-    """Brings jobs to workers. `hooks_of`, if given, makes the hooks of each job; without hooks a job makes no calls."""
+    """Brings jobs to workers. `hooks_of`, if given, makes the hooks of each job; without hooks a job makes no calls.
+
+    `groups` are those of this process' jobs.
+    """
 
     def __init__(
         self,
@@ -65,8 +67,10 @@ class Dispatcher:
         recorder: Recorder,
         sizes: Sizes,
         hooks_of: Callable[[Job], JobHooks] | None = None,
+        groups: Groups | None = None,
     ) -> None:
         self.turns = Turns()  # for reading large bodies, and batches
+        self.groups = Groups() if groups is None else groups
         self._leases = leases
         self._upstream = upstream
         self._view = view
@@ -79,24 +83,24 @@ class Dispatcher:
         self._errors = ErrorAnswers(settings, self._retry, self._tenants)
         self._sizing = Sizing(sizes, self._tenants, learns_all=settings.hedge.enabled)
         self._placer = Placer(self._tenants, settings.default_job_memory_mb)
-        self._seldom = Seldom()
         self._queue_timeout_s = settings.queue.timeout
         limits = partial(limits_of, grace_s=settings.job_grace, timeout_s=settings.timeout)
         self._limits = lru_cache(maxsize=256)(limits)  # most jobs have the same
         self._endpoints = endpoints_of(settings.endpoints)
         self._unanswered = Unanswered(self._break_off)
-        self._endings = Endings(self._unanswered, leases, recorder, self._errors)
+        self._endings = Endings(self._unanswered, leases, recorder, self._errors, self.groups)
+        self._judge = Judge(leases, recorder, self._retry, self._sizing, self.groups, self._endings)
         self._hedging: Hedging | None = None
         if settings.hedge.enabled:
             parts = self._unanswered, self._endings, leases, upstream, view, sizes, recorder
-            steps = AttemptSteps(self._attempted, self._judged, self._await_no_more, self._be_late)
-            self._hedging = Hedging(settings.hedge, *parts, steps, LEASE_MARGIN_S)
+            steps = AttemptSteps(self._attempted, self._judge.judged, self._await_no_more, self._be_late)
+            self._hedging = Hedging(*parts, steps, LEASE_MARGIN_S)
         self._attempts = 0  # running, except those whose clients have been told that they take too long
         self._between: set[asyncio.Task[None]] = set()  # what jobs do between two attempts
 
     async def run(self, job: Job) -> Answer:
         """Return the answer to `job`, for callers that are coroutines. Raises ClientLeft."""
-        if job.is_large:
+        if job.is_large and job.scan is None:
             job = await self.scanned(job)
         answered: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
         run = self.begin(job, resolver(answered))
@@ -118,6 +122,11 @@ class Dispatcher:
         scan = await self.turns.run(job.scan_body(reader, is_sized=is_sized))
         return msgspec.structs.replace(job, scan=scan)
 
+    def order_of(self, tenant: str) -> str:
+        """Return in which order a tenant's jobs go, by its rule; "" if there is none."""
+        rule = self._tenants.rule_of(tenant)
+        return "" if rule is None else rule.order
+
     def begin(self, job: Job, deliver: AnswerCallback) -> JobRun:
         """Bring `job` to its answer, and count it; a large job must be `scanned` before.
 
@@ -131,7 +140,8 @@ class Dispatcher:
                 self._unanswered.watch()
             if self._hedging is not None:
                 self._hedging.watch()
-            if job.tenant:
+            named = job.tenant
+            if named:
                 job = self._tenants.settle(run)
             endpoint = self._endpoints[job.path]
             text: bytes = job.body if job.scan is None else job.scan.excerpt  # type: ignore[assignment]  # no view is small
@@ -149,7 +159,11 @@ class Dispatcher:
                 raise Quarantined
             if snapshot.places_jobs or job.labels:
                 run.placement = self._placer.place(run, text, endpoint.needs, snapshot)
-            is_sized = snapshot.goes_by_size or job.options is not NO_OPTIONS or self._hedging is not None
+            if job.options.stops_on_failure:
+                run.group = Group.of(job.options, named)
+                self.groups.join(run.group, run, partial(self._skip, run))
+            is_by_size = snapshot.is_default_by_size or job.tenant in snapshot.by_size
+            is_sized = is_by_size or job.options is not NO_OPTIONS or self._hedging is not None
             if is_sized and not self._sizing.settle(run):
                 start(self._between, self._ask_by_size(run))
             else:
@@ -183,6 +197,9 @@ class Dispatcher:
 
     def _ask(self, run: JobRun, left_s: float, tried: tuple[str, ...] = (), retry_of: str = "") -> None:
         """Ask for a lease on a worker not in `tried`; the client waits for another `left_s` seconds."""
+        if run.group is not None and self.groups.has_failed(run.group):
+            asyncio.get_running_loop().call_soon(self._endings.end, run, answers.skipped(run))
+            return
         if left_s <= 0:
             asyncio.get_running_loop().call_soon(self._endings.end, run, self._errors.deadline_passed(run))
             return
@@ -206,6 +223,13 @@ class Dispatcher:
                 self._endings.refuse(run, lease)
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
             self._break_off(run, fault)
+
+    def _skip(self, run: JobRun) -> None:
+        """Answer a pending job whose group has failed; one that runs goes on."""
+        if run.group is not None and run.pending is not None:
+            self._leases.give_up(run.pending)
+            run.pending = None
+            self._endings.end(run, answers.skipped(run))
 
     # Its attempt
 
@@ -258,7 +282,7 @@ class Dispatcher:
             if run.lease is not lease:  # the job has been broken off
                 close_rest(outcome)
                 return
-            answer = self._judged(run, lease, since, outcome)
+            answer = self._judge.judged(run, lease, since, outcome)
             if answer is not None:
                 self._endings.end(run, answer)
             elif run.deliver is None:
@@ -269,52 +293,6 @@ class Dispatcher:
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
             close_rest(outcome if answer is None else answer)
             self._break_off(run, fault)
-
-    def _judged(self, run: JobRun, lease: Lease, since: float, outcome: Response | UpstreamFailed) -> Answer | None:
-        """Tell the scheduler how an attempt went. Return its answer; None if it failed, which `run` then knows."""
-        job, url = run.job, lease.url
-        response = None if isinstance(outcome, UpstreamFailed) else outcome
-        verdict = job.verdict_on(outcome)
-        kind, blame, took_s = verdict.kind, verdict.blame, time.monotonic() - since
-        self._recorder.attempt_ended(url, kind, took_s, run.placement.tenant)
-        if run.hooks is not None:
-            run.hooks.attempt_ends(url, outcome, kind)
-        if run.doubts and blame is Blame.OK:  # so the errors before were the workers' own
-            self._leases.resolve(run.doubts, Blame.ERROR, job.name)
-            run.doubts = ()
-        if response is not None and response.rest is not None and verdict.cause is None:
-            told = partial(self._endings.cut, run, response.head.status)
-            is_suspect = bool(run.failed) and run.is_suspect
-            rest = LeasedParts(response.rest, self._leases, lease, blame, job, told, since, is_suspect)
-            response = msgspec.structs.replace(response, rest=rest)
-        else:
-            if blame is Blame.ERROR and self._retry.asks_another(kind):
-                blame = Blame.DOUBT
-                run.doubts = (*run.doubts, (lease, verdict.cause or ""))
-            is_named = blame in MAY_BE_THE_JOBS or (run.failed and run.is_suspect)
-            # A worker that timed out still runs the job, so its lease stays until its moment has passed.
-            is_over = kind is not Kind.TIMED_OUT
-            ms = int(took_s * 1000) if blame in _TIMED else verdict.rest_ms
-            named, cause = job.name if is_named else "", verdict.cause or ""
-            self._leases.end(lease, blame, is_over=is_over, job=named, cause=cause, ms=ms)
-            run.lease = None
-        if response is not None and verdict.cause is None:
-            if run.is_sized and blame is Blame.OK:
-                self._sizing.learn(run, url, response, took_s)
-            attempt, is_hedged = len(run.failed) + 1, False
-            if run.second is not None and run.second.lease is lease:
-                attempt, is_hedged = run.second.attempt, True
-                if run.deliver is not None:
-                    self._recorder.hedge_counted()
-            answer = answers.from_worker(response, run, url, attempt, is_hedged=is_hedged)
-            run.lease = None  # LeasedParts ends the lease of a large answer
-            return answer
-        if response is not None and response.rest is not None:
-            response.rest.close()
-            response = None
-        job_log.attempt_failed(run, url, kind, verdict.cause or "", self._seldom)
-        run.fail(FailedAttempt(url, verdict.cause or "", kind, response), took_s)
-        return None
 
     # The next one
 

@@ -9,6 +9,7 @@ from router.jobs import job_log
 from router.jobs.answers import ErrorAnswers
 from router.jobs.job import JobRun, Unanswered
 from router.jobs.job_log import CLIENT_LEFT_STATUS
+from router.jobs.sooner.groups import Groups
 from router.policy.verdict import Outcome
 from router.scheduling.leases import Leases
 from router.scheduling.pending import ClientLeft, NoRoom, Unfunded
@@ -18,13 +19,16 @@ _RESULT = Outcome.RESULT
 
 
 class Endings:
-    """Ends jobs. `unanswered` are those of this process without an answer."""
+    """Ends jobs. `unanswered` are those of this process without an answer; `groups` those of its jobs."""
 
-    def __init__(self, unanswered: Unanswered, leases: Leases, recorder: Recorder, errors: ErrorAnswers) -> None:
+    def __init__(
+        self, unanswered: Unanswered, leases: Leases, recorder: Recorder, errors: ErrorAnswers, groups: Groups
+    ) -> None:
         self._unanswered = unanswered
         self._leases = leases
         self._recorder = recorder
         self._errors = errors
+        self._groups = groups
 
     def end(self, run: JobRun, answer: Answer) -> None:
         """Deliver the answer, if the job has had none."""
@@ -36,6 +40,8 @@ class Endings:
             return
         del self._unanswered[run]
         try:
+            if run.group is not None:
+                self._groups.leave(run.group, run)
             if run.job.tenant:
                 answer = answer.with_field(headers.TENANT, run.job.tenant.encode("ascii"))
             if run.doubts:
@@ -54,6 +60,8 @@ class Endings:
         deliver, run.deliver = run.deliver, None
         self._unanswered.pop(run, None)
         try:
+            if run.group is not None:
+                self._groups.leave(run.group, run)
             run.release_late_share()
             run.drop_doubts(self._leases)
             if deliver is not None:

@@ -19,13 +19,13 @@ from router.config.settings import Settings
 from router.http.answer import Answer, problem
 from router.http.asgi import Application, Receive, Scope, Send, leaving, new_request_id, request_id_of, send_answer
 from router.http.head_cache import HeadCache
-from router.http.headers import Head, Headers, of_tenant, read_head
+from router.http.headers import GROUP, STOP_ON, Head, Headers, of_tenant, read_head
 from router.http.response import Body
 from router.jobs import job_log
 from router.jobs.answers import broken, buffers_full
 from router.jobs.body_budget import BodyBudget, BodyBudgetFull, BodyShare
 from router.jobs.dispatcher import Dispatcher
-from router.jobs.endpoints import Asked, BadHead, JobHead, client_s_of, labels_of, options_of, tenant_of
+from router.jobs.endpoints import Asked, BadHead, BadOption, JobHead, client_s_of, labels_of, options_of, tenant_of
 from router.jobs.job import AnswerCallback, Job
 from router.policy import tenants
 from router.policy.deadline import SMALL_BYTES
@@ -273,7 +273,9 @@ def _refusal_answer(refusal: Refusal, request_id: bytes) -> Answer:
 
 def _job_head(asked: Asked, admission: Admission, head: Head, *, keep_alive: bool = False) -> JobHead:
     """Return what this request says of its job. Raises BadHead."""
-    path = asked.path.encode("ascii")
+    path, options = asked.path.encode("ascii"), options_of(head)
+    if options.stops_on_failure and not options.group:
+        raise BadOption(f"{STOP_ON.decode()}: expected {GROUP.decode()} with it")
     return JobHead(
         path=asked.path,
         target=path + b"?" + asked.query if asked.query else path,
@@ -285,7 +287,7 @@ def _job_head(asked: Asked, admission: Admission, head: Head, *, keep_alive: boo
         method=asked.method.encode("ascii"),
         tenant=tenant_of(admission, head),
         labels=labels_of(head),
-        options=options_of(head),
+        options=options,
     )
 
 

@@ -13,6 +13,7 @@ from router.http.answer import Answer
 from router.http.response import Body, Phase, Response, UpstreamFailed
 from router.jobs.body_budget import BodyShare
 from router.jobs.options import NO_OPTIONS, JobOptions
+from router.jobs.sooner.groups import Group
 from router.policy.deadline import SMALL_BYTES, LimitReader, Limits
 from router.policy.large_json import Malformed
 from router.policy.placement import ANYWHERE
@@ -178,6 +179,7 @@ class JobRun:
     - `placement` tells whose job it is, and which workers can run it. `wish` is what it asks for besides a lease.
     - `is_sized`: what its attempt takes is learned.
     - `began` is when its last attempt began. `second` is its second run, once the job has been looked at for one.
+    - `group` is the group that the job belongs to, if that stops on failure.
     - `is_awaited`: an attempt is running, and its client has not yet been told that it takes too long. Its `timer`
       tells the client.
     - `is_retry`: the next lease is for a retry.
@@ -188,22 +190,9 @@ class JobRun:
     """
 
     __slots__ = (
-        *("began", "deliver", "doubts", "ends_at", "failed", "hooks", "is_awaited", "is_retry", "is_sized", "job"),
-        *(
-            "late_share",
-            "lease",
-            "limits",
-            "never_ran",
-            "pending",
-            "placement",
-            "queue_ms",
-            "request",
-            "room_by",
-            "second",
-            "since",
-            "ticket",
-        ),
-        *("timer", "unreached", "wish"),
+        *("began", "deliver", "doubts", "ends_at", "failed", "group", "hooks", "is_awaited", "is_retry", "is_sized"),
+        *("job", "late_share", "lease", "limits", "never_ran", "pending", "placement", "queue_ms", "request"),
+        *("room_by", "second", "since", "ticket", "timer", "unreached", "wish"),
     )
 
     # Set when the job's body and head have been read, which may fail.
@@ -217,6 +206,7 @@ class JobRun:
         self.hooks: JobHooks | None = None
         self.placement = ANYWHERE
         self.wish: Wish | None = None
+        self.group: Group | None = None
         self.ticket = 0
         self.queue_ms = 0
         self.is_awaited = self.is_sized = False

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 # The status under which a job is counted whose client hung up before its answer; as in nginx, nobody gets it.
 CLIENT_LEFT_STATUS = 499
+_LEVELS: dict[str, int] = {Outcome.CLIENT_LEFT: logging.INFO, Outcome.SKIPPED: logging.DEBUG}
 _UNENDED = "has not answered yet"
 _CUT = "when a part of its answer had gone to the client"
 
@@ -103,7 +104,7 @@ def _tell(
 ) -> None:
     name = request_id.decode("ascii")
     log.log(
-        logging.INFO if verdict == Outcome.CLIENT_LEFT else logging.WARNING,
+        _LEVELS.get(verdict, logging.WARNING),
         "Job %s failed: %d %s%s, %s%s%s%s%s",
         name,
         status,

@@ -16,8 +16,10 @@ class JobOptions(msgspec.Struct, frozen=True):
 
     Jobs with the same `size_key` take about as long; "": the router finds one. For `reuse_s` the result of an identical
     job will do; None: as its tenant's rule says. The job belongs to `group`; "": to none. `stops_on_failure`: once a
-    job of the group has failed, those that wait are not run. `is_sized`: the job belongs to a batch that begins its
-    longest jobs first, so how long it takes is learned.
+    job of the group has failed, those that wait are not run.
+
+    Two say what a batch knows of its jobs: `scope` is the batch of a group that is no other batch's; "": the group is
+    the tenant's. `is_sized`: the job's size is of use, so that it is learned.
     """
 
     expected_ms: int = 0
@@ -25,6 +27,7 @@ class JobOptions(msgspec.Struct, frozen=True):
     reuse_s: int | None = None
     group: str = ""
     stops_on_failure: bool = False
+    scope: str = ""
     is_sized: bool = False
 
 

@@ -12,19 +12,18 @@ _OVERRUN = 3
 LEAST_SAVING_MS = 200
 
 
-def saving_ms(ran_ms: float, size_ms: float, speed: float, slower_than: float) -> float:
+def saving_ms(ran_ms: float, size_ms: float, speed: float, *, is_slow: bool) -> float:
     """Return how much earlier a second run would end than the first; 0 if the job is to have none.
 
     The job has run for `ran_ms` on a worker of `speed`: 1 is normal, and 0.33 takes three times as long. `size_ms` is
-    how long the job is expected to take at normal speed; 0: that is not known.
+    how long the job is expected to take at normal speed; 0: that is not known. `is_slow` is the scheduler's rule.
 
-    >>> saving_ms(1000, 4000, 0.25, 1.5), saving_ms(10_000, 4000, 0.25, 1.5), saving_ms(15_000, 4000, 0.25, 1.5)
-    (11000.0, 2000.0, 0)
-    >>> saving_ms(3000, 1000, 1, 1.5), saving_ms(2900, 1000, 1, 1.5), saving_ms(90_000, 0, 1, 1.5)
-    (200, 0, 0)
+    >>> [saving_ms(ran_ms, 4000, 0.25, is_slow=True) for ran_ms in (1000, 10_000, 15_000)]
+    [11000.0, 2000.0, 0]
+    >>> [saving_ms(ran_ms, 1000, 1, is_slow=False) for ran_ms in (2900, 3000)], saving_ms(90_000, 0, 1, is_slow=False)
+    ([0, 200], 0)
     """
     done_ms = ran_ms * speed
-    is_slow = speed * slower_than < 1
     if not is_slow:
         # Most often the job itself is longer than others of its key, so it comes after those on slow workers.
         overruns = size_ms > 0 and done_ms >= _OVERRUN * size_ms and ran_ms >= LEAST_SAVING_MS

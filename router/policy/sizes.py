@@ -4,9 +4,9 @@ A size is the time, in milliseconds, that a job takes on a worker of normal spee
 repeats over rollouts and epochs while the code changes. So the code is not looked at.
 """
 
-import hashlib
 from collections import deque
 from collections.abc import Generator
+from hashlib import blake2b
 
 import msgspec
 
@@ -20,12 +20,13 @@ _RECENT = 255
 _KEY_BYTES = 12
 _READ_AT_ONCE = 8 * PIECE_BYTES
 
-# By these fields of their bodies the jobs of a path are alike, besides the names of their files.
-_FIELDS = {"/submit": ("dataset", "id")}
-_OF_CODE = ("language", "stdin")
-_FILES = "files"
-_places = Fields([(name,) for name in ("dataset", "id", *_OF_CODE, _FILES)]).places
+# By these fields of their bodies jobs are alike, besides the names of their files.
+_OF_PROBLEM, _OF_CODE, _FILES = ("dataset", "id"), ("language", "stdin"), "files"
+_PROBLEMS = "/submit"
+_places = Fields([(name,) for name in (*_OF_PROBLEM, *_OF_CODE, _FILES)]).places
 _NOTHING = msgspec.Raw(b"")
+# Between two parts of what is hashed; in JSON it is only written with an escape.
+_THEN = b"\0"
 
 
 class _Body(msgspec.Struct):
@@ -49,7 +50,7 @@ def size_key(tenant: str, name: bytes) -> str:
     >>> size_key("run-7", b"p1") == size_key("run-7", b"p1") != size_key("run-8", b"p1")
     True
     """
-    return _hash(tenant.encode(), name).hexdigest()
+    return blake2b(b"%s\0%s" % (tenant.encode(), name), digest_size=_KEY_BYTES).hexdigest()
 
 
 def median_key(tenant: str) -> str:
@@ -70,12 +71,9 @@ def kind_of(path: str, body: bytes | bytearray | memoryview) -> bytes:
         names = sorted(_read_files(told.files)) if bytes(told.files).startswith(b"{") else []
     except (msgspec.DecodeError, RecursionError):
         return b""
-    kind = _hash(path.encode())
-    for name in _FIELDS.get(path, _OF_CODE):
-        _add(kind, bytes(getattr(told, name)))
-    for name in names:
-        _add(kind, name.encode())
-    return kind.digest()
+    fields = (told.dataset, told.id) if path == _PROBLEMS else (told.language, told.stdin)
+    parts = [path.encode(), *fields, *[name.encode() for name in names]]
+    return blake2b(_THEN.join(parts), digest_size=_KEY_BYTES).digest()
 
 
 def kind_of_large(path: str, body: Text) -> Generator[None, None, bytes]:
@@ -88,16 +86,16 @@ def kind_of_large(path: str, body: Text) -> Generator[None, None, bytes]:
     """
     try:
         places = yield from _places(body)
-        kind = _hash(path.encode())
-        for name in _FIELDS.get(path, _OF_CODE):
+        kind = blake2b(path.encode(), digest_size=_KEY_BYTES)
+        for name in _OF_PROBLEM if path == _PROBLEMS else _OF_CODE:
+            kind.update(_THEN)
             start, end = (yield from scalar_at(body, places[name])) if name in places else (0, 0)
-            kind.update(b"%d:" % (end - start))
             for at in range(start, end, _READ_AT_ONCE):
                 kind.update(body[at : min(end, at + _READ_AT_ONCE)])
                 yield
         names = (yield from names_at(body, places[_FILES])) if _FILES in places else []
         for file in sorted([_read_name(b'"%s"' % name) for name in names]):
-            _add(kind, file.encode())
+            kind.update(_THEN + file.encode())
     except (Malformed, msgspec.DecodeError):
         return b""
     return kind.digest()
@@ -121,14 +119,3 @@ class Recent(deque[float]):
     def median(self) -> float:
         """Return their median; there is at least one."""
         return sorted(self)[len(self) // 2]
-
-
-def _hash(*parts: bytes) -> hashlib.blake2b:
-    found = hashlib.blake2b(digest_size=_KEY_BYTES)
-    for part in parts:
-        _add(found, part)
-    return found
-
-
-def _add(to: hashlib.blake2b, part: bytes) -> None:
-    to.update(b"%d:%s" % (len(part), part))

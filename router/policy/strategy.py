@@ -5,6 +5,8 @@ from enum import StrEnum
 # With `random`, the jobs of one call share a random number, and this factor sets their starting places apart. It is a
 # prime: a factor of 3 in it would send all jobs of a call to one of three workers.
 SPREAD = 40_507
+# A worker that takes so many times as long as most is slow: it gets a job only if no other worker can.
+SLOWER_THAN = 1.5
 
 
 class Strategy(StrEnum):

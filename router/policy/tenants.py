@@ -33,8 +33,8 @@ _SHOWN = 80
 class TenantRule(msgspec.Struct, frozen=True, omit_defaults=True):
     """One tenant's settings, as the sidecar publishes them.
 
-    The scheduler goes by `weight`, `priority`, `max_running` and `max_waiting` (None: no limit). The router goes by
-    `labels`, which all jobs of the tenant need, and by `client_budget` (None: that of all clients).
+    The scheduler goes by `weight`, `priority`, `order`, `max_running` and `max_waiting` (None: no limit). The router
+    goes by `labels`, which all jobs of the tenant need, and by `client_budget` (None: that of all clients).
     """
 
     weight: int = 1

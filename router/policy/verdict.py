@@ -58,11 +58,12 @@ class Outcome(StrEnum):
     BUFFERS_FULL = "buffers_full"
     BAD_REQUEST = "bad_request"
     CLIENT_LEFT = "client_left"
+    SKIPPED = "skipped"  # another job of its group has failed
 
     @property
     def is_error(self) -> bool:
         """Whether there is no result, and the client is not the reason."""
-        return self not in (Outcome.RESULT, Outcome.BAD_REQUEST, Outcome.CLIENT_LEFT)
+        return self not in (Outcome.RESULT, Outcome.BAD_REQUEST, Outcome.CLIENT_LEFT, Outcome.SKIPPED)
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -88,6 +89,8 @@ _RUNS = frozenset({"/run_code", "/run_jupyter"})
 _SAYS_SANDBOX_ERROR = b'"SandboxError"'  # in the job's output, the quotes would be escaped
 _SAYS_TIME_LIMIT = b'"TimeLimitExceeded"'
 _STATUS_FIRST = re.compile(rb'\s*\{\s*"status"\s*:\s*"SandboxError"')
+_SAYS_FAILED = b'"Failed"'
+_FAILED_FIRST = re.compile(rb'\s*\{\s*"status"\s*:\s*"Failed"')
 _BEGINS_AS_JSON = re.compile(rb'[ \t\r\n]*[\[{"\-0-9tfn]')
 _SPACE = b" \t\r\n"
 _OK = int(HTTPStatus.OK)  # a plain number, because looking up an enum's member costs a call
@@ -132,6 +135,21 @@ def hit_time_limit(body: bytes) -> bool:
     return _SAYS_TIME_LIMIT in body
 
 
+def says_failed(path: str, status: int, body: bytes, *, is_whole: bool = True) -> bool:
+    """Whether an answer, or its beginning, says that the job's code failed.
+
+    That is an error of the compiler, an exit status other than 0, or a time limit that was passed.
+
+    >>> says_failed("/run_code", 200, b'{"status": "Failed"}'), says_failed("/run_code", 200, b'{"status": "Success"}')
+    (True, False)
+    """
+    if status != _OK or path not in _RUNS or _SAYS_FAILED not in body:
+        return False
+    if _FAILED_FIRST.match(body):
+        return True
+    return is_whole and _status_of(body) == "Failed"
+
+
 def _of_body(path: str, body: bytes, *, is_whole: bool) -> Verdict:
     # The body is not parsed, because that would be done for every job: one that is cut or foreign shows at its ends.
     if path not in _RUNS:
@@ -143,12 +161,14 @@ def _of_body(path: str, body: bytes, *, is_whole: bool) -> Verdict:
 
 
 def _is_sandbox_error(body: bytes, *, is_whole: bool) -> bool:
-    if not is_whole:
-        return _STATUS_FIRST.match(body) is not None
+    return _status_of(body) == "SandboxError" if is_whole else _STATUS_FIRST.match(body) is not None
+
+
+def _status_of(body: bytes) -> str:
     try:
-        return _read_status(body).status == "SandboxError"
+        return _read_status(body).status
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
+        return ""
 
 
 def _returned(status: int) -> str:

@@ -7,7 +7,7 @@ lease is named by lease_name; within one process the number is enough.
 import msgspec
 
 from router.config.settings import Settings
-from router.policy.strategy import Strategy
+from router.policy.strategy import SLOWER_THAN, Strategy
 from router.policy.tenants import DEFAULT
 from router.policy.verdict import Blame
 
@@ -41,8 +41,20 @@ OUTAGE_SHARE = 0.3
 DEATHS_LOOKED_AT = 16
 # A heartbeat looks after so many workers in the rooms of pools.
 ROOMS_CORRECTED = 8
+# Within a line that goes longest first: jobs of one size are told apart by tickets below this, and no job counts as
+# larger. Jobs that go before all have their tickets less a number that is more than any size and any ticket. So each
+# place is an exact number.
+TICKETS_APART = 2**22
+LARGEST_SIZE_MS = 2**30
+BEFORE_ALL = 2**52
+# One call puts at most so many jobs before all because they have waited for long enough.
+HURRIED_AT_ONCE = 500
 # One step of priority is more than any number of running jobs.
 PRIORITY_STEP = 2**32
+# The place of the first slow worker: more than a ring has places, and more than a worker has leases.
+BEHIND = 2**32
+# A worker that has come back gets more of its slots at most so often.
+START_STEP_MS = 50
 # The cap of a worker that may get one job, fleet-wide, as the trial of its breaker.
 TRIAL = -1
 
@@ -61,6 +73,8 @@ class Rules(msgspec.Struct, frozen=True):
     budget_per_second: float = 10.0
     quarantine_ms: int = 300_000
     hedge_percent: float = 0.0
+    slow_start_ms: int = 10_000
+    slower_than: float = SLOWER_THAN
 
 
 def configured_rules(settings: Settings) -> Rules:
@@ -77,6 +91,8 @@ def configured_rules(settings: Settings) -> Rules:
         budget_per_second=settings.retry.budget_per_second,
         quarantine_ms=int(settings.quarantine_seconds * 1000),
         hedge_percent=settings.hedge.percent if settings.hedge.enabled else 0.0,
+        slow_start_ms=int(settings.slow_start * 1000),
+        slower_than=settings.hedge.slower_than,
     )
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 
 from router.aio import resolver
-from router.config.bounds import MAX_COUNT, MAX_MEMORY_MB, MAX_PRIORITY, MAX_TENANT_WEIGHT, MAX_WEIGHT
+from router.config.bounds import MAX_COUNT, MAX_MEMORY_MB, MAX_PRIORITY, MAX_SPEED, MAX_TENANT_WEIGHT, MAX_WEIGHT
 from router.fleet.lua_source import lua
 from router.fleet.redis_client import SCHEDULE, RedisClient, RedisUnavailable
 from router.fleet.schema import SCHEMA_VERSION, Keys
 from router.policy.placement import MAX_POOLS
 from router.policy.strategy import SPREAD
-from router.policy.tenants import DEFAULT
+from router.policy.tenants import DEFAULT, LONGEST_FIRST
 from router.scheduling import messages
 from router.scheduling.messages import Call, Reply, Rules
 
@@ -24,19 +24,26 @@ _decode = msgspec.json.Decoder(Reply).decode
 # So many words of a list the script passes to one command: Lua passes only some thousands at once. Pairs stay together.
 WORDS_A_COMMAND = 1000
 
+# The script reads so many jobs of the only line at once, and so many turns of several lines.
+JOBS_READ, TURNS_READ = 16, 4
+
 # What the script shares with its Python twin.
 CONSTANTS: dict[str, str | float] = {
     "MAX_COUNT": MAX_COUNT,
     "MAX_WEIGHT": MAX_WEIGHT,
     "MAX_TENANT_WEIGHT": MAX_TENANT_WEIGHT,
     "MAX_PRIORITY": MAX_PRIORITY,
+    "MAX_SPEED": MAX_SPEED,
     "MAX_MEMORY_MB": MAX_MEMORY_MB,
     "MAX_POOLS": MAX_POOLS,
     **{name: value for name, value in vars(messages).items() if name.isupper()},
     "SPREAD": SPREAD,
     "DEFAULT": DEFAULT,
+    "LONGEST_FIRST": LONGEST_FIRST,
     "SCHEMA_VERSION": SCHEMA_VERSION,
     "WORDS_A_COMMAND": WORDS_A_COMMAND,
+    "JOBS_READ": JOBS_READ,
+    "TURNS_READ": TURNS_READ,
 }
 
 

@@ -7,6 +7,7 @@ from router.fleet.model import Member, Worker
 from router.scheduling.local.scheduler import LocalScheduler
 from router.scheduling.messages import SETTLE_MS, Call, Rules
 from tests.support.lua_scheduler import START, THREE, Ask, LuaScheduler, Make, MakeMembers, SetFleet
+from tests.support.tenant_jobs import MakeJobs
 
 
 @pytest.fixture(params=["script", "twin"])
@@ -21,6 +22,12 @@ def make_members(request: pytest.FixtureRequest, redis: "Redis") -> MakeMembers:
         return scheduler.step, scheduler.set_fleet
 
     return made
+
+
+@pytest.fixture(params=["script", "twin"])
+def make_jobs(request: pytest.FixtureRequest, redis: Redis) -> MakeJobs:
+    """Make a scheduler over one worker, as the script and as its twin."""
+    return MakeJobs(redis, request.param)
 
 
 @pytest.fixture

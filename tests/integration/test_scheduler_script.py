@@ -56,7 +56,12 @@ def test_heartbeat_is_shown_and_expires(redis: "Redis") -> None:
     """A process' hash has its last heartbeat, leases and pending jobs as long as the process lives."""
     scheduler = script(redis, Worker(ONE))
     scheduler.step(Call("p", beat=Beat(running=2, waiting=3)), NOW)
-    assert redis.hgetall("sfr:process:p") == {"heartbeat": str(NOW // 1000), "leases": "2", "waiting": "3"}
+    assert redis.hgetall("sfr:process:p") == {
+        "heartbeat": str(NOW // 1000),
+        "leases": "2",
+        "waiting": "3",
+        "notes": "1",
+    }
     assert 0 < redis.pttl("sfr:process:p") <= PROCESS_TTL_MS
 
 

@@ -1,80 +1,12 @@
 """Whose turn it is among tenants, in the script and in its twin."""
 
-from collections import Counter
-from collections.abc import Mapping
-
-import pytest
 from redis import Redis
 
-from router.fleet.model import Member, Worker
 from router.policy.tenants import TenantRule
 from router.policy.verdict import Blame
-from router.scheduling.local.scheduler import LocalScheduler
-from router.scheduling.messages import SETTLE_MS, Arrival, Beat, Call, Claim, Ended, Grant, Held, Reply, Rules
-from tests.support.lua_scheduler import START, A, LuaScheduler
-
-LONG_MS = 60_000
-
-
-class Jobs:
-    """One process whose jobs run on one worker, until a test ends them."""
-
-    def __init__(self, scheduler: LuaScheduler | LocalScheduler) -> None:
-        self.scheduler = scheduler
-        self.now = START
-        self.running: list[Grant] = []
-        self.numbers = 0
-
-    def ask(self, call: Call) -> Reply:
-        """Make a call."""
-        reply = self.scheduler.step(call, self.now)
-        self.running += reply.granted
-        return reply
-
-    def come(self, tenant: str, count: int = 1, memory_mb: int = 0) -> Reply:
-        """Let jobs of a tenant come."""
-        self.numbers += count
-        numbers = range(self.numbers - count + 1, self.numbers + 1)
-        arrived = (Arrival(number, LONG_MS, LONG_MS, tenant=tenant, memory_mb=memory_mb) for number in numbers)
-        return self.ask(Call("p", arrived=tuple(arrived)))
-
-    def end(self, grant: Grant) -> Reply:
-        """End a running job."""
-        self.running.remove(grant)
-        ended = Ended(grant.url, grant.number, Blame.OK, tenant=grant.tenant, memory_mb=grant.memory_mb)
-        return self.ask(Call("p", ended=(ended,)))
-
-    def end_oldest(self) -> str:
-        """End the job that has run longest; return whose job gets its room."""
-        (grant,) = self.end(self.running[0]).granted
-        return grant.tenant
-
-    def count(self) -> Counter[str]:
-        """Return how many jobs of each tenant run."""
-        return Counter(grant.tenant for grant in self.running)
-
-
-class MakeJobs:
-    """Makes a scheduler over one worker, its memory settled."""
-
-    def __init__(self, redis: Redis, kind: str) -> None:
-        self._redis = redis
-        self._kind = kind
-
-    def __call__(self, cap: int, tenants: Mapping[str, TenantRule] | None = None, **rules: int) -> Jobs:
-        """Give the worker this cap, and the tenants these rules."""
-        own = Rules(**rules)  # type: ignore[arg-type]
-        scheduler = LuaScheduler(self._redis, own) if self._kind == "script" else LocalScheduler(own, SETTLE_MS)
-        scheduler.set_fleet([Member(Worker(A, max_concurrency=cap))])
-        scheduler.set_tenants(tenants or {})
-        scheduler.step(Call("p"), START - SETTLE_MS)
-        return Jobs(scheduler)
-
-
-@pytest.fixture(params=["script", "twin"])
-def make_jobs(request: pytest.FixtureRequest, redis: Redis) -> MakeJobs:
-    """Make a scheduler as the script and as its twin."""
-    return MakeJobs(redis, request.param)
+from router.scheduling.messages import Arrival, Beat, Call, Claim, Ended, Held
+from tests.support.lua_scheduler import A
+from tests.support.tenant_jobs import LONG_MS, MakeJobs
 
 
 def test_single_job_does_not_wait_behind_another_tenant_s_batch(make_jobs: MakeJobs) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,7 +21,7 @@ from redis import Redis
 
 from router.fleet.model import Health, Member, Worker
 from router.policy.strategy import Strategy
-from router.policy.tenants import DEFAULT, TenantRule
+from router.policy.tenants import DEFAULT, LONGEST_FIRST, TenantRule
 from router.policy.verdict import Blame
 from router.scheduling.local.memory import memory_of
 from router.scheduling.local.scheduler import LocalScheduler
@@ -40,7 +41,7 @@ from router.scheduling.messages import (
     Wish,
     lease_name,
 )
-from tests.support.lua_scheduler import JOBS, POOLS, PROCESSES, RULES, TENANTS, URLS, LuaScheduler
+from tests.support.lua_scheduler import JOBS, POOLS, PROCESSES, RULES, TENANTS, URLS, LuaScheduler, State
 
 
 class Model(LocalScheduler):
@@ -55,7 +56,8 @@ class Model(LocalScheduler):
             cap = self._plan.fleet[check.url].cap
             has_room = not cap or (self._settles_at is None and len(held) < cap)
             is_left_alone = self.breakers.is_ejected(check.url)
-            if has_room and not is_left_alone and self.rests.have_room(check.url, len(held)):
+            may_have_more = self.rests.have_room(check.url, len(held)) and self.starts.has_room(check.url, len(held))
+            if has_room and not is_left_alone and may_have_more:
                 held[lease_name(call.process, check.number)] = now + check.bound_ms
                 self.turns.run(DEFAULT, lease_name(call.process, check.number), now + check.bound_ms)
                 granted.append(Grant(check.number, check.url, 0))
@@ -74,6 +76,8 @@ class Model(LocalScheduler):
 
 # Most jobs need no memory; the largest ones need a worker's whole.
 SIZES = (0, 0, 0, 400, 900, 1500)
+# How long jobs are expected to take; of some that is not known.
+SIZES_MS = (0, 0, 1, 70, 70, 9000, 2**31)
 ABILITIES = st.fixed_dictionaries(
     {},
     optional={
@@ -125,6 +129,8 @@ class Machine(RuleBasedStateMachine):
         self.may_run_over = False
         self.checks: set[str] = set()
         self.pools: dict[tuple[str, int], str] = {}
+        self.sized: dict[tuple[str, int], tuple[int, int]] = {}
+        self.before_all: set[tuple[str, int]] = set()  # those that were pending when their tenant's order was set
         self.unclaimed: list[tuple[str, Grant]] = []
         self.may_be_over = False
         self.prints = 0
@@ -148,9 +154,14 @@ class Machine(RuleBasedStateMachine):
     def _call(self, process: str, **said: Any) -> Reply:
         call = Call(process, seed=7, **said)
         self.pools |= {(process, arrival.number): arrival.pool for arrival in call.arrived}
+        sizes = {wish.number: wish.size_ms for wish in call.wishes}
+        for arrival in call.arrived:
+            hurries_at = self.now + (0 if arrival.ticket else arrival.wait_ms // 2)
+            self.sized[process, arrival.number] = sizes.get(arrival.number, 0), hurries_at
         reply = self.script.step(call, self.now)
         assert reply == self.twin.step(call, self.now)
         self._check_order(process, reply)
+        self._check_slow_ones(call, reply)
         for grant in reply.granted:
             self.held[_job(process, grant)] = grant.url
             self.tickets[process, grant.number] = grant.ticket
@@ -163,15 +174,35 @@ class Machine(RuleBasedStateMachine):
         return reply
 
     def _check_order(self, reply_process: str, reply: Reply) -> None:
-        """Check that no pending job of a line that would take any worker is older than a job of it that was granted."""
+        """Check that no pending job of a line that would take any worker goes before a job of it that was granted."""
         for grant in reply.granted:
             tenant = grant.tenant or DEFAULT
+            key = (reply_process, grant.number)
             # A job that can run on every worker can take the one that this grant is for.
             line = self.twin.turns.lines.get((tenant, ""), ())
-            waiting = [job.ticket for job in line if not job.tried and not job.memory_mb]
+            waiting = [job for job in line if not job.tried and not job.memory_mb]
             may_go = not self.twin.turns.is_at_most(tenant) and not self.twin.memory.has_reserved((tenant, ""))
-            if may_go and self.pools.get((reply_process, grant.number)) == "":
-                assert grant.ticket <= min(waiting, default=grant.ticket)
+            if may_go and self.pools.get(key) == "":
+                rank = self._rank(tenant, key, grant.ticket)
+                assert all(rank <= self._rank(tenant, _key(job.name), job.ticket) for job in waiting)
+
+    def _check_slow_ones(self, call: Call, reply: Reply) -> None:
+        """Check that a slow worker got a job only if no other one of the room had room."""
+        if any(member.worker.memory_mb for member in self.members.values()):
+            return  # in such a fleet a reservation that ends gives room to others within the call
+        arrived = {arrival.number: arrival for arrival in call.arrived if not arrival.tried}
+        for grant in reply.granted:
+            if grant.number in arrived:
+                room = self.twin.pools.room(arrived[grant.number].pool)
+                assert grant.url not in room.behind or not any(map(self.twin.has_room, room.ring))
+
+    def _rank(self, tenant: str, key: tuple[str, int], ticket: int) -> tuple[int, ...]:
+        """Return the order of a tenant's job in its line: the lowest goes first."""
+        if self.twin.turns.rule(tenant).order != LONGEST_FIRST:
+            return (ticket,)
+        size_ms, hurries_at = self.sized[key]
+        is_before_all = key in self.before_all or hurries_at <= self.now
+        return (0, ticket) if is_before_all else (1, -size_ms, ticket)
 
     @rule(
         process=st.sampled_from(PROCESSES),
@@ -179,18 +210,20 @@ class Machine(RuleBasedStateMachine):
             st.tuples(
                 *(st.integers(1, 5000), st.integers(1, 5000), st.sets(st.sampled_from(URLS), max_size=2)),
                 *(st.sampled_from(("", *TENANTS)), st.sampled_from(POOLS), st.sampled_from(SIZES)),
+                st.sampled_from(SIZES_MS),
             ),
             max_size=4,
         ),
     )
-    def arrive(self, process: str, wanted: list[tuple[int, int, set[str], str, str, int]]) -> None:
+    def arrive(self, process: str, wanted: list[tuple[int, int, set[str], str, str, int, int]]) -> None:
         """Jobs arrive at a process."""
-        arrivals = []
-        for bound, wait, tried, tenant, pool, memory_mb in wanted:
+        arrivals, wishes = [], []
+        for bound, wait, tried, tenant, pool, memory_mb, size_ms in wanted:
             self.numbers += 1
             asked = (bound, wait, 0, tuple(sorted(tried)), "", tenant, pool, memory_mb)
             arrivals.append(Arrival(self.numbers, *asked))
-        self._call(process, arrived=tuple(arrivals))
+            wishes += [Wish(self.numbers, size_ms)] if size_ms else []
+        self._call(process, arrived=tuple(arrivals), wishes=tuple(wishes))
 
     @rule(
         process=st.sampled_from(PROCESSES),
@@ -198,14 +231,18 @@ class Machine(RuleBasedStateMachine):
         tenant=st.sampled_from(("", *TENANTS)),
         pool=st.sampled_from(("", *POOLS)),
         memory_mb=st.sampled_from(SIZES),
+        sizes=st.lists(st.sampled_from(SIZES_MS), max_size=8),
     )
-    def arrive_plainly(self, process: str, count: int, tenant: str, pool: str, memory_mb: int) -> None:
+    def arrive_plainly(
+        self, process: str, count: int, tenant: str, pool: str, memory_mb: int, sizes: Collection[int] = ()
+    ) -> None:
         """Many jobs of one kind arrive at a process."""
         self.numbers += count
         numbers = range(self.numbers - count + 1, self.numbers + 1)
         self._call(
             process,
             arrived=tuple(Arrival(number, 3000, 3000, 0, (), "", tenant, pool, memory_mb) for number in numbers),
+            wishes=tuple(map(Wish, numbers, sizes)),
         )
 
     @precondition(lambda self: any(member.worker.memory_mb for member in self.members.values()))
@@ -252,11 +289,15 @@ class Machine(RuleBasedStateMachine):
                 priority=st.sampled_from([0, 0, 0, -3, 2]),
                 max_running=st.sampled_from([None, None, 1, 3]),
                 max_waiting=st.sampled_from([None, None, 0, 2]),
+                order=st.sampled_from(["arrival", LONGEST_FIRST]),
             ),
         )
     )
     def change_rules(self, tenants: dict[str, TenantRule]) -> None:
         """The sidecar publishes other rules for the tenants."""
+        pending = [(job.line[0], _key(job.name)) for job in self.twin.turns.waiting]
+        ordered = {tenant for tenant, _ in pending if self.twin.turns.rule(tenant).order == LONGEST_FIRST}
+        self.before_all |= {key for tenant, key in pending if tenant not in ordered}
         self.tenants = tenants
         self.may_run_over = True  # more may run already than may now
         self._publish()
@@ -376,9 +417,10 @@ class Machine(RuleBasedStateMachine):
         twin = self.twin
         moments = {at for held in twin.leases.values() for at in held.values()}
         aging_ms = twin.rules.aging_ms
-        moments |= {at for job in twin.turns.waiting for at in (job.deadline, job.since + aging_ms)}
+        moments |= {at for job in twin.turns.waiting for at in (job.deadline, job.since + aging_ms, job.hurries_at)}
         moments |= {int(b.until_ms) for b in twin.breakers.by_url.values() if b.times and b.until_ms < math.inf}
         moments |= {rest.until_ms for rest in twin.rests.by_url.values()}
+        moments |= {start.until_ms for start in twin.starts.by_url.values()}
         moments |= {at + PROCESS_TTL_MS for process, at in self.beats.items() if process not in self.beating}
         return sorted(at for at in {*moments, self.settled_at} if at > self.now)
 
@@ -424,7 +466,7 @@ class Machine(RuleBasedStateMachine):
     def change_health(self, url: str, health: Health) -> None:
         """The sidecar sees a worker's health change."""
         if url in self.members:
-            self.members[url] = Member(self.members[url].worker, health, self.members[url].is_draining)
+            self.members[url] = replace(self.members[url], health=health)
             self._publish()
 
     @rule(url=st.sampled_from(URLS), process=st.sampled_from(PROCESSES))
@@ -432,7 +474,7 @@ class Machine(RuleBasedStateMachine):
         """The operator drains or resumes a worker, and a process sees that."""
         if url in self.members:
             member = self.members[url]
-            self.members[url] = Member(member.worker, member.health, not member.is_draining)
+            self.members[url] = replace(member, is_draining=not member.is_draining)
             self.script.set_drain(list(self.members.values()))
             self.twin.set_fleet(self.members.values())
             self.prints += 1
@@ -444,6 +486,20 @@ class Machine(RuleBasedStateMachine):
         self.members[url] = Member(Worker(url, weight, cap or None, **able))
         self.may_be_over = True  # a cap may fall below what runs already
         self._publish()
+
+    @rule(url=st.sampled_from(URLS), speed=st.sampled_from([1.0, 0.9, 0.5, 0.1]))
+    def change_speed(self, url: str, speed: float) -> None:
+        """The sidecar sees that a worker is slower or faster than it was."""
+        if url in self.members:
+            self.members[url] = replace(self.members[url], speed=speed)
+            self._publish()
+
+    @rule(url=st.sampled_from(URLS), ms=st.sampled_from([1, 1, 300]))
+    def fall_ill_and_recover(self, url: str, ms: int) -> None:
+        """A worker is unhealthy for a while, then comes back."""
+        self.change_health(url, Health.UNHEALTHY)
+        self._pass(ms)
+        self.change_health(url, Health.HEALTHY)
 
     @rule(url=st.sampled_from(URLS))
     def remove(self, url: str) -> None:
@@ -483,8 +539,7 @@ class Machine(RuleBasedStateMachine):
         state, twin = self.script.state(), self.twin
         assert state.leases == {url: held for url, held in twin.leases.items() if held}
         turns = twin.turns
-        assert state.lines == {line: [(job.ticket, job.name) for job in jobs] for line, jobs in turns.lines.items()}
-        assert state.asked == {job.name for job in turns.waiting}
+        self._check_lines(state)
         counted = {tenant: held for tenant, held in turns.running.items() if held}
         if not self.redis.hget("sfr:plan:head", "shared"):  # until a tenant comes, the others' jobs are not counted
             counted.pop(DEFAULT, None)
@@ -497,6 +552,7 @@ class Machine(RuleBasedStateMachine):
         assert state.causes == {url: b.cause for url, b in breakers.items() if b.cause}
         assert {job for job, until in state.quarantined.items() if until > self.now} == twin.quarantine.held(self.now)
         assert state.rests == twin.rests.by_url
+        self._check_starts(state)
         assert all(url in self.members for url in state.rests)
         with_room = {url for url in twin.planned() if twin.has_room(url)}
         assert state.room == with_room
@@ -519,10 +575,34 @@ class Machine(RuleBasedStateMachine):
         for line in turns.may_go():
             if twin.memory.has_reserved(line):
                 continue
-            job = turns.lines[line][0]
+            job = turns.job_at(line, 0)
             untried = with_room & set(twin.pools.room(line[1]).urls) - set(job.tried)
             assert not any(twin.memory.fits(url, job.memory_mb) for url in untried)
         assert sum(times > 0 for _, times, _ in state.breakers.values()) <= len(URLS) / 2
+
+    def _check_starts(self, state: State) -> None:
+        """Check that no worker that has come back may run more than its share by the time since."""
+        twin = self.twin
+        assert state.starts == twin.starts.by_url
+        assert state.out == twin.starts.out
+        for url, start in state.starts.items():
+            share = (self.members[url].cap * (self.now - start.since)) / twin.rules.slow_start_ms
+            assert start.limit <= max(1, math.ceil(share))
+            assert state.lapse[url] <= start.until_ms
+            assert self.now - start.since <= twin.rules.slow_start_ms
+
+    def _check_lines(self, state: State) -> None:
+        turns = self.twin.turns
+        assert state.lines == {line: [(job.ticket, job.name) for job in jobs] for line, jobs in turns.lines.items()}
+        assert state.asked == {job.name for job in turns.waiting}
+        for line, names in state.orders.items():
+            # Jobs that wait when the order is set get their places when the line may go.
+            assert names == turns.order.names(line) or len(names) < len(turns.lines[line])
+
+
+def _key(name: str) -> tuple[str, int]:
+    process, _, number = name.partition(":")
+    return process, int(number)
 
 
 def _job(process: str, grant: Grant) -> Job:

@@ -130,14 +130,14 @@ async def _open_pool(redis: Redis, script: RedisScheduler, url: str) -> None:
 
 async def _let_tenants_wait(redis: Redis, script: RedisScheduler) -> None:
     """Have calls ask for more room than there is, for tenants of different priority, one of which waits for long."""
-    await redis.hset("sfr:tenants", "eval", '{"priority":1}')
+    await redis.hset("sfr:tenants", "eval", '{"priority":1,"order":"longest_first"}')
     await redis.hset("sfr:plan:head", "stale", 1)
     large = tuple(Arrival(number, 300, 500, memory_mb=900, tenant="large", pool="gpu") for number in (90, 91))
     assert (await script(Call("somebody", arrived=large))).queued
     jobs = (Arrival(number, 300, 500, tenant=("run-7", "eval")[number % 2], pool="gpu") for number in range(8))
     assert (await script(Call("somebody", arrived=tuple(jobs)))).waiting
     impatient = RedisScheduler(RedisClient(redis, "sfr", timeout_s=5), Rules(aging_ms=0))
-    jobs = (Arrival(number, 300, 500, tenant=tenant, pool="gpu") for number, tenant in ((92, "run-8"), (93, "eval")))
+    jobs = (Arrival(number, 300, 5000, tenant=tenant, pool="gpu") for number, tenant in ((92, "run-8"), (93, "eval")))
     assert (await impatient(Call("somebody", arrived=tuple(jobs)))).waiting
 
 
@@ -158,7 +158,7 @@ async def _gather(redis: Redis, held: dict[str, str], wanted: set[str]) -> bool:
         is_passing = lives_ms >= 0
         name = re.sub(r":http://.*", ":<url>", str(key))
         name = re.sub(r":suspect:.*", ":suspect:<job>", re.sub(r":tenant:.*", ":tenant:<name>", name))
-        name = re.sub(r":queue:.*", ":queue:<line>", re.sub(r":running:.*", ":running:<tenant>", name))
+        name = re.sub(r":(queue|order):.*", r":\1:<line>", re.sub(r":running:.*", ":running:<tenant>", name))
         name = re.sub(r":(turns|room|aged):.*", r":\1:<room>", name)
         name = re.sub(r":grants:.*", ":grants:<process>", re.sub(r":process:.*", ":process:<id>", name))
         if name == "sfr:breaker:<url>" and is_passing == (times is None):

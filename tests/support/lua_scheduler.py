@@ -11,6 +11,7 @@ from router.fleet.model import Member
 from router.fleet.schema import Keys
 from router.policy.tenants import TenantRule
 from router.scheduling.local.rests import Rest
+from router.scheduling.local.slow_start import Start
 from router.scheduling.messages import Call, Grant, Reply, Rules
 from router.scheduling.redis_scheduler import script_text
 
@@ -37,6 +38,7 @@ RULES = {
     "budget_per_second": 2.0,
     "quarantine_ms": 5000,
     "hedge_percent": 20.0,
+    "slow_start_ms": 1000,
 }
 
 
@@ -44,17 +46,19 @@ RULES = {
 class State:
     """What is in Redis: leases by URL with their moments, the queue, and the breakers' failures, times and trial.
 
-    `lines` are the pending jobs by tenant and pool; `running` are the leases of each tenant.
+    `lines` are the pending jobs by tenant and pool, `orders` those of lines whose longest go first; `running` are the
+    leases of each tenant.
 
     `asked` are the pending jobs of the key `waiting`. `until` and `ejected` are the ends of ejections, for people and
     for the script; `ejected` also holds the moment at which a trial that is never reported ends. `causes` belong to the
     last ejections. `room` and `lapse` are the indexes of workers with room and of leases that expire. `quarantined` are
     jobs with the end of their quarantine, `rests` the workers that turn jobs away, `reserved` those whose memory a line
-    waits for.
+    waits for, `out` those that are unhealthy or ejected, `starts` those that have come back.
     """
 
     leases: dict[str, dict[str, int]]
     lines: dict[tuple[str, str], list[tuple[int, str]]]
+    orders: dict[tuple[str, str], list[str]]
     running: dict[str, dict[str, int]]
     asked: set[str]
     ticket: int
@@ -67,6 +71,8 @@ class State:
     quarantined: dict[str, float]
     rests: dict[str, Rest]
     reserved: dict[str, str]
+    starts: dict[str, Start]
+    out: set[str]
 
 
 class LuaScheduler:
@@ -96,6 +102,7 @@ class LuaScheduler:
                 "labels": ",".join(member.worker.labels),
                 "languages": ",".join(member.worker.languages),
                 "memory_mb": member.worker.memory_mb or "",
+                "speed": member.speed,
             }
             redis.hset(f"sfr:worker:{member.worker.url}", mapping=fields)
         redis.hset("sfr:fleet", "written_at", "now")
@@ -136,14 +143,18 @@ class LuaScheduler:
         for tenant, pool in LINES:
             is_plain = (tenant, pool) == ("default", "")
             pipeline.zrange("sfr:queue" if is_plain else f"sfr:queue:{pool}/{tenant}", 0, -1, withscores=True)
+        for tenant, pool in LINES:
+            pipeline.zrange(f"sfr:order:{tenant}/{pool}", 0, -1)
         for index in ("ejected", "lapse", "room", "quarantine"):
             pipeline.zrange(f"sfr:{index}", 0, -1, withscores=True)
         pipeline.hkeys("sfr:waiting")
         pipeline.get("sfr:ticket")
         pipeline.hgetall("sfr:rests")
         pipeline.hgetall("sfr:reserved")
-        *found, ejected, lapse, room, quarantined, asked, ticket, resting, reserved = pipeline.execute()
-        by_url, by_tenant, by_line = found[: 2 * len(URLS)], found[2 * len(URLS) : -len(LINES)], found[-len(LINES) :]
+        pipeline.hgetall("sfr:starts")
+        *found, ejected, lapse, room, quarantined, asked, ticket, resting, reserved, starts = pipeline.execute()
+        by_line, by_order, found = found[-2 * len(LINES) : -len(LINES)], found[-len(LINES) :], found[: -2 * len(LINES)]
+        by_url, by_tenant = found[: 2 * len(URLS)], found[2 * len(URLS) :]
         leases = {url: _moments(held) for url, held in zip(URLS, by_url[::2], strict=True) if held}
         breakers = {
             url: (int(fields.get("failures", 0)), int(fields.get("times", 0)), fields.get("trial", ""))
@@ -159,6 +170,7 @@ class LuaScheduler:
         return State(
             leases,
             {line: [(int(at), name) for name, at in jobs] for line, jobs in zip(LINES, by_line, strict=True) if jobs},
+            {line: names for line, names in zip(LINES, by_order, strict=True) if names},
             {tenant: _moments(held) for tenant, held in zip(TENANTS, by_tenant, strict=True) if held},
             set(asked),
             int(ticket or 0),
@@ -171,6 +183,8 @@ class LuaScheduler:
             dict(quarantined),
             {url: _rest(text) for url, text in resting.items()},
             reserved,
+            {url: Start(*map(int, text.split())) for url, text in starts.items() if text != "out"},
+            {url for url, text in starts.items() if text == "out"},
         )
 
     def grants(self) -> dict[str, list[Grant]]:

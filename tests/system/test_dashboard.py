@@ -11,6 +11,8 @@ from aiohttp.test_utils import TestServer
 from selenium.webdriver import Keys
 
 from bench.support.busyfleet import busy_fleet
+from router.fleet.redis_client import RedisClient
+from router.fleet.sizes import FleetSizes, Lessons
 from tests.support.browser import IS_THERE, Browser
 from tests.support.eventually import eventually
 from tests.support.load import post_jobs, steady_load
@@ -48,7 +50,7 @@ def row(worker: ScriptedWorker, part: str = "") -> str:
 
 
 async def test_page_shows_and_steers_workers_that_die_join_and_leave(
-    system: System, workers: list[ScriptedWorker], browser: Browser
+    system: System, workers: list[ScriptedWorker], browser: Browser, valkey: Valkey
 ) -> None:
     """With a typed-in token an operator steers the fleet; the page loads nothing from other hosts."""
     first, second, third = workers
@@ -68,6 +70,7 @@ async def test_page_shows_and_steers_workers_that_die_join_and_leave(
         await _unlocks(browser, first)
         await _drains_and_resumes(browser, router, first)
         await _joins_and_is_removed(browser, third)
+        await _turns_out_slow(browser, valkey, first, second)
         # A worker of config.yaml cannot be removed here.
         assert await browser.js(f"return document.querySelector('{row(first, '[data-act=remove]')}').hidden")
         # The token lasts for this tab until it is locked.
@@ -149,6 +152,15 @@ async def _drains_and_resumes(browser: Browser, router: Router, worker: Scripted
     await browser.click(row(worker, "[data-act=drain]"))
     await browser.click("#confirm .primary")
     await browser.shows(row(worker, ".health"), "Healthy")
+
+
+async def _turns_out_slow(browser: Browser, valkey: Valkey, slow: ScriptedWorker, fast: ScriptedWorker) -> None:
+    """What routers have seen of two workers becomes a speed of each."""
+    async with valkey.client() as redis:
+        seen = [(fast.url, 0.0, 0.0, 500.0), (slow.url, 500.0, 500.0, 500.0)]
+        await FleetSizes(RedisClient(redis, "sfr", timeout_s=5), most=10).learn(Lessons(speeds=seen))
+    await browser.shows(row(slow, ".source"), "config.yaml · speed 0.61 · gpu, ib")
+    await browser.shows(row(fast, ".source"), "config.yaml · speed 1.65")
 
 
 async def _joins_and_is_removed(browser: Browser, worker: ScriptedWorker) -> None:

@@ -357,3 +357,33 @@ def _read(fd: int) -> bytes:
     except OSError:  # the other side is closed
         asyncio.get_running_loop().remove_reader(fd)
         return b""
+
+
+async def test_longest_jobs_run_first_and_failed_groups_stop(worker: ScriptedWorker, url: str, tmp_path: Path) -> None:
+    """The options hold for a run that goes on, too; jobs that are skipped are no failures."""
+
+    async def answer(exchange: Exchange) -> None:
+        await asyncio.sleep(0.01)
+        code = json.loads(exchange.request.body)["code"]
+        await exchange.answer(200, {**RESULT, "status": "Failed" if code == "19" else "Success", "message": code})
+
+    worker.script = answer
+    jobs, output = tmp_path / "jobs.jsonl", tmp_path / "results.jsonl"
+    options = jobs, "-o", output, "--order", "longest_first", "--stop-on", "failure"
+
+    def write(count: int) -> None:
+        hints = [
+            {"expected_ms": 1 + number, **({"group": "a"} if number in (0, 19) else {})} for number in range(count)
+        ]
+        lines = [json.dumps({"code": str(number), "router": hint}) for number, hint in enumerate(hints)]
+        jobs.write_text("\n".join(lines))
+
+    write(20)
+    status, _, told = await run(*options, url=url)
+    assert (status, "19 done, 1 skipped, 0 failed" in told) == (0, True)
+    assert {json.loads(job.body)["code"] for job in worker.jobs[:8]} == {str(number) for number in range(12, 20)}
+    assert {result["index"] for result in read_results(output) if result["status"] == 424} == {0}
+    write(60)
+    assert (await run(*options, url=url))[0] == 0
+    assert {json.loads(job.body)["code"] for job in worker.jobs[19:27]} == {str(number) for number in range(52, 60)}
+    assert sorted(result["index"] for result in read_results(output)) == list(range(60))

@@ -7,8 +7,8 @@ _SCHEDULER = tuple(
 )
 _LUA_PARTS = (
     *("arrivals", "breaker", "budget", "context", "head", "heartbeat", "hedges", "leases", "lines"),
-    *("memory", "plan", "pools", "quarantine", "queue", "reservations", "rests"),
-    *("ring", "room", "scheduler", "selection", "serving", "turns"),
+    *("memory", "order", "plan", "pools", "quarantine", "queue", "reservations", "rests"),
+    *("ring", "room", "scheduler", "selection", "serving", "slow_start", "tenants", "turns"),
 )
 _DISPATCHER = tuple(
     f"{_UNIT}/jobs/test_{name}"
@@ -40,6 +40,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "router/jobs/batch/body.py": (f"{_UNIT}/jobs/test_batch_body",),
     "router/jobs/batch/handler.py": (f"{_UNIT}/jobs/test_batch_handler",),
     "router/jobs/dispatcher.py": (*_DISPATCHER, *_ROUTED),
+    "router/jobs/judging.py": (*_DISPATCHER, *_ROUTED),
+    "router/jobs/sooner/hedging.py": (f"{_UNIT}/jobs/test_hedging",),
     "router/jobs/ending.py": (*_DISPATCHER, *_ROUTED),
     "router/jobs/job.py": (f"{_UNIT}/jobs/test_job", f"{_UNIT}/jobs/test_job_run", *_DISPATCHER),
     "router/jobs/answers.py": _DISPATCHER,

@@ -72,7 +72,7 @@ def set_tenant(
     priority: Annotated[str | None, typer.Option(help="Jobs of a higher priority go first; -100 to 100.")] = None,
     max_running: Annotated[str | None, typer.Option(help="How many of its jobs may run at once.")] = None,
     max_waiting: Annotated[str | None, typer.Option(help="How many of its jobs may be pending.")] = None,
-    order: Annotated[str | None, typer.Option(help="In which order its own jobs go: `arrival`.")] = None,
+    order: Annotated[str | None, typer.Option(help="In which order its own jobs go: arrival or longest_first.")] = None,
     label: Annotated[
         list[str] | None,
         typer.Option(help="A label that a worker needs to run its jobs; may be given several times; `''`: none."),

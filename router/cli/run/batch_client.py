@@ -45,14 +45,14 @@ _read_line = msgspec.json.Decoder(_AnswerLine).decode
 
 
 class BatchClient:
-    """Sends jobs to the router at `url`, with `api_key` unless it is empty.
+    """Sends jobs to the router at `url`, with `api_key` and `query` unless they are empty.
 
     `on_cut` is called with the reason when a connection breaks.
     """
 
-    def __init__(self, url: str, api_key: str, jobs: JobReader, on_cut: Callable[[str], None]) -> None:
+    def __init__(self, url: str, api_key: str, jobs: JobReader, on_cut: Callable[[str], None], query: str = "") -> None:
         self._router = url
-        self._url = f"{url}/run_code/batch"
+        self._url = f"{url}/run_code/batch{f'?{query}' if query else ''}"
         self._headers = {"content-type": "application/x-ndjson"}
         if api_key:
             self._headers["authorization"] = f"Bearer {api_key}"

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
+from enum import StrEnum
 from http import HTTPStatus
 from io import FileIO
 from typing import TYPE_CHECKING, Annotated
@@ -28,6 +29,19 @@ API_KEY_VARIABLE = "SFR_API_KEY"
 _READ_BYTES = 2**20
 
 
+class Order(StrEnum):
+    """In which order the router begins the jobs."""
+
+    ARRIVAL = "arrival"
+    LONGEST_FIRST = "longest_first"
+
+
+class StopOn(StrEnum):
+    """What of one job of a group ends the others."""
+
+    FAILURE = "failure"
+
+
 def run(
     jobs: Annotated[str, typer.Argument(help="A file with one job a line, in JSON as for /run_code; - for stdin.")],
     output: Annotated[
@@ -39,6 +53,18 @@ def run(
         ),
     ] = "-",
     url: Annotated[str, typer.Option(envvar="SFR_URL", help="The router's address.")] = ROUTER_URL,
+    order: Annotated[
+        Order | None,
+        typer.Option(
+            help="In which order jobs begin: as they stand in the file, or the longest first.", show_default=False
+        ),
+    ] = None,
+    stop_on: Annotated[
+        StopOn | None,
+        typer.Option(
+            help="Once a job has failed, jobs of its group that have not begun are skipped (424).", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Run a file of jobs.
 
@@ -47,17 +73,19 @@ def run(
     After an interruption, the same command continues where it was. It then also sends the jobs again that no worker
     could run (5xx). If the router asks for an API key, the command takes it from SFR_API_KEY.
 
-    Exit status: 0 all jobs were answered with 200; 1 some were not; 2 jobs, output or an option cannot be used; 3 no
-    router can be reached; 128 + n ended by signal n.
+    Exit status: 0 all jobs were answered with 200, or skipped; 1 some were not; 2 jobs, output or an option cannot be
+    used; 3 no router can be reached; 128 + n ended by signal n.
     """
-    from router.cli.run.results_file import Results
+    from router.cli.run.results_file import SKIPPED, Results
 
     try:
         with failures_shown():
             address = router_url(url)
             with Results(output) as results, _opened(jobs) as fd:
-                _run_jobs(fd, jobs, results, address)
-                raise typer.Exit(Exit.DONE if results.statuses.keys() <= {HTTPStatus.OK} else Exit.FAILED)
+                said = {"order": order, "stop_on": stop_on}
+                query = "&".join(f"{name}={value}" for name, value in said.items() if value is not None)
+                _run_jobs(fd, jobs, results, address, query)
+                raise typer.Exit(Exit.DONE if results.statuses.keys() <= {HTTPStatus.OK, SKIPPED} else Exit.FAILED)
     except KeyboardInterrupt:  # before the first job
         raise typer.Exit(Exit.SIGNALLED + signal.SIGINT) from None
 
@@ -67,18 +95,23 @@ def summary(statuses: Counter[int], total: int | None, before: int, seconds: flo
 
     >>> summary(Counter({200: 8, 503: 1, 422: 1}), 12, 0, 2.04)
     '10 of 12 jobs answered in 2.0 s: 8 done, 2 failed (422: 1, 503: 1)'
+    >>> summary(Counter({200: 8, 424: 2}), 10, 0, 2.04)
+    '10 jobs answered in 2.0 s: 8 done, 2 skipped, 0 failed'
     """
-    answered = statuses.total()
-    failed = {status: count for status, count in sorted(statuses.items()) if status != HTTPStatus.OK}
+    from router.cli.run.results_file import SKIPPED
+
+    answered, skipped = statuses.total(), statuses[SKIPPED]
+    failed = {status: count for status, count in sorted(statuses.items()) if status not in (HTTPStatus.OK, SKIPPED)}
     causes = ", ".join(f"{status}: {count}" for status, count in failed.items())
     return (
         f"{answered}{'' if total in (None, answered) else f' of {total}'} job{'' if (total or answered) == 1 else 's'} "
         f"answered in {seconds:.1f} s{f', {before} of them before' if before else ''}: "
-        f"{answered - sum(failed.values())} done, {sum(failed.values())} failed{f' ({causes})' if causes else ''}"
+        f"{answered - skipped - sum(failed.values())} done{f', {skipped} skipped' if skipped else ''}, "
+        f"{sum(failed.values())} failed{f' ({causes})' if causes else ''}"
     )
 
 
-def _run_jobs(fd: int, name: str, results: "Results", url: str) -> None:
+def _run_jobs(fd: int, name: str, results: "Results", url: str, query: str) -> None:
     """Send all jobs that have no result. However that ends, print the summary."""
     import asyncio
 
@@ -96,7 +129,8 @@ def _run_jobs(fd: int, name: str, results: "Results", url: str) -> None:
             progress.begin(results.statuses, total)
             reader = JobReader(fd, JobLines(_name_shown(name), results.is_done))
             key = os.environ.get(API_KEY_VARIABLE, "").strip()
-            client = BatchClient(url, key, reader, lambda cause: progress.say(f"connection lost, going on: {cause}"))
+            on_cut = lambda cause: progress.say(f"connection lost, going on: {cause}")  # noqa: E731
+            client = BatchClient(url, key, reader, on_cut, query)
             asyncio.run(_drive(client, results, progress))
     finally:
         typer.echo(summary(results.statuses, total, before, time.monotonic() - started), err=True)

@@ -19,6 +19,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from router.cli.run.results_file import SKIPPED
+
 
 class _Speed(ProgressColumn):
     def render(self, task: Task) -> Text:
@@ -68,7 +70,7 @@ class RunProgress:
 
     def show(self, statuses: Counter[int]) -> None:
         """Show how many jobs are answered now, and how many of these failed."""
-        failed = statuses.total() - statuses[HTTPStatus.OK]
+        failed = statuses.total() - statuses[HTTPStatus.OK] - statuses[SKIPPED]
         described = f"jobs, {failed} failed" if failed else "jobs"
         self._progress.update(self._task, completed=statuses.total(), description=described)
 

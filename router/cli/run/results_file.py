@@ -39,6 +39,10 @@ class _Known(msgspec.Struct):
 _read_known = msgspec.json.Decoder(_Known).decode
 
 
+# A job of a group that has failed was not run, as its client wished.
+SKIPPED = HTTPStatus.FAILED_DEPENDENCY
+
+
 def is_final(status: int) -> bool:
     """Whether a job with this answer is done. After a 5xx it is not, because no worker could run it."""
     return status < HTTPStatus.INTERNAL_SERVER_ERROR

@@ -56,11 +56,18 @@ if #lessons.sizes > 0 then
 end
 
 -- Sums fade, so that a worker that was repaired is soon known as such.
-for _, more in ipairs(lessons.speeds) do
-  local known = numbers(redis.call('HGET', SPEEDS, more[1]), 4) or {0, 0, 0, now}
-  local left = math.pow(0.5, math.max(0, now - known[4]) / HALF_LIFE_MS)
-  local sums = {known[1] * left + more[2], known[2] * left + more[3], known[3] * left + more[4]}
-  redis.call('HSET', SPEEDS, more[1], string.format('%.6g %.6g %.6g %d', sums[1], sums[2], sums[3], now))
+if #lessons.speeds > 0 then
+  local urls, fields = {}, {}
+  for place, more in ipairs(lessons.speeds) do urls[place] = more[1] end
+  local held = redis.call('HMGET', SPEEDS, unpack(urls))
+  for place, more in ipairs(lessons.speeds) do
+    local known = numbers(held[place], 4) or {0, 0, 0, now}
+    local left = math.pow(0.5, math.max(0, now - known[4]) / HALF_LIFE_MS)
+    local total, squares, count = known[1] * left + more[2], known[2] * left + more[3], known[3] * left + more[4]
+    fields[2 * place - 1] = more[1]
+    fields[2 * place] = string.format('%.6g %.6g %.6g %d', total, squares, count, now)
+  end
+  redis.call('HSET', SPEEDS, unpack(fields))
+  redis.call('EXPIRE', SPEEDS, stays)
 end
-if #lessons.speeds > 0 then redis.call('EXPIRE', SPEEDS, stays) end
 return means

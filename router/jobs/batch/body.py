@@ -14,6 +14,7 @@ from router.config.settings import Settings
 from router.http.asgi import Message, Receive
 from router.http.ndjson import BOM, Line, Lines, flaw, flaw_as_job, trimmed
 from router.http.response import Body
+from router.jobs.batch.hints import Hints, take_out
 from router.jobs.batch.window import Window
 from router.jobs.body_budget import BodyBudget, BodyBudgetFull, BodyShare
 from router.policy.client_timeouts import MIN_BODY_BYTES_A_SECOND
@@ -23,8 +24,8 @@ from router.scheduling.pending import ClientLeft
 
 STOPPED = "this router process is told to stop"
 
-# A job's body, or why this line or item is no job.
-Entry = Body | Refusal
+# A job's body and what its line says to the router, or why this line or item is no job.
+Entry = tuple[Body, Hints] | Refusal
 
 
 class BatchRefused(Exception):
@@ -123,9 +124,14 @@ class BatchBody:
         return text
 
     async def _job(self, text: Body, place: str) -> Entry:
-        """Return the job's body, or why it is none."""
+        """Return the job's body without its hints, and these; or why it is none."""
         found = await self._turns.run(flaw_as_job(text))
-        return text if found is None else Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, f"{place}: {found}")
+        if found is None:
+            try:
+                return await self._turns.run(take_out(text))
+            except ValueError as error:
+                found = str(error)
+        return Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, f"{place}: {found}")
 
     async def _of_lines(self, lines: Lines, part: bytes, share: BodyShare) -> AsyncGenerator[Entry]:
         """Yield the jobs from `part` on; `share` counts the bytes of the line that is being read."""
@@ -192,13 +198,13 @@ class BatchBody:
                 async with asyncio.timeout_at(max(since, self._in_flight.quiet_since) + self._left_s):
                     message = await self._receive()
             except TimeoutError:
-                if self._in_flight.jobs:
+                if self._in_flight.is_busy:
                     since = loop.time()
                 elif loop.time() >= max(since, self._in_flight.quiet_since) + self._left_s:
                     amount = "nothing" if self._left_s == self._timeout_s else "less than 100 kB a second"
                     raise CutShort(f"{amount} came for {self._timeout_s:g} s") from None
             else:
-                if not self._in_flight.jobs:
+                if not self._in_flight.is_busy:
                     self._left_s -= loop.time() - max(since, self._in_flight.quiet_since)
                 return message
 

@@ -2,15 +2,17 @@
 
 Each job goes the way of a single one (jobs/dispatcher.py). This room adds a limit: at most `batch.max_in_flight` jobs
 of a batch, with the bytes of one largest body, run at a time. A job counts until its line is written, so no job begins
-for a client that does not read.
+for a client that does not read. Jobs begin as they come, or, where that is asked for, in an order of their own.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
 from http import HTTPStatus
+
+import msgspec
 
 from router.auth.access import Admission
 from router.config.settings import Settings
@@ -26,19 +28,23 @@ from router.http.asgi import (
     request_id_of,
     send_answer,
 )
-from router.http.headers import Head, read_head, read_worker_head
-from router.http.ndjson import PIECE_BYTES, fits_a_line, in_one_line
-from router.http.response import Body, Parts, UpstreamFailed
+from router.http.headers import Head, read_head
 from router.jobs import job_log
 from router.jobs.answers import buffers_full
 from router.jobs.batch.body import STOPPED, BatchBody, BatchRefused, CutShort, Entry
+from router.jobs.batch.hints import NO_HINTS
+from router.jobs.batch.lines import AnswerLines
+from router.jobs.batch.query import LONGEST_FIRST, read_query
+from router.jobs.batch.sight import Seen, Sight
 from router.jobs.batch.window import Window
 from router.jobs.body_budget import BodyBudget, BodyBudgetFull, BodyShare
 from router.jobs.dispatcher import Dispatcher
 from router.jobs.endpoints import BadHead, client_s_of, labels_of, options_of, tenant_of
 from router.jobs.handler import ADMISSION
 from router.jobs.job import Job
+from router.jobs.sooner.sizes import Sizes
 from router.policy.request_head import Refusal
+from router.policy.verdict import Outcome
 from router.scheduling.pending import ClientLeft
 from router.telemetry.recorder import Recorder
 
@@ -50,10 +56,6 @@ JOB_PATH = "/run_code"
 _JSON = (b"content-type", b"application/json")
 
 
-class _TooLarge(Exception):
-    """An answer is larger than a line may be."""
-
-
 class BatchHandler:
     """An ASGI application that takes batches and passes all other requests on to `rest`.
 
@@ -61,13 +63,20 @@ class BatchHandler:
     """
 
     def __init__(
-        self, dispatcher: Dispatcher, rest: Application, buffers: BodyBudget, settings: Settings, recorder: Recorder
+        self,
+        dispatcher: Dispatcher,
+        rest: Application,
+        buffers: BodyBudget,
+        settings: Settings,
+        recorder: Recorder,
+        sizes: Sizes,
     ) -> None:
         self._dispatcher = dispatcher
         self._rest = rest
         self._buffers = buffers
         self._settings = settings
         self._recorder = recorder
+        self._sizes = sizes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -79,7 +88,7 @@ class BatchHandler:
         try:
             if refusal := _refusal(scope):
                 raise BatchRefused(refusal)
-            common = self._dispatcher, self._buffers, self._settings, self._recorder
+            common = self._dispatcher, self._buffers, self._settings, self._recorder, self._sizes
             await _Batch(*common, scope, receive, send, head, request_id).run()
         except ClientLeft:
             return
@@ -125,6 +134,7 @@ class _Batch:
         buffers: BodyBudget,
         settings: Settings,
         recorder: Recorder,
+        sizes: Sizes,
         scope: Scope,
         receive: Receive,
         send: Send,
@@ -142,23 +152,45 @@ class _Batch:
         self._lines = head.lines
         self._client_s = client_s_of(head)
         self._tenant, self._labels = tenant_of(self._admission, head), labels_of(head)
-        self._options = options_of(head)
-        query = scope["query_string"]
-        self._target = JOB_PATH.encode("ascii") + (b"?" + query if query else b"")
+        query = read_query(scope["query_string"])
+        is_ordered = (query.order or dispatcher.order_of(self._tenant)) == LONGEST_FIRST
+        options = options_of(head)
+        if is_ordered:
+            options = msgspec.structs.replace(options, is_sized=True)
+        # Groups of this batch alone: all its jobs, or those whose lines name the same one.
+        self._groups, self._scope = dispatcher.groups, ""
+        if query.stops_on_failure or options.stops_on_failure:
+            self._scope = self._groups.open()
+            scope_of_all = "" if options.group else self._scope
+            options = msgspec.structs.replace(options, stops_on_failure=True, scope=scope_of_all)
+        self._options = options
+        self._target = JOB_PATH.encode("ascii") + (b"?" + query.rest if query.rest else b"")
         self._max_bytes = int(settings.max_body_mb * 2**20)
-        self._in_flight = Window(settings.batch.max_in_flight, self._max_bytes, buffers)
+        looks_ahead = is_ordered or bool(self._scope)
+        ahead_bytes = int(settings.batch.look_ahead_mb * 2**20) if looks_ahead else 0
+        self._in_flight = Window(settings.batch.max_in_flight, self._max_bytes + ahead_bytes, buffers)
+        self._sight: Sight | None = None
+        if looks_ahead:
+            bounds, by_group = (ahead_bytes, self._in_flight, buffers), bool(self._scope)
+            self._sight = Sight(*bounds, sizes if is_ordered else None, by_group=by_group)
         self._client_left, self._stopping = asyncio.Event(), asyncio.Event()
         scope["state"].update({CLIENT_LEFT: self._client_left, STOPPING: self._stopping})
         self._body = BatchBody(receive, self._in_flight, buffers, settings, dispatcher.turns, self._stopping.is_set)
         self._count = 0
-        self._writing = asyncio.Lock()
-        self._one_large = asyncio.Lock()
+        self._answers = AnswerLines(send, dispatcher.turns, buffers, settings, self._lost, self._client_left)
 
     async def run(self) -> None:
         """Answer the batch. Raises ClientLeft, BatchRefused, BodyBudgetFull and CutShort before the answer begins.
 
         An answer that lacks some jobs' lines is left without its end, so that uvicorn closes the connection short.
         """
+        try:
+            await self._answer()
+        finally:
+            if self._scope:
+                self._groups.close(self._scope)
+
+    async def _answer(self) -> None:
         async with aclosing(self._body.entries()) as entries:
             first = await anext(entries, None)
             fields = [(b"content-type", MEDIA_TYPE), (b"x-request-id", self._request_id)]
@@ -173,9 +205,10 @@ class _Batch:
         try:
             async with asyncio.TaskGroup() as jobs:
                 try:
-                    while entry is not None:
-                        await self._begin(jobs, entry)
-                        entry = await anext(entries, None)
+                    if self._sight is None:
+                        await self._as_they_come(jobs, entry, entries)
+                    else:
+                        await self._in_order(jobs, entry, entries, self._sight)
                 except ClientLeft:
                     self._client_left.set()  # jobs that wait for a lease give up; running ones go on
                     self._tell_cut("its client has left")
@@ -202,34 +235,91 @@ class _Batch:
     async def _has_left(self) -> None:
         await self._client_left.wait()
 
-    async def _begin(self, jobs: asyncio.TaskGroup, entry: Entry) -> None:
-        """Begin one job when there is room for it. Raises ClientLeft and CutShort."""
+    async def _as_they_come(self, jobs: asyncio.TaskGroup, entry: Entry | None, entries: AsyncGenerator[Entry]) -> None:
+        """Begin each job when there is room for it. Raises ClientLeft and CutShort."""
+        while entry is not None:
+            if (seen := await self._read(entry, self._in_flight.has_place)) is not None:
+                self._begin(jobs, seen)
+            entry = await anext(entries, None)
+
+    async def _in_order(
+        self, jobs: asyncio.TaskGroup, entry: Entry | None, entries: AsyncGenerator[Entry], sight: Sight
+    ) -> None:
+        """Begin the next job in sight when there is room for another one. Raises ClientLeft and CutShort."""
+        reading = asyncio.create_task(self._look_ahead(entry, entries, sight))
+        try:
+            await sight.settles()
+            while True:
+                await self._in_flight.has_place()
+                self._go_on()
+                if (seen := await sight.next()) is None:
+                    break
+                self._begin(jobs, seen)
+        finally:
+            reading.cancel()
+            await asyncio.wait((reading,))
+            sight.clear()
+
+    async def _look_ahead(self, entry: Entry | None, entries: AsyncGenerator[Entry], sight: Sight) -> None:
+        """Read the batch into sight, as far as there is room; then wait for its client to leave."""
+        try:
+            while entry is not None:
+                if (seen := await self._read(entry, sight.has_room)) is not None:
+                    sight.add(seen)
+                entry = await anext(entries, None)
+            sight.end()
+            await leaving(self._receive)
+            raise ClientLeft
+        except Exception as reason:  # noqa: BLE001  (raised again where jobs begin)
+            if isinstance(reason, ClientLeft):
+                self._client_left.set()  # at once, so that jobs that wait for a lease give up
+            sight.end(reason)
+
+    async def _read(self, entry: Entry, has_room: Callable[[], Awaitable[None]]) -> Seen | None:
+        """Return the entry's job when there is room for it; answer an entry that is none. Raises ClientLeft, CutShort.
+
+        The job's share counts its bytes.
+        """
         self._go_on()
         index = self._count
         self._count += 1
         if isinstance(entry, Refusal):
             await self._refuse(index, problem(entry.status, entry.detail, b""))
-            return
-        await self._in_flight.has_place()
+            return None
+        body, hints = entry
+        await has_room()
         share = self._in_flight.share()
         try:
-            await self._in_flight.grow(share, 0 if self._body.is_list else len(entry))
+            await self._in_flight.grow(share, 0 if self._body.is_list else len(body))
         except BodyBudgetFull:
-            await self._refuse(index, self._buffers_full())
+            status = self._settings.error_status.queue_full
+            await self._refuse(index, buffers_full(status, self._buffers.max_bytes, b""))
             await asyncio.sleep(RETRY_AFTER_S)
-            return
+            return None
         try:
             self._go_on()
-        except (ClientLeft, CutShort):
+            job = Job(
+                *(b"POST", JOB_PATH, self._target, self._lines, body, self._id_of(index), self._has_left, share),
+                *(self._admission, self._client_s),
+                tenant=self._tenant,
+                labels=self._labels,
+                options=self._options if hints is NO_HINTS else hints.over(self._options, self._scope),
+            )
+            if job.is_large and job.options.is_sized:
+                job = await self._dispatcher.scanned(job)
+        except BaseException:
             share.give_back()
             raise
+        return Seen(index, job)
+
+    def _begin(self, jobs: asyncio.TaskGroup, seen: Seen) -> None:
         self._in_flight.begin()
-        jobs.create_task(self._run(index, entry, share)).add_done_callback(partial(self._end, share))
+        jobs.create_task(self._run(seen.place, seen.job)).add_done_callback(partial(self._end, seen.job.share))
 
     async def _refuse(self, index: int, answer: Answer) -> None:
         """Answer and count an entry that never becomes a job."""
         self._recorder.refused(answer.status, answer.outcome, JOB_PATH)
-        await self._write(index, self._lost(index, answer))
+        await self._answers.write(index, self._lost(index, answer))
 
     def _go_on(self) -> None:
         if self._client_left.is_set():
@@ -241,75 +331,15 @@ class _Batch:
         share.give_back()
         self._in_flight.end()
 
-    async def _run(self, index: int, body: Body, share: BodyShare) -> None:
-        job = Job(
-            *(b"POST", JOB_PATH, self._target, self._lines, body, self._id_of(index), self._has_left, share),
-            *(self._admission, self._client_s),
-            tenant=self._tenant,
-            labels=self._labels,
-            options=self._options,
-        )
+    async def _run(self, index: int, job: Job) -> None:
         try:
             answer = await self._dispatcher.run(job)
         except ClientLeft:
             return
-        if answer.rest is None:
-            await self._write(index, answer)
-        else:
-            async with self._one_large:
-                await self._write_large(index, answer, answer.rest)
-        if not _has_run(answer):
+        await self._answers.write(index, answer)
+        if answer.outcome is not Outcome.SKIPPED and not _has_run(answer):
             # No worker could take it. If the next job began at once, a short outage would fail a whole batch.
             await asyncio.sleep(RETRY_AFTER_S)
-
-    async def _write(self, index: int, answer: Answer, body: Body | None = None) -> None:
-        """Write an answer's line; `body` is given for a large answer."""
-        if read_worker_head(answer.status, answer.headers).is_packed:  # the worker compressed it unasked
-            packed = problem(HTTPStatus.BAD_GATEWAY, "The worker's answer is compressed, which no line can hold", b"")
-            answer = self._lost(index, packed)
-            body = None
-        body = answer.body if body is None else body
-        fits = await self._dispatcher.turns.run(fits_a_line(body))
-        again = b',"retry_after":%d' % RETRY_AFTER_S if answer.is_passing else b""
-        line = b'{"index":%d,"status":%d%s,"body":' % (index, answer.status, again)
-        async with self._writing:
-            for piece in in_one_line(body, fits=fits):
-                # `send` waits until the client has read most of the pieces before this one.
-                if len(line) + len(piece) > PIECE_BYTES:
-                    await self._send({"type": "http.response.body", "body": line, "more_body": True})
-                    line = b""
-                    await self._dispatcher.turns.next()  # a fast client would never make `send` wait
-                line += piece
-            await self._send({"type": "http.response.body", "body": line + b"}\n", "more_body": True})
-
-    async def _write_large(self, index: int, answer: Answer, rest: Parts) -> None:
-        """Write an answer that comes in parts, once it is whole: half a line would spoil the others."""
-        with self._buffers.share() as share:
-            body: Body | None = None
-            try:
-                body = await self._whole(answer.body, rest, share)
-            except BodyBudgetFull:
-                answer = self._lost(index, self._buffers_full())
-            except UpstreamFailed as failure:
-                answer = problem(self._settings.error_status.all_failed, str(failure), b"")
-            except _TooLarge:
-                limit = f"The answer is larger than {self._settings.max_body_mb:g} MB: send its job by itself"
-                answer = problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit, b"")
-            finally:
-                rest.close()
-            await self._write(index, answer, body)
-
-    async def _whole(self, beginning: bytes, rest: Parts, share: BodyShare) -> bytearray:
-        share.grow(len(beginning))
-        held = bytearray(beginning)
-        async for part in rest:
-            if self._client_left.is_set():
-                break
-            if len(held) + len(part) > self._max_bytes:
-                raise _TooLarge
-            share.grow(len(part))
-            held += part
-        return held
 
     def _lost(self, index: int, answer: Answer) -> Answer:
         """Log, and return, an answer that a job gets from this room and not from the dispatcher."""
@@ -318,9 +348,6 @@ class _Batch:
 
     def _id_of(self, index: int) -> bytes:
         return b"%s-%d" % (self._request_id, index)
-
-    def _buffers_full(self) -> Answer:
-        return buffers_full(self._settings.error_status.queue_full, self._buffers.max_bytes, b"")
 
 
 def _has_run(answer: Answer) -> bool:

@@ -6,14 +6,23 @@ from router.jobs.body_budget import BodyBudget, BodyBudgetFull, BodyShare
 
 
 class Window:
-    """The jobs of one batch that have begun and whose lines are not written yet. One task may wait at a time."""
+    """The jobs of one batch that have begun and whose lines are not written yet.
+
+    `ahead` are those that have been read and will begin.
+    """
 
     def __init__(self, max_jobs: int, max_bytes: int, within: BodyBudget) -> None:
         self.jobs = 0
+        self.ahead = 0
         self.quiet_since = asyncio.get_running_loop().time()  # since when a job last ended
         self._max_jobs = max_jobs
         self._buffers = BodyBudget(max_bytes, within)
         self._has_changed = asyncio.Event()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job runs, or soon will."""
+        return bool(self.jobs or self.ahead)
 
     def share(self) -> BodyShare:
         """Return an empty share of the batch's bytes."""
@@ -30,7 +39,7 @@ class Window:
             try:
                 share.grow(count)
             except BodyBudgetFull:
-                if not self.jobs:
+                if not self.is_busy:
                     raise
             else:
                 return

@@ -16,7 +16,6 @@ from functools import partial
 from typing import NamedTuple
 
 from router.aio import start
-from router.config.settings import HedgeSettings
 from router.fleet.snapshot import FleetView
 from router.http.answer import Answer, close_rest
 from router.http.response import Response, UpstreamFailed
@@ -61,7 +60,6 @@ class Hedging:
 
     def __init__(
         self,
-        settings: HedgeSettings,
         runs: Collection[JobRun],
         endings: Endings,
         leases: Leases,
@@ -72,7 +70,6 @@ class Hedging:
         steps: AttemptSteps,
         margin_s: float,
     ) -> None:
-        self._slower_than = settings.slower_than
         self._runs = runs
         self._endings = endings
         self._leases = leases
@@ -124,20 +121,21 @@ class Hedging:
         """Find out how long these jobs are expected to take."""
         await self._sizes.look_up([run.job for run in runs])
         for run in runs:
-            run.second = run.second or SecondRun(self._sizes.known_ms(run.job) or 0)
+            run.second = run.second or SecondRun(self._sizes.found_ms(run.job))
 
     def _saving_ms(self, run: JobRun, now: float) -> float:
         if run.second is None or run.lease is None:
             return 0
-        speed = self._view.snapshot.speed_of(run.lease.url)
-        return saving_ms((now - run.began) * 1000, run.second.size_ms, speed, self._slower_than)
+        snapshot, url = self._view.snapshot, run.lease.url
+        ran_ms = (now - run.began) * 1000
+        return saving_ms(ran_ms, run.second.size_ms, snapshot.speed_of(url), is_slow=url in snapshot.slow)
 
     def _ask(self, run: JobRun) -> None:
         """Ask for a lease on a worker that is not slow, and that the job has not tried."""
         if run.second is None or run.lease is None:
             return
         run.second.first = run.lease
-        tried = {run.lease.url, *run.tried, *self._view.snapshot.slower(self._slower_than)}
+        tried = {run.lease.url, *run.tried, *self._view.snapshot.slow}
         asked = run.limits.bound_s + self._margin_s, 0.0, run.job.has_left, partial(self._leased, run, run.second)
         self._leases.ask(*asked, run.ticket, tuple(sorted(tried)), "", run.since, run.placement, _WISH)
 
@@ -188,5 +186,4 @@ class Hedging:
         """
         if isinstance(outcome, UpstreamFailed):
             return False
-        is_slow = self._view.snapshot.speed_of(lease.url) * self._slower_than < 1
-        return is_slow and outcome.rest is None and hit_time_limit(outcome.body)
+        return lease.url in self._view.snapshot.slow and outcome.rest is None and hit_time_limit(outcome.body)

@@ -89,21 +89,27 @@ class Sizes:
 
         A job of which nothing is known counts as its tenant's median.
         """
-        known_ms = self.known_ms(job)
-        return self._median_ms(tenant_of(job)) if known_ms == 0 else known_ms
-
-    def known_ms(self, job: Job) -> int | None:
-        """Return the same, but 0 for a job of which nothing is known."""
         if job.options.expected_ms:
             return job.options.expected_ms
         key = key_of(job)
         if not key:
-            return 0
+            return self._median_ms(job.tenant or DEFAULT)
         known = self._known.get(key)
         if known is None or known.fresh_until < self._clock():
             return None
         self._known.move_to_end(key)
-        return max(1, round(known.mean_ms)) if known.count else 0
+        return (int(known.mean_ms) or 1) if known.count else self._median_ms(job.tenant or DEFAULT)
+
+    def known_ms(self, job: Job) -> int:
+        """Return what this process knows, without a look-up; after one it is what `expected_ms` returns."""
+        return self.found_ms(job) or self._median_ms(job.tenant or DEFAULT)
+
+    def found_ms(self, job: Job) -> int:
+        """Return the same, but 0 for a job of which nothing is known."""
+        if job.options.expected_ms:
+            return job.options.expected_ms
+        known = self._known.get(key_of(job))
+        return (int(known.mean_ms) or 1) if known is not None and known.count else 0
 
     async def look_up(self, jobs: Sequence[Job]) -> None:
         """Fetch what `expected_ms` does not know of these jobs, in one round trip.
@@ -111,7 +117,8 @@ class Sizes:
         All that is asked for in one turn of the event loop is fetched together.
         """
         now = self._clock()
-        keys = [key for job in jobs if not job.options.expected_ms for key in (key_of(job), median_key(tenant_of(job)))]
+        unsaid = [job for job in jobs if not job.options.expected_ms]
+        keys = [*map(key_of, unsaid), *{median_key(job.tenant or DEFAULT) for job in unsaid}]
         missing = [key for key in keys if key and not self._is_fresh(key, now)]
         if not missing:
             return
@@ -125,15 +132,17 @@ class Sizes:
         key = key_of(job)
         if not key:
             return
-        took_ms = max(1, took_ms)
+        took_ms = took_ms or 1
         size_ms = took_ms * self._view.snapshot.speed_of(worker_url)
         known = self._entry(key)
         if known.count:
-            ratio = max(-_MOST_RATIO, min(_MOST_RATIO, math.log(took_ms / known.mean_ms)))
+            ratio = math.log(took_ms / known.mean_ms)
+            if not -_MOST_RATIO < ratio < _MOST_RATIO:
+                ratio = math.copysign(_MOST_RATIO, ratio)
             self._untold.add_ratios(worker_url, Ratios(ratio, ratio * ratio, 1))
         known.mean_ms, known.count = merged(known.mean_ms, known.count, size_ms, 1)
         self._untold.add_size(key, size_ms)
-        tenant = tenant_of(job)
+        tenant = job.tenant or DEFAULT
         self._recent_of(tenant).append(size_ms)
         self._untold.tenants[tenant] = self._untold.tenants.get(tenant, 0) + 1
 
@@ -218,27 +227,22 @@ class Sizes:
         """Return the median of the tenant's sizes over the fleet; else that of this process."""
         known = self._known.get(median_key(tenant))
         if known is not None and known.count:
-            return max(1, round(known.mean_ms))
+            return int(known.mean_ms) or 1
         recent = self._recent.get(tenant)
-        return max(1, round(recent.median())) if recent else NOTHING_KNOWN_MS
+        return (int(recent.median()) or 1) if recent else NOTHING_KNOWN_MS
 
 
 def key_of(job: Job) -> str:
     """Return the key that the job shares with those alike; "" if nothing can be said of its body."""
     if job.options.size_key:
-        return size_key(tenant_of(job), job.options.size_key.encode("ascii"))
+        return size_key(job.tenant or DEFAULT, job.options.size_key.encode("ascii"))
     if job.scan is not None:
         kind = job.scan.kind
     elif job.is_large:  # without its scan
         kind = b""
     else:
         kind = kind_of(job.path, job.body)
-    return size_key(tenant_of(job), kind) if kind else ""
-
-
-def tenant_of(job: Job) -> str:
-    """Return the name under which the job's sizes are kept."""
-    return job.tenant or DEFAULT
+    return size_key(job.tenant or DEFAULT, kind) if kind else ""
 
 
 def _oldest(entries: dict[str, _Value]) -> dict[str, _Value]:

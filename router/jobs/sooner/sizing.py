@@ -39,15 +39,19 @@ class Sizing:
         size_ms = self._sizes.expected_ms(job)
         if size_ms is None:
             return False
-        run.wish = msgspec.structs.replace(run.wish or NO_WISH, size_ms=size_ms)
+        _place(run, size_ms)
         return True
 
     async def look_up(self, run: JobRun) -> None:
-        """Look up the job's size, then settle it."""
+        """Look up the job's size."""
         await self._sizes.look_up([run.job])
-        self.settle(run)
+        _place(run, self._sizes.known_ms(run.job))
 
     def learn(self, run: JobRun, url: str, response: Response, took_s: float) -> None:
         """Learn how long the job took, unless the worker cut it short or its answer cannot be read."""
         if not (response.head.is_packed or hit_time_limit(response.body)):
             self._sizes.learn(run.job, url, int(took_s * 1000))
+
+
+def _place(run: JobRun, size_ms: int) -> None:
+    run.wish = msgspec.structs.replace(run.wish or NO_WISH, size_ms=size_ms)

@@ -11,7 +11,7 @@ process runs nothing else there: the share is at least one job, as that of a cap
 import math
 from collections.abc import Callable, Collection
 
-from router.scheduling.local.turns import Line
+from router.scheduling.local.order import Line
 
 
 class Memory:

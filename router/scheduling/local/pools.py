@@ -8,20 +8,21 @@ decides alike.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from router.fleet.model import Worker
 from router.policy.placement import MAX_POOLS, serves
-from router.scheduling.local.ring import weighted_ring
+from router.scheduling.local.ring import rings
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Workers that may get jobs, by URL, and their ring."""
+    """Workers that may get jobs, by URL, and their ring; `behind` is that of slow ones, which get jobs last."""
 
     urls: tuple[str, ...] = ()
     ring: tuple[str, ...] = ()
+    behind: tuple[str, ...] = ()
 
 
 class Pools:
@@ -30,13 +31,14 @@ class Pools:
     def __init__(self) -> None:
         self._workers: Sequence[Worker] = ()
         self._everywhere = Room()
+        self._slow: Collection[str] = ()
         self._by_pool: dict[str, Room] = {}
         self._rounds: Counter[tuple[str, ...]] = Counter()
 
-    def set_workers(self, workers: Sequence[Worker], ring: tuple[str, ...], pools: Iterable[str]) -> None:
-        """Take over the workers that may get jobs, and their ring; keep only these pools open."""
-        self._workers = workers
-        self._everywhere = Room(tuple(worker.url for worker in workers), ring)
+    def set_workers(self, workers: Sequence[Worker], slow: Collection[str], pools: Iterable[str]) -> None:
+        """Take over the workers that may get jobs, and which of them are slow; keep only these pools open."""
+        self._workers, self._slow = workers, slow
+        self._everywhere = Room(tuple(worker.url for worker in workers), *rings(workers, slow))
         self._by_pool = {}
         for pool in pools:
             self._open(pool)
@@ -79,4 +81,4 @@ class Pools:
         if len(chosen) == len(self._workers):
             self._by_pool[pool] = self._everywhere
         else:
-            self._by_pool[pool] = Room(tuple(worker.url for worker in chosen), weighted_ring(chosen))
+            self._by_pool[pool] = Room(tuple(worker.url for worker in chosen), *rings(chosen, self._slow))

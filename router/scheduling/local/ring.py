@@ -1,12 +1,24 @@
-"""Decides the ring of round robin: each worker as often as its weight, evenly spread.
+"""Decides the ring of round robin: each worker as often as its weight, evenly spread. Slow workers have a ring apart.
 
 A ticket names the place in the ring where the search for room starts. lua/ring.lua lays the same ring.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import gcd
 
 from router.fleet.model import Worker
+
+
+def rings(workers: Sequence[Worker], slow: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the ring of these workers, and that of the slow ones, which come behind. If all are slow, none is.
+
+    >>> rings([Worker("a"), Worker("b"), Worker("c")], {"b"}), rings([Worker("b")], {"b"})
+    ((('a', 'c'), ('b',)), (('b',), ()))
+    """
+    behind = [worker for worker in workers if worker.url in slow]
+    if len(behind) == len(workers):
+        return weighted_ring(workers), ()
+    return weighted_ring([worker for worker in workers if worker.url not in slow]), weighted_ring(behind)
 
 
 def weighted_ring(workers: Sequence[Worker]) -> tuple[str, ...]:

@@ -12,13 +12,16 @@ from router.policy.tenants import DEFAULT, TenantRule
 from router.policy.verdict import Blame
 from router.scheduling.local.breaker import Breakers
 from router.scheduling.local.budget import budget_for_hedges, budget_for_retries
+from router.scheduling.local.hedges import hedges_of
 from router.scheduling.local.memory import Memory
+from router.scheduling.local.order import Line, Waiting
 from router.scheduling.local.plan import Plan
 from router.scheduling.local.pools import Pools, Room
 from router.scheduling.local.quarantine import Quarantine
 from router.scheduling.local.rests import Rests
+from router.scheduling.local.slow_start import SlowStarts
 from router.scheduling.local.told import Told
-from router.scheduling.local.turns import Line, Turns, Waiting
+from router.scheduling.local.turns import Turns
 from router.scheduling.messages import (
     CLAIM_WITHIN_MS,
     PASSED_OVER_AT_MOST,
@@ -49,6 +52,7 @@ class LocalScheduler:
         self._has_begun = False
         self.leases: dict[str, dict[str, int]] = {}
         self.rests = Rests()
+        self.starts = SlowStarts(rules)
         self.breakers = Breakers(rules, self._full_until)
         self.turns = Turns(rules)
         self.pools = Pools()
@@ -75,32 +79,34 @@ class LocalScheduler:
         """Do all that `call` says at the moment `now` (ms of any clock that does not go back)."""
         told = Told()
         self._seed = call.seed
-        self.rests.look_at_ms = None
+        self.rests.look_at_ms = self.starts.look_at_ms = None
         self._settle(now)
-        self._make_plan_if_stale()
+        self._make_plan_if_stale(now)
         self._end(call.process, call.ended, now)
         self._claim(call.process, call.claims, now, told)
         self._drop_lapsed(now)
         self.breakers.open_trials(now)
-        self._make_plan_if_stale()
+        self._make_plan_if_stale(now)
         processes = self._hear_beat(call.process, call.beat, now, told) if call.beat else 0
         for number in call.left:
             self.turns.leave(lease_name(call.process, number))
+        self.turns.order.hurry(now)
         self._serve_queue(call.process, now, told)
-        hedges = {wish.number for wish in call.wishes if wish.is_hedge}
-        self._arrive(call.process, [each for each in call.arrived if each.number not in hedges], now, told)
+        hedges = hedges_of(call, now)
+        self._arrive(call, hedges, now, told)
         self._serve_queue(call.process, now, told)
-        self._hedge(call.process, [each for each in call.arrived if each.number in hedges], now, told)
-        return Reply(
+        self._hedge(hedges, call.process, now, told)
+        moments: tuple[int | None, ...] = (self.rests.look_at_ms, self.starts.look_at_ms)
+        reply = Reply(
             routable=len(self._plan.by_url),
             away=self.rests.away,
-            look_in_ms=0 if self.rests.look_at_ms is None else self.rests.look_at_ms - now,
+            look_in_ms=min((at for at in moments if at is not None), default=now) - now,
             processes=processes,
-            **told.lists(),
             unreached=tuple(pool for pool, room in self.pools.apart().items() if self.rests.are_away(room.urls)),
             waiting=len(self.turns.waiting),
             settles=self._settles_at is not None,
         )
+        return told.in_reply(reply)
 
     def has_room(self, url: str) -> bool:
         """Whether the worker, which is in the plan, may get a job of any line now."""
@@ -112,16 +118,21 @@ class LocalScheduler:
         if planned.cap == TRIAL:
             return self.breakers.allows(url)
         running = len(self.leases.get(url, ()))
-        if not self.rests.have_room(url, running):
+        if not (self.rests.have_room(url, running) and self.starts.has_room(url, running)):
             return False
         return planned.cap == 0 or (self._settles_at is None and running < planned.cap)
 
-    def _make_plan_if_stale(self) -> None:
+    def _make_plan_if_stale(self, now: int) -> None:
+        was_well = self._plan.well
         if self._plan.make_if_stale():
+            self.starts.begin(self._caps(), self._plan.out(), was_well, now)
             self.rests.forget_all_but(self._plan.by_url)
             self.memory.reserved.clear()
             workers = [self._plan.fleet[url].worker for url in self._plan.by_url]
-            self.pools.set_workers(workers, self._plan.ring, {pool for _, pool in self.turns.lines if pool})
+            self.pools.set_workers(workers, self._plan.slow, {pool for _, pool in self.turns.lines if pool})
+
+    def _caps(self) -> dict[str, int]:
+        return {url: planned.cap for url, planned in self._plan.by_url.items()}
 
     def _settle(self, now: int) -> None:
         """Let a memory that begins empty learn first what runs; until then workers with a cap get no jobs."""
@@ -214,6 +225,8 @@ class LocalScheduler:
         for url, rest in list(self.rests.by_url.items()):
             if rest.until_ms <= now:
                 self.rests.pass_by(url, len(self.leases.get(url, ())), now, is_wanted=bool(self.turns.lines))
+        if self.starts.by_url:
+            self.starts.go_on(self._caps(), now)
 
     # The queue
 
@@ -240,7 +253,7 @@ class LocalScheduler:
             line = self._whose_turn(passed, by_room, now)
             if line is None:
                 return
-            job = self.turns.lines[line][passed[line]]
+            job = self.turns.job_at(line, passed[line])
             if self._is_over(job, own, now):
                 self.turns.leave(job.name)
                 continue
@@ -267,14 +280,14 @@ class LocalScheduler:
     def _serve_reservations(self, own: str, now: int, told: Told) -> None:
         """Let the head of each line that has reserved a worker go there if it fits, or give up the worker."""
         for url, line in sorted(self.memory.reserved.items()):
-            while (jobs := self.turns.lines.get(line, [])) and self._is_over(jobs[0], own, now):
-                self.turns.leave(jobs[0].name)
-            if not jobs or not self._can_wait_for(url, jobs[0]):
+            while (job := self.turns.head(line)) and self._is_over(job, own, now):
+                self.turns.leave(job.name)
+            if not job or not self._can_wait_for(url, job):
                 del self.memory.reserved[url]
-            elif self.has_slot(url) and self.memory.fits(url, jobs[0].memory_mb):
+            elif self.has_slot(url) and self.memory.fits(url, job.memory_mb):
                 del self.memory.reserved[url]
-                self._grant(own, jobs[0], url, now, told)
-                self.turns.leave(jobs[0].name)
+                self._grant(own, job, url, now, told)
+                self.turns.leave(job.name)
 
     def _can_wait_for(self, url: str, job: Waiting) -> bool:
         """Whether the job may still get the worker that its line has reserved."""
@@ -297,14 +310,16 @@ class LocalScheduler:
             return False
         return not any(self.pools.room(pool) == room for _, pool in self._may_go())
 
-    def _admit(self, pool: str) -> bool:
+    def _admit(self, pool: str, now: int) -> bool:
         """Open the pool of a job; return whether it is open."""
         if not self.pools.is_open(pool) and self.pools.are_full():
             self._plan.expire()
-            self._make_plan_if_stale()  # it drops the pools that are not in use
+            self._make_plan_if_stale(now)  # it drops the pools that are not in use
         return self.pools.admit(pool)
 
-    def _arrive(self, process: str, arrivals: Sequence[Arrival], now: int, told: Told) -> None:
+    def _arrive(self, call: Call, hedges: Mapping[int, Waiting], now: int, told: Told) -> None:
+        process, arrivals = call.process, [each for each in call.arrived if each.number not in hedges]
+        sizes = {wish.number: wish.size_ms for wish in call.wishes}
         # After Redis has lost its memory the counter goes on above the tickets in hand.
         fresh = self.ticket + 1
         newest = max((arrival.ticket for arrival in arrivals), default=0)
@@ -312,18 +327,19 @@ class LocalScheduler:
         if newest > self.ticket + count:
             fresh = newest + 1
         self.ticket = fresh + count - 1
-        for arrival in arrivals:
+        for arrival in self.turns.in_order(arrivals, sizes) if sizes else arrivals:
             ticket = arrival.ticket
             if not ticket:
                 ticket, fresh = fresh, fresh + 1
             line = (arrival.tenant or DEFAULT, arrival.pool)
             job = Waiting(
                 *(ticket, lease_name(process, arrival.number), arrival.bound_ms, now + arrival.wait_ms, now),
-                *(arrival.tried, line, arrival.memory_mb),
+                *(arrival.tried, line, arrival.memory_mb, sizes.get(arrival.number, 0)),
+                now if arrival.ticket else now + arrival.wait_ms // 2,
             )
             if arrival.retry_of and not self._may_retry(arrival, now, told):
                 continue
-            if not self._admit(arrival.pool):
+            if not self._admit(arrival.pool, now):
                 told.unpooled.append(arrival.number)
                 continue
             room = self.pools.room(arrival.pool)
@@ -339,20 +355,15 @@ class LocalScheduler:
                 self.turns.enter(job)
                 told.queued += [arrival.number, ticket]
 
-    def _hedge(self, process: str, arrivals: Sequence[Arrival], now: int, told: Told) -> None:
+    def _hedge(self, hedges: Mapping[int, Waiting], own: str, now: int, told: Told) -> None:
         """Give leases to second runs while no job waits for the room; others do not get any."""
-        for arrival in arrivals:
-            job = Waiting(
-                *(arrival.ticket, lease_name(process, arrival.number), arrival.bound_ms, now, now),
-                *(arrival.tried, (arrival.tenant or DEFAULT, arrival.pool), arrival.memory_mb),
-            )
-            is_open = self.pools.is_open(arrival.pool)
-            may_go = is_open and self._may_go_first(job.line, self.pools.room(arrival.pool))
+        for number, job in hedges.items():
+            may_go = self.pools.is_open(job.line[1]) and self._may_go_first(job.line, self.pools.room(job.line[1]))
             url = self._pick(job)[0] if may_go else None
             if url and self._plan.by_url[url].cap != TRIAL and self._hedges.take(now, self.ticket):
-                self._grant(process, job, url, now, told)
+                self._grant(own, job, url, now, told)
             else:
-                told.unhedged.append(arrival.number)
+                told.unhedged.append(number)
 
     def _may_retry(self, arrival: Arrival, now: int, told: Told) -> bool:
         if self.quarantine.holds(arrival.retry_of, now):

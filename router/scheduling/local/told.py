@@ -1,14 +1,15 @@
-"""What a reply will say, while it is made."""
+"""What the twin tells in its reply of single jobs, while it serves a call."""
 
 from dataclasses import dataclass, field, fields
-from typing import Any
 
-from router.scheduling.messages import Grant
+import msgspec
+
+from router.scheduling.messages import Grant, Reply
 
 
 @dataclass(slots=True)
 class Told:
-    """The lists of a Reply, while it is made."""
+    """The lists of a Reply."""
 
     granted: list[Grant] = field(default_factory=list)
     queued: list[int] = field(default_factory=list)
@@ -23,6 +24,6 @@ class Told:
     unpooled: list[int] = field(default_factory=list)
     unhedged: list[int] = field(default_factory=list)
 
-    def lists(self) -> dict[str, Any]:
-        """Return the lists by their names in a Reply."""
-        return {each.name: tuple(getattr(self, each.name)) for each in fields(self)}
+    def in_reply(self, reply: Reply) -> Reply:
+        """Return the reply with these lists."""
+        return msgspec.structs.replace(reply, **{each.name: tuple(getattr(self, each.name)) for each in fields(self)})

@@ -3,7 +3,7 @@
 A line is the pending jobs of one tenant in one pool, by ticket. Of the lines that may go, the one of the highest
 priority has the turn; among equals the one whose tenant runs the fewest jobs for its weight, then the one whose head
 has the lowest ticket. That is max-min fairness over the time of workers, without estimates, and without a memory of the
-past.
+past. Which of its jobs the line sends, order.py decides.
 
 If the head of a line has waited for `aging_ms`, the line and all lines of higher priority are equals: so a low priority
 means late and not never, and weights hold among lines of one priority however long they wait. A line whose tenant runs
@@ -11,29 +11,13 @@ as many jobs as it may is out of the turn. lua/turns.lua decides alike.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
 
-from router.policy.tenants import DEFAULT, TenantRule
-from router.scheduling.messages import PRIORITY_STEP, Rules
+from router.policy.tenants import DEFAULT, LONGEST_FIRST, TenantRule
+from router.scheduling.local.order import Line, Order, Waiting
+from router.scheduling.messages import BEFORE_ALL, LARGEST_SIZE_MS, PRIORITY_STEP, Arrival, Rules
 
-# The tenant and the pool.
-Line = tuple[str, str]
 _PLAIN_RULE = TenantRule()
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Waiting:
-    """A pending job, in the order of its line. `name` is `process:number`; moments are in ms."""
-
-    ticket: int
-    name: str
-    bound_ms: int = field(compare=False)
-    deadline: int = field(compare=False)
-    since: int = field(compare=False)
-    tried: tuple[str, ...] = field(compare=False)
-    line: Line = field(compare=False)
-    memory_mb: int = field(compare=False)
 
 
 class Turns:
@@ -42,6 +26,7 @@ class Turns:
     def __init__(self, rules: Rules) -> None:
         self.lines: dict[Line, list[Waiting]] = {}
         self._by_name: dict[str, Waiting] = {}
+        self.order = Order()
         self.running: dict[str, dict[str, int]] = {}  # tenant → lease → the moment at which it passes
         self._tenants: Mapping[str, TenantRule] = {}
         self._top_priority = 0
@@ -51,6 +36,11 @@ class Turns:
         """Take over the tenants' rules; that of the tenant `default` is for those not listed."""
         self._tenants = tenants
         self._top_priority = max(rule.priority for rule in {DEFAULT: _PLAIN_RULE, **tenants}.values())
+        for line, jobs in self.lines.items():
+            if self._goes_by_size(line):
+                self.order.take_in(line, jobs)
+            else:
+                self.order.drop(line)
 
     def rule(self, tenant: str) -> TenantRule:
         """Return the tenant's rule."""
@@ -68,18 +58,45 @@ class Turns:
         self.leave(job.name)
         insort(self.lines.setdefault(job.line, []), job)
         self._by_name[job.name] = job
+        if self._goes_by_size(job.line):
+            self.order.enter(job)
 
     def leave(self, name: str) -> None:
         """Take the job out of its line, if it stands in one."""
         if job := self._by_name.pop(name, None):
             jobs = self.lines[job.line]
             del jobs[bisect_left(jobs, job)]
+            self.order.leave(job)
             if not jobs:
                 del self.lines[job.line]
 
     def waits(self, name: str) -> bool:
         """Whether the job of this name is pending."""
         return name in self._by_name
+
+    def job_at(self, line: Line, offset: int) -> Waiting:
+        """Return the job of the line that goes next after `offset` others."""
+        return self._by_name[self.order.name_at(line, offset)] if self.order.has(line) else self.lines[line][offset]
+
+    def head(self, line: Line) -> Waiting | None:
+        """Return the job of the line that goes next; None if it has none."""
+        return self.job_at(line, 0) if line in self.lines else None
+
+    def in_order(self, arrivals: Sequence[Arrival], sizes: Mapping[int, int]) -> Sequence[Arrival]:
+        """Return the arrivals with those of each line that goes by size in order, among the places that they have."""
+        places: dict[Line, list[int]] = {}
+        for place, arrival in enumerate(arrivals):
+            if self._goes_by_size(line := (arrival.tenant or DEFAULT, arrival.pool)):
+                places.setdefault(line, []).append(place)
+        ordered = list(arrivals)
+        for its in places.values():
+            ranked = sorted((arrivals[place] for place in its), key=lambda each: _rank(each, sizes))
+            for place, arrival in zip(its, ranked, strict=True):
+                ordered[place] = arrival
+        return ordered
+
+    def _goes_by_size(self, line: Line) -> bool:
+        return self.rule(line[0]).order == LONGEST_FIRST
 
     # The limits
 
@@ -130,3 +147,7 @@ class Turns:
         if aged is not None and rule.priority >= aged:
             score -= below  # and not left out above, because the script's scores are rounded by this sum
         return score, f"{head.ticket:016d} {tenant}/{pool}"
+
+
+def _rank(arrival: Arrival, sizes: Mapping[int, int]) -> int:
+    return arrival.ticket - BEFORE_ALL if arrival.ticket else -min(sizes.get(arrival.number, 0), LARGEST_SIZE_MS)

@@ -1,11 +1,12 @@
 -- Jobs that arrive: each gets a lease at once, waits in its line, or is refused.
 --
 -- Twin     LocalScheduler._arrive
--- Reads    QUEUE, TURNS_OF
+-- Reads    QUEUE
 -- Writes   TICKET
 -- @include context
 -- @include head
 -- @include lines
+-- @include order
 -- @include queue
 -- @include selection
 
@@ -55,7 +56,7 @@ local function may_go_first(tenant, pool, room)
     local its_tenant, its_pool = sole_line()
     return (pool_named(its_pool) or {}).room ~= room or not may_go(its_tenant, its_pool)
   end
-  return redis.call('EXISTS', TURNS_OF .. room) == 0
+  return not Shared.first_turn(room, {is_done = {}})
 end
 
 -- Whether the tenant has as many pending jobs as it may have.
@@ -63,6 +64,8 @@ local function is_crowded(tenant)
   if not has_rules then return false end
   local most = Shared.rule_of(tenant).max_waiting
   if most == math.huge then return false end
+  write_queue()
+  if lines > 1 then Shared.write_heads() end
   local count = tenant == DEFAULT and redis.call('ZCARD', QUEUE) or 0
   for _, pool in ipairs(Shared.pools_of(tenant)) do count = count + redis.call('ZCARD', queue_of(tenant, pool)) end
   return count >= most
@@ -74,28 +77,41 @@ local function share_if_needed(arrivals)
   end
 end
 
+-- Read at once what may already be known of the jobs, and of their lines.
+local function read_waiting(arrivals)
+  if waiting == 0 then return end
+  local names, their_lines = {}, {}
+  for place, arrival in ipairs(arrivals) do
+    names[place], their_lines[place] = holder(arrival[1]), tenant_named(arrival[7]) .. '/' .. arrival[8]
+  end
+  read_all_asked(names)
+  if lines > 1 then Shared.know(their_lines) end
+end
+
 local function arrive(arrivals)
   share_if_needed(arrivals)
   if may_hedge and call.wishes then arrivals = Hedges.put_aside(arrivals) end
   local last_ticket = take_tickets(arrivals)
+  if has_order and call.wishes then arrivals = Ordered.longest_first(arrivals) end
+  read_waiting(arrivals)
   for _, arrival in ipairs(arrivals) do
     local number, bound, wait, ticket, tried, retry_of, tenant, pool, memory = unpack(arrival)
     local name = holder(number)
     local asked = {
       bound = bound, deadline = now + wait, tried = tried, tenant = tenant_named(tenant), pool = pool, memory = memory,
+      is_back = ticket > 0,
     }
     if ticket == 0 then last_ticket = last_ticket + 1; ticket = last_ticket end
     local may_try = retry_of == '' or may_retry(number, retry_of)
     local its_pool = may_try and (pool_named(pool) or Seldom.admit_pool(pool))
     local url, cap
-    if its_pool and may_go_first(asked.tenant, pool, its_pool.room) then url, cap = pick(its_pool, ticket, asked) end
+    if its_pool and is_open(its_pool.room) and may_go_first(asked.tenant, pool, its_pool.room) then url, cap = pick(its_pool, ticket, asked) end
     if not may_try then
       -- may_retry has told it.
     elseif not its_pool then
       tell('unpooled', number)
     elseif url then
       grant(name, ticket, url, cap, asked)
-      if lines > 1 then Shared.set_changed_turns(true) end
     elseif is_exhausted(its_pool, tried) then
       tell('exhausted', number)
     elseif is_crowded(asked.tenant) then

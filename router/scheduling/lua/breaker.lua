@@ -46,9 +46,14 @@ end
 local has_breakers = true
 
 local function look_for_breakers(urls)
-  local keys = {}
-  for place, url in ipairs(urls) do keys[place] = BREAKER_OF .. url end
-  has_breakers = call_with(keys, 'EXISTS') > 0
+  has_breakers = false
+  for first = 1, #urls, WORDS_A_COMMAND do
+    local keys = {}
+    for place = first, math.min(#urls, first + WORDS_A_COMMAND - 1) do
+      keys[#keys + 1] = BREAKER_OF .. urls[place]
+    end
+    has_breakers = has_breakers or redis.call('EXISTS', unpack(keys)) > 0
+  end
 end
 
 -- Take in what the attempt under the lease `name` says of its worker.

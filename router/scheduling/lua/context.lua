@@ -31,10 +31,16 @@ local has_turns = false
 local has_memory = false
 -- Whether any tenant has a rule; and the highest priority that a rule gives, unless all give the same.
 local has_rules, top_priority = false, nil
+-- Whether the jobs of any tenant go longest first.
+local has_order = false
 -- Until this moment a memory that began empty does not know what runs: workers with a cap get no jobs, and every process
 -- has time to hand in the leases that it holds. nil: the memory has settled.
 local settles_at
 
+-- How long the ring of the slow workers is, whose places come behind all others.
+local behind = 0
+-- How many workers have come back and have not yet all their slots.
+local starting = 0
 -- How many workers rest, and how many of them because they cannot be reached.
 local resting, away = 0, 0
 -- When the first of the workers whose rests this call was about may get a job; nil: none of them.
@@ -58,21 +64,22 @@ end
 
 local function tenant_of(name) return string.match(name, ' (%S+) %S+$') or DEFAULT end
 
--- Call a command with many words, in parts, for Lua passes only some thousands at once. `words` is a list of pairs if the
--- command takes pairs. Return the sum of the answers; of lists, all together.
-local function call_with(words, ...)
-  local sum, answers = 0, {}
+-- Call a command on a key with many words, in parts, for Lua passes only some thousands at once. `words` is a list of
+-- pairs if the command takes pairs. Return the sum of the answers, or all their values.
+local function call_with(words, command, key)
+  if #words == 0 then return {} end
+  if #words <= WORDS_A_COMMAND then return redis.call(command, key, unpack(words)) end
+  local sum, values = 0, {}
   for first = 1, #words, WORDS_A_COMMAND do
-    local command = {...}
-    for place = first, math.min(#words, first + WORDS_A_COMMAND - 1) do command[#command + 1] = words[place] end
-    local answer = redis.call(unpack(command))
+    local last = math.min(#words, first + WORDS_A_COMMAND - 1)
+    local answer = redis.call(command, key, unpack(words, first, last))
     if type(answer) == 'number' then
       sum = sum + answer
     else
-      for _, value in ipairs(answer) do answers[#answers + 1] = value end
+      for _, value in ipairs(answer) do values[#values + 1] = value end
     end
   end
-  return sum, answers
+  return values[1] ~= nil and values or sum
 end
 
 -- Add values to a list of the reply.

@@ -6,6 +6,7 @@
 -- @lazy Seldom
 -- @include context
 -- @include leases
+-- @include queue
 -- @include room
 
 -- Drop the leases of the calling process that are not in `held`. It reads all leases: after an outage only.
@@ -38,7 +39,7 @@ function Seldom.hear_beat(leases, pending, oldest, held, is_return)
     for _, url in ipairs(redis.call('HRANDFIELD', PLACES, ROOMS_CORRECTED)) do set_room_anew(url) end
   end
   local key = PROCESS_OF .. call.process
-  redis.call('HSET', key, 'heartbeat', math.floor(now / 1000), 'leases', leases, 'waiting', pending)
+  redis.call('HSET', key, 'heartbeat', math.floor(now / 1000), 'leases', leases, 'waiting', pending, 'notes', 1)
   redis.call('PEXPIRE', key, PROCESS_TTL_MS)
   if is_return then Seldom.drop_unheld(held) end
   for _, item in ipairs(held) do
@@ -52,6 +53,7 @@ function Seldom.hear_beat(leases, pending, oldest, held, is_return)
       update_room(url)
     end
   end
+  write_queue()
   for _, number in ipairs(oldest) do
     if redis.call('HEXISTS', WAITING, holder(number)) == 0 then tell('missing', number) end
   end

@@ -1,6 +1,6 @@
 -- Second runs of jobs that run already: each gets a lease now or never, and only while no other job waits for the room.
 --
--- Twin     router/scheduling/local/scheduler.py, LocalScheduler._hedge
+-- Twin     router/scheduling/local/hedges.py; LocalScheduler._hedge
 -- @lazy Hedges
 -- @include arrivals
 -- @include budget
@@ -28,10 +28,10 @@ function Hedges.grant()
     local asked = {bound = bound, tried = tried, tenant = tenant_named(tenant), pool = pool, memory = memory}
     local its_pool = pool_named(pool)
     local url, cap
-    if its_pool and may_go_first(asked.tenant, pool, its_pool.room) then url, cap = pick(its_pool, ticket, asked) end
+    local is_free = its_pool and is_open(its_pool.room)
+    if is_free and may_go_first(asked.tenant, pool, its_pool.room) then url, cap = pick(its_pool, ticket, asked) end
     if url and cap ~= TRIAL and Seldom.fill_hedges(true) then
       grant(holder(number), ticket, url, cap, asked)
-      if lines > 1 then Shared.set_changed_turns(true) end
     else
       tell('unhedged', number)
     end

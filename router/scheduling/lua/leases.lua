@@ -11,7 +11,7 @@
 
 -- How many jobs of a tenant run, as far as this call has counted them; and how many more run than when the tenant's
 -- lines were last put in their places.
-local running_of, has_changed = {}, {}
+local running_of, has_changed, changed_tenants = {}, {}, {}
 -- Changes that are written together: by tenant the leases that are to be counted no longer, and those to be counted,
 -- each as its moment and its name; and by URL the earliest moment at which a lease may pass.
 local ended_runs, new_runs, lapses = {}, {}, {}
@@ -23,7 +23,10 @@ end
 
 local function count_running(tenant, difference)
   if difference == 0 then return end
-  has_changed[tenant] = (has_changed[tenant] or 0) + difference
+  if not has_changed[tenant] then
+    has_changed[tenant], changed_tenants[#changed_tenants + 1] = 0, tenant
+  end
+  has_changed[tenant] = has_changed[tenant] + difference
   if running_of[tenant] then running_of[tenant] = running_of[tenant] + difference end
 end
 
@@ -70,7 +73,9 @@ local function write_leases()
   for tenant, words in pairs(new_runs) do call_with(words, 'ZADD', RUNNING_OF .. tenant) end
   local words = {}
   for url, moment in pairs(lapses) do words[#words + 1], words[#words + 2] = moment, url end
-  call_with(words, 'ZADD', LAPSE, 'LT')
+  for first = 1, #words, WORDS_A_COMMAND do
+    redis.call('ZADD', LAPSE, 'LT', unpack(words, first, math.min(#words, first + WORDS_A_COMMAND - 1)))
+  end
   new_runs, lapses = {}, {}
 end
 
@@ -82,12 +87,13 @@ local function lease(url, cap, name, moment)
     -- If no process ever says how the trial went, the next one opens when this lease has passed.
     redis.call('ZADD', EJECTED, moment, url)
     update_room(url)
-  elseif is_by_load or resting > 0 or (cap > 0 and leases_on(url) >= cap) then
+  elseif is_by_load or resting > 0 or starting > 0 or (cap > 0 and leases_on(url) >= cap) then
     update_room(url)
   end
 end
 
 local function drop_lapsed()
+  local has_stepped = false
   for _, url in ipairs(redis.call('ZRANGEBYSCORE', LAPSE, '-inf', now)) do
     for _, name in ipairs(redis.call('ZRANGEBYSCORE', LEASES_OF .. url, '-inf', now)) do
       drop_lease(url, name)
@@ -102,8 +108,11 @@ local function drop_lapsed()
     elseif rest then
       redis.call('ZADD', LAPSE, 'LT', rest.moment, url)
     end
+    local start = starting > 0 and Seldom.start_of(url)
+    if start and Seldom.go_on(url, start) then has_stepped = true end
     set_room_anew(url)
   end
+  if has_stepped then Seldom.look_at_starts() end
 end
 
 -- Give a health check a lease on just its worker, which may be one that gets no jobs. Refuse it if the worker is full,

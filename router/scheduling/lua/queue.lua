@@ -10,57 +10,63 @@
 -- @include leases
 -- @include selection
 -- @include lines
+-- @include order
 
--- What the pending job asks for; of a job that is not known, one that is over.
-local function asked_by(name)
-  local text = redis.call('HGET', WAITING, name)
-  if not text then return end
+-- What pending jobs ask for, by name; false: it is known that such a job does not wait. And the words to be written to
+-- WAITING: of new jobs the names and texts, of those that wait no longer the names.
+local asked_of, new_texts, gone_texts, is_gone = {}, {}, {}, {}
+
+local function read_asked(text)
   local bound, deadline, rest = string.match(text, '^(%S+) (%S+) (.*)$')
-  local tried, memory, tenant, pool = string.match(rest, '^(.*) @%d+ ?(%d*) ?([^/]*)/?(.*)$')
+  local tried, since, memory, tenant, pool = string.match(rest, '^(.*) @(%d+) ?(%d*) ?([^/]*)/?(.*)$')
   local urls = {}
   for url in string.gmatch(tried or rest, '%S+') do urls[#urls + 1] = url end
   return {
     bound = tonumber(bound), deadline = tonumber(deadline), tried = urls, memory = tonumber(memory) or 0,
-    tenant = tenant_named(tenant or ''), pool = pool or '',
+    tenant = tenant_named(tenant or ''), pool = pool or '', since = tonumber(since),
   }
 end
 
--- Let a job wait in its line.
-local function enter(name, ticket, asked)
-  local tenant, pool = asked.tenant, asked.pool
-  local text = string.format('%.0f %.0f ', asked.bound, asked.deadline) .. table.concat(asked.tried, ' ') ..
-    string.format(' @%.0f', now)
-  local is_other = not is_plain(tenant, pool)
-  if is_other or asked.memory > 0 then
-    text = text .. string.format(' %.0f ', asked.memory) .. tenant .. '/' .. pool
+-- Read at once what jobs ask for.
+local function read_all_asked(names)
+  local unknown = {}
+  for _, name in ipairs(names) do
+    if asked_of[name] == nil then unknown[#unknown + 1] = name end
   end
-  local added = redis.call('HSET', WAITING, name, text)
-  local queue = queue_of(tenant, pool)
-  local is_new = redis.call('ZADD', queue, ticket, name) == 1
-  waiting = waiting + added
-  if is_other then others = others + added end
-  if waiting == added then lines = 0 end
-  if others == 0 then
-    lines = 1
-    return
-  end
-  local heads = redis.call('ZRANGE', queue, 0, 1, 'WITHSCORES')
-  if is_new and not heads[3] then
-    lines, sole = lines + 1, nil
-    if is_other then Shared.add_line(tenant, pool) end
-    if lines == 2 then Shared.set_all_turns() end
-  end
-  if lines > 1 and heads[1] == name then Shared.set_turn(tenant, pool, heads[4]) end
+  local texts = call_with(unknown, 'HMGET', WAITING)
+  for place, name in ipairs(unknown) do asked_of[name] = texts[place] and read_asked(texts[place]) end
 end
 
--- Take a pending job out of its line; `ticket` is its own.
-local function take_out(name, ticket, tenant, pool)
-  redis.call('ZREM', queue_of(tenant, pool), name)
-  local taken = redis.call('HDEL', WAITING, name)
-  waiting = waiting - taken
-  if not is_plain(tenant, pool) then others = others - taken end
+-- What the pending job asks for; of a job that is not known, one that is over.
+local function asked_by(name)
+  if asked_of[name] == nil then
+    local text = redis.call('HGET', WAITING, name)
+    asked_of[name] = text and read_asked(text)
+  end
+  return asked_of[name]
+end
+
+-- Write what is left to be written of pending jobs.
+local function write_queue()
+  write_lines()
+  call_with(new_texts, 'HSET', WAITING)
+  call_with(gone_texts, 'HDEL', WAITING)
+  new_texts, gone_texts, is_gone = {}, {}, {}
+end
+
+-- Take a pending job out of its line; `is_known` tells whether it is in WAITING.
+local function take_out(name, tenant, pool, is_known)
+  local line = at_hand(tenant, pool)
+  drop_from_line(line, name)
+  if has_order then Ordered.leave(name, tenant, pool) end
+  is_gone[name] = true
+  if is_known then
+    gone_texts[#gone_texts + 1], asked_of[name] = name, false
+    waiting = waiting - 1
+    if not is_plain(tenant, pool) then others = others - 1 end
+  end
   if lines > 1 then
-    if Shared.set_turn(tenant, pool, ticket) then return end
+    if Shared.set_head(tenant, pool) then return end
     lines, sole = lines - 1, nil
     if lines == 1 then Shared.drop_turns() end
   elseif waiting == 0 then
@@ -74,8 +80,38 @@ local function leave(name)
   if waiting == 0 then return end
   local asked = asked_by(name)
   if not asked then return end
-  local ticket = redis.call('ZSCORE', queue_of(asked.tenant, asked.pool), name)
-  take_out(name, ticket or 0, asked.tenant, asked.pool)
+  take_out(name, asked.tenant, asked.pool, true)
+end
+
+-- Let a job wait in its line.
+local function enter(name, ticket, asked)
+  leave(name)
+  if is_gone[name] then write_queue() end
+  if waiting == 0 then lines = 0 end
+  local tenant, pool = asked.tenant, asked.pool
+  local text = string.format('%.0f %.0f ', asked.bound, asked.deadline) .. table.concat(asked.tried, ' ') ..
+    string.format(' @%.0f', now)
+  local is_other = not is_plain(tenant, pool)
+  if is_other or asked.memory > 0 then
+    text = text .. string.format(' %.0f ', asked.memory) .. tenant .. '/' .. pool
+  end
+  local line = at_hand(tenant, pool)
+  local was_empty = lines == 0 or lines == 1 and not is_sole(tenant, pool) or lines > 1 and
+    not Shared.head_ticket(tenant, pool)
+  asked.since, asked_of[name] = now, asked
+  new_texts[#new_texts + 1], new_texts[#new_texts + 2] = name, text
+  if was_empty then line.is_whole = true end
+  add_to_line(line, name, ticket)
+  if has_order then Ordered.enter(name, ticket, asked) end
+  waiting = waiting + 1
+  if is_other then others = others + 1 end
+  if not was_empty then
+    if lines > 1 and ticket <= Shared.head_ticket(tenant, pool) then Shared.set_head(tenant, pool) end
+    return
+  end
+  lines, sole = lines + 1, nil
+  if is_other and lines <= 2 then Shared.add_line(tenant, pool) end
+  if lines == 2 then Shared.set_all_turns() elseif lines > 2 then Shared.set_head(tenant, pool) end
 end
 
 local alive = {[call.process] = true}

@@ -19,13 +19,13 @@ end
 -- before it leave the line.
 function Shared.living_head(tenant, pool)
   while true do
-    local head = redis.call('ZRANGE', queue_of(tenant, pool), 0, 0, 'WITHSCORES')
-    if not head[1] then return end
-    local asked = asked_by(head[1])
-    if asked and asked.deadline > now and is_alive(string.match(head[1], '^(.*):%d+$')) then
-      return head[1], tonumber(head[2]), asked
+    local head = next_job(tenant, pool, 0)
+    if not head then return end
+    local asked = asked_by(head.name)
+    if asked and asked.deadline > now and is_alive(string.match(head.name, '^(.*):%d+$')) then
+      return head.name, head.ticket, asked
     end
-    take_out(head[1], head[2], tenant, pool)
+    take_out(head.name, tenant, pool, asked)
   end
 end
 
@@ -45,10 +45,10 @@ function Shared.serve_reservations()
       Shared.release(url, line)
       if may_have_it then
         grant(name, ticket, url, cap, asked)
-        take_out(name, ticket, tenant, pool)
+        take_out(name, tenant, pool, true)
       end
       set_room_anew(url)
-      Shared.set_turn(tenant, pool)
+      Shared.set_head(tenant, pool)
     end
   end
 end

@@ -1,7 +1,8 @@
 -- Which workers have room for a job. ROOM is an index of them, so that the cost of a job does not grow with the fleet.
 --
 -- A member of ROOM is '<place> <cap> <weight> <url>'. Its score is the place in the ring; with least_loaded it is the
--- number of leases by weight, and the place is 0. ROOM_OF is the same for the other rooms (pools.lua).
+-- number of leases by weight, and the place is 0. Slow workers are behind all others: BEHIND is added to both. ROOM_OF
+-- is the same for the other rooms (pools.lua).
 --
 -- Twin     LocalScheduler.has_room
 -- Reads    PLAN, PLACES, LEASES_OF, BREAKER_OF
@@ -17,7 +18,7 @@ local function forget_plan() entries = {} end
 
 -- Read the entries of workers at once of which this call will need most.
 local function read_planned(urls)
-  local _, found = call_with(urls, 'HMGET', PLAN)
+  local found = call_with(urls, 'HMGET', PLAN)
   for place, url in ipairs(urls) do entries[url] = found[place] end
 end
 
@@ -62,7 +63,7 @@ local function set_places(key, url, cap, weight, places, has_it)
     if not has_it then
       redis.call('ZREM', key, member)
     elseif is_by_load then
-      redis.call('ZADD', key, leases_on(url) / weight, member)
+      redis.call('ZADD', key, leases_on(url) / weight + place, member)
     else
       redis.call('ZADD', key, place, member)
     end
@@ -83,6 +84,8 @@ local function has_slot(url, cap)
   if cap == TRIAL then return redis.call('HGET', BREAKER_OF .. url, 'trial') == 'open' end
   local rest = resting > 0 and Seldom.rest_of(url)
   if rest and leases_on(url) >= rest.limit then return false end
+  local start = starting > 0 and Seldom.start_of(url)
+  if start and leases_on(url) >= start.limit then return false end
   return cap == 0 or not settles_at and leases_on(url) < cap
 end
 
@@ -105,7 +108,7 @@ end
 local function update_room_after_end(url)
   local cap = planned(url)
   local had_slot = cap and cap > 0 and leases_on(url) + 1 < cap
-  if not had_slot or is_by_load or resting > 0 then update_room(url) end
+  if not had_slot or is_by_load or resting > 0 or starting > 0 then update_room(url) end
 end
 
 local function is_in_room(url, room)

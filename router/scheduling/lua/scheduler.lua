@@ -20,6 +20,7 @@
 -- @include hedges
 -- @include leases
 -- @include memory
+-- @include order
 -- @include plan
 -- @include pools
 -- @include quarantine
@@ -29,6 +30,8 @@
 -- @include ring
 -- @include room
 -- @include serving
+-- @include slow_start
+-- @include tenants
 -- @include turns
 
 local has_finished = {}
@@ -82,14 +85,16 @@ make_plan_if_stale()
 if call.beat then Seldom.hear_beat(unpack(call.beat)) end
 write_ended_runs()
 for _, number in ipairs(call.left or {}) do leave(holder(number)) end
-if lines > 1 then Shared.set_due_turns() end
+if has_order and waiting > 0 then Ordered.hurry() end
+if lines > 1 then Shared.know_due() end
 serve_queue()
 if call.arrived then
   arrive(call.arrived)
   serve_queue()
   if may_hedge and call.wishes then Hedges.grant() end
 end
-if lines > 1 then Shared.set_changed_turns(true) end
+if lines > 1 then Shared.write_turns() end
+write_queue()
 write_grants()
 for _, wanted in ipairs(call.checks or {}) do check(unpack(wanted)) end
 write_leases()

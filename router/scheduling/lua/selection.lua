@@ -1,4 +1,5 @@
--- Which worker with room a ticket gets: from its place in the ring on, from a random place on, or the least loaded.
+-- Which worker with room a ticket gets: from its place in the ring on, from a random place on, or the least loaded. A
+-- slow worker gets a job only if no other one can.
 --
 -- Twin     router/scheduling/local/plan.py, Plan.in_order
 -- Writes   ROUNDS (how many jobs each room but room 0 has given a worker, by the print of its workers)
@@ -16,7 +17,7 @@ local everywhere
 -- Return the room, the length of the ring, the number of workers and their print of a pool; nothing if it is not open.
 local function pool_named(pool)
   if pool ~= '' then return Shared.read_named(pool) end
-  everywhere = everywhere or {room = 0, ring = ring_length, workers = reply.routable}
+  everywhere = everywhere or {room = 0, ring = ring_length, behind = behind, workers = reply.routable}
   return everywhere
 end
 
@@ -40,9 +41,11 @@ local function first_untried(room, low, high, offset, count, is_tried)
   end
 end
 
-local function pick_from_ring(room, ring, place, is_tried)
-  local url, cap = first_untried(room, place, '+inf', 0, ring, is_tried)
-  if not url then url, cap = first_untried(room, '-inf', '(' .. place, 0, ring, is_tried) end
+-- Of a ring that begins at `first`, the first worker from the turn's place on.
+local function pick_from_ring(room, first, length, turn, is_tried)
+  local place = first + turn % length
+  local url, cap = first_untried(room, place, '(' .. first + length, 0, length, is_tried)
+  if not url then url, cap = first_untried(room, first, '(' .. place, 0, length, is_tried) end
   return url, cap
 end
 
@@ -70,7 +73,9 @@ local function pick_in(pool, ticket, is_tried)
   local room = room_key(pool.room)
   if is_by_load then return pick_by_load(room, ticket, is_tried) end
   local start = rules.strategy == 'random' and (call.seed or 0) + SPREAD * ticket or round_of(pool, ticket)
-  return pick_from_ring(room, pool.ring, start % pool.ring, is_tried)
+  local url, cap = pick_from_ring(room, 0, pool.ring, start, is_tried)
+  if not url and pool.behind > 0 then url, cap = pick_from_ring(room, BEHIND, pool.behind, start, is_tried) end
+  return url, cap
 end
 
 -- Return the URL and the cap of a worker of the pool that has room for the job; nothing if there is none.

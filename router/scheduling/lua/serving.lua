@@ -8,12 +8,12 @@
 -- @include selection
 
 -- `look` is one call's look at the queue: in each room the number of jobs passed over, and the lines of which all jobs
--- have been passed over, `done` of them.
+-- have been passed over.
 local function may_look_at(room, look)
   return (look.passed[room] or 0) < PASSED_OVER_AT_MOST and is_open(room)
 end
 
--- Return the tenant and the pool of the line whose turn it is and, if several wait, its head's ticket.
+-- Return the tenant and the pool of the line whose turn it is.
 local function whose_turn(look)
   if lines > 1 then return Shared.first_of_all(look) end
   local tenant, pool = sole_line()
@@ -25,33 +25,32 @@ end
 -- Give room to pending jobs, in turn. Those that have tried all workers with room are passed over.
 local function serve_queue()
   if has_memory then Shared.serve_reservations() end
-  local look, skipped = {passed = {}, is_done = {}, done = {}}, {}
+  local look, skipped = {passed = {}, is_done = {}}, {}
+  if lines > 1 then Shared.forget_firsts() end
   while true do
     if waiting == 0 then return end
-    if lines > 1 then Shared.set_changed_turns(false) end
-    local tenant, pool, head_ticket = whose_turn(look)
+    local tenant, pool = whose_turn(look)
     if not tenant then return end
     local line, its_pool = tenant .. '/' .. pool, pool_named(pool)
     local room, offset = its_pool.room, skipped[line] or 0
-    local head = redis.call('ZRANGE', queue_of(tenant, pool), offset, offset, 'WITHSCORES')
-    local name, ticket = head[1], tonumber(head[2])
+    local job = next_job(tenant, pool, offset)
+    local name, ticket = job and job.name, job and job.ticket
     local asked = name and asked_by(name)
-    if head_ticket and offset == 0 and head_ticket ~= ticket then
-      Shared.set_turn(tenant, pool, head_ticket) -- a router of the last release has taken the head
-    elseif not name then
-      look.is_done[line], look.done[room] = true, (look.done[room] or 0) + 1
+    if not name then
+      look.is_done[line] = true
+      if lines > 1 then Shared.pass_over(tenant, pool, room) end
     elseif not asked or asked.deadline <= now or not is_alive(string.match(name, '^(.*):%d+$')) then
-      take_out(name, ticket, tenant, pool)
+      take_out(name, tenant, pool, asked)
     else
       local url, cap = pick(its_pool, ticket, asked)
       local reserved_one = unfit and not url and Shared.most_free(unfit, asked.memory)
       if url then
         grant(name, ticket, url, cap, asked)
-        take_out(name, ticket, tenant, pool)
+        take_out(name, tenant, pool, true)
       elseif reserved_one then
         Shared.reserve(reserved_one, line)
         set_room_anew(reserved_one)
-        Shared.set_turn(tenant, pool)
+        Shared.set_head(tenant, pool)
       else
         skipped[line], look.passed[room] = offset + 1, (look.passed[room] or 0) + 1
       end

@@ -126,7 +126,7 @@ def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> N
         ("tenants: {a: {priority: -101}}", "tenants.a.priority: expected greater than or equal to -100, got -101"),
         ("tenants: {a: {max_running: 0}}", "tenants.a.max_running: expected greater than or equal to 1, got 0"),
         ("tenants: {a: {max_waiting: -1}}", "tenants.a.max_waiting: expected greater than or equal to 0, got -1"),
-        ("tenants: {a: {order: size}}", "tenants.a.order: expected 'arrival', got 'size'"),
+        ("tenants: {a: {order: size}}", "tenants.a.order: expected 'arrival' or 'longest_first', got 'size'"),
         ("tenants: {a: {labels: gpu}}", "tenants.a.labels: expected a valid tuple, got 'gpu'"),
         ("tenants: {a: {labels: [a b]}}", "tenants.a.labels[0]: expected 1 to 64 letters"),
         ("tenants: {a: {client_budget: 0}}", "tenants.a.client_budget: expected none, job, job+N or N"),

@@ -44,7 +44,10 @@ class Batch:
         """Read the whole batch and return its entries."""
         async for entry in self.body.entries():
             self.body.is_answered = True
-            self.found.append(f"{entry.status} {entry.detail}" if isinstance(entry, Refusal) else bytes(entry).decode())
+            if isinstance(entry, Refusal):
+                self.found.append(f"{entry.status} {entry.detail}")
+            else:
+                self.found.append(bytes(entry[0]).decode())
         return self.found
 
 

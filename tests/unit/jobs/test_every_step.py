@@ -151,7 +151,7 @@ class Rig:
         """Forget what workers did, so that each job finds them in their first state."""
         self.scheduler._local, self.scheduler._local_fleet = LocalScheduler(Rules(budget_percent=1000)), None
         self.upstream.close()
-        self.dispatcher._seldom = Seldom()
+        self.dispatcher._judge._seldom = Seldom()
 
     @property
     def held(self) -> tuple[int, tuple[int, int], bool]:

@@ -189,6 +189,17 @@ async def test_memory_is_bounded(server: FakeServer, process: Process) -> None:
     assert len(held["_untold"].sizes) == MAX_UNTOLD
 
 
+async def test_a_look_up_of_more_than_a_process_can_know_is_no_fault(server: FakeServer, process: Process) -> None:
+    """Those forgotten at once count as unknown."""
+    other = Process(server)
+    other.sizes.learn(job("0"), FAST, 100)
+    other.sizes.learn(job("1"), FAST, 300)
+    await other.sizes.tell()
+    jobs = [job(str(number)) for number in range(MAX_KNOWN + 1)]
+    await process.sizes.look_up(jobs)
+    assert {process.sizes.known_ms(each) for each in jobs} == {300}
+
+
 async def test_a_large_job_is_known_by_its_scan(process: Process) -> None:
     """Without one it counts as unknown, and nothing is learned of it."""
     plain = job("1" * 100_000)

@@ -31,7 +31,12 @@ class Told(Sizes):
 
     def expected_ms(self, job: Job) -> int | None:
         """Return 1234 for a job that was looked up."""
-        return 1234 if job in self.looked_up else None
+        return self.known_ms(job) if job in self.looked_up else None
+
+    def known_ms(self, job: Job) -> int:
+        """Return the same for every job."""
+        del job
+        return 1234
 
     async def look_up(self, jobs: Any) -> None:
         """Record the jobs, or raise the fault."""

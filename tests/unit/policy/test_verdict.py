@@ -119,6 +119,6 @@ def test_beginning_of_a_large_answer_has_a_verdict(body: bytes, kind: Kind) -> N
 
 
 def test_only_the_fleet_s_failures_are_errors() -> None:
-    """Neither a result nor a bad request nor a client that left is an error."""
+    """Neither a result nor a bad request, nor a client that left or wished its job to be skipped, is an error."""
     fine = {outcome for outcome in Outcome if not outcome.is_error}
-    assert fine == {Outcome.RESULT, Outcome.BAD_REQUEST, Outcome.CLIENT_LEFT}
+    assert fine == {Outcome.RESULT, Outcome.BAD_REQUEST, Outcome.CLIENT_LEFT, Outcome.SKIPPED}

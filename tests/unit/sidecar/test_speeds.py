@@ -40,6 +40,11 @@ def test_of_two_workers_neither_is_the_normal_one() -> None:
     assert found(ratios(1), ratios(3)) == [1.73, 0.58]
 
 
+def test_of_two_workers_of_a_larger_fleet_nothing_is_known() -> None:
+    """The first ones with enough jobs may be the slow ones."""
+    assert found(ratios(1), ratios(3), ratios(1, count=1)) == [1, 1, 1]
+
+
 def test_a_lone_worker_is_normal() -> None:
     """There is nothing to compare it with."""
     assert found(ratios(3)) == [1.0]
@@ -47,7 +52,7 @@ def test_a_lone_worker_is_normal() -> None:
 
 def test_little_is_not_enough() -> None:
     """A few attempts say nothing, nor do many that differ by chance more than workers do."""
-    assert found(ratios(1), ratios(1), ratios(3, count=int(ENOUGH) - 1)) == [1, 1, 1]
+    assert found(ratios(1), ratios(1), ratios(1), ratios(3, count=int(ENOUGH) - 1)) == [1, 1, 1, 1]
     assert found(ratios(1), ratios(1), ratios(1.5, count=20, noise=1.0)) == [1, 1, 1]
 
 

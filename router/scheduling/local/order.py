@@ -1,0 +1,105 @@
+"""Decides which job of a line goes first: the one that came first or, if its tenant says so, the longest one.
+
+Where the longest goes first, a job that has waited for half of its patience goes before all others, by ticket. So does
+a job that has had its turn before: a retry, or one whose grant was lost. Jobs that were pending when the order was set
+go before, too. lua/order.lua decides alike.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+
+from router.scheduling.messages import BEFORE_ALL, LARGEST_SIZE_MS, TICKETS_APART
+
+# The tenant and the pool.
+Line = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Waiting:
+    """A pending job. `name` is `process:number`; moments are in ms.
+
+    `size_ms` is how long the job is expected to take; 0: that is not known. From `hurries_at` on it goes before all of
+    a line whose longest jobs go first.
+    """
+
+    ticket: int
+    name: str
+    bound_ms: int = field(compare=False)
+    deadline: int = field(compare=False)
+    since: int = field(compare=False)
+    tried: tuple[str, ...] = field(compare=False)
+    line: Line = field(compare=False)
+    memory_mb: int = field(compare=False)
+    size_ms: int = field(compare=False, default=0)
+    hurries_at: int = field(compare=False, default=0)
+
+    def place(self, now: int) -> float:
+        """Return the job's place in a line whose longest jobs go first: the lowest goes first.
+
+        >>> job = Waiting(7, "p:1", 1000, 9000, 1000, (), ("default", ""), 0, 250, 5000)
+        >>> round(job.place(1000), 3), job.place(5000) < -(10**15)
+        (-250.0, True)
+        """
+        if self.hurries_at <= now:
+            return float(self.ticket - BEFORE_ALL)
+        return self.ticket % TICKETS_APART / TICKETS_APART - min(self.size_ms, LARGEST_SIZE_MS)
+
+
+class Order:
+    """The jobs of the lines whose longest jobs go first, in order."""
+
+    def __init__(self) -> None:
+        self._by_line: dict[Line, list[tuple[float, str]]] = {}
+        self._placed: dict[str, tuple[float, Waiting]] = {}
+        self._patience: list[tuple[int, Waiting]] = []  # by the moment at which each hurries
+
+    def has(self, line: Line) -> bool:
+        """Whether the line's longest jobs go first."""
+        return line in self._by_line
+
+    def names(self, line: Line) -> list[str]:
+        """Return the names of the line's jobs, in order."""
+        return [name for _, name in self._by_line[line]]
+
+    def name_at(self, line: Line, offset: int) -> str:
+        """Return the name of the job that goes next after `offset` others."""
+        return self._by_line[line][offset][1]
+
+    def enter(self, job: Waiting) -> None:
+        """Give the job its place; it has just entered its line."""
+        self._put(job, job.place(job.since))
+        if job.hurries_at > job.since:
+            heappush(self._patience, (job.hurries_at, job))
+
+    def take_in(self, line: Line, jobs: Iterable[Waiting]) -> None:
+        """Let the line's longest jobs go first from now on, after those that wait already."""
+        if line not in self._by_line:
+            for job in jobs:
+                self._put(job, job.ticket - BEFORE_ALL)
+
+    def leave(self, job: Waiting) -> None:
+        """Forget the job, which has left its line."""
+        if held := self._placed.pop(job.name, None):
+            places = self._by_line[job.line]
+            del places[bisect_left(places, (held[0], job.name))]
+            if not places:
+                del self._by_line[job.line]
+
+    def drop(self, line: Line) -> None:
+        """Let the line's jobs go in order of arrival from now on."""
+        for _, name in self._by_line.pop(line, ()):
+            del self._placed[name]
+
+    def hurry(self, now: int) -> None:
+        """Put those before all that have waited for half of their patience."""
+        while self._patience and self._patience[0][0] <= now:
+            _, job = heappop(self._patience)
+            if self._placed.get(job.name, (0, None))[1] is job:
+                self.leave(job)
+                self._put(job, job.place(now))
+
+    def _put(self, job: Waiting, place: float) -> None:
+        insort(self._by_line.setdefault(job.line, []), (place, job.name))
+        self._placed[job.name] = place, job
