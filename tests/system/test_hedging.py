@@ -68,8 +68,8 @@ async def _learn_speeds(redis: Redis, slow: str, fast: str) -> None:
     await FleetSizes(RedisClient(redis, "sfr", timeout_s=5), most=10).learn(Lessons([], ratios))
 
     async def is_last() -> bool:
-        _, _, places = (await redis.hget("sfr:plan", slow) or "0 0 0").split()
-        return int(places.split(",")[0]) >= BEHIND
+        found = str(await redis.hget("sfr:plan", slow) or "0 0 0")
+        return int(found.split()[2].split(",")[0]) >= BEHIND
 
     await eventually(is_last, what="a plan with a slow worker")
 
@@ -94,15 +94,14 @@ async def test_answer_comes_from_the_faster_worker(
         slow, fast, _ = workers
         made.fast.open()
         told = await asyncio.gather(*made.answers)
-        assert [(status, said.get("worker_url"), said.get("hedged")) for status, said in told] == [
-            (200, fast.url, True)
-        ] * 2
+        seen = [(status, said.get("worker_url"), said.get("hedged")) for status, said in told]
+        assert seen == [(200, fast.url, True)] * 2
         assert await leases(made.redis) == 2
         made.slow.open()
         await eventually(lambda: _none(made.redis), what="the end of the slow worker's leases")
         assert not await made.redis.exists(f"sfr:breaker:{slow.url}")
-        seen = await scrape(made.router.url)
-        assert (seen.total("sfr_hedges_total"), seen.total("sfr_hedges_counted_total")) == (2, 2)
+        page = await scrape(made.router.url)
+        assert (page.total("sfr_hedges_total"), page.total("sfr_hedges_counted_total")) == (2, 2)
 
 
 async def _none(redis: Redis) -> bool:

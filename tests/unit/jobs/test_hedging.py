@@ -28,7 +28,7 @@ A_WHILE_S = 0.6
 
 @pytest.fixture(autouse=True)
 def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    keep_loop_time(monkeypatch, "jobs.dispatcher", "jobs.ending", "jobs.job", "jobs.sooner.hedging")
+    keep_loop_time(monkeypatch, "jobs.dispatcher", "jobs.ending", "jobs.job", "jobs.judging", "jobs.sooner.hedging")
 
 
 def bench(speed: float = 0.3, **settings: Any) -> Bench:
