@@ -69,7 +69,7 @@ async def _learn_speeds(redis: Redis, slow: str, fast: str) -> None:
 
     async def is_last() -> bool:
         found = str(await redis.hget("sfr:plan", slow) or "0 0 0")
-        return int(found.split()[2].split(",")[0]) >= BEHIND
+        return int(found.split()[2].split(",", maxsplit=1)[0]) >= BEHIND
 
     await eventually(is_last, what="a plan with a slow worker")
 
