@@ -71,7 +71,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     """Return the router as an ASGI application; it connects to Redis when the server starts it."""
     redis = RedisClient.connect(settings.redis, REDIS_TIMEOUT_S)
     first_workers = known_workers(settings)
-    view = FleetView(redis, first_workers, rules_of(settings.tenants))
+    view = FleetView(redis, first_workers, rules_of(settings.tenants), settings.hedge.slower_than)
     processes = int(os.environ.get("WEB_CONCURRENCY") or 1)
     traces = _traces(settings)
     recorder = Recorder()

@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 PresetName = Literal["none", "verl", "roll", "reasoning360"]
 
-# Keys of config.yaml, and validated as those.
+# Keys of config.yaml, and validated as those. Jobs get second runs where they only grade: a run of the same job beside
+# the first changes nothing then. verl's clients may also be tools, whose code may act on something outside.
 PRESETS: Mapping[PresetName, Mapping[str, Any]] = {
     "none": {},
     # It waits limits + 10 s, and tries again after 504 only.
@@ -14,9 +15,9 @@ PRESETS: Mapping[PresetName, Mapping[str, Any]] = {
         "error_status": {"no_workers": 504, "all_failed": 504, "queue_full": 504, "queue_timeout": 504},
     },
     # It waits 30 s for the first byte and 90 s in all, and tries again after every error.
-    "roll": {"queue": {"timeout": 20}, "timeout": 60},
+    "roll": {"queue": {"timeout": 20}, "timeout": 60, "hedge": {"enabled": True}},
     # It waits run_timeout + 2 s.
-    "reasoning360": {"client_budget": "job+2"},
+    "reasoning360": {"client_budget": "job+2", "hedge": {"enabled": True}},
 }
 
 

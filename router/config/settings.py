@@ -28,7 +28,7 @@ from router.config.section import FROM_LIST, MAX_MB, Budget, Count, FilePath, Po
 from router.config.tenants import TenantsByName
 from router.config.workers import AuthFile, DiscoverSettings, MemoryMb, WorkerSettings
 from router.policy import endpoints
-from router.policy.strategy import Strategy
+from router.policy.strategy import SLOWER_THAN, Strategy
 
 _LONGEST_PATH = 256
 
@@ -207,6 +207,19 @@ class SizesSettings(Section):
     """of how many keys Redis keeps the size, fleet-wide: about 150 bytes each. The one used longest ago makes room"""
 
 
+class HedgeSettings(Section):
+    """Second runs of jobs whose first run is slow; see [Sooner](sooner.md#second-runs)."""
+
+    enabled: bool = False
+    """true: while nobody waits and a worker has a free slot, a job that runs on a slow worker, or has run for three
+    times its expected time, gets one second run on a faster worker. The first final answer counts"""
+    percent: Annotated[float, Field(gt=0, le=100)] = 2.0
+    """how many second runs the whole fleet makes at most, as a share of its jobs"""
+    slower_than: Annotated[float, Field(ge=1, le=100)] = SLOWER_THAN
+    """a worker is slow if its jobs take more than so many times as long as on most workers. It gets a job only if no
+    other worker can take it, also where `hedge` is not enabled"""
+
+
 class TracesSettings(Section):
     """Where OpenTelemetry's spans go; the extra `traces` has to be installed for it."""
 
@@ -317,6 +330,7 @@ class Settings(Section):
     `max_concurrency`"""
     batch: BatchSettings = BatchSettings()
     sizes: SizesSettings = SizesSettings()
+    hedge: HedgeSettings = HedgeSettings()
     error_status: ErrorStatusSettings = ErrorStatusSettings()
     redis: RedisSettings = RedisSettings()
     health_check: HealthCheckSettings = HealthCheckSettings()

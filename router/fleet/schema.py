@@ -161,6 +161,12 @@ SCHEMA = (
         "the budget for retries: saved (retries), tickets (counted so far), filled_at (Unix ms)",
     ),
     Key(
+        "sfr:hedges",
+        "hash",
+        "routers",
+        "the budget for second runs, where `hedge` is enabled: the same fields",
+    ),
+    Key(
         "sfr:quarantine",
         "zset",
         "routers",

@@ -74,6 +74,11 @@ class Snapshot:
         return self._speeds.get(url, 1.0)
 
     @cached_property
+    def slow(self) -> frozenset[str]:
+        """The URLs of the slow workers, by the scheduler's rule."""
+        return frozenset(url for url, speed in self._speeds.items() if speed * self.slower_than < 1)
+
+    @cached_property
     def _speeds(self) -> dict[str, float]:
         """The speeds of the workers that are faster or slower than most."""
         return {record.worker.url: record.speed for record in self.state.records if record.speed != 1}
@@ -128,10 +133,14 @@ class FleetView:
     on_change: Callable[[], None] | None = None
 
     def __init__(
-        self, redis: RedisClient, configured: Sequence[Worker], tenants: Mapping[str, TenantRule] | None = None
+        self,
+        redis: RedisClient,
+        configured: Sequence[Worker],
+        tenants: Mapping[str, TenantRule] | None = None,
+        slower_than: float = SLOWER_THAN,
     ) -> None:
         records = tuple(WorkerRecord(worker) for worker in sorted(configured, key=lambda worker: worker.url))
-        self.snapshot = Snapshot(FleetState(records, tenants=tenants or {}))
+        self.snapshot = Snapshot(FleetState(records, tenants=tenants or {}), slower_than)
         self._redis = redis
         self._records = Records(redis)
         self._changed = asyncio.Event()
@@ -142,7 +151,7 @@ class FleetView:
             state = await self._records.load(self.snapshot.state)
             # An empty Redis is new, or has lost everything. Until a sidecar fills it the last known fleet is the best.
             if state.written_at is not None:
-                before, self.snapshot = self.snapshot, Snapshot(state)
+                before, self.snapshot = self.snapshot, Snapshot(state, self.snapshot.slower_than)
                 log_ejections(before.state.ejected, state.ejected, state.records)
                 if self.on_change and self.snapshot.fleet_print != before.fleet_print:
                     self.on_change()
@@ -158,7 +167,7 @@ class FleetView:
                 # Without its mark the workers are read again, and of the tenants only what has changed.
                 state = await self._records.load(replace(self.snapshot.state, changed_at=None), only)
                 if state.written_at is not None:
-                    return Snapshot(state)
+                    return Snapshot(state, self.snapshot.slower_than)
         return self.snapshot
 
     async def run(self) -> None:

@@ -10,14 +10,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 
 import msgspec
 
 from router.aio import Turns, resolver, start
 from router.config.settings import Settings
 from router.fleet.snapshot import FleetView
-from router.http import headers
 from router.http.answer import Answer, close_rest
 from router.http.response import Response, UpstreamFailed
 from router.jobs import answers
@@ -26,23 +25,22 @@ from router.jobs.ending import Endings
 from router.jobs.job import AnswerCallback, Job, JobHooks, JobRun, Unanswered
 from router.jobs.judging import Judge
 from router.jobs.options import NO_OPTIONS
-from router.jobs.placer import Placer
+from router.jobs.preparing import Preparer
 from router.jobs.sooner.adoption import Adoption
-from router.jobs.sooner.groups import Group, Groups
+from router.jobs.sooner.groups import Groups
+from router.jobs.sooner.hedging import AttemptSteps, Hedging
 from router.jobs.sooner.sizes import Sizes
 from router.jobs.sooner.sizing import Sizing
 from router.jobs.sooner.transport import Transport
 from router.jobs.tenants import Tenants
-from router.policy.deadline import limits_of
 from router.policy.endpoints import endpoints_of
 from router.policy.retry import RetryRules, is_worth_another
 from router.policy.verdict import Kind
 from router.scheduling.leases import Leases
 from router.scheduling.left_behind import NOTICE_S
-from router.scheduling.messages import NO_WISH
-from router.scheduling.pending import ClientLeft, Exhausted, Lease, NoRoom, NoWorkers, Quarantined
+from router.scheduling.pending import ClientLeft, Exhausted, Lease, NoRoom, NoWorkers
 from router.telemetry.recorder import Recorder
-from router.upstream.pool import Request, WorkerPool
+from router.upstream.pool import WorkerPool
 
 log = logging.getLogger(__name__)
 
@@ -79,27 +77,30 @@ class Dispatcher:
         self._upstream = upstream
         self._view = view
         self._recorder = recorder
-        self._hooks_of = hooks_of
         retry = settings.retry
         has_budget = retry.budget_percent > 0 or retry.budget_per_second > 0
         self._retry = RetryRules(retry.attempts, retry.sandbox_error, has_budget)
         self._tenants = Tenants(view, settings.client_budget)
         self._errors = ErrorAnswers(settings, self._retry, self._tenants)
-        self._sizing = Sizing(sizes, self._tenants)
-        self._placer = Placer(self._tenants, settings.default_job_memory_mb)
+        self._sizing = Sizing(sizes, self._tenants, learns_all=settings.hedge.enabled)
         self._queue_timeout_s = settings.queue.timeout
-        limits = partial(limits_of, grace_s=settings.job_grace, timeout_s=settings.timeout)
-        self._limits = lru_cache(maxsize=256)(limits)  # most jobs have the same
         self._endpoints = endpoints_of(settings.endpoints)
         self._unanswered = Unanswered(self._break_off)
         self._endings = Endings(self._unanswered, leases, recorder, self._errors, self.groups)
         self._left_behind = leases.left_behind
+        readies = self._endpoints, view, self._tenants, self.groups, self._left_behind, hooks_of
+        self._preparer = Preparer(settings, *readies)
         self._adoption: Adoption | None = None
         if transport is not None and (keep_s := settings.adopt_seconds):
             its = self._endings, self._errors, recorder, self._run_itself
             self._adoption = Adoption(transport, leases.left_behind, keep_s, *its)
-        parts = leases, recorder, self._endings, self._retry, self._sizing, self.groups, self._adoption
-        self._judge = Judge(*parts)
+        judges = leases, recorder, self._retry, self._sizing, self.groups, self._endings, self._adoption
+        self._judge = Judge(*judges)
+        self._hedging: Hedging | None = None
+        if settings.hedge.enabled:
+            parts = self._unanswered, self._endings, leases, upstream, view, sizes, recorder
+            steps = AttemptSteps(self._attempted, self._judge.judged, self._await_no_more, self._be_late)
+            self._hedging = Hedging(*parts, steps, LEASE_MARGIN_S)
         self._attempts = 0  # running, except those whose clients have been told that they take too long
         self._between: set[asyncio.Task[None]] = set()  # what jobs do between two attempts
 
@@ -145,35 +146,16 @@ class Dispatcher:
         try:
             if not self._unanswered.is_watched:
                 self._unanswered.watch()
-            named = job.tenant
-            if named:
-                job = self._tenants.settle(run)
-            endpoint = self._endpoints[job.path]
-            text: bytes = job.body if job.scan is None else job.scan.excerpt  # type: ignore[assignment]  # no view is small
-            snapshot, tenants = self._view.snapshot, self._tenants
-            fleet = snapshot.state
-            budget = tenants.budget_of(job.tenant) if fleet.tenants else tenants.client_budget
-            longest_s = endpoint.reader.longest_s(text)
-            run.limits = limits = self._limits(longest_s, job.client_s, endpoint.timeout_s, budget)
-            run.ends_at += limits.ceiling_s
-            run.hooks = hooks = None if self._hooks_of is None else self._hooks_of(job)
-            lines = job.lines if hooks is None else hooks.lines
-            block = headers.for_worker(lines, job.body, job.request_id)
-            run.request = Request(job.method, job.target, block, job.body)
-            if fleet.quarantined and job.name in fleet.quarantined:
-                raise Quarantined
-            if snapshot.places_jobs or job.labels:
-                run.placement = self._placer.place(run, text, endpoint.needs, snapshot)
-            if job.options.stops_on_failure:
-                run.group = Group.of(job.options, named)
-                self.groups.join(run.group, run, partial(self._skip, run))
-            if self._left_behind.are_keyed and self._left_behind.is_on:
-                run.wish = msgspec.structs.replace(run.wish or NO_WISH, key=run.job.key)
-            is_by_size = snapshot.is_default_by_size or job.tenant in snapshot.by_size
-            if (is_by_size or job.options is not NO_OPTIONS) and not self._sizing.settle(run):
+            if self._hedging is not None:
+                self._hedging.watch()
+            self._preparer.prepare(run, self._skip)
+            snapshot = self._view.snapshot
+            is_by_size = snapshot.is_default_by_size or run.job.tenant in snapshot.by_size
+            is_sized = is_by_size or job.options is not NO_OPTIONS or self._hedging is not None
+            if is_sized and not self._sizing.settle(run):
                 start(self._between, self._ask_by_size(run))
             else:
-                self._ask(run, limits.ceiling_s)
+                self._ask(run, run.limits.ceiling_s)
         except NoRoom as reason:
             asyncio.get_running_loop().call_soon(self._leased, run, reason)
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
@@ -259,7 +241,8 @@ class Dispatcher:
         if run.is_retry:
             run.is_retry = False
             self._recorder.retried(run.failed[-1].kind)
-        now, bound_s = time.monotonic(), run.limits.bound_s
+        run.began = now = time.monotonic()
+        bound_s = run.limits.bound_s
         if run.ends_at - now < bound_s:
             loop, left_s = asyncio.get_running_loop(), max(0.0, run.ends_at - now)
             then = (left_s - NOTICE_S, self._be_nearly_late) if self._left_behind.is_on else (left_s, self._be_late)
@@ -277,22 +260,32 @@ class Dispatcher:
     def _be_late(self, run: JobRun) -> None:
         """Tell the client that its job takes too long. The attempt and its lease go on."""
         try:
-            self._attempts -= 1
-            run.is_awaited = False
+            self._await_no_more(run)
             if run.deliver is None:  # it has been abandoned
                 return
             run.late_share = run.job.share.hand_over()
             if self._adoption is not None:
                 self._adoption.leave_run(run)
-            self._endings.end(run, self._errors.deadline_passed(run))
+            spare = None if run.second is None else run.second.spare
+            self._endings.end(run, spare or self._errors.deadline_passed(run))
         except Exception as fault:
             log.exception(_OWN_FAULT, run.job.request_id.decode("ascii"), exc_info=fault)
             self._endings.end(run, answers.broken(run.job.request_id))
+
+    def _await_no_more(self, run: JobRun) -> None:
+        if run.timer is not None:
+            run.timer.cancel()
+        if run.is_awaited:
+            self._attempts -= 1
+            run.is_awaited = False
 
     def _attempted(self, run: JobRun, lease: Lease, since: float, outcome: Response | UpstreamFailed) -> None:
         """Go on after an attempt: with its answer, with a retry or with an error."""
         answer = None
         try:
+            if run.second is not None and run.second.is_beside and self._hedging is not None:
+                self._hedging.end_one_of_two(run, run.second, lease, since, outcome)
+                return
             if run.is_awaited:
                 self._attempts -= 1
                 run.is_awaited = False
@@ -301,26 +294,33 @@ class Dispatcher:
             if run.lease is not lease:  # the job has been broken off
                 close_rest(outcome)
                 return
-            answer = self._judge.answer(run, lease, since, outcome)
+            answer = self._judge.judged(run, lease, since, outcome)
             if answer is not None:
                 self._endings.end(run, answer)
             elif run.deliver is None:
                 run.release_late_share()
                 run.drop_doubts(self._leases)
-            elif run.never_ran is Kind.NO_MEANS:
-                # Another worker is preferred: a worker's address that this host has no route to looks the same.
-                start(self._between, self._ask_again(run, (*run.tried, lease.url), pause_s=_NO_MEANS_S))
-            elif run.never_ran is not None:  # it keeps its place in the queue, by its ticket
-                self._wait_again(run, run.never_ran)
-            elif is_worth_another(run.kinds, self._retry):
-                start(self._between, self._ask_again(run, run.tried, retry_of=run.job.name))
             else:
-                self._endings.end(run, self._errors.failed(run))
+                self._failed(run, lease)
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
             close_rest(outcome if answer is None else answer)
             self._break_off(run, fault)
 
     # The next one
+
+    def _failed(self, run: JobRun, lease: Lease) -> None:
+        """Go on after an attempt without a result."""
+        if run.second is not None and run.second.spare is not None:
+            self._endings.end(run, run.second.spare)
+        elif run.never_ran is Kind.NO_MEANS:
+            # Another worker is preferred: a worker's address that this host has no route to looks the same.
+            start(self._between, self._ask_again(run, (*run.tried, lease.url), pause_s=_NO_MEANS_S))
+        elif run.never_ran is not None:  # it keeps its place in the queue, by its ticket
+            self._wait_again(run, run.never_ran)
+        elif is_worth_another(run.kinds, self._retry):
+            start(self._between, self._ask_again(run, run.tried, retry_of=run.job.name))
+        else:
+            self._endings.end(run, self._errors.failed(run))
 
     async def _ask_again(
         self, run: JobRun, tried: tuple[str, ...], *, retry_of: str = "", pause_s: float = 0.0
@@ -384,11 +384,7 @@ class Dispatcher:
         request_id = run.job.request_id
         log.error(_OWN_FAULT, request_id.decode("ascii"), exc_info=fault)
         try:
-            if run.timer is not None:
-                run.timer.cancel()
-            if run.is_awaited:
-                self._attempts -= 1
-                run.is_awaited = False
+            self._await_no_more(run)
             if run.pending is not None:
                 self._leases.give_up(run.pending)
             if self._adoption is not None:

@@ -143,12 +143,31 @@ class FailedAttempt(msgspec.Struct, frozen=True):
     response: Response | None = None
 
 
+class SecondRun:
+    """What is known of a job's second run beside the first.
+
+    `size_ms` is how long the job is expected to take; 0: that is not known. `first` is the first run's lease while the
+    job asks for another one, `lease` the second run's. `is_beside`: neither of the two runs has ended. `spare` is an
+    answer of the first run that counts only if the second one brings none. `attempt` is the second run's number.
+    """
+
+    __slots__ = ("attempt", "first", "is_beside", "lease", "size_ms", "spare")
+
+    def __init__(self, size_ms: int) -> None:
+        self.size_ms = size_ms
+        self.first: Lease | None = None
+        self.lease: Lease | None = None
+        self.attempt = 0
+        self.is_beside = False
+        self.spare: Answer | None = None
+
+
 # Called once with a job's answer; with None if its client left while the job waited.
 AnswerCallback: TypeAlias = Callable[[Answer | None], None]
 
 
 class JobHooks(Protocol):
-    """Is told how one job goes on, for traces. A job has at most one attempt at a time."""
+    """Is told how one job goes on, for traces. A job has at most two attempts at a time, on different workers."""
 
     @property
     def lines(self) -> bytes:
@@ -157,8 +176,8 @@ class JobHooks(Protocol):
     def attempt_begins(self, worker_url: str, request: Request) -> Request:
         """Return the request to send in this attempt."""
 
-    def attempt_ends(self, outcome: Response | UpstreamFailed, kind: Kind) -> None:
-        """Hear what the attempt brought, and of what kind that is."""
+    def attempt_ends(self, worker_url: str, outcome: Response | UpstreamFailed, kind: Kind) -> None:
+        """Hear what the attempt on this worker brought, and of what kind that is."""
 
     def job_ends(self, status: int, outcome: Outcome) -> None:
         """Hear of the job's answer. An attempt may go on after it."""
@@ -171,6 +190,7 @@ class JobRun:
     - `pending` waits for a lease; `lease` is the running attempt's. At `room_by` the job has waited long enough.
     - `placement` tells whose job it is, and which workers can run it. `wish` is what it asks for besides a lease.
     - `is_sized`: what its attempt takes is learned.
+    - `began` is when its last attempt began. `second` is its second run, once the job has been looked at for one.
     - `group` is the group that the job belongs to, if that stops on failure.
     - `is_awaited`: an attempt is running, and its client has not yet been told that it takes too long. Its `timer`
       tells the client.
@@ -184,10 +204,9 @@ class JobRun:
     """
 
     __slots__ = (
-        *("deliver", "doubts", "ends_at", "failed", "group", "hooks", "is_adopted", "is_awaited", "is_retry"),
+        *("began", "deliver", "doubts", "ends_at", "failed", "group", "hooks", "is_adopted", "is_awaited", "is_retry"),
         *("is_sized", "job", "late_share", "lease", "left", "limits", "never_ran", "pending", "placement", "queue_ms"),
-        *("request", "room_by", "since", "ticket"),
-        *("timer", "unreached", "wish"),
+        *("request", "room_by", "second", "since", "ticket", "timer", "unreached", "wish"),
     )
 
     # Set when the job's body and head have been read, which may fail.
@@ -206,6 +225,8 @@ class JobRun:
         self.queue_ms = 0
         self.is_awaited = self.is_sized = self.is_adopted = False
         self.left: LeftRun | None = None
+        self.began = 0.0
+        self.second: SecondRun | None = None
         self.room_by = room_by
         self.is_retry = False
         self.never_ran: Kind | None = None
@@ -232,6 +253,19 @@ class JobRun:
         """The workers that the next attempt should avoid."""
         return tuple([attempt.worker_url for attempt in (*self.failed, *self.unreached)])
 
+    @property
+    def has_second(self) -> bool:
+        """Whether the job has, has had or asks for a second run beside the first."""
+        second = self.second
+        return second is not None and (second.first is not None or second.lease is not None)
+
+    @property
+    def under_way(self) -> list[Lease]:
+        """The leases of the running attempts."""
+        second = self.second
+        leases = (self.lease, second.lease if second is not None and second.is_beside else None)
+        return [lease for lease in leases if lease is not None]
+
     def fail(self, attempt: FailedAttempt, took_s: float) -> None:
         """Keep an attempt without a result. If the job never ran, `took_s` does not count as waiting for room."""
         self.never_ran = attempt.kind if attempt.kind in NEVER_RAN else None
@@ -249,14 +283,16 @@ class JobRun:
             leases.resolve(doubts, Blame.NONE)
 
     def give_lease_back(self, leases: Leases) -> None:
-        """End the lease, if the job has one, and blame nobody."""
-        lease, self.lease = self.lease, None
-        if lease is not None:
+        """End the leases that the job has, and blame nobody."""
+        held, self.lease = self.under_way, None
+        if self.second is not None:
+            self.second.is_beside = False
+        for lease in held:
             leases.end(lease, Blame.NONE)
 
     def release_late_share(self) -> None:
-        """Count the body no longer, if an attempt has outlived its job."""
-        if self.late_share is not None:
+        """Count the body no longer, if the last attempt that has outlived its job is over."""
+        if self.late_share is not None and not self.under_way:
             self.late_share.give_back()
 
 

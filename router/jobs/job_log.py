@@ -57,8 +57,8 @@ def attempt_failed(run: JobRun, worker_url: str, kind: Kind, cause: str, seldom:
 def failed(run: JobRun, status: int, outcome: Outcome, took_s: float) -> None:
     """Log that a job has ended without a result."""
     attempts = _ended(run)
-    if run.lease is not None:  # an attempt still runs: its client has been told, or has left
-        attempts.append((run.lease.url, _UNENDED))
+    # An attempt may still run: its client has been told, or has left.
+    attempts += [(lease.url, _UNENDED) for lease in run.under_way]
     job = run.job
     _tell(job.request_id, job.path, job.admission.key_name, job.tenant, status, outcome, took_s, attempts)
 

@@ -1,4 +1,4 @@
-"""What an attempt's outcome means: for its worker, for the scheduler, for what is learned of jobs, and for the job."""
+"""What the end of an attempt means: what it tells of its worker and of its job, and the job's answer."""
 
 import time
 from functools import partial
@@ -9,7 +9,7 @@ from router.http.answer import Answer
 from router.http.response import Response, UpstreamFailed
 from router.jobs import answers, job_log
 from router.jobs.ending import Endings
-from router.jobs.job import MAY_BE_THE_JOBS, FailedAttempt, JobRun
+from router.jobs.job import MAY_BE_THE_JOBS, FailedAttempt, JobRun, SecondRun
 from router.jobs.sooner.adoption import Adoption
 from router.jobs.sooner.groups import Groups
 from router.jobs.sooner.sizing import Sizing
@@ -31,22 +31,22 @@ class Judge:
         self,
         leases: Leases,
         recorder: Recorder,
-        endings: Endings,
         retry: RetryRules,
         sizing: Sizing,
         groups: Groups,
+        endings: Endings,
         adoption: Adoption | None,
     ) -> None:
         self._leases = leases
         self._recorder = recorder
-        self._endings = endings
         self._retry = retry
         self._sizing = sizing
         self._groups = groups
+        self._endings = endings
         self._adoption = adoption
         self._seldom = Seldom()
 
-    def answer(self, run: JobRun, lease: Lease, since: float, outcome: Response | UpstreamFailed) -> Answer | None:
+    def judged(self, run: JobRun, lease: Lease, since: float, outcome: Response | UpstreamFailed) -> Answer | None:
         """Tell the scheduler how an attempt went. Return its answer; None if it failed, which `run` then knows."""
         job, url = run.job, lease.url
         response = None if isinstance(outcome, UpstreamFailed) else outcome
@@ -54,7 +54,7 @@ class Judge:
         kind, blame, took_s = verdict.kind, verdict.blame, time.monotonic() - since
         self._recorder.attempt_ended(url, kind, took_s, run.placement.tenant)
         if run.hooks is not None:
-            run.hooks.attempt_ends(outcome, kind)
+            run.hooks.attempt_ends(url, outcome, kind)
         if run.doubts and blame is Blame.OK:  # so the errors before were the workers' own
             self._leases.resolve(run.doubts, Blame.ERROR, job.name)
             run.doubts = ()
@@ -81,7 +81,10 @@ class Judge:
             self._sizing.learn(run, url, response, took_s)
         if run.group is not None:
             self._groups.take(run.group, job.path, response)
-        answer = answers.from_worker(response, run, url, len(run.failed) + 1)
+        if run.second is not None and run.second.lease is lease:
+            answer = self._answer_of_second(run, run.second, response, url)
+        else:
+            answer = answers.from_worker(response, run, url, len(run.failed) + 1)
         run.lease = None  # LeasedParts ends the lease of a large answer
         if run.left is not None:
             self._end_left(run, response, url)
@@ -101,3 +104,8 @@ class Judge:
     def _end_left(self, run: JobRun, response: Response | None = None, worker_url: str = "") -> None:
         if self._adoption is not None:
             self._adoption.end_run(run, response, worker_url)
+
+    def _answer_of_second(self, run: JobRun, second: SecondRun, response: Response, url: str) -> Answer:
+        if run.deliver is not None:
+            self._recorder.hedge_counted()
+        return answers.from_worker(response, run, url, second.attempt, is_hedged=True)

@@ -80,7 +80,7 @@ class JobTrace:
         self.lines = own_lines + other_lines
         self._own_bytes = len(own_lines)
         self._attempts = 0
-        self._attempt: Span | None = None
+        self._running: dict[str, Span] = {}  # the spans of attempts, by worker
         self._waits_since = time.monotonic()  # for a lease
 
     def attempt_begins(self, worker_url: str, request: Request) -> Request:
@@ -88,19 +88,23 @@ class JobTrace:
         if not self._span.is_recording():
             return request
         self._attempts += 1
-        attributes: dict[str, str | int] = {
+        attributes: dict[str, str | int | bool] = {
             "sfr.worker": worker_url,
             "sfr.attempt": self._attempts,
-            "sfr.wait_ms": round((time.monotonic() - self._waits_since) * 1000),
         }
-        self._attempt = self._tracer.start_span("attempt", self._context, SpanKind.CLIENT, attributes)
-        own_lines = _lines(set_span_in_context(self._attempt, self._context))
+        if self._running:
+            attributes["sfr.hedge"] = True
+        else:
+            attributes["sfr.wait_ms"] = round((time.monotonic() - self._waits_since) * 1000)
+        span = self._tracer.start_span("attempt", self._context, SpanKind.CLIENT, attributes)
+        self._running[worker_url] = span
+        own_lines = _lines(set_span_in_context(span, self._context))
         return msgspec.structs.replace(request, headers=own_lines + request.headers[self._own_bytes :])
 
-    def attempt_ends(self, outcome: Response | UpstreamFailed, kind: Kind) -> None:
+    def attempt_ends(self, worker_url: str, outcome: Response | UpstreamFailed, kind: Kind) -> None:
         """End the attempt's span."""
         self._waits_since = time.monotonic()
-        span, self._attempt = self._attempt, None
+        span = self._running.pop(worker_url, None)
         if span is None:
             return
         cause = None

@@ -78,7 +78,7 @@ class Leases:
         self._left: list[int] = []
         self._told_print = ""
         # What the last reply said.
-        self._others_wait = self._redis_settles = False
+        self.others_wait = self._redis_settles = False
         self._missed: frozenset[int] = frozenset()  # pending jobs that the last heartbeat did not find in the queue
         self._beats = itertools.count()
         self._routable_then: frozenset[str] = frozenset()
@@ -192,7 +192,7 @@ class Leases:
 
     def _is_urgent(self) -> bool:
         # An end is urgent if a job waits for the room that it gives.
-        ends_press = self._others_wait and self._ended
+        ends_press = self.others_wait and self._ended
         is_more = ends_press or self.left_behind.has_news
         return bool(self._arrived or self._claims or self._left or self._beat_is_due or is_more)
 
@@ -298,7 +298,7 @@ class Leases:
     # What the scheduler replies
 
     def _apply(self, call: Call, reply: Reply) -> None:
-        self._others_wait, self._redis_settles = reply.waiting > 0, reply.settles
+        self.others_wait, self._redis_settles = reply.waiting > 0, reply.settles
         self.left_behind.are_keyed = reply.keyed_ms > 0
         if reply.adopted:
             note_places(reply.adopted, self._pending_jobs)
@@ -309,7 +309,7 @@ class Leases:
             self._wait_on(number, ticket)
         for grant in reply.granted:
             self._take(grant)
-        refused = reply.refused or reply.crowded or reply.unpooled or reply.adopted
+        refused = reply.refused or reply.crowded or reply.unpooled or reply.adopted or reply.unhedged
         if refused or reply.exhausted or reply.unfunded or reply.quarantined:
             self._refuse(reply)
         if call.claims:

@@ -20,6 +20,8 @@ CLAIM_WITHIN_MS = 1000
 SETTLE_MS = 2000
 # Retries that are saved up run off over this time.
 BUDGET_WINDOW_MS = 10_000
+# So do second runs: those for the end of a batch are earned when its jobs come, which may be all at once.
+HEDGE_WINDOW_MS = 600_000
 # Connections to one worker that die within this time have died of one cause.
 BROKEN_WITHIN_MS = 2000
 # So many workers broken by one job alone are no coincidence. It is a little under 2: shares of evidence are rounded.
@@ -70,6 +72,7 @@ class Rules(msgspec.Struct, frozen=True):
     budget_percent: float = 20.0
     budget_per_second: float = 10.0
     quarantine_ms: int = 300_000
+    hedge_percent: float = 0.0
     slow_start_ms: int = 10_000
     slower_than: float = SLOWER_THAN
 
@@ -87,7 +90,9 @@ def configured_rules(settings: Settings) -> Rules:
         budget_percent=settings.retry.budget_percent,
         budget_per_second=settings.retry.budget_per_second,
         quarantine_ms=int(settings.quarantine_seconds * 1000),
+        hedge_percent=settings.hedge.percent if settings.hedge.enabled else 0.0,
         slow_start_ms=int(settings.slow_start * 1000),
+        slower_than=settings.hedge.slower_than,
     )
 
 
@@ -272,8 +277,8 @@ class Reply(msgspec.Struct, frozen=True):
     checks, the worker; `exhausted` have tried every worker; claims that are `lost` came too late; `missing` jobs are
     not in the queue any more; `unfunded` retries exceed the fleet's budget; `quarantined` ones are of jobs that break
     workers; `crowded` ones found as many of their tenant's jobs pending as may be; `unpooled` ones need one pool more
-    than there may be; `adopted` ones get what other jobs have left behind. For `keyed_ms` arrivals are to have keys.
-    `unreached` are the open pools of some workers none of which can be reached.
+    than there may be; `adopted` ones get what other jobs have left behind; `unhedged` second runs do not happen. For
+    `keyed_ms` arrivals are to have keys. `unreached` are the open pools of some workers none of which can be reached.
 
     Numbers of the fleet: `routable` workers may get jobs, and `away` of those cannot be reached; `processes` are alive
     (0 unless the call has a heartbeat); `waiting` jobs of all processes are pending. `settles`: Redis' memory began
@@ -298,6 +303,7 @@ class Reply(msgspec.Struct, frozen=True):
     quarantined: tuple[int, ...] = ()
     crowded: tuple[int, ...] = ()
     unpooled: tuple[int, ...] = ()
+    unhedged: tuple[int, ...] = ()
     unreached: tuple[str, ...] = ()
     adopted: tuple[Adopted, ...] = ()
     keyed_ms: int = 0

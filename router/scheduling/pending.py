@@ -60,6 +60,10 @@ class TooLarge(NoRoom):
         self.largest_mb = largest_mb
 
 
+class Unhedged(NoRoom):
+    """The job runs already, and gets no second run: others wait, no worker has room, or the budget is spent."""
+
+
 class QueueTimeout(NoRoom):
     """No worker had room in time."""
 
@@ -85,6 +89,7 @@ def refusals(reply: Reply) -> Iterator[tuple[int, NoRoom]]:
     yield from ((number, TenantFull()) for number in reply.crowded)
     yield from ((number, TooManyPools()) for number in reply.unpooled)
     yield from ((adopted.number, RunsAlready(adopted)) for adopted in reply.adopted if adopted.process)
+    yield from ((number, Unhedged()) for number in reply.unhedged)
 
 
 class Lease(msgspec.Struct, frozen=True):

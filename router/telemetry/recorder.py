@@ -90,8 +90,9 @@ class Counts:
 
     `jobs` and `refusals` (requests that never became jobs) are by endpoint, status and outcome. `retries` are by how
     the attempt before had ended. `unfunded` retries exceeded the fleet's budget. `adopted` jobs have got a place, a run
-    or an answer that others had left behind. `cut_answers` broke off when their clients had a part of them. `redis` are
-    the scheduler's calls that Redis answered. The default tenant is "". KnownTenants bounds how many tenants there are.
+    or an answer that others had left behind. `hedges` are second runs beside the first; of `hedges_counted` the answer
+    counted. `cut_answers` broke off when their clients had a part of them. `redis` are the scheduler's calls that Redis
+    answered. The default tenant is "". KnownTenants bounds how many tenants there are.
     """
 
     jobs: defaultdict[tuple[str, int, Outcome], Timing] = field(default_factory=lambda: defaultdict(Timing))
@@ -103,6 +104,8 @@ class Counts:
     retries: defaultdict[Kind, int] = field(default_factory=lambda: defaultdict(int))
     unfunded: int = 0
     adopted: int = 0
+    hedges: int = 0
+    hedges_counted: int = 0
     cut_answers: int = 0
     redis: Timing = field(default_factory=Timing)
     redis_failures: int = 0
@@ -165,6 +168,14 @@ class Recorder:
         """Count a job that has got what another one had left behind."""
         self._counts.adopted += 1
         self._counts.tenants[tenant].adopted += 1
+
+    def hedged(self) -> None:
+        """Count a second run of a job, beside the first."""
+        self._counts.hedges += 1
+
+    def hedge_counted(self) -> None:
+        """Count a job that got its answer from a second run."""
+        self._counts.hedges_counted += 1
 
     def redis_answered(self, seconds: float) -> None:
         """Count a call of the scheduler that Redis answered."""

@@ -123,7 +123,7 @@ class Machine(RuleBasedStateMachine):
         rules = Rules(strategy=self.strategy, **RULES)  # type: ignore[arg-type]
         self.script, self.twin = LuaScheduler(self.redis, rules), Model(rules, SETTLE_MS)
         self.now = 1_000_000
-        self.numbers = 0
+        self.numbers = self.hedges = 0
         self.beating = set(PROCESSES)
         self.held: dict[Job, str] = {}
         self.tickets: dict[tuple[str, int], int] = {}
@@ -303,6 +303,30 @@ class Machine(RuleBasedStateMachine):
         jobs = tuple(Arrival(number, 3000, 3000, 0, tried, "", tenant, "", size) for number, size in sizes)
         self._call(process, arrived=jobs)
         self.arrive_plainly(process, behind, "run-7", "", 0)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), tried=st.sets(st.sampled_from(URLS), max_size=2), others=st.integers(0, 2))
+    def hedge(self, data: st.DataObject, tried: set[str], others: int) -> None:
+        """A running job asks for a second run, perhaps beside jobs that arrive."""
+        first = data.draw(st.sampled_from(sorted(self.held)))
+        process, number, tenant, memory_mb = first
+        pool, ticket = self.pools.get((process, number), ""), self.tickets.get((process, number), 0)
+        self.numbers += 1 + others
+        second = self.numbers
+        tried_by_it = tuple(sorted({self.held[first], *tried}))
+        job = Arrival(second, 3000, 0, ticket, tried_by_it, "", tenant, pool, memory_mb)
+        new = tuple(Arrival(second - 1 - each, 3000, 3000) for each in range(others))
+        reply = self._call(process, arrived=(job, *new), wishes=(Wish(second, is_hedge=True),))
+        urls = [grant.url for grant in reply.granted if grant.number == second]
+        assert bool(urls) != (second in reply.unhedged)
+        assert second not in reply.queued[::2]
+        assert not set(urls) & set(tried_by_it)
+        if urls:
+            self.hedges += 1
+            room = self.twin.pools.room(pool)
+            waits = [other for other in self.twin.turns.may_go() if self.twin.pools.room(other[1]) == room]
+            assert all(self.twin.memory.has_reserved(other) for other in waits)
+        assert self.hedges <= self.twin.ticket * 0.2
 
     @rule(
         tenants=st.dictionaries(
@@ -549,6 +573,7 @@ class Machine(RuleBasedStateMachine):
         """Redis loses its memory; the sidecar writes the fleet again."""
         self.redis.flushall()
         self.twin = Model(self.twin.rules, SETTLE_MS)
+        self.hedges = 0
         self.unclaimed.clear()
         self.held.clear()
         self.beats.clear()

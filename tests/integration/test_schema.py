@@ -75,7 +75,9 @@ async def test_live_redis_holds_exactly_the_schema(
 ) -> None:
     """With jobs that run, wait, end and fail, each key exists with its type and time to live."""
     first, second, third = workers
-    system.configure([worker.url for worker in workers], default_max_concurrency=1, breaker={"failures": 1})
+    system.configure(
+        [worker.url for worker in workers], default_max_concurrency=1, breaker={"failures": 1}, hedge={"enabled": True}
+    )
     async with system.sidecar(), system.router(1) as router, valkey.client() as redis:
         await router.sees(healthy=3)
         held: dict[str, str] = {}

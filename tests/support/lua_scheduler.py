@@ -37,6 +37,7 @@ RULES = {
     "max_ejected_percent": 50.0,
     "budget_per_second": 2.0,
     "quarantine_ms": 5000,
+    "hedge_percent": 20.0,
     "slow_start_ms": 1000,
 }
 

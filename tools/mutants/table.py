@@ -3,13 +3,12 @@
 _UNIT, _INTEGRATION = "tests/unit", "tests/integration"
 _SCHEDULER = tuple(
     f"{_INTEGRATION}/test_scheduler_{name}"
-    for name in ("calls", "jobs", "memory", "pools", "script", "tenants", "twin")
+    for name in ("calls", "hedges", "jobs", "memory", "pools", "script", "tenants", "twin")
 )
 _LUA_PARTS = (
-    *("arrivals", "breaker", "context", "head", "heartbeat", "leases", "lines"),
+    *("arrivals", "breaker", "budget", "context", "head", "heartbeat", "hedges", "leases", "lines"),
     *("memory", "order", "plan", "pools", "quarantine", "queue", "reservations", "rests"),
-    *("retry_budget", "ring", "room", "scheduler", "selection", "serving", "sharing", "slow_start"),
-    *("tenants", "turns"),
+    *("ring", "room", "scheduler", "selection", "serving", "sharing", "slow_start", "tenants", "turns"),
 )
 _DISPATCHER = tuple(
     f"{_UNIT}/jobs/test_{name}"
@@ -41,6 +40,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "router/jobs/batch/body.py": (f"{_UNIT}/jobs/test_batch_body",),
     "router/jobs/batch/handler.py": (f"{_UNIT}/jobs/test_batch_handler",),
     "router/jobs/dispatcher.py": (*_DISPATCHER, *_ROUTED),
+    "router/jobs/judging.py": (*_DISPATCHER, *_ROUTED),
+    "router/jobs/sooner/hedging.py": (f"{_UNIT}/jobs/test_hedging",),
     "router/jobs/ending.py": (*_DISPATCHER, *_ROUTED),
     "router/jobs/job.py": (f"{_UNIT}/jobs/test_job", f"{_UNIT}/jobs/test_job_run", *_DISPATCHER),
     "router/jobs/answers.py": _DISPATCHER,
@@ -66,7 +67,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "router/scheduling/local/turns.py": _SCHEDULER,
     "router/scheduling/local/quarantine.py": (f"{_UNIT}/scheduling/local/test_quarantine", *_SCHEDULER),
     "router/scheduling/local/rests.py": _SCHEDULER,
-    "router/scheduling/local/retry_budget.py": (f"{_UNIT}/scheduling/local/test_retry_budget", *_SCHEDULER),
+    "router/scheduling/local/budget.py": (f"{_UNIT}/scheduling/local/test_budget", *_SCHEDULER),
     "router/scheduling/local/ring.py": (f"{_UNIT}/scheduling/local/test_ring", *_SCHEDULER),
     "router/upstream/connection.py": (
         *(f"{_UNIT}/upstream/test_{name}" for name in ("connection", "upstream", "large", "differential", "tls")),

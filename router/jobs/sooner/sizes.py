@@ -102,12 +102,14 @@ class Sizes:
 
     def known_ms(self, job: Job) -> int:
         """Return what this process knows, without a look-up; after one it is what `expected_ms` returns."""
+        return self.found_ms(job) or self._median_ms(job.tenant or DEFAULT)
+
+    def found_ms(self, job: Job) -> int:
+        """Return the same, but 0 for a job of which nothing is known."""
         if job.options.expected_ms:
             return job.options.expected_ms
         known = self._known.get(key_of(job))
-        return (
-            (int(known.mean_ms) or 1) if known is not None and known.count else self._median_ms(job.tenant or DEFAULT)
-        )
+        return (int(known.mean_ms) or 1) if known is not None and known.count else 0
 
     async def look_up(self, jobs: Sequence[Job]) -> None:
         """Fetch what `expected_ms` does not know of these jobs, in one round trip.

@@ -1,6 +1,7 @@
 """Decides which jobs' sizes count: those of tenants whose longest jobs go first, and those that are to be learned.
 
-The dispatcher comes here only with jobs that name an option, and while the longest jobs of some tenant go first.
+The dispatcher comes here only with jobs that name an option, while the longest jobs of some tenant go first, and if
+jobs may have second runs.
 """
 
 import msgspec
@@ -14,21 +15,25 @@ from router.scheduling.messages import NO_WISH
 
 
 class Sizing:
-    """Says of each run what its job's size is for, and learns from its attempts."""
+    """Says of each run what its job's size is for, and learns from its attempts.
 
-    def __init__(self, sizes: Sizes, tenants: Tenants) -> None:
+    `learns_all`: it learns from all jobs.
+    """
+
+    def __init__(self, sizes: Sizes, tenants: Tenants, *, learns_all: bool = False) -> None:
         self._sizes = sizes
         self._tenants = tenants
+        self._learns_all = learns_all
 
     def needs_kind(self, job: Job) -> bool:
         """Whether the scan of a large job must find which others are alike."""
-        return job.options.is_sized or self._tenants.goes_by_size(job.tenant)
+        return self._learns_all or job.options.is_sized or self._tenants.goes_by_size(job.tenant)
 
     def settle(self, run: JobRun) -> bool:
         """Note what the job's size is for; return False if the size must be looked up before the job asks."""
         job, options = run.job, run.job.options
         goes_by_size = self._tenants.goes_by_size(job.tenant)
-        run.is_sized = goes_by_size or options.is_sized or options.size_key != ""
+        run.is_sized = self._learns_all or goes_by_size or options.is_sized or options.size_key != ""
         if not goes_by_size:
             return True
         size_ms = self._sizes.expected_ms(job)

@@ -5,20 +5,22 @@ hypothesis runs the script against. It reads no clock and draws no random number
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 
 from router.fleet.model import Member
 from router.policy.tenants import DEFAULT, TenantRule
 from router.policy.verdict import Blame
 from router.scheduling.local.breaker import Breakers
+from router.scheduling.local.budget import budget_for_hedges, budget_for_retries
+from router.scheduling.local.hedges import hedges_of
 from router.scheduling.local.memory import Memory
 from router.scheduling.local.order import Line, Waiting
 from router.scheduling.local.plan import Plan
 from router.scheduling.local.pools import Pools, Room
 from router.scheduling.local.quarantine import Quarantine
 from router.scheduling.local.rests import Rests
-from router.scheduling.local.retry_budget import RetryBudget
-from router.scheduling.local.sharing import Orphans
+from router.scheduling.local.sharing import Orphans, tickets_for
 from router.scheduling.local.slow_start import SlowStarts
 from router.scheduling.local.told import Told
 from router.scheduling.local.turns import Turns
@@ -61,7 +63,8 @@ class LocalScheduler:
         self.ticket = 0
         self._seed = 0
         self._plan = Plan(rules, self.breakers)
-        self._budget = RetryBudget(rules)
+        self._budget = budget_for_retries(rules)
+        self._hedges = budget_for_hedges(rules)
         self.quarantine = Quarantine(rules)
         self._beats: dict[str, int] = {}
         self._orphans = Orphans()
@@ -95,12 +98,14 @@ class LocalScheduler:
         self._orphans.expect(call.keyed_ms, now)
         for orphan in call.orphans:
             self._orphans.keep(call.process, orphan, now)
-        self._arrive(call, now, told)
+        hedges = hedges_of(call, now)
+        self._arrive(call, hedges, now, told)
         self._serve_queue(call.process, now, told)
+        self._hedge(hedges, call.process, now, told)
         reply = Reply(
             routable=len(self._plan.by_url),
             away=self.rests.away,
-            look_in_ms=self._look_in_ms(now),
+            look_in_ms=min(filter(None, (self.rests.look_at_ms, self.starts.look_at_ms)), default=now) - now,
             processes=processes,
             unreached=tuple(pool for pool, room in self.pools.apart().items() if self.rests.are_away(room.urls)),
             keyed_ms=max(0, self._orphans.keyed_until - now),
@@ -108,10 +113,6 @@ class LocalScheduler:
             settles=self._settles_at is not None,
         )
         return told.in_reply(reply)
-
-    def _look_in_ms(self, now: int) -> int:
-        moments = [at for at in (self.rests.look_at_ms, self.starts.look_at_ms) if at is not None]
-        return min(moments, default=now) - now
 
     def has_room(self, url: str) -> bool:
         """Whether the worker, which is in the plan, may get a job of any line now."""
@@ -322,35 +323,14 @@ class LocalScheduler:
             self._make_plan_if_stale(now)  # it drops the pools that are not in use
         return self.pools.admit(pool)
 
-    def _take_tickets(
-        self, call: Call, sizes: Mapping[int, int], now: int, told: Told
-    ) -> Iterator[tuple[Arrival, int]]:
-        """Yield the jobs that ask for a lease, with their tickets; those that take over a run need none."""
-        # After Redis has lost its memory the counter goes on above the tickets in hand.
-        fresh = self.ticket + 1
-        newest = max((arrival.ticket for arrival in call.arrived), default=0)
-        count = sum(arrival.ticket == 0 for arrival in call.arrived)
-        if newest > self.ticket + count:
-            fresh = newest + 1
-        self.ticket = fresh + count - 1
-        for arrival in self.turns.in_order(call.arrived, sizes) if sizes else call.arrived:
-            if arrival.ticket:
-                yield arrival, arrival.ticket
-                continue
-            ticket, fresh = fresh, fresh + 1
-            adopted = self._orphans.adopt(
-                call.wishes, arrival.number, now, lambda process: self._is_alive(process, call.process, now)
-            )
-            if adopted is not None:
-                told.adopted.append(adopted)
-                ticket = adopted.ticket
-            if adopted is None or not adopted.process:
-                yield arrival, ticket
-
-    def _arrive(self, call: Call, now: int, told: Told) -> None:
+    def _arrive(self, call: Call, hedges: Mapping[int, Waiting], now: int, told: Told) -> None:
         process = call.process
+        first_runs = [each for each in call.arrived if each.number not in hedges]
         sizes = {wish.number: wish.size_ms for wish in call.wishes}
-        for arrival, ticket in self._take_tickets(call, sizes, now, told):
+        arrivals = self.turns.in_order(first_runs, sizes) if sizes else first_runs
+        first, self.ticket = tickets_for(arrivals, self.ticket)
+        is_alive = partial(self._is_alive, own=process, now=now)
+        for arrival, ticket in self._orphans.share(call.wishes, arrivals, first, now, is_alive, told.adopted):
             line = (arrival.tenant or DEFAULT, arrival.pool)
             job = Waiting(
                 *(ticket, lease_name(process, arrival.number), arrival.bound_ms, now + arrival.wait_ms, now),
@@ -375,6 +355,16 @@ class LocalScheduler:
                 self.turns.enter(job)
                 told.queued += [arrival.number, ticket]
 
+    def _hedge(self, hedges: Mapping[int, Waiting], own: str, now: int, told: Told) -> None:
+        """Give leases to second runs while no job waits for the room; others do not get any."""
+        for number, job in hedges.items():
+            may_go = self.pools.is_open(job.line[1]) and self._may_go_first(job.line, self.pools.room(job.line[1]))
+            url = self._pick(job)[0] if may_go else None
+            if url and self._plan.by_url[url].cap != TRIAL and self._hedges.take(now, self.ticket):
+                self._grant(own, job, url, now, told)
+            else:
+                told.unhedged.append(number)
+
     def _may_retry(self, arrival: Arrival, now: int, told: Told) -> bool:
         if self.quarantine.holds(arrival.retry_of, now):
             told.quarantined.append(arrival.number)
@@ -388,6 +378,7 @@ class LocalScheduler:
 
     def _hear_beat(self, process: str, beat: Beat, now: int, told: Told) -> int:
         self._budget.fill(now, self.ticket)
+        self._hedges.fill(now, self.ticket)
         self._beats[process] = now
         self._beats = {name: at for name, at in self._beats.items() if now - at < PROCESS_TTL_MS}
         held = {(item.url, lease_name(process, item.number, item.tenant, item.memory_mb)): item for item in beat.held}

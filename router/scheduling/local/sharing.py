@@ -3,10 +3,10 @@
 An orphan waits for the next job of its key. lua/sharing.lua decides alike.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
-from router.scheduling.messages import Adopted, Orphan, Wish
+from router.scheduling.messages import Adopted, Arrival, Orphan, Wish
 
 # More than are added at once, so that they become fewer.
 _DROPPED_AT_ONCE = 4
@@ -59,3 +59,41 @@ class Orphans:
             if is_alive(process):
                 return Adopted(number, place[0], process, int(run))
         return None
+
+    def share(
+        self,
+        wishes: tuple[Wish, ...],
+        arrivals: Sequence[Arrival],
+        ticket: int,
+        now: int,
+        is_alive: Callable[[str], bool],
+        adopted: list[Adopted],
+    ) -> Iterator[tuple[Arrival, int]]:
+        """Yield the jobs that ask for a lease, with their tickets, new ones from `ticket` on.
+
+        What those get that others have left behind is added to `adopted`. Those that get a run need no lease.
+        """
+        for arrival in arrivals:
+            if arrival.ticket:
+                yield arrival, arrival.ticket
+                continue
+            got = self.adopt(wishes, arrival.number, now, is_alive)
+            if got is not None:
+                adopted.append(got)
+            if got is None or not got.process:
+                yield arrival, ticket if got is None else got.ticket
+            ticket += 1
+
+
+def tickets_for(arrivals: Sequence[Arrival], counter: int) -> tuple[int, int]:
+    """Return the first of the new tickets for those arrivals that have none, and the counter after the last one.
+
+    After Redis has lost its memory the counter goes on above the tickets in hand.
+
+    >>> tickets_for([Arrival(1, 10, 10), Arrival(2, 10, 10)], 7), tickets_for([Arrival(1, 10, 10, ticket=9)], 7)
+    ((8, 9), (10, 9))
+    """
+    newest = max((arrival.ticket for arrival in arrivals), default=0)
+    count = sum(arrival.ticket == 0 for arrival in arrivals)
+    first = newest + 1 if newest > counter + count else counter + 1
+    return first, first + count - 1

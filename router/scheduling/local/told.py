@@ -23,6 +23,7 @@ class Told:
     crowded: list[int] = field(default_factory=list)
     unpooled: list[int] = field(default_factory=list)
     adopted: list[Adopted] = field(default_factory=list)
+    unhedged: list[int] = field(default_factory=list)
 
     def in_reply(self, reply: Reply) -> Reply:
         """Return the reply with these lists."""

@@ -90,6 +90,7 @@ end
 
 local function arrive(arrivals)
   share_if_needed(arrivals)
+  if may_hedge and call.wishes then arrivals = Hedges.put_aside(arrivals) end
   local last_ticket = take_tickets(arrivals)
   if has_order and call.wishes then arrivals = Ordered.longest_first(arrivals) end
   read_waiting(arrivals)

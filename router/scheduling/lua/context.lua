@@ -13,6 +13,8 @@ if not now then
   now = time[1] * 1000 + math.floor(time[2] / 1000)
 end
 local is_by_load = rules.strategy == 'least_loaded'
+-- Whether jobs may have second runs.
+local may_hedge = rules.hedge_percent > 0
 local reply = {}
 
 -- The plan, as plan.lua loads or makes it.

@@ -30,6 +30,7 @@ end
 -- The arguments are Beat's fields (router/scheduling/messages.py).
 function Seldom.hear_beat(leases, pending, oldest, held, is_return)
   Seldom.fill_budget(false)
+  if may_hedge then Seldom.fill_hedges(false) end
   redis.call('ZREMRANGEBYSCORE', QUARANTINE, '-inf', now)
   redis.call('ZADD', PROCESSES, now, call.process)
   redis.call('ZREMRANGEBYSCORE', PROCESSES, '-inf', now - PROCESS_TTL_MS)

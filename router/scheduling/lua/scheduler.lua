@@ -14,8 +14,10 @@
 -- @include context
 -- @include arrivals
 -- @include breaker
+-- @include budget
 -- @include head
 -- @include heartbeat
+-- @include hedges
 -- @include leases
 -- @include memory
 -- @include order
@@ -25,7 +27,6 @@
 -- @include queue
 -- @include reservations
 -- @include rests
--- @include retry_budget
 -- @include ring
 -- @include room
 -- @include serving
@@ -93,6 +94,7 @@ if call.orphans then Seldom.keep_all(call.orphans) end
 if call.arrived then
   arrive(call.arrived)
   serve_queue()
+  if may_hedge and call.wishes then Hedges.grant() end
 end
 if lines > 1 then Shared.write_turns() end
 write_queue()

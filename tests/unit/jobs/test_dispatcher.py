@@ -81,7 +81,7 @@ class Leases:
         self.given_up: list[object] = []
         self.fault: Exception | None = None
         self.unreached: set[str] = set()  # pools none of whose workers can be reached
-        self.is_enough = False
+        self.is_enough = self.others_wait = False
         self.left_behind = LeftBehind(lambda: None)
 
     def has_workers(self, pool: str) -> bool:

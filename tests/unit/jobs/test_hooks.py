@@ -28,8 +28,9 @@ class Hooks:
         self._note("attempt_begins", worker_url)
         return msgspec.structs.replace(request, headers=request.headers.replace(b"span: job", b"span: attempt"))
 
-    def attempt_ends(self, outcome: Response | UpstreamFailed, kind: Kind) -> None:
+    def attempt_ends(self, worker_url: str, outcome: Response | UpstreamFailed, kind: Kind) -> None:
         """Record the call."""
+        del worker_url
         self._note("attempt_ends", "no answer" if isinstance(outcome, UpstreamFailed) else outcome.head.status, kind)
 
     def job_ends(self, status: int, outcome: Outcome) -> None:
@@ -46,7 +47,7 @@ def bench(told: list[object], *script: Response | UpstreamFailed, fault_in: str 
     """Return a dispatcher with these hooks."""
     made = Bench(Workers(*script))
     hooks_of: Callable[[Job], Hooks] = lambda job: Hooks(told, job, fault_in)  # noqa: E731
-    made.dispatcher._hooks_of = hooks_of
+    made.dispatcher._preparer._hooks_of = hooks_of
     return made
 
 
