@@ -1,16 +1,18 @@
 """Sends a batch of jobs through a set-up of proxies to simulated workers, and counts what comes back.
 
-Most jobs are short and a few are long. They go over kept connections to the hosts in front of the workers. A connection
-sends its next job when it has the answer. During the batch a worker may die, be slow, or join.
+Most jobs are short and a few are long. They go over kept connections to the hosts in front of the workers, where a
+connection sends its next job when it has the answer; or as one request. During the batch a worker may die, be slow, or
+join. A router may have seen the same jobs before, in an earlier epoch, when they took another time.
 """
 
 import asyncio
+import itertools
 import json
 import random
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -32,10 +34,13 @@ JOBS, CONNECTIONS, SHARE_OF_FIRST_HOST = 1200, 200, 0.6
 # A bounded Pareto distribution, as for run times of generated programs: most take almost no time, a few take most of
 # it. The sum is a few seconds on all cores, so that a round stays short.
 ALPHA, SHORTEST_S, LONGEST_S = 1.1, 0.02, 3.0
-SEED = 1
+# In an earlier epoch each job took up to so many times as long, or as short: its code was another one.
+NOISE = 3.0
 # As authors of tests set limits: somewhat more than the program takes, and at least a second. A job alone on a worker
 # is always in time. If 8 jobs run at once on 4 cores, a job of over half a second is late.
 LIMIT_FACTOR, LEAST_LIMIT_S = 1.5, 1.0
+# How long what a router has learned takes to be seen by all its processes.
+LEARNED_WITHIN_S = 3.0
 # Twice as long as the slowest set-up takes.
 RUN_WITHIN_S = 60.0
 # How often health is checked, by this router and by the peers that check.
@@ -44,6 +49,8 @@ CHECK_S = 5.0
 EVENT_S = 1.0
 
 Setup = Callable[[Path, Sequence[str]], AbstractAsyncContextManager[Sequence[int]]]
+# Sends all jobs to these ports; returns the response times and the number of errors.
+Sender = Callable[[Sequence[int], Sequence[bytes]], Awaitable[tuple[list[float], int]]]
 
 
 @dataclass(frozen=True)
@@ -92,13 +99,30 @@ class Run:
     false_time_limits: int
     errors: int
     client_cpu: float
+    extra_runs: float = 0.0
+    """more attempts than jobs, as a share of the jobs"""
 
 
-def works() -> list[float]:
-    """Return each job's CPU-seconds, the same at each call."""
-    draw = random.Random(SEED)
+@dataclass(frozen=True)
+class Way:
+    """A set-up and how the batch is sent to it. `is_known`: it has run the jobs before, in an earlier epoch."""
+
+    setup: Setup
+    send: Sender
+    is_known: bool = False
+
+
+def works(seed: int = 1) -> list[float]:
+    """Return each job's CPU-seconds, the same for the same seed."""
+    draw = random.Random(seed)
     share_below = 1 - (SHORTEST_S / LONGEST_S) ** ALPHA
     return [SHORTEST_S / (1 - draw.random() * share_below) ** (1 / ALPHA) for _ in range(JOBS)]
+
+
+def earlier(works: Sequence[float], seed: int) -> list[float]:
+    """Return what the jobs took in an earlier epoch."""
+    draw = random.Random(-seed)
+    return [min(LONGEST_S, work_s * NOISE ** draw.uniform(-1, 1)) for work_s in works]
 
 
 @asynccontextmanager
@@ -142,18 +166,23 @@ def haproxies(hosts: int, maxconn: int) -> Setup:
     return partial(peers, partial(configs.haproxy, balance="leastconn", maxconn=maxconn), "haproxy", hosts)
 
 
-def _message(work_s: float) -> bytes:
+def _job(number: int, work_s: float) -> bytes:
     limit_s = max(LEAST_LIMIT_S, LIMIT_FACTOR * work_s)
-    job = {"language": "python", "code": "print(1)\n" * 100, "run_timeout": limit_s, "work": work_s}
-    body = json.dumps(job).encode()
+    job = {"language": "python", "code": "print(1)\n" * 100, "stdin": f"case {number}"}
+    return json.dumps({**job, "run_timeout": limit_s, "work": work_s}).encode()
+
+
+def _message(body: bytes) -> bytes:
     lines = ("POST /run_code HTTP/1.1", "host: x", "content-type: application/json", f"content-length: {len(body)}")
     return "\r\n".join((*lines, "", "")).encode() + body
 
 
-async def send_all(ports: Sequence[int], messages: Sequence[bytes]) -> tuple[list[float], int]:
+async def send_all(
+    ports: Sequence[int], jobs: Sequence[bytes], connections: int = CONNECTIONS
+) -> tuple[list[float], int]:
     """Send all jobs in order, as connections become free. Returns the response times and the number of errors."""
-    from_first = int(CONNECTIONS * SHARE_OF_FIRST_HOST)
-    left = iter(messages)
+    from_first = int(connections * SHARE_OF_FIRST_HOST)
+    left = iter([_message(job) for job in jobs])
     seconds: list[float] = []
     errors = 0
 
@@ -174,9 +203,26 @@ async def send_all(ports: Sequence[int], messages: Sequence[bytes]) -> tuple[lis
         writer.close()
 
     async with asyncio.timeout(RUN_WITHIN_S), asyncio.TaskGroup() as clients:
-        for number in range(CONNECTIONS):
+        for number in range(connections):
             clients.create_task(client(ports[0] if number < from_first else ports[-1]))
     return seconds, errors
+
+
+async def send_at_once(ports: Sequence[int], jobs: Sequence[bytes]) -> tuple[list[float], int]:
+    """Send each job over a connection of its own, all at once."""
+    return await send_all(ports, jobs, len(jobs))
+
+
+async def send_batch(ports: Sequence[int], jobs: Sequence[bytes]) -> tuple[list[float], int]:
+    """Send all jobs to the first host, as one batch that goes longest first."""
+    seconds: list[float] = []
+    errors, start = 0, time.monotonic()
+    url = f"http://127.0.0.1:{ports[0]}/run_code/batch?order=longest_first"
+    async with aiohttp.ClientSession(read_bufsize=2**20) as session, session.post(url, data=b"\n".join(jobs)) as answer:
+        async for line in answer.content:
+            seconds.append(time.monotonic() - start)
+            errors += b'"status":200' not in line or b"run_result" not in line
+    return seconds, errors + len(jobs) - len(seconds)
 
 
 async def _is_right(reader: asyncio.StreamReader) -> bool:
@@ -186,22 +232,25 @@ async def _is_right(reader: asyncio.StreamReader) -> bool:
     return head.startswith(b"http/1.1 200") and b"run_result" in body
 
 
-async def measure(setup: Setup, program: Program, workers: Sequence[str], scenario: Scenario) -> Run:
+async def measure(way: Way, program: Program, workers: Sequence[str], scenario: Scenario, seed: int) -> Run:
     """Start one set-up and send all jobs through it. `program` runs the workers."""
-    jobs = works()
-    messages = [_message(work_s) for work_s in jobs]
+    jobs = works(seed)
+    bodies = list(map(_job, itertools.count(), jobs))
     await forget_stats(workers)
     if scenario.before:
         program.send(scenario.before)
     with TemporaryDirectory() as folder:
-        async with setup(Path(folder), workers) as ports:
+        async with way.setup(Path(folder), workers) as ports:
             # With an empty Redis, the router gives no lease for some seconds. Do not measure that time.
-            await send_all(ports, [_message(SHORTEST_S)] * CONNECTIONS)
+            await send_all(ports, [_job(-1, SHORTEST_S)] * CONNECTIONS)
+            if way.is_known:
+                await way.send(ports, list(map(_job, itertools.count(), earlier(jobs, seed))))
+                await asyncio.sleep(LEARNED_WITHIN_S)
             await forget_stats(workers)
             start, start_cpu = time.monotonic(), time.process_time()
             if scenario.then:
                 asyncio.get_running_loop().call_later(EVENT_S, program.send, scenario.then)
-            seconds, errors = await send_all(ports, messages)
+            seconds, errors = await way.send(ports, bodies)
             total_s, cpu_s = time.monotonic() - start, time.process_time() - start_cpu
     program.send(RECOVER)
     await eventually(lambda: _all_live(workers), what="the worker's recovery")
@@ -215,6 +264,7 @@ async def measure(setup: Setup, program: Program, workers: Sequence[str], scenar
         false_time_limits=sum(int(str(each["false_time_limits"])) for each in stats),
         errors=errors,
         client_cpu=cpu_s / total_s,
+        extra_runs=sum(int(str(each["jobs"])) for each in stats) / len(jobs) - 1,
     )
 
 
@@ -223,18 +273,19 @@ def typical(runs: Iterable[Run], field: str) -> float:
     return statistics.median(float(getattr(run, field)) for run in runs)
 
 
-async def alternate(
-    setups: Mapping[str, Setup], scenarios: Iterable[str], rounds: int
-) -> dict[str, dict[str, list[Run]]]:
-    """Measure all set-ups in each round, in another order each time. Returns the runs by scenario, then by set-up."""
-    runs: dict[str, dict[str, list[Run]]] = {title: {name: [] for name in setups} for title in scenarios}
-    names = list(setups)
+async def alternate(ways: Mapping[str, Way], scenarios: Iterable[str], rounds: int) -> dict[str, dict[str, list[Run]]]:
+    """Measure all ways in each round, in another order each time. Returns the runs by scenario, then by way.
+
+    Each round has jobs of its own.
+    """
+    runs: dict[str, dict[str, list[Run]]] = {title: {name: [] for name in ways} for title in scenarios}
+    names = list(ways)
     async with simulated() as (program, workers):
         for number in range(rounds):
             turn = number % len(names)
             for title, by_setup in runs.items():
                 for name in names[turn:] + names[:turn]:
-                    by_setup[name].append(await measure(setups[name], program, workers, SCENARIOS[title]))
+                    by_setup[name].append(await measure(ways[name], program, workers, SCENARIOS[title], number + 1))
     return runs
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 
-from bench.batch import CORES, SCENARIOS, Run, Setup, alternate, haproxies, routers, typical, works
+from bench.batch import CORES, SCENARIOS, Run, Setup, Way, alternate, haproxies, routers, send_all, typical, works
 from bench.support.report import save, show
 
 DEFAULT_ROUNDS = 5
@@ -65,4 +65,5 @@ def report(runs: Mapping[str, Sequence[Run]]) -> None:
 
 if __name__ == "__main__":
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_ROUNDS
-    report(asyncio.run(alternate(SETUPS, [SCENARIO], rounds))[SCENARIO])
+    ways = {name: Way(setup, send_all) for name, setup in SETUPS.items()}
+    report(asyncio.run(alternate(ways, [SCENARIO], rounds))[SCENARIO])

@@ -24,7 +24,7 @@ class FileHandles:
     """Logs when this process has no file handle left, and when it has one again.
 
     An Acceptor leaves some for connections to workers. But a batch may need many, and other programs may take all of
-    the host's. And where uvicorn accepts, libuv closes clients' connections at once, without a word in the log.
+    the host's.
     """
 
     def __init__(self) -> None:

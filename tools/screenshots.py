@@ -1,12 +1,13 @@
-"""Makes the dashboard's pictures in docs/: `python -m tools.screenshots`, which needs Chromium.
+"""Makes the dashboard's pictures in docs/: `python -m tools.screenshots [3] [1000] [tenants]`, which needs Chromium.
 
 One fleet has three workers with real sockets and real load, one of them drained. The other has a thousand workers that
-exist only in Redis.
+exist only in Redis. The third one has tenants, and its picture shows their table alone.
 """
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +25,14 @@ DOCS = ROOT / "docs"
 # How long the charts need to be full.
 FILLS_IN_S = 150.0
 CAP, CLIENTS = 8, 17
-SIZES = {3: (1280, 650), 1000: (1280, 900)}
+SIZES = {"3": (1280, 650), "1000": (1280, 900), "tenants": (1280, 900)}
+# The tenants' rules, and how many jobs each keeps under way: more than its share.
+TENANTS = {
+    "run-a": ({"weight": 3}, 40),
+    "run-b": ({"weight": 1}, 30),
+    "evaluation": ({"priority": 1, "max_running": 4}, 4),
+    "default": ({"max_running": 2}, 3),
+}
 
 
 async def works(exchange: Exchange) -> None:
@@ -63,29 +71,45 @@ async def thousand(system: System, valkey: Valkey) -> AsyncIterator[Router]:
         yield router
 
 
-async def take(browser: Browser, router: Router, workers: int) -> None:
+@asynccontextmanager
+async def shared(system: System, valkey: Valkey) -> AsyncIterator[Router]:
+    """Run a router with three workers that the jobs of several tenants share."""
+    del valkey
+    async with AsyncExitStack() as stack:
+        fleet = [await stack.enter_async_context(ScriptedWorker(works)) for _ in range(3)]
+        rules = {name: rule for name, (rule, _) in TENANTS.items()}
+        system.configure([worker.url for worker in fleet], default_max_concurrency=CAP, tenants=rules)
+        await stack.enter_async_context(system.sidecar())
+        router = await stack.enter_async_context(system.router(2))
+        await router.sees(healthy=3)
+        for name, (_, clients) in TENANTS.items():
+            await stack.enter_async_context(steady_load(f"{router.url}/t/{name}", clients))
+        yield router
+
+
+async def take(browser: Browser, router: Router, name: str) -> None:
     """Take the pictures of one fleet, light and dark."""
-    await browser.resize(*SIZES[workers])
-    await browser.open(f"{router.url}/dashboard")
-    await browser.shows(".chip.all", f"{workers:,}")
+    await browser.resize(*SIZES[name])
+    await browser.open_dashboard(router.url)
     await asyncio.sleep(FILLS_IN_S)
     for theme in ("light", "dark"):
         await browser.prefers(prefers_color_scheme=theme)
         await asyncio.sleep(1.5)
-        await browser.save(DOCS / f"dashboard-{workers}-{theme}.png")
+        await browser.save(DOCS / f"dashboard-{name}-{theme}.png", "#tenants" if name == "tenants" else "body")
 
 
-async def main() -> None:
-    """Take all pictures."""
+async def main(names: Sequence[str]) -> None:
+    """Take the pictures of these fleets."""
     if not IS_THERE:
         raise SystemExit("chromium and chromedriver are needed (make browser)")
-    for workers, fleet in ((3, three), (1000, thousand)):
-        with TemporaryDirectory() as name, TemporaryDirectory() as profile, chromium(Path(profile)) as browser:
-            async with Valkey(Path(name)) as valkey:
-                system = System(Path(name), valkey.url)
-                async with fleet(system, valkey) as router:
-                    await take(browser, router, workers)
+    fleets = {"3": three, "1000": thousand, "tenants": shared}
+    for name in names or fleets:
+        with TemporaryDirectory() as folder, TemporaryDirectory() as profile, chromium(Path(profile)) as browser:
+            async with Valkey(Path(folder)) as valkey:
+                system = System(Path(folder), valkey.url)
+                async with fleets[name](system, valkey) as router:
+                    await take(browser, router, name)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(sys.argv[1:]))

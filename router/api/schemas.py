@@ -103,6 +103,23 @@ class WorkerCounts(BaseModel):
     failures: int = Field(description="those of them that had no result")
     busy_ms: int = Field(description="how long all of them took in sum")
 
+    @classmethod
+    def of(cls, usage: WorkerUsage) -> Self:
+        """Return one worker's counts from Redis as the API's model."""
+        return cls(
+            running=usage.leases,
+            breaker_failures=usage.breaker_failures,
+            ejected_until=usage.ejected_until,
+            jobs=usage.stats.jobs,
+            failures=usage.stats.failures,
+            busy_ms=usage.stats.busy_ms,
+        )
+
+    def usage(self) -> WorkerUsage:
+        """Return the counts as they came from Redis."""
+        stats = WorkerStats(self.jobs, self.failures, self.busy_ms)
+        return WorkerUsage(self.running, self.breaker_failures, self.ejected_until, stats)
+
 
 class TenantCounts(BaseModel):
     """What all routers have counted of one tenant, and what it has at this moment."""
@@ -165,17 +182,7 @@ class FleetCounts(BaseModel):
     @classmethod
     def of(cls, usage: Usage) -> Self:
         """Return the counts from Redis as the API's model."""
-        workers = {
-            url: WorkerCounts(
-                running=worker.leases,
-                breaker_failures=worker.breaker_failures,
-                ejected_until=worker.ejected_until,
-                jobs=worker.stats.jobs,
-                failures=worker.stats.failures,
-                busy_ms=worker.stats.busy_ms,
-            )
-            for url, worker in usage.workers.items()
-        }
+        workers = {url: WorkerCounts.of(worker) for url, worker in usage.workers.items()}
         return cls(
             waiting=usage.waiting,
             running=sum(worker.running for worker in workers.values()),
@@ -187,14 +194,6 @@ class FleetCounts(BaseModel):
 
     def usage(self) -> Usage:
         """Return the counts as they came from Redis."""
-        workers = {
-            url: WorkerUsage(
-                worker.running,
-                worker.breaker_failures,
-                worker.ejected_until,
-                WorkerStats(worker.jobs, worker.failures, worker.busy_ms),
-            )
-            for url, worker in self.workers.items()
-        }
+        workers = {url: worker.usage() for url, worker in self.workers.items()}
         tenants = {name: tenant.usage() for name, tenant in self.tenants.items()}
         return Usage(self.waiting, self.retries_left, self.fleet, workers, tenants)

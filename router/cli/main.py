@@ -154,29 +154,37 @@ def check(
 
     Example: `sfr config check /etc/sandboxfusion-router/config.yaml`
     """
-    from router.config.load import ConfigError, config_path, load
+    from router.config.load import ConfigError, config_path, read
+    from router.config.show import over_preset
 
     path = path or config_path()
     try:
-        settings = load(path)
+        configuration = read(path)
     except ConfigError as error:
         options.fail(str(error), Exit.BAD_INPUT)
+    settings = configuration.settings
     count = len(settings.workers)
-    typer.echo(f"{path}: good; {count} worker{'' if count == 1 else 's'}, {settings.routing_strategy}")
+    preset = "" if settings.preset == "none" else f", preset {settings.preset}"
+    if stronger := over_preset(configuration):
+        preset += f" without {', '.join(stronger)}, which the file sets"
+    typer.echo(f"{path}: good; {count} worker{'' if count == 1 else 's'}, {settings.routing_strategy}{preset}")
 
 
 @config_app.command()
 def show(
     path: Annotated[Path | None, typer.Argument(help="The file; by default the one that ROUTER_CONFIG names.")] = None,
 ) -> None:
-    """Show the configuration with all defaults and REDIS_URL applied. Passwords are masked.
+    """Show the configuration in force, and where each value comes from. Passwords are masked.
 
-    Example: `sfr config show | grep -A3 queue`
+    A value comes from the file, the environment, a preset or the defaults. The output is YAML.
+
+    Example: `sfr config show | grep -v '# default'`
     """
-    from router.config.load import ConfigError, config_path, load, shown
+    from router.config.load import ConfigError, config_path, read
+    from router.config.show import shown
 
     try:
-        typer.echo(shown(load(path or config_path())), nl=False)
+        typer.echo(shown(read(path or config_path())), nl=False)
     except ConfigError as error:
         options.fail(str(error), Exit.BAD_INPUT)
 

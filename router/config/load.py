@@ -7,11 +7,11 @@ and gunicorn.conf.py use it, so it imports nothing heavy.
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -25,6 +25,7 @@ from router.config.workers import WorkerSettings
 CONFIG_VARIABLE = "ROUTER_CONFIG"
 DEFAULT_CONFIG_FILE = "config.yaml"
 REDIS_VARIABLE = "REDIS_URL"
+PRESET_VARIABLE = "ROUTER_PRESET"
 # OpenTelemetry's own variables: the whole URL, or the part before /v1/traces.
 TRACES_VARIABLE = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 OTLP_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -82,26 +83,44 @@ class ConfigError(Exception):
     """The configuration cannot be used; the message names the file, the key and what was expected."""
 
 
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """The settings, what the file says of them, and the variables that set some of them, by section and key."""
+
+    settings: Settings
+    said: Mapping[str, Any] = field(default_factory=dict)
+    variables: Mapping[tuple[str | int, ...], str] = field(default_factory=dict)
+
+
 def config_path() -> Path:
     """Return the file that ROUTER_CONFIG names, by default config.yaml in the working directory."""
     return Path(os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG_FILE)
 
 
 def load(path: Path) -> Settings:
-    """Read and validate `path`. The variable REDIS_URL wins over its redis.url, and OTEL_… over its traces.endpoint.
+    """Return the settings in `path` and the environment, as `read` does. Raises ConfigError."""
+    return read(path).settings
 
-    Raises ConfigError.
+
+def read(path: Path) -> Configuration:
+    """Read and validate `path` and the environment. Raises ConfigError.
+
+    REDIS_URL wins over its redis.url, OTEL_… over its traces.endpoint, and ROUTER_PRESET over its preset.
     """
     try:
         text = read_text(path)
     except Unreadable as error:
         hint = f"; set {CONFIG_VARIABLE} to the file you mean" if isinstance(error.__cause__, FileNotFoundError) else ""
         raise ConfigError(f"{error}{hint}") from error
-    return parse(text, str(path))
+    return _read(text, str(path))
 
 
 def parse(text: str, name: str) -> Settings:
     """Validate the YAML `text`; error messages call it `name`. Raises ConfigError."""
+    return _read(text, name).settings
+
+
+def _read(text: str, name: str) -> Configuration:
     try:
         document: Any = parse_yaml(text)
     except NotYaml as error:
@@ -110,15 +129,23 @@ def parse(text: str, name: str) -> Settings:
     if not isinstance(document, dict):
         raise ConfigError(f"{name}: expected keys and values such as `timeout: 300`, got a {type(document).__name__}")
     # A key without a value (`redis:`) keeps its defaults.
-    document = {key: value for key, value in document.items() if value is not None}
+    said = {key: value for key, value in document.items() if value is not None}
+    document = dict(said)
+    variables: dict[tuple[str | int, ...], str] = {}
+    if preset := os.environ.get(PRESET_VARIABLE):
+        document["preset"], variables["preset",] = preset, PRESET_VARIABLE
     if url := os.environ.get(REDIS_VARIABLE):
         _put(document, name, "redis", "url", url, "prefix: sfr")
+        variables["redis", "url"] = REDIS_VARIABLE
     if (url := _traces_url(os.environ)) is not None:
         _put(document, name, "traces", "endpoint", url or None, "endpoint: http://collector:4318/v1/traces")
+        variables["traces", "endpoint"] = "OTEL_…"
     try:
-        return Settings.model_validate(document)
+        settings = Settings.model_validate(document)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{name}: {_problem(detail)}" for detail in error.errors())) from error
+        problems = (f"{name}: {_problem(detail)}{_source(detail, variables)}" for detail in error.errors())
+        raise ConfigError("\n".join(problems)) from error
+    return Configuration(settings, said, variables)
 
 
 def _put(document: dict[str, Any], name: str, section: str, key: str, value: str | None, example: str) -> None:
@@ -153,19 +180,6 @@ def expect_extras(settings: Settings) -> None:
         raise ConfigError("traces.endpoint: OpenTelemetry is missing: pip install 'sandboxfusion-router[traces]'")
 
 
-def shown(settings: Settings) -> str:
-    """Return the settings as YAML, with all defaults and without anything that may be a password.
-
-    >>> print(shown(Settings())[:25])
-    workers: []
-    workers_file:
-    """
-    document = settings.model_dump(mode="json")
-    document["redis"]["url"] = masked(settings.redis.url)
-    document["health_check"]["path"] = masked(settings.health_check.path)
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
-
-
 def load_or_exit() -> Settings:
     """Return the configuration for a program's start; exit if it is bad, as `or_exit` does."""
     return or_exit(lambda: load(config_path()))
@@ -188,6 +202,12 @@ def _problem(detail: ErrorDetails) -> str:
         return f"{key}: unknown key; expected one of {', '.join(_known_keys(detail['loc'][:-1]))}"
     message = detail["msg"].replace("Input should be", "expected", 1)
     return f"{key}: {message}{_given(detail['input'], key)}"
+
+
+def _source(detail: ErrorDetails, variables: Mapping[tuple[str | int, ...], str]) -> str:
+    """Return which variable has given the bad value; nothing if the file has."""
+    variable = variables.get(detail["loc"])
+    return f" ({variable})" if variable else ""
 
 
 def _given(value: object, key: str) -> str:

@@ -23,6 +23,7 @@ from pydantic_core import PydanticCustomError
 from router.config.addresses import masked, origin, otlp_url, redis_url
 from router.config.allowlist import rule
 from router.config.bounds import MAX_COUNT
+from router.config.presets import PresetName, with_preset
 from router.config.section import FROM_LIST, MAX_MB, Budget, Count, FilePath, PositiveSeconds, Section
 from router.config.tenants import TenantsByName
 from router.config.workers import AuthFile, DiscoverSettings, MemoryMb, WorkerSettings
@@ -255,6 +256,9 @@ class ErrorStatusSettings(Section):
 class Settings(Section):
     """All of config.yaml. Times are in seconds."""
 
+    preset: PresetName = "none"
+    """what [Clients](clients.md) advises for one kind of client, as the defaults of some keys. A key that is set wins
+    over it"""
     workers: Annotated[
         tuple[Annotated[WorkerSettings, BeforeValidator(_from_bare_url)], ...],
         FROM_LIST,
@@ -328,6 +332,11 @@ class Settings(Section):
     100 kB a second; then it gets 408"""
     client_read_timeout: PositiveSeconds = 60.0
     """how long a client may read nothing of its answer; then the connection is closed"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, said: object) -> object:
+        return with_preset(said) if isinstance(said, dict) else said
 
     @field_validator("max_buffered_mb")
     @classmethod

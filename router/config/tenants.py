@@ -10,14 +10,14 @@ from pydantic_core import PydanticCustomError
 from router.config.bounds import MAX_COUNT, MAX_PRIORITY, MAX_TENANT_WEIGHT
 from router.config.section import Budget, Count, Section
 from router.config.workers import Labels
-from router.policy.tenants import MAX_TENANTS, NAME, TenantRule
+from router.policy.tenants import MAX_TENANTS, NAME, WANTED, TenantRule
 
 
 def _name(text: object) -> object:
     if not isinstance(text, str):
         raise PydanticCustomError("name", "expected a name in quotes")
     if not NAME.fullmatch(text):
-        raise PydanticCustomError("name", "expected a name of 1 to 64 letters, digits, dots, - and _")
+        raise PydanticCustomError("name", WANTED)
     return text
 
 

@@ -13,7 +13,7 @@ import ssl
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from router.downstream.balance import BALANCE
 from router.policy.client_timeouts import LAST_REQUEST_S
@@ -43,8 +43,9 @@ def seats(limit: int) -> int:
     return max(1, (limit - _OWN_HANDLES) // 2)
 
 
+@runtime_checkable
 class Client(Protocol):
-    """What an Acceptor needs of a client's connection."""
+    """What an Acceptor needs of a client's connection; uvicorn's own protocols have no `leave`."""
 
     def leave(self) -> None:
         """Take one more request, then close."""
@@ -140,8 +141,8 @@ class Acceptor:
             client.close()
             self._has_left()
             return
-        if self._is_full:
-            cast("Client", protocol).leave()
+        if self._is_full and isinstance(protocol, Client):
+            protocol.leave()
 
     def _be_full(self) -> None:
         """Pause until a client leaves. Each leaves after its next answer: else the waiting ones would never get in."""
@@ -153,7 +154,8 @@ class Acceptor:
             message = "Clients wait: this process has %d, as many as its file handles allow (ulimit -Hn, LimitNOFILE)"
             log.warning(message, self._seats)
             for client in tuple(self.clients):
-                client.leave()
+                if isinstance(client, Client):
+                    client.leave()
 
     def _look(self) -> None:
         """Let clients stay again, once none has had to wait for _CALM_S."""

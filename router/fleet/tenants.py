@@ -16,7 +16,7 @@ from router.config.tenants import TenantOverrides, TenantSettings
 from router.fleet.leadership import Term
 from router.fleet.redis_client import RedisClient, RedisUnavailable, RefusedCommand
 from router.fleet.schema import SCHEMA_VERSION
-from router.policy.tenants import DEFAULT, MAX_TENANTS, NAME, TenantRule
+from router.policy.tenants import DEFAULT, MAX_TENANTS, NAME, WANTED, TenantRule
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ def read_rules(held: Mapping[str, str]) -> dict[str, TenantRule]:
         if NAME.fullmatch(name):
             rules[name] = rule
         else:
-            log.warning("Redis holds a rule of a tenant that can have no such name: %s", _shown(name))
+            log.warning("Redis holds a rule that counts for nobody. Tenant %s: %s", _shown(name), WANTED)
     return rules
 
 
@@ -135,7 +135,7 @@ def read_overrides(held: Mapping[str, str]) -> tuple[dict[str, TenantOverrides],
     problems = []
     for name, text in sorted(held.items()):
         if not NAME.fullmatch(name):
-            problems.append(f"tenant {_shown(name)}: no tenant can have this name")
+            problems.append(f"tenant {_shown(name)}: {WANTED}")
             continue
         overrides, flaws = _overrides(text)
         found[name] = overrides

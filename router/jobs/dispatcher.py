@@ -305,10 +305,10 @@ class Dispatcher:
     def _ask_any(self, run: JobRun) -> None:
         """Let a job that has tried all workers try any of them; its retry is counted already.
 
-        From then on its unreached workers count as failed attempts, unless no worker at all can be reached.
+        From then on its unreached workers count as failed attempts, unless no worker of its pool can be reached.
         """
         unreached, run.unreached = run.unreached, ()
-        if unreached and self._leases.has_workers:
+        if unreached and self._leases.has_workers(run.placement.pool):
             run.failed += unreached
             if not is_worth_another(run.kinds, self._retry):
                 self._endings.end(run, self._errors.failed(run))

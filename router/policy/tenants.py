@@ -22,6 +22,7 @@ PREFIX = "/t/"
 FORGET_AFTER_S = 600.0
 
 _LONGEST = 64
+WANTED = f"expected a name of 1 to {_LONGEST} characters, each of A-Z a-z 0-9 . _ -"
 _OUTSIDE = re.compile(r"[^A-Za-z0-9._-]")
 # As much of a bad name is repeated to its client.
 _SHOWN = 80
@@ -77,7 +78,7 @@ def flaw(name: str) -> str | None:
     if NAME.fullmatch(name):
         return None
     shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…"
-    return f"Tenant {shown!r}: expected a name of 1 to {_LONGEST} characters, each of A-Z a-z 0-9 . _ -"
+    return f"Tenant {shown!r}: {WANTED}"
 
 
 class KnownTenants:

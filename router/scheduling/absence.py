@@ -10,8 +10,8 @@ from router.scheduling.messages import Reply
 class Absence:
     """Since when there has been no worker. After `enough_s` without one, jobs are refused.
 
-    The last reply tells of the whole fleet: whether a worker may get jobs and can be reached. The snapshot tells of a
-    pool: whether one of its workers may get jobs.
+    The last reply tells of the whole fleet: whether a worker may get jobs and can be reached. Of a pool the snapshot
+    tells whether one of its workers may get jobs, and the last reply whether one of these can be reached.
     """
 
     def __init__(self, view: FleetView, enough_s: float) -> None:
@@ -19,9 +19,11 @@ class Absence:
         self._enough_s = enough_s
         self._fleet_since: float | None = None
         self._pools_since: dict[str, float] = {}
+        self._unreached: tuple[str, ...] = ()
 
     def hear(self, reply: Reply) -> None:
-        """Take over what the scheduler says of the whole fleet."""
+        """Take over what the scheduler says of the whole fleet, and of pools that cannot be reached."""
+        self._unreached = reply.unreached
         if reply.routable <= reply.away:
             self._fleet_since = self._fleet_since or time.monotonic()
         else:
@@ -30,12 +32,12 @@ class Absence:
     def look(self, pools: Iterable[str]) -> None:
         """Look at the pools for which jobs wait, and forget the others: they may have had workers meanwhile."""
         now, known = time.monotonic(), self._pools_since
-        gone = {pool for pool in pools if not self._view.snapshot.routable_in(pool)}
+        gone = {pool for pool in pools if self._is_gone(pool)}
         self._pools_since = {pool: known.get(pool, now) for pool in gone}
 
     def since(self, pool: str = "") -> float | None:
         """Return since when there has been no worker for jobs of this pool; None if there is one."""
-        if self._fleet_since is not None or not pool or self._view.snapshot.routable_in(pool):
+        if self._fleet_since is not None or not self._is_gone(pool):
             return self._fleet_since
         return self._pools_since.setdefault(pool, time.monotonic())
 
@@ -43,3 +45,7 @@ class Absence:
         """Whether there has been no worker for long enough to refuse a job of this pool that came at `job_since`."""
         since = self.since(pool)
         return since is not None and time.monotonic() - max(since, job_since) >= self._enough_s
+
+    def _is_gone(self, pool: str) -> bool:
+        """Whether the pool, which is not that of all workers, has no worker that may get jobs and can be reached."""
+        return bool(pool) and (pool in self._unreached or not self._view.snapshot.routable_in(pool))

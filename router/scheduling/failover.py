@@ -1,8 +1,8 @@
 """Decides which scheduler this process uses: the one in Redis, or its twin in this process.
 
 While Redis is away, does not know the fleet, or is in use by a later release, the twin decides. It has this process'
-share of each cap. When Redis is back, the process hands in the leases that it holds. No request waits for Redis longer
-than a call's time limit, nor at all for a Redis that is known to be away.
+share of each cap and memory. When Redis is back, the process hands in the leases that it holds. No request waits for
+Redis longer than a call's time limit, nor at all for a Redis that is known to be away.
 """
 
 import asyncio
@@ -127,7 +127,7 @@ class FailoverScheduler:
         snapshot = self._view.snapshot
         if snapshot is not self._local_fleet:
             self._local_fleet = snapshot
-            local.set_fleet(_share(member, self._processes) for member in snapshot.members)
+            local.set_fleet((_share(member, self._processes) for member in snapshot.members), self._processes)
             rules = snapshot.state.tenants
             local.set_tenants({name: _share_of_tenant(rule, self._processes) for name, rule in rules.items()})
         now_ms = int(asyncio.get_running_loop().time() * 1000)
@@ -146,16 +146,11 @@ def _ejections(local: LocalScheduler, now_ms: int) -> dict[str, Ejection]:
 
 
 def _share(member: Member, processes: int) -> Member:
-    """Return `member` with this process' share of its cap and memory, rounded up, so that every worker gets jobs."""
-    cap, memory_mb = member.worker.max_concurrency, member.worker.memory_mb
-    if cap is None and memory_mb is None:
+    """Return `member` with this process' share of its cap, rounded up, so that every worker gets jobs."""
+    cap = member.worker.max_concurrency
+    if cap is None:
         return member
-    own = replace(
-        member.worker,
-        max_concurrency=cap and math.ceil(cap / processes),
-        memory_mb=memory_mb and math.ceil(memory_mb / processes),
-    )
-    return replace(member, worker=own)
+    return replace(member, worker=replace(member.worker, max_concurrency=math.ceil(cap / processes)))
 
 
 def _share_of_tenant(rule: TenantRule, processes: int) -> TenantRule:

@@ -76,10 +76,9 @@ class Leases:
         self._routable_then: frozenset[str] = frozenset()
         self._calls = CallBatcher(self._call, self._is_urgent, lambda: bool(self._ended))
 
-    @property
-    def has_workers(self) -> bool:
-        """Whether there is a worker that may get jobs and can be reached, by the last reply."""
-        return self._absence.since() is None
+    def has_workers(self, pool: str) -> bool:
+        """Whether there is a worker that may get jobs of this pool and can be reached, by the last reply."""
+        return self._absence.since(pool) is None
 
     def is_enough_for(self, job_since: float, pool: str) -> bool:
         """Whether a job of this pool that came at `job_since` has waited for long enough while there is no worker."""

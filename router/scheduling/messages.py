@@ -225,7 +225,7 @@ class Reply(msgspec.Struct, frozen=True):
     checks, the worker; `exhausted` have tried every worker; claims that are `lost` came too late; `missing` jobs are
     not in the queue any more; `unfunded` retries exceed the fleet's budget; `quarantined` ones are of jobs that break
     workers; `crowded` ones found as many of their tenant's jobs pending as may be; `unpooled` ones need one pool more
-    than there may be.
+    than there may be. `unreached` are the open pools of some workers none of which can be reached.
 
     Numbers of the fleet: `routable` workers may get jobs, and `away` of those cannot be reached; `processes` are alive
     (0 unless the call has a heartbeat); `waiting` jobs of all processes are pending. `settles`: Redis' memory began
@@ -250,5 +250,6 @@ class Reply(msgspec.Struct, frozen=True):
     quarantined: tuple[int, ...] = ()
     crowded: tuple[int, ...] = ()
     unpooled: tuple[int, ...] = ()
+    unreached: tuple[str, ...] = ()
     waiting: int = 0
     settles: bool = False

@@ -21,6 +21,9 @@ from router.scheduling.messages import Call, Reply, Rules
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Reply).decode
 
+# So many words of a list the script passes to one command: Lua passes only some thousands at once. Pairs stay together.
+WORDS_A_COMMAND = 1000
+
 # What the script shares with its Python twin.
 CONSTANTS: dict[str, str | float] = {
     "MAX_COUNT": MAX_COUNT,
@@ -33,6 +36,7 @@ CONSTANTS: dict[str, str | float] = {
     "SPREAD": SPREAD,
     "DEFAULT": DEFAULT,
     "SCHEMA_VERSION": SCHEMA_VERSION,
+    "WORDS_A_COMMAND": WORDS_A_COMMAND,
 }
 
 

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
-from router.policy.tenants import MAX_TENANTS, OTHER
 from router.policy.verdict import Kind, Outcome
 
 # In seconds, three a decade, from Redis' answer to the longest job: a percentile is wrong by a factor of 2.5 at most.
@@ -81,22 +80,14 @@ class TenantCounts:
     queue_s: float = 0.0
 
 
-class CountsByTenant(dict[str, TenantCounts]):
-    """Counts by tenant, for at most MAX_TENANTS names; all others count as OTHER. "" is the default tenant."""
-
-    def __missing__(self, tenant: str) -> TenantCounts:
-        if len(self) >= MAX_TENANTS:
-            tenant = OTHER
-        return self.setdefault(tenant, TenantCounts())
-
-
 @dataclass(slots=True)
 class Counts:
     """All counts between two takings.
 
     `jobs` and `refusals` (requests that never became jobs) are by endpoint, status and outcome. `retries` are by how
     the attempt before had ended. `unfunded` retries exceeded the fleet's budget. `cut_answers` broke off when their
-    clients had a part of them. `redis` are the scheduler's calls that Redis answered.
+    clients had a part of them. `redis` are the scheduler's calls that Redis answered. The default tenant is "".
+    KnownTenants bounds how many tenants there are.
     """
 
     jobs: defaultdict[tuple[str, int, Outcome], Timing] = field(default_factory=lambda: defaultdict(Timing))
@@ -104,7 +95,7 @@ class Counts:
     waits: Timing = field(default_factory=Timing)
     attempts: defaultdict[Kind, Timing] = field(default_factory=lambda: defaultdict(Timing))
     workers: defaultdict[str, AttemptCounts] = field(default_factory=lambda: defaultdict(AttemptCounts))
-    tenants: CountsByTenant = field(default_factory=CountsByTenant)
+    tenants: defaultdict[str, TenantCounts] = field(default_factory=lambda: defaultdict(TenantCounts))
     retries: defaultdict[Kind, int] = field(default_factory=lambda: defaultdict(int))
     unfunded: int = 0
     cut_answers: int = 0

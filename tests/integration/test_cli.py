@@ -8,8 +8,9 @@ from typer.testing import CliRunner
 
 from router.auth.access import ApiKeys
 from router.cli.main import app
-from router.config.load import parse, shown
+from router.config.load import Configuration, parse
 from router.config.settings import Settings
+from router.config.show import shown
 from router.version import __version__
 from tests.support.programs import Valkey
 
@@ -30,6 +31,10 @@ def test_config_check_tells_good_from_bad(tmp_path: Path, monkeypatch: pytest.Mo
     bad.write_text("routing: x")
     done = cli.invoke(app, ["config", "check", str(good)])
     assert (done.exit_code, done.output) == (0, f"{good}: good; 1 worker, round_robin\n")
+    good.write_text("{preset: verl, workers: ['http://a:1'], client_budget: 9}")
+    done = cli.invoke(app, ["config", "check", str(good)])
+    told = "1 worker, round_robin, preset verl without client_budget, which the file sets"
+    assert (done.exit_code, done.output) == (0, f"{good}: good; {told}\n")
     monkeypatch.setenv("ROUTER_CONFIG", str(bad))
     done = cli.invoke(app, ["config", "check"])
     assert done.exit_code == 2
@@ -49,7 +54,7 @@ def test_config_show_is_a_configuration_without_its_secrets(tmp_path: Path, monk
     read = parse(done.output, "shown")
     assert read.redis.url == "redis://***@host:1/2"
     assert read.model_copy(update={"redis": settings.redis}) == settings
-    assert parse(shown(Settings()), "shown") == Settings()
+    assert parse(shown(Configuration(Settings())), "shown") == Settings()
     path.write_text("queue: {timeout: x}")
     done = cli.invoke(app, ["config", "show", str(path)])
     assert (done.exit_code, done.stdout) == (2, "")

@@ -57,6 +57,23 @@ def test_jobs_of_a_pool_run_on_its_workers_alone(
     assert len(reply.queued) == 2 * (9 - 2 * len(fits))
 
 
+def test_pools_that_cannot_be_reached_are_named(make_members: MakeMembers) -> None:
+    """Only open pools of some workers, all of which are away; the others may still reach one."""
+    ask, _ = make_members(fleet(2), Rules(max_ejected_percent=0))
+    for number, pool in enumerate(("", "gpu", "gpu,ib", "gpu;cpp", "no"), 1):
+        come(ask, pool, number)
+    replies = [
+        ask(Call("p", ended=(Ended(url, 90 + number, Blame.AWAY),)), START)
+        for number, url in enumerate((IB, GPU, BOTH, CPU))
+    ]
+    assert [(reply.away, reply.unreached) for reply in replies] == [
+        (1, ("gpu,ib",)),
+        (2, ("gpu,ib",)),
+        (3, ("gpu", "gpu,ib", "gpu;cpp")),
+        (4, ("gpu", "gpu,ib", "gpu;cpp")),
+    ]
+
+
 def test_full_pool_holds_up_no_other(make_members: MakeMembers) -> None:
     """Jobs of another pool, and those of all workers, get their leases at once."""
     ask, _ = make_members(fleet(1), Rules())

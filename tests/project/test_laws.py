@@ -76,7 +76,7 @@ LIBRARIES = {
     "opentelemetry": {"router.jobs.tracing"},
     "prometheus_client": {"router.telemetry.prometheus"},
     "starlette": {"router.api.application", "router.app", "router.cli.up.local_worker"},
-    "yaml": {"router.config.load", "router.config.strict_yaml"},
+    "yaml": {"router.config.show", "router.config.strict_yaml"},
     "httptools": {"router.upstream.connection", "router.downstream.connection", "router.downstream.protocol"},
     "typer": {
         *("router.cli.main", "router.cli.options", "router.cli.agent.command", "router.cli.fleet.commands"),

@@ -101,9 +101,12 @@ class Browser:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         await self._do(lambda: self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size))
 
-    async def save(self, path: Path) -> None:
-        """Write the visible page as a PNG."""
-        await self._do(lambda: self.driver.save_screenshot(str(path)))
+    async def save(self, path: Path, selector: str = "body") -> None:
+        """Write the visible page, or the first element that matches, as a PNG."""
+        if selector == "body":
+            await self._do(lambda: self.driver.save_screenshot(str(path)))
+        else:
+            await self._do(lambda: self.driver.find_element(By.CSS_SELECTOR, selector).screenshot(str(path)))
 
     async def shows(self, selector: str, wanted: str, within_s: float = 20.0) -> None:
         """Wait until the text of an element contains `wanted`."""

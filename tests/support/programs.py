@@ -133,14 +133,14 @@ class Valkey(Program):
         return Redis.from_url(self.url, decode_responses=True)
 
     async def start(self) -> None:
-        """Start it and wait until it answers a ping."""
+        """Start it and wait until it answers: not another one that has taken the port meanwhile."""
         await super().start()
         await eventually(self._answers, what="Valkey's answer")
 
     async def _answers(self) -> bool:
         async with self.client() as client:
             try:
-                return bool(await client.ping())
+                return bool((await client.info("server"))["process_id"] == self.pid)
             except RedisError:
                 return False
 

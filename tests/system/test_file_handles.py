@@ -57,19 +57,27 @@ async def test_soft_limit_of_a_shell_is_raised_to_the_hard_one(system: System, t
 async def test_uvicorn_logs_once_that_handles_are_used_up_and_recovers(
     system: System, workers: list[ScriptedWorker], tmp_path: Path
 ) -> None:
-    """More connections than file handles cause one line, and one more when the shortage is over."""
-    system.configure([worker.url for worker in workers])
+    """Too many clients wait. Too many jobs on workers cause one line, and one more when the shortage is over."""
+    system.configure([worker.url for worker in workers], batch={"max_in_flight": 100})
     port = free_port()
+    url = f"http://127.0.0.1:{port}"
     argv = [sys.executable, "-m", "uvicorn", "router:app", "--http", "router.downstream:ClientConnection"]
     router = Program(limited([*argv, "--port", str(port)], "-n 90"), tmp_path / "log", system.env)
     async with system.sidecar(), router:
         await eventually(lambda: "Uvicorn running" in router.output, 30, "its start")
+        with silent(port, 150):
+            await eventually(lambda: WAITS.format(21) in router.output, what="clients that wait")
         for round_ in (1, 2):
-            with silent(port, 150):
-                await eventually(lambda n=round_: router.output.count(SHORT.format(90)) == n, what="one line")  # type: ignore[misc]
+            gate = Gate()
+            for worker in workers:
+                worker.script = gate
+            batch = asyncio.create_task(post_batch(url, 100))
+            await eventually(lambda n=round_: router.output.count(SHORT.format(90)) == n, what="one line")  # type: ignore[misc]
+            gate.open()
+            assert [line["status"] for line in await batch] == [200] * 100
             await eventually(lambda n=round_: router.output.count("file handles again") == n, what="its end")  # type: ignore[misc]
             assert router.output.count(SHORT.format(90)) == round_
-        answers = await post_jobs(f"http://127.0.0.1:{port}", 40, 4, keep_alive=False)
+        answers = await post_jobs(url, 40, 4, keep_alive=False)
         assert {answer.status for answer in answers} == {200}
 
 

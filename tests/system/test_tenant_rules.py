@@ -148,7 +148,7 @@ async def _slips(valkey: Valkey, sidecar: Program, view: FleetView, rules: Rules
         await redis.hset("sfr:tenants:intent", mapping={"a b": "{}", "eval": '{"max_running":3,"weight":-1}'})
         await redis.publish("sfr:wishes", "x")
         await eventually(lambda: "Passed over: tenant eval: weight: expected" in sidecar.output, what="the bad value")
-        assert "Passed over: tenant 'a b': no tenant can have this name" in sidecar.output
+        assert "Passed over: tenant 'a b': expected a name of 1 to 64 characters" in sidecar.output
         await redis.delete("sfr:tenants")
         await redis.set("sfr:tenants", "x")
         await eventually(lambda: _is_hash(valkey), what="the rules instead of the slip")

@@ -36,6 +36,10 @@ class Turns:
         await gate(exchange)
         self.running[tenant] -= 1
 
+    async def have_come(self, count: int) -> None:
+        """Return when so many jobs have come: a lease is given before its job is sent."""
+        await eventually(lambda: len(self.tenants) == count, what=f"{count} jobs on the worker")
+
     def end_oldest(self) -> None:
         """End the job that has run the longest."""
         self._gates.pop(0).open()
@@ -90,6 +94,7 @@ async def test_single_job_does_not_wait_behind_a_flood(system: System, worker: S
         await router.sees(healthy=1)
         async with sending(router, "flood", 40):
             await all_wait(router, 38)
+            await turns.have_come(2)
             async with sending(router, "note", 1) as (note,):
                 await all_wait(router, 39)
                 turns.end_oldest()
@@ -108,8 +113,9 @@ async def test_slots_are_shared_by_weight(system: System, worker: ScriptedWorker
         async with sending(router, "probe", 40), sending(router, "train", 40):
             await all_wait(router, 80 - SLOTS)
             for done in range(2 * SLOTS):  # by then each slot has been given anew
+                await turns.have_come(SLOTS + done)
                 turns.end_oldest()
-                await eventually(lambda count=done: len(turns.tenants) == SLOTS + count + 1, what="the next job")  # type: ignore[misc]
+            await turns.have_come(3 * SLOTS)
             assert turns.running == {"train": 6, "probe": 2}
 
 
@@ -124,8 +130,9 @@ async def test_higher_priority_goes_first(system: System, worker: ScriptedWorker
             async with sending(router, "exam", 6):
                 await all_wait(router, 32)
                 for done in range(8):
+                    await turns.have_come(4 + done)
                     turns.end_oldest()
-                    await eventually(lambda count=done: len(turns.tenants) == 4 + count + 1, what="the next job")  # type: ignore[misc]
+                await turns.have_come(12)
     assert turns.tenants[4:12] == ["exam"] * 6 + ["train"] * 2
 
 

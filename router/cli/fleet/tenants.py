@@ -10,7 +10,7 @@ from router.cli.failure import BadInput
 from router.cli.fleet.commands import DEFAULT, AsJson
 from router.cli.options import EXITS, ROUTER_URL, Prefix, RedisUrl, Url, complete_tenant, failures_shown, fleet_at
 from router.cli.spinner import waiting
-from router.policy.tenants import NAME
+from router.policy.tenants import flaw
 
 if TYPE_CHECKING:
     from router.api.schemas import AdminTenant
@@ -122,8 +122,8 @@ def reset(name: TenantArgument, url: Url = ROUTER_URL, redis: RedisUrl = None, p
 
 
 def _name(text: str) -> str:
-    if not NAME.fullmatch(text):
-        raise BadInput(f"expected a tenant's name of 1 to 64 letters, digits, dots, - and _, got {text[:80]!r}")
+    if found := flaw(text):
+        raise BadInput(found)
     return text
 
 

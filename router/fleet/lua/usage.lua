@@ -7,6 +7,8 @@
 --          tenant TENANT_OF, RUNNING_OF, and its lines: QUEUE, LINES, QUEUE_OF
 -- Returns  Usage as JSON (router/fleet/stats.py), and as `unread` the names of tenants beyond ENTRIES_A_CALL
 local workers, tenants, fleet, unread = {}, {}, {}, {}
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 -- Anything may have been written with redis-cli. JSON knows neither NaN nor infinity: such a value counts as 0.
 local function number(text)
@@ -46,14 +48,21 @@ local function waiting_of(tenant)
   return count
 end
 
--- How many jobs of the tenant run. If DEFAULT is the only tenant, the scheduler need not count them: all are its own.
-local function running_of(tenant, is_alone)
-  if tenant ~= DEFAULT or not is_alone then return redis.call('ZCARD', RUNNING_OF .. tenant) end
-  local count = 0
+local function running_of(tenant) return redis.call('ZCOUNT', RUNNING_OF .. tenant, '(' .. now, '+inf') end
+
+-- How many jobs of DEFAULT run. If it is the only tenant, the scheduler need not count them: all are its own. Routers of
+-- 0.2 end leases without taking them out of the count, so it may be too high: it is no more than the others leave.
+local function running_of_default()
+  local left = 0
   for _, url in ipairs(redis.call('ZRANGE', LAPSE, 0, -1)) do
-    count = count + redis.call('ZCARD', LEASES_OF .. url)
+    left = left + redis.call('ZCARD', LEASES_OF .. url)
   end
-  return count
+  local all = known_tenants()
+  if #all == 1 then return left end
+  for _, name in ipairs(all) do
+    if name ~= DEFAULT then left = left - running_of(name) end
+  end
+  return math.max(0, math.min(left, running_of(DEFAULT)))
 end
 
 for _, url in ipairs(cjson.decode(ARGV[1])) do
@@ -67,7 +76,8 @@ for place, name in ipairs(names) do
     unread[#unread + 1] = name
   else
     local counted = counts(TENANT_OF .. name, 'jobs', 'failures', 'busy_ms', 'queue_ms')
-    tenants[name] = {running_of(name, #names == 1), waiting_of(name), counted}
+    local running = name == DEFAULT and running_of_default() or running_of(name)
+    tenants[name] = {running, waiting_of(name), counted}
   end
 end
 local held = redis.call('HGETALL', STATS)

@@ -3,8 +3,12 @@
 If the job whose turn it is finds a slot but not the memory, its line reserves a worker: that one has no room for other
 lines, and the line has no turn, until its head fits there. So small jobs do not starve a large one. lua/memory.lua
 decides alike.
+
+While Redis is away each process has its share of a worker's memory. A job larger than the share may still run, if the
+process runs nothing else there: the share is at least one job, as that of a cap is.
 """
 
+import math
 from collections.abc import Callable, Collection
 
 from router.scheduling.local.turns import Line
@@ -13,17 +17,23 @@ from router.scheduling.local.turns import Line
 class Memory:
     """The reservations, by URL.
 
-    `leases` gives the names of a worker's leases, and `limit` its memory; None: it is not counted.
+    `leases` gives the names of a worker's leases, and `limit` its memory; None: it is not counted. So many `processes`
+    have a share of it.
     """
 
     def __init__(self, leases: Callable[[str], Collection[str]], limit: Callable[[str], int | None]) -> None:
         self.reserved: dict[str, Line] = {}
+        self.processes = 1
         self._leases = leases
         self._limit = limit
 
     def fits(self, url: str, memory_mb: int) -> bool:
         """Whether the worker has so much memory free."""
-        return not memory_mb or (free := self._free(url)) is None or free >= memory_mb
+        limit = self._limit(url)
+        if not memory_mb or limit is None:
+            return True
+        taken = self._taken(url)
+        return memory_mb <= (self._share(limit) - taken if taken else limit)
 
     def has_reserved(self, line: Line) -> bool:
         """Whether the line waits for a worker that it has reserved."""
@@ -39,12 +49,17 @@ class Memory:
         large = [url for url in urls if self.is_large_enough(url, memory_mb)]
         if not large:
             return False
-        self.reserved[min(large, key=lambda url: (-(self._free(url) or 0), url))] = line
+        self.reserved[min(large, key=lambda url: (-self._free(url), url))] = line
         return True
 
-    def _free(self, url: str) -> int | None:
-        limit = self._limit(url)
-        return None if limit is None else limit - sum(memory_of(lease) for lease in self._leases(url))
+    def _free(self, url: str) -> int:
+        return self._share(self._limit(url) or 0) - self._taken(url)
+
+    def _share(self, limit: int) -> int:
+        return math.ceil(limit / self.processes)
+
+    def _taken(self, url: str) -> int:
+        return sum(memory_of(lease) for lease in self._leases(url))
 
 
 def memory_of(lease: str) -> int:

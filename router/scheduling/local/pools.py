@@ -51,6 +51,10 @@ class Pools:
         """Whether the pool is open."""
         return not pool or pool in self._by_pool
 
+    def apart(self) -> dict[str, Room]:
+        """Return the rooms of the open pools that do not have all workers, by the pools' names in order."""
+        return {pool: room for pool, room in sorted(self._by_pool.items()) if room != self._everywhere}
+
     def are_full(self) -> bool:
         """Whether there are as many pools as there may be."""
         return len(self._by_pool) >= MAX_POOLS

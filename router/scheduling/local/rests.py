@@ -8,7 +8,7 @@ next rest is twice as long. A worker that cannot be reached gets one job when it
 rest ends. lua/rests.lua decides alike.
 """
 
-from collections.abc import Container
+from collections.abc import Collection, Container
 from dataclasses import dataclass
 
 from router.scheduling.messages import REST_FIRST_MS, REST_MAX_MS, SILENCE_MS
@@ -45,6 +45,10 @@ class Rests:
     def away(self) -> int:
         """How many workers rest because they cannot be reached."""
         return sum(rest.is_away for rest in self.by_url.values())
+
+    def are_away(self, urls: Collection[str]) -> bool:
+        """Whether all of these workers, and at least one, rest because they cannot be reached."""
+        return bool(urls) and all(url in self.by_url and self.by_url[url].is_away for url in urls)
 
     def have_room(self, url: str, running: int) -> bool:
         """Whether the worker, which runs `running` jobs, may get one more as far as its rest goes."""

@@ -1,7 +1,7 @@
 """The Python twin of lua/scheduler.lua: makes the same decisions over a state in this process.
 
-It serves while Redis is away; each process then has its share of each cap. It is also the model that hypothesis runs
-the script against. It reads no clock and draws no random number: both are arguments.
+It serves while Redis is away; each process then has its share of each cap and memory. It is also the model that
+hypothesis runs the script against. It reads no clock and draws no random number: both are arguments.
 """
 
 from collections import Counter, defaultdict
@@ -78,9 +78,10 @@ class LocalScheduler:
         self.quarantine = Quarantine(rules)
         self._beats: dict[str, int] = {}
 
-    def set_fleet(self, members: Iterable[Member]) -> None:
-        """Take over the workers of the fleet, and their conditions."""
+    def set_fleet(self, members: Iterable[Member], processes: int = 1) -> None:
+        """Take over the workers of the fleet, and their conditions; so many `processes` share their memory."""
         self._plan.set_fleet(members)
+        self.memory.processes = processes
 
     def set_tenants(self, tenants: Mapping[str, TenantRule]) -> None:
         """Take over the tenants' rules."""
@@ -120,6 +121,7 @@ class LocalScheduler:
             quarantined=tuple(told.quarantined),
             crowded=tuple(told.crowded),
             unpooled=tuple(told.unpooled),
+            unreached=tuple(pool for pool, room in self.pools.apart().items() if self.rests.are_away(room.urls)),
             waiting=len(self.turns.waiting),
             settles=self._settles_at is not None,
         )

@@ -28,7 +28,7 @@ end
 local function open_trial(url)
   local cap = whole_number(redis.call('HGET', WORKER_OF .. url, 'max_concurrency'), MAX_COUNT, 0)
   -- Jobs that timed out there may still run. If they fill the worker, its trial waits for the first lease to pass.
-  if cap > 0 and redis.call('ZCARD', LEASES_OF .. url) >= cap then
+  if cap > 0 and leases_on(url) >= cap then
     postpone_trial(url, redis.call('ZRANGE', LEASES_OF .. url, 0, 0, 'WITHSCORES')[2])
     return
   end
@@ -42,8 +42,20 @@ local function may_eject_another()
   return (redis.call('ZCARD', EJECTED) + 1) * 100 <= rules.max_ejected_percent * fleet
 end
 
+-- Whether any of the workers of the jobs that have ended has a breaker with something to tell.
+local has_breakers = true
+
+local function look_for_breakers(urls)
+  local keys = {}
+  for place, url in ipairs(urls) do keys[place] = BREAKER_OF .. url end
+  has_breakers = call_with(keys, 'EXISTS') > 0
+end
+
 -- Take in what the attempt under the lease `name` says of its worker.
 local function judge(url, name, blame, job, cause, ms)
+  local is_trouble = blame ~= 'ok' and blame ~= 'none' and blame ~= 'busy' and blame ~= 'doubt'
+  if not has_breakers and not is_trouble then return end
+  has_breakers = true
   local held = redis.call('HMGET', BREAKER_OF .. url, 'times', 'trial', 'failures', 'last_error_of')
   local times, trial, failures = held[1], held[2], held[3]
   if trial == name then
@@ -63,7 +75,7 @@ local function judge(url, name, blame, job, cause, ms)
     redis.call('DEL', BREAKER_OF .. url)
   elseif blame == 'away' and away >= reply.routable then
     return -- no worker can be reached: that is no worker's fault
-  elseif blame ~= 'ok' and blame ~= 'none' and blame ~= 'busy' and blame ~= 'doubt' then
+  elseif is_trouble then
     if blame == 'error' then
       if held[4] == job then return end -- one bad job, sent again and again, does not make a bad worker
       redis.call('HSET', BREAKER_OF .. url, 'last_error_of', job)

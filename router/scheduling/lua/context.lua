@@ -56,6 +56,23 @@ end
 
 local function tenant_of(name) return string.match(name, ' (%S+) %S+$') or DEFAULT end
 
+-- Call a command with many words, in parts, for Lua passes only some thousands at once. `words` is a list of pairs if the
+-- command takes pairs. Return the sum of the answers; of lists, all together.
+local function call_with(words, ...)
+  local sum, answers = 0, {}
+  for first = 1, #words, WORDS_A_COMMAND do
+    local command = {...}
+    for place = first, math.min(#words, first + WORDS_A_COMMAND - 1) do command[#command + 1] = words[place] end
+    local answer = redis.call(unpack(command))
+    if type(answer) == 'number' then
+      sum = sum + answer
+    else
+      for _, value in ipairs(answer) do answers[#answers + 1] = value end
+    end
+  end
+  return sum, answers
+end
+
 -- Add values to a list of the reply.
 local function tell(field, ...)
   local list = reply[field] or {}

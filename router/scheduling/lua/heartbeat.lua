@@ -2,7 +2,7 @@
 --
 -- Twin     LocalScheduler._hear_beat, _drop_unheld
 -- Reads    WORKERS, WAITING, PLACES
--- Writes   PROCESSES, PROCESS_OF, LEASES_OF, LAPSE, QUARANTINE (only what has passed)
+-- Writes   PROCESSES, PROCESS_OF, LEASES_OF, QUARANTINE (only what has passed)
 -- @lazy Seldom
 -- @include context
 -- @include leases
@@ -19,7 +19,7 @@ function Seldom.drop_unheld(held)
     for _, name in ipairs(redis.call('ZRANGE', LEASES_OF .. url, 0, -1)) do
       if string.match(name, '^(.*):%d+ ?%S* ?%S*$') == call.process and not is_held[url .. ' ' .. name] then
         end_run(tenant_of(name), name)
-        dropped = dropped + redis.call('ZREM', LEASES_OF .. url, name)
+        if drop_lease(url, name) then dropped = dropped + 1 end
       end
     end
     if dropped > 0 then update_room(url) end
@@ -44,9 +44,10 @@ function Seldom.hear_beat(leases, pending, oldest, held, is_return)
     local url, number, left, tenant, memory = unpack(item)
     tenant = tenant_named(tenant)
     local name = lease_name(holder(number), tenant, memory)
-    if redis.call('ZADD', LEASES_OF .. url, 'NX', now + left, name) == 1 then
+    if not redis.call('ZSCORE', LEASES_OF .. url, name) then
+      set_lease(url, name, now + left)
       run(tenant, name, now + left)
-      redis.call('ZADD', LAPSE, 'LT', now + left, url)
+      lapse_at(url, now + left)
       update_room(url)
     end
   end

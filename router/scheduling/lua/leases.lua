@@ -12,6 +12,14 @@
 -- How many jobs of a tenant run, as far as this call has counted them; and how many more run than when the tenant's
 -- lines were last put in their places.
 local running_of, has_changed = {}, {}
+-- Changes that are written together: by tenant the leases that are to be counted no longer, and those to be counted,
+-- each as its moment and its name; and by URL the earliest moment at which a lease may pass.
+local ended_runs, new_runs, lapses = {}, {}, {}
+
+local function listed(lists, name)
+  lists[name] = lists[name] or {}
+  return lists[name]
+end
 
 local function count_running(tenant, difference)
   if difference == 0 then return end
@@ -21,7 +29,8 @@ end
 
 local function running(tenant)
   if not running_of[tenant] then
-    running_of[tenant] = redis.call('ZCOUNT', RUNNING_OF .. tenant, '(' .. now, '+inf')
+    local count = redis.call('ZCOUNT', RUNNING_OF .. tenant, '(' .. now, '+inf')
+    running_of[tenant] = count + (new_runs[tenant] and #new_runs[tenant] / 2 or 0)
   end
   return running_of[tenant]
 end
@@ -32,20 +41,48 @@ local function run(tenant, name, moment)
   count_running(tenant, redis.call('ZADD', RUNNING_OF .. tenant, moment, name))
 end
 
+-- Count a lease, which is new, as its tenant's.
+local function begin_run(tenant, name, moment)
+  if tenant == DEFAULT and not is_shared then return end
+  local list = listed(new_runs, tenant)
+  list[#list + 1], list[#list + 2] = moment, name
+  count_running(tenant, 1)
+end
+
 local function end_run(tenant, name)
   if tenant == DEFAULT and not is_shared then return end
-  count_running(tenant, -redis.call('ZREM', RUNNING_OF .. tenant, name))
+  local list = listed(ended_runs, tenant)
+  list[#list + 1] = name
+end
+
+-- Look at the worker again when this moment has passed.
+local function lapse_at(url, moment) lapses[url] = math.min(lapses[url] or moment, moment) end
+
+-- Count the leases that have ended no longer. From here on `running` is right.
+local function write_ended_runs()
+  for tenant, names in pairs(ended_runs) do count_running(tenant, -call_with(names, 'ZREM', RUNNING_OF .. tenant)) end
+  ended_runs = {}
+end
+
+-- Write what is left to be written of leases.
+local function write_leases()
+  write_ended_runs()
+  for tenant, words in pairs(new_runs) do call_with(words, 'ZADD', RUNNING_OF .. tenant) end
+  local words = {}
+  for url, moment in pairs(lapses) do words[#words + 1], words[#words + 2] = moment, url end
+  call_with(words, 'ZADD', LAPSE, 'LT')
+  new_runs, lapses = {}, {}
 end
 
 local function lease(url, cap, name, moment)
-  redis.call('ZADD', LEASES_OF .. url, moment, name)
-  redis.call('ZADD', LAPSE, 'LT', moment, url)
+  set_lease(url, name, moment)
+  lapse_at(url, moment)
   if cap == TRIAL then
     redis.call('HSET', BREAKER_OF .. url, 'trial', name)
     -- If no process ever says how the trial went, the next one opens when this lease has passed.
     redis.call('ZADD', EJECTED, moment, url)
     update_room(url)
-  elseif is_by_load or resting > 0 or (cap > 0 and redis.call('ZCARD', LEASES_OF .. url) >= cap) then
+  elseif is_by_load or resting > 0 or (cap > 0 and leases_on(url) >= cap) then
     update_room(url)
   end
 end
@@ -53,7 +90,7 @@ end
 local function drop_lapsed()
   for _, url in ipairs(redis.call('ZRANGEBYSCORE', LAPSE, '-inf', now)) do
     for _, name in ipairs(redis.call('ZRANGEBYSCORE', LEASES_OF .. url, '-inf', now)) do
-      redis.call('ZREM', LEASES_OF .. url, name)
+      drop_lease(url, name)
       end_run(tenant_of(name), name)
     end
     redis.call('ZREM', LAPSE, url)
@@ -75,7 +112,7 @@ local function check(number, url, bound)
   local cap = whole_number(redis.call('HGET', WORKER_OF .. url, 'max_concurrency'), MAX_COUNT, 0)
   if has_slot(url, cap) and not redis.call('ZSCORE', EJECTED, url) then
     lease(url, cap, holder(number), now + bound)
-    run(DEFAULT, holder(number), now + bound)
+    begin_run(DEFAULT, holder(number), now + bound)
     tell('granted', {number, url, 0})
   else
     tell('refused', number)

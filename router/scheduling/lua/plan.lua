@@ -60,6 +60,7 @@ end
 
 function Seldom.make_plan()
   is_plan_stale = false
+  forget_plan()
   redis.call('DEL', PLAN, PLAN_HEAD, ROOM, POOLS, PLACES)
   Shared.forget_memory()
   Shared.drop_turns()

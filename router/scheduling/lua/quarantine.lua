@@ -4,7 +4,7 @@
 -- by URL.
 --
 -- Twin     router/scheduling/local/quarantine.py, Quarantine
--- Reads    WORKERS, DRAIN, LEASES_OF
+-- Reads    WORKERS, DRAIN
 -- Writes   QUARANTINE, SUSPECT_OF, BROKEN_OF, DEATHS; tells CHANGES
 -- @lazy Seldom
 -- @include context
@@ -51,7 +51,7 @@ function Seldom.hear_of_death(job, url, name, ran)
   redis.call('ZADD', broken, now, name)
   redis.call('PEXPIRE', broken, BROKEN_WITHIN_MS)
   local is_outage = Seldom.hear_of_outage(job, url)
-  local shared = redis.call('ZCARD', LEASES_OF .. url) + redis.call('ZCARD', broken)
+  local shared = leases_on(url) + redis.call('ZCARD', broken)
   local share = tonumber(written((is_outage and OUTAGE_SHARE or 1) / shared))
   local evidence = 0
   for _, death in ipairs(Seldom.deaths_of(suspect)) do

@@ -5,7 +5,7 @@
 --
 -- Twin     LocalScheduler._grant, _claim
 -- Reads    PROCESSES
--- Writes   WAITING, GRANTS_OF; for a claim LEASES_OF, LAPSE, BREAKER_OF, EJECTED
+-- Writes   WAITING, GRANTS_OF; for a claim LEASES_OF, BREAKER_OF, EJECTED
 -- @include context
 -- @include leases
 -- @include selection
@@ -87,6 +87,9 @@ local function is_alive(process)
   return alive[process]
 end
 
+-- The grants to other processes, as JSON.
+local grants = {}
+
 -- Give a lease. The calling process reads it in the reply; another one has to claim it.
 local function grant(name, ticket, url, cap, asked)
   local process, number = string.match(name, '^(.*):(%d+)$')
@@ -96,13 +99,20 @@ local function grant(name, ticket, url, cap, asked)
   if held ~= name then granted[4], granted[5] = asked.tenant == DEFAULT and '' or asked.tenant, asked.memory end
   lease(url, cap, held, moment)
   if has_memory then Shared.take_memory(url, asked.memory) end
-  run(asked.tenant, held, moment)
+  begin_run(asked.tenant, held, moment)
   if is_own then
     tell('granted', granted)
   else
-    local list = GRANTS_OF .. process
-    redis.call('RPUSH', list, cjson.encode(granted))
-    redis.call('PEXPIRE', list, PROCESS_TTL_MS + CLAIM_WITHIN_MS)
+    local list = listed(grants, process)
+    list[#list + 1] = cjson.encode(granted)
+  end
+end
+
+-- Let other processes know of their grants.
+local function write_grants()
+  for process, words in pairs(grants) do
+    call_with(words, 'RPUSH', GRANTS_OF .. process)
+    redis.call('PEXPIRE', GRANTS_OF .. process, PROCESS_TTL_MS + CLAIM_WITHIN_MS)
   end
 end
 
@@ -111,8 +121,8 @@ local function claim(url, number, bound, tenant, memory)
   tenant = tenant_named(tenant)
   local name, moment = lease_name(holder(number), tenant, memory), now + bound
   if redis.call('ZSCORE', LEASES_OF .. url, name) then
-    redis.call('ZADD', LEASES_OF .. url, moment, name)
-    redis.call('ZADD', LAPSE, 'LT', moment, url)
+    set_lease(url, name, moment)
+    lapse_at(url, moment)
     run(tenant, name, moment)
     if redis.call('HGET', BREAKER_OF .. url, 'trial') == name then redis.call('ZADD', EJECTED, moment, url) end
     leave(holder(number))

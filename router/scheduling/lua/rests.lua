@@ -1,10 +1,11 @@
 -- Which workers rest: those that turn jobs away because they have no room, and those that cannot be reached.
 --
 -- Twin     router/scheduling/local/rests.py, Rests
--- Reads    PLAN, EJECTED, LEASES_OF
--- Writes   RESTS (a Rest by URL, as text), PLAN_HEAD (resting, away), LAPSE
+-- Reads    PLAN, EJECTED, POOLS, PLACES
+-- Writes   RESTS (a Rest by URL, as text), PLAN_HEAD (resting, away)
 -- @lazy Seldom
 -- @include context
+-- @include pools
 
 function Seldom.rest_of(url)
   local text = redis.call('HGET', RESTS, url)
@@ -30,7 +31,7 @@ function Seldom.set_rest(url, rest, before)
   local form = '%.0f %.0f %d %.0f %d %.0f'
   local asked, is_away = rest.is_asked and 1 or 0, rest.is_away and 1 or 0
   redis.call('HSET', RESTS, url, string.format(form, rest.limit, rest.moment, asked, rest.ms, is_away, rest.silence))
-  redis.call('ZADD', LAPSE, 'LT', rest.moment, url)
+  lapse_at(url, rest.moment)
   Seldom.count_rests(before and 0 or 1, is_away - (before and before.is_away and 1 or 0))
 end
 
@@ -50,7 +51,7 @@ function Seldom.turn_away(url, is_away, ms)
     rest.ms = before and math.max(REST_FIRST_MS, math.min(2 * before.ms, REST_MAX_MS)) or REST_FIRST_MS
     rest.moment = now + rest.ms
   end
-  rest.limit = is_away and 0 or redis.call('ZCARD', LEASES_OF .. url)
+  rest.limit = is_away and 0 or leases_on(url)
   if not is_away then rest.moment = math.max(rest.moment, now + ms) end
   Seldom.begin_rest(url, rest, before)
   return true
@@ -71,14 +72,33 @@ end
 
 -- Let the worker, whose rest is over, get one more job.
 function Seldom.pass_rest(url, rest)
-  local taken = redis.call('ZCARD', LEASES_OF .. url)
-  if rest.is_asked and (rest.is_away or waiting == 0 and taken < rest.limit) then
+  local count = leases_on(url)
+  if rest.is_asked and (rest.is_away or waiting == 0 and count < rest.limit) then
     Seldom.drop_rest(url, rest)
     return
   end
-  rest.limit = rest.is_away and taken + 1 or rest.limit + 1
+  rest.limit = rest.is_away and count + 1 or rest.limit + 1
   rest.is_asked, rest.moment = true, now + rest.silence
   Seldom.begin_rest(url, rest, rest)
+end
+
+-- Name the pools whose workers all rest because they cannot be reached; not those of all workers.
+function Seldom.tell_of_unreached()
+  local away_in, unreached = {}, {}
+  for _, url in ipairs(redis.call('HKEYS', RESTS)) do
+    if Seldom.rest_of(url).is_away then
+      for room in string.gmatch(redis.call('HGET', PLACES, url) or '', '(%d+):') do
+        away_in[tonumber(room)] = (away_in[tonumber(room)] or 0) + 1
+      end
+    end
+  end
+  local pools = redis.call('HGETALL', POOLS)
+  for index = 1, #pools, 2 do
+    local its = Shared.read_pool(pools[index + 1])
+    if away_in[its.room] == its.workers then unreached[#unreached + 1] = pools[index] end
+  end
+  table.sort(unreached)
+  if #unreached > 0 then reply.unreached = unreached end
 end
 
 -- After a new plan: drop the rests of workers that get no jobs anyway, and count the others.

@@ -10,12 +10,42 @@
 
 local function room_key(room) return room == 0 and ROOM or ROOM_OF .. room end
 
+-- The entries of PLAN and the numbers of leases that this call has read or counted, by URL.
+local entries, lease_counts = {}, {}
+
+local function forget_plan() entries = {} end
+
+-- Read the entries of workers at once of which this call will need most.
+local function read_planned(urls)
+  local _, found = call_with(urls, 'HMGET', PLAN)
+  for place, url in ipairs(urls) do entries[url] = found[place] end
+end
+
 local function planned(url)
-  local entry = redis.call('HGET', PLAN, url)
-  if entry then
-    local cap, weight, places = string.match(entry, '^(%S+) (%S+) (%S+)$')
+  if entries[url] == nil then entries[url] = redis.call('HGET', PLAN, url) end
+  if entries[url] then
+    local cap, weight, places = string.match(entries[url], '^(%S+) (%S+) (%S+)$')
     return tonumber(cap), tonumber(weight), places
   end
+end
+
+-- How many leases there are on the worker.
+local function leases_on(url)
+  if not lease_counts[url] then lease_counts[url] = redis.call('ZCARD', LEASES_OF .. url) end
+  return lease_counts[url]
+end
+
+-- Set a lease, or its moment anew.
+local function set_lease(url, name, moment)
+  local added = redis.call('ZADD', LEASES_OF .. url, moment, name)
+  if lease_counts[url] then lease_counts[url] = lease_counts[url] + added end
+end
+
+-- Return whether there was the lease.
+local function drop_lease(url, name)
+  local dropped = redis.call('ZREM', LEASES_OF .. url, name)
+  if lease_counts[url] then lease_counts[url] = lease_counts[url] - dropped end
+  return dropped == 1
 end
 
 -- Which rooms have a worker with room, as far as this call has looked.
@@ -32,7 +62,7 @@ local function set_places(key, url, cap, weight, places, has_it)
     if not has_it then
       redis.call('ZREM', key, member)
     elseif is_by_load then
-      redis.call('ZADD', key, redis.call('ZCARD', LEASES_OF .. url) / weight, member)
+      redis.call('ZADD', key, leases_on(url) / weight, member)
     else
       redis.call('ZADD', key, place, member)
     end
@@ -52,8 +82,8 @@ end
 local function has_slot(url, cap)
   if cap == TRIAL then return redis.call('HGET', BREAKER_OF .. url, 'trial') == 'open' end
   local rest = resting > 0 and Seldom.rest_of(url)
-  if rest and redis.call('ZCARD', LEASES_OF .. url) >= rest.limit then return false end
-  return cap == 0 or not settles_at and redis.call('ZCARD', LEASES_OF .. url) < cap
+  if rest and leases_on(url) >= rest.limit then return false end
+  return cap == 0 or not settles_at and leases_on(url) < cap
 end
 
 -- Whether the worker may get a job of any line.
@@ -69,6 +99,13 @@ end
 local function update_room(url)
   local cap, weight, places = planned(url)
   if cap and (cap ~= 0 or is_by_load or resting > 0) then set_room(url, cap, weight, places, has_room(url, cap)) end
+end
+
+-- Correct ROOM for a worker on which a lease has ended. One that had a free slot before stays as it is.
+local function update_room_after_end(url)
+  local cap = planned(url)
+  local had_slot = cap and cap > 0 and leases_on(url) + 1 < cap
+  if not had_slot or is_by_load or resting > 0 then update_room(url) end
 end
 
 local function is_in_room(url, room)

@@ -9,7 +9,7 @@
 -- ARGV     as context.lua has them
 -- Twin     router/scheduling/local/scheduler.py, LocalScheduler.step: hypothesis runs the two against each other
 -- Reads    FLEET, EJECTED
--- Writes   LEASES_OF, FINISHED, and what the parts write
+-- Writes   FINISHED, and what the parts write
 -- Returns  Reply as JSON (router/scheduling/messages.py)
 -- @include context
 -- @include arrivals
@@ -36,9 +36,9 @@ local has_finished = {}
 local function end_attempt(url, number, blame, is_over, job, cause, ms, tenant, memory)
   tenant = tenant_named(tenant)
   local name = lease_name(holder(number), tenant, memory)
-  if is_over and redis.call('ZREM', LEASES_OF .. url, name) == 1 then
+  if is_over and drop_lease(url, name) then
     end_run(tenant, name)
-    update_room(url)
+    update_room_after_end(url)
   end
   if blame == 'busy' or blame == 'away' then
     if Seldom.turn_away(url, blame == 'away', ms) then set_room_anew(url) end
@@ -53,6 +53,18 @@ local function end_attempt(url, number, blame, is_over, job, cause, ms, tenant, 
   end
 end
 
+-- Take in what became of leases.
+local function end_attempts(ended)
+  local urls, words = {}, {}
+  for place, attempt in ipairs(ended) do urls[place] = attempt[1] end
+  read_planned(urls)
+  look_for_breakers(urls)
+  for _, attempt in ipairs(ended) do end_attempt(unpack(attempt)) end
+  -- The sidecar reads it: a worker that ends jobs well is not dead, even if it is too busy to answer a health check.
+  for url in pairs(has_finished) do words[#words + 1], words[#words + 2] = now, url end
+  call_with(words, 'ZADD', FINISHED)
+end
+
 local fleet = redis.call('HMGET', FLEET, 'written_at', 'schema')
 if not fleet[1] then return '{"has_fleet":false}' end
 if (tonumber(fleet[2]) or 1) > SCHEMA_VERSION then return cjson.encode({newer_schema = tonumber(fleet[2])}) end
@@ -60,14 +72,14 @@ load_plan()
 count_lines()
 make_plan_if_stale()
 if has_turns ~= (lines > 1) then Shared.set_all_turns() end -- a router of the last release has filled or emptied QUEUE
-for _, ended in ipairs(call.ended or {}) do end_attempt(unpack(ended)) end
--- The sidecar reads it: a worker that ends jobs well is not dead, even if it is too busy to answer a health check.
-for url in pairs(has_finished) do redis.call('ZADD', FINISHED, now, url) end
+if call.ended then end_attempts(call.ended) end
 for _, claimed in ipairs(call.claims or {}) do claim(unpack(claimed)) end
 drop_lapsed()
+write_ended_runs()
 for _, url in ipairs(redis.call('ZRANGEBYSCORE', EJECTED, '-inf', now)) do open_trial(url) end
 make_plan_if_stale()
 if call.beat then Seldom.hear_beat(unpack(call.beat)) end
+write_ended_runs()
 for _, number in ipairs(call.left or {}) do leave(holder(number)) end
 if lines > 1 then Shared.set_due_turns() end
 serve_queue()
@@ -76,7 +88,10 @@ if call.arrived then
   serve_queue()
 end
 if lines > 1 then Shared.set_changed_turns(true) end
+write_grants()
 for _, wanted in ipairs(call.checks or {}) do check(unpack(wanted)) end
+write_leases()
 reply.waiting, reply.settles, reply.away = waiting, settles_at ~= nil, away
+if away > 0 and rooms > 0 then Seldom.tell_of_unreached() end
 if look_at then reply.look_in_ms = look_at - now end
 return cjson.encode(reply)

@@ -223,6 +223,7 @@ end
 
 -- Count the running jobs of the tenant `default` anew: routers of the last release do not.
 function Shared.count_default()
+  write_leases()
   redis.call('DEL', RUNNING_OF .. DEFAULT)
   running_of[DEFAULT], has_changed[DEFAULT] = nil, math.huge
   for _, url in ipairs(redis.call('ZRANGE', LAPSE, 0, -1)) do

@@ -146,7 +146,7 @@ async def test_bad_name_is_refused(desk: Desk, name: str) -> None:
     for method in ("GET", "PATCH", "DELETE"):
         status, problem = await desk.ask(method, name, {"weight": 2} if method == "PATCH" else None)
         assert status == 422
-        assert "expected a name of 1 to 64 letters" in str(problem)
+        assert "expected a name of 1 to 64 characters" in str(problem)
 
 
 async def test_change_needs_the_token(desk: Desk) -> None:

@@ -197,8 +197,8 @@ def test_unknown_values_are_shown_as_unknown() -> None:
         (["workers", "weigh", "http://a:1"], 2, "expected a weight or --max-concurrency, or both"),
         (["workers", "weigh", "http://a:1", "much"], 2, "weight: expected a number or `default`, got 'much'"),
         (["tenants", "list"], 3, f"the router at {NOWHERE} cannot be reached: Connection refused"),
-        (["tenants", "set", "a b", "--weight", "2"], 2, "expected a tenant's name of 1 to 64 letters"),
-        (["tenants", "reset", "a/b"], 2, "expected a tenant's name of 1 to 64 letters"),
+        (["tenants", "set", "a b", "--weight", "2"], 2, "Tenant 'a b': expected a name of 1 to 64 characters"),
+        (["tenants", "reset", "a/b"], 2, "Tenant 'a/b': expected a name of 1 to 64 characters"),
         (["tenants", "set", "run-7"], 2, "expected one option or more, such as --weight 3"),
         (
             ["tenants", "set", "run-7", "--max-running", "x"],

@@ -1,6 +1,7 @@
 """An Acceptor accepts clients, leaves some to other processes, and loses none of the pending connections."""
 
 import asyncio
+import logging
 import os
 import socket
 import ssl
@@ -17,21 +18,20 @@ from tests.support.eventually import eventually
 from tests.support.handles import no_more_file_handles
 
 
-class Echo(asyncio.Protocol):
-    """Sends back its input, and records the calls of the Acceptor."""
+class Plain(asyncio.Protocol):
+    """Sends back its input, and cannot be asked to leave."""
 
     transport: asyncio.Transport
 
     def __init__(self, acceptor: Acceptor, is_ending: asyncio.Event) -> None:
         self.acceptor = acceptor
         self.is_ending = is_ending
-        self.told: list[str] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Join the Acceptor's clients."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        self.acceptor.clients.add(self)
+        self.acceptor.clients.add(self)  # type: ignore[arg-type]  # as uvicorn's own protocols do
 
     def data_received(self, data: bytes) -> None:
         """Send the data back, and close if the process is ending."""
@@ -43,28 +43,39 @@ class Echo(asyncio.Protocol):
         """Leave the Acceptor's clients."""
         self.acceptor.clients.discard(self)
 
-    def leave(self) -> None:
-        """Record the call."""
-        self.told.append("leave")
-
     def shutdown(self) -> None:
         """Record for all clients that the process is ending, and close."""
         self.is_ending.set()
         self.transport.close()
 
 
+class Echo(Plain):
+    """Sends back its input, and records the calls of the Acceptor."""
+
+    def __init__(self, acceptor: Acceptor, is_ending: asyncio.Event) -> None:
+        super().__init__(acceptor, is_ending)
+        self.told: list[str] = []
+
+    def leave(self) -> None:
+        """Record the call."""
+        self.told.append("leave")
+
+
 class Accepting:
     """An Acceptor on one socket with `seats` for its clients."""
 
-    def __init__(self, listening: socket.socket, seats: int = 1000, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, listening: socket.socket, seats: int = 1000, tls: ssl.SSLContext | None = None, kind: type[Plain] = Echo
+    ) -> None:
         self.address = listening.getsockname()
         self._is_ending = asyncio.Event()
+        self._kind = kind
         self.acceptor = Acceptor([listening], self._made, tls)
         self.acceptor._seats = seats
         self.acceptor.listen(64)
 
-    def _made(self) -> Echo:
-        return Echo(self.acceptor, self._is_ending)
+    def _made(self) -> Plain:
+        return self._kind(self.acceptor, self._is_ending)
 
     def connect(self) -> socket.socket:
         """Return a client that has sent one byte; it may still be in the kernel's queue."""
@@ -114,6 +125,21 @@ async def test_client_without_a_seat_is_served_when_one_leaves(listening: socket
         assert accepting.clients == 2
         clients[0].close()
         assert await echoed(clients[2]) == b"x"
+    accepting.acceptor.close()
+
+
+async def test_client_that_cannot_be_asked_to_leave_keeps_its_seat(
+    listening: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Protocols of uvicorn's own have no `leave`; when one of their clients goes, the next one is served."""
+    caplog.set_level(logging.ERROR)
+    accepting = Accepting(listening, seats=2, kind=Plain)
+    with clients_of(accepting, 3) as clients:
+        assert [await echoed(client) for client in clients[:2]] == [b"x"] * 2
+        await eventually(lambda: accepting.acceptor._is_full, what="a client that waits")
+        clients[0].close()
+        assert await echoed(clients[2]) == b"x"
+    assert not caplog.records
     accepting.acceptor.close()
 
 

@@ -11,6 +11,9 @@ from router.fleet.redis_client import RedisClient
 from router.fleet.stats import ENTRIES_A_CALL, TENANT_STAYS_S, Stats, TenantStats, TenantUsage, WorkerStats
 from router.policy.tenants import MAX_TENANTS, OTHER
 
+# A lease until this moment (Unix ms) is not over.
+LATER_MS = 9_999_999_999_999
+
 
 async def test_counts_of_processes_add_up(redis: RedisClient) -> None:
     """Counts of two processes make one sum, and a worker without counts is at 0."""
@@ -75,8 +78,8 @@ async def test_tenants_counts_of_processes_add_up(redis: RedisClient, client: Fa
 async def test_usage_tells_what_tenants_have_now(redis: RedisClient, client: FakeAsyncRedis) -> None:
     """Leases, and pending jobs of all pools; also of a tenant that has had no lease so far."""
     await Counters(redis).count(Stats(tenants={"run-7": TenantStats(2), "default": TenantStats(1)}))
-    await client.zadd("sfr:running:run-7", {"p:1 run-7 0": 1, "p:2 run-7 0": 1})
-    await client.zadd("sfr:running:default", {"p:3": 1})
+    await _lease(client, "run-7", "p:1 run-7 0", "p:2 run-7 0")
+    await _lease(client, "default", "p:3")
     await client.zadd("sfr:queue", {"p:4": 7, "p:5": 8})
     for line, key in (("run-7/", "/run-7"), ("run-7/gpu;python", "gpu;python/run-7"), ("new/gpu", "gpu/new")):
         await client.zadd("sfr:lines", {line: 0})
@@ -97,6 +100,24 @@ async def test_all_leases_are_those_of_a_default_tenant_that_is_alone(
     await client.zadd("sfr:leases:http://a", {"p:1": 1, "p:2": 1})
     await client.zadd("sfr:lapse", {"http://a": 1})
     assert (await Counters(redis).usage([])).tenants["default"].running == 2
+
+
+async def test_leases_that_are_over_do_not_run(redis: RedisClient, client: FakeAsyncRedis) -> None:
+    """Routers of 0.2 end leases of the default tenant, and drop those of any, without a word to the tenants' counts."""
+    await Counters(redis).count(Stats(tenants={"run-7": TenantStats(2), "default": TenantStats(1)}))
+    await _lease(client, "run-7", "p:1 run-7 0")
+    await _lease(client, "default", "p:3")
+    await client.zadd("sfr:running:default", {"old:1": LATER_MS, "old:2": LATER_MS})
+    await client.zadd("sfr:running:run-7", {"p:2 run-7 0": 1})
+    tenants = (await Counters(redis).usage([])).tenants
+    assert (tenants["default"].running, tenants["run-7"].running) == (1, 1)
+
+
+async def _lease(client: FakeAsyncRedis, tenant: str, *names: str) -> None:
+    leases = dict.fromkeys(names, LATER_MS)
+    await client.zadd("sfr:leases:http://a", leases)
+    await client.zadd(f"sfr:running:{tenant}", leases)
+    await client.zadd("sfr:lapse", {"http://a": LATER_MS})
 
 
 async def test_tenants_beyond_the_limit_share_a_name(redis: RedisClient, client: FakeAsyncRedis) -> None:

@@ -223,7 +223,7 @@ async def test_tenants_key_of_another_type_keeps_the_known_rules(
         ("run-7", "[]", "tenant 'run-7': expected an object"),
         ("run-7", '{"weight":0}', "tenant 'run-7': weight: expected greater than or equal to 1, got 0"),
         ("run-7", '{"max_running":"5"}', "max_running: expected a valid integer, got '5'"),
-        ("run 7", "{}", "no such name: 'run 7'"),
+        ("run 7", "{}", "Tenant 'run 7': expected a name"),
     ],
 )
 async def test_rule_that_cannot_be_read_is_left_out_and_named(

@@ -76,8 +76,12 @@ class Leases:
         self.doubts: list[str] = []
         self.given_up: list[object] = []
         self.fault: Exception | None = None
-        self.has_workers = True
+        self.unreached: set[str] = set()  # pools none of whose workers can be reached
         self.is_enough = False
+
+    def has_workers(self, pool: str) -> bool:
+        """Whether a worker of this pool can be reached."""
+        return pool not in self.unreached
 
     def is_enough_for(self, job_since: float, pool: str) -> bool:
         """Return this answer for every job."""

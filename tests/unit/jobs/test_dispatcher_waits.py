@@ -114,17 +114,17 @@ def test_job_without_a_failure_may_use_any_worker() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attempts", "has_workers", "status", "attempt"),
-    [(2, True, 503, b"2"), (3, True, 200, b"3"), (2, False, 200, b"2")],
+    ("attempts", "unreached", "status", "attempt"),
+    [(2, set(), 503, b"2"), (3, set(), 200, b"3"), (2, {""}, 200, b"2"), (2, {"gpu"}, 503, b"2")],
 )
 def test_worker_unreachable_for_a_retry_counts_as_tried_if_none_is_left(
-    attempts: int, status: int, attempt: bytes, *, has_workers: bool
+    attempts: int, unreached: set[str], status: int, attempt: bytes
 ) -> None:
-    """If no worker at all can be reached, the job waits like all others and spends no attempt."""
+    """If no worker of its pool can be reached, the job waits like all others and spends no attempt."""
 
     async def law() -> None:
         bench = Bench(Workers(says(503), fails(Phase.CONNECT), says()), {"retry": {"attempts": attempts}})
-        bench.leases.script, bench.leases.has_workers = [FIRST, SECOND, Exhausted(), THIRD], has_workers
+        bench.leases.script, bench.leases.unreached = [FIRST, SECOND, Exhausted(), THIRD], unreached
         answer = await bench.run()
         assert (answer.status, dict(answer.headers)[b"x-router-attempt"]) == (status, attempt)
         if status == 503:

@@ -293,3 +293,21 @@ def test_process_alone_keeps_to_its_share_of_the_memory() -> None:
         assert [grant.number for grant in (await fleet.ask(Call("p", arrived=jobs))).granted] == [1]
 
     run(law)
+
+
+def test_job_above_the_share_of_a_memory_runs_alone() -> None:
+    """A process that runs nothing else on a worker may give it any job that the worker itself can take."""
+
+    async def law() -> None:
+        fleet = Fleet(Worker(A, memory_mb=1000), processes=3)
+        fleet.redis = away
+        await fleet.ask(FIRST)
+        sizes = ((1, 100), (2, 1000), (3, 1))
+        jobs = tuple(Arrival(number, 1000, 1000, memory_mb=size) for number, size in sizes)
+        assert [grant.number for grant in (await fleet.ask(Call("p", arrived=jobs))).granted] == [1]
+        small_ends = Ended(A, 1, Blame.OK, memory_mb=100)
+        assert [grant.number for grant in (await fleet.ask(Call("p", ended=(small_ends,)))).granted] == [2]
+        large_ends = Ended(A, 2, Blame.OK, memory_mb=1000)
+        assert [grant.number for grant in (await fleet.ask(Call("p", ended=(large_ends,)))).granted] == [3]
+
+    run(law)

@@ -506,7 +506,7 @@ def test_jobs_of_a_pool_without_workers_are_refused_and_others_wait_on() -> None
         assert desk.kinds("late") == []
         await asyncio.sleep(1 + 2 * BEAT_S)
         assert (desk.kinds("plain"), desk.kinds("late"), desk.said("left")) == ([], [NoWorkers], [2, 3])
-        assert desk.leases.has_workers
+        assert desk.leases.has_workers("")
         await ended(task)
 
     timeless(_with(law, 10), 1000.0)
@@ -525,6 +525,31 @@ def test_job_of_a_pool_without_workers_is_refused_at_once_if_none_may_wait() -> 
         assert (desk.kinds("gpu"), desk.kinds("plain")) == ([NoWorkers], [])
 
     timeless(_with(law, 0), 1000.0)
+
+
+@pytest.mark.usefixtures("clock")
+def test_pool_that_cannot_be_reached_is_without_workers() -> None:
+    """Healthy workers do not help its jobs while the scheduler says that none of them can be reached."""
+
+    async def law(desk: Desk) -> None:
+        task = await living(desk)
+        unreached: tuple[str, ...] = ("gpu",)
+        desk.reply = lambda call: msgspec.structs.replace(queue(call), unreached=unreached)
+        desk.ask("plain", wait_s=300)
+        desk.ask("gpu", wait_s=300, placement=Placement(pool="gpu"))
+        await asyncio.sleep(8)
+        assert (desk.leases.has_workers("gpu"), desk.leases.has_workers("")) == (False, True)
+        unreached = ()
+        await asyncio.sleep(2 * BEAT_S)
+        assert desk.leases.has_workers("gpu")
+        unreached = ("gpu",)
+        await asyncio.sleep(9)
+        assert desk.kinds("gpu") == []
+        await asyncio.sleep(1 + 2 * BEAT_S)
+        assert (desk.kinds("plain"), desk.kinds("gpu")) == ([], [NoWorkers])
+        await ended(task)
+
+    timeless(_with(law, 10), 1000.0)
 
 
 def test_retry_that_has_tried_its_pool_stops_waiting() -> None:
@@ -550,13 +575,13 @@ def test_wait_for_any_worker_is_shorter() -> None:
 
     async def law(desk: Desk) -> None:
         task = await living(desk)
-        assert desk.leases.has_workers
+        assert desk.leases.has_workers("")
         desk.reply = empty
         for name, at, ends in (("early", 0, 10), ("late", 5, 15)):
             await asyncio.sleep(at)
             desk.ask(name, wait_s=300, job_since=asyncio.get_running_loop().time())
             await desk.settle()
-            assert not desk.leases.has_workers
+            assert not desk.leases.has_workers("")
             assert desk.kinds(name) == []
             assert ends > at
         await asyncio.sleep(4)
@@ -572,7 +597,7 @@ def test_wait_for_any_worker_is_shorter() -> None:
         assert (desk.kinds("retry"), desk.kinds("new")) == ([NoWorkers], [])
         desk.reply = queue  # there is a worker again
         await asyncio.sleep(2 * BEAT_S)
-        assert desk.leases.has_workers
+        assert desk.leases.has_workers("")
         await asyncio.sleep(50)
         assert (desk.kinds("new"), desk.said("left")) == ([], [1, 2, 3])
         await asyncio.sleep(400)
@@ -596,7 +621,7 @@ def test_worker_that_cannot_be_reached_does_not_count(routable: int, away: int, 
         desk.reply = lambda _: Reply(routable=routable, away=away)
         desk.ask("x")
         await desk.settle()
-        assert desk.leases.has_workers is has_workers
+        assert desk.leases.has_workers("") is has_workers
 
     run(law)
 
