@@ -77,6 +77,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     upstream = WorkerPool(settings.tls, access.worker_auth)
     hooks_of = None if traces is None else traces.job_begins
     dispatcher = Dispatcher(leases, upstream, view, settings, recorder, hooks_of)
+    dispatcher.reuse.hear(inbox)
     publisher = Publisher(
         recorder,
         Metrics(SharedCounts.inherited()),

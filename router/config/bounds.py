@@ -14,6 +14,8 @@ MAX_PRIORITY = 100
 # A week: no job is expected to take longer, nor is a result of use for longer.
 MAX_EXPECTED_MS = 7 * 24 * 3_600_000
 MAX_REUSE_S = 7 * 24 * 3600
+# Answers that are kept go through Redis' script, and a large one holds it up.
+MAX_REUSE_KB = 256
 
 
 def whole_number(text: str, least: int, most: int) -> int | None:

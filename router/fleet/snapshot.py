@@ -53,6 +53,11 @@ class Snapshot:
         has_labels = any(rule.labels for rule in self.state.tenants.values())
         return has_labels or self.pools.lists_languages or self.pools.counts_memory
 
+    @cached_property
+    def reuses_answers(self) -> bool:
+        """Whether some tenant's identical jobs share runs."""
+        return any(rule.reuse.seconds for rule in self.state.tenants.values())
+
     def routable_in(self, pool: str) -> frozenset[str]:
         """Return the URLs of this pool's workers that may get jobs."""
         if not pool:

@@ -34,6 +34,8 @@ class WorkerStats(msgspec.Struct, array_like=True):
 class TenantStats(msgspec.Struct, array_like=True):
     """Of one tenant: jobs that have ended, those of them without a result, and the times of all its attempts and waits.
 
+    `reused` jobs have got the answers of identical ones, whose runs took `saved_ms`.
+
     `busy_ms` is counted together with the workers': over all tenants it is the same sum as over all workers.
     """
 
@@ -41,6 +43,8 @@ class TenantStats(msgspec.Struct, array_like=True):
     failures: int = 0
     busy_ms: int = 0
     queue_ms: int = 0
+    reused: int = 0
+    saved_ms: int = 0
 
     def add(self, more: "TenantStats") -> None:
         """Add `more` to these counts."""
@@ -48,6 +52,8 @@ class TenantStats(msgspec.Struct, array_like=True):
         self.failures += more.failures
         self.busy_ms += more.busy_ms
         self.queue_ms += more.queue_ms
+        self.reused += more.reused
+        self.saved_ms += more.saved_ms
 
 
 class Stats(msgspec.Struct):

@@ -24,7 +24,9 @@ from router.jobs import answers, job_log
 from router.jobs.answers import ErrorAnswers
 from router.jobs.ending import Endings
 from router.jobs.job import MAY_BE_THE_JOBS, AnswerCallback, FailedAttempt, Job, JobHooks, JobRun, Unanswered
+from router.jobs.options import NO_OPTIONS
 from router.jobs.placer import Placer
+from router.jobs.sooner.reuse import Reuse
 from router.jobs.streaming import LeasedParts
 from router.jobs.tenants import Tenants
 from router.logs import Seldom
@@ -33,7 +35,7 @@ from router.policy.endpoints import endpoints_of
 from router.policy.retry import RetryRules, is_worth_another
 from router.policy.verdict import Blame, Kind
 from router.scheduling.leases import Leases
-from router.scheduling.pending import ClientLeft, Exhausted, Lease, NoRoom, NoWorkers, Quarantined
+from router.scheduling.pending import ClientLeft, Exhausted, Lease, NoRoom, NoWorkers, Quarantined, RunsElsewhere
 from router.telemetry.recorder import Recorder
 from router.upstream.pool import Request, WorkerPool
 
@@ -80,6 +82,7 @@ class Dispatcher:
         self._endpoints = endpoints_of(settings.endpoints)
         self._unanswered = Unanswered(self._break_off)
         self._endings = Endings(self._unanswered, leases, recorder, self._errors)
+        self.reuse = Reuse(leases, self._tenants, self._endings, self._errors, recorder, self._ask_anew)
         self._attempts = 0  # running, except those whose clients have been told that they take too long
         self._between: set[asyncio.Task[None]] = set()  # what jobs do between two attempts
 
@@ -135,6 +138,8 @@ class Dispatcher:
                 raise Quarantined
             if snapshot.places_jobs or job.labels:
                 run.placement = self._placer.place(run, text, endpoint.needs, snapshot)
+            if (snapshot.reuses_answers or job.options is not NO_OPTIONS) and self.reuse.joins(run):
+                return run
             self._ask(run, limits.ceiling_s)
         except NoRoom as reason:
             asyncio.get_running_loop().call_soon(self._leased, run, reason)
@@ -161,9 +166,15 @@ class Dispatcher:
         asked = bound_s, wait_s, run.job.has_left, partial(self._leased, run)
         run.pending = self._leases.ask(*asked, run.ticket, tried, retry_of, run.since, run.placement, run.wish)
 
+    def _ask_anew(self, run: JobRun) -> None:
+        """Let a job that has shared a run ask for a lease."""
+        now = time.monotonic()
+        run.room_by = now + self._queue_timeout_s
+        self._ask(run, run.ends_at - now, run.tried)
+
     def _leased(self, run: JobRun, lease: Lease | NoRoom) -> None:
         """Go on with a lease, or with the reason why there is none."""
-        run.pending = None
+        pending, run.pending = run.pending, None
         try:
             if isinstance(lease, Lease):
                 run.lease = lease
@@ -173,7 +184,11 @@ class Dispatcher:
                     self._attempt(run, lease)
             elif isinstance(lease, Exhausted):
                 self._ask_any(run)
+            elif isinstance(lease, RunsElsewhere):
+                self.reuse.told(run, lease.shared)
             else:
+                if run.sharing is not None and pending is not None:
+                    run.ticket = pending.arrival.ticket
                 self._endings.refuse(run, lease)
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
             self._break_off(run, fault)
@@ -222,8 +237,7 @@ class Dispatcher:
             if answer is not None:
                 self._endings.end(run, answer)
             elif run.deliver is None:
-                run.release_late_share()
-                run.drop_doubts(self._leases)
+                self._endings.end_unheard(run)
             elif run.never_ran is Kind.NO_MEANS:
                 # Another worker is preferred: a worker's address that this host has no route to looks the same.
                 start(self._between, self._ask_again(run, (*run.tried, lease.url), pause_s=_NO_MEANS_S))
@@ -266,6 +280,8 @@ class Dispatcher:
             self._leases.end(lease, blame, is_over=is_over, job=named, cause=cause, ms=ms)
             run.lease = None
         if response is not None and verdict.cause is None:
+            if run.sharing is not None:
+                self.reuse.bring(run, response, url, took_s)
             answer = answers.from_worker(response, run, url, len(run.failed) + 1)
             run.lease = None  # LeasedParts ends the lease of a large answer
             return answer
@@ -322,7 +338,7 @@ class Dispatcher:
         self._endings.leave(run)
         if run.pending is not None:
             self._leases.give_up(run.pending)
-        else:
+        elif run.lease is not None:
             run.late_share = run.job.share.hand_over()
 
     def _break_off(self, run: JobRun, fault: Exception) -> None:

@@ -31,11 +31,12 @@ class Endings:
         deliver, run.deliver = run.deliver, None
         if deliver is None:
             close_rest(answer)
-            run.release_late_share()
-            run.drop_doubts(self._leases)
+            self.end_unheard(run)
             return
         del self._unanswered[run]
         try:
+            if run.sharing is not None:
+                run.sharing.leave(run)
             if run.job.tenant:
                 answer = answer.with_field(headers.TENANT, run.job.tenant.encode("ascii"))
             if run.doubts:
@@ -49,13 +50,19 @@ class Endings:
         finally:
             deliver(answer)
 
+    def end_unheard(self, run: JobRun) -> None:
+        """End the run of a job whose client has had another answer, or has left."""
+        if run.sharing is not None:
+            run.sharing.leave(run)
+        run.release_late_share()
+        run.drop_doubts(self._leases)
+
     def leave(self, run: JobRun) -> None:
         """End a job whose client has left."""
         deliver, run.deliver = run.deliver, None
         self._unanswered.pop(run, None)
         try:
-            run.release_late_share()
-            run.drop_doubts(self._leases)
+            self.end_unheard(run)
             if deliver is not None:
                 ending = CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, time.monotonic() - run.since
                 self._recorder.job_ended(run.job.path, *ending, run.placement.tenant)

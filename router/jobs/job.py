@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import re
 import time
 from collections.abc import Callable, Coroutine, Generator
 from typing import Protocol, TypeAlias
@@ -16,13 +17,16 @@ from router.jobs.options import NO_OPTIONS, JobOptions
 from router.policy.deadline import SMALL_BYTES, LimitReader, Limits
 from router.policy.large_json import Malformed
 from router.policy.placement import ANYWHERE
+from router.policy.tenants import DEFAULT
 from router.policy.verdict import NEVER_RAN, Blame, Kind, Outcome, Verdict, of_answer
 from router.scheduling.leases import Leases
 from router.scheduling.messages import Wish
 from router.scheduling.pending import Lease, PendingJob
 from router.upstream.pool import Request
 
-_NAME_BYTES = 8
+_NAME_BYTES, _KEY_BYTES = 8, 16
+# The fields of a request's head, among those for the worker, that say how its body is to be read.
+_OF_BODY = re.compile(rb"^content-.*$", re.MULTILINE)
 # A large body is hashed in pieces of this size, so that no other job waits long for its turn.
 _PIECE_BYTES = 2**18
 # With such a blame the scheduler is told the job's name, because the job may be at fault. Only these cost a hash.
@@ -40,10 +44,10 @@ _LOOK_EVERY_S, _OVERDUE_S = 1.0, 5.0
 
 
 class BodyScan(msgspec.Struct, frozen=True):
-    """What was read from a large body piece by piece: an excerpt that holds its time limits, and the job's name."""
+    """What was read from a large body piece by piece: an excerpt that holds its time limits, and a hash of 128 bits."""
 
     excerpt: bytes
-    name: str
+    digest: bytes
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -73,7 +77,17 @@ class Job(msgspec.Struct, frozen=True):
     @property
     def name(self) -> str:
         """A hash of target and body: the same each time the job is sent."""
-        return self.scan.name if self.scan is not None else self._hash(self.body).hexdigest()
+        if self.scan is not None:
+            return self.scan.digest[:_NAME_BYTES].hex()
+        return hashlib.blake2b(self.body, digest_size=_NAME_BYTES, key=self.target[:64]).hexdigest()
+
+    @property
+    def key(self) -> str:
+        """A hash of all that the result depends on: the same for identical jobs of a tenant, and for no others."""
+        said = self.tenant or DEFAULT, sorted(self.labels), self.target, _OF_BODY.findall(self.lines)
+        key = hashlib.blake2b(repr((*said, self.is_large)).encode(), digest_size=_KEY_BYTES)
+        key.update(self.body if self.scan is None else self.scan.digest)
+        return key.hexdigest()
 
     @property
     def is_large(self) -> bool:
@@ -86,14 +100,11 @@ class Job(msgspec.Struct, frozen=True):
             excerpt = yield from reader.excerpt(self.body)
         except Malformed:
             excerpt = b""
-        name = self._hash()
+        digest = hashlib.blake2b(digest_size=_KEY_BYTES, key=self.target[:64])
         for start in range(0, len(self.body), _PIECE_BYTES):
-            name.update(self.body[start : start + _PIECE_BYTES])
+            digest.update(self.body[start : start + _PIECE_BYTES])
             yield
-        return BodyScan(excerpt, name.hexdigest())
-
-    def _hash(self, body: Body = b"") -> hashlib.blake2b:
-        return hashlib.blake2b(body, digest_size=_NAME_BYTES, key=self.target[:64])
+        return BodyScan(excerpt, digest.digest())
 
     def verdict_on(self, outcome: Response | UpstreamFailed) -> Verdict:
         """Return what the outcome of an attempt means."""
@@ -155,10 +166,12 @@ class JobRun:
     - `failed` are the attempts without a result. `unreached` are those that could not connect after another attempt
       had failed. `doubts` are the leases of failed attempts whose errors may be the job's own, with these errors.
     - `late_share` counts the body for an attempt that goes on after its job's end.
+    - `sharing` are the jobs that share one run with this one. `is_reused`: it has got another one's answer.
     """
 
     __slots__ = (
-        *("deliver", "doubts", "ends_at", "failed", "hooks", "is_awaited", "is_retry", "job", "late_share", "lease"),
+        *("deliver", "doubts", "ends_at", "failed", "hooks", "is_awaited", "is_retry", "is_reused", "job"),
+        *("late_share", "lease", "sharing"),
         *("limits", "never_ran", "pending", "placement", "queue_ms", "request", "room_by", "since", "ticket"),
         *("timer", "unreached", "wish"),
     )
@@ -177,6 +190,8 @@ class JobRun:
         self.ticket = 0
         self.queue_ms = 0
         self.is_awaited = False
+        self.is_reused = False
+        self.sharing: Sharing | None = None
         self.room_by = room_by
         self.is_retry = False
         self.never_ran: Kind | None = None
@@ -229,6 +244,41 @@ class JobRun:
         """Count the body no longer, if an attempt has outlived its job."""
         if self.late_share is not None:
             self.late_share.give_back()
+
+
+class Sharing:
+    """Jobs of this process that share one run: `owner` has it or waits for another process', and `others` wait for it.
+
+    Its answer may be kept for `keep_ms`, if it is not larger than `max_bytes`. `waits` are what would end the wait of
+    each job. `is_woken`: the run of the other process is over, and `owner` is just asking.
+    """
+
+    __slots__ = ("is_woken", "keep_ms", "key", "leave", "max_bytes", "others", "owner", "waits")
+
+    def __init__(self, key: str, owner: JobRun, keep_ms: int, max_bytes: int, leave: Callable[[JobRun], None]) -> None:
+        self.key = key
+        self.owner = owner
+        self.keep_ms = keep_ms
+        self.max_bytes = max_bytes
+        self.leave = leave
+        self.others: dict[JobRun, None] = {}
+        self.waits: dict[JobRun, Wait] = {}
+        self.is_woken = False
+
+
+class Wait:
+    """What ends a job's wait for a run: a timer, and its client's leaving."""
+
+    __slots__ = ("timer", "watch")
+
+    def __init__(self, timer: asyncio.TimerHandle, watch: asyncio.Task[None]) -> None:
+        self.timer = timer
+        self.watch = watch
+
+    def stop(self) -> None:
+        """Let it end the wait no more."""
+        self.timer.cancel()
+        self.watch.cancel()
 
 
 class Unanswered(dict[JobRun, None]):

@@ -12,10 +12,10 @@ _EMPTY = re.compile(rb"\{[ \t\n\r]*\}")
 _MOST_SPACE = 4096
 
 
-def member(worker_url: str, attempt: int, tenant: str = "") -> bytes:
+def member(worker_url: str, attempt: int, tenant: str = "", *, is_reused: bool = False) -> bytes:
     """Return `"router_metadata": {…}` as JSON bytes, up to the number of ms that the job waited for its leases.
 
-    It has the tenant if the job's client named one.
+    It has the tenant if the job's client named one. `is_reused`: the answer is that to an identical job.
 
     >>> member("http://server1:8080", 1) + b"12}"
     b'"router_metadata":{"worker_url":"http://server1:8080","attempt":1,"queue_ms":12}'
@@ -23,8 +23,9 @@ def member(worker_url: str, attempt: int, tenant: str = "") -> bytes:
     b'"router_metadata":{"worker_url":"http://server1:8080","attempt":1,"tenant":"run-7","queue_ms":12}'
     """
     named = b'"tenant":%s,' % json.dumps(tenant).encode() if tenant else b""
+    reused = b'"reused":true,' if is_reused else b""
     url = json.dumps(worker_url).encode()
-    return b'"router_metadata":{"worker_url":%s,"attempt":%d,%s"queue_ms":' % (url, attempt, named)
+    return b'"router_metadata":{"worker_url":%s,"attempt":%d,%s%s"queue_ms":' % (url, attempt, named, reused)
 
 
 def splice(body: bytes, added: bytes) -> bytes:

@@ -21,7 +21,7 @@ from router.scheduling.absence import Absence
 from router.scheduling.batching import CallBatcher
 from router.scheduling.failover import FailoverScheduler
 from router.scheduling.inbox import Inbox
-from router.scheduling.messages import Arrival, Beat, Call, Claim, Ended, Grant, Held, Reply, Wish
+from router.scheduling.messages import Arrival, Beat, Call, Claim, Ended, Grant, Held, Reply, RunOver, Wish
 from router.scheduling.pending import Exhausted, Lease, NoRoom, NoWorkers, PendingJob, QueueTimeout, refusals
 from router.telemetry.recorder import Recorder
 
@@ -64,6 +64,7 @@ class Leases:
         self._arrived: list[int] = []
         self._has_wishes = False
         self._ended: list[Ended] = []
+        self._runs_over: list[RunOver] = []
         self._claims: list[Claim] = []
         self._left: list[int] = []
         self._beat_is_due = False
@@ -74,7 +75,7 @@ class Leases:
         self._missed: frozenset[int] = frozenset()  # pending jobs that the last heartbeat did not find in the queue
         self._beats = itertools.count()
         self._routable_then: frozenset[str] = frozenset()
-        self._calls = CallBatcher(self._call, self._is_urgent, lambda: bool(self._ended))
+        self._calls = CallBatcher(self._call, self._is_urgent, lambda: bool(self._ended or self._runs_over))
 
     def has_workers(self, pool: str) -> bool:
         """Whether there is a worker that may get jobs of this pool and can be reached, by the last reply."""
@@ -164,6 +165,11 @@ class Leases:
         for lease, cause in doubts:
             self.end(lease, blame, is_over=False, job=job, cause=cause)
 
+    def end_shared(self, over: RunOver) -> None:
+        """Say that a run of this process is over that jobs share."""
+        self._runs_over.append(over)
+        self._calls.soon()
+
     # One call
 
     def _beat_now(self) -> None:
@@ -197,11 +203,13 @@ class Leases:
             ended=tuple(self._ended),
             claims=tuple(self._claims),
             left=tuple(self._left),
+            runs_over=tuple(self._runs_over) if self._runs_over else (),
             beat=beat,
             fleet_print=self._new_fleet_print(),
             seed=random.getrandbits(_RANDOM_BITS),
         )
         self._arrived, self._ended, self._claims, self._left, self._beat_is_due = [], [], [], [], False
+        self._runs_over = []
         return call
 
     def _beat(self, *, is_return: bool) -> Beat:
@@ -298,7 +306,7 @@ class Leases:
             self._wait_on(number, ticket)
         for grant in reply.granted:
             self._take(grant)
-        refused = reply.refused or reply.crowded or reply.unpooled
+        refused = reply.refused or reply.crowded or reply.unpooled or reply.shared
         if refused or reply.exhausted or reply.unfunded or reply.quarantined:
             for number, reason in refusals(reply):
                 self._fail(number, reason)

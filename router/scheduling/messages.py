@@ -58,6 +58,7 @@ class Rules(msgspec.Struct, frozen=True):
     budget_percent: float = 20.0
     budget_per_second: float = 10.0
     quarantine_ms: int = 300_000
+    reuse_bytes: int = 2**26
 
 
 def configured_rules(settings: Settings) -> Rules:
@@ -73,6 +74,7 @@ def configured_rules(settings: Settings) -> Rules:
         budget_percent=settings.retry.budget_percent,
         budget_per_second=settings.retry.budget_per_second,
         quarantine_ms=int(settings.quarantine_seconds * 1000),
+        reuse_bytes=int(settings.reuse.max_mb * 2**20),
     )
 
 
@@ -119,6 +121,31 @@ class Wish(msgspec.Struct, frozen=True, array_like=True):
     key: str = ""
     reuse_ms: int = 0
     is_hedge: bool = False
+
+
+class RunOver(msgspec.Struct, frozen=True, array_like=True):
+    """The run of this process that jobs with this key share is over.
+
+    For `ms` further jobs get its `answer`, or with "" each runs by itself. With `ms` 0 the run never came to its end:
+    the next job has one of its own, which others share.
+    """
+
+    key: str
+    ms: int = 0
+    answer: str = ""
+
+
+class SharedRun(msgspec.Struct, frozen=True, array_like=True):
+    """The arriving job `number` gets no lease, because an identical one has a run.
+
+    It gets that one's `answer`, or waits for the run that `process` has. `ticket` is its place in the queue, if it asks
+    again.
+    """
+
+    number: int
+    ticket: int
+    process: str = ""
+    answer: str = ""
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True):
@@ -189,9 +216,10 @@ class Beat(msgspec.Struct, frozen=True, array_like=True):
 class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     """All that one process has to say at one moment.
 
-    `wishes` are those of the `arrived` that have any. `left` are pending jobs that wait no longer. `fleet_print` is
-    sent once after the process saw the fleet change. It names what the process saw: the first process that sends it has
-    the plan made anew, and the others do not. `seed` feeds the `random` strategy.
+    `wishes` are those of the `arrived` that have any. `runs_over` are those that jobs shared. `left` are pending
+    jobs that wait no longer. `fleet_print` is sent once after the process saw the fleet change. It names what the
+    process saw: the first process that sends it has the plan made anew, and the others do not. `seed` feeds the
+    `random` strategy.
     """
 
     process: str
@@ -201,6 +229,7 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     claims: tuple[Claim, ...] = ()
     left: tuple[int, ...] = ()
     checks: tuple[Check, ...] = ()
+    runs_over: tuple[RunOver, ...] = ()
     beat: Beat | None = None
     fleet_print: str = ""
     seed: int = 0
@@ -225,7 +254,8 @@ class Reply(msgspec.Struct, frozen=True):
     checks, the worker; `exhausted` have tried every worker; claims that are `lost` came too late; `missing` jobs are
     not in the queue any more; `unfunded` retries exceed the fleet's budget; `quarantined` ones are of jobs that break
     workers; `crowded` ones found as many of their tenant's jobs pending as may be; `unpooled` ones need one pool more
-    than there may be. `unreached` are the open pools of some workers none of which can be reached.
+    than there may be; `shared` ones have no run of their own. `unreached` are the open pools of some workers none of
+    which can be reached.
 
     Numbers of the fleet: `routable` workers may get jobs, and `away` of those cannot be reached; `processes` are alive
     (0 unless the call has a heartbeat); `waiting` jobs of all processes are pending. `settles`: Redis' memory began
@@ -250,6 +280,7 @@ class Reply(msgspec.Struct, frozen=True):
     quarantined: tuple[int, ...] = ()
     crowded: tuple[int, ...] = ()
     unpooled: tuple[int, ...] = ()
+    shared: tuple[SharedRun, ...] = ()
     unreached: tuple[str, ...] = ()
     waiting: int = 0
     settles: bool = False

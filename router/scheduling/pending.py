@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Iterator
 import msgspec
 
 from router.policy.placement import ANYWHERE, Placement
-from router.scheduling.messages import Arrival, Reply, Wish
+from router.scheduling.messages import Arrival, Reply, SharedRun, Wish
 
 
 class NoRoom(Exception):
@@ -63,6 +63,14 @@ class QueueTimeout(NoRoom):
     """No worker had room in time."""
 
 
+class RunsElsewhere(NoRoom):
+    """An identical job has a run, or its answer is kept."""
+
+    def __init__(self, shared: SharedRun) -> None:
+        super().__init__(shared)
+        self.shared = shared
+
+
 class ClientLeft(NoRoom):
     """The client hung up while its job was pending."""
 
@@ -75,6 +83,7 @@ def refusals(reply: Reply) -> Iterator[tuple[int, NoRoom]]:
     yield from ((number, Quarantined()) for number in reply.quarantined)
     yield from ((number, TenantFull()) for number in reply.crowded)
     yield from ((number, TooManyPools()) for number in reply.unpooled)
+    yield from ((shared.number, RunsElsewhere(shared)) for shared in reply.shared)
 
 
 class Lease(msgspec.Struct, frozen=True):

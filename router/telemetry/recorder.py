@@ -72,12 +72,17 @@ class AttemptCounts:
 
 @dataclass(slots=True)
 class TenantCounts:
-    """One tenant's jobs: all, those without a result, how long they had workers, and how long they waited for these."""
+    """One tenant's jobs: all, those without a result, how long they had workers, and how long they waited for these.
+
+    `reused` jobs have got the answers of identical ones, whose runs took `saved_s`.
+    """
 
     jobs: int = 0
     failures: int = 0
     seconds: float = 0.0
     queue_s: float = 0.0
+    reused: int = 0
+    saved_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -155,6 +160,12 @@ class Recorder:
     def retry_unfunded(self) -> None:
         """Count a retry that did not happen because the fleet's retry budget is spent."""
         self._counts.unfunded += 1
+
+    def reused(self, tenant: str, saved_s: float) -> None:
+        """Count a job that has got the answer of an identical one, whose run took `saved_s`."""
+        counts = self._counts.tenants[tenant]
+        counts.reused += 1
+        counts.saved_s += saved_s
 
     def redis_answered(self, seconds: float) -> None:
         """Count a call of the scheduler that Redis answered."""

@@ -36,6 +36,7 @@ RULES = {
     "max_ejected_percent": 50.0,
     "budget_per_second": 2.0,
     "quarantine_ms": 5000,
+    "reuse_bytes": 20,
 }
 
 
@@ -172,15 +173,22 @@ class LuaScheduler:
             reserved,
         )
 
-    def grants(self) -> dict[str, list[Grant]]:
-        """Take all grants out of the processes' lists."""
+    def grants(self) -> tuple[dict[str, list[Grant]], dict[str, list[str]]]:
+        """Take all out of the processes' lists: the grants, and the keys of runs that are over for which they wait."""
         pipeline = self.redis.pipeline(transaction=False)
         for process in PROCESSES:
             pipeline.lrange(f"sfr:grants:{process}", 0, -1)
         pipeline.delete(*(f"sfr:grants:{process}" for process in PROCESSES))
         *lists, _ = pipeline.execute()
-        given = zip(PROCESSES, lists, strict=True)
-        return {process: [msgspec.json.decode(text, type=Grant) for text in texts] for process, texts in given if texts}
+        grants: dict[str, list[Grant]] = {}
+        woken: dict[str, list[str]] = {}
+        for process, texts in zip(PROCESSES, lists, strict=True):
+            for text in texts:
+                if text.startswith("{"):
+                    woken.setdefault(process, []).append(msgspec.json.decode(text)["key"])
+                else:
+                    grants.setdefault(process, []).append(msgspec.json.decode(text, type=Grant))
+        return grants, woken
 
 
 def _moments(held: list[tuple[str, float]]) -> dict[str, int]:

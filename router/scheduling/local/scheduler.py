@@ -6,7 +6,7 @@ hypothesis runs the script against. It reads no clock and draws no random number
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 
 from router.fleet.model import Member
 from router.policy.tenants import DEFAULT, TenantRule
@@ -18,6 +18,8 @@ from router.scheduling.local.pools import Pools, Room
 from router.scheduling.local.quarantine import Quarantine
 from router.scheduling.local.rests import Rests
 from router.scheduling.local.retry_budget import RetryBudget
+from router.scheduling.local.reuse import SharedRuns, sharing_wishes
+from router.scheduling.local.told import Told
 from router.scheduling.local.turns import Line, Turns, Waiting
 from router.scheduling.messages import (
     CLAIM_WITHIN_MS,
@@ -32,25 +34,9 @@ from router.scheduling.messages import (
     Grant,
     Reply,
     Rules,
+    Wish,
     lease_name,
 )
-
-
-@dataclass(slots=True)
-class _Told:
-    """The lists of a Reply, while it is made."""
-
-    granted: list[Grant] = field(default_factory=list)
-    queued: list[int] = field(default_factory=list)
-    refused: list[int] = field(default_factory=list)
-    exhausted: list[int] = field(default_factory=list)
-    claimed: list[int] = field(default_factory=list)
-    lost: list[int] = field(default_factory=list)
-    missing: list[int] = field(default_factory=list)
-    unfunded: list[int] = field(default_factory=list)
-    quarantined: list[int] = field(default_factory=list)
-    crowded: list[int] = field(default_factory=list)
-    unpooled: list[int] = field(default_factory=list)
 
 
 class LocalScheduler:
@@ -76,6 +62,8 @@ class LocalScheduler:
         self._plan = Plan(rules, self.breakers)
         self._budget = RetryBudget(rules)
         self.quarantine = Quarantine(rules)
+        self._shared_runs = SharedRuns(rules.reuse_bytes)
+        self.woken: dict[str, list[str]] = {}  # process → keys of the runs that its jobs waited for
         self._beats: dict[str, int] = {}
 
     def set_fleet(self, members: Iterable[Member], processes: int = 1) -> None:
@@ -89,7 +77,7 @@ class LocalScheduler:
 
     def step(self, call: Call, now: int) -> Reply:
         """Do all that `call` says at the moment `now` (ms of any clock that does not go back)."""
-        told = _Told()
+        told = Told()
         self._seed = call.seed
         self.rests.look_at_ms = None
         self._settle(now)
@@ -103,24 +91,15 @@ class LocalScheduler:
         for number in call.left:
             self.turns.leave(lease_name(call.process, number))
         self._serve_queue(call.process, now, told)
-        self._arrive(call.process, call.arrived, now, told)
+        self._end_shared(call, now)
+        self._arrive(call, now, told)
         self._serve_queue(call.process, now, told)
         return Reply(
             routable=len(self._plan.by_url),
             away=self.rests.away,
             look_in_ms=0 if self.rests.look_at_ms is None else self.rests.look_at_ms - now,
             processes=processes,
-            granted=tuple(told.granted),
-            queued=tuple(told.queued),
-            refused=tuple(told.refused),
-            exhausted=tuple(told.exhausted),
-            claimed=tuple(told.claimed),
-            lost=tuple(told.lost),
-            missing=tuple(told.missing),
-            unfunded=tuple(told.unfunded),
-            quarantined=tuple(told.quarantined),
-            crowded=tuple(told.crowded),
-            unpooled=tuple(told.unpooled),
+            **told.lists(),
             unreached=tuple(pool for pool, room in self.pools.apart().items() if self.rests.are_away(room.urls)),
             waiting=len(self.turns.waiting),
             settles=self._settles_at is not None,
@@ -218,7 +197,7 @@ class LocalScheduler:
         held, cap = self.leases.get(url, {}), self._plan.fleet[url].cap if url in self._plan.fleet else 0
         return min(held.values()) if cap and len(held) >= cap else None
 
-    def _claim(self, process: str, claims: Sequence[Claim], now: int, told: _Told) -> None:
+    def _claim(self, process: str, claims: Sequence[Claim], now: int, told: Told) -> None:
         for claim in claims:
             name = lease_name(process, claim.number, claim.tenant, claim.memory_mb)
             if name not in self.leases.get(claim.url, {}):
@@ -244,7 +223,7 @@ class LocalScheduler:
     def _is_alive(self, process: str, own: str, now: int) -> bool:
         return process == own or (process in self._beats and now - self._beats[process] < PROCESS_TTL_MS)
 
-    def _grant(self, own: str, job: Waiting, url: str, now: int, told: _Told) -> None:
+    def _grant(self, own: str, job: Waiting, url: str, now: int, told: Told) -> None:
         process, _, number = job.name.rpartition(":")
         tenant, memory_mb = job.line[0], job.memory_mb
         name = lease_name(process, int(number), tenant, memory_mb)
@@ -256,7 +235,7 @@ class LocalScheduler:
             self._lease(url, tenant, name, now + CLAIM_WITHIN_MS)
             self.outbox.setdefault(process, []).append(grant)
 
-    def _serve_queue(self, own: str, now: int, told: _Told) -> None:
+    def _serve_queue(self, own: str, now: int, told: Told) -> None:
         self._serve_reservations(own, now, told)
         passed: Counter[Line] = Counter()
         by_room: Counter[Room] = Counter()
@@ -288,7 +267,7 @@ class LocalScheduler:
         left = (line for line in orders if passed[line] < len(self.turns.lines[line]))
         return min(left, key=orders.__getitem__, default=None)
 
-    def _serve_reservations(self, own: str, now: int, told: _Told) -> None:
+    def _serve_reservations(self, own: str, now: int, told: Told) -> None:
         """Let the head of each line that has reserved a worker go there if it fits, or give up the worker."""
         for url, line in sorted(self.memory.reserved.items()):
             while (jobs := self.turns.lines.get(line, [])) and self._is_over(jobs[0], own, now):
@@ -328,7 +307,16 @@ class LocalScheduler:
             self._make_plan_if_stale()  # it drops the pools that are not in use
         return self.pools.admit(pool)
 
-    def _arrive(self, process: str, arrivals: Sequence[Arrival], now: int, told: _Told) -> None:
+    def _end_shared(self, call: Call, now: int) -> None:
+        for over in call.runs_over:
+            for process in self._shared_runs.end(call.process, over, now):
+                self.woken.setdefault(process, []).append(over.key)
+        if call.runs_over:
+            self._shared_runs.drop_answers(now)
+
+    def _arrive(self, call: Call, now: int, told: Told) -> None:
+        process, arrivals = call.process, call.arrived
+        wishes = sharing_wishes(call.wishes)
         # After Redis has lost its memory the counter goes on above the tickets in hand.
         fresh = self.ticket + 1
         newest = max((arrival.ticket for arrival in arrivals), default=0)
@@ -345,7 +333,8 @@ class LocalScheduler:
                 *(ticket, lease_name(process, arrival.number), arrival.bound_ms, now + arrival.wait_ms, now),
                 *(arrival.tried, line, arrival.memory_mb),
             )
-            if arrival.retry_of and not self._may_retry(arrival, now, told):
+            wish = wishes.get(arrival.number)
+            if self._is_refused(arrival, now, told) or self._shares(wish, arrival, ticket, process, now, told):
                 continue
             if not self._admit(arrival.pool):
                 told.unpooled.append(arrival.number)
@@ -363,18 +352,31 @@ class LocalScheduler:
                 self.turns.enter(job)
                 told.queued += [arrival.number, ticket]
 
-    def _may_retry(self, arrival: Arrival, now: int, told: _Told) -> bool:
+    def _shares(self, wish: Wish | None, arrival: Arrival, ticket: int, process: str, now: int, told: Told) -> bool:
+        """Let an arriving job share a run; return whether it does, and gets no lease."""
+        if wish is None:
+            return False
+        is_alive, ms = partial(self._is_alive, own=process, now=now), max(1, arrival.wait_ms + arrival.bound_ms)
+        shared = self._shared_runs.shares(wish, ticket, process, ms, now, is_alive)
+        if shared is not None:
+            told.shared.append(shared)
+        return shared is not None
+
+    def _is_refused(self, arrival: Arrival, now: int, told: Told) -> bool:
+        """Whether the job is a retry that may not be made."""
+        if not arrival.retry_of:
+            return False
         if self.quarantine.holds(arrival.retry_of, now):
             told.quarantined.append(arrival.number)
         elif not self._budget.take(now, self.ticket):
             told.unfunded.append(arrival.number)
         else:
-            return True
-        return False
+            return False
+        return True
 
     # Heartbeats
 
-    def _hear_beat(self, process: str, beat: Beat, now: int, told: _Told) -> int:
+    def _hear_beat(self, process: str, beat: Beat, now: int, told: Told) -> int:
         self._budget.fill(now, self.ticket)
         self._beats[process] = now
         self._beats = {name: at for name, at in self._beats.items() if now - at < PROCESS_TTL_MS}

@@ -85,11 +85,12 @@ local function arrive(arrivals)
     }
     if ticket == 0 then last_ticket = last_ticket + 1; ticket = last_ticket end
     local may_try = retry_of == '' or may_retry(number, retry_of)
-    local its_pool = may_try and (pool_named(pool) or Seldom.admit_pool(pool))
+    local has_run = may_try and call.wishes and Reuse.shares(number, ticket, wait + bound)
+    local its_pool = may_try and not has_run and (pool_named(pool) or Seldom.admit_pool(pool))
     local url, cap
     if its_pool and may_go_first(asked.tenant, pool, its_pool.room) then url, cap = pick(its_pool, ticket, asked) end
-    if not may_try then
-      -- may_retry has told it.
+    if not may_try or has_run then
+      -- That has been told.
     elseif not its_pool then
       tell('unpooled', number)
     elseif url then

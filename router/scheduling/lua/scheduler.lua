@@ -25,6 +25,7 @@
 -- @include reservations
 -- @include rests
 -- @include retry_budget
+-- @include reuse
 -- @include ring
 -- @include room
 -- @include serving
@@ -83,6 +84,10 @@ write_ended_runs()
 for _, number in ipairs(call.left or {}) do leave(holder(number)) end
 if lines > 1 then Shared.set_due_turns() end
 serve_queue()
+if call.runs_over then
+  for _, over in ipairs(call.runs_over) do Reuse.end_run(unpack(over)) end
+  Reuse.drop_answers()
+end
 if call.arrived then
   arrive(call.arrived)
   serve_queue()

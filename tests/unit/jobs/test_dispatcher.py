@@ -24,7 +24,7 @@ from router.jobs.job_log import CLIENT_LEFT_STATUS
 from router.policy.placement import ANYWHERE, Placement
 from router.policy.tenants import TenantRule
 from router.policy.verdict import Blame, Kind, Outcome
-from router.scheduling.messages import Wish
+from router.scheduling.messages import Arrival, RunOver, Wish
 from router.scheduling.pending import (
     ClientLeft,
     Exhausted,
@@ -62,6 +62,12 @@ class LeaseRequest:
     job_since: float
     then: Callable[[Lease | NoRoom], None]
     placement: Placement
+    wish: Wish | None = None
+
+    @property
+    def arrival(self) -> Arrival:
+        """As the scheduler knows a job that waits: it has a ticket."""
+        return Arrival(0, 0, 0, self.ticket or 50)
 
 
 class Leases:
@@ -75,6 +81,7 @@ class Leases:
         self.causes: list[tuple[str, int]] = []  # of each end, with its milliseconds
         self.doubts: list[str] = []
         self.given_up: list[object] = []
+        self.runs_over: list[RunOver] = []
         self.fault: Exception | None = None
         self.unreached: set[str] = set()  # pools none of whose workers can be reached
         self.is_enough = False
@@ -102,8 +109,8 @@ class Leases:
         wish: Wish | None = None,
     ) -> LeaseRequest:
         """Record the request, and answer in a later turn of the loop."""
-        del has_left, wish
-        asked = LeaseRequest(bound_s, wait_s, ticket, tried, retry_of, job_since, then, placement)
+        del has_left
+        asked = LeaseRequest(bound_s, wait_s, ticket, tried, retry_of, job_since, then, placement, wish)
         self.asked.append(asked)
         number = len(self.asked)
         given = self.script.pop(0) if self.script else Lease(number, f"http://w{number}", 70 + number, 5)
@@ -123,6 +130,10 @@ class Leases:
             raise self.fault
         self.causes.append((cause, ms))
         self.ended.append((lease.url, blame, is_over, job))
+
+    def end_shared(self, over: RunOver) -> None:
+        """Record the call."""
+        self.runs_over.append(over)
 
     def resolve(self, doubts: tuple[tuple[Lease, str], ...], blame: Blame, job: str = "") -> None:
         """Record the call."""

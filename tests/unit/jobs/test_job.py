@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from router.jobs.job import _PIECE_BYTES
@@ -33,7 +34,8 @@ def test_large_job_has_the_same_name_in_pieces(size: int) -> None:
         except StopIteration as end:
             scan = end.value
             break
-    assert scan.name == made.name == hashlib.blake2b(body, digest_size=8, key=b"/run_code").hexdigest()
+    assert scan.digest == hashlib.blake2b(body, digest_size=16, key=b"/run_code").digest()
+    assert msgspec.structs.replace(made, scan=scan).name == scan.digest.hex()[:16]
     assert READER.longest_s(scan.excerpt) == 7
     assert pauses >= len(body) / _PIECE_BYTES
 
