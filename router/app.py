@@ -35,6 +35,7 @@ from router.jobs.batch.handler import BatchHandler
 from router.jobs.body_budget import BodyBudget
 from router.jobs.dispatcher import Dispatcher
 from router.jobs.handler import JobHandler
+from router.jobs.sooner.transport import Transport
 from router.policy.client_timeouts import ClientTimeouts
 from router.scheduling.failover import FailoverScheduler
 from router.scheduling.inbox import Inbox
@@ -76,7 +77,8 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     leases = Leases(scheduler, inbox, view, process, recorder, settings.queue.without_workers)
     upstream = WorkerPool(settings.tls, access.worker_auth)
     hooks_of = None if traces is None else traces.job_begins
-    dispatcher = Dispatcher(leases, upstream, view, settings, recorder, hooks_of)
+    transport = Transport(redis, inbox, process)
+    dispatcher = Dispatcher(leases, upstream, view, settings, recorder, hooks_of, transport)
     dispatcher.reuse.hear(inbox)
     publisher = Publisher(
         recorder,

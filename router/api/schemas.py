@@ -132,6 +132,7 @@ class TenantCounts(BaseModel):
     queue_ms: int = Field(description="how long its jobs waited for workers in sum")
     reused: int = Field(0, description="its jobs that got the answers of identical ones")
     saved_ms: int = Field(0, description="how long the runs took that these jobs did not need, in sum")
+    adopted: int = Field(0, description="its jobs that got what identical ones had left behind")
 
     @classmethod
     def of(cls, usage: TenantUsage) -> Self:
@@ -146,11 +147,12 @@ class TenantCounts(BaseModel):
             queue_ms=stats.queue_ms,
             reused=stats.reused,
             saved_ms=stats.saved_ms,
+            adopted=stats.adopted,
         )
 
     def usage(self) -> TenantUsage:
         """Return the counts as they came from Redis."""
-        its = self.busy_ms, self.queue_ms, self.reused, self.saved_ms
+        its = self.busy_ms, self.queue_ms, self.adopted, self.reused, self.saved_ms
         stats = TenantStats(self.jobs, self.failures, *its)
         return TenantUsage(self.running, self.waiting, stats)
 

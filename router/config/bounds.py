@@ -16,6 +16,8 @@ MAX_EXPECTED_MS = 7 * 24 * 3_600_000
 MAX_REUSE_S = 7 * 24 * 3600
 # Answers that are kept go through Redis' script, and a large one holds it up.
 MAX_REUSE_KB = 256
+# A client that comes back comes within seconds.
+MAX_ADOPT_S = 3600
 
 
 def whole_number(text: str, least: int, most: int) -> int | None:

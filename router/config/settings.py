@@ -22,7 +22,7 @@ from pydantic_core import PydanticCustomError
 
 from router.config.addresses import masked, origin, otlp_url, redis_url
 from router.config.allowlist import rule
-from router.config.bounds import MAX_COUNT
+from router.config.bounds import MAX_ADOPT_S, MAX_COUNT
 from router.config.presets import PresetName, with_preset
 from router.config.section import FROM_LIST, MAX_MB, Budget, Count, FilePath, PositiveSeconds, Section
 from router.config.tenants import TenantsByName
@@ -295,6 +295,9 @@ class Settings(Section):
     client_budget: Budget = "none"
     """how long clients wait; the router answers before that. `job+10`, or `job`: compile_timeout + run_timeout + 10 s,
     as verl waits; `12`: 12 s, whatever the job; `none`: for ever. The header `x-router-deadline-ms` wins"""
+    adopt_seconds: Annotated[float, Field(ge=0, le=MAX_ADOPT_S)] = 10.0
+    """for how long a job's place in the line, its run or its answer is kept for the next identical job of its tenant,
+    after its client has had 504 or has hung up; 0: not at all"""
     routing_strategy: RoutingStrategy = Strategy.ROUND_ROBIN
     """`round_robin`: the workers in turn, by weight, full ones skipped; `random`: the first with a free slot from a
     random place on; `least_loaded`: the one with the fewest leases for its weight"""

@@ -102,9 +102,12 @@ class ClientConnection(LightProtocol):
             self._watch.cancel()
         if isinstance(self.cycle, WholeJob) and self.cycle.response_complete:
             self.cycle = None  # there is nothing to tell
-        tell(self.cycle, CLIENT_LEFT)
+        cycle = self.cycle
         super().connection_lost(exc)
         self.cycle = None  # type: ignore[assignment]  # breaks a reference cycle, else found by the garbage collector
+        tell(cycle, CLIENT_LEFT)
+        if isinstance(cycle, WholeJob):
+            cycle.leave()
 
     def leave(self, idle_s: float = MAKE_ROOM_S) -> None:
         """Close after the next answer, which says so; and at the latest when nothing has come for `idle_s` seconds."""

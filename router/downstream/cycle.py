@@ -17,6 +17,7 @@ from router.http.headers import Headers, as_lines
 from router.jobs import job_log
 from router.jobs.endpoints import JobHead
 from router.jobs.handler import JobHandler, answering
+from router.jobs.job import JobRun
 from router.upstream.connection import JOINED_BYTES
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,8 @@ class WholeJob:
     """A job that is begun when its body is whole; it has what uvicorn and the connection ask of a cycle."""
 
     __slots__ = (
-        *("_connection", "_event", "_handler", "_head", "_parts", "disconnected", "flow", "keep_alive", "on_response"),
-        *("response_complete", "response_started", "transport"),
+        *("_connection", "_event", "_handler", "_head", "_parts", "_run", "disconnected", "flow", "keep_alive"),
+        *("on_response", "response_complete", "response_started", "transport"),
     )
     scope: ClassVar[Scope] = {}
 
@@ -45,6 +46,7 @@ class WholeJob:
         self._head = head
         self._parts: list[bytes] = []
         self._event: asyncio.Event | None = None
+        self._run: JobRun | None = None
 
     def take(self, part: bytes) -> None:
         """Keep a part of the body."""
@@ -60,7 +62,15 @@ class WholeJob:
 
     def start(self, body: bytes) -> None:
         """Begin the job."""
-        self._handler.begin(self._head, body, self._has_left, self._answer)
+        self._run = self._handler.begin(self._head, body, self._has_left, self._answer, self._begun)
+
+    def leave(self) -> None:
+        """Tell the job that its client has hung up."""
+        if self._run is not None:
+            self._handler.client_left(self._run)
+
+    def _begun(self, run: JobRun) -> None:
+        self._run = run
 
     @property
     def message_event(self) -> asyncio.Event:

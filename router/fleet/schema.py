@@ -107,6 +107,13 @@ SCHEMA = (
     ),
     Key("sfr:reused:bytes", "string", "routers", "the sum of these bytes, at most `reuse.max_mb`"),
     Key(
+        "sfr:orphans:<job>",
+        "zset with TTL",
+        "routers",
+        "what jobs with this key (128 bits) have left behind whose clients have gone, scored by ticket: until when it "
+        "is kept (Unix ms), the ticket, and for a run its lease `process:number`",
+    ),
+    Key(
         "sfr:answer:<job>",
         "string with TTL",
         "routers",
@@ -213,7 +220,8 @@ SCHEMA = (
         "ring (its length), workers, strategy, print (of the fleet it was made for), settles_at (Unix ms), stale, "
         "resting and away (how many workers), rules (whether tenants have any), top_priority (of all rules), schema, "
         "rooms (how many besides that of all workers), memory (whether any worker counts it), "
-        "shared (whether there are tenants), turns (whether several lines wait)",
+        "shared (whether there are tenants), turns (whether several lines wait), keyed_until (Unix ms: until then "
+        "arrivals are to have keys)",
     ),
     Key("sfr:room", "zset", "routers", "the workers with a free slot, by place in the ring or by load"),
     Key("sfr:room:<room>", "zset", "routers", "the same for the workers of some pools"),
@@ -245,7 +253,8 @@ SCHEMA = (
         "hash with TTL",
         "routers",
         "counts of all routers for this tenant: jobs, failures (jobs without a result), busy_ms (of all its attempts), "
-        "queue_ms (of all its waits), reused (jobs with the answers of identical ones), saved_ms (of their runs)",
+        "queue_ms (of all its waits), adopted (jobs that got what others had left behind), reused (jobs with the "
+        "answers of identical ones), saved_ms (of their runs)",
     ),
     Key(
         "sfr:tenants:known",

@@ -34,15 +34,15 @@ class WorkerStats(msgspec.Struct, array_like=True):
 class TenantStats(msgspec.Struct, array_like=True):
     """Of one tenant: jobs that have ended, those of them without a result, and the times of all its attempts and waits.
 
-    `reused` jobs have got the answers of identical ones, whose runs took `saved_ms`.
-
-    `busy_ms` is counted together with the workers': over all tenants it is the same sum as over all workers.
+    `busy_ms` is counted together with the workers': over all tenants it is the same sum as over all workers. `adopted`
+    jobs have got what others had left behind; `reused` ones the answers of identical ones, whose runs took `saved_ms`.
     """
 
     jobs: int = 0
     failures: int = 0
     busy_ms: int = 0
     queue_ms: int = 0
+    adopted: int = 0
     reused: int = 0
     saved_ms: int = 0
 
@@ -54,6 +54,7 @@ class TenantStats(msgspec.Struct, array_like=True):
         self.queue_ms += more.queue_ms
         self.reused += more.reused
         self.saved_ms += more.saved_ms
+        self.adopted += more.adopted
 
 
 class Stats(msgspec.Struct):

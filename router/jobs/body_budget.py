@@ -60,9 +60,13 @@ class BodyShare:
         self._budget.take(count)
         self.held_bytes += count
 
+    def sibling(self) -> "BodyShare":
+        """Return an empty share of the same budget."""
+        return BodyShare(self._budget)
+
     def hand_over(self) -> "BodyShare":
         """Return a share with all bytes of this one, for an attempt that outlives its job."""
-        heir = BodyShare(self._budget)
+        heir = self.sibling()
         heir.held_bytes, self.held_bytes = self.held_bytes, 0
         return heir
 

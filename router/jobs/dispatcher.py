@@ -26,7 +26,9 @@ from router.jobs.ending import Endings
 from router.jobs.job import MAY_BE_THE_JOBS, AnswerCallback, FailedAttempt, Job, JobHooks, JobRun, Unanswered
 from router.jobs.options import NO_OPTIONS
 from router.jobs.placer import Placer
+from router.jobs.sooner.adoption import Adoption
 from router.jobs.sooner.reuse import Reuse
+from router.jobs.sooner.transport import Transport
 from router.jobs.streaming import LeasedParts
 from router.jobs.tenants import Tenants
 from router.logs import Seldom
@@ -35,7 +37,9 @@ from router.policy.endpoints import endpoints_of
 from router.policy.retry import RetryRules, is_worth_another
 from router.policy.verdict import Blame, Kind
 from router.scheduling.leases import Leases
-from router.scheduling.pending import ClientLeft, Exhausted, Lease, NoRoom, NoWorkers, Quarantined, RunsElsewhere
+from router.scheduling.left_behind import NOTICE_S
+from router.scheduling.messages import NO_WISH
+from router.scheduling.pending import ClientLeft, Exhausted, Lease, NoRoom, NoWorkers, Quarantined
 from router.telemetry.recorder import Recorder
 from router.upstream.pool import Request, WorkerPool
 
@@ -62,6 +66,7 @@ class Dispatcher:
         settings: Settings,
         recorder: Recorder,
         hooks_of: Callable[[Job], JobHooks] | None = None,
+        transport: Transport | None = None,
     ) -> None:
         self.turns = Turns()  # for reading large bodies, and batches
         self._leases = leases
@@ -77,21 +82,27 @@ class Dispatcher:
         self._placer = Placer(self._tenants, settings.default_job_memory_mb)
         self._seldom = Seldom()
         self._queue_timeout_s = settings.queue.timeout
-        limits = partial(limits_of, grace_s=settings.job_grace, timeout_s=settings.timeout)
-        self._limits = lru_cache(maxsize=256)(limits)  # most jobs have the same
+        self._limits = lru_cache(256)(partial(limits_of, grace_s=settings.job_grace, timeout_s=settings.timeout))
         self._endpoints = endpoints_of(settings.endpoints)
         self._unanswered = Unanswered(self._break_off)
         self._endings = Endings(self._unanswered, leases, recorder, self._errors)
-        self.reuse = Reuse(leases, self._tenants, self._endings, self._errors, recorder, self._ask_anew)
+        self.reuse = Reuse(leases.left_behind, self._tenants, self._endings, self._errors, recorder, self._run_itself)
+        self._left_behind = leases.left_behind
+        self._adoption: Adoption | None = None
+        if transport is not None and (keep_s := settings.adopt_seconds):
+            its = self._endings, self._errors, recorder, self._run_itself
+            self._adoption = Adoption(transport, leases.left_behind, keep_s, *its)
         self._attempts = 0  # running, except those whose clients have been told that they take too long
         self._between: set[asyncio.Task[None]] = set()  # what jobs do between two attempts
 
-    async def run(self, job: Job) -> Answer:
-        """Return the answer to `job`, for callers that are coroutines. Raises ClientLeft."""
+    async def run(self, job: Job, begun: Callable[[JobRun], None] | None = None) -> Answer:
+        """Return the answer to `job`, for callers that are coroutines; `begun` hears of its run. Raises ClientLeft."""
         if job.is_large:
             job = await self.scanned(job)
         answered: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
         run = self.begin(job, resolver(answered))
+        if begun is not None:
+            begun(run)
         try:
             answer = await answered
         except asyncio.CancelledError:
@@ -140,6 +151,8 @@ class Dispatcher:
                 run.placement = self._placer.place(run, text, endpoint.needs, snapshot)
             if (snapshot.reuses_answers or job.options is not NO_OPTIONS) and self.reuse.joins(run):
                 return run
+            if self._left_behind.are_keyed and self._left_behind.is_on and run.sharing is None:
+                run.wish = msgspec.structs.replace(run.wish or NO_WISH, key=run.job.key)
             self._ask(run, limits.ceiling_s)
         except NoRoom as reason:
             asyncio.get_running_loop().call_soon(self._leased, run, reason)
@@ -147,15 +160,22 @@ class Dispatcher:
             asyncio.get_running_loop().call_soon(self._break_off, run, fault)
         return run
 
+    def client_left(self, run: JobRun) -> None:
+        """Take note that the job's client has hung up: if an attempt is running, the next identical job gets it."""
+        try:
+            if self._adoption is not None and run.is_awaited and run.sharing is None:
+                self._adoption.leave_run(run)
+        except Exception:
+            log.exception(_OWN_FAULT, run.job.request_id.decode("ascii"))
+
     async def finish(self) -> None:
         """Return when no attempt is running, not even for a client that has left: each still ends a lease.
 
         Attempts that take too long are not waited for; their leases pass by themselves.
         """
-        while self._attempts or self._between:  # noqa: ASYNC110  (an event set for each job costs more)
+        others = self._adoption
+        while self._attempts or self._between or (others is not None and others.is_busy):  # noqa: ASYNC110  (an event set for each job costs more)
             await asyncio.sleep(_LOOK_EVERY_S)
-
-    # Its lease
 
     def _ask(self, run: JobRun, left_s: float, tried: tuple[str, ...] = (), retry_of: str = "") -> None:
         """Ask for a lease on a worker not in `tried`; the client waits for another `left_s` seconds."""
@@ -165,12 +185,6 @@ class Dispatcher:
         bound_s, wait_s = run.limits.bound_s + LEASE_MARGIN_S, min(run.room_by - run.ends_at + left_s, left_s)
         asked = bound_s, wait_s, run.job.has_left, partial(self._leased, run)
         run.pending = self._leases.ask(*asked, run.ticket, tried, retry_of, run.since, run.placement, run.wish)
-
-    def _ask_anew(self, run: JobRun) -> None:
-        """Let a job that has shared a run ask for a lease."""
-        now = time.monotonic()
-        run.room_by = now + self._queue_timeout_s
-        self._ask(run, run.ends_at - now, run.tried)
 
     def _leased(self, run: JobRun, lease: Lease | NoRoom) -> None:
         """Go on with a lease, or with the reason why there is none."""
@@ -184,38 +198,48 @@ class Dispatcher:
                     self._attempt(run, lease)
             elif isinstance(lease, Exhausted):
                 self._ask_any(run)
-            elif isinstance(lease, RunsElsewhere):
-                self.reuse.told(run, lease.shared)
+            elif run.sharing is not None:
+                self.reuse.refuse(run, lease, pending)
+            elif self._adoption is not None:
+                self._adoption.refuse(run, lease, pending)
             else:
-                if run.sharing is not None and pending is not None:
-                    run.ticket = pending.arrival.ticket
                 self._endings.refuse(run, lease)
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
             self._break_off(run, fault)
 
-    # Its attempt
-
     def _attempt(self, run: JobRun, lease: Lease) -> None:
         run.ticket = lease.ticket
+        if lease.is_adopted:
+            run.is_adopted = True
+            self._recorder.adopted(run.placement.tenant)
         run.queue_ms += lease.waited_ms
         if run.is_retry:
             run.is_retry = False
             self._recorder.retried(run.failed[-1].kind)
         now, bound_s = time.monotonic(), run.limits.bound_s
         if run.ends_at - now < bound_s:
-            wait_s = max(0.0, run.ends_at - now)
-            run.timer = asyncio.get_running_loop().call_later(wait_s, self._be_late, run)
+            loop, left_s = asyncio.get_running_loop(), max(0.0, run.ends_at - now)
+            then = (left_s - NOTICE_S, self._be_nearly_late) if self._left_behind.is_on else (left_s, self._be_late)
+            run.timer = loop.call_later(*then, run)
         self._attempts += 1
         run.is_awaited = True
         request = run.request if run.hooks is None else run.hooks.attempt_begins(lease.url, run.request)
         self._upstream.send(lease.url, request, bound_s, partial(self._attempted, run, lease, now))
+
+    def _be_nearly_late(self, run: JobRun) -> None:
+        self._left_behind.expect()
+        run.timer = asyncio.get_running_loop().call_later(max(0.0, run.ends_at - time.monotonic()), self._be_late, run)
 
     def _be_late(self, run: JobRun) -> None:
         """Tell the client that its job takes too long. The attempt and its lease go on."""
         try:
             self._attempts -= 1
             run.is_awaited = False
+            if run.deliver is None:  # it has been abandoned
+                return
             run.late_share = run.job.share.hand_over()
+            if self._adoption is not None and run.sharing is None:
+                self._adoption.leave_run(run)
             self._endings.end(run, self._errors.deadline_passed(run))
         except Exception as fault:
             log.exception(_OWN_FAULT, run.job.request_id.decode("ascii"), exc_info=fault)
@@ -284,15 +308,17 @@ class Dispatcher:
                 self.reuse.bring(run, response, url, took_s)
             answer = answers.from_worker(response, run, url, len(run.failed) + 1)
             run.lease = None  # LeasedParts ends the lease of a large answer
+            if run.left is not None and self._adoption is not None:
+                self._adoption.end_run(run, response, url)
             return answer
         if response is not None and response.rest is not None:
             response.rest.close()
             response = None
         job_log.attempt_failed(run, url, kind, verdict.cause or "", self._seldom)
         run.fail(FailedAttempt(url, verdict.cause or "", kind, response), took_s)
+        if run.left is not None and self._adoption is not None:
+            self._adoption.end_run(run, None, url)
         return None
-
-    # The next one
 
     async def _ask_again(
         self, run: JobRun, tried: tuple[str, ...], *, retry_of: str = "", pause_s: float = 0.0
@@ -331,6 +357,15 @@ class Dispatcher:
                 return
         self._ask(run, run.ends_at - time.monotonic())
 
+    def _run_itself(self, run: JobRun) -> None:
+        """Let a job ask for a lease that has got another one's run, but no answer."""
+        try:
+            now = time.monotonic()
+            run.room_by = now + self._queue_timeout_s
+            self._ask(run, run.ends_at - now, run.tried)
+        except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
+            self._break_off(run, fault)
+
     # Its end, where ending.py does not tell
 
     def _abandon(self, run: JobRun) -> None:
@@ -340,6 +375,9 @@ class Dispatcher:
             self._leases.give_up(run.pending)
         elif run.lease is not None:
             run.late_share = run.job.share.hand_over()
+            self.client_left(run)
+        elif self._adoption is not None:
+            self._adoption.give_back(run)
 
     def _break_off(self, run: JobRun, fault: Exception) -> None:
         """Answer a job that met with a fault of this program, and give back what the job holds."""
@@ -353,6 +391,9 @@ class Dispatcher:
                 run.is_awaited = False
             if run.pending is not None:
                 self._leases.give_up(run.pending)
+            if self._adoption is not None:
+                self._adoption.end_run(run, None, "")
+                self._adoption.give_back(run)
             run.give_lease_back(self._leases)
         except Exception:
             log.exception("And what it held could not be given back")

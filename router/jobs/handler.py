@@ -17,7 +17,17 @@ from router.aio import start
 from router.auth.access import Admission, JobGate
 from router.config.settings import Settings
 from router.http.answer import Answer, problem
-from router.http.asgi import Application, Receive, Scope, Send, leaving, new_request_id, request_id_of, send_answer
+from router.http.asgi import (
+    CLIENT_LEFT,
+    Application,
+    Receive,
+    Scope,
+    Send,
+    leaving,
+    new_request_id,
+    request_id_of,
+    send_answer,
+)
 from router.http.head_cache import HeadCache
 from router.http.headers import Head, Headers, of_tenant, read_head
 from router.http.response import Body
@@ -26,7 +36,7 @@ from router.jobs.answers import broken, buffers_full
 from router.jobs.body_budget import BodyBudget, BodyBudgetFull, BodyShare
 from router.jobs.dispatcher import Dispatcher
 from router.jobs.endpoints import Asked, BadHead, JobHead, client_s_of, labels_of, options_of, tenant_of
-from router.jobs.job import AnswerCallback, Job
+from router.jobs.job import AnswerCallback, Job, JobRun
 from router.policy import tenants
 from router.policy.deadline import SMALL_BYTES
 from router.policy.endpoints import endpoints_of
@@ -87,7 +97,10 @@ class JobHandler:
             refusal = self._flaw(name)
         path, headers = scope["path"], scope["headers"]
         if refusal is None and path in self.methods:
-            answer = await self._answer(Asked(scope["method"], path, scope["query_string"], headers), receive)
+            client = _Client(self._dispatcher.client_left)
+            scope.setdefault("state", {})[CLIENT_LEFT] = client
+            asked = Asked(scope["method"], path, scope["query_string"], headers)
+            answer = await self._answer(asked, receive, client)
         elif refusal := refusal or self._refusal(scope):
             answer = _refused(refusal, headers)
             self.recorder.refused(answer.status, answer.outcome)
@@ -117,7 +130,7 @@ class JobHandler:
         scope.setdefault("state", {})[ADMISSION] = admission
         return None
 
-    async def _answer(self, asked: Asked, receive: Receive) -> Answer | None:
+    async def _answer(self, asked: Asked, receive: Receive, client: "_Client") -> Answer | None:
         """Return the answer to a request for one of `methods`; None if its client has left.
 
         A request that is not admitted is refused before its body is read.
@@ -145,7 +158,8 @@ class JobHandler:
                         tenant=job_head.tenant,
                         labels=job_head.labels,
                         options=job_head.options,
-                    )
+                    ),
+                    client.has_begun,
                 )
         except ClientLeft:
             return None
@@ -173,10 +187,22 @@ class JobHandler:
         except BadHead:
             return None
 
+    def client_left(self, run: JobRun) -> None:
+        """Take note that the client of a running job has hung up."""
+        self._dispatcher.client_left(run)
+
     def begin(
-        self, head: JobHead, body: bytes, has_left: Callable[[], Coroutine[None, None, None]], deliver: AnswerCallback
-    ) -> None:
-        """Take a whole job; `deliver` is called once, with its answer, or None if its client has left."""
+        self,
+        head: JobHead,
+        body: bytes,
+        has_left: Callable[[], Coroutine[None, None, None]],
+        deliver: AnswerCallback,
+        begun: Callable[[JobRun], None],
+    ) -> JobRun | None:
+        """Take a whole job; `deliver` is called once, with its answer, or None if its client has left.
+
+        Return its run; a large job has none yet, and `begun` hears of it.
+        """
         request_id = head.request_id or new_request_id()
         share = self._buffers.share()
 
@@ -190,7 +216,7 @@ class JobHandler:
                 renewed = self._gate.renew(admission)
                 if isinstance(renewed, Refusal):
                     end(self._count_refused(head.path, _refusal_answer(renewed, request_id)))
-                    return
+                    return None
                 if renewed is not admission:  # the key has got another name
                     tenant = tenants.of_key(renewed.key_name)
                     head = msgspec.structs.replace(head, admission=renewed, tenant=tenant)
@@ -198,7 +224,7 @@ class JobHandler:
                 self._hold(body, share)
             except (BodyTooLarge, BodyBudgetFull) as reason:
                 end(self._unfit(head, reason, request_id))
-                return
+                return None
             job = Job(
                 *(head.method, head.path, head.target, head.lines, body, request_id, has_left, share),
                 *(head.admission, head.client_s),
@@ -207,16 +233,17 @@ class JobHandler:
                 options=head.options,
             )
             if job.is_large:
-                start(self._beginning, self._begin_large(job, end))
+                start(self._beginning, self._begin_large(job, end, begun))
             else:
-                self._dispatcher.begin(job, end)
+                return self._dispatcher.begin(job, end)
         except Exception:
             log.exception("A job met with a fault of the router's own")
             end(broken(request_id))
+        return None
 
-    async def _begin_large(self, job: Job, deliver: AnswerCallback) -> None:
+    async def _begin_large(self, job: Job, deliver: AnswerCallback, begun: Callable[[JobRun], None]) -> None:
         try:
-            self._dispatcher.begin(await self._dispatcher.scanned(job), deliver)
+            begun(self._dispatcher.begin(await self._dispatcher.scanned(job), deliver))
         except Exception:
             log.exception("A job met with a fault of the router's own")
             deliver(broken(job.request_id))
@@ -257,6 +284,23 @@ class JobHandler:
         """Count the answer to a request that never became a job; the dispatcher counts jobs."""
         self.recorder.refused(answer.status, answer.outcome, path)
         return answer
+
+
+class _Client:
+    """The client of a job that ASGI serves. The connection sets it, like an event, when the client has hung up."""
+
+    def __init__(self, left: Callable[[JobRun], None]) -> None:
+        self._left = left
+        self._run: JobRun | None = None
+
+    def has_begun(self, run: JobRun) -> None:
+        """Take note of the job's run."""
+        self._run = run
+
+    def set(self) -> None:
+        """Tell that the client has hung up."""
+        if self._run is not None:
+            self._left(self._run)
 
 
 def _refused(refusal: Refusal, headers: Headers) -> Answer:

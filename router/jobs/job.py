@@ -14,6 +14,7 @@ from router.http.answer import Answer
 from router.http.response import Body, Phase, Response, UpstreamFailed
 from router.jobs.body_budget import BodyShare
 from router.jobs.options import NO_OPTIONS, JobOptions
+from router.jobs.sooner.left_run import LeftRun
 from router.policy.deadline import SMALL_BYTES, LimitReader, Limits
 from router.policy.large_json import Malformed
 from router.policy.placement import ANYWHERE
@@ -167,11 +168,24 @@ class JobRun:
       had failed. `doubts` are the leases of failed attempts whose errors may be the job's own, with these errors.
     - `late_share` counts the body for an attempt that goes on after its job's end.
     - `sharing` are the jobs that share one run with this one. `is_reused`: it has got another one's answer.
+    - `left` is the run as the next identical job may get it, once the client has gone. `is_adopted`: this job has got
+      what another one had left.
     """
 
     __slots__ = (
-        *("deliver", "doubts", "ends_at", "failed", "hooks", "is_awaited", "is_retry", "is_reused", "job"),
-        *("late_share", "lease", "sharing"),
+        *(
+            "deliver",
+            "doubts",
+            "ends_at",
+            "failed",
+            "hooks",
+            "is_adopted",
+            "is_awaited",
+            "is_retry",
+            "is_reused",
+            "job",
+        ),
+        *("late_share", "lease", "left", "sharing"),
         *("limits", "never_ran", "pending", "placement", "queue_ms", "request", "room_by", "since", "ticket"),
         *("timer", "unreached", "wish"),
     )
@@ -192,6 +206,8 @@ class JobRun:
         self.is_awaited = False
         self.is_reused = False
         self.sharing: Sharing | None = None
+        self.is_adopted = False
+        self.left: LeftRun | None = None
         self.room_by = room_by
         self.is_retry = False
         self.never_ran: Kind | None = None

@@ -12,10 +12,13 @@ _EMPTY = re.compile(rb"\{[ \t\n\r]*\}")
 _MOST_SPACE = 4096
 
 
-def member(worker_url: str, attempt: int, tenant: str = "", *, is_reused: bool = False) -> bytes:
+def member(
+    worker_url: str, attempt: int, tenant: str = "", *, is_adopted: bool = False, is_reused: bool = False
+) -> bytes:
     """Return `"router_metadata": {…}` as JSON bytes, up to the number of ms that the job waited for its leases.
 
-    It has the tenant if the job's client named one. `is_reused`: the answer is that to an identical job.
+    It has the tenant if the job's client named one. `is_adopted`: the job got what another one had left behind.
+    `is_reused`: the answer is that to an identical job.
 
     >>> member("http://server1:8080", 1) + b"12}"
     b'"router_metadata":{"worker_url":"http://server1:8080","attempt":1,"queue_ms":12}'
@@ -24,8 +27,9 @@ def member(worker_url: str, attempt: int, tenant: str = "", *, is_reused: bool =
     """
     named = b'"tenant":%s,' % json.dumps(tenant).encode() if tenant else b""
     reused = b'"reused":true,' if is_reused else b""
+    adopted = b'"adopted":true,' if is_adopted else b""
     url = json.dumps(worker_url).encode()
-    return b'"router_metadata":{"worker_url":%s,"attempt":%d,%s%s"queue_ms":' % (url, attempt, named, reused)
+    return b'"router_metadata":{"worker_url":%s,"attempt":%d,%s%s%s"queue_ms":' % (url, attempt, named, adopted, reused)
 
 
 def splice(body: bytes, added: bytes) -> bytes:

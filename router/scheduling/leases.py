@@ -21,8 +21,18 @@ from router.scheduling.absence import Absence
 from router.scheduling.batching import CallBatcher
 from router.scheduling.failover import FailoverScheduler
 from router.scheduling.inbox import Inbox
-from router.scheduling.messages import Arrival, Beat, Call, Claim, Ended, Grant, Held, Reply, RunOver, Wish
-from router.scheduling.pending import Exhausted, Lease, NoRoom, NoWorkers, PendingJob, QueueTimeout, refusals
+from router.scheduling.left_behind import LeftBehind
+from router.scheduling.messages import Arrival, Beat, Call, Claim, Ended, Grant, Held, Reply, Wish
+from router.scheduling.pending import (
+    Exhausted,
+    Lease,
+    NoRoom,
+    NoWorkers,
+    PendingJob,
+    QueueTimeout,
+    note_places,
+    refusals,
+)
 from router.telemetry.recorder import Recorder
 
 log = logging.getLogger(__name__)
@@ -62,20 +72,18 @@ class Leases:
         self._held: dict[int, tuple[Lease, float]] = {}  # number → the moment (this process' clock) it passes
         # What the next call will say.
         self._arrived: list[int] = []
-        self._has_wishes = False
+        self._has_wishes = self._beat_is_due = False
         self._ended: list[Ended] = []
-        self._runs_over: list[RunOver] = []
         self._claims: list[Claim] = []
         self._left: list[int] = []
-        self._beat_is_due = False
         self._told_print = ""
         # What the last reply said.
-        self._others_wait = False
-        self._redis_settles = False
+        self._others_wait = self._redis_settles = False
         self._missed: frozenset[int] = frozenset()  # pending jobs that the last heartbeat did not find in the queue
         self._beats = itertools.count()
         self._routable_then: frozenset[str] = frozenset()
-        self._calls = CallBatcher(self._call, self._is_urgent, lambda: bool(self._ended or self._runs_over))
+        self._calls = CallBatcher(self._call, self._is_urgent, lambda: bool(self._ended))
+        self.left_behind = LeftBehind(self._calls.now)
 
     def has_workers(self, pool: str) -> bool:
         """Whether there is a worker that may get jobs of this pool and can be reached, by the last reply."""
@@ -118,10 +126,11 @@ class Leases:
         """Ask for a lease of `bound_s` seconds, after a wait of at most `wait_s`, for a job that came at `job_since`.
 
         `then` is called once, and never before this has returned: with the lease, or with a NoRoom (NoWorkers,
-        Exhausted, Unfunded, Quarantined, QueueFull, TenantFull, TooManyPools, QueueTimeout, ClientLeft). `has_left`
+        Exhausted, Unfunded, Quarantined, QueueFull, TenantFull, TooManyPools, QueueTimeout, ClientLeft, or RunsAlready
+        if `wish` has a key). `has_left`
         returns when the client has hung up; it is awaited only if the job must wait, and then the job gives up its
         place. `ticket`, `tried` and `retry_of` as in Arrival. `placement` tells whose job it is and where it can run.
-        `wish` is what few jobs ask for besides; its number is given here.
+        `wish` is what few jobs ask for; its number is given here.
         """
         number = next(self._numbers)
         arrival = Arrival(
@@ -165,11 +174,6 @@ class Leases:
         for lease, cause in doubts:
             self.end(lease, blame, is_over=False, job=job, cause=cause)
 
-    def end_shared(self, over: RunOver) -> None:
-        """Say that a run of this process is over that jobs share."""
-        self._runs_over.append(over)
-        self._calls.soon()
-
     # One call
 
     def _beat_now(self) -> None:
@@ -189,7 +193,8 @@ class Leases:
     def _is_urgent(self) -> bool:
         # An end is urgent if a job waits for the room that it gives.
         ends_press = self._others_wait and self._ended
-        return bool(self._arrived or self._claims or self._left or self._beat_is_due or ends_press)
+        is_more = ends_press or self.left_behind.is_urgent
+        return bool(self._arrived or self._claims or self._left or self._beat_is_due or is_more)
 
     def _compose(self) -> Call:
         """Return all that is to be said now, as one call."""
@@ -203,14 +208,12 @@ class Leases:
             ended=tuple(self._ended),
             claims=tuple(self._claims),
             left=tuple(self._left),
-            runs_over=tuple(self._runs_over) if self._runs_over else (),
             beat=beat,
             fleet_print=self._new_fleet_print(),
             seed=random.getrandbits(_RANDOM_BITS),
         )
         self._arrived, self._ended, self._claims, self._left, self._beat_is_due = [], [], [], [], False
-        self._runs_over = []
-        return call
+        return self.left_behind.told_in(call) if self.left_behind.has_news else call
 
     def _beat(self, *, is_return: bool) -> Beat:
         self._refuse_exhausted()
@@ -226,10 +229,7 @@ class Leases:
         now = time.monotonic()
         self._held = {number: held for number, held in self._held.items() if held[1] > now}
         return tuple(
-            Held(
-                *(lease.url, lease.number, int((moment - now) * 1000)),
-                *(lease.placement.tenant, lease.placement.memory_mb),
-            )
+            Held(lease.url, lease.number, int((moment - now) * 1000), lease.placement.tenant, lease.placement.memory_mb)
             for lease, moment in self._held.values()
         )
 
@@ -272,8 +272,8 @@ class Leases:
             self._arrive_again(number, ticket=0)
         arrived, self._arrived = tuple(pending.arrival for pending in self._pending_jobs.values()), []
         fleet_print = self._view.snapshot.fleet_print
-        beat, wishes = self._beat(is_return=True), self._wishes(arrived)
-        return msgspec.structs.replace(call, arrived=arrived, wishes=wishes, beat=beat, fleet_print=fleet_print)
+        said = {"arrived": arrived, "wishes": self._wishes(arrived), "orphans": self.left_behind.all_runs()}
+        return msgspec.structs.replace(call, **said, beat=self._beat(is_return=True), fleet_print=fleet_print)
 
     def _wishes(self, arrived: tuple[Arrival, ...]) -> tuple[Wish, ...]:
         self._has_wishes = False
@@ -299,6 +299,9 @@ class Leases:
 
     def _apply(self, call: Call, reply: Reply) -> None:
         self._others_wait, self._redis_settles = reply.waiting > 0, reply.settles
+        self.left_behind.are_keyed = reply.keyed_ms > 0
+        if reply.adopted:
+            note_places(reply.adopted, self._pending_jobs)
         self._absence.hear(reply)
         if reply.look_in_ms:
             asyncio.get_running_loop().call_later(reply.look_in_ms / 1000, self._calls.now)
@@ -306,15 +309,18 @@ class Leases:
             self._wait_on(number, ticket)
         for grant in reply.granted:
             self._take(grant)
-        refused = reply.refused or reply.crowded or reply.unpooled or reply.shared
+        refused = reply.refused or reply.crowded or reply.unpooled or reply.adopted or reply.shared
         if refused or reply.exhausted or reply.unfunded or reply.quarantined:
-            for number, reason in refusals(reply):
-                self._fail(number, reason)
+            self._refuse(reply)
         if call.claims:
             self._take_claimed(call.claims, set(reply.claimed))
         for number in (*reply.lost, *self._twice_missing(call, reply)):
             if pending := self._pending_jobs.get(number):
                 self._arrive_again(number, pending.arrival.ticket)
+
+    def _refuse(self, reply: Reply) -> None:
+        for number, reason in refusals(reply):
+            self._fail(number, reason)
 
     def _take_claimed(self, claims: tuple[Claim, ...], claimed: set[int]) -> None:
         for claim in claims:
@@ -338,7 +344,7 @@ class Leases:
             return
         pending.arrival = msgspec.structs.replace(pending.arrival, ticket=ticket)
         if pending.timer is None:
-            pending.start_waiting(self._stop_waiting)
+            pending.start_waiting(self._stop_waiting, self.left_behind)
 
     def _take(self, grant: Grant) -> None:
         """Hand a lease to the job that waits for it; if there is none, give it back."""
@@ -348,10 +354,10 @@ class Leases:
             return
         if pending.timer is not None:
             pending.stop_waiting()
-        now = time.monotonic()
+        now, ticket = time.monotonic(), grant.ticket or pending.arrival.ticket
         waited_s = now - pending.since
-        ticket = grant.ticket or pending.arrival.ticket
-        lease = Lease(grant.number, grant.url, ticket, int(waited_s * 1000), pending.placement)
+        its = ticket, int(waited_s * 1000), pending.placement, pending.is_adopted
+        lease = Lease(grant.number, grant.url, *its)
         self._held[grant.number] = lease, now + pending.arrival.bound_ms / 1000
         try:
             pending.then(lease)

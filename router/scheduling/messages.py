@@ -148,6 +148,9 @@ class SharedRun(msgspec.Struct, frozen=True, array_like=True):
     answer: str = ""
 
 
+NO_WISH = Wish(0)
+
+
 class Ended(msgspec.Struct, frozen=True, array_like=True):
     """How the attempt under a lease ended.
 
@@ -213,13 +216,39 @@ class Beat(msgspec.Struct, frozen=True, array_like=True):
     is_return: bool = False
 
 
+class Orphan(msgspec.Struct, frozen=True, array_like=True):
+    """What a job leaves behind whose client has gone: for `ms`, the next job that arrives with the same key gets it.
+
+    That is the run under this process' lease `number`, or with 0 the job's place in its line. `ticket` is the job's.
+    With `ms` 0 the run is not to be had any more.
+    """
+
+    key: str
+    ms: int
+    ticket: int
+    number: int = 0
+
+
+class Adopted(msgspec.Struct, frozen=True, array_like=True):
+    """The arriving job `number` gets what another job of the same key has left behind.
+
+    That is the run under the lease `run` of `process`, and then no lease; or with "" a place, and the job waits for its
+    lease under that ticket. `ticket` is the other job's.
+    """
+
+    number: int
+    ticket: int
+    process: str = ""
+    run: int = 0
+
+
 class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     """All that one process has to say at one moment.
 
-    `wishes` are those of the `arrived` that have any. `runs_over` are those that jobs shared. `left` are pending
-    jobs that wait no longer. `fleet_print` is sent once after the process saw the fleet change. It names what the
-    process saw: the first process that sends it has the plan made anew, and the others do not. `seed` feeds the
-    `random` strategy.
+    `wishes` are those of the `arrived` that have any. `orphans` have been left behind, and for `keyed_ms` some may be:
+    then all arrivals are to have keys. `runs_over` are those that jobs shared. `left` are pending jobs that wait no
+    longer. `fleet_print` is sent once after the process saw the fleet change. It names what the process saw: the first
+    process that sends it has the plan made anew, and the others do not. `seed` feeds the `random` strategy.
     """
 
     process: str
@@ -230,6 +259,8 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     left: tuple[int, ...] = ()
     checks: tuple[Check, ...] = ()
     runs_over: tuple[RunOver, ...] = ()
+    orphans: tuple[Orphan, ...] = ()
+    keyed_ms: int = 0
     beat: Beat | None = None
     fleet_print: str = ""
     seed: int = 0
@@ -254,8 +285,8 @@ class Reply(msgspec.Struct, frozen=True):
     checks, the worker; `exhausted` have tried every worker; claims that are `lost` came too late; `missing` jobs are
     not in the queue any more; `unfunded` retries exceed the fleet's budget; `quarantined` ones are of jobs that break
     workers; `crowded` ones found as many of their tenant's jobs pending as may be; `unpooled` ones need one pool more
-    than there may be; `shared` ones have no run of their own. `unreached` are the open pools of some workers none of
-    which can be reached.
+    than there may be; `shared` ones have no run of their own; `adopted` ones get what other jobs have left behind. For
+    `keyed_ms` arrivals are to have keys. `unreached` are the open pools of some workers none of which can be reached.
 
     Numbers of the fleet: `routable` workers may get jobs, and `away` of those cannot be reached; `processes` are alive
     (0 unless the call has a heartbeat); `waiting` jobs of all processes are pending. `settles`: Redis' memory began
@@ -282,5 +313,7 @@ class Reply(msgspec.Struct, frozen=True):
     unpooled: tuple[int, ...] = ()
     shared: tuple[SharedRun, ...] = ()
     unreached: tuple[str, ...] = ()
+    adopted: tuple[Adopted, ...] = ()
+    keyed_ms: int = 0
     waiting: int = 0
     settles: bool = False

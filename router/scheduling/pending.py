@@ -1,12 +1,13 @@
 """A job that waits for its lease, and the ways in which the wait ends."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 
 import msgspec
 
 from router.policy.placement import ANYWHERE, Placement
-from router.scheduling.messages import Arrival, Reply, SharedRun, Wish
+from router.scheduling.left_behind import NOTICE_S, LeftBehind
+from router.scheduling.messages import Adopted, Arrival, Reply, SharedRun, Wish
 
 
 class NoRoom(Exception):
@@ -71,6 +72,14 @@ class RunsElsewhere(NoRoom):
         self.shared = shared
 
 
+class RunsAlready(NoRoom):
+    """The job gets no lease because it has got a run of its own key that another client has left."""
+
+    def __init__(self, adopted: Adopted) -> None:
+        super().__init__(adopted)
+        self.adopted = adopted
+
+
 class ClientLeft(NoRoom):
     """The client hung up while its job was pending."""
 
@@ -84,25 +93,33 @@ def refusals(reply: Reply) -> Iterator[tuple[int, NoRoom]]:
     yield from ((number, TenantFull()) for number in reply.crowded)
     yield from ((number, TooManyPools()) for number in reply.unpooled)
     yield from ((shared.number, RunsElsewhere(shared)) for shared in reply.shared)
+    yield from ((adopted.number, RunsAlready(adopted)) for adopted in reply.adopted if adopted.process)
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """The right to run one job on the worker at `url`. `ticket` is the job's place in the queue, for a retry."""
+    """The right to run one job on the worker at `url`. `ticket` is the job's place in the queue, for a retry.
+
+    `is_adopted`: the job waited in a place that another job of its key had left.
+    """
 
     number: int
     url: str
     ticket: int
     waited_ms: int
     placement: Placement = ANYWHERE
+    is_adopted: bool = False
 
 
 class PendingJob:
     """A job without a lease; `then` is called once, with the lease or the reason why there is none.
 
     `since` is the moment when the job asked, `job_since` when it came to the router; both by time.monotonic.
+    `is_adopted` as in Lease.
     """
 
-    __slots__ = ("arrival", "has_left", "job_since", "placement", "since", "then", "timer", "watch", "wish")
+    __slots__ = (
+        *("arrival", "has_left", "is_adopted", "job_since", "placement", "since", "then", "timer", "watch", "wish"),
+    )
 
     def __init__(
         self,
@@ -121,16 +138,29 @@ class PendingJob:
         self.job_since = job_since
         self.has_left = has_left
         self.then = then
+        self.is_adopted = False
         # Set when the job stands in the queue, which most jobs never do.
         self.timer: asyncio.TimerHandle | None = None
         self.watch: asyncio.Task[None] | None = None
 
-    def start_waiting(self, stop: Callable[["PendingJob", NoRoom], None]) -> None:
+    def start_waiting(self, stop: Callable[["PendingJob", NoRoom], None], left_behind: LeftBehind) -> None:
         """Have `stop` called when the wait has been too long, or the client has left."""
         loop = asyncio.get_running_loop()
-        self.timer = loop.call_at(self.since + self.arrival.wait_ms / 1000, stop, self, QueueTimeout())
+        if left_behind.is_on:
+            notice_at = self.since + self.arrival.wait_ms / 1000 - NOTICE_S
+            self.timer = loop.call_at(notice_at, self._be_nearly_late, stop, left_behind)
+        else:
+            self._time_wait(stop)
         self.watch = loop.create_task(self.has_left())
         self.watch.add_done_callback(lambda watch: None if watch.cancelled() else stop(self, ClientLeft()))
+
+    def _be_nearly_late(self, stop: Callable[["PendingJob", NoRoom], None], left_behind: LeftBehind) -> None:
+        left_behind.expect()
+        self._time_wait(stop)
+
+    def _time_wait(self, stop: Callable[["PendingJob", NoRoom], None]) -> None:
+        ends_at = self.since + self.arrival.wait_ms / 1000
+        self.timer = asyncio.get_running_loop().call_at(ends_at, stop, self, QueueTimeout())
 
     def stop_waiting(self) -> None:
         """Cancel the timer and the watch over the client."""
@@ -138,3 +168,10 @@ class PendingJob:
             self.timer.cancel()
         if self.watch:
             self.watch.cancel()
+
+
+def note_places(adopted: Iterable[Adopted], jobs: Mapping[int, PendingJob]) -> None:
+    """Note in the jobs, by their numbers, that they wait in places that others have left."""
+    for each in adopted:
+        if not each.process and each.number in jobs:
+            jobs[each.number].is_adopted = True

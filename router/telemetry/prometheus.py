@@ -73,6 +73,7 @@ class Metrics:
         self._retries = counter("retries", "Retries, by what the attempt before had brought.", "cause")
         self._unfunded = counter("retries_refused", "Retries that the fleet's budget did not allow.")
         self._cut_answers = counter("answers_cut", "Large answers that broke off when their clients had a part.")
+        self._adopted = counter("jobs_adopted", "Jobs that got what identical ones had left behind.")
         self._redis = histogram("redis_duration", "Calls of the scheduler that Redis answered.")
         self._redis_failures = counter("redis_failures", "Calls of the scheduler that it did not.")
         self._processes = gauge("processes", "Router processes.")
@@ -100,6 +101,7 @@ class Metrics:
         self._redis.add(counts.redis)
         self._unfunded.inc(counts.unfunded)
         self._cut_answers.inc(counts.cut_answers)
+        self._adopted.inc(counts.adopted)
         self._redis_failures.inc(counts.redis_failures)
 
     def set_state(self, state: ProcessState) -> None:
@@ -207,6 +209,7 @@ def _by_tenant(tenants: Mapping[str, TenantUsage]) -> Iterator[Metric]:
     queue = CounterMetricFamily("sfr_tenant_queue_seconds", "How long its jobs waited for leases.", labels=("tenant",))
     reused = CounterMetricFamily("sfr_tenant_reused", "Its jobs with identical ones' answers.", labels=("tenant",))
     saved = CounterMetricFamily("sfr_tenant_saved_seconds", "How long their runs took.", labels=("tenant",))
+    adopted = CounterMetricFamily("sfr_tenant_adopted", "Its jobs that were adopted.", labels=("tenant",))
     for name, tenant in tenants.items():
         running.add_metric((name,), tenant.running)
         waiting.add_metric((name,), tenant.waiting)
@@ -214,9 +217,10 @@ def _by_tenant(tenants: Mapping[str, TenantUsage]) -> Iterator[Metric]:
         failures.add_metric((name,), tenant.stats.failures)
         busy.add_metric((name,), tenant.stats.busy_ms / 1000)
         queue.add_metric((name,), tenant.stats.queue_ms / 1000)
+        adopted.add_metric((name,), tenant.stats.adopted)
         reused.add_metric((name,), tenant.stats.reused)
         saved.add_metric((name,), tenant.stats.saved_ms / 1000)
-    yield from (running, waiting, jobs, failures, busy, queue, reused, saved)
+    yield from (running, waiting, jobs, failures, busy, queue, adopted, reused, saved)
 
 
 def most_used(tenants: Mapping[str, TenantUsage], most: int) -> dict[str, TenantUsage]:

@@ -105,8 +105,10 @@ def for_fleet(counts: Counts) -> Stats:
             for (url, worker), ms in zip(workers.items(), worked_ms, strict=True)
         },
         {
-            name or DEFAULT: TenantStats(tenant.jobs, tenant.failures, busy, queue, tenant.reused, saved)
-            for (name, tenant), busy, queue, saved in zip(tenants.items(), busy_ms, queue_ms, saved_ms, strict=True)
+            name or DEFAULT: TenantStats(
+                *(tenant.jobs, tenant.failures, busy, queued, tenant.adopted, tenant.reused, saved)
+            )
+            for (name, tenant), busy, queued, saved in zip(tenants.items(), busy_ms, queue_ms, saved_ms, strict=True)
         },
     )
 

@@ -74,13 +74,15 @@ class AttemptCounts:
 class TenantCounts:
     """One tenant's jobs: all, those without a result, how long they had workers, and how long they waited for these.
 
-    `reused` jobs have got the answers of identical ones, whose runs took `saved_s`.
+    `adopted` jobs have got what others had left behind; `reused` ones the answers of identical ones, whose runs took
+    `saved_s`.
     """
 
     jobs: int = 0
     failures: int = 0
     seconds: float = 0.0
     queue_s: float = 0.0
+    adopted: int = 0
     reused: int = 0
     saved_s: float = 0.0
 
@@ -90,9 +92,9 @@ class Counts:
     """All counts between two takings.
 
     `jobs` and `refusals` (requests that never became jobs) are by endpoint, status and outcome. `retries` are by how
-    the attempt before had ended. `unfunded` retries exceeded the fleet's budget. `cut_answers` broke off when their
-    clients had a part of them. `redis` are the scheduler's calls that Redis answered. The default tenant is "".
-    KnownTenants bounds how many tenants there are.
+    the attempt before had ended. `unfunded` retries exceeded the fleet's budget. `adopted` jobs have got a place, a run
+    or an answer that others had left behind. `cut_answers` broke off when their clients had a part of them. `redis` are
+    the scheduler's calls that Redis answered. The default tenant is "". KnownTenants bounds how many tenants there are.
     """
 
     jobs: defaultdict[tuple[str, int, Outcome], Timing] = field(default_factory=lambda: defaultdict(Timing))
@@ -103,6 +105,7 @@ class Counts:
     tenants: defaultdict[str, TenantCounts] = field(default_factory=lambda: defaultdict(TenantCounts))
     retries: defaultdict[Kind, int] = field(default_factory=lambda: defaultdict(int))
     unfunded: int = 0
+    adopted: int = 0
     cut_answers: int = 0
     redis: Timing = field(default_factory=Timing)
     redis_failures: int = 0
@@ -166,6 +169,11 @@ class Recorder:
         counts = self._counts.tenants[tenant]
         counts.reused += 1
         counts.saved_s += saved_s
+
+    def adopted(self, tenant: str) -> None:
+        """Count a job that has got what another one had left behind."""
+        self._counts.adopted += 1
+        self._counts.tenants[tenant].adopted += 1
 
     def redis_answered(self, seconds: float) -> None:
         """Count a call of the scheduler that Redis answered."""

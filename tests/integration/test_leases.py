@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
+import msgspec
 import pytest
 
 from router.config.settings import RedisSettings
@@ -14,8 +15,8 @@ from router.policy.verdict import Blame
 from router.scheduling.failover import FailoverScheduler
 from router.scheduling.inbox import Inbox
 from router.scheduling.leases import Leases
-from router.scheduling.messages import Beat, Call, Ended, Grant, Reply, Rules
-from router.scheduling.pending import ClientLeft, NoWorkers, QueueFull, QueueTimeout
+from router.scheduling.messages import Adopted, Beat, Call, Ended, Grant, Orphan, Reply, Rules
+from router.scheduling.pending import ClientLeft, NoWorkers, QueueFull, QueueTimeout, RunsAlready
 from router.telemetry.recorder import Recorder
 from tests.support.eventually import eventually, leased
 from tests.support.programs import Valkey
@@ -181,6 +182,38 @@ async def test_each_end_of_a_pending_job_has_its_own_error(leases: Leases, sched
     await leases.flush()
     assert scheduler.told("left") == [3, 4]
     assert (await beat(leases, scheduler)).waiting == 0
+
+
+async def test_job_that_gets_a_run_asks_for_no_lease(leases: Leases, scheduler: ScriptedScheduler) -> None:
+    """It learns whose run that is; one that gets a place waits there, and its lease says so."""
+    run = Adopted(1, 7, "q", 3)
+    scheduler.reply = lambda _: Reply(routable=1, adopted=(run,), keyed_ms=500)
+    with pytest.raises(RunsAlready) as got:
+        await leased(leases, 10, 10, stays)
+    assert got.value.adopted == run
+    assert leases.left_behind.are_keyed
+    scheduler.reply = lambda call: msgspec.structs.replace(grants_all(call), adopted=(Adopted(2, 5),))
+    assert (await leased(leases, 10, 10, stays)).is_adopted
+    scheduler.reply = grants_all
+    assert not (await leased(leases, 10, 10, stays)).is_adopted
+    assert not leases.left_behind.are_keyed
+
+
+async def test_all_processes_are_told_before_a_pending_job_is_late(
+    leases: Leases, scheduler: ScriptedScheduler
+) -> None:
+    """What it leaves behind is told in the next call; where adoption is off, no call tells anything."""
+    scheduler.reply = queues_all
+    with pytest.raises(QueueTimeout):
+        await leased(leases, 10, 0.01, stays)
+    leases.left_behind.is_on = True
+    with pytest.raises(QueueTimeout):
+        await leased(leases, 10, 0.1, stays)
+    left = Orphan("key", 1000, 7)
+    leases.left_behind.tell(left)
+    await leases.flush()
+    await eventually(lambda: scheduler.told("orphans") == [left], what="the orphan")
+    assert [call.keyed_ms > 0 for call in scheduler.calls if call.keyed_ms] == [True]
 
 
 async def test_redis_without_a_fleet_delays_no_lease(redis: RedisClient) -> None:

@@ -35,6 +35,7 @@ from router.scheduling.messages import (
     Ended,
     Grant,
     Held,
+    Orphan,
     Reply,
     Rules,
     RunOver,
@@ -131,6 +132,7 @@ class Machine(RuleBasedStateMachine):
         self.may_be_over = False
         self.prints = 0
         self.answers: set[tuple[str, str]] = set()  # each with the key of the run that brought it
+        self.left_behind: dict[str, list[tuple[int, str, int]]] = {}
         self.members = {
             url: Member(Worker(url, weight, cap or None, **its))
             for url, cap, weight, its in zip(URLS, caps, weights, able, strict=False)
@@ -154,6 +156,7 @@ class Machine(RuleBasedStateMachine):
         reply = self.script.step(call, self.now)
         assert reply == self.twin.step(call, self.now)
         self._check_order(process, reply)
+        self._check_adopted(call, reply)
         for grant in reply.granted:
             self.held[_job(process, grant)] = grant.url
             self.tickets[process, grant.number] = grant.ticket
@@ -161,9 +164,9 @@ class Machine(RuleBasedStateMachine):
             self.tickets[process, number] = ticket
         self._check_shared(call, reply)
         given, woken = self.script.grants()
-        assert (given, woken) == (self.twin.outbox, self.twin.woken)
+        assert (given, woken) == (self.twin.outbox, self.twin.shared_runs.woken)
         self.twin.outbox.clear()
-        self.twin.woken.clear()
+        self.twin.shared_runs.woken.clear()
         self.unclaimed += [(other, grant) for other, grants in given.items() for grant in grants]
         return reply
 
@@ -215,6 +218,50 @@ class Machine(RuleBasedStateMachine):
         """Runs that are shared are over: with an answer, without one, or without having come to their end."""
         over = tuple(RunOver(key, ms, key[0] * size if ms else "") for key, ms, size in runs)
         self._call(process, runs_over=over)
+
+    def _check_adopted(self, call: Call, reply: Reply) -> None:
+        """Check that each run and each place is given once, to a job with its key; one with a run gets no lease."""
+        for orphan in call.orphans:
+            its = orphan.ticket, call.process if orphan.number else "", orphan.number
+            kept = self.left_behind.setdefault(orphan.key, [])
+            if orphan.ms:
+                kept.append(its)
+            else:
+                kept[:] = [other for other in kept if other[1:] != its[1:]]
+        keys = {wish.number: wish.key for wish in call.wishes}
+        for adopted in reply.adopted:
+            self.left_behind[keys[adopted.number]].remove((adopted.ticket, adopted.process, adopted.run))
+            if adopted.process:
+                told = {grant.number for grant in reply.granted} | {*reply.queued[::2], *reply.refused, *reply.crowded}
+                assert adopted.number not in told
+            elif adopted.number in reply.queued:
+                assert adopted.ticket in reply.queued
+
+    @rule(
+        process=st.sampled_from(PROCESSES),
+        key=st.sampled_from(KEYS),
+        ticket=st.integers(1, 30),
+        number=st.sampled_from([0, 0, 1, 2, 3]),
+        ms=st.sampled_from([0, 1000, 3000, 3000]),
+        keyed_ms=st.sampled_from([0, 0, 500]),
+    )
+    def leave_behind(self, process: str, key: str, ticket: int, number: int, ms: int, keyed_ms: int) -> None:
+        """A client goes while its job is pending or running; or a run that was left behind is over."""
+        if number or ms:
+            self._call(process, orphans=(Orphan(key, ms, ticket, number),), keyed_ms=keyed_ms)
+
+    @rule(
+        process=st.sampled_from(PROCESSES),
+        keys=st.lists(st.sampled_from(("", *KEYS)), max_size=4),
+        tenant=st.sampled_from(("", *TENANTS)),
+    )
+    def come_back(self, process: str, keys: list[str], tenant: str) -> None:
+        """Jobs with keys arrive; some of them are the same as jobs that have left something behind."""
+        self.numbers += len(keys)
+        numbers = range(self.numbers - len(keys) + 1, self.numbers + 1)
+        arrived = tuple(Arrival(number, 3000, 3000, tenant=tenant) for number in numbers)
+        wishes = tuple(Wish(number, key=key) for number, key in zip(numbers, keys, strict=True))
+        self._call(process, arrived=arrived, wishes=wishes)
 
     @rule(
         process=st.sampled_from(PROCESSES),

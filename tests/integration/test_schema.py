@@ -14,7 +14,8 @@ from router.fleet.schema import SCHEMA, Keys
 from router.fleet.tenants import Tenants
 from router.http.headers import read_worker_head
 from router.jobs.sooner.transport import Transport, WorkersAnswer
-from router.scheduling.messages import Arrival, Call, Rules, RunOver
+from router.scheduling.inbox import Inbox
+from router.scheduling.messages import Arrival, Call, Orphan, Rules, RunOver
 from router.scheduling.redis_scheduler import RedisScheduler
 from tests.support.eventually import eventually
 from tests.support.faults import close_at_once
@@ -81,12 +82,14 @@ async def test_live_redis_holds_exactly_the_schema(
         await intents.register(Registration(first.url, ttl_s=60))
         await intents.override(first.url, {"weight": 2})
         await Tenants(RedisClient(redis, "sfr", timeout_s=5)).override("run-7", {"weight": 2})
-        await Transport(RedisClient(redis, "sfr", timeout_s=5)).store("some process:1", ANSWER, ttl_s=60)
+        client = RedisClient(redis, "sfr", timeout_s=5)
+        await Transport(client, Inbox(client, "some"), "some").store("some:1", ANSWER, ttl_s=60)
         await eventually(lambda: redis.exists("sfr:room"), what="workers with room")
         await _gather(redis, held, set())
         script = RedisScheduler(RedisClient(redis, "sfr", timeout_s=5), Rules())
         await _open_pool(redis, script, first.url)
         await _gather(redis, held, set())
+        await script(Call("somebody", orphans=(Orphan("1" * 32, 60_000, 1, 7),)))
         await _let_tenants_wait(redis, script)
         await _gather(redis, held, set())
         await redis.hdel(f"sfr:worker:{first.url}", "labels", "memory_mb")
@@ -160,7 +163,7 @@ async def _gather(redis: Redis, held: dict[str, str], wanted: set[str]) -> bool:
         name = re.sub(r":suspect:.*", ":suspect:<job>", re.sub(r":tenant:.*", ":tenant:<name>", name))
         name = re.sub(r":queue:.*", ":queue:<line>", re.sub(r":running:.*", ":running:<tenant>", name))
         name = re.sub(r":(turns|room|aged):.*", r":\1:<room>", name)
-        name = re.sub(r":(answer|reuse):.*", r":\1:<job>", name)
+        name = re.sub(r":(answer|orphans|reuse):.*", r":\1:<job>", name)
         name = re.sub(r":grants:.*", ":grants:<process>", re.sub(r":process:.*", ":process:<id>", name))
         if name == "sfr:breaker:<url>" and is_passing == (times is None):
             held[name] = "hash with TTL until ejected"

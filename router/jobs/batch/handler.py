@@ -37,7 +37,7 @@ from router.jobs.body_budget import BodyBudget, BodyBudgetFull, BodyShare
 from router.jobs.dispatcher import Dispatcher
 from router.jobs.endpoints import BadHead, client_s_of, labels_of, options_of, tenant_of
 from router.jobs.handler import ADMISSION
-from router.jobs.job import Job
+from router.jobs.job import Job, JobRun
 from router.policy.request_head import Refusal
 from router.scheduling.pending import ClientLeft
 from router.telemetry.recorder import Recorder
@@ -148,6 +148,7 @@ class _Batch:
         self._max_bytes = int(settings.max_body_mb * 2**20)
         self._in_flight = Window(settings.batch.max_in_flight, self._max_bytes, buffers)
         self._client_left, self._stopping = asyncio.Event(), asyncio.Event()
+        self._runs: dict[int, JobRun] = {}
         scope["state"].update({CLIENT_LEFT: self._client_left, STOPPING: self._stopping})
         self._body = BatchBody(receive, self._in_flight, buffers, settings, dispatcher.turns, self._stopping.is_set)
         self._count = 0
@@ -177,8 +178,7 @@ class _Batch:
                         await self._begin(jobs, entry)
                         entry = await anext(entries, None)
                 except ClientLeft:
-                    self._client_left.set()  # jobs that wait for a lease give up; running ones go on
-                    self._tell_cut("its client has left")
+                    self._leave()
                     return False
                 except CutShort as cut:
                     self._tell_cut(str(cut))
@@ -196,7 +196,13 @@ class _Batch:
     async def _watch(self) -> None:
         """Let the jobs know when the client leaves."""
         await leaving(self._receive)
+        self._leave()
+
+    def _leave(self) -> None:
+        """Let the jobs go without the client: those that wait for a lease give up, and running ones go on."""
         self._client_left.set()
+        for run in self._runs.values():
+            self._dispatcher.client_left(run)
         self._tell_cut("its client has left")
 
     async def _has_left(self) -> None:
@@ -250,9 +256,11 @@ class _Batch:
             options=self._options,
         )
         try:
-            answer = await self._dispatcher.run(job)
+            answer = await self._dispatcher.run(job, partial(self._runs.__setitem__, index))
         except ClientLeft:
             return
+        finally:
+            self._runs.pop(index, None)
         if answer.rest is None:
             await self._write(index, answer)
         else:

@@ -23,9 +23,9 @@ from router.jobs.tenants import Tenants
 from router.policy.tenants import TenantRule
 from router.policy.verdict import is_final, may_be_final
 from router.scheduling.inbox import Inbox
-from router.scheduling.leases import Leases
+from router.scheduling.left_behind import LeftBehind
 from router.scheduling.messages import RunOver, SharedRun, Wish
-from router.scheduling.pending import ClientLeft
+from router.scheduling.pending import ClientLeft, NoRoom, PendingJob, RunsElsewhere
 from router.telemetry.recorder import Recorder
 
 log = logging.getLogger(__name__)
@@ -61,14 +61,14 @@ class Reuse:
 
     def __init__(
         self,
-        leases: Leases,
+        left_behind: LeftBehind,
         tenants: Tenants,
         endings: Endings,
         errors: ErrorAnswers,
         recorder: Recorder,
         ask: Callable[[JobRun], None],
     ) -> None:
-        self._leases = leases
+        self._left_behind = left_behind
         self._tenants = tenants
         self._endings = endings
         self._errors = errors
@@ -97,7 +97,16 @@ class Reuse:
         _wish(run, key, keep_ms)
         return False
 
-    def told(self, run: JobRun, shared: SharedRun) -> None:
+    def refuse(self, run: JobRun, reason: NoRoom, pending: PendingJob | None) -> None:
+        """End a job that shares runs and gets no lease, unless an identical one has a run."""
+        if isinstance(reason, RunsElsewhere):
+            self._told(run, reason.shared)
+            return
+        if pending is not None:
+            run.ticket = pending.arrival.ticket
+        self._endings.refuse(run, reason)
+
+    def _told(self, run: JobRun, shared: SharedRun) -> None:
         """Go on with what the scheduler knows of an identical job: its answer, or that another process has its run."""
         sharing = run.sharing
         if sharing is None or run.deliver is None:  # the job has been broken off
@@ -145,7 +154,7 @@ class Reuse:
         run = next(iter(sharing.others), None)
         if run is None:
             del self._by_key[sharing.key]
-            self._leases.end_shared(RunOver(sharing.key))
+            self._left_behind.end_shared(RunOver(sharing.key))
             return
         self._stop(run, sharing)
         sharing.owner, run.ticket = run, ticket
@@ -156,7 +165,7 @@ class Reuse:
         """End the sharing after a run of this process; None: it has brought nothing that other jobs may have."""
         text = b"" if kept is None or len(kept.body) > sharing.max_bytes else _encode(kept)
         ms = sharing.keep_ms if text else _APART_MS
-        self._leases.end_shared(RunOver(sharing.key, ms, text.decode("ascii")))
+        self._left_behind.end_shared(RunOver(sharing.key, ms, text.decode("ascii")))
         self._end(sharing, kept)
 
     def _serve(self, sharing: Sharing, text: str) -> None:

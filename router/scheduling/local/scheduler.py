@@ -5,7 +5,7 @@ hypothesis runs the script against. It reads no clock and draws no random number
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from router.fleet.model import Member
@@ -18,7 +18,8 @@ from router.scheduling.local.pools import Pools, Room
 from router.scheduling.local.quarantine import Quarantine
 from router.scheduling.local.rests import Rests
 from router.scheduling.local.retry_budget import RetryBudget
-from router.scheduling.local.reuse import SharedRuns, sharing_wishes
+from router.scheduling.local.reuse import SharedRuns
+from router.scheduling.local.sharing import Orphans
 from router.scheduling.local.told import Told
 from router.scheduling.local.turns import Line, Turns, Waiting
 from router.scheduling.messages import (
@@ -34,7 +35,6 @@ from router.scheduling.messages import (
     Grant,
     Reply,
     Rules,
-    Wish,
     lease_name,
 )
 
@@ -62,9 +62,9 @@ class LocalScheduler:
         self._plan = Plan(rules, self.breakers)
         self._budget = RetryBudget(rules)
         self.quarantine = Quarantine(rules)
-        self._shared_runs = SharedRuns(rules.reuse_bytes)
-        self.woken: dict[str, list[str]] = {}  # process → keys of the runs that its jobs waited for
+        self.shared_runs = SharedRuns(rules.reuse_bytes)
         self._beats: dict[str, int] = {}
+        self._orphans = Orphans()
 
     def set_fleet(self, members: Iterable[Member], processes: int = 1) -> None:
         """Take over the workers of the fleet, and their conditions; so many `processes` share their memory."""
@@ -91,7 +91,10 @@ class LocalScheduler:
         for number in call.left:
             self.turns.leave(lease_name(call.process, number))
         self._serve_queue(call.process, now, told)
-        self._end_shared(call, now)
+        self._orphans.expect(call.keyed_ms, now)
+        for orphan in call.orphans:
+            self._orphans.keep(call.process, orphan, now)
+        self.shared_runs.end_all(call, now)
         self._arrive(call, now, told)
         self._serve_queue(call.process, now, told)
         return Reply(
@@ -101,6 +104,7 @@ class LocalScheduler:
             processes=processes,
             **told.lists(),
             unreached=tuple(pool for pool, room in self.pools.apart().items() if self.rests.are_away(room.urls)),
+            keyed_ms=max(0, self._orphans.keyed_until - now),
             waiting=len(self.turns.waiting),
             settles=self._settles_at is not None,
         )
@@ -218,8 +222,6 @@ class LocalScheduler:
             if rest.until_ms <= now:
                 self.rests.pass_by(url, len(self.leases.get(url, ())), now, is_wanted=bool(self.turns.lines))
 
-    # The queue
-
     def _is_alive(self, process: str, own: str, now: int) -> bool:
         return process == own or (process in self._beats and now - self._beats[process] < PROCESS_TTL_MS)
 
@@ -307,34 +309,38 @@ class LocalScheduler:
             self._make_plan_if_stale()  # it drops the pools that are not in use
         return self.pools.admit(pool)
 
-    def _end_shared(self, call: Call, now: int) -> None:
-        for over in call.runs_over:
-            for process in self._shared_runs.end(call.process, over, now):
-                self.woken.setdefault(process, []).append(over.key)
-        if call.runs_over:
-            self._shared_runs.drop_answers(now)
-
-    def _arrive(self, call: Call, now: int, told: Told) -> None:
-        process, arrivals = call.process, call.arrived
-        wishes = sharing_wishes(call.wishes)
+    def _take_tickets(self, call: Call, now: int, told: Told) -> Iterator[tuple[Arrival, int]]:
+        """Yield the jobs that ask for a lease, with their tickets; those that take over a run need none."""
         # After Redis has lost its memory the counter goes on above the tickets in hand.
         fresh = self.ticket + 1
-        newest = max((arrival.ticket for arrival in arrivals), default=0)
-        count = sum(arrival.ticket == 0 for arrival in arrivals)
+        newest = max((arrival.ticket for arrival in call.arrived), default=0)
+        count = sum(arrival.ticket == 0 for arrival in call.arrived)
         if newest > self.ticket + count:
             fresh = newest + 1
         self.ticket = fresh + count - 1
-        for arrival in arrivals:
-            ticket = arrival.ticket
-            if not ticket:
-                ticket, fresh = fresh, fresh + 1
+        for arrival in call.arrived:
+            if arrival.ticket:
+                yield arrival, arrival.ticket
+                continue
+            ticket, fresh = fresh, fresh + 1
+            adopted = self._orphans.adopt(
+                call.wishes, arrival.number, now, lambda process: self._is_alive(process, call.process, now)
+            )
+            if adopted is not None:
+                told.adopted.append(adopted)
+                ticket = adopted.ticket
+            if adopted is None or not adopted.process:
+                yield arrival, ticket
+
+    def _arrive(self, call: Call, now: int, told: Told) -> None:
+        process = call.process
+        for arrival, ticket in self._take_tickets(call, now, told):
             line = (arrival.tenant or DEFAULT, arrival.pool)
             job = Waiting(
                 *(ticket, lease_name(process, arrival.number), arrival.bound_ms, now + arrival.wait_ms, now),
                 *(arrival.tried, line, arrival.memory_mb),
             )
-            wish = wishes.get(arrival.number)
-            if self._is_refused(arrival, now, told) or self._shares(wish, arrival, ticket, process, now, told):
+            if self._is_refused(arrival, now, told) or self._shares(call, arrival, ticket, now, told):
                 continue
             if not self._admit(arrival.pool):
                 told.unpooled.append(arrival.number)
@@ -352,14 +358,11 @@ class LocalScheduler:
                 self.turns.enter(job)
                 told.queued += [arrival.number, ticket]
 
-    def _shares(self, wish: Wish | None, arrival: Arrival, ticket: int, process: str, now: int, told: Told) -> bool:
+    def _shares(self, call: Call, arrival: Arrival, ticket: int, now: int, told: Told) -> bool:
         """Let an arriving job share a run; return whether it does, and gets no lease."""
-        if wish is None:
-            return False
-        is_alive, ms = partial(self._is_alive, own=process, now=now), max(1, arrival.wait_ms + arrival.bound_ms)
-        shared = self._shared_runs.shares(wish, ticket, process, ms, now, is_alive)
-        if shared is not None:
-            told.shared.append(shared)
+        is_alive = partial(self._is_alive, own=call.process, now=now)
+        shared = self.shared_runs.share(call, arrival, ticket, now, is_alive)
+        told.shared += [] if shared is None else [shared]
         return shared is not None
 
     def _is_refused(self, arrival: Arrival, now: int, told: Told) -> bool:
@@ -373,8 +376,6 @@ class LocalScheduler:
         else:
             return False
         return True
-
-    # Heartbeats
 
     def _hear_beat(self, process: str, beat: Beat, now: int, told: Told) -> int:
         self._budget.fill(now, self.ticket)

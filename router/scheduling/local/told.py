@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from router.scheduling.messages import Grant, SharedRun
+from router.scheduling.messages import Adopted, Grant, SharedRun
 
 
 @dataclass(slots=True)
@@ -21,6 +21,7 @@ class Told:
     quarantined: list[int] = field(default_factory=list)
     crowded: list[int] = field(default_factory=list)
     unpooled: list[int] = field(default_factory=list)
+    adopted: list[Adopted] = field(default_factory=list)
     shared: list[SharedRun] = field(default_factory=list)
 
     def lists(self) -> dict[str, Any]:

@@ -83,14 +83,19 @@ local function arrive(arrivals)
     local asked = {
       bound = bound, deadline = now + wait, tried = tried, tenant = tenant_named(tenant), pool = pool, memory = memory,
     }
-    if ticket == 0 then last_ticket = last_ticket + 1; ticket = last_ticket end
-    local may_try = retry_of == '' or may_retry(number, retry_of)
-    local has_run = may_try and call.wishes and Reuse.shares(number, ticket, wait + bound)
-    local its_pool = may_try and not has_run and (pool_named(pool) or Seldom.admit_pool(pool))
+    local has_run = false
+    if ticket == 0 then
+      last_ticket = last_ticket + 1
+      ticket = last_ticket
+      if call.wishes then ticket, has_run = Seldom.adopt(number, ticket) end
+    end
+    local may_try = not has_run and (retry_of == '' or may_retry(number, retry_of))
+    if may_try and call.wishes and Reuse.shares(number, ticket, wait + bound) then may_try = false end
+    local its_pool = may_try and (pool_named(pool) or Seldom.admit_pool(pool))
     local url, cap
     if its_pool and may_go_first(asked.tenant, pool, its_pool.room) then url, cap = pick(its_pool, ticket, asked) end
-    if not may_try or has_run then
-      -- That has been told.
+    if not may_try then
+      -- Seldom.adopt, Reuse.shares or may_retry has told it.
     elseif not its_pool then
       tell('unpooled', number)
     elseif url then

@@ -89,6 +89,7 @@ function Seldom.make_plan()
   if top_priority then redis.call('HSET', PLAN_HEAD, 'top_priority', top_priority) end
   if is_shared or has_rules or others > 0 then Shared.share() end
   if settles_at then redis.call('HSET', PLAN_HEAD, 'settles_at', string.format('%.0f', settles_at)) end
+  if reply.keyed_ms then redis.call('HSET', PLAN_HEAD, 'keyed_until', now + reply.keyed_ms) end
   reply.routable, everywhere = #workers, nil
   Shared.forget_pools()
   Seldom.open_pools_in_use(workers)

@@ -29,6 +29,7 @@
 -- @include ring
 -- @include room
 -- @include serving
+-- @include sharing
 -- @include turns
 
 local has_finished = {}
@@ -88,6 +89,8 @@ if call.runs_over then
   for _, over in ipairs(call.runs_over) do Reuse.end_run(unpack(over)) end
   Reuse.drop_answers()
 end
+if call.keyed_ms then Seldom.expect(call.keyed_ms) end
+if call.orphans then Seldom.keep_all(call.orphans) end
 if call.arrived then
   arrive(call.arrived)
   serve_queue()

@@ -62,7 +62,7 @@ async def test_tenants_are_listed_with_default_first(desk: Desk) -> None:
         "listed": True,
         "weight": 3,
         "overrides": UNSET,
-        "counts": dict.fromkeys(COUNTS, 0),
+        "counts": dict.fromkeys((*COUNTS, "adopted"), 0),
     }
     status, (new,) = await desk.ask("GET", "new")
     assert (status, new["listed"], new["max_waiting"]) == (200, False, 9)

@@ -65,7 +65,7 @@ def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("timeouts: 3", "timeouts: unknown key; expected one of admin, api_keys, batch, breaker"),
+        ("timeouts: 3", "timeouts: unknown key; expected one of admin, adopt_seconds, api_keys, batch"),
         ("redis: {host: x}", "redis.host: unknown key; expected one of cluster, prefix, url"),
         ("workers: [{url: 'http://a', wight: 2}]", "workers[0].wight: unknown key; expected one of labels, languages"),
         ("workers: [ftp://a]", "workers[0].url: expected a URL such as http://server1:8080, got 'ftp://a'"),

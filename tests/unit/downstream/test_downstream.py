@@ -23,7 +23,7 @@ from router.http.asgi import STOPPING, Receive, Scope, Send
 from router.http.head_cache import HeadCache
 from router.http.headers import Headers
 from router.jobs.endpoints import Asked, JobHead
-from router.jobs.job import AnswerCallback
+from router.jobs.job import AnswerCallback, JobRun
 from router.policy.client_timeouts import LAST_REQUEST_S, LINGER_S, MAKE_ROOM_S, ClientTimeouts
 from router.policy.verdict import Outcome
 from router.telemetry.recorder import Recorder
@@ -130,10 +130,15 @@ class Application:
         return JobHead(asked.path, b"", b"", Admission(asked.headers), keep_alive, request_id)
 
     def begin(
-        self, head: JobHead, body: bytes, has_left: Callable[[], Coroutine[None, None, None]], deliver: AnswerCallback
+        self,
+        head: JobHead,
+        body: bytes,
+        has_left: Callable[[], Coroutine[None, None, None]],
+        deliver: AnswerCallback,
+        begun: Callable[[JobRun], None],
     ) -> None:
         """Accept a complete job and answer it a little later."""
-        del has_left
+        del has_left, begun
         self.bodies.append(body)
         self.begun += 1
         self._note(head.admission.headers)

@@ -18,7 +18,7 @@ from router.jobs.answers import no_healthy_workers
 from router.jobs.batch.handler import BatchHandler
 from router.jobs.body_budget import BodyBudget
 from router.jobs.handler import ADMISSION
-from router.jobs.job import Job
+from router.jobs.job import Job, JobRun
 from router.policy.verdict import Outcome
 from router.scheduling.pending import ClientLeft
 from tests.support.jobs import ADMITTED
@@ -62,8 +62,9 @@ class Router:
     async def _rest(self, *given: object) -> None:
         self.passed_on.append(given)
 
-    async def run(self, job: Job) -> Answer:
+    async def run(self, job: Job, begun: Callable[[JobRun], None]) -> Answer:
         """Accept a job, like the dispatcher."""
+        del begun
         self.jobs.append(job)
         self.counted.append(job.share.held_bytes)
         leaving = asyncio.create_task(job.has_left())

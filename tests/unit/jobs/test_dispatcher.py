@@ -24,6 +24,7 @@ from router.jobs.job_log import CLIENT_LEFT_STATUS
 from router.policy.placement import ANYWHERE, Placement
 from router.policy.tenants import TenantRule
 from router.policy.verdict import Blame, Kind, Outcome
+from router.scheduling.left_behind import LeftBehind
 from router.scheduling.messages import Arrival, RunOver, Wish
 from router.scheduling.pending import (
     ClientLeft,
@@ -81,10 +82,10 @@ class Leases:
         self.causes: list[tuple[str, int]] = []  # of each end, with its milliseconds
         self.doubts: list[str] = []
         self.given_up: list[object] = []
-        self.runs_over: list[RunOver] = []
         self.fault: Exception | None = None
         self.unreached: set[str] = set()  # pools none of whose workers can be reached
         self.is_enough = False
+        self.left_behind = LeftBehind(lambda: None)
 
     def has_workers(self, pool: str) -> bool:
         """Whether a worker of this pool can be reached."""
@@ -131,9 +132,10 @@ class Leases:
         self.causes.append((cause, ms))
         self.ended.append((lease.url, blame, is_over, job))
 
-    def end_shared(self, over: RunOver) -> None:
-        """Record the call."""
-        self.runs_over.append(over)
+    @property
+    def runs_over(self) -> list[RunOver]:
+        """The shared runs that are over."""
+        return list(self.left_behind.runs_over)
 
     def resolve(self, doubts: tuple[tuple[Lease, str], ...], blame: Blame, job: str = "") -> None:
         """Record the call."""
@@ -203,6 +205,7 @@ class Bench:
     tenant: str = ""
     tenants: Mapping[str, TenantRule] = field(default_factory=dict)
     fleet: Sequence[Worker] = ()
+    transport: Any = None
 
     def __post_init__(self) -> None:
         self.leases, self.recorder, self.buffers = Leases(), Recorder(), BodyBudget(2**20)
@@ -211,7 +214,7 @@ class Bench:
         view: Any = SimpleNamespace(snapshot=Snapshot(state))
         parts: tuple[Any, Any] = (self.leases, self.workers)
         settings = Settings.model_validate({"timeout": 100, "job_grace": 2, **self.settings})
-        self.dispatcher = Dispatcher(*parts, view, settings, self.recorder)
+        self.dispatcher = Dispatcher(*parts, view, settings, self.recorder, transport=self.transport)
         share = self.buffers.share()
         share.grow(len(BODY))
         self.job = Job(

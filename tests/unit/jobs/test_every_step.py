@@ -73,6 +73,7 @@ GUARDS = {
         "LeasedParts._end",
     ),
     *("JobHandler._begin_large", "Unanswered._look", "close_rest"),
+    "_Client.has_begun",
     "tell",  # called last, when the connection has lost its client
 }
 

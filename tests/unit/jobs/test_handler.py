@@ -97,7 +97,7 @@ async def new_way(handler: JobHandler) -> AsyncIterator[Way]:
             status: int = sent[0]["status"]
             return status
         answered: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
-        handler.begin(head, TEXT, stays, answered.set_result)
+        handler.begin(head, TEXT, stays, answered.set_result, lambda _: None)
         answer = await answered
         assert answer is not None
         return answer.status

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from router.aio import Turns
 from router.jobs.job import _PIECE_BYTES
 from router.policy.deadline import SMALL_BYTES, LimitReader
 from router.policy.verdict import Kind
@@ -51,6 +52,41 @@ def test_name_depends_on_body_and_target() -> None:
     assert len(set(names)) == 4
     assert all(len(name) == 16 for name in names)
     assert made_job(b"{}").name == names[0]
+
+
+def test_key_is_the_same_for_identical_jobs_alone() -> None:
+    """It depends on all that the result does: tenant, target, labels, how the body is to be read, and the body."""
+    job, replace = made_job(b"{}"), msgspec.structs.replace
+    typed = replace(job, lines=b"accept: */*\r\ncontent-type: application/json\r\n")
+    others = [
+        *(
+            made_job(b"{ }"),
+            made_job(b"{}", b"/run_code?a"),
+            replace(job, tenant="run-7"),
+            replace(job, labels=("gpu",)),
+        ),
+        *(typed, replace(job, lines=b"content-type: text/json\r\n"), made_job(b"{}", b"/" + b"x" * 100)),
+        made_job(b"{}", b"/" + b"x" * 101),
+    ]
+    assert len({job.key, *(other.key for other in others)}) == 1 + len(others)
+    assert replace(job, tenant="default").key == replace(job, request_id=b"another", client_s=3.0).key == job.key
+    assert replace(typed, lines=b"x: y\r\ncontent-type: application/json\r\n").key == typed.key
+    labels = ("ib", "gpu"), ("gpu", "ib")
+    assert len({replace(job, labels=its).key for its in labels}) == 1
+
+
+async def test_key_of_a_large_job_is_that_of_its_whole_body() -> None:
+    """It is read piece by piece, and its target counts to the end."""
+
+    async def key(body: bytes, target: bytes = b"/run_code") -> str:
+        job = made_job(body, target)
+        return msgspec.structs.replace(job, scan=await Turns().run(job.scan_body(READER))).key
+
+    body = b'{"code": "%s"}' % (b"x" * 2**20)
+    long = b"/run_code?" + b"y" * 100
+    keys = [await key(body), await key(body[:-3] + b'y"}'), await key(body, long), await key(body, long + b"z")]
+    assert len(set(keys)) == 4
+    assert await key(body) == keys[0]
 
 
 @pytest.mark.parametrize(("rest", "kind"), [(None, Kind.FAULT), (object(), Kind.RESULT)])

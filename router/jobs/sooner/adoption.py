@@ -1,0 +1,184 @@
+"""A job that has got a run of its own key, which another client has left: it waits for that run's answer.
+
+It decides when the job runs by itself instead: if that run brings no result, or its process or Redis is gone. Nobody
+waits for ever, because the job asks again and again. left_runs.py is the other side.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from router.aio import start
+from router.fleet.redis_client import RedisUnavailable
+from router.http.response import Response
+from router.jobs import answers
+from router.jobs.answers import ErrorAnswers
+from router.jobs.ending import Endings
+from router.jobs.job import JobRun
+from router.jobs.sooner.left_runs import LeftRuns
+from router.jobs.sooner.notes import Adopt, Brought, Returned
+from router.jobs.sooner.transport import Transport, WorkersAnswer
+from router.scheduling.left_behind import LeftBehind
+from router.scheduling.messages import Adopted, Orphan
+from router.scheduling.pending import ClientLeft, NoRoom, PendingJob, QueueTimeout, RunsAlready
+from router.telemetry.recorder import Recorder
+
+# A process that ends its heartbeats counts as alive for two seconds.
+ASK_EVERY_S = 1.0
+# After so many asks in a row that Redis did not take, the job runs by itself.
+_FAILURES = 2
+
+
+class _Waiting:
+    """A job that waits for a run's answer, and what would end its wait."""
+
+    __slots__ = ("adopted", "run", "timer", "watch")
+
+    def __init__(self, run: JobRun, adopted: Adopted, timer: asyncio.TimerHandle, watch: asyncio.Task[None]) -> None:
+        self.run = run
+        self.adopted = adopted
+        self.timer = timer
+        self.watch = watch
+
+
+class Adoption:
+    """What this process' jobs leave behind, for `keep_s` seconds, and which of them wait for what others have left.
+
+    `run_itself` has a job ask for a lease of its own.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        left_behind: LeftBehind,
+        keep_s: float,
+        endings: Endings,
+        errors: ErrorAnswers,
+        recorder: Recorder,
+        run_itself: Callable[[JobRun], None],
+    ) -> None:
+        self._left_behind = left_behind
+        left_behind.is_on = True
+        self._left_runs = LeftRuns(transport, left_behind, keep_s)
+        self._keep_s = keep_s
+        self._transport = transport
+        self._endings = endings
+        self._errors = errors
+        self._recorder = recorder
+        self._run_itself = run_itself
+        self._waiting: dict[JobRun, _Waiting] = {}
+        self._by_number: dict[int, JobRun] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        transport.hear(Brought, self._heard)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job of another process may wait for a run of this one."""
+        return self._left_runs.are_awaited
+
+    def leave_run(self, run: JobRun) -> None:
+        """Keep the run of a job whose client has gone, if an attempt is running."""
+        if run.lease is not None and run.left is None:
+            run.left = self._left_runs.keep(run, run.lease)
+
+    def end_run(self, run: JobRun, response: Response | None, worker_url: str) -> None:
+        """Take the answer of a run that has been left; None if it has brought no result."""
+        if run.left is not None:
+            self._left_runs.end(run.left, response, worker_url, len(run.failed) + 1)
+
+    def refuse(self, run: JobRun, reason: NoRoom, pending: PendingJob | None) -> None:
+        """End a job that gets no lease: it waits for a run that it has got, or it leaves its place behind."""
+        if isinstance(reason, RunsAlready):
+            self.wait(run, reason.adopted)
+            return
+        if isinstance(reason, QueueTimeout) and pending is not None and pending.arrival.ticket:
+            self._left_behind.tell(Orphan(run.job.key, int(self._keep_s * 1000), pending.arrival.ticket))
+        self._endings.refuse(run, reason)
+
+    def wait(self, run: JobRun, adopted: Adopted) -> None:
+        """Let the job wait for the run that it has got."""
+        if run.deliver is None:  # the job has been broken off
+            start(self._tasks, self._return(adopted))
+            return
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(max(0.0, run.ends_at - time.monotonic()), self._be_late, run)
+        watch = loop.create_task(run.job.has_left())
+        watch.add_done_callback(lambda watch: None if watch.cancelled() else self._client_left(run))
+        self._waiting[run] = _Waiting(run, adopted, timer, watch)
+        self._by_number[adopted.number] = run
+        start(self._tasks, self._ask(run, adopted))
+
+    def stop(self, run: JobRun) -> Adopted | None:
+        """Let the job wait no longer, and return what it has got; None if it does not wait."""
+        waiting = self._waiting.pop(run, None)
+        if waiting is None:
+            return None
+        del self._by_number[waiting.adopted.number]
+        waiting.timer.cancel()
+        waiting.watch.cancel()
+        return waiting.adopted
+
+    def give_back(self, run: JobRun) -> bool:
+        """Let the run, if the job waits for one, be free for the next job; return whether it does."""
+        if (adopted := self.stop(run)) is None:
+            return False
+        start(self._tasks, self._return(adopted))
+        return True
+
+    async def _ask(self, run: JobRun, adopted: Adopted) -> None:
+        """Ask for the answer until it comes, so that no note that is lost is missed for long."""
+        note = Adopt(adopted.run, self._transport.process, adopted.number)
+        failures = 0
+        while self._by_number.get(adopted.number) is run:
+            try:
+                is_alive = await self._transport.send(adopted.process, note)
+            except RedisUnavailable:
+                failures += 1
+            else:
+                failures = 0 if is_alive else _FAILURES
+            if failures >= _FAILURES:
+                self._go_on(run)
+            else:
+                await asyncio.sleep(ASK_EVERY_S)
+
+    async def _return(self, adopted: Adopted) -> None:
+        with suppress(RedisUnavailable):  # then nobody gets it
+            await self._transport.send(adopted.process, Returned(adopted.run, self._transport.process, adopted.number))
+
+    def _heard(self, note: Brought) -> None:
+        run = self._by_number.get(note.number)
+        if run is None:  # its client has gone
+            return
+        if note.name:
+            start(self._tasks, self._fetch(run, note.name))
+        else:
+            self._go_on(run)
+
+    async def _fetch(self, run: JobRun, name: str) -> None:
+        answer = None
+        with suppress(RedisUnavailable):
+            answer = await self._transport.take(name)
+        if answer is None:
+            self._go_on(run)
+        elif self.stop(run) is not None:
+            self._end(run, answer)
+
+    def _end(self, run: JobRun, answer: WorkersAnswer) -> None:
+        run.is_adopted = True
+        self._recorder.adopted(run.placement.tenant)
+        self._endings.end(run, answers.from_worker(answer.response, run, answer.worker_url, answer.attempt))
+
+    def _go_on(self, run: JobRun) -> None:
+        """Let the job run by itself, in the place of the one whose run it had got."""
+        if (adopted := self.stop(run)) is not None:
+            run.ticket = adopted.ticket
+            self._run_itself(run)
+
+    def _be_late(self, run: JobRun) -> None:
+        if self.give_back(run):
+            self._endings.end(run, self._errors.deadline_passed(run))
+
+    def _client_left(self, run: JobRun) -> None:
+        if self.give_back(run):
+            self._endings.refuse(run, ClientLeft())
