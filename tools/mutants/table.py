@@ -8,7 +8,7 @@ _SCHEDULER = tuple(
 _LUA_PARTS = (
     *("arrivals", "breaker", "context", "head", "heartbeat", "leases", "lines"),
     *("memory", "plan", "pools", "quarantine", "queue", "reservations", "rests"),
-    *("retry_budget", "reuse", "ring", "room", "scheduler", "selection", "serving", "turns"),
+    *("retry_budget", "reuse", "ring", "room", "scheduler", "selection", "serving", "sharing", "turns"),
 )
 _DISPATCHER = tuple(
     f"{_UNIT}/jobs/test_{name}"
