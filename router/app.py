@@ -72,10 +72,9 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     redis = RedisClient.connect(settings.redis, REDIS_TIMEOUT_S)
     first_workers = known_workers(settings)
     view = FleetView(redis, first_workers, rules_of(settings.tenants), settings.hedge.slower_than)
-    processes = int(os.environ.get("WEB_CONCURRENCY") or 1)
     traces = _traces(settings)
     recorder = Recorder()
-    scheduler = FailoverScheduler(redis, view, configured_rules(settings), processes, recorder)
+    scheduler = FailoverScheduler(redis, view, configured_rules(settings), _processes(), recorder)
     process = process_name()
     inbox = Inbox(redis, process)
     leases = Leases(scheduler, inbox, view, process, recorder, settings.queue.without_workers)
@@ -86,6 +85,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     hooks_of = None if traces is None else traces.job_begins
     transport = Transport(redis, inbox, process)
     dispatcher = Dispatcher(leases, upstream, view, settings, recorder, sizes, hooks_of, groups, transport)
+    dispatcher.reuse.hear(inbox)
     publisher = Publisher(
         recorder,
         Metrics(SharedCounts.inherited()),
@@ -153,6 +153,11 @@ def _traces(settings: Settings) -> "Traces | None":
     from router.jobs.tracing import Traces  # noqa: PLC0415  (it may not be installed)
 
     return Traces(settings.traces.endpoint)
+
+
+def _processes() -> int:
+    """Return how many processes of the router gunicorn runs here."""
+    return int(os.environ.get("WEB_CONCURRENCY") or 1)
 
 
 def process_name() -> str:

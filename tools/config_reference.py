@@ -46,7 +46,11 @@ def keys() -> dict[str, tuple[str, list[Key]]]:
             found[f"{name}[]"] = _section(f"{name}[].", _model(schema, key["items"]))
         if "$ref" in (each := key.get("additionalProperties") or {}):
             place = f"{name}.{_NAMED_BY[name]}"
-            found[place] = _section(f"{place}.", _model(schema, each))
+            found[place] = _section(f"{place}.", model := _model(schema, each))
+            for inner, its in model["properties"].items():
+                for kind in its.get("anyOf", ()):
+                    if "$ref" in kind:
+                        found[f"{place}.{inner}"] = _section(f"{place}.{inner}.", _model(schema, kind))
     return found
 
 
@@ -87,6 +91,8 @@ def _key(name: str, key: Mapping[str, Any], *, is_required: bool) -> Key:
 def _takes(key: Mapping[str, Any]) -> str:
     if "anyOf" in key:  # null is left out, because the default already shows it
         return " or ".join(_takes(each) for each in key["anyOf"] if each.get("type") != "null")
+    if "$ref" in key:
+        return "a section"
     if "const" in key:
         return f"`{key['const']}`"
     if "enum" in key:

@@ -8,7 +8,7 @@ from typing import Self
 
 from pydantic import BaseModel, Field
 
-from router.config.tenants import TenantOverrides
+from router.config.tenants import TenantOverrides, TenantReuse
 from router.fleet.model import Health
 from router.fleet.stats import TenantStats, TenantUsage, Usage, WorkerStats, WorkerUsage
 
@@ -133,6 +133,8 @@ class TenantCounts(BaseModel):
     failures: int = Field(description="those of them that had no result, by no fault of their client")
     busy_ms: int = Field(description="how long its attempts occupied workers in sum, retries included")
     queue_ms: int = Field(description="how long its jobs waited for workers in sum")
+    reused: int = Field(0, description="its jobs that got the answers of identical ones")
+    saved_ms: int = Field(0, description="how long the runs took that these jobs did not need, in sum")
     adopted: int = Field(0, description="its jobs that got what identical ones had left behind")
 
     @classmethod
@@ -146,12 +148,15 @@ class TenantCounts(BaseModel):
             failures=stats.failures,
             busy_ms=stats.busy_ms,
             queue_ms=stats.queue_ms,
+            reused=stats.reused,
+            saved_ms=stats.saved_ms,
             adopted=stats.adopted,
         )
 
     def usage(self) -> TenantUsage:
         """Return the counts as they came from Redis."""
-        stats = TenantStats(self.jobs, self.failures, self.busy_ms, self.queue_ms, self.adopted)
+        its = self.busy_ms, self.queue_ms, self.adopted, self.reused, self.saved_ms
+        stats = TenantStats(self.jobs, self.failures, *its)
         return TenantUsage(self.running, self.waiting, stats)
 
 
@@ -167,6 +172,7 @@ class AdminTenant(BaseModel):
     order: str = Field(description="in which order its own jobs go: arrival or longest_first")
     labels: tuple[str, ...] = Field(description="labels that a worker needs to run its jobs")
     client_budget: str | float | None = Field(description="how long its clients wait; null: as all clients")
+    reuse: TenantReuse = Field(description="for how long an answer serves identical jobs; 0 s: they share no run")
     overrides: TenantOverrides
     counts: TenantCounts
 

@@ -16,6 +16,8 @@ MAX_SPEED = 20
 # A week: no job is expected to take longer, nor is a result of use for longer.
 MAX_EXPECTED_MS = 7 * 24 * 3_600_000
 MAX_REUSE_S = 7 * 24 * 3600
+# Answers that are kept go through Redis' script, and a large one holds it up.
+MAX_REUSE_KB = 256
 # A client that comes back comes within seconds.
 MAX_ADOPT_S = 3600
 

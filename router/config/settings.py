@@ -220,6 +220,13 @@ class HedgeSettings(Section):
     other worker can take it, also where `hedge` is not enabled"""
 
 
+class ReuseSettings(Section):
+    """How much memory answers may take that serve identical jobs (`tenants.NAME.reuse`)."""
+
+    max_mb: Annotated[float, Field(gt=0, le=MAX_MB)] = 64.0
+    """how much memory of Redis; those that would be dropped next make room for new ones"""
+
+
 class TracesSettings(Section):
     """Where OpenTelemetry's spans go; the extra `traces` has to be installed for it."""
 
@@ -321,6 +328,7 @@ class Settings(Section):
     tenants: TenantsByName = Field({})
     """whose jobs share the fleet: each tenant's weight, priority and limits, by its name; `default` is for all tenants
     that have no section here"""
+    reuse: ReuseSettings = ReuseSettings()
     breaker: BreakerSettings = BreakerSettings()
     retry: RetrySettings = RetrySettings()
     quarantine_seconds: PositiveSeconds = 300.0

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from router.config.bounds import MAX_COUNT, MAX_PRIORITY, MAX_TENANT_WEIGHT
+from router.config.bounds import MAX_COUNT, MAX_PRIORITY, MAX_REUSE_KB, MAX_REUSE_S, MAX_TENANT_WEIGHT
 from router.config.section import Budget, Count, Section
 from router.config.workers import Labels
-from router.policy.tenants import MAX_TENANTS, NAME, WANTED, TenantRule
+from router.policy.tenants import MAX_TENANTS, NAME, WANTED, ReuseRule, TenantRule
 
 
 def _name(text: object) -> object:
@@ -26,6 +26,21 @@ Weight = Annotated[int, Field(ge=1, le=MAX_TENANT_WEIGHT)]
 Priority = Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
 Waiting = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Order = Literal["arrival", "longest_first"]
+
+
+class TenantReuse(Section):
+    """How a tenant's identical jobs share one run."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    seconds: Annotated[float, Field(ge=0, le=MAX_REUSE_S)]
+    """for so long a final answer serves further ones; 0: they share no run. The header `x-router-reuse` wins"""
+    max_kb: Annotated[int, Field(ge=1, le=MAX_REUSE_KB)] = 64
+    """a larger answer is not kept"""
+
+    def rule(self) -> ReuseRule:
+        """Return the settings as the routers take them."""
+        return ReuseRule(**dict(self))
 
 
 class TenantSettings(Section):
@@ -46,10 +61,13 @@ class TenantSettings(Section):
     """labels that a worker needs to run its jobs"""
     client_budget: Budget | None = None
     """how long its clients wait, as the key of this name at the top; none: as that one says"""
+    reuse: TenantReuse | None = None
+    """whether identical jobs share one run, and for how long its answer serves further ones; none: they do not"""
 
     def rule(self) -> TenantRule:
         """Return the settings as the scheduler and the routers take them."""
-        return TenantRule(**dict(self))
+        reuse = ReuseRule() if self.reuse is None else self.reuse.rule()
+        return TenantRule(**{**dict(self), "reuse": reuse})
 
 
 class TenantOverrides(Section):
@@ -62,6 +80,7 @@ class TenantOverrides(Section):
     order: Order | None = None
     labels: Labels | None = None
     client_budget: Budget | None = None
+    reuse: TenantReuse | None = None
 
     def over(self, rule: TenantRule) -> TenantRule:
         """Return `rule` with what is set here.
@@ -69,7 +88,10 @@ class TenantOverrides(Section):
         >>> TenantOverrides(weight=3).over(TenantRule(priority=1)) == TenantRule(weight=3, priority=1)
         True
         """
-        return msgspec.structs.replace(rule, **{name: value for name, value in self if value is not None})
+        fields = {name: value for name, value in self if value is not None}
+        if self.reuse is not None:
+            fields["reuse"] = self.reuse.rule()
+        return msgspec.structs.replace(rule, **fields)
 
 
 def _few(tenants: Mapping[str, TenantSettings]) -> Mapping[str, TenantSettings]:

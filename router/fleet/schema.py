@@ -113,6 +113,20 @@ SCHEMA = (
         "objects",
     ),
     Key(
+        "sfr:reuse:<job>",
+        "string with TTL",
+        "routers",
+        "of identical jobs (by a hash of 128 bits) that share one run: until when (Unix ms); then `@` and the process "
+        "that has it and those that wait for it, or `=` and the answer as JSON, or `-` if each is to run by itself",
+    ),
+    Key(
+        "sfr:reused",
+        "zset",
+        "routers",
+        "`job bytes` of the answers in `sfr:reuse:<job>`, scored by the moment at which each is dropped (Unix ms)",
+    ),
+    Key("sfr:reused:bytes", "string", "routers", "the sum of these bytes, at most `reuse.max_mb`"),
+    Key(
         "sfr:orphans:<job>",
         "zset with TTL",
         "routers",
@@ -280,7 +294,8 @@ SCHEMA = (
         "hash with TTL",
         "routers",
         "counts of all routers for this tenant: jobs, failures (jobs without a result), busy_ms (of all its attempts), "
-        "queue_ms (of all its waits), adopted (jobs that got what others had left behind)",
+        "queue_ms (of all its waits), adopted (jobs that got what others had left behind), reused (jobs with the "
+        "answers of identical ones), saved_ms (of their runs)",
     ),
     Key(
         "sfr:tenants:known",

@@ -83,6 +83,11 @@ class Snapshot:
         """The speeds of the workers that are faster or slower than most."""
         return {record.worker.url: record.speed for record in self.state.records if record.speed != 1}
 
+    @cached_property
+    def reuses_answers(self) -> bool:
+        """Whether some tenant's identical jobs share runs."""
+        return any(rule.reuse.seconds for rule in self.state.tenants.values())
+
     def routable_in(self, pool: str) -> frozenset[str]:
         """Return the URLs of this pool's workers that may get jobs."""
         if not pool:

@@ -35,7 +35,7 @@ class TenantStats(msgspec.Struct, array_like=True):
     """Of one tenant: jobs that have ended, those of them without a result, and the times of all its attempts and waits.
 
     `busy_ms` is counted together with the workers': over all tenants it is the same sum as over all workers. `adopted`
-    jobs have got what others had left behind.
+    jobs have got what others had left behind; `reused` ones the answers of identical ones, whose runs took `saved_ms`.
     """
 
     jobs: int = 0
@@ -43,6 +43,8 @@ class TenantStats(msgspec.Struct, array_like=True):
     busy_ms: int = 0
     queue_ms: int = 0
     adopted: int = 0
+    reused: int = 0
+    saved_ms: int = 0
 
     def add(self, more: "TenantStats") -> None:
         """Add `more` to these counts."""
@@ -50,6 +52,8 @@ class TenantStats(msgspec.Struct, array_like=True):
         self.failures += more.failures
         self.busy_ms += more.busy_ms
         self.queue_ms += more.queue_ms
+        self.reused += more.reused
+        self.saved_ms += more.saved_ms
         self.adopted += more.adopted
 
 

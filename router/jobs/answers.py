@@ -37,7 +37,7 @@ def from_worker(response: Response, run: JobRun, worker_url: str, attempt: int, 
     """Return the worker's answer to a job's attempt; `router_metadata` is spliced into a JSON object."""
     head, body, rest = response.head, response.body, response.rest
     queue_ms, request_id = run.queue_ms, run.job.request_id
-    own, added = _added(worker_url, attempt, run.job.tenant, run.is_adopted, is_hedged)
+    own, added = _added(worker_url, attempt, run.job.tenant, run.is_adopted, run.is_reused, is_hedged)
     lines = b"%s%s%d\r\nx-request-id: %s\r\n" % (head.lines, own, queue_ms, request_id)
     added = b"%s%d}" % (added, queue_ms)
     if rest is None:
@@ -53,10 +53,13 @@ def from_worker(response: Response, run: JobRun, worker_url: str, attempt: int, 
 
 
 @lru_cache(maxsize=10_000)
-def _added(worker_url: str, attempt: int, tenant: str, is_adopted: bool, is_hedged: bool) -> tuple[bytes, bytes]:
+def _added(
+    worker_url: str, attempt: int, tenant: str, is_adopted: bool, is_reused: bool, is_hedged: bool
+) -> tuple[bytes, bytes]:
     """Return the router's header lines and its JSON member, each up to the number of ms that the job waited."""
     lines = b"x-router-worker: %s\r\nx-router-attempt: %d\r\nx-router-queue-ms: "
-    added = metadata.member(worker_url, attempt, tenant, is_adopted=is_adopted, is_hedged=is_hedged)
+    how = {"is_adopted": is_adopted, "is_reused": is_reused, "is_hedged": is_hedged}
+    added = metadata.member(worker_url, attempt, tenant, **how)
     return lines % (worker_url.encode("ascii"), attempt), added
 
 

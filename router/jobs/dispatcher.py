@@ -29,6 +29,7 @@ from router.jobs.preparing import Preparer
 from router.jobs.sooner.adoption import Adoption
 from router.jobs.sooner.groups import Groups
 from router.jobs.sooner.hedging import AttemptSteps, Hedging
+from router.jobs.sooner.reuse import Reuse
 from router.jobs.sooner.sizes import Sizes
 from router.jobs.sooner.sizing import Sizing
 from router.jobs.sooner.transport import Transport
@@ -87,6 +88,7 @@ class Dispatcher:
         self._endpoints = endpoints_of(settings.endpoints)
         self._unanswered = Unanswered(self._break_off)
         self._endings = Endings(self._unanswered, leases, recorder, self._errors, self.groups)
+        self.reuse = Reuse(leases.left_behind, self._tenants, self._endings, self._errors, recorder, self._run_itself)
         self._left_behind = leases.left_behind
         readies = self._endpoints, view, self._tenants, self.groups, self._left_behind, hooks_of
         self._preparer = Preparer(settings, *readies)
@@ -94,7 +96,7 @@ class Dispatcher:
         if transport is not None and (keep_s := settings.adopt_seconds):
             its = self._endings, self._errors, recorder, self._run_itself
             self._adoption = Adoption(transport, leases.left_behind, keep_s, *its)
-        judges = leases, recorder, self._retry, self._sizing, self.groups, self._endings, self._adoption
+        judges = leases, recorder, self._retry, self._sizing, self.groups, self._endings, self._adoption, self.reuse
         self._judge = Judge(*judges)
         self._hedging: Hedging | None = None
         if settings.hedge.enabled:
@@ -150,6 +152,8 @@ class Dispatcher:
                 self._hedging.watch()
             self._preparer.prepare(run, self._skip)
             snapshot = self._view.snapshot
+            if (snapshot.reuses_answers or job.options is not NO_OPTIONS) and self.reuse.joins(run):
+                return run
             is_by_size = snapshot.is_default_by_size or run.job.tenant in snapshot.by_size
             is_sized = is_by_size or job.options is not NO_OPTIONS or self._hedging is not None
             if is_sized and not self._sizing.settle(run):
@@ -165,7 +169,7 @@ class Dispatcher:
     def client_left(self, run: JobRun) -> None:
         """Take note that the job's client has hung up: if an attempt is running, the next identical job gets it."""
         try:
-            if self._adoption is not None and run.is_awaited:
+            if self._adoption is not None and run.is_awaited and run.sharing is None:
                 self._adoption.leave_run(run)
         except Exception:
             log.exception(_OWN_FAULT, run.job.request_id.decode("ascii"))
@@ -178,8 +182,6 @@ class Dispatcher:
         others = self._adoption
         while self._attempts or self._between or (others is not None and others.is_busy):  # noqa: ASYNC110  (an event set for each job costs more)
             await asyncio.sleep(_LOOK_EVERY_S)
-
-    # Its size, where that counts
 
     async def _ask_by_size(self, run: JobRun) -> None:
         """Ask for the first lease of a job whose size must be looked up before."""
@@ -216,6 +218,8 @@ class Dispatcher:
                     self._attempt(run, lease)
             elif isinstance(lease, Exhausted):
                 self._ask_any(run)
+            elif run.sharing is not None:
+                self.reuse.refuse(run, lease, pending)
             elif self._adoption is not None:
                 self._adoption.refuse(run, lease, pending)
             else:
@@ -254,8 +258,7 @@ class Dispatcher:
 
     def _be_nearly_late(self, run: JobRun) -> None:
         self._left_behind.expect()
-        left_s = max(0.0, run.ends_at - time.monotonic())
-        run.timer = asyncio.get_running_loop().call_later(left_s, self._be_late, run)
+        run.timer = asyncio.get_running_loop().call_later(max(0.0, run.ends_at - time.monotonic()), self._be_late, run)
 
     def _be_late(self, run: JobRun) -> None:
         """Tell the client that its job takes too long. The attempt and its lease go on."""
@@ -264,7 +267,7 @@ class Dispatcher:
             if run.deliver is None:  # it has been abandoned
                 return
             run.late_share = run.job.share.hand_over()
-            if self._adoption is not None:
+            if self._adoption is not None and run.sharing is None:
                 self._adoption.leave_run(run)
             spare = None if run.second is None else run.second.spare
             self._endings.end(run, spare or self._errors.deadline_passed(run))
@@ -298,8 +301,7 @@ class Dispatcher:
             if answer is not None:
                 self._endings.end(run, answer)
             elif run.deliver is None:
-                run.release_late_share()
-                run.drop_doubts(self._leases)
+                self._endings.end_unheard(run)
             else:
                 self._failed(run, lease)
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
@@ -364,20 +366,20 @@ class Dispatcher:
         try:
             now = time.monotonic()
             run.room_by = now + self._queue_timeout_s
-            self._ask(run, run.ends_at - now)
+            self._ask(run, run.ends_at - now, run.tried)
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
             self._break_off(run, fault)
-
-    # Its end, where ending.py does not tell
 
     def _abandon(self, run: JobRun) -> None:
         """End a job whose caller was cancelled; a running attempt goes on and ends its lease."""
         self._endings.leave(run)
         if run.pending is not None:
             self._leases.give_up(run.pending)
-        elif self._adoption is None or not self._adoption.give_back(run):
+        elif run.lease is not None:
             run.late_share = run.job.share.hand_over()
             self.client_left(run)
+        elif self._adoption is not None:
+            self._adoption.give_back(run)
 
     def _break_off(self, run: JobRun, fault: Exception) -> None:
         """Answer a job that met with a fault of this program, and give back what the job holds."""

@@ -4,8 +4,8 @@ import time
 
 from router.http import headers
 from router.http.answer import Answer, close_rest
-from router.http.response import UpstreamFailed
-from router.jobs import job_log
+from router.http.response import Response, UpstreamFailed
+from router.jobs import answers, job_log
 from router.jobs.answers import ErrorAnswers
 from router.jobs.job import JobRun, Unanswered
 from router.jobs.job_log import CLIENT_LEFT_STATUS
@@ -35,13 +35,14 @@ class Endings:
         deliver, run.deliver = run.deliver, None
         if deliver is None:
             close_rest(answer)
-            run.release_late_share()
-            run.drop_doubts(self._leases)
+            self.end_unheard(run)
             return
         del self._unanswered[run]
         try:
             if run.group is not None:
                 self._groups.leave(run.group, run)
+            if run.sharing is not None:
+                run.sharing.leave(run)
             if run.job.tenant:
                 answer = answer.with_field(headers.TENANT, run.job.tenant.encode("ascii"))
             if run.doubts:
@@ -55,6 +56,19 @@ class Endings:
         finally:
             deliver(answer)
 
+    def end_with_anothers(self, run: JobRun, response: Response, worker_url: str, attempt: int) -> None:
+        """End a job with the answer that another job's run has brought."""
+        if run.group is not None:
+            self._groups.take(run.group, run.job.path, response)
+        self.end(run, answers.from_worker(response, run, worker_url, attempt))
+
+    def end_unheard(self, run: JobRun) -> None:
+        """End the run of a job whose client has had another answer, or has left."""
+        if run.sharing is not None:
+            run.sharing.leave(run)
+        run.release_late_share()
+        run.drop_doubts(self._leases)
+
     def leave(self, run: JobRun) -> None:
         """End a job whose client has left."""
         deliver, run.deliver = run.deliver, None
@@ -62,8 +76,7 @@ class Endings:
         try:
             if run.group is not None:
                 self._groups.leave(run.group, run)
-            run.release_late_share()
-            run.drop_doubts(self._leases)
+            self.end_unheard(run)
             if deliver is not None:
                 ending = CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, time.monotonic() - run.since
                 self._recorder.job_ended(run.job.path, *ending, run.placement.tenant)

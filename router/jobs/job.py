@@ -199,14 +199,16 @@ class JobRun:
     - `failed` are the attempts without a result. `unreached` are those that could not connect after another attempt
       had failed. `doubts` are the leases of failed attempts whose errors may be the job's own, with these errors.
     - `late_share` counts the body for an attempt that goes on after its job's end.
+    - `sharing` are the jobs that share one run with this one. `is_reused`: it has got another one's answer.
     - `left` is the run as the next identical job may get it, once the client has gone. `is_adopted`: this job has got
       what another one had left.
     """
 
     __slots__ = (
         *("began", "deliver", "doubts", "ends_at", "failed", "group", "hooks", "is_adopted", "is_awaited", "is_retry"),
-        *("is_sized", "job", "late_share", "lease", "left", "limits", "never_ran", "pending", "placement", "queue_ms"),
-        *("request", "room_by", "second", "since", "ticket", "timer", "unreached", "wish"),
+        *("is_reused", "is_sized", "job", "late_share", "lease", "left", "limits", "never_ran", "pending"),
+        *("placement", "queue_ms", "request", "room_by", "second", "sharing", "since", "ticket", "timer"),
+        *("unreached", "wish"),
     )
 
     # Set when the job's body and head have been read, which may fail.
@@ -223,7 +225,8 @@ class JobRun:
         self.group: Group | None = None
         self.ticket = 0
         self.queue_ms = 0
-        self.is_awaited = self.is_sized = self.is_adopted = False
+        self.is_awaited = self.is_sized = self.is_adopted = self.is_reused = False
+        self.sharing: Sharing | None = None
         self.left: LeftRun | None = None
         self.began = 0.0
         self.second: SecondRun | None = None
@@ -294,6 +297,41 @@ class JobRun:
         """Count the body no longer, if the last attempt that has outlived its job is over."""
         if self.late_share is not None and not self.under_way:
             self.late_share.give_back()
+
+
+class Sharing:
+    """Jobs of this process that share one run: `owner` has it or waits for another process', and `others` wait for it.
+
+    Its answer may be kept for `keep_ms`, if it is not larger than `max_bytes`. `waits` are what would end the wait of
+    each job. `is_woken`: the run of the other process is over, and `owner` is just asking.
+    """
+
+    __slots__ = ("is_woken", "keep_ms", "key", "leave", "max_bytes", "others", "owner", "waits")
+
+    def __init__(self, key: str, owner: JobRun, keep_ms: int, max_bytes: int, leave: Callable[[JobRun], None]) -> None:
+        self.key = key
+        self.owner = owner
+        self.keep_ms = keep_ms
+        self.max_bytes = max_bytes
+        self.leave = leave
+        self.others: dict[JobRun, None] = {}
+        self.waits: dict[JobRun, Wait] = {}
+        self.is_woken = False
+
+
+class Wait:
+    """What ends a job's wait for a run: a timer, and its client's leaving."""
+
+    __slots__ = ("timer", "watch")
+
+    def __init__(self, timer: asyncio.TimerHandle, watch: asyncio.Task[None]) -> None:
+        self.timer = timer
+        self.watch = watch
+
+    def stop(self) -> None:
+        """Let it end the wait no more."""
+        self.timer.cancel()
+        self.watch.cancel()
 
 
 class Unanswered(dict[JobRun, None]):

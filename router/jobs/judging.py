@@ -12,6 +12,7 @@ from router.jobs.ending import Endings
 from router.jobs.job import MAY_BE_THE_JOBS, FailedAttempt, JobRun, SecondRun
 from router.jobs.sooner.adoption import Adoption
 from router.jobs.sooner.groups import Groups
+from router.jobs.sooner.reuse import Reuse
 from router.jobs.sooner.sizing import Sizing
 from router.jobs.streaming import LeasedParts
 from router.logs import Seldom
@@ -36,6 +37,7 @@ class Judge:
         groups: Groups,
         endings: Endings,
         adoption: Adoption | None,
+        reuse: Reuse,
     ) -> None:
         self._leases = leases
         self._recorder = recorder
@@ -44,6 +46,7 @@ class Judge:
         self._groups = groups
         self._endings = endings
         self._adoption = adoption
+        self._reuse = reuse
         self._seldom = Seldom()
 
     def judged(self, run: JobRun, lease: Lease, since: float, outcome: Response | UpstreamFailed) -> Answer | None:
@@ -79,16 +82,23 @@ class Judge:
             return None
         if run.is_sized and blame is Blame.OK:
             self._sizing.learn(run, url, response, took_s)
-        if run.group is not None:
-            self._groups.take(run.group, job.path, response)
         if run.second is not None and run.second.lease is lease:
             answer = self._answer_of_second(run, run.second, response, url)
         else:
             answer = answers.from_worker(response, run, url, len(run.failed) + 1)
         run.lease = None  # LeasedParts ends the lease of a large answer
+        if run.group is not None or run.sharing is not None or run.left is not None:
+            self._tell_others(run, response, url, took_s)
+        return answer
+
+    def _tell_others(self, run: JobRun, response: Response, url: str, took_s: float) -> None:
+        """Let other jobs know of the answer: those of its group, those that share its run, the one that has got it."""
+        if run.group is not None:
+            self._groups.take(run.group, run.job.path, response)
+        if run.sharing is not None:
+            self._reuse.bring(run, response, url, took_s)
         if run.left is not None:
             self._end_left(run, response, url)
-        return answer
 
     def _fail(self, run: JobRun, url: str, verdict: Verdict, response: Response | None, took_s: float) -> None:
         """Keep an attempt without a result."""

@@ -13,12 +13,18 @@ _MOST_SPACE = 4096
 
 
 def member(
-    worker_url: str, attempt: int, tenant: str = "", *, is_adopted: bool = False, is_hedged: bool = False
+    worker_url: str,
+    attempt: int,
+    tenant: str = "",
+    *,
+    is_adopted: bool = False,
+    is_reused: bool = False,
+    is_hedged: bool = False,
 ) -> bytes:
     """Return `"router_metadata": {…}` as JSON bytes, up to the number of ms that the job waited for its leases.
 
     It has the tenant if the job's client named one. `is_adopted`: the job got what another one had left behind.
-    `is_hedged`: the answer is a second run's, beside the first.
+    `is_reused`: the answer is that to an identical job. `is_hedged`: it is a second run's, beside the first.
 
     >>> member("http://server1:8080", 1) + b"12}"
     b'"router_metadata":{"worker_url":"http://server1:8080","attempt":1,"queue_ms":12}'
@@ -26,10 +32,11 @@ def member(
     b'"router_metadata":{"worker_url":"http://server1:8080","attempt":1,"tenant":"run-7","queue_ms":12}'
     """
     named = b'"tenant":%s,' % json.dumps(tenant).encode() if tenant else b""
+    reused = b'"reused":true,' if is_reused else b""
     adopted = b'"adopted":true,' if is_adopted else b""
     url = json.dumps(worker_url).encode()
     hedged = b'"hedged":true,' if is_hedged else b""
-    more = named + adopted + hedged
+    more = named + adopted + reused + hedged
     return b'"router_metadata":{"worker_url":%s,"attempt":%d,%s"queue_ms":' % (url, attempt, more)
 
 

@@ -30,11 +30,18 @@ _OUTSIDE = re.compile(r"[^A-Za-z0-9._-]")
 _SHOWN = 80
 
 
+class ReuseRule(msgspec.Struct, frozen=True):
+    """For how many `seconds` an answer serves identical jobs, if it has at most `max_kb`; 0: these share no run."""
+
+    seconds: float = 0.0
+    max_kb: int = 64
+
+
 class TenantRule(msgspec.Struct, frozen=True, omit_defaults=True):
     """One tenant's settings, as the sidecar publishes them.
 
     The scheduler goes by `weight`, `priority`, `order`, `max_running` and `max_waiting` (None: no limit). The router
-    goes by `labels`, which all jobs of the tenant need, and by `client_budget` (None: that of all clients).
+    goes by `labels`, which all jobs of the tenant need, by `client_budget` (None: that of all clients), and by `reuse`.
     """
 
     weight: int = 1
@@ -44,6 +51,7 @@ class TenantRule(msgspec.Struct, frozen=True, omit_defaults=True):
     order: str = "arrival"
     labels: tuple[str, ...] = ()
     client_budget: str | float | None = None
+    reuse: ReuseRule = ReuseRule()
 
 
 def of_key(key_name: str) -> str:

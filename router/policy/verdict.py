@@ -85,7 +85,8 @@ _NO_OBJECT = Verdict(Kind.FAULT, Blame.FAULT, "answered 200 with something that 
 _NO_JSON = Verdict(Kind.FAULT, Blame.FAULT, "answered 200 with something that is no JSON")
 
 # Their answers are objects that begin with a status; the other endpoints' answers are other JSON.
-_RUNS = frozenset({"/run_code", "/run_jupyter"})
+_RUN_CODE = "/run_code"
+_RUNS = frozenset({_RUN_CODE, "/run_jupyter"})
 _SAYS_SANDBOX_ERROR = b'"SandboxError"'  # in the job's output, the quotes would be escaped
 _SAYS_TIME_LIMIT = b'"TimeLimitExceeded"'
 _STATUS_FIRST = re.compile(rb'\s*\{\s*"status"\s*:\s*"SandboxError"')
@@ -169,6 +170,44 @@ def _status_of(body: bytes) -> str:
         return _read_status(body).status
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
+
+
+class _Part(msgspec.Struct):
+    status: str = ""
+
+
+class _Result(msgspec.Struct):
+    status: str = ""
+    compile_result: _Part | None = None
+    run_result: _Part | None = None
+
+
+_read_result = msgspec.json.Decoder(_Result).decode
+
+
+def may_be_final(path: str) -> bool:
+    """Whether this endpoint's answers can be final."""
+    return path == _RUN_CODE
+
+
+def is_final(path: str, status: int, body: bytes) -> bool:
+    """Whether an answer to `/run_code` is one that the same job would get again, if its code depends on nothing else.
+
+    A time limit may be due to a worker with too much to do, and an error to a worker in trouble.
+
+    >>> is_final("/run_code", 200, b'{"status": "Failed", "run_result": {"status": "Finished", "return_code": 1}}')
+    True
+    >>> is_final("/run_code", 200, b'{"status": "Failed", "run_result": {"status": "TimeLimitExceeded"}}')
+    False
+    """
+    if path != _RUN_CODE or status != _OK:
+        return False
+    try:
+        result = _read_result(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    parts = result.compile_result, result.run_result
+    return result.status in ("Success", "Failed") and all(part is None or part.status == "Finished" for part in parts)
 
 
 def _returned(status: int) -> str:

@@ -193,7 +193,7 @@ class Leases:
     def _is_urgent(self) -> bool:
         # An end is urgent if a job waits for the room that it gives.
         ends_press = self.others_wait and self._ended
-        is_more = ends_press or self.left_behind.has_news
+        is_more = ends_press or self.left_behind.is_urgent
         return bool(self._arrived or self._claims or self._left or self._beat_is_due or is_more)
 
     def _compose(self) -> Call:
@@ -309,7 +309,7 @@ class Leases:
             self._wait_on(number, ticket)
         for grant in reply.granted:
             self._take(grant)
-        refused = reply.refused or reply.crowded or reply.unpooled or reply.adopted or reply.unhedged
+        refused = reply.refused or reply.crowded or reply.unpooled or reply.adopted or reply.unhedged or reply.shared
         if refused or reply.exhausted or reply.unfunded or reply.quarantined:
             self._refuse(reply)
         if call.claims:

@@ -75,6 +75,7 @@ class Rules(msgspec.Struct, frozen=True):
     hedge_percent: float = 0.0
     slow_start_ms: int = 10_000
     slower_than: float = SLOWER_THAN
+    reuse_bytes: int = 2**26
 
 
 def configured_rules(settings: Settings) -> Rules:
@@ -93,6 +94,7 @@ def configured_rules(settings: Settings) -> Rules:
         hedge_percent=settings.hedge.percent if settings.hedge.enabled else 0.0,
         slow_start_ms=int(settings.slow_start * 1000),
         slower_than=settings.hedge.slower_than,
+        reuse_bytes=int(settings.reuse.max_mb * 2**20),
     )
 
 
@@ -139,6 +141,31 @@ class Wish(msgspec.Struct, frozen=True, array_like=True):
     key: str = ""
     reuse_ms: int = 0
     is_hedge: bool = False
+
+
+class RunOver(msgspec.Struct, frozen=True, array_like=True):
+    """The run of this process that jobs with this key share is over.
+
+    For `ms` further jobs get its `answer`, or with "" each runs by itself. With `ms` 0 the run never came to its end:
+    the next job has one of its own, which others share.
+    """
+
+    key: str
+    ms: int = 0
+    answer: str = ""
+
+
+class SharedRun(msgspec.Struct, frozen=True, array_like=True):
+    """The arriving job `number` gets no lease, because an identical one has a run.
+
+    It gets that one's `answer`, or waits for the run that `process` has. `ticket` is its place in the queue, if it asks
+    again.
+    """
+
+    number: int
+    ticket: int
+    process: str = ""
+    answer: str = ""
 
 
 NO_WISH = Wish(0)
@@ -239,9 +266,9 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     """All that one process has to say at one moment.
 
     `wishes` are those of the `arrived` that have any. `orphans` have been left behind, and for `keyed_ms` some may be:
-    then all arrivals are to have keys. `left` are pending jobs that wait no longer. `fleet_print` is
-    sent once after the process saw the fleet change. It names what the process saw: the first process that sends it has
-    the plan made anew, and the others do not. `seed` feeds the `random` strategy.
+    then all arrivals are to have keys. `runs_over` are those that jobs shared. `left` are pending jobs that wait no
+    longer. `fleet_print` is sent once after the process saw the fleet change. It names what the process saw: the first
+    process that sends it has the plan made anew, and the others do not. `seed` feeds the `random` strategy.
     """
 
     process: str
@@ -251,6 +278,7 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     claims: tuple[Claim, ...] = ()
     left: tuple[int, ...] = ()
     checks: tuple[Check, ...] = ()
+    runs_over: tuple[RunOver, ...] = ()
     orphans: tuple[Orphan, ...] = ()
     keyed_ms: int = 0
     beat: Beat | None = None
@@ -277,8 +305,13 @@ class Reply(msgspec.Struct, frozen=True):
     checks, the worker; `exhausted` have tried every worker; claims that are `lost` came too late; `missing` jobs are
     not in the queue any more; `unfunded` retries exceed the fleet's budget; `quarantined` ones are of jobs that break
     workers; `crowded` ones found as many of their tenant's jobs pending as may be; `unpooled` ones need one pool more
-    than there may be; `adopted` ones get what other jobs have left behind; `unhedged` second runs do not happen. For
+    than there may be; `shared` ones have no run of their own; `adopted` ones get what other jobs have left behind;
+    `unhedged` second runs do not happen. For `keyed_ms` arrivals are to have keys. `unreached` are the open pools of
+    some workers none of which can be reached.
+    =======
+    than there may be; `shared` ones have no run of their own; `adopted` ones get what other jobs have left behind. For
     `keyed_ms` arrivals are to have keys. `unreached` are the open pools of some workers none of which can be reached.
+    >>>>>>> h-reuse
 
     Numbers of the fleet: `routable` workers may get jobs, and `away` of those cannot be reached; `processes` are alive
     (0 unless the call has a heartbeat); `waiting` jobs of all processes are pending. `settles`: Redis' memory began
@@ -304,6 +337,7 @@ class Reply(msgspec.Struct, frozen=True):
     crowded: tuple[int, ...] = ()
     unpooled: tuple[int, ...] = ()
     unhedged: tuple[int, ...] = ()
+    shared: tuple[SharedRun, ...] = ()
     unreached: tuple[str, ...] = ()
     adopted: tuple[Adopted, ...] = ()
     keyed_ms: int = 0

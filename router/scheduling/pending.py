@@ -7,7 +7,7 @@ import msgspec
 
 from router.policy.placement import ANYWHERE, Placement
 from router.scheduling.left_behind import NOTICE_S, LeftBehind
-from router.scheduling.messages import Adopted, Arrival, Reply, Wish
+from router.scheduling.messages import Adopted, Arrival, Reply, SharedRun, Wish
 
 
 class NoRoom(Exception):
@@ -68,6 +68,14 @@ class QueueTimeout(NoRoom):
     """No worker had room in time."""
 
 
+class RunsElsewhere(NoRoom):
+    """An identical job has a run, or its answer is kept."""
+
+    def __init__(self, shared: SharedRun) -> None:
+        super().__init__(shared)
+        self.shared = shared
+
+
 class RunsAlready(NoRoom):
     """The job gets no lease because it has got a run of its own key that another client has left."""
 
@@ -88,6 +96,7 @@ def refusals(reply: Reply) -> Iterator[tuple[int, NoRoom]]:
     yield from ((number, Quarantined()) for number in reply.quarantined)
     yield from ((number, TenantFull()) for number in reply.crowded)
     yield from ((number, TooManyPools()) for number in reply.unpooled)
+    yield from ((shared.number, RunsElsewhere(shared)) for shared in reply.shared)
     yield from ((adopted.number, RunsAlready(adopted)) for adopted in reply.adopted if adopted.process)
     yield from ((number, Unhedged()) for number in reply.unhedged)
 

@@ -216,6 +216,8 @@ def _by_tenant(tenants: Mapping[str, TenantUsage]) -> Iterator[Metric]:
     failures = CounterMetricFamily("sfr_tenant_failures", "Its jobs without a result.", labels=("tenant",))
     busy = CounterMetricFamily("sfr_tenant_busy_seconds", "How long all its attempts took.", labels=("tenant",))
     queue = CounterMetricFamily("sfr_tenant_queue_seconds", "How long its jobs waited for leases.", labels=("tenant",))
+    reused = CounterMetricFamily("sfr_tenant_reused", "Its jobs with identical ones' answers.", labels=("tenant",))
+    saved = CounterMetricFamily("sfr_tenant_saved_seconds", "How long their runs took.", labels=("tenant",))
     adopted = CounterMetricFamily("sfr_tenant_adopted", "Its jobs that were adopted.", labels=("tenant",))
     for name, tenant in tenants.items():
         running.add_metric((name,), tenant.running)
@@ -225,7 +227,9 @@ def _by_tenant(tenants: Mapping[str, TenantUsage]) -> Iterator[Metric]:
         busy.add_metric((name,), tenant.stats.busy_ms / 1000)
         queue.add_metric((name,), tenant.stats.queue_ms / 1000)
         adopted.add_metric((name,), tenant.stats.adopted)
-    yield from (running, waiting, jobs, failures, busy, queue, adopted)
+        reused.add_metric((name,), tenant.stats.reused)
+        saved.add_metric((name,), tenant.stats.saved_ms / 1000)
+    yield from (running, waiting, jobs, failures, busy, queue, adopted, reused, saved)
 
 
 def most_used(tenants: Mapping[str, TenantUsage], most: int) -> dict[str, TenantUsage]:

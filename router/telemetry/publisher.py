@@ -97,6 +97,7 @@ def for_fleet(counts: Counts) -> Stats:
     worked_ms = whole_ms(worker.seconds for worker in workers.values())
     busy_ms = whole_ms(tenant.seconds for tenant in tenants.values())
     queue_ms = whole_ms(tenant.queue_s for tenant in tenants.values())
+    saved_ms = whole_ms(tenant.saved_s for tenant in tenants.values())
     return Stats(
         {name: count for name, count in fleet.items() if count},
         {
@@ -104,8 +105,10 @@ def for_fleet(counts: Counts) -> Stats:
             for (url, worker), ms in zip(workers.items(), worked_ms, strict=True)
         },
         {
-            name or DEFAULT: TenantStats(tenant.jobs, tenant.failures, busy, queued, tenant.adopted)
-            for (name, tenant), busy, queued in zip(tenants.items(), busy_ms, queue_ms, strict=True)
+            name or DEFAULT: TenantStats(
+                *(tenant.jobs, tenant.failures, busy, queued, tenant.adopted, tenant.reused, saved)
+            )
+            for (name, tenant), busy, queued, saved in zip(tenants.items(), busy_ms, queue_ms, saved_ms, strict=True)
         },
     )
 

@@ -39,6 +39,7 @@ from router.scheduling.messages import (
     Orphan,
     Reply,
     Rules,
+    RunOver,
     Wish,
     lease_name,
 )
@@ -75,7 +76,7 @@ class Model(LocalScheduler):
         return self._plan.by_url.keys()
 
 
-KEYS = ("one key", "another")
+KEYS = ("akey", "bkey", "ckey")
 # Most jobs need no memory; the largest ones need a worker's whole.
 SIZES = (0, 0, 0, 400, 900, 1500)
 # How long jobs are expected to take; of some that is not known.
@@ -136,6 +137,7 @@ class Machine(RuleBasedStateMachine):
         self.unclaimed: list[tuple[str, Grant]] = []
         self.may_be_over = False
         self.prints = 0
+        self.answers: set[tuple[str, str]] = set()  # each with the key of the run that brought it
         self.left_behind: dict[str, list[tuple[int, str, int]]] = {}
         self.members = {
             url: Member(Worker(url, weight, cap or None, **its))
@@ -171,9 +173,11 @@ class Machine(RuleBasedStateMachine):
             self.tickets[process, grant.number] = grant.ticket
         for number, ticket in zip(reply.queued[::2], reply.queued[1::2], strict=True):
             self.tickets[process, number] = ticket
-        given = self.script.grants()
-        assert given == self.twin.outbox
+        self._check_shared(call, reply)
+        given, woken = self.script.grants()
+        assert (given, woken) == (self.twin.outbox, self.twin.shared_runs.woken)
         self.twin.outbox.clear()
+        self.twin.shared_runs.woken.clear()
         self.unclaimed += [(other, grant) for other, grants in given.items() for grant in grants]
         return reply
 
@@ -207,6 +211,44 @@ class Machine(RuleBasedStateMachine):
         size_ms, hurries_at = self.sized[key]
         is_before_all = key in self.before_all or hurries_at <= self.now
         return (0, ticket) if is_before_all else (1, -size_ms, ticket)
+
+    def _check_shared(self, call: Call, reply: Reply) -> None:
+        """Check that an answer is one to an identical job, and that a job with one, or that waits, gets no lease."""
+        self.answers |= {(over.key, over.answer) for over in call.runs_over if over.answer}
+        keys = {wish.number: wish.key for wish in call.wishes}
+        for shared in reply.shared:
+            assert shared.process != call.process
+            assert bool(shared.process) != bool(shared.answer)
+            assert not shared.answer or (keys[shared.number], shared.answer) in self.answers
+        told = [grant.number for grant in reply.granted] + [*reply.queued[::2], *reply.refused, *reply.crowded]
+        assert not {shared.number for shared in reply.shared}.intersection(told)
+
+    @rule(
+        process=st.sampled_from(PROCESSES),
+        keys=st.lists(st.sampled_from(("", *KEYS)), min_size=1, max_size=3),
+        tenant=st.sampled_from(("", *TENANTS)),
+        ms=st.sampled_from([-5000, 500, 3000]),
+    )
+    def arrive_alike(self, process: str, keys: list[str], tenant: str, ms: int) -> None:
+        """Jobs arrive that share runs with identical ones."""
+        self.numbers += len(keys)
+        numbers = range(self.numbers - len(keys) + 1, self.numbers + 1)
+        arrived = tuple(Arrival(number, 3000, ms, tenant=tenant) for number in numbers)
+        wishes = tuple(Wish(number, key=key, reuse_ms=1000) for number, key in zip(numbers, keys, strict=True) if key)
+        self._call(process, arrived=arrived, wishes=wishes)
+
+    @rule(
+        process=st.sampled_from(PROCESSES),
+        runs=st.lists(
+            st.tuples(st.sampled_from(KEYS), st.sampled_from([0, 500, 3000, 3000]), st.sampled_from([0, 0, 1, 9, 12])),
+            min_size=1,
+            max_size=3,
+        ),
+    )
+    def end_shared(self, process: str, runs: list[tuple[str, int, int]]) -> None:
+        """Runs that are shared are over: with an answer, without one, or without having come to their end."""
+        over = tuple(RunOver(key, ms, key[0] * size if ms else "") for key, ms, size in runs)
+        self._call(process, runs_over=over)
 
     def _check_adopted(self, call: Call, reply: Reply) -> None:
         """Check that each run and each place is given once, to a job with its key; one with a run gets no lease."""

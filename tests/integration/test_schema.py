@@ -16,7 +16,7 @@ from router.fleet.tenants import Tenants
 from router.http.headers import read_worker_head
 from router.jobs.sooner.transport import Transport, WorkersAnswer
 from router.scheduling.inbox import Inbox
-from router.scheduling.messages import Arrival, Call, Orphan, Rules
+from router.scheduling.messages import Arrival, Call, Orphan, Rules, RunOver
 from router.scheduling.redis_scheduler import RedisScheduler
 from tests.support.eventually import eventually
 from tests.support.faults import close_at_once
@@ -128,10 +128,11 @@ async def test_live_redis_holds_exactly_the_schema(
 
 
 async def _open_pool(redis: Redis, script: RedisScheduler, url: str) -> None:
-    """Have a job of a pool come that has tried its only worker, so that this one keeps its room."""
+    """Have a job of a pool come that has tried its only worker, so that this one keeps its room; and keep an answer."""
     await redis.hset(f"sfr:worker:{url}", mapping={"labels": "gpu", "memory_mb": 1000, "max_concurrency": 3})
     await redis.hset("sfr:plan:head", "stale", 1)
-    reply = await script(Call("somebody", arrived=(Arrival(99, 300, 500, 0, (url,), pool="gpu"),)))
+    over = (RunOver("hash", 60_000, "answer"),)
+    reply = await script(Call("somebody", arrived=(Arrival(99, 300, 500, 0, (url,), pool="gpu"),), runs_over=over))
     assert reply.exhausted == (99,)
 
 
@@ -167,7 +168,7 @@ async def _gather(redis: Redis, held: dict[str, str], wanted: set[str]) -> bool:
         name = re.sub(r":suspect:.*", ":suspect:<job>", re.sub(r":tenant:.*", ":tenant:<name>", name))
         name = re.sub(r":(queue|order):.*", r":\1:<line>", re.sub(r":running:.*", ":running:<tenant>", name))
         name = re.sub(r":(turns|room|aged):.*", r":\1:<room>", name)
-        name = re.sub(r":(answer|orphans):.*", r":\1:<job>", name)
+        name = re.sub(r":(answer|orphans|reuse):.*", r":\1:<job>", name)
         name = re.sub(r":grants:.*", ":grants:<process>", re.sub(r":process:.*", ":process:<id>", name))
         if name == "sfr:breaker:<url>" and is_passing == (times is None):
             held[name] = "hash with TTL until ejected"

@@ -39,6 +39,7 @@ RULES = {
     "quarantine_ms": 5000,
     "hedge_percent": 20.0,
     "slow_start_ms": 1000,
+    "reuse_bytes": 20,
 }
 
 
@@ -187,15 +188,22 @@ class LuaScheduler:
             {url for url, text in starts.items() if text == "out"},
         )
 
-    def grants(self) -> dict[str, list[Grant]]:
-        """Take all grants out of the processes' lists."""
+    def grants(self) -> tuple[dict[str, list[Grant]], dict[str, list[str]]]:
+        """Take all out of the processes' lists: the grants, and the keys of runs that are over for which they wait."""
         pipeline = self.redis.pipeline(transaction=False)
         for process in PROCESSES:
             pipeline.lrange(f"sfr:grants:{process}", 0, -1)
         pipeline.delete(*(f"sfr:grants:{process}" for process in PROCESSES))
         *lists, _ = pipeline.execute()
-        given = zip(PROCESSES, lists, strict=True)
-        return {process: [msgspec.json.decode(text, type=Grant) for text in texts] for process, texts in given if texts}
+        grants: dict[str, list[Grant]] = {}
+        woken: dict[str, list[str]] = {}
+        for process, texts in zip(PROCESSES, lists, strict=True):
+            for text in texts:
+                if text.startswith("{"):
+                    woken.setdefault(process, []).append(msgspec.json.decode(text)["key"])
+                else:
+                    grants.setdefault(process, []).append(msgspec.json.decode(text, type=Grant))
+        return grants, woken
 
 
 def _moments(held: list[tuple[str, float]]) -> dict[str, int]:

@@ -71,6 +71,10 @@ def tenants_table(tenants: Sequence[AdminTenant], jobs_a_second: Mapping[str, fl
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("labels", overflow="fold")
     table.add_column("client budget")
+    has_reuse = any(tenant.reuse.seconds or tenant.counts.reused for tenant in tenants)
+    if has_reuse:
+        for name in ("reuse", "reused", "saved worker-s"):
+            table.add_column(name, justify="right")
     all_ms = sum(tenant.counts.busy_ms for tenant in tenants)
     for tenant in tenants:
         counts = tenant.counts
@@ -82,8 +86,15 @@ def tenants_table(tenants: Sequence[AdminTenant], jobs_a_second: Mapping[str, fl
             f"{counts.busy_ms / all_ms:.0%}" if all_ms else "",
             *(_of_tenant(tenant, "labels"), _of_tenant(tenant, "client_budget")),
         ]
+        if has_reuse:
+            cells += [_reuse_of(tenant), str(counts.reused), f"{counts.saved_ms / 1000:.0f}"]
         table.add_row(Text(tenant.name), *map(Text, cells))
     return table
+
+
+def _reuse_of(tenant: AdminTenant) -> str:
+    shown = f"{tenant.reuse.seconds:g} s" if tenant.reuse.seconds else ""
+    return shown if tenant.overrides.reuse is None else f"{shown}*"
 
 
 def _of_tenant(tenant: AdminTenant, field: str) -> str:

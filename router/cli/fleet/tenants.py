@@ -80,6 +80,11 @@ def set_tenant(
     client_budget: Annotated[
         str | None, typer.Option(help="How long its clients wait: none, job, job+N, or N seconds.")
     ] = None,
+    reuse: Annotated[
+        str | None,
+        typer.Option(help="Identical jobs share one run, and its answer serves for so many seconds; 0: they do not."),
+    ] = None,
+    reuse_max_kb: Annotated[str | None, typer.Option(help="With --reuse: a larger answer is not kept.")] = None,
     url: Url = ROUTER_URL,
     redis: RedisUrl = None,
     prefix: Prefix = "sfr",
@@ -102,6 +107,7 @@ def set_tenant(
             "client_budget": client_budget,
         }
         fields = {key: _value(key, text) for key, text in given.items() if text is not None}
+        fields |= _reuse(reuse, reuse_max_kb)
         if not fields:
             raise BadInput("expected one option or more, such as --weight 3")
         with waiting():
@@ -143,6 +149,28 @@ def _value(key: str, text: str | list[str]) -> Any:
         raise BadInput(f"--{key.replace('_', '-')}: expected a number or `{DEFAULT}`, got {text[:20]!r}") from error
 
 
+def _reuse(seconds: str | None, max_kb: str | None) -> dict[str, Any]:
+    if seconds is None:
+        if max_kb is not None:
+            raise BadInput("--reuse-max-kb: expected --reuse with it")
+        return {}
+    if seconds == DEFAULT:
+        return {"reuse": None}
+    return {
+        "reuse": {
+            "seconds": _number("--reuse", seconds, float),
+            **({} if max_kb is None else {"max_kb": _number("--reuse-max-kb", max_kb, int)}),
+        }
+    }
+
+
+def _number(option: str, text: str, kind: type[int] | type[float]) -> float:
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise BadInput(f"{option}: expected a number, got {text[:20]!r}") from error
+
+
 def _line(tenant: "AdminTenant") -> str:
     limits = "".join(
         f", at most {most} {what}"
@@ -151,4 +179,5 @@ def _line(tenant: "AdminTenant") -> str:
     )
     labels = f", needs {', '.join(tenant.labels)}" if tenant.labels else ""
     budget = "" if tenant.client_budget is None else f", client budget {tenant.client_budget}"
-    return f"{tenant.name}: weight {tenant.weight}, priority {tenant.priority}{limits}{labels}{budget}"
+    reuse = f", answers serve for {tenant.reuse.seconds:g} s" if tenant.reuse.seconds else ""
+    return f"{tenant.name}: weight {tenant.weight}, priority {tenant.priority}{limits}{labels}{budget}{reuse}"

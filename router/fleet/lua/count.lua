@@ -54,6 +54,8 @@ if next(counted.tenants) then
     add_some(key, 'busy_ms', counts[3])
     add_some(key, 'queue_ms', counts[4])
     add_some(key, 'adopted', counts[5])
+    add_some(key, 'reused', counts[6])
+    add_some(key, 'saved_ms', counts[7])
     redis.call('EXPIRE', key, ttl)
     if name ~= OTHER then redis.call('ZADD', TENANTS_KNOWN, now, name) end
   end

@@ -75,7 +75,7 @@ for place, name in ipairs(names) do
   if place > ENTRIES_A_CALL then
     unread[#unread + 1] = name
   else
-    local counted = counts(TENANT_OF .. name, 'jobs', 'failures', 'busy_ms', 'queue_ms', 'adopted')
+    local counted = counts(TENANT_OF .. name, 'jobs', 'failures', 'busy_ms', 'queue_ms', 'adopted', 'reused', 'saved_ms')
     local running = name == DEFAULT and running_of_default() or running_of(name)
     tenants[name] = {running, waiting_of(name), counted}
   end

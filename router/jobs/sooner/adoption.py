@@ -12,7 +12,6 @@ from contextlib import suppress
 from router.aio import start
 from router.fleet.redis_client import RedisUnavailable
 from router.http.response import Response
-from router.jobs import answers
 from router.jobs.answers import ErrorAnswers
 from router.jobs.ending import Endings
 from router.jobs.job import JobRun
@@ -167,7 +166,7 @@ class Adoption:
     def _end(self, run: JobRun, answer: WorkersAnswer) -> None:
         run.is_adopted = True
         self._recorder.adopted(run.placement.tenant)
-        self._endings.end(run, answers.from_worker(answer.response, run, answer.worker_url, answer.attempt))
+        self._endings.end_with_anothers(run, answer.response, answer.worker_url, answer.attempt)
 
     def _go_on(self, run: JobRun) -> None:
         """Let the job run by itself, in the place of the one whose run it had got."""

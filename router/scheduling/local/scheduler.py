@@ -20,6 +20,7 @@ from router.scheduling.local.plan import Plan
 from router.scheduling.local.pools import Pools, Room
 from router.scheduling.local.quarantine import Quarantine
 from router.scheduling.local.rests import Rests
+from router.scheduling.local.reuse import SharedRuns
 from router.scheduling.local.sharing import Orphans, tickets_for
 from router.scheduling.local.slow_start import SlowStarts
 from router.scheduling.local.told import Told
@@ -66,6 +67,7 @@ class LocalScheduler:
         self._budget = budget_for_retries(rules)
         self._hedges = budget_for_hedges(rules)
         self.quarantine = Quarantine(rules)
+        self.shared_runs = SharedRuns(rules.reuse_bytes)
         self._beats: dict[str, int] = {}
         self._orphans = Orphans()
 
@@ -98,8 +100,8 @@ class LocalScheduler:
         self._orphans.expect(call.keyed_ms, now)
         for orphan in call.orphans:
             self._orphans.keep(call.process, orphan, now)
-        hedges = hedges_of(call, now)
-        self._arrive(call, hedges, now, told)
+        self.shared_runs.end_all(call, now)
+        self._arrive(call, hedges := hedges_of(call, now), now, told)
         self._serve_queue(call.process, now, told)
         self._hedge(hedges, call.process, now, told)
         reply = Reply(
@@ -170,8 +172,6 @@ class LocalScheduler:
     def _load(self, url: str) -> float | None:
         return len(self.leases.get(url, ())) / self._plan.by_url[url].weight if self.has_room(url) else None
 
-    # Leases
-
     def _lease(self, url: str, tenant: str, name: str, moment: int) -> None:
         self.leases.setdefault(url, {})[name] = moment
         self.turns.run(tenant, name, moment)
@@ -233,8 +233,6 @@ class LocalScheduler:
                 self.rests.pass_by(url, len(self.leases.get(url, ())), now, is_wanted=bool(self.turns.lines))
         if self.starts.by_url:
             self.starts.go_on(self._caps(), now)
-
-    # The queue
 
     def _is_alive(self, process: str, own: str, now: int) -> bool:
         return process == own or (process in self._beats and now - self._beats[process] < PROCESS_TTL_MS)
@@ -337,7 +335,8 @@ class LocalScheduler:
                 *(arrival.tried, line, arrival.memory_mb, sizes.get(arrival.number, 0)),
                 now if arrival.ticket else now + arrival.wait_ms // 2,
             )
-            if arrival.retry_of and not self._may_retry(arrival, now, told):
+            is_shared = partial(self.shared_runs.shares, call, arrival, ticket, now, is_alive, told.shared)
+            if self._is_refused(arrival, now, told) or is_shared():
                 continue
             if not self._admit(arrival.pool, now):
                 told.unpooled.append(arrival.number)
@@ -365,16 +364,17 @@ class LocalScheduler:
             else:
                 told.unhedged.append(number)
 
-    def _may_retry(self, arrival: Arrival, now: int, told: Told) -> bool:
+    def _is_refused(self, arrival: Arrival, now: int, told: Told) -> bool:
+        """Whether the job is a retry that may not be made."""
+        if not arrival.retry_of:
+            return False
         if self.quarantine.holds(arrival.retry_of, now):
             told.quarantined.append(arrival.number)
         elif not self._budget.take(now, self.ticket):
             told.unfunded.append(arrival.number)
         else:
-            return True
-        return False
-
-    # Heartbeats
+            return False
+        return True
 
     def _hear_beat(self, process: str, beat: Beat, now: int, told: Told) -> int:
         self._budget.fill(now, self.ticket)

@@ -46,7 +46,7 @@ class Orphans:
 
     def adopt(self, wishes: Sequence[Wish], number: int, now: int, is_alive: Callable[[str], bool]) -> Adopted | None:
         """Return what the arriving job gets of another one; None if there is nothing. Dead processes have no runs."""
-        key = next((wish.key for wish in wishes if wish.number == number), "")
+        key = next((wish.key for wish in wishes if wish.number == number and not wish.reuse_ms), "")
         kept = self._by_key.get(key, {}) if key else {}
         while kept:
             place = min(kept)

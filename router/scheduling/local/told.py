@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 
 import msgspec
 
-from router.scheduling.messages import Adopted, Grant, Reply
+from router.scheduling.messages import Adopted, Grant, Reply, SharedRun
 
 
 @dataclass(slots=True)
@@ -24,6 +24,7 @@ class Told:
     unpooled: list[int] = field(default_factory=list)
     adopted: list[Adopted] = field(default_factory=list)
     unhedged: list[int] = field(default_factory=list)
+    shared: list[SharedRun] = field(default_factory=list)
 
     def in_reply(self, reply: Reply) -> Reply:
         """Return the reply with these lists."""

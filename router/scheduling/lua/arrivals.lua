@@ -108,11 +108,12 @@ local function arrive(arrivals)
       if call.wishes then ticket, has_run = Seldom.adopt(number, ticket) end
     end
     local may_try = not has_run and (retry_of == '' or may_retry(number, retry_of))
+    if may_try and call.wishes and Reuse.shares(number, ticket, wait + bound) then may_try = false end
     local its_pool = may_try and (pool_named(pool) or Seldom.admit_pool(pool))
     local url, cap
     if its_pool and is_open(its_pool.room) and may_go_first(asked.tenant, pool, its_pool.room) then url, cap = pick(its_pool, ticket, asked) end
     if not may_try then
-      -- Seldom.adopt or may_retry has told it.
+      -- Seldom.adopt, Reuse.shares or may_retry has told it.
     elseif not its_pool then
       tell('unpooled', number)
     elseif url then

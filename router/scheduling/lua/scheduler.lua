@@ -27,6 +27,7 @@
 -- @include queue
 -- @include reservations
 -- @include rests
+-- @include reuse
 -- @include ring
 -- @include room
 -- @include serving
@@ -89,6 +90,10 @@ for _, number in ipairs(call.left or {}) do leave(holder(number)) end
 if has_order and waiting > 0 then Ordered.hurry() end
 if lines > 1 then Shared.know_due() end
 serve_queue()
+if call.runs_over then
+  for _, over in ipairs(call.runs_over) do Reuse.end_run(unpack(over)) end
+  Reuse.drop_answers()
+end
 if call.keyed_ms then Seldom.expect(call.keyed_ms) end
 if call.orphans then Seldom.keep_all(call.orphans) end
 if call.arrived then

@@ -12,11 +12,11 @@
 
 local keys
 
--- The key of an arriving job; "" if it has none.
+-- The key of an arriving job; "" if it has none, or shares runs: then what others leave behind is shared as well.
 function Seldom.key_of(number)
   if not keys then
     keys = {}
-    for _, wish in ipairs(call.wishes) do keys[wish[1]] = wish[3] end
+    for _, wish in ipairs(call.wishes) do keys[wish[1]] = wish[4] == 0 and wish[3] or '' end
   end
   return keys[number] or ''
 end

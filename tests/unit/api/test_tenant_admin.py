@@ -20,7 +20,9 @@ from tests.support.endpoints import ask
 TOKEN = "secret"
 PLAIN = {"weight": 1, "priority": 0, "order": "arrival", "labels": []}
 NO_LIMIT = {"max_running": None, "max_waiting": None, "client_budget": None}
-UNSET = dict.fromkeys((*PLAIN, *NO_LIMIT))
+UNSET = dict.fromkeys((*PLAIN, *NO_LIMIT, "reuse"))
+NO_REUSE = {"reuse": {"seconds": 0, "max_kb": 64}}
+COUNTS = ("running", "waiting", "jobs", "failures", "busy_ms", "queue_ms", "reused", "saved_ms")
 
 
 class Desk:
@@ -55,11 +57,12 @@ async def test_tenants_are_listed_with_default_first(desk: Desk) -> None:
     assert tenants[1] == {
         **PLAIN,
         **NO_LIMIT,
+        **NO_REUSE,
         "name": "run-7",
         "listed": True,
         "weight": 3,
         "overrides": UNSET,
-        "counts": dict.fromkeys(("running", "waiting", "jobs", "failures", "busy_ms", "queue_ms", "adopted"), 0),
+        "counts": dict.fromkeys((*COUNTS, "adopted"), 0),
     }
     status, (new,) = await desk.ask("GET", "new")
     assert (status, new["listed"], new["max_waiting"]) == (200, False, 9)

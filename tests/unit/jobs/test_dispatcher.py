@@ -26,7 +26,7 @@ from router.policy.placement import ANYWHERE, Placement
 from router.policy.tenants import TenantRule
 from router.policy.verdict import Blame, Kind, Outcome
 from router.scheduling.left_behind import LeftBehind
-from router.scheduling.messages import Wish
+from router.scheduling.messages import Arrival, RunOver, Wish
 from router.scheduling.pending import (
     ClientLeft,
     Exhausted,
@@ -66,6 +66,11 @@ class LeaseRequest:
     then: Callable[[Lease | NoRoom], None]
     placement: Placement
     wish: Wish | None = None
+
+    @property
+    def arrival(self) -> Arrival:
+        """As the scheduler knows a job that waits: it has a ticket."""
+        return Arrival(0, 0, 0, self.ticket or 50)
 
 
 class Leases:
@@ -128,6 +133,11 @@ class Leases:
             raise self.fault
         self.causes.append((cause, ms))
         self.ended.append((lease.url, blame, is_over, job))
+
+    @property
+    def runs_over(self) -> list[RunOver]:
+        """The shared runs that are over."""
+        return list(self.left_behind.runs_over)
 
     def resolve(self, doubts: tuple[tuple[Lease, str], ...], blame: Blame, job: str = "") -> None:
         """Record the call."""

@@ -36,6 +36,7 @@ def test_large_job_has_the_same_name_in_pieces(size: int) -> None:
             scan = end.value
             break
     assert scan.digest == hashlib.blake2b(body, digest_size=16, key=b"/run_code").digest()
+    assert msgspec.structs.replace(made, scan=scan).name == scan.digest.hex()[:16]
     assert READER.longest_s(scan.excerpt) == 7
     assert pauses >= len(body) / _PIECE_BYTES
 
