@@ -162,7 +162,7 @@ async def test_interrupted_run_resumes_with_one_result_per_job(
     assert status == 0
     assert f", {so_far} of them before: 400 done, 0 failed" in told
     assert_each_once(read_results(output), 400)
-    assert len(worker.jobs) - ran_before == 400 - so_far
+    assert len(worker.jobs) - ran_before <= 400 - so_far  # some get the runs that others have left
     status, _, _ = await run(jobs, "-o", output, url="http://127.0.0.1:1")
     assert status == 0  # no job is left, so no router is needed
 
