@@ -298,8 +298,7 @@ class Dispatcher:
             if answer is not None:
                 self._endings.end(run, answer)
             elif run.deliver is None:
-                run.release_late_share()
-                run.drop_doubts(self._leases)
+                self._endings.end_unheard(run)
             else:
                 self._failed(run, lease)
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)

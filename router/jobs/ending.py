@@ -35,8 +35,7 @@ class Endings:
         deliver, run.deliver = run.deliver, None
         if deliver is None:
             close_rest(answer)
-            run.release_late_share()
-            run.drop_doubts(self._leases)
+            self.end_unheard(run)
             return
         del self._unanswered[run]
         try:
@@ -55,6 +54,11 @@ class Endings:
         finally:
             deliver(answer)
 
+    def end_unheard(self, run: JobRun) -> None:
+        """End the run of a job whose client has had another answer, or has left."""
+        run.release_late_share()
+        run.drop_doubts(self._leases)
+
     def leave(self, run: JobRun) -> None:
         """End a job whose client has left."""
         deliver, run.deliver = run.deliver, None
@@ -62,8 +66,7 @@ class Endings:
         try:
             if run.group is not None:
                 self._groups.leave(run.group, run)
-            run.release_late_share()
-            run.drop_doubts(self._leases)
+            self.end_unheard(run)
             if deliver is not None:
                 ending = CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, time.monotonic() - run.since
                 self._recorder.job_ended(run.job.path, *ending, run.placement.tenant)
