@@ -8,7 +8,9 @@ import msgspec
 from router.config.bounds import MAX_EXPECTED_MS, MAX_REUSE_S, whole_number
 from router.http.headers import EXPECTED, GROUP, REUSE, SIZE_KEY, STOP_ON
 
-_NAME = re.compile(r"[!-~]{1,128}")
+# What a client may call a group, or jobs of one size.
+NAME = r"[!-~]{1,128}"
+_NAME = re.compile(NAME)
 
 
 class JobOptions(msgspec.Struct, frozen=True):
