@@ -81,7 +81,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     upstream = WorkerPool(settings.tls, access.worker_auth)
     sizes = Sizes(view, FleetSizes(redis, settings.sizes.max))
     groups = Groups(Outbox(redis, process).send)
-    inbox.readers["group_failed"] = GroupFailed, groups.hear
+    inbox.hear(GroupFailed, groups.hear)
     hooks_of = None if traces is None else traces.job_begins
     transport = Transport(redis, inbox, process)
     dispatcher = Dispatcher(leases, upstream, view, settings, recorder, sizes, hooks_of, groups, transport)

@@ -25,7 +25,7 @@ def with_preset(said: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is `said` in config.yaml, and below it what its preset says; an unknown preset says nothing.
 
     >>> with_preset({"preset": "roll", "queue": {"max_waiting": 9}, "timeout": 70})
-    {'queue': {'timeout': 20, 'max_waiting': 9}, 'timeout': 70, 'preset': 'roll'}
+    {'queue': {'timeout': 20, 'max_waiting': 9}, 'timeout': 70, 'hedge': {'enabled': True}, 'preset': 'roll'}
     """
     return _over(said, preset_of(said))
 

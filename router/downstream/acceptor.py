@@ -87,6 +87,10 @@ class Acceptor:
     def listen(self, backlog: int) -> None:
         """Begin to accept; up to `backlog` clients wait in the kernel."""
         for listening in self.sockets:
+            if listening.family != socket.AF_UNIX:
+                # asyncio sets it on clients only where the socket's protocol number is given, which uvicorn's is not.
+                # Without it the end of an answer waits for the client's delayed ACK. Clients inherit it.
+                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
             listening.listen(backlog)
             listening.setblocking(False)
         self._go_on()

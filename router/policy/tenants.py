@@ -12,8 +12,8 @@ import msgspec
 
 # The tenant of a job that names none.
 DEFAULT = "default"
-# The order of a tenant whose longest jobs go first.
-LONGEST_FIRST = "longest_first"
+# In which order a tenant's jobs go: as they come, or the longest ones first.
+ARRIVAL, LONGEST_FIRST = "arrival", "longest_first"
 # Tenants beyond MAX_TENANTS share this name.
 OTHER = "other"
 MAX_TENANTS = 1000
@@ -48,7 +48,7 @@ class TenantRule(msgspec.Struct, frozen=True, omit_defaults=True):
     priority: int = 0
     max_running: int | None = None
     max_waiting: int | None = None
-    order: str = "arrival"
+    order: str = ARRIVAL
     labels: tuple[str, ...] = ()
     client_budget: str | float | None = None
     reuse: ReuseRule = ReuseRule()

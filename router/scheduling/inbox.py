@@ -6,7 +6,7 @@ Both come through one list in Redis, so they come in the order in which they wer
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -21,19 +21,24 @@ _AT_ONCE = 1000
 # After a failed wait.
 _PAUSE_S = 0.5
 _NOTE_BEGINS = "{"
+_Read = TypeVar("_Read", bound=msgspec.Struct)
 
 
 class Inbox:
     """What is sent to `process`.
 
-    A note is a JSON object; `readers` has a struct and a callback for each `type` of note. Parts that receive notes add
-    theirs before `run`.
+    A note is a JSON object; `readers` has a struct and a callback for each `type` of note. Parts that receive notes
+    `hear` them before `run`.
     """
 
     def __init__(self, redis: RedisClient, process: str) -> None:
         self.readers: dict[str, tuple[type[Any], Callable[[Any], None]]] = {}
         self._redis = redis
         self._key = redis.keys.grants(process)
+
+    def hear(self, shape: type[_Read], read: Callable[[_Read], None]) -> None:
+        """Have `read` called with each note of this shape, a struct tagged by `type`."""
+        self.readers[str(shape.__struct_config__.tag)] = shape, read
 
     async def run(self, claim: Callable[[list[Grant]], None]) -> None:
         """Hand grants to `claim` and notes to their readers, until cancelled."""

@@ -394,6 +394,18 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         process=st.sampled_from(PROCESSES),
+        sizes=st.lists(st.sampled_from(SIZES_MS), min_size=2, max_size=5),
+        ms=st.sampled_from([0, 100, 1500]),
+    )
+    def wait_by_size(self, process: str, sizes: list[int], ms: int) -> None:
+        """Jobs of a tenant whose longest go first wait, perhaps for half of their patience."""
+        self.change_rules({**self.tenants, "run-7": TenantRule(order=LONGEST_FIRST)})
+        for size_ms in sizes:  # one after another: those of one call have their tickets by size
+            self.arrive_plainly(process, 1, "run-7", "", 0, [size_ms])
+        self._pass(ms)
+
+    @rule(
+        process=st.sampled_from(PROCESSES),
         old=st.integers(1, 30),
         tried=st.sampled_from(URLS),
         fresh=st.integers(0, 2),

@@ -71,4 +71,4 @@ async def test_group_stops_in_all_processes(system: System, worker: ScriptedWork
         assert await redis.hget("sfr:stats", "errors") is None
         assert not await redis.exists("sfr:grants:old")
     assert len(worker.jobs) <= 2
-    assert "424" not in router.output
+    assert " 424 " not in router.output

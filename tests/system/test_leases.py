@@ -171,7 +171,7 @@ async def test_lease_of_a_client_that_left_stays_until_the_worker_answers(
     """A job whose client left still occupies its slot until the worker answers."""
     async with taken_slot(system, workers[0], valkey) as slot:
         slot.first.cancel()
-        second = asyncio.create_task(post_job(slot.hosts[0].url))
+        second = asyncio.create_task(post_job(slot.hosts[0].url, code="another"))
         await waiting(slot.redis, 1)
         assert await leases(slot.redis) == 1
         slot.gate.open()

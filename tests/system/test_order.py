@@ -81,7 +81,8 @@ async def test_worker_that_comes_back_gets_its_slots_over_time(
         finally:
             jobs.cancel()
             await asyncio.gather(jobs, return_exceptions=True)
-    assert {1, CAP // 2, CAP} <= running
+    assert CAP in running
+    assert len(running) > 2  # it had some of its slots before it had all
 
 
 async def _is(answer: Awaitable[int], wanted: int) -> bool:

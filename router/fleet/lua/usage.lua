@@ -25,12 +25,19 @@ local function counts(key, ...)
   for place = 1, #held do held[place] = math.floor(held[place]) end
   return held
 end
+local lines = redis.call('ZRANGE', LINES, 0, -1)
+local pools_of = {}
+for _, line in ipairs(lines) do
+  local tenant, pool = string.match(line, '^([^/]*)/(.*)$')
+  pools_of[tenant] = pools_of[tenant] or {}
+  table.insert(pools_of[tenant], pool)
+end
 -- The latest seen first, then those of which no job has ended so far.
 local function known_tenants()
   local names, is_known = redis.call('ZREVRANGE', TENANTS_KNOWN, 0, -1), {}
   if redis.call('EXISTS', TENANT_OF .. OTHER) == 1 then names[#names + 1] = OTHER end
   for _, name in ipairs(names) do is_known[name] = true end
-  for _, line in ipairs(redis.call('ZRANGE', LINES, 0, -1)) do
+  for _, line in ipairs(lines) do
     local name = string.match(line, '^[^/]*')
     if not is_known[name] then
       names[#names + 1], is_known[name] = name, true
@@ -41,9 +48,8 @@ end
 -- How many jobs of the tenant are pending in all of its lines.
 local function waiting_of(tenant)
   local count = tenant == DEFAULT and redis.call('ZCARD', QUEUE) or 0
-  local lines = redis.call('ZRANGEBYLEX', LINES, '[' .. tenant .. '/', '(' .. tenant .. '0') -- 0 comes after /
-  for _, line in ipairs(lines) do
-    count = count + redis.call('ZCARD', QUEUE_OF .. string.sub(line, #tenant + 2) .. '/' .. tenant)
+  for _, pool in ipairs(pools_of[tenant] or {}) do
+    count = count + redis.call('ZCARD', QUEUE_OF .. pool .. '/' .. tenant)
   end
   return count
 end

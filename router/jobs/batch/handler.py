@@ -34,7 +34,7 @@ from router.jobs.answers import buffers_full
 from router.jobs.batch.body import STOPPED, BatchBody, BatchRefused, CutShort, Entry
 from router.jobs.batch.hints import NO_HINTS
 from router.jobs.batch.lines import AnswerLines
-from router.jobs.batch.query import LONGEST_FIRST, read_query
+from router.jobs.batch.query import read_query
 from router.jobs.batch.sight import Seen, Sight
 from router.jobs.batch.window import Window
 from router.jobs.body_budget import BodyBudget, BodyBudgetFull, BodyShare
@@ -44,6 +44,7 @@ from router.jobs.handler import ADMISSION
 from router.jobs.job import Job, JobRun
 from router.jobs.sooner.sizes import Sizes
 from router.policy.request_head import Refusal
+from router.policy.tenants import LONGEST_FIRST
 from router.policy.verdict import Outcome
 from router.scheduling.pending import ClientLeft
 from router.telemetry.recorder import Recorder

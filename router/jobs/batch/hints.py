@@ -11,10 +11,10 @@ import msgspec
 
 from router.config.bounds import MAX_EXPECTED_MS
 from router.http.response import Body
-from router.jobs.options import JobOptions
+from router.jobs.options import NAME, JobOptions
 from router.policy.large_json import Fields, Malformed
 
-_Name = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,128}\Z")]
+_Name = Annotated[str, msgspec.Meta(pattern=rf"^{NAME}\Z")]
 _MEMBER = b'"router"'
 # In a larger text the member is looked for a piece at a time, and stays there: workers ignore it.
 PIECE_BYTES = 2**18

@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from router.jobs.endpoints import BadOption
+from router.policy.tenants import ARRIVAL, LONGEST_FIRST
 
-ARRIVAL, LONGEST_FIRST = "arrival", "longest_first"
 _CHOICES = {b"order": (ARRIVAL, LONGEST_FIRST), b"stop_on": ("failure",)}
 # As much of a bad value is repeated to its client.
 _SHOWN = 80

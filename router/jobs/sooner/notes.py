@@ -3,7 +3,7 @@
 import msgspec
 
 
-class Adopt(msgspec.Struct, frozen=True, tag_field="type", tag="adopt"):
+class Adopt(msgspec.Struct, frozen=True, tag="adopt"):
     """Job `number` of `process` has got the run under the lease `run`: it asks for the answer, again and again."""
 
     run: int
@@ -11,14 +11,14 @@ class Adopt(msgspec.Struct, frozen=True, tag_field="type", tag="adopt"):
     number: int
 
 
-class Brought(msgspec.Struct, frozen=True, tag_field="type", tag="brought"):
+class Brought(msgspec.Struct, frozen=True, tag="brought"):
     """The answer for job `number` is kept under `name`; "": it will have none from this run."""
 
     number: int
     name: str = ""
 
 
-class Returned(msgspec.Struct, frozen=True, tag_field="type", tag="returned"):
+class Returned(msgspec.Struct, frozen=True, tag="returned"):
     """The client of job `number` of `process` has gone, too: the run under the lease `run` is free again."""
 
     run: int

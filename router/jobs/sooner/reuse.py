@@ -36,7 +36,7 @@ _APART_MS = int(2000 * _ASK_EVERY_S)
 _PLAIN_RULE = TenantRule()
 
 
-class Woken(msgspec.Struct, frozen=True, tag_field="type", tag="reuse"):
+class Woken(msgspec.Struct, frozen=True, tag="reuse"):
     """The run that jobs with this key waited for is over."""
 
     key: str
@@ -77,7 +77,7 @@ class Reuse:
 
     def hear(self, inbox: Inbox) -> None:
         """Hear of other processes' runs through `inbox`."""
-        inbox.readers["reuse"] = Woken, self._woken
+        inbox.hear(Woken, self._woken)
 
     def joins(self, run: JobRun) -> bool:
         """Let the job wait, if an identical one of this process has a run. Else return False: others share its own."""

@@ -98,7 +98,7 @@ class Sizes:
         if known is None or known.fresh_until < self._clock():
             return None
         self._known.move_to_end(key)
-        return (int(known.mean_ms) or 1) if known.count else self._median_ms(job.tenant or DEFAULT)
+        return _whole(known.mean_ms) if known.count else self._median_ms(job.tenant or DEFAULT)
 
     def known_ms(self, job: Job) -> int:
         """Return what this process knows, without a look-up; after one it is what `expected_ms` returns."""
@@ -109,7 +109,7 @@ class Sizes:
         if job.options.expected_ms:
             return job.options.expected_ms
         known = self._known.get(key_of(job))
-        return (int(known.mean_ms) or 1) if known is not None and known.count else 0
+        return _whole(known.mean_ms) if known is not None and known.count else 0
 
     async def look_up(self, jobs: Sequence[Job]) -> None:
         """Fetch what `expected_ms` does not know of these jobs, in one round trip.
@@ -143,7 +143,7 @@ class Sizes:
         known.mean_ms, known.count = merged(known.mean_ms, known.count, size_ms, 1)
         self._untold.add_size(key, size_ms)
         tenant = job.tenant or DEFAULT
-        self._recent_of(tenant).append(size_ms)
+        _used(self._recent, tenant, Recent, MAX_TENANTS_KNOWN).append(size_ms)
         self._untold.tenants[tenant] = self._untold.tenants.get(tenant, 0) + 1
 
     async def run(self) -> None:
@@ -203,33 +203,16 @@ class Sizes:
         return known is not None and known.fresh_until >= now
 
     def _entry(self, key: str) -> _Size:
-        """Return what is known of a key; the one used longest ago makes room for a new one."""
-        known = self._known.get(key)
-        if known is None:
-            known = self._known[key] = _Size()
-            if len(self._known) > MAX_KNOWN:
-                self._known.popitem(last=False)
-        else:
-            self._known.move_to_end(key)
-        return known
-
-    def _recent_of(self, tenant: str) -> Recent:
-        recent = self._recent.get(tenant)
-        if recent is None:
-            recent = self._recent[tenant] = Recent()
-            if len(self._recent) > MAX_TENANTS_KNOWN:
-                self._recent.popitem(last=False)
-        else:
-            self._recent.move_to_end(tenant)
-        return recent
+        """Return what is known of a key."""
+        return _used(self._known, key, _Size, MAX_KNOWN)
 
     def _median_ms(self, tenant: str) -> int:
         """Return the median of the tenant's sizes over the fleet; else that of this process."""
         known = self._known.get(median_key(tenant))
         if known is not None and known.count:
-            return int(known.mean_ms) or 1
+            return _whole(known.mean_ms)
         recent = self._recent.get(tenant)
-        return (int(recent.median()) or 1) if recent else NOTHING_KNOWN_MS
+        return _whole(recent.median()) if recent else NOTHING_KNOWN_MS
 
 
 def key_of(job: Job) -> str:
@@ -243,6 +226,23 @@ def key_of(job: Job) -> str:
     else:
         kind = kind_of(job.path, job.body)
     return size_key(job.tenant or DEFAULT, kind) if kind else ""
+
+
+def _whole(size_ms: float) -> int:
+    """Return a size in whole milliseconds, at least 1."""
+    return int(size_ms) or 1
+
+
+def _used(entries: OrderedDict[str, _Value], key: str, make: Callable[[], _Value], most: int) -> _Value:
+    """Return the entry of a key, as the one used last; of more than `most`, the one used longest ago goes."""
+    entry = entries.get(key)
+    if entry is None:
+        entry = entries[key] = make()
+        if len(entries) > most:
+            entries.popitem(last=False)
+    else:
+        entries.move_to_end(key)
+    return entry
 
 
 def _oldest(entries: dict[str, _Value]) -> dict[str, _Value]:

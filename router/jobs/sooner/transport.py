@@ -59,7 +59,7 @@ class Transport:
 
     def hear(self, shape: type[_Note], read: Callable[[_Note], None]) -> None:
         """Have `read` called with each note of this shape, a struct tagged by `type`."""
-        self._inbox.readers[str(shape.__struct_config__.tag)] = shape, read
+        self._inbox.hear(shape, read)
 
     async def send(self, process: str, note: msgspec.Struct) -> bool:
         """Send a note to a process; return whether the process is alive.

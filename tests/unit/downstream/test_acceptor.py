@@ -155,6 +155,17 @@ async def test_client_without_a_file_handle_is_served_later(listening: socket.so
     accepting.acceptor.close()
 
 
+async def test_end_of_an_answer_waits_for_no_acknowledgement(listening: socket.socket) -> None:
+    """Each client has TCP_NODELAY: an answer in two parts would else take as long as a delayed ACK."""
+    accepting = Accepting(listening)
+    with clients_of(accepting, 1) as (client,):
+        assert await echoed(client) == b"x"
+        (served,) = accepting.acceptor.clients
+        assert isinstance(served, Echo)
+        taken = served.transport.get_extra_info("socket")
+        assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 async def test_ending_process_serves_all_pending_connections(listening: socket.socket) -> None:
     """Pending connections are served when earlier clients, which are asked to, leave."""
     accepting = Accepting(listening, seats=2)

@@ -107,6 +107,13 @@ def test_jobs_are_looked_at_only_if_workers_or_tenants_differ(
     assert Snapshot(FleetState((WorkerRecord(worker),), tenants=tenants)).places_jobs is places
 
 
+@pytest.mark.parametrize(("speed", "is_news"), [(0.9, False), (1.4, False), (0.5, True)])
+def test_speed_is_news_for_the_plan_only_if_a_worker_becomes_slow(speed: float, *, is_news: bool) -> None:
+    """Speeds are estimated anew all the time, and a plan costs the whole fleet."""
+    before, after = (Snapshot(FleetState((replace(SEEN, speed=its),))) for its in (1.0, speed))
+    assert (before.fleet_print != after.fleet_print) is is_news
+
+
 async def test_latest_reads_the_workers_again_and_no_tenant_that_has_not_changed(
     redis: RedisClient, term: Term, client: FakeAsyncRedis
 ) -> None:
