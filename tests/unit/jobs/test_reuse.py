@@ -30,7 +30,7 @@ KEEP_MS = 60_000
 @pytest.fixture
 def loop_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """The dispatcher goes by the loop's clock."""
-    keep_loop_time(monkeypatch, "jobs.dispatcher", "jobs.ending", "jobs.job", "jobs.sooner.reuse")
+    keep_loop_time(monkeypatch, "jobs.dispatcher", "jobs.ending", "jobs.job", "jobs.judging", "jobs.sooner.reuse")
 
 
 class Alike:
