@@ -79,7 +79,8 @@ LIBRARIES = {
     "yaml": {"router.config.show", "router.config.strict_yaml"},
     "httptools": {"router.upstream.connection", "router.downstream.connection", "router.downstream.protocol"},
     "typer": {
-        *("router.cli.main", "router.cli.options", "router.cli.agent.command", "router.cli.fleet.commands"),
+        *("router.cli.main", "router.cli.grouping", "router.cli.options", "router.cli.agent.command"),
+        *("router.cli.doctor.command", "router.cli.fleet.commands", "router.cli.fleet.drains"),
         *("router.cli.fleet.tenants", "router.cli.run.command", "router.cli.top.command"),
     },
     "rich": {
