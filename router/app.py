@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from router import logs
-from router.api.admin import create_admin, create_tenant_admin
+from router.api.admin import create_admin, create_scaling, create_tenant_admin
 from router.api.application import create_api
 from router.auth.access import OPEN, Access, AdminGate, JobGate
 from router.auth.origin import Pages
@@ -49,6 +49,7 @@ from router.telemetry.multiprocess import SharedCounts
 from router.telemetry.prometheus import Metrics, ProcessState
 from router.telemetry.publisher import Publisher
 from router.telemetry.recorder import Recorder
+from router.telemetry.scaling import Scaling
 from router.upstream.pool import WorkerPool
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
         redis,
         view,
         lambda: ProcessState(*leases.load(), is_alone=scheduler.is_alone),
+        Scaling(settings.scaling.target_wait),
     )
 
     @asynccontextmanager
@@ -121,9 +123,13 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     buffers = BodyBudget(int(settings.max_buffered_mb * 2**20))
     api = create_api(view, redis, publisher.page, lifespan)
     admin_gate = AdminGate(access.admin_token, allow_loopback=settings.admin.allow_loopback)
-    api.include_router(create_admin(Intents(redis), view, settings.admin, admin_gate))
     counters = Counters(redis)
-    api.include_router(create_tenant_admin(Tenants(redis), counters, admin_gate))
+    for endpoints in (
+        create_admin(Intents(redis), view, settings.admin, admin_gate),
+        create_tenant_admin(Tenants(redis), counters, admin_gate),
+        create_scaling(publisher.scaling, counters, view),
+    ):
+        api.include_router(endpoints)
     dashboard = DashboardHandler(Feed(redis, counters, view, settings.health_check_interval), admin_gate, api)
     batches = BatchHandler(dispatcher, dashboard, buffers, settings, recorder, sizes)
     job_gate = JobGate(Pages(settings.cors_origins, settings.trusted_hosts), access.api_keys)

@@ -99,7 +99,13 @@ EVERYWHERE = {"msgspec", "pydantic", "pydantic_core"}
 # Modules that only decide, and the libraries without I/O, clock or randomness.
 PURE = [
     *(name for name in MODULES if name.startswith("router.policy")),
-    *("router.jobs.metadata", "router.telemetry.rates", "router.telemetry.recorder", "router.dashboard.view_model"),
+    *(
+        "router.cli.doctor.findings",
+        "router.jobs.metadata",
+        "router.telemetry.rates",
+        "router.telemetry.recorder",
+        "router.dashboard.view_model",
+    ),
     "router.dashboard.tenants",
     *("sidecar.speeds", "sidecar.thresholds"),
 ]

@@ -129,7 +129,8 @@ async def _waits_for_jobs(sfr: Terminal, url: str, fleet: list[ScriptedWorker]) 
     assert waiting.returncode is None
     gate.open()
     said, _ = await waiting.communicate()
-    assert (waiting.returncode, said.decode().endswith("No job runs there any more\n")) == (0, True)
+    assert said.decode().endswith("No job runs there any more\n")
+    assert await waiting.wait() == 0
     await job
     await sfr.does("workers", "resume", "--health", "draining")
 
