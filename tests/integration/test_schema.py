@@ -9,8 +9,11 @@ import pytest
 from redis.asyncio import Redis
 
 from router.fleet.intents import Intents, Registration
+from router.fleet.journal.events import Events
+from router.fleet.journal.model import Event
+from router.fleet.keys import Keys
 from router.fleet.redis_client import RedisClient
-from router.fleet.schema import SCHEMA, Keys
+from router.fleet.schema import SCHEMA
 from router.fleet.sizes import FleetSizes, Lessons
 from router.fleet.tenants import Tenants
 from router.http.headers import read_worker_head
@@ -44,7 +47,7 @@ def test_schema_has_exactly_the_used_keys() -> None:
     made = {keys.workers, keys.sidecar, keys.fleet, keys.worker("<url>"), keys.plan, keys.drain}
     made |= {keys.intent, keys.registered, keys.registration("<url>"), keys.leases("<url>"), keys.breaker("<url>")}
     made |= {keys.plan_head, keys.ejected, keys.grants("<process>"), keys.tenants, keys.tenants_intent}
-    made |= {keys.sizes, keys.speeds, keys.answer("<job>"), keys.process("<id>")}
+    made |= {keys.events, keys.sizes, keys.speeds, keys.answer("<job>"), keys.process("<id>")}
     used = {word for text in SCRIPTS.values() for word in re.findall(r"\b[A-Z_]+\b", code(text))}
     made |= {value for name, value in keys.lua_names().items() if name in used}
     assert {re.sub(r":<\w+>$", ":", key) for key in made - {keys.changes, keys.wishes}} == {
@@ -88,6 +91,7 @@ async def test_live_redis_holds_exactly_the_schema(
         lessons = Lessons([("a", 5.0, 1)], [(first.url, 1.0, 1.0, 1)])
         await FleetSizes(RedisClient(redis, "sfr", timeout_s=5), most=10).learn(lessons)
         client = RedisClient(redis, "sfr", timeout_s=5)
+        await Events(client).write([(Event("worker_left", "http://a", "Worker http://a has left"), 0)])
         await Transport(client, Inbox(client, "some process"), "some process").store("some process:1", ANSWER, ttl_s=60)
         await eventually(lambda: redis.exists("sfr:room"), what="workers with room")
         await _gather(redis, held, set())
