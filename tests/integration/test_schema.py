@@ -91,7 +91,6 @@ async def test_live_redis_holds_exactly_the_schema(
         lessons = Lessons([("a", 5.0, 1)], [(first.url, 1.0, 1.0, 1)])
         await FleetSizes(RedisClient(redis, "sfr", timeout_s=5), most=10).learn(lessons)
         client = RedisClient(redis, "sfr", timeout_s=5)
-        await Events(client).write([(Event("worker_left", "http://a", "Worker http://a has left"), 0)])
         await Transport(client, Inbox(client, "some process"), "some process").store("some process:1", ANSWER, ttl_s=60)
         await eventually(lambda: redis.exists("sfr:room"), what="workers with room")
         await _gather(redis, held, set())
@@ -146,6 +145,7 @@ async def _let_tenants_wait(redis: Redis, script: RedisScheduler) -> None:
     await redis.hset("sfr:plan:head", "stale", 1)
     large = tuple(Arrival(number, 300, 500, memory_mb=900, tenant="large", pool="gpu") for number in (90, 91))
     assert (await script(Call("somebody", arrived=large))).queued
+    await Events(RedisClient(redis, "sfr", timeout_s=5)).write([(Event("worker_left", "http://a", "It has left"), 0)])
     jobs = (Arrival(number, 300, 500, tenant=("run-7", "eval")[number % 2], pool="gpu") for number in range(8))
     assert (await script(Call("somebody", arrived=tuple(jobs)))).waiting
     impatient = RedisScheduler(RedisClient(redis, "sfr", timeout_s=5), Rules(aging_ms=0))
