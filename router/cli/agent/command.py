@@ -26,8 +26,9 @@ AUTO = "auto"
 _ANSWER_WITHIN_S = 5.0
 
 EXITS = (
-    "Exit status: the command's own; 128 + n if signal n ended it; 127 or 126 if it cannot be run; 1 no router takes "
-    "the worker, or something answers at its URL already; 2 bad input; 4 the admin token is missing or wrong."
+    "Exit status: the command's own, 0 without one; 128 + n if signal n ended it; 127 or 126 if it cannot be run; 1 no "
+    "router takes the worker, or something answers at its URL already; 2 bad input; 4 the admin token is missing or "
+    "wrong."
 )
 
 

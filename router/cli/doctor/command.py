@@ -74,7 +74,10 @@ async def _look(path: Path | None) -> "list[Finding]":
         return found + await _look_into(redis, settings)
     except RedisUnavailable as error:
         where = masked(settings.redis.url)
-        advice = "start it, or correct redis.url or REDIS_URL; until then each router process goes on by itself"
+        if redis.answers:
+            advice = "it answers, but refuses this; docs/failures.md, on redis unavailable, says what its words mean"
+        else:
+            advice = "start it, or correct redis.url or REDIS_URL; until then each router process goes on by itself"
         return [*found, Finding("redis", Verdict.WRONG, f"{where}: {error}", advice)]
     finally:
         await redis.close()
