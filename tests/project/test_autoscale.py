@@ -51,7 +51,9 @@ def test_overlay_gives_each_worker_an_agent_and_one_autoscaler(tmp_path: Path, w
     assert containers["agent"]["image"] == router["spec"]["template"]["spec"]["containers"][0]["image"]
     (config,) = (each for each in objects if each["kind"] == "ConfigMap")
     (tmp_path / "config.yaml").write_text(config["data"]["config.yaml"])
-    assert load(tmp_path / "config.yaml").admin.allowed_workers
+    settings = load(tmp_path / "config.yaml")
+    assert settings.admin.allowed_workers
+    assert settings.default_max_concurrency == int(OPTIONS["max-concurrency"])
     targets = [each["spec"]["scaleTargetRef"]["name"] for each in objects if each["kind"] == kind]
     assert "sandbox-worker" in targets
 

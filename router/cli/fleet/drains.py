@@ -1,5 +1,6 @@
 """`sfr workers drain` and `resume`: keep new jobs from some workers, and wait until those that run there have ended."""
 
+import math
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,7 +62,7 @@ def drain(
                 show_worker(fleet.drain(each))
         if wait:
             with waiting("waiting for running jobs", timeout):
-                wait_for(Emptying(fleet, urls), timeout)
+                wait_for(lambda: still_running(fleet, urls), timeout)
             typer.echo("No job runs there any more")
 
 
@@ -84,45 +85,44 @@ def resume(
                 show_worker(fleet.resume(each))
 
 
-class Emptying:
-    """Workers that are drained, until no job runs on any. A worker that has left the fleet counts as empty."""
+def still_running(fleet: "Fleet", urls: "Collection[str]") -> dict[str, int]:
+    """Return how many jobs run on these drained workers, for each with any. One that has left the fleet has none.
 
-    def __init__(self, fleet: "Fleet", urls: "Collection[str]") -> None:
-        self._fleet = fleet
-        self._urls = frozenset(urls)
-
-    def running(self) -> dict[str, int]:
-        """Return how many jobs run, for each worker with any. Raises Failed, also if one is drained no longer."""
-        found = [each for each in self._fleet.workers() if each.url in self._urls]
-        if resumed := [each.url for each in found if not each.draining]:
-            raise Failed(f"{', '.join(resumed)}: resumed by somebody else", Exit.FAILED)
-        return {each.url: each.running for each in found if each.running}
+    Raises Failed, also if one is drained no longer.
+    """
+    found = [each for each in fleet.workers() if each.url in urls]
+    if resumed := [each.url for each in found if not each.draining]:
+        raise Failed(f"{', '.join(resumed)}: resumed by somebody else", Exit.FAILED)
+    return {each.url: each.running for each in found if each.running}
 
 
 def wait_for(
-    emptying: Emptying,
+    look: "Callable[[], dict[str, int]]",
     timeout_s: float | None,
     clock: "Callable[[], float]" = time.monotonic,
     sleep: "Callable[[float], None]" = time.sleep,
 ) -> None:
-    """Return when no job runs. Raises Failed when the time is over, or when nobody has told for long."""
+    """Return when `look`, which is `still_running`, finds no job.
+
+    Raises Failed when the time is over, or when nobody has told for long.
+    """
     began = told_at = clock()
     pause_s = _FIRST_LOOK_S
     while True:
+        left_s = math.inf if timeout_s is None else began + timeout_s - clock()
         try:
-            running = emptying.running()
+            running = look()
             told_at = clock()
         except Failed as error:
-            is_over = timeout_s is not None and clock() - began >= timeout_s
-            if error.status != Exit.UNREACHABLE or is_over or clock() - told_at > _SILENT_FOR_S:
+            if error.status != Exit.UNREACHABLE or left_s <= 0 or clock() - told_at > _SILENT_FOR_S:
                 raise
         else:
             if not running:
                 return
-            if timeout_s is not None and clock() - began >= timeout_s:
+            if left_s <= 0:
                 still = ", ".join(f"{count} on {url}" for url, count in sorted(running.items()))
                 raise Failed(f"jobs still run after {timeout_s:g} s: {still}; the workers stay drained", Exit.FAILED)
-        sleep(pause_s)
+        sleep(min(pause_s, max(0.0, left_s)))
         pause_s = min(2 * pause_s, _LONGEST_LOOK_S)
 
 

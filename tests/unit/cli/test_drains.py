@@ -7,7 +7,7 @@ import pytest
 
 from router.api.schemas import AdminWorker
 from router.cli.failure import Exit, Failed
-from router.cli.fleet.drains import Emptying, chosen, wait_for
+from router.cli.fleet.drains import chosen, still_running, wait_for
 from router.cli.router_client import Fleet
 from router.fleet.model import Health
 from tests.unit.cli.test_fleet_commands import worker
@@ -43,7 +43,7 @@ def waits(told: Told, timeout_s: float | None = None) -> float:
     def sleep(pause_s: float) -> None:
         now[0] += pause_s
 
-    wait_for(Emptying(cast(Fleet, told), [A, B]), timeout_s, lambda: now[0], sleep)
+    wait_for(lambda: still_running(cast(Fleet, told), [A, B]), timeout_s, lambda: now[0], sleep)
     return now[0]
 
 
