@@ -66,9 +66,7 @@ def up(
     port: Annotated[int, options.number("--port", "The port that the router listens on.", 1, _LAST_PORT)] = 8000,
     host: Annotated[
         str,
-        typer.Option(
-            metavar="ADDRESS", help="The address that the router listens on; 0.0.0.0 opens it to the network."
-        ),
+        options.address("--host", "The address that the router listens on; 0.0.0.0 opens it to the network."),
     ] = "127.0.0.1",
 ) -> None:
     """Start the whole system on this machine: Valkey, the sidecar, the router and, if you ask for them, local workers.
@@ -95,9 +93,7 @@ def local_worker(
     port: Annotated[int, options.number("--port", "The port that the worker listens on.", 1, _LAST_PORT)] = 8080,
     host: Annotated[
         str,
-        typer.Option(
-            metavar="ADDRESS", help="The address that the worker listens on. Whoever reaches it runs code as this user."
-        ),
+        options.address("--host", "The address that the worker listens on. Whoever reaches it runs code as this user."),
     ] = "127.0.0.1",
 ) -> None:
     """Run a local worker, for demos and tests. It has SandboxFusion's API and runs real code WITHOUT ISOLATION.

@@ -2,6 +2,7 @@
 
 # Commands import what they need when they run, so that --help comes at once.
 # ruff: noqa: PLC0415
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +48,19 @@ def seconds(name: str, told: str) -> Any:
         return found
 
     return typer.Option(name, parser=parse, metavar="SECONDS", help=told, show_default=True)
+
+
+def address(name: str, told: str) -> Any:
+    """Return an option that takes an address to listen on; `told` is its help."""
+
+    def parse(given: str) -> str:
+        try:
+            socket.getaddrinfo(given, None)
+        except (OSError, UnicodeError) as error:
+            raise BadInput(f"{name}: expected an address of this host, such as 0.0.0.0, got {shown(given)}") from error
+        return given
+
+    return typer.Option(name, parser=parse, metavar="ADDRESS", help=told, show_default=True)
 
 
 def shown(given: object) -> str:

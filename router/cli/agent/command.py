@@ -105,8 +105,8 @@ def agent(
         fields = {"url": worker_address(url), "weight": weight, "max_concurrency": _cap(max_concurrency)}
         fields |= abilities_told(label, language, memory_mb)
         options = AgentOptions(command or (), fields, ttl, grace, kill_after, mark)
-        if mark is not None and not os.access(mark.parent, os.W_OK):
-            raise BadInput(f"--mark: no file can be made in {str(mark.parent)!r}")
+        if mark is not None and (mark.is_dir() or not os.access(mark.parent, os.W_OK)):
+            raise BadInput(f"--mark: no file can be made at {shown(mark)}")
         routers = {found.address: found for found in (router_at(each, _ANSWER_WITHIN_S) for each in router)}
         status = asyncio.run(Agent(options, list(routers.values())).run())
         raise typer.Exit(status)

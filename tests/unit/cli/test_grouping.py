@@ -37,11 +37,16 @@ def test_every_command_has_a_short_help_without_the_framework_s_types(words: tup
         ("up --port abc", "--port: expected a whole number from 1 to 65535, got 'abc'"),
         ("up --processes 0", "--processes: expected a whole number from 1 to 1000, got '0'"),
         ("up --port", "--port: expected a value"),
+        ("up --host a..b", "--host: expected an address of this host, such as 0.0.0.0, got 'a..b'"),
+        ("agent --router http://a --url http://b:1 --mark /", "--mark: no file can be made at '/'"),
         (
             "agent --router http://a --url http://b:1 --weight 1e3",
             "--weight: expected a whole number from 1 to 100, got '1e3'",
         ),
-        ("agent --router http://a --url http://b:1 --mark /no/such/file", "--mark: no file can be made in '/no/such'"),
+        (
+            "agent --router http://a --url http://b:1 --mark /no/such/file",
+            "--mark: no file can be made at '/no/such/file'",
+        ),
         ("agent --url http://b:1", "expected --router; `sfr agent -h` shows help"),
         ("workers dran", "unknown command dran, did you mean drain?; `sfr workers -h` shows help"),
         ("workers list --jso x", "unknown option --jso, did you mean --json?; `sfr workers list -h` shows help"),
