@@ -80,7 +80,7 @@ LIBRARIES = {
     "httptools": {"router.upstream.connection", "router.downstream.connection", "router.downstream.protocol"},
     "typer": {
         *("router.cli.main", "router.cli.options", "router.cli.agent.command", "router.cli.fleet.commands"),
-        *("router.cli.fleet.tenants", "router.cli.run.command", "router.cli.top.command"),
+        *("router.cli.fleet.tenants", "router.cli.run.command", "router.cli.top.command", "router.cli.up.serve"),
     },
     "rich": {
         *("router.cli.spinner", "router.cli.fleet.tables", "router.cli.run.progress", "router.cli.top.table"),
