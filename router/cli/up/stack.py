@@ -24,7 +24,7 @@ from rich.console import Console
 
 from router.cli.carried import GUNICORN_SETTINGS, carried
 from router.cli.up.supervisor import Program, Supervisor
-from router.config.load import CONFIG_VARIABLE, REDIS_VARIABLE, config_path, load, parse
+from router.config.load import CONFIG_VARIABLE, DISCOVER_VARIABLE, REDIS_VARIABLE, config_path, load, parse
 from router.config.settings import Settings
 from router.processes import accepts, free_port, is_free
 
@@ -69,6 +69,8 @@ class Stack:
             REDIS_VARIABLE: f"redis://127.0.0.1:{self._redis_port}/0",
             CONFIG_VARIABLE: str(self._config_file()),
         }
+        if self._worker_ports:
+            self._env.pop(DISCOVER_VARIABLE, None)
 
     async def run(self) -> None:
         """Start all programs, print how to use them, and run until SIGINT or SIGTERM. Raises CannotStart."""
