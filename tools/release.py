@@ -130,6 +130,8 @@ def build(version: str) -> None:
         _run([sys.executable, "-m", "venv", "--without-pip", folder])
         pip = [sys.executable, "-m", "pip", "--python", folder, "--quiet", "--disable-pip-version-check"]
         _run([*pip, "install", "--constraint", str(ROOT / "constraints.txt"), f"{wheel}[traces]"])
+        for path in Path(folder).rglob("direct_url.json"):
+            path.unlink()  # it names the wheel's place on this machine
         sbom = DIST / f"{CHART.name}-{version}.cdx.json"
         _run([_tool("cyclonedx-py"), "environment", "--output-reproducible", "--output-file", str(sbom), folder])
     (DIST / SUMS).write_text(checksums(DIST))
