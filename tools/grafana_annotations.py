@@ -1,7 +1,7 @@
 """The marks on Grafana's charts: what happened to workers, routers and Redis, seen in metrics that have changed."""
 
 from tools.grafana_model import Annotation
-from tools.grafana_series import ROUTERS, WORKERS
+from tools.grafana_series import FLEET, ROUTERS, WORKERS
 
 
 def _turned(metric: str, before: int, after: int) -> str:
@@ -22,7 +22,10 @@ def _went(metric: str, by: str, labels: str) -> str:
 
 _DEGRADED = f"max by (instance) (sfr_processes_degraded{{{ROUTERS}}})"
 _DEGRADED_THEN = f"max by (instance) (sfr_processes_degraded{{{ROUTERS}}} offset 1m)"
-# What `sfr events` tells, as far as metrics show it.
+_BY_NAME = "worker_joined|worker_left|worker_healthy|worker_unhealthy|worker_ejected|worker_drained|router_started"
+_OTHERS = f'max by (kind) (increase(sfr_events_total{{{FLEET},kind!~"{_BY_NAME}"}}[1m])) > 0'
+
+# What `sfr events` tells: of workers and routers by their names, of all else by its kind.
 ANNOTATIONS = (
     Annotation("Worker unhealthy", "{{worker}} is unhealthy", _turned("sfr_worker_up", 1, 0), "red"),
     Annotation("Worker healthy", "{{worker}} is healthy again", _turned("sfr_worker_up", 0, 1), "green"),
@@ -39,4 +42,5 @@ ANNOTATIONS = (
         f"{_DEGRADED} > 0 and on (instance) {_DEGRADED_THEN} == 0",
         "dark-red",
     ),
+    Annotation("Other events", "{{kind}}", _OTHERS, "yellow"),
 )
