@@ -1,7 +1,7 @@
 """Makes a release in dist/: `make release VERSION=1.2.3`, or `make release` for the version that the checkout has.
 
-A new version is first written into the files that name one. Then come the sdist, the wheel, the Helm chart, a list of
-what the wheel installs (SBOM, CycloneDX), and the checksums of all. Nothing is committed, tagged or sent.
+A new version is first written into the files that name one. Then come the sdist, the wheel, the
+constraints, the Helm chart, a list of what the wheel installs (SBOM, CycloneDX), and the checksums of all. Nothing is committed, tagged or sent.
 """
 
 import argparse
@@ -24,6 +24,8 @@ ROOT = Path(__file__).parent.parent
 DIST = ROOT / "dist"
 CHART = ROOT / "deploy" / "helm" / "sandboxfusion-router"
 SUMS = "SHA256SUMS"
+# The versions of all libraries with which the tests were green.
+CONSTRAINTS = ROOT / "constraints.txt"
 
 CHANGELOG = ROOT / "CHANGELOG.md"
 UPGRADING = ROOT / "docs" / "upgrading.md"
@@ -125,11 +127,12 @@ def build(version: str) -> None:
     shutil.rmtree(DIST, ignore_errors=True)
     _run([sys.executable, "-m", "build", "--outdir", str(DIST), str(ROOT)])
     (wheel,) = DIST.glob(f"*-{version}-*.whl")
+    shutil.copy(CONSTRAINTS, DIST)
     (DIST / f"{CHART.name}-{version}.tgz").write_bytes(chart_archive(CHART))
     with tempfile.TemporaryDirectory() as folder:
         _run([sys.executable, "-m", "venv", "--without-pip", folder])
         pip = [sys.executable, "-m", "pip", "--python", folder, "--quiet", "--disable-pip-version-check"]
-        _run([*pip, "install", "--constraint", str(ROOT / "constraints.txt"), f"{wheel}[traces]"])
+        _run([*pip, "install", "--constraint", str(CONSTRAINTS), f"{wheel}[traces]"])
         for path in Path(folder).rglob("direct_url.json"):
             path.unlink()  # it names the wheel's place on this machine
         sbom = DIST / f"{CHART.name}-{version}.cdx.json"
