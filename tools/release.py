@@ -1,7 +1,7 @@
 """Makes a release in dist/: `make release VERSION=1.2.3`, or `make release` for the version that the checkout has.
 
-A new version is first written into the files that name one. Then come the sdist, the wheel, the
-constraints, the Helm chart, a list of what the wheel installs (SBOM, CycloneDX), and the checksums of all. Nothing is committed, tagged or sent.
+A new version is first written into the files that name one. Then come the sdist, the wheel, the constraints, the Helm
+chart, a list of what the wheel installs (SBOM, CycloneDX), and checksums of all. It commits, tags and sends nothing.
 """
 
 import argparse
