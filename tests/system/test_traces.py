@@ -42,8 +42,8 @@ async def test_job_with_a_retry_is_one_span_with_two_children(
     """The job's span has the client's as its parent, and each worker gets its attempt's span and the tracestate."""
     bad, good, _ = workers
     bad.script = always(503)
-    workers = [{"url": worker.url, "labels": ["gpu"]} for worker in (bad, good)]
-    system.configure(workers, traces={"endpoint": collector.url})
+    labelled = [{"url": worker.url, "labels": ["gpu"]} for worker in (bad, good)]
+    system.configure(labelled, traces={"endpoint": collector.url})
     async with system.sidecar(), system.router(2) as router:
         await router.sees(healthy=2)
         while not bad.jobs:
