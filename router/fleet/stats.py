@@ -118,7 +118,7 @@ class TenantUsage(msgspec.Struct, frozen=True, array_like=True):
 class Usage(msgspec.Struct, frozen=True):
     """The fleet at a moment: pending jobs, retries that the budget holds, the counts, each worker and each tenant.
 
-    `at_ms` is that moment by Redis' clock (Unix ms); 0: it is not known.
+    `at_ms` is that moment by Redis' clock (Unix ms); 0: it is not known. `events` counts what has happened, by kind.
     """
 
     waiting: int
@@ -127,6 +127,7 @@ class Usage(msgspec.Struct, frozen=True):
     workers: dict[str, WorkerUsage] = {}
     tenants: dict[str, TenantUsage] = {}
     at_ms: int = 0
+    events: dict[str, int] = {}
 
 
 def took(bound_s: float) -> str:

@@ -14,6 +14,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from router.fleet.journal.model import KINDS
 from router.fleet.model import Health
 from router.fleet.snapshot import Snapshot
 from router.fleet.stats import BOUNDS_S, TenantStats, TenantUsage, Usage
@@ -210,7 +211,10 @@ class _Fleet(Collector):
             jobs.add_metric((url,), worker.stats.jobs)
             failures.add_metric((url,), worker.stats.failures)
             seconds.add_metric((url,), worker.stats.busy_ms / 1000)
-        yield from (jobs, failures, seconds)
+        events = CounterMetricFamily("sfr_events", "What has happened in the fleet.", labels=("kind",))
+        for kind in sorted(KINDS):
+            events.add_metric((kind,), usage.events.get(kind, 0))
+        yield from (jobs, failures, seconds, events)
 
 
 def _by_tenant(tenants: Mapping[str, TenantUsage]) -> Iterator[Metric]:
