@@ -11,6 +11,8 @@ from router import logs
 from router.config.load import config_path, load_or_exit, or_exit
 from router.config.worker_auth import WorkerAuth
 from router.file_handles import raise_limit
+from router.fleet.counters import Counters
+from router.fleet.journal.history import FleetHistory
 from router.fleet.leadership import Leadership
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisClient
@@ -19,6 +21,7 @@ from router.fleet.tenants import Tenants
 from router.scheduling.messages import configured_rules
 from sidecar.controller import Controller
 from sidecar.discovery import Discovery
+from sidecar.historian import Historian
 from sidecar.job_probe import JobProbe
 from sidecar.probe import Probe
 
@@ -37,7 +40,8 @@ async def run() -> None:
         job_probe = JobProbe(f"sidecar-{name}", configured_rules(settings), redis, probe)
         discovery = Discovery(config_path(), settings, redis)
         written = Leadership(redis), Records(redis), Tenants(redis)
-        controller = Controller(name, discovery, *written, probe, job_probe, Speeds(redis))
+        historian = Historian(Counters(redis), FleetHistory(redis))
+        controller = Controller(name, discovery, *written, probe, job_probe, Speeds(redis), historian)
         running = asyncio.create_task(controller.run())
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, running.cancel)

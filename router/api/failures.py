@@ -8,8 +8,8 @@ from router.api.application import Problem, redis_away
 from router.api.schemas import FailedJob, FailedJobs
 from router.config.tenants import TenantName
 from router.config.workers import WorkerUrl
-from router.fleet.journal.failed_job import matching
-from router.fleet.journal.failures import MOST, Failures
+from router.fleet.journal.failed_job import MOST, matching
+from router.fleet.journal.failures import Failures
 from router.fleet.redis_client import RedisUnavailable
 
 _SHOWN = 100

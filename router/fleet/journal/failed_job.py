@@ -8,6 +8,8 @@ from datetime import datetime
 
 import msgspec
 
+# So many failed jobs are kept, fleet-wide.
+MOST = 500
 # So many characters of each text are kept: a path, a cause, a detail.
 MOST_CHARACTERS = 300
 # Of more attempts, the last ones are kept.

@@ -10,11 +10,9 @@ from datetime import UTC, datetime
 import msgspec
 
 from router.config.bounds import MAX_COUNT, whole_number
-from router.fleet.journal.failed_job import FailedJob, Failure
+from router.fleet.journal.failed_job import MOST, FailedJob, Failure
 from router.fleet.redis_client import RedisClient
 
-# So many failed jobs are kept, fleet-wide.
-MOST = 500
 # One call writes at most so many, so that it does not hold up the routers' calls.
 ENTRIES_A_CALL = 100
 

@@ -188,9 +188,12 @@ class Life:
         around: tuple[Any, ...] = (
             *(self.members, self.memory),
             *(self.memory, self.memory),
-            *(self.workers, self.workers, self.memory),
+            *(self.workers, self.workers, self.memory, self),
         )
         self.sidecar = Controller("me", *around)
+
+    async def run(self, term: Term, workers: Callable[[], Iterable[str]]) -> None:
+        """Write no history."""
 
     @asynccontextmanager
     async def led(self, seconds: float = 5) -> AsyncIterator[Memory]:

@@ -7,6 +7,7 @@ import pytest
 from fakeredis import FakeAsyncRedis
 
 from router.fleet.journal.failed_job import (
+    MOST,
     MOST_ATTEMPTS,
     MOST_CHARACTERS,
     FailedJob,
@@ -14,7 +15,7 @@ from router.fleet.journal.failed_job import (
     Failure,
     matching,
 )
-from router.fleet.journal.failures import MOST, Failures
+from router.fleet.journal.failures import Failures
 from router.fleet.redis_client import RedisClient
 
 A, B = "http://a:1", "http://b:1"
