@@ -80,8 +80,8 @@ def answer_cut(run: JobRun, status: int, took_s: float, failure: UpstreamFailed)
 
 def failed_job(run: JobRun, answer: Answer, took_s: float, language: str) -> FailedJob:
     """Return what the journal keeps of a job that ended without a result."""
-    now = time.monotonic()
-    under_way = [FailedTry(lease.url, _UNENDED, int((now - run.began) * 1000)) for lease in run.under_way]
+    ran_ms = int((run.since + took_s - run.began) * 1000)
+    under_way = [FailedTry(lease.url, _UNENDED, ran_ms) for lease in run.under_way]
     detail = "" if answer.outcome in _WORKERS else _detail(answer)
     return _kept(run, answer.status, answer.outcome, took_s, language, under_way, detail)
 

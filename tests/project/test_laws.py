@@ -80,7 +80,7 @@ LIBRARIES = {
     "httptools": {"router.upstream.connection", "router.downstream.connection", "router.downstream.protocol"},
     "typer": {
         *("router.cli.main", "router.cli.options", "router.cli.agent.command", "router.cli.fleet.commands"),
-        *("router.cli.fleet.tenants", "router.cli.run.command", "router.cli.top.command"),
+        *("router.cli.fleet.failures", "router.cli.fleet.tenants", "router.cli.run.command", "router.cli.top.command"),
     },
     "rich": {
         *("router.cli.spinner", "router.cli.fleet.tables", "router.cli.run.progress", "router.cli.top.table"),
@@ -105,7 +105,7 @@ PURE = [
 ]
 HARMLESS = {
     *("bisect", "collections", "dataclasses", "datetime", "enum", "heapq", "http", "json", "math", "re", "typing"),
-    *("functools", "hashlib", "ipaddress", "msgspec", "pydantic"),
+    *("functools", "hashlib", "ipaddress", "itertools", "msgspec", "pydantic"),
 }
 
 

@@ -13,7 +13,7 @@ from router.fleet.journal.failed_job import (
     FailedJob,
     FailedTry,
     Failure,
-    matching,
+    Search,
 )
 from router.fleet.journal.failures import Failures
 from router.fleet.redis_client import RedisClient
@@ -82,20 +82,21 @@ async def test_foreign_entries_are_passed_over(redis: RedisClient, entry: dict[s
 
 
 @pytest.mark.parametrize(
-    ("asked", "found"),
+    ("search", "found"),
     [
-        ((None, None, None), ["a", "b-0", "b-1"]),
-        (("a", None, None), ["a"]),
-        (("b", None, None), ["b-0", "b-1"]),
-        (("b-1", None, None), ["b-1"]),
-        ((None, "run-7", None), ["b-0", "b-1"]),
-        ((None, None, A), ["a", "b-1"]),
-        (("b", "run-7", A), ["b-1"]),
-        (("none", None, None), []),
+        (Search(), ["a", "b-0", "b-1"]),
+        (Search(limit=2), ["a", "b-0"]),
+        (Search("a"), ["a"]),
+        (Search("b"), ["b-0", "b-1"]),
+        (Search("b-1"), ["b-1"]),
+        (Search(tenant="run-7", limit=1), ["b-0"]),
+        (Search(worker=A), ["a", "b-1"]),
+        (Search("b", "run-7", A), ["b-1"]),
+        (Search("none"), []),
     ],
 )
-def test_failures_are_found(asked: tuple[str | None, str | None, str | None], found: list[str]) -> None:
+def test_failures_are_found(search: Search, found: list[str]) -> None:
     """They are found by request, a batch's by the batch's too, by tenant, by worker, and by all together."""
     now = datetime.now(UTC)
     kept = [job("a", "default", A), job("b-0", "run-7", B), job("b-1", "run-7", A, B)]
-    assert [each.job.request_id for each in matching([Failure(now, each) for each in kept], *asked)] == found
+    assert [each.job.request_id for each in search.found(Failure(now, each) for each in kept)] == found
