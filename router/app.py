@@ -18,6 +18,7 @@ from router.api.admin import create_admin, create_tenant_admin
 from router.api.application import create_api
 from router.api.failures import create_failures
 from router.api.history import create_history
+from router.api.journal import create_journal
 from router.auth.access import OPEN, Access, AdminGate, JobGate
 from router.auth.origin import Pages
 from router.config.settings import Settings
@@ -28,6 +29,7 @@ from router.downstream.connection import HANDLER, TIMEOUTS
 from router.file_handles import FileHandles
 from router.fleet.counters import Counters
 from router.fleet.intents import Intents
+from router.fleet.journal.events import Events
 from router.fleet.journal.failures import Failures
 from router.fleet.journal.history import FleetHistory
 from router.fleet.redis_client import RedisClient
@@ -129,6 +131,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     for routes in (
         create_admin(Intents(redis), view, settings.admin, admin_gate),
         create_tenant_admin(Tenants(redis), counters, admin_gate),
+        create_journal(Events(redis)),
         create_failures(Failures(redis)),
         create_history(FleetHistory(redis)),
     ):

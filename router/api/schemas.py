@@ -4,14 +4,16 @@ They do not import FastAPI, because loading it would delay every command.
 """
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import datetime
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 from pydantic import BaseModel, Field
 
 from router.config.tenants import TenantOverrides, TenantReuse
 from router.fleet.journal.failed_job import Failure
+from router.fleet.journal.model import Page, Told, help_on
 from router.fleet.model import Health
 from router.fleet.stats import TenantStats, TenantUsage, Usage, WorkerStats, WorkerUsage
 
@@ -90,6 +92,36 @@ class AdminWorker(WorkerStatus):
         description="when its registration ends, unless it is renewed; null: never"
     )
     overrides: Overrides
+
+
+class EventEntry(BaseModel):
+    """One thing that has happened in the fleet."""
+
+    id: str = Field(description="its id in the stream, in order of time", examples=["1795932000000-0"])
+    at: datetime = Field(description="when Redis has taken it in")
+    kind: str = Field(examples=["worker_ejected"])
+    subject: str = Field(description="the worker's URL, tenant, process or host that it is about; may be empty")
+    text: str = Field(description="what has happened, in one sentence")
+    by: str = Field(description="whose doing it is, or which program has seen it")
+    more: dict[str, Any] = Field(description="what programs may want to read of it")
+    help: str = Field(description="where the documentation explains this kind of event")
+
+    @classmethod
+    def of(cls, told: Told) -> Self:
+        """Return an event of the journal as the API's model."""
+        return cls(id=told.id, at=told.at, help=help_on(told.event.kind), **asdict(told.event))
+
+
+class EventPage(BaseModel):
+    """Some events, the oldest first. `GET /admin/events?since=` the value of `next` answers those that come later."""
+
+    events: list[EventEntry]
+    next: str
+
+    @classmethod
+    def of(cls, page: Page) -> Self:
+        """Return events of the journal as the API's model."""
+        return cls(events=[EventEntry.of(each) for each in page.events], next=page.next)
 
 
 class Report(HealthStatus):

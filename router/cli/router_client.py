@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from router.api.schemas import (
     AdminTenant,
     AdminWorker,
+    EventPage,
     FailedJobs,
     FleetCounts,
     FleetStatus,
@@ -26,6 +27,7 @@ from router.api.schemas import (
 from router.auth.admin_token import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE
 from router.cli.failure import Exit, Failed
 from router.fleet.journal.failed_job import Search
+from router.fleet.journal.model import Asked
 from router.fleet.stats import Usage
 from router.http.reasons import reason
 
@@ -54,6 +56,9 @@ class Fleet(Protocol):
 
     def tenants(self) -> list[AdminTenant]:
         """Return all tenants that have a rule of their own or counts, and `default`."""
+
+    def events(self, asked: Asked) -> EventPage:
+        """Return what has happened."""
 
     def failures(self, search: Search) -> FailedJobs:
         """Return the last failed jobs."""
@@ -107,6 +112,10 @@ class RouterClient:
     def tenants(self) -> list[AdminTenant]:
         """Return all tenants that have a rule of their own or counts, and `default`."""
         return self._read(list[AdminTenant], self._ask("GET", "/admin/tenants")[1])
+
+    def events(self, asked: Asked) -> EventPage:
+        """Return what has happened."""
+        return self._read(EventPage, self._ask("GET", f"/admin/events?{urlencode(asked.query)}")[1])
 
     def failures(self, search: Search) -> FailedJobs:
         """Return the last failed jobs."""

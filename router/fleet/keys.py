@@ -20,12 +20,13 @@ class Keys:
         self.quarantine = f"{prefix}:quarantine"
         self.sizes = f"{prefix}:sizes"
         self.speeds = f"{prefix}:speeds"
+        self.sidecar = f"{prefix}:sidecar"
+        self.fleet = f"{prefix}:fleet"
+        self.events = f"{prefix}:events"
         self.failures = f"{prefix}:failures"
         self.history_hour = f"{prefix}:history:hour"
         self.history_day = f"{prefix}:history:day"
         self.history_mark = f"{prefix}:history:mark"
-        self.sidecar = f"{prefix}:sidecar"
-        self.fleet = f"{prefix}:fleet"
         # Not keys but channels. The first tells the routers that the fleet or a worker's health has changed. The second
         # tells the sidecar that a worker has registered or left, or has a new weight or cap.
         self.changes = f"{prefix}:changes"

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 # The version of the schema that this program reads and writes. It grows when programs of two releases could
 # misunderstand each other.
 SCHEMA_VERSION = 2
+# So many events are kept, and up to a hundred more, because whole blocks of the stream are dropped.
+EVENTS_KEPT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +321,13 @@ SCHEMA = (
         "routers",
         "by URL, of attempts whose size was known: the sum of ln(time / size), of its squares, their number, as all "
         "three have faded until this moment (Unix ms)",
+    ),
+    Key(
+        "sfr:events",
+        "stream",
+        "routers, sidecars, and `sfr --redis`",
+        "what has happened, at most some 10,000 events: kind, subject (a worker, tenant, process or host), text, by "
+        "(whose doing), more (JSON)",
     ),
     Key(
         "sfr:failures",

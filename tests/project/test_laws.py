@@ -70,7 +70,8 @@ LIBRARIES = {
     "idna": {"router.config.addresses"},
     "aiohttp": {"sidecar.probe", "router.cli.run.batch_client"},
     "fastapi": {
-        *("router.api.admin", "router.api.application", "router.api.failures", "router.api.history", "router.app"),
+        *("router.api.admin", "router.api.application", "router.api.failures", "router.api.history"),
+        *("router.api.journal", "router.app"),
         "router.cli.up.local_worker",
     },
     "opentelemetry": {"router.jobs.tracing"},
@@ -80,7 +81,8 @@ LIBRARIES = {
     "httptools": {"router.upstream.connection", "router.downstream.connection", "router.downstream.protocol"},
     "typer": {
         *("router.cli.main", "router.cli.options", "router.cli.agent.command", "router.cli.fleet.commands"),
-        *("router.cli.fleet.failures", "router.cli.fleet.tenants", "router.cli.run.command", "router.cli.top.command"),
+        *("router.cli.fleet.events", "router.cli.fleet.failures", "router.cli.fleet.tenants"),
+        *("router.cli.run.command", "router.cli.top.command"),
     },
     "rich": {
         *("router.cli.spinner", "router.cli.fleet.tables", "router.cli.run.progress", "router.cli.top.table"),

@@ -1,1 +1,1 @@
-"""Unit tests of router.fleet.journal. They start no process and use no real Redis."""
+"""Tests of router/fleet/journal."""
