@@ -109,7 +109,7 @@ async def test_cluster_holds_a_fleet_in_one_slot(
     system = System(tmp_path, f"redis://127.0.0.1:{cluster[0]}")
     fleet = [worker.url for worker in workers]
     system.configure(fleet, default_max_concurrency=2, redis={"cluster": True, "prefix": "{sfr}"})
-    async with system.sidecar(), system.router(2) as one, system.router(2) as other:
+    async with system.sidecar() as sidecar, system.router(2) as one, system.router(2) as other:
         await one.sees(healthy=3)
         await other.sees(healthy=3)
         many, few = await asyncio.gather(post_jobs(one.url, 120, 30), post_jobs(other.url, 80, 20))
@@ -119,6 +119,7 @@ async def test_cluster_holds_a_fleet_in_one_slot(
             async with Redis(port=port, decode_responses=True) as node:
                 sizes.append(await node.dbsize())
         assert one.output.count("by this process alone") == 0
+        assert sidecar.output.count("leads, token") == 1
     assert {answer.status for answer in many + few} == {200}
     assert [worker.most_at_once for worker in workers] == [2, 2, 2]
     assert sorted(size > 0 for size in sizes) == [False, False, True]
