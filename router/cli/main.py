@@ -9,7 +9,7 @@ import typer
 from router.cli import options
 from router.cli.agent import command as cli_agent
 from router.cli.failure import Exit
-from router.cli.fleet import commands, events, failures, tenants
+from router.cli.fleet import commands, events, failures, history, tenants
 from router.cli.run import command as cli_run
 from router.cli.top import command as cli_top
 from router.version import __version__
@@ -31,6 +31,7 @@ app.command(epilog=cli_agent.EXITS, context_settings={"allow_interspersed_args":
 app.command(epilog=options.EXITS)(cli_top.top)
 app.command(epilog=events.EPILOG)(events.events)
 app.command(epilog=options.EXITS)(failures.failures)
+app.command(epilog=options.EXITS)(history.history)
 app.add_typer(commands.workers_app, name="workers")
 app.add_typer(tenants.tenants_app, name="tenants")
 

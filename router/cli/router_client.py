@@ -21,6 +21,7 @@ from router.api.schemas import (
     FleetCounts,
     FleetStatus,
     HealthStatus,
+    History,
     Report,
     WorkerStatus,
 )
@@ -28,6 +29,7 @@ from router.auth.admin_token import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE
 from router.cli.failure import Exit, Failed
 from router.fleet.journal.failed_job import Search
 from router.fleet.journal.model import Asked
+from router.fleet.journal.points import Range
 from router.fleet.stats import Usage
 from router.http.reasons import reason
 
@@ -62,6 +64,9 @@ class Fleet(Protocol):
 
     def failures(self, search: Search) -> FailedJobs:
         """Return the last failed jobs."""
+
+    def history(self, span: Range) -> History:
+        """Return the fleet's rates, step by step."""
 
     def change_tenant(self, name: str, fields: dict[str, Any]) -> AdminTenant:
         """Set fields of a tenant's rule; None: the value that it came with."""
@@ -120,6 +125,10 @@ class RouterClient:
     def failures(self, search: Search) -> FailedJobs:
         """Return the last failed jobs."""
         return self._read(FailedJobs, self._ask("GET", f"/admin/failures?{urlencode(msgspec.to_builtins(search))}")[1])
+
+    def history(self, span: Range) -> History:
+        """Return the fleet's rates, step by step."""
+        return self._read(History, self._ask("GET", f"/admin/history?range={span}")[1])
 
     def change_tenant(self, name: str, fields: dict[str, Any]) -> AdminTenant:
         """Set fields of a tenant's rule; None: the value that it came with."""

@@ -81,7 +81,12 @@ LIBRARIES = {
     "httptools": {"router.upstream.connection", "router.downstream.connection", "router.downstream.protocol"},
     "typer": {
         *("router.cli.main", "router.cli.options", "router.cli.agent.command", "router.cli.fleet.commands"),
-        *("router.cli.fleet.events", "router.cli.fleet.failures", "router.cli.fleet.tenants"),
+        *(
+            "router.cli.fleet.events",
+            "router.cli.fleet.failures",
+            "router.cli.fleet.history",
+            "router.cli.fleet.tenants",
+        ),
         *("router.cli.run.command", "router.cli.top.command"),
     },
     "rich": {

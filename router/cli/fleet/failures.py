@@ -70,24 +70,21 @@ def failures(
 
 def _told(job: "FailedJob") -> str:
     """Return a failed job as a line of text, and a line for each of its attempts."""
+    from router.cli.fleet.tables import seconds
+
     at = job.at.astimezone().isoformat(sep=" ", timespec="seconds")
-    took = "" if job.took_ms is None else f", after {_length(job.took_ms)}, {_length(job.queue_ms)} of them waiting"
+    took = (
+        ""
+        if job.took_ms is None
+        else f", after {seconds(job.took_ms / 1000)}, {seconds(job.queue_ms / 1000)} of them waiting"
+    )
     what = f"{job.path} {job.language}".rstrip()
     line = f"{at}  {job.status} {job.outcome}  {what}, tenant {job.tenant}{took}  {job.request_id}"
     attempts = [
-        f"{each.worker_url} {each.cause}{'' if each.took_ms is None else f' (after {_length(each.took_ms)})'}"
+        f"{each.worker_url} {each.cause}{'' if each.took_ms is None else f' (after {seconds(each.took_ms / 1000)})'}"
         for each in job.attempts
     ]
     return "\n    ".join([line, *([job.detail] if job.detail else []), *attempts])
-
-
-def _length(ms: int) -> str:
-    """Return a time in ms, or in s if it is long.
-
-    >>> _length(61), _length(12_345)
-    ('61 ms', '12.3 s')
-    """
-    return f"{ms} ms" if ms < 1000 else f"{ms / 1000:.1f} s"  # noqa: PLR2004  (a second)
 
 
 def _checked_id(text: str | None) -> str | None:

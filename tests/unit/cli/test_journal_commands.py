@@ -1,17 +1,20 @@
-"""`sfr failures`: what it prints, what it asks for, and which options it refuses."""
+"""`sfr failures` and `sfr history`: what they print, what they ask for, and which options they refuse."""
 
 import asyncio
 import json
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from router.api.schemas import FailedJobs
 from router.cli.main import app
 from router.fleet.journal.failed_job import FailedJob, FailedTry, Failure
+from router.fleet.journal.points import Point, laid_out
 from tests.support.worker import ScriptedWorker, always
 
+BEGINS = 1_800_000_000
 AT = datetime(2026, 11, 28, 18, 5, 11, tzinfo=UTC)
 TRIED = FailedTry("http://a:1", "returned 503: Service Unavailable", 12), FailedTry("http://b:1", "timed out", 10_020)
 JOB = FailedJob("job-1", "run-7", "/run_code", "python", 503, "all_failed", 10_041, 31, "All workers failed", TRIED)
@@ -30,13 +33,11 @@ async def told(arguments: list[str], *jobs: FailedJob) -> tuple[str, str]:
 async def test_a_failed_job_is_told_with_its_attempts() -> None:
     """A line says what its client got and when, and a line each what the router said and the attempts brought."""
     first, *rest = (await told([], JOB, REFUSED))[0].splitlines()
-    assert first.endswith(
-        "  503 all_failed  /run_code python, tenant run-7, after 10.0 s, 31 ms of them waiting  job-1"
-    )
+    assert first.endswith("  503 all_failed  /run_code python, tenant run-7, after 10 s, 31 ms of them waiting  job-1")
     assert rest[:3] == [
         "    All workers failed",
         "    http://a:1 returned 503: Service Unavailable (after 12 ms)",
-        "    http://b:1 timed out (after 10.0 s)",
+        "    http://b:1 timed out (after 10 s)",
     ]
     assert rest[3].endswith("  503 buffers_full  /submit, tenant default  job-2")
     assert rest[4:] == ["    1 MB of request bodies are held"]
@@ -57,18 +58,33 @@ async def test_json_is_the_api_s() -> None:
     assert (job["at"], job["request_id"]) == ("2026-11-28T18:05:11Z", "job-1")
 
 
+async def test_history_has_a_line_for_each_step() -> None:
+    """Where nothing is known there is no number; the newest step is the last."""
+    point = Point(BEGINS + 10, 120.5, 3, 0, 310, 2900, 0.4, 20, 0.04, 2, {"default": 5})
+    body = msgspec.to_builtins(laid_out([point], 10, 2, BEGINS + 20))
+    async with ScriptedWorker(script=always(200, body)) as router:
+        command = ["history", "--range", "1h", "--url", router.url]
+        done = await asyncio.to_thread(CliRunner().invoke, app, command)
+        assert (done.exit_code, router.jobs[0].target) == (0, "/admin/history?range=1h")
+    head, unknown, known = done.stdout.splitlines()
+    assert " ".join(head.split()) == "time jobs/s errors/s retries/s running waiting p50 p99 wait p50 wait p99"
+    assert unknown.split()[1:] == ["-"] * 9
+    assert " ".join(known.split()[1:]) == "120 <0.1 2.0 3.0 0 310 ms 2.9 s 0.4 ms 20 ms"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--limit", "0"], "--limit: expected a whole number from 1 to 500, got '0'"),
-        (["--limit", "many"], "--limit: expected a whole number from 1 to 500, got 'many'"),
-        (["--tenant", "a b"], "--tenant: expected a name of 1 to 64 characters"),
-        (["--request-id", ""], "--request-id: expected an id, got none"),
-        (["--worker", "server1"], "server1: expected a URL such as http://server1:8080"),
+        (["history", "--range", "2h"], "--range: expected one of 5m, 1h, 24h, got '2h'"),
+        (["failures", "--limit", "0"], "--limit: expected a whole number from 1 to 500, got '0'"),
+        (["failures", "--limit", "many"], "--limit: expected a whole number from 1 to 500, got 'many'"),
+        (["failures", "--tenant", "a b"], "--tenant: expected a name of 1 to 64 characters"),
+        (["failures", "--request-id", ""], "--request-id: expected an id, got none"),
+        (["failures", "--worker", "server1"], "server1: expected a URL such as http://server1:8080"),
     ],
 )
 def test_bad_options_are_refused(arguments: list[str], said: str) -> None:
     """The status is 2, and the line names the option and what was expected."""
-    done = CliRunner().invoke(app, ["failures", *arguments])
+    done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 2
     assert said in done.stderr
