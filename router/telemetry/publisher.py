@@ -95,10 +95,10 @@ class Publisher:
 
     async def _send_failures(self) -> None:
         while self._unsent_failures:
-            unsent, now = self._unsent_failures, time.monotonic()
+            unsent = self._unsent_failures
             sent, self._unsent_failures = unsent[:ENTRIES_A_CALL], unsent[ENTRIES_A_CALL:]
             try:
-                await self._failures.add([(int((now - ended_at) * 1000), job) for ended_at, job in sent])
+                await self._failures.add(sent, time.monotonic())
             except RedisUnavailable:
                 newer, self._unsent_failures = self._unsent_failures, sent
                 self._keep(newer)
