@@ -76,7 +76,7 @@ def _told(job: "FailedJob") -> str:
     took = (
         ""
         if job.took_ms is None
-        else f", after {seconds(job.took_ms / 1000)}, {seconds(job.queue_ms / 1000)} of them waiting"
+        else f", after {seconds(job.took_ms / 1000)}, {seconds(job.queue_ms / 1000)} of it waiting"
     )
     what = f"{job.path} {job.language}".rstrip()
     line = f"{at}  {job.status} {job.outcome}  {what}, tenant {job.tenant}{took}  {job.request_id}"

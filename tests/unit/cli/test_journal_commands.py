@@ -33,7 +33,7 @@ async def told(arguments: list[str], *jobs: FailedJob) -> tuple[str, str]:
 async def test_a_failed_job_is_told_with_its_attempts() -> None:
     """A line says what its client got and when, and a line each what the router said and the attempts brought."""
     first, *rest = (await told([], JOB, REFUSED))[0].splitlines()
-    assert first.endswith("  503 all_failed  /run_code python, tenant run-7, after 10 s, 31 ms of them waiting  job-1")
+    assert first.endswith("  503 all_failed  /run_code python, tenant run-7, after 10 s, 31 ms of it waiting  job-1")
     assert rest[:3] == [
         "    All workers failed",
         "    http://a:1 returned 503: Service Unavailable (after 12 ms)",
