@@ -145,7 +145,7 @@ def laid_out(points: Iterable[Point], step_s: int, count: int, now_s: float) -> 
     The last step is the last one that has ended, or the one before, if the last one's point has not come so far.
     """
     ended = int(now_s) // step_s * step_s
-    known = {point.begins: point for point in points if point.begins < ended and point.begins % step_s == 0}
+    known = {point.begins: point for point in points}
     if ended - step_s not in known and ended - 2 * step_s in known:
         ended -= step_s
     begins = ended - count * step_s
