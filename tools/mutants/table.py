@@ -37,7 +37,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "router/config/allowlist.py": (f"{_UNIT}/config/test_allowlist", f"{_UNIT}/config/test_config"),
     "router/config/strict_yaml.py": (f"{_UNIT}/config/test_config",),
     "router/fleet/journal/failed_job.py": (f"{_UNIT}/fleet/journal/test_failures",),
-    "router/fleet/journal/points.py": (f"{_UNIT}/fleet/journal/test_points",),
+    "router/fleet/journal/points.py": (f"{_UNIT}/fleet/journal/test_points", f"{_UNIT}/fleet/journal/test_history"),
     "router/fleet/journal/rates.py": (f"{_UNIT}/fleet/journal/test_rates", f"{_UNIT}/fleet/journal/test_points"),
     "router/fleet/lua_source.py": (f"{_UNIT}/fleet/test_lua_source",),
     "router/jobs/batch/body.py": (f"{_UNIT}/jobs/test_batch_body",),
