@@ -64,6 +64,10 @@ class Publisher:
         # In a thread, because writing down 1,000 workers takes long enough to hold up jobs.
         return await asyncio.to_thread(self._metrics.page, snapshot, usage, accept)
 
+    async def processes(self) -> tuple[int, int]:
+        """Return how many processes this router has, and how many of them give leases without Redis."""
+        return await asyncio.to_thread(self._metrics.processes)
+
     def _count(self) -> None:
         counts = self._recorder.take()
         self._unsent.add(for_fleet(counts))
