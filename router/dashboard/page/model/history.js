@@ -1,0 +1,99 @@
+// The fleet's numbers of the last 5 minutes, 1 hour or 24 hours: what Redis keeps, and for 5 minutes the stream's own, which
+// has a point for each second.
+
+import { ask } from "./ask.js";
+import { Poll } from "./poll.js";
+
+export const SPANS_S = { "5m": 300, "1h": 3600, "24h": 86_400 };
+export const NAMES = { "5m": "five minutes", "1h": "hour", "24h": "24 hours" };
+// The stream's entries have these numbers, in this order after the moment.
+const LIVE = ["throughput", "running", "waiting", "p50_ms", "p99_ms", "errors", "retries", "slots"];
+const KEPT = ["throughput", "running", "waiting", "p50_ms", "p99_ms", "queue_p50_ms", "queue_p99_ms", "errors", "retries"];
+const LIVE_GAP_S = 3.5;
+
+export class History {
+  range = "5m";
+  kept = null; // the router's last answer
+  #askedFor = null;
+
+  constructor(changed) {
+    this.poll = new Poll(10_000, () => this.#load(), changed);
+  }
+
+  // Shows another range. The old one stays until the new one is here.
+  choose(range) {
+    this.range = range in SPANS_S ? range : "5m";
+    if (this.range === this.#askedFor) return;
+    this.#askedFor = this.range;
+    this.poll.now();
+  }
+
+  async #load() {
+    const range = this.range;
+    const told = await ask("admin/history", { range });
+    if (range === this.range) this.kept = { ...told, range };
+  }
+
+  get spanS() {
+    return SPANS_S[this.range];
+  }
+
+  // Returns for each number a list, and as `at` the moments; `live` is the stream's history.
+  columns(live) {
+    const kept = this.#keptColumns();
+    if (this.range !== "5m") return kept;
+    return joined(kept, liveColumns(live));
+  }
+
+  // Returns each tenant's worker-seconds a second, and the moments.
+  get tenants() {
+    const { at, step_s: step } = this.#moments();
+    const each = Object.entries(this.#fits?.tenants ?? {});
+    return { at, used: new Map(each.map(([name, spent]) => [name, spent.map((value) => (value == null ? null : value / step))])) };
+  }
+
+  get #fits() {
+    return this.kept?.range === this.range ? this.kept : null;
+  }
+
+  #moments() {
+    const kept = this.#fits;
+    if (!kept) return { at: [], step_s: 10 };
+    return { at: kept.series.throughput.map((_, place) => kept.begins + (place + 1) * kept.step_s), step_s: kept.step_s };
+  }
+
+  #keptColumns() {
+    const series = this.#fits?.series ?? {};
+    const { at, step_s } = this.#moments();
+    return { at, step_s, ...Object.fromEntries(KEPT.map((name) => [name, series[name] ?? at.map(() => null)])) };
+  }
+}
+
+// A gap in the stream breaks the lines.
+function liveColumns(history) {
+  const rows = [];
+  for (const entry of history) {
+    const before = rows.at(-1);
+    if (before && entry[0] - before[0] > LIVE_GAP_S) rows.push([before[0] + 1, ...LIVE.map(() => null)]);
+    rows.push(entry);
+  }
+  return { at: rows.map(([at]) => at), ...Object.fromEntries(LIVE.map((name, place) => [name, rows.map((row) => row[place + 1])])) };
+}
+
+// What is kept comes before the stream's first entry. Numbers that the stream does not have go on beside it: uPlot joins what
+// `undefined` stands between, and breaks the line at null.
+function joined(kept, live) {
+  const first = live.at[0] ?? Infinity;
+  const moments = [...new Set([...kept.at, ...live.at])].sort((one, other) => one - other);
+  const placeKept = new Map(kept.at.map((at, place) => [at, place]));
+  const placeLive = new Map(live.at.map((at, place) => [at, place]));
+  const columns = { at: moments };
+  for (const name of new Set([...KEPT, ...LIVE])) {
+    const isLive = name in live;
+    columns[name] = moments.map((at) => {
+      if (isLive && at >= first) return placeLive.has(at) ? live[name][placeLive.get(at)] : undefined;
+      return placeKept.has(at) ? (kept[name]?.[placeKept.get(at)] ?? null) : undefined;
+    });
+  }
+  return columns;
+}
