@@ -55,9 +55,12 @@ class Browser:
         await self._log("performance")
         await self._do(lambda: self.driver.get(url))
 
-    async def open_dashboard(self, router_url: str) -> None:
-        """Go to the router's address as an operator types it, and wait until the dashboard is live."""
-        await self.open(router_url)
+    async def open_dashboard(self, router_url: str, view: str = "") -> None:
+        """Go to the router's address as an operator types it, and wait until the dashboard is live.
+
+        `view` is the part of the address that names a view, such as `#/events`.
+        """
+        await self.open(f"{router_url}/{view}")
         await self.shows("#stream", "Live")
         assert await self.js("return location.pathname") == "/dashboard"
 

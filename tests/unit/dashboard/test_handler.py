@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from datetime import UTC, datetime
+from posixpath import dirname, normpath
 
 import aiohttp
 import pytest
@@ -56,12 +57,16 @@ async def test_page_and_all_its_files_are_served(url: str, session: aiohttp.Clie
     assert not re.search(r"""(src|href)="(https?:)?//""", page)
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script>", page)
     named = set(re.findall(r'(?:src|href)="(dashboard/[^"]+)"', page))
-    for name in list(named):
+    unread = list(named)
+    while unread:
+        name = unread.pop()
         async with session.get(f"{url}/{name}") as response:
             assert response.status == 200, name
-            imported = re.findall(r'from "\./([^"]+)"', await response.text()) if name.endswith(".js") else []
-            named |= {f"dashboard/{each}" for each in imported}
-    assert {f"dashboard/{each}" for each in ("app.js", "table.js", "charts.js", "uplot/uPlot.iife.min.js")} <= named
+            imported = re.findall(r'from "(\.[^"]+)"', await response.text()) if name.endswith(".js") else []
+        new = {normpath(f"{dirname(name)}/{each}") for each in imported} - named
+        named |= new
+        unread += new
+    assert {f"dashboard/{each}" for each in ("app.js", "parts/table.js", "views/worker.js", "model/stream.js")} <= named
     for name in named:
         async with session.get(f"{url}/{name}") as response:
             assert (response.status, response.headers["x-content-type-options"]) == (200, "nosniff")

@@ -42,7 +42,7 @@ export class History {
   columns(live) {
     const kept = this.#keptColumns();
     if (this.range !== "5m") return kept;
-    return joined(kept, liveColumns(live));
+    return joined(kept, live);
   }
 
   // Returns each tenant's worker-seconds a second, and the moments.
@@ -69,31 +69,19 @@ export class History {
   }
 }
 
-// A gap in the stream breaks the lines.
-function liveColumns(history) {
-  const rows = [];
-  for (const entry of history) {
-    const before = rows.at(-1);
-    if (before && entry[0] - before[0] > LIVE_GAP_S) rows.push([before[0] + 1, ...LIVE.map(() => null)]);
-    rows.push(entry);
-  }
-  return { at: rows.map(([at]) => at), ...Object.fromEntries(LIVE.map((name, place) => [name, rows.map((row) => row[place + 1])])) };
+// The stream has a point for each second that somebody has watched; what is kept fills the rest. Numbers that the stream does
+// not have go on beside it: uPlot joins what `undefined` stands between, and breaks the line at null.
+function joined(kept, live) {
+  const rows = live.map(([at, ...values]) => ({ at, ...Object.fromEntries(LIVE.map((name, place) => [name, values[place]])) }));
+  kept.at.forEach((at, place) => {
+    const of = Object.fromEntries(KEPT.map((name) => [name, kept[name][place]]));
+    const isWatched = live.some(([moment]) => Math.abs(moment - at) < LIVE_GAP_S);
+    rows.push({ at, ...of, ...(isWatched ? Object.fromEntries(LIVE.map((name) => [name, undefined])) : {}) });
+  });
+  rows.sort((one, other) => one.at - other.at);
+  const gapS = kept.at.length ? 2.5 * kept.step_s : LIVE_GAP_S;
+  const broken = rows.flatMap((row, place) => (place && row.at - rows[place - 1].at > gapS ? [gap(row.at), row] : [row]));
+  return Object.fromEntries(["at", ...new Set([...LIVE, ...KEPT])].map((name) => [name, broken.map((row) => row[name])]));
 }
 
-// What is kept comes before the stream's first entry. Numbers that the stream does not have go on beside it: uPlot joins what
-// `undefined` stands between, and breaks the line at null.
-function joined(kept, live) {
-  const first = live.at[0] ?? Infinity;
-  const moments = [...new Set([...kept.at, ...live.at])].sort((one, other) => one - other);
-  const placeKept = new Map(kept.at.map((at, place) => [at, place]));
-  const placeLive = new Map(live.at.map((at, place) => [at, place]));
-  const columns = { at: moments };
-  for (const name of new Set([...KEPT, ...LIVE])) {
-    const isLive = name in live;
-    columns[name] = moments.map((at) => {
-      if (isLive && at >= first) return placeLive.has(at) ? live[name][placeLive.get(at)] : undefined;
-      return placeKept.has(at) ? (kept[name]?.[placeKept.get(at)] ?? null) : undefined;
-    });
-  }
-  return columns;
-}
+const gap = (at) => ({ at: at - 1, ...Object.fromEntries([...LIVE, ...KEPT].map((name) => [name, null])) });

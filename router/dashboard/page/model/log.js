@@ -4,8 +4,7 @@ import { ask } from "./ask.js";
 import { Poll } from "./poll.js";
 
 const EVERY_MS = 3000;
-const A_CALL = 500;
-const MOST_EVENTS = 1000, MOST_FAILURES = 500;
+const MOST_EVENTS = 1000, MOST_FAILURES = 500, FEW_FAILURES = 25;
 
 export class Events {
   list = [];
@@ -15,14 +14,11 @@ export class Events {
     this.poll = new Poll(EVERY_MS, () => this.#load(), changed);
   }
 
+  // The last ones at first, then those that have come since.
   async #load() {
-    for (;;) {
-      const { events, next } = await ask("admin/events", { since: this.#next ?? "24h", limit: A_CALL });
-      if (events.length) this.list = [...events.toReversed(), ...this.list].slice(0, MOST_EVENTS);
-      const isAll = events.length < A_CALL || next === this.#next;
-      this.#next = next ?? this.#next;
-      if (isAll) return;
-    }
+    const { events, next } = await ask("admin/events", { since: this.#next, limit: MOST_EVENTS });
+    if (events.length) this.list = [...events.toReversed(), ...this.list].slice(0, MOST_EVENTS);
+    this.#next = next;
   }
 
   get kinds() {
@@ -32,7 +28,6 @@ export class Events {
 
 export class Failures {
   list = [];
-  poll;
 
   constructor(changed) {
     this.poll = new Poll(EVERY_MS, () => this.#load(), changed);
@@ -40,13 +35,12 @@ export class Failures {
 
   // Reads only the newest if they join what is known; all after a time in which more have come.
   async #load() {
-    const few = 25;
-    const newest = await this.#read(this.list.length ? few : MOST_FAILURES);
+    const newest = await this.#read(this.list.length ? FEW_FAILURES : MOST_FAILURES);
     const known = this.list.length ? identity(this.list[0]) : null;
     const place = newest.findIndex((failure) => identity(failure) === known);
     if (place === 0) return;
     if (place > 0) this.list = [...newest.slice(0, place), ...this.list].slice(0, MOST_FAILURES);
-    else this.list = newest.length < few || !known ? newest : await this.#read(MOST_FAILURES);
+    else this.list = newest.length < FEW_FAILURES || !known ? newest : await this.#read(MOST_FAILURES);
   }
 
   async #read(limit) {

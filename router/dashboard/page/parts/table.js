@@ -119,7 +119,7 @@ export class Table {
       this.#page += step;
       this.#tellChange();
       this.#draw(false);
-      this.place.scrollIntoView({ block: "start" });
+      this.place.closest("section").scrollIntoView({ block: "start" });
     });
     return button;
   }

@@ -26,7 +26,7 @@ export class EventTable {
     });
   }
 
-  show(events, trouble, empty = "Nothing has happened in the last 24 hours.") {
+  show(events, trouble, empty = "Nothing has happened so far.") {
     this.table.show(events, events, trouble || empty);
   }
 }
@@ -55,8 +55,6 @@ function told(cell) {
   const subject = link("", "", "subject");
   const words = make("span", "words");
   const help = link("", "What to do", "help");
-  help.rel = "noreferrer";
-  help.target = "_blank";
   cell.append(subject, words, " ", help);
   return (event) => {
     // The sentence often names its subject; then no link repeats it.
@@ -67,9 +65,9 @@ function told(cell) {
       text(subject, short(event.subject));
     }
     text(words, event.text);
-    const isLink = /^https?:\/\//.test(event.help ?? "");
-    help.hidden = !isLink;
-    if (isLink) attribute(help, "href", event.help);
+    const [, section] = (event.help ?? "").split("#");
+    help.hidden = !section;
+    attribute(help, "href", `dashboard/help.html#${section}`);
   };
 }
 
@@ -153,7 +151,7 @@ export class EventsView {
   #show(isNew) {
     const { list, poll } = this.events;
     const found = list.filter((event) => this.#matches(event));
-    const empty = poll.trouble || (list.length ? "No event matches." : "Nothing has happened in the last 24 hours.");
+    const empty = poll.trouble || (list.length ? "No event matches." : "Nothing has happened so far.");
     this.list.table.show(list, found, empty, isNew);
   }
 }

@@ -57,7 +57,7 @@ function whose(cell) {
 function lastAttempt(cell) {
   const worker = link("", "", "subject");
   const cause = make("span", "words");
-  cell.append(worker, cause);
+  cell.append(cause, " ", worker);
   return ({ attempts: list }) => {
     const last = list?.at(-1);
     worker.hidden = !last?.worker_url;

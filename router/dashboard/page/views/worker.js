@@ -82,7 +82,7 @@ export class WorkerView {
     if (isThere) this.#state(this.#worker);
     this.#draw();
     const events = this.events.list.filter(({ subject }) => subject === this.#url).slice(0, SHOWN);
-    this.happened.show(events, this.events.poll.trouble, "Nothing has happened to this worker in the last 24 hours.");
+    this.happened.show(events, this.events.poll.trouble, "None of the last 1,000 events was about this worker.");
     const failures = this.failures.list.filter(({ attempts }) => (attempts ?? []).some(({ worker_url: url }) => url === this.#url));
     this.failed.show(failures.slice(0, SHOWN), this.failures.poll.trouble, "None of the jobs that failed last was on this worker.");
   }
