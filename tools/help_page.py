@@ -43,7 +43,8 @@ _SHELL = """\
 def page(text: str) -> str:
     """Return the page of help for the text of docs/failures.md."""
     body = markdown.markdown(text, extensions=["tables", "toc", "fenced_code", "attr_list"], output_format="html")
-    return _SHELL.format(body=_ELSEWHERE.sub(r"\1", body))
+    # A block that scrolls must be reached by keyboard.
+    return _SHELL.format(body=_ELSEWHERE.sub(r"\1", body).replace("<pre>", '<pre tabindex="0">'))
 
 
 if __name__ == "__main__":

@@ -58,14 +58,14 @@ function lastAttempt(cell) {
   const worker = link("", "", "subject");
   const cause = make("span", "words");
   cell.append(cause, " ", worker);
-  return ({ attempts: list }) => {
+  return ({ attempts: list, detail }) => {
     const last = list?.at(-1);
     worker.hidden = !last?.worker_url;
     if (last?.worker_url) {
       attribute(worker, "href", address("worker", { url: last.worker_url }));
       text(worker, short(last.worker_url));
     }
-    text(cause, last ? `${last.cause ?? ""}${list.length > 1 ? `; ${list.length} attempts` : ""}` : "no attempt was made");
+    text(cause, last ? `${last.cause ?? ""}${list.length > 1 ? `; ${list.length} attempts` : ""}` : detail || "no attempt was made");
     attribute(cell, "title", cause.textContent);
   };
 }
@@ -77,6 +77,7 @@ function answer(cell) {
   return (failure) => {
     text(status, failure.status ?? "");
     text(outcome, (failure.outcome ?? "").replaceAll("_", " "));
+    attribute(cell, "title", failure.detail ?? "");
   };
 }
 
@@ -94,7 +95,7 @@ function attempts(cell) {
       item.append(`${cause ?? ""}${took_ms == null ? "" : `, after ${milliseconds(took_ms)}`}`);
       return item;
     });
-    cell.replaceChildren(items.length ? make("ol", "", ...items) : make("small", "", "none was made"));
+    cell.replaceChildren(items.length ? make("ol", "", ...items) : make("small", "", `none: ${failure.detail || "no worker was asked"}`));
   };
 }
 
