@@ -1,8 +1,8 @@
 """Measures whether the dashboard is smooth: the browser's time for each frame, in every view and at each range.
 
-The fleet has 1,000 workers on which jobs of 50 tenants end each second (bench/support/busyfleet.py), a full day of history,
-500 failed jobs, and a new event and a new failed job each second. The browser is Chromium, headless and without a GPU, on
-the same machine.
+The fleet has 1,000 workers on which jobs of 50 tenants end each second (bench/support/busyfleet.py). It has a full day
+of history, 500 failed jobs, and a new event and a new failed job each second. The browser is Chromium, headless and
+without a GPU, on the same machine.
 
 `python -m bench.dashboard_views` writes bench/results/dashboard_views.json and the table in docs/speed.md.
 """
@@ -136,9 +136,7 @@ async def main() -> None:
                 await router.sees_redis("available")
                 await browser.open_dashboard(router.url)
                 await browser.shows(".chip.all", f"{WORKERS:,}")
-                results = {
-                    shown: await frames(browser, router.url, view) for shown, view in views(urls[0]).items()
-                }
+                results = {shown: await frames(browser, router.url, view) for shown, view in views(urls[0]).items()}
     save("dashboard_views", results=results)
     PAGE.write_text(put(table(json.loads(FILE.read_text())["results"]), PAGE.read_text(), "bench.dashboard_views"))
     print(table(results))

@@ -70,7 +70,8 @@ LIBRARIES = {
     "idna": {"router.config.addresses"},
     "aiohttp": {"sidecar.probe", "router.cli.run.batch_client"},
     "fastapi": {
-        *("router.api.admin", "router.api.application", "router.app"),
+        *("router.api.admin", "router.api.application", "router.api.failures", "router.api.history"),
+        *("router.api.journal", "router.app"),
         "router.cli.up.local_worker",
     },
     "opentelemetry": {"router.jobs.tracing"},
@@ -80,7 +81,7 @@ LIBRARIES = {
     "httptools": {"router.upstream.connection", "router.downstream.connection", "router.downstream.protocol"},
     "typer": {
         *("router.cli.main", "router.cli.options", "router.cli.agent.command", "router.cli.fleet.commands"),
-        *("router.cli.fleet.tenants", "router.cli.run.command", "router.cli.top.command"),
+        *("router.cli.fleet.events", "router.cli.fleet.tenants", "router.cli.run.command", "router.cli.top.command"),
     },
     "rich": {
         *("router.cli.spinner", "router.cli.fleet.tables", "router.cli.run.progress", "router.cli.top.table"),
@@ -98,7 +99,8 @@ EVERYWHERE = {"msgspec", "pydantic", "pydantic_core"}
 # Modules that only decide, and the libraries without I/O, clock or randomness.
 PURE = [
     *(name for name in MODULES if name.startswith("router.policy")),
-    *("router.jobs.metadata", "router.telemetry.rates", "router.telemetry.recorder", "router.dashboard.view_model"),
+    *("router.fleet.journal.failed_job", "router.fleet.journal.points", "router.fleet.journal.rates"),
+    *("router.jobs.metadata", "router.telemetry.recorder", "router.dashboard.view_model"),
     "router.dashboard.tenants",
     *("sidecar.speeds", "sidecar.thresholds"),
 ]
