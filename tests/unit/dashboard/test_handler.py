@@ -131,6 +131,16 @@ async def test_stream_shows_the_fleet_without_redis(url: str, session: aiohttp.C
     assert (told["urls"], told["status"]["redis"], told["rows"][0][1]) == ([MARK], False, "unknown")
 
 
+async def test_details_say_what_is_missing(url: str, session: aiohttp.ClientSession) -> None:
+    """A worker must be named; without Redis the answer says that it is away."""
+    for path, status in (("worker", 400), ("worker?url=a&url=b", 400), ("worker?url=a", 503), ("processes", 503)):
+        async with session.get(f"{url}/dashboard/{path}") as response:
+            assert response.status == status, path
+            assert (await response.json())["detail"].startswith("Name one worker" if status == 400 else "Redis is un")
+    async with session.post(f"{url}/dashboard/languages") as response:
+        assert (response.status, response.headers["allow"]) == (405, "GET")
+
+
 async def test_number_of_watchers_is_limited(url: str) -> None:
     """One watcher too many gets the reason, and finds room when another one leaves."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session, AsyncExitStack() as stack:
