@@ -18,6 +18,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
+import msgspec
+
 from bench.support.busyfleet import CAP, busy_fleet
 from bench.support.report import RESULTS, percentile, save
 from bench.support.table import markdown, put
@@ -83,7 +85,7 @@ def _point(series: Series, place: int, tenants: Sequence[str]) -> Point:
     begins = (int(time.time()) // series.step_s - series.count + place) * series.step_s
     rates = (value * random.lognormvariate(0, 0.2) for value in (9000, 5000, 20, 300, 1500, 3, 60, 1, 12))
     used = {name: series.step_s * WORKERS * CAP / 2 / (number + 1) for number, name in enumerate(tenants)}
-    return Point(begins, *rates, tenants=used)
+    return msgspec.convert([begins, *rates, used], Point)
 
 
 def _failed(urls: Sequence[str], tenants: Sequence[str]) -> FailedJob:
