@@ -140,7 +140,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     ):
         api.include_router(routes)
     feed = Feed(redis, counters, view, settings.health_check_interval)
-    dashboard = DashboardHandler(feed, Details(Present(redis), view, feed, publisher.processes), admin_gate, api)
+    dashboard = DashboardHandler(feed, Details(Present(redis), view, publisher.processes), admin_gate, api)
     batches = BatchHandler(dispatcher, dashboard, buffers, settings, recorder, sizes)
     job_gate = JobGate(Pages(settings.cors_origins, settings.trusted_hosts), access.api_keys)
     handler = JobHandler(dispatcher, batches, job_gate, buffers, settings, recorder)

@@ -8,19 +8,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
-from router.dashboard.feed import Feed
-from router.dashboard.view_model import Moment
 from router.fleet.detail.present import Lease, Present, Process
 from router.fleet.model import Health, WorkerRecord, slots
 from router.fleet.snapshot import FleetView
 
 
 class WorkerDetail(msgspec.Struct, frozen=True):
-    """One worker: what runs on it at the Unix time `at`, and its last five minutes as far as somebody watched."""
+    """What runs on one worker at the Unix time `at`."""
 
     at: float
     running: list[Lease]
-    moments: list[Moment]
 
 
 class ProcessDetail(msgspec.Struct, frozen=True):
@@ -64,16 +61,15 @@ class Details:
     """
 
     def __init__(
-        self, present: Present, view: FleetView, feed: Feed, processes_here: Callable[[], Awaitable[tuple[int, int]]]
+        self, present: Present, view: FleetView, processes_here: Callable[[], Awaitable[tuple[int, int]]]
     ) -> None:
         self._present = present
         self._view = view
-        self._feed = feed
         self._processes_here = processes_here
 
     async def worker(self, url: str) -> WorkerDetail:
         """Return what runs on the worker at `url`; nothing if there is no such worker."""
-        return WorkerDetail(_now(), await self._present.leases(url), self._feed.moments(url))
+        return WorkerDetail(_now(), await self._present.leases(url))
 
     async def processes(self) -> ProcessDetail:
         """Return the router processes."""

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from router.dashboard.view_model import Moment, Reading, Status, ViewModel
+from router.dashboard.view_model import Reading, Status, ViewModel
 from router.fleet.counters import Counters
 from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.fleet.snapshot import FleetView, Snapshot
@@ -65,10 +65,6 @@ class Feed:
                 self._number = 0
                 self._reading.cancel()
                 self._reading = None
-
-    def moments(self, url: str) -> list[Moment]:
-        """Return the last five minutes of the worker at `url`, as far as somebody watched."""
-        return self._view_model.moments(url)
 
     async def _keep_reading(self) -> None:
         loop = asyncio.get_running_loop()

@@ -7,7 +7,6 @@ five minutes of totals, and of each worker's trend. No I/O and no clock: each re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from itertools import pairwise
 from typing import TypeVar
 
 import msgspec
@@ -100,16 +99,6 @@ class Live(msgspec.Struct, frozen=True, array_like=True):
     failures: int
 
 
-class Moment(msgspec.Struct, frozen=True, array_like=True):
-    """A worker's numbers at the end of a span of POINT_S. Rates are per second; `mean_ms` None: no attempt ended."""
-
-    at: float
-    running: int
-    jobs: float
-    failures: float
-    mean_ms: int | None
-
-
 class Tick(msgspec.Struct, frozen=True):
     """All changes since the last reading. `points`: a new point (ms) of each worker's trend; None: none is due.
 
@@ -151,8 +140,8 @@ class ViewModel:
         self._rows: list[Row] = []
         self._live: list[Live] = []
         self._trends: dict[str, deque[int | None]] = {}
-        # The workers' use at the last points of their trends.
-        self._past: deque[tuple[float, Mapping[str, WorkerUsage]]] = deque(maxlen=POINTS + 1)
+        self._point_at = 0.0
+        self._at_point: dict[str, WorkerStats] = {}
         self._tenants = Tenants()
         self._table = TenantTable()
 
@@ -193,11 +182,6 @@ class ViewModel:
             self._table,
         )
 
-    def moments(self, url: str) -> list[Moment]:
-        """Return the numbers of the worker at `url` over the last five minutes, as far as somebody watched."""
-        known = [(at, workers[url]) for at, workers in self._past if url in workers]
-        return [_moment(*before, *now) for before, now in pairwise(known)]
-
     def _totals(self, reading: Reading) -> Totals:
         at, usage = reading.at, reading.usage
         if usage is None:
@@ -221,14 +205,13 @@ class ViewModel:
 
     def _points(self, at: float, urls: Sequence[str], usage: Usage | None) -> list[int | None] | None:
         """Return each worker's new point of its trend; None if no point is due."""
-        point_at, before = self._past[-1] if self._past else (0.0, {})
-        if usage is None or at < point_at + POINT_S:
+        if usage is None or at < self._point_at + POINT_S:
             return None
-        if at >= point_at + 2 * POINT_S:  # there was no watcher for a while
-            self._past.clear()
+        before, self._at_point = self._at_point, {url: worker.stats for url, worker in usage.workers.items()}
+        is_next = at < self._point_at + 2 * POINT_S
+        self._point_at = at
+        if not is_next:  # there was no watcher for a while
             self._trends.clear()
-        self._past.append((at, usage.workers))
-        if len(self._past) == 1:
             return None
         points = [_mean_ms(before.get(url), usage.workers.get(url)) for url in urls]
         self._trends = {url: self._trends.get(url) or deque(maxlen=POINTS) for url in urls}
@@ -269,17 +252,11 @@ def _changed(before: Sequence[_Item], now: Sequence[_Item]) -> list[_Item]:
     return [new for old, new in zip(before, now, strict=True) if new != old]
 
 
-def _mean_ms(before: WorkerUsage | None, now: WorkerUsage | None) -> int | None:
+def _mean_ms(before: WorkerStats | None, now: WorkerUsage | None) -> int | None:
     """Return the mean time of the attempts that ended between the two readings; None if there were none."""
-    if before is None or now is None or now.stats.jobs <= before.stats.jobs:
+    if before is None or now is None or now.stats.jobs <= before.jobs:
         return None
-    return max(0, round((now.stats.busy_ms - before.stats.busy_ms) / (now.stats.jobs - before.stats.jobs)))
-
-
-def _moment(since: float, before: WorkerUsage, at: float, now: WorkerUsage) -> Moment:
-    jobs, failures = now.stats.jobs - before.stats.jobs, now.stats.failures - before.stats.failures
-    jobs_s, failures_s = (round(max(0, count) / (at - since), 2) for count in (jobs, failures))
-    return Moment(at, now.leases, jobs_s, failures_s, _mean_ms(before, now))
+    return max(0, round((now.stats.busy_ms - before.busy_ms) / (now.stats.jobs - before.jobs)))
 
 
 def _unix(moment: datetime | None) -> float | None:

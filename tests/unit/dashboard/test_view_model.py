@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from router.dashboard.view_model import HISTORY_S, POINT_S, POINTS, WINDOW_S, Moment, Reading, Status, ViewModel
+from router.dashboard.view_model import HISTORY_S, POINT_S, POINTS, WINDOW_S, Reading, Status, ViewModel
 from router.fleet.model import Ejection, Health, Worker, WorkerRecord
 from router.fleet.stats import TenantStats, TenantUsage, Usage, WorkerStats, WorkerUsage, took
 
@@ -226,17 +226,3 @@ def test_row_tells_how_fast_its_worker_is() -> None:
     assert [row.speed for row in view.whole().rows] == [0.33, 1.0]
     assert view.tick is not None
     assert [row.place for row in view.tick.rows] == [0]
-
-
-def test_moments_of_a_worker_are_differences_between_its_points() -> None:
-    """They have its rates and mean time. After a time without watchers they begin anew."""
-    view = ViewModel()
-    for second in range(31):
-        use = {"http://a": WorkerUsage(2, 0, 0.0, WorkerStats(5 * second, second // 10, 500 * second))}
-        late = {"http://b": WorkerUsage(1, 0, 0.0, WorkerStats(0, 0, 0))} if second >= 10 else {}
-        view.take(seen(100 + second, {**use, **late}))
-    assert view.moments("http://a") == [Moment(100 + at, 2, 5.0, 0.1, 100) for at in (10, 20, 30)]
-    assert view.moments("http://b") == [Moment(100 + at, 1, 0.0, 0.0, None) for at in (20, 30)]
-    assert view.moments("http://unknown") == []
-    view.take(seen(100 + 30 + 2 * POINT_S, use))
-    assert view.moments("http://a") == []

@@ -9,15 +9,19 @@ export const NAMES = { "5m": "five minutes", "1h": "hour", "24h": "24 hours" };
 // The stream's entries have these numbers, in this order after the moment.
 const LIVE = ["throughput", "running", "waiting", "p50_ms", "p99_ms", "errors", "retries", "slots"];
 const KEPT = ["throughput", "running", "waiting", "p50_ms", "p99_ms", "queue_p50_ms", "queue_p99_ms", "errors", "retries"];
+const RATES = ["throughput", "p50_ms", "p99_ms", "errors", "retries"];
 const LIVE_GAP_S = 3.5;
+const EVERY_MS = 10_000;
+const UNKNOWN = { at: [], step_s: 10, ...Object.fromEntries(KEPT.map((name) => [name, []])) };
 
 export class History {
   range = "5m";
   kept = null; // the router's last answer
   #askedFor = null;
+  #columns = UNKNOWN; // of what is kept
 
   constructor(changed) {
-    this.poll = new Poll(10_000, () => this.#load(), changed);
+    this.poll = new Poll(EVERY_MS, () => this.#load(), changed);
   }
 
   // Shows another range. The old one stays until the new one is here.
@@ -31,7 +35,10 @@ export class History {
   async #load() {
     const range = this.range;
     const told = await ask("admin/history", { range });
-    if (range === this.range) this.kept = { ...told, range };
+    if (range !== this.range) return;
+    this.kept = { ...told, range };
+    this.#columns = this.#keptColumns();
+    this.poll.everyMs = Math.max(EVERY_MS, told.step_s * 1000);
   }
 
   get spanS() {
@@ -40,9 +47,8 @@ export class History {
 
   // Returns for each number a list, and as `at` the moments; `live` is the stream's history.
   columns(live) {
-    const kept = this.#keptColumns();
-    if (this.range !== "5m") return kept;
-    return joined(kept, live);
+    const kept = this.#fits ? this.#columns : UNKNOWN;
+    return this.range === "5m" ? joined(kept, live) : kept;
   }
 
   // Returns each tenant's worker-seconds a second, and the moments.
@@ -63,7 +69,7 @@ export class History {
   }
 
   #keptColumns() {
-    const series = this.#fits?.series ?? {};
+    const { series } = this.kept;
     const { at, step_s } = this.#moments();
     return { at, step_s, ...Object.fromEntries(KEPT.map((name) => [name, series[name] ?? at.map(() => null)])) };
   }
@@ -73,6 +79,8 @@ export class History {
 // not have go on beside it: uPlot joins what `undefined` stands between, and breaks the line at null.
 function joined(kept, live) {
   const rows = live.map(([at, ...values]) => ({ at, ...Object.fromEntries(LIVE.map((name, place) => [name, values[place]])) }));
+  // A new watcher's first rates come after some seconds; that is no gap.
+  for (const row of rows) if (row.throughput === null && row.running !== null) for (const name of RATES) row[name] = undefined;
   kept.at.forEach((at, place) => {
     const of = Object.fromEntries(KEPT.map((name) => [name, kept[name][place]]));
     const isWatched = live.some(([moment]) => Math.abs(moment - at) < LIVE_GAP_S);

@@ -5,6 +5,7 @@ import { clock, clockMinute, day } from "./format.js";
 import { text } from "./element.js";
 
 const DAY_S = 86_400;
+const MOVES = 300; // a chart is about so many pixels wide
 const STEPS_S = [15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 14_400, 21_600];
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -21,6 +22,7 @@ export class Charts {
   #spanS = 300;
   #hovered = null;
   #charts = [];
+  #undrawn = []; // places of the cards that are to be drawn
 
   // `root` holds for each card a place [data-chart="id"], and places [data-number="name"] for its numbers.
   // A card: { id, series: [{ name, tone, fill, number }], show, floor }; `number` is the name of what is written, if it is
@@ -37,12 +39,29 @@ export class Charts {
 
   // Draws these columns, by name, over the last `spanS` seconds until `now`. `latest` are the numbers of this moment.
   update(columns, latest, spanS, now) {
-    this.#columns = columns;
+    // What has not changed is drawn again when it has moved by a pixel or so.
+    const isSame = columns === this.#columns && spanS === this.#spanS && now - this.now < spanS / MOVES;
     this.#latest = latest;
-    this.#spanS = spanS;
-    this.now = now;
-    this.cards.forEach((card, place) => this.#charts[place].setData(this.#data(card)));
+    if (!isSame) {
+      this.#columns = columns;
+      this.#spanS = spanS;
+      this.now = now;
+      this.#drawSoon();
+    }
     this.#tell();
+  }
+
+  // Draws one chart a frame, so that no frame takes long.
+  #drawSoon() {
+    const isDrawing = this.#undrawn.length > 0;
+    this.#undrawn = [...this.cards.keys()];
+    if (!isDrawing) requestAnimationFrame(() => this.#drawNext());
+  }
+
+  #drawNext() {
+    const place = this.#undrawn.shift();
+    this.#charts[place].setData(this.#data(this.cards[place]));
+    if (this.#undrawn.length) requestAnimationFrame(() => this.#drawNext());
   }
 
   // Replaces a card's series.

@@ -18,7 +18,7 @@ export function rate(number) {
 
 export function milliseconds(ms) {
   if (ms == null) return NONE;
-  if (ms < 10) return `${ms.toFixed(1)} ms`;
+  if (ms < 10) return `${Number.isInteger(ms) ? ms : ms.toFixed(1)} ms`;
   if (ms < 1000) return `${Math.round(ms)} ms`;
   if (ms < 60_000) return `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)} s`;
   return `${(ms / 60_000).toFixed(1)} min`;

@@ -84,8 +84,14 @@ export class TenantsView {
     text(this.section.querySelector(".rest"), hidden ? `${count(hidden)} more with smaller shares are not shown; sfr tenants list has all.` : "");
   }
 
-  // Areas that stand on each other: the tenant that used most is at the bottom.
   #draw() {
+    const { kept, range } = this.history;
+    if (kept !== this.drawn?.kept || range !== this.drawn.range) this.drawn = { kept, range, columns: this.#areas() };
+    this.charts.update(this.drawn.columns, {}, this.history.spanS, this.fleet.now);
+  }
+
+  // Returns the columns of areas that stand on each other: the tenant that used most is at the bottom.
+  #areas() {
     const { at, used } = this.history.tenants;
     const sums = [...used].map(([name, spent]) => [name, spent.reduce((sum, value) => sum + (value ?? 0), 0)]);
     const names = sums.filter(([, sum]) => sum > 0).sort((one, other) => other[1] - one[1]).map(([name]) => name);
@@ -103,7 +109,7 @@ export class TenantsView {
     const series = drawn.map((name, level) => ({ name: `up to ${name}`, number: `of ${name}`, tone: `--area-${level + 1}`, fill: `--area-${level + 1}` }));
     this.charts.setSeries("tenants", series.toReversed());
     this.#write(drawn);
-    this.charts.update(columns, {}, this.history.spanS, this.fleet.now);
+    return columns;
   }
 
   #write(drawn) {

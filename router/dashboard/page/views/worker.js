@@ -20,7 +20,6 @@ const CARDS = [
   { id: "attempts", series: [{ name: "jobs", tone: "--line-1" }, { name: "failures", tone: "--line-bad" }], show: rate, floor: 1 },
   { id: "latency", series: [{ name: "mean_ms", tone: "--line-1", fill: "--fill-1" }], show: milliseconds, floor: 10 },
 ];
-const MOMENT = ["at", "running", "jobs", "failures", "mean_ms"];
 
 export class WorkerView {
   #url = "";
@@ -80,7 +79,7 @@ export class WorkerView {
     this.root.classList.toggle("absent", !isThere);
     text(this.root.querySelector(".gone"), isThere || !fleet.status ? "" : "No worker of the fleet has this address. Its events and failed jobs are those that are still kept.");
     if (isThere) this.#state(this.#worker);
-    this.#draw();
+    this.#draw(fleet);
     const events = this.events.list.filter(({ subject }) => subject === this.#url).slice(0, SHOWN);
     this.happened.show(events, this.events.poll.trouble, "None of the last 1,000 events was about this worker.");
     const failures = this.failures.list.filter(({ attempts }) => (attempts ?? []).some(({ worker_url: url }) => url === this.#url));
@@ -120,11 +119,8 @@ export class WorkerView {
     Object.values(facts).forEach((value, place) => text(this.facts.children[place].lastChild, value));
   }
 
-  #draw() {
-    const moments = this.#detail?.moments ?? [];
-    const columns = Object.fromEntries(MOMENT.map((name, place) => [name, moments.map((moment) => moment[place])]));
-    const now = { running: this.#worker?.running ?? null, cap: this.#worker?.cap ?? null };
-    this.charts.update(columns, now, SPAN_S, this.now);
+  #draw(fleet) {
+    if (this.#worker) this.charts.update(fleet.course(this.#worker), { running: this.#worker.running, cap: this.#worker.cap }, SPAN_S, fleet.now);
     const jobs = (this.#detail?.running ?? []).map((job, place) => ({ key: `${job.process} ${job.ends_at} ${place}`, ...job }));
     text(this.root.querySelector(".count"), this.#detail ? plural(jobs.length, "job") : "");
     this.running.show(jobs, jobs, this.poll.trouble || (this.#detail ? "Nothing runs on it." : ""));
