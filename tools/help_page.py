@@ -7,7 +7,7 @@ documentation are plain words there.
 import re
 from pathlib import Path
 
-import markdown  # type: ignore[import-untyped]  # it comes without types
+import markdown
 
 _ROOT = Path(__file__).parent.parent
 SOURCE = _ROOT / "docs" / "failures.md"
