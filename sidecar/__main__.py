@@ -19,6 +19,7 @@ from router.fleet.redis_client import RedisClient
 from router.fleet.sizes import Speeds
 from router.fleet.tenants import Tenants
 from router.scheduling.messages import configured_rules
+from sidecar.alive import Alive
 from sidecar.controller import Controller
 from sidecar.discovery import Discovery
 from sidecar.historian import Historian
@@ -41,7 +42,8 @@ async def run() -> None:
         discovery = Discovery(config_path(), settings, redis)
         written = Leadership(redis), Records(redis), Tenants(redis)
         historian = Historian(Counters(redis), FleetHistory(redis))
-        controller = Controller(name, discovery, *written, probe, job_probe, Speeds(redis), historian)
+        alive = Alive.from_environment()
+        controller = Controller(name, discovery, *written, probe, job_probe, Speeds(redis), alive, historian)
         running = asyncio.create_task(controller.run())
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, running.cancel)

@@ -20,6 +20,7 @@ from router.fleet.redis_client import RedisUnavailable
 from router.fleet.sizes import Speeds
 from router.fleet.tenants import Tenants
 from router.fleet.worker_list import known_workers
+from sidecar.alive import Alive
 from sidecar.checker import Checker
 from sidecar.discovery import Discovery
 from sidecar.historian import Historian
@@ -63,6 +64,7 @@ class Controller:
         probe: Probe,
         job_probe: JobProbe,
         speeds: Speeds,
+        alive: Alive,
         historian: Historian,
     ) -> None:
         self._name = name
@@ -73,6 +75,7 @@ class Controller:
         self._probe = probe
         self._job_probe = job_probe
         self._speeds = speeds
+        self._alive = alive
         self._historian = historian
         self._known: dict[str, WorkerRecord] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
@@ -94,6 +97,7 @@ class Controller:
 
     async def _lead_in_turn(self) -> None:
         """Lead until another sidecar does. After the lead is lost, ask again at once, because no other may want it."""
+        self._alive.tell()
         await self._discovery.reread()
         while term := await self._ask_for_lead():
             log.info("Sidecar %s leads, token %d", self._name, term.token)
@@ -120,6 +124,7 @@ class Controller:
                 tasks.create_task(self._follow_speeds())
                 tasks.create_task(self._historian.run(term, self._known.keys))
                 while True:
+                    self._alive.tell()
                     self._follow_discovery(tasks)
                     await self._publish_tenants(term)
                     await self._discovery.wait_for_change(within_s=REREAD_S)

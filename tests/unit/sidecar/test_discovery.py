@@ -23,6 +23,7 @@ from router.fleet.tenants import Tenants
 from router.fleet.worker_list import DEFAULT_PORT, known_workers, parse
 from router.policy.tenants import MAX_TENANTS, TenantRule
 from router.scheduling.messages import configured_rules
+from sidecar.alive import Alive
 from sidecar.controller import Controller
 from sidecar.discovery import DNS_EVERY_S, GATHER_S, Discovery
 from sidecar.historian import Historian
@@ -533,7 +534,7 @@ async def test_drain_of_an_unknown_worker_is_logged_once(
     discovery = discovery_of(tmp_path, redis, "")
     written = Leadership(redis), Records(redis), Tenants(redis)
     historian = Historian(Counters(redis), FleetHistory(redis))
-    controller = Controller("me", discovery, *written, probe, job_probe, Speeds(redis), historian)
+    controller = Controller("me", discovery, *written, probe, job_probe, Speeds(redis), Alive(None), historian)
     await redis.command(["SADD", "sfr:drain", "http://nobody:1/"])
     for _ in range(3):
         await discovery.reread()

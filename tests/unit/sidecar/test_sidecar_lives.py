@@ -21,6 +21,7 @@ from router.fleet.redis_client import RedisClient
 from router.fleet.sizes import Speeds
 from router.fleet.tenants import Tenants
 from router.scheduling.messages import configured_rules
+from sidecar.alive import Alive
 from sidecar.checker import Checker
 from sidecar.controller import Controller
 from sidecar.discovery import Discovery
@@ -111,6 +112,7 @@ async def lives_through(
             probe,
             job_probe,
             Speeds(client),
+            Alive(None),
             Historian(Counters(client), FleetHistory(client)),
         )
         running = asyncio.create_task(sidecar.run())

@@ -17,6 +17,7 @@ from router.telemetry.multiprocess import SharedCounts
 from router.telemetry.prometheus import Metrics, ProcessState
 from router.telemetry.publisher import Publisher, for_fleet
 from router.telemetry.recorder import Recorder
+from router.telemetry.scaling import Scaling
 
 ATTEMPTS = st.lists(
     st.tuples(st.sampled_from("abc"), st.sampled_from(["", "x", "y"]), st.floats(0, 0.1)), min_size=1, max_size=60
@@ -64,7 +65,8 @@ async def test_failures_are_kept_while_redis_is_away() -> None:
     async with FakeAsyncRedis(server=server, decode_responses=True) as fake:
         redis = RedisClient(fake, "sfr", timeout_s=5)
         view, metrics = FleetView(redis, ()), Metrics(SharedCounts(None))
-        publisher = Publisher(recorder, metrics, redis, view, lambda: ProcessState(0, 0, is_alone=True))
+        alone = ProcessState(0, 0, is_alone=True)
+        publisher = Publisher(recorder, metrics, redis, view, lambda: alone, Scaling(10))
         server.connected = False
         for number in range(MOST):
             recorder.job_failed(time.monotonic() - 3600, failed(number))
