@@ -42,8 +42,8 @@ async def run() -> None:
         discovery = Discovery(config_path(), settings, redis)
         written = Leadership(redis), Records(redis), Tenants(redis)
         historian = Historian(Counters(redis), FleetHistory(redis))
-        alive = Alive.from_environment()
-        controller = Controller(name, discovery, *written, probe, job_probe, Speeds(redis), alive, historian)
+        speeds, alive = Speeds(redis), Alive.from_environment()
+        controller = Controller(name, discovery, *written, probe, job_probe, speeds, alive, historian)
         running = asyncio.create_task(controller.run())
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, running.cancel)

@@ -75,6 +75,10 @@ class Publisher:
         wanted = [] if usage is None else self.scaling.wanted(snapshot, usage)
         return await asyncio.to_thread(self._metrics.page, snapshot, usage, wanted, accept)
 
+    async def processes(self) -> tuple[int, int]:
+        """Return how many processes this router has, and how many of them give leases without Redis."""
+        return await asyncio.to_thread(self._metrics.processes)
+
     def _count(self) -> None:
         counts = self._recorder.take()
         self._unsent.add(for_fleet(counts))

@@ -534,7 +534,8 @@ async def test_drain_of_an_unknown_worker_is_logged_once(
     discovery = discovery_of(tmp_path, redis, "")
     written = Leadership(redis), Records(redis), Tenants(redis)
     historian = Historian(Counters(redis), FleetHistory(redis))
-    controller = Controller("me", discovery, *written, probe, job_probe, Speeds(redis), Alive(None), historian)
+    speeds, alive = Speeds(redis), Alive(None)
+    controller = Controller("me", discovery, *written, probe, job_probe, speeds, alive, historian)
     await redis.command(["SADD", "sfr:drain", "http://nobody:1/"])
     for _ in range(3):
         await discovery.reread()

@@ -65,8 +65,8 @@ async def test_failures_are_kept_while_redis_is_away() -> None:
     async with FakeAsyncRedis(server=server, decode_responses=True) as fake:
         redis = RedisClient(fake, "sfr", timeout_s=5)
         view, metrics = FleetView(redis, ()), Metrics(SharedCounts(None))
-        alone = ProcessState(0, 0, is_alone=True)
-        publisher = Publisher(recorder, metrics, redis, view, lambda: alone, Scaling(10))
+        around = recorder, metrics, redis, view
+        publisher = Publisher(*around, lambda: ProcessState(0, 0, is_alone=True), Scaling(10))
         server.connected = False
         for number in range(MOST):
             recorder.job_failed(time.monotonic() - 3600, failed(number))
