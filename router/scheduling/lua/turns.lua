@@ -53,14 +53,16 @@ function Shared.add_known(name, ticket)
   return line
 end
 
--- Know these lines.
+-- Know these lines. A name may come twice.
 function Shared.know(names)
   local unknown = {}
   for _, name in ipairs(names) do
     if not known[name] then unknown[#unknown + 1] = name end
   end
   local tickets = call_with(unknown, 'ZMSCORE', LINES)
-  for place, name in ipairs(unknown) do Shared.add_known(name, tonumber(tickets[place] or nil)) end
+  for place, name in ipairs(unknown) do
+    if not known[name] then Shared.add_known(name, tonumber(tickets[place] or nil)) end
+  end
 end
 
 function Shared.known_line(tenant, pool)
