@@ -154,7 +154,7 @@ async def _counts(client: Any) -> tuple[int, int, float]:
     cpu = await client.info("cpu")
     stats = await client.info("commandstats")
     tickets = int(await client.get("sfr:ticket") or 0)
-    return tickets, stats["cmdstat_evalsha"]["calls"], cpu["used_cpu_user"] + cpu["used_cpu_sys"]
+    return tickets, stats["cmdstat_fcall"]["calls"], cpu["used_cpu_user"] + cpu["used_cpu_sys"]
 
 
 async def cost_of(workers: int, processes: int, *, is_full: bool, hold_s: float, router_cpu: int) -> RedisCost:

@@ -130,11 +130,12 @@ class _Server:
     def _asked(self, data: bytes) -> None:
         self._requests.feed(data)
         call = cast("list[bytes]", self._requests.gets())[4]
-        arrived = msgspec.json.decode(call).get("arrived", ())
+        said = msgspec.json.decode(call)
+        numbers = said["came"][::5] if "came" in said else [job[0] for job in said.get("arrived", ())]
         granted = [
-            (job[0], _URLS[ticket % len(_URLS)], ticket) for job, ticket in zip(arrived, self._tickets, strict=False)
+            (number, _URLS[ticket % len(_URLS)], ticket) for number, ticket in zip(numbers, self._tickets, strict=False)
         ]
-        reply = msgspec.json.encode({"routable": len(_URLS), "processes": 1, "granted": granted})
+        reply = msgspec.msgpack.encode({"routable": len(_URLS), "processes": 1, "granted": granted})
         line = cast("asyncio.Protocol", self.transport.get_protocol())
         # As from a socket, the reply comes in a later turn of the loop.
         asyncio.get_running_loop().call_soon(line.data_received, b"$%d\r\n%s\r\n" % (len(reply), reply))

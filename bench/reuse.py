@@ -101,7 +101,7 @@ def _redis_us(redis: Any, *, does: bool) -> float:
         ended = [Ended(grant.url, grant.number, Blame.OK) for grant in granted]
         over = [RunOver(f"{each:032x}", KEPT_S * 1000, text) for each in numbers] if does else []
     stats = redis.info("commandstats")
-    return float(stats["cmdstat_evalsha"]["usec"]) / number
+    return float(stats["cmdstat_fcall"]["usec"]) / number
 
 
 async def router_us(rounds: int) -> float:

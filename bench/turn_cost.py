@@ -9,7 +9,7 @@ do. bench.lease_cost has real processes; here nothing but the script's own work 
 import asyncio
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -21,11 +21,10 @@ from redis import Redis
 
 from bench.support.fleet import urls
 from bench.support.report import show
-from router.fleet.keys import Keys
 from router.policy.verdict import Blame
-from router.scheduling.messages import SETTLE_MS, Arrival, Beat, Call, Ended, Grant, Reply, Rules
-from router.scheduling.redis_scheduler import script_text
+from router.scheduling.messages import SETTLE_MS, Arrival, Beat, Call, Ended, Grant, Reply, Rules, packed
 from tests.support import last_release
+from tests.support.lua_scheduler import loaded
 from tests.support.programs import Valkey
 
 DEFAULT_ROUNDS = 3
@@ -38,6 +37,7 @@ JOBS, WARM_UP_JOBS = 12_000, 2000
 LONG_MS = 10**9
 WAITING = 2000
 RULES = Rules(max_waiting=10**6)
+_read, _read_json = msgspec.msgpack.Decoder(Reply).decode, msgspec.json.Decoder(Reply).decode
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,16 @@ class Caller:
     def __init__(self, redis: Redis, load: Load) -> None:
         self._redis = redis
         self._load = load
-        self._script = redis.register_script(last_release.SCHEDULER if load.is_before else script_text(Keys("sfr")))
+        before = redis.register_script(last_release.SCHEDULER)
+        script = loaded(redis)
+
+        def ask_before(call: Call) -> Reply:
+            return _read_json(before(keys=["sfr:plan"], args=self._args(call)))
+
+        def ask_now(call: Call) -> Reply:
+            return _read(script(self._args(packed(call))))
+
+        self._ask: Callable[[Call], Reply] = ask_before if load.is_before else ask_now
         self._numbers = count(1)
         self._running: list[Grant] = []
         redis.flushall()
@@ -104,8 +113,10 @@ class Caller:
 
     def _call(self, call: Call) -> None:
         self._now += 1
-        args: list[Any] = [msgspec.json.encode(call), msgspec.json.encode(RULES), self._now]
-        self._running += msgspec.json.decode(self._script(keys=["sfr:plan"], args=args), type=Reply).granted
+        self._running += self._ask(call).granted
+
+    def _args(self, call: Call) -> list[Any]:
+        return [msgspec.json.encode(call), msgspec.json.encode(RULES), self._now]
 
 
 def cpu_us_a_job(redis: Redis, load: Load) -> float:

@@ -49,18 +49,33 @@ def joined(folder: Traversable, name: str) -> str:
 
     If NAME.lua begins with a line `#!lua`, so does the whole. Raises LuaSourceError.
     """
-    texts: dict[str, str] = {}
-    _collect(folder, name, (), texts)
+    texts = parts(folder, name)
     shebang = _SHEBANG.match(texts[name])
     texts[name] = _SHEBANG.sub("", texts[name])
     main = texts.pop(name)
     lazy: dict[str, list[str]] = {}
     for part, text in list(texts.items()):
-        if found := _LAZY.search(text):
-            lazy.setdefault(found[1], []).append(texts.pop(part))
+        if table := lazy_table(text):
+            lazy.setdefault(table, []).append(texts.pop(part))
     declared = [f"local {table} = {{}}" for table in lazy]
-    deferred = [_deferred(table, parts) for table, parts in lazy.items()]
+    deferred = [_deferred(table, of_table) for table, of_table in lazy.items()]
     return (shebang.group() if shebang else "") + "\n".join([*declared, *texts.values(), *deferred, main])
+
+
+def parts(folder: Traversable, name: str) -> dict[str, str]:
+    """Return the texts of NAME.lua and of all parts that it includes, each after those that it includes.
+
+    Raises LuaSourceError.
+    """
+    texts: dict[str, str] = {}
+    _collect(folder, name, (), texts)
+    return texts
+
+
+def lazy_table(text: str) -> str:
+    """Return the table of a lazy part's functions, "" for a part that is not lazy."""
+    found = _LAZY.search(text)
+    return found[1] if found else ""
 
 
 def gathered(text: str) -> str:

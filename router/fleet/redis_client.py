@@ -16,7 +16,7 @@ from router.config.settings import RedisSettings
 from router.fleet.connection import AnyRedis, connect
 from router.fleet.keys import Keys
 from router.fleet.lua_source import lua
-from router.fleet.script import Script, script, within
+from router.fleet.script import Library, Script, script, within
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +70,14 @@ class RedisClient:
         """Whether no call is in trouble."""
         return not self._trouble
 
-    def script(self, text: str, key: str, constants: tuple[str | bytes | float, ...]) -> Script:
-        """Return a script that is asked with callbacks. Its owner calls `succeeded` or `failed` after each call."""
-        return script(self._client, text, self._timeout_s, key, constants)
+    def script(
+        self, text: str, key: str, constants: tuple[str | bytes | float, ...], library: Library | None = None
+    ) -> Script:
+        """Return a script that is asked with callbacks. Its owner calls `succeeded` or `failed` after each call.
+
+        `library` is made of the script.
+        """
+        return script(self._client, text, self._timeout_s, key, constants, library)
 
     def succeeded(self, steady: str = "") -> None:
         """Take note of a call that was answered; `steady` is its name if it is a steady one."""

@@ -263,7 +263,7 @@ SCHEMA = (
         "shared (whether there are tenants), turns (whether several lines wait), order (whether the jobs of any tenant "
         "go longest first), well (whether the workers are healthy), behind (the length of the slow workers' ring), "
         "starting (how many workers have come back and have not yet all their slots), keyed_until (Unix ms: until then "
-        "arrivals are to have keys)",
+        "arrivals are to have keys), made (a name that no other plan has), pools (how many are open)",
     ),
     Key("sfr:room", "zset", "routers", "the workers with a free slot, by place in the ring or by load"),
     Key("sfr:room:<room>", "zset", "routers", "the same for the workers of some pools"),

@@ -2,19 +2,24 @@
 
 redis-py's client (pool, retries, metrics) and its connection (a stream, locks, time limits) take many times the CPU of
 this one for each call. docs/speed.md has the figures of a job.
+
+A script may come with the library of functions that is made of it. A server that has the library runs it: its functions
+are made once, and not in each call. A server that takes no library, or forbids it, runs the script. So does a Cluster.
 """
 
 import asyncio
 import hashlib
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import hiredis
 import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.connection import Connection
-from redis.exceptions import ResponseError
+from redis.client import NEVER_DECODE
+from redis.exceptions import NoScriptError, ResponseError
 
 from router.aio import start
 from router.fleet.connection import AnyRedis
@@ -23,9 +28,20 @@ from router.fleet.connection import AnyRedis
 # timer has run out and that the answer is in its socket, both at once.
 LAST_LOOK_S = 0.01
 
+# How a server answers a call of a function that it does not have, or that it cannot have.
+_WITHOUT_LIBRARY = ("Function not found", "ERR Function not found", "ERR unknown command", "NOPERM")
+
 _Value = TypeVar("_Value")
 _Word = str | bytes | float
 _Then = Callable[[Any], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """A library of one function, as Redis loads it. It and its function have one name, which tells its text."""
+
+    name: str
+    text: str
 
 
 class Script(Protocol):
@@ -35,10 +51,17 @@ class Script(Protocol):
         """Call it. `then` is called once, with the reply or an exception, and never before this has returned."""
 
 
-def script(client: AnyRedis, text: str, timeout_s: float, key: str, constants: tuple[_Word, ...]) -> Script:
+def script(
+    client: AnyRedis,
+    text: str,
+    timeout_s: float,
+    key: str,
+    constants: tuple[_Word, ...],
+    library: Library | None = None,
+) -> Script:
     """Return the script; a call that is not answered within `timeout_s` seconds ends in a TimeoutError."""
     if isinstance(client, Redis):
-        return ServerScript(client, text, timeout_s, key, constants)
+        return ServerScript(client, text, timeout_s, key, constants, library)
     return ClusterScript(client, text, timeout_s, key, constants)
 
 
@@ -57,7 +80,9 @@ class ClusterScript:
     """A script in a Cluster, over redis-py's client, which finds the node of its key."""
 
     def __init__(self, client: AnyRedis, text: str, timeout_s: float, key: str, constants: tuple[_Word, ...]) -> None:
-        self._script = client.register_script(text)
+        self._client = client
+        self._text = text
+        self._sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
         self._timeout_s = timeout_s
         self._key = key
         self._constants = constants
@@ -69,10 +94,18 @@ class ClusterScript:
 
     async def _ask(self, arg: bytes, then: _Then) -> None:
         try:
-            reply = await within(self._timeout_s, self._script(keys=[self._key], args=[arg, *self._constants]))
+            reply = await within(self._timeout_s, self._run(arg))
         except Exception as error:  # noqa: BLE001  (else the caller would wait for ever)
             reply = error
         then(reply)
+
+    async def _run(self, arg: bytes) -> Any:
+        words, as_bytes = (1, self._key, arg, *self._constants), {NEVER_DECODE: True}
+        client: Any = self._client
+        try:
+            return await client.execute_command("EVALSHA", self._sha, *words, **as_bytes)
+        except NoScriptError:
+            return await client.execute_command("EVAL", self._text, *words, **as_bytes)
 
 
 class Packed:
@@ -103,12 +136,18 @@ class ServerScript:
     Several calls may be under way: their replies arrive in the calls' order.
     """
 
-    def __init__(self, client: Redis, text: str, timeout_s: float, key: str, constants: tuple[_Word, ...]) -> None:
+    def __init__(
+        self,
+        client: Redis,
+        text: str,
+        timeout_s: float,
+        key: str,
+        constants: tuple[_Word, ...],
+        library: Library | None = None,
+    ) -> None:
         self._pool = client.connection_pool
         self._timeout_s = timeout_s
-        sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-        self._by_name = Packed(("EVALSHA", sha, 1, key), constants)
-        self._by_text = Packed(("EVAL", text, 1, key), constants)
+        self._commands = _Commands(text, key, constants, library)
         self._connection: _CallConnection | None = None
         self._opening = asyncio.Lock()
         self._asking: set[asyncio.Task[None]] = set()
@@ -139,7 +178,7 @@ class ServerScript:
         if connection is None:
             opened = await self._pool.get_connection()  # type: ignore[no-untyped-call]
             try:
-                connection = _CallConnection(opened, self._by_name, self._by_text)
+                connection = _CallConnection(opened, self._commands)
             except BaseException:
                 await self._pool.release(opened)
                 raise
@@ -147,25 +186,41 @@ class ServerScript:
         return connection
 
 
+class _Commands:
+    """The ways to call a script: by its library, which `load` brings; by its hash; and by its text."""
+
+    def __init__(self, text: str, key: str, constants: tuple[_Word, ...], library: Library | None) -> None:
+        sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        self.by_name = Packed(("EVALSHA", sha, 1, key), constants)
+        self.by_text = Packed(("EVAL", text, 1, key), constants)
+        self.by_library = Packed(("FCALL", library.name, 1, key), constants) if library else None
+        self.load = b"*3\r\n%s" % _packed(("FUNCTION", "LOAD", library.text)) if library else b""
+
+
 class _Call(msgspec.Struct, frozen=True):
-    """A call under way, to be answered by the moment `ends_at` of the event loop's clock."""
+    """A call under way, to be answered by the moment `ends_at` of the event loop's clock.
+
+    `has_loaded`: the library has been sent for it. With `is_load` it is that sending, whose reply tells nothing.
+    """
 
     arg: bytes
     then: _Then
     ends_at: float
+    has_loaded: bool = False
+    is_load: bool = False
 
 
 class _CallConnection(asyncio.Protocol):
     """A connection that redis-py has opened and this has taken over."""
 
-    def __init__(self, opened: Connection, by_name: Packed, by_text: Packed) -> None:
+    def __init__(self, opened: Connection, commands: _Commands) -> None:
         writer = opened._writer  # noqa: SLF001  (there is no other way to it)
         if writer is None:
             raise ConnectionError("closed as soon as it was opened")
         self.opened = opened
         self.is_open = True
-        self._by_name = by_name
-        self._by_text = by_text
+        self._commands = commands
+        self._usual = commands.by_library or commands.by_name
         self._transport = writer.transport
         self._before = self._transport.get_protocol()
         self._replies = hiredis.Reader(replyError=ResponseError)
@@ -177,7 +232,7 @@ class _CallConnection(asyncio.Protocol):
 
     def ask(self, call: _Call) -> None:
         """Send the call."""
-        self._send(call, self._by_name)
+        self._send(call, self._usual)
         if self._timer is None:
             self._look()
 
@@ -188,10 +243,14 @@ class _CallConnection(asyncio.Protocol):
             if isinstance(reply, hiredis.PushNotification):  # a managed server may announce its maintenance
                 continue
             call = self._calls.popleft()
+            if call.is_load:
+                continue
             if not isinstance(reply, ResponseError):
                 call.then(reply)
             elif str(reply).startswith("NOSCRIPT"):
-                self._send(call, self._by_text)
+                self._send(call, self._commands.by_text)
+            elif str(reply).startswith(_WITHOUT_LIBRARY) and self._usual is self._commands.by_library:
+                self._send_library(call)
             else:  # perhaps a master that has become a replica: another connection may reach the new master
                 call.then(reply)
                 self._end(ConnectionError(f"after another call's failure: {reply}"))
@@ -200,6 +259,15 @@ class _CallConnection(asyncio.Protocol):
         """End all calls, and tell redis-py."""
         self._end(ConnectionError(str(error or "Redis closed the connection")))
         self._before.connection_lost(error)
+
+    def _send_library(self, call: _Call) -> None:
+        """Send the library, and call it once more; if that was in vain, go on with the script."""
+        if call.has_loaded:
+            self._usual = self._commands.by_name
+        else:
+            self._calls.append(msgspec.structs.replace(call, is_load=True))
+            self._transport.write(self._commands.load)
+        self._send(msgspec.structs.replace(call, has_loaded=True), self._usual)
 
     def _send(self, call: _Call, command: Packed) -> None:
         self._calls.append(call)

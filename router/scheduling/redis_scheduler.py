@@ -13,19 +13,21 @@ from router.fleet.keys import Keys
 from router.fleet.lua_source import lua
 from router.fleet.redis_client import SCHEDULE, RedisClient, RedisUnavailable
 from router.fleet.schema import SCHEMA_VERSION
+from router.fleet.script import Library
 from router.policy.placement import MAX_POOLS
 from router.policy.strategy import SPREAD
 from router.policy.tenants import DEFAULT, LONGEST_FIRST
 from router.scheduling import messages
-from router.scheduling.messages import Call, Reply, Rules
+from router.scheduling.lua_library import library
+from router.scheduling.messages import Call, Reply, Rules, packed
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Reply).decode
+_decode = msgspec.msgpack.Decoder(Reply).decode
 
 # So many words of a list the script passes to one command: Lua passes only some thousands at once. Pairs stay together.
 WORDS_A_COMMAND = 1000
 
-# The script reads so many jobs of the only line at once, and so many turns of several lines.
+# The script reads at most so many jobs and workers with room at once, and so many turns of several lines.
 JOBS_READ, TURNS_READ = 16, 4
 
 # What the script shares with its Python twin.
@@ -53,6 +55,11 @@ def script_text(keys: Keys) -> str:
     return lua(__package__, "scheduler", {**keys.lua_names(), **CONSTANTS})
 
 
+def script_library(keys: Keys) -> Library:
+    """Return the same script as a library, in which its functions are made only once."""
+    return library(__package__, "scheduler", {**keys.lua_names(), **CONSTANTS})
+
+
 class RedisScheduler:
     """Does all that a call says in one atomic step; Redis' clock alone counts."""
 
@@ -60,11 +67,12 @@ class RedisScheduler:
         """`steady` names the calls as RedisClient's steady ones; "" if they are made now and then."""
         self._redis = redis
         self._steady = steady
-        self._script = redis.script(script_text(redis.keys), redis.keys.plan, (_encode(rules),))
+        text, library_of_it = script_text(redis.keys), script_library(redis.keys)
+        self._script = redis.script(text, redis.keys.plan, (_encode(rules),), library_of_it)
 
     def ask(self, call: Call, then: Callable[[Reply | RedisUnavailable], None]) -> None:
         """Send `call`. `then` is called once, with the reply or with why there is none, never before this returns."""
-        self._script.ask(_encode(call), partial(self._answered, then))
+        self._script.ask(_encode(packed(call)), partial(self._answered, then))
 
     async def __call__(self, call: Call) -> Reply:
         """Return the reply to `call`: `ask` for coroutines. Raises RedisUnavailable."""

@@ -2,10 +2,11 @@
 
 from redis import Redis
 
+from router.fleet.model import Member, Worker
 from router.policy.tenants import TenantRule
 from router.policy.verdict import Blame
-from router.scheduling.messages import Arrival, Beat, Call, Claim, Ended, Held
-from tests.support.lua_scheduler import A
+from router.scheduling.messages import Arrival, Beat, Call, Claim, Ended, Held, Rules
+from tests.support.lua_scheduler import START, A, MakeMembers
 from tests.support.tenant_jobs import LONG_MS, MakeJobs
 
 
@@ -175,3 +176,12 @@ def test_tenants_that_are_served_leave_nothing_behind(redis: Redis) -> None:
         *("sfr:fleet", "sfr:workers", f"sfr:worker:{A}", "sfr:tenants", "sfr:ticket"),
         *("sfr:plan", "sfr:plan:head", "sfr:room", "sfr:finished", "sfr:lapse"),
     }
+
+
+def test_job_that_is_over_gives_its_turn_to_no_later_one_of_its_tenant(make_members: MakeMembers) -> None:
+    """After the first job of `default` is over, the tenant whose head came before the second one is next."""
+    ask, _ = make_members([Member(Worker(A, max_concurrency=1))], Rules())
+    came = (Arrival(1, LONG_MS, LONG_MS), Arrival(2, LONG_MS, 100), Arrival(3, LONG_MS, LONG_MS, tenant="run-7"))
+    (running,) = ask(Call("p", arrived=(*came, Arrival(4, LONG_MS, LONG_MS))), START).granted
+    reply = ask(Call("p", ended=(Ended(A, running.number, Blame.OK),)), START + 200)
+    assert [grant.number for grant in reply.granted] == [3]

@@ -27,7 +27,12 @@ class LastRelease(LuaScheduler):
 
     def __init__(self, redis: Redis, rules: Rules) -> None:
         super().__init__(redis, rules)
-        self._script = redis.register_script(SCHEDULER)
+        self._last = redis.register_script(SCHEDULER)
+
+    def step(self, call: Call, now: int) -> Reply:
+        """Run the last release's script once at the moment `now` (ms)."""
+        args: list[Any] = [msgspec.json.encode(call), msgspec.json.encode(self.rules), now]
+        return msgspec.json.decode(self._last(keys=["sfr:plan"], args=args), type=Reply)
 
 
 @dataclass

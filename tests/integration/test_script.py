@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from router.config.settings import RedisSettings
 from router.fleet.connection import connect
-from router.fleet.script import Script, ServerScript, script
+from router.fleet.script import Library, Script, ServerScript, script
 from tests.support.eventually import eventually
 from tests.support.programs import Valkey
 
@@ -185,3 +185,43 @@ async def test_wrong_password_reaches_the_caller(valkey: Valkey) -> None:
         assert "uth" in str(told)
         await opened.aclose()
         await client.config_set("requirepass", "")
+
+
+@pytest.fixture
+async def says_by_library(valkey: Valkey) -> AsyncIterator[Script]:
+    """The same script, with a library of it."""
+    client = connect(RedisSettings(url=valkey.url), TIMEOUT_S)
+    text = SAYS.replace("KEYS[1]", "keys[1]").replace("ARGV", "args")
+    body = f"redis.register_function('says', function(keys, args) {text} end)"
+    yield script(client, SAYS, TIMEOUT_S, "key", ("const", 7), Library("says", f"#!lua name=says\n{body}"))
+    await client.aclose()
+
+
+async def _calls_of(client: Any) -> dict[str, int]:
+    return {name: told["calls"] for name, told in (await client.info("commandstats")).items()}
+
+
+async def test_lost_library_is_sent_again(says_by_library: Script, valkey: Valkey) -> None:
+    """At first, and after a FUNCTION FLUSH, no call fails, and each runs once."""
+    asked = Asked(says_by_library)
+    async with valkey.client() as client:
+        assert await asked.all("a", "b") == [reply(word) for word in "ab"]
+        await client.function_flush()
+        assert await asked.all("c", "d", "e") == [reply(word) for word in "cde"]
+        assert await client.get("key") == "5"
+        assert not {"cmdstat_eval", "cmdstat_evalsha"} & (await _calls_of(client)).keys()
+
+
+@pytest.mark.parametrize("forbidden", ["-function", "-fcall"])
+async def test_server_that_forbids_libraries_runs_the_script(valkey: Valkey, forbidden: str) -> None:
+    """Some users may not load or call functions."""
+    async with valkey.client() as opened_by_test:
+        client: Any = opened_by_test
+        await client.function_flush()
+        await client.execute_command("ACL", "SETUSER", "plain", "on", ">secret", "~*", "&*", "+@all", forbidden)
+    url = valkey.url.replace("//", "//plain:secret@")
+    opened = connect(RedisSettings(url=url), TIMEOUT_S)
+    asked = Asked(script(opened, SAYS, TIMEOUT_S, "key", ("const", 7), Library("none", "#!lua name=none\n")))
+    for word in "ab":
+        assert await asked.all(word) == [reply(word)]
+    await opened.aclose()

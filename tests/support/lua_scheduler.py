@@ -10,10 +10,11 @@ from redis import Redis
 from router.fleet.keys import Keys
 from router.fleet.model import Member
 from router.policy.tenants import TenantRule
+from router.policy.verdict import Blame
 from router.scheduling.local.rests import Rest
 from router.scheduling.local.slow_start import Start
-from router.scheduling.messages import Call, Grant, Reply, Rules
-from router.scheduling.redis_scheduler import script_text
+from router.scheduling.messages import Arrival, Call, Ended, Grant, PackedCall, Reply, Rules, packed
+from router.scheduling.redis_scheduler import script_library, script_text
 
 URLS = tuple(f"http://w{number}" for number in range(5))
 PROCESSES = ("p", "q", "r")
@@ -76,18 +77,33 @@ class State:
     out: set[str]
 
 
-class LuaScheduler:
-    """The script with a clock that the test sets."""
+def loaded(redis: "Redis") -> Callable[[list[Any]], Any]:
+    """Load the script as a library, and return what calls it with arguments."""
+    script = script_library(Keys("sfr"))
+    client: Any = redis
+    client.function_load(script.text, replace=True)
+    return lambda args: client.execute_command("FCALL", script.name, 1, "sfr:plan", *args, NEVER_DECODE=True)
 
-    def __init__(self, redis: "Redis", rules: Rules) -> None:
+
+def by_text(redis: "Redis") -> Callable[[list[Any]], Any]:
+    """Return what calls the script, as a script, with arguments."""
+    client: Any = redis
+    text = script_text(Keys("sfr"))
+    return lambda args: client.execute_command("EVAL", text, 1, "sfr:plan", *args, NEVER_DECODE=True)
+
+
+class LuaScheduler:
+    """The script with a clock that the test sets: as a library, or as a script that keeps nothing between its runs."""
+
+    def __init__(self, redis: "Redis", rules: Rules, *, is_script: bool = False) -> None:
         self.redis = redis
         self.rules = rules
-        self._script = redis.register_script(script_text(Keys("sfr")))
+        self._call = by_text(redis) if is_script else loaded(redis)
 
     def step(self, call: Call, now: int) -> Reply:
         """Run the script once at the moment `now` (ms)."""
-        args: list[Any] = [msgspec.json.encode(call), msgspec.json.encode(self.rules), now]
-        return msgspec.json.decode(self._script(keys=["sfr:plan"], args=args), type=Reply)
+        args: list[Any] = [msgspec.json.encode(packed(call)), msgspec.json.encode(self.rules), now]
+        return msgspec.msgpack.decode(self._call(args), type=Reply)
 
     def set_fleet(self, members: list[Member]) -> None:
         """Write the fleet like the sidecar and the operator do; the sidecar marks the plan as stale."""
@@ -213,3 +229,14 @@ def _moments(held: list[tuple[str, float]]) -> dict[str, int]:
 def _rest(text: str) -> Rest:
     limit, until, is_asked, rest_ms, is_away, silence = (int(word) for word in text.split())
     return Rest(limit, until, bool(is_asked), rest_ms, bool(is_away), silence)
+
+
+def unpacked(text: bytes) -> Call:
+    """Return the call that RedisScheduler has sent."""
+    sent = msgspec.json.decode(text, type=PackedCall)
+    came: Any = zip(*(sent.came[place::5] for place in range(5)), strict=True)
+    done: Any = zip(*(sent.done[place::3] for place in range(3)), strict=True)
+    arrived = (Arrival(number, bound, wait, tenant=tenant, pool=pool) for number, bound, wait, tenant, pool in came)
+    ended = (Ended(url, number, Blame.OK, tenant=tenant) for url, number, tenant in done)
+    fields = {name: getattr(sent, name) for name in Call.__struct_fields__}
+    return Call(**fields | {"arrived": (*sent.arrived, *arrived), "ended": (*sent.ended, *ended)})

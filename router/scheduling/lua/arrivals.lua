@@ -94,6 +94,19 @@ local function read_waiting(arrivals)
   if lines > 1 then Shared.know(their_lines) end
 end
 
+local untried = {}
+
+-- The arrivals of usual jobs: each is a number, the bound, the wait, the tenant and the pool.
+local function usual_arrivals(came)
+  local arrivals = {}
+  for place = 1, #came, 5 do
+    arrivals[(place + 4) / 5] = {
+      came[place], came[place + 1], came[place + 2], 0, untried, '', came[place + 3], came[place + 4], 0,
+    }
+  end
+  return arrivals
+end
+
 local function arrive(arrivals)
   share_if_needed(arrivals)
   if may_hedge and call.wishes then arrivals = Hedges.put_aside(arrivals) end

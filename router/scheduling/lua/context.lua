@@ -6,12 +6,23 @@
 --
 -- Names in capitals, such as QUEUE, LEASES_OF and PROCESS_TTL_MS, are keys of router/fleet/schema.py and constants of
 -- router/scheduling/redis_scheduler.py. The loader fills in their values.
-local call, rules = cjson.decode(ARGV[1]), cjson.decode(ARGV[2])
-local now = tonumber(ARGV[3])
+local call = cjson.decode(ARGV[1])
+
+-- The rules of the last call: they are read again only if the text is another one.
+-- @kept
+local rules_text, rules
+if rules_text ~= ARGV[2] then rules_text, rules = ARGV[2], cjson.decode(ARGV[2]) end
+
+-- The time, and as a text that is exact enough to be a name.
+local now, moment_of_call = tonumber(ARGV[3]), ARGV[3]
 if not now then
   local time = redis.call('TIME')
   now = time[1] * 1000 + math.floor(time[2] / 1000)
+  moment_of_call = time[1] .. '.' .. time[2]
 end
+-- How many jobs the call is about, but no more than are read at once.
+local jobs_in_call = math.min(JOBS_READ, math.max(1, #(call.arrived or {}) + #(call.came or {}) / 5 +
+  #(call.ended or {}) + #(call.done or {}) / 3))
 local is_by_load = rules.strategy == 'least_loaded'
 -- Whether jobs may have second runs.
 local may_hedge = rules.hedge_percent > 0
@@ -23,6 +34,8 @@ local fleet_print = ''
 local is_plan_stale = false
 -- How many rooms there are besides room 0, which has all workers.
 local rooms = 0
+-- How many pools there are.
+local pools_open = 0
 -- Whether there is a tenant besides `default`, or has been; until then that one's running jobs are not counted.
 local is_shared = false
 -- Whether the turns of several lines are kept.
@@ -51,7 +64,7 @@ local look_at
 local waiting, others, lines = 0, 0, 0
 
 -- The name of a pending job of the calling process.
-local function holder(number) return call.process .. ':' .. string.format('%.0f', number) end
+local function holder(number) return string.format('%s:%.0f', call.process, number) end
 
 local function tenant_named(name) return name ~= '' and name or DEFAULT end
 
@@ -83,10 +96,14 @@ local function call_with(words, command, key)
 end
 
 -- Add values to a list of the reply.
-local function tell(field, ...)
-  local list = reply[field] or {}
-  for _, value in ipairs({...}) do list[#list + 1] = value end
-  reply[field] = list
+local function tell(field, value, other)
+  local list = reply[field]
+  if not list then
+    list = {}
+    reply[field] = list
+  end
+  list[#list + 1] = value
+  if other then list[#list + 1] = other end
 end
 
 -- A number as it is kept, so that the Python twin can round alike.

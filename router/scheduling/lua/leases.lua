@@ -13,12 +13,16 @@
 -- lines were last put in their places.
 local running_of, has_changed, changed_tenants = {}, {}, {}
 -- Changes that are written together: by tenant the leases that are to be counted no longer, and those to be counted,
--- each as its moment and its name; and by URL the earliest moment at which a lease may pass.
-local ended_runs, new_runs, lapses = {}, {}, {}
+-- each as its moment and its name.
+local ended_runs, new_runs = {}, {}
 
 local function listed(lists, name)
-  lists[name] = lists[name] or {}
-  return lists[name]
+  local list = lists[name]
+  if not list then
+    list = {}
+    lists[name] = list
+  end
+  return list
 end
 
 local function count_running(tenant, difference)
@@ -59,7 +63,10 @@ local function end_run(tenant, name)
 end
 
 -- Look at the worker again when this moment has passed.
-local function lapse_at(url, moment) lapses[url] = math.min(lapses[url] or moment, moment) end
+local function lapse_at(url, moment)
+  local worker = worker_at(url)
+  if not worker.lapses_at or moment < worker.lapses_at then worker.lapses_at = moment end
+end
 
 -- Count the leases that have ended no longer. From here on `running` is right.
 local function write_ended_runs()
@@ -71,23 +78,30 @@ end
 local function write_leases()
   write_ended_runs()
   for tenant, words in pairs(new_runs) do call_with(words, 'ZADD', RUNNING_OF .. tenant) end
+  new_runs = {}
   local words = {}
-  for url, moment in pairs(lapses) do words[#words + 1], words[#words + 2] = moment, url end
+  for url, worker in pairs(workers) do
+    write_leases_on(worker)
+    if worker.lapses_at then
+      words[#words + 1], words[#words + 2] = worker.lapses_at, url
+      worker.lapses_at = false
+    end
+  end
   for first = 1, #words, WORDS_A_COMMAND do
     redis.call('ZADD', LAPSE, 'LT', unpack(words, first, math.min(#words, first + WORDS_A_COMMAND - 1)))
   end
-  new_runs, lapses = {}, {}
 end
 
 local function lease(url, cap, name, moment)
-  set_lease(url, name, moment)
-  lapse_at(url, moment)
+  local worker = worker_at(url)
+  add_lease(worker, name, moment)
+  if not worker.lapses_at or moment < worker.lapses_at then worker.lapses_at = moment end
   if cap == TRIAL then
     redis.call('HSET', BREAKER_OF .. url, 'trial', name)
     -- If no process ever says how the trial went, the next one opens when this lease has passed.
     redis.call('ZADD', EJECTED, moment, url)
     update_room(url)
-  elseif is_by_load or resting > 0 or starting > 0 or (cap > 0 and leases_on(url) >= cap) then
+  elseif is_by_load or resting > 0 or starting > 0 or (cap > 0 and count_leases(worker) >= cap) then
     update_room(url)
   end
 end

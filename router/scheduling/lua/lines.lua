@@ -40,7 +40,7 @@ end
 local function job_at(line, place)
   while not line.jobs[place] and not line.is_whole do
     write_line(line)
-    local count = lines == 1 and JOBS_READ or 2
+    local count = lines == 1 and jobs_in_call + 1 or 2
     local held = redis.call('ZRANGE', line.key, #line.jobs, #line.jobs + count - 1, 'WITHSCORES')
     for index = 1, #held, 2 do line.jobs[#line.jobs + 1] = {name = held[index], ticket = tonumber(held[index + 1])} end
     line.is_whole = #held < 2 * count

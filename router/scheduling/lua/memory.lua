@@ -9,6 +9,7 @@
 -- Writes   RESERVED (line by URL)
 -- @lazy Shared
 -- @include context
+-- @include room
 
 local free_by_url = {}
 local reserved, reservations
@@ -22,6 +23,7 @@ function Shared.free_memory(url)
   if not free_by_url[url] then
     local free = Shared.memory_limit(url)
     if free < math.huge then
+      write_leases_on(worker_at(url))
       for _, name in ipairs(redis.call('ZRANGE', LEASES_OF .. url, 0, -1)) do free = free - Shared.memory_of(name) end
     end
     free_by_url[url] = free

@@ -109,7 +109,9 @@ end
 -- Whether only slow workers of the pool have room.
 function Ordered.only_slow_have_room(pool)
   if pool.behind == 0 then return false end
-  local first = redis.call('ZRANGE', room_key(pool.room), 0, 0, 'WITHSCORES')[2]
+  local view = view_of(pool.room)
+  write_room(view)
+  local first = redis.call('ZRANGE', view.key, 0, 0, 'WITHSCORES')[2]
   return first ~= nil and tonumber(first) >= BEHIND
 end
 

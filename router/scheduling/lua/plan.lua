@@ -70,13 +70,13 @@ end
 
 function Seldom.make_plan()
   is_plan_stale = false
-  forget_plan()
   local was_well = redis.call('HGET', PLAN_HEAD, 'well') == '1' and redis.call('HKEYS', PLAN) or {}
   redis.call('DEL', PLAN, PLAN_HEAD, ROOM, POOLS, PLACES)
+  local made = new_plan()
   Shared.forget_memory()
   Shared.drop_turns()
   for room = 1, rooms do redis.call('DEL', ROOM_OF .. room) end
-  rooms, open_rooms = 0, {}
+  rooms, pools_open, views = 0, 0, {}
   has_rules = redis.call('EXISTS', TENANTS) == 1
   top_priority, has_order = nil, false
   if has_rules then top_priority, has_order = Shared.read_rules() end
@@ -94,9 +94,10 @@ function Seldom.make_plan()
   for _, worker in ipairs(workers) do
     local places = table.concat(worker.places, ',')
     redis.call('HSET', PLAN, worker.url, worker.cap .. ' ' .. worker.weight .. ' ' .. places)
-    set_room(worker.url, worker.cap, worker.weight, places, has_room(worker.url, worker.cap))
+    local entry = know_planned(worker.url, worker.cap .. ' ' .. worker.weight .. ' ' .. places)
+    set_room(worker.url, entry, has_room(worker.url, entry.cap))
   end
-  redis.call('HSET', PLAN_HEAD, 'ring', ring_length, 'workers', #workers, 'strategy', rules.strategy,
+  redis.call('HSET', PLAN_HEAD, 'made', made, 'ring', ring_length, 'workers', #workers, 'strategy', rules.strategy,
     'print', fleet_print, 'rules', has_rules and 1 or 0, 'memory', has_memory and 1 or 0,
     'rooms', rooms, 'schema', SCHEMA_VERSION, 'behind', behind, 'well', is_well and 1 or 0)
   if has_order then redis.call('HSET', PLAN_HEAD, 'order', 1) end
@@ -105,7 +106,6 @@ function Seldom.make_plan()
   if settles_at then redis.call('HSET', PLAN_HEAD, 'settles_at', string.format('%.0f', settles_at)) end
   if reply.keyed_ms then redis.call('HSET', PLAN_HEAD, 'keyed_until', now + reply.keyed_ms) end
   reply.routable, everywhere = #workers, nil
-  Shared.forget_pools()
   Seldom.open_pools_in_use(workers)
   Shared.set_all_turns()
   Ordered.drop_unused()

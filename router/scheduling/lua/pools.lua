@@ -10,8 +10,7 @@
 -- @include context
 -- @include room
 
--- The pools that this call has read.
-local known_pools, abilities = {}, {}
+local abilities = {}
 
 function Shared.names_in(text)
   local names = {}
@@ -60,6 +59,7 @@ end
 -- Give these workers a room of their own; return its number and the lengths of its rings.
 function Shared.lay_room(members)
   rooms = rooms + 1
+  remember_plan(remembered.made)
   redis.call('HSET', PLAN_HEAD, 'rooms', rooms)
   local ring, its_behind = Seldom.lay_rings(members)
   for _, member in ipairs(members) do
@@ -90,24 +90,23 @@ function Shared.open_pool(pool, workers)
   if not room then room, ring, its_behind = Shared.lay_room(members) end
   local text = string.format('%.0f %.0f %.0f %s %.0f', room, ring, #members, print, its_behind)
   redis.call('HSET', POOLS, pool, text)
-  known_pools[pool] = Shared.read_pool(text)
-  Shared.forget_rooms()
+  pools_open = redis.call('HLEN', POOLS)
+  redis.call('HSET', PLAN_HEAD, 'pools', pools_open)
+  remembered.pools[pool] = Shared.read_pool(text)
 end
 
 -- Return the room, the length of the ring, the number of workers and their print of a pool; nothing if it is not open.
 function Shared.read_named(pool)
-  if not known_pools[pool] then
+  if not remembered.pools[pool] then
     local text = redis.call('HGET', POOLS, pool)
-    known_pools[pool] = text and Shared.read_pool(text) or nil
+    remembered.pools[pool] = text and Shared.read_pool(text) or nil
   end
-  return known_pools[pool]
+  return remembered.pools[pool]
 end
 
--- The prints of the workers of all pools that this call has opened or read.
+-- The prints of the workers of all pools that have been opened or read since the plan was made.
 function Shared.known_prints()
   local is_known = {}
-  for _, pool in pairs(known_pools) do is_known[pool.print] = true end
+  for _, pool in pairs(remembered.pools) do is_known[pool.print] = true end
   return is_known
 end
-
-function Shared.forget_pools() known_pools = {} end

@@ -46,6 +46,15 @@ local function asked_by(name)
   return asked_of[name]
 end
 
+-- Read at once what the next jobs of a line ask for which have been read already, after `offset` others.
+local function read_next_asked(tenant, pool, offset)
+  local line, names = at_hand(tenant, pool), {}
+  local job = line.jobs[offset + 1]
+  if not job or asked_of[job.name] ~= nil then return end
+  for place = offset + 1, math.min(#line.jobs, offset + jobs_in_call) do names[#names + 1] = line.jobs[place].name end
+  read_all_asked(names)
+end
+
 -- Write what is left to be written of pending jobs.
 local function write_queue()
   write_lines()

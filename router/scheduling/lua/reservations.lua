@@ -36,7 +36,7 @@ function Shared.serve_reservations()
     local line = Shared.line_of(url)
     local tenant, pool = string.match(line, '^([^/]*)/(.*)$')
     local name, ticket, asked = Shared.living_head(tenant, pool)
-    local cap = planned(url)
+    local cap = planned(url).cap
     local is_over = not name or is_at_most(tenant) or resting > 0 and Seldom.rest_of(url) or
       Shared.memory_limit(url) < asked.memory or not is_in_room(url, pool_named(pool).room) or
       Shared.is_among(url, asked.tried)

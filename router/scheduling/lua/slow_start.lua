@@ -44,7 +44,7 @@ function Seldom.go_on(url, start)
     lapse_at(url, start.moment)
     return false
   end
-  if not Seldom.set_start(url, planned(url) or 0, start.since) then
+  if not Seldom.set_start(url, planned(url) and planned(url).cap or 0, start.since) then
     starting = starting - 1
     redis.call('HSET', PLAN_HEAD, 'starting', starting)
   end

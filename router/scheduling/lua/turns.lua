@@ -26,7 +26,6 @@ local known, known_in = {}, {}
 -- By room: the line that has the turn, as far as it is known, or false; the front of TURNS_OF; of how many tenants that
 -- run more or fewer jobs now the lines are known.
 local firsts, fronts, tenants_known_in = {}, {}, {}
-local pools_by_room
 
 function Shared.turn_of(line, ticket) return string.format('%016.0f ', ticket) .. line.name end
 
@@ -53,7 +52,7 @@ function Shared.add_known(name, ticket)
   return line
 end
 
--- Know these lines.
+-- Know these lines. A name may come twice.
 function Shared.know(names)
   local unknown = {}
   for _, name in ipairs(names) do
@@ -86,18 +85,16 @@ end
 
 -- The pools in use, by room.
 function Shared.pools_in(room)
-  if not pools_by_room then
-    pools_by_room = {[0] = {''}}
-    local held = redis.call('HGETALL', POOLS)
+  if remembered.pools_listed ~= pools_open then
+    local by_room, held = {[0] = {''}}, redis.call('HGETALL', POOLS)
     for index = 1, #held, 2 do
-      local list = listed(pools_by_room, tonumber(string.match(held[index + 1], '^%d+')))
+      local list = listed(by_room, tonumber(string.match(held[index + 1], '^%d+')))
       list[#list + 1] = held[index]
     end
+    remembered.pools_by_room, remembered.pools_listed = by_room, pools_open
   end
-  return pools_by_room[room] or {}
+  return remembered.pools_by_room[room] or {}
 end
-
-function Shared.forget_rooms() pools_by_room = nil end
 
 -- The names of a tenant's lines in these rooms, which need not have jobs.
 function Shared.name_lines(tenant, first_room, last_room, names)
@@ -339,7 +336,7 @@ function Shared.drop_turns()
   redis.call('DEL', AGING)
   redis.call('HDEL', PLAN_HEAD, 'turns')
   has_turns = false
-  known, known_in, firsts, fronts, tenants_known_in, pools_by_room = {}, {}, {}, {}, {}, nil
+  known, known_in, firsts, fronts, tenants_known_in = {}, {}, {}, {}, {}
 end
 
 -- Put all lines in their places: several wait now, or the rules have changed.

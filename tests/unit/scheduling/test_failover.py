@@ -18,6 +18,7 @@ from router.scheduling import failover
 from router.scheduling.failover import PAUSE_S, RETURN_BEATS, FailoverScheduler
 from router.scheduling.messages import Arrival, Beat, Call, Ended, Grant, Reply, Rules
 from router.telemetry.recorder import Recorder
+from tests.support.lua_scheduler import unpacked
 from tests.support.timeless import timeless
 
 A, B = "http://a", "http://b"
@@ -51,10 +52,10 @@ class Fleet:
         return SimpleNamespace(ask=self._ask)
 
     def _ask(self, text: bytes, then: Callable[[object], None]) -> None:
-        call = msgspec.json.decode(text, type=Call)
+        call = unpacked(text)
         self.asked.append(call)
         answer = self.redis(call)
-        told = answer if isinstance(answer, Exception) else msgspec.json.encode(answer)
+        told = answer if isinstance(answer, Exception) else msgspec.msgpack.encode(answer)
         asyncio.get_running_loop().call_soon(then, told)
 
     def succeeded(self, steady: str = "") -> None:
