@@ -12,6 +12,7 @@ from router.cli.failure import Exit
 from router.cli.fleet import commands, events, tenants
 from router.cli.run import command as cli_run
 from router.cli.top import command as cli_top
+from router.cli.up import sample
 from router.cli.up.serve import serve
 from router.version import __version__
 
@@ -31,6 +32,7 @@ app.command(epilog=options.EXITS)(commands.status)
 app.command(epilog=cli_agent.EXITS, context_settings={"allow_interspersed_args": False})(cli_agent.agent)
 app.command(epilog=options.EXITS)(cli_top.top)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve)
+config_app.command(name="new")(sample.new)
 app.command(epilog=events.EPILOG)(events.events)
 app.add_typer(commands.workers_app, name="workers")
 app.add_typer(tenants.tenants_app, name="tenants")
@@ -190,26 +192,6 @@ def show(
         typer.echo(shown(read(path or config_path())), nl=False)
     except ConfigError as error:
         options.fail(str(error), Exit.BAD_INPUT)
-
-
-@config_app.command(name="new")
-def new_config(
-    path: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")] = Path("config.yaml"),
-) -> None:
-    """Write a configuration to begin with: two workers to name, and the keys that matter most, each with its reason.
-
-    Example: `sfr config new && sfr config check`
-    """
-    from router.cli.carried import SAMPLE_CONFIG, carried
-
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(carried(SAMPLE_CONFIG).read_text(encoding="utf-8"))
-    except FileExistsError:
-        options.fail(f"{path} exists already, and is left as it is", Exit.BAD_INPUT)
-    except OSError as error:
-        options.fail(f"{path} cannot be written: {error.strerror}", Exit.BAD_INPUT)
-    typer.echo(f"{path}: name your workers in it; `sfr config check` checks it")
 
 
 @key_app.command()

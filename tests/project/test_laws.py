@@ -83,7 +83,7 @@ LIBRARIES = {
     "typer": {
         *("router.cli.main", "router.cli.options", "router.cli.agent.command", "router.cli.fleet.commands"),
         *("router.cli.fleet.events", "router.cli.fleet.tenants", "router.cli.run.command", "router.cli.top.command"),
-        "router.cli.up.serve",
+        *("router.cli.up.sample", "router.cli.up.serve"),
     },
     "rich": {
         *("router.cli.spinner", "router.cli.fleet.tables", "router.cli.run.progress", "router.cli.top.table"),
