@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from router import logs
-from router.api.admin import create_admin, create_tenant_admin
+from router.api.admin import create_admin, create_scaling, create_tenant_admin
 from router.api.application import create_api
 from router.api.failures import create_failures
 from router.api.history import create_history
@@ -55,6 +55,7 @@ from router.telemetry.multiprocess import SharedCounts
 from router.telemetry.prometheus import Metrics, ProcessState
 from router.telemetry.publisher import Publisher
 from router.telemetry.recorder import Recorder
+from router.telemetry.scaling import Scaling
 from router.upstream.pool import WorkerPool
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
         redis,
         view,
         lambda: ProcessState(*leases.load(), is_alone=scheduler.is_alone),
+        Scaling(settings.scaling.target_wait),
     )
 
     @asynccontextmanager
@@ -131,6 +133,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     for routes in (
         create_admin(Intents(redis), view, settings.admin, admin_gate),
         create_tenant_admin(Tenants(redis), counters, admin_gate),
+        create_scaling(publisher.scaling, counters, view),
         create_journal(Events(redis)),
         create_failures(Failures(redis)),
         create_history(FleetHistory(redis)),

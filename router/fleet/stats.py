@@ -107,11 +107,12 @@ class WorkerUsage(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TenantUsage(msgspec.Struct, frozen=True, array_like=True):
-    """One tenant at a moment, fleet-wide: the leases that it has, and its pending jobs."""
+    """One tenant at a moment, fleet-wide: the leases that it has, and its pending jobs, also by pool."""
 
     running: int
     waiting: int
     stats: TenantStats
+    pools: dict[str, int] = {}
 
 
 class Usage(msgspec.Struct, frozen=True):

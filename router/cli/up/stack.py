@@ -98,7 +98,7 @@ class Stack:
         python = [sys.executable, "-m"]
         await self._start_program(VALKEY, self._valkey_argv(), partial(accepts, self._redis_port))
         for number, port in enumerate(self._worker_ports, start=1):
-            argv = [*python, "router.cli", "worker", "--port", str(port)]
+            argv = [*python, "router.cli", "local-worker", "--port", str(port)]
             await self._start_program(f"local worker {number}", argv)
         for number, port in enumerate(self._worker_ports, start=1):
             await self._wait(f"local worker {number}", partial(_serves, f"http://127.0.0.1:{port}/v1/ping"))

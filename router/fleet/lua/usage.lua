@@ -43,15 +43,21 @@ local function known_tenants()
       names[#names + 1], is_known[name] = name, true
     end
   end
+  if not is_known[DEFAULT] and redis.call('EXISTS', QUEUE) == 1 then names[#names + 1] = DEFAULT end
   return names
 end
--- How many jobs of the tenant are pending in all of its lines.
+-- How many jobs of the tenant are pending in all of its lines, and in each pool where any is.
 local function waiting_of(tenant)
-  local count = tenant == DEFAULT and redis.call('ZCARD', QUEUE) or 0
-  for _, pool in ipairs(pools_of[tenant] or {}) do
-    count = count + redis.call('ZCARD', QUEUE_OF .. pool .. '/' .. tenant)
+  local count, by_pool = 0, {}
+  local function add(pool, line)
+    local pending = redis.call('ZCARD', line)
+    if pending > 0 then
+      count, by_pool[pool] = count + pending, pending
+    end
   end
-  return count
+  if tenant == DEFAULT then add('', QUEUE) end
+  for _, pool in ipairs(pools_of[tenant] or {}) do add(pool, QUEUE_OF .. pool .. '/' .. tenant) end
+  return count, next(by_pool) and by_pool
 end
 
 local function running_of(tenant) return redis.call('ZCOUNT', RUNNING_OF .. tenant, '(' .. now, '+inf') end
@@ -83,7 +89,8 @@ for place, name in ipairs(names) do
   else
     local counted = counts(TENANT_OF .. name, 'jobs', 'failures', 'busy_ms', 'queue_ms', 'adopted', 'reused', 'saved_ms')
     local running = name == DEFAULT and running_of_default() or running_of(name)
-    tenants[name] = {running, waiting_of(name), counted}
+    local waiting, by_pool = waiting_of(name)
+    tenants[name] = {running, waiting, counted, by_pool}
   end
 end
 local function all_counts(key)
