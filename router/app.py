@@ -23,11 +23,13 @@ from router.auth.access import OPEN, Access, AdminGate, JobGate
 from router.auth.origin import Pages
 from router.config.settings import Settings
 from router.config.tenants import rules_of
+from router.dashboard.details import Details
 from router.dashboard.feed import Feed
 from router.dashboard.handler import DashboardHandler
 from router.downstream.connection import HANDLER, TIMEOUTS
 from router.file_handles import FileHandles
 from router.fleet.counters import Counters
+from router.fleet.detail.present import Present
 from router.fleet.intents import Intents
 from router.fleet.journal.events import Events
 from router.fleet.journal.failures import Failures
@@ -90,8 +92,9 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     groups = Groups(Outbox(redis, process).send)
     inbox.hear(GroupFailed, groups.hear)
     hooks_of = None if traces is None else traces.job_begins
-    transport = Transport(redis, inbox, process)
-    dispatcher = Dispatcher(leases, upstream, view, settings, recorder, sizes, hooks_of, groups, transport)
+    dispatcher = Dispatcher(
+        leases, upstream, view, settings, recorder, sizes, hooks_of, groups, Transport(redis, inbox, process)
+    )
     dispatcher.reuse.hear(inbox)
     publisher = Publisher(
         recorder,
@@ -139,7 +142,8 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
         create_history(FleetHistory(redis)),
     ):
         api.include_router(routes)
-    dashboard = DashboardHandler(Feed(redis, counters, view, settings.health_check_interval), admin_gate, api)
+    feed = Feed(redis, counters, view, settings.health_check_interval)
+    dashboard = DashboardHandler(feed, Details(Present(redis), view, publisher.processes), admin_gate, api)
     batches = BatchHandler(dispatcher, dashboard, buffers, settings, recorder, sizes)
     job_gate = JobGate(Pages(settings.cors_origins, settings.trusted_hosts), access.api_keys)
     handler = JobHandler(dispatcher, batches, job_gate, buffers, settings, recorder)
