@@ -57,11 +57,11 @@ async def told(redis_url: str, urls: Sequence[str], tenants: Sequence[str]) -> A
             url = random.choice(urls)
             text = "5 failed jobs in a row, the last: returned 503: Service Unavailable"
             await events.write([(Event(Kind.WORKER_EJECTED, url, text, "host-7-ab12"), 0.0)])
-            await failures.add([(0.0, _failed(urls, tenants))], 0.0)
+            await failures.add([(0, _failed(urls, tenants))], now=0)
 
     await _fill(client, tenants)
     for _ in range(FAILED_JOBS // ENTRIES_A_CALL):
-        await failures.add([(-1.0, _failed(urls, tenants)) for _ in range(ENTRIES_A_CALL)], 0.0)
+        await failures.add([(0, _failed(urls, tenants)) for _ in range(ENTRIES_A_CALL)], now=1)
     telling = asyncio.create_task(tell())
     try:
         yield

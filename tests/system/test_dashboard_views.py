@@ -104,7 +104,7 @@ async def _fails(valkey: Valkey, broken: ScriptedWorker, lost: ScriptedWorker) -
         FailedJob(name, tenant, "/run_code", LANGUAGE, 503, "all_failed", 40, 2, "", tries)
         for name, tenant in ((REQUEST, "run-7"), ("another", "run-8"))
     ]
-    await Failures(client).add([(0.0, job) for job in jobs], 0.0)
+    await Failures(client).add([(0, job) for job in jobs], now=0)
     event = Event(Kind.WORKER_UNHEALTHY, lost.url, "cannot be reached: Connection refused", "host-1-ab")
     await Events(client).write([(event, 0.0)])
     await client.close()
@@ -150,7 +150,7 @@ async def told(valkey: Valkey, worker: ScriptedWorker) -> AsyncIterator[None]:
         await Events(client).write(
             [(Event(Kind.WORKER_EJECTED, worker.url, "5 failed jobs in a row", "host-1-ab"), 0.0)]
         )
-        await Failures(client).add([(0.0, job) for job in jobs], 0.0)
+        await Failures(client).add([(0, job) for job in jobs], now=0)
         term = await Leadership(client).lead("test", 0.1)
         assert term is not None
         for place in range(30):
