@@ -1,7 +1,6 @@
 """`sfr`: the list of the commands, and those of them that need no module of their own."""
 
 # ruff: noqa: PLC0415  (see cli/options.py)
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +13,7 @@ from router.cli.fleet import commands, drains, events, failures, history, tenant
 from router.cli.grouping import Commands
 from router.cli.run import command as cli_run
 from router.cli.top import command as cli_top
+from router.cli.up import sample
 from router.cli.up.serve import serve
 from router.version import __version__
 
@@ -31,6 +31,7 @@ app.command(epilog=cli_agent.EXITS, context_settings={"allow_interspersed_args":
 app.command(epilog=options.EXITS)(cli_top.top)
 app.command(epilog=cli_doctor.EXITS)(cli_doctor.doctor)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve)
+config_app.command(name="new")(sample.new)
 app.command(epilog=events.EPILOG)(events.events)
 app.command(epilog=options.EXITS)(failures.failures)
 app.command(epilog=options.EXITS)(history.history)
@@ -203,26 +204,6 @@ def show(
         typer.echo(shown(read(path or config_path())), nl=False)
     except ConfigError as error:
         options.fail(str(error), Exit.BAD_INPUT)
-
-
-@config_app.command(name="new")
-def new_config(
-    path: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")] = Path("config.yaml"),
-) -> None:
-    """Write a configuration to begin with: two workers to name, and the keys that matter most, each with its reason.
-
-    Example: `sfr config new && sfr config check`
-    """
-    from router.cli.carried import SAMPLE_CONFIG, carried
-
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(carried(SAMPLE_CONFIG).read_text(encoding="utf-8"))
-    except FileExistsError:
-        options.fail(f"{path} exists already, and is left as it is", Exit.BAD_INPUT)
-    except OSError as error:
-        options.fail(f"{path} cannot be written: {error.strerror}", Exit.BAD_INPUT)
-    typer.echo(f"{path}: name your workers in it; `sfr config check` checks it")
 
 
 @key_app.command()

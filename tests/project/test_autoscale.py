@@ -13,7 +13,7 @@ import yaml
 from router.api.schemas import FleetNeeds
 from router.auth.admin_token import TOKEN_VARIABLE
 from router.cli.main import app
-from router.config.load import load
+from router.config.load import DISCOVER_VARIABLE, REDIS_VARIABLE, load
 from tests.project.test_kubernetes import kubectl_minor
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes"
@@ -49,6 +49,10 @@ def test_overlay_gives_each_worker_an_agent_and_one_autoscaler(tmp_path: Path, w
     assert containers["sandbox"]["resources"]["limits"]["cpu"] == OPTIONS["max-concurrency"]
     (router,) = (each for each in objects if each["kind"] == "Deployment" and each["metadata"]["name"] == "router")
     assert containers["agent"]["image"] == router["spec"]["template"]["spec"]["containers"][0]["image"]
+    (sidecar,) = (each for each in objects if each["kind"] == "Deployment" and each["metadata"]["name"] == "sidecar")
+    env = {each["name"] for each in sidecar["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert REDIS_VARIABLE in env
+    assert DISCOVER_VARIABLE not in env  # agents say which workers there are
     (config,) = (each for each in objects if each["kind"] == "ConfigMap")
     (tmp_path / "config.yaml").write_text(config["data"]["config.yaml"])
     settings = load(tmp_path / "config.yaml")

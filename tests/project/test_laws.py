@@ -85,6 +85,7 @@ LIBRARIES = {
         *("router.cli.doctor.command", "router.cli.fleet.commands", "router.cli.fleet.drains"),
         *("router.cli.fleet.events", "router.cli.fleet.failures", "router.cli.fleet.history"),
         *("router.cli.fleet.tenants", "router.cli.run.command", "router.cli.top.command", "router.cli.up.serve"),
+        "router.cli.up.sample",
     },
     "rich": {
         *("router.cli.spinner", "router.cli.fleet.tables", "router.cli.run.progress", "router.cli.top.table"),
