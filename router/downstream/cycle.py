@@ -8,6 +8,7 @@ import logging
 from functools import lru_cache
 from typing import Any, ClassVar, cast
 
+from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
@@ -106,6 +107,7 @@ class WholeJob:
             await self.message_event.wait()
 
     def _answer(self, answer: Answer | None) -> None:
+        self._run = None  # breaks a reference cycle: the run has the body, and would wait for the garbage collector
         if answer is None or self.disconnected:
             _drop(self._head.path, answer)
             return
@@ -135,7 +137,7 @@ class WholeJob:
     def _hand_over(self, answer: Answer) -> None:
         """Let a cycle of uvicorn's send an answer that takes its time."""
         connection = self._connection
-        cycle = RequestResponseCycle(
+        cycle = _Streaming(
             scope={  # type: ignore[typeddict-item]  # what uvicorn's own methods read
                 "type": "http",
                 "method": "POST",
@@ -156,6 +158,20 @@ class WholeJob:
         if connection.cycle is cast("object", self):
             connection.cycle = cycle
         connection._start_asgi_task(cycle, cast("Any", answering(answer)))  # noqa: SLF001  (uvicorn's way to begin one)
+
+
+class _Streaming(RequestResponseCycle):
+    """A cycle that does not copy the parts of a large answer to give them the form of chunks."""
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send a message."""
+        body: Body = message.get("body", b"")  # type: ignore[assignment]  # a part may be a view
+        if len(body) < JOINED_BYTES or not (self.chunked_encoding and message.get("more_body")):
+            await super().send(message)
+            return
+        await super().send({"type": "http.response.body", "body": b"", "more_body": True})  # waits for the client
+        if not self.disconnected:
+            self.transport.writelines((b"%x\r\n" % len(body), body, b"\r\n"))
 
 
 def whole_job(connection: LightProtocol, handler: JobHandler, head: JobHead, length: int) -> WholeJob | None:

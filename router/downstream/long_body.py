@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable
 
 from router.downstream.protocol import LightProtocol
+from router.http.sockets import follow
 from router.jobs.body_budget import BodyShare
 from router.policy.client_timeouts import ClientClock
 
@@ -41,7 +42,7 @@ class LongBody(asyncio.BufferedProtocol):
         """Take the connection's place at its transport until the body is whole. Then `end` is called."""
         self._connection, self._clock, self._end = connection, clock, end
         self._is_read = True
-        _follow(connection.transport, self)
+        follow(connection.transport, self)
 
     def stop(self) -> None:
         """Read no more, and let go of what has come: the body will never be whole."""
@@ -52,7 +53,7 @@ class LongBody(asyncio.BufferedProtocol):
     def _give_way(self) -> None:
         if self._is_read:
             self._is_read = False
-            _follow(self._connection.transport, self._connection)
+            follow(self._connection.transport, self._connection)
 
     # Called by the event loop
 
@@ -70,9 +71,9 @@ class LongBody(asyncio.BufferedProtocol):
             self._give_way()
             self._end()
 
-    def eof_received(self) -> bool | None:
+    def eof_received(self) -> None:
         """Let the connection know."""
-        return self._connection.eof_received()
+        self._connection.eof_received()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Let the connection know."""
@@ -86,10 +87,3 @@ class LongBody(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """Let the connection know."""
         self._connection.resume_writing()
-
-
-def _follow(transport: asyncio.Transport, protocol: asyncio.BaseProtocol) -> None:
-    """Let a protocol follow one that reads in another way: uvloop looks at the way only when reading begins."""
-    transport.pause_reading()
-    transport.set_protocol(protocol)
-    transport.resume_reading()

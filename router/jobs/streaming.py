@@ -42,7 +42,7 @@ class LeasedParts:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> bytes:
+    async def __anext__(self) -> bytes | memoryview:
         """Return the next part. Raises UpstreamFailed."""
         try:
             return await anext(self._rest)

@@ -158,11 +158,11 @@ def _of_body(path: str, body: bytes, *, is_whole: bool) -> Verdict:
     text = body.strip(_SPACE)
     if not text.startswith(b"{") or (is_whole and not text.endswith(b"}")):
         return _NO_OBJECT
-    return _SANDBOX_ERROR if _SAYS_SANDBOX_ERROR in body and _is_sandbox_error(body, is_whole=is_whole) else _WELL
-
-
-def _is_sandbox_error(body: bytes, *, is_whole: bool) -> bool:
-    return _status_of(body) == "SandboxError" if is_whole else _STATUS_FIRST.match(body) is not None
+    if is_whole:  # the status is the first member, but that is not relied on
+        is_error = _SAYS_SANDBOX_ERROR in body and _status_of(body) == "SandboxError"
+    else:
+        is_error = _STATUS_FIRST.match(body) is not None
+    return _SANDBOX_ERROR if is_error else _WELL
 
 
 def _status_of(body: bytes) -> str:

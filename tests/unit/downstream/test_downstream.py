@@ -30,6 +30,7 @@ from router.policy.verdict import Outcome
 from router.telemetry.recorder import Recorder
 from tests.support.malformed import MALFORMED, WELL_FORMED
 from tests.support.serving import served
+from tests.support.transport import feed
 
 # uvloop reads at most this much at once.
 READ_BYTES = 256_000
@@ -85,20 +86,6 @@ class Wire(asyncio.Transport):
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Let this protocol have what comes from now on."""
         self.protocol = protocol
-
-    def feed(self, data: bytes) -> None:
-        """Hand on what has come, as an event loop does."""
-        rest = memoryview(data)
-        while rest:
-            if isinstance(self.protocol, asyncio.BufferedProtocol):
-                place = memoryview(self.protocol.get_buffer(-1))
-                count = min(len(place), len(rest))
-                place[:count] = rest[:count]
-                self.protocol.buffer_updated(count)
-            else:
-                count = len(rest)
-                cast("asyncio.Protocol", self.protocol).data_received(bytes(rest))
-            rest = rest[count:]
 
     def lose(self) -> None:
         """Tell that the client has hung up."""
@@ -257,7 +244,7 @@ class Connected:
     async def receive(self, *pieces: bytes) -> None:
         """Receive these pieces one at a time, and let the application finish its work."""
         for piece in pieces:
-            self.wire.feed(piece)
+            feed(self.wire, piece)
             await asyncio.sleep(0)
         for _ in range(5):
             await asyncio.sleep(0)
