@@ -211,7 +211,7 @@ class JobHandler:
         and `begun` hears of it.
         """
         request_id = head.request_id or new_request_id()
-        share = counted or self._buffers.share()
+        share, size = counted or self._buffers.share(), len(body)
 
         def end(answer: Answer | None) -> None:
             share.give_back()
@@ -229,7 +229,7 @@ class JobHandler:
                     head = msgspec.structs.replace(head, admission=renewed, tenant=tenant)
             try:
                 if counted is None:
-                    self._hold(body, share)
+                    self._hold(size, share)
             except (BodyTooLarge, BodyBudgetFull) as reason:
                 end(self._unfit(head, reason, request_id))
                 return None
@@ -240,7 +240,7 @@ class JobHandler:
                 labels=head.labels,
                 options=head.options,
             )
-            if job.is_large:
+            if size > SMALL_BYTES:  # as `job.is_large`
                 start(self._beginning, self._begin_large(job, end, begun))
             else:
                 return self._dispatcher.begin(job, end)
@@ -256,11 +256,11 @@ class JobHandler:
             log.exception("A job met with a fault of the router's own")
             deliver(broken(job.request_id))
 
-    def _hold(self, body: Body, share: BodyShare) -> None:
+    def _hold(self, size: int, share: BodyShare) -> None:
         """Count the bytes of a whole body. Raises BodyTooLarge, BodyBudgetFull."""
-        if len(body) > self._max_body_bytes:
+        if size > self._max_body_bytes:
             raise BodyTooLarge
-        share.grow(len(body))
+        share.grow(size)
 
     async def _read_body(self, head: Head, receive: Receive, share: BodyShare) -> Body:
         limit = self._max_body_bytes
