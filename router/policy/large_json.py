@@ -33,7 +33,7 @@ def _all_of(part: bytes) -> bytes:
 _CHARACTERS = rb'[^"\\]++|\\.'
 # Most strings have no escaped quote, so their first quote ends them, and is found faster than all escapes. Else the
 # string is gone through, and gives nothing back: the matcher would remember each escape.
-_STRING = rb'"(?>[^"]*+(?<!\\)"|' + _all_of(_CHARACTERS) + rb'")'
+_STRING = rb'"(?>[^"]*+(?<!\\)"|(?=[^"]*+")' + _all_of(_CHARACTERS) + rb'")'
 _PLAIN = rb'[^"\[\]{}]++'
 # Values nested this deep are skipped in one step. Each further level costs as much again if a piece ends within them.
 _LEVELS = 12
@@ -238,7 +238,7 @@ def _marks(
         elif token and depth == 1 and (mark := wanted.match(text, place)):
             yield mark
             place = mark.end()
-        elif place == before:  # a string that is longer than a piece
+        elif token == _QUOTE:  # a string that is no such name, and does not end in this piece
             place = yield from _past_string(text, place)
     else:
         raise Malformed("Input data was truncated")
