@@ -21,7 +21,7 @@ from redis import Redis
 
 from bench.support.fleet import urls
 from bench.support.report import show
-from router.fleet.schema import Keys
+from router.fleet.keys import Keys
 from router.policy.verdict import Blame
 from router.scheduling.messages import SETTLE_MS, Arrival, Beat, Call, Ended, Grant, Reply, Rules
 from router.scheduling.redis_scheduler import script_text

@@ -16,6 +16,9 @@ from starlette.middleware.cors import CORSMiddleware
 from router import logs
 from router.api.admin import create_admin, create_tenant_admin
 from router.api.application import create_api
+from router.api.failures import create_failures
+from router.api.history import create_history
+from router.api.journal import create_journal
 from router.auth.access import OPEN, Access, AdminGate, JobGate
 from router.auth.origin import Pages
 from router.config.settings import Settings
@@ -26,6 +29,9 @@ from router.downstream.connection import HANDLER, TIMEOUTS
 from router.file_handles import FileHandles
 from router.fleet.counters import Counters
 from router.fleet.intents import Intents
+from router.fleet.journal.events import Events
+from router.fleet.journal.failures import Failures
+from router.fleet.journal.history import FleetHistory
 from router.fleet.redis_client import RedisClient
 from router.fleet.sizes import FleetSizes
 from router.fleet.snapshot import FleetView
@@ -121,9 +127,15 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     buffers = BodyBudget(int(settings.max_buffered_mb * 2**20))
     api = create_api(view, redis, publisher.page, lifespan)
     admin_gate = AdminGate(access.admin_token, allow_loopback=settings.admin.allow_loopback)
-    api.include_router(create_admin(Intents(redis), view, settings.admin, admin_gate))
     counters = Counters(redis)
-    api.include_router(create_tenant_admin(Tenants(redis), counters, admin_gate))
+    for routes in (
+        create_admin(Intents(redis), view, settings.admin, admin_gate),
+        create_tenant_admin(Tenants(redis), counters, admin_gate),
+        create_journal(Events(redis)),
+        create_failures(Failures(redis)),
+        create_history(FleetHistory(redis)),
+    ):
+        api.include_router(routes)
     dashboard = DashboardHandler(Feed(redis, counters, view, settings.health_check_interval), admin_gate, api)
     batches = BatchHandler(dispatcher, dashboard, buffers, settings, recorder, sizes)
     job_gate = JobGate(Pages(settings.cors_origins, settings.trusted_hosts), access.api_keys)

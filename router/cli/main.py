@@ -9,7 +9,7 @@ import typer
 from router.cli import options
 from router.cli.agent import command as cli_agent
 from router.cli.failure import Exit
-from router.cli.fleet import commands, tenants
+from router.cli.fleet import commands, events, tenants
 from router.cli.run import command as cli_run
 from router.cli.top import command as cli_top
 from router.version import __version__
@@ -29,6 +29,7 @@ app.command()(cli_run.run)
 app.command(epilog=options.EXITS)(commands.status)
 app.command(epilog=cli_agent.EXITS, context_settings={"allow_interspersed_args": False})(cli_agent.agent)
 app.command(epilog=options.EXITS)(cli_top.top)
+app.command(epilog=events.EPILOG)(events.events)
 app.add_typer(commands.workers_app, name="workers")
 app.add_typer(tenants.tenants_app, name="tenants")
 

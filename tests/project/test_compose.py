@@ -15,7 +15,7 @@ import yaml
 from router.cli import main
 from router.config.load import CONFIG_VARIABLE, REDIS_VARIABLE, load
 from router.config.settings import Settings
-from router.fleet.schema import Keys
+from router.fleet.keys import Keys
 from router.logs import LOG_FORMAT_VARIABLE
 
 ROOT = Path(__file__).parents[2]

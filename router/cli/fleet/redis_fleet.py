@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from router.api.fleet_admin import Admin, UnknownWorker
-from router.api.schemas import AdminTenant, AdminWorker, Report, WorkerStatus
+from router.api.schemas import AdminTenant, AdminWorker, EventPage, Report, WorkerStatus
 from router.api.status import health_status
 from router.api.tenant_admin import TenantAdmin, TenantChanges, TooManyTenants
 from router.cli.failure import BadInput, Exit, Failed
@@ -18,6 +18,8 @@ from router.config.allowlist import Allowed
 from router.config.settings import RedisSettings
 from router.fleet.counters import Counters
 from router.fleet.intents import Intents
+from router.fleet.journal.events import Events
+from router.fleet.journal.model import Asked
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.fleet.snapshot import FleetView
@@ -69,6 +71,10 @@ class RedisFleet:
     def tenants(self) -> list[AdminTenant]:
         """Return all tenants that have a rule of their own or counts, and `default`."""
         return self._run(lambda redis: _tenant_admin(redis).list())
+
+    def events(self, asked: Asked) -> EventPage:
+        """Return what has happened."""
+        return EventPage.of(self._run(lambda redis: Events(redis).read(asked)))
 
     def change_tenant(self, name: str, fields: dict[str, Any]) -> AdminTenant:
         """Set fields of a tenant's rule; None: the value that it came with."""

@@ -11,11 +11,11 @@ from fakeredis import FakeAsyncRedis
 
 from router.config.load import load
 from router.fleet.intents import Intents, Registration
+from router.fleet.keys import Keys
 from router.fleet.leadership import Leadership
 from router.fleet.model import Source, Worker
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisClient, RedisUnavailable
-from router.fleet.schema import Keys
 from router.fleet.sizes import Speeds
 from router.fleet.tenants import Tenants
 from router.fleet.worker_list import DEFAULT_PORT, known_workers, parse
