@@ -3,7 +3,7 @@
 -- KEYS[1]  any key of the fleet: it names the Cluster slot
 -- ARGV[1]  a JSON list of [kind, subject, text, by, more (JSON), apart (ms)]: with apart, the event is left out if one of
 --          its kind and subject was written within that time
--- Writes   EVENTS
+-- Writes   EVENTS, EVENTS_COUNTS
 -- Returns  how many have been written
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -24,6 +24,7 @@ for _, event in ipairs(cjson.decode(ARGV[1])) do
   if apart == 0 or not was_told(kind, subject, apart) then
     redis.call('XADD', EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*',
       'kind', kind, 'subject', subject, 'text', text, 'by', by, 'more', more)
+    redis.call('HINCRBY', EVENTS_COUNTS, kind, 1)
     written = written + 1
   end
 end

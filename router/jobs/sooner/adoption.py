@@ -100,7 +100,7 @@ class Adoption:
             return
         if isinstance(reason, QueueTimeout) and pending is not None and pending.arrival.ticket:
             self._hashing.then(run.job, partial(self._leave_place, run, pending.arrival.ticket))
-        self._endings.refuse(run, reason)
+        self._endings.refuse(run, reason, pending)
 
     def _leave_place(self, run: JobRun, ticket: int) -> None:
         self._left_behind.tell(Orphan(run.job.key, int(self._keep_s * 1000), ticket))
