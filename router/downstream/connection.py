@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from router.auth.access import PEER, PROXY, peer_of
 from router.downstream import serving
-from router.downstream.cycle import WholeJob, rendered
+from router.downstream.cycle import WholeJob, rendered, whole_job
 from router.downstream.protocol import LightProtocol, RequestRefused, reason_of
 from router.http.answer import Answer, problem
 from router.http.asgi import CLIENT_LEFT, STOPPING, new_request_id, tell
@@ -198,6 +198,9 @@ class ClientConnection(LightProtocol):
             self._clock.begin(Owed.BODY, self.loop.time())
             if not isinstance(self.cycle, WholeJob):  # which is not answered before its end
                 self.cycle.transport = LingeringTransport(self.transport, self._close_after_answer)
+            elif self.cycle.long_body is not None:
+                del self.parser  # it hears no more of this request; the next one makes another
+                self.cycle.long_body.read(self, self._clock, self.on_message_complete)
 
     # The parser's callbacks. They do not call super(): that would be paid for each request.
 
@@ -239,7 +242,8 @@ class ClientConnection(LightProtocol):
         """Wait for the body of a job that is to be begun as a whole; return False where ASGI has to serve the request.
 
         ASGI serves all that is not a job. It also serves a job that needs CORS (a browser's page), an interim answer, a
-        place behind earlier requests, a line in the access log, or a large body that is counted as it comes.
+        place behind earlier requests, a line in the access log, or a large body that is counted as it comes, because
+        there may be no room for it.
         """
         handler, cycle = self._handler, self.cycle
         if (
@@ -254,16 +258,13 @@ class ClientConnection(LightProtocol):
         fields = dict(self.headers)
         if b"origin" in fields or b"transfer-encoding" in fields:
             return False
-        # Up to this size uvicorn, too, holds a body that no application has asked for. A longer one is read by ASGI's
-        # way as there is room, unless it came with its head.
-        if self._head_key is None and int(fields.get(b"content-length", b"0")) > HIGH_WATER_LIMIT:
-            return False
         head = handler.read(asked, keep_alive=version != "1.0" and self.parser.should_keep_alive())
-        if head is None:
+        length = 0 if self._head_key is not None else int(fields.get(b"content-length", b"0"))
+        if head is None or (job := whole_job(self, handler, head, length)) is None:
             return False
         if version != "1.1":
             self._head_key = None
-        self.cycle = WholeJob(self, handler, head)  # type: ignore[assignment]  # it has what is asked of a cycle
+        self.cycle = job  # type: ignore[assignment]  # it has what is asked of a cycle
         return True
 
     def _start_application(self) -> None:
@@ -364,7 +365,9 @@ class ClientConnection(LightProtocol):
             self.pipeline[0] = (cycle, cast("Any", answering(answer.with_field(b"connection", b"close"))))
         elif is_in_body:
             cycle.disconnected = True
-            if not isinstance(cycle, WholeJob):
+            if isinstance(cycle, WholeJob):
+                cycle.drop_body()
+            else:
                 cycle.waiting_for_100_continue = False
             cycle.message_event.set()
             self._close(None if cycle.response_started else answer)

@@ -12,6 +12,7 @@ import hashlib
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 import hiredis
@@ -154,11 +155,16 @@ class ServerScript:
 
     def ask(self, arg: bytes, then: _Then) -> None:
         """Call it: at once if the connection is open."""
-        call = _Call(arg, then, asyncio.get_running_loop().time() + self._timeout_s)
+        call = _Call(arg, then, self._loop.time() + self._timeout_s)
         if self._connection is not None and self._connection.is_open:
             self._connection.ask(call)
         else:
             start(self._asking, self._ask_when_open(call))
+
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        # Asked for once: Python 3.11 makes a system call each time.
+        return asyncio.get_running_loop()
 
     async def _ask_when_open(self, call: "_Call") -> None:
         try:

@@ -44,7 +44,7 @@ class Parts(Protocol):
 
     def __aiter__(self) -> Self: ...
 
-    async def __anext__(self) -> bytes:
+    async def __anext__(self) -> bytes | memoryview:
         """Return the next part. Raises UpstreamFailed; a connection's own parts raise Broken."""
 
     def close(self) -> None:

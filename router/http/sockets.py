@@ -34,6 +34,13 @@ class LingeringTransport(asyncio.Transport):
         self._close()
 
 
+def follow(transport: asyncio.Transport, protocol: asyncio.BaseProtocol) -> None:
+    """Let a protocol follow one that reads in another way: uvloop looks at the way only when reading begins."""
+    transport.pause_reading()
+    transport.set_protocol(protocol)
+    transport.resume_reading()
+
+
 def bytes_in_kernel(sock: socket.socket) -> int:
     """Return how many written bytes the kernel still holds because the other side has not acknowledged them.
 

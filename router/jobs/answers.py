@@ -46,7 +46,7 @@ def from_worker(response: Response, run: JobRun, worker_url: str, attempt: int, 
         lines = b"%scontent-length: %d\r\n" % (lines, len(body))
     elif head.is_json:
         splicer = metadata.Splicer(added)
-        body, rest = splicer.feed(body), _Spliced(rest, splicer)
+        body, rest = bytes(splicer.feed(body)), _Spliced(rest, splicer)
     else:
         lines += as_lines([field for field in head.headers if field[0] == b"content-length"])
     return Answer(head.status, lines, body, _RESULT, rest)
@@ -74,7 +74,7 @@ class _Spliced:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> bytes:
+    async def __anext__(self) -> bytes | memoryview:
         if self._has_ended:
             raise StopAsyncIteration
         try:

@@ -1,4 +1,4 @@
-"""Limits how many bytes of request bodies this process holds; they are counted as they arrive.
+"""Limits how many bytes of request bodies this process holds: those that have arrived, and those with their memory.
 
 A batch has its own limit within that of the process. Large answers in a batch are held whole, so they count, too.
 """

@@ -11,8 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-
-import msgspec
+from http import HTTPStatus
 
 from router.aio import Turns, resolver, start
 from router.config.settings import Settings
@@ -25,7 +24,7 @@ from router.jobs.ending import Endings
 from router.jobs.job import AnswerCallback, Job, JobHooks, JobRun, Unanswered
 from router.jobs.judging import Judge
 from router.jobs.options import NO_OPTIONS
-from router.jobs.preparing import Preparer
+from router.jobs.preparing import Hashing, Preparer
 from router.jobs.sooner.adoption import Adoption
 from router.jobs.sooner.groups import Groups
 from router.jobs.sooner.hedging import AttemptSteps, Hedging
@@ -90,21 +89,24 @@ class Dispatcher:
         self._endings = Endings(self._unanswered, leases, recorder, self._errors, self.groups, self._endpoints)
         self.reuse = Reuse(leases.left_behind, self._tenants, self._endings, self._errors, recorder, self._run_itself)
         self._left_behind = leases.left_behind
-        readies = self._endpoints, view, self._tenants, self.groups, self._left_behind, hooks_of
-        self._preparer = Preparer(settings, *readies)
+        readies = self._endpoints, view, self._tenants, self.groups, self._left_behind, self._sizing, self.turns
+        self._preparer = Preparer(settings, *readies, hooks_of)
+        self.order_of = self._tenants.order_of
+        self.scanned = self._preparer.scanned  # returns a large job as `begin` needs it
+        self._between: set[asyncio.Task[None]] = set()  # what jobs do between two attempts
+        self._hashing = Hashing(self.turns, self._between)
         self._adoption: Adoption | None = None
         if transport is not None and (keep_s := settings.adopt_seconds):
-            its = self._endings, self._errors, recorder, self._run_itself
+            its = self._endings, self._errors, recorder, self._run_itself, self._hashing
             self._adoption = Adoption(transport, leases.left_behind, keep_s, *its)
         judges = leases, recorder, self._retry, self._sizing, self.groups, self._endings, self._adoption, self.reuse
         self._judge = Judge(*judges)
         self._hedging: Hedging | None = None
         if settings.hedge.enabled:
             parts = self._unanswered, self._endings, leases, upstream, view, sizes, recorder
-            steps = AttemptSteps(self._attempted, self._judge.judged, self._await_no_more, self._be_late)
+            steps = AttemptSteps(self._heard, self._judge.judged, self._await_no_more, self._be_late)
             self._hedging = Hedging(*parts, steps, LEASE_MARGIN_S)
         self._attempts = 0  # running, except those whose clients have been told that they take too long
-        self._between: set[asyncio.Task[None]] = set()  # what jobs do between two attempts
 
     async def run(self, job: Job, begun: Callable[[JobRun], None] | None = None) -> Answer:
         """Return the answer to `job`, for callers that are coroutines; `begun` hears of its run. Raises ClientLeft."""
@@ -125,17 +127,6 @@ class Dispatcher:
         if answer is None:
             raise ClientLeft
         return answer
-
-    async def scanned(self, job: Job) -> Job:
-        """Return a large job with the scan that `begin` needs; other jobs have their turns meanwhile."""
-        reader, is_sized = self._endpoints[job.path].reader, self._sizing.needs_kind(job)
-        scan = await self.turns.run(job.scan_body(reader, is_sized=is_sized))
-        return msgspec.structs.replace(job, scan=scan)
-
-    def order_of(self, tenant: str) -> str:
-        """Return in which order a tenant's jobs go, by its rule; "" if there is none."""
-        rule = self._tenants.rule_of(tenant)
-        return "" if rule is None else rule.order
 
     def begin(self, job: Job, deliver: AnswerCallback) -> JobRun:
         """Bring `job` to its answer, and count it; a large job must be `scanned` before.
@@ -196,11 +187,10 @@ class Dispatcher:
 
     def _ask(self, run: JobRun, left_s: float, tried: tuple[str, ...] = (), retry_of: str = "") -> None:
         """Ask for a lease on a worker not in `tried`; the client waits for another `left_s` seconds."""
-        if run.group is not None and self.groups.has_failed(run.group):
-            asyncio.get_running_loop().call_soon(self._endings.end, run, answers.skipped(run))
-            return
-        if left_s <= 0:
-            asyncio.get_running_loop().call_soon(self._endings.end, run, self._errors.deadline_passed(run))
+        is_skipped = run.group is not None and self.groups.has_failed(run.group)
+        if is_skipped or left_s <= 0:
+            answer = answers.skipped(run) if is_skipped else self._errors.deadline_passed(run)
+            asyncio.get_running_loop().call_soon(self._endings.end, run, answer)
             return
         bound_s, wait_s = run.limits.bound_s + LEASE_MARGIN_S, min(run.room_by - run.ends_at + left_s, left_s)
         asked = bound_s, wait_s, run.job.has_left, partial(self._leased, run)
@@ -249,12 +239,13 @@ class Dispatcher:
         bound_s = run.limits.bound_s
         if run.ends_at - now < bound_s:
             loop, left_s = asyncio.get_running_loop(), max(0.0, run.ends_at - now)
-            then = (left_s - NOTICE_S, self._be_nearly_late) if self._left_behind.is_on else (left_s, self._be_late)
-            run.timer = loop.call_later(*then, run)
+            late = (left_s - NOTICE_S, self._be_nearly_late) if self._left_behind.is_on else (left_s, self._be_late)
+            run.timer = loop.call_later(*late, run)
         self._attempts += 1
         run.is_awaited = True
         request = run.request if run.hooks is None else run.hooks.attempt_begins(lease.url, run.request)
-        self._upstream.send(lease.url, request, bound_s, partial(self._attempted, run, lease, now))
+        then = self._attempted if run.job.scan is None else self._heard
+        self._upstream.send(lease.url, request, bound_s, partial(then, run, lease, now))
 
     def _be_nearly_late(self, run: JobRun) -> None:
         self._left_behind.expect()
@@ -281,6 +272,14 @@ class Dispatcher:
         if run.is_awaited:
             self._attempts -= 1
             run.is_awaited = False
+
+    def _heard(self, run: JobRun, lease: Lease, since: float, outcome: Response | UpstreamFailed) -> None:
+        """Hear how a large job's attempt went. Where its name may be told, it is hashed before."""
+        then = partial(self._attempted, run, lease, since, outcome)
+        if run.failed or isinstance(outcome, UpstreamFailed) or outcome.head.status != HTTPStatus.OK:
+            self._hashing.then(run.job, then)
+        else:
+            then()
 
     def _attempted(self, run: JobRun, lease: Lease, since: float, outcome: Response | UpstreamFailed) -> None:
         """Go on after an attempt: with its answer, with a retry or with an error."""
@@ -320,23 +319,25 @@ class Dispatcher:
         elif run.never_ran is not None:  # it keeps its place in the queue, by its ticket
             self._wait_again(run, run.never_ran)
         elif is_worth_another(run.kinds, self._retry):
-            start(self._between, self._ask_again(run, run.tried, retry_of=run.job.name))
+            start(self._between, self._ask_again(run, run.tried, is_retry=True))
         else:
             self._endings.end(run, self._errors.failed(run))
 
     async def _ask_again(
-        self, run: JobRun, tried: tuple[str, ...], *, retry_of: str = "", pause_s: float = 0.0
+        self, run: JobRun, tried: tuple[str, ...], *, is_retry: bool = False, pause_s: float = 0.0
     ) -> None:
         """Ask for the next lease of a job, after a pause, unless its client has left."""
         try:
+            if is_retry:
+                await self.turns.run(run.job.hash_body())
             if pause_s:
                 await asyncio.sleep(min(pause_s, max(0.0, run.ends_at - time.monotonic())))
             if await run.job.is_abandoned() or run.deliver is None:  # cancelled meanwhile
                 self._endings.refuse(run, ClientLeft())
             else:
                 now = time.monotonic()
-                run.room_by, run.is_retry = now + self._queue_timeout_s, bool(retry_of)
-                self._ask(run, run.ends_at - now, tried, retry_of)
+                run.room_by, run.is_retry = now + self._queue_timeout_s, is_retry
+                self._ask(run, run.ends_at - now, tried, run.job.name if is_retry else "")
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
             self._break_off(run, fault)
 

@@ -191,20 +191,27 @@ class JobHandler:
         """Take note that the client of a running job has hung up."""
         self._dispatcher.client_left(run)
 
+    def share_of(self, length: int) -> BodyShare | None:
+        """Return a share that counts a whole body before it has come; None if it may be refused, or leave no room."""
+        share = self._buffers.share()
+        return share if length <= self._max_body_bytes and share.grow_if_ample(length) else None
+
     def begin(
         self,
         head: JobHead,
-        body: bytes,
+        body: Body,
         has_left: Callable[[], Coroutine[None, None, None]],
         deliver: AnswerCallback,
         begun: Callable[[JobRun], None],
+        counted: BodyShare | None = None,
     ) -> JobRun | None:
         """Take a whole job; `deliver` is called once, with its answer, or None if its client has left.
 
-        Return its run; a large job has none yet, and `begun` hears of it.
+        `counted` is the body's share, if its bytes are counted already. Return the job's run; a large job has none yet,
+        and `begun` hears of it.
         """
         request_id = head.request_id or new_request_id()
-        share = self._buffers.share()
+        share, size = counted or self._buffers.share(), len(body)
 
         def end(answer: Answer | None) -> None:
             share.give_back()
@@ -221,7 +228,8 @@ class JobHandler:
                     tenant = tenants.of_key(renewed.key_name)
                     head = msgspec.structs.replace(head, admission=renewed, tenant=tenant)
             try:
-                self._hold(body, share)
+                if counted is None:
+                    self._hold(size, share)
             except (BodyTooLarge, BodyBudgetFull) as reason:
                 end(self._unfit(head, reason, request_id))
                 return None
@@ -232,7 +240,7 @@ class JobHandler:
                 labels=head.labels,
                 options=head.options,
             )
-            if job.is_large:
+            if size > SMALL_BYTES:  # as `job.is_large`
                 start(self._beginning, self._begin_large(job, end, begun))
             else:
                 return self._dispatcher.begin(job, end)
@@ -248,11 +256,11 @@ class JobHandler:
             log.exception("A job met with a fault of the router's own")
             deliver(broken(job.request_id))
 
-    def _hold(self, body: bytes, share: BodyShare) -> None:
+    def _hold(self, size: int, share: BodyShare) -> None:
         """Count the bytes of a whole body. Raises BodyTooLarge, BodyBudgetFull."""
-        if len(body) > self._max_body_bytes:
+        if size > self._max_body_bytes:
             raise BodyTooLarge
-        share.grow(len(body))
+        share.grow(size)
 
     async def _read_body(self, head: Head, receive: Receive, share: BodyShare) -> Body:
         limit = self._max_body_bytes

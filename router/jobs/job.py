@@ -17,7 +17,7 @@ from router.jobs.options import NO_OPTIONS, JobOptions
 from router.jobs.sooner.groups import Group
 from router.jobs.sooner.left_run import LeftRun
 from router.policy.deadline import SMALL_BYTES, LimitReader, Limits
-from router.policy.large_json import Malformed
+from router.policy.large_json import Malformed, finished
 from router.policy.placement import ANYWHERE
 from router.policy.sizes import kind_of_large
 from router.policy.tenants import DEFAULT
@@ -46,15 +46,16 @@ _BROKEN = {
 _LOOK_EVERY_S, _OVERDUE_S = 1.0, 5.0
 
 
-class BodyScan(msgspec.Struct, frozen=True):
+class BodyScan(msgspec.Struct):
     """What was read from a large body piece by piece: an excerpt that holds its time limits, and a hash of 128 bits.
 
-    `kind` is that of policy/sizes, if the job's size counts; else b"".
+    `kind` is that of policy/sizes, if the job's size counts; else b"". `digest` is b"" until something asks for the
+    hash: few jobs need a name, and to hash a large body costs more than to forward it.
     """
 
     excerpt: bytes
-    digest: bytes
     kind: bytes = b""
+    digest: bytes = b""
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -85,7 +86,7 @@ class Job(msgspec.Struct, frozen=True):
     def name(self) -> str:
         """A hash of target and body: the same each time the job is sent."""
         if self.scan is not None:
-            return self.scan.digest[:_NAME_BYTES].hex()
+            return self._digest(self.scan)[:_NAME_BYTES].hex()
         return hashlib.blake2b(self.body, digest_size=_NAME_BYTES, key=self.target[:64]).hexdigest()
 
     @property
@@ -93,7 +94,7 @@ class Job(msgspec.Struct, frozen=True):
         """A hash of all that the result depends on: the same for identical jobs of a tenant, and for no others."""
         said = self.tenant or DEFAULT, sorted(self.labels), self.target, _OF_BODY.findall(self.lines)
         key = hashlib.blake2b(repr((*said, self.is_large)).encode(), digest_size=_KEY_BYTES)
-        key.update(self.body if self.scan is None else self.scan.digest)
+        key.update(self.body if self.scan is None else self._digest(self.scan))
         return key.hexdigest()
 
     @property
@@ -101,21 +102,45 @@ class Job(msgspec.Struct, frozen=True):
         """Whether the body must be read piece by piece."""
         return len(self.body) > SMALL_BYTES
 
-    def scan_body(self, reader: LimitReader, *, is_sized: bool = False) -> Generator[None, None, BodyScan]:
+    @property
+    def lacks_hash(self) -> bool:
+        """Whether to ask for its name or key would hash a large body in one step; `hash_body` does so in pieces."""
+        return self.scan is not None and not self.scan.digest
+
+    def scan_body(
+        self, reader: LimitReader, *, is_sized: bool = False, is_hashed: bool = False
+    ) -> Generator[None, None, BodyScan]:
         """Return the scan of a large body; yields after each piece, so that other jobs get their turns.
 
-        `is_sized`: the scan tells which other jobs are as large.
+        `is_sized`: the scan tells which other jobs are as large. `is_hashed`: the job's name or key will be asked for.
         """
         try:
             excerpt = yield from reader.excerpt(self.body)
         except Malformed:
             excerpt = b""
+        scan = BodyScan(excerpt)
+        if is_hashed:
+            yield from self._hash(scan)
+        if is_sized:
+            scan.kind = yield from kind_of_large(self.path, self.body)
+        return scan
+
+    def hash_body(self) -> Generator[None, None, None]:
+        """Hash a large body, unless it is hashed already; yields after each piece."""
+        if self.scan is not None and not self.scan.digest:
+            yield from self._hash(self.scan)
+
+    def _hash(self, scan: BodyScan) -> Generator[None, None, None]:
         digest = hashlib.blake2b(digest_size=_KEY_BYTES, key=self.target[:64])
         for start in range(0, len(self.body), _PIECE_BYTES):
-            digest.update(self.body[start : start + _PIECE_BYTES])
+            digest.update(memoryview(self.body)[start : start + _PIECE_BYTES])
             yield
-        kind = (yield from kind_of_large(self.path, self.body)) if is_sized else b""
-        return BodyScan(excerpt, digest.digest(), kind)
+        scan.digest = digest.digest()
+
+    def _digest(self, scan: BodyScan) -> bytes:
+        if not scan.digest:
+            finished(self._hash(scan))
+        return scan.digest
 
     def verdict_on(self, outcome: Response | UpstreamFailed) -> Verdict:
         """Return what the outcome of an attempt means."""

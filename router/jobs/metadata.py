@@ -5,11 +5,15 @@ Parsing and dumping the JSON would cost more than all other work of the router, 
 
 import json
 import re
+from typing import TypeAlias
 
 _SPACE = b" \t\n\r"
+_NO_SPACE = re.compile(rb"[^ \t\n\r]")
 _EMPTY = re.compile(rb"\{[ \t\n\r]*\}")
 # This much space may follow an object's last brace. A stream holds back at most so much, because it may be the end.
 _MOST_SPACE = 4096
+# Of a body; a slice of a memoryview is no copy.
+Part: TypeAlias = bytes | memoryview
 
 
 def member(
@@ -72,17 +76,17 @@ class Splicer:
         self._is_empty = True
         self._held = b""  # what may be the last brace, and the space after it
 
-    def feed(self, part: bytes) -> bytes:
+    def feed(self, part: Part) -> Part:
         """Return the bytes that can be sent, of `part` and of the bytes held back before."""
+        if self._is_object:
+            return self._pass(part, 0)
         if self._is_object is None:
-            text = part.lstrip(_SPACE)
-            if not text:
-                return part
-            self._is_object = text.startswith(b"{")
-            if self._is_object:
-                start = len(part) - len(text) + 1
-                return part[:start] + self.feed(part[start:])
-        return self._pass(part) if self._is_object else part
+            begin = _past_space(part, 0)
+            if begin < len(part):
+                self._is_object = part[begin : begin + 1] == b"{"
+                if self._is_object:
+                    return self._pass(part, begin + 1)
+        return part
 
     def end(self) -> bytes:
         """Return the last bytes, when the body has ended."""
@@ -90,12 +94,19 @@ class Splicer:
             return b""
         return b"".join((b"" if self._is_empty else b",", self._added, self._held))
 
-    def _pass(self, part: bytes) -> bytes:
-        part = self._held + part
-        text = part.rstrip(_SPACE)
-        may_end = text.endswith(b"}") and len(part) - len(text) <= _MOST_SPACE
-        place = len(text) - 1 if may_end else len(part)
-        self._held = part[place:]
-        passed = part[:place]
-        self._is_empty = self._is_empty and not passed.strip(_SPACE)
-        return passed
+    def _pass(self, part: Part, start: int) -> Part:
+        """Return what of a part can be sent; before `start` it has nothing of the object's members."""
+        if self._held:
+            part = self._held + bytes(part)
+        tail = bytes(part[max(start, len(part) - _MOST_SPACE - 1) :])
+        text = tail.rstrip(_SPACE)
+        place = len(part) - len(tail) + len(text) - 1 if text.endswith(b"}") else len(part)
+        self._held = bytes(part[place:])
+        self._is_empty = self._is_empty and _past_space(part, start) >= place
+        return part[:place]
+
+
+def _past_space(text: Part, start: int) -> int:
+    """Return the place of the first character from `start` on that is no space."""
+    found = _NO_SPACE.search(text, start)
+    return len(text) if found is None else found.start()

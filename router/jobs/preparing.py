@@ -1,16 +1,20 @@
 """Makes a job ready to ask for its lease: whose it is, how long it may take, what is sent, and where it can run."""
 
+import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 
 import msgspec
 
+from router.aio import Turns, start
 from router.config.settings import Settings
 from router.fleet.snapshot import FleetView
 from router.http import headers
 from router.jobs.job import Job, JobHooks, JobRun
 from router.jobs.placer import Placer
 from router.jobs.sooner.groups import Group, Groups
+from router.jobs.sooner.sizing import Sizing
 from router.jobs.tenants import Tenants
 from router.policy.deadline import limits_of
 from router.policy.endpoints import Endpoint
@@ -18,6 +22,33 @@ from router.scheduling.left_behind import LeftBehind
 from router.scheduling.messages import NO_WISH
 from router.scheduling.pending import Quarantined
 from router.upstream.pool import Request
+
+log = logging.getLogger(__name__)
+
+
+class Hashing:
+    """Hashes large bodies when a name or key is asked for, in pieces: other jobs have their turns meanwhile.
+
+    `tasks` are those that are under way.
+    """
+
+    def __init__(self, turns: Turns, tasks: set[asyncio.Task[None]]) -> None:
+        self._turns = turns
+        self._tasks = tasks
+
+    def then(self, job: Job, step: Callable[[], None]) -> None:
+        """Call `step` once the job's name and key cost nothing: at once, unless its body is yet to be hashed."""
+        if job.lacks_hash:
+            start(self._tasks, self._hash(job, step))
+        else:
+            step()
+
+    async def _hash(self, job: Job, step: Callable[[], None]) -> None:
+        try:
+            await self._turns.run(job.hash_body())
+        except Exception:
+            log.exception("A body could not be hashed")  # and `step` meets with the same
+        step()
 
 
 class Preparer:
@@ -31,6 +62,8 @@ class Preparer:
         tenants: Tenants,
         groups: Groups,
         left_behind: LeftBehind,
+        sizing: Sizing,
+        turns: Turns,
         hooks_of: Callable[[Job], JobHooks] | None,
     ) -> None:
         self._endpoints = endpoints
@@ -39,9 +72,23 @@ class Preparer:
         self._placer = Placer(tenants, settings.default_job_memory_mb)
         self._groups = groups
         self._left_behind = left_behind
+        self._sizing = sizing
+        self._turns = turns
         self._hooks_of = hooks_of
         limits = partial(limits_of, grace_s=settings.job_grace, timeout_s=settings.timeout)
         self._limits = lru_cache(maxsize=256)(limits)  # most jobs have the same
+
+    async def scanned(self, job: Job) -> Job:
+        """Return a large job with its scan; other jobs have their turns meanwhile."""
+        needs = {"is_sized": self._sizing.needs_kind(job), "is_hashed": self._needs_hash(job)}
+        scan = await self._turns.run(job.scan_body(self._endpoints[job.path].reader, **needs))
+        return msgspec.structs.replace(job, scan=scan)
+
+    def _needs_hash(self, job: Job) -> bool:
+        """Whether a job that is well is asked for its name or key, too: to see whether it is known."""
+        snapshot = self._view.snapshot
+        is_keyed = self._left_behind.are_keyed and self._left_behind.is_on
+        return is_keyed or bool(snapshot.state.quarantined) or snapshot.reuses_answers or bool(job.options.reuse_s)
 
     def prepare(self, run: JobRun, skip: Callable[[JobRun], None]) -> None:
         """Fill in what the job needs; `skip` is called when its group fails. Raises NoRoom."""

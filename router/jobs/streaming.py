@@ -1,5 +1,6 @@
 """A large answer is passed on while its worker still sends it; the job's lease ends with it."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Self
@@ -41,7 +42,7 @@ class LeasedParts:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> bytes:
+    async def __anext__(self) -> bytes | memoryview:
         """Return the next part. Raises UpstreamFailed."""
         try:
             return await anext(self._rest)
@@ -52,7 +53,11 @@ class LeasedParts:
             self._on_cut(failure)
             has_died = failure.phase is Phase.DIED
             blame = Blame.DIED if has_died else Blame.FAULT
-            self._end(blame, is_over=failure.phase is not Phase.TIMED_OUT, cause=failure.cause)
+            try:
+                for _ in self._job.hash_body():  # the job's name is told
+                    await asyncio.sleep(0)
+            finally:
+                self._end(blame, is_over=failure.phase is not Phase.TIMED_OUT, cause=failure.cause)
             raise
 
     def close(self) -> None:

@@ -39,10 +39,14 @@ class Tenants:
         rules = self._view.snapshot.state.tenants
         return rules.get(tenant or DEFAULT) or rules.get(DEFAULT)
 
+    def order_of(self, tenant: str) -> str:
+        """Return in which order a tenant's jobs go, by its rule; "" if there is none."""
+        rule = self.rule_of(tenant)
+        return "" if rule is None else rule.order
+
     def goes_by_size(self, tenant: str) -> bool:
         """Whether a tenant's longest jobs go first."""
-        rule = self.rule_of(tenant)
-        return rule is not None and rule.order == LONGEST_FIRST
+        return self.order_of(tenant) == LONGEST_FIRST
 
     def budget_of(self, tenant: str) -> ClientBudget:
         """Return how long the clients of a tenant wait."""

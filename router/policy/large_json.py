@@ -12,6 +12,9 @@ from typing import TypeAlias, TypeVar
 # Skipped in one step; small enough that even slow text, with many escapes, does not hold up other jobs.
 PIECE_BYTES = 2**15
 _FAR_BYTES = 2**20
+# So many quotes in a string are looked for in one step. Where one follows this closely, a regular expression is faster,
+# and skips so many bytes.
+_QUOTES, _NEAR_BYTES, _CROWDED_BYTES = 32, 32, 2**10
 # A step in Python costs as much as skipping about this many bytes in C.
 _STEP_BYTES = 40
 # A worker's parser refuses JSON that is nested this deep.
@@ -28,8 +31,9 @@ def _all_of(part: bytes) -> bytes:
 
 
 _CHARACTERS = rb'[^"\\]++|\\.'
-# It gives nothing back, because otherwise the matcher would remember each escape of a long string.
-_STRING = rb'"' + _all_of(_CHARACTERS) + rb'"'
+# Most strings have no escaped quote, so their first quote ends them, and is found faster than all escapes. Else the
+# string is gone through, and gives nothing back: the matcher would remember each escape.
+_STRING = rb'"(?>[^"]*+(?<!\\)"|(?=[^"]*+")' + _all_of(_CHARACTERS) + rb'")'
 _PLAIN = rb'[^"\[\]{}]++'
 # Values nested this deep are skipped in one step. Each further level costs as much again if a piece ends within them.
 _LEVELS = 12
@@ -234,7 +238,7 @@ def _marks(
         elif token and depth == 1 and (mark := wanted.match(text, place)):
             yield mark
             place = mark.end()
-        elif place == before:  # a string that is longer than a piece
+        elif token == _QUOTE:  # a string that is no such name, and does not end in this piece
             place = yield from _past_string(text, place)
     else:
         raise Malformed("Input data was truncated")
@@ -252,14 +256,32 @@ def _past_string(text: Text, place: int) -> Generator[None, None, int]:
 
 
 def _in_string(text: Text, place: int) -> int:
-    """Return where the string around `place` ends, or where its next piece begins."""
-    if not isinstance(text, memoryview):  # which has no find; find is much faster if nothing is escaped, as in base64
-        far = min(place + _FAR_BYTES, len(text))
+    """Return where the string around `place` ends, or where its next piece begins; no escape begins before `place`."""
+    if isinstance(text, memoryview):  # which has no find
+        return _past_characters(text, place, PIECE_BYTES)
+    far = min(place + _FAR_BYTES, len(text))
+    for _ in range(_QUOTES):
         quote = text.find(_QUOTE, place, far)
         stop = far if quote < 0 else quote
-        if text.find(b"\\", place, stop) < 0:
+        before = bytes(text[max(place, stop - _NEAR_BYTES) : stop])
+        backslashes = len(before) - len(before.rstrip(b"\\"))
+        if backslashes % 2 == 0 and backslashes < _NEAR_BYTES:
             return stop
-    end = min(place + PIECE_BYTES, len(text))
+        if backslashes == _NEAR_BYTES:
+            return _past_characters(text, place, PIECE_BYTES)
+        if len(before) < _NEAR_BYTES:
+            place = _past_characters(text, place, _CROWDED_BYTES)
+            if text[place : place + 1] == _QUOTE:
+                return place
+        else:
+            place = stop + 1  # behind an escaped quote, or behind a character whose escape is cut
+        if place >= far:
+            break
+    return place
+
+
+def _past_characters(text: Text, place: int, most: int) -> int:
+    end = min(place + most, len(text))
     match = _IN_STRING.match(text, place, end)
     at = place if match is None else match.end()
     return at if at > place else end  # a backslash at the end of the piece

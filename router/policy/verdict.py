@@ -90,6 +90,7 @@ _RUNS = frozenset({_RUN_CODE, "/run_jupyter"})
 _SAYS_SANDBOX_ERROR = b'"SandboxError"'  # in the job's output, the quotes would be escaped
 _SAYS_TIME_LIMIT = b'"TimeLimitExceeded"'
 _STATUS_FIRST = re.compile(rb'\s*\{\s*"status"\s*:\s*"SandboxError"')
+_WELL_FIRST = re.compile(rb'\{\s*"status"\s*:\s*"(?:Success|Failed)"')
 _SAYS_FAILED = b'"Failed"'
 _FAILED_FIRST = re.compile(rb'\s*\{\s*"status"\s*:\s*"Failed"')
 _BEGINS_AS_JSON = re.compile(rb'[ \t\r\n]*[\[{"\-0-9tfn]')
@@ -156,13 +157,17 @@ def _of_body(path: str, body: bytes, *, is_whole: bool) -> Verdict:
     if path not in _RUNS:
         return _WELL if _BEGINS_AS_JSON.match(body) else _NO_JSON
     text = body.strip(_SPACE)
-    if not text.startswith(b"{") or (is_whole and not text.endswith(b"}")):
+    if is_whole and not text.endswith(b"}"):
         return _NO_OBJECT
-    return _SANDBOX_ERROR if _SAYS_SANDBOX_ERROR in body and _is_sandbox_error(body, is_whole=is_whole) else _WELL
-
-
-def _is_sandbox_error(body: bytes, *, is_whole: bool) -> bool:
-    return _status_of(body) == "SandboxError" if is_whole else _STATUS_FIRST.match(body) is not None
+    if _WELL_FIRST.match(text):  # as nearly all answers begin; to search a large one takes as long as to pass it on
+        return _WELL
+    if not text.startswith(b"{"):
+        return _NO_OBJECT
+    if is_whole:
+        is_error = _SAYS_SANDBOX_ERROR in body and _status_of(body) == "SandboxError"
+    else:
+        is_error = _STATUS_FIRST.match(text) is not None
+    return _SANDBOX_ERROR if is_error else _WELL
 
 
 def _status_of(body: bytes) -> str:

@@ -67,10 +67,11 @@ class FailoverScheduler:
         """
         # Only a heartbeat looks whether Redis is back, and only if Redis has answered the last call of another part of
         # this process. Jobs share the heartbeat's call, and must not wait for a Redis that is away.
-        loop = asyncio.get_running_loop()
         if self._local is None:
             self._ask_redis(call, say_all_again, then)
-        elif call.beat and loop.time() >= self._try_again_at and self._client.answers:
+            return
+        loop = asyncio.get_running_loop()
+        if call.beat and loop.time() >= self._try_again_at and self._client.answers:
             # Its jobs have new numbers by now, so that the twin must get this call, too, if Redis does not answer.
             self._ask_redis(say_all_again(call), say_all_again, then)
         else:

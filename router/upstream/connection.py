@@ -7,6 +7,7 @@ The rest of a larger answer is read from the socket only when it is asked for.
 import asyncio
 import re
 import time
+from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
 from http import HTTPStatus
@@ -17,6 +18,7 @@ import httptools
 from router.http.head_cache import HeadCache, split
 from router.http.headers import Headers, WorkerHead, read_worker_head
 from router.http.response import Body, Broken, Phase, Response, Stale
+from router.upstream.long_rest import LongRest
 
 # An answer up to this size is judged, and its job tried on another worker, before the client has seen a byte of it.
 HOLD_BYTES = 2**20
@@ -26,12 +28,15 @@ MAX_HEAD_BYTES = 2**16
 # packet costs one retransmission more (1 s, RFC 6298 §2). A connection that closes later has delivered the job.
 STALE_WITHIN_S = 1.0
 
+# So many bytes of a large answer wait for their reader, and a block besides, before no more are read from the socket.
+_AHEAD_BYTES = 2**19
 # Below this size it is cheaper to copy the body behind the head than to write twice.
 JOINED_BYTES = 2**16
 _FIRST_STATUS, _UPGRADE, _FIRST_FINAL_STATUS, _LAST_STATUS = 100, 101, 200, 599
 # The parser also accepts RTSP, ICE and other versions of HTTP. Their framing may differ from HTTP/1.1's (RFC 9112
 # §2.3).
 _STATUS_LINE = re.compile(rb"[\r\n]*+HTTP/1\.[01] ")
+_TOO_MUCH = "sent more than its answer's length"
 _END_OF_HEAD = b"\r\n\r\n"
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 # Answers with these statuses have no body, whatever Content-Length they carry.
@@ -89,6 +94,8 @@ class Connection(asyncio.Protocol):
         self._deliver: ResponseCallback | None = None
         self._more: asyncio.Future[None] | None = None
         self._failure: Broken | None = None
+        self._rest: LongRest | None = None  # reads what is left of a large answer of a known length
+        self._is_kept = False  # whether the worker keeps the connection after it
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._head_key: bytes | None = None  # of the head that the parser reads; None where the cache cannot keep it
@@ -137,15 +144,39 @@ class Connection(asyncio.Protocol):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> bytes:
+    def _left(self) -> int:
+        """Return how many bytes of the answer have not come; 0 if that is not known."""
+        return int(dict(self._head.headers).get(b"content-length", b"0")) - self._held_bytes
+
+    def _take_part(self, part: memoryview, is_too_much: bool) -> None:
+        """Take a part that the parser has not seen, and stop reading where many of them wait."""
+        self._body.append(part)
+        self._waiting_bytes += len(part)
+        if self._rest is not None and not self._rest.left:
+            self._rest = None
+            self._parser = httptools.HttpResponseParser(self)
+            self._be_over(is_kept=self._is_kept)
+            if is_too_much:
+                self._fail(Broken(Phase.GARBLED, _TOO_MUCH))
+            self._settle()
+        else:
+            if self._waiting_bytes >= _AHEAD_BYTES:
+                self._transport.pause_reading()
+            self._wake_reader()
+
+    async def __anext__(self) -> bytes | memoryview:
         """Return the next part of a large answer. Raises Broken, after the parts that came before the failure."""
         if not self._body and self._state is ConnectionState.STREAMING:
             self._more = asyncio.get_running_loop().create_future()
-            self._transport.resume_reading()
+            if self._rest is None and (left := self._left()) > 0:
+                self._is_kept = self._parser.should_keep_alive()
+                self._rest = LongRest(self._transport, self, left, self._take_part)
+            else:
+                self._transport.resume_reading()
             await self._more
         if self._body:
-            part = b"".join(self._body)
-            self._body.clear()
+            part = self._body.popleft()
+            self._waiting_bytes -= len(part)
             return part
         if self._failure:
             raise self._failure
@@ -184,8 +215,7 @@ class Connection(asyncio.Protocol):
                     self._parser.feed_data(data[room:])
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             has_ended = self._state in (ConnectionState.IDLE, ConnectionState.SPENT)
-            what = "more than its answer's length" if has_ended else f"an answer that is not HTTP: {error}"
-            self._fail(Broken(Phase.GARBLED, f"sent {what}"))
+            self._fail(Broken(Phase.GARBLED, _TOO_MUCH if has_ended else f"sent an answer that is not HTTP: {error}"))
         if self._bytes_without_body > MAX_HEAD_BYTES:
             self._fail(Broken(Phase.GARBLED, f"sent a header block of more than {MAX_HEAD_BYTES // 1024} kB"))
         if self._state in (ConnectionState.IDLE, ConnectionState.SPENT):
@@ -212,8 +242,8 @@ class Connection(asyncio.Protocol):
     def _begin_parsing(self) -> None:
         self._state = ConnectionState.HEAD
         self._headers: Headers = []
-        self._body: list[bytes] = []
-        self._held_bytes = 0
+        self._body: deque[bytes | memoryview] = deque()
+        self._held_bytes = self._waiting_bytes = 0
         self._bytes_without_body = 0
         self._head_text = b""  # all up to the final head's end, interim answers included
         self._head_at = 0  # where the current head begins in it
@@ -282,6 +312,7 @@ class Connection(asyncio.Protocol):
         self._bytes_without_body = 0
         self._body.append(part)
         self._held_bytes += len(part)
+        self._waiting_bytes += len(part)
         if self._held_bytes > HOLD_BYTES:
             self._transport.pause_reading()
             if self._state is ConnectionState.STREAMING:
@@ -301,6 +332,9 @@ class Connection(asyncio.Protocol):
         is_kept = self._parser.should_keep_alive()
         if is_kept and self._head_key is not None and self._head.status not in _BODILESS:
             self._heads.learn(self._head_key, self._head)
+        self._be_over(is_kept=is_kept)
+
+    def _be_over(self, *, is_kept: bool) -> None:
         # A worker that answers before it has read the whole request may take the rest of it for the next one.
         self._state = (
             ConnectionState.IDLE if is_kept and not self._transport.get_write_buffer_size() else ConnectionState.SPENT
@@ -330,6 +364,7 @@ class Connection(asyncio.Protocol):
         deliver, self._deliver = self._deliver, None
         beginning = Response(self._head, b"".join(self._body), rest=self)
         self._body.clear()
+        self._waiting_bytes = 0
         if deliver is not None:
             asyncio.get_running_loop().call_soon(deliver, beginning)  # not while the parser is at work
 

@@ -224,7 +224,7 @@ class AnswerRest:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> bytes:
+    async def __anext__(self) -> bytes | memoryview:
         """Return the next part. Raises UpstreamFailed."""
         if self._connection is None:
             raise StopAsyncIteration

@@ -3,6 +3,7 @@
 import re
 import runpy
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -176,8 +177,8 @@ def test_environment_has_only_variables_that_the_code_reads(name: str) -> None:
 def test_configuration_is_read_from_a_mounted_folder(name: str) -> None:
     """ROUTER_CONFIG is in a mounted folder; a mount of the single file would miss most editors' changes."""
     service = services(BASE)[name]
-    ((source, target, mode),) = [volume.split(":") for volume in service["volumes"]]
     config = Path(service["environment"][CONFIG_VARIABLE])
+    (source, target, mode) = next(volume.split(":") for volume in service["volumes"] if str(config.parent) in volume)
     assert mode == "ro"
     assert (ROOT / source).is_dir()
     assert (ROOT / source / config.relative_to(target)).samefile(ROOT / "config.yaml")
@@ -194,19 +195,26 @@ def test_configured_workers_are_the_sandboxes() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(OURS))
-def test_redis_url_names_a_reachable_service(name: str) -> None:
-    """REDIS_URL names a service that shares a network with the program."""
-    service = services(BASE)[name]
-    redis = services(BASE)[str(urlsplit(service["environment"][REDIS_VARIABLE]).hostname)]
-    assert redis["command"][0] == "redis-server"
+def test_redis_url_names_redis_socket_in_a_shared_volume(name: str) -> None:
+    """REDIS_URL is the socket that Redis makes in a volume of both, open to the programs' user."""
+    service, redis = services(BASE)[name], services(BASE)["redis"]
+    url = urlsplit(service["environment"][REDIS_VARIABLE])
+    (volume,) = [mount.partition(":")[0] for mount in service["volumes"] if mount.endswith(f":{Path(url.path).parent}")]
+    assert volume in compose(BASE)["volumes"]
+    (folder,) = [mount.partition(":")[2] for mount in redis["volumes"] if mount.startswith(f"{volume}:")]
+    options = dict(pairwise(redis["command"]))
+    assert (url.scheme, redis["command"][0]) == ("unix", "redis-server")
+    assert Path(options["--unixsocket"]) == Path(folder) / Path(url.path).name
+    assert options["--unixsocketperm"] == "777"
     assert set(redis["networks"]) & set(service["networks"])
 
 
 def test_redis_cannot_be_reached_by_jobs_or_from_outside() -> None:
-    """Redis has no password, so it publishes no port and shares no network with the sandboxes."""
+    """Redis has no password, so it publishes no port and shares neither a network nor a volume with the sandboxes."""
     redis = services(BASE)["redis"]
     assert "ports" not in redis
     for name in SANDBOXES:
+        assert "volumes" not in services(BASE)[name]
         assert not set(redis["networks"]) & set(services(BASE)[name]["networks"])
 
 

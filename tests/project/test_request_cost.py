@@ -6,7 +6,7 @@ from bench.request_cost import COUNTED, MANY, calls
 
 # By the number of clients (with one, each call of the scheduler serves one job) and by True if each job uses a new
 # connection.
-COMMITTED = {(MANY, False): 123.7, (1, False): 170.0, (MANY, True): 149.0}
+COMMITTED = {(MANY, False): 120.7, (1, False): 163.0, (MANY, True): 145.4}
 # Another version of Python makes a few calls more or fewer for the same code.
 TOLERANCE = 1.02
 # The calls that a job of a tenant makes besides: its name, its line, the field of its answer.

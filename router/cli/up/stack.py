@@ -26,13 +26,15 @@ from router.cli.carried import GUNICORN_SETTINGS, carried
 from router.cli.up.supervisor import Program, Supervisor
 from router.config.load import CONFIG_VARIABLE, DISCOVER_VARIABLE, REDIS_VARIABLE, config_path, load, parse
 from router.config.settings import Settings
-from router.processes import accepts, free_port, is_free
+from router.processes import free_port, is_free
 
 # Checks on loopback are cheap, and a local worker that restarts is soon healthy again.
 CHECK_INTERVAL_S = 2.0
 START_TIMEOUT_S = 30.0
 VALKEY = "valkey"
-VALKEY_LOG = "valkey.log"
+VALKEY_LOG, VALKEY_SOCKET = "valkey.log", "valkey.sock"
+# The path of a Unix socket has at most 107 bytes (unix(7)); a longer folder for temporary files leaves no room for it.
+_LONGEST_TEMPORARY = 80
 _POLL_S = 0.05
 
 # The settings that local workers replace.
@@ -62,11 +64,11 @@ class Stack:
         self._console = console
         self._supervisor = Supervisor()
         self._settings = _settings()
-        self._redis_port = free_port()
+        self._redis_socket = folder / VALKEY_SOCKET
         self._worker_ports = [free_port() for _ in range(options.local_workers or 0)]
         self._env = {
             **os.environ,
-            REDIS_VARIABLE: f"redis://127.0.0.1:{self._redis_port}/0",
+            REDIS_VARIABLE: f"unix://{self._redis_socket}",
             CONFIG_VARIABLE: str(self._config_file()),
         }
         if self._worker_ports:
@@ -96,7 +98,7 @@ class Stack:
     async def _start(self) -> list[bool]:
         """Start all programs; return for each worker whether it is healthy."""
         python = [sys.executable, "-m"]
-        await self._start_program(VALKEY, self._valkey_argv(), partial(accepts, self._redis_port))
+        await self._start_program(VALKEY, self._valkey_argv(), partial(_accepts, self._redis_socket))
         for number, port in enumerate(self._worker_ports, start=1):
             argv = [*python, "router.cli", "local-worker", "--port", str(port)]
             await self._start_program(f"local worker {number}", argv)
@@ -162,8 +164,10 @@ class Stack:
         return "it said:\n" + (log.read_text(encoding="utf-8", errors="replace") if log.exists() else "nothing")
 
     def _valkey_argv(self) -> list[str]:
-        argv = [_valkey_binary(), "--port", str(self._redis_port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
-        return [*argv, "--save", "", "--appendonly", "no", "--logfile", str(self._folder / VALKEY_LOG)]
+        # Its socket is this user's alone. It costs each job less than TCP, and nobody else on this host reaches it.
+        reached = ("--port", "0", "--unixsocket", str(self._redis_socket), "--unixsocketperm", "700")
+        kept = ("--dir", str(self._folder), "--save", "", "--appendonly", "no")
+        return [_valkey_binary(), *reached, *kept, "--logfile", str(self._folder / VALKEY_LOG)]
 
     def _config_file(self) -> Path:
         """Return the file that all programs read: the user's own, or one of the settings that hold instead."""
@@ -191,7 +195,7 @@ class Stack:
             f"\nSandboxFusion Router: {self._url('')}  (dashboard: /dashboard, API: /docs)",
             *self._first_step(workers, sfr),
             "Look into Redis:",
-            f"  redis-cli -p {self._redis_port} HGETALL {prefix}:worker:{first}",
+            f"  redis-cli -s {self._redis_socket} HGETALL {prefix}:worker:{first}",
             "or, without redis-cli:",
             f"  {sfr} redis --url {redis_url} HGETALL {prefix}:worker:{first}",
             "Ctrl-C stops all of it.\n",
@@ -229,7 +233,8 @@ class Stack:
 
 def up(options: UpOptions) -> None:
     """Run the system until it is told to stop. Raises CannotStart, ConfigError."""
-    with tempfile.TemporaryDirectory(prefix="sfr-") as folder:
+    place = None if len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_TEMPORARY else "/tmp"  # noqa: S108  (the folder is made there)
+    with tempfile.TemporaryDirectory(prefix="sfr-", dir=place) as folder:
         asyncio.run(Stack(options, Path(folder), Console()).run())
 
 
@@ -286,6 +291,16 @@ def _fleet(url: str) -> dict[str, Any]:
     with urlopen(url, timeout=START_TIMEOUT_S) as response:  # noqa: S310  (a URL that we made)
         fleet: dict[str, Any] = json.load(response)
     return fleet
+
+
+async def _accepts(place: Path) -> bool:
+    """Whether a server accepts connections on this Unix socket."""
+    try:
+        _, writer = await asyncio.open_unix_connection(place)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 async def _serves(url: str) -> bool:

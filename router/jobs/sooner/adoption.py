@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from router.aio import start
 from router.fleet.redis_client import RedisUnavailable
@@ -15,6 +16,7 @@ from router.http.response import Response
 from router.jobs.answers import ErrorAnswers
 from router.jobs.ending import Endings
 from router.jobs.job import JobRun
+from router.jobs.preparing import Hashing
 from router.jobs.sooner.left_runs import LeftRuns
 from router.jobs.sooner.notes import Adopt, Brought, Returned
 from router.jobs.sooner.transport import Transport, WorkersAnswer
@@ -56,6 +58,7 @@ class Adoption:
         errors: ErrorAnswers,
         recorder: Recorder,
         run_itself: Callable[[JobRun], None],
+        hashing: Hashing,
     ) -> None:
         self._left_behind = left_behind
         left_behind.is_on = True
@@ -66,6 +69,7 @@ class Adoption:
         self._errors = errors
         self._recorder = recorder
         self._run_itself = run_itself
+        self._hashing = hashing
         self._waiting: dict[JobRun, _Waiting] = {}
         self._by_number: dict[int, JobRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -78,6 +82,9 @@ class Adoption:
 
     def leave_run(self, run: JobRun) -> None:
         """Keep the run of a job whose client has gone, if an attempt is running."""
+        self._hashing.then(run.job, partial(self._keep, run))
+
+    def _keep(self, run: JobRun) -> None:
         if run.lease is not None and run.left is None:
             run.left = self._left_runs.keep(run, run.lease)
 
@@ -92,8 +99,11 @@ class Adoption:
             self.wait(run, reason.adopted)
             return
         if isinstance(reason, QueueTimeout) and pending is not None and pending.arrival.ticket:
-            self._left_behind.tell(Orphan(run.job.key, int(self._keep_s * 1000), pending.arrival.ticket))
+            self._hashing.then(run.job, partial(self._leave_place, run, pending.arrival.ticket))
         self._endings.refuse(run, reason, pending)
+
+    def _leave_place(self, run: JobRun, ticket: int) -> None:
+        self._left_behind.tell(Orphan(run.job.key, int(self._keep_s * 1000), ticket))
 
     def wait(self, run: JobRun, adopted: Adopted) -> None:
         """Let the job wait for the run that it has got."""

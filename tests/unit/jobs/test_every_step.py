@@ -63,7 +63,7 @@ assert all(Path(name).exists() for name in WAY)
 
 # These functions catch what the others raise, and before them only their own call can fail.
 GUARDS = {
-    *("Dispatcher._attempted", "Dispatcher._be_late", "Dispatcher._break_off"),
+    *("Dispatcher._attempted", "Dispatcher._heard", "Dispatcher._be_late", "Dispatcher._break_off"),
     *("resolver.<locals>.resolve", "JobHandler.begin.<locals>.end", "BodyShare.__exit__", "BodyShare.give_back"),
     *(
         "BodyBudget.let_go",

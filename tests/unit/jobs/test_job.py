@@ -12,6 +12,7 @@ import pytest
 from router.aio import Turns
 from router.jobs.job import _PIECE_BYTES
 from router.policy.deadline import SMALL_BYTES, LimitReader
+from router.policy.large_json import finished
 from router.policy.verdict import Kind
 from tests.support.jobs import made_job, stays
 
@@ -24,10 +25,10 @@ async def _left() -> None:
 
 @pytest.mark.parametrize("size", [1, _PIECE_BYTES - 1, _PIECE_BYTES, _PIECE_BYTES + 1, 3 * _PIECE_BYTES])
 def test_large_job_has_the_same_name_in_pieces(size: int) -> None:
-    """Its body is read piece by piece with a pause after each, and its limits are found meanwhile."""
+    """Its body is hashed piece by piece with a pause after each, and its limits are found before."""
     body = b'{"run_timeout": 7, "code": "%s"}' % (b"x" * size)
     made, pauses = made_job(body), 0
-    scanning = made.scan_body(READER)
+    scanning = made.scan_body(READER, is_hashed=True)
     while True:
         try:
             next(scanning)
@@ -39,6 +40,19 @@ def test_large_job_has_the_same_name_in_pieces(size: int) -> None:
     assert msgspec.structs.replace(made, scan=scan).name == scan.digest.hex()[:16]
     assert READER.longest_s(scan.excerpt) == 7
     assert pauses >= len(body) / _PIECE_BYTES
+
+
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_large_job_is_hashed_when_its_name_is_asked_for(*, is_asked: bool) -> None:
+    """A job that ends well needs no name, and a hash costs more than all else that is done with its body."""
+    made = made_job(b'{"code": "%s"}' % (b"x" * 2**20))
+    job = msgspec.structs.replace(made, scan=finished(made.scan_body(READER)))
+    assert job.lacks_hash
+    if is_asked:
+        finished(job.hash_body())
+        assert not job.lacks_hash
+    assert job.name == hashlib.blake2b(job.body, digest_size=16, key=b"/run_code").hexdigest()[:16]
+    assert not job.lacks_hash
 
 
 def test_name_depends_on_body_and_target() -> None:
