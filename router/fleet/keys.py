@@ -23,6 +23,7 @@ class Keys:
         self.sidecar = f"{prefix}:sidecar"
         self.fleet = f"{prefix}:fleet"
         self.events = f"{prefix}:events"
+        self.processes = f"{prefix}:processes"
         # Not keys but channels. The first tells the routers that the fleet or a worker's health has changed. The second
         # tells the sidecar that a worker has registered or left, or has a new weight or cap.
         self.changes = f"{prefix}:changes"

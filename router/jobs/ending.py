@@ -12,7 +12,7 @@ from router.jobs.job_log import CLIENT_LEFT_STATUS
 from router.jobs.sooner.groups import Groups
 from router.policy.verdict import Outcome
 from router.scheduling.leases import Leases
-from router.scheduling.pending import ClientLeft, NoRoom, Unfunded
+from router.scheduling.pending import ClientLeft, NoRoom, QueueFull, TenantFull, Unfunded
 from router.telemetry.recorder import Recorder
 
 _RESULT = Outcome.RESULT
@@ -99,4 +99,8 @@ class Endings:
             return
         if isinstance(reason, Unfunded):
             self._recorder.retry_unfunded()
+        elif isinstance(reason, TenantFull):
+            self._recorder.crowded(run.placement.tenant)
+        elif isinstance(reason, QueueFull):
+            self._recorder.queue_was_full()
         self.end(run, self._errors.refused(run, reason))

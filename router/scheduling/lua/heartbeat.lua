@@ -5,6 +5,7 @@
 -- Writes   PROCESSES, PROCESS_OF, LEASES_OF, QUARANTINE (only what has passed)
 -- @lazy Seldom
 -- @include context
+-- @include journal
 -- @include leases
 -- @include queue
 -- @include room
@@ -33,7 +34,10 @@ function Seldom.hear_beat(leases, pending, oldest, held, is_return)
   if may_hedge then Seldom.fill_hedges(false) end
   redis.call('ZREMRANGEBYSCORE', QUARANTINE, '-inf', now)
   redis.call('ZADD', PROCESSES, now, call.process)
-  redis.call('ZREMRANGEBYSCORE', PROCESSES, '-inf', now - PROCESS_TTL_MS)
+  for _, process in ipairs(redis.call('ZRANGEBYSCORE', PROCESSES, '-inf', now - PROCESS_TTL_MS)) do
+    redis.call('ZREM', PROCESSES, process)
+    Seldom.note_silence(process)
+  end
   reply.processes = redis.call('ZCARD', PROCESSES)
   if rooms > 0 then -- routers of the last release keep only room 0
     for _, url in ipairs(redis.call('HRANDFIELD', PLACES, ROOMS_CORRECTED)) do set_room_anew(url) end

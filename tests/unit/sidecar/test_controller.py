@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +14,7 @@ import pytest
 
 from router.config.settings import HealthCheckSettings, Settings
 from router.config.worker_auth import WorkerAuth
+from router.fleet.journal.model import Event
 from router.fleet.leadership import Term
 from router.fleet.model import Health, Observation, Ratios, Worker, WorkerRecord
 from router.fleet.redis_client import RedisUnavailable
@@ -58,6 +59,7 @@ class Memory:
     finished: dict[str, float] = field(default_factory=dict)
     published: list[dict[str, TenantRule]] = field(default_factory=list)
     seen: dict[str, Ratios] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
 
     def _answer(self) -> None:
         if not self.is_there:
@@ -86,15 +88,23 @@ class Memory:
         return SimpleNamespace(records=self.held)
 
     async def record(
-        self, term: Term, written_at: datetime, records: Iterable[WorkerRecord], gone: Iterable[str], *, changed: bool
+        self,
+        term: Term,
+        written_at: datetime,
+        records: Iterable[WorkerRecord],
+        gone: Iterable[str],
+        *,
+        changed: bool,
+        events: Mapping[str, Sequence[Event]],
     ) -> bool:
-        """Keep the records."""
+        """Keep the records and the events."""
         del written_at
         self.asked += 1
         self._answer()
         if self.refuses or term.token != self.terms:
             return False
         now = asyncio.get_running_loop().time()
+        self.events += [event for each in events.values() for event in each]
         self.written.append(Written(now, {record.worker.url: record for record in records}, set(gone), changed))
         return True
 
