@@ -79,8 +79,11 @@ class Event:
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def words(self) -> tuple[str, str, str, str, str]:
-        """Return it as the scripts take it."""
-        return self.kind, self.subject, self.text, self.by, json.dumps(self.more)
+        """Return it as the scripts take it. They can read no lone surrogate, as a file's name may have."""
+        kind, subject, text, by = (
+            each.encode(errors="replace").decode() for each in (self.kind, self.subject, self.text, self.by)
+        )
+        return kind, subject, text, by, json.dumps(self.more)
 
     def after(self, waited_s: float) -> "Event":
         """Return it as it is written so many seconds after it happened.

@@ -106,14 +106,16 @@ def ended(host: str, by: str) -> Event:
 
 def reloaded(host: str, program: str, what: str) -> Event:
     """Return that a program has taken over a changed configuration."""
-    return Event(Kind.CONFIG_RELOADED, host, f"The {program} on {host} has taken over {what}", program)
+    return Event(
+        Kind.CONFIG_RELOADED, f"{program} on {host}", f"The {program} on {host} has taken over {what}", program
+    )
 
 
 def refused(host: str, program: str, reason: str) -> Event:
     """Return that a program has not taken over a changed configuration."""
     told = " ".join(reason.split())
     text = f"The {program} on {host} goes on with the last good configuration, because the new one is bad: {told}"
-    return Event(Kind.CONFIG_REFUSED, host, text, program, {"reason": told})
+    return Event(Kind.CONFIG_REFUSED, f"{program} on {host}", text, program, {"reason": told})
 
 
 def _jobs(count: int) -> str:

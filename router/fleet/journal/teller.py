@@ -1,7 +1,8 @@
 """What one process tells the journal: at once for the caller, in Redis a moment later.
 
 To tell never waits and never raises, so that no job can be harmed by it. While Redis is away events wait here; if there
-are too many, the oldest are dropped.
+are too many, the oldest are dropped. A call whose answer is lost is made again: then an event may stand there twice,
+unless it is one that is kept apart from its like.
 """
 
 import asyncio
@@ -28,12 +29,6 @@ class _Untold(msgspec.Struct, eq=False):
     event: Event
     since: float
     apart_s: float
-    was_sent: bool = False
-
-    def told(self, now: float) -> tuple[Event, float]:
-        """Return it as it is written now. If it was sent before, it may have been written then."""
-        waited_s = now - self.since
-        return self.event.after(waited_s), max(self.apart_s, waited_s + AGAIN_S if self.was_sent else 0.0)
 
 
 class Teller:
@@ -82,11 +77,8 @@ class Teller:
         part, now = list(self._untold), time.monotonic()
         if not part:
             return
-        told = [each.told(now) for each in part]
-        for each in part:
-            each.was_sent = True
         try:
-            await self._events.write(told)
+            await self._events.write((each.event.after(now - each.since), each.apart_s) for each in part)
         except RedisUnavailable:
             self._has_untold.set()
             raise

@@ -4,7 +4,7 @@
 -- ARGV[1]  a JSON list of [kind, subject, text, by, more (JSON), apart (ms)]: with apart, the event is left out if one of
 --          its kind and subject was written within that time
 -- Reads    EVENTS
--- Returns  nothing
+-- Returns  nothing, or the error with which Redis has refused an event: those after it are not written
 -- @include journal
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -21,5 +21,8 @@ end
 
 for _, event in ipairs(cjson.decode(ARGV[1])) do
   local kind, subject, text, by, more, apart = unpack(event)
-  if apart == 0 or not was_told(kind, subject, apart) then note(kind, subject, text, by, more) end
+  if apart == 0 or not was_told(kind, subject, apart) then
+    local answer = note(kind, subject, text, by, more)
+    if type(answer) == 'table' then return answer end -- so that the caller tries again
+  end
 end

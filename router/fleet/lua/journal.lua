@@ -3,8 +3,8 @@
 -- Writes   EVENTS
 
 -- Write an event (router/fleet/journal/model.py); `more` is JSON. A key that redis-cli has made another type of must not
--- harm the caller: without an event, all else goes on.
+-- harm the caller: without an event, all else goes on. Return its id, or Redis' error.
 local function note(kind, subject, text, by, more)
-  redis.pcall('XADD', EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*', 'kind', kind, 'subject', subject, 'text', text,
+  return redis.pcall('XADD', EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*', 'kind', kind, 'subject', subject, 'text', text,
     'by', by, 'more', more)
 end
