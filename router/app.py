@@ -16,6 +16,8 @@ from starlette.middleware.cors import CORSMiddleware
 from router import logs
 from router.api.admin import create_admin, create_tenant_admin
 from router.api.application import create_api
+from router.api.failures import create_failures
+from router.api.history import create_history
 from router.api.journal import create_journal
 from router.auth.access import OPEN, Access, AdminGate, JobGate
 from router.auth.origin import Pages
@@ -29,6 +31,8 @@ from router.file_handles import FileHandles
 from router.fleet.counters import Counters
 from router.fleet.intents import Intents
 from router.fleet.journal.events import Events
+from router.fleet.journal.failures import Failures
+from router.fleet.journal.history import FleetHistory
 from router.fleet.redis_client import RedisClient
 from router.fleet.sizes import FleetSizes
 from router.fleet.snapshot import FleetView
@@ -146,6 +150,8 @@ def _serve_admin(
     api.include_router(create_admin(Intents(redis), view, settings.admin, gate))
     api.include_router(create_tenant_admin(Tenants(redis), counters, gate))
     api.include_router(create_journal(Events(redis)))
+    api.include_router(create_failures(Failures(redis)))
+    api.include_router(create_history(FleetHistory(redis)))
 
 
 def _collect_seldom() -> None:

@@ -7,9 +7,11 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Self
 
+import msgspec
 from pydantic import BaseModel, Field
 
 from router.config.tenants import TenantOverrides, TenantReuse
+from router.fleet.journal.failed_job import Failure
 from router.fleet.journal.model import Page, Told, help_on
 from router.fleet.model import Health
 from router.fleet.stats import TenantStats, TenantUsage, Usage, WorkerStats, WorkerUsage
@@ -216,11 +218,13 @@ class FleetCounts(BaseModel):
     running: int = Field(description="jobs that run")
     retries_left: float = Field(description="retries that are left in the fleet's budget")
     fleet: dict[str, int] = Field(
-        description="jobs, errors, attempts, retries; le_N: jobs that took up to N seconds and more than the N before",
+        description="jobs, errors, attempts, retries; le_N: jobs that took up to N seconds and more than the N "
+        "before; wait_le_N: waits for a lease",
         examples=[{"jobs": 2, "attempts": 2, "le_0.05": 2}],
     )
     workers: dict[str, WorkerCounts] = Field(description="by URL")
     tenants: dict[str, TenantCounts] = Field({}, description="by name; those that had a job within a day")
+    at_ms: int = Field(0, description="the moment by Redis' clock (Unix ms)")
 
     @classmethod
     def of(cls, usage: Usage) -> Self:
@@ -233,10 +237,65 @@ class FleetCounts(BaseModel):
             fleet=usage.fleet,
             workers=workers,
             tenants={name: TenantCounts.of(tenant) for name, tenant in usage.tenants.items()},
+            at_ms=usage.at_ms,
         )
 
     def usage(self) -> Usage:
         """Return the counts as they came from Redis."""
         workers = {url: worker.usage() for url, worker in self.workers.items()}
         tenants = {name: tenant.usage() for name, tenant in self.tenants.items()}
-        return Usage(self.waiting, self.retries_left, self.fleet, workers, tenants)
+        return Usage(self.waiting, self.retries_left, self.fleet, workers, tenants, self.at_ms)
+
+
+class FailedTry(BaseModel):
+    """An attempt of a job that brought no result."""
+
+    worker_url: str
+    cause: str = Field(description="why it brought none", examples=["returned 503: Service Unavailable"])
+    took_ms: int | None = Field(description="null: not known")
+
+
+class FailedJob(BaseModel):
+    """A job that ended without a result, by no fault of its client or its code."""
+
+    at: datetime = Field(description="when it ended, by Redis' clock")
+    request_id: str
+    tenant: str
+    path: str
+    language: str = Field(description="empty: the job named none")
+    status: int = Field(description="what its client got")
+    outcome: str = Field(examples=["all_failed"])
+    took_ms: int | None = Field(description="from the whole request to the answer; null: it never became a job")
+    queue_ms: int = Field(description="how long it waited for leases")
+    detail: str = Field(description="what the router told its client; empty: the answer is a worker's")
+    attempts: list[FailedTry]
+
+    @classmethod
+    def of(cls, failure: Failure) -> Self:
+        """Return a failed job from Redis as the API's model."""
+        job = failure.job
+        attempts = [FailedTry(**msgspec.structs.asdict(each)) for each in job.attempts]
+        return cls(**{**msgspec.structs.asdict(job), "at": failure.at, "attempts": attempts})
+
+
+class FailedJobs(BaseModel):
+    """The answer of `GET /admin/failures`, the newest first."""
+
+    failures: list[FailedJob]
+
+
+class History(BaseModel):
+    """The answer of `GET /admin/history`. Each list has a value for each step; null: nothing is known of it."""
+
+    step_s: int = Field(description="how long a step is")
+    begins: int = Field(description="when the first step began (Unix s), by Redis' clock")
+    series: dict[str, list[float | None]] = Field(
+        description="throughput, errors, retries (a second); running, waiting; p50_ms and p99_ms of jobs, queue_p50_ms "
+        "and queue_p99_ms of waits for a lease",
+        examples=[{"throughput": [12.5, None]}],
+    )
+    tenants: dict[str, list[float | None]] = Field(
+        description="worker-seconds of the attempts that ended in each step, by tenant; of more than 50 tenants, the "
+        "rest is `other`",
+        examples=[{"run-7": [8.25, None]}],
+    )

@@ -24,6 +24,10 @@ class Keys:
         self.fleet = f"{prefix}:fleet"
         self.events = f"{prefix}:events"
         self.processes = f"{prefix}:processes"
+        self.failures = f"{prefix}:failures"
+        self.history_hour = f"{prefix}:history:hour"
+        self.history_day = f"{prefix}:history:day"
+        self.history_mark = f"{prefix}:history:mark"
         # Not keys but channels. The first tells the routers that the fleet or a worker's health has changed. The second
         # tells the sidecar that a worker has registered or left, or has a new weight or cap.
         self.changes = f"{prefix}:changes"

@@ -283,7 +283,8 @@ SCHEMA = (
         "sfr:stats",
         "hash",
         "routers",
-        "counts of all routers: jobs, errors, attempts, retries; jobs that took up to some seconds: le_0.05 …",
+        "counts of all routers: jobs, errors, attempts, retries; jobs that took up to some seconds: le_0.05 …; in the "
+        "same way waits for a lease: wait_le_0.05 …",
     ),
     Key(
         "sfr:stats:<url>",
@@ -327,6 +328,32 @@ SCHEMA = (
         "routers, sidecars, and `sfr --redis`",
         "what has happened, at most some 10,000 events: kind, subject (a worker, tenant, process or host), text, by "
         "(whose doing), more (JSON)",
+    ),
+    Key(
+        "sfr:failures",
+        "stream",
+        "routers",
+        "the last 500 failed jobs: ago_ms (how long before the entry was written the job had ended), job (JSON: whose "
+        "it was, what its client got, and each attempt's worker and cause; no code, no stdin, no output)",
+    ),
+    Key(
+        "sfr:history:hour",
+        "list with TTL",
+        "the leading sidecar",
+        "the last hour in steps of 10 s, as JSON lists: begins (Unix s), throughput, running, waiting, p50_ms, p99_ms, "
+        "queue_p50_ms, queue_p99_ms, errors, retries, worker-seconds by tenant",
+    ),
+    Key(
+        "sfr:history:day",
+        "list with TTL",
+        "the leading sidecar",
+        "the last 24 hours in steps of 1 min, in the same way",
+    ),
+    Key(
+        "sfr:history:mark",
+        "string with TTL",
+        "the leading sidecar",
+        "the counts with which the next steps of both have begun, as JSON: a new leader goes on from these",
     ),
     Key("sfr:sidecar", "string with TTL", "the leading sidecar", "the leader's fencing token and name"),
     Key(

@@ -16,11 +16,11 @@ from prometheus_client.registry import Collector
 
 from router.fleet.model import Health
 from router.fleet.snapshot import Snapshot
-from router.fleet.stats import TenantStats, TenantUsage, Usage
+from router.fleet.stats import BOUNDS_S, TenantStats, TenantUsage, Usage
 from router.policy.tenants import OTHER
 from router.policy.verdict import Kind
 from router.telemetry.multiprocess import Family, Sample, SharedCounts
-from router.telemetry.recorder import BOUNDS_S, Counts, Timing
+from router.telemetry.recorder import Counts, Timing
 
 # So many tenants have series of their own; the rest share OTHER.
 MOST_TENANTS = 100

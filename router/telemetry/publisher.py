@@ -12,10 +12,10 @@ from itertools import accumulate, pairwise
 from router.fleet.counters import Counters
 from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.fleet.snapshot import FleetView
-from router.fleet.stats import Stats, TenantStats, WorkerStats, took
+from router.fleet.stats import BOUNDS_S, Stats, TenantStats, WorkerStats, took, waited
 from router.policy.tenants import DEFAULT
 from router.telemetry.prometheus import Metrics, ProcessState
-from router.telemetry.recorder import BOUNDS_S, Counts, Recorder, Timing
+from router.telemetry.recorder import Counts, Recorder, Timing
 
 EVERY_S = 1.0
 
@@ -91,7 +91,8 @@ def for_fleet(counts: Counts) -> Stats:
         "errors": errors + turned_away,
         "attempts": sum(timing.count for timing in counts.attempts.values()),
         "retries": sum(counts.retries.values()),
-        **{took(bound_s): count for bound_s, count in zip((*BOUNDS_S, math.inf), took_s.counts, strict=True)},
+        **_named(took, took_s),
+        **_named(waited, counts.waits),
     }
     workers, tenants = counts.workers, counts.tenants
     worked_ms = whole_ms(worker.seconds for worker in workers.values())
@@ -111,6 +112,11 @@ def for_fleet(counts: Counts) -> Stats:
             for (name, tenant), busy, queued, saved in zip(tenants.items(), busy_ms, queue_ms, saved_ms, strict=True)
         },
     )
+
+
+def _named(name: Callable[[float], str], timing: Timing) -> dict[str, int]:
+    """Return a histogram's counts by the names that `name` gives to its bounds."""
+    return {name(bound_s): count for bound_s, count in zip((*BOUNDS_S, math.inf), timing.counts, strict=True)}
 
 
 def whole_ms(seconds: Iterable[float]) -> list[int]:

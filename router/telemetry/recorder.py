@@ -10,13 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
+from router.fleet.stats import BOUNDS_S
 from router.policy.verdict import Kind, Outcome
-
-# In seconds, three a decade, from Redis' answer to the longest job: a percentile is wrong by a factor of 2.5 at most.
-BOUNDS_S = (
-    *(0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1),
-    *(0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0),
-)
 
 # The endpoint under which requests are counted that were refused whatever their endpoint.
 NO_JOB = "other"

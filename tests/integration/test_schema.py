@@ -9,7 +9,12 @@ import pytest
 from redis.asyncio import Redis
 
 from router.fleet.intents import Intents, Registration
+from router.fleet.journal.failed_job import FailedJob
+from router.fleet.journal.failures import Failures
+from router.fleet.journal.history import FleetHistory, Marks
+from router.fleet.journal.points import Point
 from router.fleet.keys import Keys
+from router.fleet.leadership import Term
 from router.fleet.redis_client import RedisClient
 from router.fleet.schema import SCHEMA
 from router.fleet.sizes import FleetSizes, Lessons
@@ -46,6 +51,7 @@ def test_schema_has_exactly_the_used_keys() -> None:
     made |= {keys.intent, keys.registered, keys.registration("<url>"), keys.leases("<url>"), keys.breaker("<url>")}
     made |= {keys.plan_head, keys.ejected, keys.grants("<process>"), keys.tenants, keys.tenants_intent}
     made |= {keys.events, keys.processes, keys.sizes, keys.speeds, keys.answer("<job>"), keys.process("<id>")}
+    made |= {keys.failures, keys.history_hour, keys.history_day, keys.history_mark}
     used = {word for text in SCRIPTS.values() for word in re.findall(r"\b[A-Z_]+\b", code(text))}
     made |= {value for name, value in keys.lua_names().items() if name in used}
     assert {re.sub(r":<\w+>$", ":", key) for key in made - {keys.changes, keys.wishes}} == {
@@ -89,7 +95,7 @@ async def test_live_redis_holds_exactly_the_schema(
         lessons = Lessons([("a", 5.0, 1)], [(first.url, 1.0, 1.0, 1)])
         await FleetSizes(RedisClient(redis, "sfr", timeout_s=5), most=10).learn(lessons)
         client = RedisClient(redis, "sfr", timeout_s=5)
-        await Transport(client, Inbox(client, "some process"), "some process").store("some process:1", ANSWER, ttl_s=60)
+        await _keep_the_past(client, str(await redis.get("sfr:sidecar")))
         await eventually(lambda: redis.exists("sfr:room"), what="workers with room")
         await _gather(redis, held, set())
         script = RedisScheduler(RedisClient(redis, "sfr", timeout_s=5), Rules())
@@ -126,6 +132,15 @@ async def test_live_redis_holds_exactly_the_schema(
     assert held == {key.name: key.type for key in SCHEMA}
     (row,) = [key for key in SCHEMA if key.name == "sfr:worker:<url>"]
     assert fields == set(re.sub(r" \([^)]*\)", "", row.holds).split(", "))
+
+
+async def _keep_the_past(client: RedisClient, leader: str) -> None:
+    """Write an answer and a failed job, as routers do, and the points of a step, as the leading sidecar does."""
+    await Transport(client, Inbox(client, "some process"), "some process").store("some process:1", ANSWER, ttl_s=60)
+    await Failures(client).add([(0, FailedJob("a", "run-7", "/run_code", "python", 503, "all_failed"))])
+    token, name = leader.split(" ")
+    point = Point(0, 0, 0, 0, None, None, None, None, 0, 0)
+    assert await FleetHistory(client).write(Term(int(token), name), Marks(), point, point)
 
 
 async def _open_pool(redis: Redis, script: RedisScheduler, url: str) -> None:

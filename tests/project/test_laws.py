@@ -70,7 +70,8 @@ LIBRARIES = {
     "idna": {"router.config.addresses"},
     "aiohttp": {"sidecar.probe", "router.cli.run.batch_client"},
     "fastapi": {
-        *("router.api.admin", "router.api.application", "router.api.journal", "router.app"),
+        *("router.api.admin", "router.api.application", "router.api.failures", "router.api.history"),
+        *("router.api.journal", "router.app"),
         "router.cli.up.local_worker",
     },
     "opentelemetry": {"router.jobs.tracing"},
@@ -98,7 +99,8 @@ EVERYWHERE = {"msgspec", "pydantic", "pydantic_core"}
 # Modules that only decide, and the libraries without I/O, clock or randomness.
 PURE = [
     *(name for name in MODULES if name.startswith("router.policy")),
-    *("router.jobs.metadata", "router.telemetry.rates", "router.telemetry.recorder", "router.dashboard.view_model"),
+    *("router.fleet.journal.failed_job", "router.fleet.journal.points", "router.fleet.journal.rates"),
+    *("router.jobs.metadata", "router.telemetry.recorder", "router.dashboard.view_model"),
     "router.dashboard.tenants",
     *("sidecar.speeds", "sidecar.thresholds"),
 ]

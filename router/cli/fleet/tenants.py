@@ -55,7 +55,7 @@ def list_tenants(
             typer.echo(f"[{','.join(each.model_dump_json() for each in found)}]")
             return
         from router.cli.fleet.tables import screen, tenants_table
-        from router.telemetry.rates import tenant_rates
+        from router.fleet.journal.rates import tenant_rates
 
         before, since = {tenant.name: tenant.counts.usage() for tenant in found}, time.monotonic()
         with waiting("counting", COUNTED_S):

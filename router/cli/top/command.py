@@ -75,7 +75,7 @@ def _moments(fleet: "Fleet") -> Iterator["Moment"]:
     from dataclasses import replace
 
     from router.cli.top.table import Moment
-    from router.telemetry.rates import rates
+    from router.fleet.journal.rates import rates
 
     moment, at = Moment(fleet.report(), fleet.counts()), time.monotonic()
     while True:

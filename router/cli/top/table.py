@@ -9,8 +9,8 @@ from rich.text import Text
 
 from router.api.schemas import Report, WorkerStatus
 from router.cli.fleet.tables import health_text, healthy, note, rank, rate, running_jobs
+from router.fleet.journal.rates import Rates, WorkerRates
 from router.fleet.stats import Usage
-from router.telemetry.rates import Rates, WorkerRates
 
 _BAR = 10
 # URLs up to this length are shown whole on every screen.

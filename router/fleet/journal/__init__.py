@@ -1,4 +1,4 @@
-"""Decides how it is kept what has happened in the fleet: events.
+"""Decides what Redis holds of the past: events, failed jobs, and the history of the fleet's rates.
 
 It may not decide anything about jobs or workers. A failure to write here harms neither.
 """

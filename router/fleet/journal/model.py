@@ -40,6 +40,7 @@ class Kind(StrEnum):
     WORKER_DRAINED = "worker_drained"
     WORKER_RESUMED = "worker_resumed"
     TENANT_LIMITED = "tenant_limited"
+    TENANT_REFUSED = "tenant_refused"
     QUEUE_FULL = "queue_full"
     JOB_QUARANTINED = "job_quarantined"
     REDIS_BACK = "redis_back"

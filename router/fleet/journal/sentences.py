@@ -61,17 +61,13 @@ def too_many_waiting(tenant: str, refused: int, by: str) -> Event:
         f"Tenant {tenant} has as many waiting jobs as it may have (max_waiting): {_jobs(refused)} got 503 within a "
         "second. Other tenants' jobs go on"
     )
-    return Event(Kind.TENANT_LIMITED, tenant, text, by, {"limit": "max_waiting", "refused": refused})
+    return Event(Kind.TENANT_REFUSED, tenant, text, by, {"refused": refused})
 
 
 def too_many_running(tenant: str, running: int, waiting: int, by: str) -> Event:
     """Return that a tenant has as many running jobs as it may have, and that more of them wait."""
-    text = (
-        f"Tenant {tenant} has {running} running jobs, as many as it may have (max_running): {_jobs(waiting)} of it wait"
-    )
-    return Event(
-        Kind.TENANT_LIMITED, tenant, text, by, {"limit": "max_running", "running": running, "waiting": waiting}
-    )
+    text = f"Tenant {tenant} runs as many jobs as it may (max_running: {running}), so {_jobs(waiting)} of it wait"
+    return Event(Kind.TENANT_LIMITED, tenant, text, by, {"running": running, "waiting": waiting})
 
 
 def queue_full(waiting: int, tenant: str, of_tenant: int, refused: int, by: str) -> Event:

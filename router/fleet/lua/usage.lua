@@ -89,6 +89,7 @@ end
 local held = redis.call('HGETALL', STATS)
 for place = 1, #held, 2 do fleet[held[place]] = math.floor(number(held[place + 1])) end
 return cjson.encode({
+  at_ms = now,
   waiting = redis.call('HLEN', WAITING),
   retries_left = numbers(BUDGET, 'saved')[1],
   -- Left out where empty: cjson would write an empty table as a list.

@@ -60,7 +60,9 @@ function Shared.know(names)
     if not known[name] then unknown[#unknown + 1] = name end
   end
   local tickets = call_with(unknown, 'ZMSCORE', LINES)
-  for place, name in ipairs(unknown) do Shared.add_known(name, tonumber(tickets[place] or nil)) end
+  for place, name in ipairs(unknown) do
+    if not known[name] then Shared.add_known(name, tonumber(tickets[place] or nil)) end -- a name may come twice
+  end
 end
 
 function Shared.known_line(tenant, pool)

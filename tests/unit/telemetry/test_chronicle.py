@@ -40,7 +40,7 @@ async def test_refused_jobs_are_told_by_tenant(process: Process) -> None:
     for tenant in ("run-7", "run-7", ""):
         process.recorder.crowded(tenant)
     first, second = await process.told()
-    assert (first.kind, first.subject, first.more["refused"]) == ("tenant_limited", "run-7", 2)
+    assert (first.kind, first.subject, first.more["refused"]) == ("tenant_refused", "run-7", 2)
     assert second.subject == "default"
 
 

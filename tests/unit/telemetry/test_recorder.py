@@ -5,8 +5,9 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.fleet.stats import BOUNDS_S
 from router.policy.verdict import Kind, Outcome
-from router.telemetry.recorder import BOUNDS_S, Recorder, TenantCounts, Timing
+from router.telemetry.recorder import Recorder, TenantCounts, Timing
 
 TIMES = st.lists(st.one_of(st.floats(0, 1000), st.sampled_from(BOUNDS_S)), max_size=30)
 

@@ -1,7 +1,7 @@
 """Rates between two readings of the fleet's counts."""
 
+from router.fleet.journal.rates import Rates, WorkerRates, rates, tenant_rates
 from router.fleet.stats import TenantStats, TenantUsage, Usage, WorkerStats, WorkerUsage
-from router.telemetry.rates import Rates, WorkerRates, rates, tenant_rates
 
 
 def reading(fleet: dict[str, int], **workers: WorkerStats) -> Usage:

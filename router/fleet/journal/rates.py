@@ -7,8 +7,7 @@ is forgotten (fleet/stats.py). So if a count has fallen, all of the later count 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from router.fleet.stats import TenantUsage, Usage, WorkerStats, quantile_s
-from router.telemetry.recorder import BOUNDS_S
+from router.fleet.stats import BOUNDS_S, TenantUsage, Usage, WorkerStats, quantile_s, waited
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +23,8 @@ class WorkerRates:
 class Rates:
     """The fleet's jobs, errors, attempts and retries a second, and the times within which 50 % and 99 % of jobs ended.
 
-    A time is None if no job ended. `workers` are those of the later reading, by URL.
+    `queue_p50_s` and `queue_p99_s` are those of the waits for a lease. A time is None if nothing ended. `workers` are
+    those of the later reading, by URL.
     """
 
     jobs: float = 0.0
@@ -33,6 +33,8 @@ class Rates:
     retries: float = 0.0
     p50_s: float | None = None
     p99_s: float | None = None
+    queue_p50_s: float | None = None
+    queue_p99_s: float | None = None
     workers: Mapping[str, WorkerRates] = field(default_factory=dict)
 
 
@@ -58,6 +60,8 @@ def rates(before: Usage, after: Usage, seconds: float) -> Rates:
         retries=new.get("retries", 0) / seconds,
         p50_s=quantile_s(new, BOUNDS_S, 0.5),
         p99_s=quantile_s(new, BOUNDS_S, 0.99),
+        queue_p50_s=quantile_s(new, BOUNDS_S, 0.5, waited),
+        queue_p99_s=quantile_s(new, BOUNDS_S, 0.99, waited),
         workers=workers,
     )
 
@@ -66,11 +70,17 @@ def tenant_rates(
     before: Mapping[str, TenantUsage], after: Mapping[str, TenantUsage], seconds: float
 ) -> dict[str, float]:
     """Return how many jobs of each tenant ended a second. A tenant that is only in the later reading counts from 0."""
-    ended = {name: tenant.stats.jobs for name, tenant in before.items()}
-    return {
-        name: (jobs - ended[name] if jobs >= ended.get(name, jobs + 1) else jobs) / seconds
-        for name, jobs in ((name, tenant.stats.jobs) for name, tenant in after.items())
-    }
+    ended = ({name: tenant.stats.jobs for name, tenant in each.items()} for each in (before, after))
+    return {name: jobs / seconds for name, jobs in grown(*ended).items()}
+
+
+def grown(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
+    """Return by how much each count has grown. One that is only in `after` counts from 0, as does one that has fallen.
+
+    >>> grown({"a": 5, "b": 5}, {"a": 7, "b": 2, "c": 1})
+    {'a': 2, 'b': 2, 'c': 1}
+    """
+    return {name: count - had if count >= (had := before.get(name, 0)) else count for name, count in after.items()}
 
 
 def _worker(before: WorkerStats, after: WorkerStats, seconds: float) -> WorkerRates:
