@@ -91,9 +91,18 @@ def test_quarantine_is_told_with_tenant_and_workers(redis: Redis) -> None:
 def test_process_without_a_heartbeat_is_told_once(redis: Redis) -> None:
     """The first other process that has a heartbeat after that tells it."""
     scheduler = script(redis)
-    for process, at in (("lost", 0), ("p", 0), ("p", PROCESS_TTL_MS), ("q", PROCESS_TTL_MS)):
+    for process, at in (("lost", 0), ("p", 1), ("p", PROCESS_TTL_MS), ("q", PROCESS_TTL_MS)):
         scheduler.step(Call(process, beat=Beat()), START + at)
     assert [(event["kind"], event["subject"]) for event in events(redis)] == [("router_silent", "lost")]
+
+
+def test_no_process_is_told_as_silent_after_an_outage(redis: Redis) -> None:
+    """If Redis was away, no heartbeats came: the first process that is back tells nothing of the others."""
+    scheduler = script(redis)
+    for process, at in (("p", 0), ("q", 0), ("p", PROCESS_TTL_MS), ("q", PROCESS_TTL_MS)):
+        scheduler.step(Call(process, beat=Beat()), START + at)
+    assert events(redis) == []
+    assert set(redis.zrange("sfr:processes", 0, -1)) == {"p", "q"}
 
 
 def test_unusable_journal_harms_no_call(redis: Redis) -> None:

@@ -99,7 +99,7 @@ def _told(fleet: "Fleet", asked: Asked, page: "EventPage", *, is_all: bool, foll
             if not follow:
                 raise
             if trouble != str(error):
-                typer.echo(f"{error}; what happens meanwhile is shown when it is back", err=True)
+                typer.echo(f"{error}; it is asked again every second", err=True)
             page, trouble = page.model_copy(update={"events": []}), str(error)
 
 

@@ -509,22 +509,44 @@ def test_worker_that_leaves_when_the_lead_is_lost_is_removed_in_the_next_term() 
     timeless(main())
 
 
-def test_each_change_of_health_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """The line has the reason, and a health that stays is not logged."""
+def test_each_change_of_health_is_logged_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Line and event have the reason, and a health that stays is not told. The worker's coming is told before."""
 
     async def main() -> None:
         life = Life(A)
-        async with life.led(3 * INTERVAL_S):
+        async with life.led(3 * INTERVAL_S) as memory:
             life.workers.errors[A] = "refused"
             await asyncio.sleep(3 * INTERVAL_S)
             life.workers.errors[A] = None
             await asyncio.sleep(3 * INTERVAL_S)
+        well = ("worker_healthy", f"Worker {A} is healthy and gets jobs")
+        sick = ("worker_unhealthy", f"Worker {A} is unhealthy and gets no jobs, after 2 failed checks: refused")
+        joined, *checked = [(event.kind, event.text) for event in memory.events]
+        assert (joined[0], checked) == ("worker_joined", [well, sick, well])
 
     caplog.set_level("INFO")
     timeless(main())
     told = [record.message for record in caplog.records if record.message.startswith(f"Worker {A} is ")]
     ill = f"Worker {A} is unhealthy after 2 failed checks: refused"
     assert told == [f"Worker {A} is healthy", ill, f"Worker {A} is healthy"]
+
+
+def test_what_happens_without_redis_is_told_afterwards() -> None:
+    """The event of a worker that has left says how long ago that was."""
+
+    async def main() -> None:
+        life = Life(A, B)
+        async with life.led(5) as memory:
+            memory.is_there = False
+            del life.members.workers[B]
+            await asyncio.sleep(60)
+            memory.is_there = True
+            await asyncio.sleep(10)
+            (left,) = [event for event in memory.events if event.kind == "worker_left"]
+            assert (left.subject, left.more["late_s"] >= 50) == (B, True)
+            assert left.text.endswith(" before this was written: Redis was away)")
+
+    timeless(main())
 
 
 def test_new_leader_takes_over_the_last_one_s_records() -> None:
