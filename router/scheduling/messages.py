@@ -308,10 +308,6 @@ class Reply(msgspec.Struct, frozen=True):
     than there may be; `shared` ones have no run of their own; `adopted` ones get what other jobs have left behind;
     `unhedged` second runs do not happen. For `keyed_ms` arrivals are to have keys. `unreached` are the open pools of
     some workers none of which can be reached.
-    =======
-    than there may be; `shared` ones have no run of their own; `adopted` ones get what other jobs have left behind. For
-    `keyed_ms` arrivals are to have keys. `unreached` are the open pools of some workers none of which can be reached.
-    >>>>>>> h-reuse
 
     Numbers of the fleet: `routable` workers may get jobs, and `away` of those cannot be reached; `processes` are alive
     (0 unless the call has a heartbeat); `waiting` jobs of all processes are pending. `settles`: Redis' memory began

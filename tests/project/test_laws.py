@@ -1,6 +1,7 @@
 """The house's laws, checked on one graph of imports: forbidden imports, lengths of modules, sizes of folders."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -224,3 +225,13 @@ def test_no_folder_has_too_many_modules() -> None:
     counts = Counter(path.parent for path in MODULES.values() if path.name != "__init__.py")
     assert counts[ROOT / "router"] < MAX_MODULES_ON_TOP  # its __init__ is the seventh
     assert {folder.name: count for folder, count in counts.items() if count > MAX_MODULES} == {}
+
+
+def test_no_file_has_marks_of_a_merge() -> None:
+    """A conflict that was half resolved does not stay, not even in a comment."""
+    folders = ("bench", "deploy", "docs", "router", "sidecar", "tests", "tools")
+    texts = [
+        path for folder in folders for kind in ("py", "lua", "md", "js") for path in (ROOT / folder).rglob(f"*.{kind}")
+    ]
+    assert len(texts) > len(MODULES)
+    assert [path for path in texts if re.search(r"^\s*(<{7}|>{7}|\|{7}) ", path.read_text(), re.MULTILINE)] == []

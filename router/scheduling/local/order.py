@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 from router.policy.tenants import DEFAULT
-from router.scheduling.messages import BEFORE_ALL, LARGEST_SIZE_MS, TICKETS_APART, Arrival, lease_name
+from router.scheduling.messages import BEFORE_ALL, LARGEST_SIZE_MS, TICKETS_APART, Arrival, Call, lease_name
 
 # The tenant and the pool.
 Line = tuple[str, str]
@@ -59,6 +59,14 @@ class Waiting:
         if self.hurries_at <= now:
             return float(self.ticket - BEFORE_ALL)
         return self.ticket % TICKETS_APART / TICKETS_APART - min(self.size_ms, LARGEST_SIZE_MS)
+
+
+def second_runs(call: Call, now: int) -> dict[int, Waiting]:
+    """Return the arrivals of a call that are second runs of jobs, by their numbers. They do not wait."""
+    numbers = {wish.number for wish in call.wishes if wish.is_hedge}
+    return {
+        each.number: Waiting.of(each, call.process, each.ticket, now) for each in call.arrived if each.number in numbers
+    }
 
 
 class Order:

@@ -14,9 +14,8 @@ from router.policy.verdict import Blame
 from router.scheduling.local.breaker import Breakers
 from router.scheduling.local.budget import budget_for_hedges, budget_for_retries
 from router.scheduling.local.heartbeats import Heartbeats
-from router.scheduling.local.hedges import hedges_of
 from router.scheduling.local.memory import Memory
-from router.scheduling.local.order import Line, Waiting
+from router.scheduling.local.order import Line, Waiting, second_runs
 from router.scheduling.local.plan import Plan
 from router.scheduling.local.pools import Pools, Room
 from router.scheduling.local.quarantine import Quarantine
@@ -101,7 +100,7 @@ class LocalScheduler:
         for orphan in call.orphans:
             self._orphans.keep(call.process, orphan, now)
         self.shared_runs.end_all(call, now)
-        self._arrive(call, hedges := hedges_of(call, now), now, told)
+        self._arrive(call, hedges := second_runs(call, now), now, told)
         self._serve_queue(call.process, now, told)
         self._hedge(hedges, call.process, now, told)
         reply = Reply(
