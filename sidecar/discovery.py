@@ -37,7 +37,6 @@ LISTEN_AGAIN_S = 1.0
 GATHER_S = 0.05
 # A drain that was told this long ago, or later, is the one that is seen.
 _TOLD_BY_NOW_S = 10.0
-_SOMEBODY = "a client of Redis, such as redis-cli"
 
 
 class Discovery:
@@ -170,16 +169,19 @@ class Discovery:
         if intent.problems and (known is None or known.problems != intent.problems):
             for problem in intent.problems:
                 log.error("Passed over: %s", problem)
-        if known:
-            self._tell_of_drains(known.draining, intent.draining)
         self._intent = intent
+        if known and known.draining != intent.draining:
+            self._tell_of_drains(known.draining, intent.draining)
 
     def _tell_of_drains(self, before: AbstractSet[str], now: AbstractSet[str]) -> None:
-        """Tell of drains that redis-cli has set or ended. Whoever uses the API or `sfr` has told by now."""
+        """Tell of drains that redis-cli has set or ended. Whoever uses the API or `sfr` has told by now.
+
+        The drain of a worker that has left the fleet has ended with that, and is not told.
+        """
         for url in now - before:
-            self._tell(sentences.drained(url, _SOMEBODY), _TOLD_BY_NOW_S)
-        for url in before - now:
-            self._tell(sentences.resumed(url, _SOMEBODY), _TOLD_BY_NOW_S)
+            self._tell(sentences.drained(url, "redis-cli, or another client of Redis"), _TOLD_BY_NOW_S)
+        for url in (before - now) & self.wanted([]).keys():
+            self._tell(sentences.resumed(url, "redis-cli, or the worker's new registration"), _TOLD_BY_NOW_S)
 
     async def _look_up(self) -> None:
         if (dns := self._dns) and await dns.look_up():
