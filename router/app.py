@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from router import logs
-from router.api.admin import create_admin, create_tenant_admin
+from router.api.admin import create_admin, create_scaling, create_tenant_admin
 from router.api.application import create_api
 from router.api.failures import create_failures
 from router.api.history import create_history
@@ -57,6 +57,7 @@ from router.telemetry.multiprocess import SharedCounts
 from router.telemetry.prometheus import Metrics, ProcessState
 from router.telemetry.publisher import Publisher
 from router.telemetry.recorder import Recorder
+from router.telemetry.scaling import Scaling
 from router.upstream.pool import WorkerPool
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
         redis,
         view,
         lambda: ProcessState(*leases.load(), is_alone=scheduler.is_alone),
+        Scaling(settings.scaling.target_wait),
     )
 
     @asynccontextmanager
@@ -135,7 +137,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     api = create_api(view, redis, publisher.page, lifespan)
     admin_gate = AdminGate(access.admin_token, allow_loopback=settings.admin.allow_loopback)
     counters = Counters(redis)
-    _serve_admin(api, redis, counters, view, settings, admin_gate)
+    _serve_admin(api, redis, counters, view, settings, admin_gate, publisher)
     dashboard = DashboardHandler(Feed(redis, counters, view, settings.health_check_interval), admin_gate, api)
     batches = BatchHandler(dispatcher, dashboard, buffers, settings, recorder, sizes)
     job_gate = JobGate(Pages(settings.cors_origins, settings.trusted_hosts), access.api_keys)
@@ -144,9 +146,16 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
 
 
 def _serve_admin(
-    api: FastAPI, redis: RedisClient, counters: Counters, view: FleetView, settings: Settings, gate: AdminGate
+    api: FastAPI,
+    redis: RedisClient,
+    counters: Counters,
+    view: FleetView,
+    settings: Settings,
+    gate: AdminGate,
+    publisher: Publisher,
 ) -> None:
     """Add the endpoints below /admin."""
+    api.include_router(create_scaling(publisher.scaling, counters, view))
     api.include_router(create_admin(Intents(redis), view, settings.admin, gate))
     api.include_router(create_tenant_admin(Tenants(redis), counters, gate))
     api.include_router(create_journal(Events(redis)))

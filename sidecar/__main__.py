@@ -19,6 +19,7 @@ from router.fleet.redis_client import RedisClient
 from router.fleet.sizes import Speeds
 from router.fleet.tenants import Tenants
 from router.scheduling.messages import configured_rules
+from sidecar.alive import Alive
 from sidecar.controller import Controller
 from sidecar.discovery import Discovery
 from sidecar.job_probe import JobProbe
@@ -43,7 +44,7 @@ async def run() -> None:
         discovery = Discovery(config_path(), settings, redis, tell=teller.tell)
         limits = Limits(discovery, Counters(redis), teller, name)
         written = Leadership(redis), Records(redis), Tenants(redis)
-        controller = Controller(name, discovery, *written, probe, job_probe, Speeds(redis))
+        controller = Controller(name, discovery, *written, probe, job_probe, Speeds(redis), Alive.from_environment())
         running = asyncio.gather(controller.run(), limits.run(), forever(teller.run, AGAIN_S))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, running.cancel)

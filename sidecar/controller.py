@@ -21,6 +21,7 @@ from router.fleet.redis_client import RedisUnavailable
 from router.fleet.sizes import Speeds
 from router.fleet.tenants import Tenants
 from router.fleet.worker_list import known_workers
+from sidecar.alive import Alive
 from sidecar.checker import Checker
 from sidecar.discovery import Discovery
 from sidecar.job_probe import JobProbe
@@ -65,6 +66,7 @@ class Controller:
         probe: Probe,
         job_probe: JobProbe,
         speeds: Speeds,
+        alive: Alive,
     ) -> None:
         self._name = name
         self._discovery = discovery
@@ -74,6 +76,7 @@ class Controller:
         self._probe = probe
         self._job_probe = job_probe
         self._speeds = speeds
+        self._alive = alive
         self._known: dict[str, WorkerRecord] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
         # URLs whose records must still be written to Redis, and those that must still be removed from it.
@@ -96,6 +99,7 @@ class Controller:
 
     async def _lead_in_turn(self) -> None:
         """Lead until another sidecar does. After the lead is lost, ask again at once, because no other may want it."""
+        self._alive.tell()
         await self._discovery.reread()
         while term := await self._ask_for_lead():
             log.info("Sidecar %s leads, token %d", self._name, term.token)
@@ -121,6 +125,7 @@ class Controller:
                 tasks.create_task(self._renew(term))
                 tasks.create_task(self._follow_speeds())
                 while True:
+                    self._alive.tell()
                     self._follow_discovery(tasks)
                     await self._publish_tenants(term)
                     await self._discovery.wait_for_change(within_s=REREAD_S)

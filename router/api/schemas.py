@@ -3,6 +3,7 @@
 They do not import FastAPI, because loading it would delay every command.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Self
@@ -15,6 +16,7 @@ from router.fleet.journal.failed_job import Failure
 from router.fleet.journal.model import Page, Told, help_on
 from router.fleet.model import Health
 from router.fleet.stats import TenantStats, TenantUsage, Usage, WorkerStats, WorkerUsage
+from router.policy.scaling import Wanted, whole
 
 
 class WorkerStatus(BaseModel):
@@ -209,6 +211,55 @@ class AdminTenant(BaseModel):
     reuse: TenantReuse = Field(description="for how long an answer serves identical jobs; 0 s: they share no run")
     overrides: TenantOverrides
     counts: TenantCounts
+
+
+class Needs(BaseModel):
+    """What some workers have and need. A slot is the right to run one job; worker-seconds are jobs times their time."""
+
+    workers: int = Field(description="workers that may get jobs")
+    slots: int | None = Field(description="how many jobs they may run at once; null: one of them has no cap")
+    running: int = Field(description="jobs that run, those on draining and unhealthy workers included")
+    waiting: float = Field(description="pending jobs; a part of one counts for each of several kinds that are alike")
+    waiting_seconds: float = Field(description="worker-seconds that the pending jobs need")
+    wanted_slots: float = Field(description="running + waiting_seconds / target_wait_s")
+    wanted_workers: int | None = Field(description="so many workers of their mean cap have these slots; null: no caps")
+
+    @classmethod
+    def of(cls, found: Wanted, **more: Any) -> Self:
+        """Return a decision of policy/scaling.py as the API's model."""
+        return cls(
+            workers=found.has.workers,
+            slots=found.has.slots,
+            running=found.has.running,
+            waiting=round(found.waiting, 3),
+            waiting_seconds=round(found.waiting_s, 3),
+            wanted_slots=round(found.slots_wanted, 3),
+            wanted_workers=found.workers_wanted,
+            **more,
+        )
+
+
+class PoolNeeds(Needs):
+    """The same for workers with the same labels and languages, such as those of one Deployment."""
+
+    pool: str = Field(
+        description="`labels;languages`, with commas between; empty: workers without any", examples=["gpu"]
+    )
+
+
+class FleetNeeds(Needs):
+    """The answer of `GET /admin/scaling`."""
+
+    target_wait_s: float = Field(
+        description="within how long all pending jobs shall have begun (`scaling.target_wait`)"
+    )
+    pools: list[PoolNeeds]
+
+    @classmethod
+    def all_of(cls, parts: Sequence[Wanted], target_wait_s: float) -> Self:
+        """Return what the whole fleet needs, and each part of it."""
+        pools = [PoolNeeds.of(part, pool=part.pool) for part in parts]
+        return cls.of(whole(parts), target_wait_s=target_wait_s, pools=pools)
 
 
 class FleetCounts(BaseModel):

@@ -330,6 +330,12 @@ SCHEMA = (
         "(whose doing), more (JSON)",
     ),
     Key(
+        "sfr:events:counts",
+        "hash",
+        "routers, sidecars, and `sfr --redis`",
+        "by kind, how many events have been written",
+    ),
+    Key(
         "sfr:failures",
         "stream",
         "routers",

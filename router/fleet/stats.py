@@ -107,17 +107,18 @@ class WorkerUsage(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TenantUsage(msgspec.Struct, frozen=True, array_like=True):
-    """One tenant at a moment, fleet-wide: the leases that it has, and its pending jobs."""
+    """One tenant at a moment, fleet-wide: the leases that it has, and its pending jobs, also by pool."""
 
     running: int
     waiting: int
     stats: TenantStats
+    pools: dict[str, int] = {}
 
 
 class Usage(msgspec.Struct, frozen=True):
     """The fleet at a moment: pending jobs, retries that the budget holds, the counts, each worker and each tenant.
 
-    `at_ms` is that moment by Redis' clock (Unix ms); 0: it is not known.
+    `at_ms` is that moment by Redis' clock (Unix ms); 0: it is not known. `events` counts what has happened, by kind.
     """
 
     waiting: int
@@ -126,6 +127,7 @@ class Usage(msgspec.Struct, frozen=True):
     workers: dict[str, WorkerUsage] = {}
     tenants: dict[str, TenantUsage] = {}
     at_ms: int = 0
+    events: dict[str, int] = {}
 
 
 def took(bound_s: float) -> str:

@@ -50,7 +50,7 @@ class Endings:
             took_s = time.monotonic() - run.since
             self._recorder.job_ended(run.job.path, answer.status, answer.outcome, took_s, run.placement.tenant)
             if run.hooks is not None:
-                run.hooks.job_ends(answer.status, answer.outcome)
+                run.hooks.job_ends(answer.status, answer.outcome, run.placement.pool)
             if answer.outcome is not _RESULT:
                 job_log.failed(run, answer.status, answer.outcome, took_s)
         finally:
@@ -81,7 +81,7 @@ class Endings:
                 ending = CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, time.monotonic() - run.since
                 self._recorder.job_ended(run.job.path, *ending, run.placement.tenant)
                 if run.hooks is not None:
-                    run.hooks.job_ends(CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT)
+                    run.hooks.job_ends(CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, run.placement.pool)
                 job_log.failed(run, *ending)
         finally:
             if deliver is not None:

@@ -16,6 +16,7 @@ from router.fleet.stats import BOUNDS_S, Stats, TenantStats, WorkerStats, took, 
 from router.policy.tenants import DEFAULT
 from router.telemetry.prometheus import Metrics, ProcessState
 from router.telemetry.recorder import Counts, Recorder, Timing
+from router.telemetry.scaling import Scaling
 
 EVERY_S = 1.0
 
@@ -30,12 +31,14 @@ class Publisher:
         redis: RedisClient,
         view: FleetView,
         state: Callable[[], ProcessState],
+        scaling: Scaling,
     ) -> None:
         self._recorder = recorder
         self._metrics = metrics
         self._counters = Counters(redis)
         self._view = view
         self._state = state
+        self.scaling = scaling
         self._unsent = Stats()  # to Redis
 
     async def run(self) -> None:
@@ -62,7 +65,8 @@ class Publisher:
         with suppress(RedisUnavailable):
             usage = await self._counters.usage([record.worker.url for record in snapshot.state.records])
         # In a thread, because writing down 1,000 workers takes long enough to hold up jobs.
-        return await asyncio.to_thread(self._metrics.page, snapshot, usage, accept)
+        wanted = [] if usage is None else self.scaling.wanted(snapshot, usage)
+        return await asyncio.to_thread(self._metrics.page, snapshot, usage, wanted, accept)
 
     def _count(self) -> None:
         counts = self._recorder.take()

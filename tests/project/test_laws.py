@@ -81,8 +81,10 @@ LIBRARIES = {
     "yaml": {"router.config.show", "router.config.strict_yaml"},
     "httptools": {"router.upstream.connection", "router.downstream.connection", "router.downstream.protocol"},
     "typer": {
-        *("router.cli.main", "router.cli.options", "router.cli.agent.command", "router.cli.fleet.commands"),
+        *("router.cli.main", "router.cli.grouping", "router.cli.options", "router.cli.agent.command"),
+        *("router.cli.doctor.command", "router.cli.fleet.commands", "router.cli.fleet.drains"),
         *("router.cli.fleet.events", "router.cli.fleet.tenants", "router.cli.run.command", "router.cli.top.command"),
+        "router.cli.up.serve",
     },
     "rich": {
         *("router.cli.spinner", "router.cli.fleet.tables", "router.cli.run.progress", "router.cli.top.table"),
@@ -101,7 +103,7 @@ EVERYWHERE = {"msgspec", "pydantic", "pydantic_core"}
 PURE = [
     *(name for name in MODULES if name.startswith("router.policy")),
     *("router.fleet.journal.failed_job", "router.fleet.journal.points", "router.fleet.journal.rates"),
-    *("router.jobs.metadata", "router.telemetry.recorder", "router.dashboard.view_model"),
+    *("router.cli.doctor.findings", "router.jobs.metadata", "router.telemetry.recorder", "router.dashboard.view_model"),
     "router.dashboard.tenants",
     *("sidecar.speeds", "sidecar.thresholds"),
 ]

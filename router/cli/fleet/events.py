@@ -44,16 +44,22 @@ def events(
     ] = None,
     since: Annotated[
         str | None,
-        typer.Option(help="From when on: 10m (s, m, h, d), a moment such as 2026-11-29T06:00Z, or an event's id."),
+        typer.Option(
+            metavar="WHEN", help="From when on: 10m (s, m, h, d), a moment such as 2026-11-29T06:00Z, or an event's id."
+        ),
     ] = None,
     kind: Annotated[
         list[str] | None,
-        typer.Option(help="Only this kind. May be repeated.", show_default=False, autocompletion=_complete_kind),
+        typer.Option(
+            metavar="KIND", help="Only this kind. May be repeated.", show_default=False, autocompletion=_complete_kind
+        ),
     ] = None,
     limit: Annotated[
         str | None,
         typer.Option(
-            help=f"How many events; by default all with --since, else the last {DEFAULT_EVENTS}.", show_default=False
+            metavar="N",
+            help=f"How many events; by default all with --since, else the last {DEFAULT_EVENTS}.",
+            show_default=False,
         ),
     ] = None,
     url: Url = ROUTER_URL,

@@ -1,7 +1,7 @@
 -- What has happened, for people: the journal of the fleet. Nothing here runs for a job that goes well.
 --
 -- Twin     none: without Redis there is no journal
--- Writes   EVENTS
+-- Writes   EVENTS, EVENTS_COUNTS
 -- @lazy Seldom
 -- @include context
 
@@ -9,6 +9,7 @@
 function Seldom.note(kind, subject, text, more)
   redis.pcall('XADD', EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*', 'kind', kind, 'subject', subject, 'text', text,
     'by', call.process, 'more', cjson.encode(more))
+  redis.pcall('HINCRBY', EVENTS_COUNTS, kind, 1)
 end
 
 function Seldom.note_ejection(url, times, failures, cause, for_ms)

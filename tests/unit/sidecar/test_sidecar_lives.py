@@ -19,6 +19,7 @@ from router.fleet.redis_client import RedisClient
 from router.fleet.sizes import Speeds
 from router.fleet.tenants import Tenants
 from router.scheduling.messages import configured_rules
+from sidecar.alive import Alive
 from sidecar.checker import Checker
 from sidecar.controller import Controller
 from sidecar.discovery import Discovery
@@ -108,6 +109,7 @@ async def lives_through(
             probe,
             job_probe,
             Speeds(client),
+            Alive(None),
         )
         running = asyncio.create_task(sidecar.run())
 

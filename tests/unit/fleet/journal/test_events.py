@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from fakeredis import FakeAsyncRedis
 
+from router.fleet.counters import Counters
 from router.fleet.journal.events import Events
 from router.fleet.journal.model import KINDS, Asked, Event, Page, Since, help_on
 from router.fleet.redis_client import RedisClient, RedisUnavailable
@@ -42,6 +43,12 @@ async def test_pages_follow_each_other(redis: RedisClient) -> None:
     first = await events.read(Asked(since="1h", limit=600))
     second = await events.read(Asked(since=first.next, limit=600))
     assert texts(first) + texts(second) == [str(number) for number in range(1100)]
+
+
+async def test_what_is_written_is_counted_by_kind(redis: RedisClient) -> None:
+    """The counts are those of the whole fleet; what is left out counts for nothing."""
+    await Events(redis).write([(LEFT, 0), (event(1), 0), (event(2), 0), (event(3), 60)])
+    assert (await Counters(redis).usage([])).events == {"worker_left": 1, "worker_healthy": 2}
 
 
 async def test_kind_and_worker_choose_events(redis: RedisClient) -> None:
