@@ -61,6 +61,7 @@ bench: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(BIN)/python -m tools.config_reference
 	$(BIN)/python -m tools.architecture
+	$(BIN)/python -m tools.help_page
 	$(BIN)/python -m tools.grafana_dashboard
 	$(BIN)/python -m tools.prometheus_rule
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

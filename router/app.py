@@ -23,12 +23,14 @@ from router.auth.access import OPEN, Access, AdminGate, JobGate
 from router.auth.origin import Pages
 from router.config.settings import Settings
 from router.config.tenants import rules_of
+from router.dashboard.details import Details
 from router.dashboard.feed import Feed
 from router.dashboard.handler import DashboardHandler
 from router.downstream.connection import HANDLER, TIMEOUTS
 from router.downstream.notices import NOTICES
 from router.file_handles import FileHandles
 from router.fleet.counters import Counters
+from router.fleet.detail.present import Present
 from router.fleet.intents import Intents
 from router.fleet.journal.events import Events
 from router.fleet.journal.failures import Failures
@@ -91,9 +93,9 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     sizes = Sizes(view, FleetSizes(redis, settings.sizes.max))
     groups = Groups(Outbox(redis, process).send)
     inbox.hear(GroupFailed, groups.hear)
-    transport = Transport(redis, inbox, process)
     dispatcher = Dispatcher(
-        leases, upstream, view, settings, recorder, sizes, traces.job_begins if traces else None, groups, transport
+        *(leases, upstream, view, settings, recorder, sizes, traces.job_begins if traces else None, groups),
+        Transport(redis, inbox, process),
     )
     dispatcher.reuse.hear(inbox)
     chronicle = Chronicle(redis, recorder, process, NOTICES.take)
@@ -138,7 +140,8 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     admin_gate = AdminGate(access.admin_token, allow_loopback=settings.admin.allow_loopback)
     counters = Counters(redis)
     _serve_admin(api, redis, counters, view, settings, admin_gate, publisher)
-    dashboard = DashboardHandler(Feed(redis, counters, view, settings.health_check_interval), admin_gate, api)
+    feed = Feed(redis, counters, view, settings.health_check_interval)
+    dashboard = DashboardHandler(feed, Details(Present(redis), view, publisher.processes), admin_gate, api)
     batches = BatchHandler(dispatcher, dashboard, buffers, settings, recorder, sizes)
     job_gate = JobGate(Pages(settings.cors_origins, settings.trusted_hosts), access.api_keys)
     handler = JobHandler(dispatcher, batches, job_gate, buffers, settings, recorder)

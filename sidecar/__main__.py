@@ -12,6 +12,7 @@ from router.config.load import config_path, load_or_exit, or_exit
 from router.config.worker_auth import WorkerAuth
 from router.file_handles import raise_limit
 from router.fleet.counters import Counters
+from router.fleet.journal.history import FleetHistory
 from router.fleet.journal.teller import AGAIN_S, Teller
 from router.fleet.leadership import Leadership
 from router.fleet.records import Records
@@ -22,6 +23,7 @@ from router.scheduling.messages import configured_rules
 from sidecar.alive import Alive
 from sidecar.controller import Controller
 from sidecar.discovery import Discovery
+from sidecar.historian import Historian
 from sidecar.job_probe import JobProbe
 from sidecar.limits import Limits
 from sidecar.probe import Probe
@@ -44,7 +46,9 @@ async def run() -> None:
         discovery = Discovery(config_path(), settings, redis, tell=teller.tell)
         limits = Limits(discovery, Counters(redis), teller, name)
         written = Leadership(redis), Records(redis), Tenants(redis)
-        controller = Controller(name, discovery, *written, probe, job_probe, Speeds(redis), Alive.from_environment())
+        historian = Historian(Counters(redis), FleetHistory(redis))
+        speeds, alive = Speeds(redis), Alive.from_environment()
+        controller = Controller(name, discovery, *written, probe, job_probe, speeds, alive, historian)
         running = asyncio.gather(controller.run(), limits.run(), forever(teller.run, AGAIN_S))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, running.cancel)

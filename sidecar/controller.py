@@ -1,7 +1,8 @@
 """Runs the sidecar: it stands by until it leads; then it checks all workers and writes their records to Redis.
 
 The leader watches each worker in a task of its own. What the tasks see within a moment is written in one call. While
-Redis is away the leader keeps its records; at the start of each term it writes all of them.
+Redis is away the leader keeps its records; at the start of each term it writes all of them. historian.py writes the
+history of the fleet's rates.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from router.fleet.worker_list import known_workers
 from sidecar.alive import Alive
 from sidecar.checker import Checker
 from sidecar.discovery import Discovery
+from sidecar.historian import Historian
 from sidecar.job_probe import JobProbe
 from sidecar.probe import Probe
 from sidecar.rounds import forever
@@ -67,6 +69,7 @@ class Controller:
         job_probe: JobProbe,
         speeds: Speeds,
         alive: Alive,
+        historian: Historian,
     ) -> None:
         self._name = name
         self._discovery = discovery
@@ -77,6 +80,7 @@ class Controller:
         self._job_probe = job_probe
         self._speeds = speeds
         self._alive = alive
+        self._historian = historian
         self._known: dict[str, WorkerRecord] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
         # URLs whose records must still be written to Redis, and those that must still be removed from it.
@@ -124,6 +128,7 @@ class Controller:
                 tasks.create_task(self._write(term))
                 tasks.create_task(self._renew(term))
                 tasks.create_task(self._follow_speeds())
+                tasks.create_task(self._historian.run(term, self._known.keys))
                 while True:
                     self._alive.tell()
                     self._follow_discovery(tasks)

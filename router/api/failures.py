@@ -5,14 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from router.api.application import Problem, redis_away
-from router.api.schemas import FailedJob, FailedJobs
+from router.api.schemas import FailedJobs
 from router.config.tenants import TenantName
 from router.config.workers import WorkerUrl
-from router.fleet.journal.failed_job import matching
-from router.fleet.journal.failures import MOST, Failures
+from router.fleet.journal.failed_job import MOST, SHOWN, Search
+from router.fleet.journal.failures import Failures
 from router.fleet.redis_client import RedisUnavailable
-
-_SHOWN = 100
 
 Limit = Annotated[int, Query(ge=1, le=MOST, description="At most so many")]
 OfRequest = Annotated[
@@ -29,7 +27,7 @@ def create_failures(failures: Failures) -> APIRouter:
 
     @router.get("/admin/failures", summary="The last failed jobs")
     async def list_failures(
-        limit: Limit = _SHOWN,
+        limit: Limit = SHOWN,
         request_id: OfRequest | None = None,
         tenant: OfTenant | None = None,
         worker: OfWorker | None = None,
@@ -39,6 +37,6 @@ def create_failures(failures: Failures) -> APIRouter:
             last = await failures.last()
         except RedisUnavailable as error:
             raise redis_away(error) from error
-        return FailedJobs(failures=[FailedJob.of(each) for each in matching(last, request_id, tenant, worker)[:limit]])
+        return FailedJobs.of(Search(request_id, tenant, worker, limit).found(last))
 
     return router

@@ -3,7 +3,7 @@
 They do not import FastAPI, because loading it would delay every command.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Self
@@ -333,6 +333,11 @@ class FailedJobs(BaseModel):
     """The answer of `GET /admin/failures`, the newest first."""
 
     failures: list[FailedJob]
+
+    @classmethod
+    def of(cls, failures: Iterable[Failure]) -> Self:
+        """Return failed jobs from Redis as the API's model."""
+        return cls(failures=[FailedJob.of(each) for each in failures])
 
 
 class History(BaseModel):

@@ -10,7 +10,7 @@ from router.cli import options
 from router.cli.agent import command as cli_agent
 from router.cli.doctor import command as cli_doctor
 from router.cli.failure import Exit
-from router.cli.fleet import commands, drains, events, tenants
+from router.cli.fleet import commands, drains, events, failures, history, tenants
 from router.cli.grouping import Commands
 from router.cli.run import command as cli_run
 from router.cli.top import command as cli_top
@@ -32,6 +32,8 @@ app.command(epilog=options.EXITS)(cli_top.top)
 app.command(epilog=cli_doctor.EXITS)(cli_doctor.doctor)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve)
 app.command(epilog=events.EPILOG)(events.events)
+app.command(epilog=options.EXITS)(failures.failures)
+app.command(epilog=options.EXITS)(history.history)
 app.add_typer(commands.workers_app, name="workers")
 for each in (drains.drain, drains.resume):
     commands.workers_app.command(epilog=options.EXITS)(each)

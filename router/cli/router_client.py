@@ -10,21 +10,26 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
+import msgspec
 from pydantic import TypeAdapter, ValidationError
 
 from router.api.schemas import (
     AdminTenant,
     AdminWorker,
     EventPage,
+    FailedJobs,
     FleetCounts,
     FleetStatus,
     HealthStatus,
+    History,
     Report,
     WorkerStatus,
 )
 from router.auth.admin_token import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE
 from router.cli.failure import Exit, Failed
+from router.fleet.journal.failed_job import Search
 from router.fleet.journal.model import Asked
+from router.fleet.journal.points import Range
 from router.fleet.stats import Usage
 from router.http.reasons import reason
 
@@ -56,6 +61,12 @@ class Fleet(Protocol):
 
     def events(self, asked: Asked) -> EventPage:
         """Return what has happened."""
+
+    def failures(self, search: Search) -> FailedJobs:
+        """Return the last failed jobs."""
+
+    def history(self, span: Range) -> History:
+        """Return the fleet's rates, step by step."""
 
     def change_tenant(self, name: str, fields: dict[str, Any]) -> AdminTenant:
         """Set fields of a tenant's rule; None: the value that it came with."""
@@ -110,6 +121,14 @@ class RouterClient:
     def events(self, asked: Asked) -> EventPage:
         """Return what has happened."""
         return self._read(EventPage, self._ask("GET", f"/admin/events?{urlencode(asked.query)}")[1])
+
+    def failures(self, search: Search) -> FailedJobs:
+        """Return the last failed jobs."""
+        return self._read(FailedJobs, self._ask("GET", f"/admin/failures?{urlencode(msgspec.to_builtins(search))}")[1])
+
+    def history(self, span: Range) -> History:
+        """Return the fleet's rates, step by step."""
+        return self._read(History, self._ask("GET", f"/admin/history?range={span}")[1])
 
     def change_tenant(self, name: str, fields: dict[str, Any]) -> AdminTenant:
         """Set fields of a tenant's rule; None: the value that it came with."""

@@ -20,6 +20,9 @@ class Keys:
         self.quarantine = f"{prefix}:quarantine"
         self.sizes = f"{prefix}:sizes"
         self.speeds = f"{prefix}:speeds"
+        self.processes = f"{prefix}:processes"
+        self.queue = f"{prefix}:queue"
+        self.lines = f"{prefix}:lines"
         self.sidecar = f"{prefix}:sidecar"
         self.fleet = f"{prefix}:fleet"
         self.events = f"{prefix}:events"
@@ -64,6 +67,10 @@ class Keys:
     def leases(self, url: str) -> str:
         """Return the key of the sorted set of the leases on the worker at `url`."""
         return f"{self.prefix}:leases:{url}"
+
+    def queue_of(self, pool: str, tenant: str) -> str:
+        """Return the key of the line of a tenant's pending jobs in a pool; that of jobs like any is `queue`."""
+        return f"{self.queue}:{pool}/{tenant}"
 
     def answer(self, name: str) -> str:
         """Return the key of an answer on its way to another process."""

@@ -339,8 +339,9 @@ SCHEMA = (
         "sfr:failures",
         "stream",
         "routers",
-        "the last 500 failed jobs: ago_ms (how long before the entry was written the job had ended), job (JSON: whose "
-        "it was, what its client got, and each attempt's worker and cause; no code, no stdin, no output)",
+        "the last 500 failed jobs: ago_ms (how long before the entry was written the job had ended), clock_ms (its end "
+        "by its process' clock), job (JSON: whose it was, what its client got, each attempt's worker and cause; no "
+        "code, no stdin, no output)",
     ),
     Key(
         "sfr:history:hour",

@@ -141,6 +141,7 @@ class FailedAttempt(msgspec.Struct, frozen=True):
     cause: str
     kind: Kind
     response: Response | None = None
+    took_ms: int = 0
 
 
 class SecondRun:

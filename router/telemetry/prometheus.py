@@ -121,6 +121,14 @@ class Metrics:
         """Show the other processes this one's counts."""
         self._shared.put(self._collected())
 
+    def processes(self) -> tuple[int, int]:
+        """Return how many processes this router has, and how many of them give leases without Redis."""
+        found = {family.name: family.samples for family in self._shared.whole(self._collected())}
+        here, alone = (
+            sum(int(each.value) for each in found[name]) for name in ("sfr_processes", "sfr_processes_degraded")
+        )
+        return here, alone
+
     def page(self, snapshot: Snapshot, usage: Usage | None, wanted: Sequence[Wanted], accept: str) -> tuple[bytes, str]:
         """Return the page for the request's Accept header, and its content type.
 

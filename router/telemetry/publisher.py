@@ -1,15 +1,18 @@
-"""Publishes the recorder's counts once a second: to Prometheus' values, and to the fleet's counts in Redis.
+"""Publishes once a second what the recorder has: counts to Prometheus' values and to Redis, failed jobs to Redis.
 
 A count that Redis did not confirm in time is sent again: it may count twice, but it is never lost.
 """
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import accumulate, pairwise
 
 from router.fleet.counters import Counters
+from router.fleet.journal.failed_job import MOST, FailedJob
+from router.fleet.journal.failures import ENTRIES_A_CALL, Failures
 from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.fleet.snapshot import FleetView
 from router.fleet.stats import BOUNDS_S, Stats, TenantStats, WorkerStats, took, waited
@@ -40,6 +43,8 @@ class Publisher:
         self._state = state
         self.scaling = scaling
         self._unsent = Stats()  # to Redis
+        self._failures = Failures(redis)
+        self._unsent_failures: list[tuple[float, FailedJob]] = []
 
     async def run(self) -> None:
         """Publish until cancelled."""
@@ -48,6 +53,7 @@ class Publisher:
             await asyncio.to_thread(self._metrics.share)  # in a thread: jobs must not wait for a disk
             with suppress(RedisUnavailable):
                 await self._send_to_fleet()
+                await self._send_failures()
             await asyncio.sleep(EVERY_S)
 
     async def finish(self) -> None:
@@ -57,6 +63,7 @@ class Publisher:
         with suppress(RedisUnavailable):
             while self._unsent:
                 await self._send_to_fleet()
+            await self._send_failures()
 
     async def page(self, accept: str) -> tuple[bytes, str]:
         """Return the page of `GET /metrics` for this Accept header, and its content type."""
@@ -68,9 +75,14 @@ class Publisher:
         wanted = [] if usage is None else self.scaling.wanted(snapshot, usage)
         return await asyncio.to_thread(self._metrics.page, snapshot, usage, wanted, accept)
 
+    async def processes(self) -> tuple[int, int]:
+        """Return how many processes this router has, and how many of them give leases without Redis."""
+        return await asyncio.to_thread(self._metrics.processes)
+
     def _count(self) -> None:
         counts = self._recorder.take()
         self._unsent.add(for_fleet(counts))
+        self._keep(counts.failures)
         self._metrics.add(counts)
         self._metrics.set_state(self._state())
 
@@ -83,6 +95,22 @@ class Publisher:
         except RedisUnavailable:
             self._unsent.add(stats)
             raise
+
+    def _keep(self, failures: Sequence[tuple[float, FailedJob]]) -> None:
+        """Add failed jobs to those that are to be sent; while Redis is away, the last MOST stay."""
+        if failures:
+            self._unsent_failures = [*self._unsent_failures, *failures][-MOST:]
+
+    async def _send_failures(self) -> None:
+        while self._unsent_failures:
+            unsent = self._unsent_failures
+            sent, self._unsent_failures = unsent[:ENTRIES_A_CALL], unsent[ENTRIES_A_CALL:]
+            try:
+                await self._failures.add(sent, time.monotonic())
+            except RedisUnavailable:
+                newer, self._unsent_failures = self._unsent_failures, sent
+                self._keep(newer)
+                raise
 
 
 def for_fleet(counts: Counts) -> Stats:

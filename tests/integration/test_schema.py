@@ -137,7 +137,7 @@ async def test_live_redis_holds_exactly_the_schema(
 async def _keep_the_past(client: RedisClient, leader: str) -> None:
     """Write an answer and a failed job, as routers do, and the points of a step, as the leading sidecar does."""
     await Transport(client, Inbox(client, "some process"), "some process").store("some process:1", ANSWER, ttl_s=60)
-    await Failures(client).add([(0, FailedJob("a", "run-7", "/run_code", "python", 503, "all_failed"))])
+    await Failures(client).add([(0, FailedJob("a", "run-7", "/run_code", "python", 503, "all_failed"))], now=0)
     token, name = leader.split(" ")
     point = Point(0, 0, 0, 0, None, None, None, None, 0, 0)
     assert await FleetHistory(client).write(Term(int(token), name), Marks(), point, point)

@@ -83,8 +83,8 @@ LIBRARIES = {
     "typer": {
         *("router.cli.main", "router.cli.grouping", "router.cli.options", "router.cli.agent.command"),
         *("router.cli.doctor.command", "router.cli.fleet.commands", "router.cli.fleet.drains"),
-        *("router.cli.fleet.events", "router.cli.fleet.tenants", "router.cli.run.command", "router.cli.top.command"),
-        "router.cli.up.serve",
+        *("router.cli.fleet.events", "router.cli.fleet.failures", "router.cli.fleet.history"),
+        *("router.cli.fleet.tenants", "router.cli.run.command", "router.cli.top.command", "router.cli.up.serve"),
     },
     "rich": {
         *("router.cli.spinner", "router.cli.fleet.tables", "router.cli.run.progress", "router.cli.top.table"),
@@ -109,7 +109,7 @@ PURE = [
 ]
 HARMLESS = {
     *("bisect", "collections", "dataclasses", "datetime", "enum", "heapq", "http", "json", "math", "re", "typing"),
-    *("functools", "hashlib", "ipaddress", "msgspec", "pydantic"),
+    *("functools", "hashlib", "ipaddress", "itertools", "msgspec", "pydantic"),
 }
 
 

@@ -3,13 +3,18 @@
 It holds no code, no stdin and no output. Each text is bounded, so that the journal is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import datetime
+from itertools import islice
 
 import msgspec
 
+# So many failed jobs are kept, fleet-wide.
+MOST = 500
+# So many are shown, unless more are asked for.
+SHOWN = 100
 # So many characters of each text are kept: a path, a cause, a detail.
-MOST_CHARACTERS = 300
+MOST_CHARACTERS = 200
 # Of more attempts, the last ones are kept.
 MOST_ATTEMPTS = 10
 
@@ -57,21 +62,29 @@ class Failure(msgspec.Struct, frozen=True):
     job: FailedJob
 
 
-def matching(
-    failures: Sequence[Failure], request_id: str | None, tenant: str | None, worker_url: str | None
-) -> list[Failure]:
-    """Return the failures of this request, tenant and worker; None: of any.
+class Search(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which failed jobs are asked for: those of a request, a tenant and a worker; None: of any. At most `limit`.
 
     A worker's are those with an attempt there. A batch's request id finds all of its jobs: each has the batch's id and
     its number in the batch.
     """
-    return [
-        failure
-        for failure in failures
-        if (request_id is None or _is_of(failure.job.request_id, request_id))
-        and tenant in (None, failure.job.tenant)
-        and (worker_url is None or any(each.worker_url == worker_url for each in failure.job.attempts))
-    ]
+
+    request_id: str | None = None
+    tenant: str | None = None
+    worker: str | None = None
+    limit: int = SHOWN
+
+    def found(self, failures: Iterable[Failure]) -> list[Failure]:
+        """Return those of `failures` that are asked for, in their order."""
+        return list(islice(filter(self._is_wanted, failures), self.limit))
+
+    def _is_wanted(self, failure: Failure) -> bool:
+        job = failure.job
+        return (
+            (self.request_id is None or _is_of(job.request_id, self.request_id))
+            and self.tenant in (None, job.tenant)
+            and (self.worker is None or any(each.worker_url == self.worker for each in job.attempts))
+        )
 
 
 def _is_of(name: str, request_id: str) -> bool:

@@ -51,9 +51,9 @@ class FleetHistory:
         """Return this much of the past, up to now."""
         series, count = RANGES[span]
         texts = await self._newest(self._key(series), min(series.kept, count + SPARE))
-        ((seconds, _),) = await self._redis.ask_all(("TIME",))
+        seconds, _ = await self._redis.transaction(("TIME",))
         # In a thread, because the points of a day with many tenants take long enough to hold up jobs.
-        return await asyncio.to_thread(lambda: laid_out(points_of(texts), series.step_s, count, seconds))
+        return await asyncio.to_thread(lambda: laid_out(points_of(texts), series.step_s, count, int(seconds)))
 
     async def marks(self) -> Marks:
         """Return the last leader's marks; none if they cannot be read."""

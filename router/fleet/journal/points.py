@@ -145,7 +145,7 @@ def laid_out(points: Iterable[Point], step_s: int, count: int, now_s: float) -> 
     The last step is the last one that has ended, or the one before, if the last one's point has not come so far.
     """
     ended = int(now_s) // step_s * step_s
-    known = {point.begins: point for point in points if point.begins < ended and point.begins % step_s == 0}
+    known = {point.begins: point for point in points}
     if ended - step_s not in known and ended - 2 * step_s in known:
         ended -= step_s
     begins = ended - count * step_s
@@ -160,15 +160,18 @@ def laid_out(points: Iterable[Point], step_s: int, count: int, now_s: float) -> 
         step_s,
         begins,
         {name: [None if point is None else getattr(point, name) for point in steps] for name in NUMBERS},
-        {name: [None if point is None else _seconds_of(name, point, largest) for point in steps] for name in largest},
+        {
+            name: [None if point is None else _rest(point, largest) for point in steps]
+            if name == OTHER
+            else [None if point is None else point.tenants.get(name, 0.0) for point in steps]
+            for name in largest
+        },
     )
 
 
-def _seconds_of(name: str, point: Point, shown: Mapping[str, float]) -> float:
-    if name != OTHER:
-        return point.tenants.get(name, 0.0)
-    rest = [seconds for each, seconds in point.tenants.items() if each == OTHER or each not in shown]
-    return round(sum(rest), 2)
+def _rest(point: Point, shown: Mapping[str, float]) -> float:
+    """Return the worker-seconds of the tenants that have no series of their own."""
+    return round(sum(seconds for name, seconds in point.tenants.items() if name == OTHER or name not in shown), 2)
 
 
 def _largest(sums: Mapping[str, float]) -> dict[str, float]:

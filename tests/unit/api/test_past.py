@@ -22,7 +22,7 @@ async def asked(path: str, params: dict[str, str], *jobs: FailedJob) -> tuple[in
     """Return the answer's status and body after these jobs have failed."""
     async with FakeAsyncRedis(decode_responses=True) as fake:
         redis = RedisClient(fake, "sfr", timeout_s=5)
-        await Failures(redis).add([(0, job) for job in jobs] or [(0, JOB)])
+        await Failures(redis).add([(0, job) for job in jobs] or [(0, JOB)], now=0)
         app = FastAPI()
         app.include_router(create_failures(Failures(redis)))
         app.include_router(create_history(FleetHistory(redis)))

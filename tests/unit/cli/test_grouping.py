@@ -11,6 +11,12 @@ from router.cli.main import app
 cli = CliRunner()
 
 
+@pytest.fixture(autouse=True)
+def _no_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that run for long set up their log on stdout, which the runner takes away when they have ended."""
+    monkeypatch.setattr("logging.config.dictConfig", lambda _: None)
+
+
 def commands() -> Iterator[tuple[str, ...]]:
     """Yield the words of each command and group, hidden ones too."""
 

@@ -201,8 +201,12 @@ class Life:
             *(self.memory, self.memory),
             *(self.workers, self.workers, self.memory),
             SimpleNamespace(tell=lambda: self.told.append(now())),
+            self,
         )
         self.sidecar = Controller("me", *around)
+
+    async def run(self, term: Term, workers: Callable[[], Iterable[str]]) -> None:
+        """Write no history."""
 
     @asynccontextmanager
     async def led(self, seconds: float = 5) -> AsyncIterator[Memory]:

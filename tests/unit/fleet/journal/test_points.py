@@ -35,6 +35,15 @@ def test_a_step_has_the_rates_between_its_two_readings() -> None:
     assert (point.p50_ms, point.p99_ms, point.queue_p50_ms, point.queue_p99_ms) == (75.0, 99.5, 0.8, 1.0)
 
 
+def test_numbers_have_few_digits() -> None:
+    """They are rounded, because a day has many of them; seconds of tenants to hundredths."""
+    first, *seen = (reading(at, running=running) for at, running in ((0, 0), (20, 1), (40, 1), (65, 0)))
+    last = reading(65, 700, {"a": 1234})
+    made = points(first, *seen[:2], last, step_s=60)[0]
+    assert (made.throughput, made.errors, made.retries) == (10.769, 1.077, 2.154)
+    assert (made.running, made.waiting, made.tenants) == (0.7, 1.3, {"a": 1.23})
+
+
 def test_running_and_waiting_are_means_of_what_was_seen() -> None:
     """Of a long step all readings count, except the one with which it began: that ended the step before."""
     seen = [reading(at, running=running) for at, running in ((0, 99), (10, 1), (20, 2), (30, 3), (60, 6))]
@@ -51,18 +60,23 @@ def test_a_missed_step_is_not_made_up() -> None:
 def test_too_short_a_reading_makes_no_point() -> None:
     """A leader without a mark that begins just before the end of a step says nothing of that step."""
     assert [point.begins - BEGIN for point in points(reading(9.8, 1), reading(10.1, 900), reading(20.1, 900))] == [10]
+    assert [len(points(reading(begins), reading(10))) for begins in (4.9, 5, 5.1)] == [1, 1, 0]
 
 
 def test_a_clock_that_goes_back_begins_anew() -> None:
     """No rate is negative or divided by nothing, whatever Redis' clock does."""
     made = points(reading(0.5), reading(10.5, 10), reading(-100, 20), reading(-90, 120), reading(10_000, 130))
     assert [(point.begins - BEGIN, point.throughput) for point in made] == [(0, 1), (-100, 10)]
+    made = points(reading(5, 100), reading(2, 100), reading(10, 180))
+    assert [(point.begins - BEGIN, point.throughput) for point in made] == [(0, 10)]
 
 
 def test_redis_that_was_emptied_counts_from_zero() -> None:
     """All of the later counts are new, the tenants' too, even those that are higher again."""
     (point,) = points(reading(0, 500, {"a": 10, "b": 900}), reading(10, 30, {"a": 2000}))
     assert (point.throughput, point.tenants) == (3, {"a": 2.0})
+    (point,) = points(reading(0, 500, {"a": 10}), reading(10, 0, {"a": 2000}))
+    assert (point.throughput, point.tenants) == (0, {"a": 2.0})
 
 
 def test_a_new_leader_goes_on_from_the_last_one_s_mark() -> None:
@@ -113,6 +127,14 @@ def test_series_have_the_tenants_with_most() -> None:
     assert len(found.tenants) == MOST_TENANTS + 1
     assert [sum(values[step] or 0 for values in found.tenants.values()) for step in range(3)] == [820, 820, 820]
     assert OTHER in found.tenants
+
+
+def test_the_rest_of_each_step_goes_into_one_series() -> None:
+    """What a step has as OTHER, and what its smaller tenants have."""
+    names = [f"t{number}" for number in range(MOST_TENANTS)]
+    found = laid_out([point(0, **dict.fromkeys(names, 5.0)), point(10, a=1.234, **{OTHER: 2.0})], 10, 2, BEGIN + 20)
+    assert len(found.tenants) == MOST_TENANTS + 1
+    assert found.tenants[OTHER] == [0.0, 3.23]
 
 
 def test_foreign_points_are_passed_over() -> None:

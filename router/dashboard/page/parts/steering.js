@@ -1,7 +1,8 @@
 // Finds out whether this tab may change the fleet, and changes it through the admin API with the token that the operator
 // enters.
 
-const KEY = "sfr-admin-token";
+import { authorized, detail, keep, kept } from "../model/ask.js";
+
 const QUESTIONS = {
   drain: ["Drain this worker?", (running) => `It gets no new jobs. ${running === 1 ? "The one that runs" : running ? `The ${running} that run` : "What runs"} there will be finished.`],
   resume: ["Resume this worker?", () => "It gets jobs again."],
@@ -12,9 +13,10 @@ const DONE = { drain: "is drained", resume: "gets jobs again", remove: "is remov
 export class Steering {
   #access = null;
 
-  // `say(text, isError)` shows a message.
-  constructor(say) {
+  // `say(text, isError)` shows a message; `changed` is called when this tab may do more or less than before.
+  constructor(say, changed) {
     this.say = say;
+    this.changed = changed;
     this.button = document.getElementById("steering");
     this.dialog = document.getElementById("unlock");
     this.button.addEventListener("click", () => this.#toggle());
@@ -98,44 +100,13 @@ export class Steering {
   }
 
   #show() {
+    this.changed();
     const { may_steer: may, takes_token: takesToken, detail } = this.#access;
     document.documentElement.classList.toggle("steers", may);
     this.button.hidden = may && !takesToken; // no token is needed on this host
     this.button.textContent = takesToken ? (may ? "Lock" : "Unlock steering") : "Read only";
     this.button.title = takesToken ? "" : detail;
     this.button.setAttribute("aria-disabled", String(!takesToken));
-  }
-}
-
-function kept() {
-  try {
-    return sessionStorage.getItem(KEY);
-  } catch {
-    return kept.here ?? null;
-  }
-}
-
-function keep(token) {
-  try {
-    if (token === null) sessionStorage.removeItem(KEY);
-    else sessionStorage.setItem(KEY, token);
-  } catch {
-    kept.here = token;
-  }
-}
-
-// A header carries bytes. The gate compares the UTF-8 bytes of the token.
-function authorized(token) {
-  if (!token) return {};
-  const bytes = new TextEncoder().encode(token);
-  return { authorization: `Bearer ${String.fromCharCode(...bytes)}` };
-}
-
-async function detail(answer) {
-  try {
-    return (await answer.json()).detail;
-  } catch {
-    return `status ${answer.status}`;
   }
 }
 

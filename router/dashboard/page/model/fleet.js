@@ -2,6 +2,7 @@
 
 const HISTORY_S = 300;
 const POINTS = 30;
+const POINT_S = 10;
 export const HEALTHS = ["unhealthy", "ejected", "unknown", "draining", "healthy"]; // the worst first
 
 export class Fleet {
@@ -10,6 +11,7 @@ export class Fleet {
   tenants = { rows: [], hidden: 0 }; // rows: [name, weight, running, waiting, jobs a second, jobs, failures, share]
   status = null;
   number = -1;
+  pointAt = 0; // when the last points of the workers' trends were made
 
   get now() {
     return this.history.length ? this.history.at(-1)[0] : 0;
@@ -19,13 +21,14 @@ export class Fleet {
     // After a break the stream may come from another process, whose history may be shorter than this page's.
     const first = data.history[0]?.[0] ?? 0;
     this.history = [...this.history.filter(([at]) => at < first), ...data.history];
-    const before = new Map(this.workers.map((worker) => [worker.url, worker.trend]));
+    const before = new Map(this.workers.map((worker) => [worker.url, worker]));
     this.workers = data.urls.map((url, place) => {
       const trend = data.trends[place];
-      const known = before.get(url) ?? [];
-      return { url, trend: trend.length < known.length ? known : trend };
+      const { trend: known = [], past = [] } = before.get(url) ?? {};
+      return { url, trend: trend.length < known.length ? known : trend, past };
     });
     this.#update(data);
+    this.#remember();
   }
 
   // Returns false if an event between the last one and this one is missing.
@@ -39,7 +42,29 @@ export class Fleet {
       });
     }
     this.#update(data);
+    if (data.points) this.#remember();
     return true;
+  }
+
+  // Keeps each worker's numbers of this moment: [at, running, jobs, failures]. The stream tells of the present alone.
+  #remember() {
+    this.pointAt = this.now;
+    for (const worker of this.workers) {
+      worker.past = [...worker.past, [this.now, worker.running, worker.jobs, worker.failures]].slice(-POINTS - 1);
+    }
+  }
+
+  // Returns the columns of a worker's last five minutes. Its rates begin when this page was opened.
+  course({ trend, past }) {
+    const at = trend.map((_, place) => this.pointAt - POINT_S * (trend.length - 1 - place));
+    const moments = past.slice(1).map(([moment, running, jobs, failures], place) => {
+      const [since, , jobsThen, failuresThen] = past[place];
+      const rate = (count) => Math.max(0, count) / (moment - since);
+      return { moment, running, jobs: rate(jobs - jobsThen), failures: rate(failures - failuresThen) };
+    });
+    const near = at.map((moment) => moments.find((each) => Math.abs(each.moment - moment) < POINT_S / 2));
+    const column = (name) => near.map((each) => each?.[name] ?? null);
+    return { at, running: column("running"), jobs: column("jobs"), failures: column("failures"), mean_ms: trend };
   }
 
   #update(data) {
