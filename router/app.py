@@ -27,6 +27,7 @@ from router.dashboard.details import Details
 from router.dashboard.feed import Feed
 from router.dashboard.handler import DashboardHandler
 from router.downstream.connection import HANDLER, TIMEOUTS
+from router.downstream.notices import NOTICES
 from router.file_handles import FileHandles
 from router.fleet.counters import Counters
 from router.fleet.detail.present import Present
@@ -53,6 +54,7 @@ from router.scheduling.inbox import Inbox
 from router.scheduling.leases import Leases
 from router.scheduling.messages import configured_rules
 from router.scheduling.outbox import Outbox
+from router.telemetry.chronicle import Chronicle
 from router.telemetry.multiprocess import SharedCounts
 from router.telemetry.prometheus import Metrics, ProcessState
 from router.telemetry.publisher import Publisher
@@ -91,11 +93,12 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     sizes = Sizes(view, FleetSizes(redis, settings.sizes.max))
     groups = Groups(Outbox(redis, process).send)
     inbox.hear(GroupFailed, groups.hear)
-    hooks_of = None if traces is None else traces.job_begins
     dispatcher = Dispatcher(
-        leases, upstream, view, settings, recorder, sizes, hooks_of, groups, Transport(redis, inbox, process)
+        *(leases, upstream, view, settings, recorder, sizes, traces.job_begins if traces else None, groups),
+        Transport(redis, inbox, process),
     )
     dispatcher.reuse.hear(inbox)
+    chronicle = Chronicle(redis, recorder, process, NOTICES.take)
     publisher = Publisher(
         recorder,
         Metrics(SharedCounts.inherited()),
@@ -114,7 +117,9 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
             traces.start()
         await view.refresh()
         api.openapi()  # made once and kept: before the first client could wait for it
-        running = [asyncio.create_task(part.run()) for part in (view, leases, publisher, sizes, FileHandles())]
+        running = [
+            asyncio.create_task(part.run()) for part in (view, leases, publisher, chronicle, sizes, FileHandles())
+        ]
         _collect_seldom()
         yield {TIMEOUTS: ClientTimeouts(settings.client_body_timeout, settings.client_read_timeout), HANDLER: handler}
         await dispatcher.finish()
@@ -124,6 +129,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        await chronicle.finish()
         upstream.close()
         await redis.close()
         if traces is not None:
@@ -133,21 +139,31 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     api = create_api(view, redis, publisher.page, lifespan)
     admin_gate = AdminGate(access.admin_token, allow_loopback=settings.admin.allow_loopback)
     counters = Counters(redis)
-    for routes in (
-        create_admin(Intents(redis), view, settings.admin, admin_gate),
-        create_tenant_admin(Tenants(redis), counters, admin_gate),
-        create_scaling(publisher.scaling, counters, view),
-        create_journal(Events(redis)),
-        create_failures(Failures(redis)),
-        create_history(FleetHistory(redis)),
-    ):
-        api.include_router(routes)
+    _serve_admin(api, redis, counters, view, settings, admin_gate, publisher)
     feed = Feed(redis, counters, view, settings.health_check_interval)
     dashboard = DashboardHandler(feed, Details(Present(redis), view, publisher.processes), admin_gate, api)
     batches = BatchHandler(dispatcher, dashboard, buffers, settings, recorder, sizes)
     job_gate = JobGate(Pages(settings.cors_origins, settings.trusted_hosts), access.api_keys)
     handler = JobHandler(dispatcher, batches, job_gate, buffers, settings, recorder)
     return _with_cors(handler, settings.cors_origins) if settings.cors_origins else handler
+
+
+def _serve_admin(
+    api: FastAPI,
+    redis: RedisClient,
+    counters: Counters,
+    view: FleetView,
+    settings: Settings,
+    gate: AdminGate,
+    publisher: Publisher,
+) -> None:
+    """Add the endpoints below /admin."""
+    api.include_router(create_scaling(publisher.scaling, counters, view))
+    api.include_router(create_admin(Intents(redis), view, settings.admin, gate))
+    api.include_router(create_tenant_admin(Tenants(redis), counters, gate))
+    api.include_router(create_journal(Events(redis)))
+    api.include_router(create_failures(Failures(redis)))
+    api.include_router(create_history(FleetHistory(redis)))
 
 
 def _collect_seldom() -> None:

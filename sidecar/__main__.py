@@ -13,6 +13,7 @@ from router.config.worker_auth import WorkerAuth
 from router.file_handles import raise_limit
 from router.fleet.counters import Counters
 from router.fleet.journal.history import FleetHistory
+from router.fleet.journal.teller import AGAIN_S, Teller
 from router.fleet.leadership import Leadership
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisClient
@@ -24,7 +25,9 @@ from sidecar.controller import Controller
 from sidecar.discovery import Discovery
 from sidecar.historian import Historian
 from sidecar.job_probe import JobProbe
+from sidecar.limits import Limits
 from sidecar.probe import Probe
+from sidecar.rounds import forever
 
 # No job waits for the sidecar's calls. But if a call that renews the lead takes too long, the lead is lost.
 REDIS_TIMEOUT_S = 1.0
@@ -39,16 +42,19 @@ async def run() -> None:
     name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     async with Probe(settings.tls, auth) as probe:
         job_probe = JobProbe(f"sidecar-{name}", configured_rules(settings), redis, probe)
-        discovery = Discovery(config_path(), settings, redis)
+        teller = Teller(redis)
+        discovery = Discovery(config_path(), settings, redis, tell=teller.tell)
+        limits = Limits(discovery, Counters(redis), teller, name)
         written = Leadership(redis), Records(redis), Tenants(redis)
         historian = Historian(Counters(redis), FleetHistory(redis))
         speeds, alive = Speeds(redis), Alive.from_environment()
         controller = Controller(name, discovery, *written, probe, job_probe, speeds, alive, historian)
-        running = asyncio.create_task(controller.run())
+        running = asyncio.gather(controller.run(), limits.run(), forever(teller.run, AGAIN_S))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, running.cancel)
         with suppress(asyncio.CancelledError):
             await running
+        await teller.finish()
     await redis.close()
 
 

@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from router.fleet.journal import sentences
+from router.fleet.journal.model import Event, Kind
 from router.fleet.leadership import Leadership, Term
 from router.fleet.model import Health, Worker, WorkerRecord
 from router.fleet.records import Records
@@ -43,6 +45,8 @@ GATHER_S = 0.05
 SPEEDS_EVERY_S = 2.0
 # After a failed check, outvoted or not, the next one comes this soon: so a worker is quickly out, and quickly back.
 RECHECK_S = 2.0
+# So many events of one worker are kept while Redis is away.
+_MOST_UNTOLD = 20
 # Intervals vary by up to a tenth, so that the checks of many workers stay spread over time.
 DRIFT = 0.1
 
@@ -83,6 +87,8 @@ class Controller:
         self._unwritten: set[str] = set()
         self._gone: set[str] = set()
         self._has_change = False
+        # What has happened to workers and is not written, by URL, each with the moment (the loop's clock).
+        self._untold: dict[str, list[tuple[Event, float]]] = {}
         self._unknown_drains: frozenset[str] = frozenset()
         self._has_unwritten = asyncio.Event()
         self._check_begins = asyncio.Lock()
@@ -141,6 +147,8 @@ class Controller:
         with suppress(RedisUnavailable):
             for record in (await self._records.load()).records:
                 self._known[record.worker.url] = record
+            # The next checks find out anew what has become of these workers' health.
+            self._untold = {url: _of_membership(told) for url, told in self._untold.items()}
         self._unwritten.update(self._known)
         self._write_soon(is_change=True)
 
@@ -181,10 +189,11 @@ class Controller:
         self._unknown_drains = unknown
 
     def _forget(self, url: str) -> None:
-        del self._known[url]
+        record = self._known.pop(url)
         if watch := self._watches.pop(url, None):
             watch.cancel()
         self._gone.add(url)
+        self._tell(url, sentences.left(url, record.worker.source, self._name))
         self._write_soon(is_change=True)
         log.info("Worker %s has left the fleet", url)
 
@@ -192,6 +201,7 @@ class Controller:
         record = self._known.get(worker.url)
         if record is None:
             record = WorkerRecord(worker)
+            self._tell(worker.url, sentences.joined(worker.url, worker.source, self._name))
             log.info("Worker %s has joined the fleet, named by: %s", worker.url, worker.source)
         elif record.worker == worker:
             return
@@ -211,6 +221,7 @@ class Controller:
             before, settings = self._known[url], self._discovery.settings
             after = judge(before, seen, settings.health_check.rise, settings.health_check.fall)
             if after.health is not before.health:
+                self._tell(url, sentences.checked(after, self._name))
                 _log_health(after)
             self._note(after, is_change=after.health is not before.health)
             interval = settings.health_check_interval
@@ -234,6 +245,11 @@ class Controller:
         self._unwritten.add(record.worker.url)
         self._write_soon(is_change=is_change)
 
+    def _tell(self, url: str, event: Event) -> None:
+        told = self._untold.setdefault(url, [])
+        told.append((event, asyncio.get_running_loop().time()))
+        del told[:-_MOST_UNTOLD]
+
     def _write_soon(self, *, is_change: bool) -> None:
         self._has_change = self._has_change or is_change
         self._has_unwritten.set()
@@ -246,17 +262,26 @@ class Controller:
             self._has_unwritten.clear()
             urls, gone, is_change = self._unwritten, self._gone, self._has_change
             self._unwritten, self._gone, self._has_change = set(), set(), False
+            untold, self._untold, now = self._untold, {}, asyncio.get_running_loop().time()
+            events = {url: [event.after(now - at) for event, at in told] for url, told in untold.items()}
             try:
                 present = [self._known[url] for url in urls if url in self._known]
-                if not await self._records.record(term, datetime.now(UTC), present, gone, changed=is_change):
+                if not await self._records.record(
+                    term, datetime.now(UTC), present, gone, changed=is_change, events=events
+                ):
                     raise _LeadLost
             except (RedisUnavailable, _LeadLost) as error:
+                self._untold = {url: untold.get(url, []) + self._untold.get(url, []) for url in untold | self._untold}
                 self._unwritten |= urls
                 self._gone |= gone - self._known.keys()
                 self._write_soon(is_change=is_change)
                 if isinstance(error, _LeadLost):
                     raise
                 await asyncio.sleep(RENEW_S)
+
+
+def _of_membership(told: list[tuple[Event, float]]) -> list[tuple[Event, float]]:
+    return [each for each in told if each[0].kind in (Kind.WORKER_JOINED, Kind.WORKER_LEFT)]
 
 
 def _log_health(record: WorkerRecord) -> None:

@@ -8,7 +8,8 @@ over all of them.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Never
 
 from router.config.settings import Settings
 from router.fleet.intents import Intent, Intents
+from router.fleet.journal import sentences
+from router.fleet.journal.model import Event
 from router.fleet.model import Source, Worker
 from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.fleet.tenants import rules_in_force
@@ -32,14 +35,27 @@ DNS_EVERY_S = 5.0
 LISTEN_AGAIN_S = 1.0
 # Changes of the intents within this time are read together.
 GATHER_S = 0.05
+# A drain that was told this long ago, or later, is the one that is seen.
+_TOLD_BY_NOW_S = 10.0
 
 
 class Discovery:
-    """Follows all sources of workers. `settings` are the last good ones of config.yaml."""
+    """Follows all sources of workers. `settings` are the last good ones of config.yaml.
 
-    def __init__(self, path: Path, settings: Settings, redis: RedisClient, resolve: Resolve = addresses_of) -> None:
+    `tell` gets what the journal should know, and how many seconds it is to be apart from its like.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        settings: Settings,
+        redis: RedisClient,
+        resolve: Resolve = addresses_of,
+        tell: Callable[[Event, float], None] = lambda _event, _apart_s: None,
+    ) -> None:
         self.settings = settings
-        self._config = ConfigFile(path)
+        self._tell = tell
+        self._config = ConfigFile(path, lambda event: tell(event, 0.0))
         self._redis = redis
         self._intents = Intents(redis)
         self._resolve = resolve
@@ -154,6 +170,18 @@ class Discovery:
             for problem in intent.problems:
                 log.error("Passed over: %s", problem)
         self._intent = intent
+        if known and known.draining != intent.draining:
+            self._tell_of_drains(known.draining, intent.draining)
+
+    def _tell_of_drains(self, before: AbstractSet[str], now: AbstractSet[str]) -> None:
+        """Tell of drains that redis-cli has set or ended. Whoever uses the API or `sfr` has told by now.
+
+        The drain of a worker that has left the fleet has ended with that, and is not told.
+        """
+        for url in now - before:
+            self._tell(sentences.drained(url, "redis-cli, or another client of Redis"), _TOLD_BY_NOW_S)
+        for url in (before - now) & self.wanted([]).keys():
+            self._tell(sentences.resumed(url, "redis-cli, or the worker's new registration"), _TOLD_BY_NOW_S)
 
     async def _look_up(self) -> None:
         if (dns := self._dns) and await dns.look_up():

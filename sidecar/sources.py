@@ -10,6 +10,8 @@ from router.config.load import ConfigError, WatchedFile, load
 from router.config.settings import Settings
 from router.config.text_file import Unreadable, read_text
 from router.fleet import worker_list
+from router.fleet.journal import sentences
+from router.fleet.journal.model import Event
 from router.fleet.model import Worker
 
 log = logging.getLogger(__name__)
@@ -23,11 +25,12 @@ Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 
 class ConfigFile:
-    """config.yaml, read again when it changes."""
+    """config.yaml, read again when it changes. `tell` gets the event that it was taken over or refused."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tell: Callable[[Event], None] = lambda _: None) -> None:
         self._file = WatchedFile(path)
         self._file.has_changed()
+        self._tell = tell
 
     def reread(self) -> Settings | None:
         """Return the settings if the file has changed since the last call; None if it has not, or is bad.
@@ -40,8 +43,10 @@ class ConfigFile:
             settings = load(self._file.path)
         except ConfigError as error:
             log.error("Configuration not taken over, the last good one stays in force: %s", error)  # noqa: TRY400
+            self._tell(sentences.refused(socket.gethostname(), "sidecar", str(error)))
             return None
         log.info("Configuration %s read again: %d workers", self._file.path, len(settings.workers))
+        self._tell(sentences.reloaded(socket.gethostname(), "sidecar", str(self._file.path)))
         return settings
 
 

@@ -106,14 +106,14 @@ def create_admin(intents: Intents, view: FleetView, settings: AdminSettings, gat
     @router.post("/drain", summary="Keep new jobs from a worker", dependencies=_DESCRIBED, responses=unknown)
     async def drain(url: Named, request: Request) -> AdminWorker:
         """Give the worker no new jobs from now on. `running` falls to 0 as its jobs end."""
-        await admin.drain(url)
+        await admin.drain(url, _who(request, gate))
         _log_change(request, f"Worker {url} drained")
         return await admin.one(url)
 
     @router.post("/resume", summary="Give a drained worker new jobs again", dependencies=_DESCRIBED, responses=unknown)
     async def resume(url: Named, request: Request) -> AdminWorker:
         """Undo a drain."""
-        await admin.resume(url)
+        await admin.resume(url, _who(request, gate))
         _log_change(request, f"Worker {url} resumed")
         return await admin.one(url)
 
@@ -196,6 +196,12 @@ def _guarded_by(gate: AdminGate) -> type[APIRoute]:
             return guarded
 
     return Guarded
+
+
+def _who(request: Request, gate: AdminGate) -> str:
+    """Return who makes a change: a holder of the token, or a user of the router's host, and from which address."""
+    peer = peer_in(request.scope) or "an unknown peer"
+    return f"the admin token, from {peer}" if gate.takes_token else peer
 
 
 def _log_change(request: Request, what: str) -> None:

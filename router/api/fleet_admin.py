@@ -99,15 +99,15 @@ class Admin:
             raise NamedElsewhere(detail)
         await self._intents.remove(url)
 
-    async def drain(self, url: str) -> None:
-        """Keep new jobs from a worker. Raises UnknownWorker."""
+    async def drain(self, url: str, by: str) -> None:
+        """Keep new jobs from a worker; `by` says who wants that. Raises UnknownWorker."""
         await self.one(url)
-        await self._intents.drain(url)
+        await self._intents.drain(url, by)
 
-    async def resume(self, url: str) -> None:
-        """Give a drained worker new jobs again. Raises UnknownWorker."""
+    async def resume(self, url: str, by: str) -> None:
+        """Give a drained worker new jobs again; `by` says who wants that. Raises UnknownWorker."""
         await self.one(url)
-        await self._intents.resume(url)
+        await self._intents.resume(url, by)
 
     async def change(self, url: str, changes: Changes) -> None:
         """Set a worker's weight, cap or both. Raises UnknownWorker."""

@@ -15,6 +15,12 @@ from router.fleet.journal.events import Events
 from router.fleet.journal.model import DEFAULT_EVENTS, MAX_EVENTS, Asked, Kind, Since
 from router.fleet.redis_client import RedisUnavailable
 
+# What an operator has to know who asks for events at that moment.
+_MEANWHILE = (
+    "Jobs go on without it, and events are kept in it: they are shown when it is back "
+    "(docs/failures.md#what-the-router-and-the-sidecar-show)"
+)
+
 
 class _MayLackRedis(APIRoute):
     """A route that answers 503 while Redis is away."""
@@ -26,7 +32,9 @@ class _MayLackRedis(APIRoute):
             try:
                 return await handler(request)
             except RedisUnavailable as error:
-                raise redis_away(error) from error
+                away = redis_away(error)
+                away.detail += f". {_MEANWHILE}"
+                raise away from error
 
         return handled
 

@@ -18,6 +18,7 @@ from typing import Self
 from router.auth.access import Access
 from router.config.load import ConfigError, config_path, expect_extras, load
 from router.config.settings import Settings
+from router.downstream.notices import NOTICES
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ INHERITED = Inherited()
 
 def begin() -> InForce:
     """Return the configuration with which this process starts. Raises ConfigError."""
+    NOTICES.begin()
     if INHERITED.now is not None:
         return INHERITED.now
     if parent_process() is None or sys.platform != "linux":
@@ -64,6 +66,7 @@ def begin() -> InForce:
         if found is None:
             raise
         log.error(NOT_TAKEN_OVER, error)  # noqa: TRY400
+        NOTICES.put(str(error))
         in_force = found
     with os.fdopen(os.dup(os.memfd_create(_SHELF)), "wb") as shelf:  # the original stays open until the process ends
         pickle.dump(in_force, shelf)

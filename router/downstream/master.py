@@ -13,6 +13,7 @@ from gunicorn.arbiter import Arbiter
 from router.config.load import ConfigError
 from router.downstream.gunicorn_worker import ENDING, RouterWorker
 from router.downstream.in_force import INHERITED, NOT_TAKEN_OVER, InForce
+from router.downstream.notices import NOTICES
 
 # An exit status that no process has.
 _NO_STATUS = -1
@@ -54,10 +55,12 @@ class Master(Arbiter):  # type: ignore[misc]  # it comes without types
             self.setup(self.app)
             self.log.reopen_files()
             self._outdated_age = self.worker_age
+            NOTICES.put()
             self.manage_workers()
 
     def _stay(self, reason: str) -> None:
         self.log.error(NOT_TAKEN_OVER, reason)
+        NOTICES.put(reason)
 
     def manage_workers(self) -> None:
         """Start the missing processes, and stop those that are too many."""

@@ -4,12 +4,14 @@ Intent stands in keys of its own. The sidecar reads it, and changes the fleet ac
 themselves, so that draining works without a sidecar. When a worker leaves the fleet, its intent goes with it.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from router.config.addresses import known_worker_url, masked
 from router.config.bounds import MAX_COUNT, MAX_WEIGHT, whole_number
 from router.config.tenants import TenantOverrides
+from router.fleet.journal import sentences
 from router.fleet.model import Source, Worker
 from router.fleet.redis_client import RedisClient, RedisUnavailable, RefusedCommand
 from router.fleet.tenants import Tenants, read_overrides
@@ -98,6 +100,7 @@ class Intents:
         self._redis = redis
         self._keys = redis.keys
         self._respell = redis.register("respell")
+        self._drain = redis.register("drain")
         self._tenants = Tenants(redis)
 
     async def read(self) -> Intent:
@@ -200,13 +203,13 @@ class Intents:
         """End a registration. The sidecar then takes the worker out of the fleet, with its intent."""
         await self._redis.transaction(("DEL", self._keys.registration(url)), self._tell_sidecar(url))
 
-    async def drain(self, url: str) -> None:
-        """Keep new jobs from a worker, from this moment on."""
-        await self._redis.transaction(*self._set_drain("SADD", url))
+    async def drain(self, url: str, by: str = "") -> None:
+        """Keep new jobs from a worker, from this moment on. The journal says whose doing it is."""
+        await self._redis.ask(self._drain(url, "SADD", json.dumps(sentences.drained(url, by).words())))
 
-    async def resume(self, url: str) -> None:
-        """Let a drained worker have jobs again."""
-        await self._redis.transaction(*self._set_drain("SREM", url))
+    async def resume(self, url: str, by: str = "") -> None:
+        """Let a drained worker have jobs again. The journal says whose doing it is."""
+        await self._redis.ask(self._drain(url, "SREM", json.dumps(sentences.resumed(url, by).words())))
 
     async def override(self, url: str, fields: Mapping[str, int | None]) -> None:
         """Set a worker's `weight` or `max_concurrency`, or both; None: the worker's own again."""
@@ -231,7 +234,7 @@ class Intents:
             await self._tenants.restore(intent.tenants, held.tenants)
         # Also those drained since then: to register a worker anew has ended its drain.
         for url in intent.draining | held.draining:
-            await self.drain(url)
+            await self._redis.transaction(*self._set_drain("SADD", url))
 
     def _set_drain(self, command: str, url: str) -> tuple[tuple[str, ...], ...]:
         keys = self._keys

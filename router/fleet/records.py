@@ -10,6 +10,7 @@ from redis.exceptions import ResponseError
 
 from router.config.addresses import known_worker_url
 from router.config.bounds import MAX_COUNT, whole_number
+from router.fleet.journal.model import Event
 from router.fleet.leadership import Term
 from router.fleet.model import Ejection, Worker, WorkerRecord, moment
 from router.fleet.redis_client import LOAD, RECORD, RedisClient, RefusedCommand, executed
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 # One script call writes at most so many, so that the sidecar of a large fleet does not hold up the routers' calls.
 RECORDS_A_CALL = 500
+_NO_EVENTS: Mapping[str, Sequence[Event]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +68,25 @@ class Records:
         return await self._redis.ask(self._load(known, only), LOAD)
 
     async def record(
-        self, term: Term, written_at: datetime, records: Iterable[WorkerRecord], gone: Iterable[str], *, changed: bool
+        self,
+        term: Term,
+        written_at: datetime,
+        records: Iterable[WorkerRecord],
+        gone: Iterable[str],
+        *,
+        changed: bool,
+        events: Mapping[str, Sequence[Event]] = _NO_EVENTS,
     ) -> bool:
         """Write `records`, and remove the workers at the URLs in `gone`; return False if `term` is over.
 
-        With `changed` the routers are told at once. Raises RedisUnavailable.
+        With them goes what has happened to these workers: `events`, by URL. With `changed` the routers are told at
+        once. Raises RedisUnavailable.
         """
-        entries = [(record.worker.url, _flat(record.to_hash())) for record in records]
-        entries += [(url, []) for url in gone]
+        entries = [(record.worker.url, _flat(record.to_hash())) for record in records] + [(url, []) for url in gone]
+        told = {url: [event.words() for event in each] for url, each in events.items()}
         moment_text = written_at.isoformat(timespec="milliseconds")
         for start in range(0, max(1, len(entries)), RECORDS_A_CALL):
-            part = json.dumps(entries[start : start + RECORDS_A_CALL])
+            part = json.dumps([(*entry, told.get(entry[0], ())) for entry in entries[start : start + RECORDS_A_CALL]])
             is_last = start + RECORDS_A_CALL >= len(entries)
             tells = "1" if changed and is_last else ""
             if not await self._redis.ask(self._record(str(term), moment_text, tells, part), RECORD):

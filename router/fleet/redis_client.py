@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from time import time
 from typing import Any, Self, TypeVar
 
 from redis.client import NEVER_DECODE
@@ -16,6 +17,7 @@ from router.config.settings import RedisSettings
 from router.fleet.connection import AnyRedis, connect
 from router.fleet.keys import Keys
 from router.fleet.lua_source import lua
+from router.fleet.schema import EVENTS_KEPT
 from router.fleet.script import Library, Script, script, within
 
 log = logging.getLogger(__name__)
@@ -51,7 +53,10 @@ class RedisClient:
     def __init__(self, client: AnyRedis, prefix: str, timeout_s: float) -> None:
         self.keys = Keys(prefix)
         self.answers = True  # the last call was answered, even if with an error
+        # Called when Redis can be used again: since when it could not (Unix s), and why.
+        self.on_return: Callable[[float, str], None] | None = None
         self._trouble: dict[str, str] = {}  # the causes, by the steady call that failed; "" for all other calls
+        self._away = (0.0, "")
         self._client = client
         self._timeout_s = timeout_s
         self._transaction = self.register("transaction")
@@ -87,6 +92,8 @@ class RedisClient:
             self._trouble.pop(steady, None)
             if not self._trouble:
                 log.info("Redis available again")
+                if self.on_return is not None:
+                    self.on_return(*self._away)
 
     def failed(self, error: Exception, steady: str = "") -> RedisUnavailable:
         """Take note of a call that failed, and return the error to raise."""
@@ -94,6 +101,7 @@ class RedisClient:
         self.answers = isinstance(error, ResponseError)
         if steady or not self.answers:  # that Redis refuses one call now and then says nothing of the others
             if not self._trouble:
+                self._away = time(), cause
                 log.warning("Redis unavailable: %s", cause)
             self._trouble[steady] = cause
         return RedisUnavailable(cause)
@@ -115,7 +123,9 @@ class RedisClient:
 
         `constants` are names that it uses besides those of the keys.
         """
-        registered = self._client.register_script(lua(__package__, name, {**self.keys.lua_names(), **constants}))
+        registered = self._client.register_script(
+            lua(__package__, name, {**self.keys.lua_names(), "EVENTS_KEPT": EVENTS_KEPT, **constants})
+        )
         # Any key names the Cluster's slot: all of a fleet are in one.
         return lambda *args: registered(keys=[self.keys.fleet], args=args)
 

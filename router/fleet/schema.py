@@ -367,8 +367,8 @@ SCHEMA = (
         "sfr:fleet",
         "hash",
         "sidecar",
-        "token (the last fencing token given), born (when this memory began, Unix µs), written_at, changed_at (the "
-        "last change of membership or health; ISO 8601), tenants_at (the last change of a tenant's rule, Unix µs), "
-        "schema (the version of these keys; absent: 1)",
+        "token (the last fencing token given), led_by (the last leader's name), born (when this memory began, Unix "
+        "µs), written_at, changed_at (the last change of membership or health; ISO 8601), tenants_at (the last change "
+        "of a tenant's rule, Unix µs), schema (the version of these keys; absent: 1)",
     ),
 )

@@ -75,6 +75,9 @@ async def within(timeout_s: float, call: Awaitable[_Value]) -> _Value:
             return await call
         finally:
             last_look.cancel()
+            # While redis-py connects it may swallow a cancellation. The caller would then go on for ever.
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise asyncio.CancelledError
 
 
 class ClusterScript:

@@ -14,7 +14,7 @@ from router.jobs.sooner.groups import Groups
 from router.policy.endpoints import Endpoint
 from router.policy.verdict import Outcome
 from router.scheduling.leases import Leases
-from router.scheduling.pending import ClientLeft, NoRoom, PendingJob, Unfunded
+from router.scheduling.pending import ClientLeft, NoRoom, PendingJob, QueueFull, TenantFull, Unfunded
 from router.telemetry.recorder import Recorder
 
 _RESULT = Outcome.RESULT
@@ -115,6 +115,10 @@ class Endings:
             return
         if isinstance(reason, Unfunded):
             self._recorder.retry_unfunded()
+        elif isinstance(reason, TenantFull):
+            self._recorder.crowded(run.placement.tenant)
+        elif isinstance(reason, QueueFull):
+            self._recorder.queue_was_full()
         self.end(run, self._errors.refused(run, reason))
 
     def _keep(self, run: JobRun, answer: Answer, took_s: float) -> None:

@@ -12,7 +12,7 @@ from router.config.bounds import MAX_COUNT, MAX_MEMORY_MB, MAX_PRIORITY, MAX_SPE
 from router.fleet.keys import Keys
 from router.fleet.lua_source import lua
 from router.fleet.redis_client import SCHEDULE, RedisClient, RedisUnavailable
-from router.fleet.schema import SCHEMA_VERSION
+from router.fleet.schema import EVENTS_KEPT, SCHEMA_VERSION
 from router.fleet.script import Library
 from router.policy.placement import MAX_POOLS
 from router.policy.strategy import SPREAD
@@ -44,6 +44,7 @@ CONSTANTS: dict[str, str | float] = {
     "DEFAULT": DEFAULT,
     "LONGEST_FIRST": LONGEST_FIRST,
     "SCHEMA_VERSION": SCHEMA_VERSION,
+    "EVENTS_KEPT": EVENTS_KEPT,
     "WORDS_A_COMMAND": WORDS_A_COMMAND,
     "JOBS_READ": JOBS_READ,
     "TURNS_READ": TURNS_READ,

@@ -120,6 +120,15 @@ class Recorder:
     def __init__(self) -> None:
         self._counts = Counts()
         self._room_for_failures = MOST
+        self._crowded: defaultdict[str, int] = defaultdict(int)
+        self._found_full = 0
+
+    def take_refusals(self) -> tuple[dict[str, int], int]:
+        """Return how many jobs were refused since the last time: by tenant with too many pending ones; by the queue."""
+        taken = dict(self._crowded), self._found_full
+        self._crowded.clear()
+        self._found_full = 0
+        return taken
 
     def take(self) -> Counts:
         """Return the counts since the last taking."""
@@ -148,6 +157,14 @@ class Recorder:
     def refused(self, status: int, outcome: Outcome, endpoint: str = NO_JOB) -> None:
         """Count a request that never became a job."""
         self._counts.refusals[endpoint, status, outcome] += 1
+
+    def crowded(self, tenant: str) -> None:
+        """Count a job that was refused because its tenant has too many pending ones."""
+        self._crowded[tenant] += 1
+
+    def queue_was_full(self) -> None:
+        """Count a job that was refused because the queue was full."""
+        self._found_full += 1
 
     def waited(self, seconds: float, tenant: str) -> None:
         """Count a wait for a lease, whether the job got one or not."""

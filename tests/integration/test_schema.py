@@ -9,11 +9,9 @@ import pytest
 from redis.asyncio import Redis
 
 from router.fleet.intents import Intents, Registration
-from router.fleet.journal.events import Events
 from router.fleet.journal.failed_job import FailedJob
 from router.fleet.journal.failures import Failures
 from router.fleet.journal.history import FleetHistory, Marks
-from router.fleet.journal.model import Event
 from router.fleet.journal.points import Point
 from router.fleet.keys import Keys
 from router.fleet.leadership import Term
@@ -52,7 +50,7 @@ def test_schema_has_exactly_the_used_keys() -> None:
     made = {keys.workers, keys.sidecar, keys.fleet, keys.worker("<url>"), keys.plan, keys.drain}
     made |= {keys.intent, keys.registered, keys.registration("<url>"), keys.leases("<url>"), keys.breaker("<url>")}
     made |= {keys.plan_head, keys.ejected, keys.grants("<process>"), keys.tenants, keys.tenants_intent}
-    made |= {keys.events, keys.sizes, keys.speeds, keys.answer("<job>"), keys.process("<id>")}
+    made |= {keys.events, keys.processes, keys.sizes, keys.speeds, keys.answer("<job>"), keys.process("<id>")}
     made |= {keys.failures, keys.history_hour, keys.history_day, keys.history_mark}
     used = {word for text in SCRIPTS.values() for word in re.findall(r"\b[A-Z_]+\b", code(text))}
     made |= {value for name, value in keys.lua_names().items() if name in used}
@@ -160,7 +158,6 @@ async def _let_tenants_wait(redis: Redis, script: RedisScheduler) -> None:
     await redis.hset("sfr:plan:head", "stale", 1)
     large = tuple(Arrival(number, 300, 500, memory_mb=900, tenant="large", pool="gpu") for number in (90, 91))
     assert (await script(Call("somebody", arrived=large))).queued
-    await Events(RedisClient(redis, "sfr", timeout_s=5)).write([(Event("worker_left", "http://a", "It has left"), 0)])
     jobs = (Arrival(number, 300, 500, tenant=("run-7", "eval")[number % 2], pool="gpu") for number in range(8))
     assert (await script(Call("somebody", arrived=tuple(jobs)))).waiting
     impatient = RedisScheduler(RedisClient(redis, "sfr", timeout_s=5), Rules(aging_ms=0))

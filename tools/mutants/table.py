@@ -3,10 +3,10 @@
 _UNIT, _INTEGRATION = "tests/unit", "tests/integration"
 _SCHEDULER = tuple(
     f"{_INTEGRATION}/test_scheduler_{name}"
-    for name in ("calls", "hedges", "jobs", "memory", "pools", "script", "tenants", "twin")
+    for name in ("calls", "events", "hedges", "jobs", "memory", "pools", "script", "tenants", "twin")
 )
 _LUA_PARTS = (
-    *("arrivals", "breaker", "budget", "context", "head", "heartbeat", "hedges", "leases", "lines"),
+    *("arrivals", "breaker", "budget", "context", "head", "heartbeat", "hedges", "journal", "leases", "lines"),
     *("memory", "order", "plan", "pools", "quarantine", "queue", "reservations", "rests", "reuse"),
     *("ring", "room", "scheduler", "selection", "serving", "sharing", "slow_start", "tenants", "turns"),
 )

@@ -22,7 +22,7 @@ from router.cli.options import (
     worker_address,
 )
 from router.cli.spinner import waiting
-from router.fleet.journal.model import DEFAULT_EVENTS, KINDS, MAX_EVENTS, Asked, Since
+from router.fleet.journal.model import DEFAULT_EVENTS, KINDS, MAX_EVENTS, Asked, Kind, Since
 
 if TYPE_CHECKING:
     from router.api.schemas import EventEntry, EventPage
@@ -105,14 +105,14 @@ def _told(fleet: "Fleet", asked: Asked, page: "EventPage", *, is_all: bool, foll
             if not follow:
                 raise
             if trouble != str(error):
-                typer.echo(f"{error}; what happens meanwhile is shown when it is back", err=True)
+                typer.echo(f"{error}; it is asked again every second", err=True)
             page, trouble = page.model_copy(update={"events": []}), str(error)
 
 
 def _line(event: "EventEntry") -> str:
-    """Return an event as a line of text. Whose doing it is stands at the end, if the text does not have it."""
+    """Return an event as a line of text; if a person has done it, with whose doing it is."""
     at = event.at.astimezone().isoformat(sep=" ", timespec="seconds")
-    by = f" (by {event.by})" if event.by and event.by not in event.text else ""
+    by = f" (by {event.by})" if event.by and event.kind in (Kind.WORKER_DRAINED, Kind.WORKER_RESUMED) else ""
     return f"{at}  {event.kind:<16}  {event.text}{by}"
 
 

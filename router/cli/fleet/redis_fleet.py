@@ -1,7 +1,10 @@
 """The fleet as Redis holds it, for a command that asks no router. It uses the API's own code and models."""
 
 import asyncio
+import getpass
 import logging
+import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -110,10 +113,10 @@ class RedisFleet:
         """Forget all that is set of a tenant."""
         self._run(lambda redis: _tenant_admin(redis).reset(name))
 
-    def _steer(self, url: str, act: Callable[[Admin, str], Awaitable[None]]) -> AdminWorker:
+    def _steer(self, url: str, act: Callable[[Admin, str, str], Awaitable[None]]) -> AdminWorker:
         async def ask(redis: RedisClient) -> AdminWorker:
             admin = _admin(redis)
-            await act(admin, url)
+            await act(admin, url, _me())
             return await admin.one(url)
 
         try:
@@ -141,6 +144,15 @@ class RedisFleet:
             yield redis
         finally:
             await redis.close()
+
+
+def _me() -> str:
+    """Return who runs this command, for the journal."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a user without a name, as in some containers
+        user = f"user {os.getuid()}"
+    return f"{user} on {socket.gethostname()}, by sfr --redis"
 
 
 def _admin(redis: RedisClient, view: FleetView | None = None) -> Admin:

@@ -28,10 +28,7 @@ class Events:
 
     async def write(self, events: Iterable[tuple[Event, float]]) -> None:
         """Write events, each with a time in seconds: it is left out if its like was written within that time."""
-        words = [
-            (each.kind, each.subject, each.text, each.by, json.dumps(each.more), int(apart_s * 1000))
-            for each, apart_s in events
-        ]
+        words = [(*each.words(), int(apart_s * 1000)) for each, apart_s in events]
         await self._redis.ask(self._write(json.dumps(words)))
 
     async def read(self, asked: Asked) -> Page:

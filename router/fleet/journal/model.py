@@ -3,6 +3,7 @@
 Nothing here acts, and nothing heavy is imported: commands use it.
 """
 
+import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,8 @@ _ID = re.compile(r"(?:0|\d{13,19})-\d{1,19}")
 _AGO = re.compile(r"(\d+)([smhd])")
 _UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
+# An event that is written later than this says so.
+_LATE_S = 3.0
 _EXPECTED = "expected a length of time such as 10m or 2h, a moment such as 2026-11-29T06:00Z, or an event's id"
 
 
@@ -37,6 +40,7 @@ class Kind(StrEnum):
     WORKER_DRAINED = "worker_drained"
     WORKER_RESUMED = "worker_resumed"
     TENANT_LIMITED = "tenant_limited"
+    TENANT_REFUSED = "tenant_refused"
     QUEUE_FULL = "queue_full"
     JOB_QUARANTINED = "job_quarantined"
     REDIS_BACK = "redis_back"
@@ -74,6 +78,24 @@ class Event:
     text: str
     by: str = ""
     more: Mapping[str, Any] = field(default_factory=dict)
+
+    def words(self) -> tuple[str, str, str, str, str]:
+        """Return it as the scripts take it. They can read no lone surrogate, as a file's name may have."""
+        kind, subject, text, by = (
+            each.encode(errors="replace").decode() for each in (self.kind, self.subject, self.text, self.by)
+        )
+        return kind, subject, text, by, json.dumps(self.more)
+
+    def after(self, waited_s: float) -> "Event":
+        """Return it as it is written so many seconds after it happened.
+
+        >>> Event("worker_left", "", "It has left").after(30.2).text
+        'It has left (30 s before this was written: Redis was away)'
+        """
+        if waited_s < _LATE_S:
+            return self
+        text = f"{self.text} ({waited_s:.0f} s before this was written: Redis was away)"
+        return replace(self, text=text, more={**self.more, "late_s": round(waited_s)})
 
     def is_about(self, worker_url: str) -> bool:
         """Whether it is about this worker: as its subject, or as one of the workers that `more` names.

@@ -3,29 +3,26 @@
 -- KEYS[1]  any key of the fleet: it names the Cluster slot
 -- ARGV[1]  a JSON list of [kind, subject, text, by, more (JSON), apart (ms)]: with apart, the event is left out if one of
 --          its kind and subject was written within that time
--- Writes   EVENTS, EVENTS_COUNTS
--- Returns  how many have been written
+-- Reads    EVENTS
+-- Returns  nothing, or the error with which Redis has refused an event: those after it are not written
+-- @include journal
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local function was_told(kind, subject, apart)
-  for _, entry in ipairs(redis.call('XREVRANGE', EVENTS, '+', math.max(0, now - apart), 'COUNT', LOOKED_AT)) do
-    local fields = entry[2]
+  local since = string.format('%.0f', math.max(0, now - apart))
+  for _, entry in ipairs(redis.call('XREVRANGE', EVENTS, '+', since, 'COUNT', LOOKED_AT)) do
     local held = {}
-    for place = 1, #fields, 2 do held[fields[place]] = fields[place + 1] end
+    for place = 1, #entry[2], 2 do held[entry[2][place]] = entry[2][place + 1] end
     if held.kind == kind and held.subject == subject then return true end
   end
   return false
 end
 
-local written = 0
 for _, event in ipairs(cjson.decode(ARGV[1])) do
   local kind, subject, text, by, more, apart = unpack(event)
   if apart == 0 or not was_told(kind, subject, apart) then
-    redis.call('XADD', EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*',
-      'kind', kind, 'subject', subject, 'text', text, 'by', by, 'more', more)
-    redis.call('HINCRBY', EVENTS_COUNTS, kind, 1)
-    written = written + 1
+    local answer = note(kind, subject, text, by, more)
+    if type(answer) == 'table' then return answer end -- so that the caller tries again
   end
 end
-return written

@@ -4,6 +4,7 @@
 -- Reads    WORKERS, WORKER_OF, LEASES_OF
 -- Writes   BREAKER_OF, EJECTED
 -- @include context
+-- @include journal
 
 -- Drop what is held against the worker.
 local function forget(url)
@@ -11,13 +12,15 @@ local function forget(url)
   redis.call('DEL', BREAKER_OF .. url)
 end
 
-local function eject(url, times, cause)
-  local moment = now + math.min(rules.base_ms * 2 ^ (times - 1), rules.max_ms)
+local function eject(url, times, cause, failures)
+  local for_ms = math.min(rules.base_ms * 2 ^ (times - 1), rules.max_ms)
+  local moment = now + for_ms
   redis.call('HSET', BREAKER_OF .. url, 'times', times, 'ejected_until', written(moment / 1000), 'trial', '',
     'cause', cause)
   redis.call('PERSIST', BREAKER_OF .. url)
   redis.call('ZADD', EJECTED, moment, url)
   is_plan_stale = true
+  Seldom.note_ejection(url, times, failures, cause, for_ms)
 end
 
 local function postpone_trial(url, moment)
@@ -67,12 +70,13 @@ local function judge(url, name, blame, job, cause, ms)
     if blame == 'ok' then
       forget(url)
       is_plan_stale = true
+      Seldom.note_return(url, 'its trial job ended well')
     elseif blame == 'none' then
       open_trial(url)
     elseif blame == 'busy' then
       postpone_trial(url, now + math.max(ms, REST_MAX_MS))
     elseif blame ~= 'doubt' then -- after a doubt the same lease is judged once more, when more is known
-      eject(url, times + 1, cause)
+      eject(url, times + 1, cause, failures)
     end
   elseif times then
     return -- ejected: what ran there before says nothing new
@@ -87,6 +91,6 @@ local function judge(url, name, blame, job, cause, ms)
     end
     local in_a_row = redis.call('HINCRBY', BREAKER_OF .. url, 'failures', 1)
     redis.call('PEXPIRE', BREAKER_OF .. url, 2 * rules.max_ms) -- failures further apart than that are no row
-    if in_a_row >= rules.failures and may_eject_another() then eject(url, 1, cause) end
+    if in_a_row >= rules.failures and may_eject_another() then eject(url, 1, cause, in_a_row) end
   end
 end

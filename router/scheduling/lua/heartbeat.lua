@@ -5,6 +5,7 @@
 -- Writes   PROCESSES, PROCESS_OF, LEASES_OF, QUARANTINE (only what has passed)
 -- @lazy Seldom
 -- @include context
+-- @include journal
 -- @include leases
 -- @include queue
 -- @include room
@@ -27,13 +28,25 @@ function Seldom.drop_unheld(held)
   end
 end
 
+-- Drop processes without a heartbeat for too long. If the calling process is one of them, Redis was away, and all
+-- processes seem silent: that says nothing of them.
+function Seldom.drop_silent(silent)
+  local was_silent = false
+  for _, process in ipairs(silent) do was_silent = was_silent or process == call.process end
+  for _, process in ipairs(silent) do
+    redis.call('ZREM', PROCESSES, process)
+    if not was_silent then Seldom.note_silence(process) end
+  end
+end
+
 -- The arguments are Beat's fields (router/scheduling/messages.py).
 function Seldom.hear_beat(leases, pending, oldest, held, is_return)
   Seldom.fill_budget(false)
   if may_hedge then Seldom.fill_hedges(false) end
   redis.call('ZREMRANGEBYSCORE', QUARANTINE, '-inf', now)
+  local silent = redis.call('ZRANGEBYSCORE', PROCESSES, '-inf', now - PROCESS_TTL_MS)
+  if #silent > 0 then Seldom.drop_silent(silent) end
   redis.call('ZADD', PROCESSES, now, call.process)
-  redis.call('ZREMRANGEBYSCORE', PROCESSES, '-inf', now - PROCESS_TTL_MS)
   reply.processes = redis.call('ZCARD', PROCESSES)
   if rooms > 0 then -- routers of the last release keep only room 0
     for _, url in ipairs(redis.call('HRANDFIELD', PLACES, ROOMS_CORRECTED)) do set_room_anew(url) end

@@ -9,6 +9,7 @@
 -- @lazy Seldom
 -- @include context
 -- @include breaker
+-- @include journal
 -- @include leases
 -- @include order
 -- @include room
@@ -31,7 +32,10 @@ function Seldom.candidates()
       'speed')
     if held.err then held = {} end -- a key of another type: nothing is known of the worker
     local is_ejected = redis.call('ZSCORE', EJECTED, url)
-    if is_ejected and held[1] == 'unhealthy' then forget(url) end -- the sidecar will let it back in
+    if is_ejected and held[1] == 'unhealthy' then -- the sidecar will let it back in
+      forget(url)
+      Seldom.note_return(url, 'it is unhealthy by now, and gets jobs when its checks are good')
+    end
     local is_trial = is_ejected and redis.call('HGET', BREAKER_OF .. url, 'trial') == 'open'
     if not is_draining[url] then is_out[url] = is_ejected ~= false or held[1] == 'unhealthy' end
     if not is_draining[url] and (not is_ejected or is_trial) then

@@ -8,6 +8,7 @@
 -- Writes   QUARANTINE, SUSPECT_OF, BROKEN_OF, DEATHS; tells CHANGES
 -- @lazy Seldom
 -- @include context
+-- @include journal
 
 -- Return whether another worker has just died under another job. If so, let go of the jobs just convicted.
 function Seldom.hear_of_outage(job, url)
@@ -53,7 +54,7 @@ function Seldom.hear_of_death(job, url, name, ran)
   local is_outage = Seldom.hear_of_outage(job, url)
   local shared = leases_on(url) + redis.call('ZCARD', broken)
   local share = tonumber(written((is_outage and OUTAGE_SHARE or 1) / shared))
-  local evidence = 0
+  local evidence, urls = 0, {url}
   for _, death in ipairs(Seldom.deaths_of(suspect)) do
     -- A death on this worker, or one that this run has outlived, is of one cause with this death: together they are one
     -- piece of evidence.
@@ -62,6 +63,7 @@ function Seldom.hear_of_death(job, url, name, ran)
       redis.call('HDEL', suspect, death.url)
     else
       evidence = evidence + death.share
+      urls[#urls + 1] = death.url
     end
   end
   evidence = evidence + share
@@ -71,6 +73,7 @@ function Seldom.hear_of_death(job, url, name, ran)
     redis.call('ZREM', QUARANTINE, job)
   elseif redis.call('ZADD', QUARANTINE, now + rules.quarantine_ms, job) == 1 then
     redis.call('PUBLISH', CHANGES, 'quarantine') -- so that all routers know before the client sends the job again
+    Seldom.note_quarantine(job, tenant_of(name), urls)
   end
 end
 

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +14,7 @@ import pytest
 
 from router.config.settings import HealthCheckSettings, Settings
 from router.config.worker_auth import WorkerAuth
+from router.fleet.journal.model import Event
 from router.fleet.leadership import Term
 from router.fleet.model import Health, Observation, Ratios, Worker, WorkerRecord
 from router.fleet.redis_client import RedisUnavailable
@@ -58,6 +59,7 @@ class Memory:
     finished: dict[str, float] = field(default_factory=dict)
     published: list[dict[str, TenantRule]] = field(default_factory=list)
     seen: dict[str, Ratios] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
 
     def _answer(self) -> None:
         if not self.is_there:
@@ -86,15 +88,23 @@ class Memory:
         return SimpleNamespace(records=self.held)
 
     async def record(
-        self, term: Term, written_at: datetime, records: Iterable[WorkerRecord], gone: Iterable[str], *, changed: bool
+        self,
+        term: Term,
+        written_at: datetime,
+        records: Iterable[WorkerRecord],
+        gone: Iterable[str],
+        *,
+        changed: bool,
+        events: Mapping[str, Sequence[Event]],
     ) -> bool:
-        """Keep the records."""
+        """Keep the records and the events."""
         del written_at
         self.asked += 1
         self._answer()
         if self.refuses or term.token != self.terms:
             return False
         now = asyncio.get_running_loop().time()
+        self.events += [event for each in events.values() for event in each]
         self.written.append(Written(now, {record.worker.url: record for record in records}, set(gone), changed))
         return True
 
@@ -522,22 +532,44 @@ def test_worker_that_leaves_when_the_lead_is_lost_is_removed_in_the_next_term() 
     timeless(main())
 
 
-def test_each_change_of_health_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """The line has the reason, and a health that stays is not logged."""
+def test_each_change_of_health_is_logged_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Line and event have the reason, and a health that stays is not told. The worker's coming is told before."""
 
     async def main() -> None:
         life = Life(A)
-        async with life.led(3 * INTERVAL_S):
+        async with life.led(3 * INTERVAL_S) as memory:
             life.workers.errors[A] = "refused"
             await asyncio.sleep(3 * INTERVAL_S)
             life.workers.errors[A] = None
             await asyncio.sleep(3 * INTERVAL_S)
+        well = ("worker_healthy", f"Worker {A} is healthy and gets jobs")
+        sick = ("worker_unhealthy", f"Worker {A} is unhealthy and gets no jobs, after 2 failed checks: refused")
+        joined, *checked = [(event.kind, event.text) for event in memory.events]
+        assert (joined[0], checked) == ("worker_joined", [well, sick, well])
 
     caplog.set_level("INFO")
     timeless(main())
     told = [record.message for record in caplog.records if record.message.startswith(f"Worker {A} is ")]
     ill = f"Worker {A} is unhealthy after 2 failed checks: refused"
     assert told == [f"Worker {A} is healthy", ill, f"Worker {A} is healthy"]
+
+
+def test_what_happens_without_redis_is_told_afterwards() -> None:
+    """The event of a worker that has left says how long ago that was."""
+
+    async def main() -> None:
+        life = Life(A, B)
+        async with life.led(5) as memory:
+            memory.is_there = False
+            del life.members.workers[B]
+            await asyncio.sleep(60)
+            memory.is_there = True
+            await asyncio.sleep(10)
+            (left,) = [event for event in memory.events if event.kind == "worker_left"]
+            assert (left.subject, left.more["late_s"] >= 50) == (B, True)
+            assert left.text.endswith(" before this was written: Redis was away)")
+
+    timeless(main())
 
 
 def test_new_leader_takes_over_the_last_one_s_records() -> None:

@@ -12,7 +12,10 @@ from fakeredis import FakeAsyncRedis
 from router.config.load import load
 from router.fleet.counters import Counters
 from router.fleet.intents import Intents, Registration
+from router.fleet.journal.events import Events
 from router.fleet.journal.history import FleetHistory
+from router.fleet.journal.model import Asked, Event
+from router.fleet.journal.teller import Teller
 from router.fleet.keys import Keys
 from router.fleet.leadership import Leadership
 from router.fleet.model import Source, Worker
@@ -239,6 +242,28 @@ discover: {{dns: 'boxes:8080', labels: [arm], languages: [cpp], memory_mb: 4000}
     put(tmp_path / "config.yaml", text.replace("[arm]", "[gpu]"))
     await discovery.reread()
     assert discovery.wanted([])[resolved].labels == ("gpu",)
+
+
+async def test_drains_by_redis_cli_are_told_once(tmp_path: Path, redis: RedisClient) -> None:
+    """Whoever drains by the API or `sfr` tells it in the same step; a drain that ends with its worker is not told."""
+    teller, path = Teller(redis), tmp_path / "config.yaml"
+    put(path, f"workers: ['{A}', '{B}', '{C}']")
+    discovery = Discovery(path, load(path), redis, tell=teller.tell)
+    await redis.command(["SADD", redis.keys.drain, A, D])
+    await discovery.reread()
+    await Intents(redis).drain(B, "me")
+    await redis.command(["SADD", redis.keys.drain, C])
+    await redis.command(["SREM", redis.keys.drain, A, D])
+    await discovery.reread()
+    await teller.finish()
+    drains = await Events(redis).read(Asked(kinds=("worker_drained", "worker_resumed")))
+    told = {(told.event.subject, told.event.kind, told.event.by) for told in drains.events}
+    assert {(url, kind, by.partition(",")[0]) for url, kind, by in told} == {
+        (B, "worker_drained", "me"),
+        (C, "worker_drained", "redis-cli"),
+        (A, "worker_resumed", "redis-cli"),
+    }
+    assert len(drains.events) == len(told)
 
 
 async def test_no_worker_leaves_before_registrations_are_read(
@@ -499,11 +524,11 @@ def test_unreadable_file_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 def test_configuration_is_read_when_it_changes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A bad configuration is logged once and changes nothing."""
+    """A bad configuration is logged and told once and changes nothing."""
     caplog.set_level("INFO")
-    path = tmp_path / "config.yaml"
+    path, events = tmp_path / "config.yaml", list[Event]()
     put(path, "timeout: 7")
-    config = ConfigFile(path)
+    config = ConfigFile(path, events.append)
     assert [config.reread(), config.reread()] == [None, None]
     put(path, "timeout: 123")
     first, second = config.reread(), config.reread()
@@ -512,6 +537,8 @@ def test_configuration_is_read_when_it_changes(tmp_path: Path, caplog: pytest.Lo
     put(path, "timeout: never")
     assert [config.reread(), config.reread()] == [None, None]
     assert [caplog.text.count(told) for told in ("read again: 0 workers", "Configuration not taken over")] == [1, 1]
+    assert [event.kind for event in events] == ["config_reloaded", "config_refused"]
+    assert "config.yaml: timeout: expected a valid number" in events[1].text
 
 
 def test_router_knows_config_and_file_without_redis(tmp_path: Path) -> None:
