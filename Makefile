@@ -1,6 +1,7 @@
 # make run: the whole system on this machine (PORT=8001 for another port).  make test: every check.  make bench: against its peers.
 # make docs: the documentation's site, and what else is made of something.  make constraints: pin anew.
 # make mutants: which of the decisions that have changed no test holds.
+# make release VERSION=1.2.3: sdist, wheel, chart, SBOM and checksums in dist/.  make image: the container image.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,9 +12,10 @@ debian = PATH=$$PATH:/usr/sbin which $(1) >/dev/null || \
 DOWNLOAD := apt-get -qq -o APT::Sandbox::User=root download
 
 PORT ?= 8000
+RELEASE = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' router/version.py)
 INSTALL := pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: run test programs lint mutants bench docs constraints clean
+.PHONY: run test programs lint mutants bench docs release image constraints clean
 
 # Running needs a fifth of what the checks need.
 run: $(VENV)/.runs
@@ -59,10 +61,25 @@ bench: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(BIN)/python -m tools.config_reference
 	$(BIN)/python -m tools.architecture
+	$(BIN)/python -m tools.help_page
 	$(BIN)/python -m tools.grafana_dashboard
 	$(BIN)/python -m tools.prometheus_rule
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "The documentation is in build/site/index.html"
+
+# Without VERSION: of the version that the checkout has, such as a tag's. Nothing is committed, tagged or sent.
+release: $(VENV)/.installed
+	@$(BIN)/$(INSTALL) '.[release]'
+	@$(BIN)/python -m tools.release $(VERSION)
+
+# PYTHON_DIGEST=sha256:… pins the base. With Docker's buildx, IMAGE_OPTIONS='--sbom=true --provenance=true --push' adds an SBOM
+# of the whole image, Debian's packages included.
+IMAGE ?= sandboxfusion-router
+IMAGE_OPTIONS ?=
+image:
+	docker build --build-arg VERSION=$(RELEASE) --build-arg REVISION=$$(git rev-parse HEAD) \
+	  $(if $(PYTHON_IMAGE),--build-arg PYTHON_IMAGE=$(PYTHON_IMAGE)) \
+	  $(if $(PYTHON_DIGEST),--build-arg PYTHON_DIGEST=$(PYTHON_DIGEST)) --tag $(IMAGE):$(RELEASE) $(IMAGE_OPTIONS) .
 
 $(VENV)/.runs: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=…")'
@@ -79,7 +96,7 @@ $(VENV)/.installed: $(VENV)/.runs
 	@touch $@
 
 constraints: $(VENV)/.installed
-	$(BIN)/pip-compile --quiet --upgrade --extra dev --extra docs --extra traces --extra bench --strip-extras --no-header --no-annotate \
+	$(BIN)/pip-compile --quiet --upgrade --extra dev --extra docs --extra traces --extra bench --extra release --strip-extras --no-header --no-annotate \
 	  --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file constraints.txt pyproject.toml
 
 clean:

@@ -49,8 +49,9 @@ CHECK_S = 5.0
 EVENT_S = 1.0
 
 Setup = Callable[[Path, Sequence[str]], AbstractAsyncContextManager[Sequence[int]]]
-# Sends all jobs to these ports; returns the response times and the number of errors.
-Sender = Callable[[Sequence[int], Sequence[bytes]], Awaitable[tuple[list[float], int]]]
+# Sends all jobs to these ports, and calls back the moment before it sends the first one. Returns the response times and
+# the number of errors.
+Sender = Callable[[Sequence[int], Sequence[bytes], Callable[[], None]], Awaitable[tuple[list[float], int]]]
 
 
 @dataclass(frozen=True)
@@ -178,17 +179,20 @@ def _message(body: bytes) -> bytes:
 
 
 async def send_all(
-    ports: Sequence[int], jobs: Sequence[bytes], connections: int = CONNECTIONS
+    ports: Sequence[int], jobs: Sequence[bytes], begin: Callable[[], None], connections: int = CONNECTIONS
 ) -> tuple[list[float], int]:
-    """Send all jobs in order, as connections become free. Returns the response times and the number of errors."""
+    """Send all jobs in order over connections that are open by then, as these become free."""
     from_first = int(connections * SHARE_OF_FIRST_HOST)
     left = iter([_message(job) for job in jobs])
     seconds: list[float] = []
     errors = 0
+    are_open = asyncio.Barrier(connections)
 
     async def client(port: int) -> None:
         nonlocal errors
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        if await are_open.wait() == 0:
+            begin()
         for message in left:  # shared by all clients: each takes the next job
             start = time.monotonic()
             try:
@@ -208,13 +212,16 @@ async def send_all(
     return seconds, errors
 
 
-async def send_at_once(ports: Sequence[int], jobs: Sequence[bytes]) -> tuple[list[float], int]:
+async def send_at_once(
+    ports: Sequence[int], jobs: Sequence[bytes], begin: Callable[[], None]
+) -> tuple[list[float], int]:
     """Send each job over a connection of its own, all at once."""
-    return await send_all(ports, jobs, len(jobs))
+    return await send_all(ports, jobs, begin, len(jobs))
 
 
-async def send_batch(ports: Sequence[int], jobs: Sequence[bytes]) -> tuple[list[float], int]:
+async def send_batch(ports: Sequence[int], jobs: Sequence[bytes], begin: Callable[[], None]) -> tuple[list[float], int]:
     """Send all jobs to the first host, as one batch that goes longest first."""
+    begin()
     seconds: list[float] = []
     errors, start = 0, time.monotonic()
     url = f"http://127.0.0.1:{ports[0]}/run_code/batch?order=longest_first"
@@ -232,6 +239,29 @@ async def _is_right(reader: asyncio.StreamReader) -> bool:
     return head.startswith(b"http/1.1 200") and b"run_result" in body
 
 
+class _Clock:
+    """Measures a batch from its first job on, and lets the scenario's event happen in it."""
+
+    def __init__(self, program: Program, scenario: Scenario) -> None:
+        self._program = program
+        self._scenario = scenario
+        self._since = self._cpu_since = 0.0
+
+    def start(self) -> None:
+        """Take note that the first job is being sent."""
+        self._since, self._cpu_since = time.monotonic(), time.process_time()
+        if self._scenario.then:
+            asyncio.get_running_loop().call_later(EVENT_S, self._program.send, self._scenario.then)
+
+    def stop(self) -> tuple[float, float]:
+        """Return the seconds since the start, and the client's CPU-seconds."""
+        return time.monotonic() - self._since, time.process_time() - self._cpu_since
+
+
+def _nothing() -> None:
+    """Do nothing when a batch begins that is not measured."""
+
+
 async def measure(way: Way, program: Program, workers: Sequence[str], scenario: Scenario, seed: int) -> Run:
     """Start one set-up and send all jobs through it. `program` runs the workers."""
     jobs = works(seed)
@@ -242,16 +272,14 @@ async def measure(way: Way, program: Program, workers: Sequence[str], scenario: 
     with TemporaryDirectory() as folder:
         async with way.setup(Path(folder), workers) as ports:
             # With an empty Redis, the router gives no lease for some seconds. Do not measure that time.
-            await send_all(ports, [_job(-1, SHORTEST_S)] * CONNECTIONS)
+            await send_all(ports, [_job(-1, SHORTEST_S)] * CONNECTIONS, _nothing)
             if way.is_known:
-                await way.send(ports, list(map(_job, itertools.count(), earlier(jobs, seed))))
+                await way.send(ports, list(map(_job, itertools.count(), earlier(jobs, seed))), _nothing)
                 await asyncio.sleep(LEARNED_WITHIN_S)
             await forget_stats(workers)
-            start, start_cpu = time.monotonic(), time.process_time()
-            if scenario.then:
-                asyncio.get_running_loop().call_later(EVENT_S, program.send, scenario.then)
-            seconds, errors = await way.send(ports, bodies)
-            total_s, cpu_s = time.monotonic() - start, time.process_time() - start_cpu
+            clock = _Clock(program, scenario)
+            seconds, errors = await way.send(ports, bodies, clock.start)
+            total_s, cpu_s = clock.stop()
     program.send(RECOVER)
     await eventually(lambda: _all_live(workers), what="the worker's recovery")
     stats = [await get_json(f"{url}/stats") for url in workers]

@@ -94,7 +94,9 @@ async def main(count: int) -> None:
             usage_ms = await redis_cpu_ms(valkey, lambda: Counters(client).usage(workers))
             view, usage = FleetView(client, ()), await Counters(client).usage(workers)
             await view.refresh()
-            page_ms = statistics.median(cpu_ms(lambda: metrics.page(view.snapshot, usage, "")) for _ in range(ROUNDS))
+            page_ms = statistics.median(
+                cpu_ms(lambda: metrics.page(view.snapshot, usage, (), "")) for _ in range(ROUNDS)
+            )
             await client.close()
     costs = {
         "router process, a job, µs": job_us,

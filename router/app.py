@@ -14,18 +14,26 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from router import logs
-from router.api.admin import create_admin, create_tenant_admin
+from router.api.admin import create_admin, create_scaling, create_tenant_admin
 from router.api.application import create_api
+from router.api.failures import create_failures
+from router.api.history import create_history
+from router.api.journal import create_journal
 from router.auth.access import OPEN, Access, AdminGate, JobGate
 from router.auth.origin import Pages
 from router.config.settings import Settings
 from router.config.tenants import rules_of
+from router.dashboard.details import Details
 from router.dashboard.feed import Feed
 from router.dashboard.handler import DashboardHandler
 from router.downstream.connection import HANDLER, TIMEOUTS
 from router.file_handles import FileHandles
 from router.fleet.counters import Counters
+from router.fleet.detail.present import Present
 from router.fleet.intents import Intents
+from router.fleet.journal.events import Events
+from router.fleet.journal.failures import Failures
+from router.fleet.journal.history import FleetHistory
 from router.fleet.redis_client import RedisClient
 from router.fleet.sizes import FleetSizes
 from router.fleet.snapshot import FleetView
@@ -49,6 +57,7 @@ from router.telemetry.multiprocess import SharedCounts
 from router.telemetry.prometheus import Metrics, ProcessState
 from router.telemetry.publisher import Publisher
 from router.telemetry.recorder import Recorder
+from router.telemetry.scaling import Scaling
 from router.upstream.pool import WorkerPool
 
 if TYPE_CHECKING:
@@ -83,8 +92,9 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     groups = Groups(Outbox(redis, process).send)
     inbox.hear(GroupFailed, groups.hear)
     hooks_of = None if traces is None else traces.job_begins
-    transport = Transport(redis, inbox, process)
-    dispatcher = Dispatcher(leases, upstream, view, settings, recorder, sizes, hooks_of, groups, transport)
+    dispatcher = Dispatcher(
+        leases, upstream, view, settings, recorder, sizes, hooks_of, groups, Transport(redis, inbox, process)
+    )
     dispatcher.reuse.hear(inbox)
     publisher = Publisher(
         recorder,
@@ -92,6 +102,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
         redis,
         view,
         lambda: ProcessState(*leases.load(), is_alone=scheduler.is_alone),
+        Scaling(settings.scaling.target_wait),
     )
 
     @asynccontextmanager
@@ -121,10 +132,18 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
     buffers = BodyBudget(int(settings.max_buffered_mb * 2**20))
     api = create_api(view, redis, publisher.page, lifespan)
     admin_gate = AdminGate(access.admin_token, allow_loopback=settings.admin.allow_loopback)
-    api.include_router(create_admin(Intents(redis), view, settings.admin, admin_gate))
     counters = Counters(redis)
-    api.include_router(create_tenant_admin(Tenants(redis), counters, admin_gate))
-    dashboard = DashboardHandler(Feed(redis, counters, view, settings.health_check_interval), admin_gate, api)
+    for routes in (
+        create_admin(Intents(redis), view, settings.admin, admin_gate),
+        create_tenant_admin(Tenants(redis), counters, admin_gate),
+        create_scaling(publisher.scaling, counters, view),
+        create_journal(Events(redis)),
+        create_failures(Failures(redis)),
+        create_history(FleetHistory(redis)),
+    ):
+        api.include_router(routes)
+    feed = Feed(redis, counters, view, settings.health_check_interval)
+    dashboard = DashboardHandler(feed, Details(Present(redis), view, publisher.processes), admin_gate, api)
     batches = BatchHandler(dispatcher, dashboard, buffers, settings, recorder, sizes)
     job_gate = JobGate(Pages(settings.cors_origins, settings.trusted_hosts), access.api_keys)
     handler = JobHandler(dispatcher, batches, job_gate, buffers, settings, recorder)

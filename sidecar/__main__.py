@@ -11,14 +11,18 @@ from router import logs
 from router.config.load import config_path, load_or_exit, or_exit
 from router.config.worker_auth import WorkerAuth
 from router.file_handles import raise_limit
+from router.fleet.counters import Counters
+from router.fleet.journal.history import FleetHistory
 from router.fleet.leadership import Leadership
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisClient
 from router.fleet.sizes import Speeds
 from router.fleet.tenants import Tenants
 from router.scheduling.messages import configured_rules
+from sidecar.alive import Alive
 from sidecar.controller import Controller
 from sidecar.discovery import Discovery
+from sidecar.historian import Historian
 from sidecar.job_probe import JobProbe
 from sidecar.probe import Probe
 
@@ -37,7 +41,9 @@ async def run() -> None:
         job_probe = JobProbe(f"sidecar-{name}", configured_rules(settings), redis, probe)
         discovery = Discovery(config_path(), settings, redis)
         written = Leadership(redis), Records(redis), Tenants(redis)
-        controller = Controller(name, discovery, *written, probe, job_probe, Speeds(redis))
+        historian = Historian(Counters(redis), FleetHistory(redis))
+        speeds, alive = Speeds(redis), Alive.from_environment()
+        controller = Controller(name, discovery, *written, probe, job_probe, speeds, alive, historian)
         running = asyncio.create_task(controller.run())
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, running.cancel)

@@ -1,7 +1,8 @@
 """Runs the sidecar: it stands by until it leads; then it checks all workers and writes their records to Redis.
 
 The leader watches each worker in a task of its own. What the tasks see within a moment is written in one call. While
-Redis is away the leader keeps its records; at the start of each term it writes all of them.
+Redis is away the leader keeps its records; at the start of each term it writes all of them. historian.py writes the
+history of the fleet's rates.
 """
 
 import asyncio
@@ -19,8 +20,10 @@ from router.fleet.redis_client import RedisUnavailable
 from router.fleet.sizes import Speeds
 from router.fleet.tenants import Tenants
 from router.fleet.worker_list import known_workers
+from sidecar.alive import Alive
 from sidecar.checker import Checker
 from sidecar.discovery import Discovery
+from sidecar.historian import Historian
 from sidecar.job_probe import JobProbe
 from sidecar.probe import Probe
 from sidecar.rounds import forever
@@ -61,6 +64,8 @@ class Controller:
         probe: Probe,
         job_probe: JobProbe,
         speeds: Speeds,
+        alive: Alive,
+        historian: Historian,
     ) -> None:
         self._name = name
         self._discovery = discovery
@@ -70,6 +75,8 @@ class Controller:
         self._probe = probe
         self._job_probe = job_probe
         self._speeds = speeds
+        self._alive = alive
+        self._historian = historian
         self._known: dict[str, WorkerRecord] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
         # URLs whose records must still be written to Redis, and those that must still be removed from it.
@@ -90,6 +97,7 @@ class Controller:
 
     async def _lead_in_turn(self) -> None:
         """Lead until another sidecar does. After the lead is lost, ask again at once, because no other may want it."""
+        self._alive.tell()
         await self._discovery.reread()
         while term := await self._ask_for_lead():
             log.info("Sidecar %s leads, token %d", self._name, term.token)
@@ -114,7 +122,9 @@ class Controller:
                 tasks.create_task(self._write(term))
                 tasks.create_task(self._renew(term))
                 tasks.create_task(self._follow_speeds())
+                tasks.create_task(self._historian.run(term, self._known.keys))
                 while True:
+                    self._alive.tell()
                     self._follow_discovery(tasks)
                     await self._publish_tenants(term)
                     await self._discovery.wait_for_change(within_s=REREAD_S)

@@ -7,17 +7,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tools.grafana_model import Panel, Row, Variable, dashboard
+from tools.grafana_annotations import ANNOTATIONS
+from tools.grafana_model import Board, Link, Panel, Row, Variable, dashboard
+from tools.grafana_series import FLEET, MOST, ROUTERS, TENANTS, WORKERS
 
 FILE = Path(__file__).parent.parent / "deploy" / "grafana" / "sandboxfusion-router.json"
 
-# Which series a panel shows: those of one fleet, of its chosen routers, workers or tenants.
-FLEET = 'namespace=~"$namespace",job=~"$job"'
-ROUTERS = f'{FLEET},instance=~"$router"'
-WORKERS = f'{FLEET},worker=~"$worker"'
-TENANTS = f'{FLEET},tenant=~"$tenant"'
-# A chart shows at most this many workers or tenants, so that their lines can be told apart.
-MOST = 20
+# The router's own dashboard: where it is, and its pages of one worker and one tenant.
+ADDRESS = ("router_url", "http://localhost:8000")
+_OWN = f"${{{ADDRESS[0]}}}/dashboard"
+_WORKER = Link("The router's page of this worker", f"{_OWN}#/worker?url=${{__field.labels.worker:percentencode}}")
+_ROW = Link("The router's page of this worker", f"{_OWN}#/worker?url=${{__data.fields.Worker:percentencode}}")
+_TENANT = Link("The router's page of tenants", f"{_OWN}#/tenants?q=${{__field.labels.tenant:percentencode}}")
 
 
 def _rate(metric: str, by: str, more: str = "") -> str:
@@ -84,6 +85,7 @@ _COLUMNS: dict[str, dict[str, Any]] = {
     "Mean time": {"unit": "s"},
 }
 
+
 ROWS = (
     Row(
         "Now",
@@ -134,6 +136,30 @@ ROWS = (
             ),
         ),
         height=4,
+    ),
+    Row(
+        "Alerts and waits",
+        (
+            Panel(
+                "Alerts",
+                "Those of deploy/prometheus/alerts.yaml that fire or soon will. Each leads to its runbook.",
+                [],
+                kind="alertlist",
+            ),
+            Panel(
+                "How long jobs wait for a worker",
+                "Jobs by the length of their wait: each column is a moment, each row a range of seconds.",
+                [
+                    (
+                        "{{le}}",
+                        f"sum by (le) (increase(sfr_queue_wait_seconds_bucket{{{ROUTERS}}}[$__rate_interval]))",
+                    )
+                ],
+                "s",
+                "heatmap",
+                16,
+            ),
+        ),
     ),
     Row(
         "Jobs",
@@ -203,26 +229,43 @@ ROWS = (
                 "How many slots each has had on average, counted when its attempts end.",
                 _most(_USE, "tenant"),
                 is_stacked=True,
+                link=_TENANT,
             ),
             Panel(
                 "Share by tenant",
                 "Of the worker-seconds of all tenants.",
                 _most(_SHARE, "tenant"),
                 "percentunit",
+                link=_TENANT,
             ),
-            Panel("Jobs by tenant", "Jobs that have ended.", _most(_TENANT_JOBS, "tenant"), "reqps", is_stacked=True),
+            Panel(
+                "Jobs by tenant",
+                "Jobs that have ended.",
+                _most(_TENANT_JOBS, "tenant"),
+                "reqps",
+                is_stacked=True,
+                link=_TENANT,
+            ),
             Panel(
                 "Waiting by tenant",
                 "Pending jobs of all routers.",
                 _most(_tenant("sfr_tenant_waiting"), "tenant"),
                 is_stacked=True,
+                link=_TENANT,
             ),
-            Panel("Wait by tenant", "How long a job waits for leases (mean).", _most(_TENANT_WAIT, "tenant"), "s"),
+            Panel(
+                "Wait by tenant",
+                "How long a job waits for leases (mean).",
+                _most(_TENANT_WAIT, "tenant"),
+                "s",
+                link=_TENANT,
+            ),
             Panel(
                 "Without a result by tenant",
                 "The share of its jobs that got an error instead.",
                 _most(_TENANT_FAILED, "tenant"),
                 "percentunit",
+                link=_TENANT,
             ),
         ),
     ),
@@ -276,14 +319,15 @@ ROWS = (
                 ],
                 width=6,
             ),
-            Panel(f"The {MOST} fullest", "Leases by cap.", _most(_LOAD), "percentunit", width=6),
-            Panel(f"The {MOST} slowest", "Mean time of an attempt.", _most(_MEAN_TIME), "s", width=6),
+            Panel(f"The {MOST} fullest", "Leases by cap.", _most(_LOAD), "percentunit", width=6, link=_WORKER),
+            Panel(f"The {MOST} slowest", "Mean time of an attempt.", _most(_MEAN_TIME), "s", width=6, link=_WORKER),
             Panel(
                 f"The {MOST} that fail most",
                 "The share of attempts without a result.",
                 _most(_FAILED_SHARE),
                 "percentunit",
                 width=6,
+                link=_WORKER,
             ),
             Panel(
                 "Each worker",
@@ -302,6 +346,7 @@ ROWS = (
                 kind="table",
                 columns=_COLUMNS,
                 width=24,
+                link=_ROW,
             ),
         ),
     ),
@@ -347,7 +392,9 @@ VARIABLES = (
 
 def text() -> str:
     """Return the file's text."""
-    return json.dumps(dashboard("sandboxfusion-router", "SandboxFusion Router", VARIABLES, ROWS), indent=2) + "\n"
+    own = Link("The router's own dashboard", _OWN)
+    board = Board("sandboxfusion-router", "SandboxFusion Router", VARIABLES, ADDRESS, [own], ANNOTATIONS, ROWS)
+    return json.dumps(dashboard(board), indent=2) + "\n"
 
 
 if __name__ == "__main__":

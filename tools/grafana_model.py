@@ -17,6 +17,27 @@ class Variable:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A link of a series or a row to a page; Grafana puts its fields and variables into `url`."""
+
+    title: str
+    url: str
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """Marks on all charts at the moments at which `expression` has a value, one for each of its series.
+
+    Prometheus is asked once a minute of the time that is shown, so an expression compares now with a minute ago.
+    """
+
+    name: str
+    text: str
+    expression: str
+    colour: str
+
+
+@dataclass(frozen=True)
 class Panel:
     """One panel. `shows` has pairs of legend and expression. Its place follows from its width and its row's height."""
 
@@ -32,6 +53,7 @@ class Panel:
     columns: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict
     )  # how columns of a table are shown, if not as plain numbers
+    link: Link | None = None
 
 
 @dataclass(frozen=True)
@@ -43,19 +65,56 @@ class Row:
     height: int = 8
 
 
-def dashboard(uid: str, title: str, variables: Sequence[Variable], rows: Sequence[Row]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Board:
+    """All of a dashboard. `address` is the name of a variable, and what it holds at first: where `links` lead."""
+
+    uid: str
+    title: str
+    variables: Sequence[Variable]
+    address: tuple[str, str]
+    links: Sequence[Link]
+    annotations: Sequence[Annotation]
+    rows: Sequence[Row]
+
+
+def dashboard(board: Board) -> dict[str, Any]:
     """Return a dashboard that Grafana can import. The reader chooses the Prometheus at the top."""
     source = {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus"}
     return {
-        "uid": uid,
-        "title": title,
+        "uid": board.uid,
+        "title": board.title,
         "schemaVersion": 39,
         "version": 1,
         "editable": True,
         "refresh": "15s",
         "time": {"from": "now-1h", "to": "now"},
-        "templating": {"list": [source, *map(_variable, variables)]},
-        "panels": _panels(rows),
+        "templating": {"list": [source, *map(_variable, board.variables), _text_box(*board.address)]},
+        "annotations": {"list": [*map(_annotation, board.annotations)]},
+        "links": [{"title": link.title, "type": "link", "url": link.url, "targetBlank": True} for link in board.links],
+        "panels": _panels(board.rows),
+    }
+
+
+def _annotation(annotation: Annotation) -> dict[str, Any]:
+    return {
+        "name": annotation.name,
+        "datasource": _SOURCE,
+        "enable": True,
+        "iconColor": annotation.colour,
+        "expr": annotation.expression,
+        "step": "60s",
+        "titleFormat": annotation.text,
+    }
+
+
+def _text_box(name: str, value: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "label": "Router's address",
+        "type": "textbox",
+        "query": value,
+        "current": {"text": value, "value": value},
     }
 
 
@@ -107,6 +166,10 @@ def _panel(panel: Panel) -> dict[str, Any]:
         "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
         "options": {},
     }
+    if panel.link is not None:
+        made["fieldConfig"]["defaults"]["links"] = [
+            {"title": panel.link.title, "url": panel.link.url, "targetBlank": True}
+        ]
     _SHAPES[panel.kind](made, panel)
     return made
 
@@ -164,5 +227,39 @@ def _as_table(made: dict[str, Any], panel: Panel) -> None:
     }
 
 
+def _as_heatmap(made: dict[str, Any], panel: Panel) -> None:
+    for target in made["targets"]:
+        target |= {"format": "heatmap"}
+    made["fieldConfig"]["defaults"] = {}
+    made["options"] = {
+        "calculate": False,
+        "cellGap": 1,
+        "color": {"mode": "scheme", "scheme": "Oranges", "exponent": 0.5, "steps": 64, "reverse": False},
+        "filterValues": {"le": 1e-9},  # empty cells stay empty
+        "legend": {"show": True},
+        "tooltip": {"show": True, "yHistogram": True},
+        "yAxis": {"axisPlacement": "left", "unit": panel.unit},
+    }
+
+
+def _as_alert_list(made: dict[str, Any], panel: Panel) -> None:
+    del panel
+    made["targets"], made["fieldConfig"]["defaults"] = [], {}
+    made["options"] = {
+        "alertInstanceLabelFilter": '{alertname=~"Sfr.+"}',
+        "groupMode": "default",
+        "maxItems": 20,
+        "sortOrder": 3,  # by importance
+        "stateFilter": {"firing": True, "pending": True, "error": True, "noData": False, "normal": False},
+        "viewMode": "list",
+    }
+
+
 _PLAIN = {"type": "color-text"}
-_SHAPES = {"timeseries": _as_timeseries, "stat": _as_stat, "table": _as_table}
+_SHAPES = {
+    "timeseries": _as_timeseries,
+    "stat": _as_stat,
+    "table": _as_table,
+    "heatmap": _as_heatmap,
+    "alertlist": _as_alert_list,
+}

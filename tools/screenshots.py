@@ -1,7 +1,7 @@
 """Makes the dashboard's pictures in docs/: `python -m tools.screenshots [3] [1000] [tenants]`, which needs Chromium.
 
 One fleet has three workers with real sockets and real load, one of them drained. The other has a thousand workers that
-exist only in Redis. The third one has tenants, and its picture shows their table alone.
+exist only in Redis. The third one has tenants. Of the first one, a worker's own page is shown, too.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import quote
 
 from bench.support.busyfleet import busy_fleet
 from router.config.settings import RedisSettings
@@ -24,8 +25,15 @@ from tests.support.worker import RESULT, Exchange, ScriptedWorker
 DOCS = ROOT / "docs"
 # How long the charts need to be full.
 FILLS_IN_S = 150.0
+DRAWS_IN_S = 4.0
 CAP, CLIENTS = 8, 17
-SIZES = {"3": (1280, 650), "1000": (1280, 900), "tenants": (1280, 900)}
+SIZES = {"3": (1280, 860), "1000": (1280, 1000), "tenants": (1280, 640)}
+# What is shown of each fleet: the end of the file's name, and the view's address.
+VIEWS = {
+    "3": {"3": "#/fleet", "worker": "#/worker?url={url}"},
+    "1000": {"1000": "#/fleet"},
+    "tenants": {"tenants": "#/tenants"},
+}
 # The tenants' rules, and how many jobs each keeps under way: more than its share.
 TENANTS = {
     "run-a": ({"weight": 3}, 40),
@@ -92,10 +100,13 @@ async def take(browser: Browser, router: Router, name: str) -> None:
     await browser.resize(*SIZES[name])
     await browser.open_dashboard(router.url)
     await asyncio.sleep(FILLS_IN_S)
-    for theme in ("light", "dark"):
-        await browser.prefers(prefers_color_scheme=theme)
-        await asyncio.sleep(1.5)
-        await browser.save(DOCS / f"dashboard-{name}-{theme}.png", "#tenants" if name == "tenants" else "body")
+    url = await browser.js("return document.querySelector('#workers tbody tr').dataset.key")
+    for end, view in VIEWS[name].items():
+        await browser.js("location.hash = arguments[0]", view.format(url=quote(url, safe="")))
+        for theme in ("light", "dark"):
+            await browser.prefers(prefers_color_scheme=theme)
+            await asyncio.sleep(DRAWS_IN_S)
+            await browser.save(DOCS / f"dashboard-{end}-{theme}.png")
 
 
 async def main(names: Sequence[str]) -> None:

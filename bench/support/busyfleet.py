@@ -20,8 +20,7 @@ from router.fleet.leadership import Leadership, Term
 from router.fleet.model import Health, Worker, WorkerRecord
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisClient
-from router.fleet.stats import ENTRIES_A_CALL, Stats, TenantStats, WorkerStats, took
-from router.telemetry.recorder import BOUNDS_S
+from router.fleet.stats import BOUNDS_S, ENTRIES_A_CALL, Stats, TenantStats, WorkerStats, took
 
 CAP = 8
 _LEADER, _LEAD_S = "busyfleet", 60.0

@@ -23,6 +23,11 @@ class Sample:
     peak_mb: float  # the peak memory of all processes
 
     @property
+    def whole_us(self) -> float:
+        """The CPU a request in µs, of the proxy and of what it needs beside it."""
+        return self.cpu_us + self.beside_us
+
+    @property
     def per_second(self) -> float:
         """Requests a second."""
         return self.requests / self.seconds

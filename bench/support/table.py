@@ -13,10 +13,21 @@ Cell = Callable[[Sequence[Sample]], str]
 
 
 def ratios(samples: Samples) -> str:
-    """Return the table of this router's CPU for a request, divided by each peer's."""
-    peers = [name for name in _proxies(samples) if name != OURS]
-    rows = [[load, *(f"{ratio(by[OURS], by[peer], 'cpu_us'):.2f}" for peer in peers)] for load, by in samples.items()]
-    return markdown(["CPU a request, this router's", *(f"/ {peer}'s" for peer in peers)], rows)
+    """Return the table of a request's whole CPU, divided by each peer's.
+
+    The last column has the router's CPU without Redis and sidecar, divided by the first peer's.
+    """
+    first, *others = [name for name in _proxies(samples) if name != OURS]
+    rows = [
+        [
+            load,
+            *(f"{ratio(by[OURS], by[peer], 'whole_us'):.2f}" for peer in (first, *others)),
+            f"{ratio(by[OURS], by[first], 'cpu_us'):.2f}",
+        ]
+        for load, by in samples.items()
+    ]
+    head = ["CPU a request, this router's with Redis and sidecar", *(f"/ {peer}'s" for peer in (first, *others))]
+    return markdown([*head, f"the router alone / {first}'s"], rows)
 
 
 def put(made: str, page: str, program: str) -> str:
@@ -39,13 +50,15 @@ the less the figures say.
 
 ### CPU a request, by the peers'
 
-Above 1, the peer needs less CPU. Each figure is the median of the rounds' ratios.
+Above 1, the peer needs less CPU. This router's CPU includes that of Redis and the sidecar. The last column leaves these
+out. Each figure is the median of the rounds' ratios.
 
 {ratios(samples)}
 
 ### CPU µs a request
 
-The CPU of all processes of the proxy, user and system. The last column is the CPU of Redis and the sidecar.
+The CPU of all processes of the proxy, user and system. The last column is the CPU of Redis and the sidecar. The first
+column is the sum of this router's and of the last one.
 
 {_costs(samples)}
 
@@ -83,9 +96,13 @@ def _disturbed(samples: Samples) -> float:
 
 
 def _costs(samples: Samples) -> str:
-    head = ["load", *_proxies(samples), "beside this router"]
+    head = ["load", f"{OURS}, whole", *_proxies(samples), "beside this router"]
     rows = [
-        [load, *(_number(typical(of, "cpu_us")) for of in by.values()), _number(typical(by[OURS], "beside_us"))]
+        [
+            *(load, _number(typical(by[OURS], "whole_us"))),
+            *(_number(typical(of, "cpu_us")) for of in by.values()),
+            _number(typical(by[OURS], "beside_us")),
+        ]
         for load, by in samples.items()
     ]
     return markdown(head, rows)

@@ -15,7 +15,7 @@ from fastapi.security import HTTPBearer
 
 from router.api.application import Problem, redis_away
 from router.api.fleet_admin import Admin, Changes, HostNotAllowed, NamedElsewhere, NewWorker, UnknownWorker
-from router.api.schemas import AdminTenant, AdminWorker
+from router.api.schemas import AdminTenant, AdminWorker, FleetNeeds
 from router.api.tenant_admin import TenantAdmin, TenantChanges, TooManyTenants
 from router.auth.access import AdminGate, peer_in
 from router.config.allowlist import Allowed
@@ -27,6 +27,7 @@ from router.fleet.intents import Intents
 from router.fleet.redis_client import RedisUnavailable
 from router.fleet.snapshot import FleetView
 from router.fleet.tenants import Tenants
+from router.telemetry.scaling import Scaling
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +147,26 @@ def create_tenant_admin(tenants: Tenants, counters: Counters, gate: AdminGate) -
         """Forget all that is set of a tenant at run time: it has config.yaml's rule again, or that of `default`."""
         await admin.reset(name)
         _log_change(request, f"Tenant {name} reset")
+
+    return router
+
+
+def create_scaling(scaling: Scaling, counters: Counters, view: FleetView) -> APIRouter:
+    """Return the endpoint /admin/scaling."""
+    router = APIRouter(prefix="/admin/scaling", tags=["admin"], responses=_AWAY)
+
+    @router.get("", summary="How many workers the fleet needs", name="scaling")
+    async def needs() -> FleetNeeds:
+        """Return the slots that the fleet and each kind of its workers have and need.
+
+        Wanted slots = running jobs + waiting worker-seconds / `target_wait_s`.
+        """
+        snapshot = view.snapshot
+        try:
+            usage = await counters.usage([record.worker.url for record in snapshot.state.records])
+        except RedisUnavailable as error:
+            raise redis_away(error) from error
+        return FleetNeeds.all_of(scaling.wanted(snapshot, usage), scaling.target_wait_s)
 
     return router
 

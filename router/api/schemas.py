@@ -3,14 +3,20 @@
 They do not import FastAPI, because loading it would delay every command.
 """
 
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from datetime import datetime
-from typing import Self
+from typing import Any, Self
 
+import msgspec
 from pydantic import BaseModel, Field
 
 from router.config.tenants import TenantOverrides, TenantReuse
+from router.fleet.journal.failed_job import Failure
+from router.fleet.journal.model import Page, Told, help_on
 from router.fleet.model import Health
 from router.fleet.stats import TenantStats, TenantUsage, Usage, WorkerStats, WorkerUsage
+from router.policy.scaling import Wanted, whole
 
 
 class WorkerStatus(BaseModel):
@@ -87,6 +93,36 @@ class AdminWorker(WorkerStatus):
         description="when its registration ends, unless it is renewed; null: never"
     )
     overrides: Overrides
+
+
+class EventEntry(BaseModel):
+    """One thing that has happened in the fleet."""
+
+    id: str = Field(description="its id in the stream, in order of time", examples=["1795932000000-0"])
+    at: datetime = Field(description="when Redis has taken it in")
+    kind: str = Field(examples=["worker_ejected"])
+    subject: str = Field(description="the worker's URL, tenant, process or host that it is about; may be empty")
+    text: str = Field(description="what has happened, in one sentence")
+    by: str = Field(description="whose doing it is, or which program has seen it")
+    more: dict[str, Any] = Field(description="what programs may want to read of it")
+    help: str = Field(description="where the documentation explains this kind of event")
+
+    @classmethod
+    def of(cls, told: Told) -> Self:
+        """Return an event of the journal as the API's model."""
+        return cls(id=told.id, at=told.at, help=help_on(told.event.kind), **asdict(told.event))
+
+
+class EventPage(BaseModel):
+    """Some events, the oldest first. `GET /admin/events?since=` the value of `next` answers those that come later."""
+
+    events: list[EventEntry]
+    next: str
+
+    @classmethod
+    def of(cls, page: Page) -> Self:
+        """Return events of the journal as the API's model."""
+        return cls(events=[EventEntry.of(each) for each in page.events], next=page.next)
 
 
 class Report(HealthStatus):
@@ -177,6 +213,55 @@ class AdminTenant(BaseModel):
     counts: TenantCounts
 
 
+class Needs(BaseModel):
+    """What some workers have and need. A slot is the right to run one job; worker-seconds are jobs times their time."""
+
+    workers: int = Field(description="workers that may get jobs")
+    slots: int | None = Field(description="how many jobs they may run at once; null: one of them has no cap")
+    running: int = Field(description="jobs that run, those on draining and unhealthy workers included")
+    waiting: float = Field(description="pending jobs; a part of one counts for each of several kinds that are alike")
+    waiting_seconds: float = Field(description="worker-seconds that the pending jobs need")
+    wanted_slots: float = Field(description="running + waiting_seconds / target_wait_s")
+    wanted_workers: int | None = Field(description="so many workers of their mean cap have these slots; null: no caps")
+
+    @classmethod
+    def of(cls, found: Wanted, **more: Any) -> Self:
+        """Return a decision of policy/scaling.py as the API's model."""
+        return cls(
+            workers=found.has.workers,
+            slots=found.has.slots,
+            running=found.has.running,
+            waiting=round(found.waiting, 3),
+            waiting_seconds=round(found.waiting_s, 3),
+            wanted_slots=round(found.slots_wanted, 3),
+            wanted_workers=found.workers_wanted,
+            **more,
+        )
+
+
+class PoolNeeds(Needs):
+    """The same for workers with the same labels and languages, such as those of one Deployment."""
+
+    pool: str = Field(
+        description="`labels;languages`, with commas between; empty: workers without any", examples=["gpu"]
+    )
+
+
+class FleetNeeds(Needs):
+    """The answer of `GET /admin/scaling`."""
+
+    target_wait_s: float = Field(
+        description="within how long all pending jobs shall have begun (`scaling.target_wait`)"
+    )
+    pools: list[PoolNeeds]
+
+    @classmethod
+    def all_of(cls, parts: Sequence[Wanted], target_wait_s: float) -> Self:
+        """Return what the whole fleet needs, and each part of it."""
+        pools = [PoolNeeds.of(part, pool=part.pool) for part in parts]
+        return cls.of(whole(parts), target_wait_s=target_wait_s, pools=pools)
+
+
 class FleetCounts(BaseModel):
     """The answer of `GET /admin/stats`. Counts only grow, unless Redis is emptied; rates are differences of counts."""
 
@@ -184,11 +269,13 @@ class FleetCounts(BaseModel):
     running: int = Field(description="jobs that run")
     retries_left: float = Field(description="retries that are left in the fleet's budget")
     fleet: dict[str, int] = Field(
-        description="jobs, errors, attempts, retries; le_N: jobs that took up to N seconds and more than the N before",
+        description="jobs, errors, attempts, retries; le_N: jobs that took up to N seconds and more than the N "
+        "before; wait_le_N: waits for a lease",
         examples=[{"jobs": 2, "attempts": 2, "le_0.05": 2}],
     )
     workers: dict[str, WorkerCounts] = Field(description="by URL")
     tenants: dict[str, TenantCounts] = Field({}, description="by name; those that had a job within a day")
+    at_ms: int = Field(0, description="the moment by Redis' clock (Unix ms)")
 
     @classmethod
     def of(cls, usage: Usage) -> Self:
@@ -201,10 +288,70 @@ class FleetCounts(BaseModel):
             fleet=usage.fleet,
             workers=workers,
             tenants={name: TenantCounts.of(tenant) for name, tenant in usage.tenants.items()},
+            at_ms=usage.at_ms,
         )
 
     def usage(self) -> Usage:
         """Return the counts as they came from Redis."""
         workers = {url: worker.usage() for url, worker in self.workers.items()}
         tenants = {name: tenant.usage() for name, tenant in self.tenants.items()}
-        return Usage(self.waiting, self.retries_left, self.fleet, workers, tenants)
+        return Usage(self.waiting, self.retries_left, self.fleet, workers, tenants, self.at_ms)
+
+
+class FailedTry(BaseModel):
+    """An attempt of a job that brought no result."""
+
+    worker_url: str
+    cause: str = Field(description="why it brought none", examples=["returned 503: Service Unavailable"])
+    took_ms: int | None = Field(description="null: not known")
+
+
+class FailedJob(BaseModel):
+    """A job that ended without a result, by no fault of its client or its code."""
+
+    at: datetime = Field(description="when it ended, by Redis' clock")
+    request_id: str
+    tenant: str
+    path: str
+    language: str = Field(description="empty: the job named none")
+    status: int = Field(description="what its client got")
+    outcome: str = Field(examples=["all_failed"])
+    took_ms: int | None = Field(description="from the whole request to the answer; null: it never became a job")
+    queue_ms: int = Field(description="how long it waited for leases")
+    detail: str = Field(description="what the router told its client; empty: the answer is a worker's")
+    attempts: list[FailedTry]
+
+    @classmethod
+    def of(cls, failure: Failure) -> Self:
+        """Return a failed job from Redis as the API's model."""
+        job = failure.job
+        attempts = [FailedTry(**msgspec.structs.asdict(each)) for each in job.attempts]
+        return cls(**{**msgspec.structs.asdict(job), "at": failure.at, "attempts": attempts})
+
+
+class FailedJobs(BaseModel):
+    """The answer of `GET /admin/failures`, the newest first."""
+
+    failures: list[FailedJob]
+
+    @classmethod
+    def of(cls, failures: Iterable[Failure]) -> Self:
+        """Return failed jobs from Redis as the API's model."""
+        return cls(failures=[FailedJob.of(each) for each in failures])
+
+
+class History(BaseModel):
+    """The answer of `GET /admin/history`. Each list has a value for each step; null: nothing is known of it."""
+
+    step_s: int = Field(description="how long a step is")
+    begins: int = Field(description="when the first step began (Unix s), by Redis' clock")
+    series: dict[str, list[float | None]] = Field(
+        description="throughput, errors, retries (a second); running, waiting; p50_ms and p99_ms of jobs, queue_p50_ms "
+        "and queue_p99_ms of waits for a lease",
+        examples=[{"throughput": [12.5, None]}],
+    )
+    tenants: dict[str, list[float | None]] = Field(
+        description="worker-seconds of the attempts that ended in each step, by tenant; of more than 50 tenants, the "
+        "rest is `other`",
+        examples=[{"run-7": [8.25, None]}],
+    )

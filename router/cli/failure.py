@@ -18,6 +18,7 @@ class Exit(IntEnum):
     NOT_EXECUTABLE = 126
     NOT_FOUND = 127
     SIGNALLED = 128  # plus the signal's number
+    INTERRUPTED = 130  # Ctrl-C
 
 
 class Failed(Exception):

@@ -8,28 +8,35 @@ import typer
 
 from router.cli import options
 from router.cli.agent import command as cli_agent
+from router.cli.doctor import command as cli_doctor
 from router.cli.failure import Exit
-from router.cli.fleet import commands, tenants
+from router.cli.fleet import commands, drains, events, failures, history, tenants
+from router.cli.grouping import Commands
 from router.cli.run import command as cli_run
 from router.cli.top import command as cli_top
+from router.cli.up.serve import serve
 from router.version import __version__
 
-app = typer.Typer(
-    name="sfr",
-    help="The SandboxFusion router's commands.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-)
-config_app = typer.Typer(help="Check and show the configuration.", no_args_is_help=True)
+app = Commands(name="sfr", help="The SandboxFusion router's commands.")
+_OLD_NAME = "worker"
+_LAST_PORT = 65535
+_MOST_PROGRAMS = 1000
+config_app = Commands(help="Check and show the configuration.")
 app.add_typer(config_app, name="config")
-key_app = typer.Typer(help="Keys for clients that send jobs.", no_args_is_help=True)
+key_app = Commands(help="Keys for clients that send jobs.")
 app.add_typer(key_app, name="key")
 app.command()(cli_run.run)
 app.command(epilog=options.EXITS)(commands.status)
 app.command(epilog=cli_agent.EXITS, context_settings={"allow_interspersed_args": False})(cli_agent.agent)
 app.command(epilog=options.EXITS)(cli_top.top)
+app.command(epilog=cli_doctor.EXITS)(cli_doctor.doctor)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve)
+app.command(epilog=events.EPILOG)(events.events)
+app.command(epilog=options.EXITS)(failures.failures)
+app.command(epilog=options.EXITS)(history.history)
 app.add_typer(commands.workers_app, name="workers")
+for each in (drains.drain, drains.resume):
+    commands.workers_app.command(epilog=options.EXITS)(each)
 app.add_typer(tenants.tenants_app, name="tenants")
 
 
@@ -52,14 +59,19 @@ def main(
 def up(
     local_workers: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="How many local workers to start instead of using config.yaml's. THEY ISOLATE NOTHING."
+        options.number(
+            "--local-workers",
+            "How many local workers to start instead of using config.yaml's. THEY ISOLATE NOTHING.",
+            *(1, _MOST_PROGRAMS),
         ),
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, help="How many router processes to start.")] = 2,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="The port that the router listens on.")] = 8000,
+    processes: Annotated[
+        int, options.number("--processes", "How many router processes to start.", 1, _MOST_PROGRAMS)
+    ] = 2,
+    port: Annotated[int, options.number("--port", "The port that the router listens on.", 1, _LAST_PORT)] = 8000,
     host: Annotated[
-        str, typer.Option(help="The address that the router listens on; 0.0.0.0 opens it to the network.")
+        str,
+        options.address("--host", "The address that the router listens on; 0.0.0.0 opens it to the network."),
     ] = "127.0.0.1",
 ) -> None:
     """Start the whole system on this machine: Valkey, the sidecar, the router and, if you ask for them, local workers.
@@ -79,17 +91,22 @@ def up(
         options.fail(f"cannot start: {error}", Exit.FAILED)
 
 
+@app.command(_OLD_NAME, hidden=True)
 @app.command()
-def worker(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="The port that the worker listens on.")] = 8080,
+def local_worker(
+    ctx: typer.Context,
+    port: Annotated[int, options.number("--port", "The port that the worker listens on.", 1, _LAST_PORT)] = 8080,
     host: Annotated[
-        str, typer.Option(help="The address that the worker listens on. Whoever reaches it runs code as this user.")
+        str,
+        options.address("--host", "The address that the worker listens on. Whoever reaches it runs code as this user."),
     ] = "127.0.0.1",
 ) -> None:
     """Run a local worker, for demos and tests. It has SandboxFusion's API and runs real code WITHOUT ISOLATION.
 
-    Example: `sfr worker --port 8081`
+    Example: `sfr local-worker --port 8081`
     """
+    if ctx.info_name == _OLD_NAME:
+        typer.echo("`sfr worker` is now `sfr local-worker`; the old name goes in a later release", err=True)
     import logging
 
     import uvicorn
@@ -115,8 +132,8 @@ def worker(
 
 @app.command(context_settings={"ignore_unknown_options": True})
 def redis(
-    command: Annotated[list[str], typer.Argument(help="A Redis command and its arguments.")],
-    url: Annotated[str | None, typer.Option(help="Redis' URL; by default the configured one.")] = None,
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="A Redis command and its arguments.")],
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Redis' URL; by default the configured one.")] = None,
 ) -> None:
     """Send one command to the configured Redis.
 
@@ -126,11 +143,10 @@ def redis(
     import logging
 
     from router.config.load import load_or_exit
-    from router.config.settings import RedisSettings
     from router.fleet.redis_client import RedisClient, RedisUnavailable
 
     logging.getLogger("router").addHandler(logging.NullHandler())  # the command shows the same error
-    settings = RedisSettings(url=url) if url else load_or_exit().redis
+    settings = options.redis_at(url, "--url") if url else load_or_exit().redis
 
     async def ask() -> object:
         client = RedisClient.connect(settings, timeout_s=5.0)
@@ -148,7 +164,7 @@ def redis(
 
 @config_app.command()
 def check(
-    path: Annotated[Path | None, typer.Argument(help="The file; by default the one that ROUTER_CONFIG names.")] = None,
+    path: options.ConfigFile = None,
 ) -> None:
     """Check the configuration. If it is bad, the command says where, and its exit status is 2.
 
@@ -172,7 +188,7 @@ def check(
 
 @config_app.command()
 def show(
-    path: Annotated[Path | None, typer.Argument(help="The file; by default the one that ROUTER_CONFIG names.")] = None,
+    path: options.ConfigFile = None,
 ) -> None:
     """Show the configuration in force, and where each value comes from. Passwords are masked.
 
@@ -189,8 +205,30 @@ def show(
         options.fail(str(error), Exit.BAD_INPUT)
 
 
+@config_app.command(name="new")
+def new_config(
+    path: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")] = Path("config.yaml"),
+) -> None:
+    """Write a configuration to begin with: two workers to name, and the keys that matter most, each with its reason.
+
+    Example: `sfr config new && sfr config check`
+    """
+    from router.cli.carried import SAMPLE_CONFIG, carried
+
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(carried(SAMPLE_CONFIG).read_text(encoding="utf-8"))
+    except FileExistsError:
+        options.fail(f"{path} exists already, and is left as it is", Exit.BAD_INPUT)
+    except OSError as error:
+        options.fail(f"{path} cannot be written: {error.strerror}", Exit.BAD_INPUT)
+    typer.echo(f"{path}: name your workers in it; `sfr config check` checks it")
+
+
 @key_app.command()
-def new(name: Annotated[str, typer.Argument(help="Whose key it is, for people who read the file.")] = "") -> None:
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is, for people who read the file.")] = "",
+) -> None:
     """Make an API key. Its line for the `api_keys` file goes to stdout, and the key itself to stderr.
 
     Example: `sfr key new trainer >> api_keys.txt`

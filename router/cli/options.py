@@ -2,38 +2,98 @@
 
 # Commands import what they need when they run, so that --help comes at once.
 # ruff: noqa: PLC0415
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from urllib.parse import urlsplit
 
 import typer
 
 from router.cli.failure import BadInput, Failed
+from router.config.bounds import MAX_COUNT, MAX_MEMORY_MB, MAX_WAIT_S, decimal_number, whole_number
 
 if TYPE_CHECKING:
     from router.api.schemas import AdminWorker
     from router.cli.router_client import Fleet, RouterClient
+    from router.config.settings import RedisSettings
+    from router.fleet.model import Health
 
 EXITS = (
     "Exit status: 0 done; 1 refused, or (status) no job can be routed; 2 bad input; 3 router or Redis cannot be "
     "reached; 4 the admin token is missing or wrong."
 )
 
-Url = Annotated[str, typer.Option("--url", envvar="SFR_URL", help="The router's address.")]
-RedisUrl = Annotated[str | None, typer.Option("--redis", help="Redis' URL: ask Redis itself instead of a router.")]
-Prefix = Annotated[str, typer.Option(help="With --redis: the prefix of the keys.")]
+_SHOWN_CHARACTERS = 40
+
+
+def number(name: str, told: str, least: int = 0, most: int = MAX_COUNT) -> Any:
+    """Return an option that takes a whole number from `least` to `most`; `told` is its help."""
+
+    def parse(given: str | int) -> int:
+        if (found := whole_number(str(given), least, most)) is None:
+            raise BadInput(f"{name}: expected a whole number from {least} to {most}, got {shown(given)}")
+        return found
+
+    return typer.Option(name, parser=parse, metavar="N", help=told, show_default=True)
+
+
+def seconds(name: str, told: str) -> Any:
+    """Return an option that takes a number of seconds; `told` is its help."""
+
+    def parse(given: str | float) -> float:
+        if (found := decimal_number(str(given), MAX_WAIT_S)) is None:
+            raise BadInput(f"{name}: expected seconds, more than 0 and at most {MAX_WAIT_S}, got {shown(given)}")
+        return found
+
+    return typer.Option(name, parser=parse, metavar="SECONDS", help=told, show_default=True)
+
+
+def address(name: str, told: str) -> Any:
+    """Return an option that takes an address to listen on; `told` is its help."""
+
+    def parse(given: str) -> str:
+        try:
+            socket.getaddrinfo(given, None)
+        except (OSError, UnicodeError) as error:
+            raise BadInput(f"{name}: expected an address of this host, such as 0.0.0.0, got {shown(given)}") from error
+        return given
+
+    return typer.Option(name, parser=parse, metavar="ADDRESS", help=told, show_default=True)
+
+
+def shown(given: object) -> str:
+    """Return as much of what a user gave as a message repeats, in quotes, without control characters."""
+    return repr(str(given)[:_SHOWN_CHARACTERS])
+
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Argument(metavar="FILE", help="The file; by default the one that ROUTER_CONFIG names.", show_default=False),
+]
+Url = Annotated[str, typer.Option("--url", envvar="SFR_URL", metavar="URL", help="The router's address.")]
+RedisUrl = Annotated[
+    str | None, typer.Option("--redis", metavar="URL", help="Redis' URL: ask Redis itself instead of a router.")
+]
+Prefix = Annotated[str, typer.Option(metavar="NAME", help="With --redis: the prefix of the keys.")]
 Label = Annotated[
     list[str] | None,
-    typer.Option(help="What it has, for jobs that ask for it, such as `gpu`. May be repeated.", show_default=False),
+    typer.Option(
+        metavar="NAME",
+        help="What it has, for jobs that ask for it, such as `gpu`. May be repeated.",
+        show_default=False,
+    ),
 ]
 Language = Annotated[
     list[str] | None,
-    typer.Option(help="A language that it runs; by default every language. May be repeated.", show_default=False),
+    typer.Option(
+        metavar="NAME", help="A language that it runs; by default every language. May be repeated.", show_default=False
+    ),
 ]
 MemoryMb = Annotated[
     int | None,
-    typer.Option(help="Its memory for jobs in MB; by default their memory is not counted.", show_default=False),
+    number("--memory-mb", "Its memory for jobs in MB; by default their memory is not counted.", 1, MAX_MEMORY_MB),
 ]
 ROUTER_URL = "http://127.0.0.1:8000"
 # A user who presses Tab waits at most this long.
@@ -78,6 +138,39 @@ WorkerArgument = Annotated[
     typer.Argument(metavar="URL", help="The worker's URL.", show_default=False, autocompletion=complete_worker),
 ]
 
+WorkerArguments = Annotated[
+    list[str],
+    typer.Argument(metavar="URL", help="The workers' URLs.", show_default=False, autocompletion=complete_worker),
+]
+SomeWorkers = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="URL",
+        help="The workers' URLs; without any, --all or --health says which.",
+        show_default=False,
+        autocompletion=complete_worker,
+    ),
+]
+Healths = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--health",
+        metavar="HEALTH",
+        help="Those with this health: healthy, unhealthy, draining, ejected or unknown. May be repeated.",
+        show_default=False,
+    ),
+]
+
+
+def healths(given: list[str] | None) -> "frozenset[Health]":
+    """Return the healths that --health names, all if it names none. Raises BadInput."""
+    from router.fleet.model import Health
+
+    for each in given or ():
+        if each not in list(Health):
+            raise BadInput(f"--health: expected one of {', '.join(Health)}, got {shown(each)}")
+    return frozenset(Health(each) for each in given or Health)
+
 
 def fail(message: str, status: int) -> NoReturn:
     """End the command with a line on stderr and an exit status."""
@@ -98,16 +191,22 @@ def fleet_at(url: str, redis: str | None, prefix: str) -> "Fleet":
     """Return the fleet as the router at `url` shows it, or as Redis does, if `redis` is given. Raises Failed."""
     if redis is None:
         return router_at(url)
+    from router.cli.fleet.redis_fleet import RedisFleet
+
+    return RedisFleet(redis_at(redis, "--redis", prefix))
+
+
+def redis_at(url: str, option: str, prefix: str = "sfr") -> "RedisSettings":
+    """Return the settings of the Redis that an option names. Raises BadInput."""
     from pydantic import ValidationError
 
-    from router.cli.fleet.redis_fleet import RedisFleet
     from router.config.settings import RedisSettings
 
     try:
-        return RedisFleet(RedisSettings(url=redis, prefix=prefix))
+        return RedisSettings(url=url, prefix=prefix)
     except ValidationError as error:  # the URL is not repeated: it may hold a password
         problem = error.errors()[0]
-        raise BadInput(f"--{'redis' if problem['loc'] == ('url',) else 'prefix'}: {problem['msg']}") from error
+        raise BadInput(f"{option if problem['loc'] == ('url',) else '--prefix'}: {problem['msg']}") from error
 
 
 def router_at(url: str, answer_within_s: float | None = None) -> "RouterClient":

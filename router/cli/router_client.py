@@ -8,21 +8,28 @@ import json
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Protocol, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
+import msgspec
 from pydantic import TypeAdapter, ValidationError
 
 from router.api.schemas import (
     AdminTenant,
     AdminWorker,
+    EventPage,
+    FailedJobs,
     FleetCounts,
     FleetStatus,
     HealthStatus,
+    History,
     Report,
     WorkerStatus,
 )
 from router.auth.admin_token import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE
 from router.cli.failure import Exit, Failed
+from router.fleet.journal.failed_job import Search
+from router.fleet.journal.model import Asked
+from router.fleet.journal.points import Range
 from router.fleet.stats import Usage
 from router.http.reasons import reason
 
@@ -51,6 +58,15 @@ class Fleet(Protocol):
 
     def tenants(self) -> list[AdminTenant]:
         """Return all tenants that have a rule of their own or counts, and `default`."""
+
+    def events(self, asked: Asked) -> EventPage:
+        """Return what has happened."""
+
+    def failures(self, search: Search) -> FailedJobs:
+        """Return the last failed jobs."""
+
+    def history(self, span: Range) -> History:
+        """Return the fleet's rates, step by step."""
 
     def change_tenant(self, name: str, fields: dict[str, Any]) -> AdminTenant:
         """Set fields of a tenant's rule; None: the value that it came with."""
@@ -101,6 +117,18 @@ class RouterClient:
     def tenants(self) -> list[AdminTenant]:
         """Return all tenants that have a rule of their own or counts, and `default`."""
         return self._read(list[AdminTenant], self._ask("GET", "/admin/tenants")[1])
+
+    def events(self, asked: Asked) -> EventPage:
+        """Return what has happened."""
+        return self._read(EventPage, self._ask("GET", f"/admin/events?{urlencode(asked.query)}")[1])
+
+    def failures(self, search: Search) -> FailedJobs:
+        """Return the last failed jobs."""
+        return self._read(FailedJobs, self._ask("GET", f"/admin/failures?{urlencode(msgspec.to_builtins(search))}")[1])
+
+    def history(self, span: Range) -> History:
+        """Return the fleet's rates, step by step."""
+        return self._read(History, self._ask("GET", f"/admin/history?range={span}")[1])
 
     def change_tenant(self, name: str, fields: dict[str, Any]) -> AdminTenant:
         """Set fields of a tenant's rule; None: the value that it came with."""

@@ -20,6 +20,8 @@ MAX_REUSE_S = 7 * 24 * 3600
 MAX_REUSE_KB = 256
 # A client that comes back comes within seconds.
 MAX_ADOPT_S = 3600
+# What a command waits for, or says of a worker, ends within four months.
+MAX_WAIT_S = 10**7
 
 
 def whole_number(text: str, least: int, most: int) -> int | None:
@@ -32,3 +34,16 @@ def whole_number(text: str, least: int, most: int) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(most))):
         return None
     return number if least <= (number := int(text)) <= most else None
+
+
+def decimal_number(text: str, most: float) -> float | None:
+    """Return the number above 0 that `text` holds; None if there is none, or if it is above `most`.
+
+    >>> [decimal_number(text, 100) for text in ("7", "0.5", "0", "nan", "1e9", "x")]
+    [7.0, 0.5, None, None, None, None]
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if 0 < number <= most else None

@@ -26,6 +26,7 @@ CONFIG_VARIABLE = "ROUTER_CONFIG"
 DEFAULT_CONFIG_FILE = "config.yaml"
 REDIS_VARIABLE = "REDIS_URL"
 PRESET_VARIABLE = "ROUTER_PRESET"
+DISCOVER_VARIABLE = "DISCOVER_DNS"
 # OpenTelemetry's own variables: the whole URL, or the part before /v1/traces.
 TRACES_VARIABLE = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 OTLP_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -105,7 +106,8 @@ def load(path: Path) -> Settings:
 def read(path: Path) -> Configuration:
     """Read and validate `path` and the environment. Raises ConfigError.
 
-    REDIS_URL wins over its redis.url, OTEL_… over its traces.endpoint, and ROUTER_PRESET over its preset.
+    REDIS_URL wins over its redis.url, DISCOVER_DNS over its discover.dns, OTEL_… over its traces.endpoint, and
+    ROUTER_PRESET over its preset.
     """
     try:
         text = read_text(path)
@@ -137,6 +139,9 @@ def _read(text: str, name: str) -> Configuration:
     if url := os.environ.get(REDIS_VARIABLE):
         _put(document, name, "redis", "url", url, "prefix: sfr")
         variables["redis", "url"] = REDIS_VARIABLE
+    if dns := os.environ.get(DISCOVER_VARIABLE):
+        _put(document, name, "discover", "dns", dns, "dns: sandbox-workers:8080")
+        variables["discover", "dns"] = DISCOVER_VARIABLE
     if (url := _traces_url(os.environ)) is not None:
         _put(document, name, "traces", "endpoint", url or None, "endpoint: http://collector:4318/v1/traces")
         variables["traces", "endpoint"] = "OTEL_…"

@@ -24,6 +24,7 @@ from router.config.addresses import masked, origin, otlp_url, redis_url
 from router.config.allowlist import rule
 from router.config.bounds import MAX_ADOPT_S, MAX_COUNT
 from router.config.presets import PresetName, with_preset
+from router.config.scaling import ScalingSettings
 from router.config.section import FROM_LIST, MAX_MB, Budget, Count, FilePath, PositiveSeconds, Section
 from router.config.tenants import TenantsByName
 from router.config.workers import AuthFile, DiscoverSettings, MemoryMb, WorkerSettings
@@ -339,6 +340,7 @@ class Settings(Section):
     batch: BatchSettings = BatchSettings()
     sizes: SizesSettings = SizesSettings()
     hedge: HedgeSettings = HedgeSettings()
+    scaling: ScalingSettings = ScalingSettings()
     error_status: ErrorStatusSettings = ErrorStatusSettings()
     redis: RedisSettings = RedisSettings()
     health_check: HealthCheckSettings = HealthCheckSettings()

@@ -12,9 +12,14 @@ from hashlib import sha256
 from http import HTTPStatus
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from urllib.parse import parse_qs
+
+import msgspec
 
 from router.auth.access import AdminGate, bearer, peer_in
+from router.dashboard.details import Details
 from router.dashboard.feed import Feed
+from router.fleet.redis_client import RedisUnavailable
 from router.http.answer import Answer, problem
 from router.http.asgi import STOPPING, Application, Receive, Scope, Send, leaving, new_request_id, send_answer
 from router.http.headers import Headers, as_lines
@@ -22,6 +27,7 @@ from router.policy.verdict import Outcome
 
 PATH = "/dashboard"
 EVENTS, ACCESS = f"{PATH}/events", f"{PATH}/access"
+WORKER, PROCESSES, LANGUAGES = f"{PATH}/worker", f"{PATH}/processes", f"{PATH}/languages"
 # Each may hold one event, and 64 kB that it has not read.
 MAX_WATCHERS = 64
 _POLICY = (
@@ -49,8 +55,9 @@ _EVENTS = [
 class DashboardHandler:
     """An ASGI application that serves the dashboard, and passes all other requests to `rest`."""
 
-    def __init__(self, feed: Feed, gate: AdminGate, rest: Application) -> None:
+    def __init__(self, feed: Feed, details: Details, gate: AdminGate, rest: Application) -> None:
         self._feed = feed
+        self._details = details
         self._gate = gate
         self._rest = rest
         self._pages = {_path_of(name): _page(name, body) for name, body in _page_files()}
@@ -61,6 +68,8 @@ class DashboardHandler:
         if scope["type"] == "http" and (path == PATH or path.startswith(f"{PATH}/")):
             if scope["method"] == "GET" and path == EVENTS and self._feed.watchers < MAX_WATCHERS:
                 await self._stream(scope, receive, send)
+            elif scope["method"] == "GET" and path in (WORKER, PROCESSES, LANGUAGES):
+                await send_answer(await self._detail(scope, path), receive, send)
             else:
                 await send_answer(self._answer(scope, path), receive, send)
         elif path == "/" and scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and _is_browser(scope):
@@ -69,7 +78,7 @@ class DashboardHandler:
             await self._rest(scope, receive, send)
 
     def _answer(self, scope: Scope, path: str) -> Answer:
-        allowed = ("GET",) if path == EVENTS else ("GET", "HEAD")
+        allowed = ("GET",) if path in (EVENTS, WORKER, PROCESSES, LANGUAGES) else ("GET", "HEAD")
         if scope["method"] not in allowed:
             refused = problem(HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed", new_request_id())
             return refused.with_field(b"allow", ", ".join(allowed).encode())
@@ -101,6 +110,21 @@ class DashboardHandler:
             "detail": detail,
         }
         return _made(json.dumps(answer).encode(), b"application/json", [(b"cache-control", b"no-store")])
+
+    async def _detail(self, scope: Scope, path: str) -> Answer:
+        """Answer what a view asks for: /dashboard/worker?url=URL, /dashboard/processes or /dashboard/languages."""
+        try:
+            found: object
+            if path == WORKER:
+                asked = parse_qs(scope["query_string"].decode("latin-1")).get("url", [])
+                if len(asked) != 1:
+                    return problem(HTTPStatus.BAD_REQUEST, "Name one worker: ?url=URL", new_request_id())
+                found = await self._details.worker(asked[0])
+            else:
+                found = await (self._details.processes() if path == PROCESSES else self._details.languages())
+        except RedisUnavailable as error:
+            return problem(HTTPStatus.SERVICE_UNAVAILABLE, f"Redis is unavailable: {error}", new_request_id())
+        return _made(msgspec.json.encode(found), b"application/json", [(b"cache-control", b"no-store")])
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until the client disconnects or this process stops."""

@@ -12,10 +12,10 @@ from typing import TypeVar
 import msgspec
 
 from router.dashboard.tenants import Tenants, TenantTable
+from router.fleet.journal.rates import has_fallen, rates
 from router.fleet.model import Ejection, Health, WorkerRecord, abilities, slots
 from router.fleet.stats import Usage, WorkerStats, WorkerUsage
 from router.policy.tenants import TenantRule
-from router.telemetry.rates import has_fallen, rates
 
 # Each process publishes its counts once a second, at a time of its own. Over one second, rates would jump.
 WINDOW_S = 5.0

@@ -44,7 +44,8 @@ class Counters:
         workers = {url: worker for part in read for url, worker in part.workers.items()}
         tenants = {name: tenant for part in read for name, tenant in part.tenants.items()}
         in_order = {url: workers[url] for url in urls}
-        return Usage(last.waiting, last.retries_left, last.fleet, in_order, dict(sorted(tenants.items())))
+        by_name = dict(sorted(tenants.items()))
+        return Usage(last.waiting, last.retries_left, last.fleet, in_order, by_name, last.at_ms, last.events)
 
     async def _read(self, urls: Sequence[str], tenants: Sequence[str] | None = None) -> _Part:
         """Read these workers and tenants; None: the tenants are those that Redis knows."""

@@ -14,8 +14,8 @@ from redis.exceptions import RedisError, ResponseError
 
 from router.config.settings import RedisSettings
 from router.fleet.connection import AnyRedis, connect
+from router.fleet.keys import Keys
 from router.fleet.lua_source import lua
-from router.fleet.schema import Keys
 from router.fleet.script import Library, Script, script, within
 
 log = logging.getLogger(__name__)

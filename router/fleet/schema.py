@@ -9,6 +9,8 @@ from dataclasses import dataclass
 # The version of the schema that this program reads and writes. It grows when programs of two releases could
 # misunderstand each other.
 SCHEMA_VERSION = 2
+# So many events are kept, and up to a hundred more, because whole blocks of the stream are dropped.
+EVENTS_KEPT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +283,8 @@ SCHEMA = (
         "sfr:stats",
         "hash",
         "routers",
-        "counts of all routers: jobs, errors, attempts, retries; jobs that took up to some seconds: le_0.05 …",
+        "counts of all routers: jobs, errors, attempts, retries; jobs that took up to some seconds: le_0.05 …; in the "
+        "same way waits for a lease: wait_le_0.05 …",
     ),
     Key(
         "sfr:stats:<url>",
@@ -319,6 +322,46 @@ SCHEMA = (
         "by URL, of attempts whose size was known: the sum of ln(time / size), of its squares, their number, as all "
         "three have faded until this moment (Unix ms)",
     ),
+    Key(
+        "sfr:events",
+        "stream",
+        "routers, sidecars, and `sfr --redis`",
+        "what has happened, at most some 10,000 events: kind, subject (a worker, tenant, process or host), text, by "
+        "(whose doing), more (JSON)",
+    ),
+    Key(
+        "sfr:events:counts",
+        "hash",
+        "routers, sidecars, and `sfr --redis`",
+        "by kind, how many events have been written",
+    ),
+    Key(
+        "sfr:failures",
+        "stream",
+        "routers",
+        "the last 500 failed jobs: ago_ms (how long before the entry was written the job had ended), clock_ms (its end "
+        "by its process' clock), job (JSON: whose it was, what its client got, each attempt's worker and cause; no "
+        "code, no stdin, no output)",
+    ),
+    Key(
+        "sfr:history:hour",
+        "list with TTL",
+        "the leading sidecar",
+        "the last hour in steps of 10 s, as JSON lists: begins (Unix s), throughput, running, waiting, p50_ms, p99_ms, "
+        "queue_p50_ms, queue_p99_ms, errors, retries, worker-seconds by tenant",
+    ),
+    Key(
+        "sfr:history:day",
+        "list with TTL",
+        "the leading sidecar",
+        "the last 24 hours in steps of 1 min, in the same way",
+    ),
+    Key(
+        "sfr:history:mark",
+        "string with TTL",
+        "the leading sidecar",
+        "the counts with which the next steps of both have begun, as JSON: a new leader goes on from these",
+    ),
     Key("sfr:sidecar", "string with TTL", "the leading sidecar", "the leader's fencing token and name"),
     Key(
         "sfr:fleet",
@@ -329,72 +372,3 @@ SCHEMA = (
         "schema (the version of these keys; absent: 1)",
     ),
 )
-
-
-class Keys:
-    """The keys under one prefix: those that Python uses, as attributes and methods, and all for Lua."""
-
-    def __init__(self, prefix: str) -> None:
-        self.prefix = prefix
-        self.workers = f"{prefix}:workers"
-        self.plan = f"{prefix}:plan"
-        self.plan_head = f"{prefix}:plan:head"
-        self.drain = f"{prefix}:drain"
-        self.intent = f"{prefix}:intent"
-        self.tenants = f"{prefix}:tenants"
-        self.tenants_intent = f"{prefix}:tenants:intent"
-        self.registered = f"{prefix}:registered"
-        self.ejected = f"{prefix}:ejected"
-        self.quarantine = f"{prefix}:quarantine"
-        self.sizes = f"{prefix}:sizes"
-        self.speeds = f"{prefix}:speeds"
-        self.sidecar = f"{prefix}:sidecar"
-        self.fleet = f"{prefix}:fleet"
-        # Not keys but channels. The first tells the routers that the fleet or a worker's health has changed. The second
-        # tells the sidecar that a worker has registered or left, or has a new weight or cap.
-        self.changes = f"{prefix}:changes"
-        self.wishes = f"{prefix}:wishes"
-
-    def lua_names(self) -> dict[str, str]:
-        """Return the schema's keys and the two channels by the names that the Lua scripts use.
-
-        A key for each worker, process or job is named as far as all of them are alike: `LEASES_OF .. url` is a key.
-
-        >>> names = Keys("sfr").lua_names()
-        >>> names["PLAN_HEAD"], names["LEASES_OF"], names["CHANGES"]
-        ('sfr:plan:head', 'sfr:leases:', 'sfr:changes')
-        """
-        names = {"CHANGES": self.changes, "WISHES": self.wishes}
-        for key in SCHEMA:
-            stem, is_each, _ = key.name.removeprefix("sfr:").partition(":<")
-            name = stem.replace(":", "_").upper()
-            names[f"{name}_OF" if is_each else name] = f"{self.prefix}:{stem}:" if is_each else f"{self.prefix}:{stem}"
-        return names
-
-    def worker(self, url: str) -> str:
-        """Return the key of the hash that holds the worker at `url`."""
-        return f"{self.prefix}:worker:{url}"
-
-    def registration(self, url: str) -> str:
-        """Return the key of the hash by which the worker at `url` is registered."""
-        return f"{self.registered}:{url}"
-
-    def breaker(self, url: str) -> str:
-        """Return the key of the hash of the breaker of the worker at `url`."""
-        return f"{self.prefix}:breaker:{url}"
-
-    def leases(self, url: str) -> str:
-        """Return the key of the sorted set of the leases on the worker at `url`."""
-        return f"{self.prefix}:leases:{url}"
-
-    def answer(self, name: str) -> str:
-        """Return the key of an answer on its way to another process."""
-        return f"{self.prefix}:answer:{name}"
-
-    def process(self, process: str) -> str:
-        """Return the key of the hash by which `process` shows that it lives."""
-        return f"{self.prefix}:process:{process}"
-
-    def grants(self, process: str) -> str:
-        """Return the key of the list through which `process` gets its grants."""
-        return f"{self.prefix}:grants:{process}"

@@ -76,13 +76,11 @@ class Speeds:
     async def ratios(self, urls: Collection[str]) -> Mapping[str, Ratios]:
         """Return what is known of the workers at `urls`; forget all others. Raises RedisUnavailable."""
         key = self._redis.keys.speeds
-        pipeline = self._redis.pipeline()
-        pipeline.time()
-        pipeline.hgetall(key)
-        (seconds, micros), held = await self._redis.ask(pipeline.execute())
+        seconds, micros = await self._redis.transaction(("TIME",))  # a Cluster's pipeline takes no TIME
+        (held,) = await self._redis.ask_all(("HGETALL", key))
         if gone := sorted(held.keys() - set(urls)):
             await self._redis.command(["HDEL", key, *gone])
-        now_ms = seconds * 1000 + micros / 1000
+        now_ms = int(seconds) * 1000 + int(micros) / 1000
         return {url: _faded(text, now_ms) for url, text in held.items() if url in urls}
 
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from router.fleet.ejection_log import log_ejections
+from router.fleet.journal.ejection_log import log_ejections
 from router.fleet.model import Health, Member, Worker, WorkerRecord, routable
 from router.fleet.records import FleetState, Records
 from router.fleet.redis_client import RedisClient, RedisUnavailable

@@ -4,7 +4,7 @@ Counts only grow, unless Redis loses its memory. A rate is the difference of two
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import TypeVar
 
@@ -18,7 +18,12 @@ COUNTS_TTL_S = 24 * 3600
 TENANT_STAYS_S = 3600
 # One script call takes at most so many workers, and as many tenants, so that it does not hold up the routers' calls.
 ENTRIES_A_CALL = 250
-
+# The bounds of all histograms of times: three a decade, from Redis' answer to the longest job, so a percentile is wrong
+# by a factor of 2.5 at most.
+BOUNDS_S = (
+    *(0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1),
+    *(0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0),
+)
 
 _Counts = TypeVar("_Counts")
 
@@ -58,7 +63,7 @@ class TenantStats(msgspec.Struct, array_like=True):
 
 
 class Stats(msgspec.Struct):
-    """Counts of the fleet by name (`jobs`, `errors`, `attempts`, `retries` and those of `took`), worker and tenant."""
+    """Counts of workers, tenants and the fleet: jobs, errors, attempts, retries, those of `took` and `waited`."""
 
     fleet: dict[str, int] = {}
     workers: dict[str, WorkerStats] = {}
@@ -102,21 +107,27 @@ class WorkerUsage(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TenantUsage(msgspec.Struct, frozen=True, array_like=True):
-    """One tenant at a moment, fleet-wide: the leases that it has, and its pending jobs."""
+    """One tenant at a moment, fleet-wide: the leases that it has, and its pending jobs, also by pool."""
 
     running: int
     waiting: int
     stats: TenantStats
+    pools: dict[str, int] = {}
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """The fleet at a moment: pending jobs, retries that the budget holds, the counts, each worker and each tenant."""
+    """The fleet at a moment: pending jobs, retries that the budget holds, the counts, each worker and each tenant.
+
+    `at_ms` is that moment by Redis' clock (Unix ms); 0: it is not known. `events` counts what has happened, by kind.
+    """
 
     waiting: int
     retries_left: float
     fleet: dict[str, int] = {}
     workers: dict[str, WorkerUsage] = {}
     tenants: dict[str, TenantUsage] = {}
+    at_ms: int = 0
+    events: dict[str, int] = {}
 
 
 def took(bound_s: float) -> str:
@@ -128,15 +139,23 @@ def took(bound_s: float) -> str:
     return f"le_{bound_s:g}"
 
 
-def quantile_s(fleet: Mapping[str, int], bounds_s: Sequence[float], share: float) -> float | None:
+def waited(bound_s: float) -> str:
+    """Return the name of the count of waits for a lease, as `took` does for jobs."""
+    return f"wait_{took(bound_s)}"
+
+
+def quantile_s(
+    fleet: Mapping[str, int], bounds_s: Sequence[float], share: float, name: Callable[[float], str] = took
+) -> float | None:
     """Return the time within which `share` of the jobs counted in `fleet` ended; None if there were no jobs.
 
-    Between two bounds, times count as spread evenly. Above the last bound, that bound is returned.
+    With `waited` as `name`, they are waits for a lease. Between two bounds, times count as spread evenly. Above the
+    last bound, that bound is returned.
 
     >>> quantile_s({"le_1": 50, "le_2": 50}, (1, 2), 0.75)
     1.5
     """
-    counts = [fleet.get(took(bound_s), 0) for bound_s in (*bounds_s, math.inf)]
+    counts = [fleet.get(name(bound_s), 0) for bound_s in (*bounds_s, math.inf)]
     wanted, lower_s = share * sum(counts), 0.0
     for count, upper_s in zip(counts, (*bounds_s, bounds_s[-1]), strict=True):
         if count and count >= wanted:

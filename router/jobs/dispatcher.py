@@ -87,7 +87,7 @@ class Dispatcher:
         self._queue_timeout_s = settings.queue.timeout
         self._endpoints = endpoints_of(settings.endpoints)
         self._unanswered = Unanswered(self._break_off)
-        self._endings = Endings(self._unanswered, leases, recorder, self._errors, self.groups)
+        self._endings = Endings(self._unanswered, leases, recorder, self._errors, self.groups, self._endpoints)
         self.reuse = Reuse(leases.left_behind, self._tenants, self._endings, self._errors, recorder, self._run_itself)
         self._left_behind = leases.left_behind
         readies = self._endpoints, view, self._tenants, self.groups, self._left_behind, hooks_of
@@ -223,7 +223,7 @@ class Dispatcher:
             elif self._adoption is not None:
                 self._adoption.refuse(run, lease, pending)
             else:
-                self._endings.refuse(run, lease)
+                self._endings.refuse(run, lease, pending)
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
             self._break_off(run, fault)
 

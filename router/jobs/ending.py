@@ -1,6 +1,7 @@
 """How a job ends: its answer is delivered once, counted and logged; or its client has left, or it gets no lease."""
 
 import time
+from collections.abc import Mapping
 
 from router.http import headers
 from router.http.answer import Answer, close_rest
@@ -10,9 +11,10 @@ from router.jobs.answers import ErrorAnswers
 from router.jobs.job import JobRun, Unanswered
 from router.jobs.job_log import CLIENT_LEFT_STATUS
 from router.jobs.sooner.groups import Groups
+from router.policy.endpoints import Endpoint
 from router.policy.verdict import Outcome
 from router.scheduling.leases import Leases
-from router.scheduling.pending import ClientLeft, NoRoom, Unfunded
+from router.scheduling.pending import ClientLeft, NoRoom, PendingJob, Unfunded
 from router.telemetry.recorder import Recorder
 
 _RESULT = Outcome.RESULT
@@ -22,13 +24,20 @@ class Endings:
     """Ends jobs. `unanswered` are those of this process without an answer; `groups` those of its jobs."""
 
     def __init__(
-        self, unanswered: Unanswered, leases: Leases, recorder: Recorder, errors: ErrorAnswers, groups: Groups
+        self,
+        unanswered: Unanswered,
+        leases: Leases,
+        recorder: Recorder,
+        errors: ErrorAnswers,
+        groups: Groups,
+        endpoints: Mapping[str, Endpoint],
     ) -> None:
         self._unanswered = unanswered
         self._leases = leases
         self._recorder = recorder
         self._errors = errors
         self._groups = groups
+        self._endpoints = endpoints
 
     def end(self, run: JobRun, answer: Answer) -> None:
         """Deliver the answer, if the job has had none."""
@@ -50,9 +59,10 @@ class Endings:
             took_s = time.monotonic() - run.since
             self._recorder.job_ended(run.job.path, answer.status, answer.outcome, took_s, run.placement.tenant)
             if run.hooks is not None:
-                run.hooks.job_ends(answer.status, answer.outcome)
+                run.hooks.job_ends(answer.status, answer.outcome, run.placement.pool)
             if answer.outcome is not _RESULT:
                 job_log.failed(run, answer.status, answer.outcome, took_s)
+                self._keep(run, answer, took_s)
         finally:
             deliver(answer)
 
@@ -81,7 +91,7 @@ class Endings:
                 ending = CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, time.monotonic() - run.since
                 self._recorder.job_ended(run.job.path, *ending, run.placement.tenant)
                 if run.hooks is not None:
-                    run.hooks.job_ends(CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT)
+                    run.hooks.job_ends(CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, run.placement.pool)
                 job_log.failed(run, *ending)
         finally:
             if deliver is not None:
@@ -89,14 +99,30 @@ class Endings:
 
     def cut(self, run: JobRun, status: int, failure: UpstreamFailed) -> None:
         """Count and log a large answer that its worker has broken off."""
+        took_s = time.monotonic() - run.since
         self._recorder.answer_cut(failure.worker_url, run.placement.tenant)
-        job_log.answer_cut(run, status, time.monotonic() - run.since, failure)
+        job_log.answer_cut(run, status, took_s, failure)
+        if self._recorder.keeps_failures:
+            kept = job_log.cut_job(run, status, took_s, self._language(run), failure)
+            self._recorder.job_failed(time.monotonic(), kept)
 
-    def refuse(self, run: JobRun, reason: NoRoom) -> None:
-        """End a job that gets no lease."""
+    def refuse(self, run: JobRun, reason: NoRoom, pending: PendingJob | None = None) -> None:
+        """End a job that gets no lease; `pending` has waited for one."""
+        if pending is not None:
+            run.queue_ms += int((time.monotonic() - pending.since) * 1000)
         if isinstance(reason, ClientLeft):
             self.leave(run)
             return
         if isinstance(reason, Unfunded):
             self._recorder.retry_unfunded()
         self.end(run, self._errors.refused(run, reason))
+
+    def _keep(self, run: JobRun, answer: Answer, took_s: float) -> None:
+        """Keep for the journal a job that has failed by no fault of its client."""
+        if answer.outcome.is_error and self._recorder.keeps_failures:
+            self._recorder.job_failed(time.monotonic(), job_log.failed_job(run, answer, took_s, self._language(run)))
+
+    def _language(self, run: JobRun) -> str:
+        job = run.job
+        text: bytes = job.body if job.scan is None else job.scan.excerpt  # type: ignore[assignment]  # no view is small
+        return self._endpoints[job.path].needs.needs(text).language

@@ -277,7 +277,7 @@ class JobHandler:
             answer = problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit, request_id)
         else:
             answer = buffers_full(self._full_status, self._buffers.max_bytes, request_id)
-            job_log.refused(request_id, head.path, head.admission.key_name, answer, head.tenant)
+            job_log.refused(self.recorder, request_id, head.path, head.admission.key_name, answer, head.tenant)
         return self._count_refused(head.path, answer)
 
     def _count_refused(self, path: str, answer: Answer) -> Answer:

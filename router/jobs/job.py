@@ -141,6 +141,7 @@ class FailedAttempt(msgspec.Struct, frozen=True):
     cause: str
     kind: Kind
     response: Response | None = None
+    took_ms: int = 0
 
 
 class SecondRun:
@@ -179,8 +180,8 @@ class JobHooks(Protocol):
     def attempt_ends(self, worker_url: str, outcome: Response | UpstreamFailed, kind: Kind) -> None:
         """Hear what the attempt on this worker brought, and of what kind that is."""
 
-    def job_ends(self, status: int, outcome: Outcome) -> None:
-        """Hear of the job's answer. An attempt may go on after it."""
+    def job_ends(self, status: int, outcome: Outcome, pool: str) -> None:
+        """Hear of the job's answer, and which pool it was of. An attempt may go on after it."""
 
 
 class JobRun:

@@ -1,20 +1,24 @@
-"""Writes one log line for each failed attempt and one for each job that ends without a result.
+"""Writes one log line for each failed attempt and one for each job that ends without a result, and keeps the latter.
 
-A failed job is found by its x-request-id, with its attempts, their workers and why each failed: as text, or as fields
-of a JSON line. A job's code is never logged.
+A failed job is found by its x-request-id, with its attempts, their workers and why each failed: as text, as fields of a
+JSON line, or in the fleet's journal. A job's code is never logged, and what it printed never kept.
 """
 
 import json
 import logging
+import time
 from collections.abc import Sequence
 from http import HTTPStatus
 
+from router.fleet.journal.failed_job import FailedJob, FailedTry
 from router.http.answer import Answer
 from router.http.headers import TENANT
 from router.http.response import UpstreamFailed
 from router.jobs.job import JobRun
 from router.logs import Seldom
+from router.policy.tenants import DEFAULT
 from router.policy.verdict import Kind, Outcome
+from router.telemetry.recorder import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +26,10 @@ log = logging.getLogger(__name__)
 CLIENT_LEFT_STATUS = 499
 _LEVELS: dict[str, int] = {Outcome.CLIENT_LEFT: logging.INFO, Outcome.SKIPPED: logging.DEBUG}
 _UNENDED = "has not answered yet"
+# In place of an Outcome, for a job that had counted as one with a result.
+ANSWER_CUT = "answer_cut"
+# With these outcomes the answer is a worker's, and the journal keeps nothing of it.
+_WORKERS = frozenset({Outcome.ERROR, Outcome.SANDBOX_ERROR})
 _CUT = "when a part of its answer had gone to the client"
 
 
@@ -67,7 +75,21 @@ def answer_cut(run: JobRun, status: int, took_s: float, failure: UpstreamFailed)
     """Log that a worker has broken off a large answer; the client has a part of it, so no retry can follow."""
     job = run.job
     attempts = [*_ended(run), (failure.worker_url, f"{failure.cause}, {_CUT}")]
-    _tell(job.request_id, job.path, job.admission.key_name, job.tenant, status, "answer_cut", took_s, attempts)
+    _tell(job.request_id, job.path, job.admission.key_name, job.tenant, status, ANSWER_CUT, took_s, attempts)
+
+
+def failed_job(run: JobRun, answer: Answer, took_s: float, language: str) -> FailedJob:
+    """Return what the journal keeps of a job that ended without a result."""
+    ran_ms = int((run.since + took_s - run.began) * 1000)
+    under_way = [FailedTry(lease.url, _UNENDED, ran_ms) for lease in run.under_way]
+    detail = "" if answer.outcome in _WORKERS else _detail(answer)
+    return _kept(run, answer.status, answer.outcome, took_s, language, under_way, detail)
+
+
+def cut_job(run: JobRun, status: int, took_s: float, language: str, failure: UpstreamFailed) -> FailedJob:
+    """Return what the journal keeps of a job whose answer its worker has broken off."""
+    cut = FailedTry(failure.worker_url, f"{failure.cause}, {_CUT}")
+    return _kept(run, status, ANSWER_CUT, took_s, language, [cut])
 
 
 def unheard(path: str, answer: Answer, when: str = "when its client had left") -> None:
@@ -79,11 +101,45 @@ def unheard(path: str, answer: Answer, when: str = "when its client had left") -
         _tell(fields[b"x-request-id"], path, "", tenant, CLIENT_LEFT_STATUS, Outcome.CLIENT_LEFT, None, [attempt])
 
 
-def refused(request_id: bytes, path: str, key_name: str, answer: Answer, tenant: str = "") -> None:
-    """Log an error answer to a request that never became a job; not one that is the client's own fault."""
+def refused(recorder: Recorder, request_id: bytes, path: str, key_name: str, answer: Answer, tenant: str = "") -> None:
+    """Log and keep an error answer to a request that never became a job; not one that is the client's own fault."""
     if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR or answer.is_passing:
-        detail = json.loads(answer.body)["detail"]
+        detail = _detail(answer)
         _tell(request_id, path, key_name, tenant, answer.status, answer.outcome, None, (), detail)
+        if answer.outcome.is_error and recorder.keeps_failures:
+            said = request_id.decode("ascii"), tenant or DEFAULT, path, "", answer.status, str(answer.outcome)
+            recorder.job_failed(time.monotonic(), FailedJob(*said, detail=detail))
+
+
+def _detail(answer: Answer) -> str:
+    """Return what the router's own answer says."""
+    return str(json.loads(answer.body)["detail"])
+
+
+def _kept(
+    run: JobRun,
+    status: int,
+    outcome: str,
+    took_s: float,
+    language: str,
+    more: Sequence[FailedTry],
+    detail: str = "",
+) -> FailedJob:
+    """Return a failed job whose last attempts are `more`."""
+    job = run.job
+    attempts = [FailedTry(each.worker_url, each.cause, each.took_ms) for each in (*run.failed, *run.unreached)]
+    return FailedJob(
+        job.request_id.decode("ascii"),
+        job.tenant or DEFAULT,
+        job.path,
+        language,
+        status,
+        str(outcome),
+        int(took_s * 1000),
+        run.queue_ms,
+        detail,
+        (*attempts, *more),
+    )
 
 
 def _ended(run: JobRun) -> list[tuple[str, str]]:

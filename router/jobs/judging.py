@@ -107,7 +107,7 @@ class Judge:
             response = None
         cause = verdict.cause or ""
         job_log.attempt_failed(run, url, verdict.kind, cause, self._seldom)
-        run.fail(FailedAttempt(url, cause, verdict.kind, response), took_s)
+        run.fail(FailedAttempt(url, cause, verdict.kind, response, int(took_s * 1000)), took_s)
         if run.left is not None:
             self._end_left(run)
 

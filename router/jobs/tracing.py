@@ -117,8 +117,10 @@ class JobTrace:
             span.set_status(StatusCode.ERROR, cause)
         span.end()
 
-    def job_ends(self, status: int, outcome: Outcome) -> None:
+    def job_ends(self, status: int, outcome: Outcome, pool: str) -> None:
         """End the job's span."""
+        if pool:
+            self._span.set_attribute("sfr.pool", pool)
         self._span.set_attributes(
             {"http.response.status_code": status, "sfr.verdict": outcome, "sfr.attempts": self._attempts}
         )

@@ -15,7 +15,7 @@ from time import perf_counter, time
 
 import msgspec
 
-from router.fleet.ejection_log import log_ejections
+from router.fleet.journal.ejection_log import log_ejections
 from router.fleet.model import Ejection, Member
 from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.fleet.schema import SCHEMA_VERSION

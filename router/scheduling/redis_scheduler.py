@@ -9,9 +9,10 @@ import msgspec
 
 from router.aio import resolver
 from router.config.bounds import MAX_COUNT, MAX_MEMORY_MB, MAX_PRIORITY, MAX_SPEED, MAX_TENANT_WEIGHT, MAX_WEIGHT
+from router.fleet.keys import Keys
 from router.fleet.lua_source import lua
 from router.fleet.redis_client import SCHEDULE, RedisClient, RedisUnavailable
-from router.fleet.schema import SCHEMA_VERSION, Keys
+from router.fleet.schema import SCHEMA_VERSION
 from router.fleet.script import Library
 from router.policy.placement import MAX_POOLS
 from router.policy.strategy import SPREAD

@@ -14,13 +14,15 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from router.fleet.journal.model import KINDS
 from router.fleet.model import Health
 from router.fleet.snapshot import Snapshot
-from router.fleet.stats import TenantStats, TenantUsage, Usage
+from router.fleet.stats import BOUNDS_S, TenantStats, TenantUsage, Usage
+from router.policy.scaling import Wanted
 from router.policy.tenants import OTHER
 from router.policy.verdict import Kind
 from router.telemetry.multiprocess import Family, Sample, SharedCounts
-from router.telemetry.recorder import BOUNDS_S, Counts, Timing
+from router.telemetry.recorder import Counts, Timing
 
 # So many tenants have series of their own; the rest share OTHER.
 MOST_TENANTS = 100
@@ -119,15 +121,24 @@ class Metrics:
         """Show the other processes this one's counts."""
         self._shared.put(self._collected())
 
-    def page(self, snapshot: Snapshot, usage: Usage | None, accept: str) -> tuple[bytes, str]:
+    def processes(self) -> tuple[int, int]:
+        """Return how many processes this router has, and how many of them give leases without Redis."""
+        found = {family.name: family.samples for family in self._shared.whole(self._collected())}
+        here, alone = (
+            sum(int(each.value) for each in found[name]) for name in ("sfr_processes", "sfr_processes_degraded")
+        )
+        return here, alone
+
+    def page(self, snapshot: Snapshot, usage: Usage | None, wanted: Sequence[Wanted], accept: str) -> tuple[bytes, str]:
         """Return the page for the request's Accept header, and its content type.
 
-        `usage` is None if Redis is away; then the page lacks the values that only Redis knows.
+        `usage` is None if Redis is away; then the page lacks the values that only Redis knows. `wanted` is what each
+        kind of workers needs.
         """
         encode, content_type = choose_encoder(accept)
         own = self._collected()
         self._shared.put(own)  # so that no other process' next page shows less
-        return encode(_Both(self._shared.whole(own), _Fleet(snapshot, usage))), content_type
+        return encode(_Both(self._shared.whole(own), _Fleet(snapshot, usage, wanted))), content_type
 
     def _collected(self) -> list[Family]:
         return [
@@ -153,15 +164,17 @@ class _Both(Collector):
 class _Fleet(Collector):
     """The values of the fleet, which every router shows."""
 
-    def __init__(self, snapshot: Snapshot, usage: Usage | None) -> None:
+    def __init__(self, snapshot: Snapshot, usage: Usage | None, wanted: Sequence[Wanted]) -> None:
         self._snapshot = snapshot
         self._usage = usage
+        self._wanted = wanted
 
     def collect(self) -> Iterator[Metric]:
         yield from self._membership()
         if self._usage is not None:
             yield from self._usage_of(self._usage)
             yield from _by_tenant(most_used(self._usage.tenants, MOST_TENANTS))
+            yield from _by_pool(self._wanted)
 
     def _membership(self) -> Iterator[Metric]:
         state, records = self._snapshot.state, self._snapshot.state.records
@@ -206,7 +219,10 @@ class _Fleet(Collector):
             jobs.add_metric((url,), worker.stats.jobs)
             failures.add_metric((url,), worker.stats.failures)
             seconds.add_metric((url,), worker.stats.busy_ms / 1000)
-        yield from (jobs, failures, seconds)
+        events = CounterMetricFamily("sfr_events", "What has happened in the fleet.", labels=("kind",))
+        for kind in sorted(KINDS):
+            events.add_metric((kind,), usage.events.get(kind, 0))
+        yield from (jobs, failures, seconds, events)
 
 
 def _by_tenant(tenants: Mapping[str, TenantUsage]) -> Iterator[Metric]:
@@ -230,6 +246,23 @@ def _by_tenant(tenants: Mapping[str, TenantUsage]) -> Iterator[Metric]:
         reused.add_metric((name,), tenant.stats.reused)
         saved.add_metric((name,), tenant.stats.saved_ms / 1000)
     yield from (running, waiting, jobs, failures, busy, queue, adopted, reused, saved)
+
+
+def _by_pool(parts: Sequence[Wanted]) -> Iterator[Metric]:
+    """Yield what each kind of workers has and needs; sums over all pools are the fleet's."""
+    yield _by_pool_of("wanted_slots", "Slots that it needs.", [(each.pool, each.slots_wanted) for each in parts])
+    slots = [(each.pool, each.has.slots) for each in parts if each.has.slots is not None]
+    yield _by_pool_of("slots", "Slots of its workers that may get jobs; absent: one has no cap.", slots)
+    yield _by_pool_of("running", "Jobs that run on its workers.", [(each.pool, each.has.running) for each in parts])
+    means = "Worker-seconds that its pending jobs need."
+    yield _by_pool_of("waiting_seconds", means, [(each.pool, each.waiting_s) for each in parts])
+
+
+def _by_pool_of(name: str, means: str, values: Iterable[tuple[str, float]]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"sfr_scaling_{name}", means, labels=("pool",))
+    for pool, value in values:
+        family.add_metric((pool,), value)
+    return family
 
 
 def most_used(tenants: Mapping[str, TenantUsage], most: int) -> dict[str, TenantUsage]:

@@ -1,21 +1,25 @@
-"""Publishes the recorder's counts once a second: to Prometheus' values, and to the fleet's counts in Redis.
+"""Publishes once a second what the recorder has: counts to Prometheus' values and to Redis, failed jobs to Redis.
 
 A count that Redis did not confirm in time is sent again: it may count twice, but it is never lost.
 """
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import accumulate, pairwise
 
 from router.fleet.counters import Counters
+from router.fleet.journal.failed_job import MOST, FailedJob
+from router.fleet.journal.failures import ENTRIES_A_CALL, Failures
 from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.fleet.snapshot import FleetView
-from router.fleet.stats import Stats, TenantStats, WorkerStats, took
+from router.fleet.stats import BOUNDS_S, Stats, TenantStats, WorkerStats, took, waited
 from router.policy.tenants import DEFAULT
 from router.telemetry.prometheus import Metrics, ProcessState
-from router.telemetry.recorder import BOUNDS_S, Counts, Recorder, Timing
+from router.telemetry.recorder import Counts, Recorder, Timing
+from router.telemetry.scaling import Scaling
 
 EVERY_S = 1.0
 
@@ -30,13 +34,17 @@ class Publisher:
         redis: RedisClient,
         view: FleetView,
         state: Callable[[], ProcessState],
+        scaling: Scaling,
     ) -> None:
         self._recorder = recorder
         self._metrics = metrics
         self._counters = Counters(redis)
         self._view = view
         self._state = state
+        self.scaling = scaling
         self._unsent = Stats()  # to Redis
+        self._failures = Failures(redis)
+        self._unsent_failures: list[tuple[float, FailedJob]] = []
 
     async def run(self) -> None:
         """Publish until cancelled."""
@@ -45,6 +53,7 @@ class Publisher:
             await asyncio.to_thread(self._metrics.share)  # in a thread: jobs must not wait for a disk
             with suppress(RedisUnavailable):
                 await self._send_to_fleet()
+                await self._send_failures()
             await asyncio.sleep(EVERY_S)
 
     async def finish(self) -> None:
@@ -54,6 +63,7 @@ class Publisher:
         with suppress(RedisUnavailable):
             while self._unsent:
                 await self._send_to_fleet()
+            await self._send_failures()
 
     async def page(self, accept: str) -> tuple[bytes, str]:
         """Return the page of `GET /metrics` for this Accept header, and its content type."""
@@ -62,11 +72,17 @@ class Publisher:
         with suppress(RedisUnavailable):
             usage = await self._counters.usage([record.worker.url for record in snapshot.state.records])
         # In a thread, because writing down 1,000 workers takes long enough to hold up jobs.
-        return await asyncio.to_thread(self._metrics.page, snapshot, usage, accept)
+        wanted = [] if usage is None else self.scaling.wanted(snapshot, usage)
+        return await asyncio.to_thread(self._metrics.page, snapshot, usage, wanted, accept)
+
+    async def processes(self) -> tuple[int, int]:
+        """Return how many processes this router has, and how many of them give leases without Redis."""
+        return await asyncio.to_thread(self._metrics.processes)
 
     def _count(self) -> None:
         counts = self._recorder.take()
         self._unsent.add(for_fleet(counts))
+        self._keep(counts.failures)
         self._metrics.add(counts)
         self._metrics.set_state(self._state())
 
@@ -80,6 +96,22 @@ class Publisher:
             self._unsent.add(stats)
             raise
 
+    def _keep(self, failures: Sequence[tuple[float, FailedJob]]) -> None:
+        """Add failed jobs to those that are to be sent; while Redis is away, the last MOST stay."""
+        if failures:
+            self._unsent_failures = [*self._unsent_failures, *failures][-MOST:]
+
+    async def _send_failures(self) -> None:
+        while self._unsent_failures:
+            unsent = self._unsent_failures
+            sent, self._unsent_failures = unsent[:ENTRIES_A_CALL], unsent[ENTRIES_A_CALL:]
+            try:
+                await self._failures.add(sent, time.monotonic())
+            except RedisUnavailable:
+                newer, self._unsent_failures = self._unsent_failures, sent
+                self._keep(newer)
+                raise
+
 
 def for_fleet(counts: Counts) -> Stats:
     """Return the part of `counts` that the fleet's counts in Redis have."""
@@ -91,7 +123,8 @@ def for_fleet(counts: Counts) -> Stats:
         "errors": errors + turned_away,
         "attempts": sum(timing.count for timing in counts.attempts.values()),
         "retries": sum(counts.retries.values()),
-        **{took(bound_s): count for bound_s, count in zip((*BOUNDS_S, math.inf), took_s.counts, strict=True)},
+        **_named(took, took_s),
+        **_named(waited, counts.waits),
     }
     workers, tenants = counts.workers, counts.tenants
     worked_ms = whole_ms(worker.seconds for worker in workers.values())
@@ -111,6 +144,11 @@ def for_fleet(counts: Counts) -> Stats:
             for (name, tenant), busy, queued, saved in zip(tenants.items(), busy_ms, queue_ms, saved_ms, strict=True)
         },
     )
+
+
+def _named(name: Callable[[float], str], timing: Timing) -> dict[str, int]:
+    """Return a histogram's counts by the names that `name` gives to its bounds."""
+    return {name(bound_s): count for bound_s, count in zip((*BOUNDS_S, math.inf), timing.counts, strict=True)}
 
 
 def whole_ms(seconds: Iterable[float]) -> list[int]:

@@ -10,18 +10,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
+from router.fleet.journal.failed_job import MOST, FailedJob
+from router.fleet.stats import BOUNDS_S
 from router.policy.verdict import Kind, Outcome
-
-# In seconds, three a decade, from Redis' answer to the longest job: a percentile is wrong by a factor of 2.5 at most.
-BOUNDS_S = (
-    *(0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1),
-    *(0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0),
-)
 
 # The endpoint under which requests are counted that were refused whatever their endpoint.
 NO_JOB = "other"
 # Looked up once, because looking up an enum's member costs as much as all the rest of a count.
 _RESULT, _OWN_RESULT = Kind.RESULT, Outcome.RESULT
+# Of a lasting flood of failed jobs, so many are kept for the journal between two takings; its first MOST are all kept.
+STEADY_FAILURES = 20
 _NO_FAILURES = frozenset({Kind.BUSY, Kind.NO_MEANS})  # no failures of the worker
 
 
@@ -95,7 +93,8 @@ class Counts:
     the attempt before had ended. `unfunded` retries exceeded the fleet's budget. `adopted` jobs have got a place, a run
     or an answer that others had left behind. `hedges` are second runs beside the first; of `hedges_counted` the answer
     counted. `cut_answers` broke off when their clients had a part of them. `redis` are the scheduler's calls that Redis
-    answered. The default tenant is "". KnownTenants bounds how many tenants there are.
+    answered. `failures` are jobs for the journal, and when each ended. The default tenant is "". KnownTenants bounds
+    how many tenants there are.
     """
 
     jobs: defaultdict[tuple[str, int, Outcome], Timing] = field(default_factory=lambda: defaultdict(Timing))
@@ -112,6 +111,7 @@ class Counts:
     cut_answers: int = 0
     redis: Timing = field(default_factory=Timing)
     redis_failures: int = 0
+    failures: list[tuple[float, FailedJob]] = field(default_factory=list)
 
 
 class Recorder:
@@ -119,11 +119,23 @@ class Recorder:
 
     def __init__(self) -> None:
         self._counts = Counts()
+        self._room_for_failures = MOST
 
     def take(self) -> Counts:
         """Return the counts since the last taking."""
         taken, self._counts = self._counts, Counts()
+        self._room_for_failures = min(MOST, self._room_for_failures + STEADY_FAILURES)
         return taken
+
+    @property
+    def keeps_failures(self) -> bool:
+        """Whether another failed job is kept; of a flood only some are, so that it costs little."""
+        return self._room_for_failures > 0
+
+    def job_failed(self, ended_at: float, job: FailedJob) -> None:
+        """Keep a failed job, which ended at this moment (time.monotonic), for the journal."""
+        self._counts.failures.append((ended_at, job))
+        self._room_for_failures -= 1
 
     def job_ended(self, endpoint: str, status: int, outcome: Outcome, seconds: float, tenant: str) -> None:
         """Count a job that has its answer, `seconds` after it came."""

@@ -1,6 +1,7 @@
 """`sfr`'s small commands."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,9 @@ cli = CliRunner()
 def test_help_names_the_commands() -> None:
     """`sfr --help` names each command."""
     shown = cli.invoke(app, ["--help"]).output
-    assert all(command in shown for command in ("up", "worker", "status", "workers", "config", "redis", "key"))
+    assert all(
+        command in shown for command in ("up", "local-worker", "status", "workers", "config", "redis", "key", "doctor")
+    )
     assert cli.invoke(app, ["--version"]).output == f"sfr {__version__}\n"
 
 
@@ -100,3 +103,51 @@ async def test_redis_sends_one_command(valkey: Valkey) -> None:
     await valkey.kill()
     status, output = await asyncio.to_thread(said, "PING")
     assert (status, output.startswith("Redis: "), output.count("\n")) == (1, True, 1)
+
+
+async def test_doctor_says_what_is_wrong_with_redis_and_the_fleet(
+    valkey: Valkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each fault is found in a real Valkey, with an advice; one that is wrong makes the status 1."""
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    path = tmp_path / "config.yaml"
+
+    def looked(content: str) -> tuple[int, dict[str, list[tuple[str, str]]]]:
+        path.write_text(content)
+        done = cli.invoke(app, ["doctor", str(path), "--json"])
+        told: dict[str, list[tuple[str, str]]] = {}
+        for each in json.loads(done.stdout):
+            told.setdefault(each["of"], []).append((each["verdict"], each["text"]))
+        return done.exit_code, told
+
+    status, told = await asyncio.to_thread(looked, "routing: x")
+    assert (status, list(told)) == (1, ["config"])
+    config = f"{{redis: {{url: '{valkey.url}'}}, api_keys: {tmp_path}/none}}"
+    assert "none cannot be read" in (await asyncio.to_thread(looked, config))[1]["config"][0][1]
+
+    config = f"redis: {{url: '{valkey.url}'}}"
+    async with valkey.client() as redis:
+        await redis.config_set("maxmemory", "100mb")
+        await redis.config_set("maxmemory-policy", "volatile-lru")
+        await redis.config_set("save", "60 1")
+        await redis.sadd("sfr:workers", "http://a:1")
+        await redis.hset("sfr:worker:http://a:1", mapping={"health": "healthy"})
+        await redis.hset("sfr:fleet", mapping={"written_at": "2026-01-01T00:00:00+00:00", "schema": "1"})
+        await redis.zadd("sfr:processes", {"elsewhere-1-ab": 10**13})
+        status, told = await asyncio.to_thread(looked, config)
+        await redis.config_set("maxmemory-policy", "noeviction")
+        await redis.config_set("save", "")
+    assert status == 1
+    assert [verdict for verdict, _ in told["redis"]] == ["ok", "wrong", "note"]
+    assert {of: told[of][-1][0] for of in ("clocks", "schema", "sidecar", "workers", "caps", "routers")} == {
+        "clocks": "ok",
+        "schema": "wrong",
+        "sidecar": "wrong",
+        "workers": "ok",
+        "caps": "wrong",
+        "routers": "ok",
+    }
+
+    await valkey.kill()
+    status, told = await asyncio.to_thread(looked, config)
+    assert (status, told["redis"][0][0], list(told)) == (1, "wrong", ["config", "redis"])

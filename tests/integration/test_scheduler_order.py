@@ -1,5 +1,7 @@
 """Which job of a tenant goes first where the longest do, in the script and in its twin."""
 
+from collections.abc import Mapping
+
 from redis import Redis
 
 from router.fleet.model import Member, Worker
@@ -117,6 +119,63 @@ def test_max_running_holds_for_the_longest(make_jobs: MakeJobs) -> None:
     jobs.come_by_size("run-7", 10, 20, 30, 40)
     assert [grant.number for grant in jobs.running] == [4, 3]
     assert served(jobs) == [2, 1]
+
+
+def with_a_slow_worker(make_jobs: MakeJobs, tenants: Mapping[str, TenantRule] = BY_SIZE, **rules: int) -> Jobs:
+    """Return the jobs of a fleet of two workers with one slot each; B takes twice as long as A."""
+    jobs = make_jobs(1, tenants, **rules)
+    jobs.scheduler.set_fleet([Member(Worker(A, max_concurrency=1)), Member(Worker(B, max_concurrency=1), speed=0.5)])
+    return jobs
+
+
+def of(jobs: Jobs) -> dict[str, int]:
+    """Return the number of the job that runs on each worker."""
+    return {grant.url: grant.number for grant in jobs.running}
+
+
+def end_on(jobs: Jobs, url: str) -> int:
+    """End the job on a worker; return the number of the one that gets its room."""
+    (grant,) = jobs.end(next(grant for grant in jobs.running if grant.url == url)).granted
+    return grant.number
+
+
+def test_slow_worker_gets_the_shortest_job(make_jobs: MakeJobs) -> None:
+    """Of those that come together, and of those that are pending; the others get the longest."""
+    jobs = with_a_slow_worker(make_jobs)
+    jobs.come_by_size("run-7", 40, 30, 20, 10, 50, 60)
+    assert of(jobs) == {A: 6, B: 4}
+    assert [end_on(jobs, url) for url in (B, A, B, A)] == [3, 5, 2, 1]
+
+
+def test_slow_worker_takes_a_job_that_has_waited_long(make_jobs: MakeJobs) -> None:
+    """Those that hurry go before all, to any worker; after them the shortest goes there."""
+    jobs = with_a_slow_worker(make_jobs)
+    jobs.come_by_size("run-7", 40, 30)
+    jobs.come_by_size("run-7", 900, 800, wait_ms=20_000)
+    jobs.come_by_size("run-7", 20, 10)
+    jobs.now += 10_000
+    assert [end_on(jobs, B) for _ in range(4)] == [3, 4, 6, 5]
+
+
+def test_slow_worker_takes_any_job_where_none_may_wait(make_jobs: MakeJobs) -> None:
+    """Nobody is refused while it has room."""
+    for rules, tenant in (
+        ({"max_waiting": 0}, TenantRule(order=LONGEST_FIRST)),
+        ({}, TenantRule(order=LONGEST_FIRST, max_waiting=0)),
+    ):
+        jobs = with_a_slow_worker(make_jobs, {"run-7": tenant}, **rules)
+        jobs.come_by_size("run-7", 40, 30)
+        assert of(jobs) == {A: 1, B: 2}
+        jobs.end(jobs.running[0])
+        jobs.end(jobs.running[0])
+
+
+def test_slow_worker_takes_what_came_first_of_a_tenant_by_arrival(make_jobs: MakeJobs) -> None:
+    """Sizes do not count there."""
+    jobs = with_a_slow_worker(make_jobs, {})
+    jobs.come_by_size("", 40, 30, 20, 10)
+    assert of(jobs) == {A: 1, B: 2}
+    assert end_on(jobs, B) == 3
 
 
 def test_longest_job_reserves_memory_for_itself(make_jobs: MakeJobs) -> None:

@@ -29,6 +29,17 @@ def test_slots_are_shared_by_weight(make_jobs: MakeJobs) -> None:
     assert jobs.count() == {"": 2, "heavy": 6}
 
 
+def test_ties_go_by_ticket_after_the_default_tenant_s_jobs_have_ended(make_jobs: MakeJobs) -> None:
+    """Slots that its jobs give back in one call go to both tenants in turn."""
+    jobs = make_jobs(4)
+    jobs.come("", 4)
+    for _ in range(3):
+        jobs.come("run-7")
+        jobs.come("")
+    over = tuple(Ended(grant.url, grant.number, Blame.OK) for grant in jobs.running)
+    assert [grant.number for grant in jobs.ask(Call("p", ended=over)).granted] == [5, 6, 7, 8]
+
+
 def test_tenant_that_waits_alone_gets_all_slots(make_jobs: MakeJobs) -> None:
     """A share is no cap: when the others have no more jobs, their slots are not kept for them."""
     jobs = make_jobs(4, {"heavy": TenantRule(weight=3)})

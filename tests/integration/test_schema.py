@@ -9,8 +9,16 @@ import pytest
 from redis.asyncio import Redis
 
 from router.fleet.intents import Intents, Registration
+from router.fleet.journal.events import Events
+from router.fleet.journal.failed_job import FailedJob
+from router.fleet.journal.failures import Failures
+from router.fleet.journal.history import FleetHistory, Marks
+from router.fleet.journal.model import Event
+from router.fleet.journal.points import Point
+from router.fleet.keys import Keys
+from router.fleet.leadership import Term
 from router.fleet.redis_client import RedisClient
-from router.fleet.schema import SCHEMA, Keys
+from router.fleet.schema import SCHEMA
 from router.fleet.sizes import FleetSizes, Lessons
 from router.fleet.tenants import Tenants
 from router.http.headers import read_worker_head
@@ -44,7 +52,8 @@ def test_schema_has_exactly_the_used_keys() -> None:
     made = {keys.workers, keys.sidecar, keys.fleet, keys.worker("<url>"), keys.plan, keys.drain}
     made |= {keys.intent, keys.registered, keys.registration("<url>"), keys.leases("<url>"), keys.breaker("<url>")}
     made |= {keys.plan_head, keys.ejected, keys.grants("<process>"), keys.tenants, keys.tenants_intent}
-    made |= {keys.sizes, keys.speeds, keys.answer("<job>"), keys.process("<id>")}
+    made |= {keys.events, keys.sizes, keys.speeds, keys.answer("<job>"), keys.process("<id>")}
+    made |= {keys.failures, keys.history_hour, keys.history_day, keys.history_mark}
     used = {word for text in SCRIPTS.values() for word in re.findall(r"\b[A-Z_]+\b", code(text))}
     made |= {value for name, value in keys.lua_names().items() if name in used}
     assert {re.sub(r":<\w+>$", ":", key) for key in made - {keys.changes, keys.wishes}} == {
@@ -88,7 +97,7 @@ async def test_live_redis_holds_exactly_the_schema(
         lessons = Lessons([("a", 5.0, 1)], [(first.url, 1.0, 1.0, 1)])
         await FleetSizes(RedisClient(redis, "sfr", timeout_s=5), most=10).learn(lessons)
         client = RedisClient(redis, "sfr", timeout_s=5)
-        await Transport(client, Inbox(client, "some process"), "some process").store("some process:1", ANSWER, ttl_s=60)
+        await _keep_the_past(client, str(await redis.get("sfr:sidecar")))
         await eventually(lambda: redis.exists("sfr:room"), what="workers with room")
         await _gather(redis, held, set())
         script = RedisScheduler(RedisClient(redis, "sfr", timeout_s=5), Rules())
@@ -127,6 +136,15 @@ async def test_live_redis_holds_exactly_the_schema(
     assert fields == set(re.sub(r" \([^)]*\)", "", row.holds).split(", "))
 
 
+async def _keep_the_past(client: RedisClient, leader: str) -> None:
+    """Write an answer and a failed job, as routers do, and the points of a step, as the leading sidecar does."""
+    await Transport(client, Inbox(client, "some process"), "some process").store("some process:1", ANSWER, ttl_s=60)
+    await Failures(client).add([(0, FailedJob("a", "run-7", "/run_code", "python", 503, "all_failed"))], now=0)
+    token, name = leader.split(" ")
+    point = Point(0, 0, 0, 0, None, None, None, None, 0, 0)
+    assert await FleetHistory(client).write(Term(int(token), name), Marks(), point, point)
+
+
 async def _open_pool(redis: Redis, script: RedisScheduler, url: str) -> None:
     """Have a job of a pool come that has tried its only worker, so that this one keeps its room; and keep an answer."""
     await redis.hset(f"sfr:worker:{url}", mapping={"labels": "gpu", "memory_mb": 1000, "max_concurrency": 3})
@@ -142,6 +160,7 @@ async def _let_tenants_wait(redis: Redis, script: RedisScheduler) -> None:
     await redis.hset("sfr:plan:head", "stale", 1)
     large = tuple(Arrival(number, 300, 500, memory_mb=900, tenant="large", pool="gpu") for number in (90, 91))
     assert (await script(Call("somebody", arrived=large))).queued
+    await Events(RedisClient(redis, "sfr", timeout_s=5)).write([(Event("worker_left", "http://a", "It has left"), 0)])
     jobs = (Arrival(number, 300, 500, tenant=("run-7", "eval")[number % 2], pool="gpu") for number in range(8))
     assert (await script(Call("somebody", arrived=tuple(jobs)))).waiting
     impatient = RedisScheduler(RedisClient(redis, "sfr", timeout_s=5), Rules(aging_ms=0))

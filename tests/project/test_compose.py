@@ -14,7 +14,7 @@ import yaml
 from router.cli import main
 from router.config.load import CONFIG_VARIABLE, REDIS_VARIABLE, load
 from router.config.settings import Settings
-from router.fleet.schema import Keys
+from router.fleet.keys import Keys
 from router.logs import LOG_FORMAT_VARIABLE
 
 ROOT = Path(__file__).parents[2]
@@ -96,11 +96,21 @@ def seconds(duration: str) -> int:
 
 
 def test_image_is_built_in_stages_on_one_choosable_base() -> None:
-    """The last stage has the venv without build tools, and PYTHON_IMAGE, which has a default, is every stage's base."""
+    """The last stage has the venv without build tools, and one base, by tag or by digest, is every stage's."""
     first, *others = instructions("FROM")
-    assert first.startswith("${PYTHON_IMAGE} AS ")
-    assert others == ["${PYTHON_IMAGE}"]
-    assert instructions("ARG") == ["PYTHON_IMAGE=python:3.11-slim"]
+    base = "${PYTHON_IMAGE}${PYTHON_DIGEST:+@${PYTHON_DIGEST}}"
+    assert first == f"{base} AS build"
+    assert others == [base]
+    assert instructions("ARG")[:2] == ["PYTHON_IMAGE=python:3.11-slim", "PYTHON_DIGEST"]
+
+
+def test_image_says_what_it_is() -> None:
+    """The labels have OCI's names, and each value that a build gives is declared in the last stage."""
+    last = (ROOT / "Dockerfile").read_text().rpartition("\nFROM ")[2]
+    labels = dict(re.findall(r'org\.opencontainers\.image\.([\w.]+)="([^"]*)"', last))
+    assert labels.keys() >= {"title", "version", "revision", "licenses", "base.name", "base.digest"}
+    given = {name for value in labels.values() for name in re.findall(r"\$\{(\w+)\}", value)}
+    assert given == {line.partition("=")[0] for line in re.findall(r"^ARG (.+)$", last, re.MULTILINE)}
 
 
 def test_image_runs_as_a_number_other_than_root() -> None:
@@ -124,7 +134,7 @@ def test_image_starts_gunicorn_on_the_port_that_is_published(monkeypatch: pytest
     assert "command" not in router
     port = gunicorn(monkeypatch)["bind"].rpartition(":")[2]
     assert instructions("EXPOSE") == [port]
-    assert router["ports"] == [f"8000:{port}"]
+    assert router["ports"] == [f"127.0.0.1:8000:{port}"]  # others reach it only if they are meant to
     assert f'"http://127.0.0.1:{port}/v1/ping"' in router["healthcheck"]["test"][-1]
 
 
@@ -277,16 +287,21 @@ def test_local_workers_serve_at_the_sandboxes_addresses() -> None:
 def test_page_names_every_variable() -> None:
     """docs/deployment-compose.md has each variable of the compose files with its default."""
     page = (ROOT / "docs" / "deployment-compose.md").read_text()
-    shown = {name: default.strip("`") for name, default in re.findall(r"^\| `(\w+)` \| (\S+) \|", page, re.MULTILINE)}
+    shown = {
+        name: default.strip("`").replace("none", "")
+        for name, default in re.findall(r"^\| `(\w+)` \| (\S+) \|", page, re.MULTILINE)
+    }
     text = "".join((ROOT / name).read_text() for name in (BASE, OVERLAY))
     assert shown == dict(re.findall(r"\$\{(\w+):-([^}]*)\}", text))
 
 
 def test_build_s_default_base_is_the_dockerfile_s() -> None:
-    """Compose passes PYTHON_IMAGE to the build, with the same default as the Dockerfile's."""
-    (argument,) = instructions("ARG")
-    name, _, image = argument.partition("=")
+    """Compose passes the base to the build, with the same defaults as the Dockerfile's."""
+    arguments = dict(argument.partition("=")[::2] for argument in instructions("ARG")[:2])
     for file in (BASE, OVERLAY):
         built = [service["build"] for service in services(file).values() if "build" in service]
         assert built
-        assert all(build == {"context": ".", "args": {name: image}} for build in built)
+        assert all(
+            build["context"] == "." and {name: value or "" for name, value in build["args"].items()} == arguments
+            for build in built
+        )

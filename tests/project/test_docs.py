@@ -12,6 +12,8 @@ import pytest
 from bench.dashboard_feed import FILE as DASHBOARD_NUMBERS
 from bench.dashboard_feed import PAGE as SPEED
 from bench.dashboard_feed import table
+from bench.dashboard_views import FILE as VIEWS_NUMBERS
+from bench.dashboard_views import table as table_of_views
 from bench.support.table import put
 from router.config.settings import Settings
 from router.jobs import answers
@@ -22,6 +24,9 @@ from router.version import __version__
 from tests.support.browser import IS_THERE, chromium
 from tools.architecture import PALETTES, PICTURES, svg
 from tools.config_reference import PAGE, keys, page
+from tools.help_page import PAGE as HELP
+from tools.help_page import SOURCE
+from tools.help_page import page as help_page
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -163,3 +168,10 @@ def test_page_has_the_dashboard_s_measured_cost() -> None:
     """docs/speed.md has the table made from the results of bench/dashboard_feed.py."""
     made = table(json.loads(DASHBOARD_NUMBERS.read_text())["results"])
     assert put(made, SPEED.read_text(), "bench.dashboard_feed") == SPEED.read_text()
+    views = table_of_views(json.loads(VIEWS_NUMBERS.read_text())["results"])
+    assert put(views, SPEED.read_text(), "bench.dashboard_views") == SPEED.read_text()
+
+
+def test_dashboard_s_help_is_made_from_the_page_on_failures() -> None:
+    """router/dashboard/page/help.html is the output of `python -m tools.help_page`."""
+    assert HELP.read_text() == help_page(SOURCE.read_text())

@@ -6,12 +6,14 @@ import subprocess
 from itertools import combinations
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
+from markdown.extensions.toc import slugify
 
 from router.config.settings import Settings
 from tests.support.programs import ROOT, program
@@ -155,14 +157,16 @@ def test_each_alert_fires_on_its_own_fault_only(tmp_path: Path) -> None:
 
 
 def test_alerts_wait_and_are_explained() -> None:
-    """Each alert waits for a while, and has a summary, a severity and a section in the handbook."""
+    """Each alert waits for a while, and has a summary, a severity and a link to its section in the handbook."""
     handbook = (ROOT / "docs" / "failures.md").read_text()
+    anchors = {slugify(heading, "-"): heading for heading in re.findall(r"^#+ (.+)$", handbook, re.MULTILINE)}
     for name, rule in ALERTS.items():
         assert rule["for"]
         assert rule["labels"]["severity"] in {"critical", "warning", "info"}
         assert rule["annotations"]["summary"]
-        assert rule["annotations"]["runbook"] == f"docs/failures.md#{name.lower()}"
-        assert f"\n### {name}\n" in handbook
+        address = urlsplit(rule["annotations"]["runbook_url"])
+        assert f"{address.scheme}://{address.netloc}/failures.html" == f"{prometheus_rule.DOCS}/failures.html"
+        assert anchors[address.fragment] == name
 
 
 def test_thresholds_follow_the_settings_defaults() -> None:
@@ -179,6 +183,7 @@ def test_generated_files_are_up_to_date() -> None:
     """The dashboard, and the rules for Prometheus' operator, are generated again after each change."""
     assert grafana_dashboard.FILE.read_text() == grafana_dashboard.text(), "python -m tools.grafana_dashboard"
     assert prometheus_rule.FILE.read_text() == prometheus_rule.text(), "python -m tools.prometheus_rule"
+    assert prometheus_rule.CHART_FILE.read_text() == RULES.read_text(), "python -m tools.prometheus_rule"
     (rule,) = yaml.safe_load_all(prometheus_rule.FILE.read_text())
     assert rule["spec"] == yaml.safe_load(RULES.read_text())
 
@@ -195,8 +200,9 @@ def test_panels_do_not_overlap() -> None:
     for panel in panels:
         assert panel["title"]
         assert panel["type"] == "row" or panel["datasource"]["uid"] == "${datasource}"
+    assert all(mark["datasource"]["uid"] == "${datasource}" for mark in board["annotations"]["list"])
     asked = set(re.findall(r"\$(\w+)", grafana_dashboard.FILE.read_text())) - {"__all", "__rate_interval"}
-    assert asked == {variable["name"] for variable in board["templating"]["list"]} - {"datasource"}
+    assert asked == {variable["name"] for variable in board["templating"]["list"]} - {"datasource", "router_url"}
 
 
 def test_grafana_s_models_keep_every_field() -> None:
@@ -204,9 +210,32 @@ def test_grafana_s_models_keep_every_field() -> None:
     register_default_plugins()
     board = json.loads(grafana_dashboard.FILE.read_text())
     kept = json.loads(JSONEncoder().encode(Dashboard.from_json(board)))
-    assert lost(board, kept) == []
+    # These two are the Prometheus plugin's own, which Grafana's models of annotations leave out.
+    of_plugin = {
+        f".annotations.list[{n}].{key}"
+        for n in range(len(board["annotations"]["list"]))
+        for key in ("step", "titleFormat")
+    }
+    assert set(lost(board, kept)) == of_plugin
     board["panels"][1]["fieldConfigs"] = {}
-    assert lost(board, kept) == [".panels[1].fieldConfigs"]
+    assert set(lost(board, kept)) == of_plugin | {".panels[1].fieldConfigs"}
+
+
+def test_links_lead_to_pages_of_the_router_s_dashboard() -> None:
+    """Each series of a worker or a tenant leads to its page, by a label that the panel has."""
+    board = json.loads(grafana_dashboard.FILE.read_text())
+    (own,) = board["links"]
+    assert own["url"] == "${router_url}/dashboard"
+    linked = 0
+    for panel in board["panels"]:
+        for link in panel.get("fieldConfig", {}).get("defaults", {}).get("links", ()):
+            linked += 1
+            (label,) = re.findall(
+                r"^\$\{router_url\}/dashboard#/\w+\?\w+=\$\{__\w+\.\w+\.(\w+):percentencode\}$", link["url"]
+            )
+            legends = {target["legendFormat"] for target in panel["targets"]}
+            assert panel["type"] == "table" or legends == {f"{{{{{label}}}}}"}
+    assert linked >= 10
 
 
 def lost(given: Any, kept: Any, place: str = "") -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import xml.etree.ElementTree as ET
+from operator import ge, gt
 
 from bench import fairness, makespan
 from bench.batch import Run
@@ -37,7 +38,10 @@ def test_speed_page_shows_what_was_measured() -> None:
 
 
 def test_plot_is_an_image() -> None:
-    """The plot is well-formed XML, and each panel has a bar for each proxy."""
+    """The plot is well-formed XML; each panel has two bars for each proxy: its own CPU before the whole."""
     samples = read(FILE)
-    bars = [element for element in ET.parse(SVG).iter() if element.tag.endswith("rect")]
-    assert len(bars) == sum(len(samples[load]) for load in PLOTTED)
+    widths = [float(element.attrib["width"]) for element in ET.parse(SVG).iter() if element.tag.endswith("rect")]
+    whole, own = widths[::2], widths[1::2]
+    assert len(whole) == sum(len(samples[load]) for load in PLOTTED)
+    assert all(map(ge, whole, own))
+    assert sum(map(gt, whole, own)) == len(PLOTTED)

@@ -44,6 +44,8 @@ class _Hints:
 class Router:
     """A handler for batches, whose jobs take the number `s` of seconds in their body."""
 
+    keeps_failures = False
+
     def __init__(
         self,
         answer: Callable[[Job], Answer] = echo,

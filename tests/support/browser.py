@@ -39,6 +39,17 @@ _SEEN = """
 const found = document.querySelector(arguments[0]);
 return found?.checkVisibility() ? found.innerText : "";
 """
+_AXE = Path(__file__).parent / "axe" / "axe.min.js"
+# axe's serious and critical faults, each in a line.
+_FAULTS = """
+const done = arguments[0];
+const line = (fault, node) => `${fault.id} (${fault.impact}): ${node.target.join(" ")}: ${node.failureSummary}`;
+axe.run(document, {resultTypes: ["violations"]}).then(({violations}) => done(
+  violations
+    .filter(({impact}) => impact === "serious" || impact === "critical")
+    .flatMap((fault) => fault.nodes.map((node) => line(fault, node)))
+));
+"""
 
 _Value = TypeVar("_Value")
 
@@ -55,9 +66,12 @@ class Browser:
         await self._log("performance")
         await self._do(lambda: self.driver.get(url))
 
-    async def open_dashboard(self, router_url: str) -> None:
-        """Go to the router's address as an operator types it, and wait until the dashboard is live."""
-        await self.open(router_url)
+    async def open_dashboard(self, router_url: str, view: str = "") -> None:
+        """Go to the router's address as an operator types it, and wait until the dashboard is live.
+
+        `view` is the part of the address that names a view, such as `#/events`.
+        """
+        await self.open(f"{router_url}/{view}")
         await self.shows("#stream", "Live")
         assert await self.js("return location.pathname") == "/dashboard"
 
@@ -71,10 +85,7 @@ class Browser:
 
     async def text(self, selector: str) -> str:
         """Return the text of the first element that matches, or "" if none does or it is invisible."""
-        script = (
-            "const found = document.querySelector(arguments[0]); return found?.checkVisibility() ? found.innerText : ''"
-        )
-        return str(await self.js(script, selector))
+        return str(await self.js(_SEEN, selector))
 
     async def texts(self, selector: str) -> list[str]:
         """Return the texts of all matching elements."""
@@ -90,6 +101,18 @@ class Browser:
     async def type(self, *keys: str) -> None:
         """Press keys at the focused element."""
         await self._do(lambda: self.driver.switch_to.active_element.send_keys(*keys))
+
+    async def faults(self) -> list[str]:
+        """Return the serious faults that axe-core finds in the page, for people who see, hear or move badly."""
+        if not await self.js("return 'axe' in window"):
+            await self.js(_AXE.read_text())
+        found: list[str] = await self.measure(_FAULTS)
+        return found
+
+    async def save_downloads(self, folder: Path) -> None:
+        """Let the page's downloads land in `folder`."""
+        where = {"behavior": "allow", "downloadPath": str(folder)}
+        await self._do(lambda: self.driver.execute_cdp_cmd("Browser.setDownloadBehavior", where))
 
     async def prefers(self, **media: str) -> None:
         """Set a preference of the system, such as `prefers_color_scheme="dark"`."""

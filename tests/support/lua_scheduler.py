@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 from redis import Redis
 
+from router.fleet.keys import Keys
 from router.fleet.model import Member
-from router.fleet.schema import Keys
 from router.policy.tenants import TenantRule
 from router.policy.verdict import Blame
 from router.scheduling.local.rests import Rest

@@ -53,7 +53,7 @@ class Agent(Program):
         super().__init__(argv, system._log("agent"), {**system.env, "ADMIN_TOKEN": token})
 
 
-LOCAL_WORKER = (sys.executable, "-m", "router.cli", "worker", "--port", "{port}")
+LOCAL_WORKER = (sys.executable, "-m", "router.cli", "local-worker", "--port", "{port}")
 PONG_WORKER = (sys.executable, "-c", PONG, "{port}")
 
 

@@ -19,7 +19,7 @@ from router.cli.main import app
 from tests.support.eventually import eventually
 from tests.support.load import post_jobs, steady_load
 from tests.support.programs import ROOT, System, Valkey
-from tests.support.worker import ScriptedWorker
+from tests.support.worker import Gate, ScriptedWorker
 
 TOKEN = "a-token"
 
@@ -78,9 +78,12 @@ async def test_operator_sees_and_steers_the_fleet(
             await post_jobs(router.url, 10, 5)
             assert len(first.jobs) == before
             assert (await sfr.does("workers", "resume", first.url, *way)).startswith(f"{first.url}: healthy")
+            listed = json.loads(await sfr.does("workers", "list", "--health", "draining", "--json", *way))
+            assert listed == []
             gone = await sfr.types("workers", "drain", "http://127.0.0.1:1", *way)
             assert gone == (1, "", "http://127.0.0.1:1 is not in the fleet\n")
 
+        await _waits_for_jobs(sfr, router.url, [first, second])
         async with steady_load(router.url, 2):
             for way in ((), redis):
                 await eventually(lambda way=way: _shows_rates(sfr, way, first), what="a rate")  # type: ignore[misc]
@@ -106,6 +109,34 @@ async def test_operator_sees_and_steers_the_fleet(
         await eventually(lambda: _is_without_redis(sfr), what="each process to notice")
         status, _, told = await sfr.types("workers", "list")
         assert (status, told.startswith("Redis is unavailable")) == (3, True)
+
+
+async def _waits_for_jobs(sfr: Terminal, url: str, fleet: list[ScriptedWorker]) -> None:
+    """`drain --wait` ends when the drained workers' running jobs have ended, or fails when its time is over."""
+    gate = Gate()
+    for each in fleet:
+        each.script = gate
+    job = asyncio.create_task(post_jobs(url, 1, 1))
+    await eventually(lambda: any(each.running for each in fleet), what="a running job")
+    late = await sfr.types("workers", "drain", "--all", "--wait", "--timeout", "0.1")
+    assert (late[0], late[2].startswith("jobs still run after 0.1 s: 1 on http")) == (1, True)
+    await sfr.does("workers", "resume", "--all")
+    # A process of its own, because the commands of this one share stdout.
+    drain = [sys.executable, "-m", "router.cli", "workers", "drain", *(each.url for each in fleet), "--wait"]
+    env = {**os.environ, "SFR_URL": url, "ADMIN_TOKEN": TOKEN}
+    waiting = await asyncio.create_subprocess_exec(*drain, env=env, cwd=ROOT, stdout=subprocess.PIPE)
+    await eventually(lambda: _counts(sfr, "draining", 2), what="the drain")
+    assert waiting.returncode is None
+    gate.open()
+    said, _ = await waiting.communicate()
+    assert said.decode().endswith("No job runs there any more\n")
+    assert await waiting.wait() == 0
+    await job
+    await sfr.does("workers", "resume", "--health", "draining")
+
+
+async def _counts(sfr: Terminal, health: str, wanted: int) -> bool:
+    return len(json.loads(await sfr.does("workers", "list", "--health", health, "--json"))) == wanted
 
 
 async def _is_without_redis(sfr: Terminal) -> bool:

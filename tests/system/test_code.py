@@ -21,7 +21,9 @@ from tests.support.programs import Program, System, Valkey
 
 def local_worker(folder: Path, port: int) -> Program:
     """Return a local worker that is not started yet."""
-    return Program([sys.executable, "-m", "router.cli", "worker", "--port", str(port)], folder / f"worker-{port}.log")
+    return Program(
+        [sys.executable, "-m", "router.cli", "local-worker", "--port", str(port)], folder / f"worker-{port}.log"
+    )
 
 
 async def _pongs(url: str) -> bool:
@@ -180,7 +182,7 @@ async def test_job_sees_nothing_of_the_worker_s_environment(tmp_path: Path) -> N
     """A job does not get the worker's environment; the worker warns that it gives no other isolation."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    argv = [sys.executable, "-m", "router.cli", "worker", "--port", str(port)]
+    argv = [sys.executable, "-m", "router.cli", "local-worker", "--port", str(port)]
     async with Program(argv, tmp_path / "log", {"ADMIN_TOKEN": "s3cret"}) as program:
         await eventually(lambda: _pongs(url), what="the worker's pong")
         answer = await run(url, code="env", language="bash")

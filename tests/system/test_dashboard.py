@@ -26,7 +26,7 @@ TOKEN = "a-tökén"
 MARKUP = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
 # The page shows this for an unknown value.
 NOTHING = "\u2013"
-JOBS_A_SECOND = '[data-number="1"]'
+JOBS_A_SECOND = '[data-number="throughput"]'
 BACKGROUND = "return getComputedStyle(document.body).backgroundColor"
 # For `measure`: the number of changes in the page at each event, for `seconds` seconds.
 CHANGES = """
@@ -46,7 +46,7 @@ fetch("admin/workers", {method: "POST", headers, body: JSON.stringify({url})});
 
 def row(worker: ScriptedWorker, part: str = "") -> str:
     """Return the selector of a worker's row, or of a part of it."""
-    return f'tr[data-url="{worker.url}"] {part}'
+    return f'#workers tr[data-key="{worker.url}"] {part}'
 
 
 async def test_page_shows_and_steers_workers_that_die_join_and_leave(
@@ -204,9 +204,11 @@ async def test_by_keyboard_in_either_theme_and_with_strange_words(
 
 
 async def _sorts(browser: Browser, lightest: ScriptedWorker, heaviest: ScriptedWorker) -> None:
-    sorted_by = "return [...document.querySelectorAll('[aria-sort]')].map((cell) => cell.innerText + cell.ariaSort)"
+    sorted_by = (
+        "return [...document.querySelectorAll('#workers [aria-sort]')].map((cell) => cell.innerText + cell.ariaSort)"
+    )
     assert await browser.js(sorted_by) == ["Healthascending"]
-    await browser.js("document.querySelector('th.weight button').focus()")
+    await browser.js("document.querySelector('#workers th.weight button').focus()")
     await browser.type(Keys.ENTER)
     assert (await _urls(browser))[0] == heaviest.url
     assert await browser.js(sorted_by) == ["Weightdescending"]
@@ -219,11 +221,13 @@ async def _keeps_the_focus(browser: Browser, router: Router) -> None:
     """The focus stays on its element while numbers around it change."""
     for _ in range(8):  # skips the other headers
         await browser.type(Keys.TAB)
-        if await browser.js("window.was = document.activeElement; return window.was.matches('tbody button')"):
+        if await browser.js("window.was = document.activeElement; return window.was.matches('#workers tbody button')"):
             break
     async with steady_load(router.url, 2):
         await eventually(lambda: _has_changed(browser), what="other numbers")
-    assert await browser.js("return document.activeElement === window.was && window.was.matches('tbody button')")
+    assert await browser.js(
+        "return document.activeElement === window.was && window.was.matches('#workers tbody button')"
+    )
 
 
 async def _filters_and_drains(browser: Browser, worker: ScriptedWorker) -> None:
@@ -232,14 +236,14 @@ async def _filters_and_drains(browser: Browser, worker: ScriptedWorker) -> None:
     await browser.type(str(worker.port))
     assert await _urls(browser) == [worker.url]
     await browser.shows("#said", "1 worker")
-    await browser.js("document.querySelector('[data-act=drain]').focus()")
+    await browser.js("document.querySelector('#workers [data-act=drain]').focus()")
     await browser.type(Keys.ENTER)
     await browser.type(Keys.TAB)
     await browser.type(Keys.ENTER)
     await browser.shows(row(worker, ".health"), "Draining")
-    await browser.js("document.getElementById('filter').select()")
+    await browser.js("document.querySelector('#workers input').select()")
     await browser.type("nobody")
-    await browser.shows("#empty", "No worker matches.")
+    await browser.shows("#workers .empty", "No worker matches.")
     await browser.type(Keys.ESCAPE)
     await browser.click(".chip.draining")
     assert await _urls(browser) == [worker.url]
@@ -261,7 +265,7 @@ async def _changes_the_theme(browser: Browser) -> None:
 
 async def _urls(browser: Browser) -> list[str]:
     found: list[str] = await browser.js(
-        "return [...document.querySelectorAll('#workers tbody tr')].map((r) => r.dataset.url)"
+        "return [...document.querySelectorAll('#workers tbody tr')].map((r) => r.dataset.key)"
     )
     return found
 
@@ -302,7 +306,7 @@ async def test_page_says_when_it_is_stale(
         await browser.shows('[data-about="leader"]', "No sidecar leads")
         await valkey.kill()
         await browser.shows('[data-about="redis"]', "Redis is away")
-        assert await browser.text('[data-number="2"]') == NOTHING
+        assert await browser.text('[data-number="running"]') == NOTHING
         assert len(await _urls(browser)) == 3
         await valkey.start()
         async with system.sidecar():
@@ -328,27 +332,27 @@ async def test_a_thousand_workers_cost_the_page_no_more_than_a_hundred(
     async with system.router(1) as router:
         await router.sees_redis("available")
         await browser.open_dashboard(router.url)
-        await browser.shows("#empty", "no workers yet")
+        await browser.shows("#workers .empty", "no workers yet")
         changes = []
         for count in (100, 1000):
             async with busy_fleet(valkey.url, count):
                 await browser.shows(".chip.all", f"{count:,}")
                 if count == 100:
-                    await browser.click("th.jobs button")
+                    await browser.click("#workers th.jobs button")
                 await eventually(lambda: _all_work(browser), what="jobs in all shown rows")
                 changes.append(max(await browser.measure(CHANGES, 3)))
         assert 0 < changes[1] <= 2 * changes[0]
         async with busy_fleet(valkey.url, 1000):
-            await browser.click('#pages [data-step="1"]')
-            await browser.shows("#pages", "51\u2013100 of 1,000")
-            await browser.click("#filter")
+            await browser.click('#workers .pages [data-step="1"]')
+            await browser.shows("#workers .pages", "51\u2013100 of 1,000")
+            await browser.click("#workers input")
             await browser.type("sandbox-09")
-            await browser.shows("#pages", "1\u201350 of 100")
+            await browser.shows("#workers .pages", "1\u201350 of 100")
         assert await browser.complaints() == []
 
 
 async def _all_work(browser: Browser) -> bool:
-    jobs = await browser.texts("td.jobs")
+    jobs = await browser.texts("#workers td.jobs")
     return len(jobs) == 50 and not {"", "0"} & set(jobs)
 
 

@@ -1,6 +1,7 @@
 """Second runs on real processes: the answer comes from a faster worker, whatever is killed meanwhile."""
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -34,19 +35,21 @@ class Doubled:
 
 
 @asynccontextmanager
-async def doubled(system: System, workers: list[ScriptedWorker], valkey: Valkey) -> AsyncIterator[Doubled]:
-    """Have two jobs run on a slow worker, and their second runs on another one."""
+async def doubled(
+    system: System, workers: list[ScriptedWorker], valkey: Valkey, limit_s: int = 30
+) -> AsyncIterator[Doubled]:
+    """Have two jobs run on a slow worker, and their second runs on another one; a lease lasts for 3 * `limit_s`."""
     slow, fast, _ = workers
     slow.script, fast.script = Gate(), Gate()
     hedge = {"enabled": True, "percent": 100}
-    system.configure([slow.url, fast.url], default_max_concurrency=2, hedge=hedge, job_grace=30)
+    system.configure([slow.url, fast.url], default_max_concurrency=2, hedge=hedge, job_grace=limit_s)
     async with system.sidecar(), system.router(2) as router, valkey.client() as redis:
         await router.sees(healthy=2)
         await _learn_speeds(redis, slow.url, fast.url)
         # The fast worker is full at first, so both jobs run on the slow one.
-        first = [asyncio.create_task(_send(router.url, number)) for number in range(2)]
+        first = [asyncio.create_task(_send(router.url, number, limit_s)) for number in range(2)]
         await eventually(lambda: fast.running == 2, what="a full fast worker")
-        answers = [asyncio.create_task(_send(router.url, number)) for number in range(2, 4)]
+        answers = [asyncio.create_task(_send(router.url, number, limit_s)) for number in range(2, 4)]
         await eventually(lambda: slow.running == 2, what="jobs on the slow worker")
         gate, fast.script = fast.script, Gate()
         gate.open()
@@ -74,8 +77,9 @@ async def _learn_speeds(redis: Redis, slow: str, fast: str) -> None:
     await eventually(is_last, what="a plan with a slow worker")
 
 
-async def _send(url: str, number: int) -> tuple[int, dict[str, object]]:
-    body = {"code": f"print({number})", "language": "python", "compile_timeout": 30, "run_timeout": 30}
+async def _send(url: str, number: int, limit_s: int = 30) -> tuple[int, dict[str, object]]:
+    limits = {"compile_timeout": limit_s, "run_timeout": limit_s}
+    body = {"code": f"print({number})", "language": "python", **limits}
     async with aiohttp.ClientSession() as session, session.post(f"{url}/run_code", json=body, headers=SAID) as answer:
         told = (await answer.json()).get("router_metadata", {})
         return answer.status, told
@@ -137,3 +141,20 @@ async def test_redis_that_dies_costs_no_answer(system: System, workers: list[Scr
         await valkey.start()
         await made.router.sees_redis("available")
         assert (await _send(made.router.url, 9))[0] == 200
+
+
+async def test_router_processes_that_die_leave_no_slot_taken(
+    system: System, workers: list[ScriptedWorker], valkey: Valkey
+) -> None:
+    """Their clients' connections end without an answer. Both runs' leases lapse, and the next jobs get the slots."""
+    async with doubled(system, workers, valkey, limit_s=3) as made:
+        for pid in made.router.children():
+            os.kill(pid, signal.SIGKILL)
+        ended = await asyncio.gather(*made.answers, return_exceptions=True)
+        assert [isinstance(each, aiohttp.ClientError) for each in ended] == [True, True]
+        made.slow.open()
+        made.fast.open()
+        await made.router.sees(healthy=2)
+        told = await asyncio.gather(*(_send(made.router.url, number) for number in range(9, 13)))
+        assert [status for status, _ in told] == [200] * 4
+        await eventually(lambda: _none(made.redis), what="the end of all leases")

@@ -87,6 +87,12 @@ def panels() -> Iterator[tuple[str, str]]:
             yield panel["title"], re.sub(r"\$\w+", lambda name: CHOSEN[name[0]], target["expr"])
 
 
+def annotations() -> Iterator[tuple[str, str]]:
+    """Yield each annotation's name and expression, with the variables' values."""
+    for mark in json.loads(grafana_dashboard.FILE.read_text())["annotations"]["list"]:
+        yield mark["name"], re.sub(r"\$\w+", lambda name: CHOSEN[name[0]], mark["expr"])
+
+
 async def test_every_expression_uses_exported_metrics(system: System, workers: list[ScriptedWorker]) -> None:
     """Each metric, label and label value in a panel or rule exists at /metrics."""
     system.configure([worker.url for worker in workers], default_max_concurrency=2)
@@ -96,7 +102,7 @@ async def test_every_expression_uses_exported_metrics(system: System, workers: l
         await eventually(lambda: _counts_workers(router.url), what="the fleet's counts")
         known = exported((await scrape(router.url)).families)
     rules = yaml.safe_load(prometheus_rule.RULES.read_text())["groups"][0]["rules"]
-    for name, expression in [*panels(), *((rule["alert"], rule["expr"]) for rule in rules)]:
+    for name, expression in [*panels(), *annotations(), *((rule["alert"], rule["expr"]) for rule in rules)]:
         assert labels_of(expression, known) is not None, name
     asked = re.findall(r"label_values\((\w+).*?, (\w+)\)", grafana_dashboard.FILE.read_text())
     assert asked
@@ -130,6 +136,9 @@ async def test_panels_show_values_and_each_fault_raises_its_alert(
         await post_jobs(one.url, 20, at_once=4)
         for title, expression in panels():
             await eventually(lambda query=expression: prometheus.shows(query), what=f"{title}: {expression}")  # type: ignore[misc]
+        # Only a minute after a change could the others have a value.
+        shown = {name for name, expression in annotations() if await prometheus.shows(expression)}
+        assert shown == {"Worker joined", "Router started"}
         rules = await prometheus.rules()
         assert {rule["health"] for rule in rules.values()} == {"ok"}
         assert {rule["state"] for rule in rules.values()} == {"inactive"}

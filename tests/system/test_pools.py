@@ -21,7 +21,7 @@ PRINT = {"python": "print(6 * 7)", "bash": "echo $((6 * 7))"}
 async def local_worker(system: System) -> AsyncIterator[str]:
     """Run a worker that runs real code; yield its URL."""
     port = free_port()
-    argv = [sys.executable, "-m", "router.cli", "worker", "--port", str(port)]
+    argv = [sys.executable, "-m", "router.cli", "local-worker", "--port", str(port)]
     async with Program(argv, system._log("worker")):
         yield f"http://127.0.0.1:{port}"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from router.fleet.schema import Keys
+from router.fleet.keys import Keys
 from tests.support.eventually import eventually
 from tests.support.load import Answered, post_batch, post_job
 from tests.support.programs import Router, System, Valkey, children_of

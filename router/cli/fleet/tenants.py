@@ -8,7 +8,18 @@ import typer
 
 from router.cli.failure import BadInput
 from router.cli.fleet.commands import DEFAULT, AsJson
-from router.cli.options import EXITS, ROUTER_URL, Prefix, RedisUrl, Url, complete_tenant, failures_shown, fleet_at
+from router.cli.grouping import Commands
+from router.cli.options import (
+    EXITS,
+    ROUTER_URL,
+    Prefix,
+    RedisUrl,
+    Url,
+    complete_tenant,
+    failures_shown,
+    fleet_at,
+    shown,
+)
 from router.cli.spinner import waiting
 from router.policy.tenants import flaw
 
@@ -18,11 +29,10 @@ if TYPE_CHECKING:
 # Each process publishes its counts once a second.
 COUNTED_S = 2
 
-tenants_app = typer.Typer(
+tenants_app = Commands(
     help="See and change what each tenant may have of the fleet. A router takes changes only with its admin token, "
     "from ADMIN_TOKEN or ADMIN_TOKEN_FILE.",
     epilog=EXITS,
-    no_args_is_help=True,
 )
 
 TenantArgument = Annotated[
@@ -55,7 +65,7 @@ def list_tenants(
             typer.echo(f"[{','.join(each.model_dump_json() for each in found)}]")
             return
         from router.cli.fleet.tables import screen, tenants_table
-        from router.telemetry.rates import tenant_rates
+        from router.fleet.journal.rates import tenant_rates
 
         before, since = {tenant.name: tenant.counts.usage() for tenant in found}, time.monotonic()
         with waiting("counting", COUNTED_S):
@@ -68,23 +78,34 @@ def list_tenants(
 @tenants_app.command("set", epilog=EXITS)
 def set_tenant(
     name: TenantArgument,
-    weight: Annotated[str | None, typer.Option(help="Its share of the busy slots, 1 to 1000.")] = None,
-    priority: Annotated[str | None, typer.Option(help="Jobs of a higher priority go first; -100 to 100.")] = None,
-    max_running: Annotated[str | None, typer.Option(help="How many of its jobs may run at once.")] = None,
-    max_waiting: Annotated[str | None, typer.Option(help="How many of its jobs may be pending.")] = None,
-    order: Annotated[str | None, typer.Option(help="In which order its own jobs go: arrival or longest_first.")] = None,
+    weight: Annotated[str | None, typer.Option(metavar="N", help="Its share of the busy slots, 1 to 1000.")] = None,
+    priority: Annotated[
+        str | None, typer.Option(metavar="N", help="Jobs of a higher priority go first; -100 to 100.")
+    ] = None,
+    max_running: Annotated[str | None, typer.Option(metavar="N", help="How many of its jobs may run at once.")] = None,
+    max_waiting: Annotated[str | None, typer.Option(metavar="N", help="How many of its jobs may be pending.")] = None,
+    order: Annotated[
+        str | None, typer.Option(metavar="ORDER", help="In which order its own jobs go: arrival or longest_first.")
+    ] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(help="A label that a worker needs to run its jobs; may be given several times; `''`: none."),
+        typer.Option(
+            metavar="NAME", help="A label that a worker needs to run its jobs; may be given several times; `''`: none."
+        ),
     ] = None,
     client_budget: Annotated[
-        str | None, typer.Option(help="How long its clients wait: none, job, job+N, or N seconds.")
+        str | None, typer.Option(metavar="BUDGET", help="How long its clients wait: none, job, job+N, or N seconds.")
     ] = None,
     reuse: Annotated[
         str | None,
-        typer.Option(help="Identical jobs share one run, and its answer serves for so many seconds; 0: they do not."),
+        typer.Option(
+            metavar="SECONDS",
+            help="Identical jobs share one run, and its answer serves for so many seconds; 0: they do not.",
+        ),
     ] = None,
-    reuse_max_kb: Annotated[str | None, typer.Option(help="With --reuse: a larger answer is not kept.")] = None,
+    reuse_max_kb: Annotated[
+        str | None, typer.Option(metavar="KB", help="With --reuse: a larger answer is not kept.")
+    ] = None,
     url: Url = ROUTER_URL,
     redis: RedisUrl = None,
     prefix: Prefix = "sfr",
@@ -146,7 +167,7 @@ def _value(key: str, text: str | list[str]) -> Any:
     except ValueError as error:
         if key == "client_budget":
             return text
-        raise BadInput(f"--{key.replace('_', '-')}: expected a number or `{DEFAULT}`, got {text[:20]!r}") from error
+        raise BadInput(f"--{key.replace('_', '-')}: expected a number or `{DEFAULT}`, got {shown(text)}") from error
 
 
 def _reuse(seconds: str | None, max_kb: str | None) -> dict[str, Any]:
@@ -168,7 +189,7 @@ def _number(option: str, text: str, kind: type[int] | type[float]) -> float:
     try:
         return kind(text)
     except ValueError as error:
-        raise BadInput(f"{option}: expected a number, got {text[:20]!r}") from error
+        raise BadInput(f"{option}: expected a number, got {shown(text)}") from error
 
 
 def _line(tenant: "AdminTenant") -> str:

@@ -43,16 +43,19 @@ class StopOn(StrEnum):
 
 
 def run(
-    jobs: Annotated[str, typer.Argument(help="A file with one job a line, in JSON as for /run_code; - for stdin.")],
+    jobs: Annotated[
+        str, typer.Argument(metavar="FILE", help="A file with one job a line, in JSON as for /run_code; - for stdin.")
+    ],
     output: Annotated[
         str,
         typer.Option(
             "--output",
             "-o",
+            metavar="FILE",
             help="Where results go, one a line. An earlier run's file is continued; - for stdout.",
         ),
     ] = "-",
-    url: Annotated[str, typer.Option(envvar="SFR_URL", help="The router's address.")] = ROUTER_URL,
+    url: Annotated[str, typer.Option(envvar="SFR_URL", metavar="URL", help="The router's address.")] = ROUTER_URL,
     order: Annotated[
         Order | None,
         typer.Option(

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from router.cli.failure import Failed
-from router.cli.options import ROUTER_URL, Prefix, RedisUrl, Url, failures_shown, fleet_at, source_of
+from router.cli.options import ROUTER_URL, Prefix, RedisUrl, Url, failures_shown, fleet_at, number, source_of
 from router.cli.spinner import waiting
+from router.config.bounds import MAX_WAIT_S
 
 if TYPE_CHECKING:
     from router.cli.router_client import Fleet
@@ -32,7 +33,7 @@ def top(
         typer.Option(help="Which workers come first. With trouble, the unhealthy ones, then those with most failures."),
     ] = "trouble",
     interval: Annotated[
-        int, typer.Option(min=1, help="Seconds between two updates; rates are those of this time.")
+        int, number("--interval", "Seconds between two updates; rates are those of this time.", 1, MAX_WAIT_S)
     ] = 2,
     once: Annotated[bool, typer.Option("--once", help="Show one interval, then end. Always so in a pipe.")] = False,
 ) -> None:
@@ -75,7 +76,7 @@ def _moments(fleet: "Fleet") -> Iterator["Moment"]:
     from dataclasses import replace
 
     from router.cli.top.table import Moment
-    from router.telemetry.rates import rates
+    from router.fleet.journal.rates import rates
 
     moment, at = Moment(fleet.report(), fleet.counts()), time.monotonic()
     while True:

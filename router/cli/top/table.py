@@ -8,14 +8,13 @@ from rich.table import Table
 from rich.text import Text
 
 from router.api.schemas import Report, WorkerStatus
-from router.cli.fleet.tables import health_text, healthy, note, rank, rate, running_jobs
+from router.cli.fleet.tables import health_text, healthy, note, rank, rate, running_jobs, seconds
+from router.fleet.journal.rates import Rates, WorkerRates
 from router.fleet.stats import Usage
-from router.telemetry.rates import Rates, WorkerRates
 
 _BAR = 10
 # URLs up to this length are shown whole on every screen.
 _NAME = 40
-_UNKNOWN = "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,16 +134,3 @@ def _bar(row: _Row) -> Text:
     filled = min(_BAR, -(-row.running * _BAR // cap))  # rounded up, so that one job is visible
     style = "red" if row.running >= cap else "green"
     return Text.assemble(("█" * filled, style), ("░" * (_BAR - filled), "dim"), f" {row.running}/{cap}")
-
-
-def seconds(value: float | None) -> str:
-    """Return a duration as text, in ms or s.
-
-    >>> seconds(None), seconds(0.0004), seconds(0.0312), seconds(1.25), seconds(75)
-    ('-', '0.4 ms', '31 ms', '1.2 s', '75 s')
-    """
-    if value is None:
-        return _UNKNOWN
-    if value < 1:
-        return f"{value * 1000:.1f} ms" if value < 0.01 else f"{value * 1000:.0f} ms"  # noqa: PLR2004
-    return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"  # noqa: PLR2004

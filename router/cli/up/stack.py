@@ -22,8 +22,9 @@ from urllib.request import urlopen
 
 from rich.console import Console
 
+from router.cli.carried import GUNICORN_SETTINGS, carried
 from router.cli.up.supervisor import Program, Supervisor
-from router.config.load import CONFIG_VARIABLE, REDIS_VARIABLE, config_path, load
+from router.config.load import CONFIG_VARIABLE, DISCOVER_VARIABLE, REDIS_VARIABLE, config_path, load, parse
 from router.config.settings import Settings
 from router.processes import accepts, free_port, is_free
 
@@ -36,8 +37,6 @@ _POLL_S = 0.05
 
 # The settings that local workers replace.
 _NAMING = {"workers": True, "workers_file": True, "discover": True}
-# It lies in router/ in the wheel, and at the top of a checkout.
-_GUNICORN_CONF = next(path for place in Path(__file__).parents[2:4] if (path := place / "gunicorn.conf.py").exists())
 
 
 class CannotStart(Exception):
@@ -62,7 +61,7 @@ class Stack:
         self._folder = folder
         self._console = console
         self._supervisor = Supervisor()
-        self._settings = _settings(options)
+        self._settings = _settings()
         self._redis_port = free_port()
         self._worker_ports = [free_port() for _ in range(options.local_workers or 0)]
         self._env = {
@@ -70,6 +69,8 @@ class Stack:
             REDIS_VARIABLE: f"redis://127.0.0.1:{self._redis_port}/0",
             CONFIG_VARIABLE: str(self._config_file()),
         }
+        if self._worker_ports:
+            self._env.pop(DISCOVER_VARIABLE, None)
 
     async def run(self) -> None:
         """Start all programs, print how to use them, and run until SIGINT or SIGTERM. Raises CannotStart."""
@@ -97,13 +98,22 @@ class Stack:
         python = [sys.executable, "-m"]
         await self._start_program(VALKEY, self._valkey_argv(), partial(accepts, self._redis_port))
         for number, port in enumerate(self._worker_ports, start=1):
-            argv = [*python, "router.cli", "worker", "--port", str(port)]
+            argv = [*python, "router.cli", "local-worker", "--port", str(port)]
             await self._start_program(f"local worker {number}", argv)
         for number, port in enumerate(self._worker_ports, start=1):
             await self._wait(f"local worker {number}", partial(_serves, f"http://127.0.0.1:{port}/v1/ping"))
         await self._start_program("sidecar", [*python, "sidecar"])
         bind = f"{self._options.host}:{self._options.port}"
-        gunicorn = [*python, "gunicorn", "-c", str(_GUNICORN_CONF), "-b", bind, "-w", str(self._options.processes)]
+        gunicorn = [
+            *python,
+            "gunicorn",
+            "-c",
+            str(carried(GUNICORN_SETTINGS)),
+            "-b",
+            bind,
+            "-w",
+            str(self._options.processes),
+        ]
         # /health answers 200 once the sidecar has found a healthy worker. Without local workers there may be none.
         ready = "/health" if self._worker_ports else "/v1/ping"
         # A little more than gunicorn gives its workers (gunicorn.conf.py), so that gunicorn ends them and not we.
@@ -156,13 +166,14 @@ class Stack:
         return [*argv, "--save", "", "--appendonly", "no", "--logfile", str(self._folder / VALKEY_LOG)]
 
     def _config_file(self) -> Path:
-        """Return the file that all programs read: the user's own, or one that names the local workers instead."""
-        if self._options.local_workers is None:
+        """Return the file that all programs read: the user's own, or one of the settings that hold instead."""
+        if self._options.local_workers is None and _has_config():
             return config_path().resolve()
         settings = self._settings.model_dump(mode="json", exclude={**_NAMING, "redis": {"url"}})
-        settings["workers"] = [f"http://127.0.0.1:{port}" for port in self._worker_ports]
-        settings["trusted_hosts"] = self._settings.trusted_hosts or own_hosts(self._options.host)
-        settings["health_check_interval"] = min(self._settings.health_check_interval, CHECK_INTERVAL_S)
+        if self._worker_ports:
+            settings["workers"] = [f"http://127.0.0.1:{port}" for port in self._worker_ports]
+            settings["trusted_hosts"] = self._settings.trusted_hosts or own_hosts(self._options.host)
+            settings["health_check_interval"] = min(self._settings.health_check_interval, CHECK_INTERVAL_S)
         made = self._folder / "config.yaml"
         made.write_text(Settings.model_validate(settings).model_dump_json(indent=2), encoding="utf-8")  # JSON is YAML
         return made
@@ -201,10 +212,18 @@ class Stack:
                 f"No job can run yet: none of {len(workers)} workers is healthy. To see why:",
                 f"  {sfr} status --url {self._url('')}",
             )
+        local = f"  {sfr} up --port {self._options.port} --local-workers 3"
+        if not _has_config():
+            return (
+                f"No job can run yet: there is no worker, because there is no {config_path()} here. To write one:",
+                f"  {sfr} config new",
+                "Name your workers in it, and start again. Or start some on this machine, which isolate nothing:",
+                local,
+            )
         return (
             f"No job can run yet: there is no worker. Name some in {self._env[CONFIG_VARIABLE]}, or start some on this",
             "machine, which run code without isolation:",
-            f"  {sfr} up --port {self._options.port} --local-workers 3",
+            local,
         )
 
 
@@ -228,13 +247,13 @@ def own_hosts(bound_to: str) -> list[str]:
     return [*("0.0.0.0/0", "::/0"), socket.gethostname()]
 
 
-def _settings(options: UpOptions) -> Settings:
-    path = config_path()
-    # Outside a checkout there may be no config.yaml, and local workers need none. A file that ROUTER_CONFIG names must
-    # exist.
-    if options.local_workers and CONFIG_VARIABLE not in os.environ and not path.exists():
-        return Settings()
-    return load(path)
+def _has_config() -> bool:
+    """Whether there is a file to read. One that ROUTER_CONFIG names must exist, so that a typing error is found."""
+    return CONFIG_VARIABLE in os.environ or config_path().exists()
+
+
+def _settings() -> Settings:
+    return load(config_path()) if _has_config() else parse("", "the environment")
 
 
 def _valkey_binary() -> str:

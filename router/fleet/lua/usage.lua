@@ -3,10 +3,10 @@
 -- KEYS[1]  any key of the fleet: it names the Cluster slot
 -- ARGV[1]  the workers' URLs as a JSON list
 -- ARGV[2]  the tenants' names as a JSON list; empty: all that are known
--- Reads    WAITING, BUDGET, STATS, LAPSE; of each worker LEASES_OF, BREAKER_OF, STATS_OF; TENANTS_KNOWN, of each
+-- Reads    WAITING, BUDGET, STATS, EVENTS_COUNTS, LAPSE; of each worker LEASES_OF, BREAKER_OF, STATS_OF; TENANTS_KNOWN, of each
 --          tenant TENANT_OF, RUNNING_OF, and its lines: QUEUE, LINES, QUEUE_OF
 -- Returns  Usage as JSON (router/fleet/stats.py), and as `unread` the names of tenants beyond ENTRIES_A_CALL
-local workers, tenants, fleet, unread = {}, {}, {}, {}
+local workers, tenants, unread = {}, {}, {}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -43,15 +43,21 @@ local function known_tenants()
       names[#names + 1], is_known[name] = name, true
     end
   end
+  if not is_known[DEFAULT] and redis.call('EXISTS', QUEUE) == 1 then names[#names + 1] = DEFAULT end
   return names
 end
--- How many jobs of the tenant are pending in all of its lines.
+-- How many jobs of the tenant are pending in all of its lines, and in each pool where any is.
 local function waiting_of(tenant)
-  local count = tenant == DEFAULT and redis.call('ZCARD', QUEUE) or 0
-  for _, pool in ipairs(pools_of[tenant] or {}) do
-    count = count + redis.call('ZCARD', QUEUE_OF .. pool .. '/' .. tenant)
+  local count, by_pool = 0, {}
+  local function add(pool, line)
+    local pending = redis.call('ZCARD', line)
+    if pending > 0 then
+      count, by_pool[pool] = count + pending, pending
+    end
   end
-  return count
+  if tenant == DEFAULT then add('', QUEUE) end
+  for _, pool in ipairs(pools_of[tenant] or {}) do add(pool, QUEUE_OF .. pool .. '/' .. tenant) end
+  return count, next(by_pool) and by_pool
 end
 
 local function running_of(tenant) return redis.call('ZCOUNT', RUNNING_OF .. tenant, '(' .. now, '+inf') end
@@ -83,16 +89,23 @@ for place, name in ipairs(names) do
   else
     local counted = counts(TENANT_OF .. name, 'jobs', 'failures', 'busy_ms', 'queue_ms', 'adopted', 'reused', 'saved_ms')
     local running = name == DEFAULT and running_of_default() or running_of(name)
-    tenants[name] = {running, waiting_of(name), counted}
+    local waiting, by_pool = waiting_of(name)
+    tenants[name] = {running, waiting, counted, by_pool}
   end
 end
-local held = redis.call('HGETALL', STATS)
-for place = 1, #held, 2 do fleet[held[place]] = math.floor(number(held[place + 1])) end
+local function all_counts(key)
+  local held, found = redis.call('HGETALL', key), {}
+  for place = 1, #held, 2 do found[held[place]] = math.floor(number(held[place + 1])) end
+  return found
+end
+local fleet, events = all_counts(STATS), all_counts(EVENTS_COUNTS)
 return cjson.encode({
+  at_ms = now,
   waiting = redis.call('HLEN', WAITING),
   retries_left = numbers(BUDGET, 'saved')[1],
   -- Left out where empty: cjson would write an empty table as a list.
   fleet = next(fleet) and fleet,
+  events = next(events) and events,
   workers = next(workers) and workers,
   tenants = next(tenants) and tenants,
   unread = next(unread) and unread,

@@ -106,7 +106,7 @@ class BatchHandler:
         else:
             return
         self._recorder.refused(answer.status, answer.outcome, PATH)
-        job_log.refused(request_id, PATH, _admission(scope).key_name, answer)
+        job_log.refused(self._recorder, request_id, PATH, _admission(scope).key_name, answer)
         await send_answer(answer, receive, send)
 
 
@@ -352,7 +352,7 @@ class _Batch:
 
     def _lost(self, index: int, answer: Answer) -> Answer:
         """Log, and return, an answer that a job gets from this room and not from the dispatcher."""
-        job_log.refused(self._id_of(index), JOB_PATH, self._admission.key_name, answer, self._tenant)
+        job_log.refused(self._recorder, self._id_of(index), JOB_PATH, self._admission.key_name, answer, self._tenant)
         return answer
 
     def _id_of(self, index: int) -> bytes:

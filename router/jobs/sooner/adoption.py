@@ -93,7 +93,7 @@ class Adoption:
             return
         if isinstance(reason, QueueTimeout) and pending is not None and pending.arrival.ticket:
             self._left_behind.tell(Orphan(run.job.key, int(self._keep_s * 1000), pending.arrival.ticket))
-        self._endings.refuse(run, reason)
+        self._endings.refuse(run, reason, pending)
 
     def wait(self, run: JobRun, adopted: Adopted) -> None:
         """Let the job wait for the run that it has got."""

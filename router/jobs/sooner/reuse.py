@@ -103,7 +103,7 @@ class Reuse:
             return
         if pending is not None:
             run.ticket = pending.arrival.ticket
-        self._endings.refuse(run, reason)
+        self._endings.refuse(run, reason, pending)
 
     def _told(self, run: JobRun, shared: SharedRun) -> None:
         """Go on with what the scheduler knows of an identical job: its answer, or that another process has its run."""

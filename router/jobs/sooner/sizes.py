@@ -8,7 +8,7 @@ import asyncio
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import TypeVar
@@ -55,7 +55,13 @@ class _Untold:
         self.tenants: dict[str, int] = {}
 
     def __bool__(self) -> bool:
-        return bool(self.sizes or self.speeds or self.tenants)
+        return bool(self.sizes or self.speeds)
+
+    def add(self, sizes: Mapping[str, tuple[float, float]], speeds: Mapping[str, Ratios]) -> None:
+        for key, size in sizes.items():
+            self.add_size(key, *size)
+        for url, ratios in speeds.items():
+            self.add_ratios(url, ratios)
 
     def add_size(self, key: str, size_ms: float, times: float = 1) -> None:
         mean_ms, count = self.sizes.get(key, (0.0, 0))
@@ -153,10 +159,11 @@ class Sizes:
             await asyncio.sleep(TELL_EVERY_S)
 
     async def tell(self) -> None:
-        """Tell Redis all that was learned; what it does not hear is kept."""
+        """Tell Redis all that was learned until now; what it does not hear is kept."""
         self._sum_up()
-        while self._untold:
-            sizes, speeds = _oldest(self._untold.sizes), _oldest(self._untold.speeds)
+        untold, self._untold = self._untold, _Untold()
+        while untold:
+            sizes, speeds = _oldest(untold.sizes), _oldest(untold.speeds)
             lessons = Lessons(
                 [(key, *size) for key, size in sizes.items()],
                 [(url, ratios.total, ratios.squares, ratios.count) for url, ratios in speeds.items()],
@@ -164,10 +171,8 @@ class Sizes:
             try:
                 means = await self._fleet.learn(lessons)
             except RedisUnavailable:
-                for key, size in sizes.items():
-                    self._untold.add_size(key, *size)
-                for url, ratios in speeds.items():
-                    self._untold.add_ratios(url, ratios)
+                self._untold.add(sizes, speeds)
+                self._untold.add(untold.sizes, untold.speeds)
                 return
             self._keep(sizes, means)
 

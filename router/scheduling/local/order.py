@@ -2,7 +2,8 @@
 
 Where the longest goes first, a job that has waited for half of its patience goes before all others, by ticket. So does
 a job that has had its turn before: a retry, or one whose grant was lost. Jobs that were pending when the order was set
-go before, too. lua/order.lua decides alike.
+go before, too. Where only slow workers have room, they get the shortest jobs: a long one would be the last to end, or
+would reach its time limit. lua/order.lua decides alike.
 """
 
 from bisect import bisect_left, insort
@@ -10,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
-from router.scheduling.messages import BEFORE_ALL, LARGEST_SIZE_MS, TICKETS_APART
+from router.policy.tenants import DEFAULT
+from router.scheduling.messages import BEFORE_ALL, LARGEST_SIZE_MS, TICKETS_APART, Arrival, Call, lease_name
 
 # The tenant and the pool.
 Line = tuple[str, str]
@@ -35,6 +37,18 @@ class Waiting:
     size_ms: int = field(compare=False, default=0)
     hurries_at: int = field(compare=False, default=0)
 
+    @classmethod
+    def of(cls, arrival: Arrival, process: str, ticket: int, now: int, size_ms: int = 0) -> "Waiting":
+        """Return the job of a process that arrives now; a job that has had its turn before hurries at once."""
+        line, hurries_at = (
+            (arrival.tenant or DEFAULT, arrival.pool),
+            now if arrival.ticket else now + arrival.wait_ms // 2,
+        )
+        return cls(
+            *(ticket, lease_name(process, arrival.number), arrival.bound_ms, now + arrival.wait_ms, now),
+            *(arrival.tried, line, arrival.memory_mb, size_ms, hurries_at),
+        )
+
     def place(self, now: int) -> float:
         """Return the job's place in a line whose longest jobs go first: the lowest goes first.
 
@@ -45,6 +59,14 @@ class Waiting:
         if self.hurries_at <= now:
             return float(self.ticket - BEFORE_ALL)
         return self.ticket % TICKETS_APART / TICKETS_APART - min(self.size_ms, LARGEST_SIZE_MS)
+
+
+def second_runs(call: Call, now: int) -> dict[int, Waiting]:
+    """Return the arrivals of a call that are second runs of jobs, by their numbers. They do not wait."""
+    numbers = {wish.number for wish in call.wishes if wish.is_hedge}
+    return {
+        each.number: Waiting.of(each, call.process, each.ticket, now) for each in call.arrived if each.number in numbers
+    }
 
 
 class Order:
@@ -63,9 +85,15 @@ class Order:
         """Return the names of the line's jobs, in order."""
         return [name for _, name in self._by_line[line]]
 
-    def name_at(self, line: Line, offset: int) -> str:
-        """Return the name of the job that goes next after `offset` others."""
-        return self._by_line[line][offset][1]
+    def name_at(self, line: Line, offset: int, *, is_for_slow: bool = False) -> str:
+        """Return the name of the job that goes next after `offset` others.
+
+        A slow worker gets the shortest job that has not waited long.
+        """
+        places = self._by_line[line]
+        if is_for_slow and offset >= (hurrying := bisect_left(places, (-float(LARGEST_SIZE_MS), ""))):
+            offset = len(places) - 1 - (offset - hurrying)
+        return places[offset][1]
 
     def enter(self, job: Waiting) -> None:
         """Give the job its place; it has just entered its line."""

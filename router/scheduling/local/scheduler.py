@@ -13,9 +13,9 @@ from router.policy.tenants import DEFAULT, TenantRule
 from router.policy.verdict import Blame
 from router.scheduling.local.breaker import Breakers
 from router.scheduling.local.budget import budget_for_hedges, budget_for_retries
-from router.scheduling.local.hedges import hedges_of
+from router.scheduling.local.heartbeats import Heartbeats
 from router.scheduling.local.memory import Memory
-from router.scheduling.local.order import Line, Waiting
+from router.scheduling.local.order import Line, Waiting, second_runs
 from router.scheduling.local.plan import Plan
 from router.scheduling.local.pools import Pools, Room
 from router.scheduling.local.quarantine import Quarantine
@@ -28,7 +28,6 @@ from router.scheduling.local.turns import Turns
 from router.scheduling.messages import (
     CLAIM_WITHIN_MS,
     PASSED_OVER_AT_MOST,
-    PROCESS_TTL_MS,
     TRIAL,
     Arrival,
     Beat,
@@ -68,7 +67,7 @@ class LocalScheduler:
         self._hedges = budget_for_hedges(rules)
         self.quarantine = Quarantine(rules)
         self.shared_runs = SharedRuns(rules.reuse_bytes)
-        self._beats: dict[str, int] = {}
+        self._beats = Heartbeats()
         self._orphans = Orphans()
 
     def set_fleet(self, members: Iterable[Member], processes: int = 1) -> None:
@@ -101,7 +100,7 @@ class LocalScheduler:
         for orphan in call.orphans:
             self._orphans.keep(call.process, orphan, now)
         self.shared_runs.end_all(call, now)
-        self._arrive(call, hedges := hedges_of(call, now), now, told)
+        self._arrive(call, hedges := second_runs(call, now), now, told)
         self._serve_queue(call.process, now, told)
         self._hedge(hedges, call.process, now, told)
         reply = Reply(
@@ -234,9 +233,6 @@ class LocalScheduler:
         if self.starts.by_url:
             self.starts.go_on(self._caps(), now)
 
-    def _is_alive(self, process: str, own: str, now: int) -> bool:
-        return process == own or (process in self._beats and now - self._beats[process] < PROCESS_TTL_MS)
-
     def _grant(self, own: str, job: Waiting, url: str, now: int, told: Told) -> None:
         process, _, number = job.name.rpartition(":")
         tenant, memory_mb = job.line[0], job.memory_mb
@@ -257,7 +253,8 @@ class LocalScheduler:
             line = self._whose_turn(passed, by_room, now)
             if line is None:
                 return
-            job = self.turns.job_at(line, passed[line])
+            is_for_slow = self.turns.goes_by_size(line) and self._only_slow_have_room(self.pools.room(line[1]))
+            job = self.turns.job_at(line, passed[line], is_for_slow=is_for_slow)
             if self._is_over(job, own, now):
                 self.turns.leave(job.name)
                 continue
@@ -300,13 +297,22 @@ class LocalScheduler:
         return url in self.pools.room(job.line[1]).urls and self.memory.is_large_enough(url, job.memory_mb)
 
     def _is_over(self, job: Waiting, own: str, now: int) -> bool:
-        return job.deadline <= now or not self._is_alive(job.name.rpartition(":")[0], own, now)
+        return job.deadline <= now or not self._beats.is_alive(job.name.rpartition(":")[0], own, now)
 
     def _may_go(self) -> list[Line]:
         return [line for line in self.turns.may_go() if not self.memory.has_reserved(line)]
 
     def _is_open(self, room: Room) -> bool:
         return any(self.has_room(url) for url in room.urls)
+
+    def _only_slow_have_room(self, room: Room) -> bool:
+        return bool(room.behind) and self._is_open(room) and not any(self.has_room(url) for url in room.ring)
+
+    def _waits_for_shortest(self, job: Waiting, arrival: Arrival, room: Room) -> bool:
+        """Whether a job waits in its line, so that a slow worker gets the shortest one of all that have come."""
+        if arrival.ticket or not self.turns.goes_by_size(job.line) or self.turns.is_crowded(job.line[0]):
+            return False
+        return self._only_slow_have_room(room) and len(self.turns.waiting) < self.rules.max_waiting
 
     def _may_go_first(self, line: Line, room: Room) -> bool:
         """Whether a job may go before the jobs that wait for this room, for none of them may go."""
@@ -327,14 +333,9 @@ class LocalScheduler:
         sizes = {wish.number: wish.size_ms for wish in call.wishes}
         arrivals = self.turns.in_order(first_runs, sizes) if sizes else first_runs
         first, self.ticket = tickets_for(arrivals, self.ticket)
-        is_alive = partial(self._is_alive, own=process, now=now)
+        is_alive = partial(self._beats.is_alive, own=process, now=now)
         for arrival, ticket in self._orphans.share(call.wishes, arrivals, first, now, is_alive, told.adopted):
-            line = (arrival.tenant or DEFAULT, arrival.pool)
-            job = Waiting(
-                *(ticket, lease_name(process, arrival.number), arrival.bound_ms, now + arrival.wait_ms, now),
-                *(arrival.tried, line, arrival.memory_mb, sizes.get(arrival.number, 0)),
-                now if arrival.ticket else now + arrival.wait_ms // 2,
-            )
+            job = Waiting.of(arrival, process, ticket, now, sizes.get(arrival.number, 0))
             is_shared = partial(self.shared_runs.shares, call, arrival, ticket, now, is_alive, told.shared)
             if self._is_refused(arrival, now, told) or is_shared():
                 continue
@@ -342,11 +343,12 @@ class LocalScheduler:
                 told.unpooled.append(arrival.number)
                 continue
             room = self.pools.room(arrival.pool)
-            if self._may_go_first(line, room) and (url := self._pick(job)[0]):
+            may_now = self._may_go_first(job.line, room) and not self._waits_for_shortest(job, arrival, room)
+            if may_now and (url := self._pick(job)[0]):
                 self._grant(process, job, url, now, told)
             elif room.urls and set(room.urls) <= set(arrival.tried):
                 told.exhausted.append(arrival.number)
-            elif self.turns.is_crowded(line[0]):
+            elif self.turns.is_crowded(job.line[0]):
                 told.crowded.append(arrival.number)
             elif len(self.turns.waiting) >= self.rules.max_waiting:
                 told.refused.append(arrival.number)
@@ -366,21 +368,17 @@ class LocalScheduler:
 
     def _is_refused(self, arrival: Arrival, now: int, told: Told) -> bool:
         """Whether the job is a retry that may not be made."""
-        if not arrival.retry_of:
-            return False
-        if self.quarantine.holds(arrival.retry_of, now):
+        if arrival.retry_of and self.quarantine.holds(arrival.retry_of, now):
             told.quarantined.append(arrival.number)
-        elif not self._budget.take(now, self.ticket):
+            return True
+        if arrival.retry_of and not self._budget.take(now, self.ticket):
             told.unfunded.append(arrival.number)
-        else:
-            return False
-        return True
+            return True
+        return False
 
     def _hear_beat(self, process: str, beat: Beat, now: int, told: Told) -> int:
         self._budget.fill(now, self.ticket)
         self._hedges.fill(now, self.ticket)
-        self._beats[process] = now
-        self._beats = {name: at for name, at in self._beats.items() if now - at < PROCESS_TTL_MS}
         held = {(item.url, lease_name(process, item.number, item.tenant, item.memory_mb)): item for item in beat.held}
         if beat.is_return:
             self._drop_unheld(process, held.keys())
@@ -389,7 +387,7 @@ class LocalScheduler:
                 self.leases[url][name] = now + item.left_ms
                 self.turns.run(item.tenant or DEFAULT, name, now + item.left_ms)
         told.missing += [number for number in beat.oldest if not self.turns.waits(lease_name(process, number))]
-        return len(self._beats)
+        return self._beats.hear(process, now)
 
     def _drop_unheld(self, process: str, held: Collection[tuple[str, str]]) -> None:
         for url in self._plan.fleet:

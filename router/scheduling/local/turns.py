@@ -37,7 +37,7 @@ class Turns:
         self._tenants = tenants
         self._top_priority = max(rule.priority for rule in {DEFAULT: _PLAIN_RULE, **tenants}.values())
         for line, jobs in self.lines.items():
-            if self._goes_by_size(line):
+            if self.goes_by_size(line):
                 self.order.take_in(line, jobs)
             else:
                 self.order.drop(line)
@@ -58,7 +58,7 @@ class Turns:
         self.leave(job.name)
         insort(self.lines.setdefault(job.line, []), job)
         self._by_name[job.name] = job
-        if self._goes_by_size(job.line):
+        if self.goes_by_size(job.line):
             self.order.enter(job)
 
     def leave(self, name: str) -> None:
@@ -74,9 +74,11 @@ class Turns:
         """Whether the job of this name is pending."""
         return name in self._by_name
 
-    def job_at(self, line: Line, offset: int) -> Waiting:
-        """Return the job of the line that goes next after `offset` others."""
-        return self._by_name[self.order.name_at(line, offset)] if self.order.has(line) else self.lines[line][offset]
+    def job_at(self, line: Line, offset: int, *, is_for_slow: bool = False) -> Waiting:
+        """Return the job of the line that goes next after `offset` others, to a slow worker or to any."""
+        if not self.order.has(line):
+            return self.lines[line][offset]
+        return self._by_name[self.order.name_at(line, offset, is_for_slow=is_for_slow)]
 
     def head(self, line: Line) -> Waiting | None:
         """Return the job of the line that goes next; None if it has none."""
@@ -86,7 +88,7 @@ class Turns:
         """Return the arrivals with those of each line that goes by size in order, among the places that they have."""
         places: dict[Line, list[int]] = {}
         for place, arrival in enumerate(arrivals):
-            if self._goes_by_size(line := (arrival.tenant or DEFAULT, arrival.pool)):
+            if self.goes_by_size(line := (arrival.tenant or DEFAULT, arrival.pool)):
                 places.setdefault(line, []).append(place)
         ordered = list(arrivals)
         for its in places.values():
@@ -95,7 +97,8 @@ class Turns:
                 ordered[place] = arrival
         return ordered
 
-    def _goes_by_size(self, line: Line) -> bool:
+    def goes_by_size(self, line: Line) -> bool:
+        """Whether the line's longest jobs go first."""
         return self.rule(line[0]).order == LONGEST_FIRST
 
     # The limits

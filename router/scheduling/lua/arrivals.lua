@@ -71,6 +71,12 @@ local function is_crowded(tenant)
   return count >= most
 end
 
+-- Whether a job waits in its line, so that a slow worker gets the shortest one of all that have come.
+local function waits_for_shortest(asked, its_pool)
+  if not has_order or asked.is_back or not Ordered.goes_by_size(asked.tenant) then return false end
+  return Ordered.only_slow_have_room(its_pool) and waiting < rules.max_waiting and not is_crowded(asked.tenant)
+end
+
 local function share_if_needed(arrivals)
   for _, arrival in ipairs(arrivals) do
     if not is_shared and tenant_named(arrival[7]) ~= DEFAULT then Shared.share() end
@@ -124,7 +130,8 @@ local function arrive(arrivals)
     if may_try and call.wishes and Reuse.shares(number, ticket, wait + bound) then may_try = false end
     local its_pool = may_try and (pool_named(pool) or Seldom.admit_pool(pool))
     local url, cap
-    if its_pool and is_open(its_pool.room) and may_go_first(asked.tenant, pool, its_pool.room) then url, cap = pick(its_pool, ticket, asked) end
+    local may_now = its_pool and is_open(its_pool.room) and may_go_first(asked.tenant, pool, its_pool.room)
+    if may_now and not waits_for_shortest(asked, its_pool) then url, cap = pick(its_pool, ticket, asked) end
     if not may_try then
       -- Seldom.adopt, Reuse.shares or may_retry has told it.
     elseif not its_pool then

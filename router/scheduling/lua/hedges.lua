@@ -1,6 +1,6 @@
 -- Second runs of jobs that run already: each gets a lease now or never, and only while no other job waits for the room.
 --
--- Twin     router/scheduling/local/hedges.py; LocalScheduler._hedge
+-- Twin     router/scheduling/local/order.py, second_runs; LocalScheduler._hedge
 -- @lazy Hedges
 -- @include arrivals
 -- @include budget

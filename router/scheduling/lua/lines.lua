@@ -70,9 +70,11 @@ local function drop_from_line(line, name)
   end
 end
 
--- The job of a line whose turn is next after `offset` others.
-local function next_job(tenant, pool, offset)
-  if has_order and Ordered.goes_by_size(tenant) then return Ordered.job_at(tenant, pool, offset) end
+-- The job of a line whose turn is next after `offset` others, in its pool's free room or, without that, in any.
+local function next_job(tenant, pool, offset, its_pool)
+  if has_order and Ordered.goes_by_size(tenant) then
+    return Ordered.job_at(tenant, pool, offset, its_pool and Ordered.only_slow_have_room(its_pool))
+  end
   return job_at(at_hand(tenant, pool), offset + 1)
 end
 

@@ -6,6 +6,9 @@
 -- turn before: a retry, or one whose grant was lost. Jobs that were pending when the order was set, and those of
 -- routers of the last release, come before, too, when they are first seen.
 --
+-- Where only slow workers have room, they get the shortest jobs: a long one would be the last to end, or would reach its
+-- time limit.
+--
 -- PATIENCE has the moment at which each job will have waited for half of its patience.
 --
 -- Twin     router/scheduling/local/order.py, Order
@@ -15,6 +18,7 @@
 -- @include context
 -- @include leases
 -- @include lines
+-- @include room
 
 local size_by_number
 
@@ -102,13 +106,31 @@ function Ordered.correct(queue, order)
   end
 end
 
--- Return the job that goes next after `offset` others in the order of a line; nil if there are fewer.
-function Ordered.job_at(tenant, pool, offset)
+-- Whether only slow workers of the pool have room.
+function Ordered.only_slow_have_room(pool)
+  if pool.behind == 0 then return false end
+  local view = view_of(pool.room)
+  write_room(view)
+  local first = redis.call('ZRANGE', view.key, 0, 0, 'WITHSCORES')[2]
+  return first ~= nil and tonumber(first) >= BEHIND
+end
+
+-- Return the name of the job that goes next after `offset` others; nil if there are fewer. A slow worker gets the
+-- shortest job that has not waited long.
+function Ordered.name_at(order, offset, is_for_slow)
+  local hurrying = is_for_slow and redis.call('ZCOUNT', order, '-inf', '(-' .. LARGEST_SIZE_MS) or math.huge
+  if offset < hurrying then return redis.call('ZRANGE', order, offset, offset)[1] end
+  local place = redis.call('ZCARD', order) - 1 - (offset - hurrying)
+  return place >= hurrying and redis.call('ZRANGE', order, place, place)[1] or nil
+end
+
+-- Return the job of a line that goes next after `offset` others, to a slow worker or to any; nil if there are fewer.
+function Ordered.job_at(tenant, pool, offset, is_for_slow)
   local line, order = at_hand(tenant, pool), ORDER_OF .. tenant .. '/' .. pool
   write_line(line)
   while true do
     if redis.call('ZCARD', line.key) ~= redis.call('ZCARD', order) then Ordered.correct(line.key, order) end
-    local name = redis.call('ZRANGE', order, offset, offset)[1]
+    local name = Ordered.name_at(order, offset, is_for_slow)
     if not name then return end
     local ticket = redis.call('ZSCORE', line.key, name)
     if ticket then return {name = name, ticket = tonumber(ticket)} end

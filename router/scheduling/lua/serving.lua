@@ -33,7 +33,7 @@ local function serve_queue()
     if not tenant then return end
     local line, its_pool = tenant .. '/' .. pool, pool_named(pool)
     local room, offset = its_pool.room, skipped[line] or 0
-    local job = next_job(tenant, pool, offset)
+    local job = next_job(tenant, pool, offset, its_pool)
     local name, ticket = job and job.name, job and job.ticket
     if name and lines == 1 then read_next_asked(tenant, pool, offset) end
     local asked = name and asked_by(name)

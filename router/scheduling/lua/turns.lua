@@ -60,7 +60,7 @@ function Shared.know(names)
   end
   local tickets = call_with(unknown, 'ZMSCORE', LINES)
   for place, name in ipairs(unknown) do
-    if not known[name] then Shared.add_known(name, tonumber(tickets[place] or nil)) end
+    if not known[name] then Shared.add_known(name, tonumber(tickets[place] or nil)) end -- a name may come twice
   end
 end
 

@@ -9,9 +9,9 @@ from rich.console import Console
 from router.api.schemas import Report, SidecarStatus
 from router.cli.top.command import Sort
 from router.cli.top.table import SORTS, Moment, top_table
+from router.fleet.journal.rates import Rates, WorkerRates
 from router.fleet.model import Health
 from router.fleet.stats import Usage, WorkerStats, WorkerUsage
-from router.telemetry.rates import Rates, WorkerRates
 from tests.unit.cli.test_fleet_commands import EJECTED_BECAUSE, worker
 
 A, B, C, D = "http://a:1", "http://b:1", "http://c:1", "http://d:1"

@@ -62,6 +62,16 @@ def test_redis_url_in_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> N
     assert parse("", "c").redis.url == "redis://there:1/2"
 
 
+def test_discover_dns_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DISCOVER_DNS replaces discover.dns and keeps the other keys; a bad one is told with the variable's name."""
+    monkeypatch.setenv("DISCOVER_DNS", "blue-workers:8080")
+    settings = parse("{discover: {dns: 'workers:1', labels: [gpu]}}", "c")
+    assert (settings.discover.dns, settings.discover.labels) == ("blue-workers:8080", ("gpu",))
+    monkeypatch.setenv("DISCOVER_DNS", "workers")
+    with pytest.raises(ConfigError, match=r"discover\.dns: .*DISCOVER_DNS"):
+        parse("", "c")
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from datetime import UTC, datetime
+from posixpath import dirname, normpath
 
 import aiohttp
 import pytest
@@ -56,12 +57,16 @@ async def test_page_and_all_its_files_are_served(url: str, session: aiohttp.Clie
     assert not re.search(r"""(src|href)="(https?:)?//""", page)
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script>", page)
     named = set(re.findall(r'(?:src|href)="(dashboard/[^"]+)"', page))
-    for name in list(named):
+    unread = list(named)
+    while unread:
+        name = unread.pop()
         async with session.get(f"{url}/{name}") as response:
             assert response.status == 200, name
-            imported = re.findall(r'from "\./([^"]+)"', await response.text()) if name.endswith(".js") else []
-            named |= {f"dashboard/{each}" for each in imported}
-    assert {f"dashboard/{each}" for each in ("app.js", "table.js", "charts.js", "uplot/uPlot.iife.min.js")} <= named
+            imported = re.findall(r'from "(\.[^"]+)"', await response.text()) if name.endswith(".js") else []
+        new = {normpath(f"{dirname(name)}/{each}") for each in imported} - named
+        named |= new
+        unread += new
+    assert {f"dashboard/{each}" for each in ("app.js", "parts/table.js", "views/worker.js", "model/stream.js")} <= named
     for name in named:
         async with session.get(f"{url}/{name}") as response:
             assert (response.status, response.headers["x-content-type-options"]) == (200, "nosniff")
@@ -124,6 +129,16 @@ async def test_stream_shows_the_fleet_without_redis(url: str, session: aiohttp.C
         assert await response.content.readline() == b"event: whole\n"
         told = json.loads((await response.content.readline()).removeprefix(b"data: "))
     assert (told["urls"], told["status"]["redis"], told["rows"][0][1]) == ([MARK], False, "unknown")
+
+
+async def test_details_say_what_is_missing(url: str, session: aiohttp.ClientSession) -> None:
+    """A worker must be named; without Redis the answer says that it is away."""
+    for path, status in (("worker", 400), ("worker?url=a&url=b", 400), ("worker?url=a", 503), ("processes", 503)):
+        async with session.get(f"{url}/dashboard/{path}") as response:
+            assert response.status == status, path
+            assert (await response.json())["detail"].startswith("Name one worker" if status == 400 else "Redis is un")
+    async with session.post(f"{url}/dashboard/languages") as response:
+        assert (response.status, response.headers["allow"]) == (405, "GET")
 
 
 async def test_number_of_watchers_is_limited(url: str) -> None:

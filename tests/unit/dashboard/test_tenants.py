@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-import pytest
-
 from router.dashboard.tenants import MOST_ROWS, TenantRow, Tenants, TenantTable
 from router.fleet.stats import TenantStats, TenantUsage
 from router.policy.tenants import TenantRule
@@ -51,10 +49,10 @@ def test_tenant_that_comes_later_counts_from_its_start() -> None:
     assert table.rows[1].rate == 3
 
 
-@pytest.mark.parametrize("told", [{}, {"default": had(500)}])
-def test_one_tenant_alone_needs_no_table(told: Mapping[str, TenantUsage]) -> None:
-    """A fleet that knows no tenants looks as it always did."""
-    assert Tenants().table(100, told, {}) == TenantTable()
+def test_row_tells_what_reuse_has_saved() -> None:
+    """Jobs that got the answers of identical ones are counted, and the time of the runs that they did not need."""
+    table = Tenants().table(100, {"a": TenantUsage(0, 0, TenantStats(jobs=9, reused=4, saved_ms=1500))}, {})
+    assert [(row.reused, row.saved_ms) for row in table.rows] == [(4, 1500)]
 
 
 def test_table_has_few_rows_of_many_tenants() -> None:

@@ -265,7 +265,8 @@ async def test_openapi_describes_every_endpoint(url: str, session: aiohttp.Clien
     described = {(path, method.upper()) for path, methods in schema["paths"].items() for method in methods}
     admin = {("/admin/workers", method) for method in ("GET", "POST", "PATCH", "DELETE")}
     admin |= {("/admin/tenants", method) for method in ("GET", "PATCH", "DELETE")}
-    admin |= {("/admin/workers/drain", "POST"), ("/admin/workers/resume", "POST"), ("/admin/stats", "GET")}
+    admin |= {("/admin/workers/drain", "POST"), ("/admin/workers/resume", "POST")}
+    admin |= {(f"/admin/{name}", "GET") for name in ("stats", "events", "failures", "history")}
     own = {("/", "GET"), ("/health", "GET"), ("/metrics", "GET"), ("/v1/ping", "GET"), ("/run_code/batch", "POST")}
     assert described == own | admin | set(JOB_ENDPOINTS.items())
     statuses = {401, 403, 404, 409, 422, 503}

@@ -70,7 +70,7 @@ async def test_tenants_counts_of_processes_add_up(redis: RedisClient, client: Fa
     await client.hset("sfr:waiting", "p:3", "1000 9 @1")
     usage = await Counters(redis).usage([])
     assert usage.tenants == {
-        "default": TenantUsage(0, 1, TenantStats(1)),
+        "default": TenantUsage(0, 1, TenantStats(1), {"": 1}),
         "run-7": TenantUsage(0, 0, TenantStats(5, 1, 750, 100)),
     }
 
@@ -85,6 +85,7 @@ async def test_usage_tells_what_tenants_have_now(redis: RedisClient, client: Fak
         await client.zadd("sfr:lines", {line: 0})
         await client.zadd(f"sfr:queue:{key}", {"p:6": 9})
     tenants = (await Counters(redis).usage([])).tenants
+    assert tenants["run-7"].pools == {"": 1, "gpu;python": 1}
     assert {name: (tenant.running, tenant.waiting) for name, tenant in tenants.items()} == {
         "default": (1, 2),
         "run-7": (2, 2),

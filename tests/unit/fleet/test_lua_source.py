@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from fakeredis import FakeAsyncRedis
 
+from router.fleet.keys import Keys
 from router.fleet.lua_source import LuaSourceError, filled, joined, lua
-from router.fleet.schema import Keys
 
 
 def write(folder: Path, **texts: str) -> None:

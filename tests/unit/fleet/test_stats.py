@@ -2,9 +2,8 @@
 
 import pytest
 
-from router.fleet.stats import ENTRIES_A_CALL, Stats, TenantStats, WorkerStats, quantile_s, took
+from router.fleet.stats import BOUNDS_S, ENTRIES_A_CALL, Stats, TenantStats, WorkerStats, quantile_s, took
 from router.policy.tenants import MAX_TENANTS, OTHER
-from router.telemetry.recorder import BOUNDS_S
 
 
 def test_one_call_sends_the_workers_that_have_waited_longest() -> None:

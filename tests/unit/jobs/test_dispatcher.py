@@ -68,6 +68,11 @@ class LeaseRequest:
     wish: Wish | None = None
 
     @property
+    def since(self) -> float:
+        """When the job asked: when it came."""
+        return self.job_since
+
+    @property
     def arrival(self) -> Arrival:
         """As the scheduler knows a job that waits: it has a ticket."""
         return Arrival(0, 0, 0, self.ticket or 50)

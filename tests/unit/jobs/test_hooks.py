@@ -33,8 +33,9 @@ class Hooks:
         del worker_url
         self._note("attempt_ends", "no answer" if isinstance(outcome, UpstreamFailed) else outcome.head.status, kind)
 
-    def job_ends(self, status: int, outcome: Outcome) -> None:
+    def job_ends(self, status: int, outcome: Outcome, pool: str) -> None:
         """Record the call."""
+        del pool
         self._note("job_ends", status, outcome)
 
     def _note(self, hook: str, *facts: object) -> None:

@@ -12,7 +12,7 @@ from fakeredis import FakeAsyncRedis, FakeServer
 from router.fleet.model import Worker, WorkerRecord
 from router.fleet.records import FleetState
 from router.fleet.redis_client import RedisClient
-from router.fleet.sizes import FleetSizes, Mean, Speeds
+from router.fleet.sizes import FleetSizes, Lessons, Mean, Speeds
 from router.fleet.snapshot import Snapshot
 from router.jobs.body_budget import BodyBudget
 from router.jobs.job import Job
@@ -151,6 +151,27 @@ async def test_what_is_known_is_looked_up_again_after_a_while(server: FakeServer
     assert await process.told(job("b")) == [900]
     process.now += FRESH_S
     assert await process.told(job("a")) == [250]
+
+
+async def test_jobs_that_end_meanwhile_are_told_the_next_time(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process under load comes to an end of telling: one call for what it had learned, one for the rest."""
+    calls = []
+
+    async def learn(lessons: Lessons) -> list[Mean | None]:
+        calls.append([key for key, _, _ in lessons.sizes])
+        process.sizes.learn(job(f"later {len(calls)}"), FAST, 100)
+        return [None] * len(lessons.sizes)
+
+    monkeypatch.setattr(process.fleet, "learn", learn)
+    process.sizes.learn(job("first"), FAST, 100)
+    async with asyncio.timeout(5):
+        await process.sizes.tell()
+        assert len(calls) == 1
+        await process.sizes.tell()
+    first, second = calls
+    assert (len(first), len(second)) == (2, 2)  # a job's key and its tenant's median
 
 
 async def test_without_redis_a_process_goes_by_what_it_knows(server: FakeServer, process: Process) -> None:

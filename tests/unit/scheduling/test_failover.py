@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from redis.exceptions import RedisError
 
+from router.fleet.keys import Keys
 from router.fleet.model import Health, Member, Worker, WorkerRecord
 from router.fleet.redis_client import RedisUnavailable
-from router.fleet.schema import Keys
 from router.logs import local_time
 from router.policy.verdict import Blame
 from router.scheduling import failover

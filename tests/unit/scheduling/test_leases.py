@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from router.fleet.keys import Keys
 from router.fleet.redis_client import RedisUnavailable
-from router.fleet.schema import Keys
 from router.policy.placement import Placement
 from router.policy.verdict import Blame
 from router.scheduling.inbox import Inbox

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from lupa.lua51 import LuaRuntime  # type: ignore[import-untyped]
 
-from router.fleet.schema import Keys
+from router.fleet.keys import Keys
 from router.scheduling.lua_library import divided, library
 from router.scheduling.redis_scheduler import script_library
 

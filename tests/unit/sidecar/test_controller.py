@@ -185,12 +185,18 @@ class Life:
 
     def __init__(self, *urls: str) -> None:
         self.memory, self.members, self.workers = Memory(), Members(*urls), Workers()
+        self.told: list[float] = []
         around: tuple[Any, ...] = (
             *(self.members, self.memory),
             *(self.memory, self.memory),
             *(self.workers, self.workers, self.memory),
+            SimpleNamespace(tell=lambda: self.told.append(now())),
+            self,
         )
         self.sidecar = Controller("me", *around)
+
+    async def run(self, term: Term, workers: Callable[[], Iterable[str]]) -> None:
+        """Write no history."""
 
     @asynccontextmanager
     async def led(self, seconds: float = 5) -> AsyncIterator[Memory]:
@@ -290,6 +296,23 @@ def test_lead_is_kept_while_redis_is_away() -> None:
             await asyncio.sleep(5)
             assert (memory.terms, memory.resigned) == (1, [])
             assert memory.written[-1].records.keys() == {A}
+
+    timeless(main())
+
+
+def test_each_round_tells_that_the_sidecar_goes_on() -> None:
+    """It is told about once a second while this sidecar leads, while another does, and while Redis is away."""
+
+    async def main() -> None:
+        life = Life(A)
+        async with life.led() as memory:
+            await asyncio.sleep(20)
+            memory.is_there = False
+            await asyncio.sleep(20)
+            memory.is_there, memory.other_leads = True, True
+            await asyncio.sleep(20)
+        gaps = [later - earlier for earlier, later in itertools.pairwise([*life.told, now()])]
+        assert max(gaps) <= 2 * max(REREAD_S, RENEW_S)
 
     timeless(main())
 

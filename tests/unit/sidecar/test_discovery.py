@@ -10,19 +10,23 @@ import pytest
 from fakeredis import FakeAsyncRedis
 
 from router.config.load import load
+from router.fleet.counters import Counters
 from router.fleet.intents import Intents, Registration
+from router.fleet.journal.history import FleetHistory
+from router.fleet.keys import Keys
 from router.fleet.leadership import Leadership
 from router.fleet.model import Source, Worker
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisClient, RedisUnavailable
-from router.fleet.schema import Keys
 from router.fleet.sizes import Speeds
 from router.fleet.tenants import Tenants
 from router.fleet.worker_list import DEFAULT_PORT, known_workers, parse
 from router.policy.tenants import MAX_TENANTS, TenantRule
 from router.scheduling.messages import configured_rules
+from sidecar.alive import Alive
 from sidecar.controller import Controller
 from sidecar.discovery import DNS_EVERY_S, GATHER_S, Discovery
+from sidecar.historian import Historian
 from sidecar.job_probe import JobProbe
 from sidecar.probe import Probe
 from sidecar.sources import RESOLVE_WITHIN_S, ConfigFile, DnsName, WorkersFile, addresses_of
@@ -529,7 +533,9 @@ async def test_drain_of_an_unknown_worker_is_logged_once(
     job_probe = JobProbe("sidecar", configured_rules(settings), redis, probe := Probe(settings.tls))
     discovery = discovery_of(tmp_path, redis, "")
     written = Leadership(redis), Records(redis), Tenants(redis)
-    controller = Controller("me", discovery, *written, probe, job_probe, Speeds(redis))
+    historian = Historian(Counters(redis), FleetHistory(redis))
+    speeds, alive = Speeds(redis), Alive(None)
+    controller = Controller("me", discovery, *written, probe, job_probe, speeds, alive, historian)
     await redis.command(["SADD", "sfr:drain", "http://nobody:1/"])
     for _ in range(3):
         await discovery.reread()

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from router.config.load import ConfigError, load
 from router.config.settings import HealthCheckSettings, TlsSettings
+from router.fleet.counters import Counters
+from router.fleet.journal.history import FleetHistory
 from router.fleet.leadership import Leadership
 from router.fleet.model import Health, Observation
 from router.fleet.records import Records
@@ -19,9 +21,11 @@ from router.fleet.redis_client import RedisClient
 from router.fleet.sizes import Speeds
 from router.fleet.tenants import Tenants
 from router.scheduling.messages import configured_rules
+from sidecar.alive import Alive
 from sidecar.checker import Checker
 from sidecar.controller import Controller
 from sidecar.discovery import Discovery
+from sidecar.historian import Historian
 from sidecar.job_probe import JobProbe
 from sidecar.probe import Probe
 from sidecar.rounds import forever
@@ -108,6 +112,8 @@ async def lives_through(
             probe,
             job_probe,
             Speeds(client),
+            Alive(None),
+            Historian(Counters(client), FleetHistory(client)),
         )
         running = asyncio.create_task(sidecar.run())
 

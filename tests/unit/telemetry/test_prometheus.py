@@ -14,10 +14,10 @@ from prometheus_client import CollectorRegistry
 
 from router.app import create_app
 from router.config.load import parse
-from router.fleet.stats import TenantStats, TenantUsage
+from router.fleet.stats import BOUNDS_S, TenantStats, TenantUsage
 from router.policy.tenants import OTHER
 from router.telemetry.prometheus import BulkHistogram, most_used
-from router.telemetry.recorder import BOUNDS_S, Timing
+from router.telemetry.recorder import Timing
 from tests.support.eventually import eventually
 from tests.support.load import JOB
 from tests.support.scrape import scrape

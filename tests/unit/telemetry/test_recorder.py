@@ -5,8 +5,10 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.fleet.journal.failed_job import MOST, FailedJob
+from router.fleet.stats import BOUNDS_S
 from router.policy.verdict import Kind, Outcome
-from router.telemetry.recorder import BOUNDS_S, Recorder, TenantCounts, Timing
+from router.telemetry.recorder import STEADY_FAILURES, Recorder, TenantCounts, Timing
 
 TIMES = st.lists(st.one_of(st.floats(0, 1000), st.sampled_from(BOUNDS_S)), max_size=30)
 
@@ -57,3 +59,18 @@ def test_tenant_has_its_jobs_waits_and_the_time_of_its_workers() -> None:
     counts = recorder.take()
     assert counts.tenants == {"a": TenantCounts(3, 2, 0.75, 0.125), "": TenantCounts(1, 1, 2.0)}
     assert sum(worker.seconds for worker in counts.workers.values()) == 2.75
+
+
+def test_of_a_flood_of_failed_jobs_some_are_kept() -> None:
+    """The first ones are all kept, as many as the journal has; then some between two takings, until it is quiet."""
+    recorder, job = Recorder(), FailedJob("a", "default", "/run_code", "", 503, "all_failed")
+
+    def kept(jobs: int) -> int:
+        for _ in range(jobs):
+            if recorder.keeps_failures:
+                recorder.job_failed(5.0, job)
+        return len(recorder.take().failures)
+
+    assert [kept(3000) for _ in range(3)] == [MOST, STEADY_FAILURES, STEADY_FAILURES]
+    assert [kept(0) for _ in range(MOST // STEADY_FAILURES)] == [0] * (MOST // STEADY_FAILURES)
+    assert [kept(3000) for _ in range(2)] == [MOST, STEADY_FAILURES]

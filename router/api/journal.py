@@ -1,0 +1,60 @@
+"""`/admin/events`: what has happened in the fleet. Everyone may look, as with `GET /`."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.routing import APIRoute
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
+
+from router.api.application import Problem, redis_away
+from router.api.schemas import EventPage
+from router.config.workers import WorkerUrl
+from router.fleet.journal.events import Events
+from router.fleet.journal.model import DEFAULT_EVENTS, MAX_EVENTS, Asked, Kind, Since
+from router.fleet.redis_client import RedisUnavailable
+
+
+class _MayLackRedis(APIRoute):
+    """A route that answers 503 while Redis is away."""
+
+    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
+        handler = super().get_route_handler()
+
+        async def handled(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except RedisUnavailable as error:
+                raise redis_away(error) from error
+
+        return handled
+
+
+def _readable(text: str) -> str:
+    try:
+        Since.read(text)
+    except ValueError as error:
+        raise PydanticCustomError("since", str(error)) from error
+    return text
+
+
+_Since = Annotated[str, AfterValidator(_readable), Query(description="an event's id, a moment in ISO 8601, or 10m")]
+_AWAY: dict[int | str, dict[str, Any]] = {503: {"model": Problem, "description": "Redis is unavailable"}}
+
+
+def create_journal(events: Events) -> APIRouter:
+    """Return the endpoint /admin/events."""
+    router = APIRouter(prefix="/admin", tags=["admin"], route_class=_MayLackRedis, responses=_AWAY)
+
+    @router.get("/events", summary="What has happened")
+    async def list_events(
+        since: _Since | None = None,
+        limit: Annotated[int, Query(ge=1, le=MAX_EVENTS)] = DEFAULT_EVENTS,
+        kind: Annotated[list[Kind] | None, Query(description="only these kinds; may be repeated")] = None,
+        worker: Annotated[WorkerUrl | None, Query(description="only events about the worker at this URL")] = None,
+    ) -> EventPage:
+        """Return events, the oldest first: without `since` the last ones, else the first ones since then."""
+        return EventPage.of(await events.read(Asked(since, limit, tuple(kind or ()), worker)))
+
+    return router

@@ -1,0 +1,142 @@
+"""`sfr events`: what has happened in the fleet."""
+
+# ruff: noqa: PLC0415  (see cli/options.py)
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from router.cli.failure import BadInput, Failed
+from router.cli.fleet.commands import AsJson
+from router.cli.options import (
+    EXITS,
+    ROUTER_URL,
+    Prefix,
+    RedisUrl,
+    Url,
+    complete_worker,
+    failures_shown,
+    fleet_at,
+    worker_address,
+)
+from router.cli.spinner import waiting
+from router.fleet.journal.model import DEFAULT_EVENTS, KINDS, MAX_EVENTS, Asked, Since
+
+if TYPE_CHECKING:
+    from router.api.schemas import EventEntry, EventPage
+    from router.cli.router_client import Fleet
+
+_FOLLOW_EVERY_S = 1.0
+EPILOG = f"Kinds: {', '.join(sorted(KINDS))}. {EXITS}"
+
+
+def _complete_kind(incomplete: str) -> list[str]:
+    return [kind for kind in sorted(KINDS) if kind.startswith(incomplete)]
+
+
+def events(
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show what comes, until Ctrl-C.")] = False,
+    worker: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Only events about this worker.", autocompletion=complete_worker),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHEN", help="From when on: 10m (s, m, h, d), a moment such as 2026-11-29T06:00Z, or an event's id."
+        ),
+    ] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND", help="Only this kind. May be repeated.", show_default=False, autocompletion=_complete_kind
+        ),
+    ] = None,
+    limit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N",
+            help=f"How many events; by default all with --since, else the last {DEFAULT_EVENTS}.",
+            show_default=False,
+        ),
+    ] = None,
+    url: Url = ROUTER_URL,
+    redis: RedisUrl = None,
+    prefix: Prefix = "sfr",
+    as_json: AsJson = False,
+) -> None:
+    """Show what has happened: workers that came, left or failed, limits that were reached, Redis or routers lost.
+
+    Examples: `sfr events --follow`, `sfr events --since 2h --kind worker_ejected`,
+    `sfr events --worker http://server1:8080`
+
+    Times are in this host's zone; --json has UTC. docs/failures.md has a section on each kind.
+    """
+    with failures_shown():
+        asked = Asked(
+            since=_since(since),
+            limit=_limit(limit),
+            kinds=tuple(_kind(each) for each in kind or ()),
+            worker=None if worker is None else worker_address(worker),
+        )
+        fleet = fleet_at(url, redis, prefix)
+        with waiting():
+            page = fleet.events(asked)
+        with suppress(KeyboardInterrupt):
+            for each in _told(fleet, asked, page, is_all=since is not None and limit is None, follow=follow):
+                typer.echo(each.model_dump_json() if as_json else _line(each))
+
+
+def _told(fleet: "Fleet", asked: Asked, page: "EventPage", *, is_all: bool, follow: bool) -> Iterator["EventEntry"]:
+    """Yield the events of `page`, with `is_all` all those after it, and with `follow` those that will come."""
+    trouble = ""
+    while True:
+        yield from page.events
+        if not (page.events and is_all):
+            if not follow:
+                return
+            time.sleep(_FOLLOW_EVERY_S)
+        asked = asked.since_id(page.next)
+        try:
+            page, trouble = fleet.events(asked), ""
+        except Failed as error:
+            if not follow:
+                raise
+            if trouble != str(error):
+                typer.echo(f"{error}; what happens meanwhile is shown when it is back", err=True)
+            page, trouble = page.model_copy(update={"events": []}), str(error)
+
+
+def _line(event: "EventEntry") -> str:
+    """Return an event as a line of text. Whose doing it is stands at the end, if the text does not have it."""
+    at = event.at.astimezone().isoformat(sep=" ", timespec="seconds")
+    by = f" (by {event.by})" if event.by and event.by not in event.text else ""
+    return f"{at}  {event.kind:<16}  {event.text}{by}"
+
+
+def _since(text: str | None) -> str | None:
+    if text is not None:
+        try:
+            Since.read(text)
+        except ValueError as error:
+            raise BadInput(f"--since: {error}, got {text[:40]!r}") from error
+    return text
+
+
+def _kind(text: str) -> str:
+    if text not in KINDS:
+        raise BadInput(f"--kind: expected one of {', '.join(sorted(KINDS))}, got {text[:40]!r}")
+    return text
+
+
+def _limit(text: str | None) -> int:
+    from router.config.bounds import whole_number
+
+    if text is None:
+        return DEFAULT_EVENTS
+    number = whole_number(text, 1, MAX_EVENTS)
+    if number is None:
+        raise BadInput(f"--limit: expected a whole number from 1 to {MAX_EVENTS}, got {text[:20]!r}")
+    return number

@@ -1,0 +1,1 @@
+"""Unit tests of router.fleet.detail. They start no process."""
