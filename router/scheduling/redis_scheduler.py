@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import msgspec
@@ -52,12 +52,18 @@ CONSTANTS: dict[str, str | float] = {
 
 def script_text(keys: Keys) -> str:
     """Return the script as Redis runs it: lua/scheduler.lua with its parts, over these keys."""
-    return lua(__package__, "scheduler", {**keys.lua_names(), **CONSTANTS})
+    return _script(keys.prefix)[0]
 
 
 def script_library(keys: Keys) -> Library:
     """Return the same script as a library, in which its functions are made only once."""
-    return library(__package__, "scheduler", {**keys.lua_names(), **CONSTANTS})
+    return _script(keys.prefix)[1]
+
+
+@cache
+def _script(prefix: str) -> tuple[str, Library]:
+    names = {**Keys(prefix).lua_names(), **CONSTANTS}
+    return lua(__package__, "scheduler", names), library(__package__, "scheduler", names)
 
 
 class RedisScheduler:
