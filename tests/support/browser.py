@@ -109,6 +109,16 @@ class Browser:
         found: list[str] = await self.measure(_FAULTS)
         return found
 
+    async def busy_s(self) -> float:
+        """Return the CPU seconds that the page's main thread has used: scripts, styles, layout and painting."""
+
+        def read() -> float:
+            self.driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+            found = self.driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+            return float(next(each["value"] for each in found if each["name"] == "TaskDuration"))
+
+        return await self._do(read)
+
     async def save_downloads(self, folder: Path) -> None:
         """Let the page's downloads land in `folder`."""
         where = {"behavior": "allow", "downloadPath": str(folder)}
