@@ -5,7 +5,9 @@ import os
 import secrets
 import signal
 import socket
+from collections.abc import Coroutine
 from contextlib import suppress
+from typing import Any
 
 from router import logs
 from router.config.load import config_path, load_or_exit, or_exit
@@ -49,13 +51,20 @@ async def run() -> None:
         historian = Historian(Counters(redis), FleetHistory(redis))
         speeds, alive = Speeds(redis), Alive.from_environment()
         controller = Controller(name, discovery, *written, probe, job_probe, speeds, alive, historian)
-        running = asyncio.gather(controller.run(), limits.run(), forever(teller.run, AGAIN_S))
+        running = asyncio.create_task(_together(controller.run(), limits.run(), forever(teller.run, AGAIN_S)))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, running.cancel)
         with suppress(asyncio.CancelledError):
             await running
         await teller.finish()
     await redis.close()
+
+
+async def _together(*parts: Coroutine[Any, Any, object]) -> None:
+    """Run these until all have ended: a part that is cancelled may have something to hand over."""
+    async with asyncio.TaskGroup() as tasks:
+        for part in parts:
+            tasks.create_task(part)
 
 
 def main() -> None:

@@ -67,8 +67,9 @@ def script(
 
 
 async def within(timeout_s: float, call: Awaitable[_Value]) -> _Value:
-    """Return what `call` returns within `timeout_s` seconds. Raises TimeoutError."""
-    loop = asyncio.get_running_loop()
+    """Return what `call` returns within `timeout_s` seconds, also in a task that ends. Raises TimeoutError."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    cancelled_before = 0 if task is None else task.cancelling()
     async with asyncio.timeout(None) as limit:
         last_look = loop.call_later(timeout_s - LAST_LOOK_S, lambda: limit.reschedule(loop.time() + LAST_LOOK_S))
         try:
@@ -76,7 +77,7 @@ async def within(timeout_s: float, call: Awaitable[_Value]) -> _Value:
         finally:
             last_look.cancel()
             # While redis-py connects it may swallow a cancellation. The caller would then go on for ever.
-            if (task := asyncio.current_task()) is not None and task.cancelling():
+            if task is not None and task.cancelling() > cancelled_before:
                 raise asyncio.CancelledError
 
 

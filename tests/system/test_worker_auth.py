@@ -84,5 +84,7 @@ async def _held(redis: Redis, key: str) -> str:
             return repr(await redis.zrange(key, 0, -1))
         case "list":
             return repr(await redis.lrange(key, 0, -1))
+        case "stream":
+            return repr(await redis.xrange(key))
         case _:
             return repr(await redis.get(key))

@@ -7,7 +7,7 @@ _SCHEDULER = tuple(
 )
 _LUA_PARTS = (
     *("arrivals", "breaker", "budget", "context", "head", "heartbeat", "hedges", "journal", "leases", "lines"),
-    *("memory", "order", "plan", "pools", "quarantine", "queue", "reservations", "rests", "reuse"),
+    *("memory", "order", "plan", "pools", "quarantine", "queue", "reservations", "rests", "remembered", "reuse"),
     *("ring", "room", "scheduler", "selection", "serving", "sharing", "slow_start", "tenants", "turns"),
 )
 _DISPATCHER = tuple(
