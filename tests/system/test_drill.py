@@ -1,27 +1,29 @@
-"""A drill: what an operator who is called at night reads in `sfr events`. Real gunicorn, sidecar, Valkey."""
+"""A drill: what an operator who is called at night reads. Real gunicorn, sidecar, Valkey and Chromium."""
 
 import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable
 
+import pytest
 from typer.testing import CliRunner
 
 from router.cli.main import app
+from tests.support.browser import IS_THERE, Browser
 from tests.support.eventually import eventually
-from tests.support.load import post_jobs
+from tests.support.load import post_job, post_jobs
 from tests.support.programs import Router, System, Valkey
-from tests.support.worker import ScriptedWorker, hang, takes
+from tests.support.worker import ScriptedWorker, always, hang, takes
 
 # An operator is to know the cause within this time.
 KNOWN_WITHIN_S = 10
 
 
-def reader(router: Router) -> Callable[..., Awaitable[str]]:
-    """Return a function that types `sfr events` with some words, and returns all that is shown."""
+def reader(router: Router, command: str = "events") -> Callable[..., Awaitable[str]]:
+    """Return a function that types this command of `sfr` with some words, and returns all that is shown."""
 
     async def read(*words: str) -> str:
-        typed = ["events", "--url", router.url, *words]
+        typed = [command, "--url", router.url, *words]
         return (await asyncio.to_thread(CliRunner().invoke, app, typed, env={"SFR_URL": None})).output
 
     return read
@@ -76,3 +78,32 @@ async def test_each_trouble_is_told_in_words(system: System, workers: list[Scrip
 async def _says(sfr: Callable[..., Awaitable[str]], *texts: str) -> bool:
     shown = await sfr()
     return all(text in shown for text in texts)
+
+
+@pytest.mark.skipif(not IS_THERE, reason="chromium and chromedriver are not installed (make browser)")
+async def test_page_and_failed_jobs_tell_the_cause(
+    system: System, workers: list[ScriptedWorker], browser: Browser
+) -> None:
+    """A worker hangs, another one answers 500 and a tenant floods: `sfr failures` and the dashboard say so, too."""
+    first, second, _ = workers
+    system.configure([first.url, second.url], tenants={"run-7": {"max_waiting": 1}}, default_max_concurrency=2)
+    async with system.sidecar(), system.router(1) as router:
+        await router.sees(healthy=2)
+        first.ping = hang
+        await router.sees(healthy=1)
+        second.script = always(500)
+        assert (await post_job(router.url)).status == 500
+        second.script = takes(2)
+        await post_jobs(f"{router.url}/t/run-7", 8, 8)
+        sfr = reader(router, "failures")
+
+        async def are_told() -> bool:
+            broken, flood = await sfr("--worker", second.url), await sfr("--tenant", "run-7")
+            return "returned 500" in broken and "jobs of tenant run-7 wait already" in flood
+
+        await eventually(are_told, KNOWN_WITHIN_S, "the causes in sfr failures")
+        await browser.open_dashboard(router.url, "#/events")
+        await browser.shows("#events tbody", f"{first.url} is unhealthy and gets no jobs", KNOWN_WITHIN_S)
+        await browser.shows("#events tbody", "Tenant run-7 has as many waiting jobs as it may have", KNOWN_WITHIN_S)
+        await browser.open_dashboard(router.url, "#/failures")
+        await browser.shows("#failures tbody", "returned 500", KNOWN_WITHIN_S)
