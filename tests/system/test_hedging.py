@@ -100,9 +100,9 @@ async def test_answer_comes_from_the_faster_worker(
         told = await asyncio.gather(*made.answers)
         seen = [(status, said.get("worker_url"), said.get("hedged")) for status, said in told]
         assert seen == [(200, fast.url, True)] * 2
-        assert await leases(made.redis) == 2
+        await eventually(lambda: _are_left(made.redis, 2), what="the end of the fast worker's leases")
         made.slow.open()
-        await eventually(lambda: _none(made.redis), what="the end of the slow worker's leases")
+        await eventually(lambda: _are_left(made.redis, 0), what="the end of the slow worker's leases")
         assert not await made.redis.exists(f"sfr:breaker:{slow.url}")
 
         async def are_counted() -> bool:
@@ -112,8 +112,8 @@ async def test_answer_comes_from_the_faster_worker(
         await eventually(are_counted, what="two second runs in the metrics")
 
 
-async def _none(redis: Redis) -> bool:
-    return await leases(redis) == 0
+async def _are_left(redis: Redis, count: int) -> bool:
+    return await leases(redis) == count
 
 
 @pytest.mark.parametrize("which", ["slow", "fast"])
@@ -157,4 +157,4 @@ async def test_router_processes_that_die_leave_no_slot_taken(
         await made.router.sees(healthy=2)
         told = await asyncio.gather(*(_send(made.router.url, number) for number in range(9, 13)))
         assert [status for status, _ in told] == [200] * 4
-        await eventually(lambda: _none(made.redis), what="the end of all leases")
+        await eventually(lambda: _are_left(made.redis, 0), what="the end of all leases")
