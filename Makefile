@@ -23,7 +23,7 @@ run: $(VENV)/.runs
 
 # Tests mostly wait, so four at a time take a third as long on two cores; those of a file stay together.
 test: lint programs
-	$(BIN)/pytest -n 6 --dist loadfile
+	$(BIN)/pytest -n 4 --dist loadfile
 
 # Not this project's, but tests need them; what cannot be had is named, and its tests are skipped. Of Prometheus' package only
 # the two programs are taken (100 MB in .venv): no service begins.

@@ -722,7 +722,7 @@ def test_script_and_twin_agree_and_keep_the_laws(redis: "Redis", strategy: Strat
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60,
+            max_examples=40,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
