@@ -1,8 +1,10 @@
 // The log of events: what has happened to the fleet, with filters.
 
 import { attribute, link, make, text } from "../parts/element.js";
-import { moment, moments, plural, short } from "../parts/format.js";
-import { address, remember } from "../parts/route.js";
+import { Filtering } from "../parts/filtering.js";
+import { moment, moments } from "../parts/format.js";
+import { toWorker } from "../parts/links.js";
+import { remember } from "../parts/route.js";
 import { Table } from "../parts/table.js";
 
 const named = (kind) => kind.replaceAll("_", " ");
@@ -57,13 +59,7 @@ function told(cell) {
   const help = link("", "What to do", "help");
   cell.append(subject, words, " ", help);
   return (event) => {
-    // The sentence often names its subject; then no link repeats it.
-    const isNamed = isWorker(event.subject);
-    subject.hidden = !isNamed;
-    if (isNamed) {
-      attribute(subject, "href", address("worker", { url: event.subject }));
-      text(subject, short(event.subject));
-    }
+    toWorker(subject, isWorker(event.subject) ? event.subject : "");
     text(words, event.text);
     const [, section] = (event.help ?? "").split("#");
     help.hidden = !section;
@@ -77,12 +73,7 @@ function briefly(cell) {
   const words = make("span", "words");
   cell.append(subject, words);
   return (event) => {
-    const isNamed = isWorker(event.subject);
-    subject.hidden = !isNamed;
-    if (isNamed) {
-      attribute(subject, "href", address("worker", { url: event.subject }));
-      text(subject, short(event.subject));
-    }
+    toWorker(subject, isWorker(event.subject) ? event.subject : "");
     text(words, event.text);
     attribute(cell, "title", `${event.subject} ${event.text}`);
   };
@@ -90,8 +81,9 @@ function briefly(cell) {
 
 export class EventsView {
   constructor(root, { events, say, redraw }) {
-    Object.assign(this, { root, events, say });
+    Object.assign(this, { root, events });
     this.list = new EventTable(root.querySelector(".table"));
+    this.filtering = new Filtering(this.list.table, "event", { show: () => this.#show(true), say });
     this.list.table.addExport(root.querySelector(".controls"));
     this.kind = root.querySelector("select");
     this.worker = root.querySelector('[name="worker"]');
@@ -123,11 +115,7 @@ export class EventsView {
 
   #filter(changes) {
     this.values = { ...this.values, ...changes };
-    remember({ ...changes, page: null });
-    this.list.table.turnTo(0);
-    this.#show(true);
-    clearTimeout(this.telling);
-    this.telling = setTimeout(() => this.say(plural(this.list.table.found.length, "event")), 700);
+    this.filtering.changed(changes);
   }
 
   // The kinds that are there, and the one that is asked for.

@@ -2,7 +2,9 @@
 
 import { address, remember } from "../parts/route.js";
 import { attribute, link, make, text } from "../parts/element.js";
-import { milliseconds, plural, short } from "../parts/format.js";
+import { Filtering } from "../parts/filtering.js";
+import { milliseconds, short } from "../parts/format.js";
+import { toWorker } from "../parts/links.js";
 import { identity } from "../model/log.js";
 import { Table } from "../parts/table.js";
 import { when } from "./events.js";
@@ -37,19 +39,23 @@ function job(cell) {
   return (failure) => {
     text(id, failure.request_id);
     attribute(id, "title", failure.request_id);
-    text(tenant, failure.tenant);
-    attribute(tenant, "href", address("failures", { tenant: failure.tenant }));
+    toTenant(tenant, failure.tenant);
     if (!about.childNodes.length) about.append(tenant, make("span"));
     text(about.lastChild, ["", failure.path, failure.language].filter((each, place) => !place || each).join(" · "));
   };
+}
+
+// Lets a link lead to the failed jobs of a tenant.
+function toTenant(anchor, tenant) {
+  text(anchor, tenant);
+  attribute(anchor, "href", address("failures", { tenant }));
 }
 
 function whose(cell) {
   const tenant = link("", "", "subject");
   cell.append(tenant);
   return (failure) => {
-    text(tenant, failure.tenant);
-    attribute(tenant, "href", address("failures", { tenant: failure.tenant }));
+    toTenant(tenant, failure.tenant);
     attribute(cell, "title", `${failure.request_id} ${failure.path}`);
   };
 }
@@ -60,11 +66,7 @@ function lastAttempt(cell) {
   cell.append(cause, " ", worker);
   return ({ attempts: list, detail }) => {
     const last = list?.at(-1);
-    worker.hidden = !last?.worker_url;
-    if (last?.worker_url) {
-      attribute(worker, "href", address("worker", { url: last.worker_url }));
-      text(worker, short(last.worker_url));
-    }
+    toWorker(worker, last?.worker_url);
     text(cause, last ? `${last.cause ?? ""}${list.length > 1 ? `; ${list.length} attempts` : ""}` : detail || "no attempt was made");
     attribute(cell, "title", cause.textContent);
   };
@@ -113,8 +115,9 @@ const FIELDS = ["request_id", "tenant", "worker", "language"];
 
 export class FailuresView {
   constructor(root, { failures, say }) {
-    Object.assign(this, { root, failures, say });
+    Object.assign(this, { root, failures });
     this.list = new FailureTable(root.querySelector(".table"));
+    this.filtering = new Filtering(this.list.table, "failed job", { show: () => this.#show(true), say });
     this.list.table.addExport(root.querySelector(".controls"));
     this.inputs = FIELDS.map((name) => root.querySelector(`[name="${name}"]`));
     for (const input of this.inputs) input.addEventListener("input", () => this.#filter({ [input.name]: input.value.trim() }));
@@ -138,11 +141,7 @@ export class FailuresView {
 
   #filter(changes) {
     this.values = { ...this.values, ...changes };
-    remember({ ...changes, page: null });
-    this.list.table.turnTo(0);
-    this.#show(true);
-    clearTimeout(this.telling);
-    this.telling = setTimeout(() => this.say(plural(this.list.table.found.length, "failed job")), 700);
+    this.filtering.changed(changes);
   }
 
   #matches(failure) {

@@ -2,7 +2,8 @@
 
 import { Charts } from "../parts/charts.js";
 import { link, make, text } from "../parts/element.js";
-import { NONE, count, plural, rate, share } from "../parts/format.js";
+import { Filtering } from "../parts/filtering.js";
+import { NONE, count, rate, share } from "../parts/format.js";
 import { Ranges } from "../parts/ranges.js";
 import { address, remember } from "../parts/route.js";
 import { Table, words } from "../parts/table.js";
@@ -19,7 +20,7 @@ export class TenantsView {
   #legend = [];
 
   constructor(root, { history, redraw, say }) {
-    Object.assign(this, { root, history, say });
+    Object.assign(this, { root, history });
     this.ranges = new Ranges(root.querySelector(".ranges"), history, redraw);
     this.legend = root.querySelector(".legend");
     this.charts = new Charts(root.querySelector(".over-time"), "tenants", [{ id: "tenants", series: [], show: rate, floor: 1 }]);
@@ -43,14 +44,11 @@ export class TenantsView {
       ],
     });
     this.table.addExport(this.section.querySelector(".controls"));
+    const filtering = new Filtering(this.table, "tenant", { show: () => this.#show(true), say });
     this.filter = this.section.querySelector("input");
     this.filter.addEventListener("input", () => {
       this.#words = this.filter.value.trim().toLowerCase();
-      remember({ q: this.filter.value.trim(), page: null });
-      this.table.turnTo(0);
-      this.#show(true);
-      clearTimeout(this.telling);
-      this.telling = setTimeout(() => this.say(plural(this.table.found.length, "tenant")), 700);
+      filtering.changed({ q: this.filter.value.trim() });
     });
   }
 

@@ -2,7 +2,8 @@
 
 import { address, remember } from "../parts/route.js";
 import { attribute, link, make, text } from "../parts/element.js";
-import { ago, clock, count, milliseconds, plural, share, short } from "../parts/format.js";
+import { Filtering } from "../parts/filtering.js";
+import { ago, clock, count, milliseconds, share, short } from "../parts/format.js";
 import { HEALTHS, latest } from "../model/fleet.js";
 import { path } from "../parts/spark.js";
 import { Table, words } from "../parts/table.js";
@@ -100,7 +101,6 @@ export class Workers {
   // `steering` changes workers; `say` shows a message.
   constructor(section, steering, say) {
     this.section = section;
-    this.say = say;
     this.table = new Table(section.querySelector(".table"), {
       name: "workers",
       caption: "All workers of the fleet; the headers' buttons sort it",
@@ -110,6 +110,7 @@ export class Workers {
       changed: remember,
       columns: this.#columns(steering),
     });
+    this.filtering = new Filtering(this.table, "worker", { show: () => this.#show(true), say });
     this.table.addExport(section.querySelector(".controls"));
     this.#controls();
   }
@@ -181,7 +182,7 @@ export class Workers {
       chip.type = "button";
       chip.addEventListener("click", () => {
         this.#health = health;
-        this.#refind({ health });
+        this.filtering.changed({ health });
       });
       group.append(chip);
       return { health, chip };
@@ -189,16 +190,8 @@ export class Workers {
     this.filter = this.section.querySelector("input");
     this.filter.addEventListener("input", () => {
       this.#words = this.filter.value.trim().toLowerCase();
-      this.#refind({ q: this.filter.value.trim() });
+      this.filtering.changed({ q: this.filter.value.trim() });
     });
-  }
-
-  #refind(values) {
-    this.table.turnTo(0);
-    remember({ ...values, page: null });
-    this.#show(true);
-    clearTimeout(this.telling);
-    this.telling = setTimeout(() => this.say(plural(this.table.found.length, "worker")), 700);
   }
 
   #matches(worker) {
