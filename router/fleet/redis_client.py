@@ -212,3 +212,14 @@ async def executed(pipeline: Any) -> list[Any]:
         if isinstance(answer, Exception) and not isinstance(answer, ResponseError):
             raise answer
     return [RefusedCommand(str(answer)) if isinstance(answer, ResponseError) else answer for answer in answers]
+
+
+def pairs(answer: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """Return a sorted set's members and scores: by its version, redis-py gives pairs or a flat list.
+
+    >>> pairs(["a", "1", "b", "2"]) == pairs([["a", "1"], ["b", "2"]])
+    True
+    """
+    if answer and isinstance(answer[0], list | tuple):
+        return [(member, score) for member, score in answer]
+    return list(zip(answer[::2], answer[1::2], strict=True))

@@ -12,7 +12,7 @@ from typing import Any
 from router.cli.doctor.findings import Files, Fleet, Store
 from router.config.settings import RedisSettings
 from router.fleet.records import Records
-from router.fleet.redis_client import RedisClient, RefusedCommand
+from router.fleet.redis_client import RedisClient, RefusedCommand, pairs
 from router.fleet.snapshot import Snapshot
 
 # A router process that has been silent for longer has ended.
@@ -71,11 +71,9 @@ async def fleet(redis: RedisClient) -> Fleet:
 
 async def processes(redis: RedisClient) -> list[str]:
     """Return the names of the router processes that live, on all hosts. Raises RedisUnavailable."""
-    (seconds, _), seen = await redis.ask_all(
-        ("TIME",), ("ZRANGE", f"{redis.keys.prefix}:processes", "0", "-1", "WITHSCORES")
-    )
+    (seconds, _), seen = await redis.ask_all(("TIME",), ("ZRANGE", redis.keys.processes, "0", "-1", "WITHSCORES"))
     since_ms = int(seconds) * 1000 - _ALIVE_MS
-    return [str(name) for name, score in _pairs(seen) if float(score) >= since_ms]
+    return [str(name) for name, score in pairs(seen) if float(score) >= since_ms]
 
 
 def files(names: Sequence[str], proc: Path = Path("/proc")) -> Files:
@@ -95,10 +93,3 @@ def _limit(path: Path) -> int | None:
     except OSError:
         return None
     return int(found[1]) if found else None
-
-
-def _pairs(answer: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """Return members and scores: by its version, the client gives pairs or a flat list."""
-    if answer and isinstance(answer[0], list | tuple):
-        return [(member, score) for member, score in answer]
-    return list(zip(answer[::2], answer[1::2], strict=True))

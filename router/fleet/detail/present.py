@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 
-from router.fleet.redis_client import RedisClient, RefusedCommand
+from router.config.bounds import MAX_COUNT, whole_number
+from router.fleet.redis_client import RedisClient, RefusedCommand, pairs
 from router.policy.tenants import DEFAULT
 
 
@@ -40,7 +40,7 @@ class Present:
     async def leases(self, url: str) -> list[Lease]:
         """Return the leases on the worker at `url`, the one that ends first at first."""
         (held,) = await self._redis.ask_all(("ZRANGE", self._keys.leases(url), "0", "-1", "WITHSCORES"))
-        return [_lease(str(name), float(ends_ms)) for name, ends_ms in _pairs(held)]
+        return [_lease(str(name), float(ends_ms)) for name, ends_ms in pairs(held)]
 
     async def processes(self) -> list[Process]:
         """Return the router processes that live, by name. One that cannot reach Redis is missing after 2 s."""
@@ -66,13 +66,6 @@ class Present:
         return {pool: count for pool, count in counts.items() if count}
 
 
-def _pairs(held: Any) -> list[tuple[Any, Any]]:
-    """Return the members and scores of a sorted set, as Redis or a client library pairs them."""
-    if held and isinstance(held[0], list | tuple):
-        return [(name, score) for name, score in held]
-    return list(zip(held[::2], held[1::2], strict=True))
-
-
 def _lease(name: str, ends_ms: float) -> Lease:
     """Return the lease of this name: `process:number`, or `process:number tenant MB`.
 
@@ -86,4 +79,4 @@ def _lease(name: str, ends_ms: float) -> Lease:
 
 def _number(text: object) -> int:
     """Return a count as Redis holds it; 0 if anything else was written there by hand."""
-    return int(str(text)) if str(text).isdecimal() else 0
+    return whole_number(str(text), 0, MAX_COUNT) or 0
