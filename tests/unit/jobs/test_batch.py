@@ -341,7 +341,7 @@ async def test_client_that_leaves_is_noticed_while_all_its_jobs_are_pending(work
 
 async def test_line_with_a_temporary_failure_has_retry_after() -> None:
     """A line has no header fields, so its `retry_after` replaces Retry-After."""
-    async with routed() as url:
+    async with routed(queue={"timeout": 0.2}) as url:
         status, (line, unfit) = await post(url, b"{}\n7\n")
     assert (status, line["status"], line["retry_after"]) == (200, 503, 1)
     assert (unfit["status"], "retry_after" in unfit) == (422, False)

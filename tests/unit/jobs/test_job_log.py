@@ -23,6 +23,8 @@ from tests.support.worker import Exchange, Gate, Script, ScriptedWorker, always,
 ID = "job-abc-42"
 CODE = "print('very secret code')"
 JOB = {"code": CODE, "language": "python", "compile_timeout": 0, "run_timeout": 1}
+# Jobs wait so long for a worker, and no longer.
+SHORT = {"timeout": 0.2}
 
 
 class Router:
@@ -162,7 +164,7 @@ async def test_ejection_without_redis_is_logged(
 
 async def test_job_without_workers_is_found(routed: Any) -> None:
     """Its line names no attempts."""
-    async with routed() as router:
+    async with routed(queue=SHORT) as router:
         assert await router.post("/submit") == 503
         line = router.line()
     assert (line["path"], line["verdict"], line["attempts"]) == ("/submit", "no_workers", [])
@@ -211,7 +213,7 @@ async def _read(session: aiohttp.ClientSession, url: str, body: bytes) -> int:
 
 async def test_line_of_a_batch_is_found(routed: Any) -> None:
     """Its id is the batch's id with the line's index."""
-    async with routed() as router:
+    async with routed(queue=SHORT) as router:
         assert await router.post("/run_code/batch", job=[JOB, JOB]) == 200
         found = {(vars(line)["request_id"], vars(line)["path"]) for line in router.lines()}
     assert found == {(f"{ID}-0", "/run_code"), (f"{ID}-1", "/run_code")}
@@ -253,7 +255,7 @@ async def test_line_names_the_key_that_the_job_came_with(routed: Any, tmp_path: 
     held = tmp_path / "keys"
     held.write_text(f"{sha256(b'the-key').hexdigest()}  trainer 1\n")
     key = {"x-api-key": "the-key", "x-a": "b"}
-    async with routed(api_keys=str(held)) as router, aiohttp.ClientSession(headers=key) as session:
+    async with routed(api_keys=str(held), queue=SHORT) as router, aiohttp.ClientSession(headers=key) as session:
         for _ in range(rounds):
             async with session.post(f"{router.address}/run_code", json=JOB) as response:
                 assert response.status == 503
