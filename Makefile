@@ -92,7 +92,7 @@ $(VENV)/.runs: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.runs
-	@echo "Installing what the checks and the documentation need into $(VENV): about 425 MB more, some minutes, once."
+	@echo "Installing what the checks and the documentation need into $(VENV): about 485 MB more, some minutes, once."
 	@$(BIN)/$(INSTALL) '.[dev,docs,traces]'
 	@touch $@
 

@@ -5,7 +5,6 @@ installed, the two renderings are compared.
 """
 
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import yaml
 
 from tests.project.test_kubernetes import BASE, CUSTOM, FOLDER, VERSIONS, kustomization, objects
 from tests.support.helm import CHART, CannotRender, render, rendered
+from tests.support.programs import program
 
 RELEASE = "rel"
 DIGEST = f"sha256:{'0' * 64}"
@@ -170,15 +170,14 @@ def test_double_refuses_what_it_does_not_know(text: str) -> None:
         rendered(text, {"Values": {"x": 1}})
 
 
-@pytest.mark.skipif(shutil.which("helm") is None, reason="helm is not installed")
 @pytest.mark.parametrize("values", [{}, ALL_ON], ids=["defaults", "all on"])
 def test_helm_renders_the_same(values: dict[str, Any], tmp_path: Path) -> None:
     """Helm and the double agree on every object, and helm's linter finds nothing."""
-    given = tmp_path / "values.yaml"
+    helm, given = program("helm"), tmp_path / "values.yaml"
     given.write_text(yaml.safe_dump(values))
     options = [str(CHART), "--values", str(given), "--namespace", "sandbox"]
-    subprocess.run(["helm", "lint", "--strict", *options], check=True, capture_output=True)
-    argv = ["helm", "template", RELEASE, *options, "--kube-version", "1.29.0"]
+    subprocess.run([helm, "lint", "--strict", *options], check=True, capture_output=True)
+    argv = [helm, "template", RELEASE, *options, "--kube-version", "1.29.0"]
     made = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
     theirs = [each for each in yaml.safe_load_all(made) if each is not None]
     assert by_name(theirs) == by_name(render(values, RELEASE))

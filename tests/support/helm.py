@@ -1,4 +1,4 @@
-"""Renders the Helm chart where helm is not installed: a small subset of Go's templates, and an error for all else.
+"""Renders the Helm chart without Helm: a small subset of Go's templates, and an error for all else.
 
 It knows `if`, `else` and `end`, fields of Values, Release and Chart, and the functions below. The chart keeps to that.
 """
