@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from router.fleet.journal.rates import grown
 from router.fleet.stats import TenantStats, TenantUsage
 from router.policy.tenants import DEFAULT, TenantRule
 
@@ -59,9 +60,7 @@ class Tenants:
         self._keep(at, tenants)
         (share_since, share_from), (rate_since, rate_from) = self._kept[0], self._before(at - RATE_S)
         default = rules.get(DEFAULT, TenantRule())
-        used_ms = {
-            name: max(0, each.stats.busy_ms - _stats(share_from, name).busy_ms) for name, each in tenants.items()
-        }
+        used_ms = grown(_busy_ms(share_from), _busy_ms(tenants))
         all_ms = sum(used_ms.values()) if share_since < at else 0
         rows = [
             TenantRow(
@@ -88,6 +87,10 @@ class Tenants:
     def _before(self, moment: float) -> tuple[float, Mapping[str, TenantUsage]]:
         """Return the last reading that is as old as `moment`, or else the oldest one."""
         return next((reading for reading in reversed(self._kept) if reading[0] <= moment), self._kept[0])
+
+
+def _busy_ms(tenants: Mapping[str, TenantUsage]) -> dict[str, int]:
+    return {name: each.stats.busy_ms for name, each in tenants.items()}
 
 
 def _stats(tenants: Mapping[str, TenantUsage], name: str) -> TenantStats:

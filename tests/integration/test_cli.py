@@ -134,6 +134,7 @@ async def test_doctor_says_what_is_wrong_with_redis_and_the_fleet(
         await redis.hset("sfr:worker:http://a:1", mapping={"health": "healthy"})
         await redis.hset("sfr:fleet", mapping={"written_at": "2026-01-01T00:00:00+00:00", "schema": "1"})
         await redis.zadd("sfr:processes", {"elsewhere-1-ab": 10**13})
+        await redis.hset("sfr:process:elsewhere-1-ab", mapping={"leases": 0, "waiting": 0})
         status, told = await asyncio.to_thread(looked, config)
         await redis.config_set("maxmemory-policy", "noeviction")
         await redis.config_set("save", "")

@@ -85,10 +85,11 @@ async def _look(path: Path | None) -> "list[Finding]":
 
 async def _look_into(redis: "RedisClient", settings: "Settings") -> "list[Finding]":
     from router.cli.doctor import facts, findings
+    from router.fleet.detail.present import Present
     from router.fleet.schema import SCHEMA_VERSION
 
     store = await facts.store(redis, settings.redis)
-    fleet, processes = await facts.fleet(redis), await facts.processes(redis)
+    fleet, processes = await facts.fleet(redis), await Present(redis).processes()
     if store is None:
         text = "the Cluster answers; its nodes' memory, versions and clocks were not looked at"
         found = [findings.Finding("redis", findings.Verdict.OK, text)]
@@ -100,7 +101,7 @@ async def _look_into(redis: "RedisClient", settings: "Settings") -> "list[Findin
         findings.of_sidecar(fleet, settings.health_check_interval),
         *findings.of_workers(fleet.workers),
         findings.of_processes(len(processes)),
-        findings.of_files(facts.files(processes)),
+        findings.of_files(facts.files([process.name for process in processes])),
     ]
 
 

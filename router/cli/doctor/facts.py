@@ -12,11 +12,9 @@ from typing import Any
 from router.cli.doctor.findings import Files, Fleet, Store
 from router.config.settings import RedisSettings
 from router.fleet.records import Records
-from router.fleet.redis_client import RedisClient, RefusedCommand, pairs
+from router.fleet.redis_client import RedisClient, RefusedCommand
 from router.fleet.snapshot import Snapshot
 
-# A router process that has been silent for longer has ended.
-_ALIVE_MS = 5000
 # The line of /proc/PID/limits, with the soft limit, by which the process goes.
 _OPEN_FILES = re.compile(r"^Max open files +(\d+)", re.MULTILINE)
 
@@ -67,13 +65,6 @@ async def fleet(redis: RedisClient) -> Fleet:
     state = await Records(redis).load()
     age_s = None if state.written_at is None else (datetime.now(UTC) - state.written_at).total_seconds()
     return Fleet(state.leader, age_s, state.schema, Snapshot(state).conditions)
-
-
-async def processes(redis: RedisClient) -> list[str]:
-    """Return the names of the router processes that live, on all hosts. Raises RedisUnavailable."""
-    (seconds, _), seen = await redis.ask_all(("TIME",), ("ZRANGE", redis.keys.processes, "0", "-1", "WITHSCORES"))
-    since_ms = int(seconds) * 1000 - _ALIVE_MS
-    return [str(name) for name, score in pairs(seen) if float(score) >= since_ms]
 
 
 def files(names: Sequence[str], proc: Path = Path("/proc")) -> Files:
