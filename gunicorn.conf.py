@@ -9,6 +9,7 @@ from contextlib import suppress
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
+import router.composition  # noqa: F401  (what the master has imported, its processes need not: they start sooner)
 from router import logs
 from router.config.load import or_exit
 from router.downstream.balance import BALANCE

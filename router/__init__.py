@@ -1,8 +1,7 @@
 """An HTTP router that spreads code-execution jobs over many SandboxFusion workers.
 
 `router:app` is the application that gunicorn and uvicorn serve. It is built at its first use, so that the sidecar and
-the CLI, which need only some rooms, import no web framework. No other module may import `router.app`: the name
-`router.app` would then be that module instead of the application.
+the CLI, which need only some rooms, import no web framework.
 """
 
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ def __getattr__(name: str) -> "Application":
     from multiprocessing import parent_process  # noqa: PLC0415  (this function exists to import lazily)
 
     from router import logs  # noqa: PLC0415
-    from router.app import create_app  # noqa: PLC0415
+    from router.composition import create_app  # noqa: PLC0415
     from router.config.load import or_exit  # noqa: PLC0415
     from router.downstream.in_force import begin  # noqa: PLC0415
     from router.file_handles import raise_limit  # noqa: PLC0415

@@ -9,8 +9,8 @@ from typing import Any
 import aiohttp
 from redis import Redis
 
-from router.app import create_app
 from router.auth.access import Access
+from router.composition import create_app
 from router.config.load import parse
 from tests.support.eventually import eventually
 from tests.support.programs import Valkey

@@ -72,12 +72,12 @@ LIBRARIES = {
     "aiohttp": {"sidecar.probe", "router.cli.run.batch_client"},
     "fastapi": {
         *("router.api.admin", "router.api.application", "router.api.failures", "router.api.history"),
-        *("router.api.journal", "router.app"),
+        *("router.api.journal", "router.composition"),
         "router.cli.up.local_worker",
     },
     "opentelemetry": {"router.jobs.tracing"},
     "prometheus_client": {"router.telemetry.prometheus"},
-    "starlette": {"router.api.application", "router.app", "router.cli.up.local_worker"},
+    "starlette": {"router.api.application", "router.composition", "router.cli.up.local_worker"},
     "yaml": {"router.config.show", "router.config.strict_yaml"},
     "httptools": {"router.upstream.connection", "router.downstream.connection", "router.downstream.protocol"},
     "typer": {
@@ -117,8 +117,8 @@ HARMLESS = {
 def room(name: str) -> str:
     """Return a module's folder in router/, the module itself if it is directly there, or else its package.
 
-    >>> [room(name) for name in ("router.jobs.batch.body", "router.app", "router", "sidecar.probe")]
-    ['jobs', 'app', '', 'sidecar']
+    >>> [room(name) for name in ("router.jobs.batch.body", "router.composition", "router", "sidecar.probe")]
+    ['jobs', 'composition', '', 'sidecar']
     """
     package, _, inner = name.partition(".")
     return inner.partition(".")[0] if package == "router" else package
@@ -176,8 +176,8 @@ def test_no_import_cycles() -> None:
 
 
 def test_only_the_package_imports_the_composition_root() -> None:
-    """Only router/__init__ imports the module router.app, whose name it gives to the application."""
-    assert [name for name, others in GRAPH.items() if "router.app" in others] == ["router"]
+    """Only router/__init__ imports it, when the application is built."""
+    assert [name for name, others in GRAPH.items() if "router.composition" in others] == ["router"]
 
 
 @pytest.mark.parametrize("name", PURE)

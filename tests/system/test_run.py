@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from router.app import create_app
 from router.auth.access import Access, ApiKeys
+from router.composition import create_app
 from router.config.load import parse
 from router.processes import free_port
 from tests.support.eventually import eventually

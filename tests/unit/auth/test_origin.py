@@ -7,8 +7,8 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from router.app import create_app
 from router.auth.origin import Pages, is_foreign, is_loopback
+from router.composition import create_app
 from router.config.load import ConfigError, parse
 from router.http.asgi import Application
 from router.jobs.endpoints import JOB_ENDPOINTS

@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from router.app import create_app
 from router.auth.access import Access
+from router.composition import create_app
 from router.config.load import parse
 from router.dashboard.feed import Feed
 from router.dashboard.handler import MAX_WATCHERS

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
-from router.app import create_app
+from router.composition import create_app
 from router.config.load import parse
 from router.jobs.endpoints import JOB_ENDPOINTS
 from router.version import __version__

@@ -15,8 +15,8 @@ import msgspec
 import pytest
 import uvloop
 
-from router.app import create_app
 from router.auth.access import Access, ApiKeys
+from router.composition import create_app
 from router.config.load import parse
 from router.processes import free_port
 from tests.support.serving import served

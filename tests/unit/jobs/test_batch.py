@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from router.app import create_app
+from router.composition import create_app
 from router.config.load import parse
 from tests.support.eventually import eventually
 from tests.support.load import post_job

@@ -11,8 +11,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from router.app import create_app
 from router.auth.access import Access
+from router.composition import create_app
 from router.config.load import parse
 from router.http.answer import Answer
 from router.http.asgi import Message

@@ -12,8 +12,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from router.app import create_app
 from router.auth.access import Access
+from router.composition import create_app
 from router.config.load import parse
 from tests.support.eventually import eventually
 from tests.support.faults import close_at_once

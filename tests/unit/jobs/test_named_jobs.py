@@ -13,8 +13,8 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from router.app import create_app
 from router.auth.access import Access
+from router.composition import create_app
 from router.config.load import parse
 from tests.support.load import JOB
 from tests.support.serving import served

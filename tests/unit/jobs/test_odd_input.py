@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 
-from router.app import create_app
+from router.composition import create_app
 from router.config.load import parse
 from tests.support.serving import served
 from tests.support.worker import ScriptedWorker, always, hang

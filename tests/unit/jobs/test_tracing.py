@@ -58,7 +58,7 @@ def test_missing_extra_is_reported_at_the_start() -> None:
 def test_without_traces_nothing_that_sends_spans_is_imported() -> None:
     """Other libraries may import OpenTelemetry's API, but not the code that sends spans."""
     program = (
-        "import sys; from router.app import create_app; from router.config.load import parse\n"
+        "import sys; from router.composition import create_app; from router.config.load import parse\n"
         "create_app(parse('', 't')); print({'router.jobs.tracing', 'opentelemetry.exporter'} & sys.modules.keys())"
     )
     ended = python(program)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from router.app import create_app
+from router.composition import create_app
 from router.config.load import parse
 from router.fleet.stats import BOUNDS_S, TenantStats, TenantUsage
 from router.policy.tenants import OTHER

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 
-from router.app import create_app
+from router.composition import create_app
 from router.config.load import parse
 from router.http.response import Phase, Response, UpstreamFailed
 from router.upstream.connection import HOLD_BYTES, Connection
