@@ -21,10 +21,9 @@ INSTALL := pip install --quiet --disable-pip-version-check --constraint constrai
 run: $(VENV)/.runs
 	@exec $(BIN)/sfr up --local-workers 3 --port $(PORT)
 
-# Tests mostly wait, so four at a time take a third as long on two cores; those of a file stay together. They run in the
-# order of their folders, so that quick ones come last and no process is left with a long file.
+# Four at a time, because many tests wait; those of a file stay together.
 test: lint programs
-	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 4 --dist loadfile
 
 # Not this project's, but tests need them; what cannot be had is named, and its tests are skipped. Of Prometheus' package only
 # the two programs are taken (100 MB in .venv): no service begins.

@@ -10,6 +10,8 @@ from typing import Any
 import aiohttp
 
 JOB = {"code": "print(1)", "language": "python"}
+# How long a client of a steady load rests after each answer: other tests need the CPU, too.
+REST_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,14 @@ async def post_batch(router_url: str, count: int) -> list[dict[str, Any]]:
 
 @asynccontextmanager
 async def steady_load(router_url: str, at_once: int) -> AsyncIterator[list[Answered]]:
-    """Keep `at_once` jobs under way while the block runs; the list holds all answers after it."""
+    """Let `at_once` clients send job after job while the block runs; the list holds all answers after it."""
     answers: list[Answered] = []
     is_over = asyncio.Event()
 
     async def client(session: aiohttp.ClientSession) -> None:
         while not is_over.is_set():
             answers.append(await _post(session, router_url))
+            await asyncio.sleep(REST_S)
 
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     async with aiohttp.ClientSession(connector=connector) as session, asyncio.TaskGroup() as clients:
