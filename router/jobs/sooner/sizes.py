@@ -133,15 +133,21 @@ class Sizes:
             self._asking = asyncio.create_task(self._ask())
         await asyncio.shield(self._asking)
 
-    def learn(self, job: Job, worker_url: str, took_ms: int) -> None:
-        """Take in that an attempt of the job, which brought a result, took so long."""
+    def learn(self, job: Job, worker_url: str, took_ms: int, *, is_cut: bool = False) -> None:
+        """Take in that an attempt of the job, which brought a result, took so long.
+
+        `is_cut`: the worker cut the job off at its time limit. Then the job takes at least so long, and nothing is
+        learned of the worker's speed.
+        """
         key = key_of(job)
         if not key:
             return
         took_ms = took_ms or 1
         size_ms = took_ms * self._view.snapshot.speed_of(worker_url)
         known = self._entry(key)
-        if known.count:
+        if is_cut:
+            size_ms = max(size_ms, known.mean_ms)
+        elif known.count:
             ratio = math.log(took_ms / known.mean_ms)
             if not -_MOST_RATIO < ratio < _MOST_RATIO:
                 ratio = math.copysign(_MOST_RATIO, ratio)

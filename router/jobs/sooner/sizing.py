@@ -48,9 +48,9 @@ class Sizing:
         _place(run, self._sizes.known_ms(run.job))
 
     def learn(self, run: JobRun, url: str, response: Response, took_s: float) -> None:
-        """Learn how long the job took, unless the worker cut it short or its answer cannot be read."""
-        if not (response.head.is_packed or hit_time_limit(response.body)):
-            self._sizes.learn(run.job, url, int(took_s * 1000))
+        """Learn how long the job took, unless its answer cannot be read."""
+        if not response.head.is_packed:
+            self._sizes.learn(run.job, url, int(took_s * 1000), is_cut=hit_time_limit(response.body))
 
 
 def _place(run: JobRun, size_ms: int) -> None:

@@ -102,6 +102,16 @@ async def test_a_process_knows_what_others_have_learned(server: FakeServer, proc
     assert process.fleet.asked == 1
 
 
+async def test_a_job_that_is_cut_off_takes_at_least_so_long(process: Process) -> None:
+    """Else a job that always reaches its limit would count as a usual one; of its worker's speed it says nothing."""
+    process.sizes.learn(job("a"), SLOW, 4000, is_cut=True)
+    process.sizes.learn(job("b"), FAST, 3000)
+    process.sizes.learn(job("b"), FAST, 1000, is_cut=True)
+    await process.sizes.tell()
+    assert await process.told(job("a"), job("b")) == [2000, 3000]
+    assert await process.speeds.ratios([FAST, SLOW]) == {}
+
+
 async def test_sizes_are_those_of_a_worker_of_normal_speed(process: Process) -> None:
     """A worker of half the speed takes twice as long for the same size."""
     process.sizes.learn(job("a"), SLOW, 1000)

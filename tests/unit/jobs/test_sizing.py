@@ -27,6 +27,7 @@ class Told(Sizes):
     def __init__(self, fault: Exception | None = None) -> None:
         self.looked_up: list[Job] = []
         self.learned: list[tuple[str, int]] = []
+        self.has_cut = False
         self.fault = fault
 
     def expected_ms(self, job: Job) -> int | None:
@@ -44,10 +45,11 @@ class Told(Sizes):
             raise self.fault
         self.looked_up += jobs
 
-    def learn(self, job: Job, worker_url: str, took_ms: int) -> None:
+    def learn(self, job: Job, worker_url: str, took_ms: int, *, is_cut: bool = False) -> None:
         """Record it."""
         del job
         self.learned.append((worker_url, took_ms))
+        self.has_cut |= is_cut
 
 
 def ran(
@@ -109,9 +111,16 @@ def test_other_jobs_ask_for_no_size(tenant: str, options: JobOptions, *, learns:
     assert bool(sizes.learned) == learns
 
 
-@pytest.mark.parametrize("outcome", [says(200, LIMIT), says(200, SICK), says(422, b"{}"), PACKED])
-def test_nothing_is_learned_from_a_job_that_was_cut_short(outcome: Response) -> None:
-    """The time of a job at its limit, of an error, of a refusal says nothing of its size; nor a text that is packed."""
+def test_a_job_that_was_cut_off_at_its_limit_is_learned_as_such() -> None:
+    """It takes at least so long."""
+    sizes = Told()
+    ran(says(200, LIMIT), sizes=sizes)
+    assert (sizes.learned, sizes.has_cut) == ([("http://w1", 0)], True)
+
+
+@pytest.mark.parametrize("outcome", [says(200, SICK), says(422, b"{}"), PACKED])
+def test_nothing_is_learned_from_a_job_that_did_not_end(outcome: Response) -> None:
+    """The time of an error or of a refusal says nothing of a job's size; nor does a text that is packed."""
     sizes = Told()
     ran(outcome, outcome, outcome, sizes=sizes)
     assert sizes.learned == []
