@@ -8,14 +8,13 @@ time limit is false if the job would have been in time alone on a worker. Each r
 Where jobs go longest first, the router has run the same jobs before, and they took up to three times as long or as
 short then.
 
-`python -m bench.makespan [ROUNDS]` writes bench/results/makespan.json and the README's table.
+`python -m bench.makespan [ROUNDS]` writes bench/results/makespan.json and the tables of README and docs/speed.md.
 `python -m bench.makespan ROUNDS TEXT` measures only the set-ups whose names have the text, and writes nothing.
 """
 
 import asyncio
-import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -39,6 +38,8 @@ from bench.batch import (
 )
 from bench.support import configs
 from bench.support.report import save, show
+from bench.support.table import markdown, put
+from tests.support.programs import ROOT
 
 DEFAULT_ROUNDS = 1
 _ENVOY = partial(configs.envoy, balance="LEAST_REQUEST", check_s=CHECK_S)
@@ -47,12 +48,9 @@ _OPTIONS: dict[str, Any] = {"tenants": {"default": {"order": "longest_first"}}, 
 _SOONER: Setup = partial(routers, "round_robin", 2, CORES, **_OPTIONS)
 
 SETUPS: dict[str, Setup] = {
-    "this router, round_robin, caps": partial(routers, "round_robin", 1, CORES),
     "this router, round_robin, caps, 2 hosts": partial(routers, "round_robin", 2, CORES),
-    "this router, least_loaded, caps": partial(routers, "least_loaded", 1, CORES),
     "this router, least_loaded, caps, 2 hosts": partial(routers, "least_loaded", 2, CORES),
     "this router, round_robin, no caps": partial(routers, "round_robin", 1, None),
-    "this router, least_loaded, no caps": partial(routers, "least_loaded", 1, None),
     "HAProxy, leastconn, maxconn": haproxies(1, CORES),
     "HAProxy, leastconn, maxconn, 2 hosts": haproxies(2, CORES),
     "Envoy, least request": partial(peers, _ENVOY, "envoy", 1),
@@ -72,13 +70,19 @@ WAYS: dict[str, Way] = {
 # The rows of the README's table, and the set-up of each.
 SHOWN = {
     "this router, caps of 4, two hosts": "this router, round_robin, caps, 2 hosts",
+    "the same, all at once, where known jobs go longest first": "this router, longest first, all at once",
     "HAProxy, maxconn 4, one host": "HAProxy, leastconn, maxconn",
     "HAProxy, maxconn 4, two hosts": "HAProxy, leastconn, maxconn, 2 hosts",
     "Envoy, least request, one host": "Envoy, least request",
     "nginx, round robin, one host": "nginx, round robin",
 }
-README = Path(__file__).parent.parent / "README.md"
-_README_TABLE = re.compile(r"(?<=<!-- bench.makespan -->\n).*?(?=<!-- /bench.makespan -->)", re.DOTALL)
+README, PAGE, MARK = ROOT / "README.md", ROOT / "docs" / "speed.md", "bench.makespan"
+# The rows of the table of docs/speed.md for jobs whose order matters.
+ORDERED = [
+    *("this router, longest first, one batch", "this router, longest first, all at once"),
+    *("this router, longest first, 200 connections", "this router, round_robin, caps, 2 hosts, all at once"),
+    *("HAProxy, leastconn, maxconn, all at once", "Envoy, least request, all at once"),
+]
 Runs = Mapping[str, Mapping[str, Sequence[Run]]]
 
 
@@ -86,12 +90,28 @@ def table(runs: Runs) -> str:
     """Return the README's table, from the scenarios in which all workers are alike and in which one dies."""
     alike, dying = runs["all alike"], runs["one dies"]
     rows = [
-        f"| {shown} | {max(run.false_time_limits for run in alike[name])} | {max(run.errors for run in dying[name])} | "
-        f"{typical(alike[name], 'over_ideal'):.2f} |"
+        [
+            shown,
+            str(max(run.false_time_limits for run in alike[name])),
+            str(max(run.errors for run in dying[name])),
+            f"{typical(alike[name], 'over_ideal'):.2f}",
+        ]
         for shown, name in SHOWN.items()
     ]
-    head = "| in front of the workers | false time limits | failed jobs when a worker dies | time / ideal |"
-    return "\n".join([head, "| --- | ---: | ---: | ---: |", *rows])
+    head = ["in front of the workers", "false time limits", "failed jobs when a worker dies", "time / ideal"]
+    return markdown(head, rows)
+
+
+def all_scenarios(runs: Runs, names: Iterable[str]) -> str:
+    """Return a table of docs/speed.md: what each of these set-ups did in each scenario."""
+    head = ["time / ideal (worst), false time limits, errors, extra runs", *runs]
+    return markdown(head, [[name, *(_cell(by_setup[name]) for by_setup in runs.values())] for name in names])
+
+
+def _cell(of: Sequence[Run]) -> str:
+    time = f"{typical(of, 'over_ideal'):.2f} ({max(run.over_ideal for run in of):.2f})"
+    false_limits, errors = max(run.false_time_limits for run in of), max(run.errors for run in of)
+    return f"{time}, {false_limits}, {errors}, {max(run.extra_runs for run in of):.1%}"
 
 
 def report(runs: Runs) -> None:
@@ -114,13 +134,20 @@ def report(runs: Runs) -> None:
         print()
 
 
+def pages(runs: Runs) -> dict[Path, str]:
+    """Return README and docs/speed.md with the tables of these runs."""
+    ordered = put(all_scenarios(runs, ORDERED), PAGE.read_text(), f"{MARK}, longest first")
+    return {README: put(table(runs), README.read_text(), MARK), PAGE: put(all_scenarios(runs, SETUPS), ordered, MARK)}
+
+
 def write(runs: Runs) -> None:
-    """Write all rounds, and the README's table."""
+    """Write all rounds, and the tables of README and docs/speed.md."""
     rounds = {
         title: {name: [asdict(run) for run in of] for name, of in by_setup.items()} for title, by_setup in runs.items()
     }
     save("makespan", rounds=rounds)
-    README.write_text(_README_TABLE.sub(lambda _: f"\n{table(runs)}\n\n", README.read_text()))
+    for path, text in pages(runs).items():
+        path.write_text(text)
 
 
 if __name__ == "__main__":

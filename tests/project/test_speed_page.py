@@ -15,11 +15,11 @@ from bench.support.table import put, tables
 FILE = RESULTS / "peers.json"
 
 
-def test_readme_claims_what_was_measured() -> None:
-    """README's table is generated from bench/results/makespan.json."""
+def test_tables_of_batches_show_what_was_measured() -> None:
+    """Those of README and docs/speed.md are generated from bench/results/makespan.json."""
     rounds = json.loads((RESULTS / "makespan.json").read_text())["rounds"]
     runs = {scenario: {name: [Run(**run) for run in of] for name, of in by.items()} for scenario, by in rounds.items()}
-    assert makespan.table(runs) in makespan.README.read_text()
+    assert {path: path.read_text() for path in makespan.pages(runs)} == makespan.pages(runs)
 
 
 def test_scheduling_page_shows_what_was_measured() -> None:
