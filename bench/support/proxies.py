@@ -20,6 +20,9 @@ from tests.support.programs import Program, System, Valkey
 
 # So high that no worker is ever full. With a cap, each lease is counted.
 _CAP = 1024
+# A load breaks off its last requests. What they leave behind is forgotten before this router's next load: until then
+# each job is asked for its key.
+_ADOPT_S = 5
 # The peers' commands. The path of the configuration follows.
 _COMMANDS = {
     "nginx": ("nginx", "-e", "stderr", "-c"),
@@ -49,10 +52,10 @@ def find(name: str) -> str | None:
 
 @asynccontextmanager
 async def router(folder: Path, workers: Sequence[str], processes: int = 1) -> AsyncIterator[Proxy]:
-    """Run gunicorn, Valkey and the sidecar with default settings: leases, metadata and retries are on."""
+    """Run gunicorn, Valkey and the sidecar with leases, metadata and retries, as the defaults are."""
     async with Valkey(folder) as valkey:
         system = System(folder, valkey.url)
-        usual = {"timeout": 300, "health_check_interval": 30, "health_check": {"timeout": 5}}
+        usual = {"timeout": 300, "health_check_interval": 30, "health_check": {"timeout": 5}, "adopt_seconds": _ADOPT_S}
         system.configure(workers, default_max_concurrency=_CAP, **usual)
         async with system.sidecar() as sidecar, system.router(processes) as gunicorn:
             await gunicorn.sees(len(workers))
