@@ -1,8 +1,8 @@
 """Measures how the router's CPU grows with its fleet and its processes, and what a large fleet costs the sidecar.
 
-`python -m bench.growth [ROUNDS]`: CPU µs a request of all router processes, for 3 to 1,000 workers and 1 to 16
-processes. All have the same load, in turn within each round. The result is the median of the rounds' ratios to the
-smallest case. The router has one CPU, everything else has another.
+`python -m bench.growth [ROUNDS]`: CPU µs a request of all router processes, Redis and the sidecar, for 3 to 1,000
+workers and 1 to 16 processes. All have the same load, in turn within each round. The result is the median of the
+rounds' ratios to the smallest case. The router has one CPU, everything else has another.
 
 `python -m bench.growth sidecar`: a sidecar checks 5,000 workers every 10 s. The result is the share of one core that it
 takes, and whether each check came in time.
@@ -70,13 +70,14 @@ async def grow(rounds: int) -> dict[str, dict[str, list[Sample]]]:
 
 def report(samples: dict[str, dict[str, list[Sample]]]) -> None:
     """Print ratios and medians, and write all rounds."""
+    shown = ("cpu_us", "beside_us", "per_second")
     for title, by_case in samples.items():
         first = next(iter(by_case.values()))
         rows = [
-            [name, f"{ratio(of, first, 'cpu_us'):.2f}", typical(of, "cpu_us"), typical(of, "per_second")]
+            [name, f"{ratio(of, first, 'whole_us'):.2f}", *(typical(of, each) for each in shown)]
             for name, of in by_case.items()
         ]
-        show([title, "CPU, of the first's", "CPU µs/request", "requests/s"], rows)
+        show([title, "whole CPU, of the first's", "CPU µs/request", "beside it", "requests/s"], rows)
     errors = sum(sample.errors for by_case in samples.values() for of in by_case.values() for sample in of)
     print(f"Errors: {errors}.")
     rounds = {
