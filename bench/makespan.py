@@ -36,6 +36,7 @@ from bench.batch import (
     send_batch,
     typical,
 )
+from bench.peers import PAGE
 from bench.support import configs
 from bench.support.report import save, show
 from bench.support.table import markdown, put
@@ -58,15 +59,16 @@ SETUPS: dict[str, Setup] = {
 }
 WAYS: dict[str, Way] = {
     **{name: Way(setup, send_all) for name, setup in SETUPS.items()},
-    "this router, round_robin, caps, 2 hosts, all at once": Way(
-        partial(routers, "round_robin", 2, CORES), send_at_once
-    ),
     "this router, longest first, one batch": Way(_SOONER, send_batch, is_known=True),
     "this router, longest first, all at once": Way(_SOONER, send_at_once, is_known=True),
     "this router, longest first, 200 connections": Way(_SOONER, send_all, is_known=True),
-    "HAProxy, leastconn, maxconn, all at once": Way(haproxies(1, CORES), send_at_once),
-    "Envoy, least request, all at once": Way(partial(peers, _ENVOY, "envoy", 1), send_at_once),
+    **{
+        f"{name}, all at once": Way(SETUPS[name], send_at_once)
+        for name in ("this router, round_robin, caps, 2 hosts", "HAProxy, leastconn, maxconn", "Envoy, least request")
+    },
 }
+# The rows of the table of docs/speed.md for jobs whose order matters.
+ORDERED = [name for name in WAYS if name not in SETUPS]
 # The rows of the README's table, and the set-up of each.
 SHOWN = {
     "this router, caps of 4, two hosts": "this router, round_robin, caps, 2 hosts",
@@ -76,13 +78,7 @@ SHOWN = {
     "Envoy, least request, one host": "Envoy, least request",
     "nginx, round robin, one host": "nginx, round robin",
 }
-README, PAGE, MARK = ROOT / "README.md", ROOT / "docs" / "speed.md", "bench.makespan"
-# The rows of the table of docs/speed.md for jobs whose order matters.
-ORDERED = [
-    *("this router, longest first, one batch", "this router, longest first, all at once"),
-    *("this router, longest first, 200 connections", "this router, round_robin, caps, 2 hosts, all at once"),
-    *("HAProxy, leastconn, maxconn, all at once", "Envoy, least request, all at once"),
-]
+README, MARK = ROOT / "README.md", "bench.makespan"
 Runs = Mapping[str, Mapping[str, Sequence[Run]]]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from bench.batch import Run, typical
 from bench.peers import PAGE
 from bench.support.report import RESULTS
+from bench.support.samples import Sample, ratio
 
 
 def test_caps_are_as_measured() -> None:
@@ -32,9 +33,8 @@ def test_growth_is_as_measured() -> None:
     """Growth: whole CPU per request relative to the smallest fleet with one process, as the median of the rounds."""
     rounds = _results("growth")["rounds"]
     for (_, *shown), by_size in zip(_rows("Fleet and processes"), rounds.values(), strict=True):
-        smallest, *larger = by_size.values()
-        ratios = [[_whole_us(one) / _whole_us(least) for one, least in zip(of, smallest, strict=True)] for of in larger]
-        assert shown == [f"{median(of):.2f}" for of in ratios]
+        smallest, *larger = [[Sample(**one) for one in of] for of in by_size.values()]
+        assert shown == [f"{ratio(of, smallest, 'whole_us'):.2f}" for of in larger]
 
 
 def test_leases_are_as_measured() -> None:
@@ -48,10 +48,6 @@ def test_leases_are_as_measured() -> None:
             if one["is_full"] == is_full and (one["hold_s"] > 0) == is_paced:
                 costs[one["workers"], one["processes"]].append(one["cpu_us_a_job"])
         assert shown == [f"{median(costs[fleet]):.0f}" for fleet in fleets]
-
-
-def _whole_us(sample: dict[str, float]) -> float:
-    return sample["cpu_us"] + sample["beside_us"]
 
 
 def _results(name: str) -> Any:
