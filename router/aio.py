@@ -14,15 +14,17 @@ def start(tasks: set[asyncio.Task[None]], coroutine: Coroutine[None, None, None]
     task.add_done_callback(tasks.discard)
 
 
-def resolver(future: "asyncio.Future[Found]") -> Callable[[Found], None]:
+def resolver(future: "asyncio.Future[Found]", drop: Callable[[Found], None] | None = None) -> Callable[[Found], None]:
     """Return a callback that gives `future` its result.
 
-    It does nothing where the future is done: the coroutine that awaited it may have been cancelled meanwhile.
+    Where the future is done, because the coroutine that awaited it has been cancelled, `drop` gets the result.
     """
 
     def resolve(result: Found) -> None:
         if not future.done():
             future.set_result(result)
+        elif drop is not None:
+            drop(result)
 
     return resolve
 

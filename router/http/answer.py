@@ -58,7 +58,7 @@ def problem(
     return answer.with_field(b"retry-after", b"%d" % RETRY_AFTER_S) if answer.is_passing else answer
 
 
-def close_rest(outcome: Response | UpstreamFailed | Answer) -> None:
+def close_rest(outcome: Response | UpstreamFailed | Answer | None) -> None:
     """Read no further what a large answer has left."""
-    if not isinstance(outcome, UpstreamFailed) and outcome.rest is not None:
+    if isinstance(outcome, Response | Answer) and outcome.rest is not None:
         outcome.rest.close()

@@ -113,16 +113,16 @@ class Dispatcher:
         if job.is_large and job.scan is None:
             job = await self.scanned(job)
         answered: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
-        run = self.begin(job, resolver(answered))
+        run = self.begin(job, resolver(answered, close_rest))
         if begun is not None:
             begun(run)
         try:
             answer = await answered
         except asyncio.CancelledError:
-            if answered.cancelled():
+            if run.deliver is not None:
                 self._abandon(run)
-            elif (given := answered.result()) is not None:  # answered in the same moment
-                close_rest(given)
+            elif not answered.cancelled():  # answered in the same moment
+                close_rest(answered.result())
             raise
         if answer is None:
             raise ClientLeft

@@ -299,7 +299,7 @@ class Leases:
 
     def _apply(self, call: Call, reply: Reply) -> None:
         self.others_wait, self._redis_settles = reply.waiting > 0, reply.settles
-        self.left_behind.are_keyed = reply.keyed_ms > 0
+        self.left_behind.hear(reply)
         if reply.adopted:
             note_places(reply.adopted, self._pending_jobs)
         self._absence.hear(reply)

@@ -4,14 +4,15 @@ That is what jobs leave behind whose clients have gone, and what became of the r
 says whether jobs are to ask with keys: only while anything may be left behind in the fleet.
 """
 
+import asyncio
 from collections.abc import Callable
 
 import msgspec
 
-from router.scheduling.messages import Call, Orphan, RunOver
+from router.scheduling.messages import Call, Orphan, Reply, RunOver
 
-# Before a client may come back, all processes have had a heartbeat.
-NOTICE_S = 1.0
+# Before a client may come back, all processes have had several heartbeats.
+NOTICE_S = 2.0
 
 
 class LeftBehind:
@@ -29,13 +30,24 @@ class LeftBehind:
         self.runs_over: tuple[RunOver, ...] = ()
         self.all_runs: Callable[[], tuple[Orphan, ...]] = tuple
         self._untold: tuple[Orphan, ...] = ()
+        self._when_told: list[Callable[[], None]] = []
+        self._being_told: list[Callable[[], None]] = []
         self._keyed_ms = 0
         self._call_now = call_now
 
-    def tell(self, orphan: Orphan) -> None:
-        """Tell the scheduler of this one."""
+    def tell(self, orphan: Orphan, then: Callable[[], None] | None = None) -> None:
+        """Tell the scheduler of this one, and call `then` when it knows."""
         self._untold += (orphan,)
+        if then is not None:
+            self._when_told.append(then)
         self._press()
+
+    def hear(self, reply: Reply) -> None:
+        """Take note of the reply to the last call."""
+        self.are_keyed = reply.keyed_ms > 0
+        for then in self._being_told:
+            asyncio.get_running_loop().call_soon(then)
+        self._being_told = []
 
     def expect(self) -> None:
         """Have all processes ask with keys: within NOTICE_S a client may go, and come back."""
@@ -52,6 +64,7 @@ class LeftBehind:
     def told_in(self, call: Call) -> Call:
         """Return the call with what is to be told."""
         said = {"orphans": self._untold, "keyed_ms": self._keyed_ms, "runs_over": self.runs_over}
+        self._being_told, self._when_told = self._when_told, []
         self._untold, self._keyed_ms, self.runs_over, self.has_news, self.is_urgent = (), 0, (), False, False
         return msgspec.structs.replace(call, **said)
 

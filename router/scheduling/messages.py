@@ -241,14 +241,15 @@ class Beat(msgspec.Struct, frozen=True, array_like=True):
 class Orphan(msgspec.Struct, frozen=True, array_like=True):
     """What a job leaves behind whose client has gone: for `ms`, the next job that arrives with the same key gets it.
 
-    That is the run under this process' lease `number`, or with 0 the job's place in its line. `ticket` is the job's.
-    With `ms` 0 the run is not to be had any more.
+    That is the run under lease `number` of `process` ("": the one that calls), or with 0 the job's place in its line.
+    `ticket` is the job's. With `ms` 0 the run is not to be had any more.
     """
 
     key: str
     ms: int
     ticket: int
     number: int = 0
+    process: str = ""
 
 
 class Adopted(msgspec.Struct, frozen=True, array_like=True):

@@ -257,7 +257,7 @@ class Machine(RuleBasedStateMachine):
     def _check_adopted(self, call: Call, reply: Reply) -> None:
         """Check that each run and each place is given once, to a job with its key; one with a run gets no lease."""
         for orphan in call.orphans:
-            its = orphan.ticket, call.process if orphan.number else "", orphan.number
+            its = orphan.ticket, (orphan.process or call.process) if orphan.number else "", orphan.number
             kept = self.left_behind.setdefault(orphan.key, [])
             if orphan.ms:
                 kept.append(its)
@@ -278,12 +278,15 @@ class Machine(RuleBasedStateMachine):
         ticket=st.integers(1, 30),
         number=st.sampled_from([0, 0, 1, 2, 3]),
         ms=st.sampled_from([0, 1000, 3000, 3000]),
+        owner=st.sampled_from(("", *PROCESSES)),
         keyed_ms=st.sampled_from([0, 0, 500]),
     )
-    def leave_behind(self, process: str, key: str, ticket: int, number: int, ms: int, keyed_ms: int) -> None:
-        """A client goes while its job is pending or running; or a run that was left behind is over."""
+    def leave_behind(
+        self, process: str, key: str, ticket: int, number: int, ms: int, owner: str, keyed_ms: int
+    ) -> None:
+        """A client goes while its job is pending or running, or while it waits for another one's run; or a run ends."""
         if number or ms:
-            self._call(process, orphans=(Orphan(key, ms, ticket, number),), keyed_ms=keyed_ms)
+            self._call(process, orphans=(Orphan(key, ms, ticket, number, owner),), keyed_ms=keyed_ms)
 
     @rule(
         process=st.sampled_from(PROCESSES),

@@ -69,7 +69,8 @@ async def test_a_place_a_run_and_an_answer_are_taken_over(system: System, worker
         assert is_adopted(await post(other, "ends"), "ends")
         gates["waits"].set()
         assert is_adopted(await post(other, "waits"), "waits")
-        again = asyncio.create_task(post(other, "runs"))
+        assert (await post(other, "runs", SHORT))[0] == 504  # its second client goes, too
+        again = asyncio.create_task(post(one, "runs"))
         await asyncio.sleep(0.2)
         gates["runs"].set()
         assert is_adopted(await again, "runs")

@@ -17,6 +17,7 @@ from router.jobs.answers import ErrorAnswers
 from router.jobs.ending import Endings
 from router.jobs.job import JobRun
 from router.jobs.preparing import Hashing
+from router.jobs.sooner.held_answer import HeldAnswer
 from router.jobs.sooner.left_runs import LeftRuns
 from router.jobs.sooner.notes import Adopt, Brought, Returned
 from router.jobs.sooner.transport import Transport, WorkersAnswer
@@ -82,11 +83,13 @@ class Adoption:
 
     def leave_run(self, run: JobRun) -> None:
         """Keep the run of a job whose client has gone, if an attempt is running."""
-        self._hashing.then(run.job, partial(self._keep, run))
+        self._hashing.then(run.job, partial(HeldAnswer(run).until, partial(self._keep, run)))
 
-    def _keep(self, run: JobRun) -> None:
+    def _keep(self, run: JobRun, told: Callable[[], None]) -> None:
         if run.lease is not None and run.left is None:
-            run.left = self._left_runs.keep(run, run.lease)
+            run.left = self._left_runs.keep(run, run.lease, told)
+        else:
+            told()
 
     def end_run(self, run: JobRun, response: Response | None, worker_url: str) -> None:
         """Take the answer of a run that has been left; None if it has brought no result."""
@@ -99,16 +102,17 @@ class Adoption:
             self.wait(run, reason.adopted)
             return
         if isinstance(reason, QueueTimeout) and pending is not None and pending.arrival.ticket:
-            self._hashing.then(run.job, partial(self._leave_place, run, pending.arrival.ticket))
+            leave = partial(self._leave_place, run, pending.arrival.ticket)
+            self._hashing.then(run.job, partial(HeldAnswer(run).until, leave))
         self._endings.refuse(run, reason, pending)
 
-    def _leave_place(self, run: JobRun, ticket: int) -> None:
-        self._left_behind.tell(Orphan(run.job.key, int(self._keep_s * 1000), ticket))
+    def _leave_place(self, run: JobRun, ticket: int, told: Callable[[], None]) -> None:
+        self._left_behind.tell(Orphan(run.job.key, int(self._keep_s * 1000), ticket), told)
 
     def wait(self, run: JobRun, adopted: Adopted) -> None:
         """Let the job wait for the run that it has got."""
         if run.deliver is None:  # the job has been broken off
-            start(self._tasks, self._return(adopted))
+            start(self._tasks, self._return(run.job.key, adopted, HeldAnswer(run)))
             return
         loop = asyncio.get_running_loop()
         timer = loop.call_later(max(0.0, run.ends_at - time.monotonic()), self._be_late, run)
@@ -132,7 +136,7 @@ class Adoption:
         """Let the run, if the job waits for one, be free for the next job; return whether it does."""
         if (adopted := self.stop(run)) is None:
             return False
-        start(self._tasks, self._return(adopted))
+        start(self._tasks, self._return(run.job.key, adopted, HeldAnswer(run)))
         return True
 
     async def _ask(self, run: JobRun, adopted: Adopted) -> None:
@@ -151,9 +155,13 @@ class Adoption:
             else:
                 await asyncio.sleep(ASK_EVERY_S)
 
-    async def _return(self, adopted: Adopted) -> None:
-        with suppress(RedisUnavailable):  # then nobody gets it
-            await self._transport.send(adopted.process, Returned(adopted.run, self._transport.process, adopted.number))
+    async def _return(self, key: str, adopted: Adopted, held: HeldAnswer) -> None:
+        left = Orphan(key, int(self._keep_s * 1000), adopted.ticket, adopted.run, adopted.process)
+        with suppress(RedisUnavailable), held:  # without Redis nobody gets it
+            # First the note, so that it comes before the one of the next adopter.
+            note = Returned(adopted.run, self._transport.process, adopted.number)
+            await self._transport.send(adopted.process, note)
+            held.until(partial(self._left_behind.tell, left))
 
     def _heard(self, note: Brought) -> None:
         run = self._by_number.get(note.number)

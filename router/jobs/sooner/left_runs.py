@@ -5,6 +5,7 @@ It decides how long a run is kept, and for whom; the scheduler decides who gets 
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from router.aio import start
@@ -37,10 +38,11 @@ class LeftRuns:
         """Whether a job waits for one of these runs, or an answer is on its way."""
         return bool(self._sending) or any(left.adopter and not left.answer for left in self._by_number.values())
 
-    def keep(self, run: JobRun, lease: Lease) -> LeftRun:
-        """Keep a run whose client has gone."""
+    def keep(self, run: JobRun, lease: Lease, then: Callable[[], None]) -> LeftRun:
+        """Keep a run whose client has gone, and call `then` when the scheduler knows."""
         left = self._by_number[lease.number] = LeftRun(run.job.key, lease.number, run.ticket, run.job.share.sibling())
-        self._offer(left)
+        self._keep_for_anyone(left)
+        self._left_behind.tell(Orphan(left.key, int(self._keep_s * 1000), left.ticket, left.number), then)
         return left
 
     def end(self, left: LeftRun, response: Response | None, worker_url: str, attempt: int) -> None:
@@ -59,10 +61,11 @@ class LeftRuns:
         elif left.adopter is not None:
             self._bring(left, left.answer, left.adopter)
 
-    def _offer(self, left: LeftRun) -> None:
-        left.ends_at = time.monotonic() + self._keep_s
+    def _keep_for_anyone(self, left: LeftRun) -> None:
+        left.adopter, left.ends_at = None, time.monotonic() + self._keep_s
+        if left.timer is not None:
+            left.timer.cancel()
         left.timer = asyncio.get_running_loop().call_later(self._keep_s, self._drop, left)
-        self._left_behind.tell(Orphan(left.key, int(self._keep_s * 1000), left.ticket, left.number))
 
     def _all(self) -> tuple[Orphan, ...]:
         now = time.monotonic()
@@ -89,10 +92,7 @@ class LeftRuns:
     def _returned(self, note: Returned) -> None:
         left = self._by_number.get(note.run)
         if left is not None and left.adopter == (note.process, note.number):
-            left.adopter = None
-            if left.timer is not None:
-                left.timer.cancel()
-            self._offer(left)
+            self._keep_for_anyone(left)  # the adopter has told the scheduler
 
     def _bring(self, left: LeftRun, answer: WorkersAnswer, adopter: tuple[str, int]) -> None:
         """Send the answer. It is kept for a while, because its job may return it."""

@@ -26,10 +26,10 @@ class Orphans:
         self.keyed_until = max(self.keyed_until, now + ms)
 
     def keep(self, process: str, orphan: Orphan, now: int) -> None:
-        """Keep what a job has left behind; or drop it, if its time is 0."""
+        """Keep what a job has left behind, as `process` tells; or drop it, if its time is 0."""
         self._drop_oldest(now)
         kept = self._by_key.setdefault(orphan.key, {})
-        owner = f"{process}:{orphan.number}" if orphan.number else ""
+        owner = f"{orphan.process or process}:{orphan.number}" if orphan.number else ""
         if not orphan.ms:
             self._by_key[orphan.key] = {place: held for place, held in kept.items() if held[1] != owner}
             return

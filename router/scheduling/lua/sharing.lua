@@ -29,8 +29,9 @@ function Seldom.expect(ms)
 end
 
 -- The arguments are Orphan's fields (router/scheduling/messages.py).
-function Seldom.keep(key, ms, ticket, number)
-  local orphans, owner = ORPHANS_OF .. key, number > 0 and ' ' .. holder(number) or ''
+function Seldom.keep(key, ms, ticket, number, process)
+  local orphans, owner = ORPHANS_OF .. key, ''
+  if number > 0 then owner = string.format(' %s:%.0f', process ~= '' and process or call.process, number) end
   if ms == 0 then
     for _, orphan in ipairs(redis.call('ZRANGE', orphans, 0, -1)) do
       if string.match(orphan, '^%d+ %d+(.*)$') == owner then redis.call('ZREM', orphans, orphan) end

@@ -11,8 +11,8 @@ from router.fleet.redis_client import RedisUnavailable
 from router.http.answer import Answer
 from router.jobs.sooner.transport import MAX_BYTES, WorkersAnswer
 from router.policy.verdict import Outcome
-from router.scheduling.messages import Adopted, Call, Orphan
-from router.scheduling.pending import RunsAlready
+from router.scheduling.messages import Adopted, Orphan
+from router.scheduling.pending import QueueTimeout, RunsAlready
 from tests.support.timeless import timeless
 from tests.unit.jobs.test_dispatcher import Bench, Workers, says
 
@@ -75,9 +75,11 @@ class Two:
         await asyncio.sleep(10.1)
         assert [answer.outcome for answer in self.owner.given if answer] == [Outcome.DEADLINE]
 
-    def orphans(self) -> tuple[Orphan, ...]:
-        """Return what p has to tell the scheduler."""
-        return self.owner.leases.left_behind.told_in(Call("p")).orphans
+    def orphans(self, bench: Bench | None = None) -> tuple[Orphan, ...]:
+        """Return what p, or the process of `bench`, has told the scheduler since the last time."""
+        leases = (bench or self.owner).leases
+        calls, leases.calls = leases.calls, []
+        return tuple(orphan for call in calls for orphan in call.orphans)
 
     def adopted(self) -> Answer:
         """Return the answer of q's job."""
@@ -173,7 +175,8 @@ def test_an_adopter_whose_client_goes_leaves_the_run_for_another(*, has_left: bo
         two.adopter.began()
         await asyncio.sleep(0.1 if has_left else 20.1)
         assert [answer and answer.outcome for answer in two.adopter.given] == [None if has_left else Outcome.DEADLINE]
-        assert two.orphans() == first
+        assert two.orphans() == ()
+        assert two.orphans(two.adopter) == (msgspec.structs.replace(first[0], process="p"),)
         third = Bench(Workers(), transport=Post(two.mail, "r"))
         third.leases.script = [RunsAlready(Adopted(9, 71, "p", 1))]
         third.began()
@@ -219,6 +222,66 @@ def test_an_adopter_notices_that_nobody_will_answer(*, is_redis: bool) -> None:
         two.mail.dead = set() if is_redis else {"p"}
         await asyncio.sleep(3)
         assert [asked.ticket for asked in two.adopter.leases.asked] == [0, 71]
+
+    timeless(law())
+
+
+@pytest.mark.parametrize("leaves", ["a run", "a place", "a run that it had got"])
+def test_a_client_is_answered_once_the_scheduler_knows_what_its_job_leaves(leaves: str) -> None:
+    """It may send the job again at once, to another process."""
+
+    async def law() -> None:
+        two = Two()
+        bench = two.owner
+        if leaves == "a place":
+            bench.leases.script = [QueueTimeout()]
+        elif leaves == "a run that it had got":
+            await two.leave()
+            bench = two.adopter
+        bench.leases.is_calling = False
+        bench.began()
+        await asyncio.sleep(20.1)
+        assert bench.given == []
+        assert bench.leases.left_behind.is_urgent
+        bench.leases.is_calling = True
+        bench.leases.call()
+        await asyncio.sleep(0)
+        assert [answer and answer.status for answer in bench.given] == [504]
+
+    timeless(law())
+
+
+def test_an_answer_comes_at_once_where_nothing_can_be_left_behind() -> None:
+    """So it is for an adopter while Redis is away."""
+
+    async def law() -> None:
+        two = Two()
+        await two.leave()
+        two.adopter.leases.is_calling = False
+        two.adopter.began()
+        await asyncio.sleep(19.9)
+        two.mail.is_away = True
+        await asyncio.sleep(0.2)
+        assert two.adopted().status == 504
+
+    timeless(law())
+
+
+def test_a_caller_that_is_cancelled_before_its_answer_comes_takes_nothing_with_it() -> None:
+    """The job has ended by then: it is counted once, and what it leaves behind stays."""
+
+    async def law() -> None:
+        two = Two()
+        two.owner.leases.is_calling = False
+        caller = asyncio.create_task(two.owner.run())
+        await asyncio.sleep(10.1)
+        caller.cancel()
+        await asyncio.wait([caller])
+        assert caller.cancelled()
+        two.owner.leases.is_calling = True
+        two.owner.leases.call()
+        assert two.orphans() == (Orphan(two.adopter.job.key, 10_000, 71, 1),)
+        assert two.owner.answered() == [504]
 
     timeless(law())
 

@@ -26,7 +26,7 @@ from router.policy.placement import ANYWHERE, Placement
 from router.policy.tenants import TenantRule
 from router.policy.verdict import Blame, Kind, Outcome
 from router.scheduling.left_behind import LeftBehind
-from router.scheduling.messages import Arrival, RunOver, Wish
+from router.scheduling.messages import Arrival, Call, Reply, RunOver, Wish
 from router.scheduling.pending import (
     ClientLeft,
     Exhausted,
@@ -92,7 +92,18 @@ class Leases:
         self.fault: Exception | None = None
         self.unreached: set[str] = set()  # pools none of whose workers can be reached
         self.is_enough = self.others_wait = False
-        self.left_behind = LeftBehind(lambda: None)
+        self.calls: list[Call] = []  # those that tell something
+        self.is_calling = True
+        self.left_behind = LeftBehind(self._call_soon)
+
+    def _call_soon(self) -> None:
+        asyncio.get_running_loop().call_soon(self.call)
+
+    def call(self) -> None:
+        """Tell the scheduler all that is to be told, and have its reply; not while `is_calling` is off."""
+        if self.is_calling and self.left_behind.has_news:
+            self.calls.append(self.left_behind.told_in(Call("p")))
+            self.left_behind.hear(Reply())
 
     def has_workers(self, pool: str) -> bool:
         """Whether a worker of this pool can be reached."""
@@ -142,7 +153,7 @@ class Leases:
     @property
     def runs_over(self) -> list[RunOver]:
         """The shared runs that are over."""
-        return list(self.left_behind.runs_over)
+        return [over for call in self.calls for over in call.runs_over] + list(self.left_behind.runs_over)
 
     def resolve(self, doubts: tuple[tuple[Lease, str], ...], blame: Blame, job: str = "") -> None:
         """Record the call."""
