@@ -52,8 +52,8 @@ def find(name: str) -> str | None:
 
 @asynccontextmanager
 async def router(folder: Path, workers: Sequence[str], processes: int = 1) -> AsyncIterator[Proxy]:
-    """Run gunicorn, Valkey and the sidecar with leases, metadata and retries, as the defaults are."""
-    async with Valkey(folder) as valkey:
+    """Run gunicorn, Valkey and the sidecar as `sfr up` does: with leases, metadata and retries, as the defaults are."""
+    async with Valkey(folder, has_socket=True) as valkey:
         system = System(folder, valkey.url)
         usual = {"timeout": 300, "health_check_interval": 30, "health_check": {"timeout": 5}, "adopt_seconds": _ADOPT_S}
         system.configure(workers, default_max_concurrency=_CAP, **usual)

@@ -116,17 +116,18 @@ def children_of(pid: int) -> list[int]:
 
 
 class Valkey(Program):
-    """A real Valkey on a free port without persistence: after a kill and a start it is empty."""
+    """A real Valkey on a free port without persistence: after a kill and a start it is empty.
 
-    def __init__(self, folder: Path) -> None:
+    With `has_socket` its URL is that of a Unix socket, whose path must be short.
+    """
+
+    def __init__(self, folder: Path, *, has_socket: bool = False) -> None:
         self.port = free_port()
+        self.url = f"unix://{folder}/redis.sock" if has_socket else f"redis://127.0.0.1:{self.port}/0"
         argv = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        if has_socket:
+            argv += ["--unixsocket", str(folder / "redis.sock")]
         super().__init__(argv, folder / "valkey.log", cwd=folder)
-
-    @property
-    def url(self) -> str:
-        """Its URL for redis.url."""
-        return f"redis://127.0.0.1:{self.port}/0"
 
     def client(self) -> "Redis":
         """Return a client for the test itself."""
