@@ -118,7 +118,8 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
         await view.refresh()
         api.openapi()  # made once and kept: before the first client could wait for it
         running = [
-            asyncio.create_task(part.run()) for part in (view, leases, publisher, chronicle, sizes, FileHandles())
+            asyncio.create_task(part.run())
+            for part in (view, leases, publisher, chronicle, sizes, FileHandles(), access)
         ]
         _collect_seldom()
         yield {TIMEOUTS: ClientTimeouts(settings.client_body_timeout, settings.client_read_timeout), HANDLER: handler}

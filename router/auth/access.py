@@ -11,14 +11,13 @@ import logging
 import re
 import socket
 import threading
-import time
 from binascii import a2b_base64
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Never, Self
 
 import msgspec
 
@@ -55,15 +54,31 @@ _FROM_PROXIES = frozenset(
 
 
 class ApiKeys:
-    """The API keys in a file, which is read again when it changes. The file holds hashes of keys, and their names."""
+    """The API keys in a file, which is read again when it changes. The file holds hashes of keys, and their names.
 
-    def __init__(self, path: Path, reread_s: float = REREAD_S) -> None:
-        """Read the file; from now on, check it for changes every `reread_s` seconds. Raises ConfigError."""
+    A timer looks at the file, not a job: in a quiet process the first job with a removed key would still be let in.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read the file. Raises ConfigError."""
         self._file = WatchedFile(path)
         self._file.has_changed()
         self._names = _read_keys(path)
-        self._reread_s = reread_s
-        self._look_again_at = time.monotonic() + reread_s
+
+    async def run(self) -> Never:
+        """Look at the file every REREAD_S seconds, until cancelled."""
+        while True:
+            await asyncio.sleep(REREAD_S)
+            self.look()
+
+    def look(self) -> None:
+        """Read the file again if it has changed."""
+        if not self._file.has_changed():
+            return
+        if self._file.size_bytes <= _READ_AT_ONCE_BYTES:
+            self._take_over()
+        else:
+            threading.Thread(target=self._take_over, daemon=True).start()
 
     def name_of(self, key: bytes) -> str | None:
         """Return the key's name, empty if it has none; None if the key is unknown.
@@ -71,20 +86,7 @@ class ApiKeys:
         This takes as long with many keys as with few. Its time may tell how a stored hash begins. That helps no
         attacker, because no key can be made for a given hash.
         """
-        self._reread()
         return self._names.get(sha256(key).digest())
-
-    def _reread(self) -> None:
-        now = time.monotonic()
-        if now < self._look_again_at:
-            return
-        self._look_again_at = now + self._reread_s
-        if not self._file.has_changed():
-            return
-        if self._file.size_bytes <= _READ_AT_ONCE_BYTES:
-            self._take_over()
-        else:
-            threading.Thread(target=self._take_over, daemon=True).start()
 
     def _take_over(self) -> None:
         try:
@@ -115,6 +117,11 @@ class Access:
             raise ConfigError(str(error)) from error
         keys = ApiKeys(Path(settings.api_keys)) if settings.api_keys else None
         return cls(token, keys, WorkerAuth.load(settings))
+
+    async def run(self) -> None:
+        """Look at the file of API keys from time to time, until cancelled; without one, return at once."""
+        if self.api_keys is not None:
+            await self.api_keys.run()
 
 
 OPEN = Access()

@@ -189,17 +189,21 @@ def test_api_keys_are_read_again_when_they_change(tmp_path: Path, caplog: pytest
     """A key that was removed is refused; after a bad file the last good one stays in force."""
     held = tmp_path / "keys"
     put(held, digest("first"))
-    keys = ApiKeys(held, reread_s=0)
+    keys = ApiKeys(held)
     new = tmp_path / "new"
     put(new, digest("second"))
     new.replace(held)
+    keys.look()
     assert [keys.name_of(key) for key in (b"first", b"second")] == [None, ""]
     put(held, "second")
+    keys.look()
     assert keys.name_of(b"second") == ""
     assert "API keys not taken over" in caplog.text
     held.unlink()
+    keys.look()
     assert keys.name_of(b"second") == ""
     put(held, "")
+    keys.look()
     assert keys.name_of(b"second") is None
 
 
@@ -233,17 +237,16 @@ def test_connection_without_a_known_peer_has_an_empty_address() -> None:
     assert [peer_in(scope) for scope in scopes] == ["", "", "::1"]
 
 
-def test_key_file_is_checked_from_time_to_time(tmp_path: Path) -> None:
-    """A job does not check the file; a timer does, and reads it only after a change."""
+async def test_removed_key_is_refused_though_no_job_has_come_since(tmp_path: Path) -> None:
+    """A timer looks at the file; in a quiet process a job would find the last keys still in force."""
     held = tmp_path / "keys"
     put(held, digest("first"))
-    keys = ApiKeys(held, reread_s=3600)
-    put(held, digest("second") + "\n")
-    assert keys.name_of(b"first") is not None
-    keys._look_again_at = 0.0  # an hour later
-    assert [keys.name_of(b"second"), keys.name_of(b"first")] == ["", None]
-    put(held, digest("third") + " a\n")
-    assert keys.name_of(b"second") is not None
+    keys = ApiKeys(held)
+    looking = asyncio.create_task(keys.run())
+    put(held, digest("second"))
+    await eventually(lambda: keys.name_of(b"second") is not None, what="the new key")
+    assert keys.name_of(b"first") is None
+    looking.cancel()
 
 
 def test_keys_that_have_not_changed_are_not_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -251,11 +254,12 @@ def test_keys_that_have_not_changed_are_not_read_again(tmp_path: Path, caplog: p
     caplog.set_level("INFO")
     held = tmp_path / "keys"
     put(held, digest("first"))
-    keys = ApiKeys(held, reread_s=0)
-    assert keys.name_of(b"first") is not None
+    keys = ApiKeys(held)
+    keys.look()
     assert "read again" not in caplog.text
     put(held, digest("first") + " name")
-    assert keys.name_of(b"first") is not None
+    keys.look()
+    keys.look()
     assert caplog.text.count("read again: 1 API keys") == 1
 
 
@@ -264,10 +268,12 @@ async def test_large_key_file_is_read_beside_the_jobs(tmp_path: Path, caplog: py
     caplog.set_level("INFO")
     held = tmp_path / "keys"
     put(held, digest("first"))
-    keys = ApiKeys(held, reread_s=0)
+    keys = ApiKeys(held)
     new = tmp_path / "new"
     put(new, digest("second") + "\n" + "# of another trainer\n" * 10_000)
     new.replace(held)
+    keys.look()
+    assert keys.name_of(b"first") == ""
     await eventually(lambda: keys.name_of(b"second") == "" and "read again" in caplog.text, what="the new key")
     assert keys.name_of(b"first") is None
     (told,) = [record for record in caplog.records if "read again: 1 API keys" in record.getMessage()]
@@ -276,7 +282,7 @@ async def test_large_key_file_is_read_beside_the_jobs(tmp_path: Path, caplog: py
 
 def gate(keys: Path | None = None) -> JobGate:
     """Return a gate that admits jobs of one other site's pages, and with a file of keys only jobs with a key."""
-    return JobGate(Pages(["https://lab.example"], []), None if keys is None else ApiKeys(keys, reread_s=0))
+    return JobGate(Pages(["https://lab.example"], []), None if keys is None else ApiKeys(keys))
 
 
 def test_without_api_keys_programs_and_allowed_pages_are_admitted() -> None:
@@ -318,13 +324,16 @@ def test_admission_is_renewed_as_long_as_its_key_is_known(tmp_path: Path) -> Non
     """The key's name may have changed; a key that was removed gets 401."""
     held = tmp_path / "keys"
     put(held, f"{digest('first')}  trainer-a\n")
-    keys = gate(held)
+    known = ApiKeys(held)
+    keys = JobGate(Pages([], []), known)
     admission = keys.admit([HERE, (b"x-api-key", b"first")])
     assert isinstance(admission, Admission)
     put(held, f"{digest('first')}  trainer-b\n")
+    known.look()
     renewed = keys.renew(admission)
     assert isinstance(renewed, Admission)
     assert (renewed.key_name, renewed.headers) == ("trainer-b", admission.headers)
     assert keys.renew(renewed) is renewed
     put(held, "")
+    known.look()
     assert isinstance(keys.renew(admission), Refusal)

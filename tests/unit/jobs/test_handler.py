@@ -20,6 +20,7 @@ from router.http.headers import Headers
 from router.jobs.endpoints import Asked
 from router.jobs.handler import JobHandler
 from tests.project.test_laws import MODULES
+from tests.support.files import put
 from tests.support.jobs import stays
 from tests.support.load import JOB
 from tests.support.serving import served
@@ -140,12 +141,12 @@ async def test_removed_key_is_refused_for_a_cached_head(keys: Path, workers: lis
     parsed = parse(json.dumps(settings), "t")
     access = Access.load(parsed)
     assert access.api_keys is not None
-    access.api_keys._reread_s = access.api_keys._look_again_at = 0.0
     handler = create_app(parsed, access)
     assert isinstance(handler, JobHandler)
     async with http_way(handler, "/run_code", 3) as send:
         assert await send({"x-api-key": KEY}) == 200
-        keys.write_text("")
+        put(keys, "")
+        access.api_keys.look()
         assert await send({"x-api-key": KEY}) == 401
 
 

@@ -16,6 +16,7 @@ from yarl import URL
 from router.auth.access import Access
 from router.composition import create_app
 from router.config.load import parse
+from tests.support.files import put
 from tests.support.load import JOB
 from tests.support.serving import served
 from tests.support.worker import ScriptedWorker, always
@@ -175,11 +176,11 @@ async def test_key_that_is_renamed_counts_by_its_new_name(worker: ScriptedWorker
     )
     access = Access.load(parsed)
     assert access.api_keys is not None
-    access.api_keys._reread_s = access.api_keys._look_again_at = 0.0
     async with served(create_app(parsed, access), access_log=False) as url, aiohttp.ClientSession() as session:
         router = Router(url, session)
         assert await router.told("/run_code", x_api_key="first") == [(200, "trainer-a")] * 3
-        held.write_text(f"{digest} trainer-bb\n")
+        put(held, f"{digest} trainer-bb\n")
+        access.api_keys.look()
         assert (await router.told("/run_code", x_api_key="first"))[-1] == (200, "trainer-bb")
 
 
