@@ -11,6 +11,7 @@ from rich.text import Text
 from router.api.schemas import AdminTenant, AdminWorker, Report, SidecarStatus, WorkerStatus
 from router.fleet.model import Health, abilities, slots
 from router.fleet.schema import SCHEMA_VERSION
+from router.policy.tenants import ARRIVAL
 
 _STYLES = {
     Health.HEALTHY: "green",
@@ -66,12 +67,18 @@ def workers_table(workers: Sequence[WorkerStatus]) -> Table:
 
 
 def tenants_table(tenants: Sequence[AdminTenant], jobs_a_second: Mapping[str, float]) -> Table:
-    """Return a row for each tenant; a value that is set at run time is marked by a star."""
+    """Return a row for each tenant; a value that is set at run time is marked by a star.
+
+    What is in use for no tenant has no column.
+    """
     table = Table("tenant", box=None, padding=(0, 2, 0, 0))
     for name in ("weight", "priority", "running", "waiting", "jobs/s", "worker-s", "share"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("labels", overflow="fold")
     table.add_column("client budget")
+    has_order = any(tenant.order != ARRIVAL or tenant.overrides.order for tenant in tenants)
+    if has_order:
+        table.add_column("order", no_wrap=True)
     has_reuse = any(tenant.reuse.seconds or tenant.counts.reused for tenant in tenants)
     if has_reuse:
         for name in ("reuse", "reused", "saved worker-s"):
@@ -87,6 +94,8 @@ def tenants_table(tenants: Sequence[AdminTenant], jobs_a_second: Mapping[str, fl
             f"{counts.busy_ms / all_ms:.0%}" if all_ms else "",
             *(_of_tenant(tenant, "labels"), _of_tenant(tenant, "client_budget")),
         ]
+        if has_order:
+            cells.append(_of_tenant(tenant, "order"))
         if has_reuse:
             cells += [_reuse_of(tenant), str(counts.reused), f"{counts.saved_ms / 1000:.0f}"]
         table.add_row(Text(tenant.name), *map(Text, cells))

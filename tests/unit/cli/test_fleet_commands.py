@@ -166,6 +166,19 @@ def test_tenants_show_what_is_set_at_run_time() -> None:
     assert row == ["run-7", "3*", "0", "0", "0/0", "0", "0", "gpu,", "ib*", "job+2"]
 
 
+def test_tenants_show_their_order_if_one_has_another() -> None:
+    """Whoever sets an order sees it; a fleet that uses none has no column for it."""
+    tenants = [
+        AdminTenant(name=name, listed=True, overrides=has, counts=IDLE_TENANT, **msgspec.structs.asdict(rule))
+        for name, rule, has in (
+            ("run-7", TenantRule(order="longest_first"), TenantOverrides(order="longest_first")),
+            ("default", TenantRule(), TenantOverrides()),
+        )
+    ]
+    assert [row.split()[-1] for row in tenants_shown(tenants, {})] == ["longest_first*", "arrival"]
+    assert "arrival" not in tenants_shown(tenants[1:], {})[0]
+
+
 def test_tenants_show_what_they_have_and_have_used() -> None:
     """Running and waiting jobs of those that may, jobs a second, worker-seconds, and their share."""
     counts = TenantCounts(running=4, waiting=7, jobs=90, failures=1, busy_ms=75_400, queue_ms=5)
