@@ -21,7 +21,7 @@ from router.cli.options import (
     shown,
 )
 from router.cli.spinner import waiting
-from router.policy.tenants import flaw
+from router.policy.tenants import ARRIVAL, flaw
 
 if TYPE_CHECKING:
     from router.api.schemas import AdminTenant
@@ -200,6 +200,6 @@ def _line(tenant: "AdminTenant") -> str:
     )
     labels = f", needs {', '.join(tenant.labels)}" if tenant.labels else ""
     budget = "" if tenant.client_budget is None else f", client budget {tenant.client_budget}"
-    order = f", {tenant.order}" if tenant.order != "arrival" else ""
+    order = f", {tenant.order}" if tenant.order != ARRIVAL else ""
     reuse = f", answers serve for {tenant.reuse.seconds:g} s" if tenant.reuse.seconds else ""
     return f"{tenant.name}: weight {tenant.weight}, priority {tenant.priority}{limits}{labels}{budget}{order}{reuse}"
