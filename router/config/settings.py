@@ -209,7 +209,7 @@ class SizesSettings(Section):
 
 
 class HedgeSettings(Section):
-    """Second runs of jobs whose first run is slow; see [Sooner](sooner.md#second-runs)."""
+    """Second runs of jobs whose first run is slow; see [Second runs](sooner.md#second-runs)."""
 
     enabled: bool = False
     """true: while nobody waits and a worker has a free slot, a job that runs on a slow worker, or has run for three
