@@ -64,7 +64,7 @@ docs: $(VENV)/.installed
 	$(BIN)/python -m tools.help_page
 	$(BIN)/python -m tools.grafana_dashboard
 	$(BIN)/python -m tools.prometheus_rule
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "The documentation is in build/site/index.html"
 
 # Without VERSION: of the version that the checkout has, such as a tag's. Nothing is committed, tagged or sent.
