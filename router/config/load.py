@@ -112,7 +112,8 @@ def read(path: Path) -> Configuration:
     try:
         text = read_text(path)
     except Unreadable as error:
-        hint = f"; set {CONFIG_VARIABLE} to the file you mean" if isinstance(error.__cause__, FileNotFoundError) else ""
+        is_missing = isinstance(error.__cause__, FileNotFoundError)
+        hint = f"; `sfr config new` writes one, {CONFIG_VARIABLE} names another" if is_missing else ""
         raise ConfigError(f"{error}{hint}") from error
     return _read(text, str(path))
 

@@ -149,7 +149,7 @@ async def test_a_file_that_is_named_must_exist(tmp_path: Path) -> None:
     """A typing error in ROUTER_CONFIG is reported, and does not start a router without workers."""
     async with up(tmp_path, env={"ROUTER_CONFIG": "konfig.yaml"}) as program:
         assert await program.ended() == 2
-    assert "konfig.yaml cannot be read: No such file or directory; set ROUTER_CONFIG" in program.output
+    assert "konfig.yaml cannot be read: No such file or directory; `sfr config new` writes one" in program.output
     assert "Traceback" not in program.output
 
 
