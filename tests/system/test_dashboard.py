@@ -308,6 +308,12 @@ async def test_page_says_when_it_is_stale(
         await browser.shows('[data-about="redis"]', "Redis is away")
         assert await browser.text('[data-number="running"]') == NOTHING
         assert len(await _urls(browser)) == 3
+        for view, place, words in (
+            ("processes", ".parts .here", "1 without Redis"),
+            ("tenants", "#tenants .empty", "Not known while Redis is away"),
+        ):
+            await browser.js("location.hash = arguments[0]", f"#/{view}")
+            await browser.shows(place, words)
         await valkey.start()
         async with system.sidecar():
             await eventually(lambda: _says_nothing(browser), what="no notice")

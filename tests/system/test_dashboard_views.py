@@ -84,6 +84,7 @@ async def test_failed_job_leads_to_its_worker_and_views_show_what_runs_where(
             await _fails(valkey, broken, lost)
             await browser.open_dashboard(router.url, f"#/failures?request_id={REQUEST}")
             await _leads_to_the_cause(browser, broken, lost)
+            await _hears_of_late_ones(browser, valkey, lost)
             await go(browser, of(hung))
             await browser.shows(".runs tbody", "run-9")
             await go(browser, "#/languages")
@@ -124,6 +125,27 @@ async def _leads_to_the_cause(browser: Browser, broken: ScriptedWorker, lost: Sc
     await browser.shows("#events tbody", "cannot be reached")
     await browser.js("history.go(-3)")
     await browser.shows("#failures tbody", REQUEST)
+
+
+async def _hears_of_late_ones(browser: Browser, valkey: Valkey, lost: ScriptedWorker) -> None:
+    """Failures that are told late stand among older ones; a tenant's jobs are not those of one with a longer name."""
+    client = RedisClient.connect(RedisSettings(url=valkey.url), 5)
+    alike = [FailedJob("late", "run-70", "/run_code", "", 503, "no_slot", took_ms) for took_ms in (40, 41)]
+    await Failures(client).add([(-60, job) for job in alike], now=0)
+    event = Event(Kind.JOB_QUARANTINED, "run-7", "It broke workers", "host-1-ab", {"workers": [lost.url]})
+    await Events(client).write([(event, 0.0)])
+    await client.close()
+    await go(browser, "#/failures?tenant=run-70")
+    await eventually(lambda: _lists(browser, "late", 2), what="failures that were told late")
+    await go(browser, "#/failures?tenant=run-7")
+    await eventually(lambda: _lists(browser, REQUEST, 1), what="run-7's failure")
+    assert "run-70" not in await browser.text("#failures tbody")
+    await go(browser, of(lost))
+    await browser.shows(".events tbody", "It broke workers")
+
+
+async def _lists(browser: Browser, name: str, count: int) -> bool:
+    return [text for text in await browser.texts("#failures tbody .id") if text == name] == count * [name]
 
 
 async def _keeps_a_lost_process(browser: Browser, router: Router) -> None:

@@ -339,7 +339,8 @@ def test_empty_fleet_is_no_reason_to_look_stale(leave: bool) -> None:
             since = now()
             await asyncio.sleep(10 * INTERVAL_S)
             written = [each for each in memory.written if each.at >= since]
-        gaps = [later - earlier for earlier, later in itertools.pairwise([since, *(each.at for each in written), now()])]
+        moments = [since, *(each.at for each in written), now()]
+        gaps = [later - earlier for earlier, later in itertools.pairwise(moments)]
         assert max(gaps) <= 2 * REREAD_S
         assert not any(each.changed or each.records or each.gone for each in written)
 
