@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
+from selenium.webdriver import Keys
 
 from router.config.settings import RedisSettings
 from router.fleet.journal.events import Events
@@ -43,6 +44,13 @@ over.dispatchEvent(new MouseEvent("mouseenter", at));
 over.dispatchEvent(new MouseEvent("mousemove", at));
 """
 OVERFLOW = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+# Scrolls an element under the head, gives it the focus, and looks whether it can be seen then.
+FOCUSED_BELOW_HEAD = """
+const found = document.querySelector(arguments[0]);
+scrollBy(0, found.getBoundingClientRect().top - 5);
+found.focus();
+return found.getBoundingClientRect().top >= document.querySelector("header").getBoundingClientRect().bottom;
+"""
 REQUEST = "step-17-job-4"
 # A client can name any language, including a spreadsheet's formula and markup.
 LANGUAGE = "=1+1<img src=x onerror=\"document.title='taken'\">"
@@ -235,6 +243,7 @@ async def _saves_what_matches(browser: Browser, folder: Path) -> None:
     """Both files have the matching rows of all pages; a spreadsheet must not run what a client has named."""
     await go(browser, "#/failures?language=cpp&tenant=img")
     await browser.shows("#failures .pages", "1\u201350 of 60")
+    await _turns_pages_by_keyboard(browser)
     await browser.click("#failures .export button:first-child")
     await browser.click("#failures .export button:last-child")
     table, objects = await _saved(folder, ("csv", "json"))
@@ -242,6 +251,17 @@ async def _saves_what_matches(browser: Browser, folder: Path) -> None:
     assert len(rows) == len(json.loads(objects)) == 60
     assert {row["tenant"] for row in rows} == {f"'{LANGUAGE}"}
     assert {each["tenant"] for each in json.loads(objects)} == {LANGUAGE}
+
+
+async def _turns_pages_by_keyboard(browser: Browser) -> None:
+    """The last page leaves the focus on a button, and what gets the focus is not hidden by the head."""
+    await browser.js("document.querySelector('#failures [data-step=\"1\"]').focus()")
+    for page, focused in (("51\u201360", "Previous"), ("1\u201350", "Next")):
+        await browser.type(Keys.ENTER)
+        await browser.shows("#failures .pages", page)
+        assert await browser.js("return document.activeElement.innerText") == focused
+    assert await browser.js(FOCUSED_BELOW_HEAD, "#failures tbody tr:nth-child(9) a")
+    await browser.js("scrollTo(0, 0)")
 
 
 async def _saved(folder: Path, endings: Sequence[str]) -> list[str]:
