@@ -301,6 +301,8 @@ async def test_page_says_when_it_is_stale(
             await browser.open_dashboard(router.url)
             await browser.shows("#sidecar", "Sidecar seen")
             assert await browser.texts(".notice") == []
+            await browser.click("#steering")
+            await browser.shows("#said", "Changes need an admin token, and none is set")
             sidecar.send(signal.SIGTERM)  # a stopped sidecar gives up its lead at once
             await sidecar.ended()
         await browser.shows('[data-about="leader"]', "No sidecar leads")
