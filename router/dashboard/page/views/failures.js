@@ -86,8 +86,8 @@ function answer(cell) {
 function attempts(cell) {
   let shown = null;
   return (failure) => {
-    if (shown === failure.key) return;
-    shown = failure.key;
+    if (shown === failure) return;
+    shown = failure;
     const list = failure.attempts ?? [];
     const items = list.map(({ worker_url: url, cause, took_ms }) => {
       const item = make("li");
