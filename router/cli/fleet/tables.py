@@ -11,6 +11,7 @@ from rich.text import Text
 from router.api.schemas import AdminTenant, AdminWorker, Report, SidecarStatus, WorkerStatus
 from router.fleet.model import Health, abilities, slots
 from router.fleet.schema import SCHEMA_VERSION
+from router.policy.tenants import ARRIVAL
 
 _STYLES = {
     Health.HEALTHY: "green",
@@ -72,6 +73,9 @@ def tenants_table(tenants: Sequence[AdminTenant], jobs_a_second: Mapping[str, fl
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("labels", overflow="fold")
     table.add_column("client budget")
+    has_order = any(tenant.order != ARRIVAL for tenant in tenants)
+    if has_order:
+        table.add_column("order")
     has_reuse = any(tenant.reuse.seconds or tenant.counts.reused for tenant in tenants)
     if has_reuse:
         for name in ("reuse", "reused", "saved worker-s"):
@@ -87,6 +91,7 @@ def tenants_table(tenants: Sequence[AdminTenant], jobs_a_second: Mapping[str, fl
             f"{counts.busy_ms / all_ms:.0%}" if all_ms else "",
             *(_of_tenant(tenant, "labels"), _of_tenant(tenant, "client_budget")),
         ]
+        cells += [_of_tenant(tenant, "order")] if has_order else []
         if has_reuse:
             cells += [_reuse_of(tenant), str(counts.reused), f"{counts.saved_ms / 1000:.0f}"]
         table.add_row(Text(tenant.name), *map(Text, cells))

@@ -21,7 +21,7 @@ from router.cli.options import (
     shown,
 )
 from router.cli.spinner import waiting
-from router.policy.tenants import flaw
+from router.policy.tenants import LONGEST_FIRST, flaw
 
 if TYPE_CHECKING:
     from router.api.schemas import AdminTenant
@@ -133,7 +133,7 @@ def set_tenant(
             raise BadInput("expected one option or more, such as --weight 3")
         with waiting():
             changed = fleet_at(url, redis, prefix).change_tenant(_name(name), fields)
-        typer.echo(_line(changed))
+        typer.echo(rule_line(changed))
 
 
 @tenants_app.command(epilog=EXITS)
@@ -176,6 +176,8 @@ def _reuse(seconds: str | None, max_kb: str | None) -> dict[str, Any]:
             raise BadInput("--reuse-max-kb: expected --reuse with it")
         return {}
     if seconds == DEFAULT:
+        if max_kb is not None:
+            raise BadInput(f"--reuse-max-kb: expected a number of seconds in --reuse with it, got `{DEFAULT}`")
         return {"reuse": None}
     return {
         "reuse": {
@@ -192,13 +194,15 @@ def _number(option: str, text: str, kind: type[int] | type[float]) -> float:
         raise BadInput(f"{option}: expected a number, got {shown(text)}") from error
 
 
-def _line(tenant: "AdminTenant") -> str:
+def rule_line(tenant: "AdminTenant") -> str:
+    """Return a tenant's rule as one line of text."""
     limits = "".join(
         f", at most {most} {what}"
         for most, what in ((tenant.max_running, "running"), (tenant.max_waiting, "waiting"))
         if most is not None
     )
+    order = ", longest first" if tenant.order == LONGEST_FIRST else ""
     labels = f", needs {', '.join(tenant.labels)}" if tenant.labels else ""
     budget = "" if tenant.client_budget is None else f", client budget {tenant.client_budget}"
     reuse = f", answers serve for {tenant.reuse.seconds:g} s" if tenant.reuse.seconds else ""
-    return f"{tenant.name}: weight {tenant.weight}, priority {tenant.priority}{limits}{labels}{budget}{reuse}"
+    return f"{tenant.name}: weight {tenant.weight}, priority {tenant.priority}{limits}{order}{labels}{budget}{reuse}"

@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 
 from router.api.schemas import AdminTenant, AdminWorker, Overrides, Report, SidecarStatus, TenantCounts, WorkerStatus
 from router.cli.fleet.tables import report_table, tenants_table
+from router.cli.fleet.tenants import rule_line
 from router.cli.main import app
 from router.config.tenants import TenantOverrides
 from router.fleet.model import Health
-from router.policy.tenants import TenantRule
+from router.policy.tenants import LONGEST_FIRST, TenantRule
 from tests.support.worker import ScriptedWorker, always
 
 cli = CliRunner()
@@ -166,6 +167,22 @@ def test_tenants_show_what_is_set_at_run_time() -> None:
     assert row == ["run-7", "3*", "0", "0", "0/0", "0", "0", "gpu,", "ib*", "job+2"]
 
 
+def test_tenants_show_their_order_where_one_goes_by_size() -> None:
+    """The line that answers `sfr tenants set` says so, too."""
+    tenants = [
+        AdminTenant(name="run-7", listed=True, overrides=said, counts=IDLE_TENANT, **msgspec.structs.asdict(rule))
+        for said, rule in (
+            (TenantOverrides(order="longest_first"), TenantRule(order=LONGEST_FIRST)),
+            (TenantOverrides(), TenantRule()),
+        )
+    ]
+    assert [row.split()[-1] for row in tenants_shown(tenants, {})] == ["longest_first*", "arrival"]
+    assert [rule_line(tenant) for tenant in tenants] == [
+        "run-7: weight 1, priority 0, longest first",
+        "run-7: weight 1, priority 0",
+    ]
+
+
 def test_tenants_show_what_they_have_and_have_used() -> None:
     """Running and waiting jobs of those that may, jobs a second, worker-seconds, and their share."""
     counts = TenantCounts(running=4, waiting=7, jobs=90, failures=1, busy_ms=75_400, queue_ms=5)
@@ -209,6 +226,11 @@ def test_unknown_values_are_shown_as_unknown() -> None:
         (["tenants", "list"], 3, f"the router at {NOWHERE} cannot be reached: Connection refused"),
         (["tenants", "set", "a b", "--weight", "2"], 2, "Tenant 'a b': expected a name of 1 to 64 characters"),
         (["tenants", "reset", "a/b"], 2, "Tenant 'a/b': expected a name of 1 to 64 characters"),
+        (
+            ["tenants", "set", "run-7", "--reuse", "default", "--reuse-max-kb", "5"],
+            2,
+            "--reuse-max-kb: expected a number of seconds in --reuse with it, got `default`",
+        ),
         (["tenants", "set", "run-7"], 2, "expected one option or more, such as --weight 3"),
         (
             ["tenants", "set", "run-7", "--max-running", "x"],
