@@ -205,6 +205,8 @@ def _problem(detail: ErrorDetails) -> str:
     ).lstrip(".")
     if detail["type"] == "extra_forbidden":
         return f"{key}: unknown key; expected one of {', '.join(_known_keys(detail['loc'][:-1]))}"
+    if detail["type"] in ("model_type", "dict_type", "model_attributes_type", "dataclass_type"):
+        return f"{key}: expected keys and values{_given(detail['input'], key)}"
     message = detail["msg"].replace("Input should be", "expected", 1)
     return f"{key}: {message}{_given(detail['input'], key)}"
 

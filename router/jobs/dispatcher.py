@@ -260,8 +260,8 @@ class Dispatcher:
             run.late_share = run.job.share.hand_over()
             if self._adoption is not None and run.sharing is None:
                 self._adoption.leave_run(run)
-            spare = None if run.second is None else run.second.spare
-            self._endings.end(run, spare or self._errors.deadline_passed(run))
+            if not self._endings.end_with_spare(run):
+                self._endings.end(run, self._errors.deadline_passed(run))
         except Exception as fault:
             log.exception(_OWN_FAULT, run.job.request_id.decode("ascii"), exc_info=fault)
             self._endings.end(run, answers.broken(run.job.request_id))
@@ -311,9 +311,9 @@ class Dispatcher:
 
     def _failed(self, run: JobRun, lease: Lease) -> None:
         """Go on after an attempt without a result."""
-        if run.second is not None and run.second.spare is not None:
-            self._endings.end(run, run.second.spare)
-        elif run.never_ran is Kind.NO_MEANS:
+        if self._endings.end_with_spare(run):
+            return
+        if run.never_ran is Kind.NO_MEANS:
             # Another worker is preferred: a worker's address that this host has no route to looks the same.
             start(self._between, self._ask_again(run, (*run.tried, lease.url), pause_s=_NO_MEANS_S))
         elif run.never_ran is not None:  # it keeps its place in the queue, by its ticket

@@ -124,7 +124,10 @@ local function arrive(arrivals)
     if ticket == 0 then
       last_ticket = last_ticket + 1
       ticket = last_ticket
-      if call.wishes then ticket, has_run = Seldom.adopt(number, ticket) end
+      if call.wishes then
+        ticket, has_run = Seldom.adopt(number, ticket)
+        asked.is_back = ticket ~= last_ticket
+      end
     end
     local may_try = not has_run and (retry_of == '' or may_retry(number, retry_of))
     if may_try and call.wishes and Reuse.shares(number, ticket, wait + bound) then may_try = false end

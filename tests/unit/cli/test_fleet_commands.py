@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from router.api.schemas import AdminTenant, AdminWorker, Overrides, Report, SidecarStatus, TenantCounts, WorkerStatus
 from router.cli.fleet.tables import report_table, tenants_table
+from router.cli.fleet.tenants import rule_line
 from router.cli.main import app
 from router.config.tenants import TenantOverrides
 from router.fleet.model import Health
@@ -177,6 +178,10 @@ def test_tenants_show_their_order_if_one_has_another() -> None:
     ]
     assert [row.split()[-1] for row in tenants_shown(tenants, {})] == ["longest_first*", "arrival"]
     assert "arrival" not in tenants_shown(tenants[1:], {})[0]
+    assert [rule_line(tenant) for tenant in tenants] == [
+        "run-7: weight 1, priority 0, longest_first",
+        "default: weight 1, priority 0",
+    ]
 
 
 def test_tenants_show_what_they_have_and_have_used() -> None:
@@ -222,6 +227,11 @@ def test_unknown_values_are_shown_as_unknown() -> None:
         (["tenants", "list"], 3, f"the router at {NOWHERE} cannot be reached: Connection refused"),
         (["tenants", "set", "a b", "--weight", "2"], 2, "Tenant 'a b': expected a name of 1 to 64 characters"),
         (["tenants", "reset", "a/b"], 2, "Tenant 'a/b': expected a name of 1 to 64 characters"),
+        (
+            ["tenants", "set", "run-7", "--reuse", "default", "--reuse-max-kb", "5"],
+            2,
+            "--reuse-max-kb: expected a number of seconds in --reuse with it, got `default`",
+        ),
         (["tenants", "set", "run-7"], 2, "expected one option or more, such as --weight 3"),
         (
             ["tenants", "set", "run-7", "--max-running", "x"],

@@ -122,14 +122,14 @@ def test_discover_dns_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch
         ("health_check: {path: v1}", "health_check.path: "),
         ("routing_strategy: best", "routing_strategy: expected 'round_robin', 'random'"),
         ("queue: {aging: 0}", "queue.aging: expected greater than 0, got 0"),
-        ("tenants: [a]", "tenants: expected a valid dictionary"),
+        ("tenants: [a]", "tenants: expected keys and values"),
         (
             "tenants: {a b: {}}",
             "tenants.a b.[key]: expected a name of 1 to 64 characters, each of A-Z a-z 0-9 . ",
         ),
         (f"tenants: {{{'x' * 65}: }}", f"tenants.{'x' * 65}.[key]: expected a name of 1 to 64 characters"),
         ("tenants: {7: {}}", "tenants[7].[key]: expected a name in quotes, got 7"),
-        ("tenants: {a: 3}", "tenants.a: expected a valid dictionary"),
+        ("tenants: {a: 3}", "tenants.a: expected keys and values"),
         ("tenants: {a: {wait: 1}}", "tenants.a.wait: unknown key; expected one of client_budget, labels, max_running"),
         ("tenants: {a: {weight: 0}}", "tenants.a.weight: expected greater than or equal to 1, got 0"),
         ("tenants: {a: {weight: 1001}}", "tenants.a.weight: expected less than or equal to 1000, got 1001"),
@@ -192,7 +192,7 @@ def test_discover_dns_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch
         ('workers_file: "a\\0b"', "workers_file: String should match pattern"),
         ('api_keys: "a\\0b"', "api_keys: String should match pattern"),
         (BOMB, "not valid YAML: line 6, column 5: too many merged keys"),
-        (f"{BOMB.replace('<<: ', 'x: ')}workers: !!pairs [x: *a8]", "workers[0]: expected a valid dictionary"),
+        (f"{BOMB.replace('<<: ', 'x: ')}workers: !!pairs [x: *a8]", "workers[0]: expected keys and values"),
     ],
 )
 def test_mistake_is_reported_with_file_key_and_expectation(text: str, told: str) -> None:
