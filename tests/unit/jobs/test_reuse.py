@@ -13,6 +13,7 @@ from router.http.headers import read_worker_head
 from router.http.response import Phase, Response
 from router.jobs.job import Job, JobRun
 from router.jobs.options import JobOptions
+from router.jobs.sooner.groups import Group
 from router.jobs.sooner.reuse import Woken
 from router.policy.tenants import ReuseRule, TenantRule
 from router.scheduling.messages import RunOver, SharedRun
@@ -189,6 +190,21 @@ def test_pending_run_goes_on_with_the_next_job() -> None:
         await asyncio.sleep(0.01)
         assert leases.runs_over == [RunOver(alike.key)]
         assert [given and given.status for given in alike.given.values()] == [None, 504, None]
+
+    law(check)
+
+
+def test_place_of_a_skipped_job_is_the_next_one_s() -> None:
+    """That one is of no group, or of another one."""
+
+    async def check(alike: Alike) -> None:
+        leases = alike.bench.leases
+        alike.begin("skipped", options=JobOptions(group="g", stops_on_failure=True))
+        alike.begin("next")
+        alike.bench.dispatcher.groups.fail(Group("", "", "g"))
+        await asyncio.sleep(0.01)
+        assert [asked.ticket for asked in leases.asked] == [0, 50]
+        assert [(name, given and given.status) for name, given in alike.given.items()] == [("skipped", 424)]
 
     law(check)
 
