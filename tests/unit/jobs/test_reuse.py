@@ -316,6 +316,18 @@ def test_header_wins_over_the_rule() -> None:
     law(check)
 
 
+def test_job_shares_runs_for_a_millisecond_at_least() -> None:
+    """With none, the scheduler would give it what a client has left, as to a job that shares nothing."""
+
+    async def main() -> None:
+        bench = Bench(tenants={"default": TenantRule(reuse=ReuseRule(0.0004))})
+        bench.leases.script = [None]
+        bench.began()
+        assert [asked.wish and asked.wish.reuse_ms for asked in bench.leases.asked] == [1]
+
+    timeless(main())
+
+
 def test_only_answers_that_can_be_final_are_shared() -> None:
     """Jobs of other endpoints have runs of their own."""
 
