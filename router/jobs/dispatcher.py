@@ -221,8 +221,8 @@ class Dispatcher:
         """Answer a pending job whose group has failed; one that runs goes on."""
         if run.group is not None and run.pending is not None:
             self._leases.give_up(run.pending)
+            self._endings.end(run, answers.skipped(run))  # an identical job gets its place
             run.pending = None
-            self._endings.end(run, answers.skipped(run))
 
     # Its attempt
 
