@@ -96,6 +96,9 @@ MemoryMb = Annotated[
     number("--memory-mb", "Its memory for jobs in MB; by default their memory is not counted.", 1, MAX_MEMORY_MB),
 ]
 ROUTER_URL = "http://127.0.0.1:8000"
+# Redis may have lost what it held. Within this time routers have told it again which jobs run, and the sidecar which
+# workers are drained. Before, a worker without jobs may have some.
+KNOWN_AGAIN_S = 5.0
 # A user who presses Tab waits at most this long.
 _COMPLETE_WITHIN_S = 1.0
 
