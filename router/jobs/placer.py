@@ -1,5 +1,6 @@
 """Decides where a job can run: in which pool of workers, and with how much memory. The latest snapshot counts."""
 
+from router.config.bounds import MAX_MEMORY_MB
 from router.fleet.snapshot import Snapshot
 from router.jobs.job import JobRun
 from router.jobs.tenants import Tenants
@@ -37,4 +38,5 @@ class Placer:
         memory_mb = self._default_memory_mb if needs.memory_mb is None else needs.memory_mb
         if pool.largest_mb is not None and memory_mb > pool.largest_mb:
             raise TooLarge(memory_mb, pool.largest_mb)
-        return Placement(tenant, name, memory_mb)
+        # No worker counts more. A number without a bound would be another one in Lua.
+        return Placement(tenant, name, min(memory_mb, MAX_MEMORY_MB))

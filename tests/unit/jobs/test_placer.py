@@ -45,6 +45,7 @@ def bench_with(fleet: list[Worker], job: dict[str, Any], *workers: Any, tenant: 
         ([SMALL, LARGE], {"memory_limit_MB": -1}, {}, Placement(memory_mb=1024)),
         ([SMALL, LARGE], {}, {"settings": {"default_job_memory_mb": 100}}, Placement(memory_mb=100)),
         ([SMALL, PLAIN], {"memory_limit_MB": 10**6}, {}, Placement(memory_mb=10**6)),
+        ([SMALL, PLAIN], {"memory_limit_MB": 10**30}, {}, Placement(memory_mb=2**30)),
         ([SMALL], {"id": 1}, {"path": "/get_prompt_by_id"}, ANYWHERE),
         ([GPU, PLAIN], {}, {"tenants": RULES}, Placement(pool="ib")),
         ([GPU, PLAIN], {}, {"tenants": RULES, "tenant": "plain"}, Placement("plain")),
