@@ -1,4 +1,8 @@
-"""Decides where a job can run: in which pool of workers, and with how much memory. The latest snapshot counts."""
+"""Decides where a job can run: in which pool of workers, and with how much memory. The latest snapshot counts.
+
+What workers and tenants have may change while jobs wait. Then these are placed anew, so that none runs where a new job
+could not.
+"""
 
 from router.config.bounds import MAX_MEMORY_MB
 from router.fleet.snapshot import Snapshot

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial
 
 import msgspec
@@ -18,9 +18,10 @@ from router.jobs.sooner.sizing import Sizing
 from router.jobs.tenants import Tenants
 from router.policy.deadline import limits_of
 from router.policy.endpoints import Endpoint
+from router.scheduling.leases import Leases
 from router.scheduling.left_behind import LeftBehind
 from router.scheduling.messages import NO_WISH
-from router.scheduling.pending import Quarantined
+from router.scheduling.pending import NoRoom, Quarantined
 from router.upstream.pool import Request
 
 log = logging.getLogger(__name__)
@@ -117,3 +118,25 @@ class Preparer:
             self._groups.join(run.group, run, partial(skip, run))
         if self._left_behind.are_keyed and self._left_behind.is_on:
             run.wish = msgspec.structs.replace(run.wish or NO_WISH, key=run.job.key)
+
+    def place_anew(self, runs: Iterable[JobRun], leases: Leases) -> None:
+        """Let jobs run where they can now: what workers or tenants have has changed.
+
+        Those that wait ask again, with their tickets, or are refused if they can run nowhere. For those that run, it
+        counts if they are tried again.
+        """
+        moved = []
+        for run in runs:
+            job = run.job
+            text: bytes = job.body if job.scan is None else job.scan.excerpt  # type: ignore[assignment]  # as above
+            try:
+                placement = self._placer.place(run, text, self._endpoints[job.path].needs, self._view.snapshot)
+            except NoRoom as reason:
+                if run.pending is not None:
+                    leases.refuse(run.pending, reason)
+                continue
+            if placement != run.placement:
+                run.placement = placement
+                if run.pending is not None:
+                    moved.append((run.pending, placement))
+        leases.move(moved)
