@@ -150,13 +150,14 @@ def test_large_job_is_placed_by_its_excerpt() -> None:
         ([PLAIN, GPU], [PLAIN, GPU], RULES, [Placement("render", "gpu")], []),
         ([PLAIN], [GPU], {}, [], []),
         ([LARGE], [replace(LARGE, memory_mb=1000)], {}, [], [TooLarge]),
-        ([PLAIN], [PLAIN], RULES, [], [NoSuchLabel]),
+        ([PLAIN], [PLAIN], RULES, [Placement("render", "gpu")], [NoSuchLabel]),
+        ([PLAIN], [CPP], {}, [Placement("render", ";go")], [NoSuchLabel]),
     ],
 )
 def test_pending_job_is_placed_anew(
     before: list[Worker], after: list[Worker], rules: dict[str, TenantRule], moved: list[Placement], refused: list[type]
 ) -> None:
-    """When what workers or tenants have changes, it asks for where it can run now, or is refused at once."""
+    """When what workers or tenants have changes, it asks for where it can run now; if nowhere, it is refused later."""
 
     async def law() -> None:
         bench = bench_with(before, {"language": "go", "memory_limit_MB": 1500}, tenant="render")
@@ -165,8 +166,10 @@ def test_pending_job_is_placed_anew(
         records = tuple(WorkerRecord(worker) for worker in after)
         bench.view.snapshot = Snapshot(FleetState(records, tenants=rules))
         bench.view.on_placing()
-        await asyncio.sleep(0)
-        assert (bench.leases.moved, [type(each) for each in bench.leases.refused]) == (moved, refused)
+        await asyncio.sleep(9.9)
+        assert (bench.leases.moved, bench.leases.refused) == (moved, [])
+        await asyncio.sleep(0.2)
+        assert [type(each) for each in bench.leases.refused] == refused
         assert [answer.status for answer in bench.given if answer] == [422 if TooLarge in refused else 503] * len(
             refused
         )
@@ -188,5 +191,22 @@ def test_job_that_is_tried_again_goes_where_it_can_run_by_then() -> None:
         bench.workers.held.pop()(fails(Phase.DIED))
         await asyncio.sleep(0.01)
         assert [asked.placement for asked in bench.leases.asked] == [ANYWHERE, Placement(pool=";go")]
+
+    timeless(law())
+
+
+def test_pending_job_waits_for_a_worker_that_is_back_soon() -> None:
+    """An agent that starts again leaves the fleet for a moment."""
+
+    async def law() -> None:
+        bench = bench_with([PLAIN, CPP], {"language": "cpp"}, labels=("gpu",))
+        bench.leases.script = [None]
+        bench.began()
+        for records in ((WorkerRecord(PLAIN),), (WorkerRecord(PLAIN), WorkerRecord(CPP))):
+            bench.view.snapshot = Snapshot(FleetState(records))
+            bench.view.on_placing()
+            await asyncio.sleep(5)
+        await asyncio.sleep(60)
+        assert (bench.leases.moved, bench.leases.refused) == ([Placement(pool="gpu"), Placement(pool="gpu;cpp")], [])
 
     timeless(law())
