@@ -18,7 +18,7 @@ import httptools
 from router.http.head_cache import HeadCache, split
 from router.http.headers import Headers, WorkerHead, read_worker_head
 from router.http.response import Body, Broken, Phase, Response, Stale
-from router.upstream.long_rest import LongRest
+from router.upstream.long_rest import LEAST_BYTES, LongRest
 
 # An answer up to this size is judged, and its job tried on another worker, before the client has seen a byte of it.
 HOLD_BYTES = 2**20
@@ -144,14 +144,11 @@ class Connection(asyncio.Protocol):
     def __aiter__(self) -> Self:
         return self
 
-    def _left(self) -> int:
-        """Return how many bytes of the answer have not come; 0 if that is not known."""
-        return int(dict(self._head.headers).get(b"content-length", b"0")) - self._held_bytes
-
     def _take_part(self, part: memoryview, is_too_much: bool) -> None:
         """Take a part that the parser has not seen, and stop reading where many of them wait."""
-        self._body.append(part)
-        self._waiting_bytes += len(part)
+        self._hold(part)
+        if self._state is ConnectionState.BODY:
+            self._stream_if_large()
         if self._rest is not None and not self._rest.left:
             self._rest = None
             self._parser = httptools.HttpResponseParser(self)
@@ -159,7 +156,7 @@ class Connection(asyncio.Protocol):
             if is_too_much:
                 self._fail(Broken(Phase.GARBLED, _TOO_MUCH))
             self._settle()
-        else:
+        elif self._state is ConnectionState.STREAMING:
             if self._waiting_bytes >= _AHEAD_BYTES:
                 self._transport.pause_reading()
             self._wake_reader()
@@ -168,11 +165,7 @@ class Connection(asyncio.Protocol):
         """Return the next part of a large answer. Raises Broken, after the parts that came before the failure."""
         if not self._body and self._state is ConnectionState.STREAMING:
             self._more = asyncio.get_running_loop().create_future()
-            if self._rest is None and (left := self._left()) > 0:
-                self._is_kept = self._parser.should_keep_alive()
-                self._rest = LongRest(self._transport, self, left, self._take_part)
-            else:
-                self._transport.resume_reading()
+            self._transport.resume_reading()
             await self._more
         if self._body:
             part = self._body.popleft()
@@ -218,8 +211,17 @@ class Connection(asyncio.Protocol):
             self._fail(Broken(Phase.GARBLED, _TOO_MUCH if has_ended else f"sent an answer that is not HTTP: {error}"))
         if self._bytes_without_body > MAX_HEAD_BYTES:
             self._fail(Broken(Phase.GARBLED, f"sent a header block of more than {MAX_HEAD_BYTES // 1024} kB"))
+        self._look_after_parsing()
+
+    def _look_after_parsing(self) -> None:
+        """Deliver the answer where that has ended; have much of it that is yet to come read without the parser."""
         if self._state in (ConnectionState.IDLE, ConnectionState.SPENT):
             self._settle()
+        elif self._state is ConnectionState.BODY:
+            left = int(dict(self._head.headers).get(b"content-length", b"0")) - self._held_bytes
+            if left >= LEAST_BYTES:
+                self._is_kept = self._parser.should_keep_alive()
+                self._rest = LongRest(self._transport, self, left, self._take_part)
 
     def _take_whole(self, data: bytes) -> bool:
         """Deliver an answer that came in one piece and with a known head; return whether `data` is one."""
@@ -310,16 +312,24 @@ class Connection(asyncio.Protocol):
             self._head_at += len(part)  # an interim answer's body
             return
         self._bytes_without_body = 0
+        self._hold(part)
+        if self._state is ConnectionState.STREAMING:
+            self._transport.pause_reading()
+            self._wake_reader()
+        else:
+            self._stream_if_large()
+
+    def _hold(self, part: bytes | memoryview) -> None:
         self._body.append(part)
         self._held_bytes += len(part)
         self._waiting_bytes += len(part)
+
+    def _stream_if_large(self) -> None:
+        """Deliver the beginning of an answer that is more than is held, and stop reading."""
         if self._held_bytes > HOLD_BYTES:
             self._transport.pause_reading()
-            if self._state is ConnectionState.STREAMING:
-                self._wake_reader()
-            else:
-                self._state = ConnectionState.STREAMING
-                self._deliver_beginning()
+            self._state = ConnectionState.STREAMING
+            self._deliver_beginning()
 
     def on_message_complete(self) -> None:
         """End an interim answer, or the final one."""

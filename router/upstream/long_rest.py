@@ -1,4 +1,4 @@
-"""The rest of a large answer: it is read from the socket straight into memory, without the parser.
+"""What is left of a long answer after its head: it is read from the socket straight into memory, without the parser.
 
 That is possible where the answer's length is known. The connection decides when it is read, and what its end means.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from router.http.sockets import follow
 
 # Read at once, so that other connections have their turns. A few reads fill a block.
-_BLOCK_BYTES, _LEAST_BYTES = 2**19, 2**16
+_BLOCK_BYTES, LEAST_BYTES = 2**19, 2**16
 
 
 class LongRest(asyncio.BufferedProtocol):
@@ -35,7 +35,7 @@ class LongRest(asyncio.BufferedProtocol):
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         """Return the memory for the next bytes, and for one more than the answer has: nothing may follow it."""
-        if len(self._block) < min(self.left + 1, _LEAST_BYTES):
+        if len(self._block) < min(self.left + 1, LEAST_BYTES):
             self._block = memoryview(bytearray(min(self.left + 1, _BLOCK_BYTES)))
         return self._block[: self.left + 1]
 
