@@ -103,6 +103,11 @@ class Snapshot:
             self._routable_in[pool] = frozenset().union(*fitting)
         return self._routable_in[pool]
 
+    def able_in(self, pool: str, memory_mb: int) -> frozenset[str]:
+        """Return the URLs of this pool's workers that may get jobs and are large enough for so much memory."""
+        sizes = ((record.worker.url, record.worker.memory_mb) for record in self.state.records)
+        return self.routable_in(pool) - {url for url, has_mb in sizes if has_mb is not None and has_mb < memory_mb}
+
     @cached_property
     def _routable_in(self) -> dict[str, frozenset[str]]:
         return {}

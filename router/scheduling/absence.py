@@ -48,8 +48,8 @@ class Absence:
         if before == snapshot.routable:
             return
         for number, pending in list(jobs.items()):
-            tried = pending.arrival.tried
-            if tried and pending.timer and snapshot.routable_in(pending.placement.pool).issubset(tried):
+            tried, its = pending.arrival.tried, pending.placement
+            if tried and pending.timer and snapshot.able_in(its.pool, its.memory_mb).issubset(tried):
                 yield number, Exhausted()
 
     def _look(self, pools: Iterable[str]) -> None:

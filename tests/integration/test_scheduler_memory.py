@@ -71,6 +71,14 @@ def test_large_jobs_hold_up_no_other_tenant(make_members: MakeMembers, held: tup
     assert [grant.url for grant in come(ask, *[10] * 6, first=60, tenant="small").granted] == [B] * 5
 
 
+def test_job_that_has_tried_all_large_workers_is_exhausted(make_members: MakeMembers) -> None:
+    """Smaller ones do not count: no other worker could take it, and so it may go to any again."""
+    ask, _ = make_members([Member(Worker(A, memory_mb=1000)), Member(Worker(B, memory_mb=100))], Rules())
+    assert come(ask, 101, first=1, tried=(A,)).exhausted == (1,)
+    assert [grant.url for grant in come(ask, 100, first=2, tried=(A,)).granted] == [B]
+    assert come(ask, 1, first=3, tried=(A,)).queued  # for B, which has no memory free
+
+
 def test_reservation_ends_with_the_job_that_waits_for_it(make_members: MakeMembers) -> None:
     """When its client hangs up, the worker has room for all again."""
     ask, _ = make_members([Member(Worker(A, memory_mb=1000))], Rules())

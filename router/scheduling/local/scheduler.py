@@ -347,7 +347,7 @@ class LocalScheduler:
             may_now = self._may_go_first(job.line, room) and not self._waits_for_shortest(job, arrival, room)
             if may_now and (url := self._pick(job)[0]):
                 self._grant(process, job, url, now, told)
-            elif room.urls and set(room.urls) <= set(arrival.tried):
+            elif self.memory.has_tried_all(room.urls, arrival.tried, arrival.memory_mb):
                 told.exhausted.append(arrival.number)
             elif self.turns.is_crowded(job.line[0]):
                 told.crowded.append(arrival.number)

@@ -9,6 +9,7 @@
 -- Writes   RESERVED (line by URL)
 -- @lazy Shared
 -- @include context
+-- @include pools
 -- @include remembered
 -- @include room
 
@@ -99,4 +100,21 @@ function Shared.most_free(urls)
     if is_better then best = url end
   end
   return best
+end
+
+function Shared.is_among(url, urls)
+  for _, one in ipairs(urls) do
+    if one == url then return true end
+  end
+  return false
+end
+
+-- Whether a job has tried every worker of its pool that is large enough for it.
+function Shared.has_tried_all(pool, tried, memory)
+  for _, worker in ipairs(Shared.planned_workers()) do
+    local url = worker.url
+    local could_have = is_in_room(url, pool.room) and Shared.is_large_enough(url, memory)
+    if could_have and not Shared.is_among(url, tried) then return false end
+  end
+  return true
 end

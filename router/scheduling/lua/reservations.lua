@@ -8,13 +8,6 @@
 -- @include room
 -- @include selection
 
-function Shared.is_among(url, urls)
-  for _, one in ipairs(urls) do
-    if one == url then return true end
-  end
-  return false
-end
-
 -- Return the name and the ticket of the first job of a line that can still have a lease, and what it asks for. Those
 -- before it leave the line.
 function Shared.living_head(tenant, pool)

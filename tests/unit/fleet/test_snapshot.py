@@ -90,6 +90,8 @@ def test_pool_s_workers_are_those_that_may_get_jobs() -> None:
     assert snapshot.routable_in("") == {healthy.worker.url, plain.worker.url}
     assert snapshot.routable_in("gpu;python") == {healthy.worker.url}
     assert snapshot.routable_in("gpu;R") == snapshot.routable_in("tpu") == frozenset()
+    assert snapshot.able_in("", 64_000) == {healthy.worker.url, plain.worker.url}
+    assert snapshot.able_in("", 64_001) == {plain.worker.url}
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ def fleet(fleet_print: str, *urls: str, **pools: set[str]) -> SimpleNamespace:
         fleet_print=fleet_print,
         routable=routable,
         routable_in=lambda pool: frozenset(pools[pool]) if pool in pools else routable,
+        able_in=lambda pool, _memory_mb: frozenset(pools[pool]) if pool in pools else routable,
     )
 
 
