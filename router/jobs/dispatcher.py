@@ -91,6 +91,7 @@ class Dispatcher:
         self._left_behind = leases.left_behind
         readies = self._endpoints, view, self._tenants, self.groups, self._left_behind, self._sizing, self.turns
         self._preparer = Preparer(settings, *readies, hooks_of)
+        view.on_placing = partial(self._preparer.place_anew, self._unanswered, leases)
         self.order_of = self._tenants.order_of
         self.scanned = self._preparer.scanned  # returns a large job as `begin` needs it
         self._between: set[asyncio.Task[None]] = set()  # what jobs do between two attempts
