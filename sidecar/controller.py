@@ -132,6 +132,8 @@ class Controller:
                 while True:
                     self._alive.tell()
                     self._follow_discovery(tasks)
+                    if not self._known:
+                        self._write_soon(is_change=False)  # without checks, this tells that a sidecar works
                     await self._publish_tenants(term)
                     await self._discovery.wait_for_change(within_s=REREAD_S)
                     await self._reread()

@@ -33,7 +33,7 @@ class _MayLackRedis(APIRoute):
                 return await handler(request)
             except RedisUnavailable as error:
                 away = redis_away(error)
-                away.detail += f". {_MEANWHILE}"
+                away.detail = f"{away.detail.rstrip('.')}. {_MEANWHILE}"
                 raise away from error
 
         return handled

@@ -6,6 +6,7 @@ Every command fails with one line on stderr: that of a Failed, or one of the fra
 import re
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from typing import Any, NoReturn
 
 import typer
@@ -31,15 +32,17 @@ _WORDS = (
 
 class _Command(TyperCommand):
     def get_params(self, ctx: Any) -> Any:
-        return _without_flags_types(super().get_params(ctx))
+        return _without_types(super().get_params(ctx))
 
 
 class _Group(TyperGroup):
     def get_params(self, ctx: Any) -> Any:
-        return _without_flags_types(super().get_params(ctx))
+        return _without_types(super().get_params(ctx))
 
     def main(self, *args: Any, **settings: Any) -> NoReturn:
         """Run the command, and end the process with its exit status."""
+        if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+            sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack a worker's letters
         try:
             status = super().main(*args, **{**settings, "standalone_mode": False})
         except typer.Abort:
@@ -71,11 +74,13 @@ class Commands(typer.Typer):
         return super().command(name, cls=_Command, **settings)
 
 
-def _without_flags_types(params: Any) -> Any:
-    """Show flags by their names alone: what the framework says of their type is noise."""
+def _without_types(params: Any) -> Any:
+    """Show flags and arguments by their names alone: what the framework says of their type is noise."""
     for each in params:
         if getattr(each, "is_flag", False):
             each.metavar = ""
+        elif each.param_type_name == "argument":
+            each.display_type = lambda *_, **__: None
     return params
 
 

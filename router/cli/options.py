@@ -96,6 +96,9 @@ MemoryMb = Annotated[
     number("--memory-mb", "Its memory for jobs in MB; by default their memory is not counted.", 1, MAX_MEMORY_MB),
 ]
 ROUTER_URL = "http://127.0.0.1:8000"
+# Redis may have lost what it held. Within this time routers have told it again which jobs run, and the sidecar which
+# workers are drained. Before, a worker without jobs may have some.
+KNOWN_AGAIN_S = 5.0
 # A user who presses Tab waits at most this long.
 _COMPLETE_WITHIN_S = 1.0
 
@@ -200,13 +203,15 @@ def redis_at(url: str, option: str, prefix: str = "sfr") -> "RedisSettings":
     """Return the settings of the Redis that an option names. Raises BadInput."""
     from pydantic import ValidationError
 
+    from router.cli.router_client import in_our_words
     from router.config.settings import RedisSettings
 
     try:
         return RedisSettings(url=url, prefix=prefix)
     except ValidationError as error:  # the URL is not repeated: it may hold a password
         problem = error.errors()[0]
-        raise BadInput(f"{option if problem['loc'] == ('url',) else '--prefix'}: {problem['msg']}") from error
+        named = option if problem["loc"] == ("url",) else "--prefix"
+        raise BadInput(f"{named}: {in_our_words(problem['msg'])}") from error
 
 
 def router_at(url: str, answer_within_s: float | None = None) -> "RouterClient":
@@ -229,14 +234,15 @@ def source_of(url: str, redis: str | None) -> str:
     return f"the router at {url}" if redis is None else "Redis"
 
 
-def worker_address(text: str) -> str:
-    """Return a worker's URL in the one form by which it is known. Raises BadInput."""
+def worker_address(text: str, option: str = "") -> str:
+    """Return a worker's URL in the one form by which it is known; `option`: what has given it. Raises BadInput."""
     from router.config.addresses import masked, worker_url
 
     try:
         return worker_url(text)
     except ValueError as error:
-        raise BadInput(f"{masked(text)}: {error}") from error
+        named = f"{option}: {error}, got {shown(masked(text))}" if option else f"{masked(text) or 'URL'}: {error}"
+        raise BadInput(named) from error
 
 
 def abilities_told(labels: list[str] | None, languages: list[str] | None, memory_mb: int | None) -> dict[str, Any]:

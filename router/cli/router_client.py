@@ -183,15 +183,18 @@ class RouterClient:
         raise self._refusal(status, text)
 
     def _refusal(self, status: int, text: bytes) -> Failed:
-        if status == HTTPStatus.UNAUTHORIZED:
-            message = "takes another admin token than" if self._token else "wants its admin token, in"
-            return Failed(f"{self.address} {message} {TOKEN_VARIABLE} or {TOKEN_FILE_VARIABLE}", Exit.NO_TOKEN)
         try:
             detail = json.loads(text)["detail"]
             if isinstance(detail, list):  # FastAPI's, of a request that is not valid
-                detail = "; ".join(f"{_place(problem['loc'])}: {problem['msg']}" for problem in detail)
+                detail = "; ".join(f"{_place(problem['loc'])}: {in_our_words(problem['msg'])}" for problem in detail)
         except (ValueError, TypeError, LookupError):
             return Failed(f"no router answers at {self.address}: status {status}", Exit.UNREACHABLE)
+        if status == HTTPStatus.UNAUTHORIZED:
+            message = "takes another admin token than" if self._token else "wants its admin token, in"
+            return Failed(f"{self.address} {message} {TOKEN_VARIABLE} or {TOKEN_FILE_VARIABLE}", Exit.NO_TOKEN)
+        if detail == HTTPStatus.NOT_FOUND.phrase:  # what FastAPI answers where it has nothing, as workers do
+            message = "it is no router, or one of an older release"
+            return Failed(f"{self.address} does not know this request: {message}", Exit.FAILED)
         return Failed(str(detail), Exit.UNREACHABLE if status == HTTPStatus.SERVICE_UNAVAILABLE else Exit.FAILED)
 
     def _read(self, kind: type[_Value], text: bytes) -> _Value:
@@ -201,6 +204,17 @@ class RouterClient:
             raise Failed(
                 f"no router answers at {self.address}: its answer is not a router's", Exit.UNREACHABLE
             ) from error
+
+
+def in_our_words(flaw: str) -> str:
+    """Return what pydantic says of a value as all other messages have it.
+
+    >>> in_our_words("Input should be less than or equal to 5"), in_our_words("String should have at most 5 characters")
+    ('expected less than or equal to 5', 'expected at most 5 characters')
+    """
+    for theirs in ("Input should be", "String should have"):
+        flaw = flaw.replace(theirs, "expected", 1)
+    return flaw
 
 
 def _place(parts: list[str | int]) -> str:

@@ -200,13 +200,24 @@ def or_exit(start: Callable[[], _Value], status: int = 2) -> _Value:
         sys.exit(status)
 
 
+# pydantic would name Python's types.
+_KEYS = "expected keys and values"
+_WANTED = {
+    "tuple_type": "expected a list",
+    "dict_type": _KEYS,
+    "model_type": _KEYS,
+    "model_attributes_type": _KEYS,
+    "dataclass_type": _KEYS,
+}
+
+
 def _problem(detail: ErrorDetails) -> str:
     key = "".join(
         f"[{part}]" if isinstance(part, int) else f".{_printable_key(part)}" for part in detail["loc"]
     ).lstrip(".")
     if detail["type"] == "extra_forbidden":
         return f"{key}: unknown key; expected one of {', '.join(_known_keys(detail['loc'][:-1]))}"
-    message = detail["msg"].replace("Input should be", "expected", 1)
+    message = _WANTED.get(detail["type"]) or detail["msg"].replace("Input should be", "expected", 1)
     return f"{key}: {message}{_given(detail['input'], key)}"
 
 

@@ -5,11 +5,13 @@ The page asks only while such a view is open, so nobody else pays for them.
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 
 from router.fleet.detail.present import Lease, Present, Process
 from router.fleet.model import Health, WorkerRecord, slots
+from router.fleet.redis_client import RedisUnavailable
 from router.fleet.snapshot import FleetView
 
 
@@ -21,13 +23,13 @@ class WorkerDetail(msgspec.Struct, frozen=True):
 
 
 class ProcessDetail(msgspec.Struct, frozen=True):
-    """The router processes that Redis hears of, and how many this router has itself.
+    """The router processes that Redis hears of (None: Redis is away), and how many this router has itself.
 
     `degraded_here` of these give leases without Redis. `leader` is the sidecar that leads; None: none does.
     """
 
     at: float
-    processes: list[Process]
+    processes: list[Process] | None
     processes_here: int
     degraded_here: int
     leader: str | None
@@ -55,7 +57,7 @@ class LanguageDetail(msgspec.Struct, frozen=True):
 
 
 class Details:
-    """Reads what a view asks for. Each method may raise RedisUnavailable.
+    """Reads what a view asks for. `worker` and `languages` may raise RedisUnavailable.
 
     `processes_here` returns how many processes this router has, and how many of them give leases without Redis.
     """
@@ -72,10 +74,13 @@ class Details:
         return WorkerDetail(_now(), await self._present.leases(url))
 
     async def processes(self) -> ProcessDetail:
-        """Return the router processes."""
+        """Return the router processes. Without Redis those of this router are still counted."""
         here, degraded = await self._processes_here()
+        heard: list[Process] | None = None
+        with suppress(RedisUnavailable):
+            heard = await self._present.processes()
         leader = self._view.snapshot.state.leader
-        return ProcessDetail(_now(), await self._present.processes(), here, degraded, leader)
+        return ProcessDetail(_now(), heard, here, degraded, leader)
 
     async def languages(self) -> LanguageDetail:
         """Return the languages that workers list."""

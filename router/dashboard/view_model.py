@@ -91,12 +91,15 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Live(msgspec.Struct, frozen=True, array_like=True):
-    """A worker's values that change often: leases, attempts that ended, and those of them without a result."""
+    """A worker's values that change often: leases, attempts that ended, and those of them without a result.
+
+    None: Redis is away, and has told nothing before.
+    """
 
     place: int
-    running: int
-    jobs: int
-    failures: int
+    running: int | None
+    jobs: int | None
+    failures: int | None
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -239,11 +242,12 @@ def _row(place: int, record: WorkerRecord, health: Health, reading: Reading) -> 
 
 
 def _live(urls: Sequence[str], usage: Usage | None) -> list[Live]:
-    known = usage.workers if usage else {}
+    if usage is None:
+        return [Live(place, None, None, None) for place in range(len(urls))]
     idle = WorkerUsage(0, 0, 0.0, WorkerStats())
     live = []
     for place, url in enumerate(urls):
-        worker = known.get(url, idle)
+        worker = usage.workers.get(url, idle)
         live.append(Live(place, worker.leases, worker.stats.jobs, worker.stats.failures))
     return live
 

@@ -62,6 +62,13 @@ class LightProtocol(HttpToolsProtocol):
         """The scheme of the URLs that clients use here."""
         return "https" if is_ssl(self.transport) else "http"
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a field without the blanks behind its value, which are no part of it (RFC 9112 §5.1)."""
+        name, value = name.lower(), value.rstrip(b" \t")
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Keep the transport, and join the open connections."""
         self.connections.add(self)

@@ -4,6 +4,8 @@ redis-py's own retries are off: without Redis a job goes on at once, by the sche
 is off, too: RedisClient bounds each call, and a subscription has to wait without a bound.
 """
 
+from importlib import import_module
+from inspect import signature
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -18,6 +20,13 @@ from router.config.settings import RedisSettings
 AnyRedis = Redis | RedisCluster
 
 _SENTINEL_PORT = 26379
+# A redis-py that listens for notices of maintenance does not look whether a pooled connection is still open. After a
+# restart of Redis the next call over each one would fail. Releases before 8 have no such notices here.
+_WITHOUT_NOTICES = (
+    {"maint_notifications_config": import_module("redis.maint_notifications").MaintNotificationsConfig(enabled=False)}
+    if "maint_notifications_config" in signature(Redis.__init__).parameters
+    else {}
+)
 
 
 def connect(settings: RedisSettings, timeout_s: float) -> AnyRedis:
@@ -28,6 +37,7 @@ def connect(settings: RedisSettings, timeout_s: float) -> AnyRedis:
         "socket_timeout": None,
         "socket_connect_timeout": timeout_s,
         "retry": Retry(NoBackoff(), 0),
+        **_WITHOUT_NOTICES,
     }
     if settings.cluster:
         # One retry: with it the client follows a slot that has moved to another node.

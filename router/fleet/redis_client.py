@@ -97,7 +97,8 @@ class RedisClient:
 
     def failed(self, error: Exception, steady: str = "") -> RedisUnavailable:
         """Take note of a call that failed, and return the error to raise."""
-        cause = f"no answer within {self._timeout_s} s" if isinstance(error, TimeoutError) else str(error)
+        # Sentences go on after the cause, so it ends without redis-py's full stop.
+        cause = f"no answer within {self._timeout_s} s" if isinstance(error, TimeoutError) else str(error).rstrip(".")
         self.answers = isinstance(error, ResponseError)
         if steady or not self.answers:  # that Redis refuses one call now and then says nothing of the others
             if not self._trouble:

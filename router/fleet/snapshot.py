@@ -60,6 +60,12 @@ class Snapshot:
         return has_labels or self.pools.lists_languages or self.pools.counts_memory
 
     @cached_property
+    def placing(self) -> object:
+        """All that decides where a job can run: equal in two snapshots if each job can run where it could."""
+        labels = {name: rule.labels for name, rule in self.state.tenants.items()}
+        return self.pools.kinds, self.pools.counts_memory, labels
+
+    @cached_property
     def by_size(self) -> frozenset[str]:
         """The tenants whose jobs go longest first; with DEFAULT, also all tenants that have no rule."""
         return frozenset(name for name, rule in self.state.tenants.items() if rule.order == LONGEST_FIRST)
@@ -97,6 +103,11 @@ class Snapshot:
             self._routable_in[pool] = frozenset().union(*fitting)
         return self._routable_in[pool]
 
+    def able_in(self, pool: str, memory_mb: int) -> frozenset[str]:
+        """Return the URLs of this pool's workers that may get jobs and are large enough for so much memory."""
+        sizes = ((record.worker.url, record.worker.memory_mb) for record in self.state.records)
+        return self.routable_in(pool) - {url for url, has_mb in sizes if has_mb is not None and has_mb < memory_mb}
+
     @cached_property
     def _routable_in(self) -> dict[str, frozenset[str]]:
         return {}
@@ -133,9 +144,13 @@ class Snapshot:
 
 
 class FleetView:
-    """Holds the latest `snapshot`, which `run` keeps fresh. `on_change` is called when the members have changed."""
+    """Holds the latest `snapshot`, which `run` keeps fresh.
+
+    `on_change` is called when the members have changed, and before it `on_placing` if some job can run elsewhere now.
+    """
 
     on_change: Callable[[], None] | None = None
+    on_placing: Callable[[], None] | None = None
 
     def __init__(
         self,
@@ -158,6 +173,8 @@ class FleetView:
             if state.written_at is not None:
                 before, self.snapshot = self.snapshot, Snapshot(state, self.snapshot.slower_than)
                 log_ejections(before.state.ejected, state.ejected, state.records)
+                if self.on_placing and self.snapshot.placing != before.placing:
+                    self.on_placing()
                 if self.on_change and self.snapshot.fleet_print != before.fleet_print:
                     self.on_change()
 

@@ -91,6 +91,7 @@ class Dispatcher:
         self._left_behind = leases.left_behind
         readies = self._endpoints, view, self._tenants, self.groups, self._left_behind, self._sizing, self.turns
         self._preparer = Preparer(settings, *readies, hooks_of)
+        view.on_placing = partial(self._preparer.place_anew, self._unanswered, leases)
         self.order_of = self._tenants.order_of
         self.scanned = self._preparer.scanned  # returns a large job as `begin` needs it
         self._between: set[asyncio.Task[None]] = set()  # what jobs do between two attempts
@@ -221,8 +222,8 @@ class Dispatcher:
         """Answer a pending job whose group has failed; one that runs goes on."""
         if run.group is not None and run.pending is not None:
             self._leases.give_up(run.pending)
+            self._endings.end(run, answers.skipped(run))  # an identical job gets its place
             run.pending = None
-            self._endings.end(run, answers.skipped(run))
 
     # Its attempt
 
@@ -260,8 +261,8 @@ class Dispatcher:
             run.late_share = run.job.share.hand_over()
             if self._adoption is not None and run.sharing is None:
                 self._adoption.leave_run(run)
-            spare = None if run.second is None else run.second.spare
-            self._endings.end(run, spare or self._errors.deadline_passed(run))
+            if not self._endings.end_with_spare(run):
+                self._endings.end(run, self._errors.deadline_passed(run))
         except Exception as fault:
             log.exception(_OWN_FAULT, run.job.request_id.decode("ascii"), exc_info=fault)
             self._endings.end(run, answers.broken(run.job.request_id))
@@ -311,9 +312,9 @@ class Dispatcher:
 
     def _failed(self, run: JobRun, lease: Lease) -> None:
         """Go on after an attempt without a result."""
-        if run.second is not None and run.second.spare is not None:
-            self._endings.end(run, run.second.spare)
-        elif run.never_ran is Kind.NO_MEANS:
+        if self._endings.end_with_spare(run):
+            return
+        if run.never_ran is Kind.NO_MEANS:
             # Another worker is preferred: a worker's address that this host has no route to looks the same.
             start(self._between, self._ask_again(run, (*run.tried, lease.url), pause_s=_NO_MEANS_S))
         elif run.never_ran is not None:  # it keeps its place in the queue, by its ticket

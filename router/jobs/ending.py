@@ -67,10 +67,18 @@ class Endings:
             deliver(answer)
 
     def end_with_anothers(self, run: JobRun, response: Response, worker_url: str, attempt: int) -> None:
-        """End a job with the answer that another job's run has brought."""
+        """End a job with the answer of another run: of another job's, or of its own first one."""
         if run.group is not None:
             self._groups.take(run.group, run.job.path, response)
         self.end(run, answers.from_worker(response, run, worker_url, attempt))
+
+    def end_with_spare(self, run: JobRun) -> bool:
+        """End a job with the doubtful answer of its first run, if it has one; return whether it has."""
+        spare = None if run.second is None else run.second.spare
+        if spare is None:
+            return False
+        self.end_with_anothers(run, *spare)
+        return True
 
     def end_unheard(self, run: JobRun) -> None:
         """End the run of a job whose client has had another answer, or has left."""

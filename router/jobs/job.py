@@ -173,19 +173,20 @@ class SecondRun:
     """What is known of a job's second run beside the first.
 
     `size_ms` is how long the job is expected to take; 0: that is not known. `first` is the first run's lease while the
-    job asks for another one, `lease` the second run's. `is_beside`: neither of the two runs has ended. `spare` is an
-    answer of the first run that counts only if the second one brings none. `attempt` is the second run's number.
+    job asks for another one, `lease` the second run's. `is_beside`: neither of the two runs has ended. `is_doubtful`:
+    the first run's answer counts only if the second one brings none. `spare` is that answer, with its worker and its
+    attempt. `attempt` is the second run's number.
     """
 
-    __slots__ = ("attempt", "first", "is_beside", "lease", "size_ms", "spare")
+    __slots__ = ("attempt", "first", "is_beside", "is_doubtful", "lease", "size_ms", "spare")
 
     def __init__(self, size_ms: int) -> None:
         self.size_ms = size_ms
         self.first: Lease | None = None
         self.lease: Lease | None = None
         self.attempt = 0
-        self.is_beside = False
-        self.spare: Answer | None = None
+        self.is_beside = self.is_doubtful = False
+        self.spare: tuple[Response, str, int] | None = None
 
 
 # Called once with a job's answer; with None if its client left while the job waited.
@@ -287,6 +288,11 @@ class JobRun:
         """Whether the job has, has had or asks for a second run beside the first."""
         second = self.second
         return second is not None and (second.first is not None or second.lease is not None)
+
+    @property
+    def has_two_runs(self) -> bool:
+        """Whether neither of the job's two runs has ended, but for the one whose end is just taken in."""
+        return self.second is not None and self.second.is_beside
 
     @property
     def under_way(self) -> list[Lease]:

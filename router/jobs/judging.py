@@ -87,7 +87,8 @@ class Judge:
         else:
             answer = answers.from_worker(response, run, url, len(run.failed) + 1)
         run.lease = None  # LeasedParts ends the lease of a large answer
-        if run.group is not None or run.sharing is not None or run.left is not None:
+        is_doubtful = run.second is not None and run.second.is_doubtful
+        if not is_doubtful and (run.group is not None or run.sharing is not None or run.left is not None):
             self._tell_others(run, response, url, took_s)
         return answer
 
@@ -108,7 +109,7 @@ class Judge:
         cause = verdict.cause or ""
         job_log.attempt_failed(run, url, verdict.kind, cause, self._seldom)
         run.fail(FailedAttempt(url, cause, verdict.kind, response, int(took_s * 1000)), took_s)
-        if run.left is not None:
+        if run.left is not None and not run.has_two_runs:
             self._end_left(run)
 
     def _end_left(self, run: JobRun, response: Response | None = None, worker_url: str = "") -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial
 
 import msgspec
@@ -18,9 +18,11 @@ from router.jobs.sooner.sizing import Sizing
 from router.jobs.tenants import Tenants
 from router.policy.deadline import limits_of
 from router.policy.endpoints import Endpoint
+from router.policy.placement import Placement
+from router.scheduling.leases import Leases
 from router.scheduling.left_behind import LeftBehind
 from router.scheduling.messages import NO_WISH
-from router.scheduling.pending import Quarantined
+from router.scheduling.pending import NoSuchLabel, PendingJob, Quarantined, TooLarge
 from router.upstream.pool import Request
 
 log = logging.getLogger(__name__)
@@ -70,6 +72,7 @@ class Preparer:
         self._view = view
         self._tenants = tenants
         self._placer = Placer(tenants, settings.default_job_memory_mb)
+        self._without_workers_s = settings.queue.without_workers
         self._groups = groups
         self._left_behind = left_behind
         self._sizing = sizing
@@ -117,3 +120,30 @@ class Preparer:
             self._groups.join(run.group, run, partial(skip, run))
         if self._left_behind.are_keyed and self._left_behind.is_on:
             run.wish = msgspec.structs.replace(run.wish or NO_WISH, key=run.job.key)
+
+    def place_anew(self, runs: Iterable[JobRun], leases: Leases) -> None:
+        """Let jobs run where they can now: what workers or tenants have has changed.
+
+        Those that wait ask again, with their tickets. For those that run, it counts if they are tried again. A worker
+        that has left may be back soon, so a pending job that no worker can run is refused a while later.
+        """
+        moved = []
+        for run in runs:
+            placement, reason = self._found(run)
+            if placement != run.placement:
+                run.placement = placement
+                if run.pending is not None:
+                    moved.append((run.pending, placement))
+            if reason is not None and run.pending is not None:
+                loop = asyncio.get_running_loop()
+                loop.call_later(self._without_workers_s, self._refuse_in_vain, run, run.pending, leases)
+        leases.move(moved)
+
+    def _refuse_in_vain(self, run: JobRun, pending: PendingJob, leases: Leases) -> None:
+        if run.pending is pending and (reason := self._found(run)[1]) is not None:
+            leases.refuse(pending, reason)
+
+    def _found(self, run: JobRun) -> tuple[Placement, NoSuchLabel | TooLarge | None]:
+        job = run.job
+        text: bytes = job.body if job.scan is None else job.scan.excerpt  # type: ignore[assignment]  # as above
+        return self._placer.find(run, text, self._endpoints[job.path].needs, self._view.snapshot)

@@ -1,10 +1,11 @@
 """Decides whether a job waits for workers that have been gone for too long: those of the fleet, or of its pool."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 from router.fleet.snapshot import FleetView
 from router.scheduling.messages import Reply
+from router.scheduling.pending import Exhausted, NoRoom, NoWorkers, PendingJob
 
 
 class Absence:
@@ -20,6 +21,7 @@ class Absence:
         self._fleet_since: float | None = None
         self._pools_since: dict[str, float] = {}
         self._unreached: tuple[str, ...] = ()
+        self._routable_then: frozenset[str] = frozenset()
 
     def hear(self, reply: Reply) -> None:
         """Take over what the scheduler says of the whole fleet, and of pools that cannot be reached."""
@@ -29,7 +31,28 @@ class Absence:
         else:
             self._fleet_since = None
 
-    def look(self, pools: Iterable[str]) -> None:
+    def in_vain(self, jobs: Mapping[int, PendingJob]) -> Iterator[tuple[int, NoRoom]]:
+        """Yield of these jobs, by their numbers, those that wait in vain, and why; the caller takes them out."""
+        yield from self._exhausted(jobs)
+        pools = {pending.placement.pool for pending in jobs.values()}
+        self._look(pools)
+        if any(self.since(pool) for pool in pools):
+            for number, pending in list(jobs.items()):
+                if pending.timer and self.is_enough_for(pending.job_since, pending.placement.pool):
+                    yield number, NoWorkers()
+
+    def _exhausted(self, jobs: Mapping[int, PendingJob]) -> Iterator[tuple[int, NoRoom]]:
+        """Yield retries that have tried all workers that are left, after the fleet has become smaller."""
+        snapshot = self._view.snapshot
+        before, self._routable_then = self._routable_then, snapshot.routable
+        if before == snapshot.routable:
+            return
+        for number, pending in list(jobs.items()):
+            tried, its = pending.arrival.tried, pending.placement
+            if tried and pending.timer and snapshot.able_in(its.pool, its.memory_mb).issubset(tried):
+                yield number, Exhausted()
+
+    def _look(self, pools: Iterable[str]) -> None:
         """Look at the pools for which jobs wait, and forget the others: they may have had workers meanwhile."""
         now, known = time.monotonic(), self._pools_since
         gone = {pool for pool in pools if self._is_gone(pool)}

@@ -9,7 +9,7 @@ import itertools
 import logging
 import random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 
 import msgspec
@@ -24,7 +24,6 @@ from router.scheduling.inbox import Inbox
 from router.scheduling.left_behind import LeftBehind
 from router.scheduling.messages import Arrival, Beat, Call, Claim, Ended, Grant, Held, Reply, Wish
 from router.scheduling.pending import (
-    Exhausted,
     Lease,
     NoRoom,
     NoWorkers,
@@ -81,7 +80,6 @@ class Leases:
         self.others_wait = self._redis_settles = False
         self._missed: frozenset[int] = frozenset()  # pending jobs that the last heartbeat did not find in the queue
         self._beats = itertools.count()
-        self._routable_then: frozenset[str] = frozenset()
         self._calls = CallBatcher(self._call, self._is_urgent, lambda: bool(self._ended))
         self.left_behind = LeftBehind(self._calls.now)
 
@@ -127,10 +125,9 @@ class Leases:
 
         `then` is called once, and never before this has returned: with the lease, or with a NoRoom (NoWorkers,
         Exhausted, Unfunded, Quarantined, QueueFull, TenantFull, TooManyPools, QueueTimeout, ClientLeft, or RunsAlready
-        if `wish` has a key). `has_left`
-        returns when the client has hung up; it is awaited only if the job must wait, and then the job gives up its
-        place. `ticket`, `tried` and `retry_of` as in Arrival. `placement` tells whose job it is and where it can run.
-        `wish` is what few jobs ask for; its number is given here.
+        if `wish` has a key). `has_left` returns when the client has hung up; it is awaited only if the job must wait,
+        and then the job gives up its place. `ticket`, `tried` and `retry_of` as in Arrival. `placement` tells whose job
+        it is and where it can run. `wish` is what few jobs ask for; its number is given here.
         """
         number = next(self._numbers)
         arrival = Arrival(
@@ -154,6 +151,16 @@ class Leases:
             self._left.append(number)
             self._calls.now()
 
+    def move(self, moved: Sequence[tuple[PendingJob, Placement]]) -> None:
+        """Let pending jobs wait for other workers, each with its ticket, and before jobs that have just come."""
+        fresh, self._arrived = self._arrived, []
+        for pending, placement in moved:
+            if self._pending_jobs.get(pending.arrival.number) is pending:
+                pending.place(placement)
+                self._arrive_again(pending.arrival.number, pending.arrival.ticket)
+        self._arrived += fresh
+        self._calls.now()
+
     def end(
         self, lease: Lease, blame: Blame, *, is_over: bool = True, job: str = "", cause: str = "", ms: int = 0
     ) -> None:
@@ -163,10 +170,8 @@ class Leases:
         """
         if is_over:
             self._held.pop(lease.number, None)
-        whose = lease.placement
-        self._ended.append(
-            Ended(lease.url, lease.number, blame, is_over, job, cause, ms, whose.tenant, whose.memory_mb)
-        )
+        its = lease.placement
+        self._ended.append(Ended(lease.url, lease.number, blame, is_over, job, cause, ms, its.tenant, its.memory_mb))
         self._calls.soon()
 
     def resolve(self, doubts: tuple[tuple[Lease, str], ...], blame: Blame, job: str = "") -> None:
@@ -192,8 +197,7 @@ class Leases:
 
     def _is_urgent(self) -> bool:
         # An end is urgent if a job waits for the room that it gives.
-        ends_press = self.others_wait and self._ended
-        is_more = ends_press or self.left_behind.is_urgent
+        is_more = (self.others_wait and self._ended) or self.left_behind.is_urgent
         return bool(self._arrived or self._claims or self._left or self._beat_is_due or is_more)
 
     def _compose(self) -> Call:
@@ -216,8 +220,7 @@ class Leases:
         return self.left_behind.told_in(call) if self.left_behind.has_news else call
 
     def _beat(self, *, is_return: bool) -> Beat:
-        self._refuse_exhausted()
-        self._refuse_without_workers()
+        self._refuse_in_vain()
         # Only jobs that a reply has put into the queue: newer ones are on their way.
         queued = (number for number, pending in self._pending_jobs.items() if pending.timer)
         oldest = tuple(itertools.islice(queued, LOOK_AFTER))
@@ -233,29 +236,11 @@ class Leases:
             for lease, moment in self._held.values()
         )
 
-    def _refuse_exhausted(self) -> None:
-        """End the wait of retries that have tried all workers that are left, after the fleet has become smaller."""
-        before, routable = self._routable_then, self._view.snapshot.routable
-        if before == routable:
-            return
-        self._routable_then = routable
-        for number, pending in list(self._pending_jobs.items()):
-            if not (pending.arrival.tried and pending.timer):
-                continue
-            if self._view.snapshot.routable_in(pending.placement.pool).issubset(pending.arrival.tried):
-                self._fail(number, Exhausted())
-                self._left.append(number)
-
-    def _refuse_without_workers(self) -> None:
-        """End the wait of jobs while there has been no worker for them for long enough."""
-        pools = {pending.placement.pool for pending in self._pending_jobs.values()}
-        self._absence.look(pools)
-        if not any(self._absence.since(pool) for pool in pools):
-            return
-        for number, pending in list(self._pending_jobs.items()):
-            if pending.timer and self._absence.is_enough_for(pending.job_since, pending.placement.pool):
-                self._fail(number, NoWorkers())
-                self._left.append(number)
+    def _refuse_in_vain(self) -> None:
+        """End the wait of jobs whose workers are gone."""
+        for number, reason in self._absence.in_vain(self._pending_jobs):
+            self._fail(number, reason)
+            self._left.append(number)
 
     def _new_fleet_print(self) -> str:
         fleet_print = self._view.snapshot.fleet_print
@@ -344,7 +329,7 @@ class Leases:
             return
         pending.arrival = msgspec.structs.replace(pending.arrival, ticket=ticket)
         if pending.timer is None:
-            pending.start_waiting(self._stop_waiting, self.left_behind)
+            pending.start_waiting(self.refuse, self.left_behind)
 
     def _take(self, grant: Grant) -> None:
         """Hand a lease to the job that waits for it; if there is none, give it back."""
@@ -356,8 +341,8 @@ class Leases:
             pending.stop_waiting()
         now, ticket = time.monotonic(), grant.ticket or pending.arrival.ticket
         waited_s = now - pending.since
-        its = ticket, int(waited_s * 1000), pending.placement, pending.is_adopted
-        lease = Lease(grant.number, grant.url, *its)
+        waited_ms = int(waited_s * 1000)
+        lease = Lease(grant.number, grant.url, ticket, waited_ms, pending.placement, pending.is_adopted)
         self._held[grant.number] = lease, now + pending.arrival.bound_ms / 1000
         try:
             pending.then(lease)
@@ -373,7 +358,8 @@ class Leases:
             # Not at once: this call may just be composed, and a job that asks again now would be lost from it.
             asyncio.get_running_loop().call_soon(pending.then, reason)
 
-    def _stop_waiting(self, pending: PendingJob, reason: NoRoom) -> None:
+    def refuse(self, pending: PendingJob, reason: NoRoom) -> None:
+        """End a job's wait without a lease."""
         number = pending.arrival.number
         if isinstance(reason, QueueTimeout) and self._absence.since(pending.placement.pool) is not None:
             reason = NoWorkers()
@@ -389,8 +375,8 @@ class Leases:
 
     def _claim(self, grant: Grant) -> None:
         if (pending := self._pending_jobs.get(grant.number)) is not None:
-            claim = Claim(grant.url, grant.number, pending.arrival.bound_ms, grant.tenant, grant.memory_mb)
-            self._claims.append(claim)
+            bound_ms = pending.arrival.bound_ms
+            self._claims.append(Claim(grant.url, grant.number, bound_ms, grant.tenant, grant.memory_mb))
         else:
             self._give_back(grant)
 

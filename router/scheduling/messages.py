@@ -26,8 +26,11 @@ HEDGE_WINDOW_MS = 600_000
 BROKEN_WITHIN_MS = 2000
 # So many workers broken by one job alone are no coincidence. It is a little under 2: shares of evidence are rounded.
 ENOUGH_EVIDENCE = 1.99
-# At most so many jobs at the head of the queue are passed over because they have tried all workers with room.
+# At most so many jobs at the head of a line are passed over because they can have none of the workers with room: they
+# have tried them, or take more memory. Then the other lines have their turns.
 PASSED_OVER_AT_MOST = 16
+# In all lines of one room, so many are passed over: that bounds the cost of a call.
+PASSED_OVER_IN_ROOM = 16 * PASSED_OVER_AT_MOST
 # A worker that has no room, or cannot be reached, rests for the first of these times. Each further rest is twice as
 # long, up to the second one.
 REST_FIRST_MS = 20

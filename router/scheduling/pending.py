@@ -148,6 +148,12 @@ class PendingJob:
         self.timer: asyncio.TimerHandle | None = None
         self.watch: asyncio.Task[None] | None = None
 
+    def place(self, placement: Placement) -> None:
+        """Let the job ask for other workers."""
+        self.placement = placement
+        where = {"pool": placement.pool, "memory_mb": placement.memory_mb}
+        self.arrival = msgspec.structs.replace(self.arrival, **where)
+
     def start_waiting(self, stop: Callable[["PendingJob", NoRoom], None], left_behind: LeftBehind) -> None:
         """Have `stop` called when the wait has been too long, or the client has left."""
         loop = asyncio.get_running_loop()

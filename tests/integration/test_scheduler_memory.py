@@ -2,9 +2,9 @@
 
 import pytest
 
-from router.fleet.model import Member, Worker
+from router.fleet.model import Health, Member, Worker
 from router.policy.verdict import Blame
-from router.scheduling.messages import Arrival, Beat, Call, Ended, Grant, Held, Reply, Rules
+from router.scheduling.messages import PASSED_OVER_AT_MOST, Arrival, Beat, Call, Ended, Grant, Held, Reply, Rules
 from tests.support.lua_scheduler import START, A, Ask, B, MakeMembers
 
 LONG_MS = 60_000
@@ -58,6 +58,25 @@ def test_worker_with_the_most_free_memory_is_reserved(make_members: MakeMembers)
     assert [grant.url for grant in come(ask, 100, 100, first=4, tenant="eval").granted] == [B, B]
     assert end(ask, on_b) == []
     assert end(ask, on_a) == [3]
+
+
+@pytest.mark.parametrize("held", [(1,), ()], ids=["its worker has no slot", "its worker is away"])
+def test_large_jobs_hold_up_no_other_tenant(make_members: MakeMembers, held: tuple[int, ...]) -> None:
+    """However many wait for the one worker that is large enough, others get the free slots of smaller ones."""
+    away = Health.HEALTHY if held else Health.UNHEALTHY
+    large = Member(Worker(A, max_concurrency=1, memory_mb=1000), away)
+    ask, _ = make_members([large, Member(Worker(B, max_concurrency=5, memory_mb=100))], Rules())
+    assert [grant.url for grant in come(ask, *[1000] * len(held), first=1, tenant="large").granted] == [A] * len(held)
+    assert come(ask, *[1000] * 2 * PASSED_OVER_AT_MOST, first=10, tenant="large").granted == ()
+    assert [grant.url for grant in come(ask, *[10] * 6, first=60, tenant="small").granted] == [B] * 5
+
+
+def test_job_that_has_tried_all_large_workers_is_exhausted(make_members: MakeMembers) -> None:
+    """Smaller ones do not count: no other worker could take it, and so it may go to any again."""
+    ask, _ = make_members([Member(Worker(A, memory_mb=1000)), Member(Worker(B, memory_mb=100))], Rules())
+    assert come(ask, 101, first=1, tried=(A,)).exhausted == (1,)
+    assert [grant.url for grant in come(ask, 100, first=2, tried=(A,)).granted] == [B]
+    assert come(ask, 1, first=3, tried=(A,)).queued  # for B, which has no memory free
 
 
 def test_reservation_ends_with_the_job_that_waits_for_it(make_members: MakeMembers) -> None:

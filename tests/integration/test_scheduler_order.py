@@ -7,7 +7,7 @@ from redis import Redis
 from router.fleet.model import Member, Worker
 from router.policy.tenants import LONGEST_FIRST, TenantRule
 from router.policy.verdict import Blame
-from router.scheduling.messages import Arrival, Call, Ended, Grant, Rules, Wish
+from router.scheduling.messages import Adopted, Arrival, Call, Ended, Grant, Orphan, Rules, Wish
 from tests.support.lua_scheduler import START, A, B, LuaScheduler
 from tests.support.tenant_jobs import LONG_MS, Jobs, MakeJobs
 
@@ -86,6 +86,20 @@ def test_retry_goes_before_all(make_jobs: MakeJobs) -> None:
     reply = jobs.ask(Call("p", ended=(ended,), arrived=(again,), wishes=(Wish(10, 1),)))
     assert [grant.number for grant in reply.granted] == [4]  # the room was free before the retry came
     assert served(jobs) == [10, 3, 1]
+
+
+def test_place_that_a_client_left_goes_before_all(make_jobs: MakeJobs) -> None:
+    """The patience of the job that left it was over, so the next identical job waits for no longer one."""
+    jobs = make_jobs(1, BY_SIZE)
+    jobs.come("run-7")
+    number, ticket = jobs.come_by_size("run-7", 10).queued
+    left = Call("p", left=(number,), orphans=(Orphan("k", LONG_MS, ticket),))
+    jobs.come_by_size("run-7", 9_000, 8_000)
+    jobs.ask(left)
+    again = Arrival(5, LONG_MS, LONG_MS, tenant="run-7")
+    reply = jobs.ask(Call("p", arrived=(again,), wishes=(Wish(5, 10, "k"),)))
+    assert reply.adopted == (Adopted(5, ticket),)
+    assert served(jobs) == [5, 3, 4]
 
 
 def test_change_of_the_order_loses_no_job(make_jobs: MakeJobs) -> None:

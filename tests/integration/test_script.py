@@ -175,6 +175,16 @@ async def test_pool_loses_no_connection(says: Script, valkey: Valkey) -> None:
     assert len(pool._available_connections) == 0
 
 
+async def test_connections_that_a_restart_has_closed_are_not_used(valkey: Valkey) -> None:
+    """Else a call fails for each of them, long after Redis is back, and the journal tells of outages that were none."""
+    client = connect(RedisSettings(url=valkey.url), TIMEOUT_S)
+    await asyncio.gather(*(client.ping() for _ in range(4)))
+    await valkey.kill()
+    await valkey.start()
+    assert await asyncio.gather(*(client.ping() for _ in range(4))) == [True] * 4
+    await client.aclose()
+
+
 async def test_wrong_password_reaches_the_caller(valkey: Valkey) -> None:
     """An error at the connection's start reaches the caller, like any other error."""
     async with valkey.client() as client:

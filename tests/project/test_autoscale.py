@@ -67,6 +67,7 @@ def test_each_file_is_in_use() -> None:
     for folder in AUTOSCALE.iterdir():
         component = yaml.safe_load((folder / "kustomization.yaml").read_text())
         named = {*component.get("resources", ()), *(each["path"] for each in component.get("patches", ()))}
+        named |= set(component.get("configurations", ()))
         named |= {name for each in component.get("configMapGenerator", ()) for name in each["files"]}
         assert {path.name for path in folder.iterdir()} == {"kustomization.yaml", *named}
 

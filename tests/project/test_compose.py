@@ -84,11 +84,15 @@ def copied() -> set[str]:
 
 
 def local_worker_options(service: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that the CLI parses from a service's command. Raises click's UsageError, KeyError."""
+    """Return the options that the CLI parses from a service's command. Raises click's UsageError, KeyError.
+
+    The command is one that `sfr --help` shows: a hidden one is an old name that will go.
+    """
     program, name, *arguments = service["command"]
     assert program == "sfr"
-    group = typer.main.get_group(main.app)
-    return group.commands[name].make_context(name, arguments).params
+    command = typer.main.get_group(main.app).commands[name]
+    assert not command.hidden
+    return command.make_context(name, arguments).params
 
 
 def seconds(duration: str) -> int:

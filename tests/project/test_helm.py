@@ -106,6 +106,23 @@ def test_values_reach_their_places() -> None:
     assert all(rule["annotations"]["runbook_url"].startswith("https://docs.example/") for rule in group["rules"])
 
 
+def test_names_that_look_like_something_else_stay_texts() -> None:
+    """A release 2026, Secrets named like numbers and an Ingress for all hosts below one are what Kubernetes takes."""
+    names = {
+        "valkey": {"secret": "007"},
+        "router": {"adminSecret": "true"},
+        "ingress": {"enabled": True, "host": "*.example.com", "tlsSecret": "1e3"},
+    }
+    found = [each for each in render({**SHOWN, **names}, "2026") if each["kind"] not in CUSTOM]
+    for each in found:
+        kubernetes_validate.validate(each, VERSIONS[-1], strict=True)
+    assert {
+        each["metadata"]["labels"]["app.kubernetes.io/instance"] for each in found if "labels" in each["metadata"]
+    } == {"2026"}
+    (ingress,) = by_kind(found, "Ingress").values()
+    assert ingress["spec"]["tls"] == [{"hosts": ["*.example.com"], "secretName": "1e3"}]
+
+
 def test_two_releases_in_one_namespace_share_nothing() -> None:
     """Each has names of its own, and no selector of one finds pods of the other."""
     one, other = render(SHOWN, "one"), render(SHOWN, "other")

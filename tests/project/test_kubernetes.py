@@ -145,6 +145,28 @@ def test_prefix_reaches_every_name() -> None:
 
 
 @needs_kubectl
+def test_prefix_and_label_reach_what_operators_of_others_read(tmp_path: Path) -> None:
+    """KEDA scales the Deployment of its own installation, and a monitor scrapes no other one's routers."""
+    shutil.copytree(FOLDER, tmp_path / "kubernetes")
+    folder = tmp_path / "kubernetes" / "mine"
+    folder.mkdir()
+    own = {"app.kubernetes.io/instance": "blue"}
+    overlay = {
+        "resources": ["../monitored"],
+        "components": ["../autoscale/keda"],
+        "namePrefix": "blue-",
+        "labels": [{"pairs": own, "includeSelectors": True}],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=True)
+    made = by_name(list(yaml.safe_load_all(done.stdout)))
+    target = made["ScaledObject", "blue-sandbox-worker"]["spec"]["scaleTargetRef"]["name"]
+    assert ("Deployment", target) in made
+    selector = made["ServiceMonitor", "blue-router"]["spec"]["selector"]["matchLabels"]
+    assert selector == made["Service", "blue-router"]["spec"]["selector"]
+
+
+@needs_kubectl
 def test_components_change_the_workers(tmp_path: Path) -> None:
     """gVisor, another user and a digest can be chosen together, over the base."""
     digest = f"sha256:{'0' * 64}"

@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession, TCPConnector, web
 from aiohttp.test_utils import TestServer
 from selenium.webdriver import Keys
 
 from bench.support.busyfleet import busy_fleet
+from router.dashboard.handler import MAX_WATCHERS
 from router.fleet.redis_client import RedisClient
 from router.fleet.sizes import FleetSizes, Lessons
 from tests.support.browser import IS_THERE, Browser
@@ -27,6 +28,7 @@ MARKUP = "<img src=x onerror=\"document.title='taken'\"><script>document.title='
 # The page shows this for an unknown value.
 NOTHING = "\u2013"
 JOBS_A_SECOND = '[data-number="throughput"]'
+NOTICED = "return [...document.querySelectorAll('.notice')].map(({dataset}) => dataset.about)"
 BACKGROUND = "return getComputedStyle(document.body).backgroundColor"
 # For `measure`: the number of changes in the page at each event, for `seconds` seconds.
 CHANGES = """
@@ -301,6 +303,8 @@ async def test_page_says_when_it_is_stale(
             await browser.open_dashboard(router.url)
             await browser.shows("#sidecar", "Sidecar seen")
             assert await browser.texts(".notice") == []
+            await browser.click("#steering")
+            await browser.shows("#said", "Changes need an admin token, and none is set")
             sidecar.send(signal.SIGTERM)  # a stopped sidecar gives up its lead at once
             await sidecar.ended()
         await browser.shows('[data-about="leader"]', "No sidecar leads")
@@ -308,6 +312,12 @@ async def test_page_says_when_it_is_stale(
         await browser.shows('[data-about="redis"]', "Redis is away")
         assert await browser.text('[data-number="running"]') == NOTHING
         assert len(await _urls(browser)) == 3
+        for view, place, words in (
+            ("processes", ".parts .here", "1 without Redis"),
+            ("tenants", "#tenants .empty", "Not known while Redis is away"),
+        ):
+            await browser.js("location.hash = arguments[0]", f"#/{view}")
+            await browser.shows(place, words)
         await valkey.start()
         async with system.sidecar():
             await eventually(lambda: _says_nothing(browser), what="no notice")
@@ -318,6 +328,19 @@ async def test_page_says_when_it_is_stale(
             await router.start()
             await eventually(lambda: _says_nothing(browser), what="no notice")
             await browser.shows("#stream", "Live")
+
+
+async def test_page_says_why_no_numbers_come(system: System, browser: Browser) -> None:
+    """When too many watch, the page does not only say that it connects; it goes on when there is room."""
+    system.configure([])
+    async with system.router(1) as router, ClientSession(connector=TCPConnector(limit=0)) as session:
+        watching = [await session.get(f"{router.url}/dashboard/events") for _ in range(MAX_WATCHERS)]
+        await browser.open(f"{router.url}/dashboard")
+        await browser.shows('[data-about="stream"]', f"{MAX_WATCHERS} dashboards watch this process already")
+        watching[0].close()
+        await browser.shows("#stream", "Live")
+        await browser.shows("#workers .empty", "no workers yet")
+        assert "stream" not in await browser.js(NOTICED)
 
 
 async def _says_nothing(browser: Browser) -> bool:

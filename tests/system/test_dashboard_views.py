@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
+from selenium.webdriver import Keys
 
 from router.config.settings import RedisSettings
 from router.fleet.journal.events import Events
@@ -43,6 +44,13 @@ over.dispatchEvent(new MouseEvent("mouseenter", at));
 over.dispatchEvent(new MouseEvent("mousemove", at));
 """
 OVERFLOW = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+# Scrolls an element under the head, gives it the focus, and looks whether it can be seen then.
+FOCUSED_BELOW_HEAD = """
+const found = document.querySelector(arguments[0]);
+scrollBy(0, found.getBoundingClientRect().top - 5);
+found.focus();
+return found.getBoundingClientRect().top >= document.querySelector("header").getBoundingClientRect().bottom;
+"""
 REQUEST = "step-17-job-4"
 # A client can name any language, including a spreadsheet's formula and markup.
 LANGUAGE = "=1+1<img src=x onerror=\"document.title='taken'\">"
@@ -84,6 +92,7 @@ async def test_failed_job_leads_to_its_worker_and_views_show_what_runs_where(
             await _fails(valkey, broken, lost)
             await browser.open_dashboard(router.url, f"#/failures?request_id={REQUEST}")
             await _leads_to_the_cause(browser, broken, lost)
+            await _hears_of_late_ones(browser, valkey, lost)
             await go(browser, of(hung))
             await browser.shows(".runs tbody", "run-9")
             await go(browser, "#/languages")
@@ -124,6 +133,27 @@ async def _leads_to_the_cause(browser: Browser, broken: ScriptedWorker, lost: Sc
     await browser.shows("#events tbody", "cannot be reached")
     await browser.js("history.go(-3)")
     await browser.shows("#failures tbody", REQUEST)
+
+
+async def _hears_of_late_ones(browser: Browser, valkey: Valkey, lost: ScriptedWorker) -> None:
+    """Failures that are told late stand among older ones; a tenant's jobs are not those of one with a longer name."""
+    client = RedisClient.connect(RedisSettings(url=valkey.url), 5)
+    alike = [FailedJob("late", "run-70", "/run_code", "", 503, "no_slot", took_ms) for took_ms in (40, 41)]
+    await Failures(client).add([(-60, job) for job in alike], now=0)
+    event = Event(Kind.JOB_QUARANTINED, "run-7", "It broke workers", "host-1-ab", {"workers": [lost.url]})
+    await Events(client).write([(event, 0.0)])
+    await client.close()
+    await go(browser, "#/failures?tenant=run-70")
+    await eventually(lambda: _lists(browser, "late", 2), what="failures that were told late")
+    await go(browser, "#/failures?tenant=run-7")
+    await eventually(lambda: _lists(browser, REQUEST, 1), what="run-7's failure")
+    assert "run-70" not in await browser.text("#failures tbody")
+    await go(browser, of(lost))
+    await browser.shows(".events tbody", "It broke workers")
+
+
+async def _lists(browser: Browser, name: str, count: int) -> bool:
+    return [text for text in await browser.texts("#failures tbody .id") if text == name] == count * [name]
 
 
 async def _keeps_a_lost_process(browser: Browser, router: Router) -> None:
@@ -213,6 +243,7 @@ async def _saves_what_matches(browser: Browser, folder: Path) -> None:
     """Both files have the matching rows of all pages; a spreadsheet must not run what a client has named."""
     await go(browser, "#/failures?language=cpp&tenant=img")
     await browser.shows("#failures .pages", "1\u201350 of 60")
+    await _turns_pages_by_keyboard(browser)
     await browser.click("#failures .export button:first-child")
     await browser.click("#failures .export button:last-child")
     table, objects = await _saved(folder, ("csv", "json"))
@@ -220,6 +251,17 @@ async def _saves_what_matches(browser: Browser, folder: Path) -> None:
     assert len(rows) == len(json.loads(objects)) == 60
     assert {row["tenant"] for row in rows} == {f"'{LANGUAGE}"}
     assert {each["tenant"] for each in json.loads(objects)} == {LANGUAGE}
+
+
+async def _turns_pages_by_keyboard(browser: Browser) -> None:
+    """The last page leaves the focus on a button, and what gets the focus is not hidden by the head."""
+    await browser.js("document.querySelector('#failures [data-step=\"1\"]').focus()")
+    for page, focused in (("51\u201360", "Previous"), ("1\u201350", "Next")):
+        await browser.type(Keys.ENTER)
+        await browser.shows("#failures .pages", page)
+        assert await browser.js("return document.activeElement.innerText") == focused
+    assert await browser.js(FOCUSED_BELOW_HEAD, "#failures tbody tr:nth-child(9) a")
+    await browser.js("scrollTo(0, 0)")
 
 
 async def _saved(folder: Path, endings: Sequence[str]) -> list[str]:

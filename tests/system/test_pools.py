@@ -1,5 +1,6 @@
 """A fleet of unlike workers: real code runs where it can, and one pool's loss is no other's."""
 
+import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -11,8 +12,8 @@ import aiohttp
 from router.processes import free_port
 from tests.support.eventually import eventually
 from tests.support.load import JOB, post_job
-from tests.support.programs import Program, Router, System
-from tests.support.worker import ScriptedWorker
+from tests.support.programs import Program, Router, System, Valkey
+from tests.support.worker import Gate, ScriptedWorker
 
 PRINT = {"python": "print(6 * 7)", "bash": "echo $((6 * 7))"}
 
@@ -123,3 +124,27 @@ async def test_pool_without_workers_refuses_its_jobs_while_others_go_on(
             return (await post(router.url, "gpu"))[0] == 200
 
         await eventually(runs_again, what="a job on the worker that is back")
+
+
+async def test_pending_jobs_follow_a_change_of_what_workers_run(
+    system: System, workers: list[ScriptedWorker], valkey: Valkey
+) -> None:
+    """A worker that is limited to another language while Python jobs wait gets none of these."""
+    first, second, _ = workers
+    first.script = second.script = gate = Gate()
+    system.configure([first.url, second.url], default_max_concurrency=1)
+    async with system.sidecar(), system.router(2) as router, valkey.client() as redis:
+        await router.sees(healthy=2)
+        sent = [asyncio.create_task(post(router.url)) for _ in range(2)]
+        await eventually(lambda: first.running == second.running == 1, what="a job on each worker")
+        sent += [asyncio.create_task(post(router.url)) for _ in range(6)]
+        await eventually(lambda: redis.zcard("sfr:queue"), what="pending jobs")
+        system.configure([first.url, {"url": second.url, "languages": ["cpp"]}], default_max_concurrency=1)
+
+        async def have_moved() -> bool:
+            return await redis.zcard("sfr:queue") == 0 and await redis.zcard("sfr:queue:;python/default") == 6
+
+        await eventually(have_moved, what="all pending jobs in the line for Python")
+        gate.open()
+        assert [status for status, _ in await asyncio.gather(*sent)] == [200] * 8
+        assert (len(first.jobs), len(second.jobs)) == (7, 1)

@@ -7,6 +7,7 @@ registration.py talks to the routers.
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import ssl
@@ -32,6 +33,8 @@ _PING_EVERY_S = 0.25
 _PING_TIMEOUT_S = 5.0
 # A large image takes minutes to start; meanwhile the log repeats this often that the worker does not answer.
 _REMIND_EVERY_S = 30.0
+# timeout(1) and some launchers send a signal to the agent and to its group. Two so close to each other count as one.
+_ONE_SIGNAL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class Agent:
             Registrar(router, options.fields, options.ttl_s, self._lifecycle, self._on_refusal) for router in routers
         ]
         self._ending = asyncio.Event()
+        self._signalled_at = -math.inf
         self._refusal: Failed | None = None
 
     async def run(self) -> int:
@@ -150,6 +154,10 @@ class Agent:
         return False
 
     def _on_signal(self, number: signal.Signals) -> None:
+        now = time.monotonic()
+        if now - self._signalled_at < _ONE_SIGNAL_S:
+            return
+        self._signalled_at = now
         if self._ending.is_set():
             log.warning("%s again: running jobs are not waited for", number.name)
             self._lifecycle.hurry.set()

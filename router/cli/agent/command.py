@@ -102,7 +102,7 @@ def agent(
 
     logs.set_up()
     with failures_shown():
-        fields = {"url": worker_address(url), "weight": weight, "max_concurrency": _cap(max_concurrency)}
+        fields = {"url": worker_address(url, "--url"), "weight": weight, "max_concurrency": _cap(max_concurrency)}
         fields |= abilities_told(label, language, memory_mb)
         options = AgentOptions(command or (), fields, ttl, grace, kill_after, mark)
         if mark is not None and (mark.is_dir() or not os.access(mark.parent, os.W_OK)):

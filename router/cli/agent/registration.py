@@ -14,6 +14,7 @@ from typing import Any
 
 from router.api.schemas import AdminWorker
 from router.cli.failure import Exit, Failed
+from router.cli.options import KNOWN_AGAIN_S
 from router.cli.router_client import RouterClient
 
 log = logging.getLogger(__name__)
@@ -117,17 +118,20 @@ class Registrar:
 
     async def _drain(self) -> None:
         """Drain the worker; return when it runs no job, when its registration has ended, or in a hurry."""
-        pause_s, before = _FIRST_LOOK_S, -1
+        pause_s, before, sure_from, is_drained = _FIRST_LOOK_S, -1, 0.0, False
         while not self._lifecycle.hurry.is_set() and time.monotonic() < self._held_until:
             # Renewed, because a worker that has left the fleet has no count of running jobs.
             worker = await self._renew()
+            if worker is None or (is_drained and not worker.draining):
+                sure_from = time.monotonic() + KNOWN_AGAIN_S
+            is_drained = is_drained or worker is not None
             with suppress(Failed):
                 if worker and not worker.draining:
                     worker = await asyncio.to_thread(self._router.drain, self._url)
                 if worker and worker.draining and worker.running != before:
                     before = worker.running
                     log.info("Worker %s is drained by %s, %d running", self._url, self._router.address, before)
-                if worker and worker.draining and not worker.running:
+                if worker and worker.draining and not worker.running and time.monotonic() >= sure_from:
                     return
             await _wait(self._lifecycle.hurry, pause_s)
             pause_s = min(2 * pause_s, _LONGEST_LOOK_S, self._ttl_s / _RENEWALS)

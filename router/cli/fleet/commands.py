@@ -152,12 +152,15 @@ def weigh(
     worker: WorkerArgument,
     weight: Annotated[
         str | None,
-        typer.Argument(help=f"Its share of the jobs, 1 to 100. `{DEFAULT}` restores the value that it came with."),
+        typer.Argument(
+            metavar="WEIGHT", help=f"Its share of the jobs, 1 to 100. `{DEFAULT}` restores the value that it came with."
+        ),
     ] = None,
     max_concurrency: Annotated[
         str | None,
         typer.Option(
-            help=f"The cap: how many jobs may run on it at once. `{DEFAULT}` restores the value that it came with."
+            metavar="N",
+            help=f"The cap: how many jobs may run on it at once. `{DEFAULT}` restores the value that it came with.",
         ),
     ] = None,
     url: Url = ROUTER_URL,

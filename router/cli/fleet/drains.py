@@ -2,13 +2,14 @@
 
 import math
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from router.cli.failure import BadInput, Exit, Failed
 from router.cli.fleet.commands import show_worker
 from router.cli.options import (
+    KNOWN_AGAIN_S,
     ROUTER_URL,
     Healths,
     Prefix,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _FIRST_LOOK_S, _LONGEST_LOOK_S = 0.1, 2.0
 # A router that restarts, or a Redis that fails over, is back by then.
 _SILENT_FOR_S = 30.0
+_NOT_KNOWN = "how many is not known, because Redis or workers were away a moment ago"
 
 All = Annotated[bool, typer.Option("--all", help="All workers.")]
 
@@ -85,42 +87,58 @@ def resume(
                 show_worker(fleet.resume(each))
 
 
-def still_running(fleet: "Fleet", urls: "Collection[str]") -> dict[str, int]:
-    """Return how many jobs run on these drained workers, for each with any. One that has left the fleet has none.
+class Seen(NamedTuple):
+    """How many jobs run on drained workers, for each with any; which of them are drained no more, or in the fleet."""
 
-    Raises Failed, also if one is drained no longer.
-    """
+    running: dict[str, int]
+    resumed: frozenset[str]
+    gone: frozenset[str]
+
+
+def still_running(fleet: "Fleet", urls: "Collection[str]") -> Seen:
+    """Return what is seen of these workers, which were drained. Raises Failed."""
     found = [each for each in fleet.workers() if each.url in urls]
-    if resumed := [each.url for each in found if not each.draining]:
-        raise Failed(f"{', '.join(resumed)}: resumed by somebody else", Exit.FAILED)
-    return {each.url: each.running for each in found if each.running}
+    return Seen(
+        {each.url: each.running for each in found if each.running},
+        frozenset(each.url for each in found if not each.draining),
+        frozenset(urls).difference(each.url for each in found),
+    )
 
 
 def wait_for(
-    look: "Callable[[], dict[str, int]]",
+    look: "Callable[[], Seen]",
     timeout_s: float | None,
     clock: "Callable[[], float]" = time.monotonic,
     sleep: "Callable[[float], None]" = time.sleep,
 ) -> None:
-    """Return when `look`, which is `still_running`, finds no job.
+    """Return when `look`, which is `still_running`, finds no job. A worker that has left the fleet has none.
 
-    Raises Failed when the time is over, or when nobody has told for long.
+    Raises Failed when the time is over, when nobody has told for long, or when a worker is drained no longer. After an
+    outage, or when workers are suddenly gone or resumed, Redis may have lost what it held: then what is seen must last.
     """
-    began = told_at = clock()
+    began = told_at = sure_from = clock()
+    strange: frozenset[str] = frozenset()
     pause_s = _FIRST_LOOK_S
     while True:
         left_s = math.inf if timeout_s is None else began + timeout_s - clock()
         try:
-            running = look()
+            seen = look()
             told_at = clock()
         except Failed as error:
             if error.status != Exit.UNREACHABLE or left_s <= 0 or clock() - told_at > _SILENT_FOR_S:
                 raise
+            sure_from = clock() + KNOWN_AGAIN_S
         else:
-            if not running:
+            if (seen.resumed | seen.gone) - strange:
+                sure_from = told_at + KNOWN_AGAIN_S
+            strange = seen.resumed | seen.gone
+            is_sure = told_at >= sure_from
+            if is_sure and seen.resumed:
+                raise Failed(f"{', '.join(sorted(seen.resumed))}: resumed by somebody else", Exit.FAILED)
+            if is_sure and not seen.running:
                 return
             if left_s <= 0:
-                still = ", ".join(f"{count} on {url}" for url, count in sorted(running.items()))
+                still = ", ".join(f"{count} on {url}" for url, count in sorted(seen.running.items())) or _NOT_KNOWN
                 raise Failed(f"jobs still run after {timeout_s:g} s: {still}; the workers stay drained", Exit.FAILED)
         sleep(min(pause_s, max(0.0, left_s)))
         pause_s = min(2 * pause_s, _LONGEST_LOOK_S)

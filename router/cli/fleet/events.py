@@ -1,6 +1,8 @@
 """`sfr events`: what has happened in the fleet."""
 
 # ruff: noqa: PLC0415  (see cli/options.py)
+import select
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -79,11 +81,13 @@ def events(
             since=_since(since),
             limit=_limit(limit),
             kinds=tuple(_kind(each) for each in kind or ()),
-            worker=None if worker is None else worker_address(worker),
+            worker=None if worker is None else worker_address(worker, "--worker"),
         )
         fleet = fleet_at(url, redis, prefix)
         with waiting():
             page = fleet.events(asked)
+        if not (page.events or follow):
+            typer.echo("Nothing of that kind has happened" if asked.is_picky else "Nothing has happened", err=True)
         with suppress(KeyboardInterrupt):
             for each in _told(fleet, asked, page, is_all=since is not None and limit is None, follow=follow):
                 typer.echo(each.model_dump_json() if as_json else _line(each))
@@ -94,10 +98,8 @@ def _told(fleet: "Fleet", asked: Asked, page: "EventPage", *, is_all: bool, foll
     trouble = ""
     while True:
         yield from page.events
-        if not (page.events and is_all):
-            if not follow:
-                return
-            time.sleep(_FOLLOW_EVERY_S)
+        if not (page.events and is_all) and (not follow or _is_unread(_FOLLOW_EVERY_S)):
+            return
         asked = asked.since_id(page.next)
         try:
             page, trouble = fleet.events(asked), ""
@@ -107,6 +109,17 @@ def _told(fleet: "Fleet", asked: Asked, page: "EventPage", *, is_all: bool, foll
             if trouble != str(error):
                 typer.echo(f"{error}; it is asked again every second", err=True)
             page, trouble = page.model_copy(update={"events": []}), str(error)
+
+
+def _is_unread(within_s: float) -> bool:
+    """Wait so long; return at once, and True, if whatever reads the output has ended, such as `head`."""
+    output = select.poll()
+    try:
+        output.register(sys.stdout, 0)  # errors alone
+    except (OSError, ValueError):  # no file
+        time.sleep(within_s)
+        return False
+    return bool(output.poll(within_s * 1000))
 
 
 def _line(event: "EventEntry") -> str:

@@ -16,10 +16,11 @@ from router.cli.options import (
     complete_worker,
     failures_shown,
     fleet_at,
+    shown,
     worker_address,
 )
 from router.cli.spinner import waiting
-from router.fleet.journal.failed_job import MOST, SHOWN, Search
+from router.fleet.journal.failed_job import MOST, MOST_CHARACTERS, SHOWN, Search
 from router.policy.tenants import NAME, WANTED
 
 if TYPE_CHECKING:
@@ -28,14 +29,17 @@ if TYPE_CHECKING:
 
 def failures(
     request_id: Annotated[
-        str | None, typer.Option(help="Only those of this `x-request-id`; a batch's finds all of its jobs.")
+        str | None,
+        typer.Option(metavar="ID", help="Only those of this `x-request-id`; a batch's finds all of its jobs."),
     ] = None,
-    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.", autocompletion=complete_tenant)] = None,
+    tenant: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only this tenant's.", autocompletion=complete_tenant)
+    ] = None,
     worker: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Only those with an attempt there.", autocompletion=complete_worker),
     ] = None,
-    limit: Annotated[str, typer.Option(help=f"How many at most, 1 to {MOST}.")] = str(SHOWN),
+    limit: Annotated[str, typer.Option(metavar="N", help=f"How many at most, 1 to {MOST}.")] = str(SHOWN),
     url: Url = ROUTER_URL,
     redis: RedisUrl = None,
     prefix: Prefix = "sfr",
@@ -52,7 +56,7 @@ def failures(
         search = Search(
             _checked_id(request_id),
             _checked_tenant(tenant),
-            None if worker is None else worker_address(worker),
+            None if worker is None else worker_address(worker, "--worker"),
             _checked_limit(limit),
         )
         fleet = fleet_at(url, redis, prefix)
@@ -88,8 +92,8 @@ def _told(job: "FailedJob") -> str:
 
 
 def _checked_id(text: str | None) -> str | None:
-    if text == "":
-        raise BadInput("--request-id: expected an id, got none")
+    if text is not None and not (text.isprintable() and 1 <= len(text) <= MOST_CHARACTERS):
+        raise BadInput(f"--request-id: expected 1 to {MOST_CHARACTERS} characters of text, got {shown(text)}")
     return text
 
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def history(
-    span: Annotated[str, typer.Option("--range", help=f"How much of the past: {', '.join(Range)}.")] = Range.MINUTES,
+    span: Annotated[
+        str, typer.Option("--range", metavar="RANGE", help=f"How much of the past: {', '.join(Range)}.")
+    ] = Range.MINUTES,
     url: Url = ROUTER_URL,
     redis: RedisUrl = None,
     prefix: Prefix = "sfr",

@@ -25,6 +25,8 @@ _WORST_FIRST = [Health.UNHEALTHY, Health.EJECTED, Health.UNKNOWN, Health.DRAININ
 _PIPE_COLUMNS = 10_000
 _UNKNOWN = "unknown without Redis"
 NOT_KNOWN = "-"  # in place of a number
+# A tenant's name up to this length is shown whole on every screen.
+_TENANT = 20
 _UNITS = {"d": 86_400, "h": 3_600, "min": 60}
 
 
@@ -41,10 +43,14 @@ def live(console: Console) -> Live:
 
 def workers_table(workers: Sequence[WorkerStatus]) -> Table:
     """Return a row for each worker; what workers can run, and how fast they are, is shown if any differs."""
-    table = Table("worker", "health", "since", box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    # On a narrow screen URLs and notes have several lines. A URL that is cut could be any worker's.
+    table.add_column("worker", overflow="fold")
+    table.add_column("health", no_wrap=True)
+    table.add_column("since", no_wrap=True)
     for name in ("running", "weight"):
-        table.add_column(name, justify="right")
-    table.add_column("source")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("source", no_wrap=True)
     is_uneven = any(worker.speed != 1 for worker in workers)
     if is_uneven:
         table.add_column("speed", justify="right")
@@ -71,7 +77,9 @@ def tenants_table(tenants: Sequence[AdminTenant], jobs_a_second: Mapping[str, fl
 
     What is in use for no tenant has no column.
     """
-    table = Table("tenant", box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    names = max((len(tenant.name) for tenant in tenants), default=0)
+    table.add_column("tenant", no_wrap=True, min_width=min(names, _TENANT))
     for name in ("weight", "priority", "running", "waiting", "jobs/s", "worker-s", "share"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("labels", overflow="fold")
@@ -104,7 +112,8 @@ def tenants_table(tenants: Sequence[AdminTenant], jobs_a_second: Mapping[str, fl
 
 def history_table(steps: Sequence[tuple[datetime, Mapping[str, float | None]]]) -> Table:
     """Return a row for each step of the history; `-` stands where nothing is known."""
-    table = Table("time", box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("time", no_wrap=True, min_width=len("00:00:00"))
     for name in ("jobs/s", "errors/s", "retries/s", "running", "waiting", "p50", "p99", "wait p50", "wait p99"):
         table.add_column(name, justify="right", no_wrap=True)
     for at, numbers in steps:

@@ -133,7 +133,7 @@ def set_tenant(
             raise BadInput("expected one option or more, such as --weight 3")
         with waiting():
             changed = fleet_at(url, redis, prefix).change_tenant(_name(name), fields)
-        typer.echo(_line(changed))
+        typer.echo(rule_line(changed))
 
 
 @tenants_app.command(epilog=EXITS)
@@ -176,6 +176,8 @@ def _reuse(seconds: str | None, max_kb: str | None) -> dict[str, Any]:
             raise BadInput("--reuse-max-kb: expected --reuse with it")
         return {}
     if seconds == DEFAULT:
+        if max_kb is not None:
+            raise BadInput(f"--reuse-max-kb: expected a number of seconds in --reuse with it, got `{DEFAULT}`")
         return {"reuse": None}
     return {
         "reuse": {
@@ -192,7 +194,8 @@ def _number(option: str, text: str, kind: type[int] | type[float]) -> float:
         raise BadInput(f"{option}: expected a number, got {shown(text)}") from error
 
 
-def _line(tenant: "AdminTenant") -> str:
+def rule_line(tenant: "AdminTenant") -> str:
+    """Return a tenant's rule as one line of text."""
     limits = "".join(
         f", at most {most} {what}"
         for most, what in ((tenant.max_running, "running"), (tenant.max_waiting, "waiting"))

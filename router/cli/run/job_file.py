@@ -10,6 +10,7 @@ from math import inf
 
 from router.cli.failure import BadInput
 from router.http.ndjson import Line, Lines, flaw_as_job, trimmed
+from router.jobs.batch.hints import take_out
 from router.policy.large_json import finished
 
 _READ_BYTES = 2**16
@@ -52,6 +53,10 @@ class JobLines:
         if found := finished(flaw_as_job(text)):
             hint = "; of a JSON list, `jq -c '.[]'` makes lines" if text.startswith(b"[") else ""
             raise BadInput(f"{self.name}, line {line.number}: {found}{hint}")
+        try:
+            finished(take_out(text))
+        except ValueError as error:
+            raise BadInput(f"{self.name}, line {line.number}: {error}") from error
         self.count += 1
         digest = hashlib.blake2b(text, digest_size=_DIGEST_BYTES).hexdigest()
         return JobLine(self.count - 1, line.number, text, digest)

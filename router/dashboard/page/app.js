@@ -43,7 +43,7 @@ function place(name) {
 // Views are made when they are first seen, because a chart needs a width.
 function open(isFirst) {
   const { view: named, values } = current();
-  const name = named in VIEWS ? named : FIRST;
+  const name = Object.hasOwn(VIEWS, named) ? named : FIRST;
   const root = place(name);
   if (shown && shown !== views.get(name)) shown.close();
   for (const other of document.querySelectorAll("[data-view]")) other.hidden = other !== root;

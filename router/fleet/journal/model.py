@@ -121,6 +121,11 @@ class Asked:
         return replace(self, since=event_id)
 
     @property
+    def is_picky(self) -> bool:
+        """Whether events may be there that are not asked for."""
+        return bool(self.since or self.kinds or self.worker)
+
+    @property
     def query(self) -> list[tuple[str, str]]:
         """The names and values of the request's query."""
         given = [("since", self.since), ("worker", self.worker), ("limit", str(self.limit))]

@@ -109,7 +109,7 @@ def reloaded(host: str, program: str, what: str) -> Event:
 
 def refused(host: str, program: str, reason: str) -> Event:
     """Return that a program has not taken over a changed configuration."""
-    told = " ".join(reason.split())
+    told = "; ".join(" ".join(line.split()) for line in reason.splitlines() if line.strip())
     text = f"The {program} on {host} goes on with the last good configuration, because the new one is bad: {told}"
     return Event(Kind.CONFIG_REFUSED, f"{program} on {host}", text, program, {"reason": told})
 

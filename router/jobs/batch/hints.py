@@ -4,6 +4,7 @@ Other lines cost one search for the member's name.
 """
 
 import json
+import re
 from collections.abc import Generator
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from router.jobs.options import NAME, JobOptions
 from router.policy.large_json import Fields, Malformed
 
 _Name = Annotated[str, msgspec.Meta(pattern=rf"^{NAME}\Z")]
+_SAYS_PATTERN = re.compile(r"`str` matching regex '.*'")
 _MEMBER = b'"router"'
 # In a larger text the member is looked for a piece at a time, and stays there: workers ignore it.
 PIECE_BYTES = 2**18
@@ -96,4 +98,5 @@ def _hints(said: bytes) -> Hints:
     try:
         return _read(said)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"router: {error}") from error
+        told = _SAYS_PATTERN.sub("1 to 128 printable ASCII characters without spaces", str(error))
+        raise ValueError(f"router: {told}") from error

@@ -162,18 +162,20 @@ class Hedging:
     def end_one_of_two(self, run: JobRun, second: SecondRun, lease: Lease, since: float, outcome: Outcome) -> None:
         """Go on when one of two attempts has ended: its answer is the job's. Without one, the other's will be."""
         first, run.lease = run.lease, lease
+        second.is_doubtful = lease is first and self._is_doubtful(lease, outcome)
         try:
             answer = self._steps.judged(run, lease, since, outcome)
         except Exception:
             run.lease = first  # so that both leases are given back
             raise
+        is_doubtful, second.is_doubtful = second.is_doubtful, False
         run.lease, second.is_beside = second.lease if lease is first else first, False
         if answer is None:
             return
         if run.deliver is None:
             close_rest(answer)
-        elif lease is not second.lease and self._is_doubtful(lease, outcome):
-            second.spare = answer
+        elif is_doubtful and isinstance(outcome, Response):
+            second.spare = outcome, lease.url, len(run.failed) + 1
         else:
             self._steps.await_no_more(run)
             run.late_share = run.job.share.hand_over()
@@ -182,7 +184,7 @@ class Hedging:
     def _is_doubtful(self, lease: Lease, outcome: Outcome) -> bool:
         """Whether the first run hit a time limit on a slow worker, which the second run may keep.
 
-        Then its answer counts only if the second run brings none.
+        Then its answer counts only if the second run brings none, and until then no other job hears of it.
         """
         if isinstance(outcome, UpstreamFailed):
             return False

@@ -46,9 +46,9 @@ class LeftRuns:
         return left
 
     def end(self, left: LeftRun, response: Response | None, worker_url: str, attempt: int) -> None:
-        """Take the answer of a run that is over; None if it has brought no result."""
-        if self._by_number.get(left.number) is not left:  # nobody has come for it in time
-            return
+        """Take the answer of a run that is over; None if it has brought no result. Of two, the first answer counts."""
+        if self._by_number.get(left.number) is not left or left.answer is not None:
+            return  # nobody has come for it in time, or it is the second answer
         left.answer = None if response is None else WorkersAnswer.of(response, worker_url, attempt)
         if left.answer is not None and not left.share.grow_if_ample(len(left.answer.body)):
             left.answer = None

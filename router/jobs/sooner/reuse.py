@@ -91,7 +91,7 @@ class Reuse:
             sharing.others[run] = None
             self._wait(run, sharing, run.ends_at)
             return True
-        keep_ms = int(seconds * 1000)
+        keep_ms = max(1, int(seconds * 1000))  # 0 would say that it shares nothing
         run.sharing = self._by_key[key] = Sharing(key, run, keep_ms, rule.max_kb * 1024, self._left)
         _wish(run, key, keep_ms)
         return False

@@ -44,6 +44,10 @@ class Memory:
         limit = self._limit(url)
         return limit is None or limit >= memory_mb
 
+    def has_tried_all(self, urls: Collection[str], tried: Collection[str], memory_mb: int) -> bool:
+        """Whether a job has tried those of these workers that are large enough for it; not if there are no workers."""
+        return bool(urls and tried) and {url for url in urls if self.is_large_enough(url, memory_mb)}.issubset(tried)
+
     def reserve(self, urls: Collection[str], memory_mb: int, line: Line) -> bool:
         """Reserve the one of these workers with the most memory free that is large enough; return whether one is."""
         large = [url for url in urls if self.is_large_enough(url, memory_mb)]

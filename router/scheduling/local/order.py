@@ -1,9 +1,9 @@
 """Decides which job of a line goes first: the one that came first or, if its tenant says so, the longest one.
 
 Where the longest goes first, a job that has waited for half of its patience goes before all others, by ticket. So does
-a job that has had its turn before: a retry, or one whose grant was lost. Jobs that were pending when the order was set
-go before, too. Where only slow workers have room, they get the shortest jobs: a long one would be the last to end, or
-would reach its time limit. lua/order.lua decides alike.
+a job that has had its turn before: a retry, or one whose grant was lost. So do a job that gets a place which another
+one has left, and jobs that were pending when the order was set. Where only slow workers have room, they get the
+shortest jobs: a long one would be the last to end, or would reach its time limit. lua/order.lua decides alike.
 """
 
 from bisect import bisect_left, insort

@@ -3,6 +3,7 @@
 A process has one run of a key; its own jobs share that without asking. lua/reuse.lua decides alike.
 """
 
+import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -29,7 +30,11 @@ class SharedRuns:
         self._most_bytes = most_bytes
         self.woken: dict[str, list[str]] = {}  # process → keys of the runs that its jobs waited for
         self._runs: dict[str, _Run] = {}
-        self._kept: dict[str, tuple[int, str]] = {}  # the moment at which an answer is dropped, and its order
+        # Of each answer the moment at which it is dropped, and `key size`; the heap may have some that are dropped.
+        self._kept: dict[str, tuple[int, str]] = {}
+        self._by_end: list[tuple[int, str]] = []
+        self._held_bytes = 0
+        self._apart: list[tuple[int, str]] = []  # a heap: until when runs without an answer are remembered, their keys
 
     def share(
         self, call: Call, arrival: Arrival, ticket: int, now: int, is_alive: Callable[[str], bool]
@@ -83,22 +88,38 @@ class SharedRuns:
         run = self._runs.get(over.key, _Run(0))
         if not over.answer and run.owner != process:
             return []
+        self._drop(over.key)
         if over.ms:
             self._runs[over.key] = _Run(now + over.ms, answer=over.answer)
         else:
             self._runs.pop(over.key, None)
-        self._kept.pop(over.key, None)
         if over.answer:
-            self._kept[over.key] = now + over.ms, f"{over.key} {len(over.answer)}"
+            self._kept[over.key] = kept = now + over.ms, f"{over.key} {len(over.answer)}"
+            self._held_bytes += len(over.answer)
+            heapq.heappush(self._by_end, kept)
+        else:
+            heapq.heappush(self._apart, (now + over.ms, over.key))
         return [other for other in run.others if other != process]
 
     def _drop_answers(self, now: int) -> None:
         """Forget answers that nobody gets any more, and drop the first of them while there are too many."""
-        self._kept = {key: kept for key, kept in self._kept.items() if kept[0] > now}
-        self._runs = {key: run for key, run in self._runs.items() if run.until > now or run.owner}
-        by_end = sorted(self._kept, key=self._kept.__getitem__, reverse=True)
-        held = sum(len(self._runs[key].answer) for key in by_end)
-        while held > self._most_bytes:
-            key = by_end.pop()
-            held -= len(self._runs.pop(key).answer)
-            del self._kept[key]
+        while self._by_end and (self._by_end[0][0] <= now or self._held_bytes > self._most_bytes):
+            kept = heapq.heappop(self._by_end)
+            key = kept[1].partition(" ")[0]
+            if self._kept.get(key) == kept:
+                self._drop(key)
+                self._forget(key)
+        while self._apart and self._apart[0][0] <= now:
+            until, key = heapq.heappop(self._apart)
+            if key in self._runs and self._runs[key].until == until:
+                self._forget(key)
+
+    def _drop(self, key: str) -> None:
+        """Count the answer of this key, if there is one, no longer."""
+        if (kept := self._kept.pop(key, None)) is not None:
+            self._held_bytes -= int(kept[1].rpartition(" ")[2])
+
+    def _forget(self, key: str) -> None:
+        """Remember a run no longer, unless it is a new one that is pending or running."""
+        if key in self._runs and not self._runs[key].owner:
+            del self._runs[key]

@@ -28,6 +28,7 @@ from router.scheduling.local.turns import Turns
 from router.scheduling.messages import (
     CLAIM_WITHIN_MS,
     PASSED_OVER_AT_MOST,
+    PASSED_OVER_IN_ROOM,
     TRIAL,
     Arrival,
     Beat,
@@ -273,9 +274,9 @@ class LocalScheduler:
             rooms[self.pools.room(line[1])].append(line)
         orders: dict[Line, tuple[float, str]] = {}
         for room, lines in rooms.items():
-            if by_room[room] < PASSED_OVER_AT_MOST and self._is_open(room):
+            if by_room[room] < PASSED_OVER_IN_ROOM and self._is_open(room):
                 orders |= self.turns.orders(lines, now)
-        left = (line for line in orders if passed[line] < len(self.turns.lines[line]))
+        left = (line for line in orders if passed[line] < min(len(self.turns.lines[line]), PASSED_OVER_AT_MOST))
         return min(left, key=orders.__getitem__, default=None)
 
     def _serve_reservations(self, own: str, now: int, told: Told) -> None:
@@ -346,7 +347,7 @@ class LocalScheduler:
             may_now = self._may_go_first(job.line, room) and not self._waits_for_shortest(job, arrival, room)
             if may_now and (url := self._pick(job)[0]):
                 self._grant(process, job, url, now, told)
-            elif room.urls and set(room.urls) <= set(arrival.tried):
+            elif self.memory.has_tried_all(room.urls, arrival.tried, arrival.memory_mb):
                 told.exhausted.append(arrival.number)
             elif self.turns.is_crowded(job.line[0]):
                 told.crowded.append(arrival.number)

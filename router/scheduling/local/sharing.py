@@ -6,6 +6,8 @@ An orphan waits for the next job of its key. lua/sharing.lua decides alike.
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
+import msgspec
+
 from router.scheduling.messages import Adopted, Arrival, Orphan, Wish
 
 # More than are added at once, so that they become fewer.
@@ -71,7 +73,8 @@ class Orphans:
     ) -> Iterator[tuple[Arrival, int]]:
         """Yield the jobs that ask for a lease, with their tickets, new ones from `ticket` on.
 
-        What those get that others have left behind is added to `adopted`. Those that get a run need no lease.
+        What those get that others have left behind is added to `adopted`. Those that get a run need no lease; those
+        that get a place have its ticket, as if they came again.
         """
         for arrival in arrivals:
             if arrival.ticket:
@@ -80,8 +83,10 @@ class Orphans:
             got = self.adopt(wishes, arrival.number, now, is_alive)
             if got is not None:
                 adopted.append(got)
-            if got is None or not got.process:
-                yield arrival, ticket if got is None else got.ticket
+            if got is None:
+                yield arrival, ticket
+            elif not got.process:
+                yield msgspec.structs.replace(arrival, ticket=got.ticket), got.ticket
             ticket += 1
 
 

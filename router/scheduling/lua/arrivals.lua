@@ -10,9 +10,11 @@
 -- @include queue
 -- @include selection
 
--- Whether a job has tried every worker of its pool that may get jobs.
-local function is_exhausted(pool, tried)
-  if pool.workers == 0 or #tried < pool.workers then return false end
+-- Whether a job has tried every worker of its pool that may get jobs and is large enough for it.
+local function is_exhausted(pool, tried, its_memory)
+  if pool.workers == 0 or #tried == 0 then return false end
+  if has_memory and its_memory > 0 then return Shared.has_tried_all(pool, tried, its_memory) end
+  if #tried < pool.workers then return false end
   local tried_ones = 0
   for _, url in ipairs(tried) do
     if is_in_room(url, pool.room) then tried_ones = tried_ones + 1 end
@@ -124,7 +126,10 @@ local function arrive(arrivals)
     if ticket == 0 then
       last_ticket = last_ticket + 1
       ticket = last_ticket
-      if call.wishes then ticket, has_run = Seldom.adopt(number, ticket) end
+      if call.wishes then
+        ticket, has_run = Seldom.adopt(number, ticket)
+        asked.is_back = ticket ~= last_ticket
+      end
     end
     local may_try = not has_run and (retry_of == '' or may_retry(number, retry_of))
     if may_try and call.wishes and Reuse.shares(number, ticket, wait + bound) then may_try = false end
@@ -138,7 +143,7 @@ local function arrive(arrivals)
       tell('unpooled', number)
     elseif url then
       grant(name, ticket, url, cap, asked)
-    elseif is_exhausted(its_pool, tried) then
+    elseif is_exhausted(its_pool, tried, memory) then
       tell('exhausted', number)
     elseif is_crowded(asked.tenant) then
       tell('crowded', number)

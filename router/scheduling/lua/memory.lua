@@ -9,6 +9,8 @@
 -- Writes   RESERVED (line by URL)
 -- @lazy Shared
 -- @include context
+-- @include pools
+-- @include remembered
 -- @include room
 
 local free_by_url = {}
@@ -17,7 +19,11 @@ local reserved, reservations
 function Shared.memory_of(name) return tonumber(string.match(name, ' %S+ (%S+)$')) or 0 end
 
 -- How much memory the worker has in all; any amount if it does not count it.
-function Shared.memory_limit(url) return tonumber(redis.call('HGET', MEMORY, url) or nil) or math.huge end
+function Shared.memory_limit(url)
+  local limits = remembered.memory
+  limits[url] = limits[url] or tonumber(redis.call('HGET', MEMORY, url) or nil) or math.huge
+  return limits[url]
+end
 
 function Shared.free_memory(url)
   if not free_by_url[url] then
@@ -31,7 +37,9 @@ function Shared.free_memory(url)
   return free_by_url[url]
 end
 
-function Shared.fits(url, memory) return Shared.free_memory(url) >= memory end
+function Shared.is_large_enough(url, memory) return Shared.memory_limit(url) >= memory end
+
+function Shared.fits(url, memory) return Shared.is_large_enough(url, memory) and Shared.free_memory(url) >= memory end
 
 function Shared.load_reservations()
   if reserved then return end
@@ -83,13 +91,30 @@ function Shared.forget_memory()
   free_by_url, reserved, reservations = {}, {}, {}
 end
 
--- Of the workers that have a slot but not the memory, the one with the most free that is large enough; nil if none is.
-function Shared.most_free(urls, memory)
+-- The one of these workers with the most memory free; nil if there are none.
+function Shared.most_free(urls)
   local best
   for _, url in ipairs(urls) do
     local is_better = not best or Shared.free_memory(url) > Shared.free_memory(best) or
       Shared.free_memory(url) == Shared.free_memory(best) and url < best
-    if Shared.memory_limit(url) >= memory and is_better then best = url end
+    if is_better then best = url end
   end
   return best
+end
+
+function Shared.is_among(url, urls)
+  for _, one in ipairs(urls) do
+    if one == url then return true end
+  end
+  return false
+end
+
+-- Whether a job has tried every worker of its pool that is large enough for it.
+function Shared.has_tried_all(pool, tried, memory)
+  for _, worker in ipairs(Shared.planned_workers()) do
+    local url = worker.url
+    local could_have = is_in_room(url, pool.room) and Shared.is_large_enough(url, memory)
+    if could_have and not Shared.is_among(url, tried) then return false end
+  end
+  return true
 end

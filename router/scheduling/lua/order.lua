@@ -3,8 +3,9 @@
 -- Each line stays as it is, by ticket: turns, ages and routers of the last release go by that. ORDER_OF has the jobs of
 -- such a line by their places, the lowest first. A job's place is less than 0 by its size, and among equals by ticket.
 -- A job that has waited for half of its patience comes before all of these, by ticket. So does a job that has had its
--- turn before: a retry, or one whose grant was lost. Jobs that were pending when the order was set, and those of
--- routers of the last release, come before, too, when they are first seen.
+-- turn before: a retry, or one whose grant was lost. So does a job that gets a place which another one has left. Jobs
+-- that were pending when the order was set, and those of routers of the last release, come before, too, when they are
+-- first seen.
 --
 -- Where only slow workers have room, they get the shortest jobs: a long one would be the last to end, or would reach its
 -- time limit.

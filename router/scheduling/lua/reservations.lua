@@ -8,13 +8,6 @@
 -- @include room
 -- @include selection
 
-function Shared.is_among(url, urls)
-  for _, one in ipairs(urls) do
-    if one == url then return true end
-  end
-  return false
-end
-
 -- Return the name and the ticket of the first job of a line that can still have a lease, and what it asks for. Those
 -- before it leave the line.
 function Shared.living_head(tenant, pool)
@@ -38,7 +31,7 @@ function Shared.serve_reservations()
     local name, ticket, asked = Shared.living_head(tenant, pool)
     local cap = planned(url).cap
     local is_over = not name or is_at_most(tenant) or resting > 0 and Seldom.rest_of(url) or
-      Shared.memory_limit(url) < asked.memory or not is_in_room(url, pool_named(pool).room) or
+      not Shared.is_large_enough(url, asked.memory) or not is_in_room(url, pool_named(pool).room) or
       Shared.is_among(url, asked.tried)
     local may_have_it = not is_over and has_slot(url, cap) and Shared.fits(url, asked.memory)
     if is_over or may_have_it then

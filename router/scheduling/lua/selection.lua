@@ -28,24 +28,25 @@ local function pool_named(pool)
   return everywhere
 end
 
--- How much memory the job takes that looks for a worker, and the workers that have room but not that much memory.
+-- How much memory the job takes that looks for a worker, and the workers that have room and could have it, but have not
+-- that much memory free.
 local memory, unfit = 0, nil
 
 -- Whether the job may have a member of a room: it has not tried the worker, and that has the memory.
 local function suits(one, is_tried)
   if is_tried[one.url] then return false end
   if memory == 0 or Shared.fits(one.url, memory) then return true end
-  if one.cap ~= TRIAL then unfit[#unfit + 1] = one.url end
+  if one.cap ~= TRIAL and Shared.is_large_enough(one.url, memory) then unfit[#unfit + 1] = one.url end
   return false
 end
 
 -- How many members a call reads at once: as many jobs as may want one.
 local ahead = rules.strategy == 'random' and 1 or jobs_in_call
 
--- Read a stretch of a room's ring: members from the place `low` on, up to `high`.
-local function read_stretch(view, low, high)
+-- Read a stretch of a room's ring: up to `count` members from the place `low` on, up to `high`.
+local function read_stretch(view, low, high, count)
   if view.has_new then write_room(view) end
-  local members = redis.call('ZRANGEBYSCORE', view.key, low, '(' .. high, 'LIMIT', 0, ahead)
+  local members = redis.call('ZRANGEBYSCORE', view.key, low, '(' .. high, 'LIMIT', 0, count)
   local stretch = {from = low, upto = high, at = 1}
   for index, member in ipairs(members) do
     local one = parsed(member)
@@ -54,7 +55,7 @@ local function read_stretch(view, low, high)
       view.is_read[member], view.left = true, view.left + 1
     end
   end
-  if #members == ahead then stretch.upto = stretch[#members].place + 1 end
+  if #members == count then stretch.upto = stretch[#members].place + 1 end
   view.stretches[#view.stretches + 1] = stretch
   return stretch
 end
@@ -66,10 +67,12 @@ local function stretch_at(view, place)
   end
 end
 
--- The first member of a room between two places that suits the job.
+-- The first member of a room between two places that suits the job. The more do not, the more are read at once.
 local function first_between(view, low, high, is_tried)
+  local count = ahead
   while low < high do
-    local stretch = stretch_at(view, low) or read_stretch(view, low, high)
+    local stretch = stretch_at(view, low)
+    if not stretch then stretch, count = read_stretch(view, low, high, count), 2 * count end
     local at = stretch.at
     if at > 1 and stretch[at - 1].place >= low then at = 1 end
     while stretch[at] and stretch[at].place < low do at = at + 1 end

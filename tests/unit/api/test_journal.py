@@ -84,7 +84,8 @@ async def test_without_redis_events_cannot_be_listed() -> None:
         (["--since", "soon"], "--since: expected a length of time such as 10m or 2h"),
         (["--limit", "0"], "--limit: expected a whole number from 1 to 1000, got '0'"),
         (["--kind", "moon"], "--kind: expected one of config_refused, "),
-        (["--worker", "http://"], "http://: "),
+        (["--worker", "http://"], "--worker: expected a URL such as http://server1:8080, got 'http://'"),
+        (["--worker", ""], "--worker: expected a URL such as http://server1:8080, got ''"),
     ],
 )
 def test_command_refuses_bad_options_in_its_own_words(words: list[str], told: str) -> None:

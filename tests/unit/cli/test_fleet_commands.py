@@ -12,7 +12,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from router.api.schemas import AdminTenant, AdminWorker, Overrides, Report, SidecarStatus, TenantCounts, WorkerStatus
-from router.cli.fleet.tables import report_table, tenants_table
+from router.cli.fleet.tables import report_table, tenants_table, workers_table
+from router.cli.fleet.tenants import rule_line
 from router.cli.main import app
 from router.config.tenants import TenantOverrides
 from router.fleet.model import Health
@@ -105,6 +106,18 @@ def test_unhealthy_workers_come_first_with_their_reason() -> None:
     assert "none leads, nothing seen yet" in text
 
 
+@pytest.mark.parametrize("columns", [60, 80])
+def test_no_worker_s_url_is_cut_on_a_narrow_screen(columns: int) -> None:
+    """It has several lines, and so has the note: else nobody sees which worker is ill, and why."""
+    url, why = "http://sandbox-worker-12.sandbox.svc:8080", "cannot be reached: Connection refused"
+    console = Console(file=(file := StringIO()), width=columns)
+    console.print(workers_table([worker(url, Health.UNHEALTHY, error=why)]))
+    head, *lines = file.getvalue().splitlines()
+    starts = [head.index(name) for name in ("worker", "health", "note")]
+    assert "".join(line[: starts[1]].strip() for line in lines) == url
+    assert "".join(line[starts[2] :].replace(" ", "") for line in lines) == why.replace(" ", "")
+
+
 def test_speeds_are_shown_where_one_differs() -> None:
     """In a fleet of workers that are alike there is no such column."""
     alike = worker("http://a:1", Health.HEALTHY)
@@ -177,6 +190,10 @@ def test_tenants_show_their_order_if_one_has_another() -> None:
     ]
     assert [row.split()[-1] for row in tenants_shown(tenants, {})] == ["longest_first*", "arrival"]
     assert "arrival" not in tenants_shown(tenants[1:], {})[0]
+    assert [rule_line(tenant) for tenant in tenants] == [
+        "run-7: weight 1, priority 0, longest_first",
+        "default: weight 1, priority 0",
+    ]
 
 
 def test_tenants_show_what_they_have_and_have_used() -> None:
@@ -216,12 +233,18 @@ def test_unknown_values_are_shown_as_unknown() -> None:
         (["status"], 3, f"the router at {NOWHERE} cannot be reached: Connection refused"),
         (["workers", "list"], 3, f"the router at {NOWHERE} cannot be reached: Connection refused"),
         (["workers", "drain", "node1"], 2, "node1: expected a URL such as http://server1:8080"),
+        (["workers", "drain", ""], 2, "URL: expected a URL such as http://server1:8080"),
         (["workers", "remove", "http://a..b"], 2, "http://a..b: expected a URL such as http://server1:8080: a host's"),
         (["workers", "weigh", "http://a:1"], 2, "expected a weight or --max-concurrency, or both"),
         (["workers", "weigh", "http://a:1", "much"], 2, "weight: expected a number or `default`, got 'much'"),
         (["tenants", "list"], 3, f"the router at {NOWHERE} cannot be reached: Connection refused"),
         (["tenants", "set", "a b", "--weight", "2"], 2, "Tenant 'a b': expected a name of 1 to 64 characters"),
         (["tenants", "reset", "a/b"], 2, "Tenant 'a/b': expected a name of 1 to 64 characters"),
+        (
+            ["tenants", "set", "run-7", "--reuse", "default", "--reuse-max-kb", "5"],
+            2,
+            "--reuse-max-kb: expected a number of seconds in --reuse with it, got `default`",
+        ),
         (["tenants", "set", "run-7"], 2, "expected one option or more, such as --weight 3"),
         (
             ["tenants", "set", "run-7", "--max-running", "x"],
@@ -230,6 +253,7 @@ def test_unknown_values_are_shown_as_unknown() -> None:
         ),
         (["tenants", "set", "run-7", "--weight", "9" * 5000], 2, "--weight: expected a number or `default`, got '999"),
         (["tenants", "reset", "run-7", "--redis", "redis://127.0.0.1:1/0"], 3, "Redis: Error 111 connecting"),
+        (["status", "--redis", "redis://a", "--prefix", ""], 2, "--prefix: expected at least 1 character"),
         (["status", "--url", "router"], 2, "--url: expected a URL such as http://router:8000, got 'router'"),
         (["status", "--redis", "//:secret@x"], 2, "--redis: expected a URL such as redis://localhost:6379/0"),
         (["status", "--redis", "redis://:pass/word@x"], 2, "--redis: expected a URL such as redis://localhost:6379/0"),
@@ -254,9 +278,18 @@ def test_failure_prints_one_line(command: list[str], status: int, told: str) -> 
         ((404, b"Not Found"), 3, "no router answers at {url}: status 404\n"),
         ((302, b""), 3, "no router answers at {url}: status 302\n"),
         ((503, {"detail": "Redis is unavailable: away"}), 3, "Redis is unavailable: away\n"),
+        (
+            (404, {"detail": "Not Found"}),
+            1,
+            "{url} does not know this request: it is no router, or one of an older release\n",
+        ),
+        ((401, b"<html>"), 3, "no router answers at {url}: status 401\n"),
         ((401, {"detail": "x"}), 4, "{url} wants its admin token, in ADMIN_TOKEN or ADMIN_TOKEN_FILE\n"),
         ((403, {"detail": "no token is set"}), 1, "no token is set\n"),
-        ((422, {"detail": [{"loc": ["body", "weight"], "msg": "too much"}]}), 1, "weight: too much\n"),
+        (
+            (422, {"detail": [{"loc": ["body", "weight"], "msg": "Input should be less than or equal to 100"}]}),
+            *(1, "weight: expected less than or equal to 100\n"),
+        ),
     ],
 )
 async def test_answer_of_another_program_is_reported(answer: tuple[int, object], status: int, told: str) -> None:

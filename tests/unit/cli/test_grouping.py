@@ -1,5 +1,6 @@
 """What all commands have in common: `-h`, their help, and how they refuse bad input."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -30,11 +31,12 @@ def commands() -> Iterator[tuple[str, ...]]:
 
 @pytest.mark.parametrize("words", list(commands()), ids=" ".join)
 def test_every_command_has_a_short_help_without_the_framework_s_types(words: tuple[str, ...]) -> None:
-    """`-h` shows the help, in which a flag is its name alone: no type, and no second name that turns it off."""
+    """`-h` shows the help, in which flags and arguments have no type, and a flag no second name that turns it off."""
     done = cli.invoke(app, [*words, "-h"])
     assert (done.exit_code, done.stderr) == (0, "")
     assert "Usage: " in done.stdout
     assert all(odd not in done.stdout for odd in ("<bool>", "--no-", "BOOLEAN", "[default: False]"))
+    assert not re.search(r"<(str|path|int|float|list)", done.stdout)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,11 @@
-"""`sfr failures` and `sfr history`: what they print, what they ask for, and which options they refuse."""
+"""`sfr events`, `failures` and `history`: what they print, what they ask for, and which options they refuse."""
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import msgspec
@@ -12,8 +16,10 @@ from router.api.schemas import FailedJobs
 from router.cli.main import app
 from router.fleet.journal.failed_job import FailedJob, FailedTry, Failure
 from router.fleet.journal.points import Point, laid_out
+from tests.support.programs import ROOT
 from tests.support.worker import ScriptedWorker, always
 
+NO_EVENTS = {"events": [], "next": "0-0"}
 BEGINS = 1_800_000_000
 AT = datetime(2026, 11, 28, 18, 5, 11, tzinfo=UTC)
 TRIED = FailedTry("http://a:1", "returned 503: Service Unavailable", 12), FailedTry("http://b:1", "timed out", 10_020)
@@ -72,6 +78,37 @@ async def test_history_has_a_line_for_each_step() -> None:
     assert " ".join(known.split()[1:]) == "120 <0.1 2.0 3.0 0 310 ms 2.9 s 0.4 ms 20 ms"
 
 
+async def test_a_search_without_a_find_says_so_beside_the_output() -> None:
+    """Programs that read the output get nothing, and people know that the command has looked."""
+    async with ScriptedWorker(script=always(200, NO_EVENTS)) as router:
+        for words, said in (([], "Nothing has happened\n"), (["--kind", "queue_full"], "Nothing of that kind has")):
+            done = await asyncio.to_thread(CliRunner().invoke, app, ["events", "--url", router.url, *words])
+            assert (done.exit_code, done.stdout, done.stderr.startswith(said)) == (0, "", True)
+
+
+async def test_following_ends_when_nobody_reads() -> None:
+    """`sfr events --follow | head -1` does not wait for the next event, which may be hours away."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    async with ScriptedWorker(script=always(200, NO_EVENTS)) as router:
+        command = [sys.executable, "-m", "router.cli", "events", "--follow", "--url", router.url]
+        follows = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=theirs)
+        os.close(theirs)
+        try:
+            assert await asyncio.wait_for(follows.wait(), 20) == 0
+        finally:
+            with suppress(ProcessLookupError):
+                follows.kill()
+
+
+def test_a_terminal_without_some_letters_gets_their_codes() -> None:
+    """A worker's error, or the doctor's arrow, does not end the command with a traceback."""
+    latin = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    command = [sys.executable, "-m", "router.cli", "doctor", "/no/such/file"]
+    done = subprocess.run(command, cwd=ROOT, env=latin, capture_output=True, check=False)
+    assert (done.returncode, b"\\u2192 correct it" in done.stdout, done.stderr) == (1, True, b"")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -79,8 +116,10 @@ async def test_history_has_a_line_for_each_step() -> None:
         (["failures", "--limit", "0"], "--limit: expected a whole number from 1 to 500, got '0'"),
         (["failures", "--limit", "many"], "--limit: expected a whole number from 1 to 500, got 'many'"),
         (["failures", "--tenant", "a b"], "--tenant: expected a name of 1 to 64 characters"),
-        (["failures", "--request-id", ""], "--request-id: expected an id, got none"),
-        (["failures", "--worker", "server1"], "server1: expected a URL such as http://server1:8080"),
+        (["failures", "--request-id", ""], "--request-id: expected 1 to 200 characters of text, got ''"),
+        (["failures", "--request-id", "a" * 201], "--request-id: expected 1 to 200 characters of text, got 'aaa"),
+        (["failures", "--request-id", "\udcff"], r"--request-id: expected 1 to 200 characters of text, got '\udcff'"),
+        (["failures", "--worker", "server1"], "--worker: expected a URL such as http://server1:8080, got 'server1'"),
     ],
 )
 def test_bad_options_are_refused(arguments: list[str], said: str) -> None:

@@ -28,6 +28,7 @@ def refused(*options: object, url: str = "http://127.0.0.1:1") -> str:
         ),
         (b'{"a": 1}\n"x"\n', None, "{jobs}, line 2: expected a JSON object\n"),
         (b'[{"a": 1}]\n', None, "{jobs}, line 1: expected a JSON object; of a JSON list, `jq -c '.[]'` makes lines\n"),
+        (b'{}\n{"router": {"group": "a b"}}\n', None, "{jobs}, line 2: router: Expected 1 to 128 printable ASCII"),
         (b"{}\n", b'{"a": 1}\n', "{results}, line 1: no result of `sfr run`: Object missing required field `index`"),
         (b"{}\n", b"some notes", "{results}, line 1: no result of `sfr run`\n"),
         (

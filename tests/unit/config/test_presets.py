@@ -72,7 +72,7 @@ def test_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bad_key_is_told_whatever_the_preset() -> None:
     """Where a section should be, a preset's section does not hide what stands there."""
-    with pytest.raises(ConfigError, match=r"^c: error_status: expected a valid dictionary"):
+    with pytest.raises(ConfigError, match=r"^c: error_status: expected keys and values"):
         parse("{preset: verl, error_status: 504}", "c")
 
 

@@ -133,12 +133,20 @@ async def test_stream_shows_the_fleet_without_redis(url: str, session: aiohttp.C
 
 async def test_details_say_what_is_missing(url: str, session: aiohttp.ClientSession) -> None:
     """A worker must be named; without Redis the answer says that it is away."""
-    for path, status in (("worker", 400), ("worker?url=a&url=b", 400), ("worker?url=a", 503), ("processes", 503)):
+    for path, status in (("worker", 400), ("worker?url=a&url=b", 400), ("worker?url=a", 503), ("languages", 503)):
         async with session.get(f"{url}/dashboard/{path}") as response:
             assert response.status == status, path
             assert (await response.json())["detail"].startswith("Name one worker" if status == 400 else "Redis is un")
     async with session.post(f"{url}/dashboard/languages") as response:
         assert (response.status, response.headers["allow"]) == (405, "GET")
+
+
+async def test_processes_without_redis_are_told_when_redis_is_away(url: str, session: aiohttp.ClientSession) -> None:
+    """This router counts its own processes; of the others nothing is known."""
+    async with session.get(f"{url}/dashboard/processes") as response:
+        told = await response.json()
+        assert (response.status, told["processes"]) == (200, None)
+        assert told["processes_here"] == 1
 
 
 async def test_number_of_watchers_is_limited(url: str) -> None:

@@ -190,6 +190,14 @@ def test_without_redis_numbers_are_unknown_and_rows_stay() -> None:
     assert (now.jobs, now.running, now.waiting) == (None, None, None)
 
 
+def test_router_that_starts_without_redis_knows_no_worker_s_numbers() -> None:
+    """Unknown is not 0: whoever drains a worker waits until nothing runs there."""
+    view = ViewModel()
+    view.take(seen(100, {"http://a": used(5)}, is_away=True))
+    (live,) = view.whole().live
+    assert (live.running, live.jobs, live.failures) == (None, None, None)
+
+
 def test_tick_has_tenants_only_if_they_have_changed() -> None:
     """A watcher that comes gets them anyway; while Redis is away they stay as they were."""
     view, tenants = ViewModel(), {name: TenantUsage(1, 0, TenantStats()) for name in ("a", "b")}

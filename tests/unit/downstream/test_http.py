@@ -50,6 +50,17 @@ def script_all(workers: list[ScriptedWorker], script: Script) -> None:
         worker.script = script
 
 
+async def test_blanks_around_a_field_s_value_do_not_count(
+    url: str, workers: list[ScriptedWorker], session: aiohttp.ClientSession
+) -> None:
+    """They are no part of it: a tenant's name with one behind it is a good name."""
+    headers = {"x-router-tenant": " run-7 \t", "x-router-deadline-ms": "5000 ", "x-own": "a b "}
+    async with session.post(f"{url}/run_code", json=JOB, headers=headers) as response:
+        assert (response.status, response.headers["x-router-tenant"]) == (200, "run-7")
+    ((job,),) = (worker.jobs for worker in workers if worker.jobs)
+    assert "x-own: a b\r\n" in f"{job.head}\r\n"
+
+
 async def test_job_is_forwarded_unchanged_and_its_answer_names_the_worker(
     url: str, workers: list[ScriptedWorker], session: aiohttp.ClientSession
 ) -> None:

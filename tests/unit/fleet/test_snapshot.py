@@ -1,6 +1,8 @@
 """A router's view of the fleet, and its log lines about ejections; Redis is a fake."""
 
 from dataclasses import replace
+from functools import partial
+from itertools import count
 from typing import Any
 
 import pytest
@@ -88,6 +90,8 @@ def test_pool_s_workers_are_those_that_may_get_jobs() -> None:
     assert snapshot.routable_in("") == {healthy.worker.url, plain.worker.url}
     assert snapshot.routable_in("gpu;python") == {healthy.worker.url}
     assert snapshot.routable_in("gpu;R") == snapshot.routable_in("tpu") == frozenset()
+    assert snapshot.able_in("", 64_000) == {healthy.worker.url, plain.worker.url}
+    assert snapshot.able_in("", 64_001) == {plain.worker.url}
 
 
 @pytest.mark.parametrize(
@@ -105,6 +109,31 @@ def test_jobs_are_looked_at_only_if_workers_or_tenants_differ(
 ) -> None:
     """Labels of workers alone change nothing for jobs that ask for none."""
     assert Snapshot(FleetState((WorkerRecord(worker),), tenants=tenants)).places_jobs is places
+
+
+async def test_change_of_where_jobs_can_run_is_told(redis: RedisClient, term: Term) -> None:
+    """Other abilities of workers, or other labels of tenants; not their health, nor another worker of the same kind."""
+    told: list[str] = []
+    view = FleetView(redis, ())
+    view.on_placing, view.on_change = partial(told.append, "placing"), partial(told.append, "change")
+
+    moments = count()
+
+    async def told_of(record: WorkerRecord) -> list[str]:
+        await Records(redis).record(term, NOW + next(moments) * SECOND, [record], [], changed=True)
+        told.clear()
+        await view.refresh()
+        return list(told)
+
+    assert await told_of(NEW) == ["placing", "change"]
+    assert await told_of(replace(NEW, health=Health.HEALTHY)) == ["change"]
+    assert await told_of(replace(NEW, worker=replace(NEW.worker, url="http://another:1"))) == ["change"]
+    assert await told_of(replace(NEW, worker=replace(NEW.worker, languages=("R",)))) == ["placing", "change"]
+    for rule, news in ((TenantRule(labels=("gpu",)), ["placing"]), (TenantRule(weight=2, labels=("gpu",)), [])):
+        await Tenants(redis).publish(term, {"run-7": rule})
+        told.clear()
+        await view.refresh()
+        assert told == news
 
 
 @pytest.mark.parametrize(("speed", "is_news"), [(0.9, False), (1.4, False), (0.5, True)])

@@ -242,7 +242,7 @@ def test_large_line_keeps_its_hints() -> None:
         (b'{"expected_ms": 0}', "Expected `int` >= 1 - at `$.expected_ms`"),
         (b'{"expected_ms": 1e99}', "at `$.expected_ms`"),
         (b'{"size_key": "a b"}', "at `$.size_key`"),
-        (b'{"group": ""}', "at `$.group`"),
+        (b'{"group": ""}', "Expected 1 to 128 printable ASCII characters without spaces - at `$.group`"),
         (b'{"expected": 1}', "Object contains unknown field `expected`"),
     ],
 )

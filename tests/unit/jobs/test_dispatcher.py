@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import pytest
 
@@ -89,6 +89,8 @@ class Leases:
         self.causes: list[tuple[str, int]] = []  # of each end, with its milliseconds
         self.doubts: list[str] = []
         self.given_up: list[object] = []
+        self.moved: list[Placement] = []
+        self.refused: list[NoRoom] = []
         self.fault: Exception | None = None
         self.unreached: set[str] = set()  # pools none of whose workers can be reached
         self.is_enough = self.others_wait = False
@@ -140,6 +142,15 @@ class Leases:
     def give_up(self, pending: object) -> None:
         """Record the call."""
         self.given_up.append(pending)
+
+    def move(self, moved: Sequence[tuple[LeaseRequest, Placement]]) -> None:
+        """Record the call."""
+        self.moved += [placement for _, placement in moved]
+
+    def refuse(self, pending: LeaseRequest, reason: NoRoom) -> None:
+        """Record the call, and answer the request."""
+        self.refused.append(reason)
+        asyncio.get_running_loop().call_soon(pending.then, reason)
 
     def end(
         self, lease: Lease, blame: Blame, *, is_over: bool = True, job: str = "", cause: str = "", ms: int = 0
@@ -230,7 +241,7 @@ class Bench:
         self.leases, self.recorder, self.buffers = Leases(), Recorder(), BodyBudget(2**20)
         records = tuple(WorkerRecord(worker) for worker in self.fleet)
         state = FleetState(records, quarantined=self.quarantined, tenants=self.tenants)
-        view: Any = SimpleNamespace(snapshot=Snapshot(state))
+        self.view = view = cast("Any", SimpleNamespace(snapshot=Snapshot(state)))
         parts: tuple[Any, Any] = (self.leases, self.workers)
         settings = Settings.model_validate({"timeout": 100, "job_grace": 2, **self.settings})
         self.dispatcher = Dispatcher(

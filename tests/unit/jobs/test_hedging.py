@@ -12,12 +12,16 @@ from router.fleet.model import Worker, WorkerRecord
 from router.fleet.records import FleetState
 from router.fleet.snapshot import Snapshot
 from router.http.response import Phase, Response, UpstreamFailed
+from router.jobs.options import JobOptions
+from router.jobs.sooner.groups import Group
 from router.jobs.sooner.hedging import PAUSE_S
+from router.jobs.sooner.notes import Adopt, Brought
 from router.policy.tenants import TenantRule
 from router.policy.verdict import Blame, Kind
 from router.scheduling.messages import Wish
 from router.scheduling.pending import Lease, Unhedged
 from tests.support.timeless import keep_loop_time, timeless
+from tests.unit.jobs.test_adoption import Mail, Post
 from tests.unit.jobs.test_dispatcher import BODY, SICK, WELL, Bench, Parts, fails, says
 
 SLOW, FAST = "http://w1", "http://w2"  # in the order in which the scripted leases give them
@@ -31,9 +35,9 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
     keep_loop_time(monkeypatch, "jobs.dispatcher", "jobs.ending", "jobs.job", "jobs.judging", "jobs.sooner.hedging")
 
 
-def bench(speed: float = 0.3, **settings: Any) -> Bench:
+def bench(speed: float = 0.3, transport: Post | None = None, **settings: Any) -> Bench:
     """Return a dispatcher with second runs, whose first worker has this speed."""
-    made = Bench(settings={"hedge": {"enabled": True}, **settings})
+    made = Bench(settings={"hedge": {"enabled": True}, **settings}, transport=transport)
     records = (WorkerRecord(Worker(SLOW), speed=speed), WorkerRecord(Worker("http://w9"), speed=0.2))
     made.dispatcher._view.snapshot = Snapshot(FleetState(records))
     return made
@@ -207,6 +211,60 @@ def test_time_limit_is_the_answer_if_the_second_run_brings_none(is_late: bool) -
         if is_late:
             await come(made, 2, says())
         assert len(made.leases.ended) == 2
+
+    timeless(law())
+
+
+@pytest.mark.parametrize("ends", ["well", "badly", "too late"])
+def test_group_does_not_fail_by_a_time_limit_that_is_not_the_answer(ends: str) -> None:
+    """Until the job has its answer, the group's other jobs go on."""
+
+    async def law() -> None:
+        made, group = bench(timeout=10), Group("", "", "g")
+        made.job = msgspec.structs.replace(made.job, options=JobOptions(group="g", stops_on_failure=True))
+        made.began()
+        await asyncio.sleep(A_WHILE_S)
+        await come(made, 1, says(body=LATE))
+        assert not made.dispatcher.groups.has_failed(group)
+        if ends == "too late":
+            await asyncio.sleep(10)
+        await come(made, 2, fails(Phase.DIED) if ends == "badly" else says())
+        assert [answer and answer.body for answer in made.given] == [WELL if ends == "well" else LATE]
+        assert made.dispatcher.groups.has_failed(group) is (ends != "well")
+
+    timeless(law())
+
+
+@pytest.mark.parametrize(
+    ("ends", "brought"),
+    [
+        ([says(body=LATE), says()], WELL),
+        ([fails(Phase.DIED), says()], WELL),
+        ([says(), fails(Phase.DIED)], WELL),
+        ([says(), says(body=LATE)], WELL),
+        ([says(body=LATE), fails(Phase.DIED)], None),
+    ],
+)
+def test_next_identical_job_gets_the_answer_that_counts(
+    ends: list[Response | UpstreamFailed], brought: bytes | None
+) -> None:
+    """The client has gone while both runs were under way: the end of one of them does not end the other's use."""
+
+    async def law() -> None:
+        mail = Mail()
+        made, brings = bench(timeout=10, transport=Post(mail, "p")), list[Brought]()
+        Post(mail, "q").hear(Brought, brings.append)
+        made.began()
+        await asyncio.sleep(10.1)
+        assert [answer and answer.status for answer in made.given] == [504]
+        for run, outcome in enumerate(ends, 1):
+            await come(made, run, outcome)
+        mail.readers["p", Adopt](Adopt(1, "q", 7))
+        await asyncio.sleep(0.1)
+        assert [bool(note.name) for note in brings] == [brought is not None]
+        assert [answer.body for answer in mail.answers.values()] == [brought] * len(mail.answers)
+        await asyncio.sleep(20)
+        assert made.buffers.held_bytes == 0
 
     timeless(law())
 

@@ -1,16 +1,21 @@
 """Where jobs are placed: by their labels, language and memory, as far as the fleet's workers differ in them."""
 
+import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
 
-from router.fleet.model import Worker
+from router.fleet.model import Worker, WorkerRecord
+from router.fleet.records import FleetState
+from router.fleet.snapshot import Snapshot
 from router.http.response import Phase
 from router.jobs.job import Job
 from router.policy.placement import ANYWHERE, Placement
 from router.policy.tenants import TenantRule
+from router.scheduling.pending import NoSuchLabel, TooLarge
 from tests.support.timeless import timeless
 from tests.unit.jobs.test_dispatcher import Bench, Workers, fails, says
 
@@ -45,6 +50,7 @@ def bench_with(fleet: list[Worker], job: dict[str, Any], *workers: Any, tenant: 
         ([SMALL, LARGE], {"memory_limit_MB": -1}, {}, Placement(memory_mb=1024)),
         ([SMALL, LARGE], {}, {"settings": {"default_job_memory_mb": 100}}, Placement(memory_mb=100)),
         ([SMALL, PLAIN], {"memory_limit_MB": 10**6}, {}, Placement(memory_mb=10**6)),
+        ([SMALL, PLAIN], {"memory_limit_MB": 10**30}, {}, Placement(memory_mb=2**30)),
         ([SMALL], {"id": 1}, {"path": "/get_prompt_by_id"}, ANYWHERE),
         ([GPU, PLAIN], {}, {"tenants": RULES}, Placement(pool="ib")),
         ([GPU, PLAIN], {}, {"tenants": RULES, "tenant": "plain"}, Placement("plain")),
@@ -131,5 +137,76 @@ def test_large_job_is_placed_by_its_excerpt() -> None:
         assert bench.job.is_large
         await bench.run()
         assert [asked.placement for asked in bench.leases.asked] == [Placement(pool=";cpp", memory_mb=9)]
+
+    timeless(law())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "rules", "moved", "refused"),
+    [
+        ([PLAIN], [PLAIN, PYTHON], {}, [Placement("render", ";go", 0)], []),
+        ([PLAIN], [PLAIN, SMALL], {}, [Placement("render", "", 1500)], []),
+        ([SMALL, PLAIN], [PLAIN], {}, [Placement("render")], []),
+        ([PLAIN, GPU], [PLAIN, GPU], RULES, [Placement("render", "gpu")], []),
+        ([PLAIN], [GPU], {}, [], []),
+        ([LARGE], [replace(LARGE, memory_mb=1000)], {}, [], [TooLarge]),
+        ([PLAIN], [PLAIN], RULES, [Placement("render", "gpu")], [NoSuchLabel]),
+        ([PLAIN], [CPP], {}, [Placement("render", ";go")], [NoSuchLabel]),
+    ],
+)
+def test_pending_job_is_placed_anew(
+    before: list[Worker], after: list[Worker], rules: dict[str, TenantRule], moved: list[Placement], refused: list[type]
+) -> None:
+    """When what workers or tenants have changes, it asks for where it can run now; if nowhere, it is refused later."""
+
+    async def law() -> None:
+        bench = bench_with(before, {"language": "go", "memory_limit_MB": 1500}, tenant="render")
+        bench.leases.script = [None]
+        bench.began()
+        records = tuple(WorkerRecord(worker) for worker in after)
+        bench.view.snapshot = Snapshot(FleetState(records, tenants=rules))
+        bench.view.on_placing()
+        await asyncio.sleep(9.9)
+        assert (bench.leases.moved, bench.leases.refused) == (moved, [])
+        await asyncio.sleep(0.2)
+        assert [type(each) for each in bench.leases.refused] == refused
+        assert [answer.status for answer in bench.given if answer] == [422 if TooLarge in refused else 503] * len(
+            refused
+        )
+
+    timeless(law())
+
+
+def test_job_that_is_tried_again_goes_where_it_can_run_by_then() -> None:
+    """Its worker may list other languages when the attempt has failed."""
+
+    async def law() -> None:
+        bench = bench_with([PLAIN], {"language": "go"})
+        bench.workers.script = []
+        bench.began()
+        await asyncio.sleep(0.01)
+        bench.view.snapshot = Snapshot(FleetState((WorkerRecord(PLAIN), WorkerRecord(PYTHON))))
+        bench.view.on_placing()
+        assert bench.leases.moved == []
+        bench.workers.held.pop()(fails(Phase.DIED))
+        await asyncio.sleep(0.01)
+        assert [asked.placement for asked in bench.leases.asked] == [ANYWHERE, Placement(pool=";go")]
+
+    timeless(law())
+
+
+def test_pending_job_waits_for_a_worker_that_is_back_soon() -> None:
+    """An agent that starts again leaves the fleet for a moment."""
+
+    async def law() -> None:
+        bench = bench_with([PLAIN, CPP], {"language": "cpp"}, labels=("gpu",))
+        bench.leases.script = [None]
+        bench.began()
+        for records in ((WorkerRecord(PLAIN),), (WorkerRecord(PLAIN), WorkerRecord(CPP))):
+            bench.view.snapshot = Snapshot(FleetState(records))
+            bench.view.on_placing()
+            await asyncio.sleep(5)
+        await asyncio.sleep(60)
+        assert (bench.leases.moved, bench.leases.refused) == ([Placement(pool="gpu"), Placement(pool="gpu;cpp")], [])
 
     timeless(law())

@@ -13,6 +13,7 @@ from router.http.headers import read_worker_head
 from router.http.response import Phase, Response
 from router.jobs.job import Job, JobRun
 from router.jobs.options import JobOptions
+from router.jobs.sooner.groups import Group
 from router.jobs.sooner.reuse import Woken
 from router.policy.tenants import ReuseRule, TenantRule
 from router.scheduling.messages import RunOver, SharedRun
@@ -193,6 +194,21 @@ def test_pending_run_goes_on_with_the_next_job() -> None:
     law(check)
 
 
+def test_place_of_a_skipped_job_is_the_next_one_s() -> None:
+    """That one is of no group, or of another one."""
+
+    async def check(alike: Alike) -> None:
+        leases = alike.bench.leases
+        alike.begin("skipped", options=JobOptions(group="g", stops_on_failure=True))
+        alike.begin("next")
+        alike.bench.dispatcher.groups.fail(Group("", "", "g"))
+        await asyncio.sleep(0.01)
+        assert [asked.ticket for asked in leases.asked] == [0, 50]
+        assert [(name, given and given.status) for name, given in alike.given.items()] == [("skipped", 424)]
+
+    law(check)
+
+
 def test_job_that_waits_may_leave() -> None:
     """The run goes on without it."""
 
@@ -298,6 +314,18 @@ def test_header_wins_over_the_rule() -> None:
         assert [asked.wish and asked.wish.reuse_ms for asked in plain.leases.asked] == [7000]
 
     law(check)
+
+
+def test_job_shares_runs_for_a_millisecond_at_least() -> None:
+    """With none, the scheduler would give it what a client has left, as to a job that shares nothing."""
+
+    async def main() -> None:
+        bench = Bench(tenants={"default": TenantRule(reuse=ReuseRule(0.0004))})
+        bench.leases.script = [None]
+        bench.began()
+        assert [asked.wish and asked.wish.reuse_ms for asked in bench.leases.asked] == [1]
+
+    timeless(main())
 
 
 def test_only_answers_that_can_be_final_are_shared() -> None:

@@ -40,6 +40,7 @@ def fleet(fleet_print: str, *urls: str, **pools: set[str]) -> SimpleNamespace:
         fleet_print=fleet_print,
         routable=routable,
         routable_in=lambda pool: frozenset(pools[pool]) if pool in pools else routable,
+        able_in=lambda pool, _memory_mb: frozenset(pools[pool]) if pool in pools else routable,
     )
 
 
@@ -480,6 +481,34 @@ def empty(call: Call) -> Reply:
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the process' clock by the loop's."""
     keep_loop_time(monkeypatch, "scheduling.leases", "scheduling.absence")
+
+
+@pytest.mark.usefixtures("clock")
+def test_pending_job_moves_with_its_ticket_and_before_new_ones() -> None:
+    """It leaves its old line in the same call, its wait goes on, and a grant that comes too late is given back."""
+
+    async def law(desk: Desk) -> None:
+        desk.reply = queue
+        waiting = desk.ask("waits", wait_s=30, placement=Placement("run-7", "", 9))
+        await desk.settle()
+        desk.ask("comes")
+        desk.leases.move([(waiting, Placement("run-7", "gpu", 5))])
+        await desk.settle()
+        (call,) = desk.calls[1:]
+        assert call.left == (1,)
+        assert [(each.number, each.ticket, each.tenant, each.pool, each.memory_mb) for each in call.arrived] == [
+            (3, 71, "run-7", "gpu", 5),
+            (2, 0, "", "", 0),
+        ]
+        desk.leases._claim_all([Grant(1, A, 71, "run-7", 9)])
+        await desk.settle()
+        assert desk.said("ended") == [Ended(A, 1, Blame.NONE, tenant="run-7", memory_mb=9)]
+        await asyncio.sleep(60)
+        assert desk.kinds("waits") == [QueueTimeout]
+        desk.leases.move([(waiting, Placement())])  # it has gone meanwhile
+        assert desk.leases.load() == (0, 0)
+
+    run(law)
 
 
 @pytest.mark.usefixtures("clock")

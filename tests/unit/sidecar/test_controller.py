@@ -327,6 +327,26 @@ def test_each_round_tells_that_the_sidecar_goes_on() -> None:
     timeless(main())
 
 
+@pytest.mark.parametrize("leave", [False, True])
+def test_empty_fleet_is_no_reason_to_look_stale(leave: bool) -> None:
+    """Without a worker to check, the sidecar still writes that it works, and tells the routers of no change."""
+
+    async def main() -> None:
+        life = Life(*([A] if leave else []))
+        async with life.led() as memory:
+            life.members.workers = {}
+            await asyncio.sleep(2 * REREAD_S)
+            since = now()
+            await asyncio.sleep(10 * INTERVAL_S)
+            written = [each for each in memory.written if each.at >= since]
+        moments = [since, *(each.at for each in written), now()]
+        gaps = [later - earlier for earlier, later in itertools.pairwise(moments)]
+        assert max(gaps) <= 2 * REREAD_S
+        assert not any(each.changed or each.records or each.gone for each in written)
+
+    timeless(main())
+
+
 def test_worker_that_leaves_during_an_outage_is_removed_afterwards() -> None:
     """A worker that has returned meanwhile is not removed."""
 

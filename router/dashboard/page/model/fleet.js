@@ -59,8 +59,8 @@ export class Fleet {
     const at = trend.map((_, place) => this.pointAt - POINT_S * (trend.length - 1 - place));
     const moments = past.slice(1).map(([moment, running, jobs, failures], place) => {
       const [since, , jobsThen, failuresThen] = past[place];
-      const rate = (count) => Math.max(0, count) / (moment - since);
-      return { moment, running, jobs: rate(jobs - jobsThen), failures: rate(failures - failuresThen) };
+      const rate = (now, then) => (now == null || then == null ? null : Math.max(0, now - then) / (moment - since));
+      return { moment, running, jobs: rate(jobs, jobsThen), failures: rate(failures, failuresThen) };
     });
     const near = at.map((moment) => moments.find((each) => Math.abs(each.moment - moment) < POINT_S / 2));
     const column = (name) => near.map((each) => each?.[name] ?? null);

@@ -26,7 +26,7 @@ export class History {
 
   // Shows another range. The old one stays until the new one is here.
   choose(range) {
-    this.range = range in SPANS_S ? range : "5m";
+    this.range = Object.hasOwn(SPANS_S, range ?? "") ? range : "5m";
     if (this.range === this.#askedFor) return;
     this.#askedFor = this.range;
     this.poll.now();

@@ -5,6 +5,7 @@ import { Poll } from "./poll.js";
 
 const EVERY_MS = 3000;
 const MOST_EVENTS = 1000, MOST_FAILURES = 500, FEW_FAILURES = 25;
+const ALL_EACH = 10; // of so many questions one is for all failures
 
 export class Events {
   list = [];
@@ -27,25 +28,37 @@ export class Events {
 }
 
 export class Failures {
-  list = [];
+  list = []; // each with a `key` of its own
+  #questions = 0;
 
   constructor(changed) {
     this.poll = new Poll(EVERY_MS, () => this.#load(), changed);
   }
 
-  // Reads only the newest if they join what is known; all after a time in which more have come.
+  // Reads all if the newest are others than those that are known. A router tells of a failure later than it happened, after
+  // an outage of Redis by minutes: so it may stand anywhere, and now and then all are read.
   async #load() {
-    const newest = await this.#read(this.list.length ? FEW_FAILURES : MOST_FAILURES);
-    const known = this.list.length ? identity(this.list[0]) : null;
-    const place = newest.findIndex((failure) => identity(failure) === known);
-    if (place === 0) return;
-    if (place > 0) this.list = [...newest.slice(0, place), ...this.list].slice(0, MOST_FAILURES);
-    else this.list = newest.length < FEW_FAILURES || !known ? newest : await this.#read(MOST_FAILURES);
+    const isFew = this.list.length > 0 && this.#questions++ % ALL_EACH !== ALL_EACH - 1;
+    if (!isFew) this.list = await this.#read(MOST_FAILURES);
+    else if (!isSame(await this.#read(FEW_FAILURES), this.list.slice(0, FEW_FAILURES))) this.list = await this.#read(MOST_FAILURES);
   }
 
   async #read(limit) {
-    return (await ask("admin/failures", { limit })).failures;
+    return keyed((await ask("admin/failures", { limit })).failures);
   }
 }
 
-export const identity = ({ at, request_id, path }) => `${at} ${request_id} ${path}`;
+// Jobs of one request can fail in the same moment, so those that look alike are numbered.
+function keyed(failures) {
+  const alike = new Map();
+  return failures.map((failure) => {
+    const name = `${failure.at} ${failure.request_id} ${failure.path}`;
+    alike.set(name, (alike.get(name) ?? 0) + 1);
+    return { key: `${name} ${alike.get(name)}`, ...failure };
+  });
+}
+
+const isSame = (some, others) => some.length === others.length && some.every(({ key }, place) => key === others[place].key);
+
+// What an event is about: its subject, and the workers that it names.
+export const about = ({ subject, more }) => [subject, ...(Array.isArray(more?.workers) ? more.workers : [])];

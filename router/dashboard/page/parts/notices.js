@@ -3,6 +3,7 @@
 import { ago, clock } from "./format.js";
 
 const SAID_MS = 6000;
+const FIRST_EVENT_WITHIN_MS = 5000;
 
 export class Notices {
   #version = null;
@@ -50,7 +51,12 @@ export class Notices {
       found.push(["stream", `The router does not answer. What you see is as of ${clock(now)}; the page reconnects by itself.`]);
       return found;
     }
-    if (!status) return found;
+    if (!status) {
+      if (performance.now() > FIRST_EVENT_WITHIN_MS) {
+        found.push(["stream", "The router sends no numbers: 64 dashboards watch this process already, or a proxy holds its events back instead of passing them on as they come."]);
+      }
+      return found;
+    }
     if (!status.redis) {
       const last = history.findLast((entry) => entry[2] !== null);
       const asOf = last ? `as of ${clock(last[0])}` : "not known";

@@ -68,8 +68,9 @@ export class Steering {
   }
 
   #toggle() {
-    if (!this.#access.takes_token) return;
-    if (this.may) {
+    if (!this.#access.takes_token) {
+      this.say(this.#access.detail); // touch and keys do not show a title
+    } else if (this.may) {
       keep(null);
       this.look();
       this.say("Locked: the token is forgotten.");

@@ -119,6 +119,8 @@ export class Table {
       this.#page += step;
       this.#tellChange();
       this.#draw(false);
+      // The last page disables this button, which would lose the focus.
+      if (button.disabled) this.pages.querySelector("button:not(:disabled)")?.focus({ preventScroll: true });
       this.place.closest("section").scrollIntoView({ block: "start" });
     });
     return button;

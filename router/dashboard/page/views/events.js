@@ -1,7 +1,8 @@
 // The log of events: what has happened to the fleet, with filters.
 
+import { about } from "../model/log.js";
 import { attribute, link, make, text } from "../parts/element.js";
-import { Filtering } from "../parts/filtering.js";
+import { Filtering, fitting } from "../parts/filtering.js";
 import { moment, moments } from "../parts/format.js";
 import { toWorker } from "../parts/links.js";
 import { remember } from "../parts/route.js";
@@ -129,16 +130,21 @@ export class EventsView {
     this.kind.value = chosen;
   }
 
-  #matches({ kind, subject, text: words, by, more }) {
+  #matching() {
     const wanted = this.values;
-    if (wanted.kind && kind !== wanted.kind) return false;
-    if (wanted.worker && !subject.includes(wanted.worker)) return false;
-    return !wanted.q || [subject, words, by, named(kind), JSON.stringify(more)].some((each) => each.toLowerCase().includes(wanted.q.toLowerCase()));
+    const isOfWorker = fitting(this.events.list.flatMap(about), wanted.worker);
+    const holds = fitting([], wanted.q);
+    return this.events.list.filter((event) => {
+      const { kind, subject, text: words, by, more } = event;
+      if (wanted.kind && kind !== wanted.kind) return false;
+      if (wanted.worker && !about(event).some(isOfWorker)) return false;
+      return !wanted.q || [subject, words, by, named(kind), JSON.stringify(more)].some(holds);
+    });
   }
 
   #show(isNew) {
     const { list, poll } = this.events;
-    const found = list.filter((event) => this.#matches(event));
+    const found = this.#matching();
     const empty = poll.trouble || (list.length ? "No event matches." : "Nothing has happened so far.");
     this.list.table.show(list, found, empty, isNew);
   }

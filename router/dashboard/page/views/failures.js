@@ -2,10 +2,9 @@
 
 import { address, remember } from "../parts/route.js";
 import { attribute, link, make, text } from "../parts/element.js";
-import { Filtering } from "../parts/filtering.js";
+import { Filtering, fitting } from "../parts/filtering.js";
 import { milliseconds, short } from "../parts/format.js";
 import { toWorker } from "../parts/links.js";
-import { identity } from "../model/log.js";
 import { Table } from "../parts/table.js";
 import { when } from "./events.js";
 
@@ -14,8 +13,8 @@ export class FailureTable {
     this.table = new Table(place, {
       name: "failures",
       caption: isShort ? "The jobs that have failed last" : "The jobs that have failed, the newest first",
-      key: identity,
-      record: (failure) => failure,
+      key: ({ key }) => key,
+      record: ({ key, ...failure }) => failure,
       changed: isShort ? () => {} : remember,
       columns: [
         { id: "at", name: "Time", make: when },
@@ -87,9 +86,8 @@ function answer(cell) {
 function attempts(cell) {
   let shown = null;
   return (failure) => {
-    const key = identity(failure);
-    if (shown === key) return;
-    shown = key;
+    if (shown === failure) return;
+    shown = failure;
     const list = failure.attempts ?? [];
     const items = list.map(({ worker_url: url, cause, took_ms }) => {
       const item = make("li");
@@ -111,6 +109,7 @@ function took(cell) {
   };
 }
 
+const urls = ({ attempts: list }) => (list ?? []).map(({ worker_url: url }) => url);
 const FIELDS = ["request_id", "tenant", "worker", "language"];
 
 export class FailuresView {
@@ -144,20 +143,28 @@ export class FailuresView {
     this.filtering.changed(changes);
   }
 
-  #matches(failure) {
-    const wanted = this.values;
-    const holds = (value, part) => !part || (value ?? "").toLowerCase().includes(part.toLowerCase());
-    return (
-      holds(failure.request_id, wanted.request_id) &&
-      holds(failure.tenant, wanted.tenant) &&
-      holds(failure.language, wanted.language) &&
-      (!wanted.worker || (failure.attempts ?? []).some(({ worker_url: url }) => (url ?? "").includes(wanted.worker)))
+  // A request id finds the jobs of a batch, too, whose ids begin with it.
+  #matching() {
+    const { request_id: id, tenant, language, worker } = this.values;
+    const all = this.failures.list;
+    const [isOfRequest, isOfTenant, isOfLanguage, isOfWorker] = [
+      fitting([], id),
+      fitting(all.map((failure) => failure.tenant), tenant),
+      fitting(all.map((failure) => failure.language), language),
+      fitting(all.flatMap(urls), worker),
+    ];
+    return all.filter(
+      (failure) =>
+        isOfRequest(failure.request_id) &&
+        isOfTenant(failure.tenant) &&
+        isOfLanguage(failure.language) &&
+        (!worker || urls(failure).some(isOfWorker)),
     );
   }
 
   #show(isNew) {
     const { list, poll } = this.failures;
-    const found = list.filter((failure) => this.#matches(failure));
+    const found = this.#matching();
     const empty = poll.trouble || (list.length ? "No failed job matches. The last 500 are kept." : "No job has failed.");
     this.list.table.show(list, found, empty, isNew);
   }

@@ -54,17 +54,23 @@ export class ProcessesView {
   async #load() {
     const told = await ask("dashboard/processes");
     this.#told = told;
-    for (const process of told.processes) this.#seen.set(process.name, { ...process, ...split(process.name), seen: told.at });
+    for (const process of told.processes ?? []) this.#seen.set(process.name, { ...process, ...split(process.name), seen: told.at });
     for (const [name, { seen }] of this.#seen) if (seen < told.at - KEPT_S) this.#seen.delete(name);
   }
 
   update(fleet) {
     const at = this.#told?.at ?? 0;
     const all = [...this.#seen.values()].map((process) => ({ ...process, state: process.seen === at ? "lives" : "silent" }));
-    this.table.show(all, all, this.poll.trouble || (this.#told ? "Redis has heard of no router process." : ""));
+    this.table.show(all, all, this.poll.trouble || this.#none());
     const hosts = new Set(all.filter(({ state }) => state === "lives").map(({ host }) => host));
-    text(this.root.querySelector(".sum"), this.#told ? `${plural(this.#told.processes.length, "process", "processes")} on ${plural(hosts.size, "host")}` : "");
+    text(this.root.querySelector(".sum"), this.#told?.processes ? `${plural(this.#told.processes.length, "process", "processes")} on ${plural(hosts.size, "host")}` : "");
     this.#parts(fleet.status);
+  }
+
+  // Why no process is shown; without Redis none can be heard of.
+  #none() {
+    if (!this.#told) return "";
+    return this.#told.processes ? "Redis has heard of no router process." : "Not known while Redis is away.";
   }
 
   // What this router, Redis and the sidecar are in.
@@ -73,7 +79,7 @@ export class ProcessesView {
     const degraded = told?.degraded_here ?? 0;
     this.#part("here", degraded ? "bad" : "good", told ? `${plural(told.processes_here, "process", "processes")}, ${degraded ? `${count(degraded)} without Redis` : "none without Redis"}` : "");
     this.#part("redis-part", status?.redis ? "good" : "bad", status ? (status.redis ? "answers" : "is away: each process gives leases by itself") : "");
-    const leads = status?.leader ? `leads${told?.leader ? `: ${told.leader}` : ""}; it wrote ${ago(status.sidecar_s)} ago` : "none leads";
+    const leads = status?.leader ? `leads${told?.leader ? `: ${told.leader.replace(/^\d+ /, "")}` : ""}; it wrote ${ago(status.sidecar_s)} ago` : "none leads";
     this.#part("sidecar-part", status?.leader && !status.is_sidecar_old ? "good" : "bad", status ? leads : "");
   }
 

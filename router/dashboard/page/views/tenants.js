@@ -78,7 +78,8 @@ export class TenantsView {
     const all = rows.map(named);
     this.section.classList.toggle("reuses", all.some(({ reused: jobs }) => jobs > 0));
     const found = all.filter(({ name }) => name.toLowerCase().includes(this.#words));
-    this.table.show(all, found, all.length ? "No tenant matches." : "No tenant has had a job within a day.", isNew);
+    const none = this.fleet.status?.redis ? "No tenant has had a job within a day." : "Not known while Redis is away.";
+    this.table.show(all, found, all.length ? "No tenant matches." : this.fleet.status ? none : "", isNew);
     text(this.section.querySelector(".rest"), hidden ? `${count(hidden)} more with smaller shares are not shown; sfr tenants list has all.` : "");
   }
 

@@ -2,6 +2,7 @@
 
 import { ask } from "../model/ask.js";
 import { latest } from "../model/fleet.js";
+import { about } from "../model/log.js";
 import { Poll } from "../model/poll.js";
 import { Charts } from "../parts/charts.js";
 import { link, make, text } from "../parts/element.js";
@@ -77,10 +78,10 @@ export class WorkerView {
     this.#worker = fleet.workers.find(({ url }) => url === this.#url) ?? null;
     const isThere = this.#worker !== null;
     this.root.classList.toggle("absent", !isThere);
-    text(this.root.querySelector(".gone"), isThere || !fleet.status ? "" : "No worker of the fleet has this address. Its events and failed jobs are those that are still kept.");
+    text(this.root.querySelector(".gone"), isThere || !fleet.status || !this.#url ? "" : "No worker of the fleet has this address. Its events and failed jobs are those that are still kept.");
     if (isThere) this.#state(this.#worker);
     this.#draw(fleet);
-    const events = this.events.list.filter(({ subject }) => subject === this.#url).slice(0, SHOWN);
+    const events = this.events.list.filter((event) => this.#url && about(event).includes(this.#url)).slice(0, SHOWN);
     this.happened.show(events, this.events.poll.trouble, "None of the last 1,000 events was about this worker.");
     const failures = this.failures.list.filter(({ attempts }) => (attempts ?? []).some(({ worker_url: url }) => url === this.#url));
     this.failed.show(failures.slice(0, SHOWN), this.failures.poll.trouble, "None of the jobs that failed last was on this worker.");

@@ -19,7 +19,7 @@ export function reason(worker, now) {
     const until = left > 0 ? `until ${clock(worker.ejectedUntil)} (${ago(left)})` : "until its trial job ends";
     return `${until}: ${worker.reason}`;
   }
-  if (worker.health === "draining") return worker.running ? "gets no new jobs" : "nothing runs any more";
+  if (worker.health === "draining") return worker.running === 0 ? "nothing runs any more" : "gets no new jobs";
   return worker.health === "unknown" ? "not checked yet" : "";
 }
 
@@ -138,8 +138,8 @@ export class Workers {
       { id: "health", name: "Health", by: ({ health }) => HEALTHS.indexOf(health), make: (cell) => this.#healthOf(cell) },
       { id: "running", name: "Running", isNumber: true, by: ({ running, cap }) => (cap ? running / cap : running / 1e6), make: running },
       { id: "weight", name: "Weight", isNumber: true, by: ({ weight }) => weight, make: words(({ weight }) => weight) },
-      { id: "jobs", name: "Jobs", isNumber: true, by: ({ jobs }) => jobs, make: words(({ jobs }) => count(jobs)) },
-      { id: "failures", name: "Failures", isNumber: true, by: ({ failures }) => failures, make: failures },
+      { id: "jobs", name: "Jobs", isNumber: true, by: ({ jobs }) => jobs ?? -1, make: words(({ jobs }) => count(jobs)) },
+      { id: "failures", name: "Failures", isNumber: true, by: ({ failures }) => failures ?? -1, make: failures },
       { id: "time", name: "Latency", isNumber: true, by: ({ trend }) => latest(trend) ?? -1, make: trend },
       { id: "actions", name: "Actions", make: (cell, row) => steers(cell, steering, () => this.table.item(row.dataset.key)) },
     ];
