@@ -317,7 +317,9 @@ async def test_uvicorn_s_processes_take_the_last_good_configuration_from_one_ano
     system.configure([worker.url for worker in workers], max_body_mb=0.001)
     port = free_port()
     argv = ["uvicorn", "router:app", "--http", "router.downstream:ClientConnection", "--port", str(port)]
-    async with Program([sys.executable, "-m", *argv, "--workers", "2"], tmp_path / "log", system.env) as server:
+    # Within five seconds, uvicorn's default, a process may not have started on a busy machine.
+    argv += ["--workers", "2", "--timeout-worker-healthcheck", "60"]
+    async with Program([sys.executable, "-m", *argv], tmp_path / "log", system.env) as server:
         await eventually(lambda: server.output.count("startup complete") == 2, 30, "its start")
         good = system.config.read_text()
         append(system.config, "timout: 5\n")
