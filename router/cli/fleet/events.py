@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -74,7 +75,7 @@ def events(
     Examples: `sfr events --follow`, `sfr events --since 2h --kind worker_ejected`,
     `sfr events --worker http://server1:8080`
 
-    Times are in this host's zone; --json has UTC. docs/failures.md has a section on each kind.
+    Times are in this host's zone, also that of --since; --json has UTC. docs/failures.md has a section on each kind.
     """
     with failures_shown():
         asked = Asked(
@@ -130,12 +131,14 @@ def _line(event: "EventEntry") -> str:
 
 
 def _since(text: str | None) -> str | None:
-    if text is not None:
-        try:
-            Since.read(text)
-        except ValueError as error:
-            raise BadInput(f"--since: {error}, got {text[:40]!r}") from error
-    return text
+    """Return what the router is asked for. A moment without a zone is in this host's, as the moments that are shown."""
+    if text is None:
+        return None
+    try:
+        is_moment = Since.read(text).at_ms is not None
+        return datetime.fromisoformat(text).astimezone().isoformat() if is_moment else text
+    except (ValueError, OverflowError) as error:  # of a moment that is no year of this zone
+        raise BadInput(f"--since: {error}, got {text[:40]!r}") from error
 
 
 def _kind(text: str) -> str:

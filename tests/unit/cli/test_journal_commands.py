@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -84,6 +85,27 @@ async def test_a_search_without_a_find_says_so_beside_the_output() -> None:
         for words, said in (([], "Nothing has happened\n"), (["--kind", "queue_full"], "Nothing of that kind has")):
             done = await asyncio.to_thread(CliRunner().invoke, app, ["events", "--url", router.url, *words])
             assert (done.exit_code, done.stdout, done.stderr.startswith(said)) == (0, "", True)
+
+
+@pytest.mark.parametrize(
+    ("since", "asked"),
+    [
+        ("2026-11-28 18:05:11", "2026-11-28T18%3A05%3A11%2B05%3A30"),
+        ("2026-11-28T18:05Z", "2026-11-28T23%3A35%3A00%2B05%3A30"),
+        ("10m", "10m"),
+    ],
+)
+async def test_a_moment_is_read_as_moments_are_shown(monkeypatch: pytest.MonkeyPatch, since: str, asked: str) -> None:
+    """Without a zone it is in this host's: a line's moment can be copied."""
+    monkeypatch.setenv("TZ", "IST-5:30")
+    time.tzset()
+    try:
+        async with ScriptedWorker(script=always(200, NO_EVENTS)) as router:
+            await asyncio.to_thread(CliRunner().invoke, app, ["events", "--since", since, "--url", router.url])
+            assert f"since={asked}" in router.jobs[0].target
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 async def test_following_ends_when_nobody_reads() -> None:
