@@ -124,7 +124,7 @@ class Rig:
     """A router's parts, and what they hold."""
 
     def __init__(self, urls: list[str], max_buffered_bytes: int = 2**24) -> None:
-        settings = Settings.model_validate({"workers": urls, "timeout": 1, "retry": {"budget_percent": 1000}})
+        settings = Settings.model_validate({"workers": urls, "timeout": 0.5, "retry": {"budget_percent": 1000}})
         redis = RedisClient(FakeAsyncRedis(connected=False), "sfr", timeout_s=1)
         view = FleetView(redis, [Worker(url) for url in urls])
         recorder = Recorder()
@@ -196,7 +196,7 @@ async def answer_large(exchange: Exchange) -> None:
 
 async def answer_late(exchange: Exchange) -> None:
     """Answer after the client's deadline."""
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.1)
     await exchange.answer()
 
 
@@ -277,7 +277,7 @@ WAYS = {
     "tried again": Way([NUMBERED], first(reset), (Dispatcher._ask_again, job_log.attempt_failed)),
     "large answer": Way([request(SMALL, "connection: close")], answer_large),
     "too late": Way(
-        [request(SMALL, "x-router-deadline-ms: 600")], answer_late, (ErrorAnswers.deadline_passed, job_log._tell)
+        [request(SMALL, "x-router-deadline-ms: 550")], answer_late, (ErrorAnswers.deadline_passed, job_log._tell)
     ),
     "turned away": Way([NUMBERED], first(busy), (Dispatcher._wait_again, Seldom.is_due)),
     "not reached": Way([request(SMALL)], well, (Dispatcher._wait_again,), dead=True),
