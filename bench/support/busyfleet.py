@@ -51,10 +51,12 @@ async def busy_fleet(redis_url: str, count: int, tenants: Mapping[str, int] | No
         try:
             yield [record.worker.url for record in records]
         finally:
-            working.cancel()
-            with suppress(asyncio.CancelledError):
-                await working
+            while not working.done():  # redis-py may swallow a cancellation
+                working.cancel()
+                await asyncio.wait([working], timeout=1)
             await client.close()
+            with suppress(asyncio.CancelledError):
+                working.result()
 
 
 def _records(count: int) -> list[WorkerRecord]:
