@@ -64,7 +64,7 @@ class Adoption:
         self._left_behind = left_behind
         left_behind.is_on = True
         self._left_runs = LeftRuns(transport, left_behind, keep_s)
-        self._keep_s = keep_s
+        self._keep_ms = int(keep_s * 1000)
         self._transport = transport
         self._endings = endings
         self._errors = errors
@@ -107,7 +107,7 @@ class Adoption:
         self._endings.refuse(run, reason, pending)
 
     def _leave_place(self, run: JobRun, ticket: int, told: Callable[[], None]) -> None:
-        self._left_behind.tell(Orphan(run.job.key, int(self._keep_s * 1000), ticket), told)
+        self._left_behind.tell(Orphan(run.job.key, self._keep_ms, ticket), told)
 
     def wait(self, run: JobRun, adopted: Adopted) -> None:
         """Let the job wait for the run that it has got."""
@@ -156,7 +156,7 @@ class Adoption:
                 await asyncio.sleep(ASK_EVERY_S)
 
     async def _return(self, key: str, adopted: Adopted, held: HeldAnswer) -> None:
-        left = Orphan(key, int(self._keep_s * 1000), adopted.ticket, adopted.run, adopted.process)
+        left = Orphan(key, self._keep_ms, adopted.ticket, adopted.run, adopted.process)
         with suppress(RedisUnavailable), held:  # without Redis nobody gets it
             # First the note, so that it comes before the one of the next adopter.
             note = Returned(adopted.run, self._transport.process, adopted.number)
