@@ -203,15 +203,15 @@ def redis_at(url: str, option: str, prefix: str = "sfr") -> "RedisSettings":
     """Return the settings of the Redis that an option names. Raises BadInput."""
     from pydantic import ValidationError
 
-    from router.cli.router_client import in_our_words
+    from router.config.flaws import told
     from router.config.settings import RedisSettings
 
     try:
         return RedisSettings(url=url, prefix=prefix)
     except ValidationError as error:  # the URL is not repeated: it may hold a password
-        problem = error.errors()[0]
-        named = option if problem["loc"] == ("url",) else "--prefix"
-        raise BadInput(f"{named}: {in_our_words(problem['msg'])}") from error
+        flaw = error.errors()[0]
+        named = option if flaw["loc"] == ("url",) else "--prefix"
+        raise BadInput(f"{named}: {told(flaw)}") from error
 
 
 def router_at(url: str, answer_within_s: float | None = None) -> "RouterClient":
