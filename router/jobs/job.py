@@ -213,6 +213,7 @@ class JobHooks(Protocol):
 class JobRun:
     """How far a job has come. Times are time.monotonic().
 
+    - `text` is what is read from the body: all of it, or the excerpt of a large one.
     - `deliver` takes the answer; None once it has been called. At `ends_at` the client gets an answer in any case.
     - `pending` waits for a lease; `lease` is the running attempt's. At `room_by` the job has waited long enough.
     - `placement` tells whose job it is, and which workers can run it. `wish` is what it asks for besides a lease.
@@ -234,8 +235,8 @@ class JobRun:
     __slots__ = (
         *("began", "deliver", "doubts", "ends_at", "failed", "group", "hooks", "is_adopted", "is_awaited", "is_retry"),
         *("is_reused", "is_sized", "job", "late_share", "lease", "left", "limits", "never_ran", "pending"),
-        *("placement", "queue_ms", "request", "room_by", "second", "sharing", "since", "ticket", "timer"),
-        *("unreached", "wish"),
+        *("placement", "queue_ms", "request", "room_by", "second", "sharing", "since", "text", "ticket"),
+        *("timer", "unreached", "wish"),
     )
 
     # Set when the job's body and head have been read, which may fail.
@@ -244,6 +245,7 @@ class JobRun:
 
     def __init__(self, job: Job, since: float, room_by: float, deliver: AnswerCallback) -> None:
         self.job = job
+        self.text: bytes = job.body if job.scan is None else job.scan.excerpt  # type: ignore[assignment]  # no view is small
         self.since = self.ends_at = since
         self.deliver: AnswerCallback | None = deliver
         self.hooks: JobHooks | None = None

@@ -100,11 +100,10 @@ class Preparer:
         if named:
             job = self._tenants.settle(run)
         endpoint = self._endpoints[job.path]
-        text: bytes = job.body if job.scan is None else job.scan.excerpt  # type: ignore[assignment]  # no view is small
         snapshot, tenants = self._view.snapshot, self._tenants
         fleet = snapshot.state
         budget = tenants.budget_of(job.tenant) if fleet.tenants else tenants.client_budget
-        longest_s = endpoint.reader.longest_s(text)
+        longest_s = endpoint.reader.longest_s(run.text)
         run.limits = limits = self._limits(longest_s, job.client_s, endpoint.timeout_s, budget)
         run.ends_at += limits.ceiling_s
         run.hooks = hooks = None if self._hooks_of is None else self._hooks_of(job)
@@ -114,7 +113,7 @@ class Preparer:
         if fleet.quarantined and job.name in fleet.quarantined:
             raise Quarantined
         if snapshot.places_jobs or job.labels:
-            run.placement = self._placer.place(run, text, endpoint.needs, snapshot)
+            run.placement = self._placer.place(run, endpoint.needs, snapshot)
         if job.options.stops_on_failure:
             run.group = Group.of(job.options, named)
             self._groups.join(run.group, run, partial(skip, run))
@@ -144,6 +143,4 @@ class Preparer:
             leases.refuse(pending, reason)
 
     def _found(self, run: JobRun) -> tuple[Placement, NoSuchLabel | TooLarge | None]:
-        job = run.job
-        text: bytes = job.body if job.scan is None else job.scan.excerpt  # type: ignore[assignment]  # as above
-        return self._placer.find(run, text, self._endpoints[job.path].needs, self._view.snapshot)
+        return self._placer.find(run, self._endpoints[run.job.path].needs, self._view.snapshot)
