@@ -16,6 +16,7 @@ from router.jobs.body_budget import BodyShare
 from router.jobs.options import NO_OPTIONS, JobOptions
 from router.jobs.sooner.groups import Group
 from router.jobs.sooner.left_run import LeftRun
+from router.jobs.sooner.wait import Wait
 from router.policy.deadline import SMALL_BYTES, LimitReader, Limits
 from router.policy.large_json import Malformed, finished
 from router.policy.placement import ANYWHERE
@@ -23,7 +24,7 @@ from router.policy.sizes import kind_of_large
 from router.policy.tenants import DEFAULT
 from router.policy.verdict import NEVER_RAN, Blame, Kind, Outcome, Verdict, of_answer
 from router.scheduling.leases import Leases
-from router.scheduling.messages import Wish
+from router.scheduling.messages import NO_WISH, Wish
 from router.scheduling.pending import Lease, PendingJob
 from router.upstream.pool import Request
 
@@ -313,6 +314,10 @@ class JobRun:
         if self.never_ran is Kind.NOT_SENT and self.failed:
             self.unreached = (*self.unreached, attempt)
 
+    def wish_for(self, **fields: object) -> None:
+        """Have the job ask for this, too: fields of Wish."""
+        self.wish = msgspec.structs.replace(self.wish or NO_WISH, **fields)
+
     def drop_doubts(self, leases: Leases) -> None:
         """Blame no worker for errors that may be the job's own, for no other worker has done the job."""
         doubts, self.doubts = self.doubts, ()
@@ -351,21 +356,6 @@ class Sharing:
         self.others: dict[JobRun, None] = {}
         self.waits: dict[JobRun, Wait] = {}
         self.is_woken = False
-
-
-class Wait:
-    """What ends a job's wait for a run: a timer, and its client's leaving."""
-
-    __slots__ = ("timer", "watch")
-
-    def __init__(self, timer: asyncio.TimerHandle, watch: asyncio.Task[None]) -> None:
-        self.timer = timer
-        self.watch = watch
-
-    def stop(self) -> None:
-        """Let it end the wait no more."""
-        self.timer.cancel()
-        self.watch.cancel()
 
 
 class Unanswered(dict[JobRun, None]):

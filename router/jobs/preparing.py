@@ -21,7 +21,6 @@ from router.policy.endpoints import Endpoint
 from router.policy.placement import Placement
 from router.scheduling.leases import Leases
 from router.scheduling.left_behind import LeftBehind
-from router.scheduling.messages import NO_WISH
 from router.scheduling.pending import NoSuchLabel, PendingJob, Quarantined, TooLarge
 from router.upstream.pool import Request
 
@@ -118,7 +117,7 @@ class Preparer:
             run.group = Group.of(job.options, named)
             self._groups.join(run.group, run, partial(skip, run))
         if self._left_behind.are_keyed and self._left_behind.is_on:
-            run.wish = msgspec.structs.replace(run.wish or NO_WISH, key=run.job.key)
+            run.wish_for(key=run.job.key)
 
     def place_anew(self, runs: Iterable[JobRun], leases: Leases) -> None:
         """Let jobs run where they can now: what workers or tenants have has changed.
