@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from router.config.addresses import masked
+from router.config.addresses import shown
 from router.config.flaws import place_of, told
 from router.config.settings import EndpointSettings, Settings
 from router.config.strict_yaml import NotYaml, parse_yaml
@@ -35,7 +35,6 @@ OTLP_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 # The values of these keys are never shown. A bad REDIS_URL may hold a password in a form that `masked` does not know,
 # and worker_auth may hold the header itself by mistake.
 _SECRET = ("redis.url", "worker_auth")
-_SHOWN_CHARACTERS = 200
 
 _Value = TypeVar("_Value")
 
@@ -218,16 +217,15 @@ def _given(value: object, key: str) -> str:
     """Return the value that was given, for an error message; nothing for sections, lists and possible secrets."""
     if not isinstance(value, str | int | float) or key.endswith(_SECRET):
         return ""
-    shown = masked(value)[:_SHOWN_CHARACTERS] if isinstance(value, str) else value
     try:
-        return f", got {shown!r}"
+        return f", got {shown(value) if isinstance(value, str) else value!r}"
     except ValueError:  # Python does not print a number of thousands of digits
         return ""
 
 
 def _printable_key(key: str) -> str:
-    shown = masked(key)[:_SHOWN_CHARACTERS]
-    return shown if shown.isprintable() else repr(shown)
+    text = shown(key)
+    return text if text.isprintable() else repr(text)
 
 
 def _known_keys(place: tuple[int | str, ...]) -> list[str]:
