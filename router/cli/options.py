@@ -3,8 +3,7 @@
 # Commands import what they need when they run, so that --help comes at once.
 # ruff: noqa: PLC0415
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from urllib.parse import urlsplit
@@ -179,15 +178,6 @@ def fail(message: str, status: int) -> NoReturn:
     """End the command with a line on stderr and an exit status."""
     typer.echo(message, err=True)
     raise typer.Exit(status)
-
-
-@contextmanager
-def failures_shown() -> Iterator[None]:
-    """End the command, where it raises Failed, with that message and exit status."""
-    try:
-        yield
-    except Failed as error:
-        fail(str(error), error.status)
 
 
 def fleet_at(url: str, redis: str | None, prefix: str) -> "Fleet":
