@@ -5,6 +5,7 @@ and gunicorn.conf.py use it, so it imports nothing heavy.
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -201,8 +202,10 @@ def or_exit(start: Callable[[], _Value], status: int = 2) -> _Value:
 
 
 # pydantic would name Python's types.
+_PYDANTIC_S = re.compile("^(Input should be|Tuple should have)")
 _KEYS = "expected keys and values"
 _WANTED = {
+    "missing": "expected a value, got none",
     "tuple_type": "expected a list",
     "dict_type": _KEYS,
     "model_type": _KEYS,
@@ -217,7 +220,7 @@ def _problem(detail: ErrorDetails) -> str:
     ).lstrip(".")
     if detail["type"] == "extra_forbidden":
         return f"{key}: unknown key; expected one of {', '.join(_known_keys(detail['loc'][:-1]))}"
-    message = _WANTED.get(detail["type"]) or detail["msg"].replace("Input should be", "expected", 1)
+    message = _WANTED.get(detail["type"]) or _PYDANTIC_S.sub("expected", detail["msg"])
     return f"{key}: {message}{_given(detail['input'], key)}"
 
 
