@@ -1,7 +1,6 @@
 -- Jobs that arrive: each gets a lease at once, waits in its line, or is refused.
 --
 -- Twin     LocalScheduler._arrive
--- Reads    QUEUE
 -- Writes   TICKET
 -- @include context
 -- @include head
@@ -65,12 +64,7 @@ end
 local function is_crowded(tenant)
   if not has_rules then return false end
   local most = Shared.rule_of(tenant).max_waiting
-  if most == math.huge then return false end
-  write_queue()
-  if lines > 1 then Shared.write_heads() end
-  local count = tenant == DEFAULT and redis.call('ZCARD', QUEUE) or 0
-  for _, pool in ipairs(Shared.pools_of(tenant)) do count = count + redis.call('ZCARD', queue_of(tenant, pool)) end
-  return count >= most
+  return most < math.huge and count_pending(tenant) >= most
 end
 
 -- Whether a job waits in its line, so that a slow worker gets the shortest one of all that have come.

@@ -141,6 +141,7 @@ end
 
 -- Drop the order of the lines that do not go by size any more.
 function Ordered.drop_unused()
+  if not has_order then redis.call('DEL', PATIENCE) end
   if not Ordered.goes_by_size(DEFAULT) then redis.call('DEL', ORDER_OF .. DEFAULT .. '/') end
   for _, line in ipairs(redis.call('ZRANGE', LINES, 0, -1)) do
     if not Ordered.goes_by_size(string.match(line, '^[^/]*')) then redis.call('DEL', ORDER_OF .. line) end
