@@ -21,7 +21,7 @@ from router.jobs.sooner.held_answer import HeldAnswer
 from router.jobs.sooner.left_runs import LeftRuns
 from router.jobs.sooner.notes import Adopt, Brought, Returned
 from router.jobs.sooner.transport import Transport, WorkersAnswer
-from router.scheduling.left_behind import LeftBehind
+from router.scheduling.left_behind import NOTICE_S, LeftBehind
 from router.scheduling.messages import Adopted, Orphan
 from router.scheduling.pending import ClientLeft, NoRoom, PendingJob, QueueTimeout, RunsAlready
 from router.telemetry.recorder import Recorder
@@ -115,7 +115,7 @@ class Adoption:
             start(self._tasks, self._return(run.job.key, adopted, HeldAnswer(run)))
             return
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(max(0.0, run.ends_at - time.monotonic()), self._be_late, run)
+        timer = loop.call_later(max(0.0, run.ends_at - NOTICE_S - time.monotonic()), self._be_nearly_late, run)
         watch = loop.create_task(run.job.has_left())
         watch.add_done_callback(lambda watch: None if watch.cancelled() else self._client_left(run))
         self._waiting[run] = _Waiting(run, adopted, timer, watch)
@@ -191,6 +191,12 @@ class Adoption:
         if (adopted := self.stop(run)) is not None:
             run.ticket = adopted.ticket
             self._run_itself(run)
+
+    def _be_nearly_late(self, run: JobRun) -> None:
+        """Have jobs ask with keys again: what was left behind may have been adopted long ago."""
+        self._left_behind.expect()
+        left_s = max(0.0, run.ends_at - time.monotonic())
+        self._waiting[run].timer = asyncio.get_running_loop().call_later(left_s, self._be_late, run)
 
     def _be_late(self, run: JobRun) -> None:
         if self.give_back(run):
