@@ -94,7 +94,7 @@ class Job(msgspec.Struct, frozen=True):
     def key(self) -> str:
         """A hash of all that the result depends on: the same for identical jobs of a tenant, and for no others."""
         of_body = tuple(_OF_BODY.findall(self.lines))
-        key = _of_head(self.tenant or DEFAULT, self.labels, self.target, of_body, self.is_large).copy()
+        key: hashlib.blake2b = _of_head(self.tenant or DEFAULT, self.labels, self.target, of_body, self.is_large).copy()
         key.update(self.body if self.scan is None else self._digest(self.scan))
         return key.hexdigest()
 
