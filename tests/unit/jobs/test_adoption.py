@@ -197,9 +197,9 @@ def test_jobs_have_keys_again_before_the_time_of_an_adopter_is_up() -> None:
         two = Two()
         await two.leave()
         two.adopter.began()
-        await asyncio.sleep(16.9)
+        await asyncio.sleep(16.5)
         assert not any(call.keyed_ms for call in two.adopter.leases.calls)
-        await asyncio.sleep(1.1)
+        await asyncio.sleep(1.6)
         assert any(call.keyed_ms for call in two.adopter.leases.calls)
         assert two.adopter.given == []
 
