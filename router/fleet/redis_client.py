@@ -172,13 +172,9 @@ class RedisClient:
         """Keep bytes for so long. Raises RedisUnavailable."""
         await self.ask(self._client.set(key, value, px=ttl_ms))
 
-    async def kept(self, key: str, *, is_last: bool = False) -> bytes | None:
-        """Return the bytes under this key, None if there are none; after the last reading they are dropped.
-
-        Raises RedisUnavailable.
-        """
-        word = "GETDEL" if is_last else "GET"
-        held: bytes | None = await self.ask(self._client.execute_command(word, key, **{NEVER_DECODE: True}))
+    async def taken(self, key: str) -> bytes | None:
+        """Return the bytes kept under this key, and drop them; None if there are none. Raises RedisUnavailable."""
+        held: bytes | None = await self.ask(self._client.execute_command("GETDEL", key, **{NEVER_DECODE: True}))
         return held
 
     async def command(self, words: Sequence[str]) -> Any:

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from fakeredis import FakeAsyncRedis
-from fastapi import FastAPI
 from typer.testing import CliRunner
 
 from router.api.journal import create_journal
@@ -13,7 +12,7 @@ from router.cli.main import app
 from router.fleet.journal.events import Events
 from router.fleet.journal.model import Event
 from router.fleet.redis_client import RedisClient
-from tests.support.endpoints import ask
+from tests.support.endpoints import ask, serving
 
 JOINED = Event("worker_joined", "http://a:1", "Worker http://a:1 has joined", "config", {"weight": 2})
 LEFT = Event("worker_left", "http://a:1", "Worker http://a:1 has left")
@@ -21,8 +20,7 @@ LEFT = Event("worker_left", "http://a:1", "Worker http://a:1 has left")
 
 async def listed(redis: FakeAsyncRedis, **params: str) -> tuple[int, Any]:
     """Return the status and the body of the answer to `GET /admin/events`."""
-    api = FastAPI()
-    api.include_router(create_journal(Events(RedisClient(redis, "sfr", timeout_s=5))))
+    api = serving(create_journal(Events(RedisClient(redis, "sfr", timeout_s=5))))
     return (await ask(api, "GET", "/admin/events", params, None, ()))[:2]
 
 

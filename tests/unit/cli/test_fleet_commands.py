@@ -287,7 +287,7 @@ def test_failure_prints_one_line(command: list[str], status: int, told: str) -> 
         ((401, {"detail": "x"}), 4, "{url} wants its admin token, in ADMIN_TOKEN or ADMIN_TOKEN_FILE\n"),
         ((403, {"detail": "no token is set"}), 1, "no token is set\n"),
         (
-            (422, {"detail": [{"loc": ["body", "weight"], "msg": "Input should be less than or equal to 100"}]}),
+            (422, {"detail": [{"loc": ["body", "weight"], "msg": "expected less than or equal to 100"}]}),
             *(1, "weight: expected less than or equal to 100\n"),
         ),
     ],

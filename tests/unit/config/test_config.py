@@ -104,7 +104,7 @@ def test_discover_dns_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch
         ),
         (
             f"workers: [{{url: 'http://a', labels: [{', '.join(f'l{number}' for number in range(65))}]}}]",
-            "workers[0].labels: expected at most 64 items after validation, not 65",
+            "workers[0].labels: expected at most 64 items, got 65",
         ),
         ("workers: [{url: 'http://a', memory_mb: 0}]", "workers[0].memory_mb: expected greater than or equal to 1"),
         ("tenants: {a: {reuse: {}}}", "tenants.a.reuse.seconds: expected a value, got none"),
@@ -173,6 +173,11 @@ def test_discover_dns_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch
         ("discover: {dns: boxes}", "discover.dns: expected name:port such as sandbox-workers:8080, got 'boxes'"),
         ("discover: {dns: 'http://a:1'}", "discover.dns: expected name:port such as"),
         ("discover: {dns: 'a:0'}", "discover.dns: expected name:port such as"),
+        ("workers: [{weight: 2}]", "workers[0].url: expected a value"),
+        (
+            "tenants: {a: {reuse: {seconds: 1, kb: 1}}}",
+            "tenants.a.reuse.kb: unknown key; expected one of max_kb, s",
+        ),
         ("admin: {token: x}", "admin.token: unknown key; expected one of allow_loopback, allowed_workers"),
         (
             "admin: {allowed_workers: ['10.0.0.0/33']}",

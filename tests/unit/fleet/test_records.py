@@ -236,7 +236,7 @@ async def test_tenants_key_of_another_type_keeps_the_known_rules(
     ("name", "text", "told"),
     [
         ("run-7", "weight 3", "tenant 'run-7': Invalid JSON"),
-        ("run-7", "[]", "tenant 'run-7': expected an object"),
+        ("run-7", "[]", "tenant 'run-7': expected keys and values"),
         ("run-7", '{"weight":0}', "tenant 'run-7': weight: expected greater than or equal to 1, got 0"),
         ("run-7", '{"max_running":"5"}', "max_running: expected a valid integer, got '5'"),
         ("run 7", "{}", "Tenant 'run 7': expected a name"),
