@@ -8,7 +8,7 @@ from pydantic_core import ErrorDetails
 _KEYS = "expected keys and values"
 # pydantic would name Python's types.
 _BY_TYPE = {
-    "missing": "expected a value",
+    "missing": "expected a value, got none",
     "extra_forbidden": "unknown key",
     "tuple_type": "expected a list",
     "dict_type": _KEYS,

@@ -11,7 +11,7 @@ from time import time
 from typing import Any, Self, TypeVar
 
 from redis.client import NEVER_DECODE
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from router.config.settings import RedisSettings
 from router.fleet.connection import AnyRedis, connect
@@ -28,6 +28,8 @@ _Value = TypeVar("_Value")
 
 # The steady calls of routers and sidecars. While Redis refuses one of these it is of no use, whatever else it answers.
 LOAD, SCHEDULE, LEAD, RECORD = "load", "schedule", "lead", "record"
+# How a call to Redis fails. A Cluster of which no node answers is no RedisError; TimeoutError is an OSError.
+ERRORS = (RedisError, RedisClusterException, OSError)
 # A note that its process has not read after so long is dropped: the process has ended.
 NOTE_TTL_MS = 5000
 
@@ -114,7 +116,7 @@ class RedisClient:
         """
         try:
             value = await within(self._timeout_s, call)
-        except (RedisError, OSError) as error:  # TimeoutError is an OSError
+        except ERRORS as error:
             raise self.failed(error, steady) from error
         self.succeeded(steady)
         return value
@@ -142,7 +144,7 @@ class RedisClient:
                 await pubsub.subscribe(channel)
                 async for _ in pubsub.listen():
                     yield
-        except (RedisError, OSError) as error:
+        except ERRORS as error:
             raise RedisUnavailable(str(error)) from error
 
     async def popped(self, key: str, wait_s: float, count: int) -> AsyncIterator[list[str]]:
@@ -153,7 +155,7 @@ class RedisClient:
                 popped = await self._client.blmpop(wait_s, 1, key, direction="LEFT", count=count)
                 if popped:
                     yield [str(text) for text in popped[1]]
-        except (RedisError, OSError) as error:
+        except ERRORS as error:
             raise RedisUnavailable(str(error)) from error
 
     async def send(self, process: str, note: bytes) -> bool:

@@ -116,17 +116,17 @@ local function arrive(arrivals)
       bound = bound, deadline = now + wait, tried = tried, tenant = tenant_named(tenant), pool = pool, memory = memory,
       is_back = ticket > 0,
     }
-    local has_run = false
+    local wish, has_run = call.wishes and wish_of(number), false
     if ticket == 0 then
       last_ticket = last_ticket + 1
       ticket = last_ticket
-      if call.wishes then
-        ticket, has_run = Seldom.adopt(number, ticket)
+      if wish and wish[3] ~= '' and wish[4] == 0 then
+        ticket, has_run = Seldom.adopt(number, wish[3], ticket)
         asked.is_back = ticket ~= last_ticket
       end
     end
     local may_try = not has_run and (retry_of == '' or may_retry(number, retry_of))
-    if may_try and call.wishes and Reuse.shares(number, ticket, wait + bound) then may_try = false end
+    if may_try and wish and wish[4] > 0 and Reuse.shares(number, wish[3], ticket, wait + bound) then may_try = false end
     local its_pool = may_try and (pool_named(pool) or Seldom.admit_pool(pool))
     local url, cap
     local may_now = its_pool and is_open(its_pool.room) and may_go_first(asked.tenant, pool, its_pool.room)

@@ -21,15 +21,10 @@
 -- @include lines
 -- @include room
 
-local size_by_number
-
 -- How long a job of this call is expected to take; 0: that is not known.
 function Ordered.size_of(number)
-  if not size_by_number then
-    size_by_number = {}
-    for _, wish in ipairs(call.wishes or {}) do size_by_number[wish[1]] = math.min(wish[2], LARGEST_SIZE_MS) end
-  end
-  return size_by_number[number] or 0
+  local wish = wish_of(number)
+  return wish and math.min(wish[2], LARGEST_SIZE_MS) or 0
 end
 
 function Ordered.goes_by_size(tenant) return Shared.rule_of(tenant).order == LONGEST_FIRST end

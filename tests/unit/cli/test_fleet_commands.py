@@ -253,7 +253,7 @@ def test_unknown_values_are_shown_as_unknown() -> None:
         ),
         (["tenants", "set", "run-7", "--weight", "9" * 5000], 2, "--weight: expected a number or `default`, got '999"),
         (["tenants", "reset", "run-7", "--redis", "redis://127.0.0.1:1/0"], 3, "Redis: Error 111 connecting"),
-        (["status", "--redis", "redis://a", "--prefix", ""], 2, "--prefix: expected at least 1 character"),
+        (["status", "--redis", "redis://a", "--prefix", ""], 2, "--prefix: expected up to 200 characters, no blanks"),
         (["status", "--url", "router"], 2, "--url: expected a URL such as http://router:8000, got 'router'"),
         (["status", "--redis", "//:secret@x"], 2, "--redis: expected a URL such as redis://localhost:6379/0"),
         (["status", "--redis", "redis://:pass/word@x"], 2, "--redis: expected a URL such as redis://localhost:6379/0"),

@@ -1,10 +1,13 @@
 """The client of Redis; Redis is a fake."""
 
+import pytest
 from fakeredis import FakeAsyncRedis
 
+from router.config.settings import RedisSettings
 from router.fleet.leadership import Leadership
 from router.fleet.records import Records
-from router.fleet.redis_client import RedisClient
+from router.fleet.redis_client import RedisClient, RedisUnavailable
+from router.processes import free_port
 from tests.support.records import NOW, SEEN
 
 
@@ -15,3 +18,16 @@ async def test_every_key_has_the_prefix(client: FakeAsyncRedis) -> None:
     assert term is not None
     await Records(redis).record(term, NOW, [SEEN], [], changed=True)
     assert all(str(key).startswith("{mine}:") for key in await client.keys("*"))
+
+
+async def test_cluster_that_cannot_be_reached_is_unavailable() -> None:
+    """A Cluster of which no node answers is away like a single server: calls and subscriptions end in our own error."""
+    url = f"redis://127.0.0.1:{free_port()}"
+    redis = RedisClient.connect(RedisSettings(url=url, prefix="{sfr}", cluster=True), timeout_s=5)
+    with pytest.raises(RedisUnavailable, match=r"refused|failed"):
+        await Records(redis).load()
+    for listening in (redis.heard("{sfr}:changes"), redis.popped("{sfr}:grants:p", 1, 1)):
+        with pytest.raises(RedisUnavailable, match=r"refused|failed"):
+            await anext(listening)
+    assert not redis.available
+    await redis.close()
