@@ -182,6 +182,19 @@ def test_process_lives_up_to_its_time_to_live(make_members: MakeMembers, early_m
     assert (granted(reply), reply.waiting) == (([], 1) if early_ms else ([3], 0))
 
 
+@pytest.mark.parametrize("outage", [True, False])
+def test_jobs_of_a_dead_process_leave_a_line_that_is_not_served(make_members: MakeMembers, *, outage: bool) -> None:
+    """Although no slot becomes free; but not if the process that looks has been silent, too: then Redis was away."""
+    ask, _ = make_members(fleet(1), Rules())
+    ask(Call("q", beat=Beat()), START)
+    ask(Call("p", beat=Beat()), START if outage else START + 1)
+    come(ask, START + 1, 1)
+    come(ask, START + 1, 2, process="q")
+    assert come(ask, START + 1, 3).queued
+    reply = ask(Call("p", beat=Beat(oldest=(3,))), START + PROCESS_TTL_MS)
+    assert (reply.waiting, reply.missing) == (2 if outage else 1, ())
+
+
 @pytest.mark.parametrize("early_ms", [1, 0])
 def test_processes_are_counted_while_they_live(make: Make, early_ms: int) -> None:
     """The number of living processes counts heartbeats; in an outage it divides the caps."""

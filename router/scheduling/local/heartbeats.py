@@ -1,5 +1,7 @@
 """Which processes are alive, by their heartbeats."""
 
+from collections.abc import Iterable
+
 from router.scheduling.messages import PROCESS_TTL_MS
 
 
@@ -18,3 +20,10 @@ class Heartbeats:
     def is_alive(self, process: str, own: str, now: int) -> bool:
         """Whether the process is alive; the one that calls is."""
         return process == own or (process in self._at and now - self._at[process] < PROCESS_TTL_MS)
+
+    def abandoned(self, jobs: Iterable[str], own: str, now: int) -> list[str]:
+        """Return the pending jobs of dead processes, if one has fallen silent; none if the calling one has, too."""
+        silent = {name for name, at in self._at.items() if now - at >= PROCESS_TTL_MS}
+        if not silent or own in silent:
+            return []
+        return [job for job in jobs if not self.is_alive(job.rpartition(":")[0], own, now)]

@@ -93,8 +93,7 @@ class LocalScheduler:
         self.breakers.open_trials(now)
         self._make_plan_if_stale(now)
         processes = self._hear_beat(call.process, call.beat, now, told) if call.beat else 0
-        for number in call.left:
-            self.turns.leave(lease_name(call.process, number))
+        self.turns.leave_all(lease_name(call.process, number) for number in call.left)
         self.turns.order.hurry(now)
         self._serve_queue(call.process, now, told)
         self._orphans.expect(call.keyed_ms, now)
@@ -387,6 +386,8 @@ class LocalScheduler:
             if name not in self.leases.setdefault(url, {}):
                 self.leases[url][name] = now + item.left_ms
                 self.turns.run(item.tenant or DEFAULT, name, now + item.left_ms)
+        names = (job.name for job in self.turns.waiting)
+        self.turns.leave_all(self._beats.abandoned(names, process, now))
         told.missing += [number for number in beat.oldest if not self.turns.waits(lease_name(process, number))]
         return self._beats.hear(process, now)
 

@@ -11,7 +11,7 @@ as many jobs as it may is out of the turn. lua/turns.lua decides alike.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from router.policy.tenants import DEFAULT, LONGEST_FIRST, TenantRule
 from router.scheduling.local.order import Line, Order, Waiting
@@ -60,6 +60,11 @@ class Turns:
         self._by_name[job.name] = job
         if self.goes_by_size(job.line):
             self.order.enter(job)
+
+    def leave_all(self, names: Iterable[str]) -> None:
+        """Take these jobs out of their lines."""
+        for name in names:
+            self.leave(name)
 
     def leave(self, name: str) -> None:
         """Take the job out of its line, if it stands in one."""

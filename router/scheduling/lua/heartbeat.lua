@@ -28,6 +28,14 @@ function Seldom.drop_unheld(held)
   end
 end
 
+-- Drop the pending jobs of dead processes. Those whose turn does not come, as in a pool without workers, would stay.
+function Seldom.drop_abandoned()
+  write_queue()
+  for _, name in ipairs(redis.call('HKEYS', WAITING)) do
+    if not is_alive(string.match(name, '^(.*):%d+$')) then leave(name) end
+  end
+end
+
 -- Drop processes without a heartbeat for too long. If the calling process is one of them, Redis was away, and all
 -- processes seem silent: that says nothing of them.
 function Seldom.drop_silent(silent)
@@ -37,6 +45,7 @@ function Seldom.drop_silent(silent)
     redis.call('ZREM', PROCESSES, process)
     if not was_silent then Seldom.note_silence(process) end
   end
+  if not was_silent then Seldom.drop_abandoned() end
 end
 
 -- The arguments are Beat's fields (router/scheduling/messages.py).
