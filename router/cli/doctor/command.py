@@ -55,12 +55,14 @@ async def _look(path: Path | None) -> "list[Finding]":
     from router.cli.doctor.findings import Finding, Verdict
     from router.config.addresses import masked
     from router.config.load import ConfigError, config_path, expect_extras, load
+    from router.fleet.connection import expect_usable
     from router.fleet.redis_client import RedisClient, RedisUnavailable
 
     path = path or config_path()
     try:
         settings = load(path)
         expect_extras(settings)
+        expect_usable(settings.redis)
         access = Access.load(settings)
     except ConfigError as error:
         advice = "correct it; nothing else was looked at"
