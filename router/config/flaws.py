@@ -18,7 +18,6 @@ _BY_TYPE = {
 }
 _WORDS = (
     (r"^[A-Z]\w+ should (?:be|have) ", "expected "),
-    (r"^String should match pattern ", "expected text that matches "),
     (r" after validation, not ", ", got "),
 )
 
