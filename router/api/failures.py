@@ -10,7 +10,7 @@ from router.config.tenants import TenantName
 from router.config.workers import WorkerUrl
 from router.fleet.journal.failed_job import MOST, SHOWN, Search
 from router.fleet.journal.failures import Failures
-from router.fleet.redis_client import RedisUnavailable
+from router.fleet.redis_client import RedisClient, RedisUnavailable
 
 Limit = Annotated[int, Query(ge=1, le=MOST, description="At most so many")]
 OfRequest = Annotated[
@@ -21,8 +21,9 @@ OfTenant = Annotated[TenantName, Query(description="Those of this tenant")]
 OfWorker = Annotated[WorkerUrl, Query(description="Those with an attempt on this worker")]
 
 
-def create_failures(failures: Failures) -> APIRouter:
+def create_failures(redis: RedisClient) -> APIRouter:
     """Return the endpoint /admin/failures."""
+    failures = Failures(redis)
     router = APIRouter(tags=["admin"], responses={503: {"model": Problem, "description": "Redis is unavailable"}})
 
     @router.get("/admin/failures", summary="The last failed jobs")
@@ -37,6 +38,6 @@ def create_failures(failures: Failures) -> APIRouter:
             last = await failures.last()
         except RedisUnavailable as error:
             raise redis_away(error) from error
-        return FailedJobs.of(Search(request_id, tenant, worker, limit).found(last))
+        return FailedJobs.of(Search(request_id, tenant, worker, limit).found(last), redis.trouble)
 
     return router

@@ -13,7 +13,7 @@ from router.api.schemas import EventPage
 from router.config.workers import WorkerUrl
 from router.fleet.journal.events import Events
 from router.fleet.journal.model import DEFAULT_EVENTS, MAX_EVENTS, Asked, Kind, Since
-from router.fleet.redis_client import RedisUnavailable
+from router.fleet.redis_client import RedisClient, RedisUnavailable
 
 # What an operator has to know who asks for events at that moment.
 _MEANWHILE = (
@@ -51,8 +51,9 @@ _Since = Annotated[str, AfterValidator(_readable), Query(description="an event's
 _AWAY: dict[int | str, dict[str, Any]] = {503: {"model": Problem, "description": "Redis is unavailable"}}
 
 
-def create_journal(events: Events) -> APIRouter:
+def create_journal(redis: RedisClient) -> APIRouter:
     """Return the endpoint /admin/events."""
+    events = Events(redis)
     router = APIRouter(prefix="/admin", tags=["admin"], route_class=_MayLackRedis, responses=_AWAY)
 
     @router.get("/events", summary="What has happened")
@@ -63,6 +64,7 @@ def create_journal(events: Events) -> APIRouter:
         worker: Annotated[WorkerUrl | None, Query(description="only events about the worker at this URL")] = None,
     ) -> EventPage:
         """Return events, the oldest first: without `since` the last ones, else the first ones since then."""
-        return EventPage.of(await events.read(Asked(since, limit, tuple(kind or ()), worker)))
+        page = await events.read(Asked(since, limit, tuple(kind or ()), worker))
+        return EventPage.of(page, redis.trouble)
 
     return router

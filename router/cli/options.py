@@ -63,6 +63,11 @@ def address(name: str, told: str) -> Any:
     return typer.Option(name, parser=parse, metavar="ADDRESS", help=told, show_default=True)
 
 
+def nothing_new(because: str) -> str:
+    """Return what an operator has to know of a journal while Redis answers, but takes nothing new."""
+    return f"Redis is unavailable: {because}. What has happened since then is shown when it is back"
+
+
 def shown(given: object) -> str:
     """Return as much of what a user gave as a message repeats, in quotes, without control characters."""
     return repr(str(given)[:_SHOWN_CHARACTERS])

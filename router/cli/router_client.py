@@ -14,6 +14,7 @@ import msgspec
 from pydantic import TypeAdapter, ValidationError
 
 from router.api.schemas import (
+    AVAILABLE,
     AdminTenant,
     AdminWorker,
     EventPage,
@@ -88,15 +89,17 @@ class RouterClient:
 
     def report(self) -> Report:
         """Return the state of the whole fleet as this router sees it."""
-        _, health = self._ask("GET", "/health", taken={HTTPStatus.SERVICE_UNAVAILABLE})
+        _, text = self._ask("GET", "/health", taken={HTTPStatus.SERVICE_UNAVAILABLE})
+        health = self._read(HealthStatus, text)
         status, body = self._ask("GET", "/admin/workers", taken={HTTPStatus.SERVICE_UNAVAILABLE})
-        if status == HTTPStatus.OK:
+        # A Redis that only refuses to be written to would still answer how many jobs ran before.
+        if status == HTTPStatus.OK and health.redis == AVAILABLE:
             workers = self._read(list[AdminWorker | WorkerStatus], body)
         else:
             workers = [*self._read(FleetStatus, self._ask("GET", "/")[1]).workers]
         status, stats = self._ask("GET", "/admin/stats", taken={HTTPStatus.SERVICE_UNAVAILABLE})
         waiting = self._read(FleetCounts, stats).waiting if status == HTTPStatus.OK else None
-        return Report(**self._read(HealthStatus, health).model_dump(), workers=workers, waiting=waiting)
+        return Report(**health.model_dump(), workers=workers, waiting=waiting)
 
     def workers(self) -> list[AdminWorker]:
         """Return all workers."""

@@ -11,7 +11,7 @@ from time import time
 from typing import Any, Self, TypeVar
 
 from redis.client import NEVER_DECODE
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from router.config.settings import RedisSettings
 from router.fleet.connection import AnyRedis, connect
@@ -44,7 +44,7 @@ class RefusedCommand:
 
 
 class RedisClient:
-    """Redis under one prefix. Its only state is how calls ended: `available` and `answers`.
+    """Redis under one prefix. Its only state is how calls ended: `available`, `answers` and `refuses_login`.
 
     A replica, or a Redis without memory, answers each read and refuses each write. So when a steady call fails, Redis
     is unavailable until the same steady call succeeds. When another call fails, it is until any call succeeds.
@@ -53,6 +53,7 @@ class RedisClient:
     def __init__(self, client: AnyRedis, prefix: str, timeout_s: float) -> None:
         self.keys = Keys(prefix)
         self.answers = True  # the last call was answered, even if with an error
+        self.refuses_login = False  # the last call that failed did so by its user or password
         # Called when Redis can be used again: since when it could not (Unix s), and why.
         self.on_return: Callable[[float, str], None] | None = None
         self._trouble: dict[str, str] = {}  # the causes, by the steady call that failed; "" for all other calls
@@ -74,6 +75,20 @@ class RedisClient:
     def available(self) -> bool:
         """Whether no call is in trouble."""
         return not self._trouble
+
+    @property
+    def trouble(self) -> str:
+        """Why Redis cannot be used; "" if it can."""
+        return next(iter(self._trouble.values()), "")
+
+    def expect_present(self) -> None:
+        """Raise RedisUnavailable while a steady call fails: nobody writes then what runs and waits at this moment.
+
+        A replica, or a Redis without memory, would still answer how it was before.
+        """
+        for steady, cause in self._trouble.items():
+            if steady:
+                raise RedisUnavailable(cause)
 
     def script(
         self, text: str, key: str, constants: tuple[str | bytes | float, ...], library: Library | None = None
@@ -100,6 +115,7 @@ class RedisClient:
         # Sentences go on after the cause, so it ends without redis-py's full stop.
         cause = f"no answer within {self._timeout_s} s" if isinstance(error, TimeoutError) else str(error).rstrip(".")
         self.answers = isinstance(error, ResponseError)
+        self.refuses_login = isinstance(error, AuthenticationError)
         if steady or not self.answers:  # that Redis refuses one call now and then says nothing of the others
             if not self._trouble:
                 self._away = time(), cause

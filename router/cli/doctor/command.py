@@ -74,13 +74,18 @@ async def _look(path: Path | None) -> "list[Finding]":
         return found + await _look_into(redis, settings)
     except RedisUnavailable as error:
         where = masked(settings.redis.url)
-        if redis.answers:
-            advice = "it answers, but refuses this; docs/failures.md, on redis unavailable, says what its words mean"
-        else:
-            advice = "start it, or correct redis.url or REDIS_URL; until then each router process goes on by itself"
-        return [*found, Finding("redis", Verdict.WRONG, f"{where}: {error}", advice)]
+        return [*found, Finding("redis", Verdict.WRONG, f"{where}: {error}", _on(redis))]
     finally:
         await redis.close()
+
+
+def _on(redis: "RedisClient") -> str:
+    """Return what to do about a Redis that cannot be used."""
+    if redis.refuses_login:
+        return "correct the user or the password in redis.url or REDIS_URL, also those of routers and sidecars"
+    if redis.answers:
+        return "it answers, but refuses this; docs/failures.md, on redis unavailable, says what its words mean"
+    return "start it, or correct redis.url or REDIS_URL; until then each router process goes on by itself"
 
 
 async def _look_into(redis: "RedisClient", settings: "Settings") -> "list[Finding]":

@@ -90,6 +90,17 @@ def redis_back(host: str, lost_at: float, back_at: float, cause: str, by: str) -
     return Event(Kind.REDIS_BACK, host, text, by, {**moments, "cause": cause})
 
 
+def no_sidecar(by: str) -> Event:
+    """Return that no sidecar leads, though one did before."""
+    text = "No sidecar leads any more: nobody checks the workers. Jobs go on with the workers as they were seen last"
+    return Event(Kind.SIDECAR_LOST, "", text, by)
+
+
+def sidecar_again(name: str) -> Event:
+    """Return that a sidecar leads after a time without one. If it is another, it has told so itself."""
+    return Event(Kind.SIDECAR_CHANGED, name, f"The sidecar {name} leads again, and checks the workers", name)
+
+
 def started(host: str, version: str, by: str) -> Event:
     """Return that router processes have begun on a host."""
     return Event(Kind.ROUTER_STARTED, host, f"The router on {host} takes jobs (release {version})", by)

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 from fakeredis import FakeAsyncRedis
 from fastapi import FastAPI
+from redis.exceptions import ResponseError
 from typer.testing import CliRunner
 
 from router.api.journal import create_journal
 from router.cli.main import app
 from router.fleet.journal.events import Events
 from router.fleet.journal.model import Event
-from router.fleet.redis_client import RedisClient
+from router.fleet.redis_client import SCHEDULE, RedisClient
 from tests.support.endpoints import ask
 
 JOINED = Event("worker_joined", "http://a:1", "Worker http://a:1 has joined", "config", {"weight": 2})
@@ -22,7 +23,7 @@ LEFT = Event("worker_left", "http://a:1", "Worker http://a:1 has left")
 async def listed(redis: FakeAsyncRedis, **params: str) -> tuple[int, Any]:
     """Return the status and the body of the answer to `GET /admin/events`."""
     api = FastAPI()
-    api.include_router(create_journal(Events(RedisClient(redis, "sfr", timeout_s=5))))
+    api.include_router(create_journal(RedisClient(redis, "sfr", timeout_s=5)))
     return (await ask(api, "GET", "/admin/events", params, None, ()))[:2]
 
 
@@ -93,3 +94,18 @@ def test_command_refuses_bad_options_in_its_own_words(words: list[str], told: st
     done = CliRunner().invoke(app, ["events", *words])
     assert done.exit_code == 2
     assert done.output.startswith(told)
+
+
+async def test_page_says_why_the_latest_may_be_missing() -> None:
+    """A full Redis still tells of the past, and keeps nothing new."""
+    async with FakeAsyncRedis(decode_responses=True) as fake:
+        await tell(fake, [JOINED])
+        redis = RedisClient(fake, "sfr", timeout_s=5)
+        redis.failed(ResponseError("OOM command not allowed"), SCHEDULE)
+        api = FastAPI()
+        api.include_router(create_journal(redis))
+        _, page, _ = await ask(api, "GET", "/admin/events", {}, None, ())
+        assert ([each["text"] for each in page["events"]], page["redis_because"]) == (
+            [JOINED.text],
+            "OOM command not allowed",
+        )

@@ -24,7 +24,7 @@ async def asked(path: str, params: dict[str, str], *jobs: FailedJob) -> tuple[in
         redis = RedisClient(fake, "sfr", timeout_s=5)
         await Failures(redis).add([(0, job) for job in jobs] or [(0, JOB)], now=0)
         app = FastAPI()
-        app.include_router(create_failures(Failures(redis)))
+        app.include_router(create_failures(redis))
         app.include_router(create_history(FleetHistory(redis)))
         status, body, _ = await ask(app, "GET", path, params, None, ())
         return status, body

@@ -109,6 +109,14 @@ def test_workers_without_a_cap_or_health_are_wrong() -> None:
     ]
 
 
+def test_forgotten_drains_and_unchecked_workers_are_noted() -> None:
+    """Both are meant to pass, and somebody has to know of them if they do not."""
+    drained = [*findings.of_workers([worker("http://a:1"), worker("http://b:1", Health.DRAINING)])][1]
+    assert (drained.verdict, drained.text) == (Verdict.NOTE, "1 is drained and gets no jobs: http://b:1")
+    unchecked = next(findings.of_workers([worker("http://a:1", Health.UNKNOWN)]))
+    assert (unchecked.verdict, unchecked.text) == (Verdict.NOTE, "0 of 1 healthy, 1 not checked so far")
+
+
 def test_files_are_those_of_router_processes_before_those_of_the_shell() -> None:
     """The shell's limit counts only on a host without routers."""
     assert wrong([findings.of_files(Files(1024, {}))]) == ["1024 may be open at once, as this shell has it"]

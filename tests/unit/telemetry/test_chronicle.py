@@ -9,8 +9,10 @@ from fakeredis import FakeAsyncRedis, FakeServer
 from router.fleet.journal.events import Events
 from router.fleet.journal.model import Asked, Event
 from router.fleet.redis_client import LOAD, RedisClient
+from router.telemetry import chronicle
 from router.telemetry.chronicle import Chronicle
 from router.telemetry.recorder import Recorder
+from tests.support.eventually import eventually
 
 
 class Process:
@@ -20,7 +22,11 @@ class Process:
         self.redis = redis
         self.recorder = Recorder()
         self.reloads: Iterator[str] = iter(())
-        self.chronicle = Chronicle(redis, self.recorder, "p", lambda: next(self.reloads, None))
+        self.leaders: list[str | None] = []
+        self.chronicle = Chronicle(
+            *(redis, self.recorder, "p", lambda: next(self.reloads, None)),
+            lambda: self.leaders.pop(0) if self.leaders else "",
+        )
 
     async def told(self) -> list[Event]:
         """Let the process end; return what it has told, but that it ended."""
@@ -87,3 +93,24 @@ async def test_process_tells_its_begin_and_takes_leave(process: Process) -> None
     await asyncio.wait([running])
     assert [event.kind for event in await process.told()] == ["router_started"]
     assert await process.redis.command(["ZRANGE", "sfr:processes", "0", "-1"]) == ["q"]
+
+
+@pytest.mark.parametrize(
+    ("leaders", "kinds"),
+    [
+        ([None, None, "one"], []),
+        ([None, None, None, None, None, "one"], ["sidecar_lost", "sidecar_changed"]),
+        ([""], []),
+    ],
+)
+async def test_lack_of_a_sidecar_is_told_once_and_so_is_its_end(
+    process: Process, monkeypatch: pytest.MonkeyPatch, leaders: list[str | None], kinds: list[str]
+) -> None:
+    """A change of the lead is not told as its loss."""
+    monkeypatch.setattr(chronicle, "LOOK_EVERY_S", 0)
+    process.leaders = [*leaders]
+    running = asyncio.create_task(process.chronicle.run())
+    await eventually(lambda: not process.leaders, what="the last look")
+    running.cancel()
+    await asyncio.wait([running])
+    assert [event.kind for event in (await process.told())[1:]] == kinds
