@@ -236,7 +236,9 @@ def router_at(url: str, answer_within_s: float | None = None) -> "RouterClient":
 
 def source_of(url: str, redis: str | None) -> str:
     """Return what the command asks, for people: a router or Redis."""
-    return f"the router at {url}" if redis is None else "Redis"
+    from router.config.addresses import masked
+
+    return f"the router at {masked(url)}" if redis is None else "Redis"
 
 
 def worker_address(text: str, option: str = "") -> str:
@@ -269,5 +271,7 @@ def router_url(text: str) -> str:
     except ValueError:
         is_good = False
     if not is_good:
-        raise BadInput(f"--url: expected a URL such as http://router:8000, got {text!r}")
+        from router.config.addresses import masked
+
+        raise BadInput(f"--url: expected a URL such as http://router:8000, got {masked(text)!r}")
     return address

@@ -28,6 +28,7 @@ from router.api.schemas import (
 )
 from router.auth.admin_token import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE
 from router.cli.failure import Exit, Failed
+from router.config.addresses import masked
 from router.fleet.journal.failed_job import Search
 from router.fleet.journal.model import Asked
 from router.fleet.journal.points import Range
@@ -83,7 +84,8 @@ class RouterClient:
     """
 
     def __init__(self, address: str, token: str | None, answer_within_s: float = ANSWER_WITHIN_S) -> None:
-        self.address = address
+        self.address = masked(address)  # to be shown: a URL for jobs may have an API key
+        self._url = urlsplit(address)
         self._token = token
         self._answer_within_s = answer_within_s
 
@@ -163,7 +165,7 @@ class RouterClient:
         headers: dict[str, str | bytes] = {"content-type": "application/json"}
         if self._token is not None:
             headers["authorization"] = f"Bearer {self._token}".encode()
-        parts = urlsplit(self.address)
+        parts = self._url
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         connection = kind(parts.hostname or "", parts.port, timeout=self._answer_within_s)
         was_sent = False
