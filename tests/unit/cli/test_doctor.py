@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from router.cli.doctor import facts, findings
 from router.cli.doctor.findings import Files, Finding, Fleet, Store, Verdict
+from router.cli.main import app
 from router.fleet.model import Health, Worker, WorkerRecord
 
 GOOD = Store("Valkey", (9, 1, 2), took_ms=0.4, skew_s=0.001)
@@ -135,3 +137,15 @@ def test_limits_are_read_of_processes_on_this_host_alone(tmp_path: Path) -> None
     host = socket.gethostname()
     found = facts.files([f"{host}-7-ab12", f"{host}-8-cd34", "elsewhere-7-ef56"], tmp_path)
     assert found.processes == {"process 7": 4096}
+
+
+def test_without_a_file_the_defaults_are_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`sfr up` runs with them, so what is wrong is the Redis that does not answer; a file that is named must exist."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ROUTER_CONFIG", raising=False)
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    done = CliRunner().invoke(app, ["doctor"])
+    assert "note   config   there is no config.yaml here, so the defaults" in done.stdout
+    assert "wrong  redis    redis://127.0.0.1:1/0: Error 111" in done.stdout
+    monkeypatch.setenv("ROUTER_CONFIG", "config.yaml")
+    assert "wrong  config   config.yaml cannot be read" in CliRunner().invoke(app, ["doctor"]).stdout
