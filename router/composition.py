@@ -96,7 +96,9 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
         Transport(redis, inbox, process),
     )
     dispatcher.reuse.hear(inbox)
-    chronicle = Chronicle(redis, recorder, process, NOTICES.take, lambda: view.snapshot.leader)
+    chronicle = Chronicle(
+        *(redis, recorder, process, NOTICES.take, access.take_key_news), leader=lambda: view.snapshot.leader
+    )
     publisher = Publisher(
         recorder,
         Metrics(SharedCounts.inherited()),

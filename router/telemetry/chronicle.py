@@ -31,8 +31,8 @@ _TENANTS_A_LOOK = 20
 class Chronicle:
     """What one process tells.
 
-    `reload` returns "" for a new configuration, its flaw for a bad one, None for none. `leader` returns the
-    name of the sidecar that leads, "" if none ever has, None if none does any more.
+    `reload` returns "" for a new configuration, its flaw for a bad one, None for none. So does `keys` for the file of
+    API keys. `leader` returns the name of the sidecar that leads, "" if none ever has, None if none does any more.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Chronicle:
         recorder: Recorder,
         process: str,
         reload: Callable[[], str | None],
+        keys: Callable[[], str | None],
         leader: Callable[[], str | None],
     ) -> None:
         self._redis = redis
@@ -50,6 +51,7 @@ class Chronicle:
         self._process = process
         self._host = socket.gethostname()
         self._reload = reload
+        self._keys = keys
         self._leader = leader
         self._looks_without_sidecar = 0
         self._queue_told_at = -TELL_EVERY_S
@@ -78,6 +80,8 @@ class Chronicle:
         if (flaw := self._reload()) is not None:
             told = sentences.refused if flaw else sentences.reloaded
             self._teller.tell(told(self._host, "router", flaw or "its configuration"), TOGETHER_S)
+        if (flaw := self._keys()) is not None:
+            self._teller.tell(sentences.keys_read(self._host, flaw), TOGETHER_S)
         self._look_for_sidecar()
         crowded, found_full = self._recorder.take_refusals()
         for tenant, count in list(crowded.items())[:_TENANTS_A_LOOK]:

@@ -120,9 +120,24 @@ def reloaded(host: str, program: str, what: str) -> Event:
 
 def refused(host: str, program: str, reason: str) -> Event:
     """Return that a program has not taken over a changed configuration."""
-    told = "; ".join(" ".join(line.split()) for line in reason.splitlines() if line.strip())
+    told = _in_one_line(reason)
     text = f"The {program} on {host} goes on with the last good configuration, because the new one is bad: {told}"
     return Event(Kind.CONFIG_REFUSED, f"{program} on {host}", text, program, {"reason": told})
+
+
+def keys_read(host: str, flaw: str) -> Event:
+    """Return that a host's router has taken over a changed file of API keys, or with a flaw, that it has not."""
+    subject = f"API keys on {host}"
+    if not flaw:
+        text = f"The router on {host} has taken over a changed file of API keys"
+        return Event(Kind.CONFIG_RELOADED, subject, text, "router")
+    told = _in_one_line(flaw)
+    text = f"The router on {host} goes on with the last good API keys, because the changed file is bad: {told}"
+    return Event(Kind.CONFIG_REFUSED, subject, text, "router", {"reason": told})
+
+
+def _in_one_line(text: str) -> str:
+    return "; ".join(" ".join(line.split()) for line in text.splitlines() if line.strip())
 
 
 def _jobs(count: int) -> str:

@@ -22,9 +22,10 @@ class Process:
         self.redis = redis
         self.recorder = Recorder()
         self.reloads: Iterator[str] = iter(())
+        self.keys: Iterator[str] = iter(())
         self.leaders: list[str | None] = []
         self.chronicle = Chronicle(
-            *(redis, self.recorder, "p", lambda: next(self.reloads, None)),
+            *(redis, self.recorder, "p", lambda: next(self.reloads, None), lambda: next(self.keys, None)),
             lambda: self.leaders.pop(0) if self.leaders else "",
         )
 
@@ -82,6 +83,16 @@ async def test_reload_is_told(process: Process, flaw: str, kind: str) -> None:
     (told,) = await process.told()
     assert (told.kind, "unknown key; second line" in told.text) == (kind, bool(flaw))
     assert "\n" not in told.text
+
+
+async def test_changed_keys_are_told_beside_a_reload(process: Process) -> None:
+    """Whoever gets 401 from a moment on finds there that the keys have changed, or that the change was refused."""
+    process.reloads, process.keys = iter([""]), iter(["", "keys:1: expected a key's SHA-256"])
+    await process.chronicle._look()
+    reloaded, taken, refused = await process.told()
+    assert reloaded.text.endswith("has taken over its configuration")
+    assert (taken.kind, taken.text.endswith("has taken over a changed file of API keys")) == ("config_reloaded", True)
+    assert (refused.kind, refused.more) == ("config_refused", {"reason": "keys:1: expected a key's SHA-256"})
 
 
 async def test_process_tells_its_begin_and_takes_leave(process: Process) -> None:
