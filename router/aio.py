@@ -1,8 +1,17 @@
-"""Small tools for asyncio: tasks that nobody awaits, a future for a callback, and turns between pieces of long work."""
+"""Small tools for asyncio: tasks that nobody awaits, a future for a callback, and turns between pieces of long work.
+
+A part of the process that a fault ends begins again.
+"""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import TypeVar
+
+log = logging.getLogger(__name__)
+
+# How long after a fault a part begins again.
+AGAIN_S = 1.0
 
 Found = TypeVar("Found")
 
@@ -12,6 +21,23 @@ def start(tasks: set[asyncio.Task[None]], coroutine: Coroutine[None, None, None]
     task = asyncio.get_running_loop().create_task(coroutine)
     tasks.add(task)
     task.add_done_callback(tasks.discard)
+
+
+async def lasting(run: Callable[[], Awaitable[None]]) -> None:
+    """Run a part of the process until it returns. After a fault it begins again: without it jobs would suffer unseen.
+
+    The fault is logged, unless it is the same one as the last time.
+    """
+    before = ""
+    while True:
+        try:
+            await run()
+        except Exception as error:  # whatever the fault is, the part must go on
+            if before != (before := repr(error)):
+                log.exception("The router goes on after a fault of its own")
+        else:
+            return
+        await asyncio.sleep(AGAIN_S)
 
 
 def resolver(future: "asyncio.Future[Found]", drop: Callable[[Found], None] | None = None) -> Callable[[Found], None]:

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from router import logs
+from router.aio import lasting
 from router.api.admin import create_admin, create_scaling, create_tenant_admin
 from router.api.application import create_api
 from router.api.failures import create_failures
@@ -118,7 +119,7 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
         await view.refresh()
         api.openapi()  # made once and kept: before the first client could wait for it
         running = [
-            asyncio.create_task(part.run())
+            asyncio.create_task(lasting(part.run))
             for part in (view, leases, publisher, chronicle, sizes, FileHandles(), access)
         ]
         _collect_seldom()

@@ -13,6 +13,8 @@ from contextlib import suppress
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _POLL_S = 0.05
+# timeout(1) and some launchers send a signal to a program and to its group. Two so close to each other count as one.
+ONE_SIGNAL_S = 0.2
 # Outgoing connections use ports from 32768 up (Linux; elsewhere from 49152). Such a connection could take a free port
 # before the server that we chose it for listens on it.
 NOT_EPHEMERAL = range(10_000, 32_768)

@@ -13,7 +13,7 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response, Security
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
-from router.api.application import Problem, redis_away
+from router.api.application import LACKS_REDIS, Problem
 from router.api.fleet_admin import Admin, Changes, HostNotAllowed, NamedElsewhere, NewWorker, UnknownWorker
 from router.api.schemas import AdminTenant, AdminWorker, FleetNeeds
 from router.api.tenant_admin import TenantAdmin, TenantChanges, TooManyTenants
@@ -24,7 +24,6 @@ from router.config.tenants import TenantName
 from router.config.workers import WorkerUrl
 from router.fleet.counters import Counters
 from router.fleet.intents import Intents
-from router.fleet.redis_client import RedisUnavailable
 from router.fleet.snapshot import FleetView
 from router.fleet.tenants import Tenants
 from router.telemetry.scaling import Scaling
@@ -43,18 +42,12 @@ NamedTenant = Annotated[TenantName, Query(description="The tenant's name", examp
 
 # Only for the OpenAPI description: the gate has decided before any body is read.
 _DESCRIBED = [Security(HTTPBearer(auto_error=False, description="The admin token"))]
-_AWAY: dict[int | str, dict[str, Any]] = {503: {"model": Problem, "description": "Redis is unavailable"}}
 
 
 def create_admin(intents: Intents, view: FleetView, settings: AdminSettings, gate: AdminGate) -> APIRouter:
     """Return the endpoints below /admin/workers."""
     admin = Admin(intents, view, Allowed(settings.allowed_workers))
-    router = APIRouter(
-        prefix="/admin/workers",
-        tags=["admin"],
-        route_class=_guarded_by(gate),
-        responses=_AWAY,
-    )
+    router = APIRouter(prefix="/admin/workers", tags=["admin"], route_class=_guarded_by(gate), responses=LACKS_REDIS)
     refused: dict[int | str, dict[str, Any]] = {
         401: {"model": Problem, "description": "The admin token is missing or wrong"},
         403: {"model": Problem, "description": "No admin token is set, or the worker is not among the allowed ones"},
@@ -123,7 +116,7 @@ def create_admin(intents: Intents, view: FleetView, settings: AdminSettings, gat
 def create_tenant_admin(tenants: Tenants, counters: Counters, gate: AdminGate) -> APIRouter:
     """Return the endpoints below /admin/tenants."""
     admin = TenantAdmin(tenants, counters)
-    router = APIRouter(prefix="/admin/tenants", tags=["admin"], route_class=_guarded_by(gate), responses=_AWAY)
+    router = APIRouter(prefix="/admin/tenants", tags=["admin"], route_class=_guarded_by(gate), responses=LACKS_REDIS)
     refused: dict[int | str, dict[str, Any]] = {
         401: {"model": Problem, "description": "The admin token is missing or wrong"},
         403: {"model": Problem, "description": "No admin token is set"},
@@ -153,7 +146,7 @@ def create_tenant_admin(tenants: Tenants, counters: Counters, gate: AdminGate) -
 
 def create_scaling(scaling: Scaling, counters: Counters, view: FleetView) -> APIRouter:
     """Return the endpoint /admin/scaling."""
-    router = APIRouter(prefix="/admin/scaling", tags=["admin"], responses=_AWAY)
+    router = APIRouter(prefix="/admin/scaling", tags=["admin"], responses=LACKS_REDIS)
 
     @router.get("", summary="How many workers the fleet needs", name="scaling")
     async def needs() -> FleetNeeds:
@@ -162,10 +155,7 @@ def create_scaling(scaling: Scaling, counters: Counters, view: FleetView) -> API
         Wanted slots = running jobs + waiting worker-seconds / `target_wait_s`.
         """
         snapshot = view.snapshot
-        try:
-            usage = await counters.usage([record.worker.url for record in snapshot.state.records])
-        except RedisUnavailable as error:
-            raise redis_away(error) from error
+        usage = await counters.usage([record.worker.url for record in snapshot.state.records])
         return FleetNeeds.all_of(scaling.wanted(snapshot, usage), scaling.target_wait_s)
 
     return router
@@ -190,8 +180,6 @@ def _guarded_by(gate: AdminGate) -> type[APIRoute]:
                     return await handler(request)
                 except tuple(_STATUS) as error:
                     raise HTTPException(_STATUS[type(error)], str(error)) from error
-                except RedisUnavailable as error:
-                    raise redis_away(error) from error
 
             return guarded
 
@@ -200,9 +188,12 @@ def _guarded_by(gate: AdminGate) -> type[APIRoute]:
 
 def _who(request: Request, gate: AdminGate) -> str:
     """Return who makes a change: a holder of the token, or a user of the router's host, and from which address."""
-    peer = peer_in(request.scope) or "an unknown peer"
-    return f"the admin token, from {peer}" if gate.takes_token else peer
+    return f"the admin token, from {_peer(request)}" if gate.takes_token else _peer(request)
 
 
 def _log_change(request: Request, what: str) -> None:
-    log.info("%s, by %s", what, peer_in(request.scope) or "an unknown peer")
+    log.info("%s, by %s", what, _peer(request))
+
+
+def _peer(request: Request) -> str:
+    return peer_in(request.scope) or "an unknown peer"

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Header, HTTPException, Request, Response
+from fastapi import APIRouter, FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
@@ -19,6 +19,7 @@ from starlette.types import Lifespan
 from router.api.sandboxfusion import RunCodeRequest, RunCodeResponse, RunJupyterRequest
 from router.api.schemas import FleetCounts, FleetStatus, HealthStatus
 from router.api.status import health_status, redis_state, sidecar_status, worker_status
+from router.config.flaws import told
 from router.fleet.counters import Counters
 from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.fleet.snapshot import FleetView
@@ -32,7 +33,7 @@ DESCRIPTION = "Spreads code-execution jobs over many SandboxFusion workers. Jobs
 
 
 # The header with which each 503 says when to ask again.
-COME_AGAIN = {"Retry-After": str(RETRY_AFTER_S)}
+_COME_AGAIN = {"Retry-After": str(RETRY_AFTER_S)}
 
 
 _SWAGGER = Path(__file__).parent / "swagger"
@@ -51,6 +52,10 @@ class Problem(BaseModel):
     """An error of the router's own."""
 
     detail: str
+
+
+# Of an endpoint that asks Redis, for its description.
+LACKS_REDIS: dict[int | str, dict[str, Any]] = {503: {"model": Problem, "description": "Redis is unavailable"}}
 
 
 class BatchLine(BaseModel):
@@ -93,7 +98,9 @@ def create_api(
         redoc_url=None,
         servers=[{"url": "./"}],  # beside openapi.json
     )
+    answer_errors(api)
     _serve_docs(api)
+    counters = Counters(redis)
 
     @api.get("/", summary="The fleet, worker by worker", tags=["router"])
     async def status(response: Response) -> FleetStatus:
@@ -115,7 +122,7 @@ def create_api(
         snapshot = view.snapshot
         if not snapshot.routable:
             response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
-            response.headers.update(COME_AGAIN)
+            response.headers.update(_COME_AGAIN)
         return health_status(snapshot, redis)
 
     @api.get("/v1/ping", summary="Is the router alive?", tags=["router"])
@@ -128,21 +135,11 @@ def create_api(
         page, content_type = await metrics_page(accept)
         return Response(page, headers={"content-type": content_type})
 
-    @api.get(
-        "/admin/stats",
-        summary="What all routers have counted",
-        tags=["admin"],
-        responses={503: {"model": Problem, "description": "Redis is unavailable"}},
-    )
+    @api.get("/admin/stats", summary="What all routers have counted", tags=["admin"], responses=LACKS_REDIS)
     async def stats() -> FleetCounts:
         """Return the counts of the fleet and of each worker, and the jobs that run and wait now."""
-        urls = [record.worker.url for record in view.snapshot.state.records]
-        try:
-            return FleetCounts.of(await Counters(redis).usage(urls))
-        except RedisUnavailable as error:
-            raise redis_away(error) from error
+        return FleetCounts.of(await counters.usage([record.worker.url for record in view.snapshot.state.records]))
 
-    api.add_exception_handler(RequestValidationError, _refuse)
     described = _job_descriptions()
 
     def openapi() -> dict[str, Any]:
@@ -160,10 +157,16 @@ def create_api(
     return api
 
 
+def answer_errors(api: FastAPI) -> None:
+    """Have requests answered that are not valid, or that need Redis while it is away."""
+    api.add_exception_handler(RequestValidationError, _refuse)
+    api.add_exception_handler(RedisUnavailable, _lack_redis)
+
+
 async def _refuse(_: Request, error: Exception) -> JSONResponse:
     """Say what is wrong with a request, and where. Its values are not repeated, because JSON cannot hold each (NaN)."""
     found = error.errors() if isinstance(error, RequestValidationError) else []
-    problems = [{"type": each["type"], "loc": _printable(each["loc"]), "msg": each["msg"]} for each in found]
+    problems = [{"type": each["type"], "loc": _printable(each["loc"]), "msg": told(each)} for each in found]
     return JSONResponse({"detail": problems}, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
@@ -171,9 +174,9 @@ def _printable(place: Iterable[str | int]) -> list[str | int]:
     return [part if isinstance(part, int) else repr(part)[1:-1] for part in place]
 
 
-def redis_away(error: RedisUnavailable) -> HTTPException:
-    """Return the answer to a request for which Redis is needed."""
-    return HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, f"Redis is unavailable: {error}", COME_AGAIN)
+async def _lack_redis(_: Request, error: Exception) -> JSONResponse:
+    detail = {"detail": f"Redis is unavailable: {error}"}
+    return JSONResponse(detail, HTTPStatus.SERVICE_UNAVAILABLE, _COME_AGAIN)
 
 
 def _serve_docs(api: FastAPI) -> None:

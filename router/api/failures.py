@@ -4,13 +4,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from router.api.application import Problem, redis_away
+from router.api.application import LACKS_REDIS
 from router.api.schemas import FailedJobs
 from router.config.tenants import TenantName
 from router.config.workers import WorkerUrl
 from router.fleet.journal.failed_job import MOST, SHOWN, Search
 from router.fleet.journal.failures import Failures
-from router.fleet.redis_client import RedisClient, RedisUnavailable
+from router.fleet.redis_client import RedisClient
 
 Limit = Annotated[int, Query(ge=1, le=MOST, description="At most so many")]
 OfRequest = Annotated[
@@ -24,7 +24,7 @@ OfWorker = Annotated[WorkerUrl, Query(description="Those with an attempt on this
 def create_failures(redis: RedisClient) -> APIRouter:
     """Return the endpoint /admin/failures."""
     failures = Failures(redis)
-    router = APIRouter(tags=["admin"], responses={503: {"model": Problem, "description": "Redis is unavailable"}})
+    router = APIRouter(tags=["admin"], responses=LACKS_REDIS)
 
     @router.get("/admin/failures", summary="The last failed jobs")
     async def list_failures(
@@ -34,10 +34,7 @@ def create_failures(redis: RedisClient) -> APIRouter:
         worker: OfWorker | None = None,
     ) -> FailedJobs:
         """Return the last jobs that ended without a result, by no fault of their clients or their code."""
-        try:
-            last = await failures.last()
-        except RedisUnavailable as error:
-            raise redis_away(error) from error
-        return FailedJobs.of(Search(request_id, tenant, worker, limit).found(last), redis.trouble)
+        found = Search(request_id, tenant, worker, limit).found(await failures.last())
+        return FailedJobs.of(found, redis.trouble)
 
     return router

@@ -6,10 +6,9 @@ import msgspec
 from fastapi import APIRouter, Query, Response
 
 from router.api import schemas
-from router.api.application import Problem, redis_away
+from router.api.application import LACKS_REDIS
 from router.fleet.journal.history import FleetHistory
 from router.fleet.journal.points import Range
-from router.fleet.redis_client import RedisUnavailable
 
 _encode = msgspec.json.Encoder().encode
 
@@ -23,19 +22,12 @@ def create_history(history: FleetHistory) -> APIRouter:
         "/admin/history",
         summary="The fleet's rates, step by step",
         response_class=Response,
-        responses={
-            200: {"model": schemas.History, "description": "The history"},
-            503: {"model": Problem, "description": "Redis is unavailable"},
-        },
+        responses={200: {"model": schemas.History, "description": "The history"}, **LACKS_REDIS},
     )
     async def read_history(
         span: Annotated[Range, Query(alias="range", description="How much of the past")] = Range.HOUR,
     ) -> Response:
         """Return steps of 10 s for `5m` and `1h`, and of 1 min for `24h`, up to now."""
-        try:
-            found = await history.read(span)
-        except RedisUnavailable as error:
-            raise redis_away(error) from error
-        return Response(_encode(found), media_type="application/json")
+        return Response(_encode(await history.read(span)), media_type="application/json")
 
     return router

@@ -1,14 +1,12 @@
 """`/admin/events`: what has happened in the fleet. Everyone may look, as with `GET /`."""
 
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
-from fastapi.routing import APIRoute
+from fastapi import APIRouter, Query
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
-from router.api.application import Problem, redis_away
+from router.api.application import LACKS_REDIS
 from router.api.schemas import EventPage
 from router.config.workers import WorkerUrl
 from router.fleet.journal.events import Events
@@ -22,23 +20,6 @@ _MEANWHILE = (
 )
 
 
-class _MayLackRedis(APIRoute):
-    """A route that answers 503 while Redis is away."""
-
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
-        handler = super().get_route_handler()
-
-        async def handled(request: Request) -> Response:
-            try:
-                return await handler(request)
-            except RedisUnavailable as error:
-                away = redis_away(error)
-                away.detail = f"{away.detail.rstrip('.')}. {_MEANWHILE}"
-                raise away from error
-
-        return handled
-
-
 def _readable(text: str) -> str:
     try:
         Since.read(text)
@@ -48,13 +29,12 @@ def _readable(text: str) -> str:
 
 
 _Since = Annotated[str, AfterValidator(_readable), Query(description="an event's id, a moment in ISO 8601, or 10m")]
-_AWAY: dict[int | str, dict[str, Any]] = {503: {"model": Problem, "description": "Redis is unavailable"}}
 
 
 def create_journal(redis: RedisClient) -> APIRouter:
     """Return the endpoint /admin/events."""
     events = Events(redis)
-    router = APIRouter(prefix="/admin", tags=["admin"], route_class=_MayLackRedis, responses=_AWAY)
+    router = APIRouter(prefix="/admin", tags=["admin"], responses=LACKS_REDIS)
 
     @router.get("/events", summary="What has happened")
     async def list_events(
@@ -64,7 +44,10 @@ def create_journal(redis: RedisClient) -> APIRouter:
         worker: Annotated[WorkerUrl | None, Query(description="only events about the worker at this URL")] = None,
     ) -> EventPage:
         """Return events, the oldest first: without `since` the last ones, else the first ones since then."""
-        page = await events.read(Asked(since, limit, tuple(kind or ()), worker))
+        try:
+            page = await events.read(Asked(since, limit, tuple(kind or ()), worker))
+        except RedisUnavailable as error:
+            raise RedisUnavailable(f"{error}. {_MEANWHILE}") from error
         return EventPage.of(page, redis.trouble)
 
     return router

@@ -15,12 +15,12 @@ from router.cli.run import command as cli_run
 from router.cli.top import command as cli_top
 from router.cli.up import sample
 from router.cli.up.serve import serve
+from router.config.bounds import MAX_PROCESSES
 from router.version import __version__
 
 app = Commands(name="sfr", help="The SandboxFusion router's commands.")
 _OLD_NAME = "worker"
 _LAST_PORT = 65535
-_MOST_PROGRAMS = 1000
 config_app = Commands(help="Check and show the configuration.")
 app.add_typer(config_app, name="config")
 key_app = Commands(help="Keys for clients that send jobs.")
@@ -63,11 +63,11 @@ def up(
         options.number(
             "--local-workers",
             "How many local workers to start instead of using config.yaml's. THEY ISOLATE NOTHING.",
-            *(1, _MOST_PROGRAMS),
+            *(1, MAX_PROCESSES),
         ),
     ] = None,
     processes: Annotated[
-        int, options.number("--processes", "How many router processes to start.", 1, _MOST_PROGRAMS)
+        int, options.number("--processes", "How many router processes to start.", 1, MAX_PROCESSES)
     ] = 2,
     port: Annotated[int, options.number("--port", "The port that the router listens on.", 1, _LAST_PORT)] = 8000,
     host: Annotated[

@@ -3,8 +3,7 @@
 # Commands import what they need when they run, so that --help comes at once.
 # ruff: noqa: PLC0415
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from urllib.parse import urlsplit
@@ -186,15 +185,6 @@ def fail(message: str, status: int) -> NoReturn:
     raise typer.Exit(status)
 
 
-@contextmanager
-def failures_shown() -> Iterator[None]:
-    """End the command, where it raises Failed, with that message and exit status."""
-    try:
-        yield
-    except Failed as error:
-        fail(str(error), error.status)
-
-
 def fleet_at(url: str, redis: str | None, prefix: str) -> "Fleet":
     """Return the fleet as the router at `url` shows it, or as Redis does, if `redis` is given. Raises Failed."""
     if redis is None:
@@ -208,15 +198,15 @@ def redis_at(url: str, option: str, prefix: str = "sfr") -> "RedisSettings":
     """Return the settings of the Redis that an option names. Raises BadInput."""
     from pydantic import ValidationError
 
-    from router.cli.router_client import in_our_words
+    from router.config.flaws import told
     from router.config.settings import RedisSettings
 
     try:
         return RedisSettings(url=url, prefix=prefix)
     except ValidationError as error:  # the URL is not repeated: it may hold a password
-        problem = error.errors()[0]
-        named = option if problem["loc"] == ("url",) else "--prefix"
-        raise BadInput(f"{named}: {in_our_words(problem['msg'])}") from error
+        flaw = error.errors()[0]
+        named = option if flaw["loc"] == ("url",) else "--prefix"
+        raise BadInput(f"{named}: {told(flaw)}") from error
 
 
 def router_at(url: str, answer_within_s: float | None = None) -> "RouterClient":

@@ -29,6 +29,7 @@ from router.api.schemas import (
 from router.auth.admin_token import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE
 from router.cli.failure import Exit, Failed
 from router.config.addresses import masked
+from router.config.flaws import place_of
 from router.fleet.journal.failed_job import Search
 from router.fleet.journal.model import Asked
 from router.fleet.journal.points import Range
@@ -190,8 +191,8 @@ class RouterClient:
     def _refusal(self, status: int, text: bytes) -> Failed:
         try:
             detail = json.loads(text)["detail"]
-            if isinstance(detail, list):  # FastAPI's, of a request that is not valid
-                detail = "; ".join(f"{_place(problem['loc'])}: {in_our_words(problem['msg'])}" for problem in detail)
+            if isinstance(detail, list):  # of a request that is not valid; its place begins with `body` or `query`
+                detail = "; ".join(f"{place_of(flaw['loc'][1:] or flaw['loc'])}: {flaw['msg']}" for flaw in detail)
         except (ValueError, TypeError, LookupError):
             return Failed(f"no router answers at {self.address}: status {status}", Exit.UNREACHABLE)
         if status == HTTPStatus.UNAUTHORIZED:
@@ -209,24 +210,3 @@ class RouterClient:
             raise Failed(
                 f"no router answers at {self.address}: its answer is not a router's", Exit.UNREACHABLE
             ) from error
-
-
-def in_our_words(flaw: str) -> str:
-    """Return what pydantic says of a value as all other messages have it.
-
-    >>> in_our_words("Input should be less than or equal to 5"), in_our_words("String should have at most 5 characters")
-    ('expected less than or equal to 5', 'expected at most 5 characters')
-    """
-    for theirs in ("Input should be", "String should have"):
-        flaw = flaw.replace(theirs, "expected", 1)
-    return flaw
-
-
-def _place(parts: list[str | int]) -> str:
-    """Return where in a request a mistake is, without its part (`body`, `query`).
-
-    >>> _place(["body", "labels", 0]), _place(["body"])
-    ('labels[0]', 'body')
-    """
-    first, *inner = [f"[{part}]" if isinstance(part, int) else str(part) for part in parts[1:] or parts]
-    return first + "".join(part if part.startswith("[") else f".{part}" for part in inner)

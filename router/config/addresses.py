@@ -26,6 +26,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 # The limits of DNS (RFC 1035 §2.3.4). Beyond them, resolvers and Python's idna raise other errors.
 _LABEL_CHARACTERS, _NAME_CHARACTERS = 63, 253
 _URL_CHARACTERS = 2_000
+_SHOWN_CHARACTERS = 200
 
 
 def worker_url(text: str) -> str:
@@ -79,6 +80,11 @@ def masked(text: str) -> str:
     """
     without_user = re.sub(r"^(\s*[A-Za-z][A-Za-z0-9+.-]*:/+)?.*@", r"\1***@", text, flags=re.DOTALL)
     return re.sub(r"([?&;#][^=&;#]*=)[^&;#]*", r"\1***", without_user)
+
+
+def shown(text: str) -> str:
+    """Return text from outside as messages repeat it: masked, and not all of a long one."""
+    return masked(text)[:_SHOWN_CHARACTERS]
 
 
 def _no_worker_url(reason: str = "") -> PydanticCustomError:

@@ -20,6 +20,8 @@ MAX_REUSE_S = 7 * 24 * 3600
 MAX_REUSE_KB = 256
 # A client that comes back comes within seconds.
 MAX_ADOPT_S = 3600
+# More processes of one kind than any host has use for.
+MAX_PROCESSES = 1000
 # What a command waits for, or says of a worker, ends within four months.
 MAX_WAIT_S = 10**7
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from router.config.addresses import masked
+from router.config.addresses import shown
+from router.config.flaws import place_of, told
 from router.config.settings import EndpointSettings, Settings
 from router.config.strict_yaml import NotYaml, parse_yaml
 from router.config.tenants import TenantSettings
@@ -34,7 +35,6 @@ OTLP_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 # The values of these keys are never shown. A bad REDIS_URL may hold a password in a form that `masked` does not know,
 # and worker_auth may hold the header itself by mistake.
 _SECRET = ("redis.url", "worker_auth")
-_SHOWN_CHARACTERS = 200
 
 _Value = TypeVar("_Value")
 
@@ -205,25 +205,11 @@ def or_exit(start: Callable[[], _Value], status: int = 2) -> _Value:
         sys.exit(status)
 
 
-# pydantic would name Python's types.
-_KEYS = "expected keys and values"
-_WANTED = {
-    "tuple_type": "expected a list",
-    "dict_type": _KEYS,
-    "model_type": _KEYS,
-    "model_attributes_type": _KEYS,
-    "dataclass_type": _KEYS,
-}
-
-
 def _problem(detail: ErrorDetails) -> str:
-    key = "".join(
-        f"[{part}]" if isinstance(part, int) else f".{_printable_key(part)}" for part in detail["loc"]
-    ).lstrip(".")
+    key = place_of(part if isinstance(part, int) else _printable_key(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        return f"{key}: unknown key; expected one of {', '.join(_known_keys(detail['loc'][:-1]))}"
-    message = _WANTED.get(detail["type"]) or detail["msg"].replace("Input should be", "expected", 1)
-    return f"{key}: {message}{_given(detail['input'], key)}"
+        return f"{key}: {told(detail)}; expected one of {', '.join(_known_keys(detail['loc'][:-1]))}"
+    return f"{key}: {told(detail)}{_given(detail['input'], key)}"
 
 
 def _source(detail: ErrorDetails, variables: Mapping[tuple[str | int, ...], str]) -> str:
@@ -236,25 +222,23 @@ def _given(value: object, key: str) -> str:
     """Return the value that was given, for an error message; nothing for sections, lists and possible secrets."""
     if not isinstance(value, str | int | float) or key.endswith(_SECRET):
         return ""
-    shown = masked(value)[:_SHOWN_CHARACTERS] if isinstance(value, str) else value
     try:
-        return f", got {shown!r}"
+        return f", got {shown(value) if isinstance(value, str) else value!r}"
     except ValueError:  # Python does not print a number of thousands of digits
         return ""
 
 
 def _printable_key(key: str) -> str:
-    shown = masked(key)[:_SHOWN_CHARACTERS]
-    return shown if shown.isprintable() else repr(shown)
+    text = shown(key)
+    return text if text.isprintable() else repr(text)
 
 
 def _known_keys(place: tuple[int | str, ...]) -> list[str]:
+    """Return the keys of the section at this place."""
     model: type[BaseModel] = Settings
-    if place:
-        annotation = Settings.model_fields[str(place[0])].annotation
-        model = (
-            annotation
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel)
-            else _IN_COLLECTIONS[str(place[0])]
-        )
+    if place and str(place[0]) in _IN_COLLECTIONS:
+        model, place = _IN_COLLECTIONS[str(place[0])], place[2:]
+    for name in place:
+        section = model.model_fields[str(name)].annotation  # perhaps `Section | None`
+        model = next(each for each in (section, *get_args(section)) if isinstance(each, type))
     return sorted(model.model_fields)

@@ -1,8 +1,9 @@
 """What the sections of config.yaml share: how strictly they are read, and the types of their values."""
 
+import re
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from router.config.bounds import MAX_COUNT
@@ -24,10 +25,24 @@ class Section(BaseModel):
     )
 
 
+Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS)]
 PositiveSeconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
-# No control characters: system calls reject a NUL.
-FilePath = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+def matching(pattern: str, wanted: str) -> AfterValidator:
+    """Return a check that a text matches `pattern` wholly; otherwise the message is that `wanted` was expected."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise PydanticCustomError("text", "expected {wanted}", {"wanted": wanted})
+        return text
+
+    return AfterValidator(check)
+
+
+# No control characters, because system calls reject a NUL; and no half of a surrogate pair, which has no bytes.
+FilePath = Annotated[str, matching(r"[^\x00-\x1f\x7f\ud800-\udfff]+", "the name of a file")]
 # Tuples are read strictly, too, and YAML has lists.
 FROM_LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 

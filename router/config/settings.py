@@ -25,7 +25,17 @@ from router.config.allowlist import rule
 from router.config.bounds import MAX_ADOPT_S, MAX_COUNT
 from router.config.presets import PresetName, with_preset
 from router.config.scaling import ScalingSettings
-from router.config.section import FROM_LIST, MAX_MB, Budget, Count, FilePath, PositiveSeconds, Section
+from router.config.section import (
+    FROM_LIST,
+    MAX_MB,
+    Budget,
+    Count,
+    FilePath,
+    PositiveSeconds,
+    Seconds,
+    Section,
+    matching,
+)
 from router.config.tenants import TenantsByName
 from router.config.workers import AuthFile, DiscoverSettings, MemoryMb, WorkerSettings
 from router.policy import endpoints
@@ -55,7 +65,9 @@ class RedisSettings(Section):
     url: Annotated[str, AfterValidator(redis_url)] = "redis://localhost:6379/0"
     """`redis://`, `rediss://`, `unix://`, or `redis+sentinel://host1:26379,host2:26379/mymaster/0` (`user:password@`
     before the hosts is Redis' own, `?sentinel_password=` the Sentinels')"""
-    prefix: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s\x00-\x1f\x7f]+$")] = "sfr"
+    prefix: Annotated[str, matching(r"[^\s\x00-\x1f\x7f\ud800-\udfff]{1,200}", "up to 200 characters, no blanks")] = (
+        "sfr"
+    )
     """what all keys begin with; two fleets share a Redis by two prefixes"""
     cluster: bool = False
     """Redis Cluster; the prefix then needs a hash tag, such as `{sfr}`, which puts the fleet into one slot"""
@@ -125,10 +137,7 @@ class AdminSettings(Section):
 
     allow_loopback: bool = False
     """true: if no admin token is set, users of this host may change the fleet, over loopback or a Unix socket"""
-    allowed_workers: Annotated[
-        tuple[Annotated[str, AfterValidator(_allowed)], ...],
-        FROM_LIST,
-    ] = ()
+    allowed_workers: Annotated[tuple[Annotated[str, AfterValidator(_allowed)], ...], FROM_LIST] = ()
     """which workers may be added at run time: networks for addresses (`10.0.0.0/8`), patterns for names (`node*`,
     `*.sandbox.svc`); a `*` stands for a part of one label, except at the beginning of the pattern"""
 
@@ -136,7 +145,7 @@ class AdminSettings(Section):
 class HealthCheckSettings(Section):
     """How the sidecar checks a worker, and how many checks in a row change the worker's health."""
 
-    path: Annotated[str, Field(pattern=r"^/[!-~]*$")] = "/v1/ping"
+    path: Annotated[str, matching(r"/[!-~]*", "a path such as /v1/ping")] = "/v1/ping"
     """the path of a check; a good answer is 200 and `"pong"`, with or without quotes"""
     timeout: PositiveSeconds = 5.0
     """how long a check may take, and the job of a deep check"""
@@ -158,7 +167,7 @@ class QueueSettings(Section):
     """how long a job may be pending; then it gets 504 with Retry-After"""
     max_waiting: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 10_000
     """how many jobs may be pending; the next one gets 503 at once"""
-    without_workers: Annotated[float, Field(ge=0)] = 10.0
+    without_workers: Seconds = 10.0
     """how long a job may be pending, within `timeout`, while no worker of the fleet or of its pool may get jobs, or
     none can be reached. Then it gets 503; 0: at once"""
     aging: PositiveSeconds = 30.0

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from router.downstream.long_body import LongBody
 from router.downstream.protocol import LightProtocol
-from router.http.answer import Answer
+from router.http.answer import Answer, close_rest
 from router.http.asgi import Scope
 from router.http.headers import Headers, as_lines
 from router.http.response import Body
@@ -118,8 +118,7 @@ class WholeJob:
                 self._hand_over(answer)
         except Exception:
             log.exception("An answer could not be written: its connection is closed")
-            if answer.rest is not None:
-                answer.rest.close()
+            close_rest(answer)
             self.transport.abort()
 
     def _write(self, answer: Answer) -> None:
@@ -188,8 +187,7 @@ def whole_job(connection: LightProtocol, handler: JobHandler, head: JobHead, len
 def _drop(path: str, answer: Answer | None) -> None:
     """Log and close the answer to a client that has hung up; None if it hung up while its job waited."""
     if answer is not None:
-        if answer.rest is not None:
-            answer.rest.close()
+        close_rest(answer)
         job_log.unheard(path, answer)
 
 

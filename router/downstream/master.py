@@ -10,6 +10,7 @@ import signal
 
 from gunicorn.arbiter import Arbiter
 
+from router.config.bounds import MAX_PROCESSES
 from router.config.load import ConfigError
 from router.downstream.gunicorn_worker import ENDING, RouterWorker
 from router.downstream.in_force import INHERITED, NOT_TAKEN_OVER, InForce
@@ -32,8 +33,9 @@ class Master(Arbiter):  # type: ignore[misc]  # it comes without types
     @classmethod
     def take_over(cls, master: Arbiter) -> None:
         """Make `master`, which has started no process, one of this class. Raises ConfigError."""
-        if master.num_workers < 1:  # gunicorn would listen, and no process would answer
-            raise ConfigError("expected at least 1 process (WEB_CONCURRENCY or --workers), got 0")
+        if not 1 <= master.num_workers <= MAX_PROCESSES:  # with 0, gunicorn would listen, and no process would answer
+            wanted = f"expected 1 to {MAX_PROCESSES} processes (WEB_CONCURRENCY or --workers)"
+            raise ConfigError(f"{wanted}, got {master.num_workers}")
         master.__class__ = cls
         # `python -m gunicorn` started again as `python …/gunicorn/__main__.py` would take gunicorn.http for http.
         arguments = master.START_CTX["args"]

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from router.config.addresses import known_worker_url, masked
+from router.config.addresses import known_worker_url, shown
 from router.config.bounds import MAX_COUNT, MAX_WEIGHT, whole_number
 from router.config.tenants import TenantOverrides
 from router.fleet.journal import sentences
@@ -18,8 +18,6 @@ from router.fleet.tenants import Tenants, read_overrides
 
 # One call reads so many workers: a small part of what Redis answers within a call's time limit.
 WORKERS_A_CALL = 250
-# So much of an entry is shown that cannot be read.
-_SHOWN_CHARACTERS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,14 +285,14 @@ class _Read:
         number = whole_number(text, 1, most) if most else None
         if number is None:
             wanted = f"weight or max_concurrency with a whole number from 1 to {most or MAX_COUNT}"
-            self.problems.append(f"intent {_shown(name)}: expected {wanted}, got {_shown(text)}")
+            self.problems.append(f"intent {shown(name)!r}: expected {wanted}, got {shown(text)!r}")
         elif url := self._url(spelt, self._intent_key):
             self.overrides[url] = replace(self.overrides.get(url, Override()), **{what: number})
 
     def _url(self, spelt: str, key: str) -> str | None:
         url = known_worker_url(spelt)
         if url is None:
-            self.problems.append(f"{key}: expected a URL such as http://server1:8080, got {_shown(spelt)}")
+            self.problems.append(f"{key}: expected a URL such as http://server1:8080, got {shown(spelt)!r}")
         elif url != spelt:
             self.respelt[spelt] = url
         return url
@@ -309,7 +307,3 @@ def _expect_none_refused(keys: Sequence[str], answers: Sequence[object]) -> None
 
 def _count(answer: int | RefusedCommand) -> int:
     return 0 if isinstance(answer, RefusedCommand) else answer
-
-
-def _shown(text: str) -> str:
-    return repr(masked(text)[:_SHOWN_CHARACTERS])

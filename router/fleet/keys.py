@@ -26,7 +26,6 @@ class Keys:
         self.sidecar = f"{prefix}:sidecar"
         self.fleet = f"{prefix}:fleet"
         self.events = f"{prefix}:events"
-        self.processes = f"{prefix}:processes"
         self.failures = f"{prefix}:failures"
         self.history_hour = f"{prefix}:history:hour"
         self.history_day = f"{prefix}:history:day"

@@ -105,10 +105,11 @@ class Records:
         pipeline.smembers(self._keys.drain)
         pipeline.zrange(self._keys.ejected, 0, -1, withscores=True)
         pipeline.zrange(self._keys.quarantine, 0, -1)
-        (written_at, changed_at, tenants_at, schema), leader, draining, *others = await executed(pipeline)
-        if refused := next((each for each in others if isinstance(each, RefusedCommand)), None):
-            raise ResponseError(refused.reason)
-        ejected, quarantined = others
+        fleet, leader, draining, ejected, quarantined = await executed(pipeline)
+        for answer in (fleet, leader, ejected, quarantined):
+            if isinstance(answer, RefusedCommand):
+                raise ResponseError(answer.reason)
+        written_at, changed_at, tenants_at, schema = fleet
         # The mark is read before the records: if they change meanwhile, they are read again next time.
         is_known = known is not None and known.changed_at is not None and known.changed_at == changed_at
         tenants, tenants_at = await self._tenants(known, tenants_at if only is None else None)

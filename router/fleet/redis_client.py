@@ -11,7 +11,7 @@ from time import time
 from typing import Any, Self, TypeVar
 
 from redis.client import NEVER_DECODE
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, RedisClusterException, RedisError, ResponseError
 
 from router.config.settings import RedisSettings
 from router.fleet.connection import AnyRedis, connect
@@ -28,6 +28,8 @@ _Value = TypeVar("_Value")
 
 # The steady calls of routers and sidecars. While Redis refuses one of these it is of no use, whatever else it answers.
 LOAD, SCHEDULE, LEAD, RECORD = "load", "schedule", "lead", "record"
+# How a call to Redis fails. A Cluster of which no node answers is no RedisError; TimeoutError is an OSError.
+ERRORS = (RedisError, RedisClusterException, OSError)
 # A note that its process has not read after so long is dropped: the process has ended.
 NOTE_TTL_MS = 5000
 
@@ -130,7 +132,7 @@ class RedisClient:
         """
         try:
             value = await within(self._timeout_s, call)
-        except (RedisError, OSError) as error:  # TimeoutError is an OSError
+        except ERRORS as error:
             raise self.failed(error, steady) from error
         self.succeeded(steady)
         return value
@@ -158,7 +160,7 @@ class RedisClient:
                 await pubsub.subscribe(channel)
                 async for _ in pubsub.listen():
                     yield
-        except (RedisError, OSError) as error:
+        except ERRORS as error:
             raise RedisUnavailable(str(error)) from error
 
     async def popped(self, key: str, wait_s: float, count: int) -> AsyncIterator[list[str]]:
@@ -169,7 +171,7 @@ class RedisClient:
                 popped = await self._client.blmpop(wait_s, 1, key, direction="LEFT", count=count)
                 if popped:
                     yield [str(text) for text in popped[1]]
-        except (RedisError, OSError) as error:
+        except ERRORS as error:
             raise RedisUnavailable(str(error)) from error
 
     async def send(self, process: str, note: bytes) -> bool:
@@ -187,13 +189,9 @@ class RedisClient:
         """Keep bytes for so long. Raises RedisUnavailable."""
         await self.ask(self._client.set(key, value, px=ttl_ms))
 
-    async def kept(self, key: str, *, is_last: bool = False) -> bytes | None:
-        """Return the bytes under this key, None if there are none; after the last reading they are dropped.
-
-        Raises RedisUnavailable.
-        """
-        word = "GETDEL" if is_last else "GET"
-        held: bytes | None = await self.ask(self._client.execute_command(word, key, **{NEVER_DECODE: True}))
+    async def taken(self, key: str) -> bytes | None:
+        """Return the bytes kept under this key, and drop them; None if there are none. Raises RedisUnavailable."""
+        held: bytes | None = await self.ask(self._client.execute_command("GETDEL", key, **{NEVER_DECODE: True}))
         return held
 
     async def command(self, words: Sequence[str]) -> Any:

@@ -89,7 +89,7 @@ class Snapshot:
     @cached_property
     def slow(self) -> frozenset[str]:
         """The URLs of the slow workers, by the scheduler's rule."""
-        return frozenset(url for url, speed in self._speeds.items() if speed * self.slower_than < 1)
+        return frozenset(each.worker.url for each in self.members if each.is_slower(self.slower_than))
 
     @cached_property
     def _speeds(self) -> dict[str, float]:

@@ -25,7 +25,7 @@ BOUNDS_S = (
     *(0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0),
 )
 
-_Counts = TypeVar("_Counts")
+_Value = TypeVar("_Value")
 
 
 class WorkerStats(msgspec.Struct, array_like=True):
@@ -87,14 +87,14 @@ class Stats(msgspec.Struct):
 
     def take(self) -> "Stats":
         """Remove and return the fleet's counts, and those of as many workers and tenants as one call takes."""
-        taken = Stats(self.fleet, _oldest(self.workers), _oldest(self.tenants))
+        taken = Stats(self.fleet, oldest(self.workers, ENTRIES_A_CALL), oldest(self.tenants, ENTRIES_A_CALL))
         self.fleet = {}
         return taken
 
 
-def _oldest(counts: dict[str, _Counts]) -> dict[str, _Counts]:
-    """Remove and return the ENTRIES_A_CALL oldest entries."""
-    return {name: counts.pop(name) for name in list(islice(counts, ENTRIES_A_CALL))}
+def oldest(entries: dict[str, _Value], most: int) -> dict[str, _Value]:
+    """Remove and return the oldest entries, at most so many."""
+    return {name: entries.pop(name) for name in list(islice(entries, most))}
 
 
 class WorkerUsage(msgspec.Struct, frozen=True, array_like=True):

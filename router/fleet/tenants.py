@@ -12,6 +12,7 @@ import msgspec
 from pydantic import ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+from router.config.flaws import place_of, told
 from router.config.tenants import TenantOverrides, TenantSettings
 from router.fleet.leadership import Term
 from router.fleet.redis_client import RedisClient, RedisUnavailable, RefusedCommand
@@ -162,10 +163,9 @@ def flaws(error: ValidationError) -> str:
 
 def _flaw(detail: ErrorDetails) -> str:
     """Return what is wrong with an entry, and in which field."""
-    place = ".".join(map(str, detail["loc"]))
+    place, message = place_of(detail["loc"]), told(detail)
     if detail["type"] == "extra_forbidden":
-        return f"{place}: unknown field"
-    message = detail["msg"].replace("Input should be", "expected", 1)
+        return f"{place}: {message}"
     return f"{place}: {message}, got {_shown(detail['input'])}" if place else f"{message}: {_shown(detail['input'])}"
 
 

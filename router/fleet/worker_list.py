@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from router.config.addresses import masked, worker_url
+from router.config.addresses import shown, worker_url
 from router.config.bounds import MAX_COUNT, MAX_MEMORY_MB, MAX_WEIGHT, whole_number
 from router.config.settings import Settings
 from router.config.text_file import Unreadable, read_text
@@ -23,8 +23,6 @@ log = logging.getLogger(__name__)
 # SandboxFusion's own.
 DEFAULT_PORT = 8080
 
-# So much of a line is shown that names no worker.
-_SHOWN_CHARACTERS = 200
 _HAS_PORT = re.compile(r".*:\d+")
 # What may stand after a worker: numbers with the highest that they may be, and names, each of which may be repeated.
 _NUMBERS = {"weight": MAX_WEIGHT, "max_concurrency": MAX_COUNT, "memory_mb": MAX_MEMORY_MB}
@@ -96,7 +94,7 @@ def _worker(address: str, *options: str) -> Worker:
     try:
         url = _url(address)
     except ValueError as error:
-        raise _BadLine(f"expected a host, host:port or URL, got {_shown(address)}") from error
+        raise _BadLine(f"expected a host, host:port or URL, got {shown(address)!r}") from error
     numbers: dict[str, int] = {}
     names: dict[str, set[str]] = {key: set() for key in _NAMES}
     for option in options:
@@ -107,11 +105,11 @@ def _worker(address: str, *options: str) -> Worker:
             numbers[key] = _number(key, value)
         elif key in _NAMES:
             if not _NAMES[key].fullmatch(value):
-                raise _BadLine(f"{key}: expected one name such as {_EXAMPLES[key]}, got {_shown(value)}")
+                raise _BadLine(f"{key}: expected one name such as {_EXAMPLES[key]}, got {shown(value)!r}")
             names[key].add(value)
         else:
             wanted = ", ".join(f"{each}=" for each in (*_NUMBERS, *_NAMES))
-            raise _BadLine(f"expected {wanted} after the worker, got {_shown(option)}")
+            raise _BadLine(f"expected {wanted} after the worker, got {shown(option)!r}")
     if crowded := next((key for key, held in names.items() if len(held) > MAX_NAMES), None):
         raise _BadLine(f"{crowded}: expected {MAX_NAMES} at most")
     labels, languages = (tuple(sorted(names[key])) for key in ("label", "language"))
@@ -120,12 +118,8 @@ def _worker(address: str, *options: str) -> Worker:
 
 def _number(key: str, text: str) -> int:
     if (number := whole_number(text, 1, _NUMBERS[key])) is None:
-        raise _BadLine(f"{key}: expected a whole number from 1 to {_NUMBERS[key]}, got {_shown(text)}")
+        raise _BadLine(f"{key}: expected a whole number from 1 to {_NUMBERS[key]}, got {shown(text)!r}")
     return number
-
-
-def _shown(text: str) -> str:
-    return repr(masked(text)[:_SHOWN_CHARACTERS])
 
 
 def _url(named: str) -> str:

@@ -135,6 +135,4 @@ class Endings:
             self._recorder.job_failed(time.monotonic(), job_log.failed_job(run, answer, took_s, self._language(run)))
 
     def _language(self, run: JobRun) -> str:
-        job = run.job
-        text: bytes = job.body if job.scan is None else job.scan.excerpt  # type: ignore[assignment]  # no view is small
-        return self._endpoints[job.path].needs.needs(text).language
+        return self._endpoints[run.job.path].needs.needs(run.text).language

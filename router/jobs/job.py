@@ -16,6 +16,7 @@ from router.jobs.body_budget import BodyShare
 from router.jobs.options import NO_OPTIONS, JobOptions
 from router.jobs.sooner.groups import Group
 from router.jobs.sooner.left_run import LeftRun
+from router.jobs.sooner.wait import Wait
 from router.policy.deadline import SMALL_BYTES, LimitReader, Limits
 from router.policy.large_json import Malformed, finished
 from router.policy.placement import ANYWHERE
@@ -23,7 +24,7 @@ from router.policy.sizes import kind_of_large
 from router.policy.tenants import DEFAULT
 from router.policy.verdict import NEVER_RAN, Blame, Kind, Outcome, Verdict, of_answer
 from router.scheduling.leases import Leases
-from router.scheduling.messages import Wish
+from router.scheduling.messages import NO_WISH, Wish
 from router.scheduling.pending import Lease, PendingJob
 from router.upstream.pool import Request
 
@@ -213,6 +214,7 @@ class JobHooks(Protocol):
 class JobRun:
     """How far a job has come. Times are time.monotonic().
 
+    - `text` is what is read from the body: all of it, or the excerpt of a large one.
     - `deliver` takes the answer; None once it has been called. At `ends_at` the client gets an answer in any case.
     - `pending` waits for a lease; `lease` is the running attempt's. At `room_by` the job has waited long enough.
     - `placement` tells whose job it is, and which workers can run it. `wish` is what it asks for besides a lease.
@@ -234,8 +236,8 @@ class JobRun:
     __slots__ = (
         *("began", "deliver", "doubts", "ends_at", "failed", "group", "hooks", "is_adopted", "is_awaited", "is_retry"),
         *("is_reused", "is_sized", "job", "late_share", "lease", "left", "limits", "never_ran", "pending"),
-        *("placement", "queue_ms", "request", "room_by", "second", "sharing", "since", "ticket", "timer"),
-        *("unreached", "wish"),
+        *("placement", "queue_ms", "request", "room_by", "second", "sharing", "since", "text", "ticket"),
+        *("timer", "unreached", "wish"),
     )
 
     # Set when the job's body and head have been read, which may fail.
@@ -244,6 +246,7 @@ class JobRun:
 
     def __init__(self, job: Job, since: float, room_by: float, deliver: AnswerCallback) -> None:
         self.job = job
+        self.text: bytes = job.body if job.scan is None else job.scan.excerpt  # type: ignore[assignment]  # no view is small
         self.since = self.ends_at = since
         self.deliver: AnswerCallback | None = deliver
         self.hooks: JobHooks | None = None
@@ -311,6 +314,10 @@ class JobRun:
         if self.never_ran is Kind.NOT_SENT and self.failed:
             self.unreached = (*self.unreached, attempt)
 
+    def wish_for(self, **fields: object) -> None:
+        """Have the job ask for this, too: fields of Wish."""
+        self.wish = msgspec.structs.replace(self.wish or NO_WISH, **fields)
+
     def drop_doubts(self, leases: Leases) -> None:
         """Blame no worker for errors that may be the job's own, for no other worker has done the job."""
         doubts, self.doubts = self.doubts, ()
@@ -349,21 +356,6 @@ class Sharing:
         self.others: dict[JobRun, None] = {}
         self.waits: dict[JobRun, Wait] = {}
         self.is_woken = False
-
-
-class Wait:
-    """What ends a job's wait for a run: a timer, and its client's leaving."""
-
-    __slots__ = ("timer", "watch")
-
-    def __init__(self, timer: asyncio.TimerHandle, watch: asyncio.Task[None]) -> None:
-        self.timer = timer
-        self.watch = watch
-
-    def stop(self) -> None:
-        """Let it end the wait no more."""
-        self.timer.cancel()
-        self.watch.cancel()
 
 
 class Unanswered(dict[JobRun, None]):

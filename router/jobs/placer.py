@@ -20,26 +20,25 @@ class Placer:
         self._tenants = tenants
         self._default_memory_mb = default_memory_mb
 
-    def place(self, run: JobRun, text: bytes, reader: NeedsReader, snapshot: Snapshot) -> Placement:
+    def place(self, run: JobRun, reader: NeedsReader, snapshot: Snapshot) -> Placement:
         """Return where a job can run. Raises NoSuchLabel or TooLarge if no worker of the fleet can run it."""
-        placement, reason = self.find(run, text, reader, snapshot)
+        placement, reason = self.find(run, reader, snapshot)
         if reason is not None:
             raise reason
         return placement
 
     def find(
-        self, run: JobRun, text: bytes, reader: NeedsReader, snapshot: Snapshot
+        self, run: JobRun, reader: NeedsReader, snapshot: Snapshot
     ) -> tuple[Placement, NoSuchLabel | TooLarge | None]:
         """Return where a job can run, and why no worker of the fleet can run it; None: one can.
 
-        `text` is its body, or the excerpt of a large one.
         It needs the labels of its tenant and its own. Its language and memory count only where a worker of the fleet
         lists languages, or has its memory counted.
         """
         pools, tenant = snapshot.pools, run.placement.tenant
         rule = self._tenants.rule_of(tenant)
         labels = {*run.job.labels, *(rule.labels if rule is not None else ())}
-        needs = reader.needs(text) if pools.lists_languages or pools.counts_memory else None
+        needs = reader.needs(run.text) if pools.lists_languages or pools.counts_memory else None
         language = needs.language if needs is not None and pools.lists_languages else ""
         name = pool_name(labels, language)
         pool, reason = pools.pool(name), None

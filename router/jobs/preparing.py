@@ -21,7 +21,6 @@ from router.policy.endpoints import Endpoint
 from router.policy.placement import Placement
 from router.scheduling.leases import Leases
 from router.scheduling.left_behind import LeftBehind
-from router.scheduling.messages import NO_WISH
 from router.scheduling.pending import NoSuchLabel, PendingJob, Quarantined, TooLarge
 from router.upstream.pool import Request
 
@@ -100,11 +99,10 @@ class Preparer:
         if named:
             job = self._tenants.settle(run)
         endpoint = self._endpoints[job.path]
-        text: bytes = job.body if job.scan is None else job.scan.excerpt  # type: ignore[assignment]  # no view is small
         snapshot, tenants = self._view.snapshot, self._tenants
         fleet = snapshot.state
         budget = tenants.budget_of(job.tenant) if fleet.tenants else tenants.client_budget
-        longest_s = endpoint.reader.longest_s(text)
+        longest_s = endpoint.reader.longest_s(run.text)
         run.limits = limits = self._limits(longest_s, job.client_s, endpoint.timeout_s, budget)
         run.ends_at += limits.ceiling_s
         run.hooks = hooks = None if self._hooks_of is None else self._hooks_of(job)
@@ -114,12 +112,12 @@ class Preparer:
         if fleet.quarantined and job.name in fleet.quarantined:
             raise Quarantined
         if snapshot.places_jobs or job.labels:
-            run.placement = self._placer.place(run, text, endpoint.needs, snapshot)
+            run.placement = self._placer.place(run, endpoint.needs, snapshot)
         if job.options.stops_on_failure:
             run.group = Group.of(job.options, named)
             self._groups.join(run.group, run, partial(skip, run))
         if self._left_behind.are_keyed and self._left_behind.is_on:
-            run.wish = msgspec.structs.replace(run.wish or NO_WISH, key=run.job.key)
+            run.wish_for(key=run.job.key)
 
     def place_anew(self, runs: Iterable[JobRun], leases: Leases) -> None:
         """Let jobs run where they can now: what workers or tenants have has changed.
@@ -144,6 +142,4 @@ class Preparer:
             leases.refuse(pending, reason)
 
     def _found(self, run: JobRun) -> tuple[Placement, NoSuchLabel | TooLarge | None]:
-        job = run.job
-        text: bytes = job.body if job.scan is None else job.scan.excerpt  # type: ignore[assignment]  # as above
-        return self._placer.find(run, text, self._endpoints[job.path].needs, self._view.snapshot)
+        return self._placer.find(run, self._endpoints[run.job.path].needs, self._view.snapshot)

@@ -96,7 +96,8 @@ class FailoverScheduler:
         else:
             self._recorder.redis_answered(perf_counter() - since)
             if reply.processes:
-                self._processes = reply.processes
+                # A Redis that came back empty has not heard all processes yet.
+                self._processes = max(reply.processes, self._processes if reply.settles else 0)
             if reply.newer_schema != self._newer_schema:
                 self._tell_of_schema(reply.newer_schema)
             if reply.has_fleet and not reply.newer_schema:

@@ -5,11 +5,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
+from router.api.application import answer_errors
 from router.auth.access import PEER
 
 JSON = (b"content-type", b"application/json")
+
+
+def serving(*routers: APIRouter) -> FastAPI:
+    """Return an application with these endpoints, which answers errors as the router does."""
+    app = FastAPI()
+    answer_errors(app)
+    for each in routers:
+        app.include_router(each)
+    return app
 
 
 async def ask(

@@ -276,7 +276,7 @@ async def test_zero_processes_are_a_configuration_error(system: System, tmp_path
         async with Program([*argv, *more], tmp_path / "log", {**system.env, **env}) as gunicorn:
             assert await gunicorn.ended() == 2
         assert (
-            "configuration error: expected at least 1 process (WEB_CONCURRENCY or --workers), got 0" in gunicorn.output
+            "configuration error: expected 1 to 1000 processes (WEB_CONCURRENCY or --workers), got 0" in gunicorn.output
         )
 
 

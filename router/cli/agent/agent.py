@@ -25,7 +25,7 @@ from router.auth.admin_token import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE
 from router.cli.agent.registration import Lifecycle, Registrar
 from router.cli.failure import Exit, Failed
 from router.cli.router_client import RouterClient
-from router.processes import end_group, start_session
+from router.processes import ONE_SIGNAL_S, end_group, start_session
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,6 @@ _PING_EVERY_S = 0.25
 _PING_TIMEOUT_S = 5.0
 # A large image takes minutes to start; meanwhile the log repeats this often that the worker does not answer.
 _REMIND_EVERY_S = 30.0
-# timeout(1) and some launchers send a signal to the agent and to its group. Two so close to each other count as one.
-_ONE_SIGNAL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +153,7 @@ class Agent:
 
     def _on_signal(self, number: signal.Signals) -> None:
         now = time.monotonic()
-        if now - self._signalled_at < _ONE_SIGNAL_S:
+        if now - self._signalled_at < ONE_SIGNAL_S:
             return
         self._signalled_at = now
         if self._ending.is_set():

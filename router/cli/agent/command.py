@@ -13,7 +13,6 @@ from router.cli.options import (
     Language,
     MemoryMb,
     abilities_told,
-    failures_shown,
     number,
     router_at,
     shown,
@@ -101,15 +100,14 @@ def agent(
     from router.cli.agent.agent import Agent, AgentOptions
 
     logs.set_up()
-    with failures_shown():
-        fields = {"url": worker_address(url, "--url"), "weight": weight, "max_concurrency": _cap(max_concurrency)}
-        fields |= abilities_told(label, language, memory_mb)
-        options = AgentOptions(command or (), fields, ttl, grace, kill_after, mark)
-        if mark is not None and (mark.is_dir() or not os.access(mark.parent, os.W_OK)):
-            raise BadInput(f"--mark: no file can be made at {shown(mark)}")
-        routers = {found.address: found for found in (router_at(each, _ANSWER_WITHIN_S) for each in router)}
-        status = asyncio.run(Agent(options, list(routers.values())).run())
-        raise typer.Exit(status)
+    fields = {"url": worker_address(url, "--url"), "weight": weight, "max_concurrency": _cap(max_concurrency)}
+    fields |= abilities_told(label, language, memory_mb)
+    options = AgentOptions(command or (), fields, ttl, grace, kill_after, mark)
+    if mark is not None and (mark.is_dir() or not os.access(mark.parent, os.W_OK)):
+        raise BadInput(f"--mark: no file can be made at {shown(mark)}")
+    routers = {found.address: found for found in (router_at(each, _ANSWER_WITHIN_S) for each in router)}
+    status = asyncio.run(Agent(options, list(routers.values())).run())
+    raise typer.Exit(status)
 
 
 def _cap(text: str | None) -> int | None:

@@ -24,7 +24,6 @@ from router.cli.options import (
     WorkerArgument,
     WorkerArguments,
     abilities_told,
-    failures_shown,
     fleet_at,
     healths,
     number,
@@ -65,17 +64,16 @@ def status(
 
     Examples: `sfr status --url http://router:8000`, `sfr status --watch`, `sfr status --json | jq`
     """
-    with failures_shown():
-        fleet, source = fleet_at(url, redis, prefix), source_of(url, redis)
-        if watch:
-            with suppress(KeyboardInterrupt):
-                _watch(fleet, source, as_json=as_json)
-            return
-        with waiting():
-            report = fleet.report()
-        _show_report(report, source, as_json=as_json)
-        if report.status != "healthy":
-            raise typer.Exit(Exit.FAILED)
+    fleet, source = fleet_at(url, redis, prefix), source_of(url, redis)
+    if watch:
+        with suppress(KeyboardInterrupt):
+            _watch(fleet, source, as_json=as_json)
+        return
+    with waiting():
+        report = fleet.report()
+    _show_report(report, source, as_json=as_json)
+    if report.status != "healthy":
+        raise typer.Exit(Exit.FAILED)
 
 
 @workers_app.command("list", epilog=EXITS)
@@ -90,16 +88,15 @@ def list_workers(
 
     Examples: `sfr workers list --health unhealthy --health ejected`, `sfr workers list --json | jq -r '.[].url'`
     """
-    with failures_shown():
-        wanted = healths(health)
-        with waiting():
-            found = [each for each in fleet_at(url, redis, prefix).workers() if each.health in wanted]
-        if as_json:
-            typer.echo(f"[{','.join(each.model_dump_json() for each in found)}]")
-            return
-        from router.cli.fleet.tables import screen, workers_table
+    wanted = healths(health)
+    with waiting():
+        found = [each for each in fleet_at(url, redis, prefix).workers() if each.health in wanted]
+    if as_json:
+        typer.echo(f"[{','.join(each.model_dump_json() for each in found)}]")
+        return
+    from router.cli.fleet.tables import screen, workers_table
 
-        screen().print(workers_table(found))
+    screen().print(workers_table(found))
 
 
 @workers_app.command(epilog=EXITS)
@@ -125,12 +122,11 @@ def add(
 
     `admin.allowed_workers` in the router's config.yaml must allow its host.
     """
-    with failures_shown():
-        fields = {"url": worker_address(worker), "weight": weight, "max_concurrency": max_concurrency}
-        fields |= {"ttl_seconds": ttl} | abilities_told(label, language, memory_mb)
-        with waiting():
-            added = router_at(url).add(fields)
-        show_worker(added)
+    fields = {"url": worker_address(worker), "weight": weight, "max_concurrency": max_concurrency}
+    fields |= {"ttl_seconds": ttl} | abilities_told(label, language, memory_mb)
+    with waiting():
+        added = router_at(url).add(fields)
+    show_worker(added)
 
 
 @workers_app.command(epilog=EXITS)
@@ -139,12 +135,11 @@ def remove(workers: WorkerArguments, url: Url = ROUTER_URL) -> None:
 
     Example: `sfr workers remove http://server9:8080`
     """
-    with failures_shown():
-        router = router_at(url)
-        for address in [worker_address(each) for each in workers]:
-            with waiting():
-                router.remove(address)
-            typer.echo(f"{address}: removed")
+    router = router_at(url)
+    for address in [worker_address(each) for each in workers]:
+        with waiting():
+            router.remove(address)
+        typer.echo(f"{address}: removed")
 
 
 @workers_app.command(epilog=EXITS)
@@ -171,16 +166,15 @@ def weigh(
 
     The new values replace config.yaml's until they are set to `default`, or until the worker leaves the fleet.
     """
-    with failures_shown():
-        given = {"weight": weight, "max_concurrency": max_concurrency}
-        fields = {name: _number(name, text) for name, text in given.items() if text is not None}
-        if not fields:
-            raise BadInput("expected a weight or --max-concurrency, or both")
-        with waiting():
-            changed = router_at(url).change(worker_address(worker), fields)
-        # The answer may hold the old values: the sidecar applies the new ones a moment later.
-        wanted = ", ".join(f"{name} {value or 'as it came'}" for name, value in fields.items())
-        typer.echo(f"{changed.url}: {wanted}")
+    given = {"weight": weight, "max_concurrency": max_concurrency}
+    fields = {name: _number(name, text) for name, text in given.items() if text is not None}
+    if not fields:
+        raise BadInput("expected a weight or --max-concurrency, or both")
+    with waiting():
+        changed = router_at(url).change(worker_address(worker), fields)
+    # The answer may hold the old values: the sidecar applies the new ones a moment later.
+    wanted = ", ".join(f"{name} {value or 'as it came'}" for name, value in fields.items())
+    typer.echo(f"{changed.url}: {wanted}")
 
 
 def _number(name: str, text: str) -> int | None:

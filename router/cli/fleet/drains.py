@@ -16,7 +16,6 @@ from router.cli.options import (
     RedisUrl,
     SomeWorkers,
     Url,
-    failures_shown,
     fleet_at,
     healths,
     seconds,
@@ -55,17 +54,16 @@ def drain(
 
     Examples: `sfr workers drain http://server1:8080 --wait --timeout 300`, `sfr workers drain --health ejected`
     """
-    with failures_shown():
-        if timeout is not None and not wait:
-            raise BadInput("--timeout: expected --wait with it")
-        fleet = fleet_at(url, redis, prefix)
-        for each in (urls := chosen(fleet, workers, everyone=everyone, health=health)):
-            with waiting():
-                show_worker(fleet.drain(each))
-        if wait:
-            with waiting("waiting for running jobs", timeout):
-                wait_for(lambda: still_running(fleet, urls), timeout)
-            typer.echo("No job runs there any more")
+    if timeout is not None and not wait:
+        raise BadInput("--timeout: expected --wait with it")
+    fleet = fleet_at(url, redis, prefix)
+    for each in (urls := chosen(fleet, workers, everyone=everyone, health=health)):
+        with waiting():
+            show_worker(fleet.drain(each))
+    if wait:
+        with waiting("waiting for running jobs", timeout):
+            wait_for(lambda: still_running(fleet, urls), timeout)
+        typer.echo("No job runs there any more")
 
 
 def resume(
@@ -80,11 +78,10 @@ def resume(
 
     Examples: `sfr workers resume http://server1:8080`, `sfr workers resume --health draining`
     """
-    with failures_shown():
-        fleet = fleet_at(url, redis, prefix)
-        for each in chosen(fleet, workers, everyone=everyone, health=health):
-            with waiting():
-                show_worker(fleet.resume(each))
+    fleet = fleet_at(url, redis, prefix)
+    for each in chosen(fleet, workers, everyone=everyone, health=health):
+        with waiting():
+            show_worker(fleet.resume(each))
 
 
 class Seen(NamedTuple):

@@ -1,6 +1,5 @@
 """`sfr events`: what has happened in the fleet."""
 
-# ruff: noqa: PLC0415  (see cli/options.py)
 import select
 import sys
 import time
@@ -20,9 +19,10 @@ from router.cli.options import (
     RedisUrl,
     Url,
     complete_worker,
-    failures_shown,
     fleet_at,
     nothing_new,
+    number,
+    shown,
     worker_address,
 )
 from router.cli.spinner import waiting
@@ -59,11 +59,9 @@ def events(
         ),
     ] = None,
     limit: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N",
-            help=f"How many events; by default all with --since, else the last {DEFAULT_EVENTS}.",
-            show_default=False,
+        int | None,
+        number(
+            "--limit", f"How many events; by default all with --since, else the last {DEFAULT_EVENTS}.", 1, MAX_EVENTS
         ),
     ] = None,
     url: Url = ROUTER_URL,
@@ -78,23 +76,22 @@ def events(
 
     Times are in this host's zone, also that of --since; --json has UTC. docs/failures.md has a section on each kind.
     """
-    with failures_shown():
-        asked = Asked(
-            since=_since(since),
-            limit=_limit(limit),
-            kinds=tuple(_kind(each) for each in kind or ()),
-            worker=None if worker is None else worker_address(worker, "--worker"),
-        )
-        fleet = fleet_at(url, redis, prefix)
-        with waiting():
-            page = fleet.events(asked)
-        if page.redis_because:
-            typer.echo(f"{nothing_new(page.redis_because)}. Jobs go on without it", err=True)
-        elif not (page.events or follow):
-            typer.echo("Nothing of that kind has happened" if asked.is_picky else "Nothing has happened", err=True)
-        with suppress(KeyboardInterrupt):
-            for each in _told(fleet, asked, page, is_all=since is not None and limit is None, follow=follow):
-                typer.echo(each.model_dump_json() if as_json else _line(each))
+    asked = Asked(
+        since=_since(since),
+        limit=limit or DEFAULT_EVENTS,
+        kinds=tuple(_kind(each) for each in kind or ()),
+        worker=None if worker is None else worker_address(worker, "--worker"),
+    )
+    fleet = fleet_at(url, redis, prefix)
+    with waiting():
+        page = fleet.events(asked)
+    if page.redis_because:
+        typer.echo(f"{nothing_new(page.redis_because)}. Jobs go on without it", err=True)
+    elif not (page.events or follow):
+        typer.echo("Nothing of that kind has happened" if asked.is_picky else "Nothing has happened", err=True)
+    with suppress(KeyboardInterrupt):
+        for each in _told(fleet, asked, page, is_all=since is not None and limit is None, follow=follow):
+            typer.echo(each.model_dump_json() if as_json else _line(each))
 
 
 def _told(fleet: "Fleet", asked: Asked, page: "EventPage", *, is_all: bool, follow: bool) -> Iterator["EventEntry"]:
@@ -141,21 +138,10 @@ def _since(text: str | None) -> str | None:
         is_moment = Since.read(text).at_ms is not None
         return datetime.fromisoformat(text).astimezone().isoformat() if is_moment else text
     except (ValueError, OverflowError) as error:  # of a moment that is no year of this zone
-        raise BadInput(f"--since: {error}, got {text[:40]!r}") from error
+        raise BadInput(f"--since: {error}, got {shown(text)}") from error
 
 
 def _kind(text: str) -> str:
     if text not in KINDS:
-        raise BadInput(f"--kind: expected one of {', '.join(sorted(KINDS))}, got {text[:40]!r}")
+        raise BadInput(f"--kind: expected one of {', '.join(sorted(KINDS))}, got {shown(text)}")
     return text
-
-
-def _limit(text: str | None) -> int:
-    from router.config.bounds import whole_number
-
-    if text is None:
-        return DEFAULT_EVENTS
-    number = whole_number(text, 1, MAX_EVENTS)
-    if number is None:
-        raise BadInput(f"--limit: expected a whole number from 1 to {MAX_EVENTS}, got {text[:20]!r}")
-    return number

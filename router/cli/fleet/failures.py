@@ -14,9 +14,9 @@ from router.cli.options import (
     Url,
     complete_tenant,
     complete_worker,
-    failures_shown,
     fleet_at,
     nothing_new,
+    number,
     shown,
     worker_address,
 )
@@ -40,7 +40,7 @@ def failures(
         str | None,
         typer.Option(metavar="URL", help="Only those with an attempt there.", autocompletion=complete_worker),
     ] = None,
-    limit: Annotated[str, typer.Option(metavar="N", help=f"How many at most, 1 to {MOST}.")] = str(SHOWN),
+    limit: Annotated[int, number("--limit", f"How many at most, 1 to {MOST}.", 1, MOST)] = SHOWN,
     url: Url = ROUTER_URL,
     redis: RedisUrl = None,
     prefix: Prefix = "sfr",
@@ -53,26 +53,23 @@ def failures(
     The fleet keeps the last 500. Times are in this host's zone; --json has UTC. docs/failures.md says what to do about
     each error and cause.
     """
-    with failures_shown():
-        search = Search(
-            _checked_id(request_id),
-            _checked_tenant(tenant),
-            None if worker is None else worker_address(worker, "--worker"),
-            _checked_limit(limit),
-        )
-        fleet = fleet_at(url, redis, prefix)
-        with waiting():
-            found = fleet.failures(search)
-        if found.redis_because:
-            typer.echo(nothing_new(found.redis_because), err=True)
-        if as_json:
-            typer.echo(found.model_dump_json())
-        elif not found.failures and not found.redis_because:
-            typer.echo(
-                "No job has failed" if search == Search() else f"No such job is among the last {MOST} that failed"
-            )
-        elif found.failures:
-            typer.echo("\n".join(map(_told, found.failures)))
+    search = Search(
+        _checked_id(request_id),
+        _checked_tenant(tenant),
+        None if worker is None else worker_address(worker, "--worker"),
+        limit,
+    )
+    fleet = fleet_at(url, redis, prefix)
+    with waiting():
+        found = fleet.failures(search)
+    if found.redis_because:
+        typer.echo(nothing_new(found.redis_because), err=True)
+    if as_json:
+        typer.echo(found.model_dump_json())
+    elif not found.failures and not found.redis_because:
+        typer.echo("No job has failed" if search == Search() else f"No such job is among the last {MOST} that failed")
+    elif found.failures:
+        typer.echo("\n".join(map(_told, found.failures)))
 
 
 def _told(job: "FailedJob") -> str:
@@ -102,13 +99,5 @@ def _checked_id(text: str | None) -> str | None:
 
 def _checked_tenant(name: str | None) -> str | None:
     if name is not None and not NAME.fullmatch(name):
-        raise BadInput(f"--tenant: {WANTED}, got {name[:40]!r}")
+        raise BadInput(f"--tenant: {WANTED}, got {shown(name)}")
     return name
-
-
-def _checked_limit(text: str) -> int:
-    from router.config.bounds import whole_number
-
-    if (number := whole_number(text, 1, MOST)) is None:
-        raise BadInput(f"--limit: expected a whole number from 1 to {MOST}, got {text[:20]!r}")
-    return number

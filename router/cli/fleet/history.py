@@ -8,7 +8,7 @@ import typer
 
 from router.cli.failure import BadInput
 from router.cli.fleet.commands import AsJson
-from router.cli.options import ROUTER_URL, Prefix, RedisUrl, Url, failures_shown, fleet_at
+from router.cli.options import ROUTER_URL, Prefix, RedisUrl, Url, fleet_at, shown
 from router.cli.spinner import waiting
 from router.fleet.journal.points import Range
 
@@ -32,17 +32,16 @@ def history(
     Rates are a second. p50 and p99 are times of jobs, those of `wait` are waits for a lease. `-` stands where nothing
     is known. Times are in this host's zone.
     """
-    with failures_shown():
-        wanted = _range(span)
-        fleet = fleet_at(url, redis, prefix)
-        with waiting():
-            found = fleet.history(wanted)
-        if as_json:
-            typer.echo(found.model_dump_json())
-            return
-        from router.cli.fleet.tables import history_table, screen
+    wanted = _range(span)
+    fleet = fleet_at(url, redis, prefix)
+    with waiting():
+        found = fleet.history(wanted)
+    if as_json:
+        typer.echo(found.model_dump_json())
+        return
+    from router.cli.fleet.tables import history_table, screen
 
-        screen().print(history_table(_rows(found)))
+    screen().print(history_table(_rows(found)))
 
 
 def _rows(history: "History") -> list[tuple[datetime, dict[str, float | None]]]:
@@ -61,4 +60,4 @@ def _range(text: str) -> Range:
     try:
         return Range(text)
     except ValueError as error:
-        raise BadInput(f"--range: expected one of {', '.join(Range)}, got {text[:20]!r}") from error
+        raise BadInput(f"--range: expected one of {', '.join(Range)}, got {shown(text)}") from error

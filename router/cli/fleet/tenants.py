@@ -16,7 +16,6 @@ from router.cli.options import (
     RedisUrl,
     Url,
     complete_tenant,
-    failures_shown,
     fleet_at,
     shown,
 )
@@ -57,22 +56,21 @@ def list_tenants(
     Jobs a second are those of two seconds, over all routers. Worker-seconds are all that are counted: a tenant's counts
     begin anew after a day without jobs. The share is of these.
     """
-    with failures_shown():
-        fleet = fleet_at(url, redis, prefix)
-        with waiting():
-            found = fleet.tenants()
-        if as_json:
-            typer.echo(f"[{','.join(each.model_dump_json() for each in found)}]")
-            return
-        from router.cli.fleet.tables import screen, tenants_table
-        from router.fleet.journal.rates import tenant_rates
+    fleet = fleet_at(url, redis, prefix)
+    with waiting():
+        found = fleet.tenants()
+    if as_json:
+        typer.echo(f"[{','.join(each.model_dump_json() for each in found)}]")
+        return
+    from router.cli.fleet.tables import screen, tenants_table
+    from router.fleet.journal.rates import tenant_rates
 
-        before, since = {tenant.name: tenant.counts.usage() for tenant in found}, time.monotonic()
-        with waiting("counting", COUNTED_S):
-            time.sleep(COUNTED_S)
-            found = fleet.tenants()
-        after = {tenant.name: tenant.counts.usage() for tenant in found}
-        screen().print(tenants_table(found, tenant_rates(before, after, time.monotonic() - since)))
+    before, since = {tenant.name: tenant.counts.usage() for tenant in found}, time.monotonic()
+    with waiting("counting", COUNTED_S):
+        time.sleep(COUNTED_S)
+        found = fleet.tenants()
+    after = {tenant.name: tenant.counts.usage() for tenant in found}
+    screen().print(tenants_table(found, tenant_rates(before, after, time.monotonic() - since)))
 
 
 @tenants_app.command("set", epilog=EXITS)
@@ -117,23 +115,22 @@ def set_tenant(
     The new values win over config.yaml's until they are reset; `default` resets a single one. The tenant need not stand
     in config.yaml.
     """
-    with failures_shown():
-        given = {
-            "weight": weight,
-            "priority": priority,
-            "max_running": max_running,
-            "max_waiting": max_waiting,
-            "order": order,
-            "labels": label,
-            "client_budget": client_budget,
-        }
-        fields = {key: _value(key, text) for key, text in given.items() if text is not None}
-        fields |= _reuse(reuse, reuse_max_kb)
-        if not fields:
-            raise BadInput("expected one option or more, such as --weight 3")
-        with waiting():
-            changed = fleet_at(url, redis, prefix).change_tenant(_name(name), fields)
-        typer.echo(rule_line(changed))
+    given = {
+        "weight": weight,
+        "priority": priority,
+        "max_running": max_running,
+        "max_waiting": max_waiting,
+        "order": order,
+        "labels": label,
+        "client_budget": client_budget,
+    }
+    fields = {key: _value(key, text) for key, text in given.items() if text is not None}
+    fields |= _reuse(reuse, reuse_max_kb)
+    if not fields:
+        raise BadInput("expected one option or more, such as --weight 3")
+    with waiting():
+        changed = fleet_at(url, redis, prefix).change_tenant(_name(name), fields)
+    typer.echo(rule_line(changed))
 
 
 @tenants_app.command(epilog=EXITS)
@@ -142,10 +139,9 @@ def reset(name: TenantArgument, url: Url = ROUTER_URL, redis: RedisUrl = None, p
 
     Example: `sfr tenants reset run-7`
     """
-    with failures_shown():
-        with waiting():
-            fleet_at(url, redis, prefix).reset_tenant(_name(name))
-        typer.echo(f"{name}: reset")
+    with waiting():
+        fleet_at(url, redis, prefix).reset_tenant(_name(name))
+    typer.echo(f"{name}: reset")
 
 
 def _name(text: str) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from router.cli.failure import BadInput, Exit, Failed
-from router.cli.options import ROUTER_URL, failures_shown, router_url
+from router.cli.options import ROUTER_URL, router_url
 
 if TYPE_CHECKING:
     from router.cli.run.batch_client import BatchClient
@@ -82,13 +82,12 @@ def run(
     from router.cli.run.results_file import SKIPPED, Results
 
     try:
-        with failures_shown():
-            address = router_url(url)
-            with Results(output) as results, _opened(jobs) as fd:
-                said = {"order": order, "stop_on": stop_on}
-                query = "&".join(f"{name}={value}" for name, value in said.items() if value is not None)
-                _run_jobs(fd, jobs, results, address, query)
-                raise typer.Exit(Exit.DONE if results.statuses.keys() <= {HTTPStatus.OK, SKIPPED} else Exit.FAILED)
+        address = router_url(url)
+        with Results(output) as results, _opened(jobs) as fd:
+            said = {"order": order, "stop_on": stop_on}
+            query = "&".join(f"{name}={value}" for name, value in said.items() if value is not None)
+            _run_jobs(fd, jobs, results, address, query)
+            raise typer.Exit(Exit.DONE if results.statuses.keys() <= {HTTPStatus.OK, SKIPPED} else Exit.FAILED)
     except KeyboardInterrupt:  # before the first job
         raise typer.Exit(Exit.SIGNALLED + signal.SIGINT) from None
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from router.cli.failure import Failed
-from router.cli.options import ROUTER_URL, Prefix, RedisUrl, Url, failures_shown, fleet_at, number, source_of
+from router.cli.options import ROUTER_URL, Prefix, RedisUrl, Url, fleet_at, number, source_of
 from router.cli.spinner import waiting
 from router.config.bounds import MAX_WAIT_S
 
@@ -46,7 +46,7 @@ def top(
     from router.cli.fleet.tables import live, screen
     from router.cli.top.table import fits, top_table
 
-    with failures_shown(), suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt):
         fleet, source = fleet_at(url, redis, prefix), source_of(url, redis)
         console = screen()
         moments = _moments(fleet)

@@ -5,6 +5,7 @@ These are the programs of production, with a configuration made for them.
 
 import asyncio
 import json
+import math
 import os
 import shutil
 import signal
@@ -23,10 +24,11 @@ from urllib.request import urlopen
 from rich.console import Console
 
 from router.cli.carried import GUNICORN_SETTINGS, carried
+from router.cli.up.serve import PROCESSES_VARIABLE
 from router.cli.up.supervisor import Program, Supervisor
 from router.config.load import CONFIG_VARIABLE, DISCOVER_VARIABLE, REDIS_VARIABLE, config_path, has_config, load, parse
 from router.config.settings import Settings
-from router.processes import free_port, is_free
+from router.processes import ONE_SIGNAL_S, free_port, is_free
 
 # Checks on loopback are cheap, and a local worker that restarts is soon healthy again.
 CHECK_INTERVAL_S = 2.0
@@ -71,6 +73,7 @@ class Stack:
             REDIS_VARIABLE: f"unix://{self._redis_socket}",
             CONFIG_VARIABLE: str(self._config_file()),
         }
+        self._env.pop(PROCESSES_VARIABLE, None)  # `--processes` counts, and gunicorn would stumble over a bad one
         if self._worker_ports:
             self._env.pop(DISCOVER_VARIABLE, None)
 
@@ -270,15 +273,19 @@ def _valkey_binary() -> str:
 
 async def _stop_signal(supervisor: Supervisor) -> None:
     """Return at the first SIGINT or SIGTERM; a second one kills all programs."""
-    stopping = asyncio.Event()
+    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+    signalled_at = -math.inf
 
     def on_signal() -> None:
-        if stopping.is_set():
+        nonlocal signalled_at
+        is_another = loop.time() - signalled_at >= ONE_SIGNAL_S
+        signalled_at = loop.time()
+        if stopping.is_set() and is_another:
             supervisor.kill()
         stopping.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+        loop.add_signal_handler(number, on_signal)
     await stopping.wait()
 
 

@@ -56,7 +56,9 @@ class Supervisor:
                 log.warning("%s did not end within %g s and is killed", program.name, program.stop_timeout_s)
 
     def kill(self) -> None:
-        """Kill all programs at once: for the second Ctrl-C."""
+        """Kill all programs at once, and start none again: for the second Ctrl-C."""
+        for _, keeper in self._kept:
+            keeper.cancel()
         for process in self._running.values():
             signal_group(process, signal.SIGKILL)
 

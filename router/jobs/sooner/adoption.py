@@ -5,7 +5,6 @@ waits for ever, because the job asks again and again. left_runs.py is the other 
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -21,6 +20,7 @@ from router.jobs.sooner.held_answer import HeldAnswer
 from router.jobs.sooner.left_runs import LeftRuns
 from router.jobs.sooner.notes import Adopt, Brought, Returned
 from router.jobs.sooner.transport import Transport, WorkersAnswer
+from router.jobs.sooner.wait import Wait
 from router.scheduling.left_behind import LeftBehind
 from router.scheduling.messages import Adopted, Orphan
 from router.scheduling.pending import ClientLeft, NoRoom, PendingJob, QueueTimeout, RunsAlready
@@ -30,18 +30,6 @@ from router.telemetry.recorder import Recorder
 ASK_EVERY_S = 1.0
 # After so many asks in a row that Redis did not take, the job runs by itself.
 _FAILURES = 2
-
-
-class _Waiting:
-    """A job that waits for a run's answer, and what would end its wait."""
-
-    __slots__ = ("adopted", "run", "timer", "watch")
-
-    def __init__(self, run: JobRun, adopted: Adopted, timer: asyncio.TimerHandle, watch: asyncio.Task[None]) -> None:
-        self.run = run
-        self.adopted = adopted
-        self.timer = timer
-        self.watch = watch
 
 
 class Adoption:
@@ -71,7 +59,7 @@ class Adoption:
         self._recorder = recorder
         self._run_itself = run_itself
         self._hashing = hashing
-        self._waiting: dict[JobRun, _Waiting] = {}
+        self._waiting: dict[JobRun, tuple[Adopted, Wait]] = {}  # for what they have got, and what would end the wait
         self._by_number: dict[int, JobRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         transport.hear(Brought, self._heard)
@@ -114,23 +102,19 @@ class Adoption:
         if run.deliver is None:  # the job has been broken off
             start(self._tasks, self._return(run.job.key, adopted, HeldAnswer(run)))
             return
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(max(0.0, run.ends_at - time.monotonic()), self._be_late, run)
-        watch = loop.create_task(run.job.has_left())
-        watch.add_done_callback(lambda watch: None if watch.cancelled() else self._client_left(run))
-        self._waiting[run] = _Waiting(run, adopted, timer, watch)
+        be_late, leave = partial(self._be_late, run), partial(self._client_left, run)
+        self._waiting[run] = adopted, Wait(run.ends_at, be_late, run.job.has_left, leave)
         self._by_number[adopted.number] = run
         start(self._tasks, self._ask(run, adopted))
 
     def stop(self, run: JobRun) -> Adopted | None:
         """Let the job wait no longer, and return what it has got; None if it does not wait."""
-        waiting = self._waiting.pop(run, None)
-        if waiting is None:
+        if run not in self._waiting:
             return None
-        del self._by_number[waiting.adopted.number]
-        waiting.timer.cancel()
-        waiting.watch.cancel()
-        return waiting.adopted
+        adopted, wait = self._waiting.pop(run)
+        del self._by_number[adopted.number]
+        wait.stop()
+        return adopted
 
     def give_back(self, run: JobRun) -> bool:
         """Let the run, if the job waits for one, be free for the next job; return whether it does."""

@@ -5,7 +5,6 @@ the answers. A job that waits for another process' run asks again when that run 
 then gets the answer, or is the next one with a run. So nothing that is lost makes a job wait for ever.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -17,13 +16,14 @@ from router.http.headers import WorkerHead
 from router.http.response import Response
 from router.jobs.answers import ErrorAnswers
 from router.jobs.ending import Endings
-from router.jobs.job import JobRun, Sharing, Wait
+from router.jobs.job import JobRun, Sharing
+from router.jobs.sooner.wait import Wait
 from router.jobs.tenants import Tenants
 from router.policy.tenants import TenantRule
 from router.policy.verdict import is_final, may_be_final
 from router.scheduling.inbox import Inbox
 from router.scheduling.left_behind import LeftBehind
-from router.scheduling.messages import RunOver, SharedRun, Wish
+from router.scheduling.messages import RunOver, SharedRun
 from router.scheduling.pending import ClientLeft, NoRoom, PendingJob, RunsElsewhere
 from router.telemetry.recorder import Recorder
 
@@ -93,7 +93,7 @@ class Reuse:
             return True
         keep_ms = max(1, int(seconds * 1000))  # 0 would say that it shares nothing
         run.sharing = self._by_key[key] = Sharing(key, run, keep_ms, rule.max_kb * 1024, self._left)
-        _wish(run, key, keep_ms)
+        run.wish_for(key=key, reuse_ms=keep_ms)
         return False
 
     def refuse(self, run: JobRun, reason: NoRoom, pending: PendingJob | None) -> None:
@@ -157,7 +157,7 @@ class Reuse:
             return
         self._stop(run, sharing)
         sharing.owner, run.ticket = run, ticket
-        _wish(run, sharing.key, sharing.keep_ms)
+        run.wish_for(key=sharing.key, reuse_ms=sharing.keep_ms)
         self._ask(run)
 
     def _close(self, sharing: Sharing, kept: _Kept | None) -> None:
@@ -190,7 +190,7 @@ class Reuse:
         """Answer a job that has shared a run; without an answer it runs by itself."""
         if kept is None:
             if run.wish is not None:
-                run.wish = msgspec.structs.replace(run.wish, key="", reuse_ms=0)
+                run.wish_for(key="", reuse_ms=0)
             self._ask(run)
             return
         run.is_reused = True
@@ -200,11 +200,8 @@ class Reuse:
     # Waiting for a run
 
     def _wait(self, run: JobRun, sharing: Sharing, until: float) -> None:
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(max(0.0, until - time.monotonic()), self._look, run, sharing)
-        watch = loop.create_task(run.job.has_left())
-        watch.add_done_callback(partial(self._client_left, run))
-        sharing.waits[run] = Wait(timer, watch)
+        leave = partial(self._endings.refuse, run, ClientLeft())
+        sharing.waits[run] = Wait(until, partial(self._look, run, sharing), run.job.has_left, leave)
 
     def _stop(self, run: JobRun, sharing: Sharing) -> None:
         sharing.others.pop(run, None)
@@ -232,11 +229,3 @@ class Reuse:
             self._ask_again(sharing.owner, sharing)
         else:
             sharing.is_woken = True
-
-    def _client_left(self, run: JobRun, watch: asyncio.Task[None]) -> None:
-        if not watch.cancelled():
-            self._endings.refuse(run, ClientLeft())
-
-
-def _wish(run: JobRun, key: str, keep_ms: int) -> None:
-    run.wish = msgspec.structs.replace(run.wish or Wish(0), key=key, reuse_ms=keep_ms)

@@ -10,7 +10,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from itertools import islice
 from typing import TypeVar
 
 import msgspec
@@ -19,6 +18,7 @@ from router.fleet.model import Ratios
 from router.fleet.redis_client import RedisUnavailable
 from router.fleet.sizes import ENTRIES_A_CALL, FleetSizes, Lessons, Mean
 from router.fleet.snapshot import FleetView
+from router.fleet.stats import oldest
 from router.jobs.job import Job
 from router.policy.sizes import Recent, kind_of, median_key, merged, size_key
 from router.policy.tenants import DEFAULT
@@ -169,7 +169,7 @@ class Sizes:
         self._sum_up()
         untold, self._untold = self._untold, _Untold()
         while untold:
-            sizes, speeds = _oldest(untold.sizes), _oldest(untold.speeds)
+            sizes, speeds = oldest(untold.sizes, ENTRIES_A_CALL), oldest(untold.speeds, ENTRIES_A_CALL)
             lessons = Lessons(
                 [(key, *size) for key, size in sizes.items()],
                 [(url, ratios.total, ratios.squares, ratios.count) for url, ratios in speeds.items()],
@@ -254,8 +254,3 @@ def _used(entries: OrderedDict[str, _Value], key: str, make: Callable[[], _Value
     else:
         entries.move_to_end(key)
     return entry
-
-
-def _oldest(entries: dict[str, _Value]) -> dict[str, _Value]:
-    """Remove and return as many of the oldest entries as one call takes."""
-    return {key: entries.pop(key) for key in list(islice(entries, ENTRIES_A_CALL))}

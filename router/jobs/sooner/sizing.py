@@ -4,14 +4,11 @@ The dispatcher comes here only with jobs that name an option, while the longest 
 jobs may have second runs.
 """
 
-import msgspec
-
 from router.http.response import Response
 from router.jobs.job import Job, JobRun
 from router.jobs.sooner.sizes import Sizes
 from router.jobs.tenants import Tenants
 from router.policy.verdict import hit_time_limit
-from router.scheduling.messages import NO_WISH
 
 
 class Sizing:
@@ -39,19 +36,15 @@ class Sizing:
         size_ms = self._sizes.expected_ms(job)
         if size_ms is None:
             return False
-        _place(run, size_ms)
+        run.wish_for(size_ms=size_ms)
         return True
 
     async def look_up(self, run: JobRun) -> None:
         """Look up the job's size."""
         await self._sizes.look_up([run.job])
-        _place(run, self._sizes.known_ms(run.job))
+        run.wish_for(size_ms=self._sizes.known_ms(run.job))
 
     def learn(self, run: JobRun, url: str, response: Response, took_s: float) -> None:
         """Learn how long the job took, unless its answer cannot be read."""
         if not response.head.is_packed:
             self._sizes.learn(run.job, url, int(took_s * 1000), is_cut=hit_time_limit(response.body))
-
-
-def _place(run: JobRun, size_ms: int) -> None:
-    run.wish = msgspec.structs.replace(run.wish or NO_WISH, size_ms=size_ms)

@@ -83,14 +83,9 @@ class Transport:
         else:
             await self._redis.keep(self._redis.keys.answer(name), _encode(answer), int(ttl_s * 1000))
 
-    async def fetch(self, name: str) -> WorkersAnswer | None:
-        """Return the answer of this name, None if there is none any more. Raises RedisUnavailable."""
-        return self._own.get(name) or _read(await self._redis.kept(self._redis.keys.answer(name)))
-
     async def take(self, name: str) -> WorkersAnswer | None:
-        """Return the answer of this name, and keep it no longer. Raises RedisUnavailable."""
-        return self._own.pop(name, None) or _read(await self._redis.kept(self._redis.keys.answer(name), is_last=True))
-
-
-def _read(held: bytes | None) -> WorkersAnswer | None:
-    return None if held is None else _decode(held)
+        """Return the answer of this name, and keep it no longer; None if it is gone. Raises RedisUnavailable."""
+        if (own := self._own.pop(name, None)) is not None:
+            return own
+        held = await self._redis.taken(self._redis.keys.answer(name))
+        return None if held is None else _decode(held)

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from fakeredis import FakeAsyncRedis
-from fastapi import FastAPI
 
 from router.api.admin import create_admin
 from router.api.fleet_admin import _admin_worker
@@ -18,7 +17,7 @@ from router.fleet.model import Ejection, Health, Source, Worker, WorkerRecord
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisClient
 from router.fleet.snapshot import FleetView
-from tests.support.endpoints import ask
+from tests.support.endpoints import ask, serving
 
 CONFIGURED, FOUND, LISTED, NEW = (f"http://{name}:1" for name in ("config", "dns", "file", "new"))
 TOKEN = "secret"
@@ -30,9 +29,8 @@ class Desk:
 
     def __init__(self, redis: "FakeAsyncRedis", client: RedisClient, gate: AdminGate) -> None:
         self.redis, self.client = redis, client
-        self.app = FastAPI()
         settings = AdminSettings(allowed_workers=("new", "config"))
-        self.app.include_router(create_admin(Intents(client), FleetView(client, []), settings, gate))
+        self.app = serving(create_admin(Intents(client), FleetView(client, []), settings, gate))
         self.fields: dict[bytes, bytes] = {}
         self.peer = "10.0.0.9"
 

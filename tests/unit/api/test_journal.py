@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from fakeredis import FakeAsyncRedis
-from fastapi import FastAPI
 from redis.exceptions import ResponseError
 from typer.testing import CliRunner
 
@@ -14,7 +13,7 @@ from router.cli.main import app
 from router.fleet.journal.events import Events
 from router.fleet.journal.model import Event
 from router.fleet.redis_client import SCHEDULE, RedisClient
-from tests.support.endpoints import ask
+from tests.support.endpoints import ask, serving
 
 JOINED = Event("worker_joined", "http://a:1", "Worker http://a:1 has joined", "config", {"weight": 2})
 LEFT = Event("worker_left", "http://a:1", "Worker http://a:1 has left")
@@ -22,8 +21,7 @@ LEFT = Event("worker_left", "http://a:1", "Worker http://a:1 has left")
 
 async def listed(redis: FakeAsyncRedis, **params: str) -> tuple[int, Any]:
     """Return the status and the body of the answer to `GET /admin/events`."""
-    api = FastAPI()
-    api.include_router(create_journal(RedisClient(redis, "sfr", timeout_s=5)))
+    api = serving(create_journal(RedisClient(redis, "sfr", timeout_s=5)))
     return (await ask(api, "GET", "/admin/events", params, None, ()))[:2]
 
 
@@ -102,8 +100,7 @@ async def test_page_says_why_the_latest_may_be_missing() -> None:
         await tell(fake, [JOINED])
         redis = RedisClient(fake, "sfr", timeout_s=5)
         redis.failed(ResponseError("OOM command not allowed"), SCHEDULE)
-        api = FastAPI()
-        api.include_router(create_journal(redis))
+        api = serving(create_journal(redis))
         _, page, _ = await ask(api, "GET", "/admin/events", {}, None, ())
         assert ([each["text"] for each in page["events"]], page["redis_because"]) == (
             [JOINED.text],

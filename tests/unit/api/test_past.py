@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from fakeredis import FakeAsyncRedis
-from fastapi import FastAPI
 
 from router.api.failures import create_failures
 from router.api.history import create_history
@@ -13,7 +12,7 @@ from router.fleet.journal.failed_job import FailedJob, FailedTry
 from router.fleet.journal.failures import Failures
 from router.fleet.journal.history import FleetHistory
 from router.fleet.redis_client import RedisClient
-from tests.support.endpoints import ask
+from tests.support.endpoints import ask, serving
 
 JOB = FailedJob("a", "run-7", "/run_code", "python", 503, "all_failed", 61, 7, "All workers failed")
 
@@ -23,9 +22,7 @@ async def asked(path: str, params: dict[str, str], *jobs: FailedJob) -> tuple[in
     async with FakeAsyncRedis(decode_responses=True) as fake:
         redis = RedisClient(fake, "sfr", timeout_s=5)
         await Failures(redis).add([(0, job) for job in jobs] or [(0, JOB)], now=0)
-        app = FastAPI()
-        app.include_router(create_failures(redis))
-        app.include_router(create_history(FleetHistory(redis)))
+        app = serving(create_failures(redis), create_history(FleetHistory(redis)))
         status, body, _ = await ask(app, "GET", path, params, None, ())
         return status, body
 

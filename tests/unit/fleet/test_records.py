@@ -11,7 +11,7 @@ from fakeredis import FakeAsyncRedis
 from router.fleet.leadership import Leadership, Term
 from router.fleet.model import Ejection, Health, Worker, WorkerRecord
 from router.fleet.records import RECORDS_A_CALL, FleetState, Records
-from router.fleet.redis_client import RedisClient
+from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.policy.tenants import TenantRule
 from tests.support.records import NEW, NOW, SECOND, SEEN
 
@@ -22,6 +22,22 @@ async def test_fleet_is_loaded_as_recorded_in_the_order_of_urls(redis: RedisClie
     state = await Records(redis).load()
     assert state.records == (SEEN, NEW)
     assert (state.written_at, state.leader) == (NOW, f"{term.token} me")
+
+
+@pytest.mark.parametrize("key", ["sfr:fleet", "sfr:sidecar", "sfr:ejected", "sfr:quarantine"])
+async def test_key_of_another_type_makes_redis_unavailable_until_it_is_mended(
+    key: str, client: FakeAsyncRedis, redis: RedisClient, term: Term
+) -> None:
+    """Whichever command Redis refuses, the fleet is not half read, and is read again afterwards."""
+    await Records(redis).record(term, NOW, [SEEN], [], changed=True)
+    await client.delete(key)
+    await client.lpush(key, "a slip with redis-cli")
+    with pytest.raises(RedisUnavailable, match="WRONGTYPE"):
+        await Records(redis).load()
+    assert not redis.available
+    await client.delete(key)
+    assert (await Records(redis).load()).records == (SEEN,)
+    assert redis.available
 
 
 async def test_records_are_read_again_only_after_a_change(redis: RedisClient, term: Term) -> None:
@@ -220,7 +236,7 @@ async def test_tenants_key_of_another_type_keeps_the_known_rules(
     ("name", "text", "told"),
     [
         ("run-7", "weight 3", "tenant 'run-7': Invalid JSON"),
-        ("run-7", "[]", "tenant 'run-7': expected an object"),
+        ("run-7", "[]", "tenant 'run-7': expected keys and values"),
         ("run-7", '{"weight":0}', "tenant 'run-7': weight: expected greater than or equal to 1, got 0"),
         ("run-7", '{"max_running":"5"}', "max_running: expected a valid integer, got '5'"),
         ("run 7", "{}", "Tenant 'run 7': expected a name"),

@@ -4,9 +4,11 @@ import pytest
 from fakeredis import FakeAsyncRedis
 from redis.exceptions import AuthenticationError
 
+from router.config.settings import RedisSettings
 from router.fleet.leadership import Leadership
 from router.fleet.records import Records
-from router.fleet.redis_client import RedisClient
+from router.fleet.redis_client import RedisClient, RedisUnavailable
+from router.processes import free_port
 from tests.support.records import NOW, SEEN
 
 
@@ -27,3 +29,16 @@ def test_refused_login_is_told_from_an_absent_redis(client: FakeAsyncRedis, erro
     redis = RedisClient(client, "sfr", timeout_s=5)
     redis.failed(error)
     assert (redis.answers, redis.refuses_login) == (False, is_login)
+
+
+async def test_cluster_that_cannot_be_reached_is_unavailable() -> None:
+    """A Cluster of which no node answers is away like a single server: calls and subscriptions end in our own error."""
+    url = f"redis://127.0.0.1:{free_port()}"
+    redis = RedisClient.connect(RedisSettings(url=url, prefix="{sfr}", cluster=True), timeout_s=5)
+    with pytest.raises(RedisUnavailable, match=r"refused|failed"):
+        await Records(redis).load()
+    for listening in (redis.heard("{sfr}:changes"), redis.popped("{sfr}:grants:p", 1, 1)):
+        with pytest.raises(RedisUnavailable, match=r"refused|failed"):
+            await anext(listening)
+    assert not redis.available
+    await redis.close()

@@ -158,7 +158,7 @@ async def test_operators_who_change_one_tenant_at_once_lose_nothing(tenants: Ten
     [
         ("a b", "{}", None, "tenant 'a b': expected a name of 1 to 64 characters, each of A-Z a-z 0-9 . _ -"),
         ("a", "weight=3", {}, "tenant a: Invalid JSON"),
-        ("a", "[3]", {}, "tenant a: expected an object: [3]"),
+        ("a", "[3]", {}, "tenant a: expected keys and values: [3]"),
         (
             "a",
             '{"weight":0,"priority":2}',
@@ -166,8 +166,8 @@ async def test_operators_who_change_one_tenant_at_once_lose_nothing(tenants: Ten
             "tenant a: weight: expected greater than or equal to 1, got 0",
         ),
         ("a", '{"weight":"3","priority":2}', {"priority": 2}, "tenant a: weight: expected a valid integer, got '3'"),
-        ("a", '{"wait":1,"priority":2}', {"priority": 2}, "tenant a: wait: unknown field"),
-        ("a", '{"labels":["a b"],"weight":2}', {"weight": 2}, "tenant a: labels.0: expected "),
+        ("a", '{"wait":1,"priority":2}', {"priority": 2}, "tenant a: wait: unknown key"),
+        ("a", '{"labels":["a b"],"weight":2}', {"weight": 2}, "tenant a: labels[0]: expected "),
         ("a", '{"max_running":1e99,"weight":2}', {"weight": 2}, "tenant a: max_running: expected a valid integer"),
     ],
 )

@@ -210,6 +210,21 @@ def test_local_scheduler_has_its_share_of_each_cap(cap: int | None, told: int, s
     run(law)
 
 
+def test_share_of_each_cap_stays_while_an_emptied_redis_counts_the_processes_anew() -> None:
+    """A Redis that fails again before all processes have told it that they live leaves the share as it was."""
+
+    async def law() -> None:
+        fleet = Fleet(Worker(A, max_concurrency=8), processes=2)
+        for told in (Reply(processes=8), Reply(processes=1, settles=True)):
+            fleet.redis = lambda _, told=told: told  # type: ignore[misc]
+            await fleet.ask(BEAT)
+        fleet.redis = away
+        await fleet.ask(BEAT)
+        assert not (await fleet.ask(Call("p", arrived=(Arrival(20, 1000, 1000),)))).granted
+
+    run(law)
+
+
 def test_local_scheduler_has_its_share_of_the_retries() -> None:
     """The share is by the same number of processes as for the caps."""
 
