@@ -13,6 +13,7 @@ from router import logs
 from router.config.load import config_path, load_or_exit, or_exit
 from router.config.worker_auth import WorkerAuth
 from router.file_handles import raise_limit
+from router.fleet.connection import expect_usable
 from router.fleet.counters import Counters
 from router.fleet.journal.history import FleetHistory
 from router.fleet.journal.teller import AGAIN_S, Teller
@@ -38,6 +39,7 @@ REDIS_TIMEOUT_S = 1.0
 async def run() -> None:
     """Build the sidecar and run it until a signal stops it; the lead is handed over at the end."""
     settings = load_or_exit()
+    or_exit(lambda: expect_usable(settings.redis))
     auth = or_exit(lambda: WorkerAuth.load(settings))
     redis = RedisClient.connect(settings.redis, REDIS_TIMEOUT_S)
     # Unique for each process, even if containers share a host name and process ids.

@@ -173,10 +173,12 @@ def check(
     """
     from router.config.load import ConfigError, config_path, read
     from router.config.show import over_preset
+    from router.fleet.connection import expect_usable
 
     path = path or config_path()
     try:
         configuration = read(path)
+        expect_usable(configuration.settings.redis)
     except ConfigError as error:
         options.fail(str(error), Exit.BAD_INPUT)
     settings = configuration.settings

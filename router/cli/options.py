@@ -199,14 +199,20 @@ def redis_at(url: str, option: str, prefix: str = "sfr") -> "RedisSettings":
     from pydantic import ValidationError
 
     from router.config.flaws import told
+    from router.config.load import ConfigError
     from router.config.settings import RedisSettings
+    from router.fleet.connection import expect_usable
 
     try:
-        return RedisSettings(url=url, prefix=prefix)
+        settings = RedisSettings(url=url, prefix=prefix)
+        expect_usable(settings)
+    except ConfigError as error:
+        raise BadInput(str(error).replace("redis.url", option, 1)) from error
     except ValidationError as error:  # the URL is not repeated: it may hold a password
         flaw = error.errors()[0]
         named = option if flaw["loc"] == ("url",) else "--prefix"
         raise BadInput(f"{named}: {told(flaw)}") from error
+    return settings
 
 
 def router_at(url: str, answer_within_s: float | None = None) -> "RouterClient":

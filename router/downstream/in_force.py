@@ -19,6 +19,7 @@ from router.auth.access import Access
 from router.config.load import ConfigError, config_path, expect_extras, load
 from router.config.settings import Settings
 from router.downstream.notices import NOTICES
+from router.fleet.connection import expect_usable
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class InForce:
         """Read the files that the environment names. Raises ConfigError."""
         settings = load(config_path())
         expect_extras(settings)
+        expect_usable(settings.redis)
         return cls(settings, Access.load(settings))
 
 

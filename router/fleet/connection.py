@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
@@ -45,6 +46,27 @@ def connect(settings: RedisSettings, timeout_s: float) -> AnyRedis:
     if settings.url.startswith("redis+sentinel://"):
         return _master(settings.url, options)
     return Redis.from_url(settings.url, **options)
+
+
+def expect_usable(settings: RedisSettings) -> None:
+    """Raise ConfigError if redis-py cannot use the options or the database of the URL. Nothing is connected.
+
+    The message repeats no value, because one may be a password.
+    """
+    try:
+        client = connect(settings, timeout_s=1.0)
+        if isinstance(client, Redis):
+            connection = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+            if isinstance(connection, SSLConnection):
+                connection.ssl_context.get()
+    except Exception as error:  # by the option, redis-py raises errors of any type
+        from router.config.load import ConfigError  # noqa: PLC0415  (it loads YAML, which few commands need)
+
+        parts = urlsplit(settings.url)
+        names = ", ".join(name for name, _ in parse_qsl(parts.query, keep_blank_values=True)) or parts.path
+        of_file = error.strerror if isinstance(error, OSError) else None
+        reason = of_file or "redis-py does not know it, or not its value"
+        raise ConfigError(f"redis.url: {names} cannot be used: {reason}") from error
 
 
 def _master(url: str, options: dict[str, Any]) -> Redis:

@@ -114,8 +114,7 @@ class RedisClient:
 
     def failed(self, error: Exception, steady: str = "") -> RedisUnavailable:
         """Take note of a call that failed, and return the error to raise."""
-        # Sentences go on after the cause, so it ends without redis-py's full stop.
-        cause = f"no answer within {self._timeout_s} s" if isinstance(error, TimeoutError) else str(error).rstrip(".")
+        cause = f"no answer within {self._timeout_s} s" if isinstance(error, TimeoutError) else _cause(error)
         self.answers = isinstance(error, ResponseError)
         self.refuses_login = isinstance(error, AuthenticationError)
         if steady or not self.answers:  # that Redis refuses one call now and then says nothing of the others
@@ -161,7 +160,7 @@ class RedisClient:
                 async for _ in pubsub.listen():
                     yield
         except ERRORS as error:
-            raise RedisUnavailable(str(error)) from error
+            raise RedisUnavailable(_cause(error)) from error
 
     async def popped(self, key: str, wait_s: float, count: int) -> AsyncIterator[list[str]]:
         """Yield what others append to the list `key`, up to `count` entries at once. Raises RedisUnavailable."""
@@ -172,7 +171,7 @@ class RedisClient:
                 if popped:
                     yield [str(text) for text in popped[1]]
         except ERRORS as error:
-            raise RedisUnavailable(str(error)) from error
+            raise RedisUnavailable(_cause(error)) from error
 
     async def send(self, process: str, note: bytes) -> bool:
         """Append a note to the list that `process` reads; return whether the process is alive.
@@ -218,6 +217,17 @@ class RedisClient:
     async def transaction(self, *commands: Sequence[str]) -> Any:
         """Send the commands in one atomic step and return the last one's answer. Raises RedisUnavailable."""
         return await self.ask(self._transaction(json.dumps(commands)))
+
+
+def _cause(error: Exception) -> str:
+    """Return what Redis or redis-py says, without the full stop: sentences go on after it.
+
+    >>> _cause(AuthenticationError("HELLO must be called with the client already authenticated, otherwise …"))
+    'Authentication required: redis.url has no password'
+    """
+    if isinstance(error, AuthenticationError) and str(error).startswith("HELLO"):
+        return "Authentication required: redis.url has no password"
+    return str(error).rstrip(".")
 
 
 async def executed(pipeline: Any) -> list[Any]:

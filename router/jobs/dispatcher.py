@@ -219,9 +219,10 @@ class Dispatcher:
             self._break_off(run, fault)
 
     def _skip(self, run: JobRun) -> None:
-        """Answer a pending job whose group has failed; one that runs goes on."""
-        if run.group is not None and run.pending is not None:
+        """Answer a job whose group has failed, if it is pending or waits for an identical one's run."""
+        if run.pending is not None:
             self._leases.give_up(run.pending)
+        if run.pending is not None or (run.sharing is not None and run in run.sharing.waits):
             self._endings.end(run, answers.skipped(run))  # an identical job gets its place
             run.pending = None
 
@@ -366,8 +367,7 @@ class Dispatcher:
     def _run_itself(self, run: JobRun) -> None:
         """Let a job ask for a lease that has got another one's run, but no answer."""
         try:
-            now = time.monotonic()
-            run.room_by = now + self._queue_timeout_s
+            run.room_by = (now := time.monotonic()) + self._queue_timeout_s
             self._ask(run, run.ends_at - now, run.tried)
         except Exception as fault:  # noqa: BLE001  (else the client would wait for ever)
             self._break_off(run, fault)

@@ -5,7 +5,8 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Coroutine, Generator
-from typing import Protocol, TypeAlias
+from functools import lru_cache
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -93,8 +94,8 @@ class Job(msgspec.Struct, frozen=True):
     @property
     def key(self) -> str:
         """A hash of all that the result depends on: the same for identical jobs of a tenant, and for no others."""
-        said = self.tenant or DEFAULT, sorted(self.labels), self.target, _OF_BODY.findall(self.lines)
-        key = hashlib.blake2b(repr((*said, self.is_large)).encode(), digest_size=_KEY_BYTES)
+        of_body = tuple(_OF_BODY.findall(self.lines))
+        key: hashlib.blake2b = _of_head(self.tenant or DEFAULT, self.labels, self.target, of_body, self.is_large).copy()
         key.update(self.body if self.scan is None else self._digest(self.scan))
         return key.hexdigest()
 
@@ -158,6 +159,12 @@ class Job(msgspec.Struct, frozen=True):
         watch = asyncio.create_task(self.has_left())
         await asyncio.wait((watch,), timeout=0)
         return not watch.cancel()  # a task that is done cannot be cancelled
+
+
+@lru_cache(maxsize=128)  # most jobs have the same
+def _of_head(tenant: str, labels: tuple[str, ...], target: bytes, of_body: tuple[bytes, ...], is_large: bool) -> Any:
+    """Return the beginning of the hash that is a job's key: of all but its body."""
+    return hashlib.blake2b(repr((tenant, sorted(labels), target, of_body, is_large)).encode(), digest_size=_KEY_BYTES)
 
 
 class FailedAttempt(msgspec.Struct, frozen=True):
@@ -229,8 +236,7 @@ class JobRun:
       had failed. `doubts` are the leases of failed attempts whose errors may be the job's own, with these errors.
     - `late_share` counts the body for an attempt that goes on after its job's end.
     - `sharing` are the jobs that share one run with this one. `is_reused`: it has got another one's answer.
-    - `left` is the run as the next identical job may get it, once the client has gone. `is_adopted`: this job has got
-      what another one had left.
+    - `left` is the run as the next identical job may get it. `is_adopted`: this job has what another one had left.
     """
 
     __slots__ = (

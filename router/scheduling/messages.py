@@ -306,7 +306,7 @@ class PackedCall(Call, frozen=True):
 def packed(call: Call) -> Call:
     """Return the call as the script reads it in the least time."""
     came: list[int | str] = []
-    for job in call.arrived if not call.wishes else ():
+    for job in call.arrived:
         if job.ticket or job.tried or job.retry_of or job.memory_mb:
             came = []
             break

@@ -27,6 +27,9 @@ MAX_HEAD_BYTES = 2**16
 # If the worker closed a kept-alive connection before our request arrived, we hear of it within one round trip. A lost
 # packet costs one retransmission more (1 s, RFC 6298 §2). A connection that closes later has delivered the job.
 STALE_WITHIN_S = 1.0
+# uvloop rings timers before it reads. In a process that was stopped, the answer may have come long ago. So an answer is
+# overdue only if it has not come after so many more seconds of reading.
+_READ_FIRST_S = 0.05
 
 # So many bytes of a large answer wait for their reader, and a block besides, before no more are read from the socket.
 _AHEAD_BYTES = 2**19
@@ -131,12 +134,16 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_at(due, self._check_due)
 
-    def _check_due(self) -> None:
+    def _check_due(self, overdue: float = 0.0) -> None:
+        """Give up if the answer is overdue, and was already: `overdue` is the `due` that had passed the last time."""
         self._timer = None
         if self._state in (ConnectionState.IDLE, ConnectionState.STREAMING, ConnectionState.SPENT):
             return
-        if asyncio.get_running_loop().time() < self._due:
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._due:
             self._set_timer(self._due)
+        elif overdue != self._due:
+            self._timer = loop.call_later(_READ_FIRST_S, self._check_due, self._due)
         else:
             self._fail(Broken(Phase.TIMED_OUT, "timed out"))
             self._settle()

@@ -219,6 +219,18 @@ def test_nothing_is_left_of_the_order(redis: Redis) -> None:
     assert not redis.exists("sfr:order:run-7/", "sfr:patience")
 
 
+def test_nothing_is_left_of_an_order_that_was_reset(redis: Redis) -> None:
+    """Although its jobs leave the queue when no tenant's longest jobs go first any more."""
+    scheduler = LuaScheduler(redis, Rules())
+    scheduler.set_fleet([Member(Worker(A, max_concurrency=1))])
+    scheduler.set_tenants(BY_SIZE)
+    jobs = Jobs(scheduler)
+    jobs.come_by_size("run-7", 10, 20, 30)
+    scheduler.set_tenants({})
+    jobs.ask(Call("p", left=(1, 2, 3)))
+    assert not redis.exists("sfr:waiting", "sfr:order:run-7/", "sfr:patience")
+
+
 def test_job_that_a_router_of_the_last_release_took_is_passed_over(redis: Redis) -> None:
     """And one that such a router has put into the queue goes before all."""
     scheduler = LuaScheduler(redis, Rules())

@@ -124,6 +124,15 @@ def test_tenant_has_no_more_pending_jobs_than_may_be(make_jobs: MakeJobs) -> Non
     assert jobs.come("eval").queued
 
 
+def test_pending_job_that_arrives_again_counts_once(make_jobs: MakeJobs) -> None:
+    """Also if the tenant's pending jobs have been counted in the same call already."""
+    jobs = make_jobs(1, {"run-7": TenantRule(max_waiting=3)})
+    jobs.come("run-7", 2)
+    again = tuple(Arrival(number, LONG_MS, LONG_MS, tenant="run-7") for number in (3, 2, 4, 5))
+    reply = jobs.ask(Call("p", arrived=again))
+    assert (reply.queued[::2], reply.crowded) == ((3, 2, 4), (5,))
+
+
 def test_tenant_that_may_not_wait_still_runs(make_jobs: MakeJobs) -> None:
     """While there is room."""
     jobs = make_jobs(1, {"run-7": TenantRule(max_waiting=0)})

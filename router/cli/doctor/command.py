@@ -55,6 +55,7 @@ async def _look(path: Path | None) -> "list[Finding]":
     from router.cli.doctor.findings import Finding, Verdict
     from router.config.addresses import masked
     from router.config.load import ConfigError, config_path, expect_extras, has_config, load, parse
+    from router.fleet.connection import expect_usable
     from router.fleet.redis_client import RedisClient, RedisUnavailable
 
     is_default = path is None and not has_config()
@@ -62,6 +63,7 @@ async def _look(path: Path | None) -> "list[Finding]":
     try:
         settings = parse("", "the environment") if is_default else load(path)
         expect_extras(settings)
+        expect_usable(settings.redis)
         access = Access.load(settings)
     except ConfigError as error:
         advice = "correct it; nothing else was looked at"

@@ -21,7 +21,7 @@ from router.jobs.sooner.left_runs import LeftRuns
 from router.jobs.sooner.notes import Adopt, Brought, Returned
 from router.jobs.sooner.transport import Transport, WorkersAnswer
 from router.jobs.sooner.wait import Wait
-from router.scheduling.left_behind import LeftBehind
+from router.scheduling.left_behind import NOTICE_S, LeftBehind
 from router.scheduling.messages import Adopted, Orphan
 from router.scheduling.pending import ClientLeft, NoRoom, PendingJob, QueueTimeout, RunsAlready
 from router.telemetry.recorder import Recorder
@@ -128,6 +128,8 @@ class Adoption:
         note = Adopt(adopted.run, self._transport.process, adopted.number)
         failures = 0
         while self._by_number.get(adopted.number) is run:
+            if run.ends_at - asyncio.get_running_loop().time() < NOTICE_S + ASK_EVERY_S:
+                self._left_behind.expect()  # the run may have been left behind long ago, and soon is so again
             try:
                 is_alive = await self._transport.send(adopted.process, note)
             except RedisUnavailable:

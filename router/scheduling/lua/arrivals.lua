@@ -1,7 +1,6 @@
 -- Jobs that arrive: each gets a lease at once, waits in its line, or is refused.
 --
 -- Twin     LocalScheduler._arrive
--- Reads    QUEUE
 -- Writes   TICKET
 -- @include context
 -- @include head
@@ -65,12 +64,7 @@ end
 local function is_crowded(tenant)
   if not has_rules then return false end
   local most = Shared.rule_of(tenant).max_waiting
-  if most == math.huge then return false end
-  write_queue()
-  if lines > 1 then Shared.write_heads() end
-  local count = tenant == DEFAULT and redis.call('ZCARD', QUEUE) or 0
-  for _, pool in ipairs(Shared.pools_of(tenant)) do count = count + redis.call('ZCARD', queue_of(tenant, pool)) end
-  return count >= most
+  return most < math.huge and count_pending(tenant) >= most
 end
 
 -- Whether a job waits in its line, so that a slow worker gets the shortest one of all that have come.
@@ -122,17 +116,17 @@ local function arrive(arrivals)
       bound = bound, deadline = now + wait, tried = tried, tenant = tenant_named(tenant), pool = pool, memory = memory,
       is_back = ticket > 0,
     }
-    local has_run = false
+    local wish, has_run = call.wishes and wish_of(number), false
     if ticket == 0 then
       last_ticket = last_ticket + 1
       ticket = last_ticket
-      if call.wishes then
-        ticket, has_run = Seldom.adopt(number, ticket)
+      if wish and wish[3] ~= '' and wish[4] == 0 then
+        ticket, has_run = Seldom.adopt(number, wish[3], ticket)
         asked.is_back = ticket ~= last_ticket
       end
     end
     local may_try = not has_run and (retry_of == '' or may_retry(number, retry_of))
-    if may_try and call.wishes and Reuse.shares(number, ticket, wait + bound) then may_try = false end
+    if may_try and wish and wish[4] > 0 and Reuse.shares(number, wish[3], ticket, wait + bound) then may_try = false end
     local its_pool = may_try and (pool_named(pool) or Seldom.admit_pool(pool))
     local url, cap
     local may_now = its_pool and is_open(its_pool.room) and may_go_first(asked.tenant, pool, its_pool.room)

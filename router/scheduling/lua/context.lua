@@ -28,6 +28,16 @@ local is_by_load = rules.strategy == 'least_loaded'
 local may_hedge = rules.hedge_percent > 0
 local reply = {}
 
+-- What the arriving job `number` asks for besides a lease, Wish's fields (router/scheduling/messages.py); nil: no more.
+local wish_by_number
+local function wish_of(number)
+  if not wish_by_number then
+    wish_by_number = {}
+    for _, wish in ipairs(call.wishes or {}) do wish_by_number[wish[1]] = wish end
+  end
+  return wish_by_number[number]
+end
+
 -- The plan, as plan.lua loads or makes it.
 local ring_length = 0
 local fleet_print = ''

@@ -12,10 +12,10 @@ local put_aside = {}
 
 -- Return the arrivals that are no second runs; `grant` will look at the others, after all else.
 function Hedges.put_aside(arrivals)
-  local is_hedge, others = {}, {}
-  for _, wish in ipairs(call.wishes) do is_hedge[wish[1]] = wish[5] end
+  local others = {}
   for _, arrival in ipairs(arrivals) do
-    local list = is_hedge[arrival[1]] and put_aside or others
+    local wish = wish_of(arrival[1])
+    local list = wish and wish[5] and put_aside or others
     list[#list + 1] = arrival
   end
   return others

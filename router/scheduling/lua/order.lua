@@ -21,15 +21,10 @@
 -- @include lines
 -- @include room
 
-local size_by_number
-
 -- How long a job of this call is expected to take; 0: that is not known.
 function Ordered.size_of(number)
-  if not size_by_number then
-    size_by_number = {}
-    for _, wish in ipairs(call.wishes or {}) do size_by_number[wish[1]] = math.min(wish[2], LARGEST_SIZE_MS) end
-  end
-  return size_by_number[number] or 0
+  local wish = wish_of(number)
+  return wish and math.min(wish[2], LARGEST_SIZE_MS) or 0
 end
 
 function Ordered.goes_by_size(tenant) return Shared.rule_of(tenant).order == LONGEST_FIRST end
@@ -141,6 +136,7 @@ end
 
 -- Drop the order of the lines that do not go by size any more.
 function Ordered.drop_unused()
+  if not has_order then redis.call('DEL', PATIENCE) end
   if not Ordered.goes_by_size(DEFAULT) then redis.call('DEL', ORDER_OF .. DEFAULT .. '/') end
   for _, line in ipairs(redis.call('ZRANGE', LINES, 0, -1)) do
     if not Ordered.goes_by_size(string.match(line, '^[^/]*')) then redis.call('DEL', ORDER_OF .. line) end

@@ -4,7 +4,7 @@
 -- '<bound> <deadline> <tried …> @<since>', and in other lines than QUEUE ' <memory> <tenant>/<pool>' after that.
 --
 -- Twin     LocalScheduler._grant, _claim
--- Reads    PROCESSES
+-- Reads    PROCESSES, QUEUE
 -- Writes   WAITING, GRANTS_OF; for a claim LEASES_OF, BREAKER_OF, EJECTED
 -- @include context
 -- @include leases
@@ -63,12 +63,26 @@ local function write_queue()
   new_texts, gone_texts, is_gone = {}, {}, {}
 end
 
+-- How many jobs of a tenant are pending, as far as this call has counted them.
+local pending_of = {}
+
+local function count_pending(tenant)
+  if not pending_of[tenant] then
+    write_queue()
+    if lines > 1 then Shared.write_heads() end
+    local count = tenant == DEFAULT and redis.call('ZCARD', QUEUE) or 0
+    for _, pool in ipairs(Shared.pools_of(tenant)) do count = count + redis.call('ZCARD', queue_of(tenant, pool)) end
+    pending_of[tenant] = count
+  end
+  return pending_of[tenant]
+end
+
 -- Take a pending job out of its line; `is_known` tells whether it is in WAITING.
 local function take_out(name, tenant, pool, is_known)
   local line = at_hand(tenant, pool)
   drop_from_line(line, name)
   if has_order then Ordered.leave(name, tenant, pool) end
-  is_gone[name] = true
+  is_gone[name], pending_of[tenant] = true, nil
   if is_known then
     gone_texts[#gone_texts + 1], asked_of[name] = name, false
     waiting = waiting - 1
@@ -113,6 +127,7 @@ local function enter(name, ticket, asked)
   add_to_line(line, name, ticket)
   if has_order then Ordered.enter(name, ticket, asked) end
   waiting = waiting + 1
+  if pending_of[tenant] then pending_of[tenant] = pending_of[tenant] + 1 end
   if is_other then others = others + 1 end
   if not was_empty then
     if lines > 1 and ticket <= Shared.head_ticket(tenant, pool) then Shared.set_head(tenant, pool) end

@@ -13,21 +13,24 @@
 -- @include leases
 -- @include queue
 
-local wishes
-
--- Let an arriving job share a run; if there is none, others share its own one for `ms`. Return whether the job gets no
--- lease: it gets an answer, or waits for another process' run. A process has one run of a key: what it asks for again is
--- that one.
-function Reuse.shares(number, ticket, ms)
-  if not wishes then
-    wishes = {}
-    for _, wish in ipairs(call.wishes) do wishes[wish[1]] = wish end
+-- The moment after so many ms, and how long Redis keeps what is valid until then, both as texts: most jobs of a call
+-- have the same.
+local last_ms, last_moment, last_ttl
+local function moment_and_ttl(ms)
+  if ms ~= last_ms then
+    last_ms, last_moment = ms, string.format('%.0f', now + ms)
+    last_ttl = string.format('%.0f', ms + PROCESS_TTL_MS)
   end
-  local wish = wishes[number]
-  if not wish or wish[4] == 0 then return false end
-  ms = math.max(ms, 1)
-  local key, mark = REUSE_OF .. wish[3], string.format('%.0f @', now + ms) .. call.process .. ' '
-  local held = redis.call('SET', key, mark, 'NX', 'GET', 'PX', ms + PROCESS_TTL_MS)
+  return last_moment, last_ttl
+end
+
+-- Let an arriving job share a run of its key; if there is none, others share its own one for `ms`. Return whether the
+-- job gets no lease: it gets an answer, or waits for another process' run. A process has one run of a key: what it asks
+-- for again is that one.
+function Reuse.shares(number, name, ticket, ms)
+  local moment, ttl = moment_and_ttl(math.max(ms, 1))
+  local key, mark = REUSE_OF .. name, moment .. ' @' .. call.process .. ' '
+  local held = redis.call('SET', key, mark, 'NX', 'GET', 'PX', ttl)
   if not held then return false end
   local ends, kind, rest = string.match(held, '^(%d+) (.)(.*)$')
   local is_running, is_valid = kind == '@', tonumber(ends) > now
@@ -45,7 +48,7 @@ function Reuse.shares(number, ticket, ms)
     tell('shared', {number, ticket, owner})
     return true
   end
-  redis.call('SET', key, mark .. (others or ''), 'PX', ms + PROCESS_TTL_MS)
+  redis.call('SET', key, mark .. (others or ''), 'PX', ttl)
   return false
 end
 
@@ -54,22 +57,24 @@ local more_bytes = 0
 
 -- A run of the calling process is over. The arguments are RunOver's fields (router/scheduling/messages.py).
 function Reuse.end_run(key, ms, answer)
-  local held = redis.call('GET', REUSE_OF .. key) or ''
-  local owner, others = string.match(held, '^%d+ @(%S+) (.*)$')
-  if answer == '' and owner ~= call.process then return end
-  local before = string.match(held, '^%d+ =(.*)$')
-  if before then more_bytes = more_bytes - redis.call('ZREM', REUSED, key .. ' ' .. #before) * #before end
-  local moment = string.format('%.0f', now + ms)
-  if ms == 0 then
-    redis.call('DEL', REUSE_OF .. key)
-  else
-    local text = moment .. (answer == '' and ' -' or ' =' .. answer)
-    redis.call('SET', REUSE_OF .. key, text, 'PX', ms + PROCESS_TTL_MS)
-  end
+  local moment, ttl = moment_and_ttl(ms)
+  local held
   if answer ~= '' then
+    held = redis.call('SET', REUSE_OF .. key, moment .. ' =' .. answer, 'GET', 'PX', ttl) or ''
+    local before = string.match(held, '^%d+ =(.*)$')
+    if before then more_bytes = more_bytes - redis.call('ZREM', REUSED, key .. ' ' .. #before) * #before end
     more_bytes = more_bytes + redis.call('ZADD', REUSED, moment, key .. ' ' .. #answer) * #answer
+  else
+    held = redis.call('GET', REUSE_OF .. key) or ''
+    if string.match(held, '^%d+ @(%S+) ') ~= call.process then return end
+    if ms == 0 then
+      redis.call('DEL', REUSE_OF .. key)
+    else
+      redis.call('SET', REUSE_OF .. key, moment .. ' -', 'PX', ttl)
+    end
   end
-  for process in string.gmatch(others or '', '%S+') do
+  local others = string.match(held, '^%d+ @%S+ (.+)$') or ''
+  for process in string.gmatch(others, '%S+') do
     if process ~= call.process then
       local list = listed(grants, process)
       list[#list + 1] = cjson.encode({type = 'reuse', key = key})

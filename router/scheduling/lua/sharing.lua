@@ -10,17 +10,6 @@
 -- @include context
 -- @include queue
 
-local keys
-
--- The key of an arriving job; "" if it has none, or shares runs: then what others leave behind is shared as well.
-function Seldom.key_of(number)
-  if not keys then
-    keys = {}
-    for _, wish in ipairs(call.wishes) do keys[wish[1]] = wish[4] == 0 and wish[3] or '' end
-  end
-  return keys[number] or ''
-end
-
 -- Ask for keys for so long.
 function Seldom.expect(ms)
   if ms <= (reply.keyed_ms or 0) then return end
@@ -49,9 +38,7 @@ end
 
 -- Give an arriving job what another one of its key has left behind. Return under which ticket it waits, and whether it
 -- has got a run.
-function Seldom.adopt(number, ticket)
-  local key = Seldom.key_of(number)
-  if key == '' then return ticket, false end
+function Seldom.adopt(number, key, ticket)
   while true do
     local orphan = redis.call('ZPOPMIN', ORPHANS_OF .. key)[1]
     if not orphan then return ticket, false end

@@ -4,7 +4,9 @@ import pytest
 from fakeredis import FakeAsyncRedis
 from redis.exceptions import AuthenticationError
 
+from router.config.load import ConfigError
 from router.config.settings import RedisSettings
+from router.fleet.connection import expect_usable
 from router.fleet.leadership import Leadership
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisClient, RedisUnavailable
@@ -29,6 +31,33 @@ def test_refused_login_is_told_from_an_absent_redis(client: FakeAsyncRedis, erro
     redis = RedisClient(client, "sfr", timeout_s=5)
     redis.failed(error)
     assert (redis.answers, redis.refuses_login) == (False, is_login)
+
+
+@pytest.mark.parametrize(
+    ("url", "is_cluster", "says"),
+    [
+        ("redis://:secret@h/0?timout=5", False, "timout cannot be used: redis-py does not know it, or not its value"),
+        ("redis://h/0?timout=5", True, "timout cannot be used"),
+        ("unix:///s?db=secret", False, "db cannot be used"),
+        ("redis://h/0?protocol=9", False, "protocol cannot be used"),
+        ("redis://h/5", True, "/5 cannot be used"),
+        ("rediss://h/0?ssl_ca_certs=/missing", False, "ssl_ca_certs cannot be used: No such file or directory"),
+    ],
+)
+def test_bad_option_of_the_url_is_a_mistake_at_the_start(url: str, is_cluster: bool, says: str) -> None:
+    """Else each process would end with a traceback of redis-py. No value is repeated."""
+    with pytest.raises(ConfigError, match=r"^redis\.url: ") as caught:
+        expect_usable(RedisSettings(url=url, prefix="{sfr}", cluster=is_cluster))
+    assert says in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h", "rediss://h/0?ssl_cert_reqs=none", "redis+sentinel://h/m", "unix:///s?db=3"]
+)
+def test_good_options_of_the_url_are_no_mistake(url: str) -> None:
+    """What redis-py knows is left to it."""
+    expect_usable(RedisSettings(url=url))
 
 
 async def test_cluster_that_cannot_be_reached_is_unavailable() -> None:

@@ -190,6 +190,22 @@ def test_an_adopter_whose_client_goes_leaves_the_run_for_another(*, has_left: bo
     timeless(law())
 
 
+def test_jobs_have_keys_again_before_the_time_of_an_adopter_is_up() -> None:
+    """The next job may come at once, long after the run was left behind, and must find it."""
+
+    async def law() -> None:
+        two = Two()
+        await two.leave()
+        two.adopter.began()
+        await asyncio.sleep(16.5)
+        assert not any(call.keyed_ms for call in two.adopter.leases.calls)
+        await asyncio.sleep(1.6)
+        assert any(call.keyed_ms for call in two.adopter.leases.calls)
+        assert two.adopter.given == []
+
+    timeless(law())
+
+
 def test_a_run_without_a_result_leaves_its_adopter_to_run_by_itself() -> None:
     """The adopter asks for a lease under the ticket of the first job, and its result is its own."""
 

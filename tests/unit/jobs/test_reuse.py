@@ -209,6 +209,27 @@ def test_place_of_a_skipped_job_is_the_next_one_s() -> None:
     law(check)
 
 
+def test_job_that_waits_for_another_ones_run_is_skipped() -> None:
+    """The run, which is of no group, goes on for the others."""
+
+    async def check(alike: Alike) -> None:
+        alike.begin("runs")
+        alike.begin("skipped", options=JobOptions(group="g", stops_on_failure=True))
+        alike.begin("waits")
+        await alike.lease()
+        alike.bench.dispatcher.groups.fail(Group("", "", "g"))
+        await asyncio.sleep(0.01)
+        assert [(name, given and given.status) for name, given in alike.given.items()] == [("skipped", 424)]
+        await alike.answer(final())
+        assert ({name: given and given.status for name, given in alike.given.items()}, alike.reused()) == (
+            {"skipped": 424, "runs": 200, "waits": 200},
+            {"waits"},
+        )
+        assert len(alike.bench.leases.asked) == 1
+
+    law(check)
+
+
 def test_job_that_waits_may_leave() -> None:
     """The run goes on without it."""
 

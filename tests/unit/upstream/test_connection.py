@@ -490,6 +490,21 @@ def test_first_answer_with_a_cached_head_makes_the_connection_a_kept_one() -> No
     timeless(main())
 
 
+def test_process_that_was_stopped_reads_before_it_gives_up() -> None:
+    """An answer that came while the process was stopped counts, although its time limit rings first."""
+
+    async def main() -> None:
+        answered, silent = Wire(), Wire()
+        for wire in (answered, silent):
+            wire.ask(due=asyncio.get_running_loop().time() - 5)
+        await asyncio.sleep(0.01)
+        answered.hear(OK)
+        await asyncio.sleep(1)
+        assert (answered.bodies, silent.bodies) == ([b"ok"], ["timed out"])
+
+    timeless(main())
+
+
 def test_request_after_a_long_pause_has_its_own_timer() -> None:
     """The previous request's timer has fired meanwhile without effect."""
 
