@@ -33,8 +33,6 @@ from router.file_handles import FileHandles
 from router.fleet.counters import Counters
 from router.fleet.detail.present import Present
 from router.fleet.intents import Intents
-from router.fleet.journal.events import Events
-from router.fleet.journal.failures import Failures
 from router.fleet.journal.history import FleetHistory
 from router.fleet.redis_client import RedisClient
 from router.fleet.sizes import FleetSizes
@@ -99,7 +97,9 @@ def create_app(settings: Settings, access: Access = OPEN) -> Application:
         Transport(redis, inbox, process),
     )
     dispatcher.reuse.hear(inbox)
-    chronicle = Chronicle(redis, recorder, process, NOTICES.take)
+    chronicle = Chronicle(
+        *(redis, recorder, process, NOTICES.take, access.take_key_news), leader=lambda: view.snapshot.leader
+    )
     publisher = Publisher(
         recorder,
         Metrics(SharedCounts.inherited()),
@@ -163,8 +163,8 @@ def _serve_admin(
     api.include_router(create_scaling(publisher.scaling, counters, view))
     api.include_router(create_admin(Intents(redis), view, settings.admin, gate))
     api.include_router(create_tenant_admin(Tenants(redis), counters, gate))
-    api.include_router(create_journal(Events(redis)))
-    api.include_router(create_failures(Failures(redis)))
+    api.include_router(create_journal(redis))
+    api.include_router(create_failures(redis))
     api.include_router(create_history(FleetHistory(redis)))
 
 

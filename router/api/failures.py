@@ -10,6 +10,7 @@ from router.config.tenants import TenantName
 from router.config.workers import WorkerUrl
 from router.fleet.journal.failed_job import MOST, SHOWN, Search
 from router.fleet.journal.failures import Failures
+from router.fleet.redis_client import RedisClient
 
 Limit = Annotated[int, Query(ge=1, le=MOST, description="At most so many")]
 OfRequest = Annotated[
@@ -20,8 +21,9 @@ OfTenant = Annotated[TenantName, Query(description="Those of this tenant")]
 OfWorker = Annotated[WorkerUrl, Query(description="Those with an attempt on this worker")]
 
 
-def create_failures(failures: Failures) -> APIRouter:
+def create_failures(redis: RedisClient) -> APIRouter:
     """Return the endpoint /admin/failures."""
+    failures = Failures(redis)
     router = APIRouter(tags=["admin"], responses=LACKS_REDIS)
 
     @router.get("/admin/failures", summary="The last failed jobs")
@@ -32,6 +34,7 @@ def create_failures(failures: Failures) -> APIRouter:
         worker: OfWorker | None = None,
     ) -> FailedJobs:
         """Return the last jobs that ended without a result, by no fault of their clients or their code."""
-        return FailedJobs.of(Search(request_id, tenant, worker, limit).found(await failures.last()))
+        found = Search(request_id, tenant, worker, limit).found(await failures.last())
+        return FailedJobs.of(found, redis.trouble)
 
     return router

@@ -11,7 +11,7 @@ from router.api.schemas import EventPage
 from router.config.workers import WorkerUrl
 from router.fleet.journal.events import Events
 from router.fleet.journal.model import DEFAULT_EVENTS, MAX_EVENTS, Asked, Kind, Since
-from router.fleet.redis_client import RedisUnavailable
+from router.fleet.redis_client import RedisClient, RedisUnavailable
 
 # What an operator has to know who asks for events at that moment.
 _MEANWHILE = (
@@ -31,8 +31,9 @@ def _readable(text: str) -> str:
 _Since = Annotated[str, AfterValidator(_readable), Query(description="an event's id, a moment in ISO 8601, or 10m")]
 
 
-def create_journal(events: Events) -> APIRouter:
+def create_journal(redis: RedisClient) -> APIRouter:
     """Return the endpoint /admin/events."""
+    events = Events(redis)
     router = APIRouter(prefix="/admin", tags=["admin"], responses=LACKS_REDIS)
 
     @router.get("/events", summary="What has happened")
@@ -44,8 +45,9 @@ def create_journal(events: Events) -> APIRouter:
     ) -> EventPage:
         """Return events, the oldest first: without `since` the last ones, else the first ones since then."""
         try:
-            return EventPage.of(await events.read(Asked(since, limit, tuple(kind or ()), worker)))
+            page = await events.read(Asked(since, limit, tuple(kind or ()), worker))
         except RedisUnavailable as error:
             raise RedisUnavailable(f"{error}. {_MEANWHILE}") from error
+        return EventPage.of(page, redis.trouble)
 
     return router

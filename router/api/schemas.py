@@ -18,6 +18,10 @@ from router.fleet.model import Health
 from router.fleet.stats import TenantStats, TenantUsage, Usage, WorkerStats, WorkerUsage
 from router.policy.scaling import Wanted, whole
 
+# What `redis` says if it can be used.
+AVAILABLE = "available"
+_BECAUSE = "why Redis takes nothing new at the moment, so that the latest may be missing here; empty: it does"
+
 
 class WorkerStatus(BaseModel):
     """One worker, as the sidecar last saw it."""
@@ -73,6 +77,7 @@ class HealthStatus(BaseModel):
     healthy_workers: int
     quarantined_jobs: int
     redis: str = Field(description="available or unavailable", examples=["available"])
+    redis_because: str = Field("", description="why Redis is unavailable; empty: it is available")
     sidecar: SidecarStatus
 
 
@@ -118,11 +123,13 @@ class EventPage(BaseModel):
 
     events: list[EventEntry]
     next: str
+    redis_because: str = Field("", description=_BECAUSE)
 
     @classmethod
-    def of(cls, page: Page) -> Self:
+    def of(cls, page: Page, redis_because: str = "") -> Self:
         """Return events of the journal as the API's model."""
-        return cls(events=[EventEntry.of(each) for each in page.events], next=page.next)
+        events = [EventEntry.of(each) for each in page.events]
+        return cls(events=events, next=page.next, redis_because=redis_because)
 
 
 class Report(HealthStatus):
@@ -333,11 +340,12 @@ class FailedJobs(BaseModel):
     """The answer of `GET /admin/failures`, the newest first."""
 
     failures: list[FailedJob]
+    redis_because: str = Field("", description=_BECAUSE)
 
     @classmethod
-    def of(cls, failures: Iterable[Failure]) -> Self:
+    def of(cls, failures: Iterable[Failure], redis_because: str = "") -> Self:
         """Return failed jobs from Redis as the API's model."""
-        return cls(failures=[FailedJob.of(each) for each in failures])
+        return cls(failures=[FailedJob.of(each) for each in failures], redis_because=redis_because)
 
 
 class History(BaseModel):

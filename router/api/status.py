@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from router.api.schemas import HealthStatus, SidecarStatus, WorkerStatus
+from router.api.schemas import AVAILABLE, HealthStatus, SidecarStatus, WorkerStatus
 from router.fleet.model import Ejection, Health, WorkerRecord
 from router.fleet.redis_client import RedisClient
 from router.fleet.snapshot import Snapshot
@@ -16,6 +16,7 @@ def health_status(snapshot: Snapshot, redis: RedisClient) -> HealthStatus:
         healthy_workers=sum(condition is Health.HEALTHY for _, condition in snapshot.conditions),
         quarantined_jobs=len(snapshot.state.quarantined),
         redis=redis_state(redis),
+        redis_because=redis.trouble,
         sidecar=sidecar_status(snapshot),
     )
 
@@ -45,7 +46,7 @@ def worker_status(record: WorkerRecord, condition: Health, ejection: Ejection | 
 
 def redis_state(redis: RedisClient) -> str:
     """Return the word that says whether Redis can be used."""
-    return "available" if redis.available else "unavailable"
+    return AVAILABLE if redis.available else "unavailable"
 
 
 def sidecar_status(snapshot: Snapshot) -> SidecarStatus:

@@ -64,6 +64,7 @@ class ApiKeys:
         self._file = WatchedFile(path)
         self._file.has_changed()
         self._names = _read_keys(path)
+        self._news: str | None = None
 
     async def run(self) -> Never:
         """Look at the file every REREAD_S seconds, until cancelled."""
@@ -80,6 +81,11 @@ class ApiKeys:
         else:
             threading.Thread(target=self._take_over, daemon=True).start()
 
+    def take_news(self) -> str | None:
+        """Return "" if a changed file was taken over since the last call, its flaw if it was not; None: no change."""
+        news, self._news = self._news, None
+        return news
+
     def name_of(self, key: bytes) -> str | None:
         """Return the key's name, empty if it has none; None if the key is unknown.
 
@@ -93,7 +99,9 @@ class ApiKeys:
             self._names = _read_keys(self._file.path)
         except ConfigError as error:
             log.error("API keys not taken over, the last good ones stay in force: %s", error)  # noqa: TRY400
+            self._news = str(error)
         else:
+            self._news = ""
             log.info("%s read again: %d API keys", self._file.path, len(self._names))
 
 
@@ -117,6 +125,10 @@ class Access:
             raise ConfigError(str(error)) from error
         keys = ApiKeys(Path(settings.api_keys)) if settings.api_keys else None
         return cls(token, keys, WorkerAuth.load(settings))
+
+    def take_key_news(self) -> str | None:
+        """Return what `ApiKeys.take_news` does; None without a file of API keys."""
+        return None if self.api_keys is None else self.api_keys.take_news()
 
     async def run(self) -> None:
         """Look at the file of API keys from time to time, until cancelled; without one, return at once."""

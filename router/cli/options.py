@@ -62,6 +62,11 @@ def address(name: str, told: str) -> Any:
     return typer.Option(name, parser=parse, metavar="ADDRESS", help=told, show_default=True)
 
 
+def nothing_new(because: str) -> str:
+    """Return what an operator has to know of a journal while Redis answers, but takes nothing new."""
+    return f"Redis is unavailable: {because}. What has happened since then is shown when it is back"
+
+
 def shown(given: object) -> str:
     """Return as much of what a user gave as a message repeats, in quotes, without control characters."""
     return repr(str(given)[:_SHOWN_CHARACTERS])
@@ -227,7 +232,9 @@ def router_at(url: str, answer_within_s: float | None = None) -> "RouterClient":
 
 def source_of(url: str, redis: str | None) -> str:
     """Return what the command asks, for people: a router or Redis."""
-    return f"the router at {url}" if redis is None else "Redis"
+    from router.config.addresses import masked
+
+    return f"the router at {masked(url)}" if redis is None else "Redis"
 
 
 def worker_address(text: str, option: str = "") -> str:
@@ -260,5 +267,7 @@ def router_url(text: str) -> str:
     except ValueError:
         is_good = False
     if not is_good:
-        raise BadInput(f"--url: expected a URL such as http://router:8000, got {text!r}")
+        from router.config.addresses import masked
+
+        raise BadInput(f"--url: expected a URL such as http://router:8000, got {masked(text)!r}")
     return address

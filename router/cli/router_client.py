@@ -14,6 +14,7 @@ import msgspec
 from pydantic import TypeAdapter, ValidationError
 
 from router.api.schemas import (
+    AVAILABLE,
     AdminTenant,
     AdminWorker,
     EventPage,
@@ -27,6 +28,7 @@ from router.api.schemas import (
 )
 from router.auth.admin_token import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE
 from router.cli.failure import Exit, Failed
+from router.config.addresses import masked
 from router.config.flaws import place_of
 from router.fleet.journal.failed_job import Search
 from router.fleet.journal.model import Asked
@@ -83,21 +85,24 @@ class RouterClient:
     """
 
     def __init__(self, address: str, token: str | None, answer_within_s: float = ANSWER_WITHIN_S) -> None:
-        self.address = address
+        self.address = masked(address)  # to be shown: a URL for jobs may have an API key
+        self._url = urlsplit(address)
         self._token = token
         self._answer_within_s = answer_within_s
 
     def report(self) -> Report:
         """Return the state of the whole fleet as this router sees it."""
-        _, health = self._ask("GET", "/health", taken={HTTPStatus.SERVICE_UNAVAILABLE})
+        _, text = self._ask("GET", "/health", taken={HTTPStatus.SERVICE_UNAVAILABLE})
+        health = self._read(HealthStatus, text)
         status, body = self._ask("GET", "/admin/workers", taken={HTTPStatus.SERVICE_UNAVAILABLE})
-        if status == HTTPStatus.OK:
+        # A Redis that only refuses to be written to would still answer how many jobs ran before.
+        if status == HTTPStatus.OK and health.redis == AVAILABLE:
             workers = self._read(list[AdminWorker | WorkerStatus], body)
         else:
             workers = [*self._read(FleetStatus, self._ask("GET", "/")[1]).workers]
         status, stats = self._ask("GET", "/admin/stats", taken={HTTPStatus.SERVICE_UNAVAILABLE})
         waiting = self._read(FleetCounts, stats).waiting if status == HTTPStatus.OK else None
-        return Report(**self._read(HealthStatus, health).model_dump(), workers=workers, waiting=waiting)
+        return Report(**health.model_dump(), workers=workers, waiting=waiting)
 
     def workers(self) -> list[AdminWorker]:
         """Return all workers."""
@@ -161,7 +166,7 @@ class RouterClient:
         headers: dict[str, str | bytes] = {"content-type": "application/json"}
         if self._token is not None:
             headers["authorization"] = f"Bearer {self._token}".encode()
-        parts = urlsplit(self.address)
+        parts = self._url
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         connection = kind(parts.hostname or "", parts.port, timeout=self._answer_within_s)
         was_sent = False

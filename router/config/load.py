@@ -98,6 +98,11 @@ def config_path() -> Path:
     return Path(os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG_FILE)
 
 
+def has_config() -> bool:
+    """Whether there is a file to read. One that ROUTER_CONFIG names must exist, so that a typing error is found."""
+    return CONFIG_VARIABLE in os.environ or config_path().exists()
+
+
 def load(path: Path) -> Settings:
     """Return the settings in `path` and the environment, as `read` does. Raises ConfigError."""
     return read(path).settings

@@ -117,6 +117,7 @@ class Feed:
             sidecar_s=None if age_s is None else round(max(0.0, age_s), 1),
             is_sidecar_old=age_s is None or age_s > self._old_after_s,
             quarantined=len(state.quarantined),
+            redis_because=self._redis.trouble,
         )
 
 

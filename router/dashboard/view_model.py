@@ -28,7 +28,10 @@ _Item = TypeVar("_Item")
 
 
 class Status(msgspec.Struct, frozen=True):
-    """The state of the parts. `sidecar_s` is the age of the sidecar's records; `is_sidecar_old`: too old to rely on."""
+    """The state of the parts. `sidecar_s` is the age of the sidecar's records; `is_sidecar_old`: too old to rely on.
+
+    `redis_because`: why Redis cannot be used; empty: it can.
+    """
 
     version: str
     redis: bool
@@ -36,6 +39,7 @@ class Status(msgspec.Struct, frozen=True):
     sidecar_s: float | None
     is_sidecar_old: bool
     quarantined: int
+    redis_because: str = ""
 
 
 class Reading(msgspec.Struct, frozen=True):

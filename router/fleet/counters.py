@@ -37,6 +37,7 @@ class Counters:
 
         Raises RedisUnavailable.
         """
+        self._redis.expect_present()
         read = [await self._read(urls[:ENTRIES_A_CALL])]
         while (start := len(read) * ENTRIES_A_CALL) < len(urls) or read[-1].unread:
             read.append(await self._read(urls[start : start + ENTRIES_A_CALL], read[-1].unread))

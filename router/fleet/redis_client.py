@@ -46,7 +46,7 @@ class RefusedCommand:
 
 
 class RedisClient:
-    """Redis under one prefix. Its only state is how calls ended: `available` and `answers`.
+    """Redis under one prefix. Its only state is how calls ended: `available`, `answers` and `refuses_login`.
 
     A replica, or a Redis without memory, answers each read and refuses each write. So when a steady call fails, Redis
     is unavailable until the same steady call succeeds. When another call fails, it is until any call succeeds.
@@ -55,6 +55,7 @@ class RedisClient:
     def __init__(self, client: AnyRedis, prefix: str, timeout_s: float) -> None:
         self.keys = Keys(prefix)
         self.answers = True  # the last call was answered, even if with an error
+        self.refuses_login = False  # the last call that failed did so by its user or password
         # Called when Redis can be used again: since when it could not (Unix s), and why.
         self.on_return: Callable[[float, str], None] | None = None
         self._trouble: dict[str, str] = {}  # the causes, by the steady call that failed; "" for all other calls
@@ -76,6 +77,20 @@ class RedisClient:
     def available(self) -> bool:
         """Whether no call is in trouble."""
         return not self._trouble
+
+    @property
+    def trouble(self) -> str:
+        """Why Redis cannot be used; "" if it can."""
+        return next(iter(self._trouble.values()), "")
+
+    def expect_present(self) -> None:
+        """Raise RedisUnavailable while a steady call fails: nobody writes then what runs and waits at this moment.
+
+        A replica, or a Redis without memory, would still answer how it was before.
+        """
+        for steady, cause in self._trouble.items():
+            if steady:
+                raise RedisUnavailable(cause)
 
     def script(
         self, text: str, key: str, constants: tuple[str | bytes | float, ...], library: Library | None = None
@@ -101,6 +116,7 @@ class RedisClient:
         """Take note of a call that failed, and return the error to raise."""
         cause = f"no answer within {self._timeout_s} s" if isinstance(error, TimeoutError) else _cause(error)
         self.answers = isinstance(error, ResponseError)
+        self.refuses_login = isinstance(error, AuthenticationError)
         if steady or not self.answers:  # that Redis refuses one call now and then says nothing of the others
             if not self._trouble:
                 self._away = time(), cause

@@ -34,6 +34,13 @@ class Snapshot:
     state: FleetState
     slower_than: float = SLOWER_THAN
 
+    @property
+    def leader(self) -> str | None:
+        """The name of the sidecar that leads; "" if none ever has, None if none does any more."""
+        if self.state.written_at is None:
+            return ""
+        return None if self.state.leader is None else self.state.leader.partition(" ")[2]
+
     @cached_property
     def members(self) -> tuple[Member, ...]:
         """The workers as the scheduler sees them."""

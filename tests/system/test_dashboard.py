@@ -309,7 +309,8 @@ async def test_page_says_when_it_is_stale(
             await sidecar.ended()
         await browser.shows('[data-about="leader"]', "No sidecar leads")
         await valkey.kill()
-        await browser.shows('[data-about="redis"]', "Redis is away")
+        await browser.shows('[data-about="redis"]', "Redis is away: ")
+        assert await browser.faults() == []
         assert await browser.text('[data-number="running"]') == NOTHING
         assert len(await _urls(browser)) == 3
         for view, place, words in (

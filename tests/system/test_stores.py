@@ -189,6 +189,8 @@ async def test_redis_that_refuses_writes_is_steadily_unavailable(
             answer = await post_job(router.url)
             assert answer.status == 200
         assert states == {"unavailable"}
+        assert (await router.health())["redis_because"]
+        assert str((await get_json(f"{router.url}/admin/scaling"))["detail"]).startswith("Redis is unavailable")
         await redis.config_set(setting[0], "0")
         await router.sees_redis("available")
         await eventually(lambda: router.output.count("the whole fleet's again") == 2, what="the return")

@@ -54,20 +54,25 @@ async def _look(path: Path | None) -> "list[Finding]":
     from router.auth.access import Access
     from router.cli.doctor.findings import Finding, Verdict
     from router.config.addresses import masked
-    from router.config.load import ConfigError, config_path, expect_extras, load
+    from router.config.load import ConfigError, config_path, expect_extras, has_config, load, parse
     from router.fleet.connection import expect_usable
     from router.fleet.redis_client import RedisClient, RedisUnavailable
 
+    is_default = path is None and not has_config()
     path = path or config_path()
     try:
-        settings = load(path)
+        settings = parse("", "the environment") if is_default else load(path)
         expect_extras(settings)
         expect_usable(settings.redis)
         access = Access.load(settings)
     except ConfigError as error:
         advice = "correct it; nothing else was looked at"
         return [Finding("config", Verdict.WRONG, str(error), advice)]
-    found = [Finding("config", Verdict.OK, f"{path} is good, and so are the files that it names")]
+    if is_default:
+        text = f"there is no {path} here, so the defaults and the environment hold, as for sfr up"
+        found = [Finding("config", Verdict.NOTE, text, "if the routers have a file, name it")]
+    else:
+        found = [Finding("config", Verdict.OK, f"{path} is good, and so are the files that it names")]
     if access.admin_token is None and not settings.admin.allow_loopback:
         text = "no admin token is set here: nobody can drain workers through these routers"
         found.append(Finding("config", Verdict.NOTE, text, "set ADMIN_TOKEN or ADMIN_TOKEN_FILE of the routers"))
@@ -76,13 +81,18 @@ async def _look(path: Path | None) -> "list[Finding]":
         return found + await _look_into(redis, settings)
     except RedisUnavailable as error:
         where = masked(settings.redis.url)
-        if redis.answers:
-            advice = "it answers, but refuses this; docs/failures.md, on redis unavailable, says what its words mean"
-        else:
-            advice = "start it, or correct redis.url or REDIS_URL; until then each router process goes on by itself"
-        return [*found, Finding("redis", Verdict.WRONG, f"{where}: {error}", advice)]
+        return [*found, Finding("redis", Verdict.WRONG, f"{where}: {error}", _on(redis))]
     finally:
         await redis.close()
+
+
+def _on(redis: "RedisClient") -> str:
+    """Return what to do about a Redis that cannot be used."""
+    if redis.refuses_login:
+        return "correct the user or the password in redis.url or REDIS_URL, also those of routers and sidecars"
+    if redis.answers:
+        return "it answers, but refuses this; docs/failures.md, on redis unavailable, says what its words mean"
+    return "start it, or correct redis.url or REDIS_URL; until then each router process goes on by itself"
 
 
 async def _look_into(redis: "RedisClient", settings: "Settings") -> "list[Finding]":

@@ -132,7 +132,7 @@ def of_sidecar(fleet: Fleet, interval_s: float) -> Finding:
             "sidecar", f"none leads, the last one wrote {fleet.age_s:.0f} s ago: nobody checks workers", start
         )
     if fleet.age_s > MISSED_CHECKS * interval_s:
-        advice = "look into its log, and whether its host has CPU left"
+        advice = "look into its log, whether its host has CPU left, and whether that host's clock is behind"
         return _wrong("sidecar", f"{fleet.leader} leads, but has not written for {fleet.age_s:.0f} s", advice)
     if fleet.age_s < -MOST_SKEW_S:
         text = f"{fleet.leader} leads; its clock is {-fleet.age_s:.1f} s ahead of this host's"
@@ -148,8 +148,14 @@ def of_workers(workers: Sequence[tuple[WorkerRecord, Health]]) -> Iterator[Findi
         yield _wrong(of, "there is none", advice)
         return
     healthy = sum(health is Health.HEALTHY for _, health in workers)
-    verdict, advice = (Verdict.OK, "") if healthy else (Verdict.WRONG, "no job can run; sfr status shows each worker")
-    yield Finding(of, verdict, f"{healthy} of {len(workers)} healthy", advice)
+    unknown = sum(health is Health.UNKNOWN for _, health in workers)
+    text = f"{healthy} of {len(workers)} healthy{f', {unknown} not checked so far' if unknown else ''}"
+    if healthy:
+        yield Finding(of, Verdict.OK, text)
+    elif unknown:
+        yield Finding(of, Verdict.NOTE, text, "until the first checks these get the jobs; a sidecar makes them")
+    else:
+        yield _wrong(of, text, "no job can run; sfr status shows each worker")
     if sick := [(record.worker.url, record.last_error) for record, health in workers if health is Health.UNHEALTHY]:
         shown = "; ".join(f"{url} {error}".strip() for url, error in sick[:_SHOWN_WORKERS])
         advice = "docs/failures.md, on errors of workers, says what each means"
@@ -157,6 +163,11 @@ def of_workers(workers: Sequence[tuple[WorkerRecord, Health]]) -> Iterator[Findi
     if out := [record.worker.url for record, health in workers if health is Health.EJECTED]:
         shown = ", ".join(out[:_SHOWN_WORKERS])
         yield _wrong(of, f"{_some(len(out), 'ejected')}: {shown}{_more(out)}", "sfr status says why, and until when")
+    if drained := [record.worker.url for record, health in workers if health is Health.DRAINING]:
+        shown = ", ".join(drained[:_SHOWN_WORKERS])
+        text = f"{_some(len(drained), 'drained')} and gets no jobs: {shown}{_more(drained)}"
+        advice = "sfr events --kind worker_drained says by whom; sfr workers resume URL ends it"
+        yield Finding(of, Verdict.NOTE, text, advice)
     if uncapped := [record.worker.url for record, _ in workers if record.worker.max_concurrency is None]:
         shown = ", ".join(uncapped[:_SHOWN_WORKERS])
         text = f"{_some(len(uncapped), 'without a cap')}: {shown}{_more(uncapped)}"
@@ -173,7 +184,8 @@ def of_workers(workers: Sequence[tuple[WorkerRecord, Health]]) -> Iterator[Findi
 def of_processes(count: int) -> Finding:
     """Return what is to be said of the living router processes of all hosts."""
     if not count:
-        return _wrong("routers", "no router process lives", "start gunicorn with this config.yaml and this Redis")
+        advice = "start gunicorn with this config.yaml and this Redis; if it runs, its log says why it cannot use Redis"
+        return _wrong("routers", "Redis hears of no router process", advice)
     return Finding("routers", Verdict.OK, f"{count} process{'' if count == 1 else 'es'} live")
 
 

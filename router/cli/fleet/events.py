@@ -20,6 +20,7 @@ from router.cli.options import (
     Url,
     complete_worker,
     fleet_at,
+    nothing_new,
     number,
     shown,
     worker_address,
@@ -84,7 +85,9 @@ def events(
     fleet = fleet_at(url, redis, prefix)
     with waiting():
         page = fleet.events(asked)
-    if not (page.events or follow):
+    if page.redis_because:
+        typer.echo(f"{nothing_new(page.redis_because)}. Jobs go on without it", err=True)
+    elif not (page.events or follow):
         typer.echo("Nothing of that kind has happened" if asked.is_picky else "Nothing has happened", err=True)
     with suppress(KeyboardInterrupt):
         for each in _told(fleet, asked, page, is_all=since is not None and limit is None, follow=follow):

@@ -15,6 +15,7 @@ from router.cli.options import (
     complete_tenant,
     complete_worker,
     fleet_at,
+    nothing_new,
     number,
     shown,
     worker_address,
@@ -61,11 +62,13 @@ def failures(
     fleet = fleet_at(url, redis, prefix)
     with waiting():
         found = fleet.failures(search)
+    if found.redis_because:
+        typer.echo(nothing_new(found.redis_because), err=True)
     if as_json:
         typer.echo(found.model_dump_json())
-    elif not found.failures:
+    elif not found.failures and not found.redis_because:
         typer.echo("No job has failed" if search == Search() else f"No such job is among the last {MOST} that failed")
-    else:
+    elif found.failures:
         typer.echo("\n".join(map(_told, found.failures)))
 
 

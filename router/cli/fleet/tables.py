@@ -8,7 +8,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from router.api.schemas import AdminTenant, AdminWorker, Report, SidecarStatus, WorkerStatus
+from router.api.schemas import AVAILABLE, AdminTenant, AdminWorker, Report, SidecarStatus, WorkerStatus
 from router.fleet.model import Health, abilities, slots
 from router.fleet.schema import SCHEMA_VERSION
 from router.policy.tenants import ARRIVAL
@@ -145,7 +145,7 @@ def report_table(report: Report, source: str, stale: str | None = None) -> Rende
     is_routed = report.status == "healthy"
     facts.add_row("jobs", Text("are routed", "green") if is_routed else Text("find no worker", "bold red"))
     facts.add_row("told by", Text(source))
-    facts.add_row("redis", Text(report.redis, "green" if report.redis == "available" else "bold red"))
+    facts.add_row("redis", redis_text(report))
     facts.add_row("sidecar", Text(_sidecar(report.sidecar), "" if report.sidecar.leader else "bold red"))
     if (version := report.sidecar.schema_version) not in (None, SCHEMA_VERSION):
         facts.add_row("schema", Text(_schema(version), "bold red"))
@@ -157,6 +157,12 @@ def report_table(report: Report, source: str, stale: str | None = None) -> Rende
     if stale:
         facts.add_row("stale", Text(stale, "bold red"))
     return Group(facts, "", workers_table(report.workers))
+
+
+def redis_text(report: Report) -> Text:
+    """Return whether Redis can be used, and why not."""
+    why = f": {report.redis_because}" if report.redis_because else ""
+    return Text(f"{report.redis}{why}", "green" if report.redis == AVAILABLE else "bold red")
 
 
 def health_text(health: Health) -> Text:

@@ -18,6 +18,7 @@ import msgspec
 from router.cli.failure import Exit, Failed
 from router.cli.run.job_file import JobLine, JobReader
 from router.cli.run.results_file import Result
+from router.config.addresses import masked
 from router.http.ndjson import Lines
 from router.http.reasons import reason
 from router.http.sockets import reset_when_closed
@@ -51,7 +52,7 @@ class BatchClient:
     """
 
     def __init__(self, url: str, api_key: str, jobs: JobReader, on_cut: Callable[[str], None], query: str = "") -> None:
-        self._router = url
+        self._router = masked(url)  # to be shown
         self._url = f"{url}/run_code/batch{f'?{query}' if query else ''}"
         self._headers = {"content-type": "application/x-ndjson"}
         if api_key:

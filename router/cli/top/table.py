@@ -7,8 +7,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from router.api.schemas import Report, WorkerStatus
-from router.cli.fleet.tables import health_text, healthy, note, rank, rate, running_jobs, seconds
+from router.api.schemas import AVAILABLE, Report, WorkerStatus
+from router.cli.fleet.tables import health_text, healthy, note, rank, rate, redis_text, running_jobs, seconds
 from router.fleet.journal.rates import Rates, WorkerRates
 from router.fleet.stats import Usage
 
@@ -74,8 +74,8 @@ def _facts(moment: Moment, source: str) -> Table:
         style = "bold red" if rates.errors else "yellow" if rates.retries else ""
         facts.add_row("jobs", Text.assemble(f"{rate(rates.jobs)}/s, ", (troubles, style)))
         facts.add_row("took", Text(f"p50 {seconds(rates.p50_s)}, p99 {seconds(rates.p99_s)}"))
-    if report.redis != "available":
-        facts.add_row("redis", Text(report.redis, "bold red"))
+    if report.redis != AVAILABLE:
+        facts.add_row("redis", redis_text(report))
     if not report.sidecar.leader:
         facts.add_row("sidecar", Text("none leads", "bold red"))
     if moment.stale:

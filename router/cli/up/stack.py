@@ -26,7 +26,7 @@ from rich.console import Console
 from router.cli.carried import GUNICORN_SETTINGS, carried
 from router.cli.up.serve import PROCESSES_VARIABLE
 from router.cli.up.supervisor import Program, Supervisor
-from router.config.load import CONFIG_VARIABLE, DISCOVER_VARIABLE, REDIS_VARIABLE, config_path, load, parse
+from router.config.load import CONFIG_VARIABLE, DISCOVER_VARIABLE, REDIS_VARIABLE, config_path, has_config, load, parse
 from router.config.settings import Settings
 from router.processes import ONE_SIGNAL_S, free_port, is_free
 
@@ -174,7 +174,7 @@ class Stack:
 
     def _config_file(self) -> Path:
         """Return the file that all programs read: the user's own, or one of the settings that hold instead."""
-        if self._options.local_workers is None and _has_config():
+        if self._options.local_workers is None and has_config():
             return config_path().resolve()
         settings = self._settings.model_dump(mode="json", exclude={**_NAMING, "redis": {"url"}})
         if self._worker_ports:
@@ -220,7 +220,7 @@ class Stack:
                 f"  {sfr} status --url {self._url('')}",
             )
         local = f"  {sfr} up --port {self._options.port} --local-workers 3"
-        if not _has_config():
+        if not has_config():
             return (
                 f"No job can run yet: there is no worker, because there is no {config_path()} here. To write one:",
                 f"  {sfr} config new",
@@ -255,13 +255,8 @@ def own_hosts(bound_to: str) -> list[str]:
     return [*("0.0.0.0/0", "::/0"), socket.gethostname()]
 
 
-def _has_config() -> bool:
-    """Whether there is a file to read. One that ROUTER_CONFIG names must exist, so that a typing error is found."""
-    return CONFIG_VARIABLE in os.environ or config_path().exists()
-
-
 def _settings() -> Settings:
-    return load(config_path()) if _has_config() else parse("", "the environment")
+    return load(config_path()) if has_config() else parse("", "the environment")
 
 
 def _valkey_binary() -> str:

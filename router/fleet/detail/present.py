@@ -39,11 +39,13 @@ class Present:
 
     async def leases(self, url: str) -> list[Lease]:
         """Return the leases on the worker at `url`, the one that ends first at first."""
+        self._redis.expect_present()
         (held,) = await self._redis.ask_all(("ZRANGE", self._keys.leases(url), "0", "-1", "WITHSCORES"))
         return [_lease(str(name), float(ends_ms)) for name, ends_ms in pairs(held)]
 
     async def processes(self) -> list[Process]:
         """Return the router processes that live, by name. One that cannot reach Redis is missing after 2 s."""
+        self._redis.expect_present()
         (names,) = await self._redis.ask_all(("ZRANGE", self._keys.processes, "0", "-1"))
         states = await self._redis.ask_each(
             *(("HMGET", self._keys.process(name), "leases", "waiting") for name in sorted(names))
@@ -57,6 +59,7 @@ class Present:
 
     async def pending(self) -> Mapping[str, int]:
         """Return how many jobs are pending in each pool that has any; the pool of all workers has the empty name."""
+        self._redis.expect_present()
         keys, counts = self._keys, Counter[str]()
         counts[""], lines = await self._redis.ask_all(("ZCARD", keys.queue), ("ZRANGE", keys.lines, "0", "-1"))
         split = [line.partition("/")[::2] for line in lines]  # tenant/pool

@@ -46,6 +46,7 @@ class Kind(StrEnum):
     REDIS_BACK = "redis_back"
     REDIS_EMPTIED = "redis_emptied"
     SIDECAR_CHANGED = "sidecar_changed"
+    SIDECAR_LOST = "sidecar_lost"
     ROUTER_STARTED = "router_started"
     ROUTER_ENDED = "router_ended"
     ROUTER_SILENT = "router_silent"

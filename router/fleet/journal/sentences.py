@@ -90,6 +90,17 @@ def redis_back(host: str, lost_at: float, back_at: float, cause: str, by: str) -
     return Event(Kind.REDIS_BACK, host, text, by, {**moments, "cause": cause})
 
 
+def no_sidecar(by: str) -> Event:
+    """Return that no sidecar leads, though one did before."""
+    text = "No sidecar leads any more: nobody checks the workers. Jobs go on with the workers as they were seen last"
+    return Event(Kind.SIDECAR_LOST, "", text, by)
+
+
+def sidecar_again(name: str) -> Event:
+    """Return that a sidecar leads after a time without one. If it is another, it has told so itself."""
+    return Event(Kind.SIDECAR_CHANGED, name, f"The sidecar {name} leads again, and checks the workers", name)
+
+
 def started(host: str, version: str, by: str) -> Event:
     """Return that router processes have begun on a host."""
     return Event(Kind.ROUTER_STARTED, host, f"The router on {host} takes jobs (release {version})", by)
@@ -109,9 +120,24 @@ def reloaded(host: str, program: str, what: str) -> Event:
 
 def refused(host: str, program: str, reason: str) -> Event:
     """Return that a program has not taken over a changed configuration."""
-    told = "; ".join(" ".join(line.split()) for line in reason.splitlines() if line.strip())
+    told = _in_one_line(reason)
     text = f"The {program} on {host} goes on with the last good configuration, because the new one is bad: {told}"
     return Event(Kind.CONFIG_REFUSED, f"{program} on {host}", text, program, {"reason": told})
+
+
+def keys_read(host: str, flaw: str) -> Event:
+    """Return that a host's router has taken over a changed file of API keys, or with a flaw, that it has not."""
+    subject = f"API keys on {host}"
+    if not flaw:
+        text = f"The router on {host} has taken over a changed file of API keys"
+        return Event(Kind.CONFIG_RELOADED, subject, text, "router")
+    told = _in_one_line(flaw)
+    text = f"The router on {host} goes on with the last good API keys, because the changed file is bad: {told}"
+    return Event(Kind.CONFIG_REFUSED, subject, text, "router", {"reason": told})
+
+
+def _in_one_line(text: str) -> str:
+    return "; ".join(" ".join(line.split()) for line in text.splitlines() if line.strip())
 
 
 def _jobs(count: int) -> str:

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 from fakeredis import FakeAsyncRedis
+from redis.exceptions import ResponseError
 from typer.testing import CliRunner
 
 from router.api.journal import create_journal
 from router.cli.main import app
 from router.fleet.journal.events import Events
 from router.fleet.journal.model import Event
-from router.fleet.redis_client import RedisClient
+from router.fleet.redis_client import SCHEDULE, RedisClient
 from tests.support.endpoints import ask, serving
 
 JOINED = Event("worker_joined", "http://a:1", "Worker http://a:1 has joined", "config", {"weight": 2})
@@ -20,7 +21,7 @@ LEFT = Event("worker_left", "http://a:1", "Worker http://a:1 has left")
 
 async def listed(redis: FakeAsyncRedis, **params: str) -> tuple[int, Any]:
     """Return the status and the body of the answer to `GET /admin/events`."""
-    api = serving(create_journal(Events(RedisClient(redis, "sfr", timeout_s=5))))
+    api = serving(create_journal(RedisClient(redis, "sfr", timeout_s=5)))
     return (await ask(api, "GET", "/admin/events", params, None, ()))[:2]
 
 
@@ -91,3 +92,17 @@ def test_command_refuses_bad_options_in_its_own_words(words: list[str], told: st
     done = CliRunner().invoke(app, ["events", *words])
     assert done.exit_code == 2
     assert done.output.startswith(told)
+
+
+async def test_page_says_why_the_latest_may_be_missing() -> None:
+    """A full Redis still tells of the past, and keeps nothing new."""
+    async with FakeAsyncRedis(decode_responses=True) as fake:
+        await tell(fake, [JOINED])
+        redis = RedisClient(fake, "sfr", timeout_s=5)
+        redis.failed(ResponseError("OOM command not allowed"), SCHEDULE)
+        api = serving(create_journal(redis))
+        _, page, _ = await ask(api, "GET", "/admin/events", {}, None, ())
+        assert ([each["text"] for each in page["events"]], page["redis_because"]) == (
+            [JOINED.text],
+            "OOM command not allowed",
+        )

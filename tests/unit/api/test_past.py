@@ -22,7 +22,7 @@ async def asked(path: str, params: dict[str, str], *jobs: FailedJob) -> tuple[in
     async with FakeAsyncRedis(decode_responses=True) as fake:
         redis = RedisClient(fake, "sfr", timeout_s=5)
         await Failures(redis).add([(0, job) for job in jobs] or [(0, JOB)], now=0)
-        app = serving(create_failures(Failures(redis)), create_history(FleetHistory(redis)))
+        app = serving(create_failures(redis), create_history(FleetHistory(redis)))
         status, body, _ = await ask(app, "GET", path, params, None, ())
         return status, body
 

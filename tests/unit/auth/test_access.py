@@ -195,8 +195,10 @@ def test_api_keys_are_read_again_when_they_change(tmp_path: Path, caplog: pytest
     new.replace(held)
     keys.look()
     assert [keys.name_of(key) for key in (b"first", b"second")] == [None, ""]
+    assert (keys.take_news(), keys.take_news()) == ("", None)
     put(held, "second")
     keys.look()
+    assert str(keys.take_news()).startswith(f"{held}:1: expected a key's SHA-256")
     assert keys.name_of(b"second") == ""
     assert "API keys not taken over" in caplog.text
     held.unlink()

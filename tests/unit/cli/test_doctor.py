@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from router.cli.doctor import facts, findings
 from router.cli.doctor.findings import Files, Finding, Fleet, Store, Verdict
+from router.cli.main import app
 from router.fleet.model import Health, Worker, WorkerRecord
 
 GOOD = Store("Valkey", (9, 1, 2), took_ms=0.4, skew_s=0.001)
@@ -109,6 +111,14 @@ def test_workers_without_a_cap_or_health_are_wrong() -> None:
     ]
 
 
+def test_forgotten_drains_and_unchecked_workers_are_noted() -> None:
+    """Both are meant to pass, and somebody has to know of them if they do not."""
+    drained = [*findings.of_workers([worker("http://a:1"), worker("http://b:1", Health.DRAINING)])][1]
+    assert (drained.verdict, drained.text) == (Verdict.NOTE, "1 is drained and gets no jobs: http://b:1")
+    unchecked = next(findings.of_workers([worker("http://a:1", Health.UNKNOWN)]))
+    assert (unchecked.verdict, unchecked.text) == (Verdict.NOTE, "0 of 1 healthy, 1 not checked so far")
+
+
 def test_files_are_those_of_router_processes_before_those_of_the_shell() -> None:
     """The shell's limit counts only on a host without routers."""
     assert wrong([findings.of_files(Files(1024, {}))]) == ["1024 may be open at once, as this shell has it"]
@@ -127,3 +137,15 @@ def test_limits_are_read_of_processes_on_this_host_alone(tmp_path: Path) -> None
     host = socket.gethostname()
     found = facts.files([f"{host}-7-ab12", f"{host}-8-cd34", "elsewhere-7-ef56"], tmp_path)
     assert found.processes == {"process 7": 4096}
+
+
+def test_without_a_file_the_defaults_are_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`sfr up` runs with them, so what is wrong is the Redis that does not answer; a file that is named must exist."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ROUTER_CONFIG", raising=False)
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    done = CliRunner().invoke(app, ["doctor"])
+    assert "note   config   there is no config.yaml here, so the defaults" in done.stdout
+    assert "wrong  redis    redis://127.0.0.1:1/0: Error 111" in done.stdout
+    monkeypatch.setenv("ROUTER_CONFIG", "config.yaml")
+    assert "wrong  config   config.yaml cannot be read" in CliRunner().invoke(app, ["doctor"]).stdout

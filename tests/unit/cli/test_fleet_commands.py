@@ -18,7 +18,7 @@ from router.cli.main import app
 from router.config.tenants import TenantOverrides
 from router.fleet.model import Health
 from router.policy.tenants import TenantRule
-from tests.support.worker import ScriptedWorker, always
+from tests.support.worker import Exchange, ScriptedWorker, always
 
 cli = CliRunner()
 NOWHERE = "http://127.0.0.1:1"
@@ -227,6 +227,28 @@ def test_unknown_values_are_shown_as_unknown() -> None:
     assert "?" in text
 
 
+async def test_running_jobs_are_unknown_while_redis_takes_no_writes() -> None:
+    """It would still tell how many ran before; the status says why it cannot be used."""
+    one = worker("http://a:1", Health.HEALTHY).model_dump(mode="json")
+    sidecar = {"leader": None, "age_seconds": None}
+    health = {"status": "healthy", "total_workers": 1, "healthy_workers": 1, "quarantined_jobs": 0}
+    fleet = {"service": "", "version": "", "redis": "unavailable", "sidecar": sidecar, "workers": [one]}
+    answers = {
+        "/health": {**health, "redis": "unavailable", "redis_because": "OOM", "sidecar": sidecar},
+        "/admin/workers": [one],
+        "/": fleet,
+    }
+
+    async def script(exchange: Exchange) -> None:
+        body = answers.get(exchange.request.target)
+        await exchange.answer(200 if body else 503, body or {"detail": "Redis is unavailable: OOM"})
+
+    async with ScriptedWorker(script=script) as router:
+        done = await asyncio.to_thread(cli.invoke, app, ["status", "--url", router.url])
+    assert "running  unknown without Redis" in done.stdout
+    assert "redis    unavailable: OOM" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("command", "status", "told"),
     [
@@ -257,6 +279,8 @@ def test_unknown_values_are_shown_as_unknown() -> None:
         (["status", "--url", "router"], 2, "--url: expected a URL such as http://router:8000, got 'router'"),
         (["status", "--redis", "//:secret@x"], 2, "--redis: expected a URL such as redis://localhost:6379/0"),
         (["status", "--redis", "redis://:pass/word@x"], 2, "--redis: expected a URL such as redis://localhost:6379/0"),
+        (["status", "--url", "http://x:sfr_key@127.0.0.1:1"], 3, "the router at http://***@127.0.0.1:1 cannot"),
+        (["status", "--url", "x:sfr_key@a"], 2, "--url: expected a URL such as http://router:8000, got '***@a'"),
         (["status", "--url", "http://a..b"], 3, "the router at http://a..b cannot be reached: its host cannot be"),
         (["status", "--redis", "redis://127.0.0.1:1/0"], 3, "Redis: Error 111 connecting to 127.0.0.1:1"),
         (["workers", "drain", "http://a:1", "--redis", "redis://127.0.0.1:1/0"], 3, "Redis: Error 111 connecting"),

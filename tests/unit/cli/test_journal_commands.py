@@ -87,6 +87,17 @@ async def test_a_search_without_a_find_says_so_beside_the_output() -> None:
             assert (done.exit_code, done.stdout, done.stderr.startswith(said)) == (0, "", True)
 
 
+@pytest.mark.parametrize(("command", "nothing"), [("events", NO_EVENTS), ("failures", {"failures": []})])
+async def test_nothing_is_not_said_to_have_happened_while_redis_takes_nothing_new(
+    command: str, nothing: dict[str, object]
+) -> None:
+    """The cause stands beside the output, because what happens now cannot be seen."""
+    async with ScriptedWorker(script=always(200, {**nothing, "redis_because": "OOM"})) as router:
+        done = await asyncio.to_thread(CliRunner().invoke, app, [command, "--url", router.url])
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr.startswith("Redis is unavailable: OOM. What has happened since then is shown when it is back")
+
+
 @pytest.mark.parametrize(
     ("since", "asked"),
     [

@@ -3,11 +3,14 @@
 import json
 
 import msgspec
+import pytest
 from fakeredis import FakeAsyncRedis
+from redis.exceptions import ResponseError
 
 from router.api.schemas import FleetCounts
 from router.fleet.counters import Counters
-from router.fleet.redis_client import RedisClient
+from router.fleet.detail.present import Present
+from router.fleet.redis_client import SCHEDULE, RedisClient, RedisUnavailable
 from router.fleet.stats import ENTRIES_A_CALL, TENANT_STAYS_S, Stats, TenantStats, TenantUsage, WorkerStats
 from router.policy.tenants import MAX_TENANTS, OTHER
 
@@ -172,3 +175,13 @@ async def test_invalid_counts_start_again(redis: RedisClient, client: FakeAsyncR
         )
         assert (await Counters(redis).usage(["http://a:1"])).fleet["jobs"] >= 0
     assert redis.available
+
+
+async def test_what_is_now_is_not_told_while_redis_takes_no_writes(redis: RedisClient) -> None:
+    """A full Redis answers how it was when it was full: whoever scales by that would take away busy workers."""
+    redis.failed(ResponseError("OOM command not allowed"), SCHEDULE)
+    for asked in (Counters(redis).usage([]), Present(redis).processes(), Present(redis).leases("http://a")):
+        with pytest.raises(RedisUnavailable, match="OOM command not allowed"):
+            await asked
+    redis.succeeded(SCHEDULE)
+    assert (await Counters(redis).usage([])).waiting == 0

@@ -2,6 +2,7 @@
 
 import pytest
 from fakeredis import FakeAsyncRedis
+from redis.exceptions import AuthenticationError
 
 from router.config.load import ConfigError
 from router.config.settings import RedisSettings
@@ -20,6 +21,16 @@ async def test_every_key_has_the_prefix(client: FakeAsyncRedis) -> None:
     assert term is not None
     await Records(redis).record(term, NOW, [SEEN], [], changed=True)
     assert all(str(key).startswith("{mine}:") for key in await client.keys("*"))
+
+
+@pytest.mark.parametrize(
+    ("error", "is_login"), [(AuthenticationError("invalid username-password pair"), True), (OSError("refused"), False)]
+)
+def test_refused_login_is_told_from_an_absent_redis(client: FakeAsyncRedis, error: Exception, is_login: bool) -> None:
+    """To start Redis again helps nobody whose password is wrong."""
+    redis = RedisClient(client, "sfr", timeout_s=5)
+    redis.failed(error)
+    assert (redis.answers, redis.refuses_login) == (False, is_login)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ from fakeredis import FakeAsyncRedis, FakeServer
 from router.fleet.journal.events import Events
 from router.fleet.journal.model import Asked, Event
 from router.fleet.redis_client import LOAD, RedisClient
+from router.telemetry import chronicle
 from router.telemetry.chronicle import Chronicle
 from router.telemetry.recorder import Recorder
+from tests.support.eventually import eventually
 
 
 class Process:
@@ -20,7 +22,12 @@ class Process:
         self.redis = redis
         self.recorder = Recorder()
         self.reloads: Iterator[str] = iter(())
-        self.chronicle = Chronicle(redis, self.recorder, "p", lambda: next(self.reloads, None))
+        self.keys: Iterator[str] = iter(())
+        self.leaders: list[str | None] = []
+        self.chronicle = Chronicle(
+            *(redis, self.recorder, "p", lambda: next(self.reloads, None), lambda: next(self.keys, None)),
+            lambda: self.leaders.pop(0) if self.leaders else "",
+        )
 
     async def told(self) -> list[Event]:
         """Let the process end; return what it has told, but that it ended."""
@@ -78,6 +85,16 @@ async def test_reload_is_told(process: Process, flaw: str, kind: str) -> None:
     assert "\n" not in told.text
 
 
+async def test_changed_keys_are_told_beside_a_reload(process: Process) -> None:
+    """Whoever gets 401 from a moment on finds there that the keys have changed, or that the change was refused."""
+    process.reloads, process.keys = iter([""]), iter(["", "keys:1: expected a key's SHA-256"])
+    await process.chronicle._look()
+    reloaded, taken, refused = await process.told()
+    assert reloaded.text.endswith("has taken over its configuration")
+    assert (taken.kind, taken.text.endswith("has taken over a changed file of API keys")) == ("config_reloaded", True)
+    assert (refused.kind, refused.more) == ("config_refused", {"reason": "keys:1: expected a key's SHA-256"})
+
+
 async def test_process_tells_its_begin_and_takes_leave(process: Process) -> None:
     """After its end nobody misses its heartbeat."""
     await process.redis.command(["ZADD", "sfr:processes", "1", "p", "1", "q"])
@@ -87,3 +104,24 @@ async def test_process_tells_its_begin_and_takes_leave(process: Process) -> None
     await asyncio.wait([running])
     assert [event.kind for event in await process.told()] == ["router_started"]
     assert await process.redis.command(["ZRANGE", "sfr:processes", "0", "-1"]) == ["q"]
+
+
+@pytest.mark.parametrize(
+    ("leaders", "kinds"),
+    [
+        ([None, None, "one"], []),
+        ([None, None, None, None, None, "one"], ["sidecar_lost", "sidecar_changed"]),
+        ([""], []),
+    ],
+)
+async def test_lack_of_a_sidecar_is_told_once_and_so_is_its_end(
+    process: Process, monkeypatch: pytest.MonkeyPatch, leaders: list[str | None], kinds: list[str]
+) -> None:
+    """A change of the lead is not told as its loss."""
+    monkeypatch.setattr(chronicle, "LOOK_EVERY_S", 0)
+    process.leaders = [*leaders]
+    running = asyncio.create_task(process.chronicle.run())
+    await eventually(lambda: not process.leaders, what="the last look")
+    running.cancel()
+    await asyncio.wait([running])
+    assert [event.kind for event in (await process.told())[1:]] == kinds

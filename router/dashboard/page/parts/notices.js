@@ -60,7 +60,7 @@ export class Notices {
     if (!status.redis) {
       const last = history.findLast((entry) => entry[2] !== null);
       const asOf = last ? `as of ${clock(last[0])}` : "not known";
-      found.push(["redis", `Redis is away. Jobs go on, each router by itself; the fleet's numbers are ${asOf}.`]);
+      found.push(["redis", `Redis is away: ${status.redis_because}. Jobs go on, each router by itself; the fleet's numbers are ${asOf}.`]);
     } else if (!status.leader) {
       found.push(["leader", "No sidecar leads, so the workers are not checked. Their health is as the last sidecar saw it."]);
     } else if (status.is_sidecar_old) {

@@ -76,7 +76,7 @@ function workers(cell) {
   cell.append(number, well);
   return (item) => {
     text(number, count(item.workers));
-    text(well, item.routable === item.workers ? "" : `${count(item.routable)} get jobs`);
+    text(well, item.routable === item.workers ? "" : `${count(item.routable)} get${item.routable === 1 ? "s" : ""} jobs`);
   };
 }
 
