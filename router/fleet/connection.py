@@ -16,6 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
+from router.config.addresses import shown
 from router.config.settings import RedisSettings
 
 AnyRedis = Redis | RedisCluster
@@ -28,6 +29,16 @@ _WITHOUT_NOTICES = (
     if "maint_notifications_config" in signature(Redis.__init__).parameters
     else {}
 )
+
+
+# What a URL of Redis may say after its `?`. Of redis-py's other options, most would undo what the router relies on.
+_TLS = ("ca_certs", "ca_data", "ca_path", "cert_reqs", "certfile", "check_hostname", "ciphers", "keyfile", "password")
+URL_OPTIONS = frozenset(
+    {"client_name", "db", "health_check_interval", "password", "protocol", "socket_keepalive", "username"}
+    | {f"ssl_{name}" for name in _TLS}
+)
+_SENTINEL = "redis+sentinel"
+_OF_SENTINELS = frozenset({"sentinel_password"})
 
 
 def connect(settings: RedisSettings, timeout_s: float) -> AnyRedis:
@@ -43,16 +54,23 @@ def connect(settings: RedisSettings, timeout_s: float) -> AnyRedis:
     if settings.cluster:
         # One retry: with it the client follows a slot that has moved to another node.
         return RedisCluster.from_url(settings.url, **{**options, "retry": Retry(NoBackoff(), 1)})
-    if settings.url.startswith("redis+sentinel://"):
+    if urlsplit(settings.url).scheme == _SENTINEL:
         return _master(settings.url, options)
     return Redis.from_url(settings.url, **options)
 
 
 def expect_usable(settings: RedisSettings) -> None:
-    """Raise ConfigError if redis-py cannot use the options or the database of the URL. Nothing is connected.
+    """Raise ConfigError if the options or the database of the URL cannot be used. Nothing is connected.
 
     The message repeats no value, because one may be a password.
     """
+    from router.config.load import ConfigError  # noqa: PLC0415  (it loads YAML, which few commands need)
+
+    parts = urlsplit(settings.url)
+    names = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+    known = _OF_SENTINELS if parts.scheme == _SENTINEL else URL_OPTIONS
+    if unknown := next((name for name in names if name not in known), None):
+        raise ConfigError(f"redis.url: unknown option {shown(unknown)!r}; expected one of {', '.join(sorted(known))}")
     try:
         client = connect(settings, timeout_s=1.0)
         if isinstance(client, Redis):
@@ -60,13 +78,9 @@ def expect_usable(settings: RedisSettings) -> None:
             if isinstance(connection, SSLConnection):
                 connection.ssl_context.get()
     except Exception as error:  # by the option, redis-py raises errors of any type
-        from router.config.load import ConfigError  # noqa: PLC0415  (it loads YAML, which few commands need)
-
-        parts = urlsplit(settings.url)
-        names = ", ".join(name for name, _ in parse_qsl(parts.query, keep_blank_values=True)) or parts.path
         of_file = error.strerror if isinstance(error, OSError) else None
-        reason = of_file or "redis-py does not know it, or not its value"
-        raise ConfigError(f"redis.url: {names} cannot be used: {reason}") from error
+        reason = of_file or "redis-py does not take its value"
+        raise ConfigError(f"redis.url: {', '.join(names) or parts.path} cannot be used: {reason}") from error
 
 
 def _master(url: str, options: dict[str, Any]) -> Redis:

@@ -1,16 +1,19 @@
 """The client of Redis; Redis is a fake."""
 
+import re
+
 import pytest
 from fakeredis import FakeAsyncRedis
 from redis.exceptions import AuthenticationError
 
 from router.config.load import ConfigError
 from router.config.settings import RedisSettings
-from router.fleet.connection import expect_usable
+from router.fleet.connection import URL_OPTIONS, expect_usable
 from router.fleet.leadership import Leadership
 from router.fleet.records import Records
 from router.fleet.redis_client import RedisClient, RedisUnavailable
 from router.processes import free_port
+from tests.support.programs import ROOT
 from tests.support.records import NOW, SEEN
 
 
@@ -36,10 +39,13 @@ def test_refused_login_is_told_from_an_absent_redis(client: FakeAsyncRedis, erro
 @pytest.mark.parametrize(
     ("url", "is_cluster", "says"),
     [
-        ("redis://:secret@h/0?timout=5", False, "timout cannot be used: redis-py does not know it, or not its value"),
-        ("redis://h/0?timout=5", True, "timout cannot be used"),
+        ("redis://:secret@h/0?timout=5", False, "unknown option 'timout'; expected one of client_name, db, "),
+        ("redis://h/0?retry=1", True, "unknown option 'retry'"),
+        ("redis://h/0?encoding=utf-16", False, "unknown option 'encoding'"),
+        ("redis://h/0?decode_responses=", False, "unknown option 'decode_responses'"),
+        ("redis+sentinel://h/m?db=1", False, "unknown option 'db'; expected one of sentinel_password"),
         ("unix:///s?db=secret", False, "db cannot be used"),
-        ("redis://h/0?protocol=9", False, "protocol cannot be used"),
+        ("redis://h/0?protocol=9", False, "protocol cannot be used: redis-py does not take its value"),
         ("redis://h/5", True, "/5 cannot be used"),
         ("rediss://h/0?ssl_ca_certs=/missing", False, "ssl_ca_certs cannot be used: No such file or directory"),
     ],
@@ -53,11 +59,23 @@ def test_bad_option_of_the_url_is_a_mistake_at_the_start(url: str, is_cluster: b
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://h", "rediss://h/0?ssl_cert_reqs=none", "redis+sentinel://h/m", "unix:///s?db=3"]
+    "url",
+    [
+        "redis://h?client_name=r&protocol=2&health_check_interval=5&socket_keepalive=yes&username=u&password=p",
+        "rediss://h/0?ssl_cert_reqs=none&ssl_check_hostname=no",
+        "redis+sentinel://h/m?sentinel_password=p",
+        "unix:///s?db=3",
+    ],
 )
 def test_good_options_of_the_url_are_no_mistake(url: str) -> None:
-    """What redis-py knows is left to it."""
+    """They are about whom Redis knows, its database, the connection and TLS."""
     expect_usable(RedisSettings(url=url))
+
+
+def test_options_of_the_url_are_described() -> None:
+    """The page on Redis names each option that a URL may have."""
+    _, _, said = (ROOT / "docs" / "redis.md").read_text().partition("may have these options")
+    assert set(re.findall(r"`([a-z_]+)`", said.partition("An example")[0])) == URL_OPTIONS
 
 
 async def test_cluster_that_cannot_be_reached_is_unavailable() -> None:
