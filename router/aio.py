@@ -8,6 +8,8 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import TypeVar
 
+from router.logs import fault_of
+
 log = logging.getLogger(__name__)
 
 # How long after a fault a part begins again.
@@ -28,14 +30,10 @@ async def lasting(run: Callable[[], Awaitable[None]]) -> None:
 
     The fault is logged, unless it is the same one as the last time.
     """
-    before = ""
+    fault = ""
     while True:
-        try:
-            await run()
-        except Exception as error:  # whatever the fault is, the part must go on
-            if before != (before := repr(error)):
-                log.exception("The router goes on after a fault of its own")
-        else:
+        fault = await fault_of(run, fault, log, "The router goes on after a fault of its own")
+        if not fault:
             return
         await asyncio.sleep(AGAIN_S)
 

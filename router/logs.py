@@ -7,6 +7,7 @@ the hosts may be in different ones.
 import logging.config
 import os
 import time
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
@@ -70,6 +71,20 @@ def expect_cut_answers() -> None:
 
 def _is_no_cut_answer(record: logging.LogRecord) -> bool:
     return record.msg != "ASGI callable returned without completing response."
+
+
+async def fault_of(run: Callable[[], Awaitable[None]], before: str, log: logging.Logger, message: str) -> str:
+    """Run a part of a program that must go on, and return the fault that ended it; "" if it returned.
+
+    The fault is logged under `message`, unless it is the one `before`.
+    """
+    fault = ""
+    try:
+        await run()
+    except Exception as error:  # whatever the fault is
+        if before != (fault := repr(error)):
+            log.exception(message)
+    return fault
 
 
 class Seldom:

@@ -5,6 +5,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Never
 
+from router.logs import fault_of
+
 log = logging.getLogger(__name__)
 
 
@@ -13,13 +15,7 @@ async def forever(one_round: Callable[[], Awaitable[None]], pause_s: float) -> N
 
     An error is logged, unless the round before raised the same one.
     """
-    before = ""
+    fault = ""
     while True:
-        try:
-            await one_round()
-        except Exception as error:  # whatever the fault is, workers must still be checked
-            if before != (before := repr(error)):
-                log.exception("The sidecar goes on after a fault of its own")
-        else:
-            before = ""
+        fault = await fault_of(one_round, fault, log, "The sidecar goes on after a fault of its own")
         await asyncio.sleep(pause_s)
