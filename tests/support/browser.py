@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.expected_conditions import element_to_be_clickable
+from selenium.webdriver.support.wait import WebDriverWait
 
 from router.processes import die_with_parent
 from tests.support.eventually import eventually
@@ -95,8 +97,9 @@ class Browser:
         return found
 
     async def click(self, selector: str) -> None:
-        """Click like a mouse does, only on an element that is visible and not covered."""
-        await self._do(lambda: self.driver.find_element(By.CSS_SELECTOR, selector).click())
+        """Click like a mouse does, only on an element that is visible and not covered; wait until it is drawn."""
+        drawn = element_to_be_clickable((By.CSS_SELECTOR, selector))
+        await self._do(lambda: WebDriverWait(self.driver, 10).until(drawn).click())
 
     async def type(self, *keys: str) -> None:
         """Press keys at the focused element."""
